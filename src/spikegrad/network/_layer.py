@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.typing import ArrayLike
+from jax.typing import ArrayLike, DTypeLike
 
 from .._checks import broadcast_checked
 from .._compat import shard_as, zeros_like
@@ -250,15 +250,9 @@ class Layer(Struct):
         from ._draw_weights import draw_weights  # noqa: PLC0415  (it draws for networks of layers)
         from ._network import Network  # noqa: PLC0415
 
-        dtype = jnp.result_type(float) if dtype is None else dtype
-        is_measured, axes = np.ndim(inputs) > 0, tuple(np.atleast_1d(neurons).tolist())
+        is_measured = np.ndim(inputs) > 0
         n = np.shape(inputs)[-1] if is_measured else inputs
-        layer = cls(
-            jnp.zeros((n, *axes), dtype),
-            cell,
-            jnp.zeros((axes[0], *axes), dtype) if recurrent else None,
-            jnp.zeros(axes, dtype) if bias else None,
-        )
+        layer = cls.zeros(n, neurons, cell, bool(recurrent), bias, dtype)
         drawn = draw_weights(
             Network([layer]),
             key,
@@ -271,6 +265,26 @@ class Layer(Struct):
             recurrent=None if isinstance(recurrent, bool) else recurrent,
         )
         return drawn.layers[0]
+
+    @classmethod
+    def zeros(
+        cls,
+        inputs: int,
+        neurons: int | tuple[int, int],
+        cell: Cell,
+        recurrent: bool = False,
+        bias: bool = False,
+        dtype: DTypeLike | None = None,
+    ) -> Layer:
+        """Create a layer with matrices of zeros, for :func:`spikegrad.network.draw_weights`."""
+        axes: tuple[int, ...] = tuple(np.atleast_1d(neurons).tolist())
+        dtype = jnp.result_type(float) if dtype is None else dtype
+        return cls(
+            jnp.zeros((inputs, *axes), dtype),
+            cell,
+            jnp.zeros((axes[0], *axes), dtype) if recurrent else None,
+            jnp.zeros(axes, dtype) if bias else None,
+        )
 
     def drive(self, inputs: jax.Array) -> jax.Array:
         """Return the part of the current that does not depend on the neurons: ``W x + b``."""

@@ -226,7 +226,7 @@ class Network(Struct):
                 "Network.init: sizes must be a sequence of integers, one for each layer, got "
                 f"{sizes!r}"
             )
-        is_measured, dtype = np.ndim(inputs) > 0, jnp.result_type(float) if dtype is None else dtype
+        is_measured = np.ndim(inputs) > 0
         counts: list[Any] = [np.shape(inputs)[-1] if is_measured else inputs, *sizes]
         for size in counts:
             if not hasattr(size, "__index__") or size < 1:
@@ -234,18 +234,9 @@ class Network(Struct):
                     "Network.init: numbers of inputs and neurons must be integers above 0, got "
                     f"{size!r}"
                 )
-        layers = []
-        for n, (below, neurons) in enumerate(itertools.pairwise(counts), start=1):
-            is_last = n == len(sizes)
-            layers.append(
-                Layer(
-                    jnp.zeros((below, neurons), dtype),
-                    readout if is_last else cell,
-                    jnp.zeros((neurons, neurons), dtype) if recurrent and not is_last else None,
-                    jnp.zeros(neurons, dtype) if bias else None,
-                )
-            )
-        network = cls(layers)
+        *hidden, last = itertools.pairwise(counts)
+        layers = [Layer.zeros(*pair, cell, bool(recurrent), bias, dtype) for pair in hidden]
+        network = cls([*layers, Layer.zeros(*last, readout, False, bias, dtype)])
         return draw_weights(
             network,
             key,
@@ -309,21 +300,17 @@ class Network(Struct):
         before = checked_entries(graph, states)
         if {*before} != {*graph.layers, *graph.depths}:
             before = as_entries(graph, initial_states(graph, x)) | before
-        try:
-            after, out = self._advance(graph, before, x, key)
-        except (TypeError, ValueError):
-            after = out = None
-        if after is None or shapes_of(after) != shapes_of(before):
-            check_entries(graph, before, as_entries(graph, initial_states(graph, x)))
-            after, out = self._advance(graph, before, x, key)  # raises the error again
-        return after, out
-
-    def _advance(
-        self, graph: Graph, before: Mapping[Name, Any], x: dict[Name, jax.Array], key: Any
-    ) -> tuple[Any, Any]:
         nodes = nodes_of(graph, checked_key(key), examples_of(next(iter(x.values()))))
-        new = graph_step(nodes, *as_parts(graph, before), x, {}, Masks())
-        return as_entries(graph, (new.states, new.pasts)), self._select(new.outputs)
+        try:
+            new = graph_step(nodes, *as_parts(graph, before), x, {}, Masks())
+            after = as_entries(graph, (new.states, new.pasts))
+            if shapes_of(after) == shapes_of(before):
+                return after, self._select(new.outputs)
+        except (TypeError, ValueError):  # checked only now, because it takes as long as a step
+            check_entries(graph, before, as_entries(graph, initial_states(graph, x)))
+            raise
+        check_entries(graph, before, as_entries(graph, initial_states(graph, x)))
+        return after, self._select(new.outputs)
 
     def _select(self, outputs: Mapping[Name, jax.Array]) -> Any:
         """Select the outputs of a call from the outputs of all nodes."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Iterator
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -51,17 +51,15 @@ def initial_states(
     are stable.
     """
     outs: dict[Name, Any] = dict(inputs)
-    currents: dict[Name, Any] = {}
-    known_reads: dict[Name, Any] = {}
-    states: dict[Name, LayerState] = {}
+    results: dict[Name, _Result] = {}
     changed = True
     while changed:
         changed = False
         for name in graph.nodes:
             with node_named(name):
-                out = _output(graph, name, outs, currents, states, known_reads)
-            if out is not None and _type(out) != _type(outs.get(name)):
-                outs[name], changed = out, True
+                result = results[name] = _evaluate(graph, name, outs, results.get(name))
+            if result.output is not None and _type(result.output) != _type(outs.get(name)):
+                outs[name], changed = result.output, True
         if not changed and (known := _input_of_matrix(graph, outs)):
             outs, changed = outs | known, True
     missing = [name for name in graph.nodes if name not in outs]
@@ -69,6 +67,7 @@ def initial_states(
         raise ValueError(
             f"Network: {', '.join(map(repr, missing))} read only each other and no inputs"
         )
+    states = {name: results[name].state for name in graph.layers}
     pasts = {
         name: jnp.stack([zeros_like(outs[name])] * depth) for name, depth in graph.depths.items()
     }
@@ -103,38 +102,41 @@ def _input_of_matrix(graph: Graph, outs: dict[Name, Any]) -> dict[Name, Any]:
     return {}
 
 
-def _output(
-    graph: Graph, name: Name, outs: dict, currents: dict, states: dict, known_reads: dict
-) -> Any:
-    """Return the output of a node before the first step, or None if its sources are not known yet.
+class _Result(NamedTuple):
+    """A node before the first step, for reads of some types."""
+
+    reads: dict[str, Any]
+    output: Any = None
+    """None if a source is not known yet."""
+    state: Any = None
+
+
+def _evaluate(graph: Graph, name: Name, outs: dict, before: _Result | None) -> _Result:
+    """Return a node before the first step.
 
     A user's function runs again only if the types of its inputs have changed.
     """
     node = graph.nodes[name]
     known = [edge for edge in graph.edges[name] if edge.source in outs]
     types = {edge.label: _type(outs[edge.source]) for edge in known}
-    before, known_reads[name] = known_reads.get(name), types
-    if types == before:
-        return outs.get(name)
+    if before is not None and types == before.reads:
+        return before
     if isinstance(node, Join):
-        return (
-            _joined(node, [outs[edge.source] for edge in known])
-            if len(known) == len(node.of)
-            else None
-        )
+        if len(known) < len(node.of):
+            return _Result(types)
+        return _Result(types, _joined(node, [outs[edge.source] for edge in known]))
     if not known or any(
         edge.lags == (0,) and edge.source not in outs for edge in graph.edges[name]
     ):
-        return None
+        return _Result(types)
     reads = {edge.label: edge.read(lambda _, edge=edge: outs[edge.source]) for edge in known}
     connections = [c for c in graph.connections(name) if c.edge.label in reads]
     # partial makes a new function, since JAX looks up a method by a hash of all weights
     current = jax.eval_shape(
         functools.partial(current_of, node, connections, graph.looped[name]), reads
     )
-    if name not in currents or _type(current) != _type(currents[name]):
-        currents[name], states[name] = current, initial_state(node, current)
-    return states[name][1]
+    state = initial_state(node, current)
+    return _Result(types, state[1], state)
 
 
 def _joined(join: Join, sources: list) -> Any:
