@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
@@ -141,14 +141,13 @@ def draw_weights(
         drawn = merge(arrays, functions)
         return drawn.observe(inputs, parts=("output",), mask=mask, key=noise)[1]
 
-    def activity(source: Name) -> Any:
-        """Return the outputs of a source with the weights so far, or the rate."""
+    def outputs() -> dict[Name, Any]:
+        """Return the outputs of all sources with the weights so far, or the rate of each."""
         if inputs is None:
-            return rate
-        named = named_inputs(network.inputs, inputs)
-        if source in named:
-            return named[source]
-        return run(split(network, lambda _, leaf: is_array(leaf))[0])[source].output
+            return dict.fromkeys((*graph.inputs, *graph.nodes), rate)
+        observed = run(split(network, lambda _, leaf: is_array(leaf))[0])
+        at_nodes = {name: activity.output for name, activity in observed.items()}
+        return named_inputs(network.inputs, inputs) | at_nodes
 
     # In the order of the signals, because the outputs of a source depend on its weights. Delayed
     # edges that close a loop come last. They are zeros until all layers of the loop have their
@@ -164,22 +163,23 @@ def draw_weights(
                 if not weights:
                     continue
                 drawing, subkey = jax.random.split(drawing)
-                share = 1 - FEEDFORWARD if feedback else FEEDFORWARD
+                cell, edges = graph.layers[name].cell, sum(map(len, weights.values()))
+                # A loop gets its share only if it is drawn by the same rule as the other edges.
                 has_both = parts[name].forward and parts[name].feedback and not recurrent
+                share = (1 - FEEDFORWARD if feedback else FEEDFORWARD) if has_both else 1.0
                 rule = Driven(
-                    graph.layers[name].cell,
+                    cell,
                     None,
                     None if mask is None else jnp.asarray(mask),
                     mean,
                     std.get(name) if isinstance(std, Mapping) else std,
-                    (share if has_both else 1.0) / sum(map(len, weights.values())),
-                    0.0 if feedback else 1 / sum(map(len, weights.values())),
-                    functools.cache(measure_response),
+                    share / edges,
+                    0.0 if feedback else 1 / edges,
+                    functools.cache(functools.partial(measure_response, cell)),
                 )
                 with node_named(name):
-                    drawn = _draw(
-                        subkey, network.layers[name], weights, initializer, rule, activity
-                    )
+                    sources = {} if initializer else outputs()
+                    drawn = _draw(subkey, network.layers[name], weights, initializer, rule, sources)
                 network = dataclasses.replace(network, layers=network.layers | {name: drawn})
     return network
 
@@ -244,7 +244,7 @@ def _draw(
     weights: Mapping[str, list[Edge]],
     initializer: Initializer | None,
     rule: Driven,
-    activity: Callable[[Name], Any],
+    sources: Mapping[Name, Any],
 ) -> Layer:
     """Return a layer with matrices that have a share of the variance of its potential together."""
     matrices = {}
@@ -257,7 +257,7 @@ def _draw(
         for edge, subkey in zip(edges, keys, strict=True):
             draw = initializer
             if draw is None:
-                arriving = _arriving(weight, activity(edge.source), edge, rule.mask)
+                arriving = _arriving(weight, sources[edge.source], edge, rule.mask)
                 draw = rule._replace(rate=checked_rate(arriving, rule.mask))
             drawn.append(draw(subkey, shape, before.dtype))
         matrices[label] = jnp.stack(drawn) if is_window else drawn[0]

@@ -7,6 +7,7 @@ deviation of the potential.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeAlias
@@ -176,7 +177,8 @@ class Driven(NamedTuple):
     """The part of the variance of the potential that these weights give."""
     mean_share: float = 1.0
     """The part of its mean that they give."""
-    respond: Callable[..., Response] = measure_response
+    respond: Callable[..., Response] | None = None
+    """:func:`measure_response` of the cell, with a memory for several weights."""
 
     def __call__(self, key: jax.Array, shape: tuple[int, ...], dtype: Any = None) -> jax.Array:
         declared = _declared(self.cell)
@@ -192,9 +194,8 @@ class Driven(NamedTuple):
         else:
             steps = len(self.rate) if measured else _LONG
             # (steps, receptors, neurons)
-            kernel, threshold = (
-                _of_leaks(declared, steps) if declared else self.respond(self.cell, like, steps)
-            )
+            respond = self.respond or functools.partial(measure_response, self.cell)
+            kernel, threshold = _of_leaks(declared, steps) if declared else respond(like, steps)
             moments = (
                 _of_inputs(kernel, self.rate, self.mask)
                 if measured
