@@ -297,7 +297,7 @@ def test_a_cell_that_draws_gets_the_key_and_no_other():
 
     def outputs(mode):
         network = Network([Layer(jnp.eye(5), Noisy()), Layer(jnp.eye(5), Plain()), Layer(jnp.eye(5), LIF())])
-        return network(x, key=KEY, mode=mode)[1]
+        return network(x, key=KEY, backward=mode)[1]
 
     assert np.array_equal(outputs("recompute"), outputs("scan"))
     assert outputs("scan").any()
@@ -462,7 +462,7 @@ def test_a_stream_draws_what_a_sequence_draws(x64):
     for t, now in enumerate(x):
         new, _ = step(states, now, key=jax.random.fold_in(KEY, t))
         states = jax.tree.map(lambda a, b, m=mask[t][:, None]: jnp.where(m, a, b), new, states)
-        for n, (_, s) in enumerate(states):
+        for n, (_, s) in enumerate(states.values()):
             assert np.array_equal(jnp.where(mask[t][:, None], s, 0), expected(True)[0][n, t])
     alone = network(x[:, :1], key=KEY, mask=mask[:, :1], backward="scan")[1]
     assert np.array_equal(alone, expected(True)[0][-1][:, :1])
