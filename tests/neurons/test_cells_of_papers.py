@@ -274,7 +274,8 @@ CHECKED = {
 }
 
 
-@pytest.mark.parametrize("name", few(CHECKED, "BRF"))
+@pytest.mark.every
+@pytest.mark.parametrize("name", CHECKED)
 def test_cells_of_papers_have_the_properties_of_cells(name):
     cell, drive = CHECKED[name]
     assert check_cell(cell, drive=drive, steps=40).passed
