@@ -189,6 +189,7 @@ def test_the_count_is_of_multiples_that_are_reached():
     for x in (multiples, *beside):
         wanted = np.clip((x[:, :, None] >= multiples[:, None, :150]).sum(2), 0, 150)
         np.testing.assert_array_equal(multi_spike(Sigmoid(), 150, theta)(x), wanted)
+    assert multi_spike(Sigmoid(), 3, 4.0)(jnp.float32(-1.5e-38)) == 0  # although XLA flushes the quotient to 0
     for n in range(4):  # where a compiler knows by what it divides
         got = jax.jit(lambda x, n=n: multi_spike(Sigmoid(), 150, theta[n, 0], "nearest")(x))(multiples[n])
         np.testing.assert_array_equal(got, np.minimum(np.arange(200) + 1, 150))
