@@ -209,8 +209,12 @@ def test_default_options_depend_on_the_data(tmp_path, monkeypatch):
 def test_ctrl_c_keeps_what_was_learnt(number, tmp_path, monkeypatch, capsys):
     folder, fit = tmp_path / "run", commands.trainer.fit
 
+    def interrupt(now):
+        if now.step == now.updates:  # of the first call, because a second Ctrl-C ends the process
+            os.kill(os.getpid(), number)
+
     def interrupted(*args, callbacks, **settings):
-        return fit(*args, callbacks=[*callbacks, lambda now: os.kill(os.getpid(), number)], **settings)
+        return fit(*args, callbacks=[*callbacks, interrupt], **settings)
 
     monkeypatch.setattr(commands.trainer, "fit", interrupted)
     assert main(["train", *QUICK, "--epochs", "1000000", "--output", str(folder)]) == 128 + number

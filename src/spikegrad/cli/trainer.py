@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -264,7 +264,7 @@ def sweep(
 
     evaluate = make_evaluator(network)
 
-    def score(params: Params, setting: dict[str, Any]) -> dict[str, Any]:
+    def score(params: Params, setting: Mapping[str, Any]) -> dict[str, Any]:
         # lifted numbers are arguments of the compiled function
         params = with_surrogate(params, lifted(setting["spike"]))
         chosen, reported = (evaluate(params, split.test) for split in (validation, data))
