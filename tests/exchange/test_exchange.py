@@ -174,7 +174,7 @@ FUNCTIONS = {
     "plain": (convolution((4, 2, 3, 3)), IMAGE),
     "strides and dilation": (convolution((4, 2, 2, 3), (2, 1), dilation=(2, 1)), IMAGE),
     "padded": (convolution((4, 2, 3, 3), (2, 2), [(1, 1), (2, 2)]), IMAGE),
-    "same, even": (convolution((4, 2, 2, 4), padding="SAME"), IMAGE),
+    "same": (convolution((4, 2, 3, 5), padding="SAME"), IMAGE),
     "groups": (convolution((4, 1, 3, 3), groups=2), IMAGE),
     "one dimension": (convolution((4, 2, 3), (2,), [(1, 1)], (1,)), IMAGE[:2]),
     "sums": (sums, (12,)),
@@ -334,6 +334,7 @@ NOT_WRITTEN = {
     "layer '0' has a function that NIR does not support: tanh": [Layer(lambda x: jnp.tanh(x @ W), ZERO)],
     "does not support: add of two values": [Layer(lambda x: x @ W + x @ W, ZERO)],
     "does not support: a difference from a constant": [Layer(lambda x: 1 - x @ W, ZERO)],
+    "does not support: a padding of": [Layer(convolution((4, 2, 2, 2), padding="SAME"), ZERO)],
     "does not support: rev": [Layer(lambda x: x[:, ::-1] @ W, ZERO)],
     "does not support: a result that does not depend": [Layer(lambda x: jnp.ones((len(x), 2)), ZERO)],
     "does not support: a product along some": [Layer(lambda x: x[..., None] @ W[:1], ZERO)],
@@ -344,7 +345,7 @@ NOT_WRITTEN = {
 
 @pytest.mark.parametrize("message", NOT_WRITTEN)
 def test_export_rejects_networks_that_nir_lacks(message):
-    shape = IMAGE if "channel" in message else (3,)
+    shape = IMAGE if "channel" in message or "padding" in message else (3,)
     with (
         pytest.raises(ValueError, match=f"^to_nir: .*{message}"),
         jax.numpy_rank_promotion("allow"),

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from .._checks import needed
 from ._accepted import DataError
 from ._events import Events, Recordings, split_by_speaker
 from ._forms import FORMS, Form, in_folder
@@ -37,9 +36,7 @@ def read_shd(path: str | os.PathLike) -> Recordings:
     Raises
     ------
     DataError
-        If the file is not of this form.
-    ModuleNotFoundError
-        If h5py is not installed.
+        If h5py is not installed, or the file is not of this form.
 
     Notes
     -----
@@ -89,8 +86,14 @@ class _File:
     def content(self) -> Any:
         """Return the open file. Each process opens its own, as HDF5 does not survive a fork."""
         if self._process != os.getpid():
-            with needed("read_shd", "h5py", "hdf5"):
+            # The command prints a DataError in one line.
+            try:
                 import h5py  # noqa: PLC0415  (from an extra)
+            except ModuleNotFoundError:
+                raise DataError(
+                    f"{self.path}: needs h5py, which is not installed: "
+                    "pip install '.[hdf5]' in a clone of spikegrad"
+                ) from None
             self._content, self._process = h5py.File(self.path, "r"), os.getpid()
         return self._content
 

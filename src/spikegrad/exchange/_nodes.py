@@ -180,13 +180,13 @@ class Convolution(_Weights, pure=True):
         return cls(weight, bias, stride, padding, dilation, int(node.groups))
 
     def write(self, shape: Shape) -> Node:
-        padding = self.padding
-        padding = padding.lower() if isinstance(padding, str) else tuple(low for low, _ in padding)
+        # Numbers, because a function to write is traced. Only files say "same".
+        padding = tuple(low for low, _ in self.padding)
         bias = np.zeros(len(self.weight)) if self.bias is None else self.bias.reshape(-1)
         axes: list[Any] = [shape[1:], self.stride, padding, self.dilation]
         # Conv1d has numbers where Conv2d has pairs.
         if is_line := len(shape) == 2:
-            axes = [values if isinstance(values, str) else values[0] for values in axes]
+            axes = [values[0] for values in axes]
         size, stride, padding, dilation = axes
         kind: Any = nir.Conv1d if is_line else nir.Conv2d
         bias = bias.astype(self.weight.dtype)
@@ -404,12 +404,9 @@ def trace_convolution(equation: Equation, operands: Operands, signal: Signal) ->
         raise AxisOrderError("a convolution of an array with its axes in another order")
     weight = _floats(np.asarray(operands[1]).transpose(kernels))
     stride, dilation, padding = params["window_strides"], params["rhs_dilation"], params["padding"]
-    # NIR pads both sides equally, except for "same", which pads the end more.
+    # NIR pads both sides equally, as "SAME" does for kernels of odd sizes.
     if any(low != high for low, high in padding):
-        size = [step * (n - 1) + 1 for step, n in zip(dilation, weight.shape[2:], strict=True)]
-        if list(padding) != jax.lax.padtype_to_pads(size, size, stride, "SAME") or {*stride} != {1}:
-            raise UnknownError(f"a padding of {padding}")
-        padding = "SAME"
+        raise UnknownError(f"a padding of {padding}")
     groups = params["feature_group_count"]
     functions = *signal.functions, Convolution(weight, None, stride, padding, dilation, groups)
     shape = tuple(out.shape[axis] for axis in (outputs[1], *outputs[2:]))
