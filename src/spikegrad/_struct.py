@@ -3,7 +3,7 @@
 A subclass that only annotates its fields becomes a frozen dataclass and a pytree. An array in a
 field is a leaf, which JAX traces, batches and trains. A Python number is a constant, part of the
 tree's structure, so no gradient and no optimizer moves it. A subclass with a hand-written
-``__init__`` is a plain mutable object, compared by identity and opaque to JAX.
+``__init__`` is a plain mutable object, compared by identity and without leaves.
 """
 
 from __future__ import annotations
@@ -298,7 +298,8 @@ class Struct:
             raise TypeError(
                 f"{cls.__name__}: pure=True needs annotated parameters, got a custom __init__"
             )
-        else:  # undo the settings of a frozen ancestor
+        else:  # undo the settings of a frozen ancestor, and be a part of the structure of a tree
+            jax.tree_util.register_static(cls)
             cls._domains, cls._numbers, cls._objects, cls._dynamic = {}, (), (), ()
 
     def __post_init__(self) -> None:

@@ -249,7 +249,7 @@ def cost_report(
     """
     if not isinstance(network, Network):
         raise TypeError(f"cost_report: network must be a Network, got {brief(network)}")
-    x = inputs if isinstance(inputs, Mapping) else {network.inputs: inputs}
+    x: dict[Any, Any] = dict(inputs) if isinstance(inputs, Mapping) else {network.inputs: inputs}
     if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((x, network, mask))):
         raise TypeError(
             "cost_report: inputs and network must have concrete values; call it outside of jax.jit"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -16,7 +16,7 @@ from ._graph import Graph
 from ._step import KEYS
 
 
-def named_inputs(names: str | tuple[Name, ...], inputs: Any) -> dict[Name, Any]:
+def named_inputs(names: str | Sequence[Name], inputs: Any) -> dict[Name, Any]:
     """Return the inputs by name, as arrays or shapes."""
     if isinstance(names, str):
         return {names: real_inputs(inputs)}

@@ -329,7 +329,8 @@ def _of_leaks(response: LinearResponse, steps: int) -> Response:
     pulse = jnp.zeros((steps, 1), decay.dtype).at[0].set(1)
     at_rest = jnp.zeros_like(decay), jnp.zeros_like(decay)
     kernel = jax.lax.scan(step, at_rest, pulse)[1]
-    return Response(kernel[:, None], response.threshold)
+    threshold: Any = response.threshold
+    return Response(kernel[:, None], threshold)
 
 
 def _of_inputs(kernel: jax.Array, inputs: jax.Array, mask: Any) -> _Moments:

@@ -88,7 +88,7 @@ class Layer(Struct):
     ... )
     """
 
-    weight: Linear | Delayed | Window | Mapping[str, Any] = parameter(kind=object)
+    weight: Linear | Delayed | Window | Mapping[str, Any] | None = parameter(kind=object)
     cell: Cell = parameter(kind=Cell)
     recurrent: Linear | Delayed | Window | None = parameter(default=None, kind=object)
     bias: ArrayLike | None = parameter(default=None, kind=object)
@@ -251,7 +251,7 @@ class Layer(Struct):
         from ._network import Network  # noqa: PLC0415
 
         is_measured = np.ndim(inputs) > 0
-        n = np.shape(inputs)[-1] if is_measured else inputs
+        n: Any = np.shape(inputs)[-1] if is_measured else inputs
         layer = cls.zeros(n, neurons, cell, bool(recurrent), bias, dtype)
         drawn = draw_weights(
             Network([layer]),

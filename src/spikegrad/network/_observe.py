@@ -38,7 +38,7 @@ class _Current(Cell, pure=True):
     def integrate(self, v: State, current: jax.Array) -> State:
         return current
 
-    def fire(self, u: State) -> tuple[State, jax.Array]:
+    def fire(self, u: State, key: jax.Array | None = None) -> tuple[State, jax.Array]:
         return u, u
 
 

@@ -13,7 +13,6 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from .._checks import append_axes, brief, compute_dtype
-from .._struct import Struct
 from .._surrogate import Scaled, Surrogate, curve_of, with_curve
 from ..neurons import Cell, parameters_of, says_how_to_encode, with_parameters
 from ..surrogates import Stretched, measure
@@ -99,10 +98,7 @@ def match_widths(
         raise ValueError(
             f"match_widths: keep must be one of {', '.join(map(repr, _KEEP))}, got {brief(keep)}"
         )
-    # An object with a custom __init__ is one opaque leaf, which jit does not take as an argument.
-    is_opaque = any(isinstance(leaf, Struct) for leaf in jax.tree.leaves(network))
-    measured = _spreads.__wrapped__ if is_opaque else _spreads
-    spreads, changed = jax.device_get(measured(network, inputs, mask, key)), {}
+    spreads, changed = jax.device_get(_spreads(network, inputs, mask, key)), {}
     for name, layer in network.graph.layers.items():
         surrogate = surrogate_of(layer.cell)
         if isinstance(surrogate, Surrogate):
