@@ -1,10 +1,187 @@
-"""What the machine has left, read from a system that is made up."""
+"""A file is written whole, or the old one stays. Free memory is read from a system that is made up."""
 
+import fcntl
 import os
+import resource
+import subprocess
+import sys
 
+import numpy as np
 import pytest
 
-from spikegrad import _system
+from spikegrad import _files, _system
+from spikegrad._files import write_atomically
+
+OLD = b"old"
+
+
+@pytest.fixture
+def path(tmp_path):
+    path = tmp_path / "numbers.npz"
+    path.write_bytes(OLD)
+    return path
+
+
+def names(path):
+    return [p.name for p in path.parent.iterdir()]
+
+
+def test_the_new_file_takes_the_place_of_the_old_one_when_it_is_whole(path):
+    def write(stream):
+        stream.write(b"new")
+        stream.flush()
+        assert path.read_bytes() == OLD
+
+    write_atomically(path, write)
+    assert path.read_bytes() == b"new"
+    assert names(path) == ["numbers.npz"]
+
+
+def test_a_link_is_followed(path):
+    link = path.with_name("link.npz")
+    link.symlink_to(path)
+    write_atomically(link, lambda stream: stream.write(b"new"))
+    assert link.is_symlink()
+    assert path.read_bytes() == b"new"
+
+
+def test_a_pipe_or_a_device_is_neither_replaced_nor_opened(path):
+    partial = path.with_name(".numbers.npz.0123abcd.part")
+    for file in (path, partial):
+        file.unlink(missing_ok=True)
+        os.mkfifo(file)
+    with pytest.raises(OSError, match="must be a regular file, got a device, a pipe or a socket"):
+        write_atomically(path, lambda stream: stream.write(b"new"))
+    _files.remove_partials(path.parent)  # opening a pipe would block
+    assert path.is_fifo()
+    assert partial.is_fifo()
+
+
+@pytest.mark.parametrize("error", [OSError, ValueError, KeyboardInterrupt])
+def test_failing_write_leaves_only_the_old_file(path, error):
+    def write(stream):
+        stream.write(b"new")
+        raise error
+
+    with pytest.raises(error):
+        write_atomically(path, write)
+    assert path.read_bytes() == OLD
+    assert names(path) == ["numbers.npz"]
+
+
+@pytest.fixture
+def small_disk():
+    """No file can grow beyond a page: the error of a full disk comes at the same calls."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+@pytest.mark.usefixtures("small_disk")
+def test_a_full_disk_leaves_the_old_file(path):
+    with pytest.raises(OSError, match="File too large"):
+        write_atomically(path, lambda stream: np.savez(stream, a=np.zeros(10**5), b=np.zeros(10**5)))
+    assert path.read_bytes() == OLD
+    assert names(path) == ["numbers.npz"]
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_a_new_file_takes_the_place_of_none(path, monkeypatch, links):
+    if not links:  # some file systems have none
+        monkeypatch.setattr(os, "link", lambda *args: (_ for _ in ()).throw(PermissionError))
+    with pytest.raises(FileExistsError):
+        write_atomically(path, lambda stream: stream.write(b"new"), new=True)
+    assert path.read_bytes() == OLD
+    path.unlink()
+    write_atomically(path, lambda stream: stream.write(b"new"), new=True)
+    assert path.read_bytes() == b"new"
+    assert names(path) == ["numbers.npz"]
+
+
+KILLED = """
+import os, runpy, sys
+from pathlib import Path
+
+write_atomically = runpy.run_path(sys.argv[1])["write_atomically"]  # without JAX, which takes seconds
+
+def write(stream):
+    stream.write(b"n")
+    stream.flush()
+    os.kill(os.getpid(), 9)
+
+write_atomically(Path(sys.argv[2]), write)
+"""
+
+
+def test_a_kill_leaves_the_old_file(path):
+    done = subprocess.run([sys.executable, "-c", KILLED, _files.__file__, str(path)], check=False)
+    assert done.returncode == -9
+    assert path.read_bytes() == OLD
+    (partial,) = set(names(path)) - {"numbers.npz"}
+    assert partial.endswith(".part")
+
+
+@pytest.mark.parametrize("new", [False, True])
+def test_contents_reach_the_disk_before_the_name(path, monkeypatch, new):
+    done = []
+
+    def noted(name):
+        function = getattr(os, name)
+
+        def call(*arguments, **options):
+            is_folder = name == "fsync" and os.path.isdir(f"/proc/self/fd/{arguments[0]}")
+            size = os.fstat(arguments[0]).st_size if name == "fsync" and not is_folder else None
+            done.append((name, "folder") if is_folder else (name, size) if name == "fsync" else name)
+            return function(*arguments, **options)
+
+        monkeypatch.setattr(os, name, call)
+
+    for name in ("fsync", "replace", "link"):
+        noted(name)
+    if new:
+        path.unlink()
+    write_atomically(path, lambda stream: stream.write(b"new"), new=new)
+    assert done == [("fsync", 3), "link" if new else "replace", ("fsync", "folder")]
+
+
+def test_partial_files_of_killed_processes_are_removed(path):
+    subprocess.run([sys.executable, "-c", KILLED, _files.__file__, str(path)], check=False)
+    other = path.with_name(".other.npz.0123abcd.part")
+    other.touch()
+    write_atomically(path, lambda stream: stream.write(b"new"))
+    assert set(names(path)) == {"numbers.npz", other.name}
+    _files.remove_partials(path.parent)
+    assert names(path) == ["numbers.npz"]
+
+
+def test_partial_files_that_are_being_written_stay(path):
+    def write(stream):
+        write_atomically(path, lambda inner: inner.write(b"first"))
+        _files.remove_partials(path.parent)
+        stream.write(b"second")
+
+    write_atomically(path, write)
+    assert path.read_bytes() == b"second"
+    assert names(path) == ["numbers.npz"]
+
+
+def test_a_partial_file_that_is_removed_before_its_lock_is_made_again(path, monkeypatch):
+    flock, removed = fcntl.flock, []
+
+    def late(stream, operation):
+        if operation == fcntl.LOCK_EX and not removed:  # another process was faster
+            removed.extend(path.parent.glob("*.part"))
+            _files.remove_partials(path.parent)
+        flock(stream, operation)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    write_atomically(path, lambda stream: stream.write(b"new"))
+    assert len(removed) == 1
+    assert path.read_bytes() == b"new"
+
+
+# --- free memory and processors --------------------------------------------------------------------------------------
 
 FILES = {
     "/proc/meminfo": "MemTotal:       2000 kB\nMemFree:        500 kB\nMemAvailable:   1000 kB\n",
