@@ -609,5 +609,8 @@ def test_parts_and_layers_that_are_observed():
     assert activity["b"].output is None
     assert activity["b"].pre_spike is None
     assert activity["b"].current.shape == X.shape
+    for name in ("gate", "b"):
+        with pytest.raises(ValueError, match="potential is missing; observe a layer with 'pre_spike' among the parts"):
+            activity[name].potential  # noqa: B018
     with pytest.raises(ValueError, match=r"Network: parts must be names of \['output', 'pre_spike', 'current'\]"):
         network.observe(X, parts=["potential"])

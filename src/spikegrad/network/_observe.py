@@ -29,6 +29,10 @@ class Activity(NamedTuple):
     @property
     def potential(self) -> jax.Array:
         """The potential before the spike, which is the first array of the state."""
+        if self.pre_spike is None:
+            raise ValueError(
+                "Activity: potential is missing; observe a layer with 'pre_spike' among the parts"
+            )
         return jax.tree.leaves(self.pre_spike)[0]
 
 
