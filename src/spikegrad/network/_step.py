@@ -1,8 +1,7 @@
 """One time step, of one layer and of several.
 
-Every loop over time calls :func:`layer_step`: both engines, the backward pass,
-:meth:`Network.step`, the recorder of ``diagnose`` and the initialization of weights. Each passes
-its own form of the layer, see :class:`Steps`.
+Every loop over time calls :func:`layer_step`: both engines, the backward pass and
+:meth:`Network.step`. Each passes its own form of the layer, see :class:`Steps`.
 
 ::
 
