@@ -130,13 +130,14 @@ def test_run_is_held_by_one_process_at_a_time(tmp_path):
         pass
 
 
-def test_classes_far_beyond_the_recordings_are_refused(tmp_path, capsys):
+@pytest.mark.parametrize(("x", "y"), [("x", "y"), ("x_train", "y_train")])
+def test_a_class_without_examples_is_refused(tmp_path, capsys, x, y):
     path = tmp_path / "few.npz"
-    np.savez(path, x=np.zeros((20, 4, 3), np.float32), y=np.tile([0, 999_999], 10))
+    np.savez(path, **{x: np.ones((20, 4, 3), np.float32).cumsum(0), y: np.tile([0, 9_999], 10)})
     for command in ("train", "sweep"):
         assert main([command, "--data", str(path), "-o", str(tmp_path / "run")]) == 2
         assert (
-            "every label from 0 to the greatest, but lacks 1; numpy.unique(y, return_inverse=True)[1] numbers"
+            f"every label from 0 to the greatest, but lacks 1; numpy.unique({y}, return_inverse=True)[1] numbers"
             in only_line(capsys)
         )
     assert not (tmp_path / "run").exists()

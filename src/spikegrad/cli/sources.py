@@ -88,21 +88,26 @@ def load(source: str, seed: int, binning: Binning) -> Split:
         If the data does not exist or is malformed.
     """
     form = form_of(source)
-    return (
-        datasets.load(source, seed)
-        if form.read is None
-        else _recordings(form, source, seed, binning)
-    )
+    if form.read is not None:
+        return _recordings(form, source, seed, binning)
+    split = datasets.load(source, seed)
+    _check_labels(form, source, split.train, "y_train")
+    return split
+
+
+def _check_labels(form: Form, source: str, train: Sequences | Recordings, key: str) -> None:
+    missing = np.setdiff1d(np.arange(max(2, train.classes)), train.y)
+    if form in FILES and missing.size:
+        raise DataError(
+            f"{source}: {key} must hold at least two classes and every label from 0 to the "
+            f"greatest, but lacks {missing[0]}; numpy.unique({key}, return_inverse=True)[1] "
+            "numbers the classes"
+        )
 
 
 def _recordings(form: Form, source: str, seed: int, binning: Binning) -> Split:
     train, test = form.read(_path(source), binning.steps, seed)  # type: ignore[misc]
-    missing = np.setdiff1d(np.arange(max(2, train.classes)), train.y)
-    if form in FILES and missing.size:
-        raise DataError(
-            f"{source}: y must hold at least two classes and every label from 0 to the greatest, "
-            f"but lacks {missing[0]}; numpy.unique(y, return_inverse=True)[1] numbers the classes"
-        )
+    _check_labels(form, source, train, "y")
     test_from = "the test set"
     if test is None:
         test_from = form.test_from.format(seed)
