@@ -459,7 +459,7 @@ L = Layer(W, LIF(0.8))
         (
             lambda: Network({"a": L, "j": Join(lambda a: a.sum(), "a")})(X),
             TypeError,
-            "layer 'j': Join: function must return one array of floats with the examples in front",
+            "join 'j': Join: function must return one array of floats with the examples in front",
         ),
         (
             lambda: Network({"a": Layer({"b": Delayed(W, 1)}, LIF()), "b": Layer({"a": Delayed(W, 1)}, LIF())})(X),

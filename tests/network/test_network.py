@@ -604,7 +604,7 @@ def test_bad_layers():
         (
             lambda: Network.init(0, 3, [2], LIF(), rate=0.1),
             TypeError,
-            "draw_weights: key must be one of jax.random.key",
+            "Network.init: key must be one of jax.random.key",
         ),
         (lambda: Layer.init(0, 3, 2, LIF(), rate=0.1), TypeError, "got 0; pass jax.random.key(0)"),
         (lambda: LIF(reset=None), TypeError, "got None; write 'none'"),

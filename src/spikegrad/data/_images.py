@@ -73,6 +73,10 @@ def load(source: str | os.PathLike, seed: int = 0) -> Split:
     name = str(source)
     (x, y), (x_test, y_test), test_from = _split(name, seed)
     low, high = float(x.min()), float(x.max())
+    if low == high:
+        raise DataError(
+            f"{name}: all features of all images are {low:g}, so nothing can be learned"
+        )
     classes = int(y.max()) + 1
     train = _images(name, _stored(x, low, high), y, classes)
     # By the range of the training set, as the scale is a part of the model.

@@ -303,7 +303,8 @@ def product(weight: Any, x: Any, name: str) -> jax.Array:
         if x.ndim > 1 and out.shape[:1] != x.shape[:1]:
             raise ValueError(
                 f"Layer: {name} must return a row for each of {len(x)} examples, got shape "
-                f"{out.shape} for an input of shape {x.shape}"
+                f"{out.shape} for an input of shape {x.shape}; for a function of one example "
+                f"pass jax.vmap({name})"
             )
         return out
     if x.ndim == 0 or x.shape[-1] != matrix.shape[0]:

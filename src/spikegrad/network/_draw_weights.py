@@ -177,7 +177,7 @@ def draw_weights(
                     0.0 if feedback else 1 / edges,
                     functools.cache(functools.partial(measure_response, cell)),
                 )
-                with node_named(name):
+                with node_named(name, graph):
                     sources = {} if initializer else outputs()
                     drawn = _draw(subkey, network.layers[name], weights, initializer, rule, sources)
                 network = dataclasses.replace(network, layers=network.layers | {name: drawn})

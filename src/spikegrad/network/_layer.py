@@ -15,6 +15,7 @@ from .._checks import broadcast_checked
 from .._compat import shard_as, zeros_like
 from .._pytree import as_static
 from .._struct import Struct, parameter, wiring
+from .._surrogate import as_key
 from ..neurons import Cell, State, check_initial
 from ._connections import (
     Connection,
@@ -255,7 +256,7 @@ class Layer(Struct):
         layer = cls.zeros(n, neurons, cell, bool(recurrent), bias, dtype)
         drawn = draw_weights(
             Network([layer]),
-            key,
+            as_key("Layer.init", key),
             inputs if is_measured else None,
             rate=rate,
             mask=mask,

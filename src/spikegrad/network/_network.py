@@ -16,6 +16,7 @@ from jax.typing import ArrayLike
 from .._compat import in_reverse_mode_alone, is_forward_mode_error, match_varying_axes, shard_as
 from .._pytree import Entries
 from .._struct import Struct, is_pure, parameter, wiring
+from .._surrogate import as_key
 from ..neurons import Cell, LeakyReadout
 from ._arguments import check_coupled, check_shapes, check_windows, checked_key, named_inputs
 from ._connections import Delayed, Join, Name, Window
@@ -239,7 +240,7 @@ class Network(Struct):
         network = cls([*layers, Layer.zeros(*last, readout, False, bias, dtype)])
         return draw_weights(
             network,
-            key,
+            as_key("Network.init", key),
             inputs if is_measured else None,
             rate=rate,
             mask=mask,
@@ -386,8 +387,8 @@ class Network(Struct):
         inputs: Any,
         states: Mapping[str, Any] | None = None,
         *,
-        layers: Sequence[str] | None = None,
-        parts: Sequence[str] = Activity._fields,
+        layers: str | Sequence[str] | None = None,
+        parts: str | Sequence[str] = Activity._fields,
         key: Any = None,
         mask: ArrayLike | None = None,
         backward: str | Backward = "exact",
@@ -398,9 +399,9 @@ class Network(Struct):
         ----------
         inputs, states, key, mask, backward
             As in a call.
-        layers : sequence of str, optional
+        layers : str or sequence of str, optional
             The names of layers and joins to observe. By default all.
-        parts : sequence of {"output", "pre_spike", "current"}
+        parts : {"output", "pre_spike", "current"} or sequence of them
             The parts of the activity, by default all. Each takes memory of one array of ``(steps,
             batch, neurons)`` per layer.
 
@@ -431,13 +432,15 @@ class Network(Struct):
         >>> jax.grad(loss)(jnp.full((3, 5), 0.2)).shape
         (3, 5)
         """
+        parts = (parts,) if isinstance(parts, str) else parts
+        layers = (layers,) if isinstance(layers, str) else layers
         names = [*self.layers] if layers is None else [*layers]
         for label, values, known in (
             ("layers", names, [*self.layers]),
             ("parts", parts, Activity._fields),
         ):
             for value in values:
-                if isinstance(values, str) or value not in known:
+                if value not in known:
                     raise ValueError(
                         f"Network: {label} must be names of {[*known]}, got {values!r}"
                     )

@@ -56,7 +56,7 @@ def initial_states(
     while changed:
         changed = False
         for name in graph.nodes:
-            with node_named(name):
+            with node_named(name, graph):
                 result = results[name] = _evaluate(graph, name, outs, results.get(name))
             if result.output is not None and _type(result.output) != _type(outs.get(name)):
                 outs[name], changed = result.output, True
@@ -159,11 +159,12 @@ def _type(x: Any) -> Any:
 
 
 @contextlib.contextmanager
-def node_named(name: Name) -> Iterator[None]:
-    """Name the layer in the message of an error."""
+def node_named(name: Name, graph: Graph) -> Iterator[None]:
+    """Name the layer or join in the message of an error."""
+    kind = "layer" if name in graph.layers else "join"
     try:
         yield
     except (TypeError, ValueError) as error:
         if type(error) in (TypeError, ValueError) and len(error.args) == 1:
-            error.args = (f"Network: layer {name!r}: {error}",)
+            error.args = (f"Network: {kind} {name!r}: {error}",)
         raise
