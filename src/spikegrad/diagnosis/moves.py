@@ -1,0 +1,375 @@
+"""Changes that may help a network to learn. Each can be applied, also to traced values.
+
+A move has a place, a value and a neutral value. All moves of a network with their neutral values
+are one pytree, so one compiled program tries any of their values.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.tree_util import Partial
+
+from .._pytree import is_array, is_inexact
+from .._struct import domain
+from .._surrogate import Surrogate
+from ..network import Delayed, Join, Layer, Network, Window
+from ..neurons import parameters_of, with_parameters
+from ..surrogates import Sigmoid
+from ..surrogates._measures import measure, rescaled
+
+Name = str | int
+
+
+def text_of(place: Name) -> str:
+    return f"layer {place + 1}" if isinstance(place, int) else f"layer {place!r}"
+
+
+def number(value: Any) -> str:
+    """Two digits, without exponents for usual sizes."""
+    return f"{float(value):.2g}"
+
+
+def rounded(value: float) -> float:
+    """Return a value of two digits, for code that one can read."""
+    return float(number(value))
+
+
+@dataclasses.dataclass(frozen=True)
+class Move:
+    """A change of one part of a network."""
+
+    place: Name
+    value: Any
+
+    in_forward: ClassVar[bool] = False
+    """If True, it replaces constants. Otherwise it changes arrays before the training."""
+
+    @property
+    def slot(self) -> tuple:
+        """The part that it changes. A network has one move for each part."""
+        static = [f.name for f in dataclasses.fields(self) if f.name != "value"]
+        return type(self), *(getattr(self, name) for name in static)
+
+    def apply(self, network: Network) -> Network:
+        """Return the changed network."""
+        layer = network.graph.nodes[self.place]
+        return with_layer(network, self.place, self.change(layer))
+
+    def change(self, layer: Layer) -> Layer:
+        raise NotImplementedError
+
+    @property
+    def text(self) -> str:
+        raise NotImplementedError
+
+    @property
+    def code(self) -> str:
+        """The change as code of the user, for a ``layer``."""
+        raise NotImplementedError
+
+
+def _register(*static: str):
+    def decorate(cls):
+        cls = dataclasses.dataclass(frozen=True)(cls)
+        return jax.tree_util.register_dataclass(cls, ["value"], ["place", *static])
+
+    return decorate
+
+
+@_register("part")
+class Scale(Move):
+    """Scale the arrays of a weight: ``weight``, one source of it, ``recurrent`` or ``bias``."""
+
+    part: str
+
+    def change(self, layer: Layer) -> Layer:
+        return _with_part(layer, self.part, lambda w: scaled(w, self.value))
+
+    @property
+    def text(self) -> str:
+        return f"scale its {_named(self.part)} by {number(self.value)}"
+
+    @property
+    def code(self) -> str:
+        if self.part == "recurrent":
+            return f"recurrent={number(self.value)} * layer.recurrent"
+        if self.part == "bias":
+            return f"bias={number(self.value)} * layer.bias"
+        return f"weight={number(self.value)} * {_attribute(self.part)}"
+
+
+@_register("part")
+class Center(Move):
+    """Subtract the mean over the inputs of each neuron from a matrix, or the mean of a bias."""
+
+    part: str
+
+    def change(self, layer: Layer) -> Layer:
+        def centered(w):
+            wide = jnp.asarray(w).astype(jnp.float32)
+            return (wide - self.value * wide.mean(0)).astype(w.dtype)
+
+        return _with_part(layer, self.part, centered)
+
+    @property
+    def text(self) -> str:
+        return f"subtract the mean from its {_named(self.part)}"
+
+    @property
+    def code(self) -> str:
+        weight = _attribute(self.part)
+        return f"{self.part.partition('[')[0]}={weight} - {weight}.mean(0)"
+
+
+@_register()
+class FitSlope(Move):
+    """Set peak and half-width of the slope: ``value`` has both, for :func:`rescaled`."""
+
+    in_forward = True
+
+    def change(self, layer: Layer) -> Layer:
+        field = surrogate_field(layer.cell)
+        base = getattr(parameters_of(layer.cell), field)
+        peak, half_width = self.value
+        base = base if has_width(base) else Sigmoid()
+        slope = rescaled(base, peak=peak, half_width=half_width)
+        return dataclasses.replace(layer, cell=with_parameters(layer.cell, **{field: slope}))
+
+    @property
+    def text(self) -> str:
+        peak, half_width = map(number, self.value)
+        return f"rescale its slope to a peak of {peak} and a half-width of {half_width}"
+
+    @property
+    def code(self) -> str:
+        peak, half_width = map(number, self.value)
+        return f"surrogate=rescaled(Sigmoid(), peak={peak}, half_width={half_width})"
+
+
+@_register("parameter")
+class SetParameter(Move):
+    """Set a number of the cell."""
+
+    parameter: str
+    in_forward = True
+
+    def change(self, layer: Layer) -> Layer:
+        old = getattr(parameters_of(layer.cell), self.parameter)
+        value = jnp.full_like(old, self.value) if is_array(old) else self.value
+        return dataclasses.replace(
+            layer, cell=with_parameters(layer.cell, **{self.parameter: value})
+        )
+
+    @property
+    def text(self) -> str:
+        return f"set its {self.parameter} to {number(self.value)}"
+
+    @property
+    def code(self) -> str:
+        return f"{self.parameter}={number(self.value)}"
+
+
+@_register()
+class Standardize(Move):
+    """Subtract a shift from each channel of the inputs and divide by a scale: ``value`` has both.
+
+    ``place`` is the name of the inputs. A weight cannot replace it, because each update acts
+    through the inputs.
+    """
+
+    def of_inputs(self, x: jax.Array) -> jax.Array:
+        shift, scale = self.value
+        return _standardized(x, shift, scale)
+
+    def apply(self, network: Network) -> Network:
+        shift, scale = map(np.asarray, self.value)
+
+        def adapted(weight):
+            if isinstance(weight, (Delayed, Window)):
+                return dataclasses.replace(weight, weight=adapted(weight.weight))
+            # The numbers are in the closure, where no optimizer trains them.
+            return Partial(lambda f, x: product(f, _standardized(x, shift, scale)), weight)
+
+        graph = network.graph
+        for name, layer in graph.layers.items():
+            for edge in graph.edges[name]:
+                if edge.source == self.place:
+                    layer = _with_part(layer, edge.label.split("[")[0], adapted, whole=True)
+                    network = with_layer(network, name, layer)
+        return network
+
+    @property
+    def text(self) -> str:
+        return "standardize the inputs: " + ("subtract {} and divide by {}").format(
+            *map(_brief, self.value)
+        )
+
+    @property
+    def code(self) -> str:
+        return "inputs = (inputs - {}) / {}".format(*map(_brief, self.value))
+
+
+@dataclasses.dataclass(frozen=True)
+class ScaleRate(Move):
+    """Scale the learning rate of the optimizer. The network stays."""
+
+    def apply(self, network: Network) -> Network:
+        return network
+
+    @property
+    def text(self) -> str:
+        return f"multiply the learning rate by {number(self.value)}"
+
+    @property
+    def code(self) -> str:
+        return f"optimizer = optax.chain(optimizer, optax.scale({number(self.value)}))"
+
+
+@dataclasses.dataclass(frozen=True)
+class ReplaceOptimizer(ScaleRate):
+    """Train with Adam, at the learning rate ``value``."""
+
+    @property
+    def text(self) -> str:
+        return f"as a last resort, train with Adam at a learning rate of {number(self.value)}"
+
+    @property
+    def code(self) -> str:
+        return f"optimizer = optax.adam({number(self.value)})"
+
+
+def neutral_moves(network: Network, inputs: Mapping[Name, Any]) -> dict[tuple, Move]:
+    """Return every move of a network, by slot, with the value that changes nothing."""
+    moves = [*_neutral_of_layers(network)]
+    for name, x in inputs.items():
+        shape = x.shape[2:]
+        moves.append(Standardize(name, (np.zeros(shape, np.float32), np.ones(shape, np.float32))))
+    return {move.slot: move for move in moves}
+
+
+def _neutral_of_layers(network: Network) -> Iterator[Move]:
+    for name, layer in network.graph.layers.items():
+        for part, weight in {**layer.weights, "bias": layer.bias}.items():
+            leaves = jax.tree.leaves(weight)
+            if any(is_array(leaf) and is_inexact(leaf) for leaf in leaves):
+                yield Scale(name, 1.0, part)
+            if is_array(weight):
+                yield Center(name, 0.0, part)
+        field = surrogate_field(layer.cell)
+        cell = parameters_of(layer.cell)
+        if field is not None and has_width(getattr(cell, field)):
+            shape = measure(getattr(cell, field))
+            yield FitSlope(name, (shape.peak, shape.half_width))
+        for parameter in numbers_of(cell):
+            value = getattr(cell, parameter.name)
+            if not is_array(value):
+                yield SetParameter(name, float(value), parameter.name)
+
+
+def numbers_of(cell: Any) -> list[dataclasses.Field]:
+    """Return the fields of a cell that hold one number each."""
+    fields = dataclasses.fields(cell) if dataclasses.is_dataclass(cell) else ()
+    return [
+        field
+        for field in fields
+        if "domain" in field.metadata
+        and domain(field).number
+        and isinstance(getattr(cell, field.name), float)
+    ]
+
+
+def apply_moves(network: Network, moves: Mapping[tuple, Move], in_forward: bool) -> Network:
+    """Apply the moves of constants, or all other moves, to a network."""
+    for move in moves.values():
+        if move.in_forward is in_forward and not isinstance(move, (Standardize, ScaleRate)):
+            network = move.apply(network)
+    return network
+
+
+def with_layer(network: Network, name: Name, layer: Layer | Join) -> Network:
+    """Return the network with another layer of this name."""
+    if isinstance(network.layers, Mapping):
+        changed: Any = {key: layer if key == name else old for key, old in network.layers.items()}
+    else:
+        changed = [layer if n == name else old for n, old in enumerate(network.layers)]
+    return dataclasses.replace(network, layers=changed)
+
+
+def surrogate_field(cell: Any) -> str | None:
+    """Return the name of the field with the surrogate, or None for a cell that never fires."""
+    values = vars(parameters_of(cell)) if hasattr(parameters_of(cell), "__dict__") else {}
+    if callable(values.get("surrogate")):
+        return "surrogate"
+    return next((name for name, value in values.items() if isinstance(value, Surrogate)), None)
+
+
+def has_width(surrogate: Any) -> bool:
+    """Return True if :func:`rescaled` can change the slope."""
+    try:
+        shape = measure(surrogate)
+    except (TypeError, ValueError):
+        return False
+    return 0 < shape.half_width < math.inf and 0 < shape.peak < math.inf
+
+
+def scaled(weight: Any, factor: Any) -> Any:
+    """Scale the arrays of a weight. A function of arrays counts as linear in them."""
+
+    def scale(leaf):
+        if not (is_array(leaf) and is_inexact(leaf)):
+            return leaf
+        return (jnp.asarray(leaf).astype(jnp.float32) * factor).astype(leaf.dtype)
+
+    return jax.tree.map(scale, weight)
+
+
+def product(weight: Any, x: jax.Array) -> jax.Array:
+    """Multiply one step of outputs by a weight."""
+    return weight(x) if callable(weight) else x.astype(weight.dtype) @ weight
+
+
+def _standardized(x, shift, scale):
+    dtype = jnp.result_type(x.dtype, jnp.bfloat16)
+    return ((x.astype(jnp.float32) - shift) / scale).astype(dtype)
+
+
+def _with_part(layer: Layer, part: str, change: Any, whole: bool = False) -> Layer:
+    """Change one weight of a layer: within a delay or a window, or as a whole."""
+
+    def inner(weight):
+        if not whole and isinstance(weight, (Delayed, Window)):
+            return dataclasses.replace(weight, weight=change(weight.weight))
+        return change(weight)
+
+    field, _, source = part.partition("[")
+    old = getattr(layer, field)
+    if isinstance(old, Mapping):
+        source = source.strip("[]'\"")
+        new = {name: inner(w) if name == source else w for name, w in old.items()}
+    else:
+        new = inner(old)
+    return dataclasses.replace(layer, **{field: new})
+
+
+def _named(part: str) -> str:
+    field, _, source = part.partition("[")
+    names = {"weight": "weights", "recurrent": "recurrent weights", "bias": "bias"}
+    return names[field] + (f" of {source.rstrip(']')}" if source else "")
+
+
+def _attribute(part: str) -> str:
+    return f"layer.{part}"
+
+
+def _brief(value: Any) -> str:
+    array = np.unique(np.asarray(value))
+    if len(array) == 1:
+        return number(array[0])
+    return f"[{number(array[0])} ... {number(array[-1])}]"

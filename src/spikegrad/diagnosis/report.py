@@ -1,0 +1,157 @@
+"""The result of a diagnosis: the measures of each layer, the issues and the repaired network."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..network import Network
+from .measures import LayerReport
+from .moves import Move, Name, text_of
+from .trial import UPDATES, Outcome
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+COLUMNS = ("rate", "firing", "drive", "offset", "reach", "steepness", "gradient", "update")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Issue:
+    """A measure outside of its band, with the changes against it."""
+
+    kind: str
+    """Such as ``"silent"``, see the page of the diagnosis."""
+    place: Name | None
+    """The name of the layer, or its position in a list. None for the optimizer and the loss."""
+    description: str
+    """The measures that show it."""
+    fixes: tuple[Move, ...] = ()
+    """The changes, which belong together. Empty if no change helps."""
+
+    def apply(self, network: Network) -> Network:
+        """Return the network with all changes of this issue."""
+        for move in self.fixes:
+            network = move.apply(network)
+        return network
+
+    def __str__(self) -> str:
+        place = "" if self.place is None else f"{text_of(self.place)} "
+        verb = "" if self.place is None else "is " if self.kind in ADJECTIVES else ""
+        fixes = "".join(f"\n    {move.text}: {move.code}" for move in self.fixes)
+        return f"{place}{verb}{self.kind}: {self.description}{fixes}"
+
+
+ADJECTIVES = "silent", "saturated", "unscaled", "out of reach", "too large", "alike", "cut off"
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Diagnosis:
+    """The result of :func:`~spikegrad.diagnose`. It prints as a table, the issues and a verdict."""
+
+    layers: dict[Name, LayerReport]
+    """The measures of each layer, by name or position, in the order of a step."""
+    issues: tuple[Issue, ...]
+    """The issues, from the inputs to the outputs. Empty if the network learns."""
+    verdict: str
+    """What a short training learned, and what to check if nothing helped."""
+    outcome: Outcome | None
+    """The parts of the loss that a short training removed, or None without a training."""
+    outcome_repaired: Outcome | None
+    """These parts with the changes of all issues, or None without changes or a training."""
+    repaired: Network
+    """The network with the changes of all issues."""
+    learning_rate: float | None
+    """A factor of the learning rate, or the learning rate of Adam if ``optimizer`` is Adam."""
+    optimizer: Any
+    """The optimizer with the changes of all issues, or None without one."""
+    loss: float | None
+    """The loss at the start, or None without a loss."""
+
+    def rows(self) -> list[tuple[str, ...]]:
+        """Return the table as text, one row for each layer, under ``COLUMNS``."""
+
+        def cell(value):
+            return "" if value is None else f"{value:.2g}"
+
+        return [
+            (text_of(name), *(cell(getattr(layer, column)) for column in COLUMNS))
+            for name, layer in self.layers.items()
+        ]
+
+    def lines(self) -> list[str]:
+        """Return the issues and the verdict as text."""
+        return [*map(str, self.issues), self.verdict]
+
+    def __str__(self) -> str:
+        table = [("", *COLUMNS), *self.rows()]
+        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+        rows = [
+            "  ".join((row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:]))).rstrip()
+            for row in table
+        ]
+        return "\n".join([*rows, "", *self.lines()])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the measures, the issues and the verdict in JSON types."""
+        return _plain(
+            {
+                "verdict": self.verdict,
+                "loss": self.loss,
+                "learned": self.outcome and self.outcome._asdict(),
+                "learned_repaired": self.outcome_repaired and self.outcome_repaired._asdict(),
+                "learning_rate": self.learning_rate,
+                "layers": [*self.layers.values()],
+                "issues": [
+                    {
+                        "kind": issue.kind,
+                        "place": issue.place,
+                        "description": issue.description,
+                        "fixes": [{"text": m.text, "code": m.code} for m in issue.fixes],
+                    }
+                    for issue in self.issues
+                ],
+            }
+        )
+
+    def plot(self) -> Figure:
+        """Draw the potentials of each layer with its slope, and the measures against their bands.
+
+        Needs matplotlib.
+        """
+        from .figure import draw  # noqa: PLC0415  (matplotlib is an extra)
+
+        return draw(self)
+
+
+def verdict_of(outcome: Outcome | None, repaired: Outcome | None, is_split: Any) -> str:
+    """Return what the network learned, and what is left to check."""
+    if outcome is None:
+        return "not trained: pass loss= and optimizer= to see if the network learns"
+
+    def learned(o):
+        part = f"{max(o.trained, 0):.0%} of the loss of its examples"
+        return part + (f" and {max(o.held_out, 0):.0%} of other examples" if is_split else "")
+
+    text = f"{UPDATES} updates remove {learned(outcome)}"
+    if not is_split:
+        text += " (too few examples to hold some out)"
+    if repaired is not None:
+        return f"{text}; with these changes, {learned(repaired)}"
+    return text
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = [f.name for f in dataclasses.fields(value) if f.repr]
+        return {name: _plain(getattr(value, name)) for name in fields}
+    if isinstance(value, dict):
+        return {str(key): _plain(v) for key, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
+    if isinstance(value, (float, np.floating)):
+        return float(value) if math.isfinite(value) else None
+    return value

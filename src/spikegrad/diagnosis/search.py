@@ -1,0 +1,335 @@
+"""The search: moves that bring each measure into its band, judged by short trainings."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from .._pytree import is_array
+from .._struct import domain
+from ..network import Delayed, Window
+from ..neurons import parameters_of
+from .measures import BANDS, LayerReport, Measuring, Report, outside
+from .moves import (
+    Center,
+    FitSlope,
+    Move,
+    Name,
+    ReplaceOptimizer,
+    Scale,
+    ScaleRate,
+    SetParameter,
+    Standardize,
+    neutral_moves,
+    numbers_of,
+    rounded,
+    surrogate_field,
+)
+from .trial import Outcome, Problem, Trial
+
+LEARNS = 0.75
+"""A network that has learned this part, also of other examples, has no issue."""
+FITS = 0.7
+"""A network that removes this part of the loss of the examples that it trains on can learn."""
+GOOD = 0.95
+"""A network that removes this part needs no other learning rate."""
+MUCH, PRICE = 0.1, 0.03
+"""Changes must add the first part. A decade of the learning rate must add the second."""
+UNUSUAL = 5.0
+"""A parameter is unusual if it is this factor from its default, or has the other sign."""
+WIDTH, WIDTHS = 0.7, (0.2, 2.0)
+"""The half-width of a fitted slope, over the spread of the potential within these thresholds. Wider
+slopes are less specific, narrower ones miss the potentials."""
+BALANCE = 0.3
+"""The mean of a matrix over its spread. A larger one shifts the potentials of all neurons."""
+STEP, ATTEMPTS = 3.0, 5
+"""Factor of a scale if the drive does not tell it, and the largest number of moves of one layer."""
+EDGE = 0.1
+"""The part of the differences of the inputs, or of the reading of the loss, at its ends."""
+RATES = 1.0, 0.1, 10.0, 0.01, 100.0, 0.001, 1000.0
+"""Factors of the learning rate to try, the smallest change first."""
+ADAM = 1e-3, 1e-2, 1e-1
+"""Learning rates of Adam as a last resort."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Finding:
+    """A measure outside of its band, and the moves that bring it back."""
+
+    kind: str
+    place: Name | None
+    evidence: str
+    moves: tuple[Move, ...] = ()
+
+
+def inspect_inputs(problem: Problem, valid: np.ndarray) -> Iterator[Finding]:
+    """Yield inputs with an unusual size or mean, channel by channel."""
+    for name, x in problem.inputs.items():
+        values = np.asarray(x, np.float32)[valid]  # (valid steps, ...)
+        if not values.size or not np.isfinite(values).all() or not values.any():
+            continue
+        count = np.maximum((values != 0).sum(0), 1)
+        size = np.sqrt((values**2).sum(0) / count)
+        mean, spread = values.mean(0), values.std(0)
+        is_spikes = np.isin(values, (0, 1)).all()
+        offset = np.abs(mean) > BANDS["input offset"].high * spread
+        offset &= (spread > 0) & ~is_spikes
+        size = np.where(offset, spread, size)
+        used = size > 0
+        off = used & ((size < BANDS["inputs"].low) | (size > BANDS["inputs"].high))
+        if not (off | offset).any():
+            continue
+        usual = np.median(size[used & ~off]) if (used & ~off).any() else 1.0
+        factor = np.where(off, size / usual, 1.0).astype(np.float32)
+        shift = np.where(offset, mean, 0.0).astype(np.float32)
+        evidence = (
+            f"{int((off | offset).sum())} of {size.size} channels have a size from "
+            f"{size[used].min():.2g} to {size.max():.2g}"
+        )
+        yield Finding("unscaled", name, evidence, (Standardize(name, (shift, factor)),))
+
+
+def state_of(layer: LayerReport) -> tuple[str, str]:
+    """Return the kind and the evidence of an activity outside of its band, or empty strings."""
+    if not layer.fires:
+        return "", ""
+    if layer.scale is not None and layer.scale < 0:
+        return "saturated", "its neurons fire at rest, because the threshold is below the rest"
+    if outside("firing", layer.firing) < 0 or outside("drive", layer.drive) < 0:
+        side = "" if not layer.offset else f", with a mean of {layer.offset:.2g} times its spread"
+        return "silent", (
+            f"{layer.firing:.0%} of its neurons ever fire. Without spikes, the spread of its "
+            f"potential is {layer.drive:.2g} times the distance to the threshold{side}"
+        )
+    if outside("rate", layer.rate) > 0 or outside("drive", layer.drive) > 0:
+        return "saturated", (
+            f"it fires at {layer.rate:.2g} per step. Without spikes, the spread of its potential "
+            f"is {layer.drive:.2g} times the distance to the threshold"
+        )
+    if outside("recoil", layer.recoil) > 0:
+        return "saturated", (
+            f"its own spikes move its potential: the spread is {layer.recoil:.2g} times the spread "
+            "without spikes"
+        )
+    if outside("offset", layer.offset):
+        kind = "silent" if layer.offset < 0 else "saturated"
+        return kind, f"the mean of its potential is {layer.offset:.2g} times its spread"
+    if outside("feedback", layer.feedback) > 0 and outside("drive", layer.drive / 3) > 0:
+        return "explodes", f"its recurrent weights amplify by {layer.feedback:.2g} per step"
+    return "", ""
+
+
+def reset_parameters(layer: Any, report: LayerReport) -> Iterator[Move]:
+    """Yield unusual numbers of a cell with their defaults, except for time constants."""
+    for field in numbers_of(parameters_of(layer.cell)):
+        value, default = getattr(parameters_of(layer.cell), field.name), field.default
+        if not isinstance(default, float) or domain(field).at_most is not None:
+            continue
+        ratio = value / default if default else 0.0
+        if default and not 1 / UNUSUAL < ratio < UNUSUAL and value != 0:
+            yield SetParameter(report.place, default, field.name)
+        elif not default and abs(value) > UNUSUAL:
+            yield SetParameter(report.place, default, field.name)
+
+
+def activity_moves(layer: Any, report: LayerReport, slots: Mapping) -> Iterator[Move]:
+    """Yield moves against too few or too many spikes, the most specific first."""
+    place, size = report.place, abs(report.scale or 1.0)
+    yield from (move for move in reset_parameters(layer, report) if move.slot in slots)
+    for part in [slot[2] for slot in slots if slot[:2] == (Center, place)]:
+        array = np.asarray(_array(layer, part), np.float32)
+        if report.offset and abs(array.mean()) > (size if part == "bias" else BALANCE * array.std()):
+            yield Center(place, 1.0, part)
+    if outside("feedback", report.feedback) > 0 and (Scale, place, "recurrent") in slots:
+        yield Scale(place, BANDS["feedback"].target / report.feedback, "recurrent")
+    kind, _ = state_of(report)
+    factor = BANDS["drive"].target / report.drive if report.drive else 1.0
+    if not outside("drive", report.drive):  # as in cells that rise by themselves
+        factor = STEP if kind == "silent" else 1 / STEP
+    for part in [slot[2] for slot in slots if slot[:2] == (Scale, place)]:
+        if part not in ("recurrent", "bias") and report.drive:
+            yield Scale(place, factor, part)
+
+
+class Search:
+    """The search for the moves of one network."""
+
+    def __init__(
+        self, problem: Problem, budget: float | None, progress: Callable[[str], Any] | None
+    ) -> None:
+        self.problem, self.graph = problem, problem.network.graph
+        self.slots = neutral_moves(problem.network, problem.inputs)
+        self.measure = Measuring(problem, self.slots)
+        self.trial: Any = None
+        self.deadline = None if budget is None else time.monotonic() + budget
+        self.say = progress or (lambda text: None)
+        self.findings: list[Finding] = []
+        self.moves: dict[tuple, Move] = {}
+        first = next(iter(problem.inputs.values()))
+        mask = np.ones(first.shape[:1], bool) if problem.mask is None else np.asarray(problem.mask)
+        self.valid = np.broadcast_to(mask.reshape(len(mask), -1), first.shape[:2])
+        self.say("measuring")
+        self.first = self.report = self.measure({})
+
+    def add(self, finding: Finding) -> None:
+        """Take the moves of a finding, and measure the network with them."""
+        self.findings.append(finding)
+        if finding.moves:
+            self.moves |= {move.slot: move for move in finding.moves}
+            self.report = self.measure(self.moves)
+
+    def propose(self) -> None:
+        """Collect all measures outside of their bands, from the inputs to the outputs."""
+        for finding in inspect_inputs(self.problem, self.valid):
+            self.add(dataclasses.replace(finding, place=self.first_reader(finding.place)))
+        self.mend_activity()
+        for finding in self.forgotten():
+            self.add(finding)
+            self.mend_activity()
+        for finding in self.slopes():
+            self.add(finding)
+        for finding in self.readout():
+            self.add(finding)
+
+    def first_reader(self, source: Name | None) -> Name | None:
+        """Return the first layer that reads these inputs."""
+        edges = self.graph.edges
+        return next((n for n in edges if any(e.source == source for e in edges[n])), None)
+
+    def mend_activity(self) -> None:
+        """Bring the activity of each layer into its band, in the order of a step."""
+        for name, layer in self.graph.layers.items():
+            kind, evidence = state_of(self.report.layers[name])
+            if not kind:
+                continue
+            finding = Finding(kind, name, evidence)
+            if not self.report.layers[name].drive and kind == "silent":
+                self.add(dataclasses.replace(finding, evidence=self.source_of_silence(name)))
+                continue
+            tried: dict[tuple, Move] = {}
+            before, report = dict(self.moves), self.report
+            for _ in range(ATTEMPTS):
+                now = report.layers[name]
+                if not state_of(now)[0]:
+                    break
+                new = [m for m in activity_moves(layer, now, self.slots) if m.slot not in tried]
+                scales = [m for m in activity_moves(layer, now, self.slots) if type(m) is Scale]
+                if not (move := next(iter(new or scales), None)):
+                    break
+                if isinstance(move, Scale):
+                    old = (tried.get(move.slot) or before.get(move.slot) or move)
+                    old_value = old.value if old is not move else 1.0
+                    move = dataclasses.replace(move, value=rounded(move.value * old_value))
+                tried[move.slot] = move
+                report = self.measure({**before, **tried})
+            self.add(dataclasses.replace(finding, moves=tuple(tried.values())))
+
+    def source_of_silence(self, name: Name) -> str:
+        """Return the reason for currents of zero."""
+        texts = []
+        for edge in self.graph.edges[name]:
+            if edge.source == name:
+                continue
+            if min(edge.lags) >= len(self.valid):
+                texts.append(f"its delay of {min(edge.lags)} steps is longer than the sequence")
+            elif edge.source in self.problem.inputs:
+                x = np.asarray(self.problem.inputs[edge.source])
+                if x.any() and not x[self.valid].any():
+                    texts.append("the mask excludes every step with inputs that are not zero")
+                elif not x.any():
+                    texts.append("its inputs are zero")
+        return "; ".join(texts) or "its currents are zero, because its sources or weights are"
+
+    def forgotten(self) -> Iterator[Finding]:
+        """Yield a memory that is shorter than the time from the inputs to what the loss reads."""
+        gap, longest = self.gap(), 0.0
+        moves = []
+        for name, layer in self.graph.layers.items():
+            for field in numbers_of(parameters_of(layer.cell)):
+                if (domain(field).at_least, domain(field).at_most) != (0, 1):
+                    continue
+                value = getattr(parameters_of(layer.cell), field.name)
+                longest = max(longest, 1 / max(1 - value, 1e-6))
+                moves.append(SetParameter(name, rounded_decay(gap), field.name))
+        if longest and outside("memory", gap / longest) > 0:
+            evidence = (
+                f"the inputs differ {gap} steps before the loss reads the outputs, and the longest "
+                f"time constant is {longest:.2g} steps"
+            )
+            first = [move for move in moves if move.parameter == "decay"] or moves
+            yield Finding("forgets", first[0].place, evidence, tuple(first))
+
+    def gap(self) -> int:
+        """Return the steps from the last differences of the inputs to the first reading of them."""
+        differ = sum(
+            np.asarray(x, np.float32).std(1).reshape(len(self.valid), -1).sum(1)
+            for x in self.problem.inputs.values()
+        )
+        reads = np.nan_to_num(self.report.reads)
+        if not differ.any() or not reads.any():
+            return 0
+        shown = int(np.searchsorted(differ.cumsum(), (1 - EDGE) * differ.sum()))
+        read = int(np.searchsorted(reads.cumsum(), EDGE * reads.sum()))
+        return max(read - shown, 0)
+
+    def slopes(self, anyway: bool = False) -> Iterator[Finding]:
+        """Yield slopes that miss the potentials, or are too steep or flat."""
+        for name, layer in self.report.layers.items():
+            if not layer.fires or layer.distance is None:
+                continue
+            size = abs(layer.scale or 0.0) or 1.0
+            width = WIDTH * float(np.clip(layer.distance[1], WIDTHS[0] * size, WIDTHS[1] * size))
+            move = FitSlope(name, (rounded(1 / size), rounded(width)))
+            steep = outside("steepness", layer.steepness)
+            if outside("reach", layer.reach) < 0:
+                kind, text = "out of reach", f"the mean slope is {layer.reach:.2g} times its peak"
+            elif steep:
+                kind = "explodes" if steep > 0 else "vanishes"
+                text = f"the peak of its slope times the threshold is {layer.steepness:.2g}"
+            elif layer.reach is None:
+                kind, text = "out of reach", "its slope is 0 everywhere, or has no width"
+            elif anyway:
+                kind, text = "unfit", "its slope may not fit the spread of its potential"
+            else:
+                continue
+            if move.slot in self.slots:
+                yield Finding(kind, name, text, (move,))
+
+    def readout(self) -> Iterator[Finding]:
+        """Yield a readout that is too large at the start."""
+        ratio = self.report.loss / self.report.constant
+        if not outside("readout", ratio) > 0:
+            return
+        for name in self.outputs:
+            slots = [s for s in self.slots if s[:2] == (Scale, name) and s[2] != "recurrent"]
+            if slots and not self.report.layers[name].fires:
+                evidence = f"the first loss is {ratio:.2g} times that of constant outputs"
+                moves = tuple(Scale(name, self.report.readout, slot[2]) for slot in slots)
+                yield Finding("too large", name, evidence, moves)
+
+    @property
+    def is_late(self) -> bool:
+        return self.deadline is not None and time.monotonic() > self.deadline
+
+    @property
+    def outputs(self) -> list[Name]:
+        network = self.problem.network
+        if not isinstance(network.layers, Mapping):
+            return [len(network.layers) - 1]
+        names = [network.outputs] if isinstance(network.outputs, str) else network.outputs or ()
+        return [name for name in names if name in self.graph.layers]
+
+
+def rounded_decay(steps: int) -> float:
+    return round(1 - 1 / max(steps, 2), 3)
+
+
+def _array(layer: Any, part: str) -> Any:
+    field, _, source = part.partition("[")
+    value = getattr(layer, field)
+    value = value[source.strip("[]'\"")] if source else value
+    return value.weight if isinstance(value, (Delayed, Window)) else value

@@ -1,0 +1,162 @@
+"""Short trainings on some of the examples, scored on all others, in one compiled program."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .._optimizer import updates_of
+from .._pytree import is_array, is_inexact, merge, split
+from ..network import Network
+from .moves import Move, Name, ScaleRate, Standardize, apply_moves
+
+UPDATES = 60
+"""Updates of a short training. A network that learns shows it in so many."""
+HELD_OUT, FEW = 1 / 3, 30
+"""The part of the examples that the updates do not use, unless there are only a few."""
+CAUTION = 1.0, 0.3, 0.1
+"""Right outputs may be too sure for examples that the updates do not use, so the best of these
+parts of the distances from constant outputs counts."""
+
+
+class Problem(NamedTuple):
+    """A network and everything that its training needs."""
+
+    network: Network
+    inputs: Mapping[Name, jax.Array]
+    loss: Callable[[Any], Any] | None
+    optimizer: Any
+    key: Any
+    mask: Any
+
+    def run(self, network: Network, inputs: Mapping[Name, Any], key: Any) -> Any:
+        """Return the outputs of a network."""
+        x = inputs[network.inputs] if isinstance(network.inputs, str) else dict(inputs)
+        return network(x, key=key, mask=self.mask)[1]
+
+
+class Outcome(NamedTuple):
+    """What a short training learned: parts of the loss of constant outputs that it removed."""
+
+    learned: float
+    """The smaller of both parts below."""
+    trained: float
+    """Of the examples that the updates use."""
+    held_out: float
+    """Of the other examples."""
+
+
+def standardized(inputs: Mapping[Name, Any], moves: Mapping[tuple, Move]) -> dict[Name, Any]:
+    """Return the inputs after the moves that change them."""
+    by_name = {m.place: m for m in moves.values() if isinstance(m, Standardize)}
+    return {name: by_name[name].of_inputs(x) if name in by_name else x for name, x in inputs.items()}
+
+
+def constant_loss(loss: Callable, outputs: Any) -> tuple[jax.Array, Any]:
+    """Return the lower loss of two constant outputs, zeros and means of examples, and the outputs.
+
+    Means may be far from any sensible output, but zeros may be.
+    """
+    zeros = jax.tree.map(jnp.zeros_like, outputs)
+    means = jax.tree.map(lambda o: jnp.broadcast_to(o.mean(1, keepdims=True), o.shape), outputs)
+    of_zeros, of_means = loss(zeros), loss(means)
+    better = of_means < of_zeros
+    constant = jax.tree.map(lambda z, m: jnp.where(better, m, z), zeros, means)
+    return jnp.where(better, of_means, of_zeros), constant
+
+
+class Trial:
+    """A compiled training of a network. Values of moves and the learning rate are its arguments."""
+
+    def __init__(self, problem: Problem, neutral: Mapping[tuple, Move]) -> None:
+        self.problem, self.neutral = problem, neutral
+        self.seconds = 0.0
+        self.count = 0
+        self.results: dict[Any, Outcome] = {}
+        arrays, others = split(problem.network, lambda _, leaf: is_array(leaf))
+        examples = next(iter(problem.inputs.values())).shape[1]
+        held = np.zeros(examples, bool)
+        if examples >= FEW:
+            order = np.random.default_rng(0).permutation(examples)
+            held[order[: int(HELD_OUT * examples)]] = True
+        self.is_split = bool(held.any())
+        self._arrays = arrays
+
+        def run(arrays, inputs, held, moves, rate):
+            return _train(problem, merge(arrays, others), inputs, held, moves, rate)
+
+        self._run = jax.jit(run)
+        self._held = jnp.asarray(held)
+
+    def __call__(self, moves: Mapping[tuple, Move], rate: float = 1.0) -> Outcome:
+        """Train the network with moves, and with the learning rate times ``rate``."""
+        known = (rate, *sorted((str(s), str(m.value)) for s, m in moves.items()))
+        if known not in self.results:
+            start = time.perf_counter()
+            merged = {**self.neutral, **{s: m for s, m in moves.items() if s in self.neutral}}
+            values = [*merged.values()]
+            inputs = dict(self.problem.inputs)
+            out = self._run(self._arrays, inputs, self._held, values, jnp.float32(rate))
+            trained, held_out = (float(x) for x in out)
+            trained, held_out = (
+                x if np.isfinite(x) else 0.0 for x in (trained, held_out)
+            )
+            learned = min(trained, held_out) if self.is_split else trained
+            self.results[known] = Outcome(max(learned, 0.0), trained, held_out)
+            self.seconds += time.perf_counter() - start
+            self.count += 1
+        return self.results[known]
+
+
+def _train(problem, network, inputs, held, moves, rate):
+    """Return the parts of the loss that training removes, for used and for other examples."""
+    moves = {move.slot: move for move in moves}
+    inputs = standardized(inputs, moves)
+    # Moves of arrays come before the training. Constants stay out of the arrays that it trains.
+    network = apply_moves(network, moves, in_forward=False)
+    trainable, static = split(network, lambda _, a: is_array(a) and is_inexact(a))
+    loss, optimizer = problem.loss, problem.optimizer
+
+    def outputs_of(trainable, key):
+        moved = apply_moves(merge(trainable, static), moves, in_forward=True)
+        return problem.run(moved, inputs, key)
+
+    def choose(condition, first, second):
+        def of_one(a, b):
+            return jnp.where(condition.reshape((-1,) + (1,) * (a.ndim - 2)), a, b)
+
+        return jax.tree.map(of_one, first, second)
+
+    def update(step, carry):
+        trainable, state = carry
+        key = None if problem.key is None else jax.random.fold_in(problem.key, step)
+
+        def loss_of(trainable):
+            out = outputs_of(trainable, key)
+            return loss(choose(held, jax.lax.stop_gradient(out), out))
+
+        value, gradient = jax.value_and_grad(loss_of)(trainable)
+        updates, state = updates_of(optimizer, gradient, state, trainable, value, loss_of)
+        return jax.tree.map(
+            lambda w, change: (w + (rate * change).astype(w.dtype)), trainable, updates
+        ), state
+
+    start = trainable, optimizer.init(trainable)
+    trainable, _ = jax.lax.fori_loop(0, UPDATES, update, start)
+    out = outputs_of(trainable, problem.key)
+    before, constant = constant_loss(loss, out)
+
+    def part(of, chosen):
+        """The part removed by less sure outputs of some examples, for all examples."""
+        less_sure = jax.tree.map(lambda c, o: c + (of * (o - c)).astype(o.dtype), constant, out)
+        return 1 - loss(choose(chosen, less_sure, constant)) / before
+
+    share = held.mean()
+    of_used = jnp.stack([part(of, ~held) for of in CAUTION]).max() / (1 - share)
+    of_held = jnp.stack([part(of, held) for of in CAUTION]).max() / share
+    return of_used, of_held
