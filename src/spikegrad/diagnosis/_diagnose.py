@@ -92,8 +92,10 @@ class Best:
         if changes:
             search.say("training with all changes")
             self.attempt(everything, (1.0,))
+        if self.own.trained >= FITS:
+            return
         for findings in [everything, []][not changes :]:
-            if self.outcome.trained < GOOD:
+            if self.outcome.trained < (GOOD if findings or not changes else FITS):
                 search.say("training at other learning rates")
                 self.attempt(findings, rates)
         slopes = [*search.slopes(anyway=True)]
@@ -114,13 +116,15 @@ class Best:
         """Train with the moves of these findings, at each rate until the network learns."""
         moves = {move.slot: move for finding in findings for move in finding.moves}
         for rate in rates:
-            if self.search.is_late or self.outcome.trained >= GOOD:
+            if self.search.is_late:
                 return
             outcome = (adam or self.search.trial)(moves, rate)
             other = Best(self.search, self.own, outcome, findings, 1.0 if adam else rate)
             if other.worth > self.worth + (MUCH if adam else 0.0):
                 self.outcome, self.findings, self.rate = outcome, findings, other.rate
                 self.adam = rate if adam else None
+                if outcome.trained >= GOOD:
+                    return
 
     def result(self) -> Diagnosis:
         """Return the changes that add enough, and all issues of a network that does not learn."""

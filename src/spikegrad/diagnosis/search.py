@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -13,6 +14,8 @@ from .._pytree import is_array
 from .._struct import domain
 from ..network import Delayed, Window
 from ..neurons import parameters_of
+from ..surrogates import Sigmoid
+from ..surrogates._measures import measure
 from .measures import BANDS, LayerReport, Measuring, Report, outside
 from .moves import (
     Center,
@@ -24,6 +27,7 @@ from .moves import (
     ScaleRate,
     SetParameter,
     Standardize,
+    has_width,
     neutral_moves,
     numbers_of,
     rounded,
@@ -41,9 +45,9 @@ MUCH, PRICE = 0.1, 0.03
 """Changes must add the first part. A decade of the learning rate must add the second."""
 UNUSUAL = 5.0
 """A parameter is unusual if it is this factor from its default, or has the other sign."""
-WIDTH, WIDTHS = 0.7, (0.2, 2.0)
-"""The half-width of a fitted slope, over the spread of the potential within these thresholds. Wider
-slopes are less specific, narrower ones miss the potentials."""
+WIDTHS = 0.2, 2.0
+"""The area of a fitted slope over its peak is the spread of the potential, within these parts of the
+threshold. Wider slopes are less specific, narrower ones miss the potentials."""
 BALANCE = 0.3
 """The mean of a matrix over its spread. A larger one shifts the potentials of all neurons."""
 STEP, ATTEMPTS = 3.0, 5
@@ -282,7 +286,8 @@ class Search:
             if not layer.fires or layer.distance is None:
                 continue
             size = abs(layer.scale or 0.0) or 1.0
-            width = WIDTH * float(np.clip(layer.distance[1], WIDTHS[0] * size, WIDTHS[1] * size))
+            spread = float(np.clip(layer.distance[1], WIDTHS[0] * size, WIDTHS[1] * size))
+            width = spread * width_of_area(layer.surrogate)
             move = FitSlope(name, (rounded(1 / size), rounded(width)))
             steep = outside("steepness", layer.steepness)
             if outside("reach", layer.reach) < 0:
@@ -322,6 +327,13 @@ class Search:
             return [len(network.layers) - 1]
         names = [network.outputs] if isinstance(network.outputs, str) else network.outputs or ()
         return [name for name in names if name in self.graph.layers]
+
+
+def width_of_area(surrogate: Any) -> float:
+    """Return the half-width of a slope with an area of its peak. Long tails make it narrow."""
+    shape = measure(surrogate if has_width(surrogate) else Sigmoid())
+    shape = shape if math.isfinite(shape.area) else measure(Sigmoid())
+    return shape.half_width * shape.peak / shape.area
 
 
 def rounded_decay(steps: int) -> float:
