@@ -220,8 +220,9 @@ Change = Callable[[Case], Case]
 
 def _on_layer(index: int, change: Callable[[Layer], Layer]) -> Callable[[Network], Network]:
     def changed(network):
-        name = [*network.layers][index]
-        return dataclasses.replace(network, layers=network.layers | {name: change(network.layers[name])})
+        layers = [*network.layers.values()]
+        layers[index] = change(layers[index])
+        return Network(layers)
 
     return changed
 
@@ -287,56 +288,58 @@ class Fault(NamedTuple):
 
     of: str
     name: str
-    layers: tuple[int, ...]
-    """The layers that may be named."""
+    layers: tuple[str | None, ...]
+    """The layers that may be named. None for the optimizer and the loss."""
     network: Callable[[Network], Network] = lambda network: network
     case: Change = lambda case: case
 
 
 FAULTS = (
-    Fault("feedforward", "threshold x 20", (1,), with_cell(1, threshold=20.0)),
-    Fault("feedforward", "weights x 100", (1,), scaled(1, 100.0)),
-    Fault("feedforward", "compact slope far away", (1,), with_cell(1, surrogate=PiecewiseQuadratic(100.0))),
-    Fault("feedforward", "weights x 1e-4", (0,), scaled(0, 1e-4)),
-    Fault("feedforward", "norm_input, decay 0.99", (1,), with_cell(1, decay=0.99, norm_input=True)),
-    Fault("feedforward", "threshold -1", (1,), with_cell(1, threshold=-1.0)),
-    Fault("feedforward", "channel x 3000", (0,), case=with_inputs(_channel)),
-    Fault("feedforward", "inhibition", (0,), shifted(0, -1.5)),
-    Fault("feedforward", "excitation", (1,), shifted(1, 1.0)),
-    Fault("feedforward", "inhibition of half the size", (1,), shifted(1, -0.3)),
-    Fault("feedforward", "weights x 0.05", (1,), scaled(1, 0.05)),
-    Fault("feedforward", "bias -20", (1,), biased(1, -20.0)),
-    Fault("feedforward", "bias +20", (0,), biased(0, 20.0)),
-    Fault("feedforward", "inputs x 1e-3", (0,), case=with_inputs(lambda x: 1e-3 * x)),
-    Fault("feedforward", "inputs zero", (0,), case=with_inputs(lambda x: 0 * x)),
-    Fault("feedforward", "learning rate x 1000", (0, 1, 2), case=at_rate(1000)),
-    Fault("feedforward", "learning rate x 1e-6", (0, 1, 2), case=at_rate(1e-6)),
-    Fault("feedforward", "loss not a number", (2,), case=with_loss(np.nan)),
-    Fault("recurrent", "threshold x 20", (0,), with_cell(0, threshold=20.0)),
-    Fault("recurrent", "asymptotic slope, beta 100", (0,), with_cell(0, surrogate=SoftSign(200.0))),
-    Fault("recurrent", "recurrent weights x 30", (0,), recurrence(0, lambda r: 30 * r)),
-    Fault("recurrent", "recurrent inhibition", (0,), recurrence(0, lambda r: -20 * abs(r))),
-    Fault("recurrent", "recurrent excitation", (0,), recurrence(0, lambda r: 5 * abs(r))),
-    Fault("recurrent", "adaptation 30", (0,), with_cell(0, adaptation=30.0)),
-    Fault("recurrent", "adaptation -0.5", (0,), with_cell(0, adaptation=-0.5)),
-    Fault("recurrent", "threshold -1", (0,), with_cell(0, threshold=-1.0)),
-    Fault("bfloat16", "weights x 1e-3", (0,), scaled(0, 1e-3)),
-    Fault("bfloat16", "weights x 100", (1,), scaled(1, 100.0)),
-    Fault("synaptic", "weights x 1e-3", (1,), scaled(1, 1e-3)),
-    Fault("refractory", "threshold x 30", (0,), with_cell(0, threshold=30.0)),
-    Fault("refractory", "compact slope far away", (1,), with_cell(1, surrogate=PiecewiseQuadratic(200.0))),
-    Fault("delayed", "weights x 300", (0,), scaled(0, 300.0)),
-    Fault("delayed", "weights x 1e-3", (1,), scaled(1, 1e-3)),
-    Fault("compartments", "weights x 1e-3", (0,), scaled(0, 1e-3)),
-    Fault("compartments", "weights x 300", (1,), scaled(1, 300.0)),
-    Fault("compartments", "slope nowhere", (1,), with_cell(1, surrogate=PiecewiseQuadratic(1000.0))),
-    Fault("convolutional", "kernel x 1e-3", (0,), scaled(0, 1e-3)),
-    Fault("convolutional", "kernel x 300", (0,), scaled(0, 300.0)),
-    Fault("memory", "decay 0.5", (0, 1, 2), lambda network: feedforward(0.5)),
-    Fault("adaptive memory", "decay 0.5", (0, 1), lambda network: with_cell(0, adaptation_decay=0.5)(recurrent(0.5))),
-    Fault("currents", "inputs x 1e-3", (0,), case=with_inputs(lambda x: 1e-3 * x)),
-    Fault("currents", "weights x 1000", (1,), scaled(1, 1000.0)),
-    Fault("currents", "bias -20", (0,), biased(0, -20.0)),
+    Fault("feedforward", "threshold x 20", ("1",), with_cell(1, threshold=20.0)),
+    Fault("feedforward", "weights x 100", ("1",), scaled(1, 100.0)),
+    Fault("feedforward", "compact slope far away", ("1",), with_cell(1, surrogate=PiecewiseQuadratic(100.0))),
+    Fault("feedforward", "weights x 1e-4", ("0",), scaled(0, 1e-4)),
+    Fault("feedforward", "norm_input, decay 0.99", ("1",), with_cell(1, decay=0.99, norm_input=True)),
+    Fault("feedforward", "threshold -1", ("1",), with_cell(1, threshold=-1.0)),
+    Fault("feedforward", "channel x 3000", ("0",), case=with_inputs(_channel)),
+    Fault("feedforward", "inhibition", ("0",), shifted(0, -1.5)),
+    Fault("feedforward", "excitation", ("1",), shifted(1, 1.0)),
+    Fault("feedforward", "inhibition of half the size", ("1",), shifted(1, -0.3)),
+    Fault("feedforward", "weights x 0.05", ("1",), scaled(1, 0.05)),
+    Fault("feedforward", "bias -20", ("1",), biased(1, -20.0)),
+    Fault("feedforward", "bias +20", ("0",), biased(0, 20.0)),
+    Fault("feedforward", "inputs x 1e-3", ("0",), case=with_inputs(lambda x: 1e-3 * x)),
+    Fault("feedforward", "inputs zero", ("0",), case=with_inputs(lambda x: 0 * x)),
+    Fault("feedforward", "learning rate x 1000", (None,), case=at_rate(1000)),
+    Fault("feedforward", "learning rate x 1e-6", (None,), case=at_rate(1e-6)),
+    Fault("feedforward", "loss not a number", (None,), case=with_loss(np.nan)),
+    Fault("recurrent", "threshold x 20", ("0",), with_cell(0, threshold=20.0)),
+    Fault("recurrent", "asymptotic slope, beta 100", ("0",), with_cell(0, surrogate=SoftSign(200.0))),
+    Fault("recurrent", "recurrent weights x 30", ("0",), recurrence(0, lambda r: 30 * r)),
+    Fault("recurrent", "recurrent inhibition", ("0",), recurrence(0, lambda r: -20 * abs(r))),
+    Fault("recurrent", "recurrent excitation", ("0",), recurrence(0, lambda r: 5 * abs(r))),
+    Fault("recurrent", "adaptation 30", ("0",), with_cell(0, adaptation=30.0)),
+    Fault("recurrent", "adaptation -0.5", ("0",), with_cell(0, adaptation=-0.5)),
+    Fault("recurrent", "threshold -1", ("0",), with_cell(0, threshold=-1.0)),
+    Fault("bfloat16", "weights x 1e-3", ("0",), scaled(0, 1e-3)),
+    Fault("bfloat16", "weights x 100", ("1",), scaled(1, 100.0)),
+    Fault("synaptic", "weights x 1e-3", ("1",), scaled(1, 1e-3)),
+    Fault("refractory", "threshold x 30", ("0",), with_cell(0, threshold=30.0)),
+    Fault("refractory", "compact slope far away", ("1",), with_cell(1, surrogate=PiecewiseQuadratic(200.0))),
+    Fault("delayed", "weights x 300", ("0",), scaled(0, 300.0)),
+    Fault("delayed", "weights x 1e-3", ("1",), scaled(1, 1e-3)),
+    Fault("compartments", "weights x 1e-3", ("0",), scaled(0, 1e-3)),
+    Fault("compartments", "weights x 300", ("1",), scaled(1, 300.0)),
+    Fault("compartments", "slope nowhere", ("1",), with_cell(1, surrogate=PiecewiseQuadratic(1000.0))),
+    Fault("convolutional", "kernel x 1e-3", ("0",), scaled(0, 1e-3)),
+    Fault("convolutional", "kernel x 300", ("0",), scaled(0, 300.0)),
+    Fault("memory", "decay 0.5", ("0", "1", "2"), lambda network: feedforward(0.5)),
+    Fault(
+        "adaptive memory", "decay 0.5", ("0", "1"), lambda network: with_cell(0, adaptation_decay=0.5)(recurrent(0.5))
+    ),
+    Fault("currents", "inputs x 1e-3", ("0",), case=with_inputs(lambda x: 1e-3 * x)),
+    Fault("currents", "weights x 1000", ("1",), scaled(1, 1000.0)),
+    Fault("currents", "bias -20", ("0",), biased(0, -20.0)),
 )
 
 

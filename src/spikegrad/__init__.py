@@ -50,7 +50,7 @@ if typing.TYPE_CHECKING:
     from . import neurons as neurons
     from . import testing as testing
     from . import training as training
-    from .inspect.diagnosis import diagnose
+    from .diagnosis import diagnose
     from .network import Backward, Delayed, Join, Layer, Network, Window
     from .neurons import (
         LIF,
@@ -117,7 +117,7 @@ __all__ = [
 ]
 
 
-_ON_DEMAND = "neurons", "network", "inspect", "inspect.diagnosis"
+_ON_DEMAND = "neurons", "network", "inspect", "diagnosis"
 
 if not typing.TYPE_CHECKING:  # type checkers would accept any name
 
@@ -148,8 +148,7 @@ if not typing.TYPE_CHECKING:  # type checkers would accept any name
 
     def _home_of(name):
         """Return the end of a message that names the module of a public name, or nothing."""
-        modules = [*_modules(), "inspect.diagnosis"]
-        for module in modules if not name.startswith("_") else ():
+        for module in _modules() if not name.startswith("_") else ():
             with contextlib.suppress(ImportError):
                 if name in getattr(importlib.import_module(f".{module}", __name__), "__all__", ()):
                     return f"; write {__name__}.{module}.{name}"

@@ -17,7 +17,7 @@ from .. import training
 from .._files import write_atomically
 from ..data import Sequences, Split
 from ..inspect import cost_report
-from ..inspect.diagnosis import Diagnosis, diagnose
+from ..diagnosis import Diagnosis, diagnose
 from ..losses import reduce_time
 from ..network import Network
 from . import runs, sources, tables, trainer

@@ -1,9 +1,8 @@
-"""The function :func:`diagnose`."""
+"""The function :func:`diagnose`: measures, then trials of the moves that bring them into bands."""
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import jax.numpy as jnp
@@ -13,7 +12,7 @@ from jax.typing import ArrayLike
 from .._checks import brief
 from ..network import Network
 from .measures import BANDS, Report, outside
-from .moves import ReplaceOptimizer, ScaleRate, number, rounded
+from .moves import Move, ReplaceOptimizer, ScaleRate, WidenDtype, number, rounded
 from .report import Diagnosis, Issue, verdict_of
 from .search import ADAM, FITS, GOOD, LEARNS, MUCH, PRICE, RATES, Finding, Search
 from .trial import Outcome, Problem, Trial
@@ -31,32 +30,94 @@ def diagnose(
     budget: float | None = None,
     progress: Callable[[str], Any] | None = None,
 ) -> Diagnosis:
+    """Diagnose why a network does not learn, and repair it.
+
+    A layer can learn if its potentials reach the threshold sometimes, if its slope reaches the
+    potentials, and if an update changes its weights by about a hundredth. ``diagnose`` measures
+    this, moves each layer there by the least change, from the inputs to the outputs, and believes
+    the changes only if a short training with them learns more.
+
+    Parameters
+    ----------
+    network : Network
+        The network, with any weights and cells. It does not change.
+    inputs : array_like or dict
+        Inputs of the network, ``(steps, batch, ...)``. A hundred examples are enough.
+    loss : callable, optional
+        A function from the outputs of the network to one number, a mean over examples.
+    optimizer : optax.GradientTransformation, optional
+        The optimizer of the training, learning rate included.
+    key : array of jax.random.key, optional
+        For :func:`stochastic` spikes.
+    mask : array_like of bool, optional
+        The valid steps, ``(steps, batch)`` or ``(steps,)``.
+    train : bool, default True
+        Train the network for 60 updates, and again with changes. It needs ``loss`` and
+        ``optimizer``. If False, the measures decide. They may list issues of a network that learns.
+    budget : float, optional
+        Seconds after which no other training starts. Use fewer examples for slow networks.
+    progress : callable, optional
+        Called with a text at each stage, for example ``print``.
+
+    Returns
+    -------
+    Diagnosis
+        The measures of each layer, ``layers``, the ``issues`` with their fixes, a ``verdict``, and
+        ``repaired`` and ``optimizer`` with all fixes. It prints as a table and has ``plot()`` and
+        ``to_dict()``.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If ``network`` is not a network, and for inputs, key or mask as in a call of it.
+
+    Notes
+    -----
+    A third of the examples is not used by the updates. With fewer than 30 examples, none is held
+    out. A network that removes three quarters of the loss of constant outputs, also for these
+    examples, has no issue. All trainings run in one compiled program. An optimizer must fit the
+    arrays of the network, so masks and labels must fit it too.
+
+    References
+    ----------
+    Rossbroich, Gygax, Zenke 2022, "Fluctuation-driven initialization for spiking neural network
+    training", Neuromorphic Computing and Engineering 2(4):044016, for the scale of the potential.
+
+    Examples
+    --------
+    >>> import jax, jax.numpy as jnp
+    >>> from spikegrad import LIF, Layer, LeakyReadout, Network, diagnose
+    >>> keys = jax.random.split(jax.random.key(0), 3)
+    >>> w = jax.random.normal(keys[0], (20, 30))
+    >>> out = jax.random.normal(keys[1], (30, 2))
+    >>> network = Network([
+    ...     Layer(w, LIF(0.9, threshold=60.0)),
+    ...     Layer(out, LeakyReadout(0.9)),
+    ... ])
+    >>> spikes = jax.random.bernoulli(keys[2], 0.1, (25, 16, 20))
+    >>> report = diagnose(network, spikes, lambda out: (out[-1] ** 2).mean())
+    >>> [(issue.kind, issue.place) for issue in report.issues]
+    [('silent', '0')]
+    >>> report.issues[0].fixes[0].code
+    'threshold=1'
+    >>> diagnose(report.repaired, spikes).issues
+    ()
+    """
     if not isinstance(network, Network):
         raise TypeError(f"diagnose: network must be a Network, got {brief(network)}")
     named = {network.inputs: inputs} if isinstance(network.inputs, str) else dict(inputs)
-    problem = Problem(
-        network,
-        {name: jnp.asarray(x) for name, x in named.items()},
-        loss,
-        optimizer,
-        key,
-        None if mask is None else jnp.asarray(mask),
-    )
-    search = Search(problem, budget, progress)
-    if findings := [*_unusable(search)]:
-        return _result(search, findings)
+    named = {name: jnp.asarray(x) for name, x in named.items()}
+    mask = None if mask is None else jnp.asarray(mask)
+    search = Search(Problem(network, named, loss, optimizer, key, mask), budget, progress)
+    best = Best(search)
+    if best.findings:  # numbers that are not finite
+        return best.result()
     if not train or loss is None or optimizer is None or not search.first.constant > 0:
         search.propose()
         (rate, *_) = _likely_rates(search.report)
-        return _result(search, [*search.findings, *_of_optimizer(rate, None)], rate=rate)
-    search.trial = Trial(problem, search.slots)
-    search.say("training")
-    own = search.trial({})
-    if own.learned >= LEARNS:
-        return _result(search, [], own)
-    search.propose()
-    best = Best(search, own, own)
-    best.find()
+        best.findings = [*search.findings, *_other_rate(rate)]
+        return best.result()
+    best.train()
     return best.result()
 
 
@@ -68,90 +129,130 @@ def score(outcome: Outcome) -> float:
     return (max(outcome.trained, 0.0) + max(outcome.held_out, 0.0)) / 2
 
 
-@dataclasses.dataclass
 class Best:
-    """The best findings and learning rate so far."""
+    """The best changes so far."""
 
-    search: Search
-    own: Outcome
-    outcome: Outcome
-    findings: list[Finding] = dataclasses.field(default_factory=list)
-    rate: float = 1.0
-    adam: float | None = None
+    def __init__(self, search: Search) -> None:
+        self.search = search
+        self.initial: Outcome | None = None
+        self.outcome: Outcome | None = None
+        self.worth = -np.inf
+        self.findings = [*_not_finite(search)]
 
-    @property
-    def worth(self) -> float:
-        """A score that prefers small changes of the learning rate."""
-        return score(self.outcome) - PRICE * abs(np.log10(abs(self.rate)))
-
-    def find(self) -> None:
-        """Train with all moves, then at other learning rates, with other slopes, and with Adam."""
-        search, everything = self.search, self.search.findings
-        rates = [*dict.fromkeys([*_likely_rates(search.report), *RATES])]
-        changes = any(finding.moves for finding in everything)
-        if changes:
-            search.say("training with all changes")
-            self.attempt(everything, (1.0,))
-        if self.own.trained >= FITS:
+    def train(self) -> None:
+        """Train the network, and with changes if it does not learn."""
+        search = self.search
+        search.trial = Trial(search.problem, search.slots)
+        search.say("training")
+        self.attempt([])
+        self.initial = initial = self.outcome
+        if initial.learned >= LEARNS:
             return
-        for findings in [everything, []][not changes :]:
-            if self.outcome.trained < (GOOD if findings or not changes else FITS):
+        search.propose()
+        if any(finding.moves for finding in search.findings):
+            search.say("training with all changes")
+            self.attempt(search.findings)
+        if initial.trained < FITS:
+            self.try_more()
+        self.accept(initial)
+
+    def try_more(self) -> None:
+        """Try learning rates, other slopes, a wider dtype and Adam, until the network learns."""
+        search, changes = self.search, self.search.findings
+        sets = [changes, []] if any(finding.moves for finding in changes) else [changes]
+        for findings in sets:
+            if self.outcome.trained < (GOOD if findings is changes else FITS):
                 search.say("training at other learning rates")
-                self.attempt(findings, rates)
+                for rate in dict.fromkeys([*_likely_rates(search.report), *RATES]):
+                    self.attempt([*findings, *_other_rate(rate)])
         slopes = [*search.slopes(anyway=True)]
         if self.outcome.trained < FITS and slopes:
             search.say("training with other slopes")
-            places = {finding.place for finding in slopes}
-            others = [f for f in everything if not (f.kind in OF_SLOPES and f.place in places)]
-            self.attempt([*others, *slopes], (1.0, 10.0, 0.1))
+            slots = {move.slot for finding in slopes for move in finding.moves}
+            others = [f for f in changes if not any(move.slot in slots for move in f.moves)]
+            for rate in RATES[:3]:
+                self.attempt([*others, *slopes, *_other_rate(rate)])
+        if self.outcome.trained < FITS and (search.first.lost or 0) > BANDS["lost"].high:
+            search.say("training in float32")
+            wide = WidenDtype(None, "float32")
+            trial = Trial(
+                search.problem._replace(network=wide.apply(search.problem.network)), search.slots
+            )
+            evidence = f"the dtype rounds {search.first.lost:.0%} of the first update away"
+            self.attempt([*changes, Finding("stalls", None, evidence, (wide,))], trial)
         if self.outcome.trained < FITS:
             import optax  # noqa: PLC0415  (an extra, which the optimizer shows to be there)
 
             search.say("training with Adam")
-            adam = Trial(search.problem._replace(optimizer=optax.adam(1.0)), search.slots)
-            for findings in [everything, []][not changes :]:
-                self.attempt(findings, ADAM, adam)
+            trial = Trial(search.problem._replace(optimizer=optax.adam(1.0)), search.slots)
+            evidence = "no other change helps, and a plain optimizer does"
+            for findings in sets:
+                for rate in ADAM:
+                    adam = (ReplaceOptimizer(None, rate),)
+                    self.attempt([*findings, Finding("optimizer", None, evidence, adam)], trial)
 
-    def attempt(self, findings: list[Finding], rates: Any, adam: Trial | None = None) -> None:
-        """Train with the moves of these findings, at each rate until the network learns."""
-        moves = {move.slot: move for finding in findings for move in finding.moves}
-        for rate in rates:
-            if self.search.is_late:
-                return
-            outcome = (adam or self.search.trial)(moves, rate)
-            other = Best(self.search, self.own, outcome, findings, 1.0 if adam else rate)
-            if other.worth > self.worth + (MUCH if adam else 0.0):
-                self.outcome, self.findings, self.rate = outcome, findings, other.rate
-                self.adam = rate if adam else None
-                if outcome.trained >= GOOD:
-                    return
+    def attempt(self, findings: list[Finding], trial: Trial | None = None) -> None:
+        """Train with the moves of these findings, unless the network learns already."""
+        if self.search.is_late or (self.outcome and self.outcome.trained >= GOOD and trial):
+            return
+        moves = _moves_of(findings)
+        rates = [m.value for m in moves.values() if isinstance(m, ScaleRate)]
+        outcome = (trial or self.search.trial)(moves, *rates)
+        # A change of the optimizer must be worth it.
+        price = MUCH if trial else PRICE * abs(np.log10(abs(rates[0]))) if rates else 0.0
+        if score(outcome) - price > self.worth:
+            self.outcome, self.findings, self.worth = outcome, findings, score(outcome) - price
+
+    def accept(self, initial: Outcome) -> None:
+        """Keep changes that add enough, and all issues of a network that does not learn."""
+        learns, added = initial.trained >= FITS, score(self.outcome) - score(initial)
+        if added >= (MUCH / 2 if learns else MUCH):
+            others = [f for f in self.search.findings if f not in self.findings and not learns]
+            self.findings = [*self.findings, *(f.without_moves() for f in others)]
+        elif not learns:
+            self.findings, self.outcome = [f.without_moves() for f in self.search.findings], None
+        else:
+            # A layer that never fires is worth a word, although the layers above it learn.
+            self.findings = [f for f in self.search.findings if f.kind == "silent" and f.moves]
+            self.outcome = self.search.trial(_moves_of(self.findings))
+            if score(self.outcome) < score(initial) - MUCH:
+                self.findings = []
 
     def result(self) -> Diagnosis:
-        """Return the changes that add enough, and all issues of a network that does not learn."""
-        added, learns = score(self.outcome) - score(self.own), self.own.trained >= FITS
-        if added >= (MUCH / 2 if learns else MUCH):
-            findings = [*self.findings, *_of_optimizer(self.rate, self.adam)]
-            outside = [f for f in self.search.findings if f not in self.findings and not learns]
-            findings += [dataclasses.replace(f, moves=()) for f in outside]
-            return _result(self.search, findings, self.own, self.outcome, self.rate, self.adam)
-        if not learns:
-            findings = [dataclasses.replace(f, moves=()) for f in self.search.findings]
-            return _result(self.search, findings, self.own)
-        # A layer that never fires is worth a word, although the layers above it learn.
-        silent = [f for f in self.search.findings if f.kind == "silent" and f.moves]
-        moves = {move.slot: move for finding in silent for move in finding.moves}
-        outcome = self.search.trial(moves) if silent else None
-        if outcome is None or score(outcome) < score(self.own) - MUCH:
-            return _result(self.search, [], self.own)
-        return _result(self.search, silent, self.own, outcome)
+        problem, first = self.search.problem, self.search.first
+        network, optimizer, rate = problem.network, problem.optimizer, 1.0
+        moves = _moves_of(self.findings).values()
+        for move in moves:
+            network = move.apply(network)
+            if isinstance(move, ScaleRate) and optimizer is not None:
+                optimizer = move.change_optimizer(optimizer)
+                rate = move.value if type(move) is ScaleRate else rate
+        repaired = self.outcome if moves else None
+        is_split = self.search.trial is not None and self.search.trial.is_split
+        learns = (
+            self.initial is None
+            or max(outcome.trained for outcome in (self.initial, repaired) if outcome) >= FITS
+        )
+        return Diagnosis(
+            first.layers,
+            tuple(Issue(f.kind, f.place, f.evidence, f.moves) for f in self.findings),
+            verdict_of(self.initial, repaired, is_split, learns),
+            self.initial,
+            repaired,
+            network,
+            rate,
+            optimizer,
+            None if problem.loss is None else first.loss,
+        )
 
 
-OF_SLOPES = "out of reach", "explodes", "vanishes"
+def _moves_of(findings: Iterable[Finding]) -> dict[tuple, Move]:
+    return {move.slot: move for finding in findings for move in finding.moves}
 
 
 def _likely_rates(report: Report) -> list[float]:
     """Return factors of the learning rate that make the first update usual."""
-    if report.ascent is not None and report.ascent > BANDS["ascent"].high:
+    if outside("ascent", report.ascent) > 0:
         return [-1.0]
     if not report.update or not outside("update", report.update):
         return [1.0]
@@ -159,56 +260,28 @@ def _likely_rates(report: Report) -> list[float]:
     return [rounded(factor), rounded(3 * factor), rounded(factor / 3)]
 
 
-def _of_optimizer(rate: float, adam: float | None) -> list[Finding]:
-    """Return the finding for another learning rate or another optimizer."""
-    if adam is not None:
-        evidence = "no other change helps, and a plain optimizer does"
-        return [Finding("optimizer", None, evidence, (ReplaceOptimizer(None, adam),))]
-    if rate == 1:
-        return []
-    kind = "ascends" if rate < 0 else "overshoots" if rate < 1 else "stalls"
-    evidence = f"{kind}: the network learns more at {number(rate)} times the learning rate"
-    return [Finding("optimizer", None, evidence, (ScaleRate(None, rate),))]
+def _other_rate(rate: float) -> Iterator[Finding]:
+    """Yield the finding for another learning rate."""
+    if rate != 1:
+        kind = "ascends" if rate < 0 else "overshoots" if rate < 1 else "stalls"
+        evidence = f"the network learns more at {number(rate)} times the learning rate"
+        yield Finding(kind, None, evidence, (ScaleRate(None, rate),))
 
 
-def _unusable(search: Search) -> Iterator[Finding]:
-    """Yield numbers that are not finite, which no change of a layer mends."""
-    report, problem = search.first, search.problem
-    if report.not_finite:
-        names = ", ".join(report.not_finite)
-        yield Finding("not finite", None, f"NaN or infinite numbers in {names}")
-    if problem.loss is not None and not np.isfinite(report.constant):
+def _not_finite(search: Search) -> Iterator[Finding]:
+    """Yield NaN and infinite numbers, which no change of a layer mends."""
+    first = search.first
+    if not np.isfinite(first.loss) and np.isfinite(first.constant):
+        names = [name for name in first.not_finite if "gradient" not in name]
+    else:
+        names = first.not_finite
+    for name in names:
+        place = name.partition("layers/")[2].partition("/")[0] or None
+        text = f"{name} has NaN or infinite numbers"
+        if name.startswith("the gradient of"):
+            path = name.removeprefix("the gradient of ")
+            fix = f"partition(network, lambda path, leaf: path != {path!r})"
+            text += f"; keep it out of the training: {fix}"
+        yield Finding("not finite", place, text)
+    if search.problem.loss is not None and not np.isfinite(first.constant):
         yield Finding("not finite", None, "the loss of constant outputs is NaN or infinite")
-
-
-def _result(
-    search: Search,
-    findings: list[Finding],
-    own: Outcome | None = None,
-    repaired: Outcome | None = None,
-    rate: float = 1.0,
-    adam: float | None = None,
-) -> Diagnosis:
-    problem = search.problem
-    moves = {move.slot: move for finding in findings for move in finding.moves}
-    network = problem.network
-    for move in moves.values():
-        network = move.apply(network)
-    optimizer = problem.optimizer
-    if adam is not None or (optimizer is not None and rate != 1):
-        import optax  # noqa: PLC0415
-
-        other = optimizer and optax.chain(optimizer, optax.scale(rate))
-        optimizer = other if adam is None else optax.adam(adam)
-    issues = tuple(Issue(f.kind, f.place, f.evidence, f.moves) for f in findings)
-    return Diagnosis(
-        search.first.layers,
-        issues,
-        verdict_of(own, repaired if moves else None, search.trial and search.trial.is_split),
-        own,
-        repaired if moves else None,
-        network,
-        rate,
-        optimizer,
-        None if problem.loss is None else search.first.loss,
-    )

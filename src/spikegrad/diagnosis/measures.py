@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..network import Network
-from ..surrogates._measures import measure
-from ..neurons import parameters_of, with_parameters
 from .._optimizer import updates_of
 from .._pytree import is_array, is_inexact, merge, split
+from ..network import Activity, Network
+from ..neurons import parameters_of, with_parameters
+from ..surrogates._measures import measure
 from ..training._partition import name_of
-from .moves import Move, Name, apply_moves, has_width, product, surrogate_field
+from .moves import Move, apply_moves, has_width, surrogate_field
 from .trial import Problem, constant_loss, standardized
 
 
@@ -57,6 +57,8 @@ BANDS = {
     "update": Band(1e-4, 0.03, 1.0),
     # Cosine of the first update and the gradient. Momentum of noise may give a small one.
     "ascent": Band(-1.0, -1.0, 0.1),
+    # Weights that do not change because their dtype rounds the first update away.
+    "lost": Band(0.0, 0.0, 0.5),
     # Steps from the inputs to the outputs that the loss reads, over the longest time constant.
     "memory": Band(0.0, 1.0, 5.0),
 }
@@ -76,7 +78,7 @@ def outside(name: str, value: Any) -> int:
 class LayerReport:
     """The measures of a layer, over all valid steps, examples and neurons. None if unknown."""
 
-    place: Name
+    place: str
     fires: bool
     rate: float | None = None
     """Spikes per neuron and step."""
@@ -111,7 +113,7 @@ class LayerReport:
 class Report:
     """The measures of a network."""
 
-    layers: dict[Name, LayerReport]
+    layers: dict[str, LayerReport]
     loss: float
     constant: float
     """The loss of the better of two constant outputs."""
@@ -129,44 +131,6 @@ class Report:
     """The largest of a tenth, a hundredth, ... of the outputs with a usual loss."""
     reads: np.ndarray
     """Gradient of the loss in the outputs of each step."""
-
-
-class Activity(NamedTuple):
-    output: jax.Array
-    pre_spike: Any
-    current: jax.Array
-
-
-def observe(network: Network, inputs: Mapping[Name, Any], key: Any, mask: Any) -> dict:
-    """Return outputs, states before the spike and currents of each layer."""
-    x = inputs if not isinstance(network.inputs, str) else inputs[network.inputs]
-    _, outputs, states = network(x, key=key, mask=mask, all_layers=True, pre_spike=True)
-    graph = network.graph
-    as_dict = lambda v: dict(v.items()) if hasattr(v, "items") else dict(enumerate(v))
-    outputs, states = as_dict(outputs), as_dict(states)
-    sources = {**inputs, **outputs}
-    result = {}
-    for name in graph.layers:
-        current = 0.0
-        for connection in graph.connections(name):
-            read = [_later(sources[connection.edge.source], lag) for lag in connection.edge.lags]
-            if connection.edge.windowed:
-                current += jax.vmap(connection.weight, 1)(jnp.stack(read))
-            elif connection.weight is None:
-                current += read[0]
-            else:
-                current += jax.vmap(lambda x, w=connection.weight: product(w, x))(read[0])
-        bias = graph.layers[name].bias
-        result[name] = Activity(
-            outputs[name], states[name], current if bias is None else current + bias
-        )
-    return result
-
-
-def _later(x, lag):
-    x = jnp.asarray(x)
-    x = x if jnp.issubdtype(x.dtype, jnp.floating) else x.astype(jnp.float32)
-    return x if not lag else jnp.concatenate([jnp.zeros_like(x[:lag]), x[:-lag]])[: len(x)]
 
 
 def distance_of(cell: Any, u: Any) -> tuple[jax.Array, Any]:
@@ -265,9 +229,11 @@ def _measured(problem: Problem, network: Network, inputs: Any, moves: Any) -> di
         return apply_moves(merge(trainable, static), moves, in_forward=True)
 
     def loss_of(trainable, zeros):
-        activity = observe(moved(trainable), inputs, problem.key, problem.mask)
-        out = outputs_of(network, activity)
-        zeros = jax.tree.map(lambda o: jnp.zeros_like(o), out) if zeros is None else zeros
+        options = {"key": problem.key, "mask": problem.mask}
+        _, activity = moved(trainable).observe(problem.arguments(inputs), **options)
+        activity = dict(activity)
+        out = _outputs_of(network, activity)
+        zeros = jax.tree.map(jnp.zeros_like, out) if zeros is None else zeros
         out = jax.tree.map(jnp.add, out, zeros)
         loss = problem.loss or (lambda out: sum(abs(o).mean() for o in jax.tree.leaves(out)))
         return loss(out), (activity, out, zeros)
@@ -326,20 +292,16 @@ def _size(tree: Any) -> jax.Array:
     )
 
 
-def _norms(network: Any) -> dict[Name, jax.Array]:
+def _norms(network: Any) -> dict[str, jax.Array]:
     """Return the norm of the arrays of each layer, from a tree with the structure of a network."""
-    layers = network.layers
-    entries = layers.items() if isinstance(layers, Mapping) else enumerate(layers)
-    return {name: _size(layer) for name, layer in entries}
+    return {name: _size(layer) for name, layer in network.layers.items()}
 
 
-def outputs_of(network: Network, activity: Mapping[Name, Activity]) -> Any:
+def _outputs_of(network: Network, activity: Mapping[str, Activity]) -> Any:
     """Return the outputs of a network as a call returns them."""
-    if not isinstance(network.layers, Mapping):
-        return activity[len(network.layers) - 1].output
-    if isinstance(network.outputs, str):
-        return activity[network.outputs].output
-    return {name: activity[name].output for name in network.outputs or ()}
+    if network.outputs is None or isinstance(network.outputs, str):
+        return activity[network.outputs or [*network.layers][-1]].output
+    return {name: activity[name].output for name in network.outputs}
 
 
 def _report(network: Network, moves: Mapping[tuple, Move], numbers: dict[str, Any]) -> Report:
@@ -351,7 +313,11 @@ def _report(network: Network, moves: Mapping[tuple, Move], numbers: dict[str, An
 
     layers = {
         name: _layer_report(
-            name, layer, numbers["layers"].get(name), ratio("gradients", name), ratio("updates", name)
+            name,
+            layer,
+            numbers["layers"].get(name),
+            ratio("gradients", name),
+            ratio("updates", name),
         )
         for name, layer in moved.graph.layers.items()
     }

@@ -19,16 +19,10 @@ from jax.tree_util import Partial
 from .._pytree import is_array, is_inexact
 from .._struct import domain
 from .._surrogate import Surrogate
-from ..network import Delayed, Join, Layer, Network, Window
+from ..network import Delayed, Layer, Network, Window
 from ..neurons import parameters_of, with_parameters
 from ..surrogates import Sigmoid
 from ..surrogates._measures import measure, rescaled
-
-Name = str | int
-
-
-def text_of(place: Name) -> str:
-    return f"layer {place + 1}" if isinstance(place, int) else f"layer {place!r}"
 
 
 def number(value: Any) -> str:
@@ -45,7 +39,7 @@ def rounded(value: float) -> float:
 class Move:
     """A change of one part of a network."""
 
-    place: Name
+    place: str | None
     value: Any
 
     in_forward: ClassVar[bool] = False
@@ -103,6 +97,21 @@ class Scale(Move):
         if self.part == "bias":
             return f"bias={number(self.value)} * layer.bias"
         return f"weight={number(self.value)} * {_attribute(self.part)}"
+
+
+@_register("part")
+class ScaleOutput(Scale):
+    """Scale the output of a function that hides its arrays, by a constant."""
+
+    in_forward = True
+
+    def change(self, layer: Layer) -> Layer:
+        factor = self.value
+        return _with_part(layer, self.part, lambda f: lambda x: (factor * f(x)).astype(f(x).dtype))
+
+    @property
+    def code(self) -> str:
+        return f"{self.part}=lambda x: {number(self.value)} * {_attribute(self.part)}(x)"
 
 
 @_register("part")
@@ -217,11 +226,35 @@ class Standardize(Move):
 
 
 @dataclasses.dataclass(frozen=True)
+class WidenDtype(Move):
+    """Cast all arrays of the network to a wider dtype, the value."""
+
+    def apply(self, network: Network) -> Network:
+        def widened(leaf):
+            return leaf.astype(self.value) if is_array(leaf) and is_inexact(leaf) else leaf
+
+        return jax.tree.map(widened, network)
+
+    @property
+    def text(self) -> str:
+        return f"keep the weights in {self.value}"
+
+    @property
+    def code(self) -> str:
+        return f"network = jax.tree.map(lambda a: a.astype({self.value!r}), network)"
+
+
+@dataclasses.dataclass(frozen=True)
 class ScaleRate(Move):
     """Scale the learning rate of the optimizer. The network stays."""
 
     def apply(self, network: Network) -> Network:
         return network
+
+    def change_optimizer(self, optimizer: Any) -> Any:
+        import optax  # noqa: PLC0415  (an extra)
+
+        return optax.chain(optimizer, optax.scale(self.value))
 
     @property
     def text(self) -> str:
@@ -236,6 +269,11 @@ class ScaleRate(Move):
 class ReplaceOptimizer(ScaleRate):
     """Train with Adam, at the learning rate ``value``."""
 
+    def change_optimizer(self, optimizer: Any) -> Any:
+        import optax  # noqa: PLC0415  (an extra)
+
+        return optax.adam(self.value)
+
     @property
     def text(self) -> str:
         return f"as a last resort, train with Adam at a learning rate of {number(self.value)}"
@@ -245,7 +283,7 @@ class ReplaceOptimizer(ScaleRate):
         return f"optimizer = optax.adam({number(self.value)})"
 
 
-def neutral_moves(network: Network, inputs: Mapping[Name, Any]) -> dict[tuple, Move]:
+def neutral_moves(network: Network, inputs: Mapping[str, Any]) -> dict[tuple, Move]:
     """Return every move of a network, by slot, with the value that changes nothing."""
     moves = [*_neutral_of_layers(network)]
     for name, x in inputs.items():
@@ -260,6 +298,8 @@ def _neutral_of_layers(network: Network) -> Iterator[Move]:
             leaves = jax.tree.leaves(weight)
             if any(is_array(leaf) and is_inexact(leaf) for leaf in leaves):
                 yield Scale(name, 1.0, part)
+            elif callable(weight):
+                yield ScaleOutput(name, 1.0, part)
             if is_array(weight):
                 yield Center(name, 0.0, part)
         field = surrogate_field(layer.cell)
@@ -288,18 +328,14 @@ def numbers_of(cell: Any) -> list[dataclasses.Field]:
 def apply_moves(network: Network, moves: Mapping[tuple, Move], in_forward: bool) -> Network:
     """Apply the moves of constants, or all other moves, to a network."""
     for move in moves.values():
-        if move.in_forward is in_forward and not isinstance(move, (Standardize, ScaleRate)):
+        if move.in_forward is in_forward and move.place in network.layers:
             network = move.apply(network)
     return network
 
 
-def with_layer(network: Network, name: Name, layer: Layer | Join) -> Network:
+def with_layer(network: Network, name: str, layer: Layer) -> Network:
     """Return the network with another layer of this name."""
-    if isinstance(network.layers, Mapping):
-        changed: Any = {key: layer if key == name else old for key, old in network.layers.items()}
-    else:
-        changed = [layer if n == name else old for n, old in enumerate(network.layers)]
-    return dataclasses.replace(network, layers=changed)
+    return dataclasses.replace(network, layers=network.layers | {name: layer})
 
 
 def surrogate_field(cell: Any) -> str | None:

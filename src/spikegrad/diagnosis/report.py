@@ -10,7 +10,7 @@ import numpy as np
 
 from ..network import Network
 from .measures import LayerReport
-from .moves import Move, Name, text_of
+from .moves import Move
 from .trial import UPDATES, Outcome
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ class Issue:
 
     kind: str
     """Such as ``"silent"``, see the page of the diagnosis."""
-    place: Name | None
+    place: str | None
     """The name of the layer, or its position in a list. None for the optimizer and the loss."""
     description: str
     """The measures that show it."""
@@ -39,7 +39,7 @@ class Issue:
         return network
 
     def __str__(self) -> str:
-        place = "" if self.place is None else f"{text_of(self.place)} "
+        place = "" if self.place is None else f"layer {self.place!r} "
         verb = "" if self.place is None else "is " if self.kind in ADJECTIVES else ""
         fixes = "".join(f"\n    {move.text}: {move.code}" for move in self.fixes)
         return f"{place}{verb}{self.kind}: {self.description}{fixes}"
@@ -52,7 +52,7 @@ ADJECTIVES = "silent", "saturated", "unscaled", "out of reach", "too large", "al
 class Diagnosis:
     """The result of :func:`~spikegrad.diagnose`. It prints as a table, the issues and a verdict."""
 
-    layers: dict[Name, LayerReport]
+    layers: dict[str, LayerReport]
     """The measures of each layer, by name or position, in the order of a step."""
     issues: tuple[Issue, ...]
     """The issues, from the inputs to the outputs. Empty if the network learns."""
@@ -64,8 +64,8 @@ class Diagnosis:
     """These parts with the changes of all issues, or None without changes or a training."""
     repaired: Network
     """The network with the changes of all issues."""
-    learning_rate: float | None
-    """A factor of the learning rate, or the learning rate of Adam if ``optimizer`` is Adam."""
+    rate: float
+    """The factor of the learning rate in the changes of all issues, usually 1."""
     optimizer: Any
     """The optimizer with the changes of all issues, or None without one."""
     loss: float | None
@@ -78,7 +78,7 @@ class Diagnosis:
             return "" if value is None else f"{value:.2g}"
 
         return [
-            (text_of(name), *(cell(getattr(layer, column)) for column in COLUMNS))
+            (name, *(cell(getattr(layer, column)) for column in COLUMNS))
             for name, layer in self.layers.items()
         ]
 
@@ -87,7 +87,7 @@ class Diagnosis:
         return [*map(str, self.issues), self.verdict]
 
     def __str__(self) -> str:
-        table = [("", *COLUMNS), *self.rows()]
+        table = [("layer", *COLUMNS), *self.rows()]
         widths = [max(map(len, column)) for column in zip(*table, strict=True)]
         rows = [
             "  ".join((row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:]))).rstrip()
@@ -103,7 +103,7 @@ class Diagnosis:
                 "loss": self.loss,
                 "learned": self.outcome and self.outcome._asdict(),
                 "learned_repaired": self.outcome_repaired and self.outcome_repaired._asdict(),
-                "learning_rate": self.learning_rate,
+                "rate": self.rate,
                 "layers": [*self.layers.values()],
                 "issues": [
                     {
@@ -127,21 +127,30 @@ class Diagnosis:
         return draw(self)
 
 
-def verdict_of(outcome: Outcome | None, repaired: Outcome | None, is_split: Any) -> str:
-    """Return what the network learned, and what is left to check."""
-    if outcome is None:
+def verdict_of(
+    initial: Outcome | None, repaired: Outcome | None, is_split: bool, learns: bool
+) -> str:
+    """Return what the network learned, and what is left to check outside of it."""
+    if initial is None:
         return "not trained: pass loss= and optimizer= to see if the network learns"
 
-    def learned(o):
-        part = f"{max(o.trained, 0):.0%} of the loss of its examples"
-        return part + (f" and {max(o.held_out, 0):.0%} of other examples" if is_split else "")
+    def learned(outcome):
+        others = f", and {max(outcome.held_out, 0):.0%} of other examples" if is_split else ""
+        return f"{max(outcome.trained, 0):.0%} of the loss of its examples{others}"
 
-    text = f"{UPDATES} updates remove {learned(outcome)}"
+    texts = [f"{UPDATES} updates remove {learned(initial)}"]
     if not is_split:
-        text += " (too few examples to hold some out)"
+        texts[0] += " (too few to hold some out)"
     if repaired is not None:
-        return f"{text}; with these changes, {learned(repaired)}"
-    return text
+        texts.append(f"with these changes {learned(repaired)}")
+    if not learns:
+        texts.append(
+            "no change lets it learn: check what is outside of the network, as labels, loss, "
+            "mask, dropout and the order of the data"
+        )
+    elif repaired is None:
+        texts.append("it learns")
+    return "; ".join(texts)
 
 
 def _plain(value: Any) -> Any:

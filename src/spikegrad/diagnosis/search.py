@@ -16,24 +16,20 @@ from ..network import Delayed, Window
 from ..neurons import parameters_of
 from ..surrogates import Sigmoid
 from ..surrogates._measures import measure
-from .measures import BANDS, LayerReport, Measuring, Report, outside
+from .measures import BANDS, LayerReport, Measuring, outside
 from .moves import (
     Center,
     FitSlope,
     Move,
-    Name,
-    ReplaceOptimizer,
     Scale,
-    ScaleRate,
     SetParameter,
     Standardize,
     has_width,
     neutral_moves,
     numbers_of,
     rounded,
-    surrogate_field,
 )
-from .trial import Outcome, Problem, Trial
+from .trial import Problem
 
 LEARNS = 0.75
 """A network that has learned this part, also of other examples, has no issue."""
@@ -46,10 +42,12 @@ MUCH, PRICE = 0.1, 0.03
 UNUSUAL = 5.0
 """A parameter is unusual if it is this factor from its default, or has the other sign."""
 WIDTHS = 0.2, 2.0
-"""The area of a fitted slope over its peak is the spread of the potential, within these parts of the
-threshold. Wider slopes are less specific, narrower ones miss the potentials."""
+"""The area of a fitted slope over its peak is the spread of the potential, within these parts of
+the threshold. Wider slopes are less specific, narrower ones miss the potentials."""
 BALANCE = 0.3
 """The mean of a matrix over its spread. A larger one shifts the potentials of all neurons."""
+FED_BACK = 3.0
+"""Recurrent weights that amplify matter if the drive exceeds this number of thresholds."""
 STEP, ATTEMPTS = 3.0, 5
 """Factor of a scale if the drive does not tell it, and the largest number of moves of one layer."""
 EDGE = 0.1
@@ -65,9 +63,12 @@ class Finding:
     """A measure outside of its band, and the moves that bring it back."""
 
     kind: str
-    place: Name | None
+    place: str | None
     evidence: str
     moves: tuple[Move, ...] = ()
+
+    def without_moves(self) -> Finding:
+        return dataclasses.replace(self, moves=())
 
 
 def inspect_inputs(problem: Problem, valid: np.ndarray) -> Iterator[Finding]:
@@ -99,32 +100,38 @@ def inspect_inputs(problem: Problem, valid: np.ndarray) -> Iterator[Finding]:
 
 def state_of(layer: LayerReport) -> tuple[str, str]:
     """Return the kind and the evidence of an activity outside of its band, or empty strings."""
-    if not layer.fires:
-        return "", ""
-    if layer.scale is not None and layer.scale < 0:
-        return "saturated", "its neurons fire at rest, because the threshold is below the rest"
+    return next(_states_of(layer), ("", "")) if layer.fires else ("", "")
+
+
+def _states_of(layer: LayerReport) -> Iterator[tuple[str, str]]:
+    drive = (
+        f"without spikes, the spread of its potential is {layer.drive:.2g} times the distance to "
+        "the threshold"
+    )
+    offset = f"the mean of its potential is {layer.offset:.2g} times its spread"
+    if not np.isfinite([layer.drive, *layer.distance]).all():
+        yield "not finite", "its potentials are NaN or infinite"
+    if layer.scale < 0:
+        yield "saturated", "its neurons fire at rest, because the threshold is below the rest"
     if outside("firing", layer.firing) < 0 or outside("drive", layer.drive) < 0:
-        side = "" if not layer.offset else f", with a mean of {layer.offset:.2g} times its spread"
-        return "silent", (
-            f"{layer.firing:.0%} of its neurons ever fire. Without spikes, the spread of its "
-            f"potential is {layer.drive:.2g} times the distance to the threshold{side}"
+        yield (
+            "silent",
+            f"{layer.firing:.0%} of its neurons ever fire; {offset if layer.offset else drive}",
         )
     if outside("rate", layer.rate) > 0 or outside("drive", layer.drive) > 0:
-        return "saturated", (
-            f"it fires at {layer.rate:.2g} per step. Without spikes, the spread of its potential "
-            f"is {layer.drive:.2g} times the distance to the threshold"
-        )
+        yield "saturated", f"it fires at {layer.rate:.2g} per step; {drive}"
     if outside("recoil", layer.recoil) > 0:
-        return "saturated", (
-            f"its own spikes move its potential: the spread is {layer.recoil:.2g} times the spread "
-            "without spikes"
+        yield (
+            "saturated",
+            (
+                f"its own spikes move its potential: the spread is {layer.recoil:.2g} times the spread "
+                "without spikes"
+            ),
         )
     if outside("offset", layer.offset):
-        kind = "silent" if layer.offset < 0 else "saturated"
-        return kind, f"the mean of its potential is {layer.offset:.2g} times its spread"
-    if outside("feedback", layer.feedback) > 0 and outside("drive", layer.drive / 3) > 0:
-        return "explodes", f"its recurrent weights amplify by {layer.feedback:.2g} per step"
-    return "", ""
+        yield "silent" if layer.offset < 0 else "saturated", offset
+    if outside("feedback", layer.feedback) > 0 and layer.drive > FED_BACK:
+        yield "explodes", f"its recurrent weights amplify by {layer.feedback:.2g} per step"
 
 
 def reset_parameters(layer: Any, report: LayerReport) -> Iterator[Move]:
@@ -134,9 +141,8 @@ def reset_parameters(layer: Any, report: LayerReport) -> Iterator[Move]:
         if not isinstance(default, float) or domain(field).at_most is not None:
             continue
         ratio = value / default if default else 0.0
-        if default and not 1 / UNUSUAL < ratio < UNUSUAL and value != 0:
-            yield SetParameter(report.place, default, field.name)
-        elif not default and abs(value) > UNUSUAL:
+        differs = not 1 / UNUSUAL < ratio < UNUSUAL if default else abs(value) > UNUSUAL
+        if value and differs:
             yield SetParameter(report.place, default, field.name)
 
 
@@ -146,7 +152,9 @@ def activity_moves(layer: Any, report: LayerReport, slots: Mapping) -> Iterator[
     yield from (move for move in reset_parameters(layer, report) if move.slot in slots)
     for part in [slot[2] for slot in slots if slot[:2] == (Center, place)]:
         array = np.asarray(_array(layer, part), np.float32)
-        if report.offset and abs(array.mean()) > (size if part == "bias" else BALANCE * array.std()):
+        if report.offset and abs(array.mean()) > (
+            size if part == "bias" else BALANCE * array.std()
+        ):
             yield Center(place, 1.0, part)
     if outside("feedback", report.feedback) > 0 and (Scale, place, "recurrent") in slots:
         yield Scale(place, BANDS["feedback"].target / report.feedback, "recurrent")
@@ -154,9 +162,10 @@ def activity_moves(layer: Any, report: LayerReport, slots: Mapping) -> Iterator[
     factor = BANDS["drive"].target / report.drive if report.drive else 1.0
     if not outside("drive", report.drive):  # as in cells that rise by themselves
         factor = STEP if kind == "silent" else 1 / STEP
-    for part in [slot[2] for slot in slots if slot[:2] == (Scale, place)]:
-        if part not in ("recurrent", "bias") and report.drive:
-            yield Scale(place, factor, part)
+    for kind_of_move, name, *part in slots:
+        is_weight = issubclass(kind_of_move, Scale) and part[0] not in ("recurrent", "bias")
+        if name == place and is_weight and report.drive:
+            yield kind_of_move(place, factor, part[0])
 
 
 class Search:
@@ -190,6 +199,8 @@ class Search:
         """Collect all measures outside of their bands, from the inputs to the outputs."""
         for finding in inspect_inputs(self.problem, self.valid):
             self.add(dataclasses.replace(finding, place=self.first_reader(finding.place)))
+        for finding in self.alike():
+            self.add(finding)
         self.mend_activity()
         for finding in self.forgotten():
             self.add(finding)
@@ -199,10 +210,19 @@ class Search:
         for finding in self.readout():
             self.add(finding)
 
-    def first_reader(self, source: Name | None) -> Name | None:
+    def first_reader(self, source: str | None) -> str | None:
         """Return the first layer that reads these inputs."""
         edges = self.graph.edges
         return next((n for n in edges if any(e.source == source for e in edges[n])), None)
+
+    def alike(self) -> Iterator[Finding]:
+        """Yield layers of neurons with equal weights, which get equal updates."""
+        for name, layer in self.graph.layers.items():
+            arrays = [np.asarray(w) for w in layer.weights.values() if is_array(w) and w.ndim == 2]
+            if arrays and all(
+                w.any() and w.shape[1] > 1 and not np.ptp(w, 1).any() for w in arrays
+            ):
+                yield Finding("alike", name, "its neurons have equal weights, and equal updates")
 
     def mend_activity(self) -> None:
         """Bring the activity of each layer into its band, in the order of a step."""
@@ -221,18 +241,18 @@ class Search:
                 if not state_of(now)[0]:
                     break
                 new = [m for m in activity_moves(layer, now, self.slots) if m.slot not in tried]
-                scales = [m for m in activity_moves(layer, now, self.slots) if type(m) is Scale]
+                scales = [m for m in activity_moves(layer, now, self.slots) if isinstance(m, Scale)]
                 if not (move := next(iter(new or scales), None)):
                     break
                 if isinstance(move, Scale):
-                    old = (tried.get(move.slot) or before.get(move.slot) or move)
+                    old = tried.get(move.slot) or before.get(move.slot) or move
                     old_value = old.value if old is not move else 1.0
                     move = dataclasses.replace(move, value=rounded(move.value * old_value))
                 tried[move.slot] = move
                 report = self.measure({**before, **tried})
             self.add(dataclasses.replace(finding, moves=tuple(tried.values())))
 
-    def source_of_silence(self, name: Name) -> str:
+    def source_of_silence(self, name: str) -> str:
         """Return the reason for currents of zero."""
         texts = []
         for edge in self.graph.edges[name]:
@@ -321,12 +341,9 @@ class Search:
         return self.deadline is not None and time.monotonic() > self.deadline
 
     @property
-    def outputs(self) -> list[Name]:
-        network = self.problem.network
-        if not isinstance(network.layers, Mapping):
-            return [len(network.layers) - 1]
-        names = [network.outputs] if isinstance(network.outputs, str) else network.outputs or ()
-        return [name for name in names if name in self.graph.layers]
+    def outputs(self) -> list[str]:
+        """The names of the output layers."""
+        return [name for name in self.graph.outputs if name in self.graph.layers]
 
 
 def width_of_area(surrogate: Any) -> float:

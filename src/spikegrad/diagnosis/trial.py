@@ -13,7 +13,7 @@ import numpy as np
 from .._optimizer import updates_of
 from .._pytree import is_array, is_inexact, merge, split
 from ..network import Network
-from .moves import Move, Name, ScaleRate, Standardize, apply_moves
+from .moves import Move, Standardize, apply_moves
 
 UPDATES = 60
 """Updates of a short training. A network that learns shows it in so many."""
@@ -28,16 +28,20 @@ class Problem(NamedTuple):
     """A network and everything that its training needs."""
 
     network: Network
-    inputs: Mapping[Name, jax.Array]
+    inputs: Mapping[str, jax.Array]
     loss: Callable[[Any], Any] | None
     optimizer: Any
     key: Any
     mask: Any
 
-    def run(self, network: Network, inputs: Mapping[Name, Any], key: Any) -> Any:
+    def run(self, network: Network, inputs: Mapping[str, Any], key: Any) -> Any:
         """Return the outputs of a network."""
-        x = inputs[network.inputs] if isinstance(network.inputs, str) else dict(inputs)
-        return network(x, key=key, mask=self.mask)[1]
+        return network(self.arguments(inputs), key=key, mask=self.mask)[1]
+
+    def arguments(self, inputs: Mapping[str, Any]) -> Any:
+        """Return the inputs as a call of the network takes them."""
+        names = self.network.inputs
+        return inputs[names] if isinstance(names, str) else dict(inputs)
 
 
 class Outcome(NamedTuple):
@@ -51,10 +55,12 @@ class Outcome(NamedTuple):
     """Of the other examples."""
 
 
-def standardized(inputs: Mapping[Name, Any], moves: Mapping[tuple, Move]) -> dict[Name, Any]:
+def standardized(inputs: Mapping[str, Any], moves: Mapping[tuple, Move]) -> dict[str, Any]:
     """Return the inputs after the moves that change them."""
     by_name = {m.place: m for m in moves.values() if isinstance(m, Standardize)}
-    return {name: by_name[name].of_inputs(x) if name in by_name else x for name, x in inputs.items()}
+    return {
+        name: by_name[name].of_inputs(x) if name in by_name else x for name, x in inputs.items()
+    }
 
 
 def constant_loss(loss: Callable, outputs: Any) -> tuple[jax.Array, Any]:
@@ -103,9 +109,7 @@ class Trial:
             inputs = dict(self.problem.inputs)
             out = self._run(self._arrays, inputs, self._held, values, jnp.float32(rate))
             trained, held_out = (float(x) for x in out)
-            trained, held_out = (
-                x if np.isfinite(x) else 0.0 for x in (trained, held_out)
-            )
+            trained, held_out = (x if np.isfinite(x) else 0.0 for x in (trained, held_out))
             learned = min(trained, held_out) if self.is_split else trained
             self.results[known] = Outcome(max(learned, 0.0), trained, held_out)
             self.seconds += time.perf_counter() - start
@@ -143,7 +147,7 @@ def _train(problem, network, inputs, held, moves, rate):
         value, gradient = jax.value_and_grad(loss_of)(trainable)
         updates, state = updates_of(optimizer, gradient, state, trainable, value, loss_of)
         return jax.tree.map(
-            lambda w, change: (w + (rate * change).astype(w.dtype)), trainable, updates
+            lambda w, change: w + (rate * change).astype(w.dtype), trainable, updates
         ), state
 
     start = trainable, optimizer.init(trainable)

@@ -1,0 +1,77 @@
+"""The figure of a diagnosis."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .._checks import needed
+from .measures import BANDS, LayerReport, slope_of
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+MEASURES = "drive", "firing", "rate", "recoil", "reach", "steepness", "update"
+SHOWN = 1e-4, 1e4
+
+
+def draw(diagnosis: Any) -> Figure:
+    """Draw the potentials of each layer with its slope, and the measures within their bands."""
+    with needed("Diagnosis.plot", "matplotlib", "plot"):
+        from matplotlib.figure import Figure  # noqa: PLC0415
+
+    spiking = [layer for layer in diagnosis.layers.values() if layer.fires]
+    columns = min(max(len(spiking), 1), 4)
+    rows = math.ceil(len(spiking) / columns)
+    figure = Figure(figsize=(max(2.6 * columns, 7), 2.2 * rows + 2.8), layout="constrained")
+    top, bottom = figure.subfigures(2, 1, height_ratios=(max(2.2 * rows, 0.1), 2.8))
+    if spiking:
+        panels = top.subplots(rows, columns, squeeze=False).ravel()
+        for n, axes in enumerate(panels):
+            axes.set_visible(n < len(spiking))
+            if n < len(spiking):
+                _draw_potentials(axes, spiking[n], f"C{n}")
+    _draw_measures(bottom.subplots(), spiking)
+    return figure
+
+
+def _draw_potentials(axes: Axes, layer: LayerReport, color: str) -> None:
+    samples = np.asarray(layer.samples, np.float64)
+    samples = samples[np.isfinite(samples)]
+    axes.set_title(f"layer {layer.place!r}, rate {layer.rate:.2g}", fontsize=9)
+    axes.set_xlabel("potential − threshold", fontsize=8)
+    axes.set_yticks([])
+    axes.tick_params(labelsize=7)
+    if not samples.size:
+        return
+    size = abs(layer.scale or 0.0) or 1.0
+    low, high = np.quantile(samples, (0.002, 0.998))
+    low, high = min(low, -size), max(high, size)
+    axes.hist(samples, 60, (low, high), density=True, color=color, alpha=0.5)
+    axes.axvline(0, color="0.6", lw=0.8)
+    x = np.linspace(low, high, 600, dtype=np.float32)
+    slope = axes.twinx()
+    slope.plot(x, np.asarray(slope_of(layer.surrogate, x)), color="k", lw=1.2)
+    slope.set_ylabel("slope", fontsize=8)
+    slope.tick_params(labelsize=7)
+    slope.set_ylim(bottom=0)
+
+
+def _draw_measures(axes: Axes, layers: list[LayerReport]) -> None:
+    for n, name in enumerate(MEASURES):
+        low, _, high = BANDS[name]
+        low, high = np.clip((low, high), *SHOWN)
+        axes.bar(n, high / low, 0.8, low, color="0.92", zorder=0)
+        for k, layer in enumerate(layers):
+            value = getattr(layer, name)
+            if value is not None and math.isfinite(value):
+                place = n + 0.6 * ((k + 0.5) / len(layers) - 0.5)
+                axes.plot(place, np.clip(value, *SHOWN), "o", color=f"C{k}", ms=5)
+    axes.set_yscale("log")
+    axes.set_ylim(*SHOWN)
+    axes.set_xticks(range(len(MEASURES)), MEASURES)
+    axes.set_title("measures of each layer, and the bands of layers that learn", fontsize=9)
+    axes.tick_params(labelsize=7)
