@@ -220,9 +220,8 @@ Change = Callable[[Case], Case]
 
 def _on_layer(index: int, change: Callable[[Layer], Layer]) -> Callable[[Network], Network]:
     def changed(network):
-        layers = [*network.layers.values()]
-        layers[index] = change(layers[index])
-        return Network(layers)
+        name = [*network.layers][index]
+        return dataclasses.replace(network, layers=network.layers | {name: change(network.layers[name])})
 
     return changed
 

@@ -78,7 +78,7 @@ def test_modules_are_attributes_from_their_first_use():
         assert getattr(spikegrad, name) is sys.modules[f"spikegrad.{name}"]
 
 
-@pytest.mark.parametrize("name", ["surrogates.sigmoid", "network.match_widths", "inspect.diagnosis.diagnose_layer"])
+@pytest.mark.parametrize("name", ["surrogates.sigmoid", "network.match_widths", "diagnosis.LayerReport"])
 def test_missing_name_names_its_module(name):
     with pytest.raises(AttributeError, match=f"; write spikegrad.{name}$"):
         getattr(spikegrad, name.rpartition(".")[2])

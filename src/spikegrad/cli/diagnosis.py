@@ -11,6 +11,7 @@ import click
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jax.tree_util import Partial
 
 from .. import training
@@ -65,11 +66,11 @@ def examine(
 ) -> Diagnosis:
     """Diagnose a network on some examples. With a learning rate, include the first update."""
     layers, inputs, options, y = _applied(network, params, source, most)
-    # A function and arrays, so a second diagnosis of the network runs the same program.
     loss = Partial(Partial(_loss, network.readout), jnp.asarray(y), options["mask"])
-    optimizer = None if lr is None else trainer.optimizer_of(lr, 1)
+    optimizer = None if lr is None else optax.adam(lr)
+    progress = tables.note if train else None
     return diagnose(
-        layers, inputs, loss, optimizer=optimizer, mode=network.mode, train=train, **options
+        layers, inputs, loss, optimizer=optimizer, train=train, progress=progress, **options
     )
 
 
@@ -111,7 +112,7 @@ class Watch:
 
 
 @click.command("diagnose")
-@click.option("--initial", is_flag=True, help="Diagnose the initial weights and the first update.")
+@click.option("--initial", is_flag=True, help="Diagnose the initial weights.")
 @click.option(
     "--examples",
     default=EXAMPLES,
@@ -127,25 +128,22 @@ class Watch:
 def command(run: Path, data: str | None, initial: bool, examples: int, output: Path | None) -> None:
     """Diagnose why a trained run does not learn.
 
-    With --initial, the network is also trained on the examples, to judge its issues and their
-    fixes. RUN is the folder that train wrote, DATA as for predict. The tables have for each layer:
-    spikes per neuron and step, neurons that never or always fire, the potential about its threshold
-    (mean and standard deviation), the slope's half-width and the fraction of potentials within it,
-    the mean slope over its peak. Then follow norms of the gradient in weights and currents, neurons
-    without any gradient, and the factor of the gradient per step back. The last lines list issues
-    and fixes.
+    The network is trained for 60 updates on some of the examples, with and without changes, and
+    scored on the others. RUN is the folder that train wrote, DATA as for predict. The table has for
+    each layer: spikes per neuron and step, neurons that ever fire, spread and mean of the potential
+    without spikes, the mean slope over its peak, the peak times the threshold, the gradient and the
+    first update over the weights. Then follow the issues, with fixes as code, and a verdict.
     """
     saved = runs.read(run)
     source = data or saved.options.data
     scored, labelled = sources.load_to_score(source, saved.options, saved.data)
     if not labelled:
         raise runs.RunError(f"{source} must have labels, because the loss needs them")
-    params, lr = runs.read_parameters(saved), None
+    params = runs.read_parameters(saved)
     if initial:
         start = trainer.starts(saved.network, saved.options.load().train)
-        params, lr = start(jax.random.key(saved.options.seed)), saved.options.lr
-    tables.note("diagnosing")
-    diagnosis = examine(saved.network, params, scored, lr, examples, train=True)
+        params = start(jax.random.key(saved.options.seed))
+    diagnosis = examine(saved.network, params, scored, saved.options.lr, examples, train=True)
     weights = "at the start" if initial else "as trained"
     tables.say(f"{run}, weights {weights}, {min(examples, len(scored))} examples of {source}")
     tables.say(str(diagnosis))

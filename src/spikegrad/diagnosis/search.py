@@ -114,10 +114,8 @@ def _states_of(layer: LayerReport) -> Iterator[tuple[str, str]]:
     if layer.scale < 0:
         yield "saturated", "its neurons fire at rest, because the threshold is below the rest"
     if outside("firing", layer.firing) < 0 or outside("drive", layer.drive) < 0:
-        yield (
-            "silent",
-            f"{layer.firing:.0%} of its neurons ever fire; {offset if layer.offset else drive}",
-        )
+        reason = offset if layer.offset else drive
+        yield "silent", f"{layer.firing:.0%} of its neurons ever fire; {reason}"
     if outside("rate", layer.rate) > 0 or outside("drive", layer.drive) > 0:
         yield "saturated", f"it fires at {layer.rate:.2g} per step; {drive}"
     if outside("recoil", layer.recoil) > 0:
