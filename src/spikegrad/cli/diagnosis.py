@@ -17,8 +17,8 @@ from jax.tree_util import Partial
 from .. import training
 from .._files import write_atomically
 from ..data import Sequences, Split
-from ..inspect import cost_report
 from ..diagnosis import Diagnosis, diagnose
+from ..inspect import cost_report
 from ..losses import reduce_time
 from ..network import Network
 from . import runs, sources, tables, trainer

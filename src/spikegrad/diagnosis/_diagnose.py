@@ -98,8 +98,8 @@ def diagnose(
     >>> report = diagnose(network, spikes, lambda out: (out[-1] ** 2).mean())
     >>> [(issue.kind, issue.place) for issue in report.issues]
     [('silent', '0')]
-    >>> report.issues[0].fixes[0].code
-    'threshold=1'
+    >>> report.issues[0].fixes[0].text
+    'set its threshold to 1'
     >>> diagnose(report.repaired, spikes).issues
     ()
     """

@@ -15,7 +15,6 @@ from .._pytree import is_array, is_inexact, merge, split
 from ..network import Activity, Network
 from ..neurons import parameters_of, with_parameters
 from ..surrogates._measures import measure
-from ..training._partition import name_of
 from .moves import Move, apply_moves, has_width, surrogate_field
 from .trial import Problem, constant_loss, standardized
 
@@ -228,23 +227,15 @@ def _measured(problem: Problem, network: Network, inputs: Any, moves: Any) -> di
     def moved(trainable):
         return apply_moves(merge(trainable, static), moves, in_forward=True)
 
-    def loss_of(trainable, zeros):
-        options = {"key": problem.key, "mask": problem.mask}
-        _, activity = moved(trainable).observe(problem.arguments(inputs), **options)
-        activity = dict(activity)
-        out = _outputs_of(network, activity)
-        zeros = jax.tree.map(jnp.zeros_like, out) if zeros is None else zeros
-        out = jax.tree.map(jnp.add, out, zeros)
-        loss = problem.loss or (lambda out: sum(abs(o).mean() for o in jax.tree.leaves(out)))
-        return loss(out), (activity, out, zeros)
+    loss = problem.loss or (lambda out: sum(abs(o).mean() for o in jax.tree.leaves(out)))
 
-    zeros = jax.tree.map(
-        lambda s: jnp.zeros(s.shape, s.dtype),
-        jax.eval_shape(lambda t: loss_of(t, None)[1][2], trainable),
-    )
-    (value, (activity, out, _)), (gradient, read) = jax.value_and_grad(
-        loss_of, (0, 1), has_aux=True
-    )(trainable, zeros)
+    def loss_of(trainable):
+        _, activity = moved(trainable).observe(problem.arguments(inputs), **problem.options)
+        out = _outputs_of(network, activity)
+        return loss(out), (dict(activity), out)
+
+    (value, (activity, out)), gradient = jax.value_and_grad(loss_of, has_aux=True)(trainable)
+    read = jax.grad(loss)(out)
     numbers: dict[str, Any] = {
         "loss": value,
         "layers": {
@@ -270,7 +261,7 @@ def _measured(problem: Problem, network: Network, inputs: Any, moves: Any) -> di
 
         def updates(gradient):
             return updates_of(
-                problem.optimizer, gradient, state, trainable, value, lambda t: loss_of(t, zeros)[0]
+                problem.optimizer, gradient, state, trainable, value, lambda t: loss_of(t)[0]
             )[0]
 
         first, still = updates(gradient), updates(jax.tree.map(jnp.zeros_like, gradient))
@@ -322,7 +313,10 @@ def _report(network: Network, moves: Mapping[tuple, Move], numbers: dict[str, An
         for name, layer in moved.graph.layers.items()
     }
     trees = split(network, lambda _, a: is_array(a) and is_inexact(a))[0]
-    paths = [name_of(path) for path, _ in jax.tree_util.tree_leaves_with_path(trees)]
+    paths = [
+        jax.tree_util.keystr(path, simple=True, separator="/")
+        for path, _ in jax.tree_util.tree_leaves_with_path(trees)
+    ]
     inputs = [f"inputs {name!r}" for name in (network.inputs,)]
     if not isinstance(network.inputs, str):
         inputs = [f"inputs {name!r}" for name in sorted(network.inputs)]

@@ -61,12 +61,26 @@ class Move:
 
     @property
     def text(self) -> str:
+        """The change as a sentence."""
+        raise NotImplementedError
+
+    @property
+    def argument(self) -> str:
+        """The changed argument of the layer or its cell."""
         raise NotImplementedError
 
     @property
     def code(self) -> str:
-        """The change as code of the user, for a ``layer``."""
-        raise NotImplementedError
+        """Statements that change ``network``, to paste after its construction."""
+        change = f"layer, {self.argument}"
+        if self.in_forward and not isinstance(self, Scale):
+            change = f"layer, cell=dataclasses.replace(layer.cell, {self.argument})"
+        return (
+            f"layer = network.layers[{self.place!r}]\n"
+            f"layer = dataclasses.replace({change})\n"
+            f"layers = network.layers | {{{self.place!r}: layer}}\n"
+            "network = dataclasses.replace(network, layers=layers)"
+        )
 
 
 def _register(*static: str):
@@ -91,12 +105,8 @@ class Scale(Move):
         return f"scale its {_named(self.part)} by {number(self.value)}"
 
     @property
-    def code(self) -> str:
-        if self.part == "recurrent":
-            return f"recurrent={number(self.value)} * layer.recurrent"
-        if self.part == "bias":
-            return f"bias={number(self.value)} * layer.bias"
-        return f"weight={number(self.value)} * {_attribute(self.part)}"
+    def argument(self) -> str:
+        return _changed(self.part, f"jax.tree.map(lambda w: {number(self.value)} * w, {{}})")
 
 
 @_register("part")
@@ -110,8 +120,8 @@ class ScaleOutput(Scale):
         return _with_part(layer, self.part, lambda f: lambda x: (factor * f(x)).astype(f(x).dtype))
 
     @property
-    def code(self) -> str:
-        return f"{self.part}=lambda x: {number(self.value)} * {_attribute(self.part)}(x)"
+    def argument(self) -> str:
+        return _changed(self.part, f"lambda x, f={{}}: {number(self.value)} * f(x)")
 
 
 @_register("part")
@@ -132,9 +142,8 @@ class Center(Move):
         return f"subtract the mean from its {_named(self.part)}"
 
     @property
-    def code(self) -> str:
-        weight = _attribute(self.part)
-        return f"{self.part.partition('[')[0]}={weight} - {weight}.mean(0)"
+    def argument(self) -> str:
+        return _changed(self.part, "{0} - {0}.mean(0)")
 
 
 @_register()
@@ -157,9 +166,10 @@ class FitSlope(Move):
         return f"rescale its slope to a peak of {peak} and a half-width of {half_width}"
 
     @property
-    def code(self) -> str:
+    def argument(self) -> str:
         peak, half_width = map(number, self.value)
-        return f"surrogate=rescaled(Sigmoid(), peak={peak}, half_width={half_width})"
+        slope = f"rescaled(layer.cell.surrogate, peak={peak}, half_width={half_width})"
+        return f"surrogate={slope}"
 
 
 @_register("parameter")
@@ -178,11 +188,11 @@ class SetParameter(Move):
 
     @property
     def text(self) -> str:
-        return f"set its {self.parameter} to {number(self.value)}"
+        return f"set its {self.parameter} to {self.value:.3g}"
 
     @property
-    def code(self) -> str:
-        return f"{self.parameter}={number(self.value)}"
+    def argument(self) -> str:
+        return f"{self.parameter}={self.value:.3g}"
 
 
 @_register()
@@ -222,7 +232,8 @@ class Standardize(Move):
 
     @property
     def code(self) -> str:
-        return "inputs = (inputs - {}) / {}".format(*map(_brief, self.value))
+        shift, scale = (f"np.array({np.round(v, 6).tolist()})" for v in map(np.asarray, self.value))
+        return f"inputs = (inputs - {shift}) / {scale}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -400,8 +411,12 @@ def _named(part: str) -> str:
     return names[field] + (f" of {source.rstrip(']')}" if source else "")
 
 
-def _attribute(part: str) -> str:
-    return f"layer.{part}"
+def _changed(part: str, code: str) -> str:
+    """Return the argument of a layer with one part changed by code of its old value."""
+    field, _, source = part.partition("[")
+    if not source:
+        return f"{field}={code.format(f'layer.{field}')}"
+    return f"{field}=layer.{field} | {{{source[:-1]}: {code.format(f'layer.{part}')}}}"
 
 
 def _brief(value: Any) -> str:

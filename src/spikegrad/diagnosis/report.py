@@ -41,7 +41,7 @@ class Issue:
     def __str__(self) -> str:
         place = "" if self.place is None else f"layer {self.place!r} "
         verb = "" if self.place is None else "is " if self.kind in ADJECTIVES else ""
-        fixes = "".join(f"\n    {move.text}: {move.code}" for move in self.fixes)
+        fixes = "".join(f"\n    {move.text}" for move in self.fixes)
         return f"{place}{verb}{self.kind}: {self.description}{fixes}"
 
 
@@ -70,6 +70,11 @@ class Diagnosis:
     """The optimizer with the changes of all issues, or None without one."""
     loss: float | None
     """The loss at the start, or None without a loss."""
+
+    @property
+    def code(self) -> str:
+        """All fixes as statements to paste, of ``network``, ``inputs`` and ``optimizer``."""
+        return "\n".join(fix.code for issue in self.issues for fix in issue.fixes)
 
     def rows(self) -> list[tuple[str, ...]]:
         """Return the table as text, one row for each layer, under ``COLUMNS``."""

@@ -119,13 +119,8 @@ def _states_of(layer: LayerReport) -> Iterator[tuple[str, str]]:
     if outside("rate", layer.rate) > 0 or outside("drive", layer.drive) > 0:
         yield "saturated", f"it fires at {layer.rate:.2g} per step; {drive}"
     if outside("recoil", layer.recoil) > 0:
-        yield (
-            "saturated",
-            (
-                f"its own spikes move its potential: the spread is {layer.recoil:.2g} times the spread "
-                "without spikes"
-            ),
-        )
+        text = f"its own spikes spread its potential to {layer.recoil:.2g} times that without them"
+        yield "saturated", text
     if outside("offset", layer.offset):
         yield "silent" if layer.offset < 0 else "saturated", offset
     if outside("feedback", layer.feedback) > 0 and layer.drive > FED_BACK:

@@ -36,7 +36,12 @@ class Problem(NamedTuple):
 
     def run(self, network: Network, inputs: Mapping[str, Any], key: Any) -> Any:
         """Return the outputs of a network."""
-        return network(self.arguments(inputs), key=key, mask=self.mask)[1]
+        return network(self.arguments(inputs), **self.options | {"key": key})[1]
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The options of a call. A plain scan compiles fastest, and a few examples fit in memory."""
+        return {"key": self.key, "mask": self.mask, "backward": "scan"}
 
     def arguments(self, inputs: Mapping[str, Any]) -> Any:
         """Return the inputs as a call of the network takes them."""

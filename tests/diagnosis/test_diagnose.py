@@ -1,0 +1,421 @@
+"""The measures, issues and fixes of a diagnosis."""
+
+import dataclasses
+import json
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from spikegrad import (
+    LIF,
+    AdaptiveLIF,
+    Cell,
+    Delayed,
+    Join,
+    Layer,
+    LeakyReadout,
+    Network,
+    PiecewiseQuadratic,
+    Sigmoid,
+    diagnose,
+    measure,
+    parameter,
+    rescaled,
+)
+from spikegrad.neurons import Refractory
+
+STEPS, EXAMPLES, UNITS, HIDDEN = 20, 12, 10, 16
+SPIKES = np.random.default_rng(0).random((STEPS, EXAMPLES, UNITS)) < 0.2
+X = SPIKES.astype(np.float32)
+CELL = LIF(0.9, surrogate=Sigmoid(4.0))
+LABELS = np.arange(EXAMPLES) % 2
+
+
+@pytest.fixture(autouse=True)
+def default_promotion():
+    """JAX as users have it: optax promotes."""
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        yield
+
+
+def matrix(seed, gain, n, m):
+    return (gain / n**0.5 * np.random.default_rng(seed).normal(size=(n, m))).astype(np.float32)
+
+
+def stack(first=None, second=None, **cell):
+    """Two layers of neurons and a readout, healthy by default. Keywords change the second cell."""
+    first = Layer(jnp.asarray(matrix(1, 3.0, UNITS, HIDDEN)), CELL) if first is None else first
+    cell = dataclasses.replace(CELL, **cell)
+    second = Layer(jnp.asarray(matrix(2, 3.0, HIDDEN, HIDDEN)), cell) if second is None else second
+    return Network([first, second, Layer(jnp.asarray(matrix(3, 1.0, HIDDEN, 2)), LeakyReadout(0.9))])
+
+
+def loss(out):
+    scores = jax.nn.log_softmax(out.max(0))
+    return -scores[jnp.arange(len(LABELS)), LABELS].mean()
+
+
+def issues(network, inputs=X, **options):
+    return [(issue.kind, issue.place) for issue in diagnose(network, inputs, loss, train=False, **options).issues]
+
+
+def simulated(inputs, weight, decay=0.9, threshold=1.0, fires=True):
+    """Spikes and potentials of LIF neurons before the spike, in float64."""
+    v, spikes, potentials = 0.0, [], []
+    for x in np.asarray(inputs, np.float64):
+        u = decay * v + x @ np.asarray(weight, np.float64)
+        s = (u >= threshold) * float(fires)
+        v = u - threshold * s
+        spikes.append(s)
+        potentials.append(u)
+    return np.stack(spikes), np.stack(potentials)
+
+
+def test_measures_of_a_layer_match_numpy():
+    network = stack()
+    layer = diagnose(network, X, loss).layers["0"]
+    spikes, u = simulated(X, network.layers["0"].weight)
+    _, quiet = simulated(X, network.layers["0"].weight, fires=False)
+    assert layer.rate == pytest.approx(spikes.mean(), rel=1e-5)
+    assert layer.firing == pytest.approx(spikes.any((0, 1)).mean(), rel=1e-5)
+    assert layer.drive == pytest.approx(quiet.std(), rel=1e-4)
+    assert layer.recoil == pytest.approx(u.std() / quiet.std(), rel=1e-4)
+    assert layer.distance == pytest.approx(((u - 1).mean(), u.std()), rel=1e-4)
+    # the slope of Sigmoid(4) has a peak of 1 at the threshold
+    slope = 4 / (np.exp(2 * (u - 1)) + np.exp(-2 * (u - 1))) ** 2
+    assert layer.reach == pytest.approx(slope.mean(), rel=1e-3)
+    assert layer.steepness == pytest.approx(1, rel=1e-3)
+
+
+def test_masked_steps_do_not_count():
+    mask = np.ones((STEPS, EXAMPLES), bool)
+    mask[12:, :5] = False
+    network = stack()
+    layer = diagnose(network, X, loss, mask=mask).layers["0"]
+    spikes, u = simulated(X, network.layers["0"].weight)
+    assert layer.rate == pytest.approx(spikes[mask].mean(), rel=1e-5)
+    assert layer.distance == pytest.approx(((u - 1)[mask].mean(), u[mask].std()), rel=1e-4)
+
+
+def test_gradient_and_update_are_relative_to_the_weights():
+    optax = pytest.importorskip("optax")
+    network = stack()
+    report = diagnose(network, X, loss, optimizer=optax.sgd(0.5), train=False)
+    gradient = jax.grad(lambda network: loss(network(X)[1]))(network)
+    for name, layer in report.layers.items():
+        g, w = (np.linalg.norm(tree.layers[name].weight) for tree in (gradient, network))
+        assert layer.gradient == pytest.approx(g / w, rel=1e-3)
+        assert layer.update == pytest.approx(0.5 * g / w, rel=1e-3)
+    assert report.loss == pytest.approx(float(loss(network(X)[1])), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("network", "expected"),
+    [
+        (stack(threshold=30.0), [("silent", "1")]),
+        (stack(threshold=-1.0), [("saturated", "1")]),
+        (stack(surrogate=PiecewiseQuadratic(300.0)), [("out of reach", "1")]),
+        (stack(surrogate=Sigmoid(0.1)), [("vanishes", "1")]),
+        (stack(surrogate=Sigmoid(40.0)), [("explodes", "1")]),
+        (stack(second=Layer(jnp.asarray(matrix(2, 1e-3, HIDDEN, HIDDEN)), CELL)), [("silent", "1")]),
+        (stack(second=Layer(jnp.asarray(matrix(2, 300.0, HIDDEN, HIDDEN)), CELL)), [("saturated", "1")]),
+        (stack(first=Layer(jnp.asarray(matrix(1, 3.0, UNITS, HIDDEN)) - 2, CELL)), [("silent", "0")]),
+        (stack(second=Layer(jnp.asarray(matrix(2, 3.0, HIDDEN, HIDDEN)) + 2, CELL)), [("saturated", "1")]),
+        (
+            stack(second=Layer(jnp.asarray(matrix(2, 3.0, HIDDEN, HIDDEN)), CELL, bias=jnp.full(HIDDEN, -20.0))),
+            [("silent", "1")],
+        ),
+        (
+            stack(
+                second=Layer(
+                    jnp.asarray(matrix(2, 3.0, HIDDEN, HIDDEN)),
+                    CELL,
+                    recurrent=jnp.asarray(matrix(4, 40.0, HIDDEN, HIDDEN)),
+                )
+            ),
+            [("saturated", "1")],
+        ),
+        (
+            stack(second=Layer(jnp.asarray(matrix(2, 3.0, HIDDEN, HIDDEN)), AdaptiveLIF(0.9, adaptation=40.0))),
+            [("saturated", "1")],
+        ),
+        (stack(first=Layer(jnp.full((UNITS, HIDDEN), 0.5), CELL)), [("alike", "0")]),
+    ],
+    ids=lambda case: str(case) if isinstance(case, list) else "",
+)
+def test_issue_names_the_layer_and_its_repair_has_none(network, expected):
+    report = diagnose(network, X, loss, train=False)
+    assert [(issue.kind, issue.place) for issue in report.issues][:1] == expected
+    if report.issues[0].fixes:
+        assert issues(report.repaired) == []
+
+
+def test_healthy_network_has_no_issue():
+    report = diagnose(stack(), X, loss)
+    assert report.issues == ()
+    assert report.repaired is not None
+    assert "not trained" in report.verdict
+
+
+@pytest.mark.parametrize(
+    ("inputs", "mask", "reason"),
+    [
+        (np.zeros_like(X), None, "its inputs are zero"),
+        (np.where(np.arange(STEPS)[:, None, None] < 10, X, 0), np.arange(STEPS) >= 10, "the mask excludes"),
+    ],
+)
+def test_silence_is_traced_to_inputs_or_mask(inputs, mask, reason):
+    issue = diagnose(stack(), inputs, loss, mask=mask, train=False).issues[0]
+    assert (issue.kind, issue.place) == ("silent", "0")
+    assert reason in issue.description
+
+
+def test_silence_is_traced_to_a_delay():
+    network = Network(
+        {
+            "stem": Layer(jnp.asarray(matrix(1, 3.0, UNITS, HIDDEN)), CELL),
+            "late": Layer(Delayed(jnp.asarray(matrix(2, 3.0, HIDDEN, HIDDEN)), STEPS), CELL),
+            "out": Layer(jnp.asarray(matrix(3, 1.0, HIDDEN, 2)), LeakyReadout(0.9)),
+        }
+    )
+    issue = diagnose(network, X, loss, train=False).issues[0]
+    assert (issue.kind, issue.place) == ("silent", "late")
+    assert "delay of 20 steps is longer than the sequence" in issue.description
+
+
+def test_inputs_of_unusual_size_or_mean_are_standardized():
+    channel = np.where(np.arange(UNITS) == 3, 3000, 1).astype(np.float32)
+    currents = 0.3 * np.random.default_rng(1).normal(size=X.shape).astype(np.float32)
+    for inputs in (X * channel, 1e-4 * X, currents + 50):
+        report = diagnose(stack(), inputs, loss, train=False)
+        assert (report.issues[0].kind, report.issues[0].place) == ("unscaled", "0")
+        # the wrapped weights and the pasted code give the same outputs
+        scope = {"np": np, "inputs": inputs}
+        exec(report.issues[0].fixes[0].code, scope)
+        pasted = report.issues[0].apply(stack())(inputs)[1]
+        np.testing.assert_allclose(stack()(scope["inputs"].astype(np.float32))[1], pasted, rtol=1e-3, atol=1e-3)
+
+
+def test_readout_that_is_too_large_is_scaled():
+    network = stack()
+    last = dataclasses.replace(network.layers[-1], weight=1000 * network.layers[-1].weight)
+    network = dataclasses.replace(network, layers=network.layers | {"2": last})
+    report = diagnose(network, X, loss, train=False)
+    assert [(issue.kind, issue.place) for issue in report.issues] == [("too large", "2")]
+    assert loss(report.repaired(X)[1]) < 1.5 * loss(jnp.zeros((STEPS, EXAMPLES, 2)))
+
+
+def test_memory_shorter_than_the_task_is_lengthened():
+    inputs = np.where(np.arange(STEPS)[:, None, None] < 3, X, 0)
+    report = diagnose(
+        stack(first=Layer(jnp.asarray(matrix(1, 3.0, UNITS, HIDDEN)), LIF(0.3)), decay=0.3),
+        inputs,
+        lambda out: (out[-2:] ** 2).mean() + 1,
+        train=False,
+    )
+    forgets = [issue for issue in report.issues if issue.kind == "forgets"]
+    assert not forgets  # the readout remembers
+    network = Network([Layer(jnp.asarray(matrix(1, 3.0, UNITS, 4)), LeakyReadout(0.3))])
+    report = diagnose(network, inputs, lambda out: (out[-2:] ** 2).mean() + 1, train=False)
+    [issue] = report.issues
+    assert issue.kind == "forgets"
+    assert 0.9 < report.repaired.layers["0"].cell.decay < 0.97
+
+
+def test_fixes_as_code_change_the_network_as_apply_does():
+    networks = [
+        stack(threshold=30.0),
+        stack(second=Layer(jnp.asarray(matrix(2, 300.0, HIDDEN, HIDDEN)), CELL)),
+        stack(first=Layer(jnp.asarray(matrix(1, 3.0, UNITS, HIDDEN)) - 2, CELL)),
+        stack(surrogate=PiecewiseQuadratic(300.0)),
+        Network(
+            {
+                "stem": Layer(jnp.asarray(matrix(1, 3.0, UNITS, HIDDEN)), CELL),
+                "a": Layer({"stem": jnp.asarray(matrix(2, 300.0, HIDDEN, HIDDEN))}, CELL),
+                "sum": Join(lambda a, stem: a + stem, of=("a", "stem")),
+                "out": Layer(jnp.asarray(matrix(3, 1.0, HIDDEN, 2)), LeakyReadout(0.9)),
+            }
+        ),
+    ]
+    for network in networks:
+        report = diagnose(network, X, loss, train=False)
+        scope = {"dataclasses": dataclasses, "jax": jax, "network": network, "rescaled": rescaled}
+        exec(report.code, scope)
+        before, pasted, repaired = (
+            jax.grad(lambda network: loss(network(X)[1]))(n).layers["stem" if "stem" in n.layers else "0"].weight
+            for n in (network, scope["network"], report.repaired)
+        )
+        np.testing.assert_allclose(pasted, repaired, rtol=2e-2, atol=1e-6)
+        assert not np.allclose(before, repaired, rtol=0.1)
+
+
+def test_functions_as_weights_are_scaled():
+    kernel = jnp.asarray(matrix(1, 1e-3, UNITS, HIDDEN))
+    for weight in (lambda x: x @ kernel, jax.tree_util.Partial(lambda k, x: x @ k, kernel)):
+        report = diagnose(stack(first=Layer(weight, CELL)), X, loss, train=False)
+        assert [(issue.kind, issue.place) for issue in report.issues] == [("silent", "0")]
+        assert diagnose(report.repaired, X).issues == ()
+
+
+class TwoCompartments(Cell):
+    """A custom cell that declares nothing but its surrogate. The potential comes second."""
+
+    surrogate: Callable = parameter(default=Sigmoid(4.0), kind=Callable)
+
+    def initial_state(self, shape, dtype):
+        return jnp.zeros(shape, dtype), jnp.zeros(shape, dtype)
+
+    def integrate(self, v, current):
+        dendrite = 0.7 * v[0] + current
+        return dendrite, 0.8 * v[1] + 0.5 * dendrite
+
+    def fire(self, u):
+        s = self.surrogate(u[1] - 1)
+        return (u[0], u[1] - s), s
+
+
+@pytest.mark.parametrize("cell", [TwoCompartments(), Refractory(CELL, 2)])
+def test_custom_and_wrapped_cells_are_measured_at_their_surrogate(cell):
+    small = stack(second=Layer(jnp.asarray(matrix(2, 3e-3, HIDDEN, HIDDEN)), cell))
+    assert issues(small) == [("silent", "1")]
+    assert diagnose(small, X, loss).layers["1"].scale == pytest.approx(1)
+
+
+def test_numbers_that_are_not_finite_are_named():
+    optax = pytest.importorskip("optax")
+    broken = jnp.asarray(matrix(2, 3.0, HIDDEN, HIDDEN)).at[0, 0].set(jnp.nan)
+    first = diagnose(stack(second=Layer(broken, CELL)), X, loss).issues[0]
+    assert (first.kind, first.place) == ("not finite", "1")
+    assert "layers/1/weight has NaN" in first.description
+
+    @jax.custom_jvp
+    def spoilt(x):
+        return x
+
+    spoilt.defjvp(lambda x, t: (x[0], t[0] * jnp.nan))
+    weight = jax.tree_util.Partial(lambda w, x: x @ spoilt(w), jnp.asarray(matrix(2, 3.0, HIDDEN, HIDDEN)))
+    report = diagnose(stack(second=Layer(weight, CELL)), X, loss, optimizer=optax.adam(1e-2))
+    assert [(issue.kind, issue.place) for issue in report.issues] == [("not finite", "1")]
+    assert "the gradient of layers/1/weight" in report.issues[0].description
+    issue = diagnose(stack(), X, lambda out: jnp.nan * out.sum()).issues[-1]
+    assert (issue.kind, issue.place) == ("not finite", None)
+
+
+def test_first_update_tells_a_wrong_learning_rate():
+    optax = pytest.importorskip("optax")
+    for optimizer, kind in (
+        (optax.adam(30.0), "overshoots"),
+        (optax.adam(1e-8), "stalls"),
+        (optax.chain(optax.adam(1e-2), optax.scale(-1)), "ascends"),
+    ):
+        report = diagnose(stack(), X, loss, optimizer=optimizer, train=False)
+        assert [(issue.kind, issue.place) for issue in report.issues] == [(kind, None)]
+        again = diagnose(stack(), X, loss, optimizer=report.optimizer, train=False)
+        assert again.issues == ()
+
+
+# --- with trainings -----------------------------------------------------------------------------------
+
+
+def task(count=60):
+    """Two classes by the rate of half of the channels."""
+    rng = np.random.default_rng(3)
+    labels = np.arange(count) % 2
+    rates = np.where((np.arange(UNITS) % 2 == labels[:, None]), 0.4, 0.1)
+    return (rng.random((STEPS, count, UNITS)) < rates).astype(np.float32), labels
+
+
+def loss_of(labels):
+    def cross_entropy(out):
+        return -jax.nn.log_softmax(out.mean(0))[jnp.arange(len(labels)), labels].mean()
+
+    return cross_entropy
+
+
+def test_repaired_network_learns():
+    optax = pytest.importorskip("optax")
+    inputs, labels = task()
+    texts = []
+    report = diagnose(stack(threshold=30.0), inputs, loss_of(labels), optimizer=optax.adam(1e-2), progress=texts.append)
+    assert [(issue.kind, issue.place) for issue in report.issues] == [("silent", "1")]
+    assert report.repaired.layers["1"].cell.threshold == 1
+    assert report.outcome.learned < 0.1
+    assert report.outcome_repaired.learned > 0.6
+    assert "with these changes" in report.verdict
+    assert texts[:2] == ["measuring", "training"]
+    again = diagnose(report.repaired, inputs, loss_of(labels), optimizer=optax.adam(1e-2))
+    assert again.issues == ()
+    assert again.verdict.endswith("it learns")
+
+
+def test_learning_network_has_no_issue_although_a_measure_is_outside():
+    optax = pytest.importorskip("optax")
+    inputs, labels = task()
+    network = stack(surrogate=Sigmoid(40.0))
+    assert issues(network, X) == [("explodes", "1")]
+    report = diagnose(network, inputs, loss_of(labels), optimizer=optax.adam(1e-2))
+    assert report.outcome.learned > 0.75
+    assert report.issues == ()
+
+
+def test_network_that_cannot_learn_is_never_fine():
+    optax = pytest.importorskip("optax")
+    inputs, _ = task(40)
+    noise = np.random.default_rng(5).integers(0, 2, 40)
+    report = diagnose(stack(), inputs * 0 + inputs[:, :1], loss_of(noise), optimizer=optax.adam(1e-2), budget=60)
+    assert report.outcome.learned < 0.2
+    assert "check what is outside of the network" in report.verdict
+
+
+def test_trial_counts_only_examples_that_no_update_uses():
+    """With labels at random, a network learns its examples by heart and no others."""
+    optax = pytest.importorskip("optax")
+    inputs, _ = task()
+    noise = np.random.default_rng(5).integers(0, 2, 60)
+    report = diagnose(stack(), inputs, loss_of(noise), optimizer=optax.adam(3e-2))
+    assert report.outcome.trained > 0.5
+    assert report.outcome.held_out < 0.2
+
+
+def test_budget_of_no_time_trains_once():
+    optax = pytest.importorskip("optax")
+    inputs, labels = task(32)
+    texts = []
+    diagnose(
+        stack(threshold=30.0),
+        inputs,
+        loss_of(labels),
+        optimizer=optax.adam(1e-2),
+        budget=0.0,
+        progress=texts.append,
+    )
+    assert "training at other learning rates" not in texts
+
+
+def test_report_as_text_data_and_figure():
+    pytest.importorskip("matplotlib")
+    report = diagnose(stack(threshold=30.0), X, loss, train=False)
+    lines = str(report).splitlines()
+    assert lines[0].split()[:3] == ["layer", "rate", "firing"]
+    assert lines[2].split()[0] == "1"
+    assert "layer '1' is silent" in str(report)
+    data = json.loads(json.dumps(report.to_dict()))
+    assert data["issues"][0]["fixes"][0]["text"] == "set its threshold to 1"
+    assert len(report.plot().axes) >= 3
+
+
+def test_slope_of_a_repair_covers_the_potentials():
+    network = stack(surrogate=PiecewiseQuadratic(300.0))
+    report = diagnose(network, X, loss, train=False)
+    shape = measure(report.repaired.layers["1"].cell.surrogate)
+    _, spread = report.layers["1"].distance
+    assert shape.peak == pytest.approx(1, rel=1e-2)
+    assert shape.area / shape.peak == pytest.approx(min(spread, 2.0), rel=0.1)
+
+
+def test_diagnose_takes_networks_only():
+    with pytest.raises(TypeError, match="diagnose: network must be a Network, got"):
+        diagnose([CELL], X, loss)
