@@ -136,7 +136,7 @@ class Best:
         self.search = search
         self.initial: Outcome | None = None
         self.outcome: Outcome | None = None
-        self.worth = -np.inf
+        self.worth, self.used = -np.inf, search.trial
         self.findings = [*_not_finite(search)]
 
     def train(self) -> None:
@@ -195,20 +195,28 @@ class Best:
         """Train with the moves of these findings, unless the network learns already."""
         if self.search.is_late or (self.outcome and self.outcome.trained >= GOOD and trial):
             return
-        moves = _moves_of(findings)
-        rates = [m.value for m in moves.values() if isinstance(m, ScaleRate)]
-        outcome = (trial or self.search.trial)(moves, *rates)
+        used, moves = trial or self.search.trial, _moves_of(findings)
+        outcome = used(moves)
+        rates = [move.value for move in moves.values() if isinstance(move, ScaleRate)]
         # A change of the optimizer must be worth it.
         price = MUCH if trial else PRICE * abs(np.log10(abs(rates[0]))) if rates else 0.0
-        if score(outcome) - price > self.worth:
-            self.outcome, self.findings, self.worth = outcome, findings, score(outcome) - price
+        if (worth := score(outcome) - price) > self.worth:
+            self.outcome, self.findings, self.worth, self.used = outcome, findings, worth, used
+
+    def prune(self) -> None:
+        """Leave out changes without which the network learns as much, the last first."""
+        for finding in reversed(self.findings):
+            others = [other for other in self.findings if other is not finding]
+            if finding.moves and any(other.moves for other in others) and not self.search.is_late:
+                outcome = self.used(_moves_of(others))
+                if score(outcome) >= score(self.outcome) - PRICE:
+                    self.outcome, self.findings = outcome, others
 
     def accept(self, initial: Outcome) -> None:
         """Keep changes that add enough, and all issues of a network that does not learn."""
         learns, added = initial.trained >= FITS, score(self.outcome) - score(initial)
         if added >= (MUCH / 2 if learns else MUCH):
-            others = [f for f in self.search.findings if f not in self.findings and not learns]
-            self.findings = [*self.findings, *(f.without_moves() for f in others)]
+            self.prune()
         elif not learns:
             self.findings, self.outcome = [f.without_moves() for f in self.search.findings], None
         else:
@@ -236,7 +244,7 @@ class Best:
         return Diagnosis(
             first.layers,
             tuple(Issue(f.kind, f.place, f.evidence, f.moves) for f in self.findings),
-            verdict_of(self.initial, repaired, is_split, learns),
+            verdict_of(self.initial, repaired, is_split, learns, self.search.is_late),
             self.initial,
             repaired,
             network,

@@ -50,7 +50,7 @@ def _draw_potentials(axes: Axes, layer: LayerReport, color: str) -> None:
     size = abs(layer.scale or 0.0) or 1.0
     low, high = np.quantile(samples, (0.002, 0.998))
     low, high = min(low, -size), max(high, size)
-    axes.hist(samples, 60, (low, high), density=True, color=color, alpha=0.5)
+    axes.hist(samples, bins=60, range=(low, high), density=True, color=color, alpha=0.5)
     axes.axvline(0, color="0.6", lw=0.8)
     x = np.linspace(low, high, 600, dtype=np.float32)
     slope = axes.twinx()

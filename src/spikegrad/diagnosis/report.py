@@ -133,22 +133,28 @@ class Diagnosis:
 
 
 def verdict_of(
-    initial: Outcome | None, repaired: Outcome | None, is_split: bool, learns: bool
+    initial: Outcome | None,
+    repaired: Outcome | None,
+    is_split: bool,
+    learns: bool,
+    is_late: bool,
 ) -> str:
     """Return what the network learned, and what is left to check outside of it."""
     if initial is None:
         return "not trained: pass loss= and optimizer= to see if the network learns"
 
     def learned(outcome):
-        others = f", and {max(outcome.held_out, 0):.0%} of other examples" if is_split else ""
-        return f"{max(outcome.trained, 0):.0%} of the loss of its examples{others}"
+        others = f", and {max(outcome.held_out, 0):.0%} for other examples" if is_split else ""
+        return f"{max(outcome.trained, 0):.0%} of the loss{others}"
 
     texts = [f"{UPDATES} updates remove {learned(initial)}"]
     if not is_split:
         texts[0] += " (too few to hold some out)"
     if repaired is not None:
         texts.append(f"with these changes {learned(repaired)}")
-    if not learns:
+    if is_late and not learns:
+        texts.append("the budget ended the search")
+    elif not learns:
         texts.append(
             "no change lets it learn: check what is outside of the network, as labels, loss, "
             "mask, dropout and the order of the data"

@@ -172,7 +172,7 @@ class Search:
         self.measure = Measuring(problem, self.slots)
         self.trial: Any = None
         self.deadline = None if budget is None else time.monotonic() + budget
-        self.say = progress or (lambda text: None)
+        self.progress = progress
         self.findings: list[Finding] = []
         self.moves: dict[tuple, Move] = {}
         first = next(iter(problem.inputs.values()))
@@ -180,6 +180,11 @@ class Search:
         self.valid = np.broadcast_to(mask.reshape(len(mask), -1), first.shape[:2])
         self.say("measuring")
         self.first = self.report = self.measure({})
+
+    def say(self, stage: str) -> None:
+        """Report a stage, unless the budget leaves it out."""
+        if self.progress and not self.is_late:
+            self.progress(stage)
 
     def add(self, finding: Finding) -> None:
         """Take the moves of a finding, and measure the network with them."""

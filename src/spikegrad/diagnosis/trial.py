@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -13,7 +12,7 @@ import numpy as np
 from .._optimizer import updates_of
 from .._pytree import is_array, is_inexact, merge, split
 from ..network import Network
-from .moves import Move, Standardize, apply_moves
+from .moves import Move, ScaleRate, Standardize, apply_moves
 
 UPDATES = 60
 """Updates of a short training. A network that learns shows it in so many."""
@@ -40,7 +39,7 @@ class Problem(NamedTuple):
 
     @property
     def options(self) -> dict[str, Any]:
-        """The options of a call. A plain scan compiles fastest, and a few examples fit in memory."""
+        """The options of a call. A plain scan compiles fastest, and few examples fit in memory."""
         return {"key": self.key, "mask": self.mask, "backward": "scan"}
 
     def arguments(self, inputs: Mapping[str, Any]) -> Any:
@@ -86,8 +85,6 @@ class Trial:
 
     def __init__(self, problem: Problem, neutral: Mapping[tuple, Move]) -> None:
         self.problem, self.neutral = problem, neutral
-        self.seconds = 0.0
-        self.count = 0
         self.results: dict[Any, Outcome] = {}
         arrays, others = split(problem.network, lambda _, leaf: is_array(leaf))
         examples = next(iter(problem.inputs.values())).shape[1]
@@ -96,29 +93,25 @@ class Trial:
             order = np.random.default_rng(0).permutation(examples)
             held[order[: int(HELD_OUT * examples)]] = True
         self.is_split = bool(held.any())
-        self._arrays = arrays
+        self.arrays = arrays
 
         def run(arrays, inputs, held, moves, rate):
             return _train(problem, merge(arrays, others), inputs, held, moves, rate)
 
         self._run = jax.jit(run)
-        self._held = jnp.asarray(held)
+        self.held = jnp.asarray(held)
 
-    def __call__(self, moves: Mapping[tuple, Move], rate: float = 1.0) -> Outcome:
-        """Train the network with moves, and with the learning rate times ``rate``."""
-        known = (rate, *sorted((str(s), str(m.value)) for s, m in moves.items()))
+    def __call__(self, moves: Mapping[tuple, Move]) -> Outcome:
+        """Train the network with moves."""
+        rate = next((m.value for m in moves.values() if isinstance(m, ScaleRate)), 1.0)
+        known = (rate, *sorted((str(slot), str(m.value)) for slot, m in moves.items()))
         if known not in self.results:
-            start = time.perf_counter()
-            merged = {**self.neutral, **{s: m for s, m in moves.items() if s in self.neutral}}
-            values = [*merged.values()]
+            compiled = [moves.get(slot, move) for slot, move in self.neutral.items()]
             inputs = dict(self.problem.inputs)
-            out = self._run(self._arrays, inputs, self._held, values, jnp.float32(rate))
-            trained, held_out = (float(x) for x in out)
-            trained, held_out = (x if np.isfinite(x) else 0.0 for x in (trained, held_out))
+            parts = self._run(self.arrays, inputs, self.held, compiled, jnp.float32(rate))
+            trained, held_out = (float(x) if np.isfinite(x) else 0.0 for x in parts)
             learned = min(trained, held_out) if self.is_split else trained
             self.results[known] = Outcome(max(learned, 0.0), trained, held_out)
-            self.seconds += time.perf_counter() - start
-            self.count += 1
         return self.results[known]
 
 
