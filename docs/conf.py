@@ -22,10 +22,10 @@ from sphinx.errors import ExtensionError
 from sphinx.pycode import ModuleAnalyzer
 
 import spikegrad
-from spikegrad import data, exchange, losses, network, neurons, surrogates, testing, training
+from spikegrad import data, diagnosis, exchange, losses, network, neurons, surrogates, testing, training
 from spikegrad import inspect as reports
 from spikegrad.cli.commands import command
-from spikegrad.inspect import diagnosis, plot
+from spikegrad.inspect import plot
 from spikegrad.surrogates import presets
 
 HERE = Path(__file__).parent
