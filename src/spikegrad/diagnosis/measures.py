@@ -191,6 +191,7 @@ def measure_layer(cell: Any, activity: Activity, valid: jax.Array) -> dict[str, 
 
 
 def slope_of(surrogate: Any, x: jax.Array) -> jax.Array:
+    """Return the slope of a surrogate, or of a function with a custom derivative."""
     if hasattr(surrogate, "surrogate_grad"):
         return surrogate.surrogate_grad(x)
     return jax.jvp(surrogate, (x,), (jnp.ones_like(x),))[1]
@@ -347,7 +348,9 @@ def _readout_scale(numbers: dict[str, Any]) -> float:
     return next(iter(usual), SMALLER[-1])
 
 
-def _layer_report(name, layer, numbers, gradient, update) -> LayerReport:
+def _layer_report(
+    name: str, layer: Any, numbers: Any, gradient: float | None, update: float | None
+) -> LayerReport:
     if numbers is None:
         return LayerReport(name, False, gradient=gradient, update=update)
     surrogate = getattr(parameters_of(layer.cell), surrogate_field(layer.cell))

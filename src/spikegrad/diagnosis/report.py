@@ -11,7 +11,7 @@ import numpy as np
 from ..network import Network
 from .measures import LayerReport
 from .moves import Move
-from .trial import UPDATES, Outcome
+from .trial import GENERAL, UPDATES, Outcome
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -39,6 +39,7 @@ class Issue:
         return network
 
     def __str__(self) -> str:
+        """Return the issue and its fixes as text."""
         place = "" if self.place is None else f"layer {self.place!r} "
         verb = "" if self.place is None else "is " if self.kind in ADJECTIVES else ""
         fixes = "".join(f"\n    {move.text}" for move in self.fixes)
@@ -92,6 +93,7 @@ class Diagnosis:
         return [*map(str, self.issues), self.verdict]
 
     def __str__(self) -> str:
+        """Return a table of the measures, the issues and the verdict."""
         table = [("layer", *COLUMNS), *self.rows()]
         widths = [max(map(len, column)) for column in zip(*table, strict=True)]
         rows = [
@@ -159,6 +161,8 @@ def verdict_of(
             "no change lets it learn: check what is outside of the network, as labels, loss, "
             "mask, dropout and the order of the data"
         )
+    elif is_split and (repaired or initial).held_out < GENERAL:
+        texts.append("it learns by heart: check the labels, or pass more examples")
     elif repaired is None:
         texts.append("it learns")
     return "; ".join(texts)

@@ -33,7 +33,7 @@ from .trial import Problem
 
 LEARNS = 0.75
 """A network that has learned this part, also of other examples, has no issue."""
-FITS = 0.7
+FITS = 0.5
 """A network that removes this part of the loss of the examples that it trains on can learn."""
 GOOD = 0.95
 """A network that removes this part needs no other learning rate."""
@@ -352,6 +352,7 @@ def width_of_area(surrogate: Any) -> float:
 
 
 def rounded_decay(steps: int) -> float:
+    """Return the decay factor with a time constant of these steps."""
     return round(1 - 1 / max(steps, 2), 3)
 
 

@@ -18,6 +18,8 @@ UPDATES = 60
 """Updates of a short training. A network that learns shows it in so many."""
 HELD_OUT, FEW = 1 / 3, 30
 """The part of the examples that the updates do not use, unless there are only a few."""
+GENERAL = 0.02
+"""A network that removes less of the loss for other examples learns by heart."""
 CAUTION = 1.0, 0.3, 0.1
 """Right outputs may be too sure for examples that the updates do not use, so the best of these
 parts of the distances from constant outputs counts."""
