@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
 from .._checks import brief
+from .._pytree import is_array, is_inexact, split
 from ..network import Network
 from .measures import BANDS, Report, outside
-from .moves import Move, ReplaceOptimizer, ScaleRate, WidenDtype, number, rounded
+from .moves import Freeze, Move, ReplaceOptimizer, ScaleRate, WidenDtype, number, rounded
 from .report import Diagnosis, Issue, verdict_of
 from .search import ADAM, FITS, GOOD, LEARNS, MUCH, PRICE, RATES, Finding, Search
 from .trial import Outcome, Problem, Trial
@@ -159,6 +161,8 @@ class Best:
     def try_more(self) -> None:
         """Try learning rates, other slopes, a wider dtype and Adam, until the network learns."""
         search, changes = self.search, self.search.findings
+        if not self.initial.finite:
+            self.freeze()
         sets = [changes, []] if any(finding.moves for finding in changes) else [changes]
         for findings in sets:
             if self.outcome.trained < (GOOD if findings is changes else FITS):
@@ -191,6 +195,23 @@ class Best:
                     adam = (ReplaceOptimizer(None, rate),)
                     self.attempt([*findings, Finding("optimizer", None, evidence, adam)], trial)
 
+    def freeze(self) -> None:
+        """Keep arrays of cells out of the training, which may leave the domain of a formula."""
+        network, optimizer = self.search.problem.network, self.search.problem.optimizer
+        arrays = split(network, lambda _, leaf: is_array(leaf) and is_inexact(leaf))[0]
+        frozen = []
+        for path, _ in jax.tree_util.tree_leaves_with_path(arrays):
+            _, place, *part = jax.tree_util.keystr(path, simple=True, separator="/").split("/")
+            if part[0] == "cell":
+                move = Freeze(place, "/".join(["layers", place, *part]))
+                optimizer = move.change_optimizer(optimizer)
+                evidence = f"its {part[-1]} makes the training NaN or infinite"
+                frozen.append(Finding("not finite", place, evidence, (move,)))
+        if frozen:
+            self.search.say("training with constant cells")
+            trial = Trial(self.search.problem._replace(optimizer=optimizer), self.search.slots)
+            self.attempt([*self.search.findings, *frozen], trial)
+
     def attempt(self, findings: list[Finding], trial: Trial | None = None) -> None:
         """Train with the moves of these findings, unless the network learns already."""
         if self.search.is_late or (self.outcome and self.outcome.trained >= GOOD and trial):
@@ -205,9 +226,12 @@ class Best:
 
     def prune(self) -> None:
         """Leave out changes without which the network learns as much, the last first."""
+        compiled = {*self.search.slots, ScaleRate(None, 1.0).slot}  # arguments of the trial
         for finding in reversed(self.findings):
             others = [other for other in self.findings if other is not finding]
-            if finding.moves and any(other.moves for other in others) and not self.search.is_late:
+            slots = {move.slot for move in finding.moves}
+            is_argument = slots and slots <= compiled
+            if is_argument and any(other.moves for other in others) and not self.search.is_late:
                 outcome = self.used(_moves_of(others))
                 if score(outcome) >= score(self.outcome) - PRICE:
                     self.outcome, self.findings = outcome, others
@@ -232,7 +256,7 @@ class Best:
         moves = _moves_of(self.findings).values()
         for move in moves:
             network = move.apply(network)
-            if isinstance(move, ScaleRate) and optimizer is not None:
+            if isinstance(move, (ScaleRate, Freeze)) and optimizer is not None:
                 optimizer = move.change_optimizer(optimizer)
                 rate = move.value if type(move) is ScaleRate else rate
         repaired = self.outcome if moves else None

@@ -277,6 +277,34 @@ class ScaleRate(Move):
 
 
 @dataclasses.dataclass(frozen=True)
+class Freeze(Move):
+    """Keep an array of a cell out of the training, the value its path in the network."""
+
+    def apply(self, network: Network) -> Network:
+        return network
+
+    def change_optimizer(self, optimizer: Any) -> Any:
+        import optax  # noqa: PLC0415  (an extra)
+
+        def is_frozen(path, _):
+            return jax.tree_util.keystr(path, simple=True, separator="/") == self.value
+
+        def mask(tree):
+            return jax.tree_util.tree_map_with_path(is_frozen, tree)
+
+        return optax.chain(optimizer, optax.masked(optax.set_to_zero(), mask))
+
+    @property
+    def text(self) -> str:
+        return f"keep {self.value} out of the training, or within bounds (spikegrad.bounded)"
+
+    @property
+    def code(self) -> str:
+        keep = f"lambda path, leaf: path != {self.value!r}"
+        return f"trainable, static = spikegrad.training.partition(network, {keep})"
+
+
+@dataclasses.dataclass(frozen=True)
 class ReplaceOptimizer(ScaleRate):
     """Train with Adam, at the learning rate ``value``."""
 

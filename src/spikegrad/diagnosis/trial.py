@@ -59,6 +59,8 @@ class Outcome(NamedTuple):
     """Of the examples that the updates use."""
     held_out: float
     """Of the other examples."""
+    finite: bool = True
+    """False if the training ended with NaN or infinite numbers."""
 
 
 def standardized(inputs: Mapping[str, Any], moves: Mapping[tuple, Move]) -> dict[str, Any]:
@@ -113,7 +115,8 @@ class Trial:
             parts = self._run(self.arrays, inputs, self.held, compiled, jnp.float32(rate))
             trained, held_out = (float(x) if np.isfinite(x) else 0.0 for x in parts)
             learned = min(trained, held_out) if self.is_split else trained
-            self.results[known] = Outcome(max(learned, 0.0), trained, held_out)
+            finite = bool(np.isfinite(parts[0]))
+            self.results[known] = Outcome(max(learned, 0.0), trained, held_out, finite)
         return self.results[known]
 
 
