@@ -26,18 +26,18 @@ def test_train_reports_issues_of_a_run_that_does_not_learn(tmp_path, capsys):
     run, numbers, picture = (str(tmp_path / name) for name in ("run", "numbers.json", "picture.png"))
     assert main(["train", *QUICK, "--lr", "50", "--output", run]) == 0
     printed = capsys.readouterr()
-    said = r"at the start, layer \S+ is overshot: the first update is"
-    assert re.search(f"no learning in epoch 1: {said}", printed.err)
-    assert re.search(f"warning: {said}", printed.out)
+    said = "at the start, overshoots: the first update is"
+    assert f"no learning in epoch 1: {said}" in printed.err
+    assert f"warning: {said}" in printed.out
     assert f"For more checks, run spikegrad diagnose {run} --initial" in printed.out
 
     assert main(["diagnose", run, "--initial", "-o", numbers]) == 0
     printed = capsys.readouterr().out
     assert "weights at the start, 128 examples of digits" in printed
-    assert " is overshot: the first update is" in printed
+    assert "overshoots: " in printed
     found = json.loads((tmp_path / "numbers.json").read_text())
     assert [layer["neurons"] for layer in found["layers"]] == [16, 12, 10]
-    assert found["loss_after"] > found["loss"]
+    assert found["learned"]["learned"] < 0.5
 
     assert main(["diagnose", run, "-o", picture, "--examples", "40"]) == 0
     assert "weights as trained, 40 examples of digits" in capsys.readouterr().out
@@ -60,7 +60,7 @@ def test_too_little_training_is_no_fault(tmp_path, capsys):
 def test_a_learning_rate_that_moves_nothing_is_named(tmp_path, capsys):
     assert main(["train", *QUICK, "--lr", "1e-6", "--output", str(tmp_path / "run")]) == 0
     printed = " ".join(capsys.readouterr().out.split())
-    assert re.search(r"layer \S+ hardly moves", printed)
+    assert "stalls: the first update is" in printed
     assert "multiply the learning rate by" in printed
 
 

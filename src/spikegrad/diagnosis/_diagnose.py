@@ -11,7 +11,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from .._checks import brief
-from .._pytree import is_array, is_inexact, split
+from .._pytree import NOTHING_TO_TRAIN, is_array, is_inexact, split
 from ..network import Network
 from .measures import BANDS, Report, outside
 from .moves import Freeze, Move, ReplaceOptimizer, ScaleRate, WidenDtype, number, rounded
@@ -71,7 +71,7 @@ def diagnose(
     Raises
     ------
     TypeError, ValueError
-        If ``network`` is not a network, and for inputs, key or mask as in a call of it.
+        If ``network`` is not a network or has no array for the optimizer, and as in a call of it.
 
     Notes
     -----
@@ -107,6 +107,9 @@ def diagnose(
     """
     if not isinstance(network, Network):
         raise TypeError(f"diagnose: network must be a Network, got {brief(network)}")
+    leaves = jax.tree.leaves(network)
+    if optimizer is not None and not any(is_array(a) and is_inexact(a) for a in leaves):
+        raise ValueError(f"diagnose: network {NOTHING_TO_TRAIN}")
     named = {network.inputs: inputs} if isinstance(network.inputs, str) else dict(inputs)
     named = {name: jnp.asarray(x) for name, x in named.items()}
     mask = None if mask is None else jnp.asarray(mask)
@@ -117,7 +120,7 @@ def diagnose(
     if not train or loss is None or optimizer is None or not search.first.constant > 0:
         search.propose()
         (rate, *_) = _likely_rates(search.report)
-        best.findings = [*search.findings, *_other_rate(rate)]
+        best.findings = [*search.findings, *_other_rate(search, rate)]
         return best.result()
     best.train()
     return best.result()
@@ -146,8 +149,8 @@ class Best:
         search = self.search
         search.trial = Trial(search.problem, search.slots)
         search.say("training")
-        self.attempt([])
-        self.initial = initial = self.outcome
+        self.initial = self.outcome = initial = search.trial({})
+        self.worth = score(initial)
         if initial.learned >= LEARNS:
             return
         search.propose()
@@ -168,14 +171,14 @@ class Best:
             if self.outcome.trained < (GOOD if findings is changes else FITS):
                 search.say("training at other learning rates")
                 for rate in dict.fromkeys([*_likely_rates(search.report), *RATES]):
-                    self.attempt([*findings, *_other_rate(rate)])
+                    self.attempt([*findings, *_other_rate(search, rate)])
         slopes = [*search.slopes(anyway=True)]
         if self.outcome.trained < FITS and slopes:
             search.say("training with other slopes")
             slots = {move.slot for finding in slopes for move in finding.moves}
             others = [f for f in changes if not any(move.slot in slots for move in f.moves)]
             for rate in RATES[:3]:
-                self.attempt([*others, *slopes, *_other_rate(rate)])
+                self.attempt([*others, *slopes, *_other_rate(search, rate)])
         if self.outcome.trained < FITS and (search.first.lost or 0) > BANDS["lost"].high:
             search.say("training in float32")
             wide = WidenDtype(None, "float32")
@@ -292,12 +295,17 @@ def _likely_rates(report: Report) -> list[float]:
     return [rounded(factor), rounded(3 * factor), rounded(factor / 3)]
 
 
-def _other_rate(rate: float) -> Iterator[Finding]:
+def _other_rate(search: Search, rate: float) -> Iterator[Finding]:
     """Yield the finding for another learning rate."""
-    if rate != 1:
-        kind = "ascends" if rate < 0 else "overshoots" if rate < 1 else "stalls"
-        evidence = f"the network learns more at {number(rate)} times the learning rate"
-        yield Finding(kind, None, evidence, (ScaleRate(None, rate),))
+    if rate == 1:
+        return
+    kind = "ascends" if rate < 0 else "overshoots" if rate < 1 else "stalls"
+    evidence = f"the network learns more at {number(rate)} times the learning rate"
+    if outside("update", search.report.update):
+        evidence = f"the first update is {search.report.update:.2g} times the weights"
+    if rate < 0:
+        evidence = f"the cosine of the first update and the gradient is {search.report.ascent:.2g}"
+    yield Finding(kind, None, evidence, (ScaleRate(None, rate),))
 
 
 def _not_finite(search: Search) -> Iterator[Finding]:

@@ -58,6 +58,8 @@ BANDS = {
     "ascent": Band(-1.0, -1.0, 0.1),
     # Weights that do not change because their dtype rounds the first update away.
     "lost": Band(0.0, 0.0, 0.5),
+    # Part of the weights that an update without gradients removes.
+    "decay": Band(0.0, 0.0, 0.01),
     # Steps from the inputs to the outputs that the loss reads, over the longest time constant.
     "memory": Band(0.0, 1.0, 5.0),
 }
@@ -78,6 +80,7 @@ class LayerReport:
     """The measures of a layer, over all valid steps, examples and neurons. None if unknown."""
 
     place: str
+    neurons: int
     fires: bool
     rate: float | None = None
     """Spikes per neuron and step."""
@@ -244,6 +247,7 @@ def _measured(problem: Problem, network: Network, inputs: Any, moves: Any) -> di
             for name, layer in moved(trainable).graph.layers.items()
             if surrogate_field(layer.cell) is not None
         },
+        "neurons": {name: activity[name].output[0, 0].size for name in network.graph.layers},
         "weights": _norms(trainable),
         "gradients": _norms(gradient),
         "finite": [jnp.isfinite(a).all() for a in jax.tree.leaves((trainable, inputs, gradient))],
@@ -303,16 +307,17 @@ def _report(network: Network, moves: Mapping[tuple, Move], numbers: dict[str, An
         norm = numbers["weights"][name]
         return float(numbers[kind][name] / norm) if kind in numbers and norm > 0 else None
 
-    layers = {
-        name: _layer_report(
+    layers = {}
+    for name, layer in moved.graph.layers.items():
+        measured = numbers["layers"].get(name)
+        layers[name] = LayerReport(
             name,
-            layer,
-            numbers["layers"].get(name),
-            ratio("gradients", name),
-            ratio("updates", name),
+            int(numbers["neurons"][name]),
+            fires=measured is not None,
+            gradient=ratio("gradients", name),
+            update=ratio("updates", name),
+            **({} if measured is None else _activity_of(layer, measured)),
         )
-        for name, layer in moved.graph.layers.items()
-    }
     trees = split(network, lambda _, a: is_array(a) and is_inexact(a))[0]
     paths = [
         jax.tree_util.keystr(path, simple=True, separator="/")
@@ -348,35 +353,26 @@ def _readout_scale(numbers: dict[str, Any]) -> float:
     return next(iter(usual), SMALLER[-1])
 
 
-def _layer_report(
-    name: str, layer: Any, numbers: Any, gradient: float | None, update: float | None
-) -> LayerReport:
-    if numbers is None:
-        return LayerReport(name, False, gradient=gradient, update=update)
+def _activity_of(layer: Any, numbers: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of a :class:`LayerReport` for neurons that fire."""
     surrogate = getattr(parameters_of(layer.cell), surrogate_field(layer.cell))
     peak = measure(surrogate).peak if has_width(surrogate) else None
     scale, center, spread = (float(numbers[key]) for key in ("scale", "center", "spread"))
     mean, deviation = map(float, numbers["distance"])
-    size = abs(scale) or 1.0
-    matrix = layer.recurrent
-    feedback = None
+    size, matrix, feedback = abs(scale) or 1.0, layer.recurrent, None
     if is_array(matrix) and np.ndim(matrix) == 2:
         feedback = float(abs(np.linalg.eigvals(np.asarray(matrix, np.float32))).max()) / size
-    return LayerReport(
-        name,
-        True,
-        float(numbers["rate"]),
-        float(numbers["firing"]),
-        spread / size,
-        center / spread if abs(center) > size else 0.0,
-        deviation / spread if spread > BANDS["drive"].low * size else None,
-        None if peak is None else float(numbers["slope"]) / peak,
-        None if peak is None else peak * size,
-        feedback,
-        gradient,
-        update,
-        scale,
-        (mean, deviation),
-        numbers["samples"],
-        surrogate,
-    )
+    return {
+        "rate": float(numbers["rate"]),
+        "firing": float(numbers["firing"]),
+        "drive": spread / size,
+        "offset": center / (spread or 1e-30) if abs(center) > size else 0.0,
+        "recoil": deviation / spread if spread > BANDS["drive"].low * size else None,
+        "reach": None if peak is None else float(numbers["slope"]) / peak,
+        "steepness": None if peak is None else peak * size,
+        "feedback": feedback,
+        "scale": scale,
+        "distance": (mean, deviation),
+        "samples": numbers["samples"],
+        "surrogate": surrogate,
+    }

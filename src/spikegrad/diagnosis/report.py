@@ -16,7 +16,17 @@ from .trial import GENERAL, UPDATES, Outcome
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-COLUMNS = ("rate", "firing", "drive", "offset", "reach", "steepness", "gradient", "update")
+COLUMNS = (
+    "neurons",
+    "rate",
+    "firing",
+    "drive",
+    "offset",
+    "reach",
+    "steepness",
+    "gradient",
+    "update",
+)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -81,7 +91,7 @@ class Diagnosis:
         """Return the table as text, one row for each layer, under ``COLUMNS``."""
 
         def cell(value):
-            return "" if value is None else f"{value:.2g}"
+            return "" if value is None else f"{value:.2g}" if value % 1 else f"{value:.0f}"
 
         return [
             (name, *(cell(getattr(layer, column)) for column in COLUMNS))

@@ -207,6 +207,9 @@ class Search:
             self.add(finding)
         for finding in self.readout():
             self.add(finding)
+        if outside("decay", self.first.decay) > 0:
+            evidence = f"an update without gradients removes {self.first.decay:.0%} of the weights"
+            self.add(Finding("shrinks", None, evidence))
 
     def first_reader(self, source: str | None) -> str | None:
         """Return the first layer that reads these inputs."""
