@@ -399,7 +399,7 @@ def test_report_as_text_data_and_figure():
     pytest.importorskip("matplotlib")
     report = diagnose(stack(threshold=30.0), X, loss, train=False)
     lines = str(report).splitlines()
-    assert lines[0].split()[:3] == ["layer", "rate", "firing"]
+    assert lines[0].split()[:3] == ["layer", "neurons", "rate"]
     assert lines[2].split()[0] == "1"
     assert "layer '1' is silent" in str(report)
     data = json.loads(json.dumps(report.to_dict()))

@@ -16,7 +16,7 @@ from ..network import Network
 from .measures import BANDS, Report, outside
 from .moves import Freeze, Move, ReplaceOptimizer, ScaleRate, WidenDtype, number, rounded
 from .report import Diagnosis, Issue, verdict_of
-from .search import ADAM, FITS, GOOD, LEARNS, MUCH, PRICE, RATES, Finding, Search
+from .search import ADAM, FITS, GOOD, LEARNS, LITTLE, MUCH, RATES, Finding, Search
 from .trial import Outcome, Problem, Trial
 
 
@@ -223,8 +223,8 @@ class Best:
         outcome = used(moves)
         rates = [move.value for move in moves.values() if isinstance(move, ScaleRate)]
         # A change of the optimizer must be worth it.
-        price = MUCH if trial else PRICE * abs(np.log10(abs(rates[0]))) if rates else 0.0
-        if (worth := score(outcome) - price) > self.worth:
+        price = 1.0 if trial else sum(abs(np.log10(abs(rate))) for rate in rates)
+        if (worth := score(outcome) - MUCH * price) > self.worth:
             self.outcome, self.findings, self.worth, self.used = outcome, findings, worth, used
 
     def prune(self) -> None:
@@ -236,7 +236,7 @@ class Best:
             is_argument = slots and slots <= compiled
             if is_argument and any(other.moves for other in others) and not self.search.is_late:
                 outcome = self.used(_moves_of(others))
-                if score(outcome) >= score(self.outcome) - PRICE:
+                if score(outcome) >= score(self.outcome) - LITTLE:
                     self.outcome, self.findings = outcome, others
 
     def accept(self, initial: Outcome) -> None:

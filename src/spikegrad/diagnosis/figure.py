@@ -64,7 +64,7 @@ def _draw_measures(axes: Axes, layers: list[LayerReport]) -> None:
     for n, name in enumerate(MEASURES):
         low, _, high = BANDS[name]
         low, high = np.clip((low, high), *SHOWN)
-        axes.bar(n, high / low, 0.8, low, color="0.92", zorder=0)
+        axes.bar(n, high - low, 0.8, low, color="0.92", zorder=0)
         for k, layer in enumerate(layers):
             value = getattr(layer, name)
             if value is not None and math.isfinite(value):

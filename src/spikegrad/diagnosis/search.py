@@ -37,8 +37,9 @@ FITS = 0.5
 """A network that removes this part of the loss of the examples that it trains on can learn."""
 GOOD = 0.95
 """A network that removes this part needs no other learning rate."""
-MUCH, PRICE = 0.1, 0.03
-"""Changes must add the first part. A decade of the learning rate must add the second."""
+MUCH, LITTLE = 0.1, 0.03
+"""Changes must add the first part, and each decade of the learning rate too. A change without which
+the network learns as much, up to the second part, is left out."""
 UNUSUAL = 5.0
 """A parameter is unusual if it is this factor from its default, or has the other sign."""
 WIDTHS = 0.2, 2.0
