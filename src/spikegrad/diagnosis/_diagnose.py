@@ -187,7 +187,7 @@ class Best:
             )
             evidence = f"the dtype rounds {search.first.lost:.0%} of the first update away"
             self.attempt([*changes, Finding("stalls", None, evidence, (wide,))], trial)
-        if self.outcome.trained < FITS:
+        if self.outcome.trained < LEARNS:
             import optax  # noqa: PLC0415  (an extra, which the optimizer shows to be there)
 
             search.say("training with Adam")
