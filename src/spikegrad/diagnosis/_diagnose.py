@@ -113,17 +113,18 @@ def diagnose(
     named = {network.inputs: inputs} if isinstance(network.inputs, str) else dict(inputs)
     named = {name: jnp.asarray(x) for name, x in named.items()}
     mask = None if mask is None else jnp.asarray(mask)
-    search = Search(Problem(network, named, loss, optimizer, key, mask), budget, progress)
-    best = Best(search)
-    if best.findings:  # numbers that are not finite
+    problem = Problem(network, named, loss, optimizer, key, mask)
+    # Users may forbid promotion in their own code.
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        best = Best(Search(problem, budget, progress))
+        is_trained = train and loss is not None and optimizer is not None
+        if best.findings:  # numbers that are not finite
+            pass
+        elif is_trained and best.search.first.constant > 0:
+            best.train()
+        else:
+            best.estimate()
         return best.result()
-    if not train or loss is None or optimizer is None or not search.first.constant > 0:
-        search.propose()
-        (rate, *_) = _likely_rates(search.report)
-        best.findings = [*search.findings, *_other_rate(search, rate)]
-        return best.result()
-    best.train()
-    return best.result()
 
 
 def score(outcome: Outcome) -> float:
@@ -143,6 +144,12 @@ class Best:
         self.outcome: Outcome | None = None
         self.worth, self.used = -np.inf, search.trial
         self.findings = [*_not_finite(search)]
+
+    def estimate(self) -> None:
+        """Take the moves of all measures, without a training."""
+        self.search.propose()
+        (rate, *_) = _likely_rates(self.search.report)
+        self.findings = [*self.search.findings, *_other_rate(self.search, rate)]
 
     def train(self) -> None:
         """Train the network, and with changes if it does not learn."""

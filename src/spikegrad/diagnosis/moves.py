@@ -411,7 +411,7 @@ def product(weight: Any, x: jax.Array) -> jax.Array:
 
 
 def _standardized(x, shift, scale):
-    dtype = jnp.result_type(x.dtype, jnp.bfloat16)
+    dtype = x.dtype if jnp.issubdtype(x.dtype, jnp.floating) else jnp.float32
     return ((x.astype(jnp.float32) - shift) / scale).astype(dtype)
 
 

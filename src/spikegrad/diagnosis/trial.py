@@ -150,7 +150,9 @@ def _train(problem, network, inputs, held, moves, rate):
         value, gradient = jax.value_and_grad(loss_of)(trainable)
         updates, state = updates_of(optimizer, gradient, state, trainable, value, loss_of)
         return jax.tree.map(
-            lambda w, change: w + (rate * change).astype(w.dtype), trainable, updates
+            lambda w, change: w + (rate * change.astype(jnp.float32)).astype(w.dtype),
+            trainable,
+            updates,
         ), state
 
     start = trainable, optimizer.init(trainable)
