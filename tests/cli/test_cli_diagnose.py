@@ -1,7 +1,6 @@
 """What the command says of why a network does not learn."""
 
 import json
-import re
 from types import SimpleNamespace
 
 import jax
