@@ -82,8 +82,10 @@ def inspect_inputs(problem: Problem, valid: np.ndarray) -> Iterator[Finding]:
         size = np.sqrt((values**2).sum(0) / count)
         mean, spread = values.mean(0), values.std(0)
         is_spikes = np.isin(values, (0, 1)).all()
-        offset = np.abs(mean) > BANDS["input offset"].high * spread
-        offset &= (spread > 0) & ~is_spikes
+        varies = spread > 0
+        usual = np.median(spread[varies]) if varies.any() else 0.0
+        offset = np.abs(mean) > BANDS["input offset"].high * np.maximum(spread, usual)
+        offset &= varies & ~is_spikes
         size = np.where(offset, spread, size)
         used = size > 0
         off = used & ((size < BANDS["inputs"].low) | (size > BANDS["inputs"].high))
