@@ -41,7 +41,7 @@ class Cell(Struct):
 
     - ``state_names``, if the state is a tuple of arrays.
     - :meth:`initial_state`, if the state at rest is not zeros.
-    - :meth:`encode` and :meth:`decode`, for low-precision modes and for the diagnosis of a network.
+    - :meth:`encode` and :meth:`decode`, for low-precision modes.
     - :meth:`linear_response`, for the initialization of weights. By default it is measured.
     - ``inner``, a property or a field, if it wraps another cell. Initialization, widths and
       diagnosis then use the parameters of the inner cell.
