@@ -168,7 +168,7 @@ def test_healthy_network_has_no_issue():
     ],
 )
 def test_silence_is_traced_to_inputs_or_mask(inputs, mask, reason):
-    issue = diagnose(stack(), inputs, loss, mask=mask, train=False).issues[0]
+    [issue] = diagnose(stack(), inputs, loss, mask=mask, train=False).issues
     assert (issue.kind, issue.place) == ("silent", "0")
     assert reason in issue.description
 

@@ -236,6 +236,10 @@ class Search:
                 continue
             finding = Finding(kind, name, evidence)
             if not self.report.layers[name].drive and kind == "silent":
+                below = {edge.source for edge in self.graph.edges[name]} - {name}
+                sources = [self.report.layers[source] for source in below & {*self.graph.layers}]
+                if any(source.fires and not source.rate for source in sources):
+                    continue  # the silence comes from the layer below
                 self.add(dataclasses.replace(finding, evidence=self.source_of_silence(name)))
                 continue
             tried: dict[tuple, Move] = {}
