@@ -300,7 +300,7 @@ def test_numbers_that_are_not_finite_are_named():
     report = diagnose(stack(second=Layer(weight, CELL)), X, loss, optimizer=optax.adam(1e-2))
     assert [(issue.kind, issue.place) for issue in report.issues] == [("not finite", "1")]
     assert "the gradient of layers/1/weight" in report.issues[0].description
-    issue = diagnose(stack(), X, lambda out: jnp.nan * out.sum()).issues[-1]
+    [issue] = diagnose(stack(), X, lambda out: jnp.nan * out.sum()).issues
     assert (issue.kind, issue.place) == ("not finite", None)
 
 

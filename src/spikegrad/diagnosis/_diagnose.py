@@ -318,10 +318,10 @@ def _other_rate(search: Search, rate: float) -> Iterator[Finding]:
 def _not_finite(search: Search) -> Iterator[Finding]:
     """Yield NaN and infinite numbers, which no change of a layer mends."""
     first = search.first
-    if not np.isfinite(first.loss) and np.isfinite(first.constant):
-        names = [name for name in first.not_finite if "gradient" not in name]
-    else:
-        names = first.not_finite
+    # A loss that is not finite spoils every gradient.
+    names = first.not_finite
+    if not np.isfinite(first.loss):
+        names = [name for name in names if not name.startswith("the gradient of")]
     for name in names:
         place = name.partition("layers/")[2].partition("/")[0] or None
         text = f"{name} has NaN or infinite numbers"

@@ -232,7 +232,7 @@ class Search:
         """Bring the activity of each layer into its band, in the order of a step."""
         for name, layer in self.graph.layers.items():
             kind, evidence = state_of(self.report.layers[name])
-            if not kind:
+            if not kind or any(f.kind == "alike" and f.place == name for f in self.findings):
                 continue
             finding = Finding(kind, name, evidence)
             if not self.report.layers[name].drive and kind == "silent":
@@ -334,8 +334,8 @@ class Search:
 
     def readout(self) -> Iterator[Finding]:
         """Yield a readout that is too large at the start."""
-        ratio = self.report.loss / self.report.constant
-        if not outside("readout", ratio) > 0:
+        ratio = self.report.loss / self.report.constant if self.report.constant else 0.0
+        if outside("readout", ratio) <= 0:
             return
         for name in self.outputs:
             slots = [s for s in self.slots if s[:2] == (Scale, name) and s[2] != "recurrent"]
