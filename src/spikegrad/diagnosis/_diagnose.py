@@ -278,7 +278,9 @@ class Best:
         return Diagnosis(
             first.layers,
             tuple(Issue(f.kind, f.place, f.evidence, f.moves) for f in self.findings),
-            verdict_of(self.initial, repaired, is_split, learns, self.search.is_late),
+            verdict_of(
+                self.initial, repaired, is_split, learns, self.search.is_late, first.is_finite
+            ),
             self.initial,
             repaired,
             network,

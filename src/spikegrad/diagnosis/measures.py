@@ -134,6 +134,11 @@ class Report:
     reads: np.ndarray
     """Gradient of the loss in the outputs of each step."""
 
+    @property
+    def is_finite(self) -> bool:
+        """If True, no array, gradient or loss is NaN or infinite."""
+        return not self.not_finite and bool(np.isfinite(self.loss))
+
 
 def distance_of(cell: Any, u: Any) -> tuple[jax.Array, Any]:
     """Return the distance to the threshold, and the state after no spike.

@@ -150,10 +150,13 @@ def verdict_of(
     is_split: bool,
     learns: bool,
     is_late: bool,
+    is_finite: bool,
 ) -> str:
     """Return what the network learned, and what is left to check outside of it."""
-    if initial is None:
+    if initial is None and is_finite:
         return "not trained: pass loss= and optimizer= to see if the network learns"
+    if initial is None:
+        return "not trained, because numbers are not finite"
 
     def learned(outcome):
         others = f", and {max(outcome.held_out, 0):.0%} for other examples" if is_split else ""
