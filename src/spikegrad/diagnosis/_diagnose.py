@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -140,9 +141,9 @@ class Best:
 
     def __init__(self, search: Search) -> None:
         self.search = search
-        self.initial: Outcome | None = None
-        self.outcome: Outcome | None = None
-        self.worth, self.used = -np.inf, search.trial
+        self.initial: Any = None  # an Outcome, after a training
+        self.outcome: Any = None
+        self.worth, self.used = -math.inf, search.trial
         self.findings = [*_not_finite(search)]
 
     def estimate(self) -> None:

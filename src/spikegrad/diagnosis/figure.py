@@ -27,7 +27,8 @@ def draw(diagnosis: Any) -> Figure:
     columns = min(max(len(spiking), 1), 4)
     rows = math.ceil(len(spiking) / columns)
     figure = Figure(figsize=(max(2.6 * columns, 7), 2.2 * rows + 2.8), layout="constrained")
-    top, bottom = figure.subfigures(2, 1, height_ratios=(max(2.2 * rows, 0.1), 2.8))
+    parts: Any = figure.subfigures(2, 1, height_ratios=(max(2.2 * rows, 0.1), 2.8))
+    top, bottom = parts
     if spiking:
         panels = top.subplots(rows, columns, squeeze=False).ravel()
         for n, axes in enumerate(panels):

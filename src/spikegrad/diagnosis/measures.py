@@ -198,7 +198,7 @@ def measure_layer(cell: Any, activity: Activity, valid: jax.Array) -> dict[str, 
     }
 
 
-def slope_of(surrogate: Any, x: jax.Array) -> jax.Array:
+def slope_of(surrogate: Any, x: Any) -> jax.Array:
     """Return the slope of a surrogate, or of a function with a custom derivative."""
     if hasattr(surrogate, "surrogate_grad"):
         return surrogate.surrogate_grad(x)

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping
-from typing import Any, ClassVar
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, ClassVar, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +23,8 @@ from ..network import Delayed, Layer, Network, Window
 from ..neurons import parameters_of, with_parameters
 from ..surrogates import Sigmoid
 from ..surrogates._measures import measure, rescaled
+
+M = TypeVar("M", bound="Move")
 
 
 def number(value: Any) -> str:
@@ -39,7 +41,8 @@ def rounded(value: float) -> float:
 class Move:
     """A change of one part of a network."""
 
-    place: str | None
+    place: Any
+    """The name of a layer or of inputs. None for the optimizer."""
     value: Any
 
     in_forward: ClassVar[bool] = False
@@ -83,15 +86,17 @@ class Move:
         )
 
 
-def _register(*static: str):
-    def decorate(cls):
-        cls = dataclasses.dataclass(frozen=True)(cls)
+def _register(*static: str) -> Callable[[type[M]], type[M]]:
+    """Make a class of moves a pytree with its value as leaf."""
+
+    def decorate(cls: type[M]) -> type[M]:
         return jax.tree_util.register_dataclass(cls, ["value"], ["place", *static])
 
     return decorate
 
 
 @_register("part")
+@dataclasses.dataclass(frozen=True)
 class Scale(Move):
     """Scale the arrays of a weight: ``weight``, one source of it, ``recurrent`` or ``bias``."""
 
@@ -110,6 +115,7 @@ class Scale(Move):
 
 
 @_register("part")
+@dataclasses.dataclass(frozen=True)
 class ScaleOutput(Scale):
     """Scale the output of a function that hides its arrays, by a constant."""
 
@@ -125,6 +131,7 @@ class ScaleOutput(Scale):
 
 
 @_register("part")
+@dataclasses.dataclass(frozen=True)
 class Center(Move):
     """Subtract the mean over the inputs of each neuron from a matrix, or the mean of a bias."""
 
@@ -147,6 +154,7 @@ class Center(Move):
 
 
 @_register()
+@dataclasses.dataclass(frozen=True)
 class FitSlope(Move):
     """Set peak and half-width of the slope: ``value`` has both, for :func:`rescaled`."""
 
@@ -173,6 +181,7 @@ class FitSlope(Move):
 
 
 @_register("parameter")
+@dataclasses.dataclass(frozen=True)
 class SetParameter(Move):
     """Set a number of the cell."""
 
@@ -196,6 +205,7 @@ class SetParameter(Move):
 
 
 @_register()
+@dataclasses.dataclass(frozen=True)
 class Standardize(Move):
     """Subtract a shift from each channel of the inputs and divide by a scale: ``value`` has both.
 
@@ -377,7 +387,7 @@ def with_layer(network: Network, name: str, layer: Layer) -> Network:
     return dataclasses.replace(network, layers=network.layers | {name: layer})
 
 
-def surrogate_field(cell: Any) -> str | None:
+def surrogate_field(cell: Any) -> Any:
     """Return the name of the field with the surrogate, or None for a cell that never fires."""
     values = vars(parameters_of(cell)) if hasattr(parameters_of(cell), "__dict__") else {}
     if callable(values.get("surrogate")):
@@ -405,7 +415,7 @@ def scaled(weight: Any, factor: Any) -> Any:
     return jax.tree.map(scale, weight)
 
 
-def product(weight: Any, x: jax.Array) -> jax.Array:
+def product(weight: Any, x: jax.Array) -> Any:
     """Multiply one step of outputs by a weight."""
     return weight(x) if callable(weight) else x.astype(weight.dtype) @ weight
 

@@ -106,7 +106,7 @@ def state_of(layer: LayerReport) -> tuple[str, str]:
     return next(_states_of(layer), ("", "")) if layer.fires else ("", "")
 
 
-def _states_of(layer: LayerReport) -> Iterator[tuple[str, str]]:
+def _states_of(layer: Any) -> Iterator[tuple[str, str]]:
     drive = (
         f"without spikes, the spread of its potential is {layer.drive:.2g} times the distance to "
         "the threshold"
@@ -130,7 +130,7 @@ def _states_of(layer: LayerReport) -> Iterator[tuple[str, str]]:
         yield "explodes", f"its recurrent weights amplify by {layer.feedback:.2g} per step"
 
 
-def reset_parameters(layer: Any, report: LayerReport) -> Iterator[Move]:
+def reset_parameters(layer: Any, report: Any) -> Iterator[Move]:
     """Yield unusual numbers of a cell with their defaults, except for time constants."""
     for field in numbers_of(parameters_of(layer.cell)):
         value, default = getattr(parameters_of(layer.cell), field.name), field.default
@@ -142,7 +142,7 @@ def reset_parameters(layer: Any, report: LayerReport) -> Iterator[Move]:
             yield SetParameter(report.place, default, field.name)
 
 
-def activity_moves(layer: Any, report: LayerReport, slots: Mapping) -> Iterator[Move]:
+def activity_moves(layer: Any, report: Any, slots: Mapping) -> Iterator[Move]:
     """Yield moves against too few or too many spikes, the most specific first."""
     place, size = report.place, abs(report.scale or 1.0)
     yield from (move for move in reset_parameters(layer, report) if move.slot in slots)
@@ -297,7 +297,7 @@ class Search:
 
     def gap(self) -> int:
         """Return the steps from the last differences of the inputs to the first reading of them."""
-        differ = sum(
+        differ: Any = sum(
             np.asarray(x, np.float32).std(1).reshape(len(self.valid), -1).sum(1)
             for x in self.problem.inputs.values()
         )
