@@ -2,7 +2,7 @@
 
 ``tests/network/test_graphs_of_other_libraries.py`` compares this library with the files. Run with the names of files:
 
-    python scripts/record_graphs.py dcls snn_delays sew_resnet ms_resnet spikformer norms nirtorch
+    python scripts/record_graphs.py dcls sew_resnet ms_resnet spikformer norms nirtorch
     CHECKOUTS=folder python scripts/record_graphs.py delrec ms_resnet_authors mpbn
     python scripts/record_graphs.py jaxpike
     python scripts/record_graphs.py sparx
@@ -146,64 +146,9 @@ def F_pad(x, padding):  # noqa: N802
     return torch.nn.functional.pad(x, padding)
 
 
-def snn_delays():
-    """Three layers with delays as in Hammouamri et al. (2024), each of which makes the sequence two steps longer."""
-    import torch  # noqa: PLC0415
-    from DCLS.construct.modules import Dcls1d  # noqa: PLC0415
-    from spikingjelly.activation_based import layer, neuron, surrogate  # noqa: PLC0415
-
-    length, sizes = 5, (4, 5, 5, 3)
-
-    class Delays(torch.nn.Module):
-        def __init__(self, inputs, outputs):
-            super().__init__()
-            self.delays = Dcls1d(inputs, outputs, 1, dilated_kernel_size=length, bias=False, version="gauss").double()
-            self.delays.SIG.requires_grad_(False)
-
-        def forward(self, x):
-            padded = F_pad(x.permute(1, 2, 0), (length - 1, length // 2))
-            return self.delays(padded).permute(2, 0, 1)
-
-    class Hidden(torch.nn.Module):
-        def __init__(self, inputs, outputs):
-            super().__init__()
-            self.weights = Delays(inputs, outputs)
-            self.norm = layer.BatchNorm1d(outputs, step_mode="m").double()
-            self.neurons = neuron.LIFNode(
-                1.005,
-                decay_input=False,
-                surrogate_function=surrogate.ATan(5.0),
-                detach_reset=True,
-                step_mode="m",
-            )
-
-        def forward(self, x):
-            return self.neurons(self.norm(self.weights(x)))
-
-    class Last(torch.nn.Module):
-        def __init__(self, inputs, outputs):
-            super().__init__()
-            self.weights = Delays(inputs, outputs)
-            self.neurons = neuron.LIFNode(1.005, v_threshold=1e9, decay_input=False, step_mode="m", store_v_seq=True)
-
-        def forward(self, x):
-            self.neurons(self.weights(x))
-            return self.neurons.v_seq
-
-    rng = np.random.default_rng(3)
-    module = torch.nn.Sequential(Hidden(*sizes[:2]), Hidden(*sizes[1:3]), Last(*sizes[2:]))
-    given = draw_parameters(module, rng, 2.0)
-    for name, value in module.state_dict().items():
-        if name.endswith(("P", "SIG")):
-            number = rng.uniform(-2, 2, value.shape) if name.endswith("P") else np.full(value.shape, 0.75)
-            given[name] = number.astype(np.float16)
-            value.copy_(tensor(given[name]))
-    yield "network", torch_runs(module, drawn(rng, "spikes", (9, 4, 4), 0.5), rng, ("train", "eval"), given=given)
-
-
 def sew_resnet():
     from spikingjelly.activation_based import functional, layer, neuron  # noqa: PLC0415
-    from spikingjelly.activation_based.model.sew_resnet import BasicBlock, Bottleneck, conv1x1  # noqa: PLC0415
+    from spikingjelly.activation_based.model.sew_resnet import BasicBlock, conv1x1  # noqa: PLC0415
     from torch import nn  # noqa: PLC0415
 
     for case, outputs, stride in (("same", 8, 1), ("half", 16, 2)):
@@ -218,16 +163,12 @@ def sew_resnet():
             one = torch_runs(block.double(), x, np.random.default_rng(4))
             found |= {f"{connect}/{name}" if "/" in name else name: value for name, value in one.items()}
         yield case, found
-    rng = np.random.default_rng(18)
-    block = Bottleneck(8, 2, cnf="IAND", spiking_neuron=neuron.IFNode, detach_reset=True)
-    functional.set_step_mode(block, "m")
-    yield "bottleneck", torch_runs(block.double(), drawn(rng, "spikes", (4, 2, 8, 4, 4), 0.4), rng)
 
 
 def ms_resnet():
     """Blocks of SpikingJelly: with its own surrogate, and with the authors' surrogate."""
     from spikingjelly.activation_based import layer, surrogate  # noqa: PLC0415
-    from spikingjelly.activation_based.model.ms_resnet import MSResNet, _conv1x1, _MSBlock  # noqa: PLC0415
+    from spikingjelly.activation_based.model.ms_resnet import _conv1x1, _MSBlock  # noqa: PLC0415
     from torch import nn  # noqa: PLC0415
 
     for case, outputs, stride in (("same", 4, 1), ("half", 8, 2)):
@@ -245,10 +186,6 @@ def ms_resnet():
             one = torch_runs(block.double(), x, np.random.default_rng(6))
             found |= {f"alpha={alpha:.0f}/{name}" if "/" in name else name: value for name, value in one.items()}
         yield case, found
-    rng = np.random.default_rng(7)
-    network = MSResNet(2, 2, 3, (1, 1, 1), base_channels=4, stem_kernel_size=3, stem_stride=1)
-    found = torch_runs(network.double(), drawn(rng, "uniform", (2, 2, 2, 12, 12), 2.0), rng)
-    yield "network", found | {"parameters": sum(p.numel() for p in network.parameters())}
 
 
 def checkout(path):
@@ -517,7 +454,6 @@ FILES = {
     f.__name__: f
     for f in (
         dcls,
-        snn_delays,
         sew_resnet,
         ms_resnet,
         ms_resnet_authors,

@@ -19,8 +19,6 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 import pytest
 
 from spikegrad._compat import in_double_precision as enable_x64
@@ -159,40 +157,3 @@ def pairwise(rows):
         chosen.append(max(rows, key=lambda row: len(pairs(row) & missing)))
         missing -= pairs(chosen[-1])
     return chosen
-
-
-def loss(found):
-    """Of all floats in a pytree, each number with a weight of its own."""
-    leaves = [leaf for leaf in jax.tree.leaves(found) if jnp.issubdtype(leaf.dtype, jnp.floating)]
-    weights = [np.cos(np.arange(leaf.size) + n).reshape(leaf.shape) for n, leaf in enumerate(leaves)]
-    return sum((w * (leaf + 0.3 * leaf * leaf)).sum() for w, leaf in zip(weights, leaves, strict=True))
-
-
-def derivatives(function, given):
-    """What ``function(given)`` returns, and the gradient of its :func:`loss`, compiled as one program."""
-
-    def of(given):
-        found = function(given)
-        return loss(found), found
-
-    gradient, found = jax.jit(jax.grad(of, has_aux=True))(given)
-    return found, gradient
-
-
-def assert_runs_agree(run, by_hand, given, runs):
-    """Values and gradients of ``run(given, **options)`` are those of ``by_hand(given)``, for each of the options.
-
-    Spikes and states are the same in every mode, and gradients up to the error that the storage states.
-    """
-    wanted, gradient = derivatives(by_hand, given)
-    norm = np.sqrt(sum((np.asarray(leaf) ** 2).sum() for leaf in jax.tree.leaves(gradient)))
-    for options in runs:
-        found, got = derivatives(lambda given, o=options: run(given, **o), given)
-        assert jax.tree.structure(found) == jax.tree.structure(wanted)
-        for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(found), jax.tree.leaves(wanted), strict=True):
-            np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-9, err_msg=f"{options} {jax.tree_util.keystr(path)}")
-        storage = STORAGES.get(options.get("mode"))
-        error = 1e-9 if storage is None else storage.gradient_error
-        for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(got), jax.tree.leaves(gradient), strict=True):
-            off = np.sqrt(((np.asarray(a) - b) ** 2).sum())
-            assert off <= error * norm, f"{options} {jax.tree_util.keystr(path)}: {off:.2g} of {norm:.2g}"

@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import enable_x64
+from conftest import enable_x64, few
 from jax import lax
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from spikegrad import LIF, Backward, Join, Layer, LeakyReadout, Network
@@ -312,7 +312,7 @@ def gradient_of_network(network, **options):
 
 
 @CPU
-@pytest.mark.parametrize("chunk", [None, 2])
+@pytest.mark.parametrize("chunk", few([None, 2], None))
 def test_joins_of_networks_have_canonical_convolutions_only(chunk):
     """The gradients are those of convolutions in layers, and of a plain scan."""
     lowered, args = gradient_of_network(with_joins, backward=Backward(chunk=chunk))
@@ -378,39 +378,6 @@ def gradient_of_a_loop(form, x, kernel, convolve=CONVOLVE):
     return jax.lax.scan(step, zeros, jnp.arange(1.0, 3.0))[0]
 
 
-DEVICES = pytest.mark.skipif(jax.device_count() < 4, reason="four devices")
-
-
-@DEVICES
-def test_sharded_batch():
-    """In ``jit`` each device computes its share alone; the kernel's gradient is added up."""
-    mesh = Mesh(np.array(jax.devices()[:4]), ("batch",))
-    x, kernel = Case((8, 6, 5, 8), order=CHANNELS_FIRST).operands(whole=True)
-    expected = gradient_of_a_loop(lambda f: f, x, kernel)
-    x, kernel = (jax.device_put(a, NamedSharding(mesh, spec)) for a, spec in ((x, P("batch")), (kernel, P())))
-    compiled = jax.jit(functools.partial(gradient_of_a_loop, canonical)).lower(x, kernel).compile()
-    jax.tree.map(np.testing.assert_array_equal, compiled(x, kernel), expected)
-    assert "all-gather" not in compiled.as_text()
-
-
-@DEVICES
-def test_shard_map():
-    mesh = Mesh(np.array(jax.devices()[:4]), ("batch",))
-    x, kernel = Case((8, 6, 5, 8), order=CHANNELS_FIRST).operands(whole=True)
-    expected = gradient_of_a_loop(lambda f: f, x, kernel)
-    shard_map = getattr(jax, "shard_map", None)
-    if shard_map is None:
-        from jax.experimental.shard_map import shard_map  # noqa: PLC0415
-
-    def share(x, kernel):
-        dx, dkernel = gradient_of_a_loop(canonical, x, kernel + 0 * x.sum())
-        return dx, lax.psum(dkernel, "batch")
-
-    got = jax.jit(shard_map(share, mesh=mesh, in_specs=(P("batch"), P()), out_specs=(P("batch"), P())))(x, kernel)
-    jax.tree.map(np.testing.assert_array_equal, got, expected)
-
-
-@DEVICES
 @pytest.mark.skipif(jax.version.__version_info__ < (0, 8), reason="convolutions on an Explicit mesh")
 def test_explicit_mesh():
     """The axis of the examples is another one in canonical form."""
@@ -424,39 +391,3 @@ def test_explicit_mesh():
         got = jax.jit(functools.partial(gradient, canonical))(x, kernel)
     assert tuple(got[0].sharding.spec)[:2] == (None, "batch")
     jax.tree.map(np.testing.assert_array_equal, got, expected)
-
-
-def module_gradients(function, form, params, x):
-    """Of a layer of a framework, over a batch, as its parameters and as its inputs have them."""
-    return form(jax.grad(lambda p, x: jnp.sum(function(p, x) ** 2), argnums=(0, 1)))(params, x)
-
-
-def check_module(function, params, x):
-    params, x = jax.tree.map(lambda a: jnp.round(4 * a), (params, x))  # whole numbers
-    forms = lambda f: f, canonical
-    assert has_convolution(jax.make_jaxpr(function)(params, x))
-    plain, ours = jax.jit(
-        lambda p, x: [(form(function)(p, x), module_gradients(function, form, p, x)) for form in forms]
-    )(params, x)
-    jax.tree.map(np.testing.assert_array_equal, ours, plain)
-    gradients = functools.partial(module_gradients, function, canonical)
-    found = list(convolutions(jax.make_jaxpr(gradients)(params, x)))
-    assert len(found) == 3
-    assert all(map(is_canonical, found))
-
-
-def test_equinox():
-    eqx = pytest.importorskip("equinox")
-    layer = eqx.nn.Conv2d(8, 12, 3, padding=1, key=jax.random.key(0))
-    params, static = eqx.partition(layer, eqx.is_array)
-    x = jax.random.normal(jax.random.key(1), (5, 8, 6, 7))
-    check_module(lambda params, x: jax.vmap(eqx.combine(params, static))(x), params, x)
-
-
-@pytest.mark.every  # for which Equinox stands
-def test_flax():
-    nnx = pytest.importorskip("flax.nnx")
-    layer = nnx.Conv(8, 12, (3, 3), rngs=nnx.Rngs(0))
-    structure, params = nnx.split(layer)
-    x = jax.random.normal(jax.random.key(1), (5, 6, 7, 8))
-    check_module(lambda params, x: jax.vmap(nnx.merge(structure, params))(x), params, x)

@@ -64,7 +64,7 @@ def by_network(adaptation, detach_reset, feedback, **options):
         network = Network([Layer(w, cell, recurrent=feedback(r)), Layer(jnp.asarray(OUT), LeakyReadout(LEAK))])
         return ((network(jnp.asarray(X), **options)[1] - TARGET) ** 2).mean()
 
-    return jax.grad(loss, (0, 1))(jnp.asarray(W), jnp.asarray(R))
+    return jax.jit(jax.grad(loss, (0, 1)))(jnp.asarray(W), jnp.asarray(R))
 
 
 def stopped(r):

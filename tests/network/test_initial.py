@@ -218,24 +218,19 @@ def test_weights_of_layers_are_independent():
     assert np.abs(correlations).max() < 0.2
 
 
-@pytest.mark.parametrize("dtype", [np.float32, jnp.bfloat16])
+@pytest.mark.parametrize("dtype", few([np.float32, jnp.bfloat16], jnp.bfloat16))
 def test_inputs_may_be_of_another_precision(dtype, x64):
     spikes = np.random.default_rng(0).random((20, 4, 9)) < 0.3
-    expected = Layer.init(KEY, spikes, 5, LIF(), recurrent=True)
-    found = Layer.init(KEY, jnp.asarray(spikes, dtype), 5, LIF(), recurrent=True)
+    expected = Layer.init(KEY, spikes, 5, LIF())
+    found = Layer.init(KEY, jnp.asarray(spikes, dtype), 5, LIF())
     assert found.weight.dtype == np.float64
     np.testing.assert_allclose(found.weight, expected.weight, rtol=1e-12)
-    np.testing.assert_allclose(found.recurrent, expected.recurrent, rtol=1e-12)
 
 
 def test_a_key_of_any_kind_where_no_spikes_are_drawn():
     spikes = np.random.default_rng(0).random((20, 4, 9)) < 0.3
     network = Network.init(jax.random.key(0, impl="rbg"), spikes, (8, 4), LIF(0.9), LeakyReadout(0.9))
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(network))
-
-
-class Mine(Cell):
-    pass
 
 
 class Faster(LIF):
@@ -371,23 +366,6 @@ def test_a_cell_that_fires_without_inputs_responds_until_then():
     np.testing.assert_allclose(weight, 0.75 / np.sqrt(n * square) * jax.random.normal(KEY, (n, 7)), rtol=1e-4)
 
 
-@pytest.mark.every
-def test_potentials_of_adaptive_neurons():
-    """Subthreshold adaptation, in NumPy: two variables that drive each other."""
-    cell = AdLIF(0.9, adaptation_decay=0.95, a=0.5)
-    spikes = rng().random((60, 20, N)) < 0.05
-    for inputs in (0.05, spikes):
-        steps = spikes if np.ndim(inputs) else rng().random((400, 10, N)) < 0.05
-        currents = steps @ np.asarray(fluctuation_driven(cell, inputs)(KEY, (N, NEURONS)), np.float64)
-        u = w = np.zeros(currents.shape[1:])
-        us = []
-        for current in currents:
-            u = 0.9 * u + 0.1 * (current - w)
-            w = 0.95 * w + 0.5 * u
-            us.append(u)
-        assert np.std(us[0 if np.ndim(inputs) else 100 :]) == pytest.approx(1, rel=0.05)
-
-
 @pytest.mark.parametrize("measured", few([False, True], True))
 def test_receptors_give_equal_parts_of_the_variance(measured):
     gamma = np.array([0.3, 0.9])
@@ -424,22 +402,12 @@ def test_every_cell_of_the_library_fires_at_first(name):
     assert 0.2 < out.std() < 5
 
 
-@pytest.mark.every
-def test_a_measured_cell_under_transformations():
-    def drawn(key):
-        return Layer.init(key, 20, 5, TwoStates(), rate=0.1, recurrent=True).recurrent
-
-    keys = jax.random.split(KEY, 2)
-    np.testing.assert_allclose(jax.jit(jax.vmap(drawn))(keys)[1], drawn(keys[1]), rtol=1e-5)
-
-
 SPIKES = np.zeros((3, 2, 4), bool)
 
 
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
-        (lambda: fluctuation_driven(Mine(), 0.1)(KEY, (4, 2)), NotImplementedError, "Mine defines no integrate"),
         pytest.param(
             lambda: fluctuation_driven(TCLIF(), 0.1)(KEY, (4, 2)),
             ValueError,
@@ -456,12 +424,8 @@ SPIKES = np.zeros((3, 2, 4), bool)
             ValueError,
             "Steady must respond to a current before it fires; pass another initializer",
         ),
-        (lambda: fluctuation_driven(Faster(), SPIKES)(KEY, (4, 2)), ValueError, "inputs are all 0"),
-        (lambda: fluctuation_driven(Faster(), ~SPIKES)(KEY, (5, 2)), ValueError, "shape must fit 4 inputs, got (5, 2)"),
         (lambda: fluctuation_driven(LIF(), 1.5), ValueError, "rate must be > 0 and <= 1, got 1.5; for other inputs"),
-        (lambda: fluctuation_driven(LIF(), 0), ValueError, "rate must be > 0 and <= 1, got 0"),
         (lambda: fluctuation_driven(LIF(), 0.1, std=-1.0)(KEY, (4, 2)), ValueError, "std must be > 0, got -1"),
-        (lambda: fluctuation_driven(LIF(), 0.1, mean=1.0)(KEY, (4, 2)), ValueError, "std must be > 0, got 0"),
         (
             lambda: fluctuation_driven(LIF(1.0), 0.1)(KEY, (4, 2)),
             ValueError,
@@ -474,22 +438,12 @@ SPIKES = np.zeros((3, 2, 4), bool)
             ValueError,
             "inputs must be finite, got NaN or",
         ),
-        (
-            lambda: fluctuation_driven(LIF(), SPIKES + np.float32(np.inf))(KEY, (4, 2)),
-            ValueError,
-            "inputs must be finite, got NaN or",
-        ),
         (lambda: fluctuation_driven(LIF(), SPIKES[0]), ValueError, "inputs must be (steps, examples, inputs), got (2,"),
         (lambda: fluctuation_driven(LIF(), ~SPIKES)(KEY, (5, 2)), ValueError, "shape must fit 4 inputs, got (5, 2)"),
         (
             lambda: fluctuation_driven(LIF(), ~SPIKES, mean=0.1)(KEY, (2, 2, 4, 2)),
             ValueError,
             "mean must be 0 for inputs and shape (2, 2, 4, 2), got 0.1",
-        ),
-        (
-            lambda: fluctuation_driven(LIF(), np.stack([SPIKES[0] + 1.0, SPIKES[0] - 1.9]), mean=0.1)(KEY, (4, 2)),
-            ValueError,
-            "mean must be 0 for inputs of mean 0, got 0.1",
         ),
         (
             lambda: fluctuation_driven(LIF(), 0.1, mean=0.9, std=1e-3)(KEY, (4, 2)),
@@ -536,7 +490,7 @@ def test_what_cannot_be(call, error, message):
     assert message in str(raised.value)
 
 
-@pytest.mark.parametrize("every", [2, 3])
+@pytest.mark.parametrize("every", few([2, 3], 3))
 def test_recurrent_weights_of_a_sequence_with_gaps_are_those_without(every):
     """To a network both are the same: a step that does not take place holds the last outputs."""
     x = jax.random.bernoulli(jax.random.key(1), 0.3, (40, 8, 20)).astype(jnp.float32)

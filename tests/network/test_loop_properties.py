@@ -1,4 +1,4 @@
-"""The loop over time as a whole: derivatives of all that it returns, in every mode and cut, against steps by hand."""
+"""The loop over time as a whole: second derivatives of all that it returns, schedules, and what is stored."""
 
 import functools
 import itertools
@@ -10,8 +10,7 @@ import pytest
 from conftest import STORAGES, few
 from networks import named, observed, truncated_options
 
-from spikegrad import LIF, Backward, Cell, Layer, LeakyReadout, Network, SynapticLIF
-from spikegrad.network._schedule import schedule
+from spikegrad import LIF, Backward, Cell, Layer, LeakyReadout, Network
 
 STEPS, BATCH, SIZES = 7, 4, (2, 4, 3)
 RNG = np.random.default_rng(0)
@@ -51,13 +50,8 @@ class Smooth(Cell):
         return (u - s, trace + s * s), s
 
 
-CELLS = {"spikes": (LIF(0.8, 0.7), SynapticLIF(0.9)), "smooth": (Smooth(), LeakyReadout(0.8))}
-
-
 def parameters():
-    states = [
-        tuple(jnp.asarray(RNG.normal(0.2, 0.5, (3 if n else 2, BATCH, size)))) for n, size in enumerate(SIZES[1:])
-    ]
+    states = [tuple(jnp.asarray(RNG.normal(0.2, 0.5, (2, BATCH, size)))) for size in SIZES[1:]]
     return {
         "inputs": jnp.asarray(INPUTS),
         "weights": list(map(jnp.asarray, WEIGHTS)),
@@ -67,17 +61,16 @@ def parameters():
     }
 
 
-def network_and_states(p, cells):
-    first, second = CELLS[cells]
+def network_and_states(p):
     w, out = p["weights"]
-    (a, b), (c, d, e) = p["states"]
-    states = {"spikes": [(a, b), ((c, d), e)], "smooth": [((a, 0.5 + b), b), (c, d - 0.5 * e)]}[cells]
-    return Network([Layer(w, first, p["recurrent"], p["bias"]), Layer(out, second)]), states
+    (a, b), (c, d) = p["states"]
+    layers = [Layer(w, Smooth(), p["recurrent"], p["bias"]), Layer(out, LeakyReadout(0.8))]
+    return Network(layers), [((a, 0.5 + b), b), (c, d)]
 
 
-def by_hand(p, cells):
+def by_hand(p):
     """Steps in Python: those that do not take place hold the state, and windows cut its derivative."""
-    network, states = network_and_states(p, cells)
+    network, states = network_and_states(p)
     outs, before, window = [], [], np.zeros(BATCH, int)
     for t, (x, active) in enumerate(zip(p["inputs"], MASK, strict=True)):
         keep, cut = jnp.asarray(active)[:, None], jnp.asarray(window < t // TRUNCATE)[:, None]
@@ -97,8 +90,8 @@ def by_hand(p, cells):
     return states, *(jax.tree.map(lambda *steps: jnp.stack(steps), *of_steps) for of_steps in (outs, before))
 
 
-def by_network(p, cells, options):
-    network, states = network_and_states(p, cells)
+def by_network(p, options):
+    network, states = network_and_states(p)
     found = observed(network, p["inputs"], named(states), mask=MASK, **truncated_options(options, TRUNCATE))
     return [[*part.values()] for part in found]
 
@@ -110,22 +103,20 @@ def loss(returned):
     return sum((w * (leaf + 0.3 * leaf * leaf)).sum() for w, leaf in zip(weights, leaves, strict=True))
 
 
-def derivatives(run, p, order):
-    """The gradient, or that of its product with a direction."""
-    if order == 1:
-        return jax.jit(jax.grad(lambda p: loss(run(p))))(p)
-    direction = jax.tree.map(lambda a: jnp.asarray(np.sin(np.arange(a.size) + 1)).reshape(a.shape), p)
+def derivatives(run):
+    """The gradient of the gradient times a direction."""
+    direction = jax.tree.map(lambda a: jnp.asarray(np.sin(np.arange(a.size) + 1)).reshape(a.shape), given())
 
     def along(p):
         gradient = jax.grad(lambda p: loss(run(p)))(p)
         return sum(map(jnp.vdot, jax.tree.leaves(gradient), jax.tree.leaves(direction)))
 
-    return jax.jit(jax.grad(along))(p)
+    return jax.jit(jax.grad(along))(given())
 
 
 @functools.cache
-def expected(cells, order):
-    return derivatives(lambda p: by_hand(p, cells), given(), order)
+def expected():
+    return derivatives(by_hand)
 
 
 @functools.cache
@@ -138,51 +129,10 @@ def assert_close(found, wanted, error):
         assert np.abs(a - b).max() <= error * np.abs(b).max() > 0, jax.tree_util.keystr(path)
 
 
-@pytest.mark.parametrize("options", few(RUNS, *RUNS[2:]), ids=label)
-def test_gradients_of_all_that_a_network_returns(options, x64):
-    """Outputs, states before the spike and last states, in weights, inputs and first states, masked and truncated."""
-    assert_close(derivatives(lambda p: by_network(p, "spikes", options), given(), 1), expected("spikes", 1), 1e-12)
-
-
 @pytest.mark.parametrize("options", few(RUNS, RUNS[4]), ids=label)
 def test_second_derivatives_of_all_that_a_network_returns(options, x64):
     """Of a cell without a rule of its own, which JAX before 0.12 loses in a loop that is differentiated twice."""
-    assert_close(derivatives(lambda p: by_network(p, "smooth", options), given(), 2), expected("smooth", 2), 1e-11)
-
-
-@pytest.mark.parametrize("mode", ["exact", "scan"])
-def test_currents_have_the_widest_dtype_of_weights_and_recurrent_weights(mode):
-    """As matrices and as functions; gradients have the dtypes of the parameters, outputs those of the eager step."""
-    x = jnp.asarray(INPUTS[:2], "float32")
-
-    def build(w, r, as_functions):
-        if not as_functions:
-            return Network([Layer(w, LIF(), r)])
-        own = jax.tree_util.Partial(lambda w, x: x.astype(w.dtype) @ w, w)
-        return Network([Layer(own, LIF(), jax.tree_util.Partial(lambda r, s: s.astype(r.dtype) @ r, r))])
-
-    def run(parameters, as_functions):
-        ends, out = build(*parameters, as_functions)(x, backward=mode)
-        return out.astype("float32").sum() + sum(end.astype("float32").sum() for end in jax.tree.leaves(ends)), out
-
-    @jax.jit
-    def all_of_them(every):
-        return [
-            jax.value_and_grad(functools.partial(run, as_functions=kind), has_aux=True)(parameters)
-            for parameters, kind in itertools.product(every, (False, True))
-        ]
-
-    every = [
-        tuple(jnp.asarray(a, dtype) for a, dtype in zip((WEIGHTS[0], RECURRENT), chosen, strict=True))
-        for chosen in itertools.permutations(["bfloat16", "float32"])
-    ]
-    found = all_of_them(every)
-    for ((_, out), gradient), (parameters, kind) in zip(found, itertools.product(every, (False, True)), strict=True):
-        assert [g.dtype for g in gradient] == [p.dtype for p in parameters]
-        network = build(*parameters, kind)
-        states, _ = jax.eval_shape(network.step, network.initial_state(x[0]), x[0])
-        assert {leaf.dtype for leaf in jax.tree.leaves(states)} == {out.dtype} == {jnp.dtype("float32")}
-        assert all(bool(jnp.any(g != 0)) for g in gradient)
+    assert_close(derivatives(lambda p: by_network(p, options)), expected(), 1e-11)
 
 
 def test_gradients_of_large_weights_are_added_in_place_where_memory_is_saved():
@@ -201,60 +151,12 @@ def test_gradients_of_large_weights_are_added_in_place_where_memory_is_saved():
     assert matrices("recompute") < 0.6
 
 
-def test_schedule_covers_all_steps_with_equal_chunks():
-    """Parts follow each other, chunks divide segments, segments divide parts; the last part is one segment."""
-    kinds = {}, {"near": 5}, {"near": 5, "recompute": True}
-    for steps, kind in itertools.product(range(1, 40), kinds):
-        for chunk, segment in itertools.product((None, 1, 2, 3, 5, 8), (None, 1, 4, 6, 10)):
-            if max(chunk or 1, segment or 1) > steps:
-                continue
-            if chunk and segment and segment % chunk:
-                with pytest.raises(ValueError, match=f"chunk must divide segment, got {chunk} and {segment}"):
-                    schedule(steps, chunk, segment, **kind)
-                continue
-            first, *rest = parts = schedule(steps, chunk, segment, **kind)
-            assert len(rest) <= 1
-            assert [part.start for part in parts] == [0, first.steps][: len(parts)]
-            assert sum(part.steps for part in parts) == steps
-            assert all(part.steps % part.segment == part.segment % part.chunk == 0 < part.chunk for part in parts)
-            assert (first.chunk, first.segment) == (chunk or first.chunk, segment or first.segment)
-            if rest:
-                divisors = [n for n in range(1, 2 * first.chunk + 1) if rest[0].steps % n == 0]
-                assert (rest[0].segment, rest[0].chunk) == (rest[0].steps, max(divisors))
-
-
 def test_loops_are_not_unrolled_on_processors():
     def program(**options):
         network = Network([Layer(jnp.asarray(w, "float32"), LIF()) for w in WEIGHTS])
         return jax.jit(lambda x: network(x, **options)).lower(jnp.asarray(INPUTS, "float32")).as_text()
 
     assert program() == program(backward=Backward(unroll=1)) != program(backward=Backward(unroll=2))
-
-
-class Changing:
-    """A function of its own state."""
-
-    def __init__(self, matrix):
-        self.matrix = matrix
-
-    def __call__(self, x):
-        return x @ self.matrix
-
-
-@pytest.mark.parametrize("place", ["weight", "recurrent"])
-@pytest.mark.parametrize("mode", ["exact", "scan"])
-def test_functions_as_weights_are_run_anew_in_each_call(place, mode):
-    x, w = jnp.asarray(INPUTS, "float32"), jnp.asarray(WEIGHTS[0], "float32")
-    r = jnp.asarray(RECURRENT, "float32")
-    function = Changing({"weight": w, "recurrent": r}[place])
-    given = {"weight": w, "recurrent": r} | {place: function}
-    network = Network([Layer(given["weight"], LIF(), given["recurrent"])])
-    before = network(x, backward=mode)[1]
-    function.matrix = -function.matrix
-    changed = {"weight": w, "recurrent": r} | {place: function.matrix}
-    expected = Network([Layer(changed["weight"], LIF(), changed["recurrent"])])(x, backward=mode)[1]
-    assert jnp.array_equal(network(x, backward=mode)[1], expected)
-    assert not jnp.array_equal(before, expected)
 
 
 @pytest.mark.parametrize("mode", STORAGES)
@@ -279,10 +181,9 @@ def test_stored_distances_keep_their_sign_and_know_no_other_example(mode, dtype,
     np.testing.assert_allclose(found[2], distance[2], rtol=1 / 15, atol=5e-5 * float(jnp.abs(distance[2]).max()))
 
 
-@pytest.mark.parametrize("mode", ["exact", "scan"])
-def test_matrices_without_a_fraction_compute_in_the_dtype_of_the_inputs(mode):
+def test_matrices_without_a_fraction_compute_in_the_dtype_of_the_inputs():
     """Masks of connections and counts; inputs without a fraction become the default float."""
     for matrix, inputs in itertools.product(("int32", "bool"), ("bfloat16", "float32", "bool", "int8")):
         network = Network([Layer(jnp.ones(SIZES[:2], matrix), LIF())])
-        out = jax.eval_shape(lambda x, network=network: network(x, backward=mode)[1], jnp.asarray(INPUTS, inputs))
+        out = jax.eval_shape(lambda x, network=network: network(x)[1], jnp.asarray(INPUTS, inputs))
         assert out.dtype == (inputs if "float" in inputs else "float32")

@@ -7,8 +7,6 @@ import pytest
 from conftest import STORAGES, few
 
 from spikegrad import LIF, AdaptiveLIF, Cell, Layer, Network, Sigmoid, SynapticLIF, parameter
-from spikegrad.network._modes import MODES, Mode
-from spikegrad.network._storage import FewBits
 from spikegrad.neurons import Refractory
 
 OWN = [1e-3, 0.3, 1.0, 1.06, 1.41421356, 1.5, 7.3]  # a threshold for each neuron
@@ -72,43 +70,6 @@ def test_errors_of_distances_are_the_stated_ones(mode):
     storage, encoded = STORAGES[mode], (distance, ())
     found, _ = storage.read(storage.write(encoded), encoded)
     assert 0.8 * storage.error < jnp.abs(found / distance - 1).max() <= storage.error
-
-
-class PowersOfTwo(FewBits):
-    """A sign and 3 bits: zero, and the largest distance of an example times seven powers of 2."""
-
-    error, gradient_error = 0.5, 0.5
-    sign, largest = 8, 7
-
-    def pack(self, distance):
-        size, negative = jnp.abs(distance.astype(jnp.float32)), (distance < 0).astype(jnp.float32)
-        largest = jnp.maximum(size.max(axis=1, keepdims=True), 1e-30)
-        code = jnp.round(jnp.log2(jnp.maximum(size / largest, 1e-9))) + 7
-        return (jnp.clip(code, negative, 7) + 8 * negative).astype(jnp.uint8), largest
-
-    def unpack(self, packed, dtype):
-        codes, largest = packed
-        code = (codes % 8).astype(jnp.float32)
-        size = jnp.where(code > 0, largest * 2 ** (code - 7), 0)
-        return jnp.where(codes < 8, size, -size).astype(dtype)
-
-
-def test_a_new_storage_is_a_class_and_a_row(monkeypatch):
-    monkeypatch.setitem(MODES, "coarse", Mode(PowersOfTwo()))
-    rng = np.random.default_rng(0)
-    inputs, weight = np.float32(rng.uniform(0, 1, (20, 3, 4))), np.float32(rng.normal(0, 0.5, (4, 7)))
-
-    def loss(weight, mode):
-        outs = Network([Layer(weight, LIF(0.9))])(inputs, backward=mode)[1]
-        return outs.sum(), outs
-
-    (exact, outs), (coarse, coarse_outs) = (jax.grad(loss, has_aux=True)(weight, mode) for mode in ("exact", "coarse"))
-    np.testing.assert_array_equal(outs, coarse_outs)
-    assert 0.01 < np.linalg.norm(coarse - exact) / np.linalg.norm(exact) < 0.5
-    with pytest.raises(TypeError, match="mode 'coarse' has a first derivative only"):
-        jax.grad(lambda w: jax.grad(loss, has_aux=True)(w, "coarse")[0].sum())(weight)
-    with pytest.raises(ValueError, match="'scan', 'coarse', got 'fine'"):
-        loss(weight, "fine")
 
 
 @pytest.mark.parametrize("cell", few(CELLS, "LIF", "AdaptiveLIF", "Offset"))

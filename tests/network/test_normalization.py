@@ -8,7 +8,7 @@ import pytest
 from spikegrad import LIF, Layer, Network
 
 STEPS, BATCH, INPUTS, HIDDEN, NEURONS = 6, 4, 5, 6, 7
-MODES = ("exact", "8-bit", "recompute")
+MODES = ("exact", "8-bit")
 ERRORS = {"8-bit": 1e-1}
 rng = np.random.default_rng(0)
 
@@ -79,18 +79,8 @@ def check_statistics(after, before, below, momentum=0.9):
 
 
 @pytest.fixture
-def eqx():
-    return pytest.importorskip("equinox")
-
-
-@pytest.fixture
 def nnx():
     return pytest.importorskip("flax.nnx")
-
-
-def equinox_linear(eqx):
-    linear = eqx.nn.Linear(HIDDEN, NEURONS, key=jax.random.key(0))
-    return eqx.tree_at(lambda m: (m.weight, m.bias), linear, (KERNEL.T, BIAS))
 
 
 def nnx_linear(nnx):
@@ -99,69 +89,21 @@ def nnx_linear(nnx):
     return linear
 
 
-def check_dropout(function, params, in_order, mask, key):
+def test_dropout(nnx):
     """One mask a sequence, in the forward and the backward pass of every mode."""
-    expected, _ = by_steps(dropped(mask(key)), (KERNEL, BIAS))
-    for mode, got in gradients(lambda params, x: function(params, x, key), params).items():
-        assert_close(in_order(got), expected, ERRORS.get(mode, 3e-6))
-    assert not jnp.array_equal(mask(key), mask(jax.random.fold_in(key, 1)))  # and another one for the next sequence
-
-
-@pytest.mark.every
-def test_dropout_in_equinox(eqx):
-    dropout = eqx.nn.Dropout(0.5)
-
-    def function(linear, x, key):
-        return dropout(jax.vmap(linear)(x), key=key)
-
-    def mask(key):
-        return dropout(jnp.ones((BATCH, NEURONS)), key=key) > 0
-
-    check_dropout(function, equinox_linear(eqx), lambda m: (m.weight.T, m.bias), mask, jax.random.key(1))
-
-
-def test_dropout_in_nnx(nnx):
     graph, params = nnx.split(nnx_linear(nnx))
-    dropout = nnx.Dropout(0.5)
-
-    def function(params, x, key):
-        return dropout(nnx.merge(graph, params)(x), rngs=key)
+    dropout, key = nnx.Dropout(0.5), jax.random.key(1)
 
     def mask(key):
         return dropout(jnp.ones((BATCH, NEURONS)), rngs=key) > 0
 
-    check_dropout(function, params, lambda p: (p["kernel"][...], p["bias"][...]), mask, jax.random.key(1))
+    expected, _ = by_steps(dropped(mask(key)), (KERNEL, BIAS))
+    for mode, got in gradients(lambda params, x: dropout(nnx.merge(graph, params)(x), rngs=key), params).items():
+        assert_close((got["kernel"][...], got["bias"][...]), expected, ERRORS.get(mode, 3e-6))
+    assert not jnp.array_equal(mask(key), mask(jax.random.fold_in(key, 1)))  # and another one for the next sequence
 
 
-def check_batch_normalisation(function, params, in_order):
-    expected, below = by_steps(normalised, (KERNEL, BIAS, SCALE, BIAS))
-    for mode, got in gradients(function, params).items():
-        assert_close(in_order(got), expected, ERRORS.get(mode, 3e-6))
-    return below
-
-
-@pytest.mark.every
-def test_batch_normalisation_in_equinox(eqx):
-    norm, state = eqx.nn.make_with_state(eqx.nn.BatchNorm)(NEURONS, "examples", momentum=0.9, backward="batch")
-    norm = eqx.tree_at(lambda m: (m.weight, m.bias), norm, (SCALE, BIAS))
-    counted = 1 - 0.9**10  # Equinox keeps sums, and divides by this after ten updates
-    state = state.set(norm.batch_counter, jnp.array(10))
-    state = state.set(norm.batch_state_index, (MEAN * counted, VAR * counted))
-    params, rest = eqx.partition((equinox_linear(eqx), norm), eqx.is_inexact_array)
-
-    def function(params, x):
-        linear, norm = eqx.combine(params, rest)
-        with jax.numpy_dtype_promotion("standard"):
-            return jax.vmap(lambda x: norm(linear(x), state, inference=True)[0], axis_name="examples")(x)
-
-    below = check_batch_normalisation(function, params, lambda m: (m[0].weight.T, m[0].bias, m[1].weight, m[1].bias))
-    outs = build(lambda x: function(params, x)).observe(X)[1]
-    y = jax.vmap(equinox_linear(eqx))(outs[0].output.reshape(-1, HIDDEN))
-    after = jax.vmap(norm, axis_name="examples", in_axes=(0, None), out_axes=(0, None))(y, state)[1]
-    check_statistics(after.get(norm.batch_state_index), state.get(norm.batch_state_index), below)
-
-
-def test_batch_normalisation_in_nnx(nnx):
+def test_batch_normalisation(nnx):
     linear, norm = nnx_linear(nnx), nnx.BatchNorm(NEURONS, momentum=0.9, rngs=nnx.Rngs(0))
     norm.mean[...], norm.var[...], norm.scale[...], norm.bias[...] = MEAN, VAR, SCALE, BIAS
     model = nnx.List([linear, norm]) if hasattr(nnx, "List") else [linear, norm]
@@ -171,12 +113,10 @@ def test_batch_normalisation_in_nnx(nnx):
         linear, norm = nnx.merge(graph, params, statistics)
         return norm(linear(x), use_running_average=True)
 
-    def in_order(grads):
-        return *(grads[0][name][...] for name in ("kernel", "bias")), *(
-            grads[1][name][...] for name in ("scale", "bias")
-        )
-
-    below = check_batch_normalisation(function, params, in_order)
+    expected, below = by_steps(normalised, (KERNEL, BIAS, SCALE, BIAS))
+    for mode, (of_linear, of_norm) in ((mode, (got[0], got[1])) for mode, got in gradients(function, params).items()):
+        found = of_linear["kernel"], of_linear["bias"], of_norm["scale"], of_norm["bias"]
+        assert_close([part[...] for part in found], expected, ERRORS.get(mode, 3e-6))
     outs = build(lambda x: norm(linear(x), use_running_average=True)).observe(X)[1]
     norm(linear(outs[0].output), use_running_average=False)
     check_statistics((norm.mean[...], norm.var[...]), (MEAN, VAR), below)

@@ -16,9 +16,12 @@ def _standard_promotion():
         yield
 
 
-# By default: batch statistics with a mask, a gradient of a vmap of learnable spikes, a delayed read
-# of a join over time in two calls, and NaN in the padding.
-@pytest.mark.parametrize("seed", few([218, 222, 211, 49, *range(20)], 218, 222, 211, 49))
+# By default two layers and a join in a loop, and small graphs with each mode, transform and form of weights, with
+# masks, padding, truncation, joins over time, states and two calls.
+SEEDS = 298, 131, 0, 123, 213, 55, 5, 54, 126, 168, 49
+
+
+@pytest.mark.parametrize("seed", few(dict.fromkeys([*SEEDS, 37, 129, 211, 218, 222, *range(60)]), *SEEDS))
 def test_values_and_gradients_are_those_of_a_loop(seed, x64):
     graph = random_graphs.Graph(seed)
     error, message = random_graphs.compare(graph)

@@ -283,6 +283,7 @@ def check_weight(owner: str, name: str, value: Any) -> None:
 
 def product(weight: Any, x: Any, name: str) -> jax.Array:
     """Multiply a weight by its inputs, an array or a tuple of arrays."""
+    step = x[0] if isinstance(x, tuple) else x  # a window is a tuple of steps
     if isinstance(x, tuple):
         x = jnp.stack(x)
     matrix = matrix_of(weight)
@@ -300,9 +301,9 @@ def product(weight: Any, x: Any, name: str) -> jax.Array:
                 f"Layer: {name} must return one array, got {type(out).__name__} from "
                 f"{brief(weight)}"
             )
-        if x.ndim > 1 and out.shape[:1] != x.shape[:1]:
+        if step.ndim > 1 and out.shape[:1] != step.shape[:1]:
             raise ValueError(
-                f"Layer: {name} must return a row for each of {len(x)} examples, got shape "
+                f"Layer: {name} must return a row for each of {len(step)} examples, got shape "
                 f"{out.shape} for an input of shape {x.shape}; for a function of one example "
                 f"pass jax.vmap({name})"
             )
