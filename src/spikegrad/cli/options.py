@@ -17,7 +17,7 @@ from .. import get
 from .._struct import domain
 from .._surrogate import Surrogate
 from ..data import Binning, Split
-from ..network._modes import MODES
+from ..network import MODES
 from ..neurons import LIF, decay_from_tau
 from . import sources, tables
 from .networks import CELLS, ENCODINGS, NO_ENCODING, READOUTS, SpikingNetwork

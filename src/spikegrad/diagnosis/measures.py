@@ -14,7 +14,7 @@ from .._optimizer import updates_of
 from .._pytree import is_array, is_inexact, merge, split
 from ..network import Activity, Network
 from ..neurons import parameters_of, with_parameters
-from ..surrogates._measures import measure
+from ..surrogates import measure
 from .moves import Move, apply_moves, has_width, surrogate_field
 from .trial import Problem, constant_loss, standardized
 

@@ -21,8 +21,7 @@ from .._struct import domain
 from .._surrogate import Surrogate
 from ..network import Delayed, Layer, Network, Window
 from ..neurons import parameters_of, with_parameters
-from ..surrogates import Sigmoid
-from ..surrogates._measures import measure, rescaled
+from ..surrogates import Sigmoid, measure, rescaled
 
 M = TypeVar("M", bound="Move")
 

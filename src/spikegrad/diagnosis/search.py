@@ -14,8 +14,7 @@ from .._pytree import is_array
 from .._struct import domain
 from ..network import Delayed, Window
 from ..neurons import parameters_of
-from ..surrogates import Sigmoid
-from ..surrogates._measures import measure
+from ..surrogates import Sigmoid, measure
 from .measures import BANDS, LayerReport, Measuring, outside
 from .moves import (
     Center,
