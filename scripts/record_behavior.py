@@ -32,7 +32,7 @@ ROOT = Path(__file__).resolve().parent.parent
 FILE = ROOT / "tests" / "recorded" / "behavior" / "behavior.npz"
 LIMITS = {"float32": 1e-6, "float64": 1e-13}
 MODES = "exact", "half", "8-bit", "recompute", "scan"
-NETWORKS = 124
+NETWORKS = 210
 
 # --- descriptions of networks ----------------------------------------------------------------------------------------
 
