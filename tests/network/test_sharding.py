@@ -1,15 +1,15 @@
 """Several devices, the ordinary way: batches and networks that are sharded are computed where they are."""
 
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import MODES, STORAGES
+from conftest import MODES, STORAGES, few
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
-from networks import backward_of
 
 from spikegrad import (
     ERF,
@@ -31,15 +31,13 @@ from spikegrad import (
 )
 
 STEPS, BATCH, DEVICES = 20, 64, 4
-OPTIONS = [{"backward": mode} if mode != "exact" else {} for mode in MODES]
 KINDS = ("dense", "recurrent", "convolutional")
 rng = np.random.default_rng(0)
 
 
-def label(value):
-    if isinstance(value, dict):
-        return "-".join(map(str, value.values())) or "exact"
-    return getattr(value, "__name__", str(value))
+def label(case):
+    kind, mode, way = case
+    return f"{kind}-{mode}-{way.__name__}"
 
 
 def array(*shape, scale=1.0):
@@ -93,7 +91,7 @@ def mesh_of(axis_type):
 @functools.cache
 def one_device(kind, mode):
     """The gradient, and the temporary memory that a quarter of the batch takes."""
-    gradient = jax.jit(jax.grad(functools.partial(loss, kind=kind, **dict(mode))))
+    gradient = jax.jit(jax.grad(functools.partial(loss, kind=kind, backward=mode)))
     quarter = jax.tree.map(lambda a: a[:, : BATCH // DEVICES], (INPUTS[kind], MASK))
     memory = gradient.lower(WEIGHTS[kind], *quarter).compile().memory_analysis().temp_size_in_bytes
     return gradient(WEIGHTS[kind], INPUTS[kind], MASK), memory
@@ -134,49 +132,50 @@ def by_shard_map(run, kind):
     return jax.jit(jax.grad(split)), placed(kind, mesh)
 
 
-FACTORS = {"kind": KINDS, "options": OPTIONS, "way": (by_jit, by_explicit_mesh, by_shard_map)}
-EVERY = {  # the easiest; kept as 8 bits are; JAX's own
-    "kind": ["dense"],
-    "options": [{"backward": "half"}, {"backward": "recompute"}, {"backward": "scan"}],
-}
+WAYS = by_jit, by_explicit_mesh, by_shard_map
+BY_DEFAULT = (
+    ("recurrent", "8-bit", by_explicit_mesh),
+    ("convolutional", "exact", by_jit),
+    ("recurrent", "exact", by_shard_map),
+)
 
 
-def test_a_sharded_batch(combination):
+@pytest.mark.parametrize("case", few([*itertools.product(KINDS, MODES, WAYS)], *BY_DEFAULT), ids=label)
+def test_a_sharded_batch(case):
     """No device gathers the batch of the others, each takes the memory of its share, the gradient is that of one."""
-    kind, options, way = combination.values()
-    gradient, args = way(functools.partial(loss, kind=kind, **options), kind)
+    kind, mode, way = case
+    gradient, args = way(functools.partial(loss, kind=kind, backward=mode), kind)
     compiled = gradient.lower(*args).compile()
-    expected, memory = one_device(kind, tuple(options.items()))
+    expected, memory = one_device(kind, mode)
     text = compiled.as_text()
     assert "all-reduce" in text
     assert "all-gather" not in text
     assert compiled.memory_analysis().temp_size_in_bytes <= 1.1 * memory
     # what is kept in few bits is rounded there after a sum in another order
-    assert_close(compiled(*args), expected, 1e-3 if backward_of(options).mode in STORAGES else 1e-5)
+    assert_close(compiled(*args), expected, 1e-3 if mode in STORAGES else 1e-5)
 
 
+@pytest.mark.every
 def test_an_explicit_mesh_that_the_arrays_alone_know():
     args = placed("recurrent", mesh_of(AxisType.Explicit))
     gradient = jax.jit(jax.grad(functools.partial(loss, kind="recurrent")))
-    assert_close(gradient(*args), one_device("recurrent", ())[0], 1e-5)
+    assert_close(gradient(*args), one_device("recurrent", "exact")[0], 1e-5)
 
 
 def test_an_explicit_mesh_without_jit():
     run, args = by_explicit_mesh(functools.partial(loss, kind="recurrent"), "recurrent")
-    assert_close(run.__wrapped__(*args), one_device("recurrent", ())[0], 1e-5)
+    assert_close(run.__wrapped__(*args), one_device("recurrent", "exact")[0], 1e-5)
 
 
-@pytest.mark.parametrize(
-    "options", [{"backward": "8-bit"}, pytest.param({"backward": "recompute"}, marks=pytest.mark.every)], ids=label
-)
-def test_networks_side_by_side_one_a_device(options):
+@pytest.mark.parametrize("mode", few(["8-bit", "recompute"], "8-bit"))
+def test_networks_side_by_side_one_a_device(mode):
     weights = jax.tree.map(lambda w: jnp.stack([w, 1.1 * w, 0.9 * w, 1.2 * w]), WEIGHTS["recurrent"])
-    one = functools.partial(loss, x=INPUTS["recurrent"], mask=MASK, kind="recurrent", **options)
+    one = functools.partial(loss, x=INPUTS["recurrent"], mask=MASK, kind="recurrent", backward=mode)
     gradient = jax.jit(jax.vmap(jax.grad(one)))
     sharded = jax.device_put(weights, NamedSharding(mesh_of(AxisType.Auto), P("batch")))
     compiled = gradient.lower(sharded).compile()
     assert "all-gather" not in compiled.as_text()
-    assert_close(compiled(sharded), gradient(weights), 1e-3 if backward_of(options).mode in STORAGES else 1e-5)
+    assert_close(compiled(sharded), gradient(weights), 1e-3 if mode in STORAGES else 1e-5)
 
 
 @functools.cache
