@@ -5,13 +5,13 @@ PR 444 and syops 0.0.5. ``docs/cost.md`` has their numbers.
 """
 
 import fractions
-import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import few
+from networks import observed
 
 from spikegrad import (
     LIF,
@@ -194,9 +194,9 @@ def test_a_function_that_is_not_linear_has_a_message_and_no_counts(weight, messa
     assert not report.complete
     assert message in report.rows[2].message
     assert report.rows[2].cost is None
-    assert report.total.spikes == report.layers[0].spikes == (6, 12, 12)
-    assert f"weight of layer 1 cannot be counted: {message}" in str(report)
-    with pytest.raises(ValueError, match="all weights must have counts: weight of layer 1"):
+    assert report.total.spikes == report.layers["0"].spikes == (6, 12, 12)
+    assert f"weight of layer '1' cannot be counted: {message}" in str(report)
+    with pytest.raises(ValueError, match="all weights must have counts: weight of layer '1'"):
         report.energy("45nm fp32")
 
 
@@ -244,7 +244,7 @@ def test_graph_with_delays_windows_joins_and_two_inputs():
     inputs = {"x": x, "cue": cue}
     report = cost_report(network, inputs, mask=mask)
     assert report.uncounted == ("j",)
-    outs = {**inputs, **jax.jit(functools.partial(network, all_layers=True))(inputs, mask=mask)[1]}
+    outs = {**inputs, **observed(network, inputs, mask=mask)[1]}
     outs = {name: np.asarray(out) for name, out in outs.items()}
 
     def read(source, lag):
@@ -301,8 +301,8 @@ def test_inputs_without_examples_and_drawn_spikes():
     cell = LIF(surrogate=stochastic(LIF().surrogate))
     network, key = Network([Layer(jnp.ones((3, 2)), cell), Layer(jnp.ones((2, 2)), cell)]), jax.random.key(1)
     x = x[:, None]
-    drawn = network(x, key=key, all_layers=True)[1][0].sum()
-    assert cost_report(network, x, key=key).layers[1].spikes[0] == drawn > 0
+    drawn = network.observe(x, key=key)[1][0].output.sum()
+    assert cost_report(network, x, key=key).layers["1"].spikes[0] == drawn > 0
 
 
 def test_arguments():

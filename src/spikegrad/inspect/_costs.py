@@ -14,7 +14,7 @@ from jax.typing import ArrayLike
 
 from .._checks import append_axes, brief
 from ..network import Network
-from ..network._connections import Edge, Name, matrix_of, product, weights_of
+from ..network._connections import Edge, Name, matrix_of, weights_of
 from ..network._graph import Graph
 from ..network._past import lagged, places_of
 from ._connections import NotLinearError, connections_of
@@ -343,7 +343,7 @@ def _cost_of(parts: list, reads: _Reads) -> Cost:
     costs = []
     for n, (edge, weight) in enumerate(parts):
         like, counts = reads.like(edge), reads.counts(edge)
-        fan_out, effective = _connections(weight, like, edge.label)
+        fan_out, effective = _connections(weight, like)
         arriving = (
             counts[:, 0] if edge.windowed else counts
         )  # a window counts an event at its smallest lag
@@ -360,12 +360,12 @@ def _cost_of(parts: list, reads: _Reads) -> Cost:
     return _sum(costs)
 
 
-def _connections(weight: Any, like: Any, label: str) -> tuple[np.ndarray, np.ndarray]:
+def _connections(weight: Any, like: Any) -> tuple[np.ndarray, np.ndarray]:
     """Return the connections of each value, for all and for nonzero weights.
 
     Both broadcast to ``like``.
     """
     if (matrix := matrix_of(weight)) is None:
-        return connections_of(lambda x: product(weight, x, label), like)
+        return connections_of(weight, like)
     flat = np.asarray(matrix).reshape(len(matrix), -1)
     return np.full(len(flat), flat.shape[1], np.int64), (flat != 0).sum(1, dtype=np.int64)
