@@ -51,6 +51,8 @@ class Bounded(Struct):
 
     def _within(self, low: float, high: float, owner: str, name: str) -> Bounded:
         """Return the value with these additional bounds."""
+        # A cell calls this with the domain of its parameter, so ``bounded(0.9)`` as a decay stays
+        # between 0 and 1.
         low, high = max(self.low, low), min(self.high, high)
         return (
             self
@@ -82,6 +84,7 @@ for _name in (
     "pow",
     "rpow",
 ):
+    # On the class, because Python looks up operators there and not on the instance.
     setattr(Bounded, f"__{_name}__", _as_its_value(f"__{_name}__"))
 
 
@@ -157,4 +160,5 @@ def _bounded(value: Any, low: float, high: float, owner: str, name: str) -> Boun
         return Bounded(jnp.log(x - low), low)
     if math.isinf(low):
         return Bounded(jnp.log(high - x), high=high)
+    # The logit, the inverse of the sigmoid in ``value``.
     return Bounded(jnp.log(x - low) - jnp.log(high - x), low, high)

@@ -83,6 +83,7 @@ def shard_as(x: jax.Array, like: jax.Array | jax.ShapeDtypeStruct) -> jax.Array:
     sharding, common = explicit_sharding(like), min(x.ndim, len(like.shape))
     if sharding is None or x.shape[:common] != like.shape[:common]:
         return x
+    # Axes that only ``x`` has are not sharded.
     spec = [*sharding.spec, *[None] * x.ndim][: x.ndim]
     sharding = jax.sharding.NamedSharding(sharding.mesh, jax.sharding.PartitionSpec(*spec))
     return x if explicit_sharding(x) == sharding else jax.sharding.reshard(x, sharding)
@@ -161,9 +162,11 @@ def evaluate(program: Equations, *inputs: Any, run: Callable[[Any, list], list])
     values: dict[Any, Any] = dict(zip(program.inputs, inputs, strict=True))
 
     def read(var):
+        # Literals in a jaxpr are constants without a variable. They have a ``val``.
         return var.val if hasattr(var, "val") else values[var]
 
     for equation in program.equations:
+        # The context of the equation when it was traced, such as its mesh.
         with equation.ctx.manager:
             out = run(equation, [read(var) for var in equation.invars])
         values.update(zip(equation.outvars, out, strict=True))

@@ -15,6 +15,7 @@ T = TypeVar("T")
 
 def gathered(*values: int) -> np.ndarray:
     """Gather integers from all processes, a row for each process: ``(processes, values)``."""
+    # 32 bits, because JAX would cut wider integers without its 64-bit mode.
     row = np.asarray(values, np.int32)
     if jax.process_count() == 1:
         return row[None]

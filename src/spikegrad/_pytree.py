@@ -90,6 +90,7 @@ class Entries(Mapping):
 
 
 def _flatten_entries(entries: Entries) -> tuple[list, tuple]:
+    # Paths look like those of a dict. The names are part of the structure, so their order is kept.
     return [(jax.tree_util.DictKey(name), value) for name, value in entries.items()], tuple(entries)
 
 

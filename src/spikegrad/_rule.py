@@ -55,6 +55,7 @@ def spike(x: ArrayLike, slope: ArrayLike) -> jax.Array:
     """
     x = real_array(x, "spike")
     slope = real_array(slope, "spike", "slope")
+    # A narrower slope keeps its dtype, because it is the residual that JAX stores.
     dtype = slope.dtype if slope.dtype.itemsize < x.dtype.itemsize else x.dtype
     slope = broadcast_checked(slope, dtype, x.shape, "spike", "slope")
     return _spike(x, jnp.broadcast_to(slope, x.shape))

@@ -56,6 +56,7 @@ def learnable(surrogate: Surrogate) -> Surrogate:
     0.0534
     """
     curve = curve_of("learnable", surrogate)
+    # A composition may contain such a class further inside.
     for part in parts_of(curve):
         if isinstance(part, Surrogate) and not part._frozen:
             raise TypeError(

@@ -229,6 +229,8 @@ def _by_value(value: object) -> object:
         return "traced", id(value)
     if isinstance(value, (np.ndarray, jax.Array)):
         array = np.asarray(value)
+        # By bytes, so a NaN equals itself and 0.0 differs from -0.0, as they do for a compiled
+        # program.
         return array.shape, array.dtype.name, array.tobytes()
     if isinstance(value, Mapping):  # the nodes of a network, the weights of a layer
         return tuple([(key, _by_value(entry)) for key, entry in value.items()])

@@ -187,6 +187,7 @@ class Surrogate(Struct):
         # A constant x does not need a slope.
         curve._broadcast_to(x.dtype, x.shape)  # raises if a parameter does not broadcast
         if forward.is_step:
+            # The second argument is the slope, which only a derivative reads. x takes its place.
             return _spike(x, x)
         # A constant x has no derivative, but a traced threshold of the spike type may have one.
         traced = any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(forward))
@@ -278,11 +279,14 @@ def _zeros_for_parameters(
         name = jax.tree_util.keystr(path)[1:]
         value = real_array(leaf, owner, name)
         # Broadcast before the derivative: JAX then sums the gradient over the broadcast axes.
+        # One zero per parameter, so each derivative is one elementwise formula and no Jacobian.
         value = spread_as(broadcast_checked(value, value.dtype, x.shape, owner, name), x)
         slope = finite(jax.jvp(primal, (value,), (jnp.ones_like(value),))[1])
         # Far from the threshold a primal is flat. Its derivative is 0 there, but the formula may be
         # infinity times 0.
         wide = x.astype(compute_dtype(x.dtype))
+        # The largest number with a finite square. Beyond it, formulas with x * x may give infinity
+        # times 0.
         near = abs(wide) <= float(jnp.finfo(wide.dtype).max) ** 0.5  # False for NaN
         slope = jnp.where(near | ~jnp.isnan(slope), slope, jnp.zeros_like(slope))
         yield _zero_with_gradient(value.astype(x.dtype), slope)
@@ -459,6 +463,8 @@ class _Primal(NamedTuple):
     middle: jax.Array
 
     def scaled(self, factor: Real) -> _Primal:
+        # factor * (p - middle) + middle, with p = varying + constant: a multiple about the value
+        # at the threshold.
         return _Primal(
             factor * self.varying, factor * self.constant + (1 - factor) * self.middle, self.middle
         )
@@ -551,6 +557,7 @@ class Sum(Composition, pure=True):
     def _primal(self, x):
         a, b = primal_of(self.first, x), primal_of(self.second, x)
         middle = jnp.maximum(a.middle, b.middle)  # 1/2 if either curve has it
+        # So that the sum of both curves has the value ``middle`` at the threshold.
         constant = a.constant + b.constant + (middle - a.middle - b.middle)
         return _Primal(a.varying + b.varying, constant, middle)
 
@@ -591,6 +598,7 @@ def spike_types(tree: object) -> list[SpikeType]:
 def fold_in(key: jax.Array, data: ArrayLike) -> jax.Array:
     """Apply ``jax.random.fold_in`` to each key of an array."""
     fold: Callable = functools.partial(jax.random.fold_in, data=data)
+    # ``fold_in`` takes one key, so one vmap for each axis of the keys.
     for _ in key.shape:
         fold = jax.vmap(fold)
     return fold(key)
@@ -600,6 +608,7 @@ def as_key(owner: str, key: Any) -> jax.Array:
     """Return typed keys. Legacy keys of two uint32 numbers are converted."""
     if isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
         return key
+    # The form of ``jax.random.PRNGKey``, two numbers on the last axis.
     if getattr(key, "dtype", None) == jnp.uint32 and key.shape[-1:] == (2,):
         return jax.random.wrap_key_data(jnp.asarray(key), impl="threefry2x32")
     hint = f"; pass jax.random.key({key})" if isinstance(key, int) else ""

@@ -44,6 +44,8 @@ class Rectified(Cell, pure=True):
         return self.decay * v + (1 - self.decay) * current
 
     def fire(self, u: jax.Array, key: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
+        # The potential itself is kept, so a negative one still decays instead of starting again
+        # from 0.
         return u, jnp.maximum(u, 0)
 
 
@@ -104,6 +106,8 @@ class SpikingNetwork:
             current = self.images(x) @ jnp.asarray(params[0].weight)
             weight = jax.tree_util.Partial(lambda current, _: current, current)
             params = (dataclasses.replace(params[0], weight=weight), *params[1:])
+            # (steps, n): the values are never read, but a network takes its number of steps from
+            # its inputs.
             inputs = jnp.zeros((self.steps, len(current)), bool)
         else:
             inputs = self.inputs(x, key)

@@ -106,6 +106,7 @@ def batch_sharding(batch: int, masked: bool) -> Example | None:
             f"batches of {batch} examples cannot be sharded over {jax.device_count()} devices",
             param_hint="'--batch'",
         )
+    # Sequences are (steps, n, ...), so the second axis is sharded. Labels are (n,).
     mesh = Mesh(jax.devices(), ("batch",))
     sequences = NamedSharding(mesh, P(None, "batch"))
     parts: Any = sequences, NamedSharding(mesh, P("batch")), sequences if masked else None

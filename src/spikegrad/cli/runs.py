@@ -102,6 +102,7 @@ class Run:
 
 def configuration() -> dict[str, Any]:
     """Return the configuration of JAX on which the bits of a training depend."""
+    # Each of these changes the numbers that are drawn or the rounding of products.
     names = "enable_x64", "default_matmul_precision", "default_prng_impl", "threefry_partitionable"
     return {name: getattr(jax.config, f"jax_{name}") for name in names}
 
@@ -213,6 +214,8 @@ def read_parameters(run: Run) -> Params:
 
 def sha256(source: Sequences) -> str:
     """Return a hash of examples: dtype, shape, values, labels and lengths."""
+    # No example yet: only the dtype, so sequences that differ only in their dtype have different
+    # hashes.
     values = source.padded(slice(0))
     digest = hashlib.sha256(f"{values.dtype} {source.steps} {source.shape}".encode())
     for first in range(0, len(source), 1024):  # they may be read from files

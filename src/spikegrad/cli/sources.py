@@ -153,6 +153,8 @@ def load_to_score(source: str, options: Any, like: Any) -> tuple[Sequences, bool
         paths = _path(source), _path(options.data)
         train, test = form.read(paths[0], options.steps, options.seed)
         if test is None:
+            # The same file has no published test set, so its training part must not be scored.
+            # Another file was not trained on at all.
             is_trained = os.path.realpath(paths[0]) == os.path.realpath(paths[1])
             test = form.split(train, options.seed)[1] if is_trained else train
     scored = _sequences(test, options.binning)

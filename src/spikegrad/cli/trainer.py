@@ -42,6 +42,7 @@ def random_shift(x: jax.Array, pixels: int, key: jax.Array) -> jax.Array:
     """Move each image of ``(n, height, width, ...)`` by up to ``pixels`` in each direction."""
     channel_axes = x.ndim - 3
     padded = jnp.pad(x, [(0, 0), (pixels, pixels), (pixels, pixels), *[(0, 0)] * channel_axes])
+    # (n, 2): one offset for height and width of each image. Channels do not move.
     offsets = jax.random.randint(key, (len(x), 2), 0, 2 * pixels + 1)
     offsets = jnp.pad(offsets, [(0, 0), (0, channel_axes)])
     return jax.vmap(partial(jax.lax.dynamic_slice, slice_sizes=x.shape[1:]))(padded, offsets)
@@ -189,6 +190,8 @@ def fit(
         return bool(stop())
 
     def values(now: training.Report) -> dict[str, Any]:
+        # The rate of the last update: the schedule counts from 0, and ``step`` is the number of
+        # updates made.
         rate = optax.cosine_decay_schedule(options.lr, updates)(now.step - 1)
         return {"learning_rate": rate} | ({"test": curves["test"][-1]} if now.epoch_ended else {})
 
@@ -307,10 +310,12 @@ def _updates_per_call(network: SpikingNetwork, batch: int, per_epoch: int) -> in
 def _loss(network: SpikingNetwork, options: Options) -> training.Loss:
     def loss(params, batch, key):
         x, y, mask = batch
+        # Images are shifted and recordings get noise, never both, so one key serves for either.
         varying, encoding = jax.random.split(key)
         if options.shift:
             # The zeros that move in are the smallest value only after scaling.
             images = scale(x[0], network.low, network.high)
+            # Sequences have the time first, and an image is one step: (1, n, height, width).
             x = random_shift(images, options.shift, varying)[None]
         if options.input_noise:
             x = x + options.input_noise * jax.random.normal(varying, x.shape)

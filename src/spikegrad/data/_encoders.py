@@ -100,6 +100,7 @@ def latency_encoding(x: npt.ArrayLike, steps: int) -> jax.Array:
     time = jnp.where(x > 0, jnp.floor((1 - x) * steps), -1).astype(int)
     time = jnp.minimum(time, steps - 1)  # 1 - x rounds to 1 for the smallest values
     all_times = jnp.arange(steps).reshape(-1, *[1] * x.ndim)
+    # (steps, 1, ...) and (1, ...) -> (steps, ...): True at the step of the spike.
     return all_times == time[None]
 
 

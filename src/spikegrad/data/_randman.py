@@ -16,6 +16,7 @@ PRECISION, MOST_TERMS = 1e-3, 1000
 
 def _spectrum(name: str, alpha: float) -> tuple[np.ndarray, np.ndarray]:
     """Return frequency and amplitude of each term."""
+    # Later terms have an amplitude k^-alpha below the precision.
     terms = min(math.ceil(PRECISION ** -min(1 / alpha, 1)), MOST_TERMS)
     k = np.arange(terms, dtype=np.float64)
     if name == "paper":
@@ -133,6 +134,7 @@ def randman(
         for d in range(dimensions):
             scaled = a[:, d] * amplitude, b[:, d] * frequency
             f *= _sums_of_sines(points[:, d], *scaled, c[:, d])
+        # f: (samples, units), scaled for each unit of the class.
         share = (f - f.min(0)) / (f.max(0) - f.min(0))
         # The largest value is at the end of the last step.
         times = (steps * fraction * share).astype(int)

@@ -164,6 +164,8 @@ def binary_adding(
     order = np.argsort(rng.random((samples, steps)), axis=1)
     positions = order[:, :marked]
     examples = np.arange(samples)[:, None]
+    # (samples, marked): the first ``label`` of the marked positions get ones. The positions are in
+    # random order.
     bits[examples, positions] = np.arange(marked) < labels[:, None]
     marks = np.zeros_like(bits)
     marks[examples, positions] = True

@@ -159,11 +159,15 @@ class Best:
         search.say("training")
         self.initial = self.outcome = initial = search.trial({})
         self.worth = score(initial)
+        # No measure counts against a network that learns: unusual numbers are no fault by
+        # themselves.
         if initial.learned >= LEARNS:
             return
         search.propose()
         if any(finding.moves for finding in search.findings):
             search.say("training with all changes")
+            # All changes at once. With two faults, the mending of one alone may not help, so
+            # single trials would reject both. ``prune`` removes the needless ones.
             self.attempt(search.findings)
         if initial.trained < FITS:
             self.try_more()
@@ -174,10 +178,13 @@ class Best:
         search, changes = self.search, self.search.findings
         if not self.initial.finite:
             self.freeze()
+        # The network may need another learning rate only, so the rates are tried without the
+        # changes too.
         sets = [changes, []] if any(finding.moves for finding in changes) else [changes]
         for findings in sets:
             if self.outcome.trained < (GOOD if findings is changes else FITS):
                 search.say("training at other learning rates")
+                # The likely rates first, each once, because the budget may end the search.
                 for rate in dict.fromkeys([*_likely_rates(search.report), *RATES]):
                     self.attempt([*findings, *_other_rate(search, rate)])
         slopes = [*search.slopes(anyway=True)]
@@ -185,6 +192,8 @@ class Best:
             search.say("training with other slopes")
             slots = {move.slot for finding in slopes for move in finding.moves}
             others = [f for f in changes if not any(move.slot in slots for move in f.moves)]
+            # Another slope changes the size of the gradients, so the nearest rates are tried with
+            # it.
             for rate in RATES[:3]:
                 self.attempt([*others, *slopes, *_other_rate(search, rate)])
         if self.outcome.trained < FITS and (search.first.lost or 0) > BANDS["lost"].high:
@@ -199,6 +208,8 @@ class Best:
             import optax  # noqa: PLC0415  (an extra, which the optimizer shows to be there)
 
             search.say("training with Adam")
+            # A learning rate of 1, which ``ReplaceOptimizer`` scales as an argument of the
+            # program.
             trial = Trial(search.problem._replace(optimizer=optax.adam(1.0)), search.slots)
             evidence = "no other change helps, and a plain optimizer does"
             for findings in sets:
@@ -232,15 +243,19 @@ class Best:
         rates = [move.value for move in moves.values() if isinstance(move, ScaleRate)]
         # A change of the optimizer must be worth it.
         price = 1.0 if trial else sum(abs(np.log10(abs(rate))) for rate in rates)
+        # A decade of the learning rate must add as much as another change, so small changes win.
         if (worth := score(outcome) - MUCH * price) > self.worth:
             self.outcome, self.findings, self.worth, self.used = outcome, findings, worth, used
 
     def prune(self) -> None:
         """Leave out changes without which the network learns as much, the last first."""
         compiled = {*self.search.slots, ScaleRate(None, 1.0).slot}  # arguments of the trial
+        # The last first, because findings go from the inputs to the outputs, and faults near the
+        # inputs cause those above.
         for finding in reversed(self.findings):
             others = [other for other in self.findings if other is not finding]
             slots = {move.slot for move in finding.moves}
+            # Other moves, such as a wider dtype, would need another program.
             is_argument = slots and slots <= compiled
             if is_argument and any(other.moves for other in others) and not self.search.is_late:
                 outcome = self.used(_moves_of(others))
@@ -301,6 +316,7 @@ def _likely_rates(report: Report) -> list[float]:
         return [-1.0]
     if not report.update or not outside("update", report.update):
         return [1.0]
+    # The first update is proportional to the rate, so this factor gives it the usual size.
     factor = BANDS["update"].target / report.update
     return [rounded(factor), rounded(3 * factor), rounded(factor / 3)]
 

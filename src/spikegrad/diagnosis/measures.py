@@ -145,6 +145,8 @@ def distance_of(cell: Any, u: Any) -> tuple[jax.Array, Any]:
 
     The distance is the argument that the cell passes to its surrogate.
     """
+    # The cell itself computes the distance, whatever its threshold. A surrogate that records its
+    # argument shows it without a rule for each class.
     arguments: list[jax.Array] = []
 
     def silent(x, **options):
@@ -157,6 +159,8 @@ def distance_of(cell: Any, u: Any) -> tuple[jax.Array, Any]:
 
 def quiet_distance(cell: Any, currents: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Return the distance to the threshold if no neuron fires, and this distance at rest."""
+    # Without spikes there are no resets and no adaptation. The potential is then linear in the
+    # weights, so its spread tells by which factor to scale them.
     quiet = with_parameters(cell, **{surrogate_field(cell): lambda x, **_: jnp.zeros_like(x)})
     start = jax.tree.map(jnp.asarray, cell.initial_state(currents.shape[1:], currents.dtype))
 
@@ -181,7 +185,9 @@ def measure_layer(cell: Any, activity: Activity, valid: jax.Array) -> dict[str, 
         center = mean(x)
         return center, jnp.sqrt(mean((x - center) ** 2))
 
+    # (steps, examples, ...)
     fired = output != 0  # outputs of masked steps are 0
+    # vmap over the steps, because ``fire`` takes the state of one step.
     distance = jax.vmap(lambda u: distance_of(cell, u)[0])(pre_spike)
     quiet, rest = quiet_distance(cell, current)
     center, spread = moments(quiet - rest)
@@ -194,6 +200,7 @@ def measure_layer(cell: Any, activity: Activity, valid: jax.Array) -> dict[str, 
         "scale": -rest.mean(),
         "distance": jnp.stack(moments(distance)),
         "slope": mean(jnp.abs(slope)),
+        # At most 10,000, evenly spaced, because a figure needs no more and the report stays small.
         "samples": distance.ravel()[:: -(-distance.size // 10_000)],
     }
 
@@ -236,6 +243,7 @@ def _measured(problem: Problem, network: Network, inputs: Any, moves: Any) -> di
     def moved(trainable):
         return apply_moves(merge(trainable, static), moves, in_forward=True)
 
+    # Without a loss, some number of the outputs still shows if gradients reach each layer.
     loss = problem.loss or (lambda out: sum(abs(o).mean() for o in jax.tree.leaves(out)))
 
     def loss_of(trainable):
@@ -256,6 +264,7 @@ def _measured(problem: Problem, network: Network, inputs: Any, moves: Any) -> di
         "weights": _norms(trainable),
         "gradients": _norms(gradient),
         "finite": [jnp.isfinite(a).all() for a in jax.tree.leaves((trainable, inputs, gradient))],
+        # (steps,): where the loss reads the outputs, from the norm of its gradient at each step.
         "reads": sum(
             jnp.sqrt(jnp.square(r.astype(jnp.float32)).sum(range(1, r.ndim)))
             for r in jax.tree.leaves(read)
@@ -274,12 +283,14 @@ def _measured(problem: Problem, network: Network, inputs: Any, moves: Any) -> di
                 problem.optimizer, gradient, state, trainable, value, lambda t: loss_of(t)[0]
             )[0]
 
+        # The update for a gradient of zero is the weight decay alone.
         first, still = updates(gradient), updates(jax.tree.map(jnp.zeros_like, gradient))
         numbers["updates"], numbers["decay"] = _norms(first), _norms(still)
         pairs = [*zip(*map(jax.tree.leaves, (first, gradient)), strict=True)]
         dot = sum(jnp.vdot(a.astype(jnp.float32), b.astype(jnp.float32)) for a, b in pairs)
         numbers["ascent"] = dot / (_size(first) * _size(gradient))
         same = [
+            # In bfloat16 an update below about 1/256 of a weight is rounded away.
             (w + u.astype(w.dtype) == w) & (u != 0)
             for w, u in zip(*map(jax.tree.leaves, (trainable, first)), strict=True)
         ]
@@ -289,6 +300,7 @@ def _measured(problem: Problem, network: Network, inputs: Any, moves: Any) -> di
 
 def _size(tree: Any) -> jax.Array:
     return jnp.sqrt(
+        # ``+ 0.0``, because the sum of no arrays is an integer.
         sum(jnp.square(a.astype(jnp.float32)).sum() for a in jax.tree.leaves(tree)) + 0.0
     )
 
@@ -364,14 +376,20 @@ def _activity_of(layer: Any, numbers: Mapping[str, Any]) -> dict[str, Any]:
     peak = measure(surrogate).peak if has_width(surrogate) else None
     scale, center, spread = (float(numbers[key]) for key in ("scale", "center", "spread"))
     mean, deviation = map(float, numbers["distance"])
+    # A distance of 0 from rest to the threshold would divide by 0.
     size, matrix, feedback = abs(scale) or 1.0, layer.recurrent, None
     if is_array(matrix) and np.ndim(matrix) == 2:
+        # Activity grows from step to step along the eigenvector with the largest magnitude. Over
+        # the threshold, because a spike needs a potential of that size.
         feedback = float(abs(np.linalg.eigvals(np.asarray(matrix, np.float32))).max()) / size
     return {
         "rate": float(numbers["rate"]),
         "firing": float(numbers["firing"]),
         "drive": spread / size,
+        # A mean that is nearer to rest than the threshold neither silences neurons nor makes them
+        # fire.
         "offset": center / (spread or 1e-30) if abs(center) > size else 0.0,
+        # A tiny spread without spikes is a fault of its own, and its ratio would be noise.
         "recoil": deviation / spread if spread > BANDS["drive"].low * size else None,
         "reach": None if peak is None else float(numbers["slope"]) / peak,
         "steepness": None if peak is None else peak * size,

@@ -50,6 +50,7 @@ class Move:
     @property
     def slot(self) -> tuple:
         """The part that it changes. A network has one move for each part."""
+        # The value is not part of the slot, so a new value of a part replaces the old one.
         static = [f.name for f in dataclasses.fields(self) if f.name != "value"]
         return type(self), *(getattr(self, name) for name in static)
 
@@ -122,6 +123,8 @@ class ScaleOutput(Scale):
 
     def change(self, layer: Layer) -> Layer:
         factor = self.value
+        # The arrays of a closure cannot be scaled, but its output can. The dtype stays, so the
+        # types of the network do.
         return _with_part(layer, self.part, lambda f: lambda x: (factor * f(x)).astype(f(x).dtype))
 
     @property
@@ -138,6 +141,8 @@ class Center(Move):
 
     def change(self, layer: Layer) -> Layer:
         def centered(w):
+            # (inputs, neurons): the mean over the inputs is a common current of a neuron, which
+            # shifts its potential.
             wide = jnp.asarray(w).astype(jnp.float32)
             return (wide - self.value * wide.mean(0)).astype(w.dtype)
 
@@ -163,6 +168,7 @@ class FitSlope(Move):
         field = surrogate_field(layer.cell)
         base = getattr(parameters_of(layer.cell), field)
         peak, half_width = self.value
+        # A function with a custom derivative has no width to change, so a usual slope replaces it.
         base = base if has_width(base) else Sigmoid()
         slope = rescaled(base, peak=peak, half_width=half_width)
         return dataclasses.replace(layer, cell=with_parameters(layer.cell, **{field: slope}))
@@ -189,6 +195,7 @@ class SetParameter(Move):
 
     def change(self, layer: Layer) -> Layer:
         old = getattr(parameters_of(layer.cell), self.parameter)
+        # An array stays an array, so the optimizer still has its place.
         value = jnp.full_like(old, self.value) if is_array(old) else self.value
         return dataclasses.replace(
             layer, cell=with_parameters(layer.cell, **{self.parameter: value})
@@ -274,6 +281,7 @@ class ScaleRate(Move):
     def change_optimizer(self, optimizer: Any) -> Any:
         import optax  # noqa: PLC0415  (an extra)
 
+        # After the optimizer, since Adam would normalize a scaled gradient back.
         return optax.chain(optimizer, optax.scale(self.value))
 
     @property
@@ -301,6 +309,8 @@ class Freeze(Move):
         def mask(tree):
             return jax.tree_util.tree_map_with_path(is_frozen, tree)
 
+        # Zeros replace the update itself. A gradient of zero would still leave weight decay and
+        # momentum.
         return optax.chain(optimizer, optax.masked(optax.set_to_zero(), mask))
 
     @property
@@ -354,6 +364,7 @@ def _neutral_of_layers(network: Network) -> Iterator[Move]:
         cell = parameters_of(layer.cell)
         if field is not None and has_width(getattr(cell, field)):
             shape = measure(getattr(cell, field))
+            # Its own peak and half-width rescale a slope to itself.
             yield FitSlope(name, (shape.peak, shape.half_width))
         for parameter in numbers_of(cell):
             value = getattr(cell, parameter.name)
@@ -376,6 +387,7 @@ def numbers_of(cell: Any) -> list[dataclasses.Field]:
 def apply_moves(network: Network, moves: Mapping[tuple, Move], in_forward: bool) -> Network:
     """Apply the moves of constants, or all other moves, to a network."""
     for move in moves.values():
+        # Moves of inputs have other places, and ``standardized`` applies them.
         if move.in_forward is in_forward and move.place in network.layers:
             network = move.apply(network)
     return network
@@ -409,6 +421,7 @@ def scaled(weight: Any, factor: Any) -> Any:
     def scale(leaf):
         if not (is_array(leaf) and is_inexact(leaf)):
             return leaf
+        # In float32, because a factor may be out of the range of float16.
         return (jnp.asarray(leaf).astype(jnp.float32) * factor).astype(leaf.dtype)
 
     return jax.tree.map(scale, weight)
@@ -420,6 +433,7 @@ def product(weight: Any, x: jax.Array) -> Any:
 
 
 def _standardized(x, shift, scale):
+    # Integer inputs would be truncated after the division.
     dtype = x.dtype if jnp.issubdtype(x.dtype, jnp.floating) else jnp.float32
     return ((x.astype(jnp.float32) - shift) / scale).astype(dtype)
 

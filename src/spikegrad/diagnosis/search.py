@@ -74,23 +74,31 @@ class Finding:
 def inspect_inputs(problem: Problem, valid: np.ndarray) -> Iterator[Finding]:
     """Yield inputs with an unusual size or mean, channel by channel."""
     for name, x in problem.inputs.items():
+        # In float32, because sums over half precision or uint8 would overflow.
         values = np.asarray(x, np.float32)[valid]  # (valid steps, ...)
         if not values.size or not np.isfinite(values).all() or not values.any():
             continue
+        # Zeros do not count, because the size of a rare spike should not depend on its rate.
         count = np.maximum((values != 0).sum(0), 1)
         size = np.sqrt((values**2).sum(0) / count)
         mean, spread = values.mean(0), values.std(0)
         is_spikes = np.isin(values, (0, 1)).all()
         varies = spread > 0
+        # A channel may hardly vary. Its mean is compared with the spread of a usual channel too,
+        # so such a channel does not count as shifted.
         usual = np.median(spread[varies]) if varies.any() else 0.0
         offset = np.abs(mean) > BANDS["input offset"].high * np.maximum(spread, usual)
+        # The mean of spikes is their rate, which is no shift.
         offset &= varies & ~is_spikes
+        # Once the mean is subtracted, the spread is the size that the weights get.
         size = np.where(offset, spread, size)
         used = size > 0
         off = used & ((size < BANDS["inputs"].low) | (size > BANDS["inputs"].high))
         if not (off | offset).any():
             continue
         usual = np.median(size[used & ~off]) if (used & ~off).any() else 1.0
+        # Only channels outside of the band are divided, and to the usual size, so the channels
+        # within it stay.
         factor = np.where(off, size / usual, 1.0).astype(np.float32)
         shift = np.where(offset, mean, 0.0).astype(np.float32)
         evidence = (
@@ -113,6 +121,7 @@ def _states_of(layer: Any) -> Iterator[tuple[str, str]]:
     offset = f"the mean of its potential is {layer.offset:.2g} times its spread"
     if not np.isfinite([layer.drive, *layer.distance]).all():
         yield "not finite", "its potentials are NaN or infinite"
+    # Before the other kinds, because neurons that fire at rest explain the measures below.
     if layer.scale < 0:
         yield "saturated", "its neurons fire at rest, because the threshold is below the rest"
     if outside("firing", layer.firing) < 0 or outside("drive", layer.drive) < 0:
@@ -125,6 +134,8 @@ def _states_of(layer: Any) -> Iterator[tuple[str, str]]:
         yield "saturated", text
     if outside("offset", layer.offset):
         yield "silent" if layer.offset < 0 else "saturated", offset
+    # A neuron fires at most once per step, which bounds the feedback. It counts only with a strong
+    # drive.
     if outside("feedback", layer.feedback) > 0 and layer.drive > FED_BACK:
         yield "explodes", f"its recurrent weights amplify by {layer.feedback:.2g} per step"
 
@@ -133,6 +144,8 @@ def reset_parameters(layer: Any, report: Any) -> Iterator[Move]:
     """Yield unusual numbers of a cell with their defaults, except for time constants."""
     for field in numbers_of(parameters_of(layer.cell)):
         value, default = getattr(parameters_of(layer.cell), field.name), field.default
+        # Decay factors have an upper bound of 1. Their ratio to a default says nothing, since 0.9
+        # and 0.999 differ by a factor of 100 in time.
         if not isinstance(default, float) or domain(field).at_most is not None:
             continue
         ratio = value / default if default else 0.0
@@ -144,9 +157,13 @@ def reset_parameters(layer: Any, report: Any) -> Iterator[Move]:
 def activity_moves(layer: Any, report: Any, slots: Mapping) -> Iterator[Move]:
     """Yield moves against too few or too many spikes, the most specific first."""
     place, size = report.place, abs(report.scale or 1.0)
+    # The most specific move first: a single wrong number explains more than a scale of all
+    # weights.
     yield from (move for move in reset_parameters(layer, report) if move.slot in slots)
     for part in [slot[2] for slot in slots if slot[:2] == (Center, place)]:
         array = np.asarray(_array(layer, part), np.float32)
+        # A bias acts on the potential itself, so it is compared with the threshold. The mean of a
+        # matrix matters relative to its spread.
         if report.offset and abs(array.mean()) > (
             size if part == "bias" else BALANCE * array.std()
         ):
@@ -154,11 +171,17 @@ def activity_moves(layer: Any, report: Any, slots: Mapping) -> Iterator[Move]:
     if outside("feedback", report.feedback) > 0 and (Scale, place, "recurrent") in slots:
         yield Scale(place, BANDS["feedback"].target / report.feedback, "recurrent")
     kind, _ = state_of(report)
+    # The potential without spikes is linear in the weights, so this factor reaches the target at
+    # once.
     factor = BANDS["drive"].target / report.drive if report.drive else 1.0
+    # The drive is fine but the rate is not. The measure does not give a factor then, so the search
+    # takes fixed steps.
     if not outside("drive", report.drive):  # as in cells that rise by themselves
         factor = STEP if kind == "silent" else 1 / STEP
     for kind_of_move, name, *part in slots:
         is_weight = issubclass(kind_of_move, Scale) and part[0] not in ("recurrent", "bias")
+        # All sources get one factor, which keeps their ratio. Recurrent weights and the bias have
+        # moves of their own.
         if name == place and is_weight and report.drive:
             yield kind_of_move(place, factor, part[0])
 
@@ -170,6 +193,8 @@ class Search:
         self, problem: Problem, budget: float | None, progress: Callable[[str], Any] | None
     ) -> None:
         self.problem, self.graph = problem, problem.network.graph
+        # All moves with their neutral values are arguments of one program, so trying other values
+        # does not compile.
         self.slots = neutral_moves(problem.network, problem.inputs)
         self.measure = Measuring(problem, self.slots)
         self.trial: Any = None
@@ -192,6 +217,8 @@ class Search:
         """Take the moves of a finding, and measure the network with them."""
         self.findings.append(finding)
         if finding.moves:
+            # Later layers are measured with the moves of earlier ones, because the spikes below
+            # are the inputs above.
             self.moves |= {move.slot: move for move in finding.moves}
             self.report = self.measure(self.moves)
 
@@ -202,6 +229,7 @@ class Search:
         for finding in self.alike():
             self.add(finding)
         self.mend_activity()
+        # A longer memory raises the potentials, so the activity is brought back afterwards.
         for finding in self.forgotten():
             self.add(finding)
             self.mend_activity()
@@ -222,6 +250,8 @@ class Search:
         """Yield layers of neurons with equal weights, which get equal updates."""
         for name, layer in self.graph.layers.items():
             arrays = [np.asarray(w) for w in layer.weights.values() if is_array(w) and w.ndim == 2]
+            # w: (inputs, neurons). Rows that are constant over the neurons mean equal weights for
+            # all of them. Matrices of zeros and of one neuron are not a symptom.
             if arrays and all(
                 w.any() and w.shape[1] > 1 and not np.ptp(w, 1).any() for w in arrays
             ):
@@ -235,18 +265,23 @@ class Search:
                 continue
             finding = Finding(kind, name, evidence)
             if not self.report.layers[name].drive and kind == "silent":
+                # Currents are zero here, so no scale of this layer can help.
                 below = {edge.source for edge in self.graph.edges[name]} - {name}
                 sources = [self.report.layers[source] for source in below & {*self.graph.layers}]
                 if any(source.fires and not source.rate for source in sources):
                     continue  # the silence comes from the layer below
                 self.add(dataclasses.replace(finding, evidence=self.source_of_silence(name)))
                 continue
+            # The moves of one layer are collected first and are one finding, because two of them
+            # may help only together.
             tried: dict[tuple, Move] = {}
             before, report = dict(self.moves), self.report
             for _ in range(ATTEMPTS):
                 now = report.layers[name]
                 if not state_of(now)[0]:
                     break
+                # Each kind of move is tried once. Only scales repeat, since the drive of a
+                # nonlinear cell needs several steps.
                 new = [m for m in activity_moves(layer, now, self.slots) if m.slot not in tried]
                 scales = [m for m in activity_moves(layer, now, self.slots) if isinstance(m, Scale)]
                 if not (move := next(iter(new or scales), None)):
@@ -281,6 +316,8 @@ class Search:
         moves = []
         for name, layer in self.graph.layers.items():
             for field in numbers_of(parameters_of(layer.cell)):
+                # Numbers from 0 to 1 are decay factors. The time constant of d is about 1 / (1 -
+                # d) steps.
                 if (domain(field).at_least, domain(field).at_most) != (0, 1):
                     continue
                 value = getattr(parameters_of(layer.cell), field.name)
@@ -291,11 +328,14 @@ class Search:
                 f"the inputs differ {gap} steps before the loss reads the outputs, and the longest "
                 f"time constant is {longest:.2g} steps"
             )
+            # The membrane is preferred, because every kind of neuron has it.
             first = [move for move in moves if move.parameter == "decay"] or moves
             yield Finding("forgets", first[0].place, evidence, tuple(first))
 
     def gap(self) -> int:
         """Return the steps from the last differences of the inputs to the first reading of them."""
+        # (steps, examples, ...): the spread over the examples. Inputs that are equal for all
+        # examples carry no information.
         differ: Any = sum(
             np.asarray(x, np.float32).std(1).reshape(len(self.valid), -1).sum(1)
             for x in self.problem.inputs.values()
@@ -303,6 +343,8 @@ class Search:
         reads = np.nan_to_num(self.report.reads)
         if not differ.any() or not reads.any():
             return 0
+        # The step by which the inputs have shown all but the last tenth of their differences, so
+        # that noise at the end does not hide a gap.
         shown = int(np.searchsorted(differ.cumsum(), (1 - EDGE) * differ.sum()))
         read = int(np.searchsorted(reads.cumsum(), EDGE * reads.sum()))
         return max(read - shown, 0)
@@ -314,7 +356,10 @@ class Search:
                 continue
             size = abs(layer.scale or 0.0) or 1.0
             spread = float(np.clip(layer.distance[1], WIDTHS[0] * size, WIDTHS[1] * size))
+            # Chosen by the area and not the half-width, so slopes with long tails do not reach all
+            # potentials.
             width = spread * width_of_area(layer.surrogate)
+            # A peak of one over the threshold is the usual slope in units of the threshold.
             move = FitSlope(name, (rounded(1 / size), rounded(width)))
             steep = outside("steepness", layer.steepness)
             if outside("reach", layer.reach) < 0:
@@ -356,6 +401,7 @@ class Search:
 def width_of_area(surrogate: Any) -> float:
     """Return the half-width of a slope with an area of its peak. Long tails make it narrow."""
     shape = measure(surrogate if has_width(surrogate) else Sigmoid())
+    # Some slopes have an infinite area. They are treated like a sigmoid.
     shape = shape if math.isfinite(shape.area) else measure(Sigmoid())
     return shape.half_width * shape.peak / shape.area
 

@@ -92,8 +92,11 @@ class Trial:
         self.results: dict[Any, Outcome] = {}
         arrays, others = split(problem.network, lambda _, leaf: is_array(leaf))
         examples = next(iter(problem.inputs.values())).shape[1]
+        # Held-out examples show if a change generalizes. A network may learn the labels of few
+        # examples by heart, whatever its faults.
         held = np.zeros(examples, bool)
         if examples >= FEW:
+            # A permutation, because examples may be sorted by class.
             order = np.random.default_rng(0).permutation(examples)
             held[order[: int(HELD_OUT * examples)]] = True
         self.is_split = bool(held.any())
@@ -108,8 +111,12 @@ class Trial:
     def __call__(self, moves: Mapping[tuple, Move]) -> Outcome:
         """Train the network with moves."""
         rate = next((m.value for m in moves.values() if isinstance(m, ScaleRate)), 1.0)
+        # The search tries the same moves again, for example to prune them. A training is slow, so
+        # its result is remembered.
         known = (rate, *sorted((str(slot), str(m.value)) for slot, m in moves.items()))
         if known not in self.results:
+            # Every slot gets a value, in one order, so all trials have one structure and one
+            # program.
             compiled = [moves.get(slot, move) for slot, move in self.neutral.items()]
             inputs = dict(self.problem.inputs)
             parts = self._run(self.arrays, inputs, self.held, compiled, jnp.float32(rate))
@@ -135,6 +142,7 @@ def _train(problem, network, inputs, held, moves, rate):
 
     def choose(condition, first, second):
         def of_one(a, b):
+            # condition: (examples,), outputs: (steps, examples, ...).
             return jnp.where(condition.reshape((-1,) + (1,) * (a.ndim - 2)), a, b)
 
         return jax.tree.map(of_one, first, second)
@@ -145,11 +153,16 @@ def _train(problem, network, inputs, held, moves, rate):
 
         def loss_of(trainable):
             out = outputs_of(trainable, key)
+            # The loss takes the outputs of all examples, and labels may be in its closure, so no
+            # example can be left out. Held-out ones keep their values but get no gradient.
             return loss(choose(held, jax.lax.stop_gradient(out), out))
 
         value, gradient = jax.value_and_grad(loss_of)(trainable)
         updates, state = updates_of(optimizer, gradient, state, trainable, value, loss_of)
         return jax.tree.map(
+            # The rate multiplies the update and not the optimizer, so it can be an argument of the
+            # program. In float32, because half precision would round small updates before they are
+            # scaled.
             lambda w, change: w + (rate * change.astype(jnp.float32)).astype(w.dtype),
             trainable,
             updates,
@@ -158,6 +171,8 @@ def _train(problem, network, inputs, held, moves, rate):
     start = trainable, optimizer.init(trainable)
     trainable, _ = jax.lax.fori_loop(0, UPDATES, update, start)
     out = outputs_of(trainable, problem.key)
+    # The reference is a network that ignores its inputs. Removing a part of this loss needs
+    # information from them.
     before, constant = constant_loss(loss, out)
 
     def part(of, chosen):
@@ -165,6 +180,8 @@ def _train(problem, network, inputs, held, moves, rate):
         less_sure = jax.tree.map(lambda c, o: c + (of * (o - c)).astype(o.dtype), constant, out)
         return 1 - loss(choose(chosen, less_sure, constant)) / before
 
+    # A loss is a mean over examples, so examples with constant outputs remove nothing. Dividing by
+    # the share gives the part for the others.
     share = held.mean()
     of_used = jnp.stack([part(of, ~held) for of in CAUTION]).max() / (1 - share)
     of_held = jnp.stack([part(of, held) for of in CAUTION]).max() / share

@@ -100,6 +100,8 @@ class Time(NamedTuple):
                 f"discretization='euler', got {decay.min()} to {decay.max()}"
             )
         tau = self.dt / (1 - decay) if is_euler else -self.dt / np.log(decay)
+        # A step in NIR multiplies its input by 1 - decay, and a cell without ``norm_input`` does
+        # not.
         return tau, 1 / (1 - decay)
 
 
@@ -129,6 +131,7 @@ class Linear(_Weights, pure=True):
     """``nir.Linear`` and ``nir.Affine``."""
 
     def __call__(self, x: Array) -> Array:
+        # NIR has the outputs first, (neurons, inputs).
         return self.plus_bias(x.astype(self.weight.dtype) @ self.weight.T)
 
     @classmethod
@@ -385,6 +388,8 @@ def trace_product(equation: Equation, operands: Operands, signal: Signal) -> Sig
     rows = [row for _, row in sorted(zip(summed, rows, strict=True))]
     matrix = np.moveaxis(np.asarray(operands[1 - place]), rows, range(len(rows)))
     weight = _floats(matrix.reshape(size, -1).T)
+    # Columns in the order of the function move to the order of NIR. The copy is needed, because
+    # both sides overlap.
     weight[:, signal.places.ravel()] = weight.copy()
     flatten = [Flatten()] if len(signal.shape) > 1 else []
     functions = (*signal.functions, *flatten, Linear(weight, None))
@@ -463,6 +468,7 @@ class Membrane(NamedTuple):
             fields["norm_input"] = bool((gain == 1).all())
             gain = gain if fields["norm_input"] else gain * (1 - decay)
         else:
+            # An ``I`` or ``IF`` integrates R times the current over time, so one step adds R dt.
             gain = gain * time.dt
         if self.has_synapse:
             decay = time.decay(values("tau_syn"))

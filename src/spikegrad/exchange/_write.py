@@ -245,6 +245,8 @@ class _Graph:
         for name, shape in shapes.items():
             shape = (shape[-1], *shape[:-1]) if channels_last else shape
             places = np.arange(np.prod(shape)).reshape(shape)
+            # The array in the function has its channels last, and ``places`` says where each
+            # number is in NIR's array.
             places = np.moveaxis(places, 0, -1) if channels_last else places
             self.signals[name] = Signal(shape, places[None], jnp.result_type(float))
 

@@ -53,6 +53,8 @@ def connections_of(function: Callable, like: Any) -> tuple[np.ndarray, np.ndarra
 
         x = jax.ShapeDtypeStruct(like.shape, jnp.float64)
         out = jax.eval_shape(ones, x)
+        # With kernels of ones, an output is the sum over its paths. The transpose applied to ones
+        # sums over the outputs, which leaves the paths of each input.
         (paths,) = jax.linear_transpose(ones, x)(jnp.ones(out.shape, out.dtype))
         return np.asarray(paths).astype(np.int64)
 
@@ -89,6 +91,8 @@ def _moved(equation: Any, operands: list, signals: list, kernel: Callable) -> li
         if isinstance(x, _Signal):
             return x.value
         return (
+            # A constant of the signal's dtype is a bias or padding, which has no path from the
+            # input.
             jnp.zeros(var.aval.shape, jnp.float64) if var.aval.dtype == dtype else x
         )  # else indices
 
@@ -117,6 +121,7 @@ def _sum(equation: Any, operands: list, signals: list, kernel: Callable) -> list
     """Sums and differences. Counts add up in both."""
     del operands, kernel
     total = sum(signal.value for signal in signals)
+    # ``sub`` too: a count of paths has no sign.
     total = jnp.broadcast_to(total, equation.outvars[0].aval.shape)
     return [_Signal(total, max(signal.products for signal in signals))]
 
@@ -129,6 +134,7 @@ def _scaled(equation: Any, operands: list, signals: list, kernel: Callable) -> l
             raise NotLinearError("a division by a value that depends on the input is not linear")
         return [signal]
     factor = operands[1] if operands[0] is signal else operands[0]
+    # A scale of each value adds no product, because it can be folded into the kernel.
     return [_Signal(signal.value * kernel(factor), signal.products)]
 
 

@@ -293,6 +293,7 @@ class _Reads:
         # step, then outs.
         outs = self.values[edge.source]
         past = jnp.zeros((max(1, *edge.lags), *outs.shape[1:]), outs.dtype)
+        # Every lag is counted, because a delayed value may fall outside of the sequence.
         by_lag = [
             _kinds(lagged(past, outs, lag, len(outs), self.places), self.mask) for lag in edge.lags
         ]
@@ -315,6 +316,8 @@ def _kinds(x: jax.Array, mask: Any) -> tuple[jax.Array, ...]:
     )
     graded = is_integer & ~spikes & (x != 0)
     valid = jnp.ones((), bool) if mask is None else append_axes(mask, x.ndim)
+    # Over the steps only. The product with the connections of each position follows in NumPy with
+    # 64 bits.
     return tuple((kind & valid).sum(0, dtype=jnp.int32) for kind in (spikes, graded, ~is_integer))
 
 
@@ -353,6 +356,8 @@ def _cost_of(parts: list, reads: _Reads) -> Cost:
             )
             for a, c in zip(arriving, counts, strict=True)
         ]
+        # ``like`` has the axis of the examples, (batch, ...), and connections are those of one
+        # example.
         connections = int(np.broadcast_to(fan_out, like.shape).sum()) // len(reads.valid)
         costs.append(
             Cost(*kinds, connections=connections, dense=connections * int(reads.valid.sum()))
@@ -368,4 +373,6 @@ def _connections(weight: Any, like: Any) -> tuple[np.ndarray, np.ndarray]:
     if (matrix := matrix_of(weight)) is None:
         return connections_of(weight, like)
     flat = np.asarray(matrix).reshape(len(matrix), -1)
+    # (inputs, neurons): an input has one connection to each neuron. Receptors are further neurons
+    # here.
     return np.full(len(flat), flat.shape[1], np.int64), (flat != 0).sum(1, dtype=np.int64)

@@ -72,6 +72,8 @@ def residual_report(fun: Callable, *args: Any) -> ResidualReport:
 
     closed, leaves = jax.make_jaxpr(backward, return_shape=True)(*args)
     jaxpr = closed.jaxpr
+    # ``vjp`` returns a pytree whose leaves are the residuals. Some of them may not be read, and
+    # XLA does not keep those.
     pull = jax.make_jaxpr(
         lambda leaves, cotangent: traced["structure"].unflatten(leaves)(cotangent)
     )

@@ -392,6 +392,8 @@ def _finish(owner: str, panels: Any, like: Any, example: int, mask: Any) -> None
         valid = valid[:, example]
     if valid.shape != (steps,):
         raise ValueError(f"{owner}: mask must have {steps} steps, got shape {valid.shape}")
+    # The first and last steps are framed by valid ones, so starts and ends of masked intervals
+    # come in pairs.
     edges = np.flatnonzero(np.diff(np.concatenate([[True], valid, [True]])))
     for axes in panels:
         for start, stop in edges.reshape(-1, 2):

@@ -207,6 +207,7 @@ def voltage_bound(
     if mask is None:
         return strength * beyond.mean()
     active = jnp.broadcast_to(valid, u.shape)
+    # At least 1 in the denominator, because a batch may have no valid step.
     return strength * beyond.sum(where=active) / jnp.maximum(active.sum(dtype=u.dtype), 1)
 
 
@@ -226,6 +227,7 @@ def _bounded(
         z = _wide(real_array(layer, owner, "spikes"))
         if z.ndim < 3:
             raise ValueError(f"{owner}: spikes must be (steps, examples, neurons), got {z.shape}")
+        # (steps, examples, neurons) -> (examples, neurons), the spikes per sequence.
         z = z.sum(0)
         z = z.mean(tuple(range(1, z.ndim))) if population else z
         b = broadcast_checked(

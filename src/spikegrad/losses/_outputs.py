@@ -86,9 +86,11 @@ def reduce_time(
     if reduction == "last":
         return _at(x, _last(valid), valid)
     if reduction == "max":
+        # Masked steps are 0 here, which would win over negative potentials.
         return jnp.where(valid.any(0), jnp.where(valid, x, -jnp.inf).max(0), 0)
     if reduction == "softmax_sum":
         x = jax.nn.softmax(x, axis=-1)
+    # Again, because a softmax of masked steps is not 0.
     total = jnp.where(valid, x, 0).sum(0)
     return total / _count(valid, x) if reduction == "mean" else total
 
@@ -268,11 +270,15 @@ def first_spike_time(spikes: ArrayLike, mask: ArrayLike | None = None) -> jax.Ar
     x, valid = over_time("first_spike_time", "spikes", spikes, mask)
     fires = (x != 0) & valid
     fired = fires.any(0)
+    # argmax of bools returns the first step that fires. A silent neuron counts as firing after the
+    # last valid step.
     step = jnp.where(fired, fires.argmax(0), _last(valid))
     number = jnp.cumsum(valid, 0)  # the number of valid steps up to and including each step
     steps = jnp.take_along_axis(jnp.broadcast_to(number, x.shape), step[None], 0)[0]
     output = _at(x, step, valid)
     zero = output - jax.lax.stop_gradient(output)  # with the derivative of the output
+    # A spike in the first valid step has time 0. More output at this step means an earlier spike,
+    # so its derivative is -1.
     return jnp.where(fired, steps - 1, steps).astype(x.dtype) - zero
 
 
@@ -368,6 +374,7 @@ def over_time(owner: str, name: str, outputs: Any, mask: Any) -> tuple[jax.Array
         raise ValueError(
             f"{owner}: mask must be {x.shape[:1]} or {x.shape[:2]}, got {valid.shape}{hint}"
         )
+    # (steps,) or (steps, examples) -> the number of axes of x.
     valid = append_axes(valid, x.ndim)
     return x if mask is None else jnp.where(valid, x, 0), valid
 
@@ -379,6 +386,7 @@ def _count(valid: jax.Array, x: jax.Array) -> jax.Array:
 
 def _last(valid: jax.Array) -> jax.Array:
     """Return the last valid step."""
+    # argmax finds the first True, so the steps are reversed.
     return len(valid) - 1 - jnp.flip(valid, 0).argmax(0)
 
 

@@ -233,6 +233,8 @@ def depths_of(edges: Iterable[Edge], layers: Collection[Name]) -> dict[Name, int
     """
     deepest: dict[Name, int] = {}
     for edge in edges:
+        # A layer has its last output in its state anyway. Joins and inputs have no state, so
+        # even a delay of 1 needs a past.
         deepest[edge.source] = max(deepest.get(edge.source, 0), *edge.lags)
     return {name: depth for name, depth in deepest.items() if depth > (1 if name in layers else 0)}
 
@@ -283,6 +285,7 @@ def check_weight(owner: str, name: str, value: Any) -> None:
 
 def product(weight: Any, x: Any, name: str) -> jax.Array:
     """Multiply a weight by its inputs, an array or a tuple of arrays."""
+    # x: (batch, ...), or for a window a tuple of these, stacked to (lags, batch, ...).
     step = x[0] if isinstance(x, tuple) else x  # a window is a tuple of steps
     if isinstance(x, tuple):
         x = jnp.stack(x)
@@ -323,4 +326,6 @@ def times_matrix(x: jax.Array, matrix: jax.Array) -> jax.Array:
 
     Leading axes stay apart, since devices may share one of them.
     """
+    # (..., inputs) and (inputs, neurons) -> (..., neurons). ``dot_general`` does not promote,
+    # so x takes the dtype of the matrix.
     return jax.lax.dot_general(x.astype(matrix.dtype), matrix, (((x.ndim - 1,), (0,)), ((), ())))

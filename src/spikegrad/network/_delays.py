@@ -93,7 +93,10 @@ class DelayKernel(Struct, pure=True):
         weight = jnp.asarray(matrix_of(self.weight))
         dtype = weight.dtype
         delay = jnp.asarray(self.delay, dtype)
+        # (lags, inputs, neurons): delays of one number, of the neurons, or of each weight
+        # broadcast from the right.
         delay = delay.reshape((1,) * (3 - delay.ndim) + delay.shape)
+        # Only the position of a delay is learned. The width follows a schedule (``ShrinkDelays``).
         width = jax.lax.stop_gradient(jnp.asarray(self.width, dtype))
         lags = jnp.arange(self.length, dtype=dtype).reshape(-1, 1, 1)
         away = lags - delay
@@ -106,6 +109,8 @@ class DelayKernel(Struct, pure=True):
         else:
             # A softmax stays finite even if all terms underflow.
             spread = jax.nn.softmax(-(away**2) / (2 * jnp.where(width > 0, width, 1) ** 2), 0)
+            # A width of 0 is a single lag. The softmax above would divide by 0 there, so it gets a
+            # width of 1, and its result is replaced.
             nearest = jnp.abs(lags - jnp.round(delay)) < 0.5
             spread = jnp.where(width > 0, spread, nearest.astype(dtype))
         return weight[None] * spread

@@ -134,6 +134,8 @@ def draw_weights(
     graph = network.graph
     _check_names(std, graph)
     noise = spiking if any(is_stochastic(layer.cell) for layer in graph.layers.values()) else None
+    # Arrays are arguments of the compiled function, so the weights of each turn do not
+    # recompile it.
     _, functions = split(network, lambda _, leaf: is_array(leaf))
 
     @jax.jit
@@ -155,6 +157,8 @@ def draw_weights(
     for names in graph.components(_EVER):
         layers = [name for name in names if name in graph.layers]
         parts = {name: _parts(graph, name) for name in layers}
+        # The other layers of a loop are measured while these weights are zeros. Values that a
+        # user passed would otherwise feed the measurement.
         silent = {n: _with_zeros(graph.layers[n], parts[n].feedback) for n in layers}
         network = dataclasses.replace(network, layers=network.layers | silent)
         for feedback, initializer in ((False, weight), (True, recurrent or weight)):
@@ -173,8 +177,12 @@ def draw_weights(
                     None if mask is None else jnp.asarray(mask),
                     mean,
                     std.get(name) if isinstance(std, Mapping) else std,
+                    # Variances of independent weights add up, so each edge gets an equal part.
                     share / edges,
+                    # The mean of the potential comes only from the sources outside of the loop.
                     0.0 if feedback else 1 / edges,
+                    # Several weights of a layer have the same cell, so its response is measured
+                    # once.
                     functools.cache(functools.partial(measure_response, cell)),
                 )
                 with node_named(name, graph):
@@ -204,6 +212,8 @@ def _parts(graph: Graph, name: Name) -> _Parts:
         edges = [edge for edge in graph.edges[name] if edge.label in weights_of(label, weight)]
         # a kernel of delays has one matrix for all its lags
         edges = edges if _is_window(weight) else edges[:1]
+        # An edge of a loop without a delay takes part in the step itself, so it is drawn with
+        # the forward weights.
         back = all(edge.label in graph.looped[name] and min(edge.lags) > 0 for edge in edges)
         (parts.feedback if back else parts.forward)[label] = edges
     return parts
@@ -279,11 +289,14 @@ def _arriving(weight: Any, x: Any, edge: Edge, mask: jax.Array | None) -> Any:
         return x
 
     def read(lag: int) -> jax.Array:
+        # (lag, batch, inputs) zeros precede the first step. A past cannot be empty.
         past = jnp.zeros((max(lag, 1), *x.shape[1:]), x.dtype)
         return tree_keep(mask, lagged(past, x, lag, len(x), places_of(mask)))
 
     if not isinstance(kernel, DelayKernel):
         return read(edge.lags[0])
+    # One matrix is drawn for all delays, so the source passes the mean kernel: weights of 1 at
+    # the mean delay and width.
     means = {name: jnp.asarray(getattr(kernel, name)).mean() for name in ("delay", "width")}
     spread = jnp.asarray(kernel._replaced(weight=jnp.ones((1, 1)), **means))
     x = x.astype(spread.dtype)

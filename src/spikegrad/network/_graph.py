@@ -64,6 +64,8 @@ class Graph(NamedTuple):
             ]
             for name, edges in self.edges.items()
         }
+        # Tarjan's algorithm returns the nodes of a group in the order of its search. A step
+        # needs the order of the graph.
         place = {name: n for n, name in enumerate(self.nodes)}
         return [tuple(sorted(group, key=place.__getitem__)) for group in strongly_connected(waits)]
 
@@ -80,6 +82,8 @@ def make_graph(
                 f"Network: {name!r} names both an entry and inputs; rename one of them"
             )
         if isinstance(node, Join):
+            # Labels sort like the arguments of the join, because JAX sorts the keys of dicts.
+            # Three digits keep 10 behind 9.
             edges[name] = tuple(Edge(f"{k:03}", source, (0,)) for k, source in enumerate(node.of))
         elif above is None and node.of is None and not isinstance(node.weight, Mapping):
             raise ValueError(
@@ -95,6 +99,8 @@ def make_graph(
                 raise ValueError(
                     f"Network: {name!r} reads {edge.source!r}, which is not one of {known}"
                 )
+    # Only reads without a delay order the nodes of a step. A cycle of them would have no first
+    # node.
     now = {
         name: [e.source for e in node_edges if 0 in e.lags and e.source in nodes]
         for name, node_edges in edges.items()
@@ -112,6 +118,8 @@ def make_graph(
         name: [e.source for e in node_edges if e.source in nodes]
         for name, node_edges in edges.items()
     }
+    # Here all edges count, also those with a delay, because a recurrent weight closes a loop
+    # through time.
     loop_of = {name: n for n, group in enumerate(strongly_connected(everything)) for name in group}
     looped = {
         name: frozenset(e.label for e in node_edges if loop_of.get(e.source) == loop_of[name])
@@ -121,6 +129,8 @@ def make_graph(
     def in_order(name: Name) -> tuple[Edge, ...]:
         if isinstance(nodes[name], Join):
             return edges[name]
+        # Edges outside of loops come first, so their sum can be computed for a complete chunk.
+        # ``sorted`` is stable, so edges of equal kind keep the order of the user.
         return tuple(sorted(edges[name], key=lambda edge: edge.label in looped[name]))
 
     layers = [name for name, node in nodes.items() if not isinstance(node, Join)]

@@ -182,16 +182,24 @@ class Driven(NamedTuple):
 
     def __call__(self, key: jax.Array, shape: tuple[int, ...], dtype: Any = None) -> jax.Array:
         declared = _declared(self.cell)
+        # A declared response has no axis of receptors, so only measured cells can have one.
         has_receptors = declared is None and receptors_of(self.cell, shape)
+        # ``summed`` are the axes of the weighted sum, such as (inputs,) or (height, width,
+        # channels).
         like, summed = (shape[-2:], shape[:-2]) if has_receptors else (shape[-1:], shape[:-1])
         n, measured = math.prod(summed), np.ndim(self.rate) > 0
+        # A kernel of a convolution has another number of taps than the inputs have channels, so
+        # only matrices are compared.
         if measured and len(summed) == 1 and n != self.rate.shape[-1]:
             raise ValueError(
                 f"fluctuation_driven: shape must fit {self.rate.shape[-1]} inputs, got {shape}"
             )
         if declared and not measured:
+            # The closed form needs no sequence. It holds for independent spikes and a
+            # stationary potential only, so measured inputs pass the kernel instead.
             moments, threshold = _of_long_response(declared, self.rate), declared.threshold
         else:
+            # A measured sequence sees no more of the response than its length.
             steps = len(self.rate) if measured else _LONG
             # (steps, receptors, neurons)
             respond = self.respond or functools.partial(measure_response, self.cell)
@@ -230,7 +238,11 @@ class Driven(NamedTuple):
                 moments.mean != 0,
                 f"mean must be 0 for inputs of mean 0, got {mean}",
             )
+            # The equation of the mean in the docstring, solved for the mean of the weights.
+            # Each receptor gives an equal part of it.
             mu = mean / (parts * n * moments.mean)
+            # Equal weights already have this part of the variance, because inputs fluctuate
+            # together. The rest is left for the random part of the weights.
             variance = variance - mu**2 * n * moments.variance
             _check(
                 variance,
@@ -238,6 +250,9 @@ class Driven(NamedTuple):
                 f"std is too small: equal weights for mean {mean} exceed it",
             )
         dtype = jnp.result_type(float) if dtype is None else dtype
+        # The equation of the variance, solved for the deviation of the weights.
+        # ``moments.square`` has the factor of the random weights, fluctuation and difference
+        # between neurons.
         sigma = (variance / (n * moments.square)) ** 0.5
         normal = jax.random.normal(key, shape, dtype)
         return _of_neurons(mu, normal) + _of_neurons(sigma, normal) * normal
@@ -247,6 +262,7 @@ class Driven(NamedTuple):
         default = 1.0 if threshold is None else threshold - self.mean
         sigma = _number(default if self.std is None else self.std, "std")
         _check(sigma, sigma > 0, "std must be > 0, got {}")
+        # ``share`` is a part of the variance, hence the root.
         return sigma * self.share**0.5
 
 
@@ -293,6 +309,8 @@ def _of_long_response(response: LinearResponse, p: Any) -> _Moments:
     for value in (b, c):
         _check(value, value < 1, "decay must be < 1 for a rate, got {}; pass inputs to measure")
     total = g / ((1 - b) * (1 - c))
+    # The sum of squares of a difference of two exponentials, ``\hat\varepsilon`` of the
+    # docstring.
     squares = g**2 * (1 + b * c) / ((1 - b * c) * (1 - b**2) * (1 - c**2))
     return _of_spikes(p, total, squares)
 
@@ -300,6 +318,8 @@ def _of_long_response(response: LinearResponse, p: Any) -> _Moments:
 def _of_short_response(kernel: jax.Array, p: Any) -> _Moments:
     """Return the moments of independent spikes, from a response that has ended."""
     squares = (kernel**2).sum(0)
+    # The sums are cut off after the last step. A response that still has weight in the last
+    # quarter would give too small moments.
     late = (kernel[-_LONG // 4 :] ** 2).sum(0)
     message = f"the response must end within {_LONG} steps; pass inputs to measure"
     _check(late, late <= 1e-6 * squares, message)
@@ -310,6 +330,8 @@ def _of_spikes(p: Any, total: Any, squares: Any) -> _Moments:
     """Return the moments of spikes of probability p, from the sums of a response and of its
     squares.
     """
+    # A Bernoulli variable has variance p (1 - p). Different steps are independent, so the
+    # variances of all lags add up.
     variance = (p - p**2) * squares
     return _Moments(p * total, variance + (p * total) ** 2, variance)
 
@@ -326,6 +348,7 @@ def _of_leaks(response: LinearResponse, steps: int) -> Response:
         u = decay * u + gain * i
         return (u, i), u
 
+    # (steps, 1): one pulse for all neurons. The kernel is (steps, neurons).
     pulse = jnp.zeros((steps, 1), decay.dtype).at[0].set(1)
     at_rest = jnp.zeros_like(decay), jnp.zeros_like(decay)
     kernel = jax.lax.scan(step, at_rest, pulse)[1]
@@ -337,8 +360,12 @@ def _of_inputs(kernel: jax.Array, inputs: jax.Array, mask: Any) -> _Moments:
     """Measure the moments of inputs ``(steps, examples, ..., inputs)`` for a kernel ``(steps,
     receptors, neurons)``.
     """
+    # Neurons with equal decays have equal kernels, and each kernel costs one transform of all
+    # inputs.
     rows, positions = _distinct(kernel.reshape(len(kernel), -1).T)
     sums = [value[positions].reshape(kernel.shape[1:]) for value in _convolved(rows, inputs, mask)]
+    # Axes between examples and inputs, such as the places of an image, count like further
+    # examples.
     count = math.prod(inputs.shape[2:-1]) * math.prod(inputs.shape[:2])
     if mask is not None:
         count = count * jnp.broadcast_to(_wide(mask), inputs.shape[:2]).mean(dtype=sums[0].dtype)
@@ -366,6 +393,8 @@ def _convolved(kernel: jax.Array, inputs: jax.Array, mask: Any) -> list[jax.Arra
             jnp.argsort(~active, stable=True)
         ]
         valid = jnp.arange(steps) < active.sum()
+        # Twice the length, because a product of transforms is a circular convolution. The
+        # padding keeps the end of a response from the start of the sequence.
         spectrum = jnp.fft.rfft(x.astype(kernel.dtype), 2 * steps, axis=0)
 
         def of_kernel(k):
@@ -373,6 +402,8 @@ def _convolved(kernel: jax.Array, inputs: jax.Array, mask: Any) -> list[jax.Arra
             u = jnp.fft.irfft(spectrum * response, axis=0)[:steps]
             u = jnp.where(append_axes(valid, x.ndim), u, 0)
             total = u.sum(-1)
+            # ``total``, the sum over the inputs, gives the moments for equal weights. The
+            # squares of the single inputs give the moment for independent ones.
             return total.sum(), (total**2).sum(), (u**2).sum()
 
         return jax.lax.map(of_kernel, kernel)

@@ -151,9 +151,12 @@ class Layer(Struct):
         if isinstance(self.weight, Mapping):
             sources: list[Name] = [*self.weight]
         else:
+            # An omitted source is the entry above, or the only inputs for the first entry.
             sources = [above if self.of is None else self.of]  # type: ignore[list-item]
         edges = []
         for (label, weight), source in zip(self.weights.items(), [*sources, name], strict=False):
+            # A layer cannot read its output of the present step, so a plain recurrent weight
+            # has a delay of 1.
             if label == "recurrent" and not isinstance(weight, (Delayed, Window)):
                 weight = Delayed(weight, 1)
             edges += edges_of(label, source, weight)
@@ -283,6 +286,7 @@ class Layer(Struct):
         return cls(
             jnp.zeros((inputs, *axes), dtype),
             cell,
+            # (neurons, neurons), or (neurons, neurons, receptors)
             jnp.zeros((axes[0], *axes), dtype) if recurrent else None,
             jnp.zeros(axes, dtype) if bias else None,
         )
@@ -357,7 +361,11 @@ def sum_of(layer: Layer, products: Mapping[str, jax.Array], looped: Collection[s
                 f"{other.shape}"
             )
     if first in looped:
+        # The engine adds the drive outside of loops first. Zeros take its place, so the order
+        # of the sum is equal in all modes.
         others, current = [(first, current), *others], zeros_like(current)
+    # In the dtype of the first product, before the promotion below. The engine casts in this
+    # order too.
     current = plus_bias(layer, current)
     dtype = current.dtype
     with jax.numpy_dtype_promotion("standard"):  # A user may have set strict promotion.
@@ -369,6 +377,8 @@ def sum_of(layer: Layer, products: Mapping[str, jax.Array], looped: Collection[s
 def initial_state(layer: Layer, current: Any) -> tuple[State, jax.Array]:
     """Return state and output before the first step, for a current of this shape and dtype."""
     key = jax.random.key(0) if is_stochastic(layer.cell) else None
+    # On an Explicit mesh the sharding is part of the type of an array, and a scan must not
+    # change the types of its carry.
     v = layer.cell.initial_state(current.shape, current.dtype)
     v = jax.tree.map(lambda leaf: shard_as(jnp.asarray(leaf), current), v)
     check_initial(layer.cell, v, current, key)

@@ -55,6 +55,8 @@ class Masks(NamedTuple):
         """
         t = jnp.arange(len(self.started))
         if self.active is not None:
+            # Masked steps get 0, so the running maximum repeats the number of the last active
+            # step.
             t = jnp.where(self.active, append_axes(t, self.active.ndim), 0)
             t = jax.lax.associative_scan(jnp.maximum, t)
         return self._replace(number=start + t)
@@ -70,6 +72,9 @@ def make_masks(steps: int, active: jax.Array | None, truncate: int | None) -> Ma
         return Masks(active, started)
     cut = _cut(active, jnp.arange(steps) // truncate)
     before = steps_before(active, steps)
+    # The running maximum is the number of the last cut so far. Before any cut the start value
+    # makes the age huge, so outputs of an earlier call keep their derivative. Half of the int32
+    # range leaves room for the subtraction.
     age = before - jax.lax.associative_scan(jnp.maximum, jnp.where(cut, before, -(2**30)))
     return Masks(active, started, cut, age=age)
 
@@ -78,6 +83,7 @@ def steps_before(active: jax.Array | None, steps: int) -> jax.Array:
     """Return the number of valid steps before each step: ``(steps,)`` or ``(steps, batch)``."""
     if active is None:
         return jnp.arange(steps)
+    # Exclusive: the step itself does not count.
     return jnp.cumsum(active, 0, dtype=int) - active.astype(int)
 
 

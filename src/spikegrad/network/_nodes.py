@@ -53,6 +53,8 @@ def initial_states(
     outs: dict[Name, Any] = dict(inputs)
     results: dict[Name, _Result] = {}
     changed = True
+    # Each turn can only widen dtypes and complete shapes, and both are bounded, so the loop
+    # ends.
     while changed:
         changed = False
         for name in graph.nodes:
@@ -60,6 +62,8 @@ def initial_states(
                 result = results[name] = _evaluate(graph, name, outs, results.get(name))
             if result.output is not None and _type(result.output) != _type(outs.get(name)):
                 outs[name], changed = result.output, True
+        # A last resort. A matrix shows the number of neurons of its source, but no further
+        # axes.
         if not changed and (known := _input_of_matrix(graph, outs)):
             outs, changed = outs | known, True
     missing = [name for name in graph.nodes if name not in outs]
@@ -68,6 +72,7 @@ def initial_states(
             f"Network: {', '.join(map(repr, missing))} read only each other and no inputs"
         )
     states = {name: results[name].state for name in graph.layers}
+    # (depth, batch, neurons), zeros because no output precedes the first step.
     pasts = {
         name: jnp.stack([zeros_like(outs[name])] * depth) for name, depth in graph.depths.items()
     }
@@ -86,6 +91,8 @@ def _input_of_matrix(graph: Graph, outs: dict[Name, Any]) -> dict[Name, Any]:
             x.reshape(len(x), -1)[:, :1] if x.ndim > 1 else x[:1], (*x.shape[:-1][:1], neurons)
         )
 
+    # As many turns as nodes suffice, since the longest path without a cycle visits each node
+    # once.
     reached = {*graph.inputs}
     for _ in graph.nodes:
         reached |= {
@@ -125,10 +132,13 @@ def _evaluate(graph: Graph, name: Name, outs: dict, before: _Result | None) -> _
         if len(known) < len(node.of):
             return _Result(types)
         return _Result(types, _joined(node, [outs[edge.source] for edge in known]))
+    # A layer without any known source has no dtype yet. A read without a delay must be known,
+    # but a delayed read of a loop may follow in a later turn.
     if not known or any(
         edge.lags == (0,) and edge.source not in outs for edge in graph.edges[name]
     ):
         return _Result(types)
+    # All lags of an edge have one shape, so the lag is ignored.
     reads = {edge.label: edge.read(lambda _, edge=edge: outs[edge.source]) for edge in known}
     connections = [c for c in graph.connections(name) if c.edge.label in reads]
     # partial makes a new function, since JAX looks up a method by a hash of all weights

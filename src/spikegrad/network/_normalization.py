@@ -82,6 +82,7 @@ def fold_normalization(
     )
     scale = gain / jnp.sqrt(var + epsilon)
     before = jnp.zeros_like(mean) if bias is None else of_neurons("bias", bias)
+    # The statistics are (neurons,), so they get axes of length 1 beside the outputs.
     along = [1] * weight.ndim
     along[axis] = neurons
     return weight * scale.reshape(along), (before - mean) * scale + shift

@@ -17,6 +17,7 @@ from ._masks import steps_before
 
 def push(past: jax.Array, out: jax.Array) -> jax.Array:
     """Return the past after a step."""
+    # The oldest output leaves. The past keeps its dtype, since it is in the carry of a scan.
     return jnp.concatenate([past[1:], out[None].astype(past.dtype)])
 
 
@@ -59,6 +60,8 @@ def lagged(
         assert outs is not None
         return outs
     depth = len(past)
+    # Without a mask all examples read the same steps, so slices suffice. A chunk of one step
+    # reads the past only, which has no masked steps.
     if places is None or chunk == 1:
         old = past[depth - lag : depth - lag + chunk]
         return (
@@ -69,6 +72,8 @@ def lagged(
     known = (
         past if lag >= chunk or outs is None else jnp.concatenate([past, pick(outs, places.order)])
     )
+    # Active steps are packed together here, so ``lag`` counts active steps and skips masked
+    # ones.
     return pick(known, places.before + (depth - lag))
 
 

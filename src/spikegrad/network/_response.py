@@ -67,6 +67,7 @@ def measure_response(cell: Cell, like: tuple[int, ...], steps: int) -> Response:
 
 def _measured(cell: Cell, like: tuple[int, ...], steps: int) -> Response:
     dtype = jnp.result_type(float)
+    # Each receptor gets an example of its own, so one run measures all of them.
     receptors = like[1] if len(like) > 1 else 1  # examples, one for each receptor
     shape = receptors, *like
 
@@ -74,6 +75,7 @@ def _measured(cell: Cell, like: tuple[int, ...], steps: int) -> Response:
         def step(v, n):
             u = cell.integrate(v, jnp.where(n == 0, pulse, 0))
             v, out = fire(cell, u, jax.random.fold_in(jax.random.key(0), n))
+            # 0.5 is between silence and one spike. Graded outputs near 0 do not end a response.
             return v, (look(u, out), abs(out) >= 0.5)
 
         return jax.lax.scan(step, v, numbers)
@@ -108,13 +110,17 @@ def _measured(cell: Cell, like: tuple[int, ...], steps: int) -> Response:
 
         def response(size):  # size: (receptors, neurons)
             after, also = run_pulse(unit * (size if len(like) == 1 else size[..., None]))
+            # The run without a pulse is subtracted, because a cell may drift without input.
             kernel = (after - base) / size[None]
             return (
                 kernel
                 if threshold is None
+                # After a spike in either run the difference shows the reset and not the
+                # response.
                 else jnp.where(jnp.cumsum(fired | also, 0) == 0, kernel, 0)
             )
 
+        # (receptors, neurons)
         gap = jnp.ones(base.shape[1:], dtype)
         gap = gap if threshold is None else jnp.where(threshold == 0, gap, jnp.abs(threshold) * gap)
         # A smaller current would be inaccurate, because the difference rounds. A larger one may
@@ -141,6 +147,8 @@ def _potential_of(
     ``u`` is the state at rest, before a spike. The distance is None if the cell never fires.
     """
     if says_how_to_encode(cell):
+        # The distance to the threshold moves like the potential, also in cells with an adaptive
+        # threshold.
         if (distance := cell.encode(u)[0]) is None:
             return lambda u, out: out, None
         return lambda u, out: jnp.asarray(cell.encode(u)[0]), -distance
@@ -152,6 +160,8 @@ def _potential_of(
             "output's shape, "
             f"{out.shape}; define encode, or pass another initializer"
         )
+    # The state does not show which of its arrays the threshold applies to. Each is raised by
+    # itself until the cell fires.
     levels = [_level(cell, u, n) for n in places]
     # If several arrays of the state can cause a spike, use the array with the lowest threshold.
     lowest = jnp.argmin(jnp.stack([level.mean() for level in levels]))
@@ -173,6 +183,7 @@ def _level(cell: Cell, u: State, place: int) -> jax.Array:
     Infinite without a spike.
     """
     leaves, structure = jax.tree.flatten(u)
+    # From 1/100 to 1: the lower end is excluded, since it is known not to fire.
     portions = jnp.linspace(1 / _LEVELS, 1, _LEVELS, dtype=leaves[place].dtype)
 
     def fires(levels: jax.Array, leaves: list) -> jax.Array:  # (levels, ...)
@@ -192,6 +203,7 @@ def _level(cell: Cell, u: State, place: int) -> jax.Array:
         def refine(n, carry):
             low, _, high, ever = carry
             fired = fires(high, leaves)
+            # argmax of bools returns the first level that fires. (1, *shape of the output)
             first = jnp.argmax(fired, 0)[None]
             below = jnp.where(
                 first[0] > 0, jnp.take_along_axis(high, jnp.maximum(first - 1, 0), 0)[0], low
@@ -211,6 +223,8 @@ def _level(cell: Cell, u: State, place: int) -> jax.Array:
             * jnp.ones_like(resting)[None]
         )
         zero = jnp.zeros_like(resting)
+        # The first turn finds the step of the coarse scale. Each further turn divides the
+        # interval by 100, so three of them come close to the precision of float32.
         _, top, _, ever = jax.lax.fori_loop(0, 4, refine, (zero, zero, high, zero != 0))
         return jnp.where(ever, top, jnp.inf)
 

@@ -43,6 +43,8 @@ class Plan(NamedTuple):
             steps,
             self.chunk,
             self.segment,
+            # A chunk holds its rebuilt arrays at once, so modes that save memory have shorter
+            # ones.
             near=5 if low_memory else 10,
             recompute=self.recompute,
             per_step=per_step,
@@ -96,14 +98,18 @@ def schedule(
             else _divisor(segment, near, least=1)
         )
     if recompute and segment is None:
+        # About the square root of the number of steps: one state is stored per segment and all
+        # states of one segment at a time, and their sum is least there.
         segment = chunk * _divisor(steps // chunk, max(1, round(math.sqrt(steps) / chunk)))
     if segment is not None and segment % chunk:
         raise ValueError(f"Backward: chunk must divide segment, got {chunk} and {segment}")
+    # A scan needs equal chunks. The remaining steps become a part with a scan of its own.
     divisible = steps - steps % (segment or chunk)
     parts = (Part(0, divisible, segment or divisible, chunk),)
     if divisible == steps:
         return parts
     remaining = steps - divisible
+    # The largest chunk that divides the remaining steps. 1 always does.
     last_chunk = max(d for d in range(1, 2 * chunk + 1) if remaining % d == 0)
     return (*parts, Part(divisible, remaining, remaining, last_chunk))
 
@@ -125,6 +131,7 @@ def _divisor(n: int, near: int, least: int | None = None) -> int:
     """
     return min(
         (d for d in range(least or -(-near // 2), 2 * near + 1) if n % d == 0),
+        # Nearest as a ratio: 5 and 20 are equally far from 10.
         key=lambda d: abs(math.log(d / near)),
         default=near,
     )

@@ -56,6 +56,8 @@ def stages_of(graph: Graph) -> list[Stage]:
     if not any(map(is_over_time, graph.nodes.values())):
         return [Stage((), graph)]
     sources = {name: [edge.source for edge in edges] for name, edges in graph.edges.items()}
+    # Components come sources first, so every source outside of the group has its number
+    # already. A join over time starts a new stage, hence the increase by one.
     number = dict.fromkeys(graph.inputs, 0)
     for group in strongly_connected(
         {name: [s for s in read if s in graph.nodes] for name, read in sources.items()}
@@ -76,6 +78,7 @@ def stages_of(graph: Graph) -> list[Stage]:
     for n in range(max(number.values()) + 1):
         members = [name for name in graph.nodes if number[name] == n]
         steps = [name for name in members if not is_over_time(graph.nodes[name])]
+        # A dict and not a set, because the order of the inputs must not depend on hashes.
         outside = dict.fromkeys(
             source for name in steps for source in sources[name] if source not in steps
         )
@@ -124,15 +127,20 @@ def run_stages(
         for s in stages
     ]
     for n, stage in enumerate(stages):
+        # A loop returns only outputs that a later stage or the caller reads. All others would
+        # occupy ``(steps, batch, neurons)`` each.
         needed = {*plan.outputs}.union(*read[n + 1 :])
         stage_plan = plan._replace(
             outputs=tuple(name for name in stage.graph.nodes if name in needed),
             pre_spike=tuple(name for name in plan.pre_spike if name in stage.graph.nodes),
             staged=lean,
         )
+        # Sorted, because the order of a set of names differs between Python processes.
         sources = {name: values[name] for name in sorted(read[n], key=str) if name in values}
         run_stage = functools.partial(_run_stage, graph, stage, start, run, stage_plan)
         if lean:
+            # The policy saves the named residuals of the loop. Everything else in the stage,
+            # such as the normalized sequences, is computed again in the backward pass.
             run_stage = jax.checkpoint(
                 run_stage, policy=jax.checkpoint_policies.save_only_these_names(RESIDUALS)
             )
@@ -191,11 +199,14 @@ class _Again(NamedTuple):
         if name in self.functions:
             return True
         node = self.graph.nodes.get(name)
+        # A join over time needs complete sequences, so a function of one step cannot recompute it.
         return isinstance(node, Join) and not node.over_time and all(map(self.has, node.of))
 
     def output(self, name: Name) -> jax.Array:
         if name in self.functions:
             return self.functions[name](self.masks)
+        # A plain join is a function of one step, (batch, ...). vmap applies it to all steps at
+        # once.
         node = self.graph.nodes[name]
         return tree_keep(self.masks.active, jax.vmap(node.function)(*map(self.output, node.of)))
 
@@ -205,8 +216,10 @@ def over_time(
 ) -> tuple[jax.Array, Any]:
     """Return the outputs of a join over time, zeros in masked steps, and its statistics or None."""
     owner, options = f"Network: join {name!r}", {}
+    # (steps, batch), or (steps,) for a sequence without examples.
     lead = sequences[0].shape[: min(2, sequences[0].ndim - 1)]
     if active is not None:
+        # A mask for all examples is (steps,). The join always gets (steps, batch).
         options = {"mask": jnp.broadcast_to(append_axes(active, len(lead)), lead)}
         sequences = with_finite_padding(active, sequences)
         if not takes(join.function, len(sequences), mask=None):

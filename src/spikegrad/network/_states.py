@@ -35,6 +35,7 @@ def as_entries(graph: Graph, parts: Parts) -> Entries:
     """
     states, pasts = parts
     layers = {
+        # A past ends with the last output, so an entry with a past need not contain it twice.
         name: (states[name][0], pasts.get(name, states[name][1]))
         for name in graph.numbers
         if name in states
@@ -48,6 +49,7 @@ def as_parts(graph: Graph, entries: Mapping[Name, Any]) -> Parts:
     for name, entry in entries.items():
         if name in graph.layers:
             v, out = entry
+            # (depth, batch, neurons) -> (batch, neurons): the newest output is last.
             states[name] = v, out[-1] if name in depths else out
             entry = out
         if name in depths:
@@ -69,6 +71,7 @@ def checked_entries(graph: Graph, entries: Any) -> dict[Name, Any]:
         if is_over_time(graph.nodes.get(name)):
             if name not in depths:
                 continue
+            # A join over time has the pair (past, statistics), or only the past.
             entry = entry[0] if isinstance(entry, tuple) else entry
         elif name not in graph.layers and name not in depths:
             raise ValueError(
@@ -91,6 +94,8 @@ def entries_of_part(part: Graph, graph: Graph, entries: Mapping[Name, Any]) -> d
     for name, depth in part.depths.items():
         if name not in entries:
             continue
+        # A part may read less far back than the complete graph, so it takes the newest outputs
+        # only.
         past = (pasts[name] if name in pasts else states[name][1][None])[-depth:]
         chosen[name] = (states[name][0], past) if name in part.layers else past
     return chosen

@@ -73,6 +73,8 @@ def layer_step(layer: Steps, state: LayerState, arguments: Any, mask: Masks) -> 
 
     All arrays have the axes of the examples and the neurons, ``(batch, neurons)``.
     """
+    # u, current: (batch, neurons). Masked steps are computed too and then discarded, because
+    # the examples of a batch may have different masks.
     u = layer.integrate(state[0], layer.current(arguments))
     after = layer.fire(u, mask.number, mask.active)
     return Stepped(
@@ -122,9 +124,13 @@ def graph_step(
 
     def read(source: Name, lag: int) -> jax.Array:
         if lag == 0:
+            # The nodes are in the order of their reads, so this output of the present step
+            # exists.
             return outputs[source]
         if source in pasts:
             return young(mask, lag, pasts[source][-lag])
+        # The output of the step before is in the state of the layer. It is read from
+        # ``before``, because ``states`` may already contain the output of this step.
         return before[source][1]
 
     for name, (node, edges) in nodes.items():
@@ -188,8 +194,11 @@ def keys_of(key: jax.Array, number: Any, n: int, examples: int | None) -> jax.Ar
     """
     if number is not None:
         draw = functools.partial(fold_in, key)
+        # A mask per example gives each example its own step number, (batch,), and then its own
+        # key.
         key = jax.vmap(draw)(number) if number.ndim else draw(number)
     key = fold_in(key, n)
+    # An input without an axis of examples gets one key for all its neurons.
     if examples is None:
         return key
     return jax.vmap(jax.random.fold_in, (0 if key.ndim else None, 0))(

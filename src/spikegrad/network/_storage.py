@@ -325,6 +325,7 @@ class EightBit(FewBits):
 
     def unpack(self, packed: tuple[jax.Array, jax.Array], dtype: Any) -> jax.Array:
         # byte: (batch, neurons). exponent: (batch, 1), the unit of each example.
+        # uint32, because the shifts below exceed 8 bits.
         byte, exponent = (part.astype(jnp.uint32) for part in packed)
         code = byte & jnp.uint32(127)
         # The product of the code as a float32 and its unit is exact, because the unit is a power of
@@ -343,6 +344,8 @@ class EightBit(FewBits):
         The format cannot resolve smaller ones.
         """
         codes, _ = packed
+        # ``pack`` replaces a negative zero by code 1, so both codes may mean a smaller
+        # magnitude.
         return codes % self.sign <= 1
 
 

@@ -119,6 +119,7 @@ def _spreads(network: Network, inputs: Any, mask: Any, key: Any) -> dict[Name, j
         u = activity[name].pre_spike
         x = layer.cell.encode(u)[0] if says_how_to_encode(layer.cell) else None
         x = activity[name].potential if x is None else x
+        # A sum of many values in float16 would overflow or stop growing.
         x = x.astype(compute_dtype(x.dtype))
         valid = jnp.ones((), bool) if mask is None else append_axes(jnp.asarray(mask), x.ndim)
         spreads[name] = jnp.std(x, where=jnp.broadcast_to(valid, x.shape))
@@ -137,8 +138,10 @@ def _widened(surrogate: Surrogate, width: np.ndarray, keep: str) -> Surrogate:
             f"match_widths: surrogate must have a finite half-width > 0, got {brief(base)}"
         )
     factor = float(width) / natural
+    # Constant potentials have a spread of 0. Such a layer keeps its width.
     factor = jnp.asarray(factor if 0 < factor < math.inf else before, jnp.result_type(float))
     curve: Surrogate = Stretched(base, factor)
+    # A curve that is f times as wide has f times the area.
     return with_curve(surrogate, Scaled(1 / factor, curve) if keep == "area" else curve)
 
 
@@ -147,6 +150,8 @@ def _before_widening(curve: Surrogate, keep: str) -> tuple[Surrogate, Any]:
     inner = curve
     if keep == "area" and isinstance(curve, Scaled) and isinstance(curve.surrogate, Stretched):
         inner = curve.surrogate
+        # Only factors that preserve the area come from an earlier call. The scale of a user
+        # stays.
         if not np.allclose(np.asarray(curve.factor) * np.asarray(inner.width), 1):
             inner = curve
     elif keep == "area":

@@ -88,12 +88,16 @@ class AdaptiveLIF(LIF, pure=True):
         if not self.delay_reset:
             return u, a
         # The spike of the last step, which the state does not hold, follows from its state.
+        # ``a`` is still the adaptation of the last step, so this is the threshold that the state
+        # was compared with.
         return cell._adapted(cell._spike(v, cell._threshold(a)), u, a)
 
     def _after(self, s: jax.Array, *u: jax.Array) -> State:
         return u if self.delay_reset else self._adapted(s, *u)
 
     def _adapted(self, s: jax.Array, u: jax.Array, a: jax.Array) -> State:
+        # The threshold that this spike has crossed. The spike raises the threshold of the next
+        # step only.
         subtracted = self.threshold if self.reset == "baseline" else self._threshold(a)
         return self._reset(u, s, subtracted), self.adaptation_decay * a + self.adaptation * s
 
@@ -238,6 +242,9 @@ class AdLIF(Spiking, pure=True):
         super().__post_init__()
         self._check_known(
             lambda alpha, beta, a: (
+                # Without spikes the step is a matrix of trace alpha + beta - a (1 - alpha) and
+                # determinant alpha beta. Its eigenvalues are within the unit circle if |trace| <=
+                # 1 + determinant <= 2. Both sides are multiplied by 1 - alpha, which may be 0.
                 (-(1 - beta) <= a) & (a * (1 - alpha) <= (1 + alpha) * (1 + beta))
             ),
             "a must be from -(1 - adaptation_decay) to (1 + decay) (1 + adaptation_decay) / (1 - "
@@ -250,6 +257,8 @@ class AdLIF(Spiking, pure=True):
 
     def _after(self, s: jax.Array, *u: jax.Array) -> State:
         v, w = u
+        # The adaptation below reads ``v``, the potential before this reset, as in the equation of
+        # w.
         after = v - self.threshold * self._for_reset(s)
         return after, self.adaptation_decay * w + self.a * v + self.b * s
 
@@ -260,6 +269,7 @@ def _driven(cell: AdLIF | SymplecticAdLIF, v: State, current: jax.Array) -> Stat
     """
     v, w = parts_of_state(cell, v)
     cell = cell._broadcast_to(v.dtype, v.shape, "v")
+    # w of the last step: it changes in ``_after``, because it depends on this step's spike.
     return cell.decay * v + (1 - cell.decay) * (current - w), w
 
 
@@ -340,6 +350,8 @@ class SymplecticAdLIF(Spiking, pure=True):
 
     @staticmethod
     def _is_stable(alpha: Real, rho: Real, a: Real, q: Real) -> Real:
+        # As for ``AdLIF``, with trace alpha + rho - q a (1 - alpha) (1 - rho) and determinant
+        # alpha rho.
         return (q * a >= -1) & (q * a * (1 - alpha) * (1 - rho) <= (1 + alpha) * (1 + rho))
 
     def integrate(self, v: State, current: jax.Array) -> State:
@@ -347,6 +359,7 @@ class SymplecticAdLIF(Spiking, pure=True):
 
     def _after(self, s: jax.Array, *u: jax.Array) -> State:
         v, w = u
+        # The rise below reads the potential after this reset, unlike that of ``AdLIF``.
         v = v * (1 - self._for_reset(s))
         rise = (1 - self.adaptation_decay) * self.q * (self.a * v + self.b * s)
         return v, self.adaptation_decay * w + rise
@@ -399,6 +412,8 @@ class EulerAdLIF(SymplecticAdLIF, pure=True):
 
     @staticmethod
     def _is_stable(alpha: Real, rho: Real, a: Real, q: Real) -> Real:
+        # Here q a is in the determinant, alpha rho + q a (1 - alpha) (1 - rho), which must be at
+        # most 1. The trace is alpha + rho.
         return (q * a >= -1) & (q * a * (1 - alpha) * (1 - rho) <= 1 - alpha * rho)
 
     def integrate(self, v: State, current: jax.Array) -> State:
@@ -406,6 +421,7 @@ class EulerAdLIF(SymplecticAdLIF, pure=True):
         return p + (1 - self._broadcast_to(p.dtype, p.shape, "v").decay) * current, w
 
     def _after(self, s: jax.Array, *u: jax.Array) -> State:
+        # u: the pair (u_t, w_{t-1}) of the docstring. w is the new w_t.
         v, w = super()._after(s, *u)
         # The adaptation acts one step later, so the state holds its part of the next potential.
         return self.decay * v - (1 - self.decay) * u[1], w

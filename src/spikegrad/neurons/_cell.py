@@ -199,6 +199,7 @@ def fire(
     options = {}
     if key is not None and cell.draws:
         options["key"] = key
+    # One bool for all examples does not couple them: such a step is masked for all or for none.
     if cell.couples_examples and active is not None and jnp.ndim(active):
         options["mask"] = active
     return cell.fire(u, **options)
@@ -237,9 +238,13 @@ def as_state(cell: Any, v: State, shape: tuple[int, ...], owner: str) -> State:
 def _matching(cell: Cell, v: State, current: jax.Array) -> jax.Array:
     """Return the current in the dtype of the state and in a shape that fits the state."""
     leaves = jax.tree.leaves(v)
+    # A state may begin with integers, such as a counter, and a current in their dtype would be
+    # truncated.
     like = next(filter(is_float, leaves), leaves[0])
     if current.shape != like.shape:
         initial = jax.tree.leaves(_initial(cell, current.shape, like.dtype))
+        # A cell that sums over receptors has currents of another shape than its potential. If its
+        # initial state for this current fits the state, nothing is broadcast.
         if [leaf.shape for leaf in initial] != [leaf.shape for leaf in leaves]:
             return broadcast_checked(
                 current, like.dtype, like.shape, type(cell).__name__, "current", "v"
@@ -300,6 +305,8 @@ def parts_of_state(cell: Cell, v: State) -> State:
 
 def leaky_integration(cell: Any, v: jax.Array, current: jax.Array) -> jax.Array:
     """Return the potential after its leak, plus the input."""
+    # With the gain 1 - decay a constant current is the fixed point: v = decay * v + (1 - decay) *
+    # I has the solution v = I.
     return cell.decay * v + ((1 - cell.decay) * current if cell.norm_input else current)
 
 

@@ -69,6 +69,8 @@ class TCLIF(Spiking, pure=True):
     def integrate(self, v: State, current: jax.Array) -> State:
         u, d = parts_of_state(self, v)
         cell = self._broadcast_to(u.dtype, u.shape, "v")
+        # The dendrite reads the soma of the last step, and the soma reads the dendrite of this
+        # step. With both from the last step the two would oscillate with growing amplitude.
         d = d - cell.to_dendrite * u + current
         return u + cell.to_soma * d, d
 

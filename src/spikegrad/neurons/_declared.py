@@ -58,6 +58,8 @@ def linear_response(cell: Any) -> LinearResponse | None:
         return None
 
     def as_default(leaf):
+        # A bounded number counts as one leaf here, because its unconstrained number is not the
+        # parameter.
         is_number = isinstance(leaf, (np.ndarray, jax.Array, Bounded)) and is_float(
             jnp.asarray(leaf)
         )

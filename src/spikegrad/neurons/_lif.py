@@ -105,6 +105,8 @@ class LIF(Spiking, pure=True):
         super().__post_init__()
         if self.reset != "value":
             self._check_known(lambda v: v == 0, "reset_value requires reset='value'", "reset_value")
+        # The state holds the potential only, so ``integrate`` fires it again. A second draw would
+        # give other spikes.
         if self.delay_reset:
             self._refuse("delay_reset, which computes the last spike again", "draws")
         if self.reset == "value":
@@ -125,7 +127,10 @@ class LIF(Spiking, pure=True):
         if self.reset == "none":
             return u
         if self.reset == "value":
+            # A select, ``jnp.where(s > 0, ...)``, would have the same values but no derivative in
+            # s.
             return u * (1 - s) + self.reset_value * s
+        # Several spikes in one step subtract as many thresholds.
         return u - (self.threshold if threshold is None else threshold) * s
 
     def decode(self, distance: jax.Array, rest: tuple[jax.Array, ...]) -> State:
@@ -191,6 +196,7 @@ class SynapticLIF(LIF, pure=True):
 
     def integrate(self, v: State, current: jax.Array) -> State:
         v, i = parts_of_state(self, v)
+        # The synapse comes first, so an input acts on the potential in its own step.
         i = self._broadcast_to(i.dtype, i.shape, "v").synaptic_decay * i + current
         return super().integrate(v, i), i
 
@@ -267,6 +273,8 @@ class MultiSynapticLIF(SynapticLIF, pure=True):
                 "synaptic_decay as last axis, "
                 f"got shape {shape}; use weights of shape (inputs, neurons, receptors)"
             )
+        # The shape of a current is (batch, neurons, receptors), and the potential has no
+        # receptors.
         return jnp.zeros(shape[:-1], dtype), jnp.zeros(shape, dtype)
 
     def integrate(self, v: State, current: jax.Array) -> State:
@@ -278,11 +286,14 @@ class MultiSynapticLIF(SynapticLIF, pure=True):
             )
 
         i = like(self.synaptic_decay, "synaptic_decay") * i + like(current, "current")
+        # i: (batch, neurons, receptors), v: (batch, neurons). ``super().integrate`` would apply
+        # the synapse of ``SynapticLIF`` a second time.
         return LIF.integrate(self, v, i.sum(-1)), i
 
     def _broadcast_to(
         self, dtype: DTypeLike, shape: tuple[int, ...], target: str = "x"
     ) -> MultiSynapticLIF:
         """Return the parameters of the potential. Those of the receptors have one more axis."""
+        # A number is not broadcast, so the other parameters take the shape of the potential.
         of_potential = new_unchecked(type(self), self._values() | {"synaptic_decay": 0.0})
         return super(MultiSynapticLIF, of_potential)._broadcast_to(dtype, shape, target)

@@ -149,6 +149,8 @@ class EIF(_Escaping, pure=True):
 
     def integrate(self, v: jax.Array, current: jax.Array) -> jax.Array:
         cell = self._broadcast_to(v.dtype, v.shape, "v")
+        # v is the potential after the reset, usually below the threshold, so the exponential stays
+        # small.
         rise = cell.sharpness * jnp.exp((v - cell.rheobase) / cell.sharpness)
         return v + (current + cell.rest - v + rise) / cell.tau
 
@@ -230,7 +232,9 @@ class AdEx(Spiking, pure=True):
         cell = self._broadcast_to(v.dtype, v.shape, "v")
         i = cell.synaptic_decay * i + current
         rise = cell.sharpness * jnp.exp((v - cell.threshold) / cell.sharpness)
+        # The synaptic current is the new one, the adaptation that of the last step.
         u = v + (1 - cell.decay) * (rise - v + i - a)
+        # Driven by the potential before the step, as in norse. The spike adds to it in ``_after``.
         return u, a + (1 - cell.adaptation_decay) * (cell.coupling * v - a), i
 
     def _after(self, s: jax.Array, *u: jax.Array) -> State:
@@ -317,9 +321,12 @@ class Izhikevich(Spiking, pure=True):
         cell = self._broadcast_to(v.dtype, v.shape, "v")
 
         def advanced(v, dt):
+            # The coefficients of the paper, equation 1, for mV and ms. w is constant within the
+            # step, also in both half steps.
             return v + dt * (0.04 * v * v + 5 * v + 140 - w + current)
 
         if self.order == "published":
+            # The published program makes two half steps of v for numerical stability.
             u = advanced(advanced(v, cell.dt / 2), cell.dt / 2)
         else:
             u = advanced(v, cell.dt)
@@ -327,11 +334,15 @@ class Izhikevich(Spiking, pure=True):
         return u, w + cell.dt * cell.a * (cell.b * source - w)
 
     def _spike(self, u: jax.Array, threshold: Real, key: jax.Array | None = None) -> jax.Array:
+        # Potentials are in mV and surrogates have a width of about 1, so without a unit the slope
+        # would miss almost all potentials.
         return spikes_of(self.surrogate, (u - threshold) / self.width, key)
 
     def _after(self, s: jax.Array, *u: jax.Array) -> State:
         v, w = u
         s = self._for_reset(s)
+        # Both resets use ``s`` of ``_for_reset``, because w jumps in the reset of the paper,
+        # equation 3.
         return v * (1 - s) + self.c * s, w + self.d * s
 
 
@@ -395,6 +406,8 @@ class CLIF(Spiking, pure=True):
 
     def _after(self, s: jax.Array, *u: jax.Array) -> State:
         v, m = u
+        # The potential before the reset, and the spike of this step: the reset below uses the new
+        # m.
         m = m * jax.nn.sigmoid((1 - self.decay) * v) + s
         return v - self._for_reset(s) * (self.threshold + jax.nn.sigmoid(m)), m
 

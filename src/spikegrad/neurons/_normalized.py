@@ -123,10 +123,14 @@ class MPBN(LIF, pure=True):
                 f"MPBN: states must be of shape (batch, ..., neurons), got {u.shape}; pass mean "
                 "and var"
             )
+        # All axes except the channels, the examples too: (batch, height, width, channels) ->
+        # (channels,).
         axes = tuple(n for n in range(u.ndim) if n != self.axis % u.ndim)
         selected = None
         if mask is not None:  # without any active example the result is unused, but must be finite
             selected = append_axes(mask | ~mask.any(), u.ndim)
+        # Axes of length 1 let the result broadcast to one example. The axis of examples goes away
+        # by [0].
         return jnp.mean(u, axes, keepdims=True, where=selected)[0], jnp.var(
             u, axes, keepdims=True, where=selected
         )[0]
@@ -147,6 +151,8 @@ class MPBN(LIF, pure=True):
     ) -> tuple[jax.Array, jax.Array]:
         cell = self._broadcast_to(u.dtype, u.shape, "v")
         s = cell._spike(self.normalized(u, mask), cell.threshold, key)
+        # The reset acts on the potential itself. Only the spike depends on the normalized
+        # potential.
         return cell._reset(u, s), s
 
     def folded(self) -> LIF:
@@ -173,6 +179,8 @@ class MPBN(LIF, pure=True):
                 "threshold"
             )
         deviation = jnp.sqrt(jnp.asarray(self.var) + self.epsilon)
+        # The condition of a spike, solved for u. Dividing by the gain keeps the direction of the
+        # inequality only for gains above 0.
         threshold = (self.threshold - self.bias) * deviation / self.gain + jnp.asarray(self.mean)
         parameters: dict[str, Any] = {
             field.name: getattr(self, field.name) for field in dataclasses.fields(LIF)

@@ -68,6 +68,8 @@ class RF(Spiking, pure=True):
         super().__post_init__()
         check_frequency(self)
         self._check_known(
+            # A step multiplies u + i v by 1 + dt (b + i omega). Its magnitude is at most 1 for
+            # this b.
             lambda omega, b, dt: b <= (np.sqrt(1 - (dt * omega) ** 2) - 1) / dt,
             "b must be at most (sqrt(1 - (dt omega)^2) - 1) / dt to be stable",
             *("omega", "b", "dt"),
@@ -165,9 +167,12 @@ class BRF(Spiking, pure=True):
 
     def _after(self, s: jax.Array, *u: jax.Array) -> State:
         first, second, q = u
+        # The oscillation goes on through a spike, so there is no reset. q acts on the damping and
+        # the threshold from the next step.
         return first, second, self.refractory_decay * q + s
 
     def _threshold(self, *others: jax.Array) -> Real:
+        # others: (v, q), without the first array of the state.
         return self.threshold + others[1]
 
 
@@ -223,6 +228,8 @@ class HRF(BRF, pure=True):
 
     def _check(self) -> None:
         self._check_known(
+            # The step has determinant 1 - 2 dt b_t and trace 2 - 2 dt b_t - (dt omega)^2. The
+            # condition is -trace <= 1 + determinant, for b_t without spikes.
             lambda omega, b, dt: (dt * omega) ** 2 <= 4 * (1 - dt * (dt * omega**2 / 2 + b)),
             "omega and b must keep (dt omega)^2 <= 4 (1 - dt (dt omega^2 / 2 + b)) to be stable",
             *("omega", "b", "dt"),
@@ -233,6 +240,8 @@ class HRF(BRF, pure=True):
         cell = self._broadcast_to(u.dtype, u.shape, "v")
         square = cell.omega * cell.omega
         b = cell.dt / 2 * square + cell.b + q
+        # The new position drives the velocity below. With the old one the method would be forward
+        # Euler, whose oscillation grows without damping.
         v = v + cell.dt * u
         return u + cell.dt * (current - 2 * b * u - square * v), v, q
 
@@ -241,6 +250,7 @@ def turned(
     cell: RF | BRF, b: Real, u: jax.Array, v: jax.Array, current: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     """One forward Euler step of a damped rotation, driven by the current."""
+    # Both results are from the old u and v. Updating one after the other would be another method.
     dt, omega = cell.dt, cell.omega
     return u + dt * (b * u - omega * v + current), v + dt * (omega * u + b * v)
 

@@ -51,6 +51,8 @@ class LeakyReadout(Cell, pure=True):
         return u, u
 
     def encode(self, u: jax.Array) -> tuple[None, jax.Array]:
+        # Without a spike there is no sign to preserve, so the potential is stored as the
+        # remainder, in 16 bits.
         return None, u
 
     def decode(self, distance: object, rest: jax.Array) -> jax.Array:

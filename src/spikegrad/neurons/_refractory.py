@@ -84,6 +84,8 @@ class Refractory(Cell, pure=True):
 
     def integrate(self, v: State, current: jax.Array) -> State:
         v, left = parts_of_state(self, v)
+        # The cell makes its complete step first, so a synaptic current or an adaptation does not
+        # rest.
         (u, *others), structure = jax.tree.flatten(self.cell.integrate(v, current))
         u = jnp.where(left > 0, jax.tree.leaves(v)[0], u)  # the potential, which comes first
         return structure.unflatten([u, *others]), left
@@ -93,12 +95,15 @@ class Refractory(Cell, pure=True):
     ) -> tuple[State, jax.Array]:
         u, left = u
         # A resting neuron neither fires nor resets nor adapts, so the surrogate itself is silent.
+        # ``dataclasses.replace`` would make the surrogate static, but it holds a traced array.
         cell = copy.copy(self.cell)
         object.__setattr__(cell, "surrogate", _Resting(self.cell.surrogate, left))
         options = {"key": key, "mask": mask}
         v, s = cell.fire(u, **{name: x for name, x in options.items() if x is not None})
         return (
             v,
+            # Signed spikes may be -1. ``left`` is unsigned, so it is raised to 1 before the
+            # subtraction.
             jnp.where(abs(s) > 0, jnp.asarray(self.steps, left.dtype), jnp.maximum(left, 1) - 1),
         ), s
 

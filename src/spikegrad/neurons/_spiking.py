@@ -61,6 +61,7 @@ class Spiking(Cell, pure=True):
         raise NotImplementedError
 
     def _spike(self: Any, u: jax.Array, threshold: Real, key: jax.Array | None = None) -> jax.Array:
+        # ``encode`` computes this difference too, so the sign of a stored distance is the spike.
         return spikes_of(in_units_of(self.surrogate, threshold, u), u - threshold, key)
 
     def _threshold(self: Any, *others: jax.Array) -> Real:
@@ -70,6 +71,8 @@ class Spiking(Cell, pure=True):
 
     def _for_reset(self: Any, s: jax.Array) -> jax.Array:
         """Return the spike as the reset uses it."""
+        # Only the reset is detached. An adaptation reads ``s`` itself, because it is the memory of
+        # the neuron.
         return jax.lax.stop_gradient(s) if self.detach_reset else s
 
     def _refuse(self: Any, feature: str, *flags: str) -> None:
@@ -96,6 +99,8 @@ class Spiking(Cell, pure=True):
 
     def encode(self, u: State) -> tuple[jax.Array, tuple[jax.Array, ...]]:
         first, *others = u if isinstance(u, tuple) else (u,)
+        # Only the first array becomes a distance. The threshold may depend on the others, so
+        # ``decode`` gets them back first.
         cell = self._broadcast_to(first.dtype, first.shape, "v")
         return first - cell._threshold(*others), tuple(others)
 

@@ -62,6 +62,7 @@ def decay_from_tau(tau: ArrayLike, dt: ArrayLike = 1.0, discretization: str = "e
     share: Any = dt / tau
     known = not isinstance(share, jax.Array)  # JAX arrays may be traced
     if discretization == "exact":
+        # NumPy computes in float64 and returns a constant. JAX arrays may be traced.
         decay = (np if known else jnp).exp(-share)
     elif known and not np.all(share <= 1):
         raise ValueError(
@@ -139,6 +140,7 @@ def unroll(
 def _scan(
     cell: Step, currents: jax.Array, v: State, key: jax.Array | None
 ) -> tuple[State, jax.Array]:
+    # The steps are the first axis of the currents, so the state has the shape of the others.
     start = as_state(cell, v, currents.shape[1:], "unroll")
 
     if key is None:
@@ -152,6 +154,8 @@ def _scan(
         current, t = now
         return cell(v, current, key=fold_in(keys, t))
 
+    # The number of the step and not a split key, so a step has one key whatever the length of the
+    # sequence.
     return jax.lax.scan(keyed_step, start, (currents, jnp.arange(len(currents))))
 
 

@@ -69,6 +69,7 @@ class Truncated(Composition, pure=True):
 
     def _landmarks(self):
         h = float(self.half_width)
+        # Points on both sides of each edge, so a measurement sees the jump.
         return np.union1d(super()._landmarks(), [-2 * h, -h, h, 2 * h])
 
     def __repr__(self) -> str:

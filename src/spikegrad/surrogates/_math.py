@@ -55,6 +55,8 @@ def reciprocal(a: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Return ``1/a`` as a sum of two numbers: the rounded quotient and its error."""
     w = 1 / a
     (a1, a2), (w1, w2) = split(a), split(w)
+    # 1 - a w, summed from exact products of halves, the largest first. It is the error that the
+    # rounded quotient leaves.
     lack = (((1 - a1 * w1) - a1 * w2) - a2 * w1) - a2 * w2
     return w, jax.lax.stop_gradient(lack * w)
 
@@ -123,6 +125,7 @@ def exp(z: jax.Array) -> jax.Array:
     if z.dtype != jnp.float32:
         return jnp.exp(z)
     shift = jnp.float32(1.5 * 2**23)
+    # log2(e), so k is the nearest integer to z / ln 2.
     count = _bits(z * 1.4426950408889634 + shift) - _bits(shift)
     k = count.astype(jnp.float32)
     r = (z - k * _LN2[0]) - k * _LN2[1]
@@ -133,6 +136,7 @@ def exp(z: jax.Array) -> jax.Array:
 @exp.defjvp
 def _exp_jvp(primals, tangents):
     y = exp(*primals)
+    # e^z is its own derivative. The polynomial's derivative would be less accurate and cost more.
     return y, y * tangents[0]
 
 
@@ -267,6 +271,8 @@ def turns(x: jax.Array, period: jax.Array) -> jax.Array:
         high, low = split(period)
         for many in (4096, 1):  # a count of 12 bits times a half of the period is exact
             k = jax.lax.stop_gradient(jnp.round(remainder / (many * period)))
+            # Two stages, because a count of up to 24 bits would not be exact in a product with a
+            # half of the period.
             remainder = (remainder - k * (many * high)) - k * (many * low)
         return jnp.where(near, remainder / period, exact())
 
@@ -311,6 +317,7 @@ def _cos_turn_jvp(primals, tangents):
 
 
 def _to_quarter(t: jax.Array) -> jax.Array:
+    # The sine of half a turn minus an angle is the sine of the angle.
     return jnp.where(jnp.abs(t) > 0.25, jnp.copysign(0.5, t) - t, t)
 
 

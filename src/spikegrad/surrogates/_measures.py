@@ -133,6 +133,7 @@ def _evaluator(surrogate: Surrogate) -> Callable[[np.ndarray], tuple[np.ndarray,
     compiled = jax.jit(curves).lower(jax.ShapeDtypeStruct((_BLOCK,), np.float64)).compile()
 
     def evaluate(x):
+        # Blocks of one size, because another number of points would compile again.
         padded = np.pad(np.asarray(x, np.float64), (0, -len(x) % _BLOCK), mode="edge").reshape(
             -1, _BLOCK
         )
@@ -250,6 +251,8 @@ def _tail(look: Callable, at: float, side: int, unit: float) -> tuple[bool, floa
     """Return True if the sign of the slope oscillates up to infinity, and the exponent of its
     tail."""
     g, second, _ = look(at + side * unit * np.linspace(100, 300, _BLOCK))
+    # Far outside, from 100 to 300 half-widths, a slope that falls monotonically has no change of
+    # sign.
     turns = [np.count_nonzero(np.diff(np.sign(curve))) > 4 for curve in (g, second)]
     if any(turns):
         return bool(turns[0]), math.nan
@@ -257,6 +260,7 @@ def _tail(look: Callable, at: float, side: int, unit: float) -> tuple[bool, floa
         far = at + side * unit * distance * np.array([1.0, 2.0])
         g, second, _ = look(far)
         if g.all():
+            # For a slope x^-p the quotient -x g'(x) / g(x) is p.
             near, twice = -far * second / g
             return False, float(2 * twice - near) + 0.0  # the error halves with twice the distance
     return False, math.inf
@@ -267,6 +271,8 @@ def _limit(look: Callable, side: int) -> float:
     a, b, c = look(side * np.array([1e50, 1e100, 1e150]))[2]
     if abs(c - b) <= 1e-13 * abs(c) or math.isnan(c):
         return float(c)
+    # At distances that grow by a constant factor, a power law approaches its limit geometrically.
+    # The sum of the geometric series is the rest of the way.
     ratio = (c - b) / (b - a)  # constant for a power law
     return (
         float(c + (c - b) * ratio / (1 - ratio))
@@ -333,6 +339,7 @@ def rescaled(
         factor = width / measured.half_width
         surrogate = stretched(surrogate, factor)
         if measured.at:  # keep the position of the peak
+            # Stretching about the threshold moves a peak at ``at`` to ``at * factor``.
             surrogate = shifted(surrogate, measured.at * (1 - factor))
     if peak is not None:
         if not measured.peak:

@@ -138,6 +138,7 @@ def _trajectory(cell: Cell, currents: jax.Array) -> _Trajectory:
 def _laws(cell: Cell, features: tuple[int, ...], drive: float, steps: int) -> Laws:
     yield "shapes and dtypes are preserved", partial(_types, cell, features)
     rng = np.random.default_rng(0)
+    # Negative currents too, so some steps are silent.
     currents = jnp.asarray(drive * rng.uniform(-0.5, 1.5, (steps, _BATCH, *features)))
     trajectory = _trajectory(cell, currents)
     yield "it fires and is silent", partial(_varies, trajectory)
@@ -211,6 +212,7 @@ def _independent(f: Callable, inputs: Any, axis: int, size: int) -> CheckResult:
         return a.shape[axis : axis + 1] == (size,)
 
     def spoilt(a):
+        # NaN spreads to all results of arithmetic that depends on it.
         first = jax.lax.broadcasted_iota(int, a.shape, axis) == 0 if has_axis(a) else False
         return jnp.where(first, jnp.nan, a) if is_inexact(a) else a
 
@@ -309,6 +311,7 @@ def _laws_of_networks(
         # Elementwise weights fit features of any shape.
         layer = Layer(lambda x: w * x, rebuild(values), feedback if feeds_back else None)
         outs = Network([layer])(x, backward=mode)[1]
+        # Different weights for all outputs, so errors of two outputs cannot cancel.
         return jnp.vdot(jnp.cos(jnp.arange(outs.size)), outs), outs
 
     # jit compiles each mode once

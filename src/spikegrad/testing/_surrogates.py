@@ -112,7 +112,10 @@ def _grid(scale: float) -> np.ndarray:
 
     Each second one is in the middle of its neighbors, to integrate.
     """
+    # Dense near the threshold, where kinks and edges are, and sparse in the tails.
     far = np.geomspace(4, 2**10, 23)
+    # Divided by 32.1, so that no point is on the edges of usual curves, such as 1/2 or 1, at which
+    # two derivatives are right.
     edges = np.concatenate([-far[::-1], np.arange(-128, 129) / 32.1, far])
     points = np.empty(2 * len(edges) - 1)
     points[::2] = edges
@@ -234,6 +237,7 @@ def _derivative(c: _Curves) -> CheckResult:
 def _second_derivative(c: _Curves) -> CheckResult:
     """Compare the second derivatives of s**2 + s, reverse over reverse and forward over reverse."""
     spike, slope, bend = (c.values[name] for name in ("spike", "slope", "bend"))
+    # The chain rule for s^2 + s, with s' the slope and s'' its derivative.
     expected = 2 * slope**2 + (2 * spike + 1) * bend
     both = c.values["second"], c.values["second, forward"]
     return compare(both, (expected, expected), 1e-12, at=c.at)

@@ -101,6 +101,7 @@ class Checkpoints:
         """Save the state at the end of an epoch, or if ``minutes`` have passed."""
         if not self._is_checked:
             self._check_folder(report.step)
+        # All processes agree on the end of an epoch without asking each other.
         due = report.epoch_ended
         if self.minutes is not None:  # the clocks of processes differ
             due = agreed(time.monotonic() >= self._when + 60 * self.minutes)
@@ -109,6 +110,7 @@ class Checkpoints:
 
     def end(self, state: State) -> None:
         """Save the last state, unless it is saved already."""
+        # The end of the last epoch may have saved this state already.
         if self._last_step is None or self._last_step < state.step:
             self.save(state)
 
@@ -131,6 +133,7 @@ class Checkpoints:
             If the checkpoint cannot be written. Earlier checkpoints stay unchanged.
         """
         path = self.folder / f"step-{state.step:09}.npz"
+        # By name and not by position, so a message names the array that differs.
         named = _named(state)
         for name, leaf in named.items():
             if not (leaf.is_fully_addressable or leaf.is_fully_replicated):
@@ -169,6 +172,8 @@ class Checkpoints:
             ) from error
         _compare(path, about, _about(start, {}))
         leaves = [_like(arrays[name], leaf) for name, leaf in named.items()]
+        # The structure comes from ``start``, because files contain arrays only. Classes and
+        # functions are not saved.
         parts = jax.tree.unflatten(jax.tree.structure(_parts(start)), leaves)
         if not np.array_equal(unwrap_key(parts["key"]), unwrap_key(start.key)):
             raise CheckpointError(
@@ -176,6 +181,7 @@ class Checkpoints:
             )
         progress = about["progress"]
         sums = {name: np.asarray(value, np.float64) for name, value in progress["sums"].items()}
+        # In place, because the caller holds the same dict and reads its curves from it.
         self.extra.clear()
         self.extra.update(about["extra"])
         self._last_step = progress["step"]
@@ -189,6 +195,7 @@ class Checkpoints:
     def _write(self, path: Path, named: Mapping[str, jax.Array], state: State) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         host = {name: np.asarray(unwrap_key(leaf)) for name, leaf in named.items()}
+        # NumPy writes dtypes that it does not know, such as bfloat16, without their names.
         arrays: dict[str, Any] = {
             name: array.view(_plain(array.dtype)) for name, array in host.items()
         }

@@ -137,6 +137,8 @@ def fit(
     def problem(bound: Any) -> tuple[Loss, optax.GradientTransformation]:
         return combine(bound, static), optimizer
 
+    # The arrays of the loss are arguments of the program, so JAX does not copy them into it as
+    # constants.
     call = compiled(problem, bound, updates_per_call, mesh, state, source.length)
     return run(call, state, source, epochs, steps, callbacks)
 
@@ -158,6 +160,8 @@ def run(
         )
     limits = math.inf if epochs is None else epochs, math.inf if steps is None else steps
     clock = _Clock(state)
+    # ``good`` is the last state whose loss was finite, for callbacks and errors after a
+    # divergence.
     good, stopped = state, False
     while not stopped and state.epoch < limits[0] and state.step < limits[1]:
         if source.once and state.epoch:
@@ -171,14 +175,18 @@ def run(
         if group is None:  # an earlier fit ended by ``steps`` with the last batch of the epoch
             state = dataclasses.replace(state, epoch=state.epoch + 1, batches=0, sums={})
         while group is not None and not stopped:
+            # The call returns before the device has finished. ``values_of`` below waits for it.
             result = call(state, group)
             following = next(groups, None)  # read while the device computes
             values, finite = values_of(result)  # waits for the device
             if np.isfinite(values["loss"][0]):  # the loss of the state before the call
                 good = state
             if not finite:
+                # Callbacks such as checkpoints save the last good state before the error ends
+                # training.
                 _end(callbacks, good)
                 raise DivergedError(_diverged(state, values["loss"]), good)
+            # A group of another shape also ends a call. Only the end of the source ends the epoch.
             epoch_ended = following is None and source.has_ended(state.batches + len(group))
             total = _total(source, epochs, steps)
             report = _report(state, result, values, epoch_ended, clock, total)
@@ -250,6 +258,8 @@ def _any_stops(state: State, group: list | None, stop: bool) -> bool:
             f"fit: batch_sharding is missing, but training has {jax.process_count()} processes; "
             "pass batch_sharding"
         )
+    # Every process calls this once per group, even if it does not stop. A collective operation
+    # waits for all of them.
     wishes, counts = gathered(stop, len(group or ())).T
     if len(set(counts)) > 1:
         raise ValueError(
@@ -259,6 +269,8 @@ def _any_stops(state: State, group: list | None, stop: bool) -> bool:
 
 
 def _diverged(state: State, losses: np.ndarray) -> str:
+    # A loss is computed before its update. If all are finite, the parameters after the last update
+    # are not.
     bad = np.flatnonzero(~np.isfinite(losses))
     if len(bad):
         message = f"the loss is {losses[bad[0]]} at update {state.step + bad[0] + 1}"

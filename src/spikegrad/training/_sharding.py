@@ -48,6 +48,8 @@ def _placed(sharding: NamedSharding, leaf: Any) -> jax.Array:
     array = array.astype(jnp.result_type(array), copy=False)  # as jit does
     # Scalars lack axes.
     sharding = NamedSharding(sharding.mesh, PartitionSpec(*sharding.spec[: array.ndim]))
+    # The callback gets the index of each shard of this process, so no process transfers the parts
+    # of others.
     return jax.make_array_from_callback(array.shape, sharding, array.__getitem__)
 
 
@@ -68,6 +70,7 @@ def replicated(tree: PyTree, mesh: Mesh, part: str) -> PyTree:
     local = [
         i for i, leaf in enumerate(leaves) if isinstance(leaf, jax.Array) and not is_spread(leaf)
     ]
+    # Keys are compared and placed as their numbers, because NumPy has no dtype for them.
     host = {i: np.asarray(unwrap_key(leaves[i])) for i in local}
     if local and jax.process_count() > 1:
         # Hashes are enough to compare, and parameters may have gigabytes.
@@ -87,6 +90,7 @@ def replicated(tree: PyTree, mesh: Mesh, part: str) -> PyTree:
 
 
 def _hash(array: np.ndarray) -> int:
+    # Four bytes, because the processes exchange integers of 32 bits.
     about = hashlib.blake2b(f"{array.dtype} {array.shape} ".encode(), digest_size=4)
     about.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
     return int.from_bytes(about.digest(), "little", signed=True)

@@ -20,6 +20,8 @@ class Source:
     def __init__(self, batches: Any, batch_sharding: Any = None) -> None:
         self.batches, self.sharding = batches, batch_sharding
         self.length: int | None = len(batches) if hasattr(batches, "__len__") else None
+        # An iterator is its own iterator, so a second loop over it would continue instead of
+        # starting again.
         self.once = not callable(batches) and iter(batches) is batches
         self.last: int | None = None  # number of batches until ``steps`` cuts the epoch short
 
@@ -27,6 +29,8 @@ class Source:
         """Read the remaining batches of the epoch, at most up to ``steps``."""
         epoch: Any = self.batches(state.epoch) if callable(self.batches) else self.batches
         self.last = None if steps is None else state.batches + steps - state.step
+        # A resumed epoch skips the batches that it has used. The order of batches depends only on
+        # the epoch.
         return _grouped(
             map(self._arrays, itertools.islice(iter(epoch), state.batches, self.last)), size
         )
@@ -38,6 +42,8 @@ class Source:
 
     def has_ended(self, used: int) -> bool:
         """Return True if the epoch is used up, False if ``steps`` may have cut it short."""
+        # If ``steps`` ends exactly with the epoch, the epoch has ended, but only a known length
+        # shows this.
         if used == self.last and used != self.length:
             return False
         # Only a complete epoch shows the length of an iterable without one.

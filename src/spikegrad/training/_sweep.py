@@ -164,6 +164,7 @@ def sweep(
     runs = _runs(settings, seeds)
     # The checks and the file come before the first run, not when its results are read.
     path = None if path is None else Path(path)
+    # Finished runs are known by their setting and seed, so a resumed sweep may add settings.
     done = _read(path, resume, runs) if path and runs else {}
     ended = threading.Event()
 
@@ -196,6 +197,8 @@ def sweep(
         by_program: dict[Any, list[tuple]] = defaultdict(list)
         for name, (setting, seed) in runs.items():
             if name not in done:
+                # Settings that differ only in floating-point numbers share one compiled program,
+                # which takes the numbers as arguments.
                 by_program[_constants(setting)].append((setting, seed))
         missing = []
         for group in by_program.values():
@@ -211,6 +214,7 @@ def sweep(
             # A line for each run as it ends, so that a kill loses no finished run.
             if path:
                 append(path, line)
+            # Through JSON, so a new result equals the same result read from the file.
             yield json.loads(line)
 
     return results()
@@ -225,6 +229,8 @@ def _in_threads(
         yield from itertools.starmap(train, runs)
         return
     with ThreadPoolExecutor(jobs, "sweep") as pool:
+        # Threads and not processes: JAX releases the interpreter lock while a program runs, and
+        # compiled programs are shared.
         futures = [pool.submit(train, *run) for run in runs]
         try:
             for future in as_completed(futures):

@@ -53,6 +53,8 @@ class Call:
     """Number of batches that the program takes, up to ``size``. Each costs compile time."""
 
     def __call__(self, state: State, group: list) -> Result:
+        # The next power of two, so groups of unknown lengths need few programs: at most one for
+        # each power up to ``size``.
         self.room[0] = min(self.size, max(self.room[0], 1 << (len(group) - 1).bit_length()))
         # Unused places repeat the last batch, so that a short group needs no program of its own.
         filled = group + [group[-1]] * (self.room[0] - len(group))
@@ -85,6 +87,8 @@ def compiled(
     shardings: Any = None
     if mesh is not None and state is not None:
         bound, everywhere = replicated(bound, mesh, "loss"), NamedSharding(mesh, PartitionSpec())
+        # Outputs with the sharding of the inputs can be the inputs of the next call without a
+        # transfer.
         parts = jax.tree.map(lambda x: x.sharding, (state.trainable, state.optimizer_state))
         shardings = (*parts, everywhere, everywhere)
     updates = _Updates(problem)
@@ -142,6 +146,7 @@ class _Updates(NamedTuple):
 
     def loop(self, bound, trainable, optimizer_state, key, step, batches, count):
         """Make ``count`` updates. The program has room for more batches."""
+        # (batches, ...): a loop can index one array, not a list of arrays.
         stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *batches)
 
         def turn(i, carry):
@@ -149,6 +154,8 @@ class _Updates(NamedTuple):
             batch = jax.tree.map(
                 lambda x: jax.lax.dynamic_index_in_dim(x, i, keepdims=False), stacked
             )
+            # From the number of the update in the run, so a key does not depend on how updates are
+            # grouped into calls.
             key_of_update = jax.random.fold_in(key, step + jnp.uint32(i))
             *state, metrics = self.update(bound, trainable, optimizer_state, batch, key_of_update)
             rows = jax.tree.map(
@@ -161,6 +168,8 @@ class _Updates(NamedTuple):
         rows = jax.tree.map(
             lambda m: jnp.zeros((len(batches), *m.shape), m.dtype), {"loss": value, **metrics}
         )
+        # ``count`` is traced, so a shorter group runs the same program. The loop never reads the
+        # repeated batches.
         *state, rows = jax.lax.fori_loop(0, count, turn, (trainable, optimizer_state, rows))
         return *state, rows, _all_finite(state[0])
 
@@ -208,6 +217,7 @@ def values_of(result: Result) -> tuple[dict[str, np.ndarray], bool]:
     metrics, finite = jax.device_get((result.metrics, result.finite))
     # JAX sorts names, and reports begin with the loss.
     metrics = {"loss": metrics.pop("loss"), **metrics}
+    # In float64, because an epoch sums thousands of these values.
     values = {
         name: np.asarray(rows[: result.updates], np.float64) for name, rows in metrics.items()
     }

@@ -76,6 +76,8 @@ class _Cotangents:
         # of the scan
         self.states, self.grads, self.pre_spike = dict(ct_states), dict(grads), ct_pre_spike
         sources = (*self.over.inputs, *self.over.nodes)
+        # Lists, because a source may have several readers. They are added when the source runs,
+        # so nothing is added to zeros.
         self.outs = {
             source: [ct_outs[source]] if ct_outs.get(source) is not None else []
             for source in sources
@@ -335,6 +337,7 @@ class _Rebuilding:
         over, old = self.over, self.pasts[source]
         depth, at = len(old), self.first + i * over.part.chunk
         # Outputs are not stored. The pre-spike states fire again.
+        # Relative places -depth to -1, the oldest first.
         back = jnp.arange(depth) - depth
         order: jax.Array | None = None
         if (active := over.masks.active) is None:
@@ -355,6 +358,8 @@ class _Rebuilding:
         else:
             when = pick(order, jnp.maximum(steps + since, 0)) - self.first
             when = jnp.where(inside, when, 0)
+        # Clipped, because ``where`` below computes both sides and an index must be valid in
+        # either.
         old = pick(old, jnp.clip(steps + depth, 0, depth - 1))
         return tree_where(inside, self._outputs_at(source, when).astype(old.dtype), old)
 
@@ -371,6 +376,7 @@ class _Rebuilding:
                 None if over.masks.number is None else pick(over.masks.number, self.first + steps)
             )
             return jax.vmap(
+                # vmap over the chosen steps, (n,) or (n, batch).
                 lambda residual, number: layer.fire(layer.load(storage, residual), number)[1]
             )(chosen, numbers)
         # The outputs of a join follow from its sources at these steps.

@@ -50,6 +50,8 @@ class Component:
     def _as_steps(self, nodes: Mapping[Name, Any]) -> Nodes:
         return {
             name: (
+                # Only the edges within the component are read in a step. The products of all
+                # other edges are in ``hoisted``.
                 JoinSteps(node.function) if isinstance(node, JoinVjp) else node,
                 self.within[name],
             )
@@ -79,6 +81,7 @@ class Component:
         # masks of the step. Stacked: outputs, requested pre-spike states and residuals, each
         # (chunk, batch, neurons).
         def step(carry, now):
+            # ``graph_step`` gets no inputs, because every read of an input is hoisted.
             us, states, pasts = carry
             hoisted, mask = now
             new = graph_step(nodes, states, pasts, {}, hoisted, mask)
@@ -95,6 +98,8 @@ class Component:
             pre_spikes = {name: new.pre_spike[name] for name in self.layers if name in pre_spike}
             return (us, new.states, new.pasts), (new.outputs, pre_spikes, residuals)
 
+        # A scan cannot unroll by more than its length, and the last part of a sequence may be
+        # short.
         (us, states, _), (outs, pre_spikes, residuals) = jax.lax.scan(
             self._fast(step),
             (us, states, pasts),
@@ -140,6 +145,8 @@ class Component:
         # 2.
         def step(carry, now):
             ct_states, ct_pasts, grads = carry
+            # ``currents`` lacks layers with a convolution. Their current is computed again in the
+            # step.
             t, (ct_outs, ct_pre_spike), states, pasts, hoisted, currents, mask = now
             # the stored pre-spike states of this step, (batch, neurons)
             us = {name: load(name, t) for name in self.layers}
@@ -178,6 +185,8 @@ class Component:
                 pasts,
                 hoisted,
             )
+            # The cotangents of ``hoisted`` leave the scan as stacked outputs, (chunk, batch,
+            # neurons). Phase 2 multiplies them by the reads of all steps at once.
             return (ct_states, ct_pasts, plus(grads, new)), ct_hoisted
 
         xs = jnp.arange(len(masks.started)), cts, states, pasts, hoisted, currents, masks
@@ -214,6 +223,8 @@ class _Rebuilt(NamedTuple):
         return jax.tree.map(known, self.u, self.layer.integrate(_summed(v), current))
 
     def fire(self, u: State, number: Any, active: Any = None) -> LayerState:
+        # A cell reads ``u`` several times, for the spike and for the reset. The outer identity
+        # does the same for the state and the output, which also have several readers.
         return _summed(self.layer.fire(_summed(u), number, active))
 
 

@@ -99,6 +99,8 @@ def _convolve(bind: Callable, params: dict, x: jax.Array, kernel: jax.Array) -> 
     unchanged = functools.partial(bind, **params)
     if not _gains(params, x, kernel):
         return unchanged(x, kernel)
+    # Both forms are in the traced program. JAX keeps one of them when it lowers for a platform,
+    # so a program can also be exported for another one.
     return jax.lax.platform_dependent(
         x, kernel, cpu=functools.partial(_canonical, bind, params), default=unchanged
     )
@@ -107,6 +109,7 @@ def _convolve(bind: Callable, params: dict, x: jax.Array, kernel: jax.Array) -> 
 def _gains(params: dict, x: jax.Array, kernel: jax.Array) -> bool:
     """Return True if the canonical form differs and is faster."""
     numbers, spatial = params["dimension_numbers"], x.ndim - 2
+    # Only these dtypes and ranks are known to gain.
     known = x.dtype == kernel.dtype and jnp.issubdtype(x.dtype, jnp.floating) and 1 <= spatial <= 3
     if params["batch_group_count"] > 1:
         return known
@@ -127,9 +130,14 @@ def _canonical(bind: Callable, params: dict, x: jax.Array, kernel: jax.Array) ->
     x, kernel = x.transpose(n, *at, c), kernel.transpose(*window, i, o)
     changed: dict = {"dimension_numbers": _numbers(len(at))}
     if (groups := params["batch_group_count"]) > 1:
+        # A group of the batch becomes a group of channels: (groups * n, *at, c) -> (n, *at,
+        # groups * c). The groups must vary slowest among the channels, because XLA splits
+        # channels into consecutive blocks.
         x = jnp.moveaxis(x.reshape(groups, -1, *x.shape[1:]), 0, -2)
         x = x.reshape(*x.shape[:-2], -1)
         changed |= {"batch_group_count": 1, "feature_group_count": groups}
+    # The canonical result has the axes in this order, and ``argsort`` of it is the inverse
+    # permutation.
     order = (out_n, *out_at, out_c)
     if (sharding := params.get("out_sharding")) is not None:  # on an Explicit mesh
         axes = (*sharding.spec, *(None,) * (x.ndim - len(sharding.spec)))

@@ -39,6 +39,8 @@ def close(function: Callable, *example: Any) -> tuple[Callable, Arrays, Any]:
             evaluate(program, *arrays, *jax.tree.leaves(args), run=bind_over_any_axes)
         )
 
+    # Constants may be NumPy arrays. The loop differentiates with respect to them, so they
+    # become JAX arrays.
     return call, [jnp.asarray(array) for array in consts], closed
 
 
@@ -51,6 +53,8 @@ def pullback(function: Callable, cotangent: Any, *args: Any) -> tuple:
 
     Leaves without a derivative are None, also in ``cotangent``.
     """
+    # Integers and keys would need cotangents of dtype float0, which cannot be added or carried
+    # by a scan. Splitting them off avoids these.
     differentiable, others = split(args, lambda _, leaf: is_inexact(leaf))
     _, back = jax.vjp(
         lambda *differentiable: inexact(function(*merge(differentiable, others))), *differentiable

@@ -121,6 +121,8 @@ def trace(
             matrices.add(label)
         else:
             add(label, functools.partial(product, weight, name=label), reads[label])
+    # The products run once on the example step, because their dtypes determine the dtype of the
+    # current.
     v, _ = state
     products = {label: calls[label](arrays[label], reads[label]) for label in calls}
     current = sum_of(layer, products, looped)  # (batch, neurons), in the dtype of the complete sum
@@ -311,6 +313,8 @@ class LayerVjp:
         # Products and sum: (batch, neurons), or (chunk, batch, neurons). The bias is added to the
         # first product, before the other products, so the order of the sum is equal in all modes.
         first, *others = self._waits_for_nothing
+        # The label is empty if all edges are in loops, so there is no product to add the bias
+        # to.
         total = call("bias", call(first, reads[first]) if first else self._none(chunk))
         return functools.reduce(
             lambda total, label: total + call(label, reads[label]), others, total
@@ -389,6 +393,8 @@ class LayerVjp:
         # backward pass fires these spikes too.
         if not self.traced.needs_magnitude:
             return residual
+        # Equal keys make both calls draw the same random numbers, so a difference comes from
+        # rounding only.
         spikes = self.fire(u, number)[1]
         return storage.settle(
             residual, lambda residual: self.fire(self.load(storage, residual), number)[1] == spikes

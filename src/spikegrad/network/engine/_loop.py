@@ -102,6 +102,8 @@ def run(
     )
     # A second part takes the remaining steps if the number of steps is not a multiple of a chunk or
     # segment.
+    # The states after one part start the next. Their derivatives pass between the parts as
+    # those of ordinary arrays.
     results = []
     for part in parts:
         starts, *result = _run_part(
@@ -145,6 +147,7 @@ def _is_faster_per_step(traced: dict, arrays: dict, states: dict) -> bool:
         )
         for tree in (at_once, states)
     )
+    # Only sizes are compared, so the choice is fixed when the program is traced.
     return any(node.per_step for node in traced.values()) and weights <= neurons
 
 

@@ -38,6 +38,8 @@ def run(
     ``(batch, neurons)``, and the pasts, ``(depth, batch, neurons)``.
     """
     del mark  # JAX differentiates this loop, so no array needs a mark
+    # The number of examples comes from the first step, ``(batch, features)``, because keys are
+    # drawn per example.
     nodes = nodes_of(graph, key, examples_of(next(iter(inputs.values()))[0]))
     length = len(masks.started)
     if key is not None:
@@ -47,6 +49,7 @@ def run(
     def step(carry, now):
         x, mask = now
         states, pasts = carry
+        # No product is hoisted, hence the empty dict: JAX differentiates the complete step.
         new = graph_step(nodes, states, pasts, x, {}, mask)
         recorded = (
             {name: new.outputs[name] for name in plan.outputs},

@@ -47,6 +47,8 @@ class Sequence:
         # Layers have states and residuals. Joins are functions of one step.
         self.layers = {name: node for name, node in nodes.items() if isinstance(node, LayerVjp)}
         self.joins = {name: node for name, node in nodes.items() if isinstance(node, JoinVjp)}
+        # An edge with several lags belongs to the loop if its shortest lag does, because one
+        # read returns all its lags.
         self.within = {
             name: tuple(
                 edge for edge in edges[name] if edge.source in names and min(edge.lags) < part.chunk
@@ -129,6 +131,8 @@ class Sequence:
         # and the pasts. ``outs`` are the outputs of all sources, (chunk, batch, ...). Stacked:
         # (chunks, chunk, batch, neurons).
         def chunk(carry, start):
+            # ``outs`` starts with the inputs. Components add their outputs to it, so later
+            # components read both alike.
             us, states, pasts = carry
             outs, masks = self.window(start)
             places = places_of(masks.active)
@@ -150,6 +154,8 @@ class Sequence:
                     name: {edge.label: read(edge) for edge in self.hoisted[name]} for name in names
                 }
                 component = self.component(names)
+                # Masked outputs of a join are zeros, like those of a layer, so a reader need
+                # not know the mask.
                 if component is None:
                     (name,) = names
                     outs[name] = tree_keep(masks.active, self.joins[name].over_chunk(reads[name]))
@@ -170,6 +176,8 @@ class Sequence:
                     (us, states, outs, pre_spikes, residuals), results, strict=True
                 ):
                     known |= new
+            # A past has the outputs of earlier chunks only, so it is updated after all
+            # components have read it.
             pasts = {source: after(past, outs[source], places) for source, past in pasts.items()}
             return (us, states, pasts), (
                 ({name: outs[name] for name in self.plan.outputs}, pre_spikes),
@@ -186,6 +194,7 @@ class Sequence:
         # masks by them.
         starts = first + self.part.chunk * jnp.arange(self.part.segment // self.part.chunk)
         (us, states, pasts), (recorded, residuals) = jax.lax.scan(chunk, carry, starts)
+        # ``us`` is returned too, because the next segment derives its first states from it.
         return us, (states, pasts), recorded, residuals
 
 
