@@ -130,11 +130,12 @@ if not typing.TYPE_CHECKING:  # type checkers would accept any name
         if name in _modules():
             try:
                 return importlib.import_module(f".{name}", __name__)
-            except (
-                ModuleNotFoundError
-            ) as error:  # its extra is not installed, which help() and hasattr() survive
+            # Its extra is not installed, which help() and hasattr() survive.
+            except ModuleNotFoundError as error:
                 raise AttributeError(str(error)) from error
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}{_home_of(name)}")
+        raise AttributeError(
+            f"module {__name__!r} has no attribute {name!r}{_home_of(name)}"
+        )
 
     def __dir__():
         return sorted([*__all__, *_modules(), "__version__"])
@@ -150,6 +151,8 @@ if not typing.TYPE_CHECKING:  # type checkers would accept any name
         """Return the end of a message that names the module of a public name, or nothing."""
         for module in _modules() if not name.startswith("_") else ():
             with contextlib.suppress(ImportError):
-                if name in getattr(importlib.import_module(f".{module}", __name__), "__all__", ()):
+                if name in getattr(
+                    importlib.import_module(f".{module}", __name__), "__all__", ()
+                ):
                     return f"; write {__name__}.{module}.{name}"
         return ""

@@ -32,8 +32,12 @@ class Bounded(Struct):
     """
 
     raw: Real = parameter()
-    low: float = dataclasses.field(default=-math.inf, metadata={"domain": Domain(bound=True)})
-    high: float = dataclasses.field(default=math.inf, metadata={"domain": Domain(bound=True)})
+    low: float = dataclasses.field(
+        default=-math.inf, metadata={"domain": Domain(bound=True)}
+    )
+    high: float = dataclasses.field(
+        default=math.inf, metadata={"domain": Domain(bound=True)}
+    )
 
     @property
     def value(self) -> jax.Array:
@@ -148,8 +152,12 @@ def _bounded(value: Any, low: float, high: float, owner: str, name: str) -> Boun
     if not low < high:
         raise ValueError(f"{owner}: low must be below high, got {low:g} and {high:g}")
     x = real_array(as_real(owner, name, value), owner, name)
-    if not isinstance(x, Tracer) and not np.all((low < np.asarray(x)) & (np.asarray(x) < high)):
-        bounds = [f"> {low:g}"] * (low > -math.inf) + [f"< {high:g}"] * (high < math.inf)
+    if not isinstance(x, Tracer) and not np.all(
+        (low < np.asarray(x)) & (np.asarray(x) < high)
+    ):
+        bounds = [f"> {low:g}"] * (low > -math.inf) + [f"< {high:g}"] * (
+            high < math.inf
+        )
         raise ValueError(
             f"{owner}: {name} must be {' and '.join(bounds) or 'finite'} to be bounded, got "
             f"{np.asarray(x)!s}"

@@ -95,7 +95,9 @@ def broadcast_checked(
             f"{owner}: {name} of shape {value.shape} does not broadcast to {target} of shape "
             f"{shape}"
         )
-    if value.ndim:  # scalars need no axes, and other ranks must not be promoted silently
+    if (
+        value.ndim
+    ):  # scalars need no axes, and other ranks must not be promoted silently
         value = value.reshape(padded)
     return value.astype(dtype)
 
@@ -106,7 +108,11 @@ def append_axes(x: jax.Array, ndim: int) -> jax.Array:
 
 
 def order_of_axes(
-    name: str, shape: tuple[int, ...], other: str, other_shape: tuple[int, ...], at: int = 0
+    name: str,
+    shape: tuple[int, ...],
+    other: str,
+    other_shape: tuple[int, ...],
+    at: int = 0,
 ) -> str:
     """Return the end of a message if another array has steps and examples in the other order.
 
@@ -135,9 +141,8 @@ def takes(function: Callable, count: int, **options: object) -> bool:
 
 def check_takes(owner: str, function: Callable, *arguments: str) -> None:
     if not takes(function, len(arguments)):
-        got = (
-            f"{getattr(function, '__name__', type(function).__name__)}{inspect.signature(function)}"
-        )
+        name = getattr(function, "__name__", type(function).__name__)
+        got = f"{name}{inspect.signature(function)}"
         raise TypeError(f"{owner} must take ({', '.join(arguments)}), got {got}")
 
 

@@ -27,7 +27,9 @@ def varying_axes(tree: object) -> frozenset[str]:
         kind = getattr(kind, "manual_axis_type", kind)  # JAX moved and renamed it
         return getattr(kind, "varying", getattr(kind, "vma", frozenset()))
 
-    return frozenset().union(*(leaf(x) for x in jax.tree.leaves(tree) if isinstance(x, jax.Array)))
+    return frozenset().union(
+        *(leaf(x) for x in jax.tree.leaves(tree) if isinstance(x, jax.Array))
+    )
 
 
 def vary(tree: T, axes: frozenset[str]) -> T:
@@ -39,7 +41,9 @@ def vary(tree: T, axes: frozenset[str]) -> T:
         if not missing:
             return x
         return (
-            lax.pcast(x, missing, to="varying") if hasattr(lax, "pcast") else lax.pvary(x, missing)
+            lax.pcast(x, missing, to="varying")
+            if hasattr(lax, "pcast")
+            else lax.pvary(x, missing)
         )
 
     return jax.tree.map(leaf, tree)
@@ -85,7 +89,9 @@ def shard_as(x: jax.Array, like: jax.Array | jax.ShapeDtypeStruct) -> jax.Array:
         return x
     # Axes that only ``x`` has are not sharded.
     spec = [*sharding.spec, *[None] * x.ndim][: x.ndim]
-    sharding = jax.sharding.NamedSharding(sharding.mesh, jax.sharding.PartitionSpec(*spec))
+    sharding = jax.sharding.NamedSharding(
+        sharding.mesh, jax.sharding.PartitionSpec(*spec)
+    )
     return x if explicit_sharding(x) == sharding else jax.sharding.reshard(x, sharding)
 
 
@@ -93,7 +99,9 @@ def spread_as(x: jax.Array, like: jax.Array | jax.ShapeDtypeStruct) -> jax.Array
     """Broadcast ``x`` to ``like``, with its shape and sharding: a parameter to a potential, for
     example.
     """
-    return match_varying_axes(shard_as(jnp.broadcast_to(x, like.shape), like), like=like)
+    return match_varying_axes(
+        shard_as(jnp.broadcast_to(x, like.shape), like), like=like
+    )
 
 
 def zeros_like(x: jax.Array) -> jax.Array:
@@ -117,7 +125,9 @@ def merge_leading(x: jax.Array) -> jax.Array:
     if sharding is None:
         return jax.lax.reshape(x, shape)
     spec = jax.sharding.PartitionSpec(None, *tuple(sharding.spec)[2:])
-    return jnp.reshape(x, shape, out_sharding=jax.sharding.NamedSharding(sharding.mesh, spec))
+    return jnp.reshape(
+        x, shape, out_sharding=jax.sharding.NamedSharding(sharding.mesh, spec)
+    )
 
 
 def contract_leading(a: jax.Array, b: jax.Array, like: jax.Array) -> jax.Array:
@@ -128,7 +138,9 @@ def contract_leading(a: jax.Array, b: jax.Array, like: jax.Array) -> jax.Array:
     leading = tuple(range(a.ndim - 1))
     sharding = explicit_sharding(like)
     if sharding is None and (summed := explicit_sharding(a)) is not None:
-        sharding = jax.sharding.NamedSharding(summed.mesh, jax.sharding.PartitionSpec(None, None))
+        sharding = jax.sharding.NamedSharding(
+            summed.mesh, jax.sharding.PartitionSpec(None, None)
+        )
     options: Any = {} if sharding is None else {"out_sharding": sharding}
     if (
         jax.device_count() == 1
@@ -154,10 +166,14 @@ def equations(jaxpr: Any) -> tuple[Equations, list]:
     """
     consts = list(getattr(jaxpr, "consts", ()))
     jaxpr = getattr(jaxpr, "jaxpr", jaxpr)
-    return Equations([*jaxpr.constvars, *jaxpr.invars], jaxpr.eqns, jaxpr.outvars), consts
+    return Equations(
+        [*jaxpr.constvars, *jaxpr.invars], jaxpr.eqns, jaxpr.outvars
+    ), consts
 
 
-def evaluate(program: Equations, *inputs: Any, run: Callable[[Any, list], list]) -> list:
+def evaluate(
+    program: Equations, *inputs: Any, run: Callable[[Any, list], list]
+) -> list:
     """Return the outputs for these inputs. ``run`` applies one equation to its operands."""
     values: dict[Any, Any] = dict(zip(program.inputs, inputs, strict=True))
 
@@ -203,14 +219,18 @@ def used_inputs(closed: Any, outputs: list[bool] | None = None) -> list[bool]:
     eliminate = getattr(partial_eval, "dce_jaxpr", None)
     if eliminate is None:
         return [True] * len(closed.jaxpr.invars)
-    return list(eliminate(closed.jaxpr, outputs or [True] * len(closed.jaxpr.outvars))[1])
+    return list(
+        eliminate(closed.jaxpr, outputs or [True] * len(closed.jaxpr.outvars))[1]
+    )
 
 
 def depends(function: Callable, first: Any, *others: Any) -> Any:
     """Return the structure of a function's outputs, with True for each output that depends on the
     first argument.
     """
-    closed, shape = jax.make_jaxpr(functools.partial(function), return_shape=True)(first, *others)
+    closed, shape = jax.make_jaxpr(functools.partial(function), return_shape=True)(
+        first, *others
+    )
     inputs, structure = len(jax.tree.leaves(first)), jax.tree.structure(shape)
     count = structure.num_leaves
     return structure.unflatten(
@@ -257,7 +277,10 @@ def in_reverse_mode_alone(message: str, tree: T) -> T:
     never computed. A function that has been differentiated once has all higher derivatives.
     """
     return jax.tree.map(
-        lambda x: _reversible(message, x) if jnp.issubdtype(x.dtype, jnp.inexact) else x, tree
+        lambda x: (
+            _reversible(message, x) if jnp.issubdtype(x.dtype, jnp.inexact) else x
+        ),
+        tree,
     )
 
 

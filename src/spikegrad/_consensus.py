@@ -42,12 +42,22 @@ def from_first(make: Callable[[], T]) -> T:
         except Exception as error:
             message = pickle.dumps((None, error))
 
-    def sent(numbers: np.ndarray) -> bytes:  # as whole numbers of more bytes, from JAX 0.6
-        return np.asarray(multihost_utils.broadcast_one_to_all(numbers)).astype(np.uint8).tobytes()
+    def sent(
+        numbers: np.ndarray,
+    ) -> bytes:  # as whole numbers of more bytes, from JAX 0.6
+        return (
+            np.asarray(multihost_utils.broadcast_one_to_all(numbers))
+            .astype(np.uint8)
+            .tobytes()
+        )
 
-    (length,) = struct.unpack("<q", sent(np.frombuffer(struct.pack("<q", len(message)), np.uint8)))
+    (length,) = struct.unpack(
+        "<q", sent(np.frombuffer(struct.pack("<q", len(message)), np.uint8))
+    )
     value, error = pickle.loads(
-        sent(np.frombuffer(message, np.uint8) if message else np.zeros(length, np.uint8))
+        sent(
+            np.frombuffer(message, np.uint8) if message else np.zeros(length, np.uint8)
+        )
     )
     if error is not None:
         raise error

@@ -37,12 +37,16 @@ def regular_size(path: Path) -> int:
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     if not stat.S_ISREG(status.st_mode):
         raise OSError(
-            errno.EINVAL, "must be a regular file, got a device, a pipe or a socket", str(path)
+            errno.EINVAL,
+            "must be a regular file, got a device, a pipe or a socket",
+            str(path),
         )
     return status.st_size
 
 
-def write_atomically(path: Path, write: Callable[[BinaryIO], Any], *, new: bool = False) -> None:
+def write_atomically(
+    path: Path, write: Callable[[BinaryIO], Any], *, new: bool = False
+) -> None:
     """Write a file atomically: a kill or a full disk leaves the complete old file or the complete
     new file.
 

@@ -48,7 +48,9 @@ class SpikeType(Struct):
         """Return the expression that makes this surrogate, given the expression of its curve."""
         return f"{self._public_name()}({curve})"
 
-    def value(self, curve: Curve, x: jax.Array, key: jax.Array | None = None) -> jax.Array:
+    def value(
+        self, curve: Curve, x: jax.Array, key: jax.Array | None = None
+    ) -> jax.Array:
         """Return the forward output in the dtype of ``x``. The caller handles NaN."""
         raise NotImplementedError
 
@@ -58,7 +60,9 @@ class SpikeType(Struct):
     def slope(self, curve: Curve, x: jax.Array) -> jax.Array:
         return curve.surrogate_grad(x)
 
-    def own_slopes(self, curve: Curve, x: jax.Array) -> Iterator[tuple[jax.Array, jax.Array]]:
+    def own_slopes(
+        self, curve: Curve, x: jax.Array
+    ) -> Iterator[tuple[jax.Array, jax.Array]]:
         """Yield the parameters of the type in the shape of ``x``, each with the derivative in
         it."""
         del curve, x
@@ -78,5 +82,7 @@ class Step(SpikeType, pure=True):
     def expression(self, curve: str) -> str:
         return curve
 
-    def value(self, curve: Curve, x: jax.Array, key: jax.Array | None = None) -> jax.Array:
+    def value(
+        self, curve: Curve, x: jax.Array, key: jax.Array | None = None
+    ) -> jax.Array:
         return (x >= 0).astype(x.dtype)

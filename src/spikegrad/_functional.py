@@ -17,7 +17,9 @@ P = ParamSpec("P")
 _MISSING = object()
 
 
-def functional(cls: Callable[P, Surrogate]) -> Callable[Concatenate[ArrayLike, P], jax.Array]:
+def functional(
+    cls: Callable[P, Surrogate],
+) -> Callable[Concatenate[ArrayLike, P], jax.Array]:
     """Return the function form of a surrogate class: ``f(x, ...)`` is ``cls(...)(x)``.
 
     Parameters
@@ -46,11 +48,15 @@ def functional(cls: Callable[P, Surrogate]) -> Callable[Concatenate[ArrayLike, P
 
     def function(x: Any = _MISSING, *args: P.args, **kwargs: P.kwargs) -> jax.Array:
         if x is _MISSING:  # other libraries use these names for factories
-            raise TypeError(f"{name}: x is missing; use {cls.__name__}() to pass the surrogate")
+            raise TypeError(
+                f"{name}: x is missing; use {cls.__name__}() to pass the surrogate"
+            )
         return cls(*args, **kwargs)(x)
 
     signature = inspect.signature(cls)
-    x = inspect.Parameter("x", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=ArrayLike)
+    x = inspect.Parameter(
+        "x", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=ArrayLike
+    )
     function.__name__ = function.__qualname__ = name
     function.__module__ = cls.__module__
     function.__signature__ = signature.replace(  # type: ignore[attr-defined]

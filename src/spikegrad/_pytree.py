@@ -45,7 +45,10 @@ def split(tree: T, is_selected: Callable[[Any, Any], bool]) -> tuple[T, T]:
 def merge(first: T, second: T) -> T:
     """Return ``second`` with the leaves of ``first`` filled in."""
     return jax.tree.map(
-        lambda a, b: b if a is None else a, first, second, is_leaf=lambda leaf: leaf is None
+        lambda a, b: b if a is None else a,
+        first,
+        second,
+        is_leaf=lambda leaf: leaf is None,
     )
 
 
@@ -70,11 +73,17 @@ class Entries(Mapping):
     {"name": value}`` replaces or adds entries.
     """
 
-    def __init__(self, entries: Mapping[str, Any] | Iterable[tuple[str, Any]] = ()) -> None:
+    def __init__(
+        self, entries: Mapping[str, Any] | Iterable[tuple[str, Any]] = ()
+    ) -> None:
         self._entries = dict(entries)
 
     def __getitem__(self, key: str | int) -> Any:
-        return self._entries[key] if isinstance(key, str) else [*self._entries.values()][key]
+        return (
+            self._entries[key]
+            if isinstance(key, str)
+            else [*self._entries.values()][key]
+        )
 
     def __or__(self, changed: Mapping[str, Any]) -> Entries:
         return Entries({**self._entries, **changed})
@@ -91,11 +100,15 @@ class Entries(Mapping):
 
 def _flatten_entries(entries: Entries) -> tuple[list, tuple]:
     # Paths look like those of a dict. The names are part of the structure, so their order is kept.
-    return [(jax.tree_util.DictKey(name), value) for name, value in entries.items()], tuple(entries)
+    return [
+        (jax.tree_util.DictKey(name), value) for name, value in entries.items()
+    ], tuple(entries)
 
 
 jax.tree_util.register_pytree_with_keys(
-    Entries, _flatten_entries, lambda names, values: Entries(zip(names, values, strict=True))
+    Entries,
+    _flatten_entries,
+    lambda names, values: Entries(zip(names, values, strict=True)),
 )
 
 
@@ -122,4 +135,6 @@ class StaticFunction:
 def as_static(value: Any) -> Any:
     """Return a function that is no pytree as a static one, and everything else unchanged."""
     opaque = callable(value) and not hasattr(value, "__jax_array__")
-    return StaticFunction(value) if opaque and jax.tree_util.all_leaves([value]) else value
+    return (
+        StaticFunction(value) if opaque and jax.tree_util.all_leaves([value]) else value
+    )

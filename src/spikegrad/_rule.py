@@ -77,7 +77,9 @@ def _half_step(x):
 
     It compares bits, because many processors would convert bfloat16 to float32.
     """
-    zero, unit, infinity, minus_zero = np.asarray([0, 1, np.inf, -0.0], x.dtype).view(np.uint16)
+    zero, unit, infinity, minus_zero = np.asarray([0, 1, np.inf, -0.0], x.dtype).view(
+        np.uint16
+    )
     bits = jax.lax.bitcast_convert_type(x, jnp.uint16)
     # Without the sign, numbers and their bits have equal order, and NaNs come after infinity.
     is_nan = bits & np.uint16(~minus_zero) > infinity
@@ -88,13 +90,17 @@ def _half_step(x):
     )
 
 
-_spike = jax.jit(_step, inline=True)  # one compiled call instead of several, outside jit
+_spike = jax.jit(
+    _step, inline=True
+)  # one compiled call instead of several, outside jit
 
 
 @_step.defjvp
 def _step_jvp(primals, tangents):
     x, slope = primals
-    dx, _ = tangents  # the slope is a value of the rule, so the spike does not depend on it
+    dx, _ = (
+        tangents  # the slope is a value of the rule, so the spike does not depend on it
+    )
     # The output is the spike, so the next order of derivative uses this rule again.
     return _spike(x, slope), (
         _narrow_product if slope.dtype.itemsize < dx.dtype.itemsize else _product
@@ -109,4 +115,6 @@ def _product(slope, dx):
     return (slope.astype(wide) * dx.astype(wide)).astype(dx.dtype)
 
 
-_narrow_product = jax.checkpoint(_product)  # the residual is the narrow slope, not its wider copy
+_narrow_product = jax.checkpoint(
+    _product
+)  # the residual is the narrow slope, not its wider copy

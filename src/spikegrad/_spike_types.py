@@ -27,7 +27,9 @@ class Strict(SpikeType, pure=True):
 
     needs_magnitude = True  # in few bits a small positive number may become zero
 
-    def value(self, curve: Curve, x: jax.Array, key: jax.Array | None = None) -> jax.Array:
+    def value(
+        self, curve: Curve, x: jax.Array, key: jax.Array | None = None
+    ) -> jax.Array:
         return (x > 0).astype(x.dtype)
 
 
@@ -75,7 +77,9 @@ class Soft(SpikeType, pure=True):
     graded = True
     needs_primal = True
 
-    def value(self, curve: Curve, x: jax.Array, key: jax.Array | None = None) -> jax.Array:
+    def value(
+        self, curve: Curve, x: jax.Array, key: jax.Array | None = None
+    ) -> jax.Array:
         return curve.surrogate_fun(x)
 
 
@@ -128,7 +132,9 @@ class Stochastic(SpikeType, pure=True):
     needs_primal = True
     needs_magnitude = True
 
-    def value(self, curve: Curve, x: jax.Array, key: jax.Array | None = None) -> jax.Array:
+    def value(
+        self, curve: Curve, x: jax.Array, key: jax.Array | None = None
+    ) -> jax.Array:
         if key is None:
             raise TypeError(
                 "stochastic: key is missing; pass it as surrogate(x, key=key), cell(v, current, "
@@ -147,7 +153,9 @@ def _uniform(key: jax.Array, like: jax.Array) -> jax.Array:
         raise ValueError(
             f"stochastic: keys must have the leading axes of x, {like.shape}, got shape {key.shape}"
         )
-    draw = functools.partial(jax.random.uniform, shape=like.shape[key.ndim :], dtype=like.dtype)
+    draw = functools.partial(
+        jax.random.uniform, shape=like.shape[key.ndim :], dtype=like.dtype
+    )
     # Each example has its own key, so its spikes do not depend on the batch around it.
     for _ in key.shape:
         draw = jax.vmap(draw)
@@ -228,7 +236,9 @@ class MultiSpike(SpikeType, pure=True):
             f"{self.n}{threshold}{', ' + repr(self.slopes) if self.slopes != 'sum' else ''})"
         )
 
-    def value(self, curve: Curve, x: jax.Array, key: jax.Array | None = None) -> jax.Array:
+    def value(
+        self, curve: Curve, x: jax.Array, key: jax.Array | None = None
+    ) -> jax.Array:
         most = 2 ** (jnp.finfo(x.dtype).nmant + 1)
         if self.n > most:
             raise ValueError(
@@ -242,33 +252,47 @@ class MultiSpike(SpikeType, pure=True):
         # an estimate.
         too_low = (count < self.n) & (wide >= count * theta)
         too_high = (count > 0) & (wide < (count - 1) * theta)
-        return (count + too_low.astype(wide.dtype) - too_high.astype(wide.dtype)).astype(x.dtype)
+        return (
+            count + too_low.astype(wide.dtype) - too_high.astype(wide.dtype)
+        ).astype(x.dtype)
 
     def primal(self, curve: Curve, x: jax.Array) -> jax.Array:
         theta = self._distance(x)
         if self.slopes == "sum":
-            return _total(lambda k: curve.surrogate_fun(x - k * theta), range(self.n), x)
+            return _total(
+                lambda k: curve.surrogate_fun(x - k * theta), range(self.n), x
+            )
         if self.slopes == "first":
             return curve.surrogate_fun(x)
         # Half-way between two thresholds the nearest one changes. The rise joins the pieces there.
         k, half = self._nearest(x, theta), spread_as(theta / 2, x)
-        rise = curve.surrogate_fun(half) - curve.surrogate_fun(-half)  # between two levels
+        rise = curve.surrogate_fun(half) - curve.surrogate_fun(
+            -half
+        )  # between two levels
         return curve.surrogate_fun(x - k * theta) + k * rise
 
     def slope(self, curve: Curve, x: jax.Array) -> jax.Array:
         theta = self._distance(x)
         if self.slopes == "sum":
-            return _total(lambda k: curve.surrogate_grad(x - k * theta), range(self.n), x)
+            return _total(
+                lambda k: curve.surrogate_grad(x - k * theta), range(self.n), x
+            )
         if self.slopes == "first":
             return curve.surrogate_grad(x)
         return curve.surrogate_grad(x - self._nearest(x, theta) * theta)
 
-    def own_slopes(self, curve: Curve, x: jax.Array) -> Iterator[tuple[jax.Array, jax.Array]]:
+    def own_slopes(
+        self, curve: Curve, x: jax.Array
+    ) -> Iterator[tuple[jax.Array, jax.Array]]:
         theta = self._distance(x)
-        if self.n == 1 or self.slopes == "first":  # the only threshold that counts is x = 0
+        if (
+            self.n == 1 or self.slopes == "first"
+        ):  # the only threshold that counts is x = 0
             return
         if self.slopes == "sum":
-            moved = _total(lambda k: -k * curve.surrogate_grad(x - k * theta), range(1, self.n), x)
+            moved = _total(
+                lambda k: -k * curve.surrogate_grad(x - k * theta), range(1, self.n), x
+            )
         else:
             k = self._nearest(x, theta)
             moved = -k * curve.surrogate_grad(x - k * theta)
@@ -293,7 +317,9 @@ class MultiSpike(SpikeType, pure=True):
 
     def _nearest(self, x, theta):
         """Return the number of the nearest threshold, a constant for the derivative."""
-        return jax.lax.stop_gradient(jnp.clip(jnp.floor(x / theta + 0.5), 0, self.n - 1))
+        return jax.lax.stop_gradient(
+            jnp.clip(jnp.floor(x / theta + 0.5), 0, self.n - 1)
+        )
 
     def in_units_of(self, threshold: Real, x: jax.Array) -> SpikeType:
         return MultiSpike(self.n, _scaled_threshold(self, threshold, x), self.slopes)
@@ -373,10 +399,14 @@ class Signed(SpikeType, pure=True):
     threshold: Real = parameter(default=1.0, above=0)
 
     def expression(self, curve: str) -> str:
-        threshold = "" if _is_one(self.threshold) else f", {expression_of(self.threshold)}"
+        threshold = (
+            "" if _is_one(self.threshold) else f", {expression_of(self.threshold)}"
+        )
         return f"signed({curve}{threshold})"
 
-    def value(self, curve: Curve, x: jax.Array, key: jax.Array | None = None) -> jax.Array:
+    def value(
+        self, curve: Curve, x: jax.Array, key: jax.Array | None = None
+    ) -> jax.Array:
         return (x >= 0).astype(x.dtype) - (self._mirrored(x) >= 0).astype(x.dtype)
 
     def primal(self, curve: Curve, x: jax.Array) -> jax.Array:
@@ -385,8 +415,13 @@ class Signed(SpikeType, pure=True):
     def slope(self, curve: Curve, x: jax.Array) -> jax.Array:
         return curve.surrogate_grad(x) + curve.surrogate_grad(self._mirrored(x))
 
-    def own_slopes(self, curve: Curve, x: jax.Array) -> Iterator[tuple[jax.Array, jax.Array]]:
-        yield spread_as(_threshold_like(self, x), x), 2 * curve.surrogate_grad(self._mirrored(x))
+    def own_slopes(
+        self, curve: Curve, x: jax.Array
+    ) -> Iterator[tuple[jax.Array, jax.Array]]:
+        yield (
+            spread_as(_threshold_like(self, x), x),
+            2 * curve.surrogate_grad(self._mirrored(x)),
+        )
 
     def _mirrored(self, x):
         """Return ``x`` for the opposite potential."""
@@ -453,7 +488,9 @@ def _threshold_like(kind: MultiSpike | Signed, x: jax.Array) -> jax.Array:
 
 
 def _scaled_threshold(kind: MultiSpike | Signed, threshold: Real, x: jax.Array) -> Real:
-    return threshold if _is_one(kind.threshold) else _threshold_like(kind, x) * threshold
+    return (
+        threshold if _is_one(kind.threshold) else _threshold_like(kind, x) * threshold
+    )
 
 
 _MOST_SLOPES = 1 << 16

@@ -14,7 +14,15 @@ import math
 import numbers
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias, TypeGuard, TypeVar, dataclass_transform
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    ClassVar,
+    TypeAlias,
+    TypeGuard,
+    TypeVar,
+    dataclass_transform,
+)
 
 import jax
 import jax.numpy as jnp
@@ -59,7 +67,9 @@ class Domain:
     @property
     def bounds(self) -> tuple[float, float]:
         """Lower and upper limit. They may be outside of the domain."""
-        low = max(-math.inf if low is None else low for low in (self.above, self.at_least))
+        low = max(
+            -math.inf if low is None else low for low in (self.above, self.at_least)
+        )
         return low, math.inf if self.at_most is None else self.at_most
 
     @property
@@ -69,9 +79,13 @@ class Domain:
     def check(self, owner: str, name: str, value: Any) -> Any:
         def refuse(expected: str, fix: str = "") -> None:
             raise_as = (
-                ValueError if isinstance(value, (numbers.Real, str, np.ndarray)) else TypeError
+                ValueError
+                if isinstance(value, (numbers.Real, str, np.ndarray))
+                else TypeError
             )
-            raise raise_as(f"{owner}: {name} must be {expected}, got {brief(value)}{fix}")
+            raise raise_as(
+                f"{owner}: {name} must be {expected}, got {brief(value)}{fix}"
+            )
 
         if self.choices is not None:
             # 1 == True, so only strings are compared by value.
@@ -85,7 +99,9 @@ class Domain:
                 )
             return value
         if self.kind is not None:
-            if isinstance(value, type):  # classes are callable and would pass as functions
+            if isinstance(
+                value, type
+            ):  # classes are callable and would pass as functions
                 cls = value.__name__
                 raise TypeError(
                     f"{owner}: {name} must be an instance, got the class {cls}: write {cls}()"
@@ -97,7 +113,9 @@ class Domain:
             return as_static(value) if self.kind is Callable else value
         if self.integer:
             if not isinstance(value, numbers.Integral) or isinstance(value, bool):
-                raise TypeError(f"{owner}: {name} must be an integer, got {brief(value)}")
+                raise TypeError(
+                    f"{owner}: {name} must be an integer, got {brief(value)}"
+                )
             value = int(value)
         else:
             value = as_real(owner, name, value)
@@ -138,11 +156,14 @@ def as_real(owner: str, name: str, value: Any) -> Any:
     elif isinstance(value, np.ndarray) and jnp.issubdtype(value.dtype, jnp.floating):
         return _read_only(value.copy())
     elif isinstance(value, jax.Array) and (
-        jnp.issubdtype(value.dtype, jnp.floating) or jnp.issubdtype(value.dtype, jnp.integer)
+        jnp.issubdtype(value.dtype, jnp.floating)
+        or jnp.issubdtype(value.dtype, jnp.integer)
     ):
         return value
     kind = (
-        f"an array of {value.dtype}" if isinstance(value, (np.ndarray, jax.Array)) else brief(value)
+        f"an array of {value.dtype}"
+        if isinstance(value, (np.ndarray, jax.Array))
+        else brief(value)
     )
     raise TypeError(f"{owner}: {name} must be a real number or array, got {kind}")
 
@@ -207,7 +228,9 @@ def parameter(
     ValueError: Cauchy: gamma must be > 0, got -1.0
     """
     domain = Domain(above, at_least, at_most, integer, choices, kind)
-    return dataclasses.field(default=default, kw_only=kw_only, metadata={"domain": domain})
+    return dataclasses.field(
+        default=default, kw_only=kw_only, metadata={"domain": domain}
+    )
 
 
 def wiring(default: Any = dataclasses.MISSING) -> Any:
@@ -218,7 +241,9 @@ def wiring(default: Any = dataclasses.MISSING) -> Any:
 def domain(field: dataclasses.Field) -> Domain:
     """Return the domain of a field. A flag is static, because methods branch on it."""
     declared = field.metadata.get("domain", Domain())
-    is_flag = declared.kind is bool or (declared.number and field.type in (bool, "bool"))
+    is_flag = declared.kind is bool or (
+        declared.number and field.type in (bool, "bool")
+    )
     return Domain(choices=(False, True)) if is_flag else declared
 
 
@@ -276,12 +301,16 @@ class Struct:
             del args
             for name in kwargs if cls._frozen else ():
                 if name in cls._hints and name not in cls._domains:
-                    raise TypeError(f"{cls.__name__}: no parameter {name}; give {cls._hints[name]}")
+                    raise TypeError(
+                        f"{cls.__name__}: no parameter {name}; give {cls._hints[name]}"
+                    )
             return super().__new__(cls)
 
     def __init_subclass__(cls, *, pure: bool = False, **kwargs: object) -> None:
         super().__init_subclass__(**kwargs)
-        cls._stated_pure = pure  # each class states it, because a subclass has other methods
+        cls._stated_pure = (
+            pure  # each class states it, because a subclass has other methods
+        )
         # dataclass() has not run on cls yet, so an __init__ in its namespace is custom
         nearest = next(c for c in cls.__mro__ if "__init__" in vars(c))
         cls._frozen = nearest is object or (
@@ -292,7 +321,9 @@ class Struct:
             fields: Any = dataclasses.fields(cls)  # type: ignore[arg-type]
             cls._domains = {field.name: domain(field) for field in fields}
             cls._numbers = tuple(name for name, d in cls._domains.items() if d.number)
-            cls._objects = tuple(name for name, d in cls._domains.items() if d.kind is not None)
+            cls._objects = tuple(
+                name for name, d in cls._domains.items() if d.kind is not None
+            )
             static = [name for name, d in cls._domains.items() if d.static]
             cls._dynamic = tuple(name for name in cls._domains if name not in static)
             _register(cls, cls._dynamic, static)
@@ -334,7 +365,9 @@ class Struct:
 
     def __repr__(self) -> str:
         values = self._values() if self._frozen else vars(self)
-        arguments = ", ".join(f"{name}={expression_of(value)}" for name, value in values.items())
+        arguments = ", ".join(
+            f"{name}={expression_of(value)}" for name, value in values.items()
+        )
         return f"{type(self).__name__}({arguments})"
 
     def __eq__(self, other: object) -> bool:
@@ -345,7 +378,9 @@ class Struct:
         return self._key() == other._key()  # type: ignore[attr-defined]
 
     def __hash__(self) -> int:
-        return hash((type(self), self._key())) if self._frozen else object.__hash__(self)
+        return (
+            hash((type(self), self._key())) if self._frozen else object.__hash__(self)
+        )
 
     def _replaced(self: R, **changed: object) -> R:
         """Replace the values of some fields. Declared fields are checked again."""
@@ -355,19 +390,28 @@ class Struct:
         vars(other).update(changed)
         return other
 
-    def _broadcast_to(self: R, dtype: DTypeLike, shape: tuple[int, ...], target: str = "x") -> R:
+    def _broadcast_to(
+        self: R, dtype: DTypeLike, shape: tuple[int, ...], target: str = "x"
+    ) -> R:
         """Convert array parameters to this dtype and rank.
 
         Raise if they do not broadcast to this shape.
         """
-        arrays = [name for name in self._numbers if type(getattr(self, name)) is not float]
+        arrays = [
+            name for name in self._numbers if type(getattr(self, name)) is not float
+        ]
         if not arrays:
             return self
         values = self._values()
         for name in arrays:
             # It adds leading axes, because strict rank promotion does not allow them implicitly.
             values[name] = broadcast_checked(
-                jnp.asarray(values[name]), dtype, shape, self._public_name(), name, target
+                jnp.asarray(values[name]),
+                dtype,
+                shape,
+                self._public_name(),
+                name,
+                target,
             )
         return new_unchecked(type(self), values)
 
@@ -418,18 +462,30 @@ def _register(cls: type, names: Sequence[str], static: Sequence[str]) -> None:
 
     def flatten(record):
         values = record.__dict__
-        constants = values["_constants"] if "_constants" in values else _constants_of(record)
+        constants = (
+            values["_constants"] if "_constants" in values else _constants_of(record)
+        )
         if not constants:  # the fast path of eager calls
-            return [values[name] for name in names], ((), *[values[name] for name in static])
+            return [values[name] for name in names], (
+                (),
+                *[values[name] for name in static],
+            )
         fixed = [values[name] for name in constants]
         leaves = [values[name] for name in names if name not in constants]
         # types distinguish the equal values 1, 1.0 and True
-        return leaves, (constants, *map(type, fixed), *fixed, *(values[name] for name in static))
+        return leaves, (
+            constants,
+            *map(type, fixed),
+            *fixed,
+            *(values[name] for name in static),
+        )
 
     def flatten_with_keys(record):
         leaves, structure = flatten(record)
         free = (name for name in names if name not in structure[0])
-        return list(zip(map(jax.tree_util.GetAttrKey, free), leaves, strict=True)), structure
+        return list(
+            zip(map(jax.tree_util.GetAttrKey, free), leaves, strict=True)
+        ), structure
 
     def unflatten(
         structure, leaves
@@ -437,7 +493,9 @@ def _register(cls: type, names: Sequence[str], static: Sequence[str]) -> None:
         constants, *others = structure
         known = (*constants, *static)
         values = dict(zip(known, others[len(constants) :], strict=True))
-        values |= zip((name for name in names if name not in constants), leaves, strict=True)
+        values |= zip(
+            (name for name in names if name not in constants), leaves, strict=True
+        )
         return new_unchecked(cls, values, constants)
 
     jax.tree_util.register_pytree_with_keys(cls, flatten_with_keys, unflatten, flatten)
@@ -449,7 +507,11 @@ def _constants_of(record: Struct) -> tuple[str, ...]:
     if "_constants" in values:
         return values["_constants"]
     return tuple(
-        [name for name in record._dynamic if isinstance(values[name], (float, int, np.generic))]
+        [
+            name
+            for name in record._dynamic
+            if isinstance(values[name], (float, int, np.generic))
+        ]
     )
 
 
@@ -489,7 +551,9 @@ def as_arrays(tree: Any) -> Any:
         return _map_records(as_arrays, tree)
     values = {name: as_arrays(value) for name, value in tree._values().items()}
     constants = _constants_of(tree)
-    flags = tuple([name for name in constants if isinstance(values[name], (bool, np.bool_))])
+    flags = tuple(
+        [name for name in constants if isinstance(values[name], (bool, np.bool_))]
+    )
     for name in set(constants) - set(flags):
         values[name] = jnp.asarray(values[name], jnp.result_type(float))
     return new_unchecked(type(tree), values, constants=flags)
@@ -499,7 +563,11 @@ def as_numbers(tree: T) -> T:
     """Replace every array by its mean as a Python number."""
 
     def number(leaf):
-        return leaf if isinstance(leaf, Struct) else float(np.mean(np.asarray(leaf, np.float64)))
+        return (
+            leaf
+            if isinstance(leaf, Struct)
+            else float(np.mean(np.asarray(leaf, np.float64)))
+        )
 
     return _constant(jax.tree.map(number, tree))
 
@@ -513,7 +581,9 @@ def _constant(tree: Any) -> Any:
 
 
 def _map_records(function: Callable, tree: T) -> T:
-    return jax.tree.map(lambda x: function(x) if _is_record(x) else x, tree, is_leaf=_is_record)
+    return jax.tree.map(
+        lambda x: function(x) if _is_record(x) else x, tree, is_leaf=_is_record
+    )
 
 
 def _is_record(value: object) -> TypeGuard[Struct]:

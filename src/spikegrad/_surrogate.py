@@ -71,7 +71,9 @@ class Surrogate(Struct):
         ""  # the slope in one line for `spikegrad list`, because -OO removes docstrings
     )
 
-    __array_ufunc__ = None  # NumPy then calls __rmul__ for the product of an array and a surrogate
+    __array_ufunc__ = (
+        None  # NumPy then calls __rmul__ for the product of an array and a surrogate
+    )
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -142,15 +144,23 @@ class Surrogate(Struct):
 
         Empty if all have a primal.
         """
-        return type(self).__name__ if type(self).surrogate_fun is Surrogate.surrogate_fun else ""
+        return (
+            type(self).__name__
+            if type(self).surrogate_fun is Surrogate.surrogate_fun
+            else ""
+        )
 
     def _landmarks(self) -> np.ndarray:
         """Return ascending points for a first measurement of a curve of any scale."""
         inner = [
-            value for name in self._objects if isinstance(value := getattr(self, name), Surrogate)
+            value
+            for name in self._objects
+            if isinstance(value := getattr(self, name), Surrogate)
         ]
         if inner:
-            return np.unique(np.concatenate([surrogate._landmarks() for surrogate in inner]))
+            return np.unique(
+                np.concatenate([surrogate._landmarks() for surrogate in inner])
+            )
         half = np.concatenate([np.geomspace(1e-9, 1e9, 289), np.linspace(0, 10, 401)])
         return np.unique(np.concatenate([-half, half]))
 
@@ -181,11 +191,15 @@ class Surrogate(Struct):
         curve, learn, _, forward = settings_of(self)
         x = real_array(x, type(curve).__name__)
         keys = [] if key is None else [as_key("stochastic", key)]
-        keys = keys if forward.draws else []  # another spike type must not recompile for a key
+        keys = (
+            keys if forward.draws else []
+        )  # another spike type must not recompile for a key
         if learn or isinstance(x, Tracer):
             return _run(_fire, self, x, *keys)
         # A constant x does not need a slope.
-        curve._broadcast_to(x.dtype, x.shape)  # raises if a parameter does not broadcast
+        curve._broadcast_to(
+            x.dtype, x.shape
+        )  # raises if a parameter does not broadcast
         if forward.is_step:
             # The second argument is the slope, which only a derivative reads. x takes its place.
             return _spike(x, x)
@@ -204,7 +218,9 @@ class Surrogate(Struct):
         return composed("+", Sum, self, other)
 
 
-def _fire(surrogate: Surrogate, x: jax.Array, key: jax.Array | None = None) -> jax.Array:
+def _fire(
+    surrogate: Surrogate, x: jax.Array, key: jax.Array | None = None
+) -> jax.Array:
     """Apply the rule: return the forward output with the derivatives that the settings require."""
     curve, learn, slope_dtype, forward = settings_of(surrogate)
     out = _with_slope(curve, x, slope_dtype, forward, key)
@@ -219,7 +235,9 @@ def _fire(surrogate: Surrogate, x: jax.Array, key: jax.Array | None = None) -> j
     return functools.reduce(jnp.add, zeros, out)
 
 
-def _value(surrogate: Surrogate, x: jax.Array, key: jax.Array | None = None) -> jax.Array:
+def _value(
+    surrogate: Surrogate, x: jax.Array, key: jax.Array | None = None
+) -> jax.Array:
     """Return the forward output without derivatives."""
     curve, _, _, forward = settings_of(surrogate)
     return jnp.where(jnp.isnan(x), x, forward.value(curve, x, key))
@@ -243,12 +261,15 @@ def _with_slope(
         # In half precision slope and cotangent are multiplied in float32, so the gradient is
         # rounded once. The residual is x in 16 bits. The backward pass computes the slope from it.
         out = jax.checkpoint(
-            lambda x: _spike(x, forward.slope(curve, x.astype(dtype))), prevent_cse=False
+            lambda x: _spike(x, forward.slope(curve, x.astype(dtype))),
+            prevent_cse=False,
         )(x)
     if forward.is_step:
         return out
     # A spike minus itself is exactly zero, or NaN for NaN, and carries the derivative.
-    return jax.lax.stop_gradient(forward.value(curve, x, key)) + (out - jax.lax.stop_gradient(out))
+    return jax.lax.stop_gradient(forward.value(curve, x, key)) + (
+        out - jax.lax.stop_gradient(out)
+    )
 
 
 def _zero_with_gradient(value: jax.Array, slope: jax.Array) -> jax.Array:
@@ -274,13 +295,17 @@ def _zeros_for_parameters(
     for i, (path, leaf) in enumerate(paths):
 
         def primal(value, i=i):
-            return forward.primal(tree.unflatten([*leaves[:i], value, *leaves[i + 1 :]]), x)
+            return forward.primal(
+                tree.unflatten([*leaves[:i], value, *leaves[i + 1 :]]), x
+            )
 
         name = jax.tree_util.keystr(path)[1:]
         value = real_array(leaf, owner, name)
         # Broadcast before the derivative: JAX then sums the gradient over the broadcast axes.
         # One zero per parameter, so each derivative is one elementwise formula and no Jacobian.
-        value = spread_as(broadcast_checked(value, value.dtype, x.shape, owner, name), x)
+        value = spread_as(
+            broadcast_checked(value, value.dtype, x.shape, owner, name), x
+        )
         slope = finite(jax.jvp(primal, (value,), (jnp.ones_like(value),))[1])
         # Far from the threshold a primal is flat. Its derivative is 0 there, but the formula may be
         # infinity times 0.
@@ -314,7 +339,9 @@ def _elementwise(formula: Callable) -> Callable:
         owner, result = type(self).__name__, f"{formula.__name__}(x)"
         # Finite inputs keep formulas free of guards: infinity times 0 would be NaN in a tail.
         y = real_array(
-            formula(self._broadcast_to(dtype, x.shape), finite(x.astype(dtype))), owner, result
+            formula(self._broadcast_to(dtype, x.shape), finite(x.astype(dtype))),
+            owner,
+            result,
         )
         # The one rounding to half precision. A constant formula returns a scalar.
         y = broadcast_checked(y, x.dtype, x.shape, owner, result)
@@ -322,7 +349,9 @@ def _elementwise(formula: Callable) -> Callable:
 
     @functools.wraps(formula)
     def method(self, x):
-        return _run(evaluate, self, real_array(x, type(settings_of(self).curve).__name__))
+        return _run(
+            evaluate, self, real_array(x, type(settings_of(self).curve).__name__)
+        )
 
     return method
 
@@ -361,10 +390,16 @@ class _Configured(Surrogate, pure=True):
 
     def in_units_of(self, threshold: Real, x: jax.Array) -> _Configured:
         forward = self.forward.in_units_of(threshold, x)
-        return self if forward is self.forward else dataclasses.replace(self, forward=forward)
+        return (
+            self
+            if forward is self.forward
+            else dataclasses.replace(self, forward=forward)
+        )
 
     def __repr__(self) -> str:
-        curve = jax.tree.map(_number_of, self.surrogate) if self.learn else self.surrogate
+        curve = (
+            jax.tree.map(_number_of, self.surrogate) if self.learn else self.surrogate
+        )
         text = self.forward.expression(repr(curve))
         if self.slope_dtype is not None:
             text = f"keep_slope({text}, {self.slope_dtype!r})"
@@ -382,7 +417,9 @@ def _number_of(leaf: object) -> object:
         or leaf.dtype != jnp.result_type(float)
     ):
         return leaf
-    return float(str(np.asarray(leaf)))  # the shortest decimal that rounds to this array
+    return float(
+        str(np.asarray(leaf))
+    )  # the shortest decimal that rounds to this array
 
 
 class Settings(NamedTuple):
@@ -397,7 +434,10 @@ class Settings(NamedTuple):
 def settings_of(surrogate: Surrogate) -> Settings:
     if isinstance(surrogate, _Configured):
         return Settings(
-            surrogate.surrogate, surrogate.learn, surrogate.slope_dtype, surrogate.forward
+            surrogate.surrogate,
+            surrogate.learn,
+            surrogate.slope_dtype,
+            surrogate.forward,
         )
     return Settings(surrogate)
 
@@ -405,7 +445,9 @@ def settings_of(surrogate: Surrogate) -> Settings:
 def curve_of(owner: str, surrogate: object) -> Surrogate:
     """Return the curve of a surrogate. Raise if settings cannot apply to it."""
     if not isinstance(surrogate, Surrogate):
-        raise TypeError(f"{owner}: surrogate must be a Surrogate, got {brief(surrogate)}")
+        raise TypeError(
+            f"{owner}: surrogate must be a Surrogate, got {brief(surrogate)}"
+        )
     if type(surrogate).__call__ is not Surrogate.__call__:
         raise TypeError(
             f"{owner}: {type(surrogate).__name__} must not override __call__, which would ignore "
@@ -466,7 +508,9 @@ class _Primal(NamedTuple):
         # factor * (p - middle) + middle, with p = varying + constant: a multiple about the value
         # at the threshold.
         return _Primal(
-            factor * self.varying, factor * self.constant + (1 - factor) * self.middle, self.middle
+            factor * self.varying,
+            factor * self.constant + (1 - factor) * self.middle,
+            self.middle,
         )
 
 
@@ -490,11 +534,14 @@ def primal_of(curve: Surrogate, x: jax.Array) -> _Primal:
         return curve._broadcast_to(x.dtype, x.shape)._primal(x)
     # A curve with a custom __init__ is a leaf and may contain arrays.
     numbers = all(
-        not isinstance(leaf, Struct) and jnp.ndim(leaf) == 0 for leaf in jax.tree.leaves(curve)
+        not isinstance(leaf, Struct) and jnp.ndim(leaf) == 0
+        for leaf in jax.tree.leaves(curve)
     )
     # One point is enough for numbers. Arrays have a value at the threshold for each entry of x.
     threshold = jnp.zeros((), x.dtype) if numbers else zeros_like(x)
-    return _Primal(_inner(curve, "surrogate_fun", x), 0.0, curve.surrogate_fun(threshold))
+    return _Primal(
+        _inner(curve, "surrogate_fun", x), 0.0, curve.surrogate_fun(threshold)
+    )
 
 
 class Composition(Surrogate):
@@ -516,7 +563,10 @@ class Composition(Surrogate):
 
     def _without_primal(self):
         return next(
-            filter(None, (getattr(self, name)._without_primal() for name in self._objects)), ""
+            filter(
+                None, (getattr(self, name)._without_primal() for name in self._objects)
+            ),
+            "",
         )
 
     def surrogate_fun(self, x):
@@ -541,7 +591,9 @@ class Scaled(Composition, pure=True):
         return self.factor * slope_of(self.surrogate, x)
 
     def __repr__(self) -> str:
-        return f"{expression_of(self.factor)} * {_bracketed(self.surrogate, Scaled, Sum)}"
+        return (
+            f"{expression_of(self.factor)} * {_bracketed(self.surrogate, Scaled, Sum)}"
+        )
 
 
 class Sum(Composition, pure=True):
@@ -572,7 +624,9 @@ def _bracketed(curve: Surrogate, *kinds: type) -> str:
     return f"({curve!r})" if isinstance(curve, kinds) else repr(curve)
 
 
-def composed(owner: str, build: Callable[..., Surrogate], *surrogates: Surrogate) -> Surrogate:
+def composed(
+    owner: str, build: Callable[..., Surrogate], *surrogates: Surrogate
+) -> Surrogate:
     """Build a curve from the curves of surrogates, and give it their settings, which must be
     equal."""
     composition = build(*(curve_of(owner, surrogate) for surrogate in surrogates))
@@ -592,7 +646,11 @@ def composed(owner: str, build: Callable[..., Surrogate], *surrogates: Surrogate
 def spike_types(tree: object) -> list[SpikeType]:
     """List the spike types of the surrogates in a pytree, such as a cell, except for the step."""
     leaves = jax.tree.leaves(tree, is_leaf=_is_configured)
-    return [leaf.forward for leaf in leaves if _is_configured(leaf) and not leaf.forward.is_step]
+    return [
+        leaf.forward
+        for leaf in leaves
+        if _is_configured(leaf) and not leaf.forward.is_step
+    ]
 
 
 def fold_in(key: jax.Array, data: ArrayLike) -> jax.Array:
@@ -612,7 +670,9 @@ def as_key(owner: str, key: Any) -> jax.Array:
     if getattr(key, "dtype", None) == jnp.uint32 and key.shape[-1:] == (2,):
         return jax.random.wrap_key_data(jnp.asarray(key), impl="threefry2x32")
     hint = f"; pass jax.random.key({key})" if isinstance(key, int) else ""
-    raise TypeError(f"{owner}: key must be one of jax.random.key, got {brief(key)}{hint}")
+    raise TypeError(
+        f"{owner}: key must be one of jax.random.key, got {brief(key)}{hint}"
+    )
 
 
 def _is_configured(value: object) -> bool:

@@ -10,7 +10,10 @@ def processors() -> int:
     """Return the number of processors that this process may use."""
     try:
         return len(os.sched_getaffinity(0))
-    except (AttributeError, OSError):  # other systems, and those that forbid the question
+    except (
+        AttributeError,
+        OSError,
+    ):  # other systems, and those that forbid the question
         return os.cpu_count() or 1
 
 
@@ -21,7 +24,11 @@ def available_memory() -> int | None:
 
 def _of_the_system() -> list[int]:
     lines = _text(Path("/proc/meminfo")).splitlines()
-    return [1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")]
+    return [
+        1024 * int(line.split()[1])
+        for line in lines
+        if line.startswith("MemAvailable:")
+    ]
 
 
 def _of_the_container() -> list[int]:

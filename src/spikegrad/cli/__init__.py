@@ -26,7 +26,9 @@ def main(args: list[str] | None = None) -> int:
         if package in ("", __name__.partition(".")[0]):
             raise
         install = "pip install '.[train]' in a clone of spikegrad"
-        code = fail(f"the command needs {package}, which is not installed: {install}", 2)
+        code = fail(
+            f"the command needs {package}, which is not installed: {install}", 2
+        )
     except KeyboardInterrupt:
         code = fail("interrupted", 130)
     if code and (processes := sys.modules.get(f"{__name__}.processes")):

@@ -35,7 +35,9 @@ from .options import (
 from .sweeping import sweep
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.group(
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110}
+)
 @click.version_option(__version__, prog_name="spikegrad")
 def command() -> None:
     """Train spiking networks with surrogate gradients, and compare surrogates.
@@ -198,7 +200,9 @@ def _report(run: runs.Run, fit: trainer.Fit, watch: diagnosis.Watch) -> None:
         + ", interrupted" * record["interrupted"]
     )
     surrogate = get(options.surrogate)
-    run.save_figure(run_figure(network, surrogate, fit.params, test, record["results"], title))
+    run.save_figure(
+        run_figure(network, surrogate, fit.params, test, record["results"], title)
+    )
     tables.say(f"For more checks, run spikegrad diagnose {run.folder}{flag}")
     if record["interrupted"]:
         resume = f"spikegrad train --resume {run.folder}"
@@ -252,7 +256,9 @@ def list_() -> None:
 
 
 @command.command()
-@click.argument("surrogates", metavar="NAME...", nargs=-1, required=True, type=parse_surrogate)
+@click.argument(
+    "surrogates", metavar="NAME...", nargs=-1, required=True, type=parse_surrogate
+)
 @output_file("Image file: .png, .svg or .pdf.", ".png", ".svg", ".pdf", required=True)
 def plot(surrogates: tuple, output: Path) -> None:
     """Plot surrogates side by side: step, smooth steps and slopes.

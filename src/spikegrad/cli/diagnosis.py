@@ -70,11 +70,19 @@ def examine(
     optimizer = None if lr is None else optax.adam(lr)
     progress = tables.note if train else None
     return diagnose(
-        layers, inputs, loss, optimizer=optimizer, train=train, progress=progress, **options
+        layers,
+        inputs,
+        loss,
+        optimizer=optimizer,
+        train=train,
+        progress=progress,
+        **options,
     )
 
 
-def _loss(readout: str, y: jax.Array, mask: jax.Array | None, potentials: jax.Array) -> jax.Array:
+def _loss(
+    readout: str, y: jax.Array, mask: jax.Array | None, potentials: jax.Array
+) -> jax.Array:
     return trainer.cross_entropy(reduce_time(potentials, readout, mask), y).mean()
 
 
@@ -85,7 +93,12 @@ class Watch:
     """
 
     def __init__(
-        self, network: SpikingNetwork, start: Params, split: Split, lr: float, quiet: bool
+        self,
+        network: SpikingNetwork,
+        start: Params,
+        split: Split,
+        lr: float,
+        quiet: bool,
     ) -> None:
         self.network, self.start, self.split, self.lr = network, start, split, lr
         self.quiet = self.done = quiet
@@ -100,7 +113,10 @@ class Watch:
         tables.note("diagnosing", self.quiet)
         if self.issues_at_start:
             return self.issues_at_start
-        return [str(issue) for issue in examine(self.network, params, self.split.train).issues]
+        return [
+            str(issue)
+            for issue in examine(self.network, params, self.split.train).issues
+        ]
 
     def __call__(self, now: training.Report) -> None:
         least = tables.learnt(self.split.classes)
@@ -125,7 +141,9 @@ class Watch:
     "Draw it to a .png, .svg or .pdf, or write all numbers to a .json.",
     *(".png", ".svg", ".pdf", ".json"),
 )
-def command(run: Path, data: str | None, initial: bool, examples: int, output: Path | None) -> None:
+def command(
+    run: Path, data: str | None, initial: bool, examples: int, output: Path | None
+) -> None:
     """Diagnose why a trained run does not learn.
 
     The network is trained for 60 updates on some of the examples, with and without changes, and
@@ -143,9 +161,13 @@ def command(run: Path, data: str | None, initial: bool, examples: int, output: P
     if initial:
         start = trainer.starts(saved.network, saved.options.load().train)
         params = start(jax.random.key(saved.options.seed))
-    diagnosis = examine(saved.network, params, scored, saved.options.lr, examples, train=True)
+    diagnosis = examine(
+        saved.network, params, scored, saved.options.lr, examples, train=True
+    )
     weights = "at the start" if initial else "as trained"
-    tables.say(f"{run}, weights {weights}, {min(examples, len(scored))} examples of {source}")
+    tables.say(
+        f"{run}, weights {weights}, {min(examples, len(scored))} examples of {source}"
+    )
     tables.say(str(diagnosis))
     if output is None:
         return

@@ -32,7 +32,9 @@ def run_figure(
     height = 1.2 * len(network.sizes)
     figure = Figure(figsize=(11, 5 + height), layout="constrained")
     figure.suptitle(title, fontsize=11, parse_math=False)
-    top, middle, bottom = np.asarray(figure.subfigures(3, 1, height_ratios=(2.5, height, 2.5)))
+    top, middle, bottom = np.asarray(
+        figure.subfigures(3, 1, height_ratios=(2.5, height, 2.5))
+    )
     _draw_curves(top.subplots(1, 3), results)
     names, arrays = _example(network, params, test)
     draw_activity(middle.subplots(len(names), 1, sharex=True), names, arrays)
@@ -52,7 +54,9 @@ def _draw_curves(panels: Any, results: dict[str, Any]) -> None:
         loss.plot(epochs, curves["loss"], label=name, **style)
         accuracy.plot(epochs, test, label=f"{name}, test", **style)
         accuracy.plot(epochs, training, ls=":", label=f"{name}, training", **style)
-    for i, rates in enumerate(zip(*results["spiking"]["curves"]["rates"], strict=True), 1):
+    for i, rates in enumerate(
+        zip(*results["spiking"]["curves"]["rates"], strict=True), 1
+    ):
         rate.plot(np.arange(1, len(rates) + 1), rates, f".-C{i}", label=f"layer {i}")
     loss.set_yscale("log")
     accuracy.set_ylim(top=100.5)
@@ -71,7 +75,9 @@ def _example(
     """Return names, and the spikes and readout potentials of a test example."""
     i = len(test) // 2
     x, (y,), mask = test.subset([i]).as_batch()
-    _, spikes, potentials = jax.jit(network)(params, jnp.asarray(x), jax.random.key(0), mask)
+    _, spikes, potentials = jax.jit(network)(
+        params, jnp.asarray(x), jax.random.key(0), mask
+    )
     steps = test.lengths[i] if test.masked else len(potentials)
     names = [*(f"layer {k}" for k in range(1, len(spikes) + 1)), f"readout, label {y}"]
     names[0] = f"test example {i}: {names[0]}"
@@ -85,11 +91,15 @@ def sweep_figure(rows: list[Summary], best: Summary, title: str) -> Figure:
     """
     # In the order in which users vary them.
     numbers = ("half_width", "lr", "peak")
-    varying = [axis for axis in numbers if len({row.setting[axis] for row in rows}) > 1] or ["lr"]
+    varying = [
+        axis for axis in numbers if len({row.setting[axis] for row in rows}) > 1
+    ] or ["lr"]
     x, *others = varying
 
     def name(row: Summary) -> str:
-        return tables.setting_label(row.setting, ["surrogate", *others]).removeprefix("surrogate ")
+        return tables.setting_label(row.setting, ["surrogate", *others]).removeprefix(
+            "surrogate "
+        )
 
     lines = list(dict.fromkeys(map(name, rows)))
     columns = list(dict.fromkeys(row.setting[x] for row in rows))
@@ -102,13 +112,21 @@ def sweep_figure(rows: list[Summary], best: Summary, title: str) -> Figure:
         grid[i, j] = 100 * row.validation[0]
         panel.text(j, i, f"{grid[i, j]:.1f}", ha="center", va="center", fontsize=7)
         if row is best:
-            panel.add_patch(Rectangle((j - 0.5, i - 0.5), 1, 1, fill=False, ec="C3", lw=2.5))
+            panel.add_patch(
+                Rectangle((j - 0.5, i - 0.5), 1, 1, fill=False, ec="C3", lw=2.5)
+            )
     image = panel.imshow(grid, cmap="YlGn", aspect="auto")
     panel.set_xticks(range(len(columns)), map(tables.label, columns), fontsize=8)
-    panel.set_yticks(range(len(lines)), [textwrap.fill(line, 28) for line in lines], fontsize=8)
+    panel.set_yticks(
+        range(len(lines)), [textwrap.fill(line, 28) for line in lines], fontsize=8
+    )
     panel.set_xlabel(x.replace("_", "-"), fontsize=8)
-    figure.colorbar(image).set_label("mean accuracy on the validation examples, %", fontsize=8)
+    figure.colorbar(image).set_label(
+        "mean accuracy on the validation examples, %", fontsize=8
+    )
     reached = tables.spread(*best.test)
-    text = f"{title}\nframed: the highest validation accuracy, {reached} of the test set"
+    text = (
+        f"{title}\nframed: the highest validation accuracy, {reached} of the test set"
+    )
     figure.suptitle(text, fontsize=9, parse_math=False)
     return figure

@@ -43,7 +43,9 @@ class Rectified(Cell, pure=True):
     def integrate(self, v: jax.Array, current: jax.Array) -> jax.Array:
         return self.decay * v + (1 - self.decay) * current
 
-    def fire(self, u: jax.Array, key: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
+    def fire(
+        self, u: jax.Array, key: jax.Array | None = None
+    ) -> tuple[jax.Array, jax.Array]:
         # The potential itself is kept, so a negative one still decays instead of starting again
         # from 0.
         return u, jnp.maximum(u, 0)
@@ -88,7 +90,11 @@ class SpikingNetwork:
     high: float = 1.0
 
     def __call__(
-        self, params: Params, x: jax.Array, key: jax.Array, mask: jax.Array | None = None
+        self,
+        params: Params,
+        x: jax.Array,
+        key: jax.Array,
+        mask: jax.Array | None = None,
     ) -> tuple[jax.Array, list[jax.Array], jax.Array]:
         """Run the layers on a batch of :class:`spikegrad.data.Sequences`, ``(steps, n, ...)``.
 
@@ -141,7 +147,9 @@ class SpikingNetwork:
         """
         variance = 2.0 if isinstance(self.cell, Rectified) else 0.5
         variance = 1.0 if self.encoding == NO_ENCODING else variance
-        normal = partial(jax.nn.initializers.variance_scaling, mode="fan_in", distribution="normal")
+        normal = partial(
+            jax.nn.initializers.variance_scaling, mode="fan_in", distribution="normal"
+        )
         inputs = self.sizes[0] if x is None else self.inputs(x, key)
         start = Network.init(
             key,
@@ -180,14 +188,21 @@ class SpikingNetwork:
             return dataclasses.replace(self, cell=Rectified(self.cell.decay))
         # Without a leak, one time step of a rectified unit is a ReLU.
         return dataclasses.replace(
-            self, cell=Rectified(0.0), steps=1, encoding="current", recurrent=False, readout="mean"
+            self,
+            cell=Rectified(0.0),
+            steps=1,
+            encoding="current",
+            recurrent=False,
+            readout="mean",
         )
 
 
 def spike_key(key: jax.Array) -> jax.Array:
     """Return the key for stochastic spikes, independent of the key of the input encoding."""
     # The only kind of key that Network accepts, whatever JAX uses by default.
-    return jax.random.key(jax.random.bits(jax.random.fold_in(key, 1)), impl="threefry2x32")
+    return jax.random.key(
+        jax.random.bits(jax.random.fold_in(key, 1)), impl="threefry2x32"
+    )
 
 
 def with_surrogate(params: Params, surrogate: Any) -> Params:

@@ -36,14 +36,20 @@ class Numbers(click.ParamType):
     def __init__(self, parse: Callable[[str], list[Any]], example: str) -> None:
         self.parse, self.example = parse, example
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> Any:
         if isinstance(value, tuple):  # a default
             return value
         with suppress(ValueError, ArithmeticError):
-            numbers = tuple(number for item in value.split(",") for number in self.parse(item))
+            numbers = tuple(
+                number for item in value.split(",") for number in self.parse(item)
+            )
             if numbers and all(0 < number < math.inf for number in numbers):
                 return numbers
-        self.fail(f"{value!r}: pass numbers above 0, such as {self.example}", param, ctx)
+        self.fail(
+            f"{value!r}: pass numbers above 0, such as {self.example}", param, ctx
+        )
 
 
 def parse_surrogate(text: str) -> Surrogate:
@@ -61,13 +67,17 @@ def option(help: str, kind: Any = None, *names: str, **settings: Any) -> Any:
     )
 
 
-def options_of_class(cls: type, without: Collection[str] = ()) -> Callable[[Callable], Callable]:
+def options_of_class(
+    cls: type, without: Collection[str] = ()
+) -> Callable[[Callable], Callable]:
     """Add the options that a dataclass declares to a command."""
 
     def add(function: Callable) -> Callable:
         for field in reversed(dataclasses.fields(cls)):
             if field.name not in without:
-                names = field.metadata["names"] or (f"--{field.name.replace('_', '-')}",)
+                names = field.metadata["names"] or (
+                    f"--{field.name.replace('_', '-')}",
+                )
                 function = click.option(*names, **field.metadata["click"])(function)
         return function
 
@@ -102,10 +112,14 @@ class Options:
         default=2e-3,
     )
     seed: int = option(
-        "Seed of the split, the weights and the order.", click.IntRange(0, 2**32 - 1), default=0
+        "Seed of the split, the weights and the order.",
+        click.IntRange(0, 2**32 - 1),
+        default=0,
     )
     cell: str = option(
-        "The neurons: LIF, SynapticLIF, AdaptiveLIF.", click.Choice(tuple(CELLS)), default="lif"
+        "The neurons: LIF, SynapticLIF, AdaptiveLIF.",
+        click.Choice(tuple(CELLS)),
+        default="lif",
     )
     recurrent: bool = option(
         "Connect the neurons of each hidden layer.", is_flag=True, show_default=False
@@ -130,7 +144,9 @@ class Options:
         show_default="4 for dvs128, else 1",
     )
     encoding: str = option(
-        "Images as input over time (see above).", click.Choice(ENCODINGS), show_default="current"
+        "Images as input over time (see above).",
+        click.Choice(ENCODINGS),
+        show_default="current",
     )
     shift: int = option(
         "Move training images at random by up to this many pixels.",
@@ -228,10 +244,14 @@ def options_of(context: click.Context, data: str, **values: Any) -> Options:
     for parameter in passed(context):
         name = parameter.opts[0]
         if parameter.name in unsupported:
-            message = f"--data {data} does not support it. Remove {name}, or change --data"
+            message = (
+                f"--data {data} does not support it. Remove {name}, or change --data"
+            )
             raise click.BadParameter(message, param_hint=f"'{name}'")
         if parameter.name == "decay" and values["taus"]:
-            raise click.BadParameter("--taus replaces it. Remove --decay", param_hint="'--decay'")
+            raise click.BadParameter(
+                "--taus replaces it. Remove --decay", param_hint="'--decay'"
+            )
     # click has None for options that are not passed and have no default of their own.
     defaults = {
         "encoding": NO_ENCODING if timed else "current",
@@ -250,7 +270,9 @@ def adapted(options: Options, data: Split) -> Options:
     for doubt in data.doubts:
         tables.note(f"warning: {doubt}")
     if options.batch > count:
-        tables.note(f"warning: --batch {options.batch} is cut to the {count} training examples")
+        tables.note(
+            f"warning: --batch {options.batch} is cut to the {count} training examples"
+        )
         options = dataclasses.replace(options, batch=count)
     if options.encoding == NO_ENCODING:
         # Recordings define their number of steps.
@@ -296,7 +318,8 @@ def passed(context: click.Context) -> list[click.Parameter]:
     return [
         parameter
         for parameter in context.command.params
-        if context.get_parameter_source(parameter.name or "") == ParameterSource.COMMANDLINE
+        if context.get_parameter_source(parameter.name or "")
+        == ParameterSource.COMMANDLINE
     ]
 
 
@@ -310,28 +333,43 @@ def refuse_others(context: click.Context, *allowed: str) -> None:
             )
 
 
-def output_file(help: str, *endings: str, **settings: Any) -> Callable[[Callable], Callable]:
+def output_file(
+    help: str, *endings: str, **settings: Any
+) -> Callable[[Callable], Callable]:
     """Add ``--output`` for a file, and ``--force``. The path is checked before the work."""
 
     def store(context: click.Context, parameter: click.Parameter, force: bool) -> None:
         context.meta["force"] = force
 
-    def check(context: click.Context, parameter: click.Parameter, path: Path | None) -> Path | None:
+    def check(
+        context: click.Context, parameter: click.Parameter, path: Path | None
+    ) -> Path | None:
         if path is None:
             return None
         if path.suffix not in endings:
             raise click.BadParameter(f"{path} must end in {' or '.join(endings)}")
         if not path.parent.is_dir():
-            raise click.BadParameter(f"{path}: the folder {path.parent} does not exist; create it")
+            raise click.BadParameter(
+                f"{path}: the folder {path.parent} does not exist; create it"
+            )
         if path.exists() and not context.meta["force"]:
             raise click.BadParameter(f"{path} exists; pass --force to overwrite it")
         return path
 
     def add(function: Callable) -> Callable:
-        output = click.option("--output", "-o", type=PATH, callback=check, help=help, **settings)
+        output = click.option(
+            "--output", "-o", type=PATH, callback=check, help=help, **settings
+        )
         # Eager, so it is known when the path is checked.
-        flag = {"is_flag": True, "is_eager": True, "expose_value": False, "callback": store}
-        return output(click.option("--force", help="Overwrite the output file.", **flag)(function))
+        flag = {
+            "is_flag": True,
+            "is_eager": True,
+            "expose_value": False,
+            "callback": store,
+        }
+        return output(
+            click.option("--force", help="Overwrite the output file.", **flag)(function)
+        )
 
     return add
 

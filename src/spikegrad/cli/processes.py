@@ -58,8 +58,12 @@ def options(function: Callable[..., int]) -> Callable[..., int]:
             try:
                 stack.enter_context(distributed(*addresses))
             except (ValueError, RuntimeError) as error:
-                raise click.BadParameter(f"{error}", param_hint="'--distributed'") from None
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)  # JAX would only record the signal
+                raise click.BadParameter(
+                    f"{error}", param_hint="'--distributed'"
+                ) from None
+            signal.signal(
+                signal.SIGTERM, signal.SIG_DFL
+            )  # JAX would only record the signal
             if jax.process_index():
                 nowhere = stack.enter_context(open(os.devnull, "w", encoding="utf-8"))
                 stack.enter_context(redirect_stdout(nowhere))
@@ -109,7 +113,11 @@ def batch_sharding(batch: int, masked: bool) -> Example | None:
     # Sequences are (steps, n, ...), so the second axis is sharded. Labels are (n,).
     mesh = Mesh(jax.devices(), ("batch",))
     sequences = NamedSharding(mesh, P(None, "batch"))
-    parts: Any = sequences, NamedSharding(mesh, P("batch")), sequences if masked else None
+    parts: Any = (
+        sequences,
+        NamedSharding(mesh, P("batch")),
+        sequences if masked else None,
+    )
     return Example(*parts)
 
 

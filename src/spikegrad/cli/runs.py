@@ -91,7 +91,9 @@ class Run:
 
     def save_parameters(self, params: Params) -> None:
         """Write ``parameters.npz``, with ``weight_0``, ``bias_0``, ... for the layers."""
-        arrays: dict[str, Any] = {name: np.asarray(leaf) for name, leaf in _named(params).items()}
+        arrays: dict[str, Any] = {
+            name: np.asarray(leaf) for name, leaf in _named(params).items()
+        }
         self.save(PARAMETERS, lambda stream: np.savez(stream, **arrays))
 
     def save_figure(self, figure: Any) -> None:
@@ -103,7 +105,12 @@ class Run:
 def configuration() -> dict[str, Any]:
     """Return the configuration of JAX on which the bits of a training depend."""
     # Each of these changes the numbers that are drawn or the rounding of products.
-    names = "enable_x64", "default_matmul_precision", "default_prng_impl", "threefry_partitionable"
+    names = (
+        "enable_x64",
+        "default_matmul_precision",
+        "default_prng_impl",
+        "threefry_partitionable",
+    )
     return {name: getattr(jax.config, f"jax_{name}") for name in names}
 
 
@@ -120,7 +127,10 @@ def start(
         "versions": {
             "spikegrad": __version__,
             "python": platform.python_version(),
-            **{package: version(package) for package in ("jax", "jaxlib", "numpy", "optax")},
+            **{
+                package: version(package)
+                for package in ("jax", "jaxlib", "numpy", "optax")
+            },
         },
         "machine": {
             "system": platform.platform(),
@@ -154,7 +164,9 @@ def claim(output: Path | None, record: dict[str, Any], name: str = RECORD) -> Pa
             folder.mkdir(parents=True, exist_ok=output is not None)
             if any(folder.iterdir()):
                 raise FileExistsError
-            write_atomically(folder / name, lambda stream: stream.write(_text(record)), new=True)
+            write_atomically(
+                folder / name, lambda stream: stream.write(_text(record)), new=True
+            )
             return folder
         except FileExistsError:
             if output is not None:
@@ -174,7 +186,9 @@ def held(folder: Path) -> Iterator[None]:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise RunError(f"{folder} is in use: another process is training it") from None
+            raise RunError(
+                f"{folder} is in use: another process is training it"
+            ) from None
         except OSError:  # some network file systems lack locks
             pass
         yield
@@ -193,13 +207,17 @@ def read(folder: Path, name: str = RECORD) -> Run:
             raise TypeError(f"it has format {record['format']}, not {FORMAT}")
         options = as_object(Options, record["options"])
     except TypeError as error:  # also of a missing or an unknown option
-        raise RunError(f"{path} is not a run of spikegrad {__version__}: {error}") from None
+        raise RunError(
+            f"{path} is not a run of spikegrad {__version__}: {error}"
+        ) from None
     return Run(folder, options, record, name)
 
 
 def as_object(kind: type, values: dict[str, Any]) -> Any:
     """Return an object with the values of a record, which has lists instead of tuples."""
-    return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+    return kind(
+        **{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+    )
 
 
 def read_parameters(run: Run) -> Params:
@@ -219,7 +237,9 @@ def sha256(source: Sequences) -> str:
     values = source.padded(slice(0))
     digest = hashlib.sha256(f"{values.dtype} {source.steps} {source.shape}".encode())
     for first in range(0, len(source), 1024):  # they may be read from files
-        digest.update(np.ascontiguousarray(source.padded(slice(first, first + 1024))).data)
+        digest.update(
+            np.ascontiguousarray(source.padded(slice(first, first + 1024))).data
+        )
     for array in (source.y, source.lengths):
         digest.update(array.tobytes())
     return digest.hexdigest()

@@ -51,7 +51,11 @@ def form_of(source: str) -> Form:
     """
     name, _, path = source.partition(":")
     for form in FORMS:
-        if form.name == name and form not in FILES and (":" in form.written) == bool(path):
+        if (
+            form.name == name
+            and form not in FILES
+            and (":" in form.written) == bool(path)
+        ):
             return form
     if source.endswith(".npz"):
         # images if no key is known, because their reader reports it
@@ -60,14 +64,18 @@ def form_of(source: str) -> Form:
     written = {form.name: form.written for form in FORMS}
     near = difflib.get_close_matches(name, written)
     names = " or ".join(written[other] for other in near)
-    hint = f", did you mean {names}?" if near else f": use {', '.join(written.values())}"
+    hint = (
+        f", did you mean {names}?" if near else f": use {', '.join(written.values())}"
+    )
     raise DataError(f"unknown data {source!r}{hint}")
 
 
 def sample(source: Source, most: int) -> Source:
     """Return up to ``most`` examples, evenly from the first to the last."""
     count = len(source)
-    return source.subset(np.unique(np.linspace(0, count - 1, min(count, most)).astype(int)))
+    return source.subset(
+        np.unique(np.linspace(0, count - 1, min(count, most)).astype(int))
+    )
 
 
 def load(source: str, seed: int, binning: Binning) -> Split:
@@ -95,7 +103,9 @@ def load(source: str, seed: int, binning: Binning) -> Split:
     return split
 
 
-def _check_labels(form: Form, source: str, train: Sequences | Recordings, key: str) -> None:
+def _check_labels(
+    form: Form, source: str, train: Sequences | Recordings, key: str
+) -> None:
     missing = np.setdiff1d(np.arange(max(2, train.classes)), train.y)
     if form in FILES and missing.size:
         raise DataError(
@@ -119,7 +129,14 @@ def _recordings(form: Form, source: str, seed: int, binning: Binning) -> Split:
         mean, std = moments(train)
         train, test = standardized(train, mean, std), standardized(test, mean, std)
         mean, std = tuple(mean.ravel().tolist()), tuple(std.ravel().tolist())
-    return Split(train.in_memory(), test.in_memory(), test_from, mean=mean, std=std, doubts=doubts)
+    return Split(
+        train.in_memory(),
+        test.in_memory(),
+        test_from,
+        mean=mean,
+        std=std,
+        doubts=doubts,
+    )
 
 
 def for_validation(split: Split, fraction: float, seed: int) -> tuple[Split, Split]:
@@ -164,7 +181,9 @@ def load_to_score(source: str, options: Any, like: Any) -> tuple[Sequences, bool
             f"{like.classes} classes, got {scored.shape} and label {scored.y.max()}"
         )
     if like.mean:
-        scored = standardized(scored, *(np.reshape(v, like.shape) for v in (like.mean, like.std)))
+        scored = standardized(
+            scored, *(np.reshape(v, like.shape) for v in (like.mean, like.std))
+        )
     return scored.in_memory(), labelled
 
 

@@ -41,12 +41,16 @@ AXES = ("surrogate", "peak", "half_width", "lr")
 def summaries(results: Iterable[dict[str, Any]]) -> list[Summary]:
     """Summarize the seeds of each setting, independent of their order."""
     groups: dict[tuple, list[dict[str, Any]]] = {}
-    for result in sorted(results, key=operator.itemgetter("seed")):  # rounding depends on the order
+    for result in sorted(
+        results, key=operator.itemgetter("seed")
+    ):  # rounding depends on the order
         groups.setdefault(tuple(result[axis] for axis in AXES), []).append(result)
 
     def moments(group: list[dict[str, Any]], name: str) -> tuple[float, float | None]:
         values = [result[name] for result in group]
-        return float(np.mean(values)), float(np.std(values, ddof=1)) if values[1:] else None
+        return float(np.mean(values)), float(np.std(values, ddof=1)) if values[
+            1:
+        ] else None
 
     return [
         Summary(
@@ -85,7 +89,11 @@ def parse_range(item: str) -> list[float]:
     if not 0 < first <= last:
         raise ValueError(item)
     is_geometric = match[3] == "x"
-    steps = math.log(last / first) / math.log(step) if is_geometric else (last - first) / step
+    steps = (
+        math.log(last / first) / math.log(step)
+        if is_geometric
+        else (last - first) / step
+    )
     # Rounded, so the last value is included in spite of errors.
     numbers = range(int(round(steps, 9)) + 1)
     values = (first * step**i if is_geometric else first + step * i for i in numbers)
@@ -120,9 +128,14 @@ class Grid:
         metavar="RANGE",
     )
     lr: tuple[float, ...] = option(
-        "Initial learning rates (cosine decay to 0).", RANGE, default="0.002", metavar="RANGE"
+        "Initial learning rates (cosine decay to 0).",
+        RANGE,
+        default="0.002",
+        metavar="RANGE",
     )
-    seeds: int = option("Number of seeds per setting, starting at --seed.", COUNT, default=3)
+    seeds: int = option(
+        "Number of seeds per setting, starting at --seed.", COUNT, default=3
+    )
     validation_fraction: float = option(
         "Fraction of each training class that is the validation set.",
         click.FloatRange(0, 1, min_open=True, max_open=True),
@@ -138,7 +151,11 @@ class Grid:
     @property
     def varying(self) -> list[str]:
         """The surrogate, and the axes with more than one value."""
-        return [axis for axis, values in self.values.items() if values[1:] or axis == "surrogate"]
+        return [
+            axis
+            for axis, values in self.values.items()
+            if values[1:] or axis == "surrogate"
+        ]
 
     def settings(self) -> list[dict[str, Any]]:
         """Return the settings for :func:`trainer.sweep`."""
@@ -147,7 +164,9 @@ class Grid:
             try:
                 spike = rescaled(get(values[0]), *values[1:3])
             except ValueError as error:  # a surrogate that cannot be rescaled
-                raise click.BadParameter(str(error), param_hint="'--surrogate'") from None
+                raise click.BadParameter(
+                    str(error), param_hint="'--surrogate'"
+                ) from None
             settings.append({**dict(zip(AXES, values, strict=True)), "spike": spike})
         return settings
 
@@ -202,15 +221,21 @@ def sweep(
 
     began, run = time.perf_counter(), None
     if resume is None:
-        grid = Grid(**{field.name: values.pop(field.name) for field in dataclasses.fields(Grid)})
-        options = options_of(context, surrogate=grid.surrogate[0], lr=grid.lr[0], **values)
+        grid = Grid(
+            **{field.name: values.pop(field.name) for field in dataclasses.fields(Grid)}
+        )
+        options = options_of(
+            context, surrogate=grid.surrogate[0], lr=grid.lr[0], **values
+        )
     else:
         refuse_others(context, "resume", "jobs", "quiet")
         run = runs.read(resume, RECORD)
         options, grid = run.options, runs.as_object(Grid, run.record["sweep"])
     settings = grid.settings()
     split = options.load()
-    data, validation = sources.for_validation(split, grid.validation_fraction, options.seed)
+    data, validation = sources.for_validation(
+        split, grid.validation_fraction, options.seed
+    )
     if run is None:
         run = runs.start(output, options, data, RECORD, sweep=dataclasses.asdict(grid))
     else:
@@ -254,6 +279,8 @@ def sweep(
         run.save_figure(sweep_figure(rows, best(rows), title))
     if len(results) < total:
         command = f"spikegrad sweep --resume {run.folder}"
-        tables.say(f"interrupted: {len(results)} of {total} runs. To continue, run {command}")
+        tables.say(
+            f"interrupted: {len(results)} of {total} runs. To continue, run {command}"
+        )
     tables.end(run.folder, began)
     return 128 + stop() if stop() else 0

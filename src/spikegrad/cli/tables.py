@@ -66,7 +66,11 @@ def accuracy(fraction: float, n: int) -> str:
     """Format a fraction of n with its 95 % interval by Wilson, which also holds for 0 and 1."""
     z = 1.96
     middle = (fraction + z**2 / (2 * n)) / (1 + z**2 / n)
-    half = z / (1 + z**2 / n) * math.sqrt(fraction * (1 - fraction) / n + z**2 / (4 * n**2))
+    half = (
+        z
+        / (1 + z**2 / n)
+        * math.sqrt(fraction * (1 - fraction) / n + z**2 / (4 * n**2))
+    )
     # rounding can make the lower end -0.0
     return f"{percent(fraction)} ({100 * abs(middle - half):.1f}-{100 * (middle + half):.1f})"
 
@@ -78,7 +82,13 @@ def spread(mean: float, std: float | None) -> str:
 
 def label(value: Any) -> str:
     """Format a value of a setting."""
-    return "own" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+    return (
+        "own"
+        if value is None
+        else f"{value:g}"
+        if isinstance(value, float)
+        else str(value)
+    )
 
 
 def learnt(classes: int) -> float:
@@ -102,7 +112,11 @@ def progress(quiet: bool) -> Iterator[Callable[[str, int, int], None]]:
         ``show(line, completed, total)``.
     """
     out, printed = console(stderr=True), -1
-    columns = TextColumn("{task.description}"), BarColumn(bar_width=16), TimeRemainingColumn()
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=16),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=out, disable=quiet or not out.is_terminal) as bar:
         task = bar.add_task("compiling", total=None)
 
@@ -118,7 +132,9 @@ def progress(quiet: bool) -> Iterator[Callable[[str, int, int], None]]:
 
 def training_line(now: Report, name: str, epochs: int, test: list[float]) -> str:
     """Describe the course of a training. ``test`` has the accuracy after each epoch."""
-    loss, accuracy, rates = (now.epoch_metrics[key] for key in ("loss", "accuracy", "rates"))
+    loss, accuracy, rates = (
+        now.epoch_metrics[key] for key in ("loss", "accuracy", "rates")
+    )
     return (
         f"{name:7} {now.epoch:{len(str(epochs))}}/{epochs}  loss {float(loss):.3g}"
         f"  train {percent(float(accuracy))}"
@@ -131,7 +147,9 @@ def result_line(result: dict[str, Any], axes: list[str]) -> str:
     """Describe a run of a sweep."""
     return (
         f"{setting_label(result, axes)}  seed {result['seed']}  "
-        f"validation {percent(result['validation'])}" + "  diverged" * bool(result["diverged"])
+        f"validation {percent(result['validation'])}"
+        + "  diverged"
+        * bool(result["diverged"])
     )
 
 
@@ -171,9 +189,18 @@ def results(record: dict[str, Any], parameters: int) -> list[Table]:
         f"examples ({data['test_from']})"
     )
     caption = f"spiking: {options['surrogate']}, {options['steps']} steps; seed {options['seed']}"
-    headings = "network", "test, 95 % interval", "training", "parameters", "epochs", "time"
+    headings = (
+        "network",
+        "test, 95 % interval",
+        "training",
+        "parameters",
+        "epochs",
+        "time",
+    )
     spiking = networks["spiking"]
-    layers = enumerate(zip(options["hidden"], spiking["rates"], spiking["silent"], strict=True), 1)
+    layers = enumerate(
+        zip(options["hidden"], spiking["rates"], spiking["silent"], strict=True), 1
+    )
     return [
         table(examples, headings, rows, caption=caption),
         table(
@@ -184,7 +211,9 @@ def results(record: dict[str, Any], parameters: int) -> list[Table]:
     ]
 
 
-def by_class(answers: np.ndarray, y: np.ndarray | None, classes: int, title: str) -> Table:
+def by_class(
+    answers: np.ndarray, y: np.ndarray | None, classes: int, title: str
+) -> Table:
     """Return the accuracy of each class and of all, or without labels the number of answers."""
     counts = np.bincount(answers, minlength=classes).tolist()
     if y is None:
@@ -194,11 +223,22 @@ def by_class(answers: np.ndarray, y: np.ndarray | None, classes: int, title: str
         answered = np.bincount(answers[y == k], minlength=classes)
         n, right = int(answered.sum()), int(answered[k])
         answered[k] = 0
-        mistaken = f"{answered.argmax()} ({answered.max()} times)" if answered.any() else ""
-        rows.append((k, n, right, accuracy(right / n, n) if n else "", counts[k], mistaken))
+        mistaken = (
+            f"{answered.argmax()} ({answered.max()} times)" if answered.any() else ""
+        )
+        rows.append(
+            (k, n, right, accuracy(right / n, n) if n else "", counts[k], mistaken)
+        )
     n, right = len(y), int((answers == y).sum())
     rows.append(("all", n, right, accuracy(right / n, n), n, ""))
-    headings = "class", "examples", "right", "accuracy, 95 % interval", "answers", "mistaken for"
+    headings = (
+        "class",
+        "examples",
+        "right",
+        "accuracy, 95 % interval",
+        "answers",
+        "mistaken for",
+    )
     return table(title, headings, rows)
 
 
@@ -207,9 +247,8 @@ def sweep(
 ) -> list[Table | str]:
     """Return tables of all settings and of the best of each surrogate, and a line of the best."""
     data, best_row = record["data"], best(rows)
-    caption = (
-        f"{validation:,} validation examples, {data['test']:,} test examples ({data['test_from']})"
-    )
+    tested = f"{data['test']:,} test examples ({data['test_from']})"
+    caption = f"{validation:,} validation examples, {tested}"
 
     def settings(title: str, summaries: Iterable[Summary], *scores: str) -> Table:
         lines = (
@@ -231,15 +270,17 @@ def sweep(
     if reached >= learnt(data["classes"]):
         setting = setting_label(best_row.setting, axes)
         count = "one run" if best_row.n == 1 else f"{best_row.n} runs"
-        line = (
-            f"best by validation: {setting}, with {spread(*best_row.test)} of the test set, {count}"
-        )
+        score = f"{spread(*best_row.test)} of the test set"
+        line = f"best by validation: {setting}, with {score}, {count}"
     surrogates = dict.fromkeys(row.setting["surrogate"] for row in rows)
     return [
         settings(f"{record['options']['data']}, all settings", rows, "validation"),
         settings(
             "chosen by validation, reported on the test set",
-            (best(row for row in rows if row.setting["surrogate"] == name) for name in surrogates),
+            (
+                best(row for row in rows if row.setting["surrogate"] == name)
+                for name in surrogates
+            ),
             *("validation", "test"),
         ),
         line,
@@ -255,4 +296,6 @@ def end(folder: Path, began: float) -> None:
 
 def save_figure(figure: Any, path: Path, dpi: int) -> None:
     """Write a figure atomically, in the format of its path."""
-    write_atomically(path, lambda stream: figure.savefig(stream, dpi=dpi, format=path.suffix[1:]))
+    write_atomically(
+        path, lambda stream: figure.savefig(stream, dpi=dpi, format=path.suffix[1:])
+    )

@@ -41,11 +41,15 @@ def optimizer_of(lr: Any, updates: int) -> optax.GradientTransformation:
 def random_shift(x: jax.Array, pixels: int, key: jax.Array) -> jax.Array:
     """Move each image of ``(n, height, width, ...)`` by up to ``pixels`` in each direction."""
     channel_axes = x.ndim - 3
-    padded = jnp.pad(x, [(0, 0), (pixels, pixels), (pixels, pixels), *[(0, 0)] * channel_axes])
+    padded = jnp.pad(
+        x, [(0, 0), (pixels, pixels), (pixels, pixels), *[(0, 0)] * channel_axes]
+    )
     # (n, 2): one offset for height and width of each image. Channels do not move.
     offsets = jax.random.randint(key, (len(x), 2), 0, 2 * pixels + 1)
     offsets = jnp.pad(offsets, [(0, 0), (0, channel_axes)])
-    return jax.vmap(partial(jax.lax.dynamic_slice, slice_sizes=x.shape[1:]))(padded, offsets)
+    return jax.vmap(partial(jax.lax.dynamic_slice, slice_sizes=x.shape[1:]))(
+        padded, offsets
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,10 +87,14 @@ def make_evaluator(network: SpikingNetwork) -> Callable[..., Scores]:
         size = min(count, _SCORED)
         for i, first in enumerate(range(0, count, size)):
             # The last part repeats examples, so one compiled program fits all parts.
-            x, _, mask = source.subset(np.arange(first, first + size) % count).as_batch()
+            x, _, mask = source.subset(
+                np.arange(first, first + size) % count
+            ).as_batch()
             results = run(params, x, mask, jax.random.fold_in(jax.random.key(0), i))
             parts.append(jax.tree.map(np.asarray, results))
-        logits, means = jax.tree.map(lambda *leaves: np.concatenate(leaves)[:count], *parts)
+        logits, means = jax.tree.map(
+            lambda *leaves: np.concatenate(leaves)[:count], *parts
+        )
         # Masked steps have no spikes, so a mean over all steps is too small.
         padding = source.steps / source.lengths.mean() if source.masked else 1.0
         rates = [layer.mean(0) * padding for layer in means]
@@ -172,7 +180,9 @@ def fit(
     updates = per_epoch * options.epochs
     optimizer = optimizer_of(options.lr, updates)
     score = make_evaluator(network)
-    curves: dict[str, list] = {name: [] for name in ("loss", "accuracy", "rates", "test")}
+    curves: dict[str, list] = {
+        name: [] for name in ("loss", "accuracy", "rates", "test")
+    }
     last: training.Report | None = None
 
     def append(now: training.Report) -> None:
@@ -193,7 +203,9 @@ def fit(
         # The rate of the last update: the schedule counts from 0, and ``step`` is the number of
         # updates made.
         rate = optax.cosine_decay_schedule(options.lr, updates)(now.step - 1)
-        return {"learning_rate": rate} | ({"test": curves["test"][-1]} if now.epoch_ended else {})
+        return {"learning_rate": rate} | (
+            {"test": curves["test"][-1]} if now.epoch_ended else {}
+        )
 
     state = training.State.create(params, optimizer, jax.random.key(options.seed))
     files = []
@@ -202,7 +214,9 @@ def fit(
         checkpoints = training.Checkpoints(path, minutes=minutes, extra=curves)
         state = checkpoints.restore(state)
         labels = {"network": network.name}
-        metrics = training.JsonLines(folder / METRICS, of=labels, more=values, resume=True)
+        metrics = training.JsonLines(
+            folder / METRICS, of=labels, more=values, resume=True
+        )
         files = [metrics, checkpoints]
     failure = ""
     try:
@@ -270,7 +284,9 @@ def sweep(
     def score(params: Params, setting: Mapping[str, Any]) -> dict[str, Any]:
         # lifted numbers are arguments of the compiled function
         params = with_surrogate(params, lifted(setting["spike"]))
-        chosen, reported = (evaluate(params, split.test) for split in (validation, data))
+        chosen, reported = (
+            evaluate(params, split.test) for split in (validation, data)
+        )
         return {
             "validation": chosen.accuracy(validation.test.y),
             "test": reported.accuracy(data.test.y),
@@ -283,7 +299,9 @@ def sweep(
         lambda key, setting: start(key),
         partial(data.train.batches, options.batch),
         settings,
-        optimizer=lambda setting: optimizer_of(setting["lr"], per_epoch * options.epochs),
+        optimizer=lambda setting: optimizer_of(
+            setting["lr"], per_epoch * options.epochs
+        ),
         seeds=seeds,
         epochs=options.epochs,
         updates_per_call=_updates_per_call(network, options.batch, per_epoch),

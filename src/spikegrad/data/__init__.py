@@ -20,7 +20,12 @@ than the file.
 
 from ._accepted import DataError
 from ._cameras import read_dvs_gesture, read_nmnist
-from ._encoders import constant_encoding, delta_encoding, latency_encoding, rate_encoding
+from ._encoders import (
+    constant_encoding,
+    delta_encoding,
+    latency_encoding,
+    rate_encoding,
+)
 from ._events import Binned, Binning, Events, Recordings, split_by_speaker
 from ._forms import FORMS
 from ._forms import Form as Form
@@ -29,7 +34,15 @@ from ._images import BUILT_IN, load, load_for_prediction, scale
 from ._npz import keys_of as keys_of
 from ._npz_sequences import read_npz, read_npz_events
 from ._randman import randman
-from ._sequences import Batches, Example, Sequences, Split, collate, standardize, train_test_split
+from ._sequences import (
+    Batches,
+    Example,
+    Sequences,
+    Split,
+    collate,
+    standardize,
+    train_test_split,
+)
 from ._sequences import moments as moments
 from ._sequences import standardized as standardized
 from ._tasks import binary_adding, cue_accumulation, yin_yang

@@ -29,7 +29,9 @@ def positive(owner: str, name: str, value: float, most: float = math.inf) -> flo
     """Return a number above 0 and up to a bound."""
     if not 0 < value <= most or value == math.inf:  # a comparison with NaN is False
         bounds = "finite" if most == math.inf else f"at most {most:g}"
-        raise ValueError(f"{owner}: {name} must be a number above 0 and {bounds}, got {value}")
+        raise ValueError(
+            f"{owner}: {name} must be a number above 0 and {bounds}, got {value}"
+        )
     return value
 
 
@@ -63,7 +65,9 @@ def as_array(
     return array.astype(array.dtype.newbyteorder("="), copy=False)
 
 
-def check_labels(owner: str, key: str, y: npt.ArrayLike, count: int | None = None) -> np.ndarray:
+def check_labels(
+    owner: str, key: str, y: npt.ArrayLike, count: int | None = None
+) -> np.ndarray:
     """Return labels in int32. ``count`` is the number of examples."""
     y = np.asarray(y)
     shape = (count or y.size,)
@@ -105,5 +109,7 @@ def check_events(
     # A unit beyond the shape would count as a unit of the next time step.
     outside = (units < 0) | (units >= math.prod(shape))
     if outside.any():
-        raise DataError(f"{owner} has unit {units[outside][0]}, not within {tuple(shape)}")
+        raise DataError(
+            f"{owner} has unit {units[outside][0]}, not within {tuple(shape)}"
+        )
     return times.astype(np.float64, copy=False), units.astype(np.int64, copy=False)

@@ -64,7 +64,9 @@ def read_nmnist(folder: str | os.PathLike) -> Recordings:
        spiking neuromorphic datasets using saccades", Frontiers in Neuroscience 9, 437 (2015).
     """
     digits = [str(digit) for digit in range(10)]
-    paths = [path for digit in digits for path in sorted(Path(folder, digit).glob("*.bin"))]
+    paths = [
+        path for digit in digits for path in sorted(Path(folder, digit).glob("*.bin"))
+    ]
     if not paths:
         raise DataError(f"{folder}: no folders 0 to 9 with .bin files")
     y = [int(path.parent.name) for path in paths]
@@ -124,7 +126,9 @@ def read_dvs_gesture(path: str | os.PathLike) -> Recordings:
     .. [1] A. Amir et al., "A low power, fully event-based gesture recognition system", CVPR (2017).
     """
     path = Path(path)
-    clips = [clip for recording in _listed(path) for clip in _labelled_intervals(recording)]
+    clips = [
+        clip for recording in _listed(path) for clip in _labelled_intervals(recording)
+    ]
     # The clips of a file share its index of packets.
     files = {file: _Aedat(file) for file in {clip.path for clip in clips}}
     read = functools.partial(_gesture_events, files, clips)
@@ -155,10 +159,14 @@ def _labelled_intervals(path: Path) -> list[_Clip]:
     with reading(labels):
         rows = np.loadtxt(labels, np.int64, delimiter=",", skiprows=1, ndmin=2)
         # Labels of the files start at 1.
-        return [_Clip(path, label - 1, start, end) for label, start, end in rows.tolist()]
+        return [
+            _Clip(path, label - 1, start, end) for label, start, end in rows.tolist()
+        ]
 
 
-def _gesture_events(files: dict[Path, _Aedat], clips: Sequence[_Clip], number: int) -> Events:
+def _gesture_events(
+    files: dict[Path, _Aedat], clips: Sequence[_Clip], number: int
+) -> Events:
     clip = clips[number]
     with reading(clip.path):
         return files[clip.path].events(clip.start, clip.end)
@@ -197,11 +205,15 @@ class _Aedat:
             position += _HEADER_BYTES
             # An empty packet has no smallest time.
             if kind & 0xFFFF == _POLARITY_EVENTS and number:
-                times = np.frombuffer(data, "<u4", _EVENT_WORDS * number, position)[1::2]
+                times = np.frombuffer(data, "<u4", _EVENT_WORDS * number, position)[
+                    1::2
+                ]
                 # The times of a packet have 31 bits.
                 epoch = overflow << 31
                 first, last = epoch + int(times.min()), epoch + int(times.max())
-                packets.append(_Packet(position, number, valid >= number, epoch, first, last))
+                packets.append(
+                    _Packet(position, number, valid >= number, epoch, first, last)
+                )
             # The space after the last event is not empty, but arbitrary.
             position += size * capacity
         return packets
@@ -213,7 +225,10 @@ class _Aedat:
             # Packets may overlap in time, so no bisection.
             if packet.first < end and packet.last >= start:
                 words = np.fromfile(
-                    self.path, "<u4", _EVENT_WORDS * packet.number, offset=packet.position
+                    self.path,
+                    "<u4",
+                    _EVENT_WORDS * packet.number,
+                    offset=packet.position,
                 )
                 # Later times need more than 32 bits.
                 address, time = words.reshape(-1, _EVENT_WORDS).T.astype(np.int64)

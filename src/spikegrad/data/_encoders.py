@@ -140,7 +140,9 @@ def delta_encoding(x: npt.ArrayLike, threshold: float) -> jax.Array:
 
     def step(reference: jax.Array, value: jax.Array) -> tuple[jax.Array, jax.Array]:
         away = value - reference
-        spike = jnp.where(jnp.abs(away) >= step_size, jnp.sign(away), jnp.zeros_like(away))
+        spike = jnp.where(
+            jnp.abs(away) >= step_size, jnp.sign(away), jnp.zeros_like(away)
+        )
         # By one threshold, not to the value: smaller changes add up until they spike.
         return reference + step_size * spike, spike
 

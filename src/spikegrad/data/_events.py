@@ -79,7 +79,9 @@ class Binning:
     def __str__(self) -> str:
         values = "binary" if self.binary else "counts"
         pooled = f", {self.pool} neighboring units a channel" if self.pool > 1 else ""
-        return f"{self.steps} bins of {self.step_us / 1000:g} ms from 0, {values}{pooled}"
+        return (
+            f"{self.steps} bins of {self.step_us / 1000:g} ms from 0, {values}{pooled}"
+        )
 
     def channels(self, shape: Sequence[int]) -> tuple[int, ...]:
         """Return the shape of the channels for units of this shape."""
@@ -124,8 +126,12 @@ class Binning:
         inside = (step >= 0) & (step < self.steps)
         units = units[inside]
         if self.pool > 1:
-            axes = zip(np.unravel_index(units, tuple(shape)), self._pools(shape), strict=True)
-            units = np.ravel_multi_index([axis // pool for axis, pool in axes], channels)
+            axes = zip(
+                np.unravel_index(units, tuple(shape)), self._pools(shape), strict=True
+            )
+            units = np.ravel_multi_index(
+                [axis // pool for axis, pool in axes], channels
+            )
         # Time steps and channels in one number, because bincount is the fastest histogram.
         size = math.prod(channels)
         cells = step[inside].astype(np.int64) * size + units
@@ -199,7 +205,9 @@ class Recordings(Labelled):
         self._numbers = np.arange(len(self))
         self.speakers = None
         if speakers is not None:
-            self.speakers = as_array(self.name, "speakers", speakers, "ui", self.y.shape)
+            self.speakers = as_array(
+                self.name, "speakers", speakers, "ui", self.y.shape
+            )
 
     def __repr__(self) -> str:
         return f"<{self.name}: {len(self)} recordings, units {self.shape}, {self.classes} classes>"
@@ -323,7 +331,9 @@ def split_by_speaker(
     (2, 2, 1)
     """
     if recordings.speakers is None:
-        raise DataError(f"{recordings.name}: speakers are missing; pass speakers= to Recordings")
+        raise DataError(
+            f"{recordings.name}: speakers are missing; pass speakers= to Recordings"
+        )
     present = np.unique(recordings.speakers)
     if len(present) <= count:
         raise DataError(

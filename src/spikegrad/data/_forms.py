@@ -54,8 +54,8 @@ class Form:
     key: str = ""
     file: Callable[..., Recorded] | None = None
     test_from: str = "a fifth of each class, drawn with seed {}"
-    split: Callable[[Any, int], tuple[Any, Any]] = lambda source, seed: train_test_split(
-        source, 0.2, seed
+    split: Callable[[Any, int], tuple[Any, Any]] = lambda source, seed: (
+        train_test_split(source, 0.2, seed)
     )
     # Options of the command overwrite these defaults.
     steps: int | None = None

@@ -63,7 +63,9 @@ def read_shd(path: str | os.PathLike) -> Recordings:
         speakers = content["extra/speaker"][...] if "extra/speaker" in content else None
         # h5py returns bytes for text.
         names = [key.decode() for key in content.get("extra/keys", ())] or None
-    return Recordings(file.path, (UNITS,), y, file, speakers=speakers, class_names=names)
+    return Recordings(
+        file.path, (UNITS,), y, file, speakers=speakers, class_names=names
+    )
 
 
 class _File:
@@ -79,7 +81,10 @@ class _File:
     def __call__(self, number: int) -> Events:
         with reading(self.path):
             content = self.content()
-            times, units = content["spikes/times"][number], content["spikes/units"][number]
+            times, units = (
+                content["spikes/times"][number],
+                content["spikes/units"][number],
+            )
         # float64 first: the times are float16, which ends at 65,504.
         return Events(times.astype(np.float64) * MICROSECONDS, units)
 

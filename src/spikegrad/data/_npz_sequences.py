@@ -146,10 +146,14 @@ def read_npz_events(path: str | os.PathLike, *, label: int | None = None) -> Rec
     # Milliseconds and microseconds look equal, so the file must name the unit.
     unit = str(arrays["time_unit"])
     if unit not in MICROSECONDS:
-        raise DataError(f"{name}: time_unit must be one of {', '.join(MICROSECONDS)}, got {unit!r}")
+        raise DataError(
+            f"{name}: time_unit must be one of {', '.join(MICROSECONDS)}, got {unit!r}"
+        )
     is_rising = (np.diff(bounds) >= 0).all()
     if bounds[0] != 0 or bounds[-1] != len(times) or not is_rising:
-        raise DataError(f"{name}: offsets must rise from 0 to the number of events, {len(times)}")
+        raise DataError(
+            f"{name}: offsets must rise from 0 to the number of events, {len(times)}"
+        )
     read = functools.partial(_part, times, units, bounds, MICROSECONDS[unit])
     return Recordings(name, shape, y, read, speakers=arrays.get("speakers"))
 

@@ -118,12 +118,18 @@ def randman(
     >>> bool(x[50:].any())  # in the first half
     False
     """
-    integer("randman", "samples", samples, 2)  # a class is scaled by its minimum and maximum
+    integer(
+        "randman", "samples", samples, 2
+    )  # a class is scaled by its minimum and maximum
     positive("randman", "alpha", alpha, 100)
     if int(steps * positive("randman", "fraction", fraction, 1)) < 1:
-        raise DataError(f"randman: fraction must leave one of the {steps} steps, got {fraction}")
+        raise DataError(
+            f"randman: fraction must leave one of the {steps} steps, got {fraction}"
+        )
     if spectrum not in SPECTRA:
-        raise ValueError(f"randman: spectrum must be one of {', '.join(SPECTRA)}, got {spectrum!r}")
+        raise ValueError(
+            f"randman: spectrum must be one of {', '.join(SPECTRA)}, got {spectrum!r}"
+        )
     rng = np.random.default_rng(seed)
     frequency, amplitude = _spectrum(spectrum, alpha)
     spikes = np.zeros((classes, samples, steps, units), bool)

@@ -139,7 +139,9 @@ class Labelled:
         # An empty list is an array of floats, which cannot be an index.
         chosen = np.arange(len(self))[indices] if indices.size else indices
         if not chosen.size:
-            raise DataError(f"{self.name}: indices must select at least one example, got none")
+            raise DataError(
+                f"{self.name}: indices must select at least one example, got none"
+            )
         return self._part(chosen)
 
     def _part(self, chosen: np.ndarray) -> Self:
@@ -217,7 +219,9 @@ class Sequences(Labelled):
             )
         super().__init__(name, shape, y, class_names, len(x))
         self.x = x
-        limits = [len(array) for array in x] if is_in_memory or lengths is None else lengths
+        limits = (
+            [len(array) for array in x] if is_in_memory or lengths is None else lengths
+        )
         lengths = limits if lengths is None else lengths
         self.lengths = as_array(self.name, "lengths", lengths, "ui", self.y.shape)
         self.steps = int(self.lengths.max()) if steps is None else steps
@@ -235,7 +239,11 @@ class Sequences(Labelled):
 
     def __repr__(self) -> str:
         shortest = self.lengths.min()
-        steps = self.steps if shortest == self.steps else f"{shortest} to {self.lengths.max()}"
+        steps = (
+            self.steps
+            if shortest == self.steps
+            else f"{shortest} to {self.lengths.max()}"
+        )
         return (
             f"<{self.name}: {len(self)} sequences, {steps} steps, channels {self.shape}, "
             f"{self.classes} classes>"
@@ -411,7 +419,9 @@ class Batches:
 
     def __init__(self, source: Any, size: int, seed: int | None = None) -> None:
         if not 1 <= size <= len(source):
-            raise ValueError(f"Batches: size must be from 1 to {len(source)}, got {size}")
+            raise ValueError(
+                f"Batches: size must be from 1 to {len(source)}, got {size}"
+            )
         self.source, self.size, self.seed = source, size, seed
         self._epochs = itertools.count()  # of plain loops
 
@@ -476,7 +486,9 @@ class Split:
         return self.train.classes
 
 
-def train_test_split(source: Source, share: float = 0.2, seed: int = 0) -> tuple[Source, Source]:
+def train_test_split(
+    source: Source, share: float = 0.2, seed: int = 0
+) -> tuple[Source, Source]:
     """Split examples into a training and a test set.
 
     Parameters
@@ -507,7 +519,9 @@ def train_test_split(source: Source, share: float = 0.2, seed: int = 0) -> tuple
     (80, 10, 10)
     """
     if not 0 < share < 1:
-        raise ValueError(f"train_test_split: share must be above 0 and below 1, got {share}")
+        raise ValueError(
+            f"train_test_split: share must be above 0 and below 1, got {share}"
+        )
     # The draw of images from a file, so equal seeds give equal test sets.
     chosen = chosen_of_each(source.y, share, seed)
     if chosen.all() or not chosen.any():
@@ -560,7 +574,9 @@ def moments(train: Sequences) -> tuple[np.ndarray, np.ndarray]:
     squares = sum(((train.sequence(i) - mean) ** 2).sum(0) for i in rows)
     std = np.sqrt(squares / steps)
     if not np.isfinite(std).all():
-        raise DataError(f"{train.name}: values must be finite, got NaN or infinite values")
+        raise DataError(
+            f"{train.name}: values must be finite, got NaN or infinite values"
+        )
     # The rounding of the mean gives a constant channel a deviation above 0.
     varies = std > 1e-12 * np.abs(mean)
     return mean, np.where(varies, std, 1)

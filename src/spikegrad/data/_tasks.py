@@ -97,10 +97,16 @@ def yin_yang_points(samples: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 def _yin_yang_class(x: float, y: float) -> int:
     # The distances to the centers of the dots.
-    right, left = (math.hypot(x - center * _RADIUS, y - _RADIUS) for center in (1.5, 0.5))
+    right, left = (
+        math.hypot(x - center * _RADIUS, y - _RADIUS) for center in (1.5, 0.5)
+    )
     if right < _DOT or left < _DOT:
         return 2
-    is_yin = right <= _DOT or _DOT < left <= _RADIUS / 2 or (y > _RADIUS and right > _RADIUS / 2)
+    is_yin = (
+        right <= _DOT
+        or _DOT < left <= _RADIUS / 2
+        or (y > _RADIUS and right > _RADIUS / 2)
+    )
     return int(is_yin)
 
 
@@ -156,7 +162,9 @@ def binary_adding(
     (9, True)
     """
     if marked > steps:
-        raise DataError(f"binary_adding: marked must be at most the {steps} steps, got {marked}")
+        raise DataError(
+            f"binary_adding: marked must be at most the {steps} steps, got {marked}"
+        )
     rng = np.random.default_rng(seed)
     labels = rng.permutation(np.arange(samples) % (marked + 1))
     bits = rng.random((samples, steps), np.float32) < 0.5
@@ -239,7 +247,9 @@ def cue_accumulation(
     if cues % 2 == 0:  # both sides may be equally frequent
         raise ValueError(f"cue_accumulation: cues must be odd, got {cues}")
     if delay < _RECALL:
-        raise ValueError(f"cue_accumulation: delay must be at least {_RECALL}, got {delay}")
+        raise ValueError(
+            f"cue_accumulation: delay must be at least {_RECALL}, got {delay}"
+        )
     rng = np.random.default_rng(seed)
     # The favored side is not the label, which is the side of more cues.
     favored = rng.integers(2, size=(samples, 1))
@@ -283,7 +293,14 @@ def _cues(path: str, steps: int, seed: int) -> tuple[Sequences, Sequences]:
 
 
 FORMS += [
-    Form("yin_yang", "5,000 points as spike times, 3 classes", _published_points, steps=60),
-    Form("binary_adding", "counts of marked bits, made with the seed", _bits, steps=100),
+    Form(
+        "yin_yang",
+        "5,000 points as spike times, 3 classes",
+        _published_points,
+        steps=60,
+    ),
+    Form(
+        "binary_adding", "counts of marked bits, made with the seed", _bits, steps=100
+    ),
     Form("cue_accumulation", "sides of 7 cues, made with the seed", _cues),
 ]

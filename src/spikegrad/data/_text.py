@@ -60,7 +60,9 @@ def read_ts(path: str | os.PathLike, *, steps: int | None = None) -> Sequences:
     header, rows = _header_and_rows(lines_of(Path(path)))
     has_classes, *names = header.get("classlabel", ["false"])
     if has_classes.lower() != "true" or not names:
-        raise DataError(f"{path}: names no classes: it needs a line '@classLabel true ...'")
+        raise DataError(
+            f"{path}: names no classes: it needs a line '@classLabel true ...'"
+        )
     x, y = [], []
     for number, line in rows:
         with reading(f"{path}: line {number}"):
@@ -75,7 +77,9 @@ def read_ts(path: str | os.PathLike, *, steps: int | None = None) -> Sequences:
     return Sequences(str(path), x, y, steps=steps, class_names=names)
 
 
-def _header_and_rows(lines: list[str]) -> tuple[dict[str, list[str]], list[tuple[int, str]]]:
+def _header_and_rows(
+    lines: list[str],
+) -> tuple[dict[str, list[str]], list[tuple[int, str]]]:
     """Return the words of lines with @ by their first, and the numbered lines after @data."""
     header, rows = {}, []
     # Numbers from 1, as in editors.
@@ -168,6 +172,12 @@ def _packaged(name: str) -> Read:
 
 FORMS += [
     Form("ts:PATH", "a .ts file, or the folder of a problem", _ts),
-    Form("japanese_vowels", "270 utterances, 7 to 29 steps", _packaged("japanese_vowels")),
-    Form("self_regulation_scp1", "268 trials of EEG, 896 steps", _packaged("self_regulation_scp1")),
+    Form(
+        "japanese_vowels", "270 utterances, 7 to 29 steps", _packaged("japanese_vowels")
+    ),
+    Form(
+        "self_regulation_scp1",
+        "268 trials of EEG, 896 steps",
+        _packaged("self_regulation_scp1"),
+    ),
 ]

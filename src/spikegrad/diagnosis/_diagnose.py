@@ -15,7 +15,15 @@ from .._checks import brief
 from .._pytree import NOTHING_TO_TRAIN, is_array, is_inexact, split
 from ..network import Network
 from .measures import BANDS, Report, outside
-from .moves import Freeze, Move, ReplaceOptimizer, ScaleRate, WidenDtype, number, rounded
+from .moves import (
+    Freeze,
+    Move,
+    ReplaceOptimizer,
+    ScaleRate,
+    WidenDtype,
+    number,
+    rounded,
+)
 from .report import Diagnosis, Issue, verdict_of
 from .search import ADAM, FITS, GOOD, LEARNS, LITTLE, MUCH, RATES, Finding, Search
 from .trial import Outcome, Problem, Trial
@@ -111,7 +119,9 @@ def diagnose(
     leaves = jax.tree.leaves(network)
     if optimizer is not None and not any(is_array(a) and is_inexact(a) for a in leaves):
         raise ValueError(f"diagnose: network {NOTHING_TO_TRAIN}")
-    named = {network.inputs: inputs} if isinstance(network.inputs, str) else dict(inputs)
+    named = (
+        {network.inputs: inputs} if isinstance(network.inputs, str) else dict(inputs)
+    )
     named = {name: jnp.asarray(x) for name, x in named.items()}
     mask = None if mask is None else jnp.asarray(mask)
     problem = Problem(network, named, loss, optimizer, key, mask)
@@ -191,18 +201,26 @@ class Best:
         if self.outcome.trained < FITS and slopes:
             search.say("training with other slopes")
             slots = {move.slot for finding in slopes for move in finding.moves}
-            others = [f for f in changes if not any(move.slot in slots for move in f.moves)]
+            others = [
+                f for f in changes if not any(move.slot in slots for move in f.moves)
+            ]
             # Another slope changes the size of the gradients, so the nearest rates are tried with
             # it.
             for rate in RATES[:3]:
                 self.attempt([*others, *slopes, *_other_rate(search, rate)])
-        if self.outcome.trained < FITS and (search.first.lost or 0) > BANDS["lost"].high:
+        if (
+            self.outcome.trained < FITS
+            and (search.first.lost or 0) > BANDS["lost"].high
+        ):
             search.say("training in float32")
             wide = WidenDtype(None, "float32")
             trial = Trial(
-                search.problem._replace(network=wide.apply(search.problem.network)), search.slots
+                search.problem._replace(network=wide.apply(search.problem.network)),
+                search.slots,
             )
-            evidence = f"the dtype rounds {search.first.lost:.0%} of the first update away"
+            evidence = (
+                f"the dtype rounds {search.first.lost:.0%} of the first update away"
+            )
             self.attempt([*changes, Finding("stalls", None, evidence, (wide,))], trial)
         if self.outcome.trained < LEARNS:
             import optax  # noqa: PLC0415  (an extra, which the optimizer shows to be there)
@@ -210,12 +228,16 @@ class Best:
             search.say("training with Adam")
             # A learning rate of 1, which ``ReplaceOptimizer`` scales as an argument of the
             # program.
-            trial = Trial(search.problem._replace(optimizer=optax.adam(1.0)), search.slots)
+            trial = Trial(
+                search.problem._replace(optimizer=optax.adam(1.0)), search.slots
+            )
             evidence = "no other change helps, and a plain optimizer does"
             for findings in sets:
                 for rate in ADAM:
                     adam = (ReplaceOptimizer(None, rate),)
-                    self.attempt([*findings, Finding("optimizer", None, evidence, adam)], trial)
+                    self.attempt(
+                        [*findings, Finding("optimizer", None, evidence, adam)], trial
+                    )
 
     def freeze(self) -> None:
         """Keep arrays of cells out of the training, which may leave the domain of a formula."""
@@ -223,7 +245,9 @@ class Best:
         arrays = split(network, lambda _, leaf: is_array(leaf) and is_inexact(leaf))[0]
         frozen = []
         for path, _ in jax.tree_util.tree_leaves_with_path(arrays):
-            _, place, *part = jax.tree_util.keystr(path, simple=True, separator="/").split("/")
+            _, place, *part = jax.tree_util.keystr(
+                path, simple=True, separator="/"
+            ).split("/")
             if part[0] == "cell":
                 move = Freeze(place, "/".join(["layers", place, *part]))
                 optimizer = move.change_optimizer(optimizer)
@@ -231,12 +255,16 @@ class Best:
                 frozen.append(Finding("not finite", place, evidence, (move,)))
         if frozen:
             self.search.say("training with constant cells")
-            trial = Trial(self.search.problem._replace(optimizer=optimizer), self.search.slots)
+            trial = Trial(
+                self.search.problem._replace(optimizer=optimizer), self.search.slots
+            )
             self.attempt([*self.search.findings, *frozen], trial)
 
     def attempt(self, findings: list[Finding], trial: Trial | None = None) -> None:
         """Train with the moves of these findings, unless the network learns already."""
-        if self.search.is_late or (self.outcome and self.outcome.trained >= GOOD and trial):
+        if self.search.is_late or (
+            self.outcome and self.outcome.trained >= GOOD and trial
+        ):
             return
         used, moves = trial or self.search.trial, _moves_of(findings)
         outcome = used(moves)
@@ -245,11 +273,19 @@ class Best:
         price = 1.0 if trial else sum(abs(np.log10(abs(rate))) for rate in rates)
         # A decade of the learning rate must add as much as another change, so small changes win.
         if (worth := score(outcome) - MUCH * price) > self.worth:
-            self.outcome, self.findings, self.worth, self.used = outcome, findings, worth, used
+            self.outcome, self.findings, self.worth, self.used = (
+                outcome,
+                findings,
+                worth,
+                used,
+            )
 
     def prune(self) -> None:
         """Leave out changes without which the network learns as much, the last first."""
-        compiled = {*self.search.slots, ScaleRate(None, 1.0).slot}  # arguments of the trial
+        compiled = {
+            *self.search.slots,
+            ScaleRate(None, 1.0).slot,
+        }  # arguments of the trial
         # The last first, because findings go from the inputs to the outputs, and faults near the
         # inputs cause those above.
         for finding in reversed(self.findings):
@@ -257,7 +293,11 @@ class Best:
             slots = {move.slot for move in finding.moves}
             # Other moves, such as a wider dtype, would need another program.
             is_argument = slots and slots <= compiled
-            if is_argument and any(other.moves for other in others) and not self.search.is_late:
+            if (
+                is_argument
+                and any(other.moves for other in others)
+                and not self.search.is_late
+            ):
                 outcome = self.used(_moves_of(others))
                 if score(outcome) >= score(self.outcome) - LITTLE:
                     self.outcome, self.findings = outcome, others
@@ -268,10 +308,15 @@ class Best:
         if added >= (MUCH / 2 if learns else MUCH):
             self.prune()
         elif not learns:
-            self.findings, self.outcome = [f.without_moves() for f in self.search.findings], None
+            self.findings, self.outcome = (
+                [f.without_moves() for f in self.search.findings],
+                None,
+            )
         else:
             # A layer that never fires is worth a word, although the layers above it learn.
-            self.findings = [f for f in self.search.findings if f.kind == "silent" and f.moves]
+            self.findings = [
+                f for f in self.search.findings if f.kind == "silent" and f.moves
+            ]
             self.outcome = self.search.trial(_moves_of(self.findings))
             if score(self.outcome) < score(initial) - MUCH:
                 self.findings = []
@@ -289,13 +334,19 @@ class Best:
         is_split = self.search.trial is not None and self.search.trial.is_split
         learns = (
             self.initial is None
-            or max(outcome.trained for outcome in (self.initial, repaired) if outcome) >= FITS
+            or max(outcome.trained for outcome in (self.initial, repaired) if outcome)
+            >= FITS
         )
         return Diagnosis(
             first.layers,
             tuple(Issue(f.kind, f.place, f.evidence, f.moves) for f in self.findings),
             verdict_of(
-                self.initial, repaired, is_split, learns, self.search.is_late, first.is_finite
+                self.initial,
+                repaired,
+                is_split,
+                learns,
+                self.search.is_late,
+                first.is_finite,
             ),
             self.initial,
             repaired,
@@ -350,4 +401,6 @@ def _not_finite(search: Search) -> Iterator[Finding]:
             text += f"; keep it out of the training: {fix}"
         yield Finding("not finite", place, text)
     if search.problem.loss is not None and not np.isfinite(first.constant):
-        yield Finding("not finite", None, "the loss of constant outputs is NaN or infinite")
+        yield Finding(
+            "not finite", None, "the loss of constant outputs is NaN or infinite"
+        )

@@ -26,7 +26,9 @@ def draw(diagnosis: Any) -> Figure:
     spiking = [layer for layer in diagnosis.layers.values() if layer.fires]
     columns = min(max(len(spiking), 1), 4)
     rows = math.ceil(len(spiking) / columns)
-    figure = Figure(figsize=(max(2.6 * columns, 7), 2.2 * rows + 2.8), layout="constrained")
+    figure = Figure(
+        figsize=(max(2.6 * columns, 7), 2.2 * rows + 2.8), layout="constrained"
+    )
     parts: Any = figure.subfigures(2, 1, height_ratios=(max(2.2 * rows, 0.1), 2.8))
     top, bottom = parts
     if spiking:
@@ -74,5 +76,7 @@ def _draw_measures(axes: Axes, layers: list[LayerReport]) -> None:
     axes.set_yscale("log")
     axes.set_ylim(*SHOWN)
     axes.set_xticks(range(len(MEASURES)), MEASURES)
-    axes.set_title("measures of each layer, and the bands of layers that learn", fontsize=9)
+    axes.set_title(
+        "measures of each layer, and the bands of layers that learn", fontsize=9
+    )
     axes.tick_params(labelsize=7)

@@ -161,8 +161,12 @@ def quiet_distance(cell: Any, currents: jax.Array) -> tuple[jax.Array, jax.Array
     """Return the distance to the threshold if no neuron fires, and this distance at rest."""
     # Without spikes there are no resets and no adaptation. The potential is then linear in the
     # weights, so its spread tells by which factor to scale them.
-    quiet = with_parameters(cell, **{surrogate_field(cell): lambda x, **_: jnp.zeros_like(x)})
-    start = jax.tree.map(jnp.asarray, cell.initial_state(currents.shape[1:], currents.dtype))
+    quiet = with_parameters(
+        cell, **{surrogate_field(cell): lambda x, **_: jnp.zeros_like(x)}
+    )
+    start = jax.tree.map(
+        jnp.asarray, cell.initial_state(currents.shape[1:], currents.dtype)
+    )
 
     def step(v, current):
         distance, v = distance_of(cell, quiet.integrate(v, current))
@@ -171,10 +175,13 @@ def quiet_distance(cell: Any, currents: jax.Array) -> tuple[jax.Array, jax.Array
     return jax.lax.scan(step, start, currents)[1], distance_of(cell, start)[0]
 
 
-def measure_layer(cell: Any, activity: Activity, valid: jax.Array) -> dict[str, jax.Array]:
+def measure_layer(
+    cell: Any, activity: Activity, valid: jax.Array
+) -> dict[str, jax.Array]:
     """Measure the activity of a layer that fires, within a compiled program, in float32."""
     output, pre_spike, current = jax.tree.map(
-        lambda a: a.astype(jnp.float32) if jnp.issubdtype(a.dtype, jnp.floating) else a, activity
+        lambda a: a.astype(jnp.float32) if jnp.issubdtype(a.dtype, jnp.floating) else a,
+        activity,
     )
 
     def mean(x):
@@ -227,11 +234,15 @@ class Measuring:
 
     def __call__(self, moves: Mapping[tuple, Move]) -> Report:
         compiled = {slot: moves.get(slot, move) for slot, move in self.neutral.items()}
-        numbers = self._run(self.arrays, dict(self.problem.inputs), [*compiled.values()])
+        numbers = self._run(
+            self.arrays, dict(self.problem.inputs), [*compiled.values()]
+        )
         return _report(self.problem.network, moves, jax.device_get(numbers))
 
 
-def _measured(problem: Problem, network: Network, inputs: Any, moves: Any) -> dict[str, Any]:
+def _measured(
+    problem: Problem, network: Network, inputs: Any, moves: Any
+) -> dict[str, Any]:
     moves = {move.slot: move for move in moves}
     inputs = standardized(inputs, moves)
     network = apply_moves(network, moves, in_forward=False)
@@ -244,14 +255,20 @@ def _measured(problem: Problem, network: Network, inputs: Any, moves: Any) -> di
         return apply_moves(merge(trainable, static), moves, in_forward=True)
 
     # Without a loss, some number of the outputs still shows if gradients reach each layer.
-    loss = problem.loss or (lambda out: sum(abs(o).mean() for o in jax.tree.leaves(out)))
+    loss = problem.loss or (
+        lambda out: sum(abs(o).mean() for o in jax.tree.leaves(out))
+    )
 
     def loss_of(trainable):
-        _, activity = moved(trainable).observe(problem.arguments(inputs), **problem.options)
+        _, activity = moved(trainable).observe(
+            problem.arguments(inputs), **problem.options
+        )
         out = _outputs_of(network, activity)
         return loss(out), (dict(activity), out)
 
-    (value, (activity, out)), gradient = jax.value_and_grad(loss_of, has_aux=True)(trainable)
+    (value, (activity, out)), gradient = jax.value_and_grad(loss_of, has_aux=True)(
+        trainable
+    )
     read = jax.grad(loss)(out)
     numbers: dict[str, Any] = {
         "loss": value,
@@ -260,10 +277,15 @@ def _measured(problem: Problem, network: Network, inputs: Any, moves: Any) -> di
             for name, layer in moved(trainable).graph.layers.items()
             if surrogate_field(layer.cell) is not None
         },
-        "neurons": {name: activity[name].output[0, 0].size for name in network.graph.layers},
+        "neurons": {
+            name: activity[name].output[0, 0].size for name in network.graph.layers
+        },
         "weights": _norms(trainable),
         "gradients": _norms(gradient),
-        "finite": [jnp.isfinite(a).all() for a in jax.tree.leaves((trainable, inputs, gradient))],
+        "finite": [
+            jnp.isfinite(a).all()
+            for a in jax.tree.leaves((trainable, inputs, gradient))
+        ],
         # (steps,): where the loss reads the outputs, from the norm of its gradient at each step.
         "reads": sum(
             jnp.sqrt(jnp.square(r.astype(jnp.float32)).sum(range(1, r.ndim)))
@@ -280,14 +302,24 @@ def _measured(problem: Problem, network: Network, inputs: Any, moves: Any) -> di
 
         def updates(gradient):
             return updates_of(
-                problem.optimizer, gradient, state, trainable, value, lambda t: loss_of(t)[0]
+                problem.optimizer,
+                gradient,
+                state,
+                trainable,
+                value,
+                lambda t: loss_of(t)[0],
             )[0]
 
         # The update for a gradient of zero is the weight decay alone.
-        first, still = updates(gradient), updates(jax.tree.map(jnp.zeros_like, gradient))
+        first, still = (
+            updates(gradient),
+            updates(jax.tree.map(jnp.zeros_like, gradient)),
+        )
         numbers["updates"], numbers["decay"] = _norms(first), _norms(still)
         pairs = [*zip(*map(jax.tree.leaves, (first, gradient)), strict=True)]
-        dot = sum(jnp.vdot(a.astype(jnp.float32), b.astype(jnp.float32)) for a, b in pairs)
+        dot = sum(
+            jnp.vdot(a.astype(jnp.float32), b.astype(jnp.float32)) for a, b in pairs
+        )
         numbers["ascent"] = dot / (_size(first) * _size(gradient))
         same = [
             # In bfloat16 an update below about 1/256 of a weight is rounded away.
@@ -301,7 +333,8 @@ def _measured(problem: Problem, network: Network, inputs: Any, moves: Any) -> di
 def _size(tree: Any) -> jax.Array:
     return jnp.sqrt(
         # ``+ 0.0``, because the sum of no arrays is an integer.
-        sum(jnp.square(a.astype(jnp.float32)).sum() for a in jax.tree.leaves(tree)) + 0.0
+        sum(jnp.square(a.astype(jnp.float32)).sum() for a in jax.tree.leaves(tree))
+        + 0.0
     )
 
 
@@ -317,12 +350,18 @@ def _outputs_of(network: Network, activity: Mapping[str, Activity]) -> Any:
     return {name: activity[name].output for name in network.outputs}
 
 
-def _report(network: Network, moves: Mapping[tuple, Move], numbers: dict[str, Any]) -> Report:
-    moved = apply_moves(apply_moves(network, moves, in_forward=False), moves, in_forward=True)
+def _report(
+    network: Network, moves: Mapping[tuple, Move], numbers: dict[str, Any]
+) -> Report:
+    moved = apply_moves(
+        apply_moves(network, moves, in_forward=False), moves, in_forward=True
+    )
 
     def ratio(kind, name):
         norm = numbers["weights"][name]
-        return float(numbers[kind][name] / norm) if kind in numbers and norm > 0 else None
+        return (
+            float(numbers[kind][name] / norm) if kind in numbers and norm > 0 else None
+        )
 
     layers = {}
     for name, layer in moved.graph.layers.items():
@@ -350,7 +389,9 @@ def _report(network: Network, moves: Mapping[tuple, Move], numbers: dict[str, An
         layers,
         float(numbers["loss"]),
         float(numbers.get("constant", np.nan)),
-        tuple(p for p, finite in zip(places, numbers["finite"], strict=True) if not finite),
+        tuple(
+            p for p, finite in zip(places, numbers["finite"], strict=True) if not finite
+        ),
         max(updates, default=None),
         float(numbers["ascent"]) if "ascent" in numbers else None,
         max((d for d in decays if d is not None), default=None),
@@ -374,14 +415,18 @@ def _activity_of(layer: Any, numbers: Mapping[str, Any]) -> dict[str, Any]:
     """Return the fields of a :class:`LayerReport` for neurons that fire."""
     surrogate = getattr(parameters_of(layer.cell), surrogate_field(layer.cell))
     peak = measure(surrogate).peak if has_width(surrogate) else None
-    scale, center, spread = (float(numbers[key]) for key in ("scale", "center", "spread"))
+    scale, center, spread = (
+        float(numbers[key]) for key in ("scale", "center", "spread")
+    )
     mean, deviation = map(float, numbers["distance"])
     # A distance of 0 from rest to the threshold would divide by 0.
     size, matrix, feedback = abs(scale) or 1.0, layer.recurrent, None
     if is_array(matrix) and np.ndim(matrix) == 2:
         # Activity grows from step to step along the eigenvector with the largest magnitude. Over
         # the threshold, because a spike needs a potential of that size.
-        feedback = float(abs(np.linalg.eigvals(np.asarray(matrix, np.float32))).max()) / size
+        feedback = (
+            float(abs(np.linalg.eigvals(np.asarray(matrix, np.float32))).max()) / size
+        )
     return {
         "rate": float(numbers["rate"]),
         "firing": float(numbers["firing"]),

@@ -111,7 +111,9 @@ class Scale(Move):
 
     @property
     def argument(self) -> str:
-        return _changed(self.part, f"jax.tree.map(lambda w: {number(self.value)} * w, {{}})")
+        return _changed(
+            self.part, f"jax.tree.map(lambda w: {number(self.value)} * w, {{}})"
+        )
 
 
 @_register("part")
@@ -125,7 +127,9 @@ class ScaleOutput(Scale):
         factor = self.value
         # The arrays of a closure cannot be scaled, but its output can. The dtype stays, so the
         # types of the network do.
-        return _with_part(layer, self.part, lambda f: lambda x: (factor * f(x)).astype(f(x).dtype))
+        return _with_part(
+            layer, self.part, lambda f: lambda x: (factor * f(x)).astype(f(x).dtype)
+        )
 
     @property
     def argument(self) -> str:
@@ -171,7 +175,9 @@ class FitSlope(Move):
         # A function with a custom derivative has no width to change, so a usual slope replaces it.
         base = base if has_width(base) else Sigmoid()
         slope = rescaled(base, peak=peak, half_width=half_width)
-        return dataclasses.replace(layer, cell=with_parameters(layer.cell, **{field: slope}))
+        return dataclasses.replace(
+            layer, cell=with_parameters(layer.cell, **{field: slope})
+        )
 
     @property
     def text(self) -> str:
@@ -230,13 +236,17 @@ class Standardize(Move):
             if isinstance(weight, (Delayed, Window)):
                 return dataclasses.replace(weight, weight=adapted(weight.weight))
             # The numbers are in the closure, where no optimizer trains them.
-            return Partial(lambda f, x: product(f, _standardized(x, shift, scale)), weight)
+            return Partial(
+                lambda f, x: product(f, _standardized(x, shift, scale)), weight
+            )
 
         graph = network.graph
         for name, layer in graph.layers.items():
             for edge in graph.edges[name]:
                 if edge.source == self.place:
-                    layer = _with_part(layer, edge.label.split("[")[0], adapted, whole=True)
+                    layer = _with_part(
+                        layer, edge.label.split("[")[0], adapted, whole=True
+                    )
                     network = with_layer(network, name, layer)
         return network
 
@@ -248,7 +258,9 @@ class Standardize(Move):
 
     @property
     def code(self) -> str:
-        shift, scale = (f"np.array({np.round(v, 6).tolist()})" for v in map(np.asarray, self.value))
+        shift, scale = (
+            f"np.array({np.round(v, 6).tolist()})" for v in map(np.asarray, self.value)
+        )
         return f"inputs = (inputs - {shift}) / {scale}"
 
 
@@ -258,7 +270,9 @@ class WidenDtype(Move):
 
     def apply(self, network: Network) -> Network:
         def widened(leaf):
-            return leaf.astype(self.value) if is_array(leaf) and is_inexact(leaf) else leaf
+            return (
+                leaf.astype(self.value) if is_array(leaf) and is_inexact(leaf) else leaf
+            )
 
         return jax.tree.map(widened, network)
 
@@ -346,7 +360,9 @@ def neutral_moves(network: Network, inputs: Mapping[str, Any]) -> dict[tuple, Mo
     moves = [*_neutral_of_layers(network)]
     for name, x in inputs.items():
         shape = x.shape[2:]
-        moves.append(Standardize(name, (np.zeros(shape, np.float32), np.ones(shape, np.float32))))
+        moves.append(
+            Standardize(name, (np.zeros(shape, np.float32), np.ones(shape, np.float32)))
+        )
     return {move.slot: move for move in moves}
 
 
@@ -384,7 +400,9 @@ def numbers_of(cell: Any) -> list[dataclasses.Field]:
     ]
 
 
-def apply_moves(network: Network, moves: Mapping[tuple, Move], in_forward: bool) -> Network:
+def apply_moves(
+    network: Network, moves: Mapping[tuple, Move], in_forward: bool
+) -> Network:
     """Apply the moves of constants, or all other moves, to a network."""
     for move in moves.values():
         # Moves of inputs have other places, and ``standardized`` applies them.
@@ -400,10 +418,14 @@ def with_layer(network: Network, name: str, layer: Layer) -> Network:
 
 def surrogate_field(cell: Any) -> Any:
     """Return the name of the field with the surrogate, or None for a cell that never fires."""
-    values = vars(parameters_of(cell)) if hasattr(parameters_of(cell), "__dict__") else {}
+    values = (
+        vars(parameters_of(cell)) if hasattr(parameters_of(cell), "__dict__") else {}
+    )
     if callable(values.get("surrogate")):
         return "surrogate"
-    return next((name for name, value in values.items() if isinstance(value, Surrogate)), None)
+    return next(
+        (name for name, value in values.items() if isinstance(value, Surrogate)), None
+    )
 
 
 def has_width(surrogate: Any) -> bool:

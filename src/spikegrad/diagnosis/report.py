@@ -56,7 +56,15 @@ class Issue:
         return f"{place}{verb}{self.kind}: {self.description}{fixes}"
 
 
-ADJECTIVES = "silent", "saturated", "unscaled", "out of reach", "too large", "alike", "cut off"
+ADJECTIVES = (
+    "silent",
+    "saturated",
+    "unscaled",
+    "out of reach",
+    "too large",
+    "alike",
+    "cut off",
+)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -91,7 +99,9 @@ class Diagnosis:
         """Return the table as text, one row for each layer, under ``COLUMNS``."""
 
         def cell(value):
-            return "" if value is None else f"{value:.2g}" if value % 1 else f"{value:.0f}"
+            return (
+                "" if value is None else f"{value:.2g}" if value % 1 else f"{value:.0f}"
+            )
 
         return [
             (name, *(cell(getattr(layer, column)) for column in COLUMNS))
@@ -107,7 +117,9 @@ class Diagnosis:
         table = [("layer", *COLUMNS), *self.rows()]
         widths = [max(map(len, column)) for column in zip(*table, strict=True)]
         rows = [
-            "  ".join((row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:]))).rstrip()
+            "  ".join(
+                (row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:]))
+            ).rstrip()
             for row in table
         ]
         return "\n".join([*rows, "", *self.lines()])
@@ -119,7 +131,8 @@ class Diagnosis:
                 "verdict": self.verdict,
                 "loss": self.loss,
                 "learned": self.outcome and self.outcome._asdict(),
-                "learned_repaired": self.outcome_repaired and self.outcome_repaired._asdict(),
+                "learned_repaired": self.outcome_repaired
+                and self.outcome_repaired._asdict(),
                 "rate": self.rate,
                 "layers": [*self.layers.values()],
                 "issues": [
@@ -127,7 +140,9 @@ class Diagnosis:
                         "kind": issue.kind,
                         "place": issue.place,
                         "description": issue.description,
-                        "fixes": [{"text": m.text, "code": m.code} for m in issue.fixes],
+                        "fixes": [
+                            {"text": m.text, "code": m.code} for m in issue.fixes
+                        ],
                     }
                     for issue in self.issues
                 ],
@@ -159,7 +174,11 @@ def verdict_of(
         return "not trained, because numbers are not finite"
 
     def learned(outcome):
-        others = f", and {max(outcome.held_out, 0):.0%} for other examples" if is_split else ""
+        others = (
+            f", and {max(outcome.held_out, 0):.0%} for other examples"
+            if is_split
+            else ""
+        )
         return f"{max(outcome.trained, 0):.0%} of the loss{others}"
 
     texts = [f"{UPDATES} updates remove {learned(initial)}"]

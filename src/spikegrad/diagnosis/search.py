@@ -123,7 +123,10 @@ def _states_of(layer: Any) -> Iterator[tuple[str, str]]:
         yield "not finite", "its potentials are NaN or infinite"
     # Before the other kinds, because neurons that fire at rest explain the measures below.
     if layer.scale < 0:
-        yield "saturated", "its neurons fire at rest, because the threshold is below the rest"
+        yield (
+            "saturated",
+            "its neurons fire at rest, because the threshold is below the rest",
+        )
     if outside("firing", layer.firing) < 0 or outside("drive", layer.drive) < 0:
         reason = offset if layer.offset else drive
         yield "silent", f"{layer.firing:.0%} of its neurons ever fire; {reason}"
@@ -137,7 +140,10 @@ def _states_of(layer: Any) -> Iterator[tuple[str, str]]:
     # A neuron fires at most once per step, which bounds the feedback. It counts only with a strong
     # drive.
     if outside("feedback", layer.feedback) > 0 and layer.drive > FED_BACK:
-        yield "explodes", f"its recurrent weights amplify by {layer.feedback:.2g} per step"
+        yield (
+            "explodes",
+            f"its recurrent weights amplify by {layer.feedback:.2g} per step",
+        )
 
 
 def reset_parameters(layer: Any, report: Any) -> Iterator[Move]:
@@ -168,7 +174,10 @@ def activity_moves(layer: Any, report: Any, slots: Mapping) -> Iterator[Move]:
             size if part == "bias" else BALANCE * array.std()
         ):
             yield Center(place, 1.0, part)
-    if outside("feedback", report.feedback) > 0 and (Scale, place, "recurrent") in slots:
+    if (
+        outside("feedback", report.feedback) > 0
+        and (Scale, place, "recurrent") in slots
+    ):
         yield Scale(place, BANDS["feedback"].target / report.feedback, "recurrent")
     kind, _ = state_of(report)
     # The potential without spikes is linear in the weights, so this factor reaches the target at
@@ -179,7 +188,10 @@ def activity_moves(layer: Any, report: Any, slots: Mapping) -> Iterator[Move]:
     if not outside("drive", report.drive):  # as in cells that rise by themselves
         factor = STEP if kind == "silent" else 1 / STEP
     for kind_of_move, name, *part in slots:
-        is_weight = issubclass(kind_of_move, Scale) and part[0] not in ("recurrent", "bias")
+        is_weight = issubclass(kind_of_move, Scale) and part[0] not in (
+            "recurrent",
+            "bias",
+        )
         # All sources get one factor, which keeps their ratio. Recurrent weights and the bias have
         # moves of their own.
         if name == place and is_weight and report.drive:
@@ -190,7 +202,10 @@ class Search:
     """The search for the moves of one network."""
 
     def __init__(
-        self, problem: Problem, budget: float | None, progress: Callable[[str], Any] | None
+        self,
+        problem: Problem,
+        budget: float | None,
+        progress: Callable[[str], Any] | None,
     ) -> None:
         self.problem, self.graph = problem, problem.network.graph
         # All moves with their neutral values are arguments of one program, so trying other values
@@ -203,7 +218,11 @@ class Search:
         self.findings: list[Finding] = []
         self.moves: dict[tuple, Move] = {}
         first = next(iter(problem.inputs.values()))
-        mask = np.ones(first.shape[:1], bool) if problem.mask is None else np.asarray(problem.mask)
+        mask = (
+            np.ones(first.shape[:1], bool)
+            if problem.mask is None
+            else np.asarray(problem.mask)
+        )
         self.valid = np.broadcast_to(mask.reshape(len(mask), -1), first.shape[:2])
         self.say("measuring")
         self.first = self.report = self.measure({})
@@ -225,7 +244,9 @@ class Search:
     def propose(self) -> None:
         """Collect all measures outside of their bands, from the inputs to the outputs."""
         for finding in inspect_inputs(self.problem, self.valid):
-            self.add(dataclasses.replace(finding, place=self.first_reader(finding.place)))
+            self.add(
+                dataclasses.replace(finding, place=self.first_reader(finding.place))
+            )
         for finding in self.alike():
             self.add(finding)
         self.mend_activity()
@@ -244,33 +265,48 @@ class Search:
     def first_reader(self, source: str | None) -> str | None:
         """Return the first layer that reads these inputs."""
         edges = self.graph.edges
-        return next((n for n in edges if any(e.source == source for e in edges[n])), None)
+        return next(
+            (n for n in edges if any(e.source == source for e in edges[n])), None
+        )
 
     def alike(self) -> Iterator[Finding]:
         """Yield layers of neurons with equal weights, which get equal updates."""
         for name, layer in self.graph.layers.items():
-            arrays = [np.asarray(w) for w in layer.weights.values() if is_array(w) and w.ndim == 2]
+            arrays = [
+                np.asarray(w)
+                for w in layer.weights.values()
+                if is_array(w) and w.ndim == 2
+            ]
             # w: (inputs, neurons). Rows that are constant over the neurons mean equal weights for
             # all of them. Matrices of zeros and of one neuron are not a symptom.
             if arrays and all(
                 w.any() and w.shape[1] > 1 and not np.ptp(w, 1).any() for w in arrays
             ):
-                yield Finding("alike", name, "its neurons have equal weights, and equal updates")
+                yield Finding(
+                    "alike", name, "its neurons have equal weights, and equal updates"
+                )
 
     def mend_activity(self) -> None:
         """Bring the activity of each layer into its band, in the order of a step."""
         for name, layer in self.graph.layers.items():
             kind, evidence = state_of(self.report.layers[name])
-            if not kind or any(f.kind == "alike" and f.place == name for f in self.findings):
+            if not kind or any(
+                f.kind == "alike" and f.place == name for f in self.findings
+            ):
                 continue
             finding = Finding(kind, name, evidence)
             if not self.report.layers[name].drive and kind == "silent":
                 # Currents are zero here, so no scale of this layer can help.
                 below = {edge.source for edge in self.graph.edges[name]} - {name}
-                sources = [self.report.layers[source] for source in below & {*self.graph.layers}]
+                sources = [
+                    self.report.layers[source]
+                    for source in below & {*self.graph.layers}
+                ]
                 if any(source.fires and not source.rate for source in sources):
                     continue  # the silence comes from the layer below
-                self.add(dataclasses.replace(finding, evidence=self.source_of_silence(name)))
+                self.add(
+                    dataclasses.replace(finding, evidence=self.source_of_silence(name))
+                )
                 continue
             # The moves of one layer are collected first and are one finding, because two of them
             # may help only together.
@@ -282,14 +318,24 @@ class Search:
                     break
                 # Each kind of move is tried once. Only scales repeat, since the drive of a
                 # nonlinear cell needs several steps.
-                new = [m for m in activity_moves(layer, now, self.slots) if m.slot not in tried]
-                scales = [m for m in activity_moves(layer, now, self.slots) if isinstance(m, Scale)]
+                new = [
+                    m
+                    for m in activity_moves(layer, now, self.slots)
+                    if m.slot not in tried
+                ]
+                scales = [
+                    m
+                    for m in activity_moves(layer, now, self.slots)
+                    if isinstance(m, Scale)
+                ]
                 if not (move := next(iter(new or scales), None)):
                     break
                 if isinstance(move, Scale):
                     old = tried.get(move.slot) or before.get(move.slot) or move
                     old_value = old.value if old is not move else 1.0
-                    move = dataclasses.replace(move, value=rounded(move.value * old_value))
+                    move = dataclasses.replace(
+                        move, value=rounded(move.value * old_value)
+                    )
                 tried[move.slot] = move
                 report = self.measure({**before, **tried})
             self.add(dataclasses.replace(finding, moves=tuple(tried.values())))
@@ -301,14 +347,21 @@ class Search:
             if edge.source == name:
                 continue
             if min(edge.lags) >= len(self.valid):
-                texts.append(f"its delay of {min(edge.lags)} steps is longer than the sequence")
+                texts.append(
+                    f"its delay of {min(edge.lags)} steps is longer than the sequence"
+                )
             elif edge.source in self.problem.inputs:
                 x = np.asarray(self.problem.inputs[edge.source])
                 if x.any() and not x[self.valid].any():
-                    texts.append("the mask excludes every step with inputs that are not zero")
+                    texts.append(
+                        "the mask excludes every step with inputs that are not zero"
+                    )
                 elif not x.any():
                     texts.append("its inputs are zero")
-        return "; ".join(texts) or "its currents are zero, because its sources or weights are"
+        return (
+            "; ".join(texts)
+            or "its currents are zero, because its sources or weights are"
+        )
 
     def forgotten(self) -> Iterator[Finding]:
         """Yield a memory that is shorter than the time from the inputs to what the loss reads."""
@@ -355,7 +408,9 @@ class Search:
             if not layer.fires or layer.distance is None:
                 continue
             size = abs(layer.scale or 0.0) or 1.0
-            spread = float(np.clip(layer.distance[1], WIDTHS[0] * size, WIDTHS[1] * size))
+            spread = float(
+                np.clip(layer.distance[1], WIDTHS[0] * size, WIDTHS[1] * size)
+            )
             # Chosen by the area and not the half-width, so slopes with long tails do not reach all
             # potentials.
             width = spread * width_of_area(layer.surrogate)
@@ -363,14 +418,23 @@ class Search:
             move = FitSlope(name, (rounded(1 / size), rounded(width)))
             steep = outside("steepness", layer.steepness)
             if outside("reach", layer.reach) < 0:
-                kind, text = "out of reach", f"the mean slope is {layer.reach:.2g} times its peak"
+                kind, text = (
+                    "out of reach",
+                    f"the mean slope is {layer.reach:.2g} times its peak",
+                )
             elif steep:
                 kind = "explodes" if steep > 0 else "vanishes"
                 text = f"the peak of its slope times the threshold is {layer.steepness:.2g}"
             elif layer.reach is None:
-                kind, text = "out of reach", "its slope is 0 everywhere, or has no width"
+                kind, text = (
+                    "out of reach",
+                    "its slope is 0 everywhere, or has no width",
+                )
             elif anyway:
-                kind, text = "unfit", "its slope may not fit the spread of its potential"
+                kind, text = (
+                    "unfit",
+                    "its slope may not fit the spread of its potential",
+                )
             else:
                 continue
             if move.slot in self.slots:
@@ -382,10 +446,16 @@ class Search:
         if outside("readout", ratio) <= 0:
             return
         for name in self.outputs:
-            slots = [s for s in self.slots if s[:2] == (Scale, name) and s[2] != "recurrent"]
+            slots = [
+                s for s in self.slots if s[:2] == (Scale, name) and s[2] != "recurrent"
+            ]
             if slots and not self.report.layers[name].fires:
-                evidence = f"the first loss is {ratio:.2g} times that of constant outputs"
-                moves = tuple(Scale(name, self.report.readout, slot[2]) for slot in slots)
+                evidence = (
+                    f"the first loss is {ratio:.2g} times that of constant outputs"
+                )
+                moves = tuple(
+                    Scale(name, self.report.readout, slot[2]) for slot in slots
+                )
                 yield Finding("too large", name, evidence, moves)
 
     @property

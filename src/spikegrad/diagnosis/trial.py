@@ -63,11 +63,14 @@ class Outcome(NamedTuple):
     """False if the training ended with NaN or infinite numbers."""
 
 
-def standardized(inputs: Mapping[str, Any], moves: Mapping[tuple, Move]) -> dict[str, Any]:
+def standardized(
+    inputs: Mapping[str, Any], moves: Mapping[tuple, Move]
+) -> dict[str, Any]:
     """Return the inputs after the moves that change them."""
     by_name = {m.place: m for m in moves.values() if isinstance(m, Standardize)}
     return {
-        name: by_name[name].of_inputs(x) if name in by_name else x for name, x in inputs.items()
+        name: by_name[name].of_inputs(x) if name in by_name else x
+        for name, x in inputs.items()
     }
 
 
@@ -77,7 +80,9 @@ def constant_loss(loss: Callable, outputs: Any) -> tuple[jax.Array, Any]:
     Means may be far from any sensible output, but zeros may be.
     """
     zeros = jax.tree.map(jnp.zeros_like, outputs)
-    means = jax.tree.map(lambda o: jnp.broadcast_to(o.mean(1, keepdims=True), o.shape), outputs)
+    means = jax.tree.map(
+        lambda o: jnp.broadcast_to(o.mean(1, keepdims=True), o.shape), outputs
+    )
     of_zeros, of_means = loss(zeros), loss(means)
     better = of_means < of_zeros
     constant = jax.tree.map(lambda z, m: jnp.where(better, m, z), zeros, means)
@@ -119,7 +124,9 @@ class Trial:
             # program.
             compiled = [moves.get(slot, move) for slot, move in self.neutral.items()]
             inputs = dict(self.problem.inputs)
-            parts = self._run(self.arrays, inputs, self.held, compiled, jnp.float32(rate))
+            parts = self._run(
+                self.arrays, inputs, self.held, compiled, jnp.float32(rate)
+            )
             trained, held_out = (float(x) if np.isfinite(x) else 0.0 for x in parts)
             learned = min(trained, held_out) if self.is_split else trained
             finite = bool(np.isfinite(parts[0]))
@@ -158,7 +165,9 @@ def _train(problem, network, inputs, held, moves, rate):
             return loss(choose(held, jax.lax.stop_gradient(out), out))
 
         value, gradient = jax.value_and_grad(loss_of)(trainable)
-        updates, state = updates_of(optimizer, gradient, state, trainable, value, loss_of)
+        updates, state = updates_of(
+            optimizer, gradient, state, trainable, value, loss_of
+        )
         return jax.tree.map(
             # The rate multiplies the update and not the optimizer, so it can be an argument of the
             # program. In float32, because half precision would round small updates before they are
@@ -177,7 +186,9 @@ def _train(problem, network, inputs, held, moves, rate):
 
     def part(of, chosen):
         """The part removed by less sure outputs of some examples, for all examples."""
-        less_sure = jax.tree.map(lambda c, o: c + (of * (o - c)).astype(o.dtype), constant, out)
+        less_sure = jax.tree.map(
+            lambda c, o: c + (of * (o - c)).astype(o.dtype), constant, out
+        )
         return 1 - loss(choose(chosen, less_sure, constant)) / before
 
     # A loss is a mean over examples, so examples with constant outputs remove nothing. Dividing by

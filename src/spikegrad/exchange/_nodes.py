@@ -58,7 +58,9 @@ def numbers(node: Node, name: str, shape: Shape | None = None) -> Array:
     try:
         return values if shape is None else np.broadcast_to(values, shape)
     except ValueError:
-        raise ValueError(f"{name} must have shape {shape}, got {values.shape}") from None
+        raise ValueError(
+            f"{name} must have shape {shape}, got {values.shape}"
+        ) from None
 
 
 class Time(NamedTuple):
@@ -139,7 +141,9 @@ class Linear(_Weights, pure=True):
         weight, bias = cls.read_arrays(node)
         # JAX would take an image too, and multiply its last axis.
         if weight.shape[1:] != shape:
-            raise ValueError(f"the input must have shape {weight.shape[1:]}, got {shape}")
+            raise ValueError(
+                f"the input must have shape {weight.shape[1:]}, got {shape}"
+            )
         return cls(weight, bias)
 
     def write(self, shape: Shape) -> Node:
@@ -185,7 +189,9 @@ class Convolution(_Weights, pure=True):
     def write(self, shape: Shape) -> Node:
         # Numbers, because a function to write is traced. Only files say "same".
         padding = tuple(low for low, _ in self.padding)
-        bias = np.zeros(len(self.weight)) if self.bias is None else self.bias.reshape(-1)
+        bias = (
+            np.zeros(len(self.weight)) if self.bias is None else self.bias.reshape(-1)
+        )
         axes: list[Any] = [shape[1:], self.stride, padding, self.dilation]
         # Conv1d has numbers where Conv2d has pairs.
         if is_line := len(shape) == 2:
@@ -266,7 +272,9 @@ def scaled(functions: Sequence[Operation], factor: Array) -> list[Operation]:
         return [*functions, Scale(factor)]
 
     def times(values: Array) -> Array:
-        return (values * rows.reshape(-1, *[1] * (values.ndim - 1))).astype(values.dtype)
+        return (values * rows.reshape(-1, *[1] * (values.ndim - 1))).astype(
+            values.dtype
+        )
 
     return [*before, jax.tree.map(times, last)]
 
@@ -274,7 +282,9 @@ def scaled(functions: Sequence[Operation], factor: Array) -> list[Operation]:
 def per_channel(values: Array, channels: int) -> Array | None:
     """Return one number for each channel, the first axis, or None if a channel has several."""
     rows = values.reshape(channels, -1)
-    is_equal = np.array_equal(rows, np.broadcast_to(rows[:, :1], rows.shape), equal_nan=True)
+    is_equal = np.array_equal(
+        rows, np.broadcast_to(rows[:, :1], rows.shape), equal_nan=True
+    )
     return rows[:, 0] if is_equal else None
 
 
@@ -290,7 +300,9 @@ class Delay:
         steps = float(delays[0]) / dt
         # Seconds are rounded in float32, or by a product with dt.
         if round(steps) < 0 or abs(steps - round(steps)) > 1e-6 * max(1.0, steps):
-            raise ValueError(f"delay must be a multiple of {dt=}, 0 or more, got {delays[0]}")
+            raise ValueError(
+                f"delay must be a multiple of {dt=}, 0 or more, got {delays[0]}"
+            )
         return round(steps)
 
     @staticmethod
@@ -343,7 +355,9 @@ def trace_copy(equation: Equation, operands: Operands, signal: Signal) -> Signal
 def trace_move(equation: Equation, operands: Operands, signal: Signal) -> Signal:
     """Move the numbers. No node is needed, because weights and parameters move to NIR's order."""
     # The equation moves the places as it moves the numbers.
-    (places,) = map(np.asarray, bind(equation, [jnp.asarray(signal.places), *operands[1:]]))
+    (places,) = map(
+        np.asarray, bind(equation, [jnp.asarray(signal.places), *operands[1:]])
+    )
     if places.size != signal.places.size:
         raise UnknownError(f"{equation.primitive.name} to another number of values")
     return signal._replace(places=places)
@@ -355,7 +369,12 @@ def trace_sum(equation: Equation, operands: Operands, signal: Signal) -> Signal:
     name = equation.primitive.name
     # Only a join may add two signals, and only unchanged ones.
     if isinstance(left, Signal) and isinstance(right, Signal):
-        if name == "sub" or left.functions or right.functions or not left.is_like(right):
+        if (
+            name == "sub"
+            or left.functions
+            or right.functions
+            or not left.is_like(right)
+        ):
             raise UnknownError(f"{name} of two values that depend on the inputs")
         return left._replace(sources=left.sources + right.sources)
     # The signal would need the factor -1.
@@ -368,7 +387,9 @@ def trace_sum(equation: Equation, operands: Operands, signal: Signal) -> Signal:
     if not isinstance(last, _Weights):
         raise UnknownError("a sum without a product before it")
     # A convolution in NIR has one bias for each channel.
-    bias = per_channel(signal.in_nir(-bias if name == "sub" else bias), len(last.weight))
+    bias = per_channel(
+        signal.in_nir(-bias if name == "sub" else bias), len(last.weight)
+    )
     if bias is None:
         raise UnknownError("a bias that differs within a channel")
     bias = bias.astype(last.weight.dtype).reshape(-1, *[1] * (last.weight.ndim - 2))
@@ -402,18 +423,27 @@ def trace_convolution(equation: Equation, operands: Operands, signal: Signal) ->
     params, out = equation.params, equation.outvars[0].aval
     images, kernels, outputs = params["dimension_numbers"]
     if len(images) > 4 or set(params["lhs_dilation"]) != {1}:
-        raise UnknownError("a convolution of three dimensions or a transposed convolution")
+        raise UnknownError(
+            "a convolution of three dimensions or a transposed convolution"
+        )
     # The axes of any layout in the order of NIR: examples, channels, places.
     places = signal.places.transpose(images)[0]
     if places.shape != signal.shape or (places.ravel() != np.arange(places.size)).any():
         raise AxisOrderError("a convolution of an array with its axes in another order")
     weight = _floats(np.asarray(operands[1]).transpose(kernels))
-    stride, dilation, padding = params["window_strides"], params["rhs_dilation"], params["padding"]
+    stride, dilation, padding = (
+        params["window_strides"],
+        params["rhs_dilation"],
+        params["padding"],
+    )
     # NIR pads both sides equally, as "SAME" does for kernels of odd sizes.
     if any(low != high for low, high in padding):
         raise UnknownError(f"a padding of {padding}")
     groups = params["feature_group_count"]
-    functions = *signal.functions, Convolution(weight, None, stride, padding, dilation, groups)
+    functions = (
+        *signal.functions,
+        Convolution(weight, None, stride, padding, dilation, groups),
+    )
     shape = tuple(out.shape[axis] for axis in (outputs[1], *outputs[2:]))
     # The function continues in its own layout.
     places = np.arange(out.size).reshape(1, *shape).transpose(np.argsort(outputs))
@@ -422,7 +452,9 @@ def trace_convolution(equation: Equation, operands: Operands, signal: Signal) ->
 
 def _floats(values: Array) -> Array:
     """Return a copy in a dtype of HDF5."""
-    return np.array(values, np.float64 if values.dtype == np.float64 else np.float32, order="C")
+    return np.array(
+        values, np.float64 if values.dtype == np.float64 else np.float32, order="C"
+    )
 
 
 PRIMITIVES: dict[str, Callable[[Equation, Operands, Signal], Signal]] = {
@@ -431,7 +463,8 @@ PRIMITIVES: dict[str, Callable[[Equation, Operands, Signal], Signal]] = {
     **dict.fromkeys(("add", "add_any", "sub"), trace_sum),
     **dict.fromkeys(("convert_element_type", "copy", "copy_p"), trace_copy),
     **dict.fromkeys(
-        ("reshape", "squeeze", "expand_dims", "broadcast_in_dim", "transpose"), trace_move
+        ("reshape", "squeeze", "expand_dims", "broadcast_in_dim", "transpose"),
+        trace_move,
     ),
 }
 
@@ -475,11 +508,16 @@ class Membrane(NamedTuple):
             fields["synaptic_decay"] = _field(decay)
             gain = gain * values("w_in") * (1 - decay)
         if self.fires:
-            fields |= {"reset": "value", "reset_value": _field(values("v_reset") - v_leak)}
+            fields |= {
+                "reset": "value",
+                "reset_value": _field(values("v_reset") - v_leak),
+            }
             fields["threshold"] = _above(values("v_threshold") - v_leak)
         elif thresholds:
             fields["reset"] = "none"
-            fields["threshold"] = _above(numbers(thresholds[0], "threshold", shape) - v_leak)
+            fields["threshold"] = _above(
+                numbers(thresholds[0], "threshold", shape) - v_leak
+            )
         # The output is the potential itself, so it cannot be relative to v_leak.
         elif v_leak.any() or self.has_synapse:
             raise ValueError(
@@ -491,7 +529,9 @@ class Membrane(NamedTuple):
         cell = SynapticLIF if self.has_synapse else LIF
         return cell(surrogate=surrogate, **fields), gain
 
-    def write(self, cell: Any, values: Callable[[str], Array], time: Time, dtype: Any) -> Node:
+    def write(
+        self, cell: Any, values: Callable[[str], Array], time: Time, dtype: Any
+    ) -> Node:
         """Return the node of a cell. ``values`` has the parameters in NIR's order."""
         decay, fields = values("decay"), {}
         if self.fires:
@@ -502,7 +542,9 @@ class Membrane(NamedTuple):
             fields["v_leak"] = np.zeros_like(decay)
             fields["r"] = np.ones_like(decay) if cell.norm_input else r
         elif cell.norm_input:
-            raise ValueError("decay must be below 1 with norm_input, or the input is scaled to 0")
+            raise ValueError(
+                "decay must be below 1 with norm_input, or the input is scaled to 0"
+            )
         else:
             fields["r"] = np.full_like(decay, 1 / time.dt)
         if self.has_synapse:
@@ -579,7 +621,9 @@ def next_number(threshold: Array, dtype: Any, towards: float) -> Array:
 
 
 def _above(threshold: Array) -> float | Array:
-    return _field(next_number(threshold, jnp.result_type(float), np.inf).astype(np.float64))
+    return _field(
+        next_number(threshold, jnp.result_type(float), np.inf).astype(np.float64)
+    )
 
 
 def _field(values: Array) -> float | Array:

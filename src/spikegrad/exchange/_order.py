@@ -15,9 +15,16 @@ def reached(sources: Sources[Name], known: Collection[Name]) -> list[tuple[Name,
     order: list[tuple[Name, Name]] = []
     while waiting:
         # The first in the order of the graph, so the result does not depend on hashes.
-        ready = [(name, source) for name in waiting for source in sources[name] if source in known]
+        ready = [
+            (name, source)
+            for name in waiting
+            for source in sources[name]
+            if source in known
+        ]
         if not ready:
-            raise ValueError(f"no input reaches {', '.join(map(repr, waiting))}; remove them")
+            raise ValueError(
+                f"no input reaches {', '.join(map(repr, waiting))}; remove them"
+            )
         order.append(ready[0])
         known.add(ready[0][0])
         del waiting[ready[0][0]]

@@ -116,7 +116,9 @@ def from_nir(
     # A file sorts names, and positions such as network.layers[-1] need the order of a time step.
     nodes = layers | joins
     ordered = {name: nodes[name] for name in reader.order() if name in nodes}
-    return Network(ordered, inputs=_plain(reader.inputs), outputs=_plain(reader.outputs))
+    return Network(
+        ordered, inputs=_plain(reader.inputs), outputs=_plain(reader.outputs)
+    )
 
 
 def _add(*outputs: Array) -> Array:
@@ -181,18 +183,30 @@ class _Reader:
             self.after[source].append(target)
         self.inputs, ends = self._of_type(nir.Input), self._of_type(nir.Output)
         for name, node in self.nodes.items():
-            if type(node) not in (*OPERATIONS, *NEURONS, nir.Delay, nir.Input, nir.Output):
-                known = ", ".join(kind.__name__ for kind in (*OPERATIONS, nir.Delay, *NEURONS))
+            if type(node) not in (
+                *OPERATIONS,
+                *NEURONS,
+                nir.Delay,
+                nir.Input,
+                nir.Output,
+            ):
+                known = ", ".join(
+                    kind.__name__ for kind in (*OPERATIONS, nir.Delay, *NEURONS)
+                )
                 raise ValueError(f"{self.owner(name)} is not supported; use {known}")
             if not self.before[name] and name not in self.inputs:
-                raise ValueError(f"{self.owner(name)} is not on a path from an Input; remove it")
+                raise ValueError(
+                    f"{self.owner(name)} is not on a path from an Input; remove it"
+                )
         self.layers: dict[str, _Part] = {}
         self.joins: dict[str, list[str]] = {}
         for name in self.nodes:
             if name not in (*self.inputs, *ends) and not self._is_inner(name):
                 self.layers[self.names.get(name, name)] = self._part(name)
         self.outputs = [self._source(self.before[end], self.nodes[end]) for end in ends]
-        self.sources = {name: [c.source for c in p.chains] for name, p in self.layers.items()}
+        self.sources = {
+            name: [c.source for c in p.chains] for name, p in self.layers.items()
+        }
         self.sources |= self.joins
         self.undelayed = dict(self.joins)
         self.shapes: dict[str, Shape] = {}
@@ -239,7 +253,9 @@ class _Reader:
         while is_last or (len(sources) == 1 and self._is_inner(sources[0])):
             path = [*sources, *path]
             sources, is_last = self.before[path[0]], False
-        return _Chain(self._source(sources, *(self.nodes[name] for name in path[:1])), path)
+        return _Chain(
+            self._source(sources, *(self.nodes[name] for name in path[:1])), path
+        )
 
     def _source(self, nodes: list[str], *reader: Node) -> str:
         """Return the input, layer or join of these nodes. A join is a sum of several."""
@@ -261,7 +277,9 @@ class _Reader:
         for name, source in order:
             chains = self.layers[name].chains if name in self.layers else ()
             chain = next((chain for chain in chains if chain.source == source), None)
-            self.shapes[name] = self._functions(chain)[1] if chain else self.shapes[source]
+            self.shapes[name] = (
+                self._functions(chain)[1] if chain else self.shapes[source]
+            )
 
     def _functions(self, chain: _Chain) -> tuple[list[Operation], Shape, int]:
         """Return the functions of a chain, the shape of their output, and the delay in steps."""
@@ -324,7 +342,9 @@ class _Reader:
         if MARK in first.metadata:
             return bool(first.metadata[MARK]["late"])
         # In a graph of another library, the Delay in a loop states the weights with this step.
-        return isinstance(first, nir.Delay) and name in ancestors(self.sources, chain.source)
+        return isinstance(first, nir.Delay) and name in ancestors(
+            self.sources, chain.source
+        )
 
     def order(self) -> list[str]:
         """Return the order of a time step. The network would raise too, without the fix in NIR."""
@@ -338,7 +358,9 @@ class _Reader:
             ) from None
 
 
-def _flat(graph: nir.NIRGraph, prefix: str = "") -> tuple[dict[str, Node], list[tuple[str, str]]]:
+def _flat(
+    graph: nir.NIRGraph, prefix: str = ""
+) -> tuple[dict[str, Node], list[tuple[str, str]]]:
     """Return the nodes and edges of a graph and its subgraphs."""
     nodes: dict[str, Node] = {}
     edges: list[tuple[str, str]] = []
@@ -346,7 +368,9 @@ def _flat(graph: nir.NIRGraph, prefix: str = "") -> tuple[dict[str, Node], list[
         inner = {prefix + name: node}
         if isinstance(node, nir.NIRGraph):
             if len(node.inputs) != 1 or len(node.outputs) != 1:
-                raise ValueError(f"from_nir: the graph {name!r} must have one Input and one Output")
+                raise ValueError(
+                    f"from_nir: the graph {name!r} must have one Input and one Output"
+                )
             inner, inner_edges = _flat(node, f"{prefix}{name}/")
             edges += inner_edges
         nodes |= inner
@@ -355,7 +379,9 @@ def _flat(graph: nir.NIRGraph, prefix: str = "") -> tuple[dict[str, Node], list[
         """Return the name of a node, or of the Input or Output of a subgraph."""
         return "/".join([prefix + name, *getattr(graph.nodes[name], kind, ())])
 
-    return nodes, edges + [(end(a, "outputs"), end(b, "inputs")) for a, b in graph.edges]
+    return nodes, edges + [
+        (end(a, "outputs"), end(b, "inputs")) for a, b in graph.edges
+    ]
 
 
 def _weight(functions: list[Operation]) -> tuple[Any, list[Array]]:

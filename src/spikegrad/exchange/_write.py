@@ -185,7 +185,9 @@ class _Graph:
         self.nodes, self.inputs = graph.nodes, graph.inputs
         """Layers and joins in the order of a time step, and the names of inputs."""
         self.outputs = [*graph.outputs]
-        self.sources = {n: [edge.source for edge in edges] for n, edges in graph.edges.items()}
+        self.sources = {
+            n: [edge.source for edge in edges] for n, edges in graph.edges.items()
+        }
         self.edges: dict[str, list[_Edge]] = {}
         for name, node in graph.nodes.items():
             if isinstance(node, Join):
@@ -239,7 +241,9 @@ class _Graph:
                 )
         return {k: checked_shape("to_nir: input_shape", shapes[k]) for k in self.inputs}
 
-    def trace(self, shapes: dict[str, Shape], channels_last: bool) -> dict[str, list[Signal]]:
+    def trace(
+        self, shapes: dict[str, Shape], channels_last: bool
+    ) -> dict[str, list[Signal]]:
         """Set the signals. Return the currents of each layer, one for each weight."""
         self.signals: dict[str, Signal] = {}
         for name, shape in shapes.items():
@@ -271,18 +275,28 @@ class _Graph:
         for name, node in self.nodes.items():
             if isinstance(node, Join):
                 text = f"the join {name!r} must add outputs of one shape, as in lambda a, b: a + b"
-                _traced(text, node.function, *(self.signals[source] for source in node.of))
-            elif not all(signal.is_like(self.signals[name]) for signal in currents[name]):
-                raise ValueError(f"{name!r} must add arrays with their axes in one order")
+                _traced(
+                    text, node.function, *(self.signals[source] for source in node.of)
+                )
+            elif not all(
+                signal.is_like(self.signals[name]) for signal in currents[name]
+            ):
+                raise ValueError(
+                    f"{name!r} must add arrays with their axes in one order"
+                )
         return currents
 
 
 def _traced(text: str, function: Callable[..., Array], *signals: Signal) -> Signal:
     """Return the output of a function, with its operations. The text describes an error."""
-    examples = [jax.ShapeDtypeStruct(signal.places.shape, signal.dtype) for signal in signals]
+    examples = [
+        jax.ShapeDtypeStruct(signal.places.shape, signal.dtype) for signal in signals
+    ]
     # partial creates a new function, because JAX caches the traces of functions
     jaxpr, consts = equations(jax.make_jaxpr(functools.partial(function))(*examples))
-    signals = tuple(s._replace(functions=(), sources=(n,)) for n, s in enumerate(signals))
+    signals = tuple(
+        s._replace(functions=(), sources=(n,)) for n, s in enumerate(signals)
+    )
     try:
         out, *_ = evaluate(jaxpr, *consts, *signals, run=_trace_equation)
         if not isinstance(out, Signal):
@@ -339,7 +353,9 @@ class _Nodes:
         return sources
 
     def graph(self, **options: Any) -> nir.NIRGraph:
-        edges = [(source, target) for sources, target in self.links for source in sources]
+        edges = [
+            (source, target) for sources, target in self.links for source in sources
+        ]
         return nir.NIRGraph(self.nodes, edges, **options)
 
 
@@ -365,7 +381,10 @@ class _Writer(_Nodes):
         node.metadata[MARK] = {"source": name}
         # Importers expect the name "output".
         is_single = len(self.net.outputs) == 1 and name in self.net.edges
-        self.connect(self.ends[name], [self.add(node, "output" if is_single else f"{name}.output")])
+        self.connect(
+            self.ends[name],
+            [self.add(node, "output" if is_single else f"{name}.output")],
+        )
 
     def add_layer(self, name: str, currents: list[Signal]) -> None:
         cell, signal = self.net.nodes[name].cell, self.net.signals[name]
@@ -377,10 +396,14 @@ class _Writer(_Nodes):
             factor, neurons[0].r = neurons[0].r, factor
         chains: list[tuple[str, str, list[Node]]] = []
         recurrent: list[list[Node]] = []
-        for (source, delay, _), current in zip(self.net.edges[name], currents, strict=True):
+        for (source, delay, _), current in zip(
+            self.net.edges[name], currents, strict=True
+        ):
             is_late = source not in self.net.undelayed[name]
             shape, steps = self.net.signals[source].shape, delay - is_late
-            nodes: list[Node] = [Delay.write(steps, shape, self.time.dt)] if steps else []
+            nodes: list[Node] = (
+                [Delay.write(steps, shape, self.time.dt)] if steps else []
+            )
             for function in scaled(current.functions, factor):
                 nodes.append(function.write(shape))
                 shape = output_shape(function, shape)
@@ -411,7 +434,9 @@ class _Writer(_Nodes):
         for source, kind, nodes in chains:
             path = [add(node, kind, f".{source}") for node in nodes]
             ends += self.connect(self.ends[source], path)
-        self.ends[name] += self.connect(ends, [add(node, "neurons") for node in neurons])
+        self.ends[name] += self.connect(
+            ends, [add(node, "neurons") for node in neurons]
+        )
 
 
 _KINDS = {nir.Flatten: "flatten", nir.Threshold: "threshold", nir.Delay: "delay"}

@@ -69,11 +69,16 @@ def _apply(equation: Any, operands: list, pattern: Callable) -> list:
     name = equation.primitive.name
     if (inner := called(equation)) is not None:
         program, consts = equations(inner)
-        return evaluate(program, *consts, *operands, run=functools.partial(_apply, pattern=pattern))
+        return evaluate(
+            program, *consts, *operands, run=functools.partial(_apply, pattern=pattern)
+        )
     if name not in _RULES:
         raise NotLinearError(f"{name} is not linear")
     return _RULES[name](
-        equation, operands, signals, lambda kernel: pattern(jnp.asarray(kernel)).astype(jnp.float64)
+        equation,
+        operands,
+        signals,
+        lambda kernel: pattern(jnp.asarray(kernel)).astype(jnp.float64),
     )
 
 
@@ -97,7 +102,8 @@ def _moved(equation: Any, operands: list, signals: list, kernel: Callable) -> li
         )  # else indices
 
     out = bind(
-        equation, [operand(x, var) for x, var in zip(operands, equation.invars, strict=True)]
+        equation,
+        [operand(x, var) for x, var in zip(operands, equation.invars, strict=True)],
     )
     return [_Signal(value, products) for value in out]
 
@@ -131,7 +137,9 @@ def _scaled(equation: Any, operands: list, signals: list, kernel: Callable) -> l
     signal = _only(equation, signals)
     if equation.primitive.name == "div":
         if isinstance(operands[1], _Signal):
-            raise NotLinearError("a division by a value that depends on the input is not linear")
+            raise NotLinearError(
+                "a division by a value that depends on the input is not linear"
+            )
         return [signal]
     factor = operands[1] if operands[0] is signal else operands[0]
     # A scale of each value adds no product, because it can be folded into the kernel.

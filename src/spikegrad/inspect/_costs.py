@@ -97,10 +97,16 @@ class CostReport(NamedTuple):
     def layers(self) -> dict[Name, Cost]:
         """The sum of the rows of each layer."""
         names = dict.fromkeys(row.layer for row in self.rows)
-        return {name: _sum(row.cost for row in self.rows if row.layer == name) for name in names}
+        return {
+            name: _sum(row.cost for row in self.rows if row.layer == name)
+            for name in names
+        }
 
     def energy(
-        self, *prices: str | EnergyPrices, dense: str | EnergyPrices = "45nm int8", passes: int = 1
+        self,
+        *prices: str | EnergyPrices,
+        dense: str | EnergyPrices = "45nm int8",
+        passes: int = 1,
     ) -> EnergyReport:
         """Return the energy per example for named prices, and for a quantized dense network of
         equal size.
@@ -127,7 +133,9 @@ class CostReport(NamedTuple):
             the network needs, or if a weight cannot be counted.
         """
         if not self.complete:
-            raise ValueError(f"energy: all weights must have counts: {self._messages()[0]}")
+            raise ValueError(
+                f"energy: all weights must have counts: {self._messages()[0]}"
+            )
         return energy_of(self.total, self.examples, prices, dense, passes)
 
     def _messages(self) -> list[str]:
@@ -151,7 +159,10 @@ class CostReport(NamedTuple):
             "updates",
             "words",
         )
-        rows = [titles, *(_cells(str(row.layer), row.part, row.cost) for row in self.rows)]
+        rows = [
+            titles,
+            *(_cells(str(row.layer), row.part, row.cost) for row in self.rows),
+        ]
         rows.append(_cells("total", "", self.total))
         widths = [max(len(row[n]) for row in rows) for n in range(len(titles))]
         aligned = ["<", "<", *">" * 8]
@@ -167,13 +178,17 @@ class CostReport(NamedTuple):
             f"{self.steps:,}"
         )
         if self.uncounted:
-            lines.append("not counted: " + ", ".join(f"join {name!r}" for name in self.uncounted))
+            lines.append(
+                "not counted: " + ", ".join(f"join {name!r}" for name in self.uncounted)
+            )
         return "\n".join(line.rstrip() for line in [*lines, *self._messages()])
 
 
 def _sum(costs: Iterable[Cost | None]) -> Cost:
     return jax.tree.map(
-        lambda *counts: sum(counts), Cost(), *(cost for cost in costs if cost is not None)
+        lambda *counts: sum(counts),
+        Cost(),
+        *(cost for cost in costs if cost is not None),
     )
 
 
@@ -184,7 +199,12 @@ def _cells(layer: str, part: str, cost: Cost | None) -> tuple[str, ...]:
     if part == "neurons":
         return layer, part, *[""] * 6, *neurons
     counts = *cost.spikes, cost.graded.effective, cost.real.effective, cost.dense
-    return layer, part, *(f"{count:,}" for count in counts), *(neurons if not part else ["", ""])
+    return (
+        layer,
+        part,
+        *(f"{count:,}" for count in counts),
+        *(neurons if not part else ["", ""]),
+    )
 
 
 def cost_report(
@@ -249,7 +269,9 @@ def cost_report(
     """
     if not isinstance(network, Network):
         raise TypeError(f"cost_report: network must be a Network, got {brief(network)}")
-    x: dict[Any, Any] = dict(inputs) if isinstance(inputs, Mapping) else {network.inputs: inputs}
+    x: dict[Any, Any] = (
+        dict(inputs) if isinstance(inputs, Mapping) else {network.inputs: inputs}
+    )
     if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((x, network, mask))):
         raise TypeError(
             "cost_report: inputs and network must have concrete values; call it outside of jax.jit"
@@ -260,9 +282,15 @@ def cost_report(
     x = {name: jnp.asarray(array) for name, array in x.items()}
     first = next(iter(x.values()))
     reads = _Reads(
-        network.graph, x | outputs, mask, len(first), first.shape[1] if first.ndim > 2 else 1
+        network.graph,
+        x | outputs,
+        mask,
+        len(first),
+        first.shape[1] if first.ndim > 2 else 1,
     )
-    rows = itertools.chain(*(_rows_of(name, states[name][0], reads) for name in reads.graph.layers))
+    rows = itertools.chain(
+        *(_rows_of(name, states[name][0], reads) for name in reads.graph.layers)
+    )
     joins = tuple(name for name in reads.graph.nodes if name not in reads.graph.layers)
     return CostReport(tuple(rows), len(reads.valid), int(reads.valid.sum()), joins)
 
@@ -271,10 +299,24 @@ class _Reads:
     """The values that edges read in all valid time steps."""
 
     def __init__(
-        self, graph: Graph, values: dict[Name, jax.Array], mask: Any, steps: int, examples: int
+        self,
+        graph: Graph,
+        values: dict[Name, jax.Array],
+        mask: Any,
+        steps: int,
+        examples: int,
     ) -> None:
-        self.graph, self.values, self.mask, self.places = graph, values, mask, places_of(mask)
-        active = np.ones((steps, 1), bool) if mask is None else np.asarray(mask).reshape(steps, -1)
+        self.graph, self.values, self.mask, self.places = (
+            graph,
+            values,
+            mask,
+            places_of(mask),
+        )
+        active = (
+            np.ones((steps, 1), bool)
+            if mask is None
+            else np.asarray(mask).reshape(steps, -1)
+        )
         self.valid = np.broadcast_to(active, (steps, examples)).sum(0, dtype=np.int64)
         """The number of valid time steps of each example, ``(batch,)``."""
 
@@ -295,10 +337,15 @@ class _Reads:
         past = jnp.zeros((max(1, *edge.lags), *outs.shape[1:]), outs.dtype)
         # Every lag is counted, because a delayed value may fall outside of the sequence.
         by_lag = [
-            _kinds(lagged(past, outs, lag, len(outs), self.places), self.mask) for lag in edge.lags
+            _kinds(lagged(past, outs, lag, len(outs), self.places), self.mask)
+            for lag in edge.lags
         ]
         counts = np.stack(
-            [np.stack([np.asarray(kind, np.int64) for kind in kinds]) for kinds in by_lag], 1
+            [
+                np.stack([np.asarray(kind, np.int64) for kind in kinds])
+                for kinds in by_lag
+            ],
+            1,
         )
         return counts if edge.windowed else counts[:, 0]
 
@@ -318,7 +365,9 @@ def _kinds(x: jax.Array, mask: Any) -> tuple[jax.Array, ...]:
     valid = jnp.ones((), bool) if mask is None else append_axes(mask, x.ndim)
     # Over the steps only. The product with the connections of each position follows in NumPy with
     # 64 bits.
-    return tuple((kind & valid).sum(0, dtype=jnp.int32) for kind in (spikes, graded, ~is_integer))
+    return tuple(
+        (kind & valid).sum(0, dtype=jnp.int32) for kind in (spikes, graded, ~is_integer)
+    )
 
 
 def _rows_of(name: Name, state: Any, reads: _Reads) -> list[CostRow]:
@@ -327,16 +376,23 @@ def _rows_of(name: Name, state: Any, reads: _Reads) -> list[CostRow]:
     for label, weight in reads.graph.nodes[name].weights.items():
         # several edges for a window of matrices, one for each lag
         parts = [
-            (edges[part], part_weight) for part, part_weight in weights_of(label, weight).items()
+            (edges[part], part_weight)
+            for part, part_weight in weights_of(label, weight).items()
         ]
         try:
             rows.append(CostRow(name, label, _cost_of(parts, reads)))
         except NotLinearError as error:
             rows.append(CostRow(name, label, None, str(error)))
-    out, examples, steps = reads.values[name][0], len(reads.valid), int(reads.valid.sum())
+    out, examples, steps = (
+        reads.values[name][0],
+        len(reads.valid),
+        int(reads.valid.sum()),
+    )
     # (batch, neurons), or numbers that all examples share
     sizes = [(a.shape, a.size) for a in jax.tree.leaves(state)]
-    words = sum(size // examples if shape[:1] == (examples,) else size for shape, size in sizes)
+    words = sum(
+        size // examples if shape[:1] == (examples,) else size for shape, size in sizes
+    )
     neurons = Cost(updates=out.size // examples * steps, state_words=2 * words * steps)
     return [*rows, CostRow(name, "neurons", neurons)]
 
@@ -352,15 +408,23 @@ def _cost_of(parts: list, reads: _Reads) -> Cost:
         )  # a window counts an event at its smallest lag
         kinds = [
             Operations(
-                0 if n else int(a.sum()), int((c * fan_out).sum()), int((c * effective).sum())
+                0 if n else int(a.sum()),
+                int((c * fan_out).sum()),
+                int((c * effective).sum()),
             )
             for a, c in zip(arriving, counts, strict=True)
         ]
         # ``like`` has the axis of the examples, (batch, ...), and connections are those of one
         # example.
-        connections = int(np.broadcast_to(fan_out, like.shape).sum()) // len(reads.valid)
+        connections = int(np.broadcast_to(fan_out, like.shape).sum()) // len(
+            reads.valid
+        )
         costs.append(
-            Cost(*kinds, connections=connections, dense=connections * int(reads.valid.sum()))
+            Cost(
+                *kinds,
+                connections=connections,
+                dense=connections * int(reads.valid.sum()),
+            )
         )
     return _sum(costs)
 
@@ -375,4 +439,6 @@ def _connections(weight: Any, like: Any) -> tuple[np.ndarray, np.ndarray]:
     flat = np.asarray(matrix).reshape(len(matrix), -1)
     # (inputs, neurons): an input has one connection to each neuron. Receptors are further neurons
     # here.
-    return np.full(len(flat), flat.shape[1], np.int64), (flat != 0).sum(1, dtype=np.int64)
+    return np.full(len(flat), flat.shape[1], np.int64), (flat != 0).sum(
+        1, dtype=np.int64
+    )

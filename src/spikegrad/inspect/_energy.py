@@ -37,7 +37,9 @@ class EnergyPrices(NamedTuple):
     """One update of one neuron. By default one multiply-add for each number of its state."""
 
 
-_HOROWITZ = "Horowitz 2014 (ISSCC), 45 nm, 0.9 V, words from an 8 kB memory, 10 pJ per 64 bits"
+_HOROWITZ = (
+    "Horowitz 2014 (ISSCC), 45 nm, 0.9 V, words from an 8 kB memory, 10 pJ per 64 bits"
+)
 _DAVIES = "Davies et al. 2018, as quoted by KerasSpiking 0.3.0"
 _HOEPPNER = "Höppner et al. 2019 (arXiv:1903.08941), as quoted by KerasSpiking 0.3.0"
 PRESETS = {
@@ -77,7 +79,10 @@ class EnergyReport(NamedTuple):
     @property
     def ratio(self) -> tuple[float, float]:
         """Smallest and largest ratio of the energies of the spiking and the dense network."""
-        low, high = min(row.low for row in self.spiking), max(row.high for row in self.spiking)
+        low, high = (
+            min(row.low for row in self.spiking),
+            max(row.high for row in self.spiking),
+        )
         return low / self.dense.high, high / self.dense.low
 
     def __str__(self) -> str:
@@ -87,7 +92,10 @@ class EnergyReport(NamedTuple):
             for kind, row in named
         ]
         widths = [max(len(row[n]) for row in rows) for n in (0, 1)]
-        lines = [f"{kind:<{widths[0]}}  {name:<{widths[1]}}  {size}" for kind, name, size in rows]
+        lines = [
+            f"{kind:<{widths[0]}}  {name:<{widths[1]}}  {size}"
+            for kind, name, size in rows
+        ]
         low, high = self.ratio
         prices = {row.prices.name: row.prices for _, row in named}
         notes = (
@@ -105,11 +113,16 @@ class EnergyReport(NamedTuple):
             *(f"{name}: {each.source}" for name, each in prices.items()),
         )
         return "\n".join(
-            [*lines, *(textwrap.fill(note, 80, subsequent_indent="  ") for note in notes)]
+            [
+                *lines,
+                *(textwrap.fill(note, 80, subsequent_indent="  ") for note in notes),
+            ]
         )
 
 
-def energy_of(cost: Any, examples: int, prices: tuple, dense: Any, passes: int) -> EnergyReport:
+def energy_of(
+    cost: Any, examples: int, prices: tuple, dense: Any, passes: int
+) -> EnergyReport:
     """Return the energies for counts. The counts are sums over all examples."""
     if not prices:
         raise TypeError(
@@ -126,7 +139,9 @@ def energy_of(cost: Any, examples: int, prices: tuple, dense: Any, passes: int) 
         )
     low = macs * dense_prices.multiplication
     return EnergyReport(
-        spiking, EnergyRange(dense_prices, low, low + 2 * macs * dense_prices.word), passes
+        spiking,
+        EnergyRange(dense_prices, low, low + 2 * macs * dense_prices.word),
+        passes,
     )
 
 
@@ -161,10 +176,17 @@ def _spiking(prices: EnergyPrices, cost: Any, examples: int) -> EnergyRange:
     )
 
     def operations(field):
-        return getattr(cost.spikes, field), sum(getattr(each, field) for each in products)
+        return getattr(cost.spikes, field), sum(
+            getattr(each, field) for each in products
+        )
 
     def energy(added, multiplied, words):
-        total = added * prices.addition + multiplied * multiplication + update + words * prices.word
+        total = (
+            added * prices.addition
+            + multiplied * multiplication
+            + update
+            + words * prices.word
+        )
         return total / examples
 
     added, multiplied = operations("fan_out")

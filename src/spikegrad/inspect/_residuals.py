@@ -23,10 +23,14 @@ class ResidualReport(NamedTuple):
         return sum(map(_bytes, self.arrays))
 
     def __str__(self) -> str:
-        rows = [(f"{a.dtype.name}{list(a.shape)}", f"{_bytes(a):,}") for a in self.arrays]
+        rows = [
+            (f"{a.dtype.name}{list(a.shape)}", f"{_bytes(a):,}") for a in self.arrays
+        ]
         rows.append(("total", f"{self.bytes:,}"))
         left, right = (max(len(row[i]) for row in rows) for i in (0, 1))
-        return "\n".join(f"{label:<{left}}  {size:>{right}} bytes" for label, size in rows)
+        return "\n".join(
+            f"{label:<{left}}  {size:>{right}} bytes" for label, size in rows
+        )
 
 
 def _bytes(array: jax.ShapeDtypeStruct) -> int:
@@ -95,10 +99,15 @@ def residual_report(fun: Callable, *args: Any) -> ResidualReport:
         for var, used in zip(jaxpr.outvars, read, strict=True)
         if used and not hasattr(var, "val") and var not in known
     }
-    arrays = [jax.ShapeDtypeStruct(aval.shape, aval.dtype) for aval in residuals.values()]
+    arrays = [
+        jax.ShapeDtypeStruct(aval.shape, aval.dtype) for aval in residuals.values()
+    ]
     return ResidualReport(tuple(sorted(arrays, key=_bytes, reverse=True)))
 
 
 def _is_identity(eqn: Any) -> bool:
     """Whether it marks an array and leaves it as it is; compiled, nothing is left of it."""
-    return eqn.primitive.name == "custom_jvp_call" and not eqn.params["call_jaxpr"].jaxpr.eqns
+    return (
+        eqn.primitive.name == "custom_jvp_call"
+        and not eqn.params["call_jaxpr"].jaxpr.eqns
+    )

@@ -30,7 +30,9 @@ _DASHES = ("-", "--", "-.", ":")
 
 
 def plot(
-    *surrogates: Surrogate, x: ArrayLike | None = None, figsize: tuple[float, float] | None = None
+    *surrogates: Surrogate,
+    x: ArrayLike | None = None,
+    figsize: tuple[float, float] | None = None,
 ) -> Figure:
     """Draw surrogates: the step and the primals on the left, the slopes on the right.
 
@@ -75,7 +77,12 @@ def plot(
     handles, labels = right.get_legend_handles_labels()
     if rows:
         figure.legend(
-            handles, labels, loc="outside lower center", ncols=columns, fontsize=8, frameon=False
+            handles,
+            labels,
+            loc="outside lower center",
+            ncols=columns,
+            fontsize=8,
+            frameon=False,
         )
     else:
         figure.suptitle(labels[0], fontsize=10)
@@ -83,7 +90,10 @@ def plot(
 
 
 def draw(
-    left: Axes, right: Axes, surrogates: tuple[Surrogate, ...], x: ArrayLike | None = None
+    left: Axes,
+    right: Axes,
+    surrogates: tuple[Surrogate, ...],
+    x: ArrayLike | None = None,
 ) -> None:
     """Draw the two panels of :func:`plot` in existing axes."""
     x = _around(surrogates) if x is None else np.asarray(x)
@@ -98,7 +108,9 @@ def draw(
             "lw": 1.6,
             "label": _named(surrogate),
         }
-        with contextlib.suppress(NotImplementedError):  # some surrogates define only the slope
+        with contextlib.suppress(
+            NotImplementedError
+        ):  # some surrogates define only the slope
             left.plot(x, surrogate.surrogate_fun(x), **style)
         right.plot(x, surrogate.surrogate_grad(x), **style)
     for axes, title in ((left, "step (grey) and primal"), (right, "slope")):
@@ -119,7 +131,9 @@ def tidy(axes: Axes, title: str, x: str, y: str = "") -> None:
 
 def _named(surrogate: Surrogate) -> str:
     """Return the text of a surrogate, with long decimals rounded to four digits."""
-    return re.sub(r"\d+\.\d{5,}(e-?\d+)?", lambda match: f"{float(match[0]):.4g}", repr(surrogate))
+    return re.sub(
+        r"\d+\.\d{5,}(e-?\d+)?", lambda match: f"{float(match[0]):.4g}", repr(surrogate)
+    )
 
 
 def _around(surrogates: tuple[Surrogate, ...]) -> np.ndarray:
@@ -139,7 +153,11 @@ def _around(surrogates: tuple[Surrogate, ...]) -> np.ndarray:
 
 
 def raster(
-    spikes: ArrayLike, *, example: int = 0, mask: ArrayLike | None = None, figsize: Any = (7, 2.6)
+    spikes: ArrayLike,
+    *,
+    example: int = 0,
+    mask: ArrayLike | None = None,
+    figsize: Any = (7, 2.6),
 ) -> Figure:
     """Draw the spikes of one example: a row for each neuron, a line for each spike.
 
@@ -236,20 +254,28 @@ def traces(
     u: Any = potentials[0] if isinstance(potentials, tuple) else potentials
     parts = {"current": currents, "potential": u, "spikes": spikes}
     arrays = {
-        name: _of_example("traces", name, x, example) for name, x in parts.items() if x is not None
+        name: _of_example("traces", name, x, example)
+        for name, x in parts.items()
+        if x is not None
     }
     if len({x.shape for x in arrays.values()}) > 1:
         shapes = ", ".join(f"{name} {x.shape}" for name, x in arrays.items())
-        raise ValueError(f"traces: arrays must have one shape, got for one example {shapes}")
+        raise ValueError(
+            f"traces: arrays must have one shape, got for one example {shapes}"
+        )
     chosen = [n for n in neurons if 0 <= n < arrays["potential"].shape[1]]
     heights = [1 if name == "spikes" else 2 for name in arrays]
-    figure = Figure(figsize=figsize or (7, 0.6 + 0.8 * sum(heights)), layout="constrained")
-    panels = figure.subplots(len(arrays), 1, sharex=True, squeeze=False, height_ratios=heights)[
-        :, 0
-    ]
+    figure = Figure(
+        figsize=figsize or (7, 0.6 + 0.8 * sum(heights)), layout="constrained"
+    )
+    panels = figure.subplots(
+        len(arrays), 1, sharex=True, squeeze=False, height_ratios=heights
+    )[:, 0]
     for axes, (name, x) in zip(panels, arrays.items(), strict=True):
         if name == "spikes":
-            draw_spikes(axes, x[:, chosen], colors=[f"C{i % 10}" for i in range(len(chosen))])
+            draw_spikes(
+                axes, x[:, chosen], colors=[f"C{i % 10}" for i in range(len(chosen))]
+            )
             axes.set_yticks(range(len(chosen)), chosen)
             continue
         for i, n in enumerate(chosen):
@@ -324,28 +350,44 @@ def activity(
         raise ValueError(
             f"activity: layers must have equal numbers of steps, got {[len(x) for x in arrays]}"
         )
-    figure = Figure(figsize=figsize or (7, 0.6 + 1.4 * len(layers)), layout="constrained")
+    figure = Figure(
+        figsize=figsize or (7, 0.6 + 1.4 * len(layers)), layout="constrained"
+    )
     panels = figure.subplots(len(layers), 1, sharex=True, squeeze=False)[:, 0]
     draw_activity(panels, [*outputs], arrays)
     _finish("activity", panels, arrays[0], example, mask)
     return figure
 
 
-def draw_activity(panels: Any, names: Sequence[str], arrays: Sequence[np.ndarray]) -> None:
+def draw_activity(
+    panels: Any, names: Sequence[str], arrays: Sequence[np.ndarray]
+) -> None:
     """Draw the panels of :func:`activity` in existing axes. An array is ``(steps, neurons)``."""
     for axes, name, x in zip(panels, names, arrays, strict=True):
         if (x == np.rint(x)).all():
             draw_spikes(axes, x)
             # zeros are of a silent layer, or of a readout below one
-            about = f"{(x != 0).mean():.3f} spikes per step" if x.any() else "all outputs are 0"
+            about = (
+                f"{(x != 0).mean():.3f} spikes per step"
+                if x.any()
+                else "all outputs are 0"
+            )
             name = f"{name}, {about}"
         elif x.shape[1] <= _LINES:
             for n, line in enumerate(x.T):
-                axes.plot(line, lw=1.2, color=f"C{n % 10}", ls=_DASHES[n // 10], label=str(n))
-            axes.legend(fontsize=7, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+                axes.plot(
+                    line, lw=1.2, color=f"C{n % 10}", ls=_DASHES[n // 10], label=str(n)
+                )
+            axes.legend(
+                fontsize=7, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5)
+            )
         else:
             image = axes.imshow(
-                x.T, aspect="auto", origin="lower", interpolation="nearest", cmap="viridis"
+                x.T,
+                aspect="auto",
+                origin="lower",
+                interpolation="nearest",
+                cmap="viridis",
             )
             axes.figure.colorbar(image, ax=axes)
         axes.set_title(name, fontsize=9, loc="left")
@@ -359,19 +401,27 @@ def _of_example(owner: str, name: str, x: Any, example: int) -> np.ndarray:
     """Return one example of ``(steps, examples, neurons...)`` as ``(steps, neurons)``."""
     x = np.asarray(x)
     if not x.ndim or not len(x):
-        raise ValueError(f"{owner}: {name} must have one step or more, got shape {x.shape}")
+        raise ValueError(
+            f"{owner}: {name} must have one step or more, got shape {x.shape}"
+        )
     if x.ndim > 2:
         if not -x.shape[1] <= example < x.shape[1]:
-            raise ValueError(f"{owner}: {name} has {x.shape[1]} examples, got example {example}")
+            raise ValueError(
+                f"{owner}: {name} has {x.shape[1]} examples, got example {example}"
+            )
         x = x[:, example]
     return x.reshape(len(x), -1).astype(np.float64)
 
 
-def draw_spikes(axes: Axes, spikes: np.ndarray, colors: Sequence[str] | None = None) -> None:
+def draw_spikes(
+    axes: Axes, spikes: np.ndarray, colors: Sequence[str] | None = None
+) -> None:
     """Draw a vertical line for each nonzero value of ``(steps, neurons)``."""
     t, n = np.nonzero(spikes)
     line_colors = np.asarray(colors or ["black"] * max(spikes.shape[1], 1))[n]
-    height = 0.4 if spikes.shape[1] < 100 else 0.5  # a gap between rows, if it is visible
+    height = (
+        0.4 if spikes.shape[1] < 100 else 0.5
+    )  # a gap between rows, if it is visible
     axes.vlines(
         t,
         n - height,
@@ -391,7 +441,9 @@ def _finish(owner: str, panels: Any, like: Any, example: int, mask: Any) -> None
     if valid.ndim > 1:
         valid = valid[:, example]
     if valid.shape != (steps,):
-        raise ValueError(f"{owner}: mask must have {steps} steps, got shape {valid.shape}")
+        raise ValueError(
+            f"{owner}: mask must have {steps} steps, got shape {valid.shape}"
+        )
     # The first and last steps are framed by valid ones, so starts and ends of masked intervals
     # come in pairs.
     edges = np.flatnonzero(np.diff(np.concatenate([[True], valid, [True]])))
@@ -460,9 +512,15 @@ def graph(network: Network, *, figsize: tuple[float, float] | None = None) -> Fi
     boxes = {}
     for name, (x, y) in place.items():
         node = wires.nodes.get(name)
-        kind = f"\n{type(wires.layers[name].cell).__name__}" if name in wires.layers else ""
+        kind = (
+            f"\n{type(wires.layers[name].cell).__name__}"
+            if name in wires.layers
+            else ""
+        )
         frame = {
-            "boxstyle": "round,pad=0.35" if node is not None and not kind else "square,pad=0.35"
+            "boxstyle": "round,pad=0.35"
+            if node is not None and not kind
+            else "square,pad=0.35"
         }
         frame |= {"fc": "white", "ec": "none" if node is None else "black"}
         boxes[name] = axes.text(
@@ -496,7 +554,11 @@ def _merged(edges: Any) -> dict[Any, list[int]]:
 
 
 def _connect(
-    axes: Axes, start: tuple[float, float], end: tuple[float, float], lags: list[int], boxes: list
+    axes: Axes,
+    start: tuple[float, float],
+    end: tuple[float, float],
+    lags: list[int],
+    boxes: list,
 ) -> None:
     """Draw an edge between two boxes, with its delays. It is dashed if all its lags are above 0."""
     now, itself = min(lags) == 0, start == end
@@ -508,9 +570,20 @@ def _connect(
     # to the left pass below them.
     height = 0.0 if 0 < dx < 2 and now else 0.3 + 0.08 * length
     rad = -2 * height / length
-    style = {"arrowstyle": "-|>", "connectionstyle": f"arc3,rad={rad}", "color": "black", "lw": 0.9}
-    style |= {"shrinkA": 0, "shrinkB": 0} if itself else {"patchA": boxes[0], "patchB": boxes[1]}
-    axes.annotate("", end, start, arrowprops={**style, "linestyle": "-" if now else (0, (4, 3))})
+    style = {
+        "arrowstyle": "-|>",
+        "connectionstyle": f"arc3,rad={rad}",
+        "color": "black",
+        "lw": 0.9,
+    }
+    style |= (
+        {"shrinkA": 0, "shrinkB": 0}
+        if itself
+        else {"patchA": boxes[0], "patchB": boxes[1]}
+    )
+    axes.annotate(
+        "", end, start, arrowprops={**style, "linestyle": "-" if now else (0, (4, 3))}
+    )
     if max(lags) > 0:
         text = f"{min(lags)}" if len({*lags}) == 1 else f"{min(lags)}-{max(lags)}"
         x, y = (

@@ -197,8 +197,12 @@ def voltage_bound(
     (True, True)
     """
     if low is None and high is None:
-        raise ValueError("voltage_bound: low and high are missing; pass at least one of them")
-    u, valid = over_time("voltage_bound", "potentials", jax.tree.leaves(potentials)[0], mask)
+        raise ValueError(
+            "voltage_bound: low and high are missing; pass at least one of them"
+        )
+    u, valid = over_time(
+        "voltage_bound", "potentials", jax.tree.leaves(potentials)[0], mask
+    )
     beyond = jnp.zeros_like(u)
     if low is not None:
         beyond += _above(low - u, power, "voltage_bound")
@@ -208,7 +212,9 @@ def voltage_bound(
         return strength * beyond.mean()
     active = jnp.broadcast_to(valid, u.shape)
     # At least 1 in the denominator, because a batch may have no valid step.
-    return strength * beyond.sum(where=active) / jnp.maximum(active.sum(dtype=u.dtype), 1)
+    return (
+        strength * beyond.sum(where=active) / jnp.maximum(active.sum(dtype=u.dtype), 1)
+    )
 
 
 def _bounded(
@@ -226,12 +232,19 @@ def _bounded(
     for layer in layers:
         z = _wide(real_array(layer, owner, "spikes"))
         if z.ndim < 3:
-            raise ValueError(f"{owner}: spikes must be (steps, examples, neurons), got {z.shape}")
+            raise ValueError(
+                f"{owner}: spikes must be (steps, examples, neurons), got {z.shape}"
+            )
         # (steps, examples, neurons) -> (examples, neurons), the spikes per sequence.
         z = z.sum(0)
         z = z.mean(tuple(range(1, z.ndim))) if population else z
         b = broadcast_checked(
-            real_array(bound, owner, "bound"), z.dtype, z.shape, owner, "bound", "spikes"
+            real_array(bound, owner, "bound"),
+            z.dtype,
+            z.shape,
+            owner,
+            "bound",
+            "spikes",
         )
         terms.append(strength * _above(sign * (z - b), power, owner).mean())
     return sum(terms[1:], terms[0])

@@ -82,7 +82,9 @@ def reduce_time(
     x, valid = over_time("reduce_time", "outputs", outputs, mask)
     if reduction not in REDUCTIONS:
         known = ", ".join(map(repr, REDUCTIONS))
-        raise ValueError(f"reduce_time: reduction must be one of {known}, got {brief(reduction)}")
+        raise ValueError(
+            f"reduce_time: reduction must be one of {known}, got {brief(reduction)}"
+        )
     if reduction == "last":
         return _at(x, _last(valid), valid)
     if reduction == "max":
@@ -223,7 +225,9 @@ def potential_error(
     """
     x, valid = over_time("potential_error", "potentials", potentials, mask)
     targets = _targets("potential_error", x, labels, correct, incorrect)
-    return (jnp.where(valid, (x - targets[None]) ** 2, 0).sum(0) / _count(valid, x)).mean()
+    return (
+        jnp.where(valid, (x - targets[None]) ** 2, 0).sum(0) / _count(valid, x)
+    ).mean()
 
 
 def first_spike_time(spikes: ArrayLike, mask: ArrayLike | None = None) -> jax.Array:
@@ -273,7 +277,9 @@ def first_spike_time(spikes: ArrayLike, mask: ArrayLike | None = None) -> jax.Ar
     # argmax of bools returns the first step that fires. A silent neuron counts as firing after the
     # last valid step.
     step = jnp.where(fired, fires.argmax(0), _last(valid))
-    number = jnp.cumsum(valid, 0)  # the number of valid steps up to and including each step
+    number = jnp.cumsum(
+        valid, 0
+    )  # the number of valid steps up to and including each step
     steps = jnp.take_along_axis(jnp.broadcast_to(number, x.shape), step[None], 0)[0]
     output = _at(x, step, valid)
     zero = output - jax.lax.stop_gradient(output)  # with the derivative of the output
@@ -338,23 +344,34 @@ def van_rossum(
     if not isinstance(tau, Tracer) and not np.all(np.asarray(tau) > 0):
         raise ValueError(f"van_rossum: tau must be > 0, got {brief(tau)}")
     tau = real_array(tau, "van_rossum", "tau")
-    tau = broadcast_checked(tau, x.dtype, x.shape[1:], "van_rossum", "tau", "spikes of one step")
+    tau = broadcast_checked(
+        tau, x.dtype, x.shape[1:], "van_rossum", "tau", "spikes of one step"
+    )
     decay = jnp.broadcast_to(jnp.exp(-1 / tau), x.shape[1:])
 
     def step(carry, now):
-        trace, area = carry  # the filtered difference before the step, and the sum of its squares
+        trace, area = (
+            carry  # the filtered difference before the step, and the sum of its squares
+        )
         difference, valid = now
         after = decay * trace + difference
-        return (jnp.where(valid, after, trace), jnp.where(valid, area + after**2, area)), None
+        return (
+            jnp.where(valid, after, trace),
+            jnp.where(valid, area + after**2, area),
+        ), None
 
     zeros = jnp.zeros_like(x[0])
-    (end, area), _ = jax.lax.scan(step, (zeros, zeros), (x - y, jnp.broadcast_to(valid, x.shape)))
+    (end, area), _ = jax.lax.scan(
+        step, (zeros, zeros), (x - y, jnp.broadcast_to(valid, x.shape))
+    )
     # A step of length 1 after a value h has the integral tau h^2 (1 - decay^2) / 2. The tail sums
     # all later steps.
     return (-jnp.expm1(-2 / tau) * area / 2 + decay**2 * end**2 / 2).mean()
 
 
-def over_time(owner: str, name: str, outputs: Any, mask: Any) -> tuple[jax.Array, jax.Array]:
+def over_time(
+    owner: str, name: str, outputs: Any, mask: Any
+) -> tuple[jax.Array, jax.Array]:
     """Return the outputs, ``(steps, examples, ...)``, and the mask reshaped to their number of
     axes.
 
@@ -398,18 +415,29 @@ def _at(x: jax.Array, step: jax.Array, valid: jax.Array) -> jax.Array:
     return jnp.where(valid.any(0), jnp.take_along_axis(x, step[None], 0)[0], 0)
 
 
-def _targets(owner: str, x: jax.Array, labels: Any, correct: Any, incorrect: Any) -> jax.Array:
+def _targets(
+    owner: str, x: jax.Array, labels: Any, correct: Any, incorrect: Any
+) -> jax.Array:
     """Return the target of each class, ``(examples, classes)``."""
     labels = jnp.asarray(labels)
     if x.ndim != 3:
-        raise ValueError(f"{owner}: outputs must be (steps, examples, classes), got {x.shape}")
+        raise ValueError(
+            f"{owner}: outputs must be (steps, examples, classes), got {x.shape}"
+        )
     if is_float(labels) or labels.dtype == bool or labels.shape != x.shape[1:2]:
         hint = order_of_axes("outputs", x.shape, "labels", labels.shape, at=1)
         got = f"{labels.dtype} {labels.shape}"
         raise ValueError(
             f"{owner}: labels must be integers of shape {x.shape[1:2]}, got {got}{hint}"
         )
-    if not isinstance(labels, Tracer) and not np.isin(labels, np.arange(x.shape[2])).all():
-        raise ValueError(f"{owner}: labels must be from 0 to {x.shape[2] - 1}, got {brief(labels)}")
+    if (
+        not isinstance(labels, Tracer)
+        and not np.isin(labels, np.arange(x.shape[2])).all()
+    ):
+        raise ValueError(
+            f"{owner}: labels must be from 0 to {x.shape[2] - 1}, got {brief(labels)}"
+        )
     is_correct = jax.nn.one_hot(labels, x.shape[2], dtype=bool)
-    return jnp.where(is_correct, jnp.asarray(correct, x.dtype), jnp.asarray(incorrect, x.dtype))
+    return jnp.where(
+        is_correct, jnp.asarray(correct, x.dtype), jnp.asarray(incorrect, x.dtype)
+    )

@@ -64,10 +64,14 @@ def check_shapes(inputs: Mapping[Name, jax.Array], mask: jax.Array | None) -> in
                 f"{label} of shape {shape}; only the number of examples may be symbolic"
             )
         if x.ndim < 2 or not shape[0]:
-            raise ValueError(f"Network: {label} must be of shape (steps, ..., inputs), got {shape}")
+            raise ValueError(
+                f"Network: {label} must be of shape (steps, ..., inputs), got {shape}"
+            )
     shapes = {name: x.shape for name, x in inputs.items()}
     if len({shape[: min(2, len(shape) - 1)] for shape in shapes.values()}) > 1:
-        raise ValueError(f"Network: all inputs must agree in steps and examples, got {shapes}")
+        raise ValueError(
+            f"Network: all inputs must agree in steps and examples, got {shapes}"
+        )
     shape = next(iter(shapes.values()))
     if mask is not None:
         _check_mask(mask, shape)
@@ -76,7 +80,11 @@ def check_shapes(inputs: Mapping[Name, jax.Array], mask: jax.Array | None) -> in
 
 def _check_mask(mask: jax.Array, shape: tuple[int, ...]) -> None:
     axes = min(2, len(shape) - 1)
-    if mask.dtype == bool and mask.ndim in (1, axes) and mask.shape == shape[: mask.ndim]:
+    if (
+        mask.dtype == bool
+        and mask.ndim in (1, axes)
+        and mask.shape == shape[: mask.ndim]
+    ):
         return
     expected = (
         f"(steps,), here {shape[:1]}"

@@ -176,16 +176,22 @@ class Join(Struct):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not callable(self.function):
-            raise TypeError(f"Join: function must be callable, got {brief(self.function)}")
+            raise TypeError(
+                f"Join: function must be callable, got {brief(self.function)}"
+            )
         sources = (self.of,) if isinstance(self.of, str) else self.of
         if (
             not isinstance(sources, Sequence)
             or not sources
             or not all(isinstance(name, str) for name in sources)
         ):
-            raise TypeError(f"Join: of must name one or more sources, got {brief(self.of)}")
+            raise TypeError(
+                f"Join: of must name one or more sources, got {brief(self.of)}"
+            )
         if not isinstance(self.over_time, bool):
-            raise TypeError(f"Join: over_time must be a bool, got {brief(self.over_time)}")
+            raise TypeError(
+                f"Join: over_time must be a bool, got {brief(self.over_time)}"
+            )
         object.__setattr__(self, "of", tuple(sources))
         object.__setattr__(self, "function", as_static(self.function))
 
@@ -203,7 +209,9 @@ class Edge(NamedTuple):
 
     def read(self, read_lag: Callable[[int], Any]) -> Any:
         """Read each lag by ``read_lag(lag)``. Return a tuple for a window, else one array."""
-        return tuple(map(read_lag, self.lags)) if self.windowed else read_lag(*self.lags)
+        return (
+            tuple(map(read_lag, self.lags)) if self.windowed else read_lag(*self.lags)
+        )
 
 
 class Connection(NamedTuple):
@@ -236,18 +244,29 @@ def depths_of(edges: Iterable[Edge], layers: Collection[Name]) -> dict[Name, int
         # A layer has its last output in its state anyway. Joins and inputs have no state, so
         # even a delay of 1 needs a past.
         deepest[edge.source] = max(deepest.get(edge.source, 0), *edge.lags)
-    return {name: depth for name, depth in deepest.items() if depth > (1 if name in layers else 0)}
+    return {
+        name: depth
+        for name, depth in deepest.items()
+        if depth > (1 if name in layers else 0)
+    }
 
 
 def weights_of(label: str, weight: Any) -> dict[str, Any]:
     """The weights of these edges, by label."""
-    if isinstance(weight, Window) and (matrices := matrix_of(weight.weight)) is not None:
-        return {f"{label}[{k}]": matrix for k, matrix in enumerate(jnp.asarray(matrices))}
+    if (
+        isinstance(weight, Window)
+        and (matrices := matrix_of(weight.weight)) is not None
+    ):
+        return {
+            f"{label}[{k}]": matrix for k, matrix in enumerate(jnp.asarray(matrices))
+        }
     return {label: weight.weight if isinstance(weight, (Delayed, Window)) else weight}
 
 
 def is_matrix(weight: Any) -> bool:
-    return isinstance(weight, (jax.Array, np.ndarray)) or hasattr(weight, "__jax_array__")
+    return isinstance(weight, (jax.Array, np.ndarray)) or hasattr(
+        weight, "__jax_array__"
+    )
 
 
 def matrix_of(weight: Any) -> Any:
@@ -271,7 +290,9 @@ def check_weight(owner: str, name: str, value: Any) -> None:
     """Raise if a weight is neither a matrix nor callable."""
     matrix = matrix_of(value)
     if matrix is None and not callable(value):
-        raise TypeError(f"{owner}: {name} must be a matrix or callable, got {brief(value)}")
+        raise TypeError(
+            f"{owner}: {name} must be a matrix or callable, got {brief(value)}"
+        )
     if matrix is not None and matrix.ndim not in (
         2,
         3,
@@ -328,4 +349,6 @@ def times_matrix(x: jax.Array, matrix: jax.Array) -> jax.Array:
     """
     # (..., inputs) and (inputs, neurons) -> (..., neurons). ``dot_general`` does not promote,
     # so x takes the dtype of the matrix.
-    return jax.lax.dot_general(x.astype(matrix.dtype), matrix, (((x.ndim - 1,), (0,)), ((), ())))
+    return jax.lax.dot_general(
+        x.astype(matrix.dtype), matrix, (((x.ndim - 1,), (0,)), ((), ()))
+    )

@@ -78,7 +78,9 @@ class DelayKernel(Struct, pure=True):
         super().__post_init__()
         check_weight("DelayKernel", "weight", self.weight)
         if matrix_of(self.weight) is None:
-            raise TypeError(f"DelayKernel: weight must be a matrix, got {self.weight!r}")
+            raise TypeError(
+                f"DelayKernel: weight must be a matrix, got {self.weight!r}"
+            )
         if isinstance(self.delay, int | float) and self.delay > self.length - 1:
             raise ValueError(
                 f"DelayKernel: delay must be at most length - 1 = {self.length - 1}, got "
@@ -105,10 +107,14 @@ class DelayKernel(Struct, pure=True):
             distance = jnp.where(away == 0, 0, jnp.abs(away))
             spread = jnp.maximum(1 + width - distance, 0)
             total = spread.sum(0, keepdims=True)
-            spread = spread / jnp.where(total > 0, total, 1)  # a delay outside may reach no step
+            spread = spread / jnp.where(
+                total > 0, total, 1
+            )  # a delay outside may reach no step
         else:
             # A softmax stays finite even if all terms underflow.
-            spread = jax.nn.softmax(-(away**2) / (2 * jnp.where(width > 0, width, 1) ** 2), 0)
+            spread = jax.nn.softmax(
+                -(away**2) / (2 * jnp.where(width > 0, width, 1) ** 2), 0
+            )
             # A width of 0 is a single lag. The softmax above would divide by 0 there, so it gets a
             # width of 1, and its result is replaced.
             nearest = jnp.abs(lags - jnp.round(delay)) < 0.5
@@ -140,7 +146,10 @@ def rounded_delays(tree: Any) -> Any:
     Array([0., 0., 1., 0.], dtype=float32)
     """
     return with_kernels(
-        tree, lambda kernel: kernel._replaced(delay=jnp.round(jnp.asarray(kernel.delay)), width=0.0)
+        tree,
+        lambda kernel: kernel._replaced(
+            delay=jnp.round(jnp.asarray(kernel.delay)), width=0.0
+        ),
     )
 
 

@@ -133,7 +133,11 @@ def draw_weights(
         raise TypeError("draw_weights: pass inputs to measure, or a rate, or weight")
     graph = network.graph
     _check_names(std, graph)
-    noise = spiking if any(is_stochastic(layer.cell) for layer in graph.layers.values()) else None
+    noise = (
+        spiking
+        if any(is_stochastic(layer.cell) for layer in graph.layers.values())
+        else None
+    )
     # Arrays are arguments of the compiled function, so the weights of each turn do not
     # recompile it.
     _, functions = split(network, lambda _, leaf: is_array(leaf))
@@ -169,8 +173,12 @@ def draw_weights(
                 drawing, subkey = jax.random.split(drawing)
                 cell, edges = graph.layers[name].cell, sum(map(len, weights.values()))
                 # A loop gets its share only if it is drawn by the same rule as the other edges.
-                has_both = parts[name].forward and parts[name].feedback and not recurrent
-                share = (1 - FEEDFORWARD if feedback else FEEDFORWARD) if has_both else 1.0
+                has_both = (
+                    parts[name].forward and parts[name].feedback and not recurrent
+                )
+                share = (
+                    (1 - FEEDFORWARD if feedback else FEEDFORWARD) if has_both else 1.0
+                )
                 rule = Driven(
                     cell,
                     None,
@@ -187,8 +195,17 @@ def draw_weights(
                 )
                 with node_named(name, graph):
                     sources = {} if initializer else outputs()
-                    drawn = _draw(subkey, network.layers[name], weights, initializer, rule, sources)
-                network = dataclasses.replace(network, layers=network.layers | {name: drawn})
+                    drawn = _draw(
+                        subkey,
+                        network.layers[name],
+                        weights,
+                        initializer,
+                        rule,
+                        sources,
+                    )
+                network = dataclasses.replace(
+                    network, layers=network.layers | {name: drawn}
+                )
     return network
 
 
@@ -209,12 +226,18 @@ def _parts(graph: Graph, name: Name) -> _Parts:
     for label, weight in graph.nodes[name].weights.items():
         if _matrix(weight) is None:
             continue
-        edges = [edge for edge in graph.edges[name] if edge.label in weights_of(label, weight)]
+        edges = [
+            edge
+            for edge in graph.edges[name]
+            if edge.label in weights_of(label, weight)
+        ]
         # a kernel of delays has one matrix for all its lags
         edges = edges if _is_window(weight) else edges[:1]
         # An edge of a loop without a delay takes part in the step itself, so it is drawn with
         # the forward weights.
-        back = all(edge.label in graph.looped[name] and min(edge.lags) > 0 for edge in edges)
+        back = all(
+            edge.label in graph.looped[name] and min(edge.lags) > 0 for edge in edges
+        )
         (parts.feedback if back else parts.forward)[label] = edges
     return parts
 
@@ -238,13 +261,15 @@ def _with_matrix(weight: Any, matrix: jax.Array) -> Any:
 
 def _with_matrices(layer: Layer, matrices: Mapping[str, jax.Array]) -> Layer:
     return with_weights(
-        layer, {label: _with_matrix(layer.weights[label], m) for label, m in matrices.items()}
+        layer,
+        {label: _with_matrix(layer.weights[label], m) for label, m in matrices.items()},
     )
 
 
 def _with_zeros(layer: Layer, labels: Iterable[str]) -> Layer:
     return _with_matrices(
-        layer, {label: jnp.zeros_like(_matrix(layer.weights[label])) for label in labels}
+        layer,
+        {label: jnp.zeros_like(_matrix(layer.weights[label])) for label in labels},
     )
 
 
@@ -297,14 +322,22 @@ def _arriving(weight: Any, x: Any, edge: Edge, mask: jax.Array | None) -> Any:
         return read(edge.lags[0])
     # One matrix is drawn for all delays, so the source passes the mean kernel: weights of 1 at
     # the mean delay and width.
-    means = {name: jnp.asarray(getattr(kernel, name)).mean() for name in ("delay", "width")}
+    means = {
+        name: jnp.asarray(getattr(kernel, name)).mean() for name in ("delay", "width")
+    }
     spread = jnp.asarray(kernel._replaced(weight=jnp.ones((1, 1)), **means))
     x = x.astype(spread.dtype)
-    return jnp.stack([part * read(lag) for lag, part in enumerate(spread.ravel())]).sum(0)
+    return jnp.stack([part * read(lag) for lag, part in enumerate(spread.ravel())]).sum(
+        0
+    )
 
 
 def _check_names(std: Any, graph: Graph) -> None:
-    unknown = [name for name in std if name not in graph.layers] if isinstance(std, Mapping) else []
+    unknown = (
+        [name for name in std if name not in graph.layers]
+        if isinstance(std, Mapping)
+        else []
+    )
     if unknown:
         raise ValueError(
             f"draw_weights: std must name layers of {[*graph.layers]}, got {unknown[0]!r}"

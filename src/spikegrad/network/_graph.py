@@ -40,7 +40,11 @@ class Graph(NamedTuple):
 
     @property
     def layers(self) -> dict[Name, Layer]:
-        return {name: node for name, node in self.nodes.items() if not isinstance(node, Join)}
+        return {
+            name: node
+            for name, node in self.nodes.items()
+            if not isinstance(node, Join)
+        }
 
     @property
     def depths(self) -> dict[Name, int]:
@@ -67,7 +71,10 @@ class Graph(NamedTuple):
         # Tarjan's algorithm returns the nodes of a group in the order of its search. A step
         # needs the order of the graph.
         place = {name: n for n, name in enumerate(self.nodes)}
-        return [tuple(sorted(group, key=place.__getitem__)) for group in strongly_connected(waits)]
+        return [
+            tuple(sorted(group, key=place.__getitem__))
+            for group in strongly_connected(waits)
+        ]
 
 
 def make_graph(
@@ -75,7 +82,9 @@ def make_graph(
 ) -> Graph:
     """Build the graph of layers and joins. Errors name the nodes."""
     edges: dict[Name, tuple[Edge, ...]] = {}
-    above = inputs[0] if len(inputs) == 1 else None  # what a layer without a named source reads
+    above = (
+        inputs[0] if len(inputs) == 1 else None
+    )  # what a layer without a named source reads
     for name, node in nodes.items():
         if name in inputs:
             raise ValueError(
@@ -84,7 +93,9 @@ def make_graph(
         if isinstance(node, Join):
             # Labels sort like the arguments of the join, because JAX sorts the keys of dicts.
             # Three digits keep 10 behind 9.
-            edges[name] = tuple(Edge(f"{k:03}", source, (0,)) for k, source in enumerate(node.of))
+            edges[name] = tuple(
+                Edge(f"{k:03}", source, (0,)) for k, source in enumerate(node.of)
+            )
         elif above is None and node.of is None and not isinstance(node.weight, Mapping):
             raise ValueError(
                 f"Network: {name!r} must name one source of {[*inputs]}; pass of= to the layer"
@@ -120,9 +131,15 @@ def make_graph(
     }
     # Here all edges count, also those with a delay, because a recurrent weight closes a loop
     # through time.
-    loop_of = {name: n for n, group in enumerate(strongly_connected(everything)) for name in group}
+    loop_of = {
+        name: n
+        for n, group in enumerate(strongly_connected(everything))
+        for name in group
+    }
     looped = {
-        name: frozenset(e.label for e in node_edges if loop_of.get(e.source) == loop_of[name])
+        name: frozenset(
+            e.label for e in node_edges if loop_of.get(e.source) == loop_of[name]
+        )
         for name, node_edges in edges.items()
     }
 

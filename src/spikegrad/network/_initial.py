@@ -180,13 +180,17 @@ class Driven(NamedTuple):
     respond: Callable[..., Response] | None = None
     """:func:`measure_response` of the cell, with a memory for several weights."""
 
-    def __call__(self, key: jax.Array, shape: tuple[int, ...], dtype: Any = None) -> jax.Array:
+    def __call__(
+        self, key: jax.Array, shape: tuple[int, ...], dtype: Any = None
+    ) -> jax.Array:
         declared = _declared(self.cell)
         # A declared response has no axis of receptors, so only measured cells can have one.
         has_receptors = declared is None and receptors_of(self.cell, shape)
         # ``summed`` are the axes of the weighted sum, such as (inputs,) or (height, width,
         # channels).
-        like, summed = (shape[-2:], shape[:-2]) if has_receptors else (shape[-1:], shape[:-1])
+        like, summed = (
+            (shape[-2:], shape[:-2]) if has_receptors else (shape[-1:], shape[:-1])
+        )
         n, measured = math.prod(summed), np.ndim(self.rate) > 0
         # A kernel of a convolution has another number of taps than the inputs have channels, so
         # only matrices are compared.
@@ -197,13 +201,18 @@ class Driven(NamedTuple):
         if declared and not measured:
             # The closed form needs no sequence. It holds for independent spikes and a
             # stationary potential only, so measured inputs pass the kernel instead.
-            moments, threshold = _of_long_response(declared, self.rate), declared.threshold
+            moments, threshold = (
+                _of_long_response(declared, self.rate),
+                declared.threshold,
+            )
         else:
             # A measured sequence sees no more of the response than its length.
             steps = len(self.rate) if measured else _LONG
             # (steps, receptors, neurons)
             respond = self.respond or functools.partial(measure_response, self.cell)
-            kernel, threshold = _of_leaks(declared, steps) if declared else respond(like, steps)
+            kernel, threshold = (
+                _of_leaks(declared, steps) if declared else respond(like, steps)
+            )
             moments = (
                 _of_inputs(kernel, self.rate, self.mask)
                 if measured
@@ -289,7 +298,9 @@ def _declared(cell: Cell) -> LinearResponse | None:
     if response is None:
         return None
     values = response._asdict().items()
-    return response._replace(**{k: _number(value, k) for k, value in values if value is not None})
+    return response._replace(
+        **{k: _number(value, k) for k, value in values if value is not None}
+    )
 
 
 def _number(value: Any, name: str) -> Any:
@@ -300,14 +311,22 @@ def _number(value: Any, name: str) -> Any:
             f"fluctuation_driven: {name} must be a number or one for each neuron, got "
             f"{np.shape(value)}"
         )
-    return value if isinstance(value, float) else jnp.asarray(value, jnp.result_type(float))
+    return (
+        value
+        if isinstance(value, float)
+        else jnp.asarray(value, jnp.result_type(float))
+    )
 
 
 def _of_long_response(response: LinearResponse, p: Any) -> _Moments:
     """Return the moments of independent spikes in long sequences, from the formulas."""
     b, g, c, _ = response
     for value in (b, c):
-        _check(value, value < 1, "decay must be < 1 for a rate, got {}; pass inputs to measure")
+        _check(
+            value,
+            value < 1,
+            "decay must be < 1 for a rate, got {}; pass inputs to measure",
+        )
     total = g / ((1 - b) * (1 - c))
     # The sum of squares of a difference of two exponentials, ``\hat\varepsilon`` of the
     # docstring.
@@ -363,12 +382,17 @@ def _of_inputs(kernel: jax.Array, inputs: jax.Array, mask: Any) -> _Moments:
     # Neurons with equal decays have equal kernels, and each kernel costs one transform of all
     # inputs.
     rows, positions = _distinct(kernel.reshape(len(kernel), -1).T)
-    sums = [value[positions].reshape(kernel.shape[1:]) for value in _convolved(rows, inputs, mask)]
+    sums = [
+        value[positions].reshape(kernel.shape[1:])
+        for value in _convolved(rows, inputs, mask)
+    ]
     # Axes between examples and inputs, such as the places of an image, count like further
     # examples.
     count = math.prod(inputs.shape[2:-1]) * math.prod(inputs.shape[:2])
     if mask is not None:
-        count = count * jnp.broadcast_to(_wide(mask), inputs.shape[:2]).mean(dtype=sums[0].dtype)
+        count = count * jnp.broadcast_to(_wide(mask), inputs.shape[:2]).mean(
+            dtype=sums[0].dtype
+        )
     total, total_square, square = (value / count for value in sums)
     n = inputs.shape[-1]
     return _Moments(total / n, square / n, (total_square - total**2) / n)
@@ -409,7 +433,8 @@ def _convolved(kernel: jax.Array, inputs: jax.Array, mask: Any) -> list[jax.Arra
         return jax.lax.map(of_kernel, kernel)
 
     return [
-        value.sum(0) for value in jax.lax.map(of_example, (jnp.moveaxis(inputs, 1, 0), active.T))
+        value.sum(0)
+        for value in jax.lax.map(of_example, (jnp.moveaxis(inputs, 1, 0), active.T))
     ]
 
 

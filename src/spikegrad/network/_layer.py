@@ -89,7 +89,9 @@ class Layer(Struct):
     ... )
     """
 
-    weight: Linear | Delayed | Window | Mapping[str, Any] | None = parameter(kind=object)
+    weight: Linear | Delayed | Window | Mapping[str, Any] | None = parameter(
+        kind=object
+    )
     cell: Cell = parameter(kind=Cell)
     recurrent: Linear | Delayed | Window | None = parameter(default=None, kind=object)
     bias: ArrayLike | None = parameter(default=None, kind=object)
@@ -104,7 +106,9 @@ class Layer(Struct):
     def __post_init__(self) -> None:
         super().__post_init__()
         if isinstance(self.weight, Mapping):
-            if not self.weight or not all(isinstance(name, str) for name in self.weight):
+            if not self.weight or not all(
+                isinstance(name, str) for name in self.weight
+            ):
                 raise TypeError(
                     "Layer: a mapping as weight must have names of sources as keys, got "
                     f"{self.weight!r}"
@@ -114,7 +118,9 @@ class Layer(Struct):
                     f"Layer: weight names the sources {list(self.weight)}; leave of out"
                 )
             # JAX sorts the keys of a dict when it rebuilds one, so the names are sorted here too.
-            weights = {name: _as_weight(self.weight[name]) for name in sorted(self.weight)}
+            weights = {
+                name: _as_weight(self.weight[name]) for name in sorted(self.weight)
+            }
             object.__setattr__(self, "weight", weights)
         elif self.of is not None and not isinstance(self.of, str):
             raise TypeError(f"Layer: of must name a source, got {self.of!r}")
@@ -143,8 +149,14 @@ class Layer(Struct):
         """
         weights: dict[str, Any] = {"weight": self.weight}
         if isinstance(self.weight, Mapping):
-            weights = {f"weight[{name!r}]": weight for name, weight in self.weight.items()}
-        return weights if self.recurrent is None else {**weights, "recurrent": self.recurrent}
+            weights = {
+                f"weight[{name!r}]": weight for name, weight in self.weight.items()
+            }
+        return (
+            weights
+            if self.recurrent is None
+            else {**weights, "recurrent": self.recurrent}
+        )
 
     def edges(self, name: Name, above: Name | None = None) -> tuple[Edge, ...]:
         """Return the edges of the layer with this name. ``above`` is the default source."""
@@ -154,7 +166,9 @@ class Layer(Struct):
             # An omitted source is the entry above, or the only inputs for the first entry.
             sources = [above if self.of is None else self.of]  # type: ignore[list-item]
         edges = []
-        for (label, weight), source in zip(self.weights.items(), [*sources, name], strict=False):
+        for (label, weight), source in zip(
+            self.weights.items(), [*sources, name], strict=False
+        ):
             # A layer cannot read its output of the present step, so a plain recurrent weight
             # has a delay of 1.
             if label == "recurrent" and not isinstance(weight, (Delayed, Window)):
@@ -301,7 +315,9 @@ class Layer(Struct):
         ``R s``, or zeros for a layer that is not recurrent.
         """
         return (
-            zeros_like(out) if self.recurrent is None else product(self.recurrent, out, "recurrent")
+            zeros_like(out)
+            if self.recurrent is None
+            else product(self.recurrent, out, "recurrent")
         )
 
 
@@ -331,23 +347,36 @@ def plus_bias(layer: Layer, current: jax.Array) -> jax.Array:
     if layer.bias is None:
         return current
     bias = broadcast_checked(
-        jnp.asarray(layer.bias), current.dtype, current.shape, "Layer", "bias", "the current"
+        jnp.asarray(layer.bias),
+        current.dtype,
+        current.shape,
+        "Layer",
+        "bias",
+        "the current",
     )
     return current + bias
 
 
 def current_of(
-    layer: Layer, connections: Sequence[Connection], looped: Collection[str], reads: Mapping
+    layer: Layer,
+    connections: Sequence[Connection],
+    looped: Collection[str],
+    reads: Mapping,
 ) -> jax.Array:
     """Return the current of one step, from the reads of each connection."""
     return sum_of(
         layer,
-        {c.edge.label: product(c.weight, reads[c.edge.label], c.edge.label) for c in connections},
+        {
+            c.edge.label: product(c.weight, reads[c.edge.label], c.edge.label)
+            for c in connections
+        },
         looped,
     )
 
 
-def sum_of(layer: Layer, products: Mapping[str, jax.Array], looped: Collection[str]) -> jax.Array:
+def sum_of(
+    layer: Layer, products: Mapping[str, jax.Array], looped: Collection[str]
+) -> jax.Array:
     """Return the current of one step, from the product of each connection.
 
     All modes add the products in the order of the connections. The bias is added to the first

@@ -75,7 +75,9 @@ def make_masks(steps: int, active: jax.Array | None, truncate: int | None) -> Ma
     # The running maximum is the number of the last cut so far. Before any cut the start value
     # makes the age huge, so outputs of an earlier call keep their derivative. Half of the int32
     # range leaves room for the subtraction.
-    age = before - jax.lax.associative_scan(jnp.maximum, jnp.where(cut, before, -(2**30)))
+    age = before - jax.lax.associative_scan(
+        jnp.maximum, jnp.where(cut, before, -(2**30))
+    )
     return Masks(active, started, cut, age=age)
 
 
@@ -93,7 +95,9 @@ def _cut(active: jax.Array | None, window: jax.Array) -> jax.Array:
     """
     if active is not None:
         window = jnp.where(active, append_axes(window, active.ndim), 0)
-        window = jax.lax.associative_scan(jnp.maximum, window)  # the window of the last valid step
+        window = jax.lax.associative_scan(
+            jnp.maximum, window
+        )  # the window of the last valid step
     return jnp.concatenate([zeros_like(window[:1]), window[:-1]]) < window
 
 
@@ -111,7 +115,9 @@ def tree_where(mask: jax.Array | None, yes: Any, no: Any) -> Any:
     """
     if mask is None:
         return yes
-    return jax.tree.map(lambda a, b: jnp.where(append_axes(mask, a.ndim), a, b), yes, no)
+    return jax.tree.map(
+        lambda a, b: jnp.where(append_axes(mask, a.ndim), a, b), yes, no
+    )
 
 
 def young(mask: Masks, lag: int, x: Any) -> Any:
@@ -126,13 +132,17 @@ def young(mask: Masks, lag: int, x: Any) -> Any:
 def cut_off(mask: Masks, states: Any) -> Any:
     """Stop the gradient of the states before each step at which a window starts."""
     return (
-        states if mask.cut is None else tree_where(mask.cut, jax.lax.stop_gradient(states), states)
+        states
+        if mask.cut is None
+        else tree_where(mask.cut, jax.lax.stop_gradient(states), states)
     )
 
 
 def tree_keep(mask: jax.Array | None, tree: Any) -> Any:
     """Keep the tree if the mask is True, and replace it by zeros otherwise."""
-    return tree if mask is None else tree_where(mask, tree, jax.tree.map(zeros_like, tree))
+    return (
+        tree if mask is None else tree_where(mask, tree, jax.tree.map(zeros_like, tree))
+    )
 
 
 def with_finite_padding(active: jax.Array | None, tree: Any) -> Any:
@@ -147,6 +157,8 @@ def with_finite_padding(active: jax.Array | None, tree: Any) -> Any:
     def leaf(x):
         if not is_inexact(x):
             return x
-        return jnp.where(append_axes(active, x.ndim) | jnp.isfinite(x), x, zeros_like(x))
+        return jnp.where(
+            append_axes(active, x.ndim) | jnp.isfinite(x), x, zeros_like(x)
+        )
 
     return jax.tree.map(leaf, tree)

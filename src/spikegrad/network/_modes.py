@@ -128,7 +128,9 @@ class Backward:
     def engine(self) -> Engine:
         return MODES[self.mode].engine
 
-    def plan(self, steps: int, outputs: tuple[Name, ...], pre_spike: tuple[Name, ...]) -> Plan:
+    def plan(
+        self, steps: int, outputs: tuple[Name, ...], pre_spike: tuple[Name, ...]
+    ) -> Plan:
         """Return the options of a call with this number of steps. Raise if lengths do not fit."""
         check_length("Backward", "truncate", self.truncate, steps)
         row = MODES[self.mode]

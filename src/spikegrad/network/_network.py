@@ -13,12 +13,23 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from .._compat import in_reverse_mode_alone, is_forward_mode_error, match_varying_axes, shard_as
+from .._compat import (
+    in_reverse_mode_alone,
+    is_forward_mode_error,
+    match_varying_axes,
+    shard_as,
+)
 from .._pytree import Entries
 from .._struct import Struct, is_pure, parameter, wiring
 from .._surrogate import as_key
 from ..neurons import Cell, LeakyReadout
-from ._arguments import check_coupled, check_shapes, check_windows, checked_key, named_inputs
+from ._arguments import (
+    check_coupled,
+    check_shapes,
+    check_windows,
+    checked_key,
+    named_inputs,
+)
 from ._connections import Delayed, Join, Name, Window
 from ._draw_weights import draw_weights
 from ._graph import INPUT, Graph, make_graph
@@ -120,8 +131,12 @@ class Network(Struct):
         )
         for name in entries:
             if not isinstance(name, str):
-                raise TypeError(f"Network: names of layers must be strings, got {name!r}")
-        if not entries or not all(isinstance(node, (Layer, Join)) for node in entries.values()):
+                raise TypeError(
+                    f"Network: names of layers must be strings, got {name!r}"
+                )
+        if not entries or not all(
+            isinstance(node, (Layer, Join)) for node in entries.values()
+        ):
             raise TypeError(
                 f"Network: layers must be one or more Layer objects, got {self.layers!r}"
             )
@@ -236,7 +251,9 @@ class Network(Struct):
                     f"{size!r}"
                 )
         *hidden, last = itertools.pairwise(counts)
-        layers = [Layer.zeros(*pair, cell, bool(recurrent), bias, dtype) for pair in hidden]
+        layers = [
+            Layer.zeros(*pair, cell, bool(recurrent), bias, dtype) for pair in hidden
+        ]
         network = cls([*layers, Layer.zeros(*last, readout, False, bias, dtype)])
         return draw_weights(
             network,
@@ -267,9 +284,13 @@ class Network(Struct):
         """
         graph = self.graph
         _check_steps(graph)
-        return as_entries(graph, initial_states(graph, named_inputs(self.inputs, inputs)))
+        return as_entries(
+            graph, initial_states(graph, named_inputs(self.inputs, inputs))
+        )
 
-    def step(self, states: Mapping[str, Any], inputs: Any, *, key: Any = None) -> tuple[Any, Any]:
+    def step(
+        self, states: Mapping[str, Any], inputs: Any, *, key: Any = None
+    ) -> tuple[Any, Any]:
         """Run one time step, for inference on a stream.
 
         The spikes equal those of a call on all steps.
@@ -307,7 +328,10 @@ class Network(Struct):
             after = as_entries(graph, (new.states, new.pasts))
             if shapes_of(after) == shapes_of(before):
                 return after, self._select(new.outputs)
-        except (TypeError, ValueError):  # checked only now, because it takes as long as a step
+        except (
+            TypeError,
+            ValueError,
+        ):  # checked only now, because it takes as long as a step
             check_entries(graph, before, as_entries(graph, initial_states(graph, x)))
             raise
         check_entries(graph, before, as_entries(graph, initial_states(graph, x)))
@@ -450,9 +474,13 @@ class Network(Struct):
             neurons if "pre_spike" in parts else (),
             neurons if "current" in parts else (),
         )
-        ends, (outputs, pre_spike) = run(self, wanted, inputs, states, key, mask, backward)
+        ends, (outputs, pre_spike) = run(
+            self, wanted, inputs, states, key, mask, backward
+        )
         activity = {
-            name: Activity(outputs.get(name), pre_spike.get(name), outputs.get(current_of(name)))
+            name: Activity(
+                outputs.get(name), pre_spike.get(name), outputs.get(current_of(name))
+            )
             for name in names
         }
         return ends, Entries(activity)
@@ -478,7 +506,11 @@ def run(
     """Check the arguments of a call and run it. Return the states after the last step, outputs and
     states before the spike.
     """
-    graph, x, key = network.graph, named_inputs(network.inputs, inputs), checked_key(key)
+    graph, x, key = (
+        network.graph,
+        named_inputs(network.inputs, inputs),
+        checked_key(key),
+    )
     mask = None if mask is None else jnp.asarray(mask)
     states = None if states is None else checked_entries(graph, states)
     steps, backward = check_shapes(x, mask), as_backward(backward)
@@ -492,8 +524,12 @@ def run(
         if is_pure_network(network):
             # Marked outside the compiled function. It then stores these arrays instead of copies.
             arguments = mark((network, x, states))
-            return _run_compiled(backward.engine, plan, wanted.currents, *arguments, mask, key)
-        return _run(backward.engine, plan, wanted.currents, network, x, states, mask, key, mark)
+            return _run_compiled(
+                backward.engine, plan, wanted.currents, *arguments, mask, key
+            )
+        return _run(
+            backward.engine, plan, wanted.currents, network, x, states, mask, key, mark
+        )
     except TypeError as error:
         if backward.engine.cuts and is_forward_mode_error(error):
             raise TypeError(_no_forward_mode(backward.mode)) from error
@@ -511,7 +547,9 @@ def _run(
     key: Any,
     mark: Callable[[Any], Any] = lambda arrays: arrays,
 ):
-    network, inputs, states, mask, key = match_varying_axes((network, inputs, states, mask, key))
+    network, inputs, states, mask, key = match_varying_axes(
+        (network, inputs, states, mask, key)
+    )
     graph = with_currents(network.graph, currents)
 
     def start(part, inputs):
@@ -537,7 +575,9 @@ def _run(
         functools.partial(engine.run, mark=mark),
         lean=engine.cuts,
     )
-    states = {name: state for name, state in ran.states.items() if name in network.layers}
+    states = {
+        name: state for name, state in ran.states.items() if name in network.layers
+    }
     ends = as_entries(graph, (states, ran.pasts))
     for name, statistics in ran.statistics.items():
         entry = (ran.pasts[name], statistics) if name in ran.pasts else statistics
@@ -574,7 +614,9 @@ def _marked(backward: Backward, arrays: Any) -> Any:
 
 
 def _no_forward_mode(mode: str) -> str:
-    return f"Network: for forward-mode differentiation use backward='scan', not {mode!r}"
+    return (
+        f"Network: for forward-mode differentiation use backward='scan', not {mode!r}"
+    )
 
 
 def is_pure_network(network: Network) -> bool:
@@ -582,7 +624,9 @@ def is_pure_network(network: Network) -> bool:
     return all(
         isinstance(node, Layer)
         and is_pure(node.cell)
-        and all(_is_pure_weight(weight) for weight in (*node.weights.values(), node.bias))
+        and all(
+            _is_pure_weight(weight) for weight in (*node.weights.values(), node.bias)
+        )
         for node in network.layers.values()
     )
 
@@ -591,7 +635,9 @@ def _is_pure_weight(weight: Any) -> bool:
     if isinstance(weight, (Delayed, Window)):
         weight = weight.weight
     return (
-        weight is None or isinstance(weight, (jax.Array, np.ndarray, float, int)) or is_pure(weight)
+        weight is None
+        or isinstance(weight, (jax.Array, np.ndarray, float, int))
+        or is_pure(weight)
     )
 
 
@@ -599,7 +645,11 @@ def _checked_names(field: str, names: Any) -> Any:
     """Return a name, a tuple of names, or None for the default outputs."""
     if isinstance(names, str) or (names is None and field == "outputs"):
         return names
-    if not isinstance(names, Sequence) or not names or not all(isinstance(n, str) for n in names):
+    if (
+        not isinstance(names, Sequence)
+        or not names
+        or not all(isinstance(n, str) for n in names)
+    ):
         raise TypeError(f"Network: {field} must be a name or names, got {names!r}")
     if len({*names}) < len(names):
         raise ValueError(f"Network: {field} must be different names, got {names!r}")

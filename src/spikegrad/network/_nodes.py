@@ -60,7 +60,9 @@ def initial_states(
         for name in graph.nodes:
             with node_named(name, graph):
                 result = results[name] = _evaluate(graph, name, outs, results.get(name))
-            if result.output is not None and _type(result.output) != _type(outs.get(name)):
+            if result.output is not None and _type(result.output) != _type(
+                outs.get(name)
+            ):
                 outs[name], changed = result.output, True
         # A last resort. A matrix shows the number of neurons of its source, but no further
         # axes.
@@ -74,7 +76,8 @@ def initial_states(
     states = {name: results[name].state for name in graph.layers}
     # (depth, batch, neurons), zeros because no output precedes the first step.
     pasts = {
-        name: jnp.stack([zeros_like(outs[name])] * depth) for name, depth in graph.depths.items()
+        name: jnp.stack([zeros_like(outs[name])] * depth)
+        for name, depth in graph.depths.items()
     }
     return states, pasts
 
@@ -88,7 +91,8 @@ def _input_of_matrix(graph: Graph, outs: dict[Name, Any]) -> dict[Name, Any]:
 
     def like(x, neurons):
         return jnp.broadcast_to(
-            x.reshape(len(x), -1)[:, :1] if x.ndim > 1 else x[:1], (*x.shape[:-1][:1], neurons)
+            x.reshape(len(x), -1)[:, :1] if x.ndim > 1 else x[:1],
+            (*x.shape[:-1][:1], neurons),
         )
 
     # As many turns as nodes suffice, since the longest path without a cycle visits each node
@@ -139,7 +143,9 @@ def _evaluate(graph: Graph, name: Name, outs: dict, before: _Result | None) -> _
     ):
         return _Result(types)
     # All lags of an edge have one shape, so the lag is ignored.
-    reads = {edge.label: edge.read(lambda _, edge=edge: outs[edge.source]) for edge in known}
+    reads = {
+        edge.label: edge.read(lambda _, edge=edge: outs[edge.source]) for edge in known
+    }
     connections = [c for c in graph.connections(name) if c.edge.label in reads]
     # partial makes a new function, since JAX looks up a method by a hash of all weights
     current = jax.eval_shape(

@@ -62,16 +62,25 @@ def with_currents(graph: Graph, names: Collection[Name]) -> Graph:
     """
     nodes, edges, looped = {}, {}, {}
     for name, node in graph.nodes.items():
-        nodes[name], edges[name], looped[name] = node, graph.edges[name], graph.looped[name]
+        nodes[name], edges[name], looped[name] = (
+            node,
+            graph.edges[name],
+            graph.looped[name],
+        )
         if name in names:
             current, edge = current_of(name), Edge("weight", current_of(name), (0,))
             # It has the same weights, so the sum of products is in the same order and has the
             # same bits.
             nodes[current] = dataclasses.replace(node, cell=_Current())
-            nodes[name] = Layer(None, nodes.pop(name).cell)  # after its current, as a step runs
+            nodes[name] = Layer(
+                None, nodes.pop(name).cell
+            )  # after its current, as a step runs
             edges[current], edges[name] = edges[name], (edge,)
             looped[current] = looped[name]
             # If the current depends on the layer, the edge between them is part of that loop.
             looped[name] = frozenset({"weight"} if looped[name] else ())
-    numbers = {**graph.numbers, **{current_of(name): 0 for name in names}}  # they draw nothing
+    numbers = {
+        **graph.numbers,
+        **{current_of(name): 0 for name in names},
+    }  # they draw nothing
     return graph._replace(nodes=nodes, edges=edges, looped=looped, numbers=numbers)

@@ -39,7 +39,11 @@ def places_of(active: jax.Array | None) -> Places | None:
     """Return the places for the mask of a chunk, or None without a mask."""
     if active is None:
         return None
-    return Places(steps_before(active, len(active)), active_first(active), active.sum(0, dtype=int))
+    return Places(
+        steps_before(active, len(active)),
+        active_first(active),
+        active.sum(0, dtype=int),
+    )
 
 
 def active_first(active: jax.Array) -> jax.Array:
@@ -70,7 +74,9 @@ def lagged(
             else jnp.concatenate([old, outs[: chunk - lag].astype(old.dtype)])
         )
     known = (
-        past if lag >= chunk or outs is None else jnp.concatenate([past, pick(outs, places.order)])
+        past
+        if lag >= chunk or outs is None
+        else jnp.concatenate([past, pick(outs, places.order)])
     )
     # Active steps are packed together here, so ``lag`` counts active steps and skips masked
     # ones.
@@ -84,7 +90,10 @@ def after(past: jax.Array, outs: jax.Array, places: Places | None) -> jax.Array:
         return jnp.concatenate([past[len(outs) :], outs[-depth:].astype(past.dtype)])
     known = jnp.concatenate([past, pick(outs, places.order)])
     steps = jnp.arange(depth, dtype=int)
-    return pick(known, append_axes(steps, 1 + places.active_count.ndim) + places.active_count[None])
+    return pick(
+        known,
+        append_axes(steps, 1 + places.active_count.ndim) + places.active_count[None],
+    )
 
 
 def pick(tree: Any, steps: jax.Array) -> Any:

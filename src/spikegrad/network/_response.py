@@ -47,12 +47,17 @@ def receptors_of(cell: Cell, shape: tuple[int, ...]) -> bool:
     def out(like: tuple[int, ...]) -> tuple[int, ...]:
         dtype = jnp.result_type(float)
         return jax.eval_shape(
-            lambda: fire(cell, cell.initial_state((1, *like), dtype), jax.random.key(0))[1]
+            lambda: fire(
+                cell, cell.initial_state((1, *like), dtype), jax.random.key(0)
+            )[1]
         ).shape
 
     try:
         return len(shape) > 2 and out(shape[-2:]) == (1, shape[-2])
-    except (TypeError, ValueError):  # parameters of neurons, which do not fit these two axes
+    except (
+        TypeError,
+        ValueError,
+    ):  # parameters of neurons, which do not fit these two axes
         return False
 
 
@@ -61,7 +66,9 @@ def measure_response(cell: Cell, like: tuple[int, ...], steps: int) -> Response:
 
     ``like`` is ``(neurons,)`` or ``(neurons, receptors)``.
     """
-    with jax.ensure_compile_time_eval():  # known within jax.jit too, unless parameters are traced
+    with (
+        jax.ensure_compile_time_eval()
+    ):  # known within jax.jit too, unless parameters are traced
         return _measured(cell, like, steps)
 
 
@@ -71,7 +78,9 @@ def _measured(cell: Cell, like: tuple[int, ...], steps: int) -> Response:
     receptors = like[1] if len(like) > 1 else 1  # examples, one for each receptor
     shape = receptors, *like
 
-    def run(v: State, pulse: jax.Array, numbers: jax.Array, look: Callable) -> tuple[State, Any]:
+    def run(
+        v: State, pulse: jax.Array, numbers: jax.Array, look: Callable
+    ) -> tuple[State, Any]:
         def step(v, n):
             u = cell.integrate(v, jnp.where(n == 0, pulse, 0))
             v, out = fire(cell, u, jax.random.fold_in(jax.random.key(0), n))
@@ -86,7 +95,9 @@ def _measured(cell: Cell, like: tuple[int, ...], steps: int) -> Response:
     @jax.jit
     def settle() -> tuple[State, State, jax.Array]:
         start = jax.tree.map(jnp.asarray, cell.initial_state(shape, dtype))
-        resting, (_, fired) = run(start, silence, jnp.arange(_SETTLE), lambda u, out: None)
+        resting, (_, fired) = run(
+            start, silence, jnp.arange(_SETTLE), lambda u, out: None
+        )
         # A cell that fires without inputs never rests. It starts from its initial state, and a
         # spike ends the response.
         resting = tree_where(fired.any(), start, resting)
@@ -105,11 +116,15 @@ def _measured(cell: Cell, like: tuple[int, ...], steps: int) -> Response:
     @jax.jit
     def respond(resting: State, threshold: jax.Array | None) -> jax.Array:
         # traced once for three calls
-        run_pulse = jax.jit(lambda pulse: run(resting, pulse, jnp.arange(steps), potential)[1])
+        run_pulse = jax.jit(
+            lambda pulse: run(resting, pulse, jnp.arange(steps), potential)[1]
+        )
         base, fired = run_pulse(silence)
 
         def response(size):  # size: (receptors, neurons)
-            after, also = run_pulse(unit * (size if len(like) == 1 else size[..., None]))
+            after, also = run_pulse(
+                unit * (size if len(like) == 1 else size[..., None])
+            )
             # The run without a pulse is subtracted, because a cell may drift without input.
             kernel = (after - base) / size[None]
             return (
@@ -122,7 +137,11 @@ def _measured(cell: Cell, like: tuple[int, ...], steps: int) -> Response:
 
         # (receptors, neurons)
         gap = jnp.ones(base.shape[1:], dtype)
-        gap = gap if threshold is None else jnp.where(threshold == 0, gap, jnp.abs(threshold) * gap)
+        gap = (
+            gap
+            if threshold is None
+            else jnp.where(threshold == 0, gap, jnp.abs(threshold) * gap)
+        )
         # A smaller current would be inaccurate, because the difference rounds. A larger one may
         # leave the linear range.
         peak = jnp.abs(response(0.1 * _SMALL * gap)).max(0)
@@ -153,7 +172,11 @@ def _potential_of(
             return lambda u, out: out, None
         return lambda u, out: jnp.asarray(cell.encode(u)[0]), -distance
     leaves = jax.tree.leaves(u)
-    places = [n for n, leaf in enumerate(leaves) if is_inexact(leaf) and leaf.shape == out.shape]
+    places = [
+        n
+        for n, leaf in enumerate(leaves)
+        if is_inexact(leaf) and leaf.shape == out.shape
+    ]
     if not places:
         raise TypeError(
             f"fluctuation_driven: the state of {type(cell).__name__} must include an array of the "
@@ -187,7 +210,9 @@ def _level(cell: Cell, u: State, place: int) -> jax.Array:
     portions = jnp.linspace(1 / _LEVELS, 1, _LEVELS, dtype=leaves[place].dtype)
 
     def fires(levels: jax.Array, leaves: list) -> jax.Array:  # (levels, ...)
-        def fires_at(level):  # one at a time, because a cell may use the axis of examples
+        def fires_at(
+            level,
+        ):  # one at a time, because a cell may use the axis of examples
             shifted = [*leaves[:place], leaves[place] + level, *leaves[place + 1 :]]
             return fire(cell, structure.unflatten(shifted), jax.random.key(0))[1]
 
@@ -206,7 +231,9 @@ def _level(cell: Cell, u: State, place: int) -> jax.Array:
             # argmax of bools returns the first level that fires. (1, *shape of the output)
             first = jnp.argmax(fired, 0)[None]
             below = jnp.where(
-                first[0] > 0, jnp.take_along_axis(high, jnp.maximum(first - 1, 0), 0)[0], low
+                first[0] > 0,
+                jnp.take_along_axis(high, jnp.maximum(first - 1, 0), 0)[0],
+                low,
             )
             top = jnp.take_along_axis(high, first, 0)[0]
             return (

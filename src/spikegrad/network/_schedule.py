@@ -100,9 +100,13 @@ def schedule(
     if recompute and segment is None:
         # About the square root of the number of steps: one state is stored per segment and all
         # states of one segment at a time, and their sum is least there.
-        segment = chunk * _divisor(steps // chunk, max(1, round(math.sqrt(steps) / chunk)))
+        segment = chunk * _divisor(
+            steps // chunk, max(1, round(math.sqrt(steps) / chunk))
+        )
     if segment is not None and segment % chunk:
-        raise ValueError(f"Backward: chunk must divide segment, got {chunk} and {segment}")
+        raise ValueError(
+            f"Backward: chunk must divide segment, got {chunk} and {segment}"
+        )
     # A scan needs equal chunks. The remaining steps become a part with a scan of its own.
     divisible = steps - steps % (segment or chunk)
     parts = (Part(0, divisible, segment or divisible, chunk),)
@@ -121,7 +125,11 @@ def check_length(owner: str, name: str, value: Any, steps: int | None = None) ->
     if not isinstance(value, (int, np.integer)) or isinstance(value, bool):
         raise TypeError(f"{owner}: {name} must be an integer, got {value!r}")
     if not 1 <= value <= (steps or value):
-        domain = "at least 1" if steps is None else f"from 1 to the {steps} steps of the inputs"
+        domain = (
+            "at least 1"
+            if steps is None
+            else f"from 1 to the {steps} steps of the inputs"
+        )
         raise ValueError(f"{owner}: {name} must be {domain}, got {value}")
 
 

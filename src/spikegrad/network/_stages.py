@@ -55,7 +55,9 @@ def stages_of(graph: Graph) -> list[Stage]:
     """Return the stages of a graph, in the order in which they run."""
     if not any(map(is_over_time, graph.nodes.values())):
         return [Stage((), graph)]
-    sources = {name: [edge.source for edge in edges] for name, edges in graph.edges.items()}
+    sources = {
+        name: [edge.source for edge in edges] for name, edges in graph.edges.items()
+    }
     # Components come sources first, so every source outside of the group has its number
     # already. A join over time starts a new stage, hence the increase by one.
     number = dict.fromkeys(graph.inputs, 0)
@@ -71,7 +73,10 @@ def stages_of(graph: Graph) -> list[Stage]:
                 "normalize the inputs of the loop, or each step by itself"
             )
         before = max(
-            number[source] for name in group for source in sources[name] if source in number
+            number[source]
+            for name in group
+            for source in sources[name]
+            if source in number
         )
         number |= dict.fromkeys(group, before + bool(over_time))
     stages = []
@@ -91,7 +96,9 @@ def stages_of(graph: Graph) -> list[Stage]:
             graph.numbers,
         )
         stages.append(
-            Stage(tuple(name for name in members if is_over_time(graph.nodes[name])), part)
+            Stage(
+                tuple(name for name in members if is_over_time(graph.nodes[name])), part
+            )
         )
     return stages
 
@@ -123,7 +130,11 @@ def run_stages(
     done: Any = Run({}, {}, {}, {}, {})
     values, again = dict(inputs), {}
     read = [
-        {edge.source for name in (*s.over_time, *s.graph.nodes) for edge in graph.edges[name]}
+        {
+            edge.source
+            for name in (*s.over_time, *s.graph.nodes)
+            for edge in graph.edges[name]
+        }
         for s in stages
     ]
     for n, stage in enumerate(stages):
@@ -132,17 +143,22 @@ def run_stages(
         needed = {*plan.outputs}.union(*read[n + 1 :])
         stage_plan = plan._replace(
             outputs=tuple(name for name in stage.graph.nodes if name in needed),
-            pre_spike=tuple(name for name in plan.pre_spike if name in stage.graph.nodes),
+            pre_spike=tuple(
+                name for name in plan.pre_spike if name in stage.graph.nodes
+            ),
             staged=lean,
         )
         # Sorted, because the order of a set of names differs between Python processes.
-        sources = {name: values[name] for name in sorted(read[n], key=str) if name in values}
+        sources = {
+            name: values[name] for name in sorted(read[n], key=str) if name in values
+        }
         run_stage = functools.partial(_run_stage, graph, stage, start, run, stage_plan)
         if lean:
             # The policy saves the named residuals of the loop. Everything else in the stage,
             # such as the normalized sequences, is computed again in the backward pass.
             run_stage = jax.checkpoint(
-                run_stage, policy=jax.checkpoint_policies.save_only_these_names(RESIDUALS)
+                run_stage,
+                policy=jax.checkpoint_policies.save_only_these_names(RESIDUALS),
             )
         ran, outputs, functions = run_stage(sources, again, masks, key)
         done = Run(*({**total, **new} for total, new in zip(done, ran, strict=True)))
@@ -174,7 +190,11 @@ def _run_stage(graph, stage, start, run, plan, sources, again, masks, key):
     )
     # Stages need different numbers of past outputs of a source. Only the longest past is a state of
     # the network.
-    pasts = {name: past for name, past in pasts.items() if len(past) == graph.depths.get(name)}
+    pasts = {
+        name: past
+        for name, past in pasts.items()
+        if len(past) == graph.depths.get(name)
+    }
     return Run(states, pasts, statistics, {}, pre_spike), outputs | outs, again
 
 
@@ -200,7 +220,11 @@ class _Again(NamedTuple):
             return True
         node = self.graph.nodes.get(name)
         # A join over time needs complete sequences, so a function of one step cannot recompute it.
-        return isinstance(node, Join) and not node.over_time and all(map(self.has, node.of))
+        return (
+            isinstance(node, Join)
+            and not node.over_time
+            and all(map(self.has, node.of))
+        )
 
     def output(self, name: Name) -> jax.Array:
         if name in self.functions:
@@ -208,7 +232,9 @@ class _Again(NamedTuple):
         # A plain join is a function of one step, (batch, ...). vmap applies it to all steps at
         # once.
         node = self.graph.nodes[name]
-        return tree_keep(self.masks.active, jax.vmap(node.function)(*map(self.output, node.of)))
+        return tree_keep(
+            self.masks.active, jax.vmap(node.function)(*map(self.output, node.of))
+        )
 
 
 def over_time(
@@ -228,8 +254,14 @@ def over_time(
                 "function(..., mask)"
             )
     result: Any = join.function(*sequences, **options)
-    out, statistics = result if isinstance(result, tuple) and len(result) == 2 else (result, None)
-    if not isinstance(out, jax.Array) or not is_float(out) or out.shape[: len(lead)] != lead:
+    out, statistics = (
+        result if isinstance(result, tuple) and len(result) == 2 else (result, None)
+    )
+    if (
+        not isinstance(out, jax.Array)
+        or not is_float(out)
+        or out.shape[: len(lead)] != lead
+    ):
         raise TypeError(
             f"{owner}: a function over time must return an array of floats with the leading axes "
             "steps and examples, "

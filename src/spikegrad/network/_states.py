@@ -40,7 +40,9 @@ def as_entries(graph: Graph, parts: Parts) -> Entries:
         for name in graph.numbers
         if name in states
     }
-    return Entries({**layers, **{name: past for name, past in pasts.items() if name not in layers}})
+    return Entries(
+        {**layers, **{name: past for name, past in pasts.items() if name not in layers}}
+    )
 
 
 def as_parts(graph: Graph, entries: Mapping[Name, Any]) -> Parts:
@@ -82,7 +84,9 @@ def checked_entries(graph: Graph, entries: Any) -> dict[Name, Any]:
     return known
 
 
-def entries_of_part(part: Graph, graph: Graph, entries: Mapping[Name, Any]) -> dict[Name, Any]:
+def entries_of_part(
+    part: Graph, graph: Graph, entries: Mapping[Name, Any]
+) -> dict[Name, Any]:
     """Return the entries that the loop of a part of the graph starts with, in its own form.
 
     A part may read fewer earlier outputs of a source than the whole graph.
@@ -90,7 +94,9 @@ def entries_of_part(part: Graph, graph: Graph, entries: Mapping[Name, Any]) -> d
     if part is graph:
         return dict(entries)
     states, pasts = as_parts(graph, entries)
-    chosen: dict[Name, Any] = {name: states[name] for name in part.layers if name in states}
+    chosen: dict[Name, Any] = {
+        name: states[name] for name in part.layers if name in states
+    }
     for name, depth in part.depths.items():
         if name not in entries:
             continue
@@ -115,7 +121,9 @@ def check_entries(
         layer, expected = graph.layers.get(name), at_rest[name]
         owner = f"Network: states of {'' if layer is None else 'layer '}{name!r}"
         if jax.tree.structure(entry) != jax.tree.structure(expected):
-            raise ValueError(f"{owner} must be {shapes_of(expected)}, got {shapes_of(entry)}{FIX}")
+            raise ValueError(
+                f"{owner} must be {shapes_of(expected)}, got {shapes_of(entry)}{FIX}"
+            )
         labels = ("past",) if layer is None else (*layer.cell.state_names, "output")
         pairs = zip(jax.tree.leaves(expected), jax.tree.leaves(entry), strict=True)
         for n, (leaf, array) in enumerate(pairs):

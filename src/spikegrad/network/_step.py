@@ -134,7 +134,10 @@ def graph_step(
         return before[source][1]
 
     for name, (node, edges) in nodes.items():
-        reads = {edge.label: edge.read(functools.partial(read, edge.source)) for edge in edges}
+        reads = {
+            edge.label: edge.read(functools.partial(read, edge.source))
+            for edge in edges
+        }
         if isinstance(node, JoinSteps):
             outputs[name] = tree_keep(
                 mask.active, node.function({**hoisted.get(name, {}), **reads})
@@ -172,12 +175,16 @@ class CellSteps:
 def fire(cell: Cell, u: State, keys: Any = None, active: Any = None) -> LayerState:
     """Call ``cell.fire`` and check that it returns a state and an array of floats."""
     owner, fired = type(cell).__name__, fire_cell(cell, u, keys, active)
-    if not (isinstance(fired, tuple) and len(fired) == 2 and isinstance(fired[1], jax.Array)):
+    if not (
+        isinstance(fired, tuple) and len(fired) == 2 and isinstance(fired[1], jax.Array)
+    ):
         raise TypeError(
             f"{owner}: fire must return (state, output) with one array as output, got {fired!r}"
         )
     if not is_float(fired[1]):
-        raise TypeError(f"{owner}: fire must return floats as output, got {fired[1].dtype}")
+        raise TypeError(
+            f"{owner}: fire must return floats as output, got {fired[1].dtype}"
+        )
     return fired
 
 

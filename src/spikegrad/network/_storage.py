@@ -74,7 +74,9 @@ def distance_at_rest(cell: Cell, encoded: Any, shape: tuple[int, ...]) -> AtRest
         u = cell.decode(jnp.zeros(distance.shape, distance.dtype), remainder)
         resting = cell.initial_state(shape, distance.dtype)
         u = jax.tree.map(
-            lambda leaf, initial, varies: jnp.asarray(initial, leaf.dtype) if varies else leaf,
+            lambda leaf, initial, varies: (
+                jnp.asarray(initial, leaf.dtype) if varies else leaf
+            ),
             u,
             resting,
             of_distance,
@@ -171,7 +173,9 @@ class FewBits(Storage):
 
     def read(self, residual: Any, like: Any, at_rest: AtRest | None = None) -> Any:
         distance, remainder = residual
-        remainder = jax.tree.map(lambda k, a: _from_half(k, a.dtype), remainder, like[1])
+        remainder = jax.tree.map(
+            lambda k, a: _from_half(k, a.dtype), remainder, like[1]
+        )
         if distance is not None:
             dtype = like[0].dtype
             if at_rest is None or self.holds(dtype):
@@ -216,7 +220,9 @@ class FewBits(Storage):
         code = codes.astype(jnp.int32)
         # size: the code of the magnitude, without the sign bit.
         size = code % self.sign
-        moved = jnp.clip(jnp.where(code < self.sign, size, -size) + by, -self.largest, self.largest)
+        moved = jnp.clip(
+            jnp.where(code < self.sign, size, -size) + by, -self.largest, self.largest
+        )
         moved = jnp.where(moved < 0, self.sign - moved, moved)
         return jnp.where(size > self.largest, code, moved).astype(codes.dtype)
 
@@ -230,7 +236,9 @@ def _factor(at_rest: jax.Array) -> jax.Array:
     # compute equal factors even if compilers round differently. The bit mask keeps only the
     # exponent of a float32, which is a power of two.
     power = _float(_bits((size * 2**0.5).astype(jnp.float32)) & jnp.uint32(0x7F800000))
-    return jnp.where((power > 0) & (power < jnp.inf), size / power.astype(size.dtype), 1)
+    return jnp.where(
+        (power > 0) & (power < jnp.inf), size / power.astype(size.dtype), 1
+    )
 
 
 def _rounded(x: jax.Array) -> jax.Array:
@@ -301,14 +309,18 @@ class EightBit(FewBits):
         size = jnp.abs(x.astype(jnp.float32))
         # Infinity and NaN have their own codes and must not set the unit.
         over = tuple(range(1, x.ndim)) if x.ndim > 1 else None
-        largest = jnp.max(jnp.where(size < jnp.inf, size, 0), axis=over, keepdims=True, initial=0)
+        largest = jnp.max(
+            jnp.where(size < jnp.inf, size, 0), axis=over, keepdims=True, initial=0
+        )
         up = _bits(largest / _LARGEST) + jnp.uint32(
             0x7FFFFF
         )  # to the next power of two, with mantissa 0
         # From 1 to 253, so the unit and its inverse, with exponent 254 minus this one, are normal
         # float32 numbers.
         exponent = jnp.clip(up >> 23, 1, 253)
-        scaled = size * _float((jnp.uint32(254) - exponent) << 23)  # by the inverse of the unit
+        scaled = size * _float(
+            (jnp.uint32(254) - exponent) << 23
+        )  # by the inverse of the unit
         # The exponent and 3 bits of the mantissa. Adding half of the last bit first rounds to the
         # nearest code.
         code = (
@@ -317,7 +329,9 @@ class EightBit(FewBits):
         # Smaller magnitudes are between 0 and 9/8, the least nonzero magnitude. 9/16 is the middle.
         code = jnp.where(code == 0, (scaled > 9 / 16).astype(jnp.uint32), code)
         code = jnp.where((x < 0) & (code == 0), 1, code)  # zero would fire
-        code = jnp.where(size == jnp.inf, _INFINITY, jnp.where(jnp.isnan(size), _NAN, code))
+        code = jnp.where(
+            size == jnp.inf, _INFINITY, jnp.where(jnp.isnan(size), _NAN, code)
+        )
         # The sign is bit 7. A NaN and a distance of -0 have sign 0, because neither is less than
         # zero.
         sign = (x < 0).astype(jnp.uint32) << 7
@@ -334,7 +348,9 @@ class EightBit(FewBits):
         size = jnp.where(
             code == 0,
             0,
-            jnp.where(code < _INFINITY, size, jnp.where(code == _NAN, jnp.nan, jnp.inf)),
+            jnp.where(
+                code < _INFINITY, size, jnp.where(code == _NAN, jnp.nan, jnp.inf)
+            ),
         )
         return jnp.where(byte >> 7 > 0, -size, size).astype(dtype)
 

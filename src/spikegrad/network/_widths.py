@@ -93,7 +93,9 @@ def match_widths(
     1.000
     """
     if not (isinstance(ratio, numbers.Real) and 0 < float(ratio) < math.inf):
-        raise ValueError(f"match_widths: ratio must be > 0 and finite, got {brief(ratio)}")
+        raise ValueError(
+            f"match_widths: ratio must be > 0 and finite, got {brief(ratio)}"
+        )
     if keep not in _KEEP:
         raise ValueError(
             f"match_widths: keep must be one of {', '.join(map(repr, _KEEP))}, got {brief(keep)}"
@@ -103,13 +105,17 @@ def match_widths(
         surrogate = surrogate_of(layer.cell)
         if isinstance(surrogate, Surrogate):
             width = ratio * np.asarray(spreads[name], np.float64)
-            cell = with_parameters(layer.cell, surrogate=_widened(surrogate, width, keep))
+            cell = with_parameters(
+                layer.cell, surrogate=_widened(surrogate, width, keep)
+            )
             changed[name] = dataclasses.replace(layer, cell=cell)
     return with_nodes(network, changed)
 
 
 @jax.jit  # compiled once for all calls with the same functions and shapes
-def _spreads(network: Network, inputs: Any, mask: Any, key: Any) -> dict[Name, jax.Array]:
+def _spreads(
+    network: Network, inputs: Any, mask: Any, key: Any
+) -> dict[Name, jax.Array]:
     """Return the standard deviation of each layer's distance to the threshold, or of its potential
     if it is unknown, over all valid steps, examples and neurons.
     """
@@ -121,7 +127,11 @@ def _spreads(network: Network, inputs: Any, mask: Any, key: Any) -> dict[Name, j
         x = activity[name].potential if x is None else x
         # A sum of many values in float16 would overflow or stop growing.
         x = x.astype(compute_dtype(x.dtype))
-        valid = jnp.ones((), bool) if mask is None else append_axes(jnp.asarray(mask), x.ndim)
+        valid = (
+            jnp.ones((), bool)
+            if mask is None
+            else append_axes(jnp.asarray(mask), x.ndim)
+        )
         spreads[name] = jnp.std(x, where=jnp.broadcast_to(valid, x.shape))
     return spreads
 
@@ -139,7 +149,9 @@ def _widened(surrogate: Surrogate, width: np.ndarray, keep: str) -> Surrogate:
         )
     factor = float(width) / natural
     # Constant potentials have a spread of 0. Such a layer keeps its width.
-    factor = jnp.asarray(factor if 0 < factor < math.inf else before, jnp.result_type(float))
+    factor = jnp.asarray(
+        factor if 0 < factor < math.inf else before, jnp.result_type(float)
+    )
     curve: Surrogate = Stretched(base, factor)
     # A curve that is f times as wide has f times the area.
     return with_curve(surrogate, Scaled(1 / factor, curve) if keep == "area" else curve)
@@ -148,7 +160,11 @@ def _widened(surrogate: Surrogate, width: np.ndarray, keep: str) -> Surrogate:
 def _before_widening(curve: Surrogate, keep: str) -> tuple[Surrogate, Any]:
     """Return the curve before an earlier call, and the factor by which that call widened it."""
     inner = curve
-    if keep == "area" and isinstance(curve, Scaled) and isinstance(curve.surrogate, Stretched):
+    if (
+        keep == "area"
+        and isinstance(curve, Scaled)
+        and isinstance(curve.surrogate, Stretched)
+    ):
         inner = curve.surrogate
         # Only factors that preserve the area come from an earlier call. The scale of a user
         # stays.
@@ -156,4 +172,6 @@ def _before_widening(curve: Surrogate, keep: str) -> tuple[Surrogate, Any]:
             inner = curve
     elif keep == "area":
         return curve, 1.0
-    return (inner.surrogate, inner.width) if isinstance(inner, Stretched) else (curve, 1.0)
+    return (
+        (inner.surrogate, inner.width) if isinstance(inner, Stretched) else (curve, 1.0)
+    )

@@ -9,9 +9,17 @@ One file per family. A new cell is a class in the file of its family, its name b
 rest of the library asks: see :class:`Cell`.
 """
 
-from ._adaptive import AdaptiveLIF, AdLIF, EulerAdLIF, SymplecticAdLIF, SynapticAdaptiveLIF
+from ._adaptive import (
+    AdaptiveLIF,
+    AdLIF,
+    EulerAdLIF,
+    SymplecticAdLIF,
+    SynapticAdaptiveLIF,
+)
 from ._cell import Cell, LinearResponse, State, Step
-from ._cell import check_initial as check_initial  # for the library itself, as all with an alias
+from ._cell import (
+    check_initial as check_initial,
+)  # for the library itself, as all with an alias
 from ._cell import fire as fire
 from ._compartments import TCLIF
 from ._declared import linear_response as linear_response

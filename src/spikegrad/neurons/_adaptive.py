@@ -62,7 +62,9 @@ class AdaptiveLIF(LIF, pure=True):
 
     state_names = "potential", "adaptation"
 
-    reset: str = parameter(default="subtract", choices=("subtract", "value", "none", "baseline"))
+    reset: str = parameter(
+        default="subtract", choices=("subtract", "value", "none", "baseline")
+    )
     adaptation: Real = parameter(default=0.2)
     adaptation_decay: Real = share(0.99)
 
@@ -99,7 +101,9 @@ class AdaptiveLIF(LIF, pure=True):
         # The threshold that this spike has crossed. The spike raises the threshold of the next
         # step only.
         subtracted = self.threshold if self.reset == "baseline" else self._threshold(a)
-        return self._reset(u, s, subtracted), self.adaptation_decay * a + self.adaptation * s
+        return self._reset(
+            u, s, subtracted
+        ), self.adaptation_decay * a + self.adaptation * s
 
     def _threshold(self, *others: jax.Array) -> Real:
         return self.threshold + others[0]
@@ -158,7 +162,10 @@ class SynapticAdaptiveLIF(AdaptiveLIF, pure=True):
 
     _hints = MappingProxyType(
         AdaptiveLIF._hints
-        | {"tau_syn": "synaptic_decay=decay_from_tau(tau_syn, dt)", "alpha": "synaptic_decay=alpha"}
+        | {
+            "tau_syn": "synaptic_decay=decay_from_tau(tau_syn, dt)",
+            "alpha": "synaptic_decay=alpha",
+        }
     )
 
     def integrate(self, v: State, current: jax.Array) -> State:
@@ -352,7 +359,9 @@ class SymplecticAdLIF(Spiking, pure=True):
     def _is_stable(alpha: Real, rho: Real, a: Real, q: Real) -> Real:
         # As for ``AdLIF``, with trace alpha + rho - q a (1 - alpha) (1 - rho) and determinant
         # alpha rho.
-        return (q * a >= -1) & (q * a * (1 - alpha) * (1 - rho) <= (1 + alpha) * (1 + rho))
+        return (q * a >= -1) & (
+            q * a * (1 - alpha) * (1 - rho) <= (1 + alpha) * (1 + rho)
+        )
 
     def integrate(self, v: State, current: jax.Array) -> State:
         return _driven(self, v, current)

@@ -114,7 +114,9 @@ class Cell(Struct):
         By default a surrogate in a field makes stochastic spikes, or a wrapped cell draws. A class
         that draws in another way overrides it.
         """
-        return getattr(self.inner, "draws", False) or any(k.draws for k in spike_types(self))
+        return getattr(self.inner, "draws", False) or any(
+            k.draws for k in spike_types(self)
+        )
 
     def fire(self, u: State, key: jax.Array | None = None) -> tuple[State, jax.Array]:
         """Return the state after the spike and the output, from ``u``, the state before the spike.
@@ -208,7 +210,9 @@ def fire(
 def as_current(current: ArrayLike, owner: str, name: str) -> jax.Array:
     """Convert inputs to a floating-point array. Lists are array_like too."""
     return real_array(
-        np.asarray(current) if isinstance(current, (list, tuple)) else current, owner, name
+        np.asarray(current) if isinstance(current, (list, tuple)) else current,
+        owner,
+        name,
     )
 
 
@@ -229,7 +233,9 @@ def as_state(cell: Any, v: State, shape: tuple[int, ...], owner: str) -> State:
         if jax.tree.structure(like) == jax.tree.structure(v):
             # Integers, such as a counter of steps, stay integers.
             return jax.tree.map(
-                lambda x, like: real_array(x, owner, "v") if is_float(like) else jnp.asarray(x),
+                lambda x, like: (
+                    real_array(x, owner, "v") if is_float(like) else jnp.asarray(x)
+                ),
                 *(v, like),
             )
     return jax.tree.map(lambda leaf: real_array(leaf, owner, "v"), v)
@@ -257,16 +263,22 @@ def _initial(cell: Cell, shape: tuple[int, ...], dtype: DTypeLike) -> State:
     return jax.tree.map(jnp.asarray, cell.initial_state(shape, dtype))
 
 
-def check_initial(cell: Cell, v: State, current: jax.Array, key: jax.Array | None = None) -> None:
+def check_initial(
+    cell: Cell, v: State, current: jax.Array, key: jax.Array | None = None
+) -> None:
     """Raise if a step does not take the initial state ``v``, or does not return a state like it."""
     owner = type(cell).__name__
     fix = "define initial_state(shape, dtype) to return a state like fire"
     if not jax.tree.leaves(v):
-        raise TypeError(f"{owner}: initial_state must return one or more arrays, got {brief(v)}")
+        raise TypeError(
+            f"{owner}: initial_state must return one or more arrays, got {brief(v)}"
+        )
 
     try:
         step = jax.eval_shape(
-            lambda v, current: fire(cell, cell.integrate(v, current), key)[0], v, current
+            lambda v, current: fire(cell, cell.integrate(v, current), key)[0],
+            v,
+            current,
         )
     except ValueError as error:
         if "unpack" not in str(error):  # an error of another kind, with its own message

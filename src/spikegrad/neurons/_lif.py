@@ -10,7 +10,13 @@ from jax.typing import DTypeLike
 
 from .._checks import brief, broadcast_checked
 from .._struct import Real, new_unchecked, parameter
-from ._cell import LinearResponse, State, leaky_integration, parts_of_state, response_of_leak
+from ._cell import (
+    LinearResponse,
+    State,
+    leaky_integration,
+    parts_of_state,
+    response_of_leak,
+)
 from ._spiking import Spikes, Spiking, share, spikes
 
 
@@ -104,7 +110,9 @@ class LIF(Spiking, pure=True):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.reset != "value":
-            self._check_known(lambda v: v == 0, "reset_value requires reset='value'", "reset_value")
+            self._check_known(
+                lambda v: v == 0, "reset_value requires reset='value'", "reset_value"
+            )
         # The state holds the potential only, so ``integrate`` fires it again. A second draw would
         # give other spikes.
         if self.delay_reset:
@@ -122,7 +130,9 @@ class LIF(Spiking, pure=True):
         # With a delayed reset the state stays as it fired, and integrate resets it.
         return u[0] if self.delay_reset else self._reset(u[0], s)
 
-    def _reset(self, u: jax.Array, s: jax.Array, threshold: Real | None = None) -> jax.Array:
+    def _reset(
+        self, u: jax.Array, s: jax.Array, threshold: Real | None = None
+    ) -> jax.Array:
         s = self._for_reset(s)
         if self.reset == "none":
             return u
@@ -191,7 +201,10 @@ class SynapticLIF(LIF, pure=True):
 
     _hints = MappingProxyType(
         LIF._hints
-        | {"tau_syn": "synaptic_decay=decay_from_tau(tau_syn, dt)", "alpha": "synaptic_decay=alpha"}
+        | {
+            "tau_syn": "synaptic_decay=decay_from_tau(tau_syn, dt)",
+            "alpha": "synaptic_decay=alpha",
+        }
     )
 
     def integrate(self, v: State, current: jax.Array) -> State:
@@ -282,7 +295,12 @@ class MultiSynapticLIF(SynapticLIF, pure=True):
 
         def like(x, name):
             return broadcast_checked(
-                jnp.asarray(x), i.dtype, i.shape, type(self).__name__, name, "the receptors"
+                jnp.asarray(x),
+                i.dtype,
+                i.shape,
+                type(self).__name__,
+                name,
+                "the receptors",
             )
 
         i = like(self.synaptic_decay, "synaptic_decay") * i + like(current, "current")
@@ -295,5 +313,7 @@ class MultiSynapticLIF(SynapticLIF, pure=True):
     ) -> MultiSynapticLIF:
         """Return the parameters of the potential. Those of the receptors have one more axis."""
         # A number is not broadcast, so the other parameters take the shape of the potential.
-        of_potential = new_unchecked(type(self), self._values() | {"synaptic_decay": 0.0})
+        of_potential = new_unchecked(
+            type(self), self._values() | {"synaptic_decay": 0.0}
+        )
         return super(MultiSynapticLIF, of_potential)._broadcast_to(dtype, shape, target)

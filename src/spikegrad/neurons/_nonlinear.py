@@ -305,7 +305,9 @@ class Izhikevich(Spiking, pure=True):
     surrogate: Spikes = spikes()
     width: Real = parameter(default=10.0, above=0)
     detach_reset: bool = parameter(default=False)
-    order: str = parameter(default="published", choices=("published", "semi-implicit", "euler"))
+    order: str = parameter(
+        default="published", choices=("published", "semi-implicit", "euler")
+    )
     dt: float = parameter(default=1.0, above=0)
 
     def __post_init__(self) -> None:
@@ -333,7 +335,9 @@ class Izhikevich(Spiking, pure=True):
         source = v if self.order == "euler" else u
         return u, w + cell.dt * cell.a * (cell.b * source - w)
 
-    def _spike(self, u: jax.Array, threshold: Real, key: jax.Array | None = None) -> jax.Array:
+    def _spike(
+        self, u: jax.Array, threshold: Real, key: jax.Array | None = None
+    ) -> jax.Array:
         # Potentials are in mV and surrogates have a width of about 1, so without a unit the slope
         # would miss almost all potentials.
         return spikes_of(self.surrogate, (u - threshold) / self.width, key)

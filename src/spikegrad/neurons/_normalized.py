@@ -127,7 +127,9 @@ class MPBN(LIF, pure=True):
         # (channels,).
         axes = tuple(n for n in range(u.ndim) if n != self.axis % u.ndim)
         selected = None
-        if mask is not None:  # without any active example the result is unused, but must be finite
+        if (
+            mask is not None
+        ):  # without any active example the result is unused, but must be finite
             selected = append_axes(mask | ~mask.any(), u.ndim)
         # Axes of length 1 let the result broadcast to one example. The axis of examples goes away
         # by [0].
@@ -137,14 +139,19 @@ class MPBN(LIF, pure=True):
 
     def normalized(self, u: jax.Array, mask: jax.Array | None = None) -> jax.Array:
         """Return the normalized potential, which is compared with the threshold."""
-        mean, var = self.statistics(u, mask) if self.mean is None else (self.mean, self.var)
+        mean, var = (
+            self.statistics(u, mask) if self.mean is None else (self.mean, self.var)
+        )
         cell = self._broadcast_to(u.dtype, u.shape, "v")
 
         def like(a: ArrayLike | None) -> jax.Array:
             return jnp.broadcast_to(jnp.asarray(a, u.dtype), u.shape)
 
         # Statistics have the rank of one example, so they are broadcast by hand.
-        return cell.gain * (u - like(mean)) * jax.lax.rsqrt(like(var) + self.epsilon) + cell.bias
+        return (
+            cell.gain * (u - like(mean)) * jax.lax.rsqrt(like(var) + self.epsilon)
+            + cell.bias
+        )
 
     def fire(
         self, u: jax.Array, key: jax.Array | None = None, mask: jax.Array | None = None
@@ -181,7 +188,9 @@ class MPBN(LIF, pure=True):
         deviation = jnp.sqrt(jnp.asarray(self.var) + self.epsilon)
         # The condition of a spike, solved for u. Dividing by the gain keeps the direction of the
         # inequality only for gains above 0.
-        threshold = (self.threshold - self.bias) * deviation / self.gain + jnp.asarray(self.mean)
+        threshold = (self.threshold - self.bias) * deviation / self.gain + jnp.asarray(
+            self.mean
+        )
         parameters: dict[str, Any] = {
             field.name: getattr(self, field.name) for field in dataclasses.fields(LIF)
         }

@@ -230,7 +230,9 @@ class HRF(BRF, pure=True):
         self._check_known(
             # The step has determinant 1 - 2 dt b_t and trace 2 - 2 dt b_t - (dt omega)^2. The
             # condition is -trace <= 1 + determinant, for b_t without spikes.
-            lambda omega, b, dt: (dt * omega) ** 2 <= 4 * (1 - dt * (dt * omega**2 / 2 + b)),
+            lambda omega, b, dt: (
+                (dt * omega) ** 2 <= 4 * (1 - dt * (dt * omega**2 / 2 + b))
+            ),
             "omega and b must keep (dt omega)^2 <= 4 (1 - dt (dt omega^2 / 2 + b)) to be stable",
             *("omega", "b", "dt"),
         )

@@ -47,7 +47,9 @@ class LeakyReadout(Cell, pure=True):
     def integrate(self, v: jax.Array, current: jax.Array) -> jax.Array:
         return leaky_integration(self._broadcast_to(v.dtype, v.shape, "v"), v, current)
 
-    def fire(self, u: jax.Array, key: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
+    def fire(
+        self, u: jax.Array, key: jax.Array | None = None
+    ) -> tuple[jax.Array, jax.Array]:
         return u, u
 
     def encode(self, u: jax.Array) -> tuple[None, jax.Array]:

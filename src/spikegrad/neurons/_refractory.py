@@ -65,9 +65,13 @@ class Refractory(Cell, pure=True):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.cell.delay_reset:
-            raise ValueError("Refractory: cell must reset with its spike, got delay_reset=True")
+            raise ValueError(
+                "Refractory: cell must reset with its spike, got delay_reset=True"
+            )
         if any(kind.graded for kind in spike_types(self.cell)):
-            raise ValueError(f"Refractory: cell must fire or not, got {brief(self.cell.surrogate)}")
+            raise ValueError(
+                f"Refractory: cell must fire or not, got {brief(self.cell.surrogate)}"
+            )
 
     @property
     def inner(self) -> LIF:  # type: ignore[override]
@@ -87,7 +91,9 @@ class Refractory(Cell, pure=True):
         # The cell makes its complete step first, so a synaptic current or an adaptation does not
         # rest.
         (u, *others), structure = jax.tree.flatten(self.cell.integrate(v, current))
-        u = jnp.where(left > 0, jax.tree.leaves(v)[0], u)  # the potential, which comes first
+        u = jnp.where(
+            left > 0, jax.tree.leaves(v)[0], u
+        )  # the potential, which comes first
         return structure.unflatten([u, *others]), left
 
     def fire(
@@ -104,7 +110,11 @@ class Refractory(Cell, pure=True):
             v,
             # Signed spikes may be -1. ``left`` is unsigned, so it is raised to 1 before the
             # subtraction.
-            jnp.where(abs(s) > 0, jnp.asarray(self.steps, left.dtype), jnp.maximum(left, 1) - 1),
+            jnp.where(
+                abs(s) > 0,
+                jnp.asarray(self.steps, left.dtype),
+                jnp.maximum(left, 1) - 1,
+            ),
         ), s
 
     def encode(self, u: State) -> tuple[jax.Array | None, Any]:

@@ -50,7 +50,9 @@ class Spiking(Cell, pure=True):
         }
     )
 
-    def fire(self: Any, u: State, key: jax.Array | None = None) -> tuple[State, jax.Array]:
+    def fire(
+        self: Any, u: State, key: jax.Array | None = None
+    ) -> tuple[State, jax.Array]:
         first, *others = u if isinstance(u, tuple) else (u,)
         cell = self._broadcast_to(first.dtype, first.shape, "v")
         s = cell._spike(first, cell._threshold(*others), key)
@@ -60,7 +62,9 @@ class Spiking(Cell, pure=True):
         """Return the state after the spikes ``s``, for parameters in the shape of the state."""
         raise NotImplementedError
 
-    def _spike(self: Any, u: jax.Array, threshold: Real, key: jax.Array | None = None) -> jax.Array:
+    def _spike(
+        self: Any, u: jax.Array, threshold: Real, key: jax.Array | None = None
+    ) -> jax.Array:
         # ``encode`` computes this difference too, so the sign of a stored distance is the spike.
         return spikes_of(in_units_of(self.surrogate, threshold, u), u - threshold, key)
 
@@ -84,9 +88,13 @@ class Spiking(Cell, pure=True):
                 )
 
     def _refuse_counts(self) -> None:
-        self._refuse("a reset to a value, which takes one spike a step", "multiple", "negative")
+        self._refuse(
+            "a reset to a value, which takes one spike a step", "multiple", "negative"
+        )
 
-    def _check_known(self, holds: Callable[..., ArrayLike], message: str, *names: str) -> None:
+    def _check_known(
+        self, holds: Callable[..., ArrayLike], message: str, *names: str
+    ) -> None:
         """Raise if a condition on several parameters does not hold.
 
         JAX arrays may be traced, and are not checked.
@@ -94,7 +102,9 @@ class Spiking(Cell, pure=True):
         values = [getattr(self, name) for name in names]
         known = all(isinstance(value, (float, np.ndarray)) for value in values)
         if known and not np.all(holds(*values)):
-            got = ", ".join(f"{n}={brief(value)}" for n, value in zip(names, values, strict=True))
+            got = ", ".join(
+                f"{n}={brief(value)}" for n, value in zip(names, values, strict=True)
+            )
             raise ValueError(f"{type(self).__name__}: {message}, got {got}")
 
     def encode(self, u: State) -> tuple[jax.Array, tuple[jax.Array, ...]]:
@@ -111,7 +121,9 @@ class Spiking(Cell, pure=True):
         u = distance + threshold
         # The threshold depends on arrays that were rounded to 16 bits. A sum that is rounded up to
         # it would fire, although the distance is negative.
-        u = jnp.where((distance < 0) & (u >= threshold), jnp.nextafter(threshold, -jnp.inf), u)
+        u = jnp.where(
+            (distance < 0) & (u >= threshold), jnp.nextafter(threshold, -jnp.inf), u
+        )
         return (u, *rest) if rest else u
 
 

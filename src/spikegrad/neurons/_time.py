@@ -16,7 +16,9 @@ from .._surrogate import as_key, fold_in
 from ._cell import Cell, State, Step, as_current, as_state, check_initial
 
 
-def decay_from_tau(tau: ArrayLike, dt: ArrayLike = 1.0, discretization: str = "exact") -> Any:
+def decay_from_tau(
+    tau: ArrayLike, dt: ArrayLike = 1.0, discretization: str = "exact"
+) -> Any:
     r"""Convert a time constant to a decay factor per time step.
 
     .. math:: \beta = \begin{cases} e^{-\Delta t/\tau} & \text{exact: the solution of } \tau\, \dot
@@ -74,7 +76,11 @@ def decay_from_tau(tau: ArrayLike, dt: ArrayLike = 1.0, discretization: str = "e
 
 
 def unroll(
-    cell: Step, currents: ArrayLike, v: State | None = None, *, key: jax.Array | None = None
+    cell: Step,
+    currents: ArrayLike,
+    v: State | None = None,
+    *,
+    key: jax.Array | None = None,
 ) -> tuple[State, jax.Array]:
     """Run a cell over time with ``jax.lax.scan``.
 
@@ -125,14 +131,19 @@ def unroll(
             lambda currents: currents.sum(0, dtype=currents.dtype), currents
         )  # also for 0 steps
         v = jax.tree.map(
-            lambda leaf: shard_as(jnp.asarray(leaf), now), initial_state(now.shape, now.dtype)
+            lambda leaf: shard_as(jnp.asarray(leaf), now),
+            initial_state(now.shape, now.dtype),
         )
         v = match_varying_axes(v, like=currents)
         try:
             return _scan(cell, currents, v, key)
         except (TypeError, ValueError):
-            if isinstance(cell, Cell):  # checked only now, because it takes as long as a short run
-                check_initial(cell, v, now, key=None if key is None else jax.random.key(0))
+            if isinstance(
+                cell, Cell
+            ):  # checked only now, because it takes as long as a short run
+                check_initial(
+                    cell, v, now, key=None if key is None else jax.random.key(0)
+                )
             raise
     return _scan(cell, currents, v, key)
 
@@ -162,7 +173,9 @@ def _scan(
 def _check_step(cell: object) -> None:
     expected = "unroll: cell must be a Cell or a function of state and current"
     if isinstance(cell, type):
-        raise TypeError(f"{expected}, got the class {cell.__name__}: write {cell.__name__}()")
+        raise TypeError(
+            f"{expected}, got the class {cell.__name__}: write {cell.__name__}()"
+        )
     if isinstance(cell, Struct) and not isinstance(cell, Cell):
         name = type(cell).__name__
         fix = "; call it instead: network(inputs)" if name == "Network" else ""

@@ -14,7 +14,14 @@ from ._algebra import shifted, stretched, truncated
 from ._measures import Measures, measure, rescaled
 from ._registry import get, names
 from .exponential import PiecewiseExp, SlayerGrad, piecewise_exp, slayer_grad
-from .gaussian import ERF, GaussianGrad, MultiGaussianGrad, erf, gaussian_grad, multi_gaussian_grad
+from .gaussian import (
+    ERF,
+    GaussianGrad,
+    MultiGaussianGrad,
+    erf,
+    gaussian_grad,
+    multi_gaussian_grad,
+)
 from .logistic import Dspike, Sigmoid, sigmoid
 from .one_sided import (
     S2NN,

@@ -62,7 +62,9 @@ class Truncated(Composition, pure=True):
         edge = signed(
             x, jnp.asarray(self.half_width, x.dtype)
         )  # jnp.clip halves the derivative at the edge
-        return primal_of(self.surrogate, jnp.where(jnp.abs(x) <= self.half_width, x, edge))
+        return primal_of(
+            self.surrogate, jnp.where(jnp.abs(x) <= self.half_width, x, edge)
+        )
 
     def surrogate_grad(self, x):
         return jnp.where(jnp.abs(x) <= self.half_width, slope_of(self.surrogate, x), 0)

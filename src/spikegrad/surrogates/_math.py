@@ -47,7 +47,9 @@ def split(a: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Split ``a`` into a sum of two numbers with half of the bits, so products of halves are
     exact."""
     info = jnp.finfo(a.dtype)
-    high = jax.lax.stop_gradient(jax.lax.reduce_precision(a, info.nexp, info.nmant // 2))
+    high = jax.lax.stop_gradient(
+        jax.lax.reduce_precision(a, info.nexp, info.nmant // 2)
+    )
     return high, a - high
 
 
@@ -99,7 +101,9 @@ _LN2 = (
 
 def _polynomial(x: jax.Array, coefficients: Sequence[float]) -> jax.Array:
     """Evaluate a polynomial in float32, the highest power first."""
-    return functools.reduce(lambda p, c: p * x + c, coefficients[1:], jnp.float32(coefficients[0]))
+    return functools.reduce(
+        lambda p, c: p * x + c, coefficients[1:], jnp.float32(coefficients[0])
+    )
 
 
 def _bits(a: jax.Array) -> jax.Array:
@@ -130,7 +134,9 @@ def exp(z: jax.Array) -> jax.Array:
     k = count.astype(jnp.float32)
     r = (z - k * _LN2[0]) - k * _LN2[1]
     p = _polynomial(r, (*EXP, 1, 1))
-    return jnp.where(z < -87.336545, 0, p * _power_of_two(count))  # below the normal numbers, 0
+    return jnp.where(
+        z < -87.336545, 0, p * _power_of_two(count)
+    )  # below the normal numbers, 0
 
 
 @exp.defjvp
@@ -163,9 +169,9 @@ def expm1_over(y: jax.Array) -> jax.Array:
 def _expm1_over_jvp(primals, tangents):
     # One number, at most 1/2 for y <= 0. The product of its terms with a large tangent would
     # overflow.
-    return expm1_over(*primals), jax.jvp(_expm1_over, primals, (jnp.ones_like(primals[0]),))[
-        1
-    ] * tangents[0]
+    return expm1_over(*primals), jax.jvp(
+        _expm1_over, primals, (jnp.ones_like(primals[0]),)
+    )[1] * tangents[0]
 
 
 def rise_of_exp(alpha: Any, x: jax.Array) -> jax.Array:
@@ -173,7 +179,9 @@ def rise_of_exp(alpha: Any, x: jax.Array) -> jax.Array:
     0.
     """
     z = alpha * x
-    return jnp.where(z < -1, (0.5 - 1 / alpha) + exp(z) / alpha, 0.5 + jnp.expm1(z) / alpha)
+    return jnp.where(
+        z < -1, (0.5 - 1 / alpha) + exp(z) / alpha, 0.5 + jnp.expm1(z) / alpha
+    )
 
 
 @jax.custom_jvp
@@ -239,7 +247,9 @@ def cauchy(w: jax.Array) -> jax.Array:
 @cauchy.defjvp
 def _cauchy_jvp(primals, tangents):
     y = cauchy(*primals)
-    return y, -2 * (y * bounded(primals[0])) * y * tangents[0]  # y * y would underflow first
+    return y, -2 * (y * bounded(primals[0])) * y * tangents[
+        0
+    ]  # y * y would underflow first
 
 
 @jax.custom_jvp

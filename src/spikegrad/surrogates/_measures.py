@@ -19,7 +19,9 @@ from .._surrogate import Surrogate
 from ._algebra import shifted, stretched
 
 _BLOCK = 2048  # points evaluated together, in one shape, so a surrogate compiles once
-_ZOOMS = 5  # each narrows the interval to a thousandth, down to the last bits of a double
+_ZOOMS = (
+    5  # each narrows the interval to a thousandth, down to the last bits of a double
+)
 
 
 class Measures(NamedTuple):
@@ -93,15 +95,21 @@ def measure(surrogate: Surrogate) -> Measures:
     2.0000 2.0000
     """
     if not isinstance(surrogate, Surrogate):
-        raise TypeError(f"measure: surrogate must be a Surrogate, got {brief(surrogate)}")
+        raise TypeError(
+            f"measure: surrogate must be a Surrogate, got {brief(surrogate)}"
+        )
     for leaf in jax.tree.leaves(surrogate):
         if isinstance(leaf, Tracer):
             raise TypeError(
                 f"measure: parameters must be known, got traced ones in {brief(surrogate)}"
             )
         if not isinstance(leaf, Surrogate) and np.ndim(leaf):
-            raise ValueError(f"measure: each parameter must be one number, got {brief(surrogate)}")
-    return _remembered(cast(Any, surrogate)) if is_pure(surrogate) else _measure(surrogate)
+            raise ValueError(
+                f"measure: each parameter must be one number, got {brief(surrogate)}"
+            )
+    return (
+        _remembered(cast(Any, surrogate)) if is_pure(surrogate) else _measure(surrogate)
+    )
 
 
 @np.errstate(
@@ -112,7 +120,9 @@ def _measure(surrogate: Surrogate) -> Measures:
         return _measured(_evaluator(surrogate), surrogate._landmarks())
 
 
-_remembered = functools.lru_cache(maxsize=256)(_measure)  # compiling takes a tenth of a second
+_remembered = functools.lru_cache(maxsize=256)(
+    _measure
+)  # compiling takes a tenth of a second
 
 
 def _evaluator(surrogate: Surrogate) -> Callable[[np.ndarray], tuple[np.ndarray, ...]]:
@@ -130,15 +140,19 @@ def _evaluator(surrogate: Surrogate) -> Callable[[np.ndarray], tuple[np.ndarray,
         )
 
     # compiled ahead of time, so it also runs while JAX traces
-    compiled = jax.jit(curves).lower(jax.ShapeDtypeStruct((_BLOCK,), np.float64)).compile()
+    compiled = (
+        jax.jit(curves).lower(jax.ShapeDtypeStruct((_BLOCK,), np.float64)).compile()
+    )
 
     def evaluate(x):
         # Blocks of one size, because another number of points would compile again.
-        padded = np.pad(np.asarray(x, np.float64), (0, -len(x) % _BLOCK), mode="edge").reshape(
-            -1, _BLOCK
-        )
+        padded = np.pad(
+            np.asarray(x, np.float64), (0, -len(x) % _BLOCK), mode="edge"
+        ).reshape(-1, _BLOCK)
         blocks = [jax.device_get(compiled(block)) for block in padded]
-        return tuple(np.concatenate(part)[: len(x)] for part in zip(*blocks, strict=True))
+        return tuple(
+            np.concatenate(part)[: len(x)] for part in zip(*blocks, strict=True)
+        )
 
     return evaluate
 
@@ -151,7 +165,8 @@ def _measured(look: Callable, x: np.ndarray) -> Measures:
     half_width = sum(_reach(look, at, side, peak) for side in (-1, 1)) / 2
     unit = half_width if math.isfinite(half_width) else 1.0
     left, right = (
-        side * _edge(look, side * x[::side], at * side, side, peak) + 0.0 for side in (-1, 1)
+        side * _edge(look, side * x[::side], at * side, side, peak) + 0.0
+        for side in (-1, 1)
     )
     even = look(x)[0] - look(-x)[0]
     waves, tails = zip(*(_tail(look, at, side, unit) for side in (-1, 1)), strict=True)
@@ -242,7 +257,9 @@ def _edge(look: Callable, x: np.ndarray, at: float, side: int, peak: float) -> f
 
     edge = _zoom(x[last], x[last + 1], step)
     inside = edge - 1e-6 * max(abs(edge - at), 1e-12)
-    if abs(look(np.array([side * inside]))[0][0] / peak) < 1e-60:  # underflow instead of an end
+    if (
+        abs(look(np.array([side * inside]))[0][0] / peak) < 1e-60
+    ):  # underflow instead of an end
         return math.inf
     return _clean(edge)
 
@@ -262,7 +279,9 @@ def _tail(look: Callable, at: float, side: int, unit: float) -> tuple[bool, floa
         if g.all():
             # For a slope x^-p the quotient -x g'(x) / g(x) is p.
             near, twice = -far * second / g
-            return False, float(2 * twice - near) + 0.0  # the error halves with twice the distance
+            return False, float(
+                2 * twice - near
+            ) + 0.0  # the error halves with twice the distance
     return False, math.inf
 
 

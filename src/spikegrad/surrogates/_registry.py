@@ -28,20 +28,32 @@ _classes: dict[str, type[Surrogate]] = {
 }
 
 _INVERSE_SQUARE = (
-    "1/(1 + k|x|)² is inv_square_grad(alpha=k), with k = 25 in snnTorch and spyx, 100 in norse"
+    "1/(1 + k|x|)² is inv_square_grad(alpha=k), with k = 25 in snnTorch and spyx, "
+    "100 in norse"
 )
 _TRIANGLE = (
-    "h max(0, 1 − |x|/w) is relu_grad(alpha=h / w, width=w), with h = 0.3 and w = 1 in norse"
+    "h max(0, 1 − |x|/w) is relu_grad(alpha=h / w, width=w), with h = 0.3 and w = 1 "
+    "in norse"
 )
 _BOX = "1/(2w) for |x| ≤ w is piecewise_leaky_relu(c=0, w=w)"
-_EXPONENTIAL = "exp(−k|x|) is slayer_grad(alpha=k), and (k/2) exp(−k|x|) is piecewise_exp(alpha=k)"
-_CAUCHY = "(k/2) / (1 + (πkx/2)²) is arctan(alpha=k), with k = 2 in snnTorch and SpikingJelly"
+_EXPONENTIAL = (
+    "exp(−k|x|) is slayer_grad(alpha=k), and (k/2) exp(−k|x|) is piecewise_exp(alpha=k)"
+)
+_CAUCHY = (
+    "(k/2) / (1 + (πkx/2)²) is arctan(alpha=k), with k = 2 in snnTorch and SpikingJelly"
+)
 _STRAIGHT = "1 is leaky_relu(alpha=1, beta=1)"
 _ELSEWHERE = {
     **dict.fromkeys(("fastsigmoid", "superspike"), _INVERSE_SQUARE),
-    **dict.fromkeys(("triangular", "triangle", "esser", "bellec", "eprop", "zif"), _TRIANGLE),
-    **dict.fromkeys(("boxcar", "box", "rectangle", "rectangular", "rect", "gate", "stbp"), _BOX),
-    **dict.fromkeys(("slayer", "exponential", "singleexponential", "laplace"), _EXPONENTIAL),
+    **dict.fromkeys(
+        ("triangular", "triangle", "esser", "bellec", "eprop", "zif"), _TRIANGLE
+    ),
+    **dict.fromkeys(
+        ("boxcar", "box", "rectangle", "rectangular", "rect", "gate", "stbp"), _BOX
+    ),
+    **dict.fromkeys(
+        ("slayer", "exponential", "singleexponential", "laplace"), _EXPONENTIAL
+    ),
     **dict.fromkeys(("atan", "arctangent", "cauchy", "lorentzian"), _CAUCHY),
     **dict.fromkeys(("ste", "straightthrough", "straightthroughestimator"), _STRAIGHT),
     "heaviside": "0 for x < 0 and 1 for x ≥ 0 is leaky_relu(alpha=0, beta=1)",
@@ -170,11 +182,17 @@ def _read(node: ast.expr) -> Surrogate:
             return _make(_dotted(node), (), {})
         case ast.Call(called, args, keywords):
             name = _dotted(called)
-            options = {keyword.arg or "": _number(keyword.value) for keyword in keywords}
-            if "" in options or len(options) < len(keywords):  # **{...}, or a keyword twice
+            options = {
+                keyword.arg or "": _number(keyword.value) for keyword in keywords
+            }
+            if "" in options or len(options) < len(
+                keywords
+            ):  # **{...}, or a keyword twice
                 raise _Malformed
             if name in _operations and args:
-                return _operations[name](_read(args[0]), *map(_number, args[1:]), **options)
+                return _operations[name](
+                    _read(args[0]), *map(_number, args[1:]), **options
+                )
             return _make(name, tuple(map(_number, args)), options)
         case ast.BinOp(left, ast.Mult(), right):
             return _number(left) * _read(right)
@@ -208,7 +226,11 @@ def _make(name: str, args: tuple[Any, ...], parameters: dict[str, Any]) -> Surro
         if known := _ELSEWHERE.get(name.lower().replace("_", "")):
             raise ValueError(f"unknown surrogate {brief(name)}: the slope {known}")
         near = difflib.get_close_matches(snake_case(name), _classes, n=1)
-        hint = f", did you mean {near[0]!r}?" if near else f", known are {', '.join(names())}"
+        hint = (
+            f", did you mean {near[0]!r}?"
+            if near
+            else f", known are {', '.join(names())}"
+        )
         raise ValueError(f"unknown surrogate {brief(name)}{hint}")
     size = {key: parameters[key] for key in ("peak", "half_width") if key in parameters}
     parameters = {key: value for key, value in parameters.items() if key not in size}

@@ -189,7 +189,9 @@ class MultiGaussianGrad(Surrogate, pure=True):
         a = jnp.abs(x)
         wide = self.s * self.sigma
         center = _normal_tail(a / self.sigma)
-        flanks = _normal_tail((a - self.sigma) / wide) + _normal_tail((a + self.sigma) / wide)
+        flanks = _normal_tail((a - self.sigma) / wide) + _normal_tail(
+            (a + self.sigma) / wide
+        )
         tail = self.scale * ((1 + self.h) * center - self.h * flanks)
         return from_tail(x, (1 - self.scale * (1 - self.h)) / 2 + tail)
 

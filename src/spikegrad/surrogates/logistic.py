@@ -99,9 +99,14 @@ class Dspike(Surrogate, pure=True):
         # Near the edge, a difference of two hyperbolic tangents would cancel. This is their
         # quotient.
         edge = (
-            e / (1 + e) * jnp.expm1(-2 * self.b * (0.5 - a)) / jnp.expm1(-self.b * jnp.ones_like(a))
+            e
+            / (1 + e)
+            * jnp.expm1(-2 * self.b * (0.5 - a))
+            / jnp.expm1(-self.b * jnp.ones_like(a))
         )
-        middle = 0.5 - jnp.tanh(self.b * a) / (2 * jnp.tanh(self.b / 2 * jnp.ones_like(a)))
+        middle = 0.5 - jnp.tanh(self.b * a) / (
+            2 * jnp.tanh(self.b / 2 * jnp.ones_like(a))
+        )
         return from_tail(x, jnp.where((a < 0.25) & (self.b * a < 0.5), middle, edge))
 
     def surrogate_grad(self, x):

@@ -9,7 +9,15 @@ import jax.numpy as jnp
 from .._functional import functional
 from .._struct import Real, parameter
 from .._surrogate import Surrogate
-from ._math import bounded, exp, inverse_square, logistic, logistic_slope, reciprocal, rise_of_exp
+from ._math import (
+    bounded,
+    exp,
+    inverse_square,
+    logistic,
+    logistic_slope,
+    reciprocal,
+    rise_of_exp,
+)
 
 
 class S2NN(Surrogate, pure=True):
@@ -243,7 +251,9 @@ class OneSidedExp(Surrogate, pure=True):
     alpha: Real = parameter(default=1.0, above=0)
 
     def surrogate_fun(self, x):
-        return jnp.where(x < 0, rise_of_exp(self.alpha, jnp.where(x < 0, x, 0)), 0.5 + x)
+        return jnp.where(
+            x < 0, rise_of_exp(self.alpha, jnp.where(x < 0, x, 0)), 0.5 + x
+        )
 
     def surrogate_grad(self, x):
         return exp(self.alpha * jnp.where(x < 0, x, 0))

@@ -57,7 +57,9 @@ class SquarewaveFourierSeries(Surrogate, pure=True):
         for k in range(
             3, 2 * self.n, 2
         ):  # the default's second term comes from the first, without another sine
-            total += (sine * (3 - 4 * sine * sine) if k == 3 else sin_turn(multiple(t, k))) / k
+            total += (
+                sine * (3 - 4 * sine * sine) if k == 3 else sin_turn(multiple(t, k))
+            ) / k
         return 0.5 + 2 / math.pi * total
 
     def surrogate_grad(self, x):
@@ -65,7 +67,11 @@ class SquarewaveFourierSeries(Surrogate, pure=True):
         cosine = cos_turn(t)
         total = cosine
         for k in range(3, 2 * self.n, 2):
-            total += cosine * (4 * cosine * cosine - 3) if k == 3 else cos_turn(multiple(t, k))
+            total += (
+                cosine * (4 * cosine * cosine - 3)
+                if k == 3
+                else cos_turn(multiple(t, k))
+            )
         return 4 / self.t_period * total
 
 
@@ -123,14 +129,19 @@ class PeriodicExp(Surrogate, pure=True):
         above = jnp.where(x < 0, 0, x)
         r = self._offset(above)
         full, part = (
-            expm1_over(-self.beta * y) for y in (self.t_period / 2 * jnp.ones_like(r), jnp.abs(r))
+            expm1_over(-self.beta * y)
+            for y in (self.t_period / 2 * jnp.ones_like(r), jnp.abs(r))
         )
         return jnp.where(
-            x < 0, rise_of_exp(self.alpha, x - above), 0.5 + ((above - r) * full + r * part)
+            x < 0,
+            rise_of_exp(self.alpha, x - above),
+            0.5 + ((above - r) * full + r * part),
         )
 
     def surrogate_grad(self, x):
-        return exp(jnp.where(x < 0, self.alpha * x, -self.beta * jnp.abs(self._offset(x))))
+        return exp(
+            jnp.where(x < 0, self.alpha * x, -self.beta * jnp.abs(self._offset(x)))
+        )
 
     def _offset(self, x):
         """Return the distance from the nearest multiple of the period."""
@@ -138,4 +149,6 @@ class PeriodicExp(Surrogate, pure=True):
         half = (
             self.t_period / 2
         )  # half-way, the rounding of the count is felt, and the slope has a kink
-        return jnp.where(r > half, r - self.t_period, jnp.where(r <= -half, r + self.t_period, r))
+        return jnp.where(
+            r > half, r - self.t_period, jnp.where(r <= -half, r + self.t_period, r)
+        )

@@ -192,7 +192,9 @@ class QPseudoSpike(Surrogate, pure=True):
     def surrogate_fun(self, x):
         t = 2 / (self.alpha + 1) * jnp.abs(x)
         log = jnp.log1p(jnp.minimum(t, jnp.finfo(t.dtype).max))
-        return 0.5 + signed(x, (self.alpha + 1) / 2 * log * expm1_over((1 - self.alpha) * log))
+        return 0.5 + signed(
+            x, (self.alpha + 1) / 2 * log * expm1_over((1 - self.alpha) * log)
+        )
 
     def surrogate_grad(self, x):
         t = 2 / (self.alpha + 1) * jnp.abs(x)
@@ -221,7 +223,9 @@ def _power_tail(t, alpha):
 @_power_tail.defjvp
 def _power_tail_jvp(primals, tangents):
     (t, alpha), (dt, dalpha) = primals, tangents
-    y = _power_tail(t, alpha)  # A branch without the exponent would not give it a derivative.
+    y = _power_tail(
+        t, alpha
+    )  # A branch without the exponent would not give it a derivative.
     return y, -y * (alpha / (1 + t) * dt + log1p(t) * dalpha)
 
 
@@ -261,7 +265,9 @@ class NonzeroSignLog(Surrogate, pure=True):
         a = jnp.abs(x)
         far = a > 1e20  # the product may overflow, and the 1 is below rounding
         tail = jnp.log(self.alpha) + jnp.log(jnp.where(far, a, 1))
-        return signed(x, jnp.where(far, tail, jnp.log1p(self.alpha * jnp.where(far, 0, a))))
+        return signed(
+            x, jnp.where(far, tail, jnp.log1p(self.alpha * jnp.where(far, 0, a)))
+        )
 
     def surrogate_grad(self, x):
         return self.alpha / (1 + self.alpha * jnp.abs(x))
@@ -394,7 +400,9 @@ class CappedInverse(Surrogate, pure=True):
     def surrogate_fun(self, x):
         level = self._level(x)
         tail = 1 + (jnp.log(self.alpha) + jnp.log(jnp.where(level, 1, jnp.abs(x))))
-        return 0.5 + jnp.where(level, self.alpha * jnp.where(level, x, 0), signed(x, tail))
+        return 0.5 + jnp.where(
+            level, self.alpha * jnp.where(level, x, 0), signed(x, tail)
+        )
 
     def surrogate_grad(self, x):
         level = self._level(x)

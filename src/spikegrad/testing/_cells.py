@@ -96,7 +96,9 @@ def check_cell(
     if not isinstance(cell, Cell):
         raise TypeError(f"check_cell: cell must be a Cell, got {cell!r}")
     shape = (features,) if isinstance(features, int) else tuple(features)
-    return report_of("check_cell", cell, lambda: _laws(cell, shape, drive, steps), raises)
+    return report_of(
+        "check_cell", cell, lambda: _laws(cell, shape, drive, steps), raises
+    )
 
 
 _BATCH = 3
@@ -120,7 +122,9 @@ def _step(cell: Cell, v: Any, current: jax.Array) -> tuple[Any, jax.Array]:
 
 
 def _initial(cell: Cell, currents: jax.Array) -> Any:
-    return jax.tree.map(jnp.asarray, cell.initial_state(currents.shape[1:], currents.dtype))
+    return jax.tree.map(
+        jnp.asarray, cell.initial_state(currents.shape[1:], currents.dtype)
+    )
 
 
 def _trajectory(cell: Cell, currents: jax.Array) -> _Trajectory:
@@ -156,7 +160,9 @@ def _types(cell: Cell, features: tuple[int, ...]) -> CheckResult:
         return v, *_step(cell, v, current)
 
     def types(tree):
-        return jax.tree.map(lambda leaf: f"{jnp.dtype(leaf.dtype)} {list(leaf.shape)}", tree)
+        return jax.tree.map(
+            lambda leaf: f"{jnp.dtype(leaf.dtype)} {list(leaf.shape)}", tree
+        )
 
     v: Any = None
     for dtype in DTYPES:
@@ -194,7 +200,9 @@ def _call(cell: Cell, trajectory: _Trajectory) -> CheckResult:
 
 def _examples(cell: Cell, trajectory: _Trajectory) -> CheckResult:
     inputs = trajectory.v, trajectory.current
-    return _independent(lambda inputs: jax.vmap(partial(_step, cell))(*inputs), inputs, 1, _BATCH)
+    return _independent(
+        lambda inputs: jax.vmap(partial(_step, cell))(*inputs), inputs, 1, _BATCH
+    )
 
 
 def _neurons(cell: Cell, trajectory: _Trajectory) -> CheckResult:
@@ -213,7 +221,9 @@ def _independent(f: Callable, inputs: Any, axis: int, size: int) -> CheckResult:
 
     def spoilt(a):
         # NaN spreads to all results of arithmetic that depends on it.
-        first = jax.lax.broadcasted_iota(int, a.shape, axis) == 0 if has_axis(a) else False
+        first = (
+            jax.lax.broadcasted_iota(int, a.shape, axis) == 0 if has_axis(a) else False
+        )
         return jnp.where(first, jnp.nan, a) if is_inexact(a) else a
 
     def others(tree):
@@ -248,7 +258,9 @@ def _response(cell: Cell, trajectory: _Trajectory) -> CheckResult:
 def _encoded(cell: Cell, trajectory: _Trajectory) -> Any:
     if not says_how_to_encode(cell):
         name = type(cell).__name__
-        raise NotApplicable(f"{name} does not encode its state: modes store it unchanged")
+        raise NotApplicable(
+            f"{name} does not encode its state: modes store it unchanged"
+        )
     return cell.encode(trajectory.u)
 
 
@@ -309,7 +321,9 @@ def _laws_of_networks(
             return r * out.reshape(out.shape + (1,) * (r.ndim + 1 - out.ndim))
 
         # Elementwise weights fit features of any shape.
-        layer = Layer(lambda x: w * x, rebuild(values), feedback if feeds_back else None)
+        layer = Layer(
+            lambda x: w * x, rebuild(values), feedback if feeds_back else None
+        )
         outs = Network([layer])(x, backward=mode)[1]
         # Different weights for all outputs, so errors of two outputs cannot cancel.
         return jnp.vdot(jnp.cos(jnp.arange(outs.size)), outs), outs
@@ -348,4 +362,7 @@ def _laws_of_networks(
     for mode, (storage, *_) in MODES.items():
         if mode != "scan" and (not storage.encodes or says_how_to_encode(cell)):
             limit = storage.gradient_error or exact
-            yield f"in mode {mode!r} a network equals mode 'scan'", partial(law, mode, limit)
+            yield (
+                f"in mode {mode!r} a network equals mode 'scan'",
+                partial(law, mode, limit),
+            )

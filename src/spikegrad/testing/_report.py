@@ -75,7 +75,16 @@ class Report(NamedTuple):
                 rows.append(("-", law, "", "", "", note))
             else:
                 mark = "ok" if error <= limit else "BROKEN"
-                rows.append((mark, law, f"{error:.1e}", f"{limit:.1e}", at if error else "", note))
+                rows.append(
+                    (
+                        mark,
+                        law,
+                        f"{error:.1e}",
+                        f"{limit:.1e}",
+                        at if error else "",
+                        note,
+                    )
+                )
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
         return "\n".join([self.subject, *lines])
@@ -106,7 +115,9 @@ class NotApplicable(Exception):  # noqa: N818 (it is a result, not an error)
     """A property does not apply to a class, for this reason."""
 
 
-def report_of(owner: str, subject: Any, laws: Callable[[], Laws], raises: bool) -> Report:
+def report_of(
+    owner: str, subject: Any, laws: Callable[[], Laws], raises: bool
+) -> Report:
     """Check laws one after another. If the first one does not hold, the others cannot run."""
     if any(kind.draws for kind in spike_types(subject)):
         raise TypeError(
@@ -141,7 +152,13 @@ def broken(note: str, at: str = "") -> CheckResult:
 
 
 def compare(
-    got: Any, expected: Any, limit: float, *, at: Any = None, scale: Any = None, note: str = ""
+    got: Any,
+    expected: Any,
+    limit: float,
+    *,
+    at: Any = None,
+    scale: Any = None,
+    note: str = "",
 ) -> CheckResult:
     """Return the largest difference of two pytrees, in units of ``scale``.
 
@@ -157,7 +174,9 @@ def compare(
         unit = peak_of(b) if scale is None else scale
         # The difference of equal infinities is NaN.
         with np.errstate(all="ignore"):
-            errors = np.where((a == b) | (np.isnan(a) & np.isnan(b)), 0, np.abs(a - b) / unit)
+            errors = np.where(
+                (a == b) | (np.isnan(a) & np.isnan(b)), 0, np.abs(a - b) / unit
+            )
         errors = np.nan_to_num(errors, nan=np.inf, posinf=np.inf)
         if errors.size and errors.max() > worst.error:
             first = np.unravel_index(np.argmax(errors), errors.shape)[:1]

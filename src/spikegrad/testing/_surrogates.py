@@ -29,7 +29,9 @@ Curve: TypeAlias = Callable[[jax.Array], jax.Array]
 
 # Slopes underflow far from the threshold, and users may turn this into errors.
 @np.errstate(under="ignore")
-def check_surrogate(surrogate: Surrogate, *, scale: float = 1.0, raises: bool = True) -> Report:
+def check_surrogate(
+    surrogate: Surrogate, *, scale: float = 1.0, raises: bool = True
+) -> Report:
     r"""Check all properties that the library promises for a surrogate.
 
     The check has these properties:
@@ -91,8 +93,12 @@ def check_surrogate(surrogate: Surrogate, *, scale: float = 1.0, raises: bool = 
     Logistic(alpha=4.0): the slope is the derivative of the primal: error 3
     """
     if not isinstance(surrogate, Surrogate):
-        raise TypeError(f"check_surrogate: surrogate must be a Surrogate, got {surrogate!r}")
-    return report_of("check_surrogate", surrogate, lambda: _laws(surrogate, scale), raises)
+        raise TypeError(
+            f"check_surrogate: surrogate must be a Surrogate, got {surrogate!r}"
+        )
+    return report_of(
+        "check_surrogate", surrogate, lambda: _laws(surrogate, scale), raises
+    )
 
 
 def _forward(f: Curve) -> Curve:
@@ -148,7 +154,9 @@ class _Curves:
         self.at = _grid(scale)
         self.near = np.abs(self.at) <= 4 * scale
         self.points = self._with_axes(self.at)
-        self.extremes = {dtype: self._with_axes(_extremes(dtype, scale)) for dtype in _HIGHER}
+        self.extremes = {
+            dtype: self._with_axes(_extremes(dtype, scale)) for dtype in _HIGHER
+        }
 
     def _with_axes(self, x: np.ndarray) -> np.ndarray:
         """Append the axes of the parameters."""
@@ -174,7 +182,9 @@ class _Curves:
             def curve(value):
                 changed = self.rebuild(others | {name: value})
                 primal_or_slope = (
-                    changed.surrogate_grad if self.without_primal else changed.surrogate_fun
+                    changed.surrogate_grad
+                    if self.without_primal
+                    else changed.surrogate_fun
                 )
                 return primal_or_slope(x)
 
@@ -192,7 +202,9 @@ class _Curves:
             functions["of primal"] = _forward(s.surrogate_fun)
             functions["other slope"] = other.surrogate_grad
             functions["of other primal"] = _forward(other.surrogate_fun)
-        functions |= {f"parameter {name}": partial(influence, name) for name in self.parameters}
+        functions |= {
+            f"parameter {name}": partial(influence, name) for name in self.parameters
+        }
 
         # One program takes less time than one for each curve.
         @jax.jit
@@ -218,7 +230,9 @@ def _types(c: _Curves) -> CheckResult:
         for name, curve in c.curves.items():
             y = jax.eval_shape(curve, x)
             if (y.shape, y.dtype) != (x.shape, x.dtype):
-                return broken(f"the {name} of {dtype} {list(x.shape)} is {y.dtype} {list(y.shape)}")
+                return broken(
+                    f"the {name} of {dtype} {list(x.shape)} is {y.dtype} {list(y.shape)}"
+                )
     return CheckResult("") if c.values else broken("")
 
 
@@ -267,7 +281,9 @@ def _continuous(c: _Curves) -> CheckResult:
     integral = width * (left + 4 * middle + right) / 6
     unknown = width * np.abs(left - 2 * middle + right)
     excess = np.maximum(np.abs(rise - integral) - unknown, 0)
-    return compare(excess, 0 * excess, 1e-6, at=c.at[c.near][:-1:2], scale=peak_of(primal))
+    return compare(
+        excess, 0 * excess, 1e-6, at=c.at[c.near][:-1:2], scale=peak_of(primal)
+    )
 
 
 def _parameters_matter(c: _Curves) -> CheckResult:
@@ -293,7 +309,9 @@ def _accurate(c: _Curves) -> CheckResult:
     """Compare with float64 at the same numbers. Errors far below the peak do not matter."""
     exact = c.values["slope"]
     scale = np.abs(exact) + peak_of(exact) / 100
-    return compare(c.values["in float32"], exact, 1e-4, at=c.at, scale=scale, note="relative")
+    return compare(
+        c.values["in float32"], exact, 1e-4, at=c.at, scale=scale, note="relative"
+    )
 
 
 def _transforms(c: _Curves) -> CheckResult:
@@ -309,7 +327,9 @@ _LAWS = {
     "the spike is the step": _step,
     "the derivative is the slope": _derivative,
     "the second derivative is the derivative of the slope": _second_derivative,
-    "the slope is the derivative of the primal": partial(_primal, "slope", "of primal", 1e-6),
+    "the slope is the derivative of the primal": partial(
+        _primal, "slope", "of primal", 1e-6
+    ),
     "the slope is the derivative of the primal for other parameters": partial(
         _primal, "other slope", "of other primal", 1e-4
     ),

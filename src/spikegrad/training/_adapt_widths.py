@@ -90,7 +90,12 @@ class AdaptWidths:
         each_epoch: bool = False,
     ) -> None:
         self.static, self.inputs, self.each_epoch = static, inputs, each_epoch
-        self.options: dict[str, Any] = {"ratio": ratio, "keep": keep, "mask": mask, "key": key}
+        self.options: dict[str, Any] = {
+            "ratio": ratio,
+            "keep": keep,
+            "mask": mask,
+            "key": key,
+        }
 
     def __call__(self, now: Report) -> State | None:
         """Return the state with new widths."""
@@ -98,7 +103,9 @@ class AdaptWidths:
             return None
         network = combine(now.state.trainable, self.static)
         new = match_widths(network, self.inputs, **self.options)
-        return dataclasses.replace(now.state, trainable=_trainable(now.state.trainable, new))
+        return dataclasses.replace(
+            now.state, trainable=_trainable(now.state.trainable, new)
+        )
 
 
 def _trainable(before: PyTree, new: Network) -> Any:
@@ -111,7 +118,8 @@ def _trainable(before: PyTree, new: Network) -> Any:
             "AdaptWidths: trainable contains no widths; call match_widths before partition"
         )
     leaves = [
-        old if same else _like(leaf, old) for old, leaf, same in zip(olds, news, stays, strict=True)
+        old if same else _like(leaf, old)
+        for old, leaf, same in zip(olds, news, stays, strict=True)
     ]
     return structure.unflatten(leaves)
 

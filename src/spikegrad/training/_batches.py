@@ -110,7 +110,10 @@ def with_device_data(loss: Callable[..., Any], examples: PyTree) -> Callable[...
 
     def of_rows(examples, trainable, rows, key, *setting):
         return loss(
-            trainable, jax.tree.map(lambda array: take(array, rows), examples), key, *setting
+            trainable,
+            jax.tree.map(lambda array: take(array, rows), examples),
+            key,
+            *setting,
         )
 
     return jax.tree_util.Partial(of_rows, jax.tree.map(jnp.asarray, examples))

@@ -70,16 +70,27 @@ class JsonLines:
         resume: bool = False,
         of: dict[str, Any] | None = None,
     ) -> None:
-        self.path, self.more, self.resume, self.of = Path(path), more, resume, dict(of or {})
+        self.path, self.more, self.resume, self.of = (
+            Path(path),
+            more,
+            resume,
+            dict(of or {}),
+        )
         self._is_begun = False
 
     def __call__(self, report: Report) -> None:
         """Write a line."""
         line: dict[str, Any] = dict(self.of)
-        line |= {"step": report.step, "epoch": report.epoch, "seconds": round(report.seconds, 3)}
+        line |= {
+            "step": report.step,
+            "epoch": report.epoch,
+            "seconds": round(report.seconds, 3),
+        }
         ended = {"epoch_ended": True} if report.epoch_ended else {}
         values = report.metrics | ended | self.more(report)
-        if names := line.keys() & values.keys() or report.metrics.keys() & {"epoch_ended"}:
+        if names := line.keys() & values.keys() or report.metrics.keys() & {
+            "epoch_ended"
+        }:
             raise ValueError(
                 f"JsonLines: a metric cannot be named {min(names)!r}, because lines use this name; "
                 "rename it"
@@ -88,7 +99,12 @@ class JsonLines:
             return
         if not self._is_begun:
             before = report.step - report.updates
-            resumed(self.path, "JsonLines", self.resume, lambda row: self._stays(row, before))
+            resumed(
+                self.path,
+                "JsonLines",
+                self.resume,
+                lambda row: self._stays(row, before),
+            )
             self._is_begun = True
         append(self.path, json.dumps(jsonable(line | values)))
 
@@ -123,7 +139,9 @@ class TensorBoard:
         with needed("TensorBoard", "tensorboardX", "tensorboard"):
             from tensorboardX import SummaryWriter  # noqa: PLC0415
         self.more = more
-        self._writer = SummaryWriter(os.fspath(folder)) if jax.process_index() == 0 else None
+        self._writer = (
+            SummaryWriter(os.fspath(folder)) if jax.process_index() == 0 else None
+        )
 
     def __call__(self, report: Report) -> None:
         """Write a point for each metric. Elements of an array have names, such as ``rates/0``."""

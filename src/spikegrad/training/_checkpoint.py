@@ -22,7 +22,11 @@ from ._state import Report, State
 
 FORMAT = 3
 _ABOUT = "about"  # the name of the JSON data among the arrays of a file
-_DEVICE = ("trainable", "optimizer_state", "key")  # the parts of a state that are arrays of JAX
+_DEVICE = (
+    "trainable",
+    "optimizer_state",
+    "key",
+)  # the parts of a state that are arrays of JAX
 _PROGRESS = ("step", "epoch", "batches", "seconds", "sums")
 
 
@@ -93,7 +97,9 @@ class Checkpoints:
     ) -> None:
         self.folder, self.minutes, self.keep = Path(folder), minutes, keep
         self.extra = {} if extra is None else extra
-        self._last_step: int | None = None  # of the last state that was saved or restored
+        self._last_step: int | None = (
+            None  # of the last state that was saved or restored
+        )
         self._is_checked = False
         self._when = time.monotonic()
 
@@ -166,7 +172,9 @@ class Checkpoints:
         try:
             arrays, about = from_first(lambda: _read(path))
         except Exception as error:  # a damaged file can fail in any way
-            older = f"; remove it to resume from {paths[-2].name}" if len(paths) > 1 else ""
+            older = (
+                f"; remove it to resume from {paths[-2].name}" if len(paths) > 1 else ""
+            )
             raise CheckpointError(
                 f"{path} is not a checkpoint or is damaged: {error!r}{older}"
             ) from error
@@ -180,7 +188,10 @@ class Checkpoints:
                 f"{path} has another key: it was saved by training with another seed"
             )
         progress = about["progress"]
-        sums = {name: np.asarray(value, np.float64) for name, value in progress["sums"].items()}
+        sums = {
+            name: np.asarray(value, np.float64)
+            for name, value in progress["sums"].items()
+        }
         # In place, because the caller holds the same dict and reads its curves from it.
         self.extra.clear()
         self.extra.update(about["extra"])
@@ -189,7 +200,9 @@ class Checkpoints:
 
     def all(self) -> list[Path]:
         """List the checkpoints in the folder, the newest last."""
-        paths = [path for path in self.folder.glob("step-*") if _NAME.fullmatch(path.name)]
+        paths = [
+            path for path in self.folder.glob("step-*") if _NAME.fullmatch(path.name)
+        ]
         return sorted(paths, key=_step_of)  # names of ten digits do not sort by step
 
     def _write(self, path: Path, named: Mapping[str, jax.Array], state: State) -> None:
@@ -199,7 +212,9 @@ class Checkpoints:
         arrays: dict[str, Any] = {
             name: array.view(_plain(array.dtype)) for name, array in host.items()
         }
-        arrays[_ABOUT] = np.asarray(json.dumps(_about(state, self.extra), default=_as_list))
+        arrays[_ABOUT] = np.asarray(
+            json.dumps(_about(state, self.extra), default=_as_list)
+        )
         # Old checkpoints are removed only after the new one is on the disk.
         write_atomically(path, lambda stream: np.savez(stream, **arrays))
         for old in self.all()[: -self.keep]:
@@ -228,7 +243,8 @@ def _parts(state: State) -> dict[str, Any]:
 def _named(state: State) -> dict[str, jax.Array]:
     """Return the arrays of a state by name, such as ``trainable/0/weight``."""
     return {
-        name_of(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(_parts(state))
+        name_of(path): leaf
+        for path, leaf in jax.tree_util.tree_leaves_with_path(_parts(state))
     }
 
 
@@ -250,7 +266,9 @@ def _compare(path: Path, saved: dict[str, Any], expected: dict[str, Any]) -> Non
     """Raise if a checkpoint lacks an array of the state that resumes from it, or has others."""
     # Names before values: they say which network, optimizer or precision was another.
     if saved.get("format") != FORMAT:
-        raise CheckpointError(f"{path} must be in format {FORMAT}, got {saved.get('format')}")
+        raise CheckpointError(
+            f"{path} must be in format {FORMAT}, got {saved.get('format')}"
+        )
     for name in saved["types"] | expected["types"]:
         before, now = saved["types"].get(name), expected["types"].get(name)
         if before != now:

@@ -158,22 +158,32 @@ def run(
             f"fit: batches is an iterator and lasts one epoch, got epochs={epochs}; "
             "pass a list or a function"
         )
-    limits = math.inf if epochs is None else epochs, math.inf if steps is None else steps
+    limits = (
+        math.inf if epochs is None else epochs,
+        math.inf if steps is None else steps,
+    )
     clock = _Clock(state)
     # ``good`` is the last state whose loss was finite, for callbacks and errors after a
     # divergence.
     good, stopped = state, False
     while not stopped and state.epoch < limits[0] and state.step < limits[1]:
         if source.once and state.epoch:
-            warnings.warn(f"fit: batches ended after {state.step} of {steps} updates", stacklevel=3)
+            warnings.warn(
+                f"fit: batches ended after {state.step} of {steps} updates",
+                stacklevel=3,
+            )
             break
         groups = source.groups(state, steps, call.size)
         group = next(groups, None)
         _any_stops(state, group, False)  # all processes call it equally often
         if group is None and not state.batches:
             raise ValueError(f"fit: batches is empty in epoch {state.epoch + 1}")
-        if group is None:  # an earlier fit ended by ``steps`` with the last batch of the epoch
-            state = dataclasses.replace(state, epoch=state.epoch + 1, batches=0, sums={})
+        if (
+            group is None
+        ):  # an earlier fit ended by ``steps`` with the last batch of the epoch
+            state = dataclasses.replace(
+                state, epoch=state.epoch + 1, batches=0, sums={}
+            )
         while group is not None and not stopped:
             # The call returns before the device has finished. ``values_of`` below waits for it.
             result = call(state, group)
@@ -187,7 +197,9 @@ def run(
                 _end(callbacks, good)
                 raise DivergedError(_diverged(state, values["loss"]), good)
             # A group of another shape also ends a call. Only the end of the source ends the epoch.
-            epoch_ended = following is None and source.has_ended(state.batches + len(group))
+            epoch_ended = following is None and source.has_ended(
+                state.batches + len(group)
+            )
             total = _total(source, epochs, steps)
             report = _report(state, result, values, epoch_ended, clock, total)
             report, stop = _call_all(callbacks, report)
@@ -275,7 +287,9 @@ def _diverged(state: State, losses: np.ndarray) -> str:
     if len(bad):
         message = f"the loss is {losses[bad[0]]} at update {state.step + bad[0] + 1}"
     else:
-        message = f"parameters are NaN or infinite after update {state.step + len(losses)}"
+        message = (
+            f"parameters are NaN or infinite after update {state.step + len(losses)}"
+        )
     return f"{message}, in epoch {state.epoch + 1}"
 
 
@@ -288,7 +302,9 @@ def _report(
     total: int | None,
 ) -> Report:
     # Sums and not means, so that a resumed epoch has the bits of an uninterrupted one.
-    sums = {name: state.sums.get(name, 0.0) + rows.sum(0) for name, rows in values.items()}
+    sums = {
+        name: state.sums.get(name, 0.0) + rows.sum(0) for name, rows in values.items()
+    }
     batches, step = state.batches + result.updates, state.step + result.updates
     seconds, left = clock.read(step, total)
     after = dataclasses.replace(
@@ -317,7 +333,9 @@ def _total(source: Source, epochs: int | None, steps: int | None) -> int | None:
     """Return the total number of updates, or None if unknown."""
     if epochs is None or source.length is None:
         return steps
-    return epochs * source.length if steps is None else min(epochs * source.length, steps)
+    return (
+        epochs * source.length if steps is None else min(epochs * source.length, steps)
+    )
 
 
 class _Clock:
@@ -325,7 +343,9 @@ class _Clock:
 
     def __init__(self, state: State) -> None:
         self.before, self.began = state.seconds, time.perf_counter()
-        self.compiled: tuple[int, float] | None = None  # step and time at the end of the first call
+        self.compiled: tuple[int, float] | None = (
+            None  # step and time at the end of the first call
+        )
 
     def read(self, step: int, total: int | None) -> tuple[float, float | None]:
         """Return the seconds of training, and an estimate of the seconds left."""

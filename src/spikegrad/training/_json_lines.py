@@ -14,7 +14,9 @@ import numpy as np
 from .._files import write_atomically
 
 
-def resumed(path: Path, owner: str, resume: bool, stays: Callable[[Any], bool]) -> list[Any]:
+def resumed(
+    path: Path, owner: str, resume: bool, stays: Callable[[Any], bool]
+) -> list[Any]:
     """Return the values of a file that is continued, after other lines are removed from it.
 
     A line stays if it is complete and ``stays(value)`` is true.
@@ -28,10 +30,14 @@ def resumed(path: Path, owner: str, resume: bool, stays: Callable[[Any], bool]) 
         path.parent.mkdir(parents=True, exist_ok=True)
         return []
     if not resume:
-        raise FileExistsError(f"{owner}: {path} already exists; pass resume=True to continue it")
+        raise FileExistsError(
+            f"{owner}: {path} already exists; pass resume=True to continue it"
+        )
     lines = path.read_bytes().splitlines(keepends=True)
     values = {line: _value(line) for line in lines}
-    remaining = [line for line in lines if values[line] is not None and stays(values[line])]
+    remaining = [
+        line for line in lines if values[line] is not None and stays(values[line])
+    ]
     if remaining != lines or not all(line.endswith(b"\n") for line in lines):
         # Lines that will be written again would otherwise occur twice.
         content = b"".join(line.rstrip() + b"\n" for line in remaining)

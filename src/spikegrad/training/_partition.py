@@ -72,7 +72,9 @@ def partition(
                 "module of Equinox eqx.filter_vmap(module)",
                 stacklevel=2,
             )
-    return split(tree, lambda path, leaf: is_float_array(leaf) and filter(name_of(path), leaf))
+    return split(
+        tree, lambda path, leaf: is_float_array(leaf) and filter(name_of(path), leaf)
+    )
 
 
 def combine(trainable: PyTree, static: PyTree) -> PyTree:

@@ -60,14 +60,21 @@ def distributed(
     >>> with distributed():  # doctest: +SKIP
     ...     print(jax.process_index(), jax.process_count(), jax.devices())
     """
-    if coordinator_address is not None and not re.fullmatch(r".+:\d+", coordinator_address):
+    if coordinator_address is not None and not re.fullmatch(
+        r".+:\d+", coordinator_address
+    ):
         raise ValueError(
             f"distributed: coordinator_address must be host:port, got {coordinator_address!r}"
         )
-    if "heartbeat_timeout_seconds" in inspect.signature(jax.distributed.initialize).parameters:
+    if (
+        "heartbeat_timeout_seconds"
+        in inspect.signature(jax.distributed.initialize).parameters
+    ):
         options = {"heartbeat_timeout_seconds": _HEARTBEAT} | options
     try:
-        jax.distributed.initialize(coordinator_address, num_processes, process_id, **options)
+        jax.distributed.initialize(
+            coordinator_address, num_processes, process_id, **options
+        )
     except ValueError as error:
         raise ValueError(
             f"distributed: no processes found; pass all three arguments: {error}"
@@ -91,7 +98,9 @@ def leave(code: int, of_its_own: bool) -> None:
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):  # closed, or a broken pipe
             stream.flush()
-    with contextlib.suppress(AssertionError, RuntimeError):  # raised by JAX without a device
+    with contextlib.suppress(
+        AssertionError, RuntimeError
+    ):  # raised by JAX without a device
         if of_its_own and jax.process_index() == 0:
             time.sleep(_GRACE)
     os._exit(code)

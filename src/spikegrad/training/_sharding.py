@@ -68,7 +68,9 @@ def replicated(tree: PyTree, mesh: Mesh, part: str) -> PyTree:
     paths, structure = jax.tree_util.tree_flatten_with_path(tree)
     leaves = [leaf for _, leaf in paths]
     local = [
-        i for i, leaf in enumerate(leaves) if isinstance(leaf, jax.Array) and not is_spread(leaf)
+        i
+        for i, leaf in enumerate(leaves)
+        if isinstance(leaf, jax.Array) and not is_spread(leaf)
     ]
     # Keys are compared and placed as their numbers, because NumPy has no dtype for them.
     host = {i: np.asarray(unwrap_key(leaves[i])) for i in local}
@@ -84,7 +86,8 @@ def replicated(tree: PyTree, mesh: Mesh, part: str) -> PyTree:
     everywhere = NamedSharding(mesh, PartitionSpec())
     for i, array in host.items():
         leaves[i] = wrap_like(
-            jax.make_array_from_callback(array.shape, everywhere, array.__getitem__), leaves[i]
+            jax.make_array_from_callback(array.shape, everywhere, array.__getitem__),
+            leaves[i],
         )
     return structure.unflatten(leaves)
 

@@ -23,22 +23,29 @@ class Source:
         # An iterator is its own iterator, so a second loop over it would continue instead of
         # starting again.
         self.once = not callable(batches) and iter(batches) is batches
-        self.last: int | None = None  # number of batches until ``steps`` cuts the epoch short
+        self.last: int | None = (
+            None  # number of batches until ``steps`` cuts the epoch short
+        )
 
     def groups(self, state: State, steps: int | None, size: int) -> Iterator[list]:
         """Read the remaining batches of the epoch, at most up to ``steps``."""
-        epoch: Any = self.batches(state.epoch) if callable(self.batches) else self.batches
+        epoch: Any = (
+            self.batches(state.epoch) if callable(self.batches) else self.batches
+        )
         self.last = None if steps is None else state.batches + steps - state.step
         # A resumed epoch skips the batches that it has used. The order of batches depends only on
         # the epoch.
         return _grouped(
-            map(self._arrays, itertools.islice(iter(epoch), state.batches, self.last)), size
+            map(self._arrays, itertools.islice(iter(epoch), state.batches, self.last)),
+            size,
         )
 
     def _arrays(self, batch: PyTree) -> Any:
         if self.sharding is not None:
             return spread(batch, self.sharding)
-        return jax.tree.map(lambda x: x if isinstance(x, jax.Array) else np.asarray(x), batch)
+        return jax.tree.map(
+            lambda x: x if isinstance(x, jax.Array) else np.asarray(x), batch
+        )
 
     def has_ended(self, used: int) -> bool:
         """Return True if the epoch is used up, False if ``steps`` may have cut it short."""

@@ -82,7 +82,9 @@ def _as_arrays(tree: PyTree) -> Any:
     """Convert leaves to arrays with a type that an update keeps."""
 
     def leaf(x):
-        keeps_type = isinstance(x, jax.Array) and not getattr(x, "weak_type", False)  # keys lack it
+        keeps_type = isinstance(x, jax.Array) and not getattr(
+            x, "weak_type", False
+        )  # keys lack it
         return x if keeps_type else jnp.asarray(x, jnp.result_type(x))
 
     return jax.tree.map(leaf, tree)

@@ -160,7 +160,13 @@ def sweep(
     0.50 stretched(Sigmoid(alpha=4.0), 0.680...)
     """
     check_takes("sweep: loss", loss, "trainable", "batch", "key", "setting")
-    check_counts("sweep", epochs=epochs, steps=steps, updates_per_call=updates_per_call, jobs=jobs)
+    check_counts(
+        "sweep",
+        epochs=epochs,
+        steps=steps,
+        updates_per_call=updates_per_call,
+        jobs=jobs,
+    )
     runs = _runs(settings, seeds)
     # The checks and the file come before the first run, not when its results are read.
     path = None if path is None else Path(path)
@@ -171,7 +177,9 @@ def sweep(
     def is_stopped() -> bool:
         return ended.is_set() or bool(stop())
 
-    def train(setting: Setting, seed: int, programs: _Programs) -> dict[str, Any] | None:
+    def train(
+        setting: Setting, seed: int, programs: _Programs
+    ) -> dict[str, Any] | None:
         key, diverged = jax.random.key(seed), None
         means: dict[str, Any] = {"loss": np.nan}
 
@@ -179,17 +187,26 @@ def sweep(
             means.update(now.epoch_metrics)
             return is_stopped()
 
-        state = State.create(start(key, setting), _optimizer_of(optimizer, setting), key)
+        state = State.create(
+            start(key, setting), _optimizer_of(optimizer, setting), key
+        )
         try:
             call, source = programs.call(setting), Source(batches(seed))
-            state = run(call, state, source, epochs, steps, [note, *callbacks(setting, seed)])
+            state = run(
+                call, state, source, epochs, steps, [note, *callbacks(setting, seed)]
+            )
         # A diverged run is a result too: its last finite state is scored.
         except DivergedError as error:
             state, diverged = error.state, str(error)
         if is_stopped():
             return None
         seconds = round(state.seconds, 3)
-        about = {"seed": seed, "step": state.step, "seconds": seconds, "diverged": diverged}
+        about = {
+            "seed": seed,
+            "step": state.step,
+            "seconds": seconds,
+            "diverged": diverged,
+        }
         return {**setting, **about, **means, **programs.score(state.trainable, setting)}
 
     def results() -> Iterator[dict[str, Any]]:
@@ -260,7 +277,9 @@ class _Programs:
 
         def problem(arrays):
             loss, setting = combine(arrays, static)
-            return lambda *arguments: loss(*arguments, setting), _optimizer_of(optimizer, setting)
+            return lambda *arguments: loss(*arguments, setting), _optimizer_of(
+                optimizer, setting
+            )
 
         first = compiled(problem, arrays, updates_per_call)
         self.first = dataclasses.replace(first, advance=_first_alone(first.advance))
@@ -291,7 +310,9 @@ def _first_alone(function: Callable) -> Callable:
     return call
 
 
-def _optimizer_of(optimizer: Optimizer, setting: Setting) -> optax.GradientTransformation:
+def _optimizer_of(
+    optimizer: Optimizer, setting: Setting
+) -> optax.GradientTransformation:
     return optimizer(setting) if callable(optimizer) else optimizer
 
 
@@ -306,7 +327,9 @@ def _constants(setting: Setting) -> Any:
     return structure, tuple(None if _is_number(x) else (type(x), x) for x in leaves)
 
 
-def _runs(settings: Iterable[Setting], seeds: Iterable[int]) -> dict[str, tuple[Setting, int]]:
+def _runs(
+    settings: Iterable[Setting], seeds: Iterable[int]
+) -> dict[str, tuple[Setting, int]]:
     """Return setting and seed of each run by name: all settings with the first seed come first."""
     runs: dict[str, tuple[Setting, int]] = {}
     settings = list(settings)
@@ -332,7 +355,9 @@ def _name(run: Mapping[str, Any]) -> str:
     return json.dumps(json.loads(_line(run)), sort_keys=True)
 
 
-def _read(path: Path, resume: bool, runs: dict[str, tuple[Setting, int]]) -> dict[str, Any]:
+def _read(
+    path: Path, resume: bool, runs: dict[str, tuple[Setting, int]]
+) -> dict[str, Any]:
     """Return the results in a file by the names of their runs."""
     names = {*next(iter(runs.values()))[0], "seed"}
     rows = resumed(path, "sweep", resume, lambda row: True)

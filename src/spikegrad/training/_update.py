@@ -55,7 +55,9 @@ class Call:
     def __call__(self, state: State, group: list) -> Result:
         # The next power of two, so groups of unknown lengths need few programs: at most one for
         # each power up to ``size``.
-        self.room[0] = min(self.size, max(self.room[0], 1 << (len(group) - 1).bit_length()))
+        self.room[0] = min(
+            self.size, max(self.room[0], 1 << (len(group) - 1).bit_length())
+        )
         # Unused places repeat the last batch, so that a short group needs no program of its own.
         filled = group + [group[-1]] * (self.room[0] - len(group))
         trainable, optimizer_state, metrics, finite = self.advance(
@@ -86,14 +88,21 @@ def compiled(
     size = size if length is None else min(size, max(1, length))
     shardings: Any = None
     if mesh is not None and state is not None:
-        bound, everywhere = replicated(bound, mesh, "loss"), NamedSharding(mesh, PartitionSpec())
+        bound, everywhere = (
+            replicated(bound, mesh, "loss"),
+            NamedSharding(mesh, PartitionSpec()),
+        )
         # Outputs with the sharding of the inputs can be the inputs of the next call without a
         # transfer.
-        parts = jax.tree.map(lambda x: x.sharding, (state.trainable, state.optimizer_state))
+        parts = jax.tree.map(
+            lambda x: x.sharding, (state.trainable, state.optimizer_state)
+        )
         shardings = (*parts, everywhere, everywhere)
     updates = _Updates(problem)
     # A loop of one turn would trace the loss twice.
-    advance = jax.jit(updates.single if size == 1 else updates.loop, out_shardings=shardings)
+    advance = jax.jit(
+        updates.single if size == 1 else updates.loop, out_shardings=shardings
+    )
 
     def on_mesh(*arguments):
         with of_mesh(mesh):
@@ -107,7 +116,9 @@ class _Updates(NamedTuple):
 
     problem: Problem
 
-    def evaluate(self, bound: PyTree, trainable: PyTree, batch: PyTree, key: jax.Array) -> Value:
+    def evaluate(
+        self, bound: PyTree, trainable: PyTree, batch: PyTree, key: jax.Array
+    ) -> Value:
         """Return the loss and the metrics."""
         try:
             return _checked(self.problem(bound)[0](trainable, batch, key))
@@ -122,7 +133,9 @@ class _Updates(NamedTuple):
         def value_of(trainable):
             return self.evaluate(bound, trainable, batch, key)
 
-        (value, metrics), gradient = jax.value_and_grad(value_of, has_aux=True)(trainable)
+        (value, metrics), gradient = jax.value_and_grad(value_of, has_aux=True)(
+            trainable
+        )
         # Some optimizers evaluate the loss elsewhere, such as line searches.
         change, optimizer_state = updates_of(
             self.problem(bound)[1],
@@ -157,20 +170,29 @@ class _Updates(NamedTuple):
             # From the number of the update in the run, so a key does not depend on how updates are
             # grouped into calls.
             key_of_update = jax.random.fold_in(key, step + jnp.uint32(i))
-            *state, metrics = self.update(bound, trainable, optimizer_state, batch, key_of_update)
+            *state, metrics = self.update(
+                bound, trainable, optimizer_state, batch, key_of_update
+            )
             rows = jax.tree.map(
-                lambda r, m: jax.lax.dynamic_update_index_in_dim(r, m, i, 0), rows, metrics
+                lambda r, m: jax.lax.dynamic_update_index_in_dim(r, m, i, 0),
+                rows,
+                metrics,
             )
             return *state, rows
 
         # The carry of a loop needs the shapes of the metrics before the first update.
-        value, metrics = jax.eval_shape(self.evaluate, bound, trainable, batches[0], key)
+        value, metrics = jax.eval_shape(
+            self.evaluate, bound, trainable, batches[0], key
+        )
         rows = jax.tree.map(
-            lambda m: jnp.zeros((len(batches), *m.shape), m.dtype), {"loss": value, **metrics}
+            lambda m: jnp.zeros((len(batches), *m.shape), m.dtype),
+            {"loss": value, **metrics},
         )
         # ``count`` is traced, so a shorter group runs the same program. The loop never reads the
         # repeated batches.
-        *state, rows = jax.lax.fori_loop(0, count, turn, (trainable, optimizer_state, rows))
+        *state, rows = jax.lax.fori_loop(
+            0, count, turn, (trainable, optimizer_state, rows)
+        )
         return *state, rows, _all_finite(state[0])
 
 
@@ -182,15 +204,23 @@ def arrays_apart(tree: PyTree) -> tuple[PyTree, PyTree]:
 
 def _checked(result: Any) -> Value:
     """Return the result of a loss function. Raise if it has another form."""
-    if not (isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], dict)):
-        shape = f"shape {result.shape}" if isinstance(result, jax.Array) else type(result).__name__
+    if not (
+        isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], dict)
+    ):
+        shape = (
+            f"shape {result.shape}"
+            if isinstance(result, jax.Array)
+            else type(result).__name__
+        )
         raise TypeError(
             f"fit: loss must return (scalar, {{name: metric}}), got {shape}; "
             "without metrics return (scalar, {})"
         )
     value, metrics = result
     if "loss" in metrics:
-        raise ValueError("fit: a metric cannot be named 'loss', the name of the loss; rename it")
+        raise ValueError(
+            "fit: a metric cannot be named 'loss', the name of the loss; rename it"
+        )
     return value, jax.tree.map(lambda x: jax.lax.stop_gradient(jnp.asarray(x)), metrics)
 
 
@@ -198,8 +228,12 @@ def _order_of(batch: PyTree) -> str:
     """Return a hint if integer labels of a batch fit the first axis of its inputs, or nothing."""
     leaves = jax.tree.leaves(batch)
     inputs = [x.shape for x in leaves if x.ndim > 2][:1]
-    labels = [y.shape for y in leaves if y.ndim == 1 and jnp.issubdtype(y.dtype, jnp.integer)]
-    hints = (order_of_axes("inputs", x, "labels", y, at=1) for x in inputs for y in labels)
+    labels = [
+        y.shape for y in leaves if y.ndim == 1 and jnp.issubdtype(y.dtype, jnp.integer)
+    ]
+    hints = (
+        order_of_axes("inputs", x, "labels", y, at=1) for x in inputs for y in labels
+    )
     return next(filter(None, hints), "")
 
 
@@ -219,6 +253,7 @@ def values_of(result: Result) -> tuple[dict[str, np.ndarray], bool]:
     metrics = {"loss": metrics.pop("loss"), **metrics}
     # In float64, because an epoch sums thousands of these values.
     values = {
-        name: np.asarray(rows[: result.updates], np.float64) for name, rows in metrics.items()
+        name: np.asarray(rows[: result.updates], np.float64)
+        for name, rows in metrics.items()
     }
     return values, bool(finite) and bool(np.isfinite(values["loss"]).all())

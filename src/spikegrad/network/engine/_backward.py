@@ -63,7 +63,9 @@ def backward(
             cts.grads,
         ), ct_inputs
 
-    return jax.lax.scan(body, carry, jnp.arange(over.part.segment // chunk), reverse=True)
+    return jax.lax.scan(
+        body, carry, jnp.arange(over.part.segment // chunk), reverse=True
+    )
 
 
 class _Cotangents:
@@ -74,7 +76,11 @@ class _Cotangents:
         self.masks, self.places = back.masks(i), back.places(i)
         # copies, because the methods below replace entries, and the arguments belong to the carry
         # of the scan
-        self.states, self.grads, self.pre_spike = dict(ct_states), dict(grads), ct_pre_spike
+        self.states, self.grads, self.pre_spike = (
+            dict(ct_states),
+            dict(grads),
+            ct_pre_spike,
+        )
         sources = (*self.over.inputs, *self.over.nodes)
         # Lists, because a source may have several readers. They are added when the source runs,
         # so nothing is added to zeros.
@@ -93,7 +99,10 @@ class _Cotangents:
         # before.
         for source, ct in ct_ends.items():
             self._to_source(
-                source, lambda past, outs: after(past, outs, self.places), ct, within=True
+                source,
+                lambda past, outs: after(past, outs, self.places),
+                ct,
+                within=True,
             )
 
     def _to_source(self, source, view, ct, within):
@@ -129,7 +138,9 @@ class _Cotangents:
                         single, lambda _: past, lambda _: outs, self.masks, self.places
                     )
 
-                self._to_source(edge.source, view, ct, within=lag < self.over.part.chunk)
+                self._to_source(
+                    edge.source, view, ct, within=lag < self.over.part.chunk
+                )
 
     def of_component(self, names):
         component = self.over.component(names)
@@ -165,7 +176,9 @@ class _Cotangents:
         # All outputs of the chunk are known here. One product of (chunk, batch, inputs) and a
         # matrix computes the currents of all steps, (chunk, batch, neurons).
         currents = {
-            name: layer.current((hoisted[name], back.reads(over.within[name], i)), layer.call_chunk)
+            name: layer.current(
+                (hoisted[name], back.reads(over.within[name], i)), layer.call_chunk
+            )
             for name, layer in layers.items()
             if over.within[name] and not layer.traced.per_step
         }
@@ -173,13 +186,20 @@ class _Cotangents:
         # neurons).
         befores = (
             {name: back.steps(name, i)[0] for name in layers},
-            {name: back.befores(name, i, depth) for name, depth in component.depths.items()},
+            {
+                name: back.befores(name, i, depth)
+                for name, depth in component.depths.items()
+            },
         )
         states, pasts, grads, ct_hoisted = component.backward_steps(
             {name: self.states[name] for name in layers},
             {name: self.grads[name] for name in component.nodes},
             (
-                {name: _total(self.outs[name]) for name in component.nodes if self.outs[name]},
+                {
+                    name: _total(self.outs[name])
+                    for name in component.nodes
+                    if self.outs[name]
+                },
                 {
                     name: self.pre_spike[name]
                     for name in layers
@@ -216,7 +236,9 @@ class _Cotangents:
         # The second barrier delays the input weights until the recurrent weights are done.
         late, ct, grads = jax.lax.optimization_barrier((late, ct, grads))
         edges = over.hoisted[name]
-        self.grads[name], ct_reads = layer.backward_hoisted(grads, self.back.reads(edges, late), ct)
+        self.grads[name], ct_reads = layer.backward_hoisted(
+            grads, self.back.reads(edges, late), ct
+        )
         self._send(edges, ct_reads)
 
     def of_states(self):
@@ -303,18 +325,26 @@ class _Rebuilding:
         # Before its first valid step, an example has the initial state.
         def ended(t, mask):
             started = None if mask.active is None else mask.active | mask.started
-            return tree_where(started, fire(self.pre_spike(name, t, i), mask.number), start)
+            return tree_where(
+                started, fire(self.pre_spike(name, t, i), mask.number), start
+            )
 
         # The step before the chunk is the last one of the previous chunk, or of the previous
         # segment (``us``).
-        last = tree_where(i > 0, self.pre_spike(name, -1, jnp.maximum(i - 1, 0)), self.us[name])
+        last = tree_where(
+            i > 0, self.pre_spike(name, -1, jnp.maximum(i - 1, 0)), self.us[name]
+        )
         before = tree_where(
-            masks.started[0], fire(last, over.number_before(self.first + i * chunk)), start
+            masks.started[0],
+            fire(last, over.number_before(self.first + i * chunk)),
+            start,
         )
         # vmap over the steps of the chunk. ``ended`` is elementwise: (batch, neurons) -> (chunk,
         # batch, neurons).
         after = jax.vmap(ended)(jnp.arange(chunk), masks)
-        befores = jax.tree.map(lambda a, b: jnp.concatenate([a[None], b[:-1]]), before, after)
+        befores = jax.tree.map(
+            lambda a, b: jnp.concatenate([a[None], b[:-1]]), before, after
+        )
         return befores, after[1]
 
     @_once
@@ -373,11 +403,15 @@ class _Rebuilding:
             # (chunks, chunk, batch, ...) -> (steps, batch, ...)
             chosen = pick(jax.tree.map(merge_leading, self.residuals[source]), steps)
             numbers = (
-                None if over.masks.number is None else pick(over.masks.number, self.first + steps)
+                None
+                if over.masks.number is None
+                else pick(over.masks.number, self.first + steps)
             )
             return jax.vmap(
                 # vmap over the chosen steps, (n,) or (n, batch).
-                lambda residual, number: layer.fire(layer.load(storage, residual), number)[1]
+                lambda residual, number: layer.fire(
+                    layer.load(storage, residual), number
+                )[1]
             )(chosen, numbers)
         # The outputs of a join follow from its sources at these steps.
         edges = over.edges[source]
@@ -388,8 +422,14 @@ class _Rebuilding:
     def reads(self, edges, i):
         """Return the reads of edges in chunk i, by label."""
         masks, places = self.masks(i), self.places(i)
-        past, outs = functools.partial(self.past, i=i), functools.partial(self.outs, i=i)
-        return {edge.label: self.over.read(edge, past, outs, masks, places) for edge in edges}
+        past, outs = (
+            functools.partial(self.past, i=i),
+            functools.partial(self.outs, i=i),
+        )
+        return {
+            edge.label: self.over.read(edge, past, outs, masks, places)
+            for edge in edges
+        }
 
     def befores(self, source, i, depth):
         """Return the past of a source before each step of chunk i, ``(chunk, depth, batch,
@@ -403,7 +443,9 @@ class _Rebuilding:
 
 def _padded(ct: jax.Array, past: jax.Array) -> jax.Array:
     """Fill the cotangent of a past with zeros for older outputs."""
-    return jnp.concatenate([zeros_like(past[: len(past) - len(ct)]).astype(ct.dtype), ct])
+    return jnp.concatenate(
+        [zeros_like(past[: len(past) - len(ct)]).astype(ct.dtype), ct]
+    )
 
 
 def _total(cts: list[jax.Array]) -> jax.Array:

@@ -37,14 +37,18 @@ class Component:
         unroll: int,
     ):
         self.nodes, self.within, self.unroll = nodes, within, unroll
-        self.layers = {name: node for name, node in nodes.items() if isinstance(node, LayerVjp)}
+        self.layers = {
+            name: node for name, node in nodes.items() if isinstance(node, LayerVjp)
+        }
         self.depths = depths_of(itertools.chain(*within.values()), self.layers)
         """The number of past outputs that the steps carry."""
 
     def _fast(self, step: Callable) -> Callable:
         """Convert the convolutions of a step to the form that is fast inside a loop."""
         return (
-            canonical(step) if any(node.traced.per_step for node in self.nodes.values()) else step
+            canonical(step)
+            if any(node.traced.per_step for node in self.nodes.values())
+            else step
         )
 
     def _as_steps(self, nodes: Mapping[Name, Any]) -> Nodes:
@@ -87,15 +91,23 @@ class Component:
             new = graph_step(nodes, states, pasts, {}, hoisted, mask)
             # A masked step holds the pre-spike state like the state, because the backward pass
             # rebuilds the state from it.
-            us = {name: tree_where(mask.active, new.pre_spike[name], u) for name, u in us.items()}
+            us = {
+                name: tree_where(mask.active, new.pre_spike[name], u)
+                for name, u in us.items()
+            }
             # ``mask.number`` selects the keys, so stochastic spikes repeat when the storage checks
             # them.
             residuals = (
                 {}
                 if storage is None
-                else {n: self.layers[n].store(storage, u, mask.number) for n, u in us.items()}
+                else {
+                    n: self.layers[n].store(storage, u, mask.number)
+                    for n, u in us.items()
+                }
             )
-            pre_spikes = {name: new.pre_spike[name] for name in self.layers if name in pre_spike}
+            pre_spikes = {
+                name: new.pre_spike[name] for name in self.layers if name in pre_spike
+            }
             return (us, new.states, new.pasts), (new.outputs, pre_spikes, residuals)
 
         # A scan cannot unroll by more than its length, and the last part of a sequence may be
@@ -157,13 +169,16 @@ class Component:
             # 2016).
             def again(arrays, states, pasts, hoisted):
                 nodes: dict[Name, Any] = {
-                    name: node.with_arrays(arrays[name]) for name, node in self.nodes.items()
+                    name: node.with_arrays(arrays[name])
+                    for name, node in self.nodes.items()
                 }
                 nodes |= {
                     name: _Rebuilt(nodes[name], us[name], currents.get(name))
                     for name in self.layers
                 }
-                new = graph_step(self._as_steps(nodes), states, pasts, {}, hoisted, mask)
+                new = graph_step(
+                    self._as_steps(nodes), states, pasts, {}, hoisted, mask
+                )
                 return (
                     new.states,
                     new.pasts,
@@ -189,7 +204,15 @@ class Component:
             # neurons). Phase 2 multiplies them by the reads of all steps at once.
             return (ct_states, ct_pasts, plus(grads, new)), ct_hoisted
 
-        xs = jnp.arange(len(masks.started)), cts, states, pasts, hoisted, currents, masks
+        xs = (
+            jnp.arange(len(masks.started)),
+            cts,
+            states,
+            pasts,
+            hoisted,
+            currents,
+            masks,
+        )
         (ct_states, ct_pasts, trained), ct_hoisted = jax.lax.scan(
             self._fast(step),
             (ct_states, ct_pasts, trained),
@@ -200,7 +223,10 @@ class Component:
         return (
             ct_states,
             ct_pasts,
-            {name: {**node_grads, **trained[name]} for name, node_grads in grads.items()},
+            {
+                name: {**node_grads, **trained[name]}
+                for name, node_grads in grads.items()
+            },
             ct_hoisted,
         )
 
@@ -217,7 +243,11 @@ class _Rebuilt(NamedTuple):
         # If the current is known, only the derivative of this sum is used, and XLA removes its
         # value.
         current = self.layer.current((hoisted, jax.tree.map(_summed, reads)))
-        return current if self.known_current is None else known(self.known_current, current)
+        return (
+            current
+            if self.known_current is None
+            else known(self.known_current, current)
+        )
 
     def integrate(self, v: State, current: jax.Array) -> State:
         return jax.tree.map(known, self.u, self.layer.integrate(_summed(v), current))

@@ -53,7 +53,9 @@ def canonical(function: Callable) -> Callable:
 
     def rewritten(*args):
         # JAX may cache the trace of a function object, so ``partial`` makes a new one
-        closed, shape = jax.make_jaxpr(functools.partial(function), return_shape=True)(*args)
+        closed, shape = jax.make_jaxpr(functools.partial(function), return_shape=True)(
+            *args
+        )
         program, consts = equations(closed)
         out = evaluate(program, *consts, *jax.tree.leaves(args), run=_bind_canonical)
         return jax.tree.unflatten(jax.tree.structure(shape), out)
@@ -80,7 +82,9 @@ def _bind_canonical(equation: Any, operands: list) -> list:
     if name == _CONVOLUTION:
         return [_convolve(equation.primitive.bind, equation.params, *operands)]
     if name in _NESTED:
-        return bind(equation, operands, **jax.tree.map(_rewrite_nested, equation.params))
+        return bind(
+            equation, operands, **jax.tree.map(_rewrite_nested, equation.params)
+        )
     return bind(equation, operands)
 
 
@@ -89,13 +93,17 @@ def _rewrite_nested(param: Any) -> Any:
     if not hasattr(param, "eqns") or not has_convolution(param):
         return param
     program, consts = equations(param)
-    new = jax.make_jaxpr(functools.partial(evaluate, program, *consts, run=_bind_canonical))(
-        *[var.aval for var in program.inputs[len(consts) :]]
-    )
-    return new if hasattr(param, "consts") else new.jaxpr  # a closed jaxpr has constants
+    new = jax.make_jaxpr(
+        functools.partial(evaluate, program, *consts, run=_bind_canonical)
+    )(*[var.aval for var in program.inputs[len(consts) :]])
+    return (
+        new if hasattr(param, "consts") else new.jaxpr
+    )  # a closed jaxpr has constants
 
 
-def _convolve(bind: Callable, params: dict, x: jax.Array, kernel: jax.Array) -> jax.Array:
+def _convolve(
+    bind: Callable, params: dict, x: jax.Array, kernel: jax.Array
+) -> jax.Array:
     unchanged = functools.partial(bind, **params)
     if not _gains(params, x, kernel):
         return unchanged(x, kernel)
@@ -110,7 +118,11 @@ def _gains(params: dict, x: jax.Array, kernel: jax.Array) -> bool:
     """Return True if the canonical form differs and is faster."""
     numbers, spatial = params["dimension_numbers"], x.ndim - 2
     # Only these dtypes and ranks are known to gain.
-    known = x.dtype == kernel.dtype and jnp.issubdtype(x.dtype, jnp.floating) and 1 <= spatial <= 3
+    known = (
+        x.dtype == kernel.dtype
+        and jnp.issubdtype(x.dtype, jnp.floating)
+        and 1 <= spatial <= 3
+    )
     if params["batch_group_count"] > 1:
         return known
     grouped = params["feature_group_count"] > 1
@@ -121,10 +133,14 @@ def _gains(params: dict, x: jax.Array, kernel: jax.Array) -> bool:
 def _numbers(spatial: int) -> jax.lax.ConvDimensionNumbers:
     """Return ``NHWC, HWIO -> NHWC``, for any number of spatial axes."""
     image = (0, spatial + 1, *range(1, spatial + 1))
-    return jax.lax.ConvDimensionNumbers(image, (spatial + 1, spatial, *range(spatial)), image)
+    return jax.lax.ConvDimensionNumbers(
+        image, (spatial + 1, spatial, *range(spatial)), image
+    )
 
 
-def _canonical(bind: Callable, params: dict, x: jax.Array, kernel: jax.Array) -> jax.Array:
+def _canonical(
+    bind: Callable, params: dict, x: jax.Array, kernel: jax.Array
+) -> jax.Array:
     """Apply a convolution in canonical form. Transpose its operands and its result."""
     (n, c, *at), (o, i, *window), (out_n, out_c, *out_at) = params["dimension_numbers"]
     x, kernel = x.transpose(n, *at, c), kernel.transpose(*window, i, o)
@@ -144,4 +160,6 @@ def _canonical(bind: Callable, params: dict, x: jax.Array, kernel: jax.Array) ->
         changed["out_sharding"] = NamedSharding(
             sharding.mesh, PartitionSpec(*(axes[axis] for axis in order))
         )
-    return jnp.transpose(bind(x, kernel, **params | changed), tuple(np.argsort(order).tolist()))
+    return jnp.transpose(
+        bind(x, kernel, **params | changed), tuple(np.argsort(order).tolist())
+    )

@@ -30,7 +30,9 @@ def close(function: Callable, *example: Any) -> tuple[Callable, Arrays, Any]:
     """
     # JAX may cache the trace of a function object, and a user's function may have changed.
     # ``partial`` makes a new one.
-    closed, shape = jax.make_jaxpr(functools.partial(function), return_shape=True)(*example)
+    closed, shape = jax.make_jaxpr(functools.partial(function), return_shape=True)(
+        *example
+    )
     program, consts = equations(closed)
     structure = jax.tree.structure(shape)
 
@@ -57,7 +59,8 @@ def pullback(function: Callable, cotangent: Any, *args: Any) -> tuple:
     # by a scan. Splitting them off avoids these.
     differentiable, others = split(args, lambda _, leaf: is_inexact(leaf))
     _, back = jax.vjp(
-        lambda *differentiable: inexact(function(*merge(differentiable, others))), *differentiable
+        lambda *differentiable: inexact(function(*merge(differentiable, others))),
+        *differentiable,
     )
     return back(cotangent)
 

@@ -101,7 +101,11 @@ def trace(
     For stochastic spikes, the arrays contain the key.
     """
     # reads: {label: (batch, inputs)}. state: (v, output), each (batch, neurons).
-    layer, looped, connections = graph.nodes[name], graph.looped[name], graph.connections(name)
+    layer, looped, connections = (
+        graph.nodes[name],
+        graph.looped[name],
+        graph.connections(name),
+    )
     calls, arrays, matrices, convolutional = {}, {}, set(), []
 
     def add(name, function, *example):
@@ -111,7 +115,11 @@ def trace(
         convolutional.append(has_convolution(jaxpr))
 
     for (label, *_), weight in connections:
-        if (matrix := matrix_of(weight)) is not None and is_float(matrix) and matrix.ndim == 2:
+        if (
+            (matrix := matrix_of(weight)) is not None
+            and is_float(matrix)
+            and matrix.ndim == 2
+        ):
             # A known matrix is not traced. Its gradient is added in place, as one product per chunk
             # (see ``_add``).
             calls[label], arrays[label] = (
@@ -125,7 +133,9 @@ def trace(
     # current.
     v, _ = state
     products = {label: calls[label](arrays[label], reads[label]) for label in calls}
-    current = sum_of(layer, products, looped)  # (batch, neurons), in the dtype of the complete sum
+    current = sum_of(
+        layer, products, looped
+    )  # (batch, neurons), in the dtype of the complete sum
     # The bias is added to the first product. Without an edge outside loops, zeros replace it. The
     # order of the sum is then equal in all modes.
     first, *_ = calls
@@ -154,8 +164,14 @@ def trace(
         add("decode", layer.cell.decode, *encoded)
         if encoded[0] is not None:
             # A cell without a threshold has no distance, and the storage needs no distance at rest.
-            add("at_rest", distance_at_rest(layer.cell, encoded, current.shape), encoded[1])
-        encoded = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), encoded)
+            add(
+                "at_rest",
+                distance_at_rest(layer.cell, encoded, current.shape),
+                encoded[1],
+            )
+        encoded = jax.tree.map(
+            lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), encoded
+        )
     # Static values only: shapes, labels and functions without arrays. The arrays are returned
     # separately, because the loop must get them as arguments.
     traced = TracedLayer(
@@ -270,7 +286,9 @@ class JoinVjp:
 
         if self.traced.per_step:
             step = canonical(functools.partial(add, self.traced.call))
-            grads, ct_reads = jax.lax.scan(step, grads["function"], (ct, reads), reverse=True)
+            grads, ct_reads = jax.lax.scan(
+                step, grads["function"], (ct, reads), reverse=True
+            )
         else:
             grads, ct_reads = add(self._at_once, grads["function"], (ct, reads))
         return {"function": grads}, ct_reads
@@ -285,7 +303,9 @@ class LayerVjp:
         self.traced, self.arrays, self.low_memory = traced, arrays, low_memory
         # The loop over steps adds the gradients of these functions. All other gradients are added
         # once per chunk.
-        products = [edge.label for edge in traced.edges] + ["bias"] if traced.per_step else []
+        products = (
+            [edge.label for edge in traced.edges] + ["bias"] if traced.per_step else []
+        )
         self.stepwise = ("fire", "integrate", *products)
 
     def with_arrays(self, arrays: dict[str, Arrays]) -> LayerVjp:
@@ -294,7 +314,11 @@ class LayerVjp:
 
     @property
     def _at_rest(self):
-        return functools.partial(self.call, "at_rest") if "at_rest" in self.arrays else None
+        return (
+            functools.partial(self.call, "at_rest")
+            if "at_rest" in self.arrays
+            else None
+        )
 
     def call(self, name: str, *args: Any) -> Any:
         return self.traced.calls[name](self.arrays[name], *args)
@@ -324,14 +348,18 @@ class LayerVjp:
     def _waits_for_nothing(self):
         """The labels of the edges outside loops, or one empty label without any."""
         return [
-            edge.label for edge in self.traced.edges if edge.label not in self.traced.looped
+            edge.label
+            for edge in self.traced.edges
+            if edge.label not in self.traced.looped
         ] or [""]
 
     def _none(self, chunk):
         # (batch, neurons), or (chunk, batch, neurons). The bias is added to these zeros instead of
         # a first product.
         none = self.traced.none
-        return jnp.zeros(none.shape if chunk is None else (chunk, *none.shape), none.dtype)
+        return jnp.zeros(
+            none.shape if chunk is None else (chunk, *none.shape), none.dtype
+        )
 
     def hoisted(self, reads: dict[str, Any], chunk: int) -> dict[str, Any]:
         """Return the arguments of the steps of a chunk: products, or their inputs if
@@ -360,8 +388,12 @@ class LayerVjp:
         # The order of the sum is the order of the edges in every mode. Rounding could otherwise
         # change a spike.
         total = hoisted[DRIVE]
-        for label in (edge.label for edge in self.traced.edges if edge.label in self.traced.looped):
-            total = total + (hoisted[label] if label in hoisted else call(label, reads[label]))
+        for label in (
+            edge.label for edge in self.traced.edges if edge.label in self.traced.looped
+        ):
+            total = total + (
+                hoisted[label] if label in hoisted else call(label, reads[label])
+            )
         return total
 
     def integrate(self, v: State, current: jax.Array) -> State:
@@ -369,7 +401,9 @@ class LayerVjp:
 
     def fire(self, u: State, number: Any, active: Any = None) -> LayerState:
         """Return state and output after a step. Only stochastic spikes depend on its number."""
-        del active  # examples of a cell that couples them have one mask, see ``_check_coupled``
+        del (
+            active
+        )  # examples of a cell that couples them have one mask, see ``_check_coupled``
         # u: (batch, neurons). number: a scalar, or (batch,) with a mask per example. The backward
         # pass calls this again and draws equal spikes, because the keys depend only on these
         # numbers.
@@ -397,7 +431,10 @@ class LayerVjp:
         # rounding only.
         spikes = self.fire(u, number)[1]
         return storage.settle(
-            residual, lambda residual: self.fire(self.load(storage, residual), number)[1] == spikes
+            residual,
+            lambda residual: (
+                self.fire(self.load(storage, residual), number)[1] == spikes
+            ),
         )
 
     def load(self, storage: Storage, residual: Any) -> State:
@@ -406,7 +443,9 @@ class LayerVjp:
             return residual
         # ``encoded`` has the shapes and dtypes of the cell, because the stored arrays have fewer
         # bits.
-        return self.call("decode", *storage.read(residual, self.traced.encoded, self._at_rest))
+        return self.call(
+            "decode", *storage.read(residual, self.traced.encoded, self._at_rest)
+        )
 
     def backward_looped(
         self, grads: Gradients, reads: dict[str, Any], ct_current: jax.Array
@@ -416,7 +455,10 @@ class LayerVjp:
         # sent the cotangents of these reads to their sources, so only the gradients are used.
         return {
             **grads,
-            **{k: self._add(k, grads[k], read, ct_current)[0] for k, read in reads.items()},
+            **{
+                k: self._add(k, grads[k], read, ct_current)[0]
+                for k, read in reads.items()
+            },
         }
 
     def backward_hoisted(
@@ -432,13 +474,25 @@ class LayerVjp:
         # ct: (chunk, batch, neurons). All products are terms of one sum, so each gets the cotangent
         # of the current. The first product also passes the bias, which may change its dtype.
         first, *_ = self._waits_for_nothing
-        began = self.call_chunk(first, reads[first]) if first else self._none(len(cts[DRIVE]))
-        bias, ct_first = pullback(self._over_chunk("bias"), cts[DRIVE], self.arrays["bias"], began)
+        began = (
+            self.call_chunk(first, reads[first])
+            if first
+            else self._none(len(cts[DRIVE]))
+        )
+        bias, ct_first = pullback(
+            self._over_chunk("bias"), cts[DRIVE], self.arrays["bias"], began
+        )
         grads, ct_reads = {**grads, "bias": plus(grads["bias"], bias)}, {}
         for label, read in reads.items():
             # A hoisted product within a loop was a separate argument of the steps, so it has its
             # own cotangent.
-            ct = ct_first if label == first else cts[label] if label in cts else cts[DRIVE]
+            ct = (
+                ct_first
+                if label == first
+                else cts[label]
+                if label in cts
+                else cts[DRIVE]
+            )
             grads[label], ct_reads[label] = self._add(label, grads[label], read, ct)
         return grads, ct_reads
 
@@ -463,21 +517,29 @@ def plus(a: Any, b: Any) -> Any:
     return jax.tree.map(jnp.add, a, b)
 
 
-def _add_product(grad: jax.Array, matrix: jax.Array, x: jax.Array, ct: jax.Array) -> jax.Array:
+def _add_product(
+    grad: jax.Array, matrix: jax.Array, x: jax.Array, ct: jax.Array
+) -> jax.Array:
     """Return ``grad`` plus the sum of ``x^T ct`` over all leading axes, without merging them
     (``times_matrix``).
     """
     # (chunk, batch, inputs) and (chunk, batch, neurons) -> (inputs, neurons)
-    return grad + contract_leading(x.astype(matrix.dtype), ct.astype(matrix.dtype), like=matrix)
+    return grad + contract_leading(
+        x.astype(matrix.dtype), ct.astype(matrix.dtype), like=matrix
+    )
 
 
-def _add_in_parts(grad: jax.Array, matrix: jax.Array, x: jax.Array, ct: jax.Array) -> jax.Array:
+def _add_in_parts(
+    grad: jax.Array, matrix: jax.Array, x: jax.Array, ct: jax.Array
+) -> jax.Array:
     """Like :func:`_add_product`, in parts for a large matrix.
 
     This needs less memory and slightly more time.
     """
     # The temporary of a smaller matrix is small compared with the residuals, so one part is enough.
-    parts = math.gcd(len(grad), 4 if grad.size >= 1 << 20 else 2 if grad.size >= 1 << 18 else 1)
+    parts = math.gcd(
+        len(grad), 4 if grad.size >= 1 << 20 else 2 if grad.size >= 1 << 18 else 1
+    )
     if parts == 1:
         return _add_product(grad, matrix, x, ct)
     rows = len(grad) // parts
@@ -485,7 +547,9 @@ def _add_in_parts(grad: jax.Array, matrix: jax.Array, x: jax.Array, ct: jax.Arra
     # Carry: the gradient (inputs, neurons). Each iteration updates ``rows`` rows and needs a
     # temporary (rows, neurons).
     def add(i, grad):
-        part, some = (jax.lax.dynamic_slice_in_dim(a, i * rows, rows) for a in (grad, matrix))
+        part, some = (
+            jax.lax.dynamic_slice_in_dim(a, i * rows, rows) for a in (grad, matrix)
+        )
         part = _add_product(
             part, some, jax.lax.dynamic_slice_in_dim(x, i * rows, rows, axis=-1), ct
         )

@@ -66,7 +66,14 @@ from .._step import LayerState
 from .._storage import Storage
 from ._backward import backward
 from ._functions import zero_cotangent
-from ._layer_vjp import WITHOUT_GRADIENT, JoinVjp, LayerVjp, TracedJoin, TracedLayer, trace_all
+from ._layer_vjp import (
+    WITHOUT_GRADIENT,
+    JoinVjp,
+    LayerVjp,
+    TracedJoin,
+    TracedLayer,
+    trace_all,
+)
 from ._sequence import Sequence
 
 
@@ -143,7 +150,8 @@ def _is_faster_per_step(traced: dict, arrays: dict, states: dict) -> bool:
     weights, neurons = (
         # An exported program may have a symbolic number of examples, which counts as one.
         sum(
-            math.prod(n for n in leaf.shape if isinstance(n, int)) for leaf in jax.tree.leaves(tree)
+            math.prod(n for n in leaf.shape if isinstance(n, int))
+            for leaf in jax.tree.leaves(tree)
         )
         for tree in (at_once, states)
     )
@@ -161,11 +169,17 @@ def _is_rebuilt_exactly(equations: TracedLayer, plan: Plan) -> bool:
     if not plan.storage.encodes or equations.encoded is None:
         return True
     distance, _ = equations.encoded
-    return distance is not None and not equations.needs_magnitude and not equations.graded
+    return (
+        distance is not None and not equations.needs_magnitude and not equations.graded
+    )
 
 
 def _outputs(
-    equations: TracedLayer, storage: Storage, arrays: dict, residuals: list, masks: Masks
+    equations: TracedLayer,
+    storage: Storage,
+    arrays: dict,
+    residuals: list,
+    masks: Masks,
 ) -> jax.Array:
     """Return the outputs of a layer in all steps, ``(steps, batch, ...)``, from its residuals."""
     layer = LayerVjp(equations, arrays)
@@ -174,7 +188,9 @@ def _outputs(
     # residual is (chunks, chunk, batch, neurons). The number of a step selects its keys.
     def chunk(now):
         return jax.vmap(
-            lambda residual, number: layer.fire(layer.load(storage, residual), number)[1]
+            lambda residual, number: layer.fire(layer.load(storage, residual), number)[
+                1
+            ]
         )(*now)
 
     outs, start = [], 0
@@ -220,7 +236,9 @@ def _run_part(plan, graph, traced, part, arrays, inputs, pre_spike, starts, mask
         if not segmented:
             # recorded: (chunks, chunk, batch, neurons) -> (steps, batch, neurons). The residuals
             # keep the axis of chunks, because the backward pass reads them by chunk.
-            _, ends, recorded, residuals = over.forward(0, pre_spike, starts[1], storage)
+            _, ends, recorded, residuals = over.forward(
+                0, pre_spike, starts[1], storage
+            )
             return (ends, jax.tree.map(merge_leading, recorded)), residuals
 
         # Scan over segments. Carry: pre-spike state and state of each layer, each (batch, neurons),
@@ -232,8 +250,13 @@ def _run_part(plan, graph, traced, part, arrays, inputs, pre_spike, starts, mask
             new, ends, recorded, _ = over.forward(first, us, pasts, None)
             return (new, ends), (recorded, (us, pasts))
 
-        (_, ends), (recorded, residuals) = jax.lax.scan(segment, (pre_spike, starts), firsts)
-        return (ends, jax.tree.map(lambda a: merge_leading(merge_leading(a)), recorded)), residuals
+        (_, ends), (recorded, residuals) = jax.lax.scan(
+            segment, (pre_spike, starts), firsts
+        )
+        return (
+            ends,
+            jax.tree.map(lambda a: merge_leading(merge_leading(a)), recorded),
+        ), residuals
 
     # Without differentiation JAX runs ``loop``, which stores residuals only for a later stage. To
     # differentiate, JAX runs ``loop_forward`` and ``loop_backward``.
@@ -242,7 +265,9 @@ def _run_part(plan, graph, traced, part, arrays, inputs, pre_spike, starts, mask
         out, residuals = forward(
             arrays, inputs, pre_spike, starts, masks, plan.storage if onward else None
         )
-        return *_batched_alike(out, (arrays, inputs, starts, masks)), residuals if onward else {}
+        return *_batched_alike(
+            out, (arrays, inputs, starts, masks)
+        ), residuals if onward else {}
 
     def loop_forward(arrays, inputs, pre_spike, starts, masks):
         out, residuals = forward(arrays, inputs, pre_spike, starts, masks, plan.storage)
@@ -271,7 +296,11 @@ def _run_part(plan, graph, traced, part, arrays, inputs, pre_spike, starts, mask
         over = sequence(arrays, inputs, starts, masks)
         # The gradients of each part start at zero, because JAX adds the cotangents of both parts.
         trained = {
-            name: {label: a for label, a in node_arrays.items() if label not in WITHOUT_GRADIENT}
+            name: {
+                label: a
+                for label, a in node_arrays.items()
+                if label not in WITHOUT_GRADIENT
+            }
             for name, node_arrays in arrays.items()
         }
         grads = match_varying_axes(zero_cotangent(trained), like=inputs)
@@ -292,7 +321,9 @@ def _run_part(plan, graph, traced, part, arrays, inputs, pre_spike, starts, mask
                 *_, residuals = over.forward(first, us, pasts, plan.storage)
                 return backward(over, first, us, pasts, residuals, carry, ct_recorded)
 
-            carry, ct_inputs = jax.lax.scan(segment, carry, (firsts, residuals), reverse=True)
+            carry, ct_inputs = jax.lax.scan(
+                segment, carry, (firsts, residuals), reverse=True
+            )
             ct_inputs = jax.tree.map(merge_leading, ct_inputs)
         ct_inputs = jax.tree.map(merge_leading, ct_inputs)
         if not complete:
@@ -312,7 +343,13 @@ def _run_part(plan, graph, traced, part, arrays, inputs, pre_spike, starts, mask
         ct_starts = ct_states, {name: ct_pasts.get(name) for name in starts[1]}
         # None is a zero cotangent: masks are bools and integers, and no step reads the first
         # pre-spike state.
-        return ct_arrays, {name: ct_inputs.get(name) for name in inputs}, None, ct_starts, None
+        return (
+            ct_arrays,
+            {name: ct_inputs.get(name) for name in inputs},
+            None,
+            ct_starts,
+            None,
+        )
 
     loop.defvjp(loop_forward, loop_backward)
     return loop(arrays, inputs, pre_spike, starts, masks)
@@ -329,7 +366,8 @@ def _batched_alike(outputs: Any, inputs: Any) -> Any:
     tag = functools.reduce(jnp.logical_or, tags)
     nowhere = jnp.zeros((), bool)  # XLA removes the select and the tag
     return jax.tree.map(
-        lambda out: jnp.where(nowhere, spread_as(tag.astype(out.dtype), out), out), outputs
+        lambda out: jnp.where(nowhere, spread_as(tag.astype(out.dtype), out), out),
+        outputs,
     )
 
 
@@ -338,7 +376,9 @@ def _first_order_only(mode: str, tree: Any) -> Any:
 
     Quantized residuals would otherwise act as constants.
     """
-    return jax.tree.map(lambda leaf: _no_derivative(mode, leaf) if is_inexact(leaf) else leaf, tree)
+    return jax.tree.map(
+        lambda leaf: _no_derivative(mode, leaf) if is_inexact(leaf) else leaf, tree
+    )
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))

@@ -45,13 +45,19 @@ class Sequence:
         )
         self.inputs, self.masks, (self.starts, _) = inputs, masks, starts
         # Layers have states and residuals. Joins are functions of one step.
-        self.layers = {name: node for name, node in nodes.items() if isinstance(node, LayerVjp)}
-        self.joins = {name: node for name, node in nodes.items() if isinstance(node, JoinVjp)}
+        self.layers = {
+            name: node for name, node in nodes.items() if isinstance(node, LayerVjp)
+        }
+        self.joins = {
+            name: node for name, node in nodes.items() if isinstance(node, JoinVjp)
+        }
         # An edge with several lags belongs to the loop if its shortest lag does, because one
         # read returns all its lags.
         self.within = {
             name: tuple(
-                edge for edge in edges[name] if edge.source in names and min(edge.lags) < part.chunk
+                edge
+                for edge in edges[name]
+                if edge.source in names and min(edge.lags) < part.chunk
             )
             for names in components
             for name in names
@@ -80,7 +86,9 @@ class Sequence:
         # ...).
         chunk = self.part.chunk
         return {
-            n: self.layers[n].hoisted(node_reads, chunk) if n in self.layers else node_reads
+            n: self.layers[n].hoisted(node_reads, chunk)
+            if n in self.layers
+            else node_reads
             for n, node_reads in reads.items()
         }
 
@@ -100,10 +108,19 @@ class Sequence:
 
         Without one, the value is unused.
         """
-        return None if self.masks.number is None else self.masks.number[jnp.maximum(step - 1, 0)]
+        return (
+            None
+            if self.masks.number is None
+            else self.masks.number[jnp.maximum(step - 1, 0)]
+        )
 
     def read(
-        self, edge: Edge, past: Callable, outs: Callable, masks: Masks, places: Places | None
+        self,
+        edge: Edge,
+        past: Callable,
+        outs: Callable,
+        masks: Masks,
+        places: Places | None,
     ) -> Any:
         """Read an edge in all steps of a chunk. ``past`` and ``outs`` are functions of a source."""
         # Result: (chunk, batch, neurons), or a tuple of these for a window.
@@ -117,7 +134,13 @@ class Sequence:
             return young(
                 masks,
                 lag,
-                lagged(past(source), None if lag >= chunk else outs(source), lag, chunk, places),
+                lagged(
+                    past(source),
+                    None if lag >= chunk else outs(source),
+                    lag,
+                    chunk,
+                    places,
+                ),
             )
 
         return edge.read(one)
@@ -138,7 +161,13 @@ class Sequence:
             places = places_of(masks.active)
             # Edges with a delay read the states before the chunk, so ``before`` keeps them while
             # components update ``states``.
-            before, us, states, pre_spikes, residuals = states, dict(us), dict(states), {}, {}
+            before, us, states, pre_spikes, residuals = (
+                states,
+                dict(us),
+                dict(states),
+                {},
+                {},
+            )
 
             def read(edge):
                 return self.read(
@@ -151,21 +180,27 @@ class Sequence:
 
             for names in self.components:
                 reads = {
-                    name: {edge.label: read(edge) for edge in self.hoisted[name]} for name in names
+                    name: {edge.label: read(edge) for edge in self.hoisted[name]}
+                    for name in names
                 }
                 component = self.component(names)
                 # Masked outputs of a join are zeros, like those of a layer, so a reader need
                 # not know the mask.
                 if component is None:
                     (name,) = names
-                    outs[name] = tree_keep(masks.active, self.joins[name].over_chunk(reads[name]))
+                    outs[name] = tree_keep(
+                        masks.active, self.joins[name].over_chunk(reads[name])
+                    )
                     continue
                 results = component.forward(
                     {name: us[name] for name in component.layers},
                     {name: before[name] for name in component.layers},
                     # The steps carry only the outputs that they read. The complete past is updated
                     # once per chunk, below.
-                    {name: pasts[name][-depth:] for name, depth in component.depths.items()},
+                    {
+                        name: pasts[name][-depth:]
+                        for name, depth in component.depths.items()
+                    },
                     self.step_arguments(reads),
                     masks,
                     storage,
@@ -178,7 +213,10 @@ class Sequence:
                     known |= new
             # A past has the outputs of earlier chunks only, so it is updated after all
             # components have read it.
-            pasts = {source: after(past, outs[source], places) for source, past in pasts.items()}
+            pasts = {
+                source: after(past, outs[source], places)
+                for source, past in pasts.items()
+            }
             return (us, states, pasts), (
                 ({name: outs[name] for name in self.plan.outputs}, pre_spikes),
                 residuals,
@@ -188,11 +226,15 @@ class Sequence:
         # example without an active step so far still has its initial state.
         started = self.masks.started[first]
         last = self.number_before(first)
-        fired = {name: layer.fire(us[name], last) for name, layer in self.layers.items()}
+        fired = {
+            name: layer.fire(us[name], last) for name, layer in self.layers.items()
+        }
         carry = us, tree_where(started, fired, self.starts), pasts
         # The scan runs over the first steps of the chunks, (chunks,). ``window`` slices inputs and
         # masks by them.
-        starts = first + self.part.chunk * jnp.arange(self.part.segment // self.part.chunk)
+        starts = first + self.part.chunk * jnp.arange(
+            self.part.segment // self.part.chunk
+        )
         (us, states, pasts), (recorded, residuals) = jax.lax.scan(chunk, carry, starts)
         # ``us`` is returned too, because the next segment derives its first states from it.
         return us, (states, pasts), recorded, residuals

@@ -18,7 +18,9 @@ ABSENT = {
 }
 
 
-def StepPWL(threshold: Real = 1.0, window: Real = 0.5, max_spikes_per_dt: int = 2**16) -> Surrogate:
+def StepPWL(
+    threshold: Real = 1.0, window: Real = 0.5, max_spikes_per_dt: int = 2**16
+) -> Surrogate:
     """Step that starts below the threshold, from LIFTorch."""
     return multi_spike(
         ratio(1, threshold) * shifted(LeakyRelu(0, 1), -1 * window),
@@ -27,7 +29,9 @@ def StepPWL(threshold: Real = 1.0, window: Real = 0.5, max_spikes_per_dt: int = 
     )
 
 
-def step_pwl(threshold: Real, window: Real = 0.5, max_spikes_per_dt: int = 2**16) -> Surrogate:
+def step_pwl(
+    threshold: Real, window: Real = 0.5, max_spikes_per_dt: int = 2**16
+) -> Surrogate:
     """StepPWL of LIFJax. Its code was read but never run."""
     return StepPWL(threshold, window, max_spikes_per_dt)
 
@@ -37,5 +41,7 @@ def PeriodicExponential(
 ) -> Surrogate:
     """Exponential about each multiple of the threshold, Weidel and Sheik 2021."""
     return multi_spike(
-        ratio(1, threshold) * SlayerGrad(ratio(1, window)), int(max_spikes_per_dt), slopes="nearest"
+        ratio(1, threshold) * SlayerGrad(ratio(1, window)),
+        int(max_spikes_per_dt),
+        slopes="nearest",
     )

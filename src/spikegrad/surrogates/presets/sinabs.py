@@ -25,13 +25,16 @@ def MultiSpike(surrogate_grad_fn: Surrogate | None = None) -> Surrogate:
 
 
 def MaxSpike(
-    max_num_spikes_per_bin: int | None = None, surrogate_grad_fn: Surrogate | None = None
+    max_num_spikes_per_bin: int | None = None,
+    surrogate_grad_fn: Surrogate | None = None,
 ) -> Surrogate:
     """Spike for each multiple of the threshold, up to a number, with SingleExponential() by
     default.
     """
     return multi_spike(
-        surrogate_grad_fn or SingleExponential(), max_num_spikes_per_bin or 2**16, slopes="first"
+        surrogate_grad_fn or SingleExponential(),
+        max_num_spikes_per_bin or 2**16,
+        slopes="first",
     )
 
 
@@ -46,7 +49,11 @@ def Gaussian(mu: Real = 0.0, sigma: Real = 0.5, grad_scale: Real = 1.0) -> Surro
 
 
 def MultiGaussian(
-    mu: Real = 0.0, sigma: Real = 0.5, h: Real = 0.15, s: Real = 6, grad_scale: Real = 1.0
+    mu: Real = 0.0,
+    sigma: Real = 0.5,
+    h: Real = 0.15,
+    s: Real = 6,
+    grad_scale: Real = 1.0,
 ) -> Surrogate:
     """Gaussian with flanks, Yin et al. 2021. Only the middle moves with mu."""
     if isinstance(mu, (int, float)) and mu == 0:
@@ -75,4 +82,6 @@ def PeriodicExponential(
     """Exponentials at all multiples of the threshold, twice as steep above it as below, Weidel and
     Sheik 2021.
     """
-    return grad_scale * PeriodicExp(ratio(1, grad_width), ratio(2, grad_width), spike_threshold)
+    return grad_scale * PeriodicExp(
+        ratio(1, grad_width), ratio(2, grad_width), spike_threshold
+    )

@@ -5,7 +5,9 @@ from ..._surrogate import Surrogate
 from .. import NonzeroSignLog, PiecewiseLeakyRelu
 from ._ratio import ratio
 
-ABSENT = {"sigmoid_surrogate": "its derivative raises a TypeError in snnax. Use Sigmoid(beta)"}
+ABSENT = {
+    "sigmoid_surrogate": "its derivative raises a TypeError in snnax. Use Sigmoid(beta)"
+}
 
 
 def superspike_surrogate(beta: Real = 10.0) -> Surrogate:

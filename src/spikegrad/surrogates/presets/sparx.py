@@ -2,7 +2,14 @@
 
 from ..._struct import Real
 from ..._surrogate import Surrogate
-from .. import Arctan, GaussianGrad, InvSquareGrad, LeakyRelu, PiecewiseLeakyRelu, ReluGrad
+from .. import (
+    Arctan,
+    GaussianGrad,
+    InvSquareGrad,
+    LeakyRelu,
+    PiecewiseLeakyRelu,
+    ReluGrad,
+)
 from .. import Sigmoid as _Sigmoid
 from ._ratio import ratio
 

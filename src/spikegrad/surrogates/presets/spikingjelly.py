@@ -65,12 +65,16 @@ def Erf(alpha: Real = 2.0, spiking: bool = True) -> Surrogate:
     return _mode(surrogates.ERF(alpha), spiking)
 
 
-def PiecewiseLeakyReLU(w: Real = 1.0, c: Real = 0.01, spiking: bool = True) -> Surrogate:
+def PiecewiseLeakyReLU(
+    w: Real = 1.0, c: Real = 0.01, spiking: bool = True
+) -> Surrogate:
     """Box with a floor. At |x| = w, SpikingJelly has the height of the floor."""
     return _mode(surrogates.PiecewiseLeakyRelu(c, w), spiking)
 
 
-def SquarewaveFourierSeries(n: int = 2, T_period: Real = 8, spiking: bool = True) -> Surrogate:
+def SquarewaveFourierSeries(
+    n: int = 2, T_period: Real = 8, spiking: bool = True
+) -> Surrogate:
     """Square wave of n − 1 terms, n ≥ 2."""
     return _mode(surrogates.SquarewaveFourierSeries(n - 1, T_period), spiking)
 
@@ -113,7 +117,11 @@ def PoissonPass(spiking: bool = True) -> Surrogate:
 
     For other x, SpikingJelly raises an error.
     """
-    return stochastic(surrogates.LeakyRelu(1, 1)) if spiking else soft(surrogates.LeakyRelu(1, 1))
+    return (
+        stochastic(surrogates.LeakyRelu(1, 1))
+        if spiking
+        else soft(surrogates.LeakyRelu(1, 1))
+    )
 
 
 def Rect(alpha: Real = 1.0, spiking: bool = True) -> Surrogate:

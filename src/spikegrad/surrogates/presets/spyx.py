@@ -5,7 +5,15 @@ import math
 from ..._spike_types import strict
 from ..._struct import Real
 from ..._surrogate import Surrogate
-from .. import Arctan, HardTanhGrad, InvSquareGrad, LeakyRelu, PiecewiseLeakyRelu, ReluGrad, Sigmoid
+from .. import (
+    Arctan,
+    HardTanhGrad,
+    InvSquareGrad,
+    LeakyRelu,
+    PiecewiseLeakyRelu,
+    ReluGrad,
+    Sigmoid,
+)
 from ._ratio import ratio
 
 ABSENT = {

@@ -55,7 +55,9 @@ def CustomSpike(
             f"stork.CustomSpike: escape_noise_type must be 'step' or the surrogate_type, got "
             f"{escape_noise_type!r} with {surrogate_type!r}"
         )
-    return (strict if escape_noise_type == "step" else stochastic)(curves[surrogate_type])
+    return (strict if escape_noise_type == "step" else stochastic)(
+        curves[surrogate_type]
+    )
 
 
 def SuperSpike_MemClamp(beta: Real = 20.0) -> Surrogate:
