@@ -75,14 +75,17 @@ class Move:
     @property
     def code(self) -> str:
         """Statements that change ``network``, to paste after its construction."""
-        change = f"layer, {self.argument}"
+        changes = [_replacement("layer", "layer", self.argument)]
         if self.in_forward and not isinstance(self, Scale):
-            change = f"layer, cell=dataclasses.replace(layer.cell, {self.argument})"
-        return (
-            f"layer = network.layers[{self.place!r}]\n"
-            f"layer = dataclasses.replace({change})\n"
-            f"layers = network.layers | {{{self.place!r}: layer}}\n"
-            "network = dataclasses.replace(network, layers=layers)"
+            cell = _replacement("cell", "layer.cell", self.argument)
+            changes = [cell, _replacement("layer", "layer", "cell=cell")]
+        return "\n".join(
+            [
+                f"layer = network.layers[{self.place!r}]",
+                *changes,
+                f"layers = network.layers | {{{self.place!r}: layer}}",
+                "network = dataclasses.replace(network, layers=layers)",
+            ]
         )
 
 
@@ -482,6 +485,12 @@ def _named(part: str) -> str:
     field, _, source = part.partition("[")
     names = {"weight": "weights", "recurrent": "recurrent weights", "bias": "bias"}
     return names[field] + (f" of {source.rstrip(']')}" if source else "")
+
+
+def _replacement(name: str, old: str, argument: str) -> str:
+    """Return the statement that changes one argument, in three lines if it is long."""
+    line = f"{name} = dataclasses.replace({old}, {argument})"
+    return line if len(line) <= 80 else f"{name} = dataclasses.replace(\n    {old}, {argument}\n)"
 
 
 def _changed(part: str, code: str) -> str:
