@@ -490,7 +490,11 @@ def _named(part: str) -> str:
 def _replacement(name: str, old: str, argument: str) -> str:
     """Return the statement that changes one argument, in three lines if it is long."""
     line = f"{name} = dataclasses.replace({old}, {argument})"
-    return line if len(line) <= 80 else f"{name} = dataclasses.replace(\n    {old}, {argument}\n)"
+    return (
+        line
+        if len(line) <= 80
+        else f"{name} = dataclasses.replace(\n    {old}, {argument}\n)"
+    )
 
 
 def _changed(part: str, code: str) -> str:
