@@ -302,6 +302,17 @@ def test_numbers_that_are_not_finite_are_named():
     assert "the gradient of layers/1/weight" in report.issues[0].description
     [issue] = diagnose(stack(), X, lambda out: jnp.nan * out.sum()).issues
     assert (issue.kind, issue.place) == ("not finite", None)
+    # Outputs that are too large for the loss are those of the readout.
+    overflows = dataclasses.replace(
+        stack(), layers=stack().layers | {"2": Layer(jnp.full((HIDDEN, 2), 1e30), LeakyReadout(0.9))}
+    )
+    issues = diagnose(overflows, X, lambda out: (out**2).mean() - (out**2).mean() + loss(out)).issues
+    assert [(issue.kind, issue.place) for issue in issues[:1]] == [("not finite", "2")]
+
+
+def test_mask_without_a_valid_step_is_refused():
+    with pytest.raises(ValueError, match="diagnose: mask leaves no step of any example"):
+        diagnose(stack(), X, loss, mask=np.zeros(X.shape[:2], bool))
 
 
 def test_first_update_tells_a_wrong_learning_rate():

@@ -124,6 +124,10 @@ def diagnose(
     )
     named = {name: jnp.asarray(x) for name, x in named.items()}
     mask = None if mask is None else jnp.asarray(mask)
+    if mask is not None and not mask.any():
+        raise ValueError(
+            "diagnose: mask leaves no step of any example; True marks a valid step"
+        )
     problem = Problem(network, named, loss, optimizer, key, mask)
     # Users may forbid promotion in their own code.
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
@@ -400,7 +404,14 @@ def _not_finite(search: Search) -> Iterator[Finding]:
             fix = f"partition(network, lambda path, leaf: path != {path!r})"
             text += f"; keep it out of the training: {fix}"
         yield Finding("not finite", place, text)
-    if search.problem.loss is not None and not np.isfinite(first.constant):
+    if search.problem.loss is None:
+        return
+    if not np.isfinite(first.constant):
         yield Finding(
             "not finite", None, "the loss of constant outputs is NaN or infinite"
         )
+    elif not names and not np.isfinite(first.loss):
+        # All arrays are finite, and so is the loss of other outputs, so these are at fault.
+        place = search.problem.network.graph.outputs[0]
+        text = "the loss of its outputs is NaN or infinite, that of constant outputs is not"
+        yield Finding("not finite", place, text)
