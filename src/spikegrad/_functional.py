@@ -62,7 +62,7 @@ def functional(
     function.__signature__ = signature.replace(  # type: ignore[attr-defined]
         parameters=[x, *signature.parameters.values()], return_annotation=jax.Array
     )
-    function.__doc__ = f"""Function form of :class:`{cls.__name__}`.
+    function.__doc__ = f"""Function form of :class:`~spikegrad.{cls.__name__}`.
 
     ``{name}(x, ...)`` is ``{cls.__name__}(...)(x)``.
 

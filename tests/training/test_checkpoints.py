@@ -290,7 +290,7 @@ def results(folder):
     with np.load(folder / "parameters.npz") as file:
         arrays = dict(file)
     record = json.loads((folder / "run.json").read_text())
-    curves = {name: record["results"][name]["curves"] for name in ("spiking", "relu")}
+    curves = {name: record["results"][name]["curves"] for name in ("spiking", "ReLU")}
     return arrays, curves, record
 
 

@@ -61,7 +61,7 @@ def draw_weights(
     network : Network
         A list or a graph of layers.
     key : array of jax.random.key
-        Draws the weights, and the spikes of :func:`stochastic` neurons.
+        Draws the weights, and the spikes of :func:`~spikegrad.stochastic` neurons.
     inputs : array_like or dict, optional
         A batch of the training data, as for a call of the network, ``(steps, examples, inputs)``.
     rate : float, optional
@@ -92,8 +92,8 @@ def draw_weights(
 
     Notes
     -----
-    Each edge of a :class:`Window` of matrices counts as a source. A :class:`DelayKernel` counts as
-    one, with its mean delay and width.
+    Each edge of a :class:`~spikegrad.Window` of matrices counts as a source. A :class:`DelayKernel`
+    counts as one, with its mean delay and width.
 
     Variances are means over draws. Different weights are independent with mean 0, so the parts of
     correlated sources add up, for example the parts of the lags of a window. A single draw differs

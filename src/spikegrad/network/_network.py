@@ -434,7 +434,8 @@ class Network(Struct):
         states : mapping
             As in a call.
         activity : mapping
-            An :class:`Activity` for each node, by name, in the order of ``network.layers``.
+            An :class:`~spikegrad.network.Activity` for each node, by name, in the order of
+            ``network.layers``.
 
         Raises
         ------

@@ -121,7 +121,7 @@ class Cell(Struct):
     def fire(self, u: State, key: jax.Array | None = None) -> tuple[State, jax.Array]:
         """Return the state after the spike and the output, from ``u``, the state before the spike.
 
-        Elementwise. A cell that :attr:`draws` passes ``key`` to its surrogate,
+        Elementwise. A cell with ``draws`` passes ``key`` to its surrogate,
         ``surrogate(x, key=key)``. A network passes one key for each example. Other cells get no key
         and may define ``fire(self, u)``.
         """
@@ -132,7 +132,7 @@ class Cell(Struct):
         remaining state.
 
         Define it, and :meth:`decode`, for the modes ``"half"`` and ``"8-bit"`` of a
-        :class:`Network`. Without it, these modes store the state unchanged.
+        :class:`~spikegrad.Network`. Without it, these modes store the state unchanged.
 
         Parameters
         ----------
@@ -151,7 +151,7 @@ class Cell(Struct):
         raise NotImplementedError(f"{type(self).__name__} defines no encode")
 
     def decode(self, distance: Any, rest: Any) -> State:
-        """Return the state from the results of :meth:`encode`."""
+        """Return the state from the results of :meth:`~spikegrad.Cell.encode`."""
         raise NotImplementedError(f"{type(self).__name__} defines no decode")
 
     def linear_response(self) -> LinearResponse:

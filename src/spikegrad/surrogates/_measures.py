@@ -25,7 +25,7 @@ _ZOOMS = (
 
 
 class Measures(NamedTuple):
-    """The result of :func:`measure`."""
+    """The result of :func:`~spikegrad.measure`."""
 
     peak: float
     """The slope with the largest absolute value. It may be negative."""
