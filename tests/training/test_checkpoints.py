@@ -272,7 +272,7 @@ def killed_at_random(folder, arguments, moments, rng):
     The last kill may fall between the end of the run and that of its process: nothing is left to go on with then.
     """
     kills, begun = 0, folder / "run.json"
-    while kills < moments and not (begun.exists() and json.loads(begun.read_text())["finished"]):
+    while kills < moments and not (begun.exists() and json.loads(begun.read_text()).get("finished")):
         call = go_on_with(folder, arguments, "--checkpoint", "0")
         process = subprocess.Popen(call, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
         wait = rng.uniform(0.5, 1.0) if kills % 4 == 3 else rng.uniform(2.0, 6.0)
