@@ -61,6 +61,11 @@ def is_inexact(leaf: Any) -> bool:
     return jnp.issubdtype(leaf.dtype, jnp.inexact)
 
 
+def is_real_array(leaf: Any) -> bool:
+    """Return True for an array that can have a derivative, and False for any other leaf."""
+    return is_array(leaf) and is_inexact(leaf)
+
+
 def inexact(tree: T) -> T:
     """Return the arrays that can have a derivative, and None for all other leaves."""
     return split(tree, lambda _, leaf: is_inexact(leaf))[0]

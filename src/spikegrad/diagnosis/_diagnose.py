@@ -12,12 +12,13 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from .._checks import brief
-from .._pytree import NOTHING_TO_TRAIN, is_array, is_inexact, split
-from ..network import Network
+from .._pytree import NOTHING_TO_TRAIN, is_real_array, split
+from ..network import Network, named_inputs
 from .measures import BANDS, Report, outside
 from .moves import (
     Freeze,
     Move,
+    OptimizerMove,
     ReplaceOptimizer,
     ScaleRate,
     WidenDtype,
@@ -117,12 +118,9 @@ def diagnose(
     if not isinstance(network, Network):
         raise TypeError(f"diagnose: network must be a Network, got {brief(network)}")
     leaves = jax.tree.leaves(network)
-    if optimizer is not None and not any(is_array(a) and is_inexact(a) for a in leaves):
+    if optimizer is not None and not any(map(is_real_array, leaves)):
         raise ValueError(f"diagnose: network {NOTHING_TO_TRAIN}")
-    named = (
-        {network.inputs: inputs} if isinstance(network.inputs, str) else dict(inputs)
-    )
-    named = {name: jnp.asarray(x) for name, x in named.items()}
+    named = named_inputs(network.inputs, inputs)
     mask = None if mask is None else jnp.asarray(mask)
     if mask is not None and not mask.any():
         raise ValueError(
@@ -246,7 +244,7 @@ class Best:
     def freeze(self) -> None:
         """Keep arrays of cells out of the training, which may leave the domain of a formula."""
         network, optimizer = self.search.problem.network, self.search.problem.optimizer
-        arrays = split(network, lambda _, leaf: is_array(leaf) and is_inexact(leaf))[0]
+        arrays = split(network, lambda _, leaf: is_real_array(leaf))[0]
         frozen = []
         for path, _ in jax.tree_util.tree_leaves_with_path(arrays):
             _, place, *part = jax.tree_util.keystr(
@@ -331,7 +329,7 @@ class Best:
         moves = _moves_of(self.findings).values()
         for move in moves:
             network = move.apply(network)
-            if isinstance(move, (ScaleRate, Freeze)) and optimizer is not None:
+            if isinstance(move, OptimizerMove) and optimizer is not None:
                 optimizer = move.change_optimizer(optimizer)
                 rate = move.value if type(move) is ScaleRate else rate
         repaired = self.outcome if moves else None

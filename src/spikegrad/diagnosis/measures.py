@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._optimizer import updates_of
-from .._pytree import is_array, is_inexact, merge, split
+from .._pytree import is_array, is_real_array, merge, split
 from ..network import Activity, Network
 from ..neurons import parameters_of, with_parameters
 from ..surrogates import measure
@@ -246,10 +246,8 @@ def _measured(
     moves = {move.slot: move for move in moves}
     inputs = standardized(inputs, moves)
     network = apply_moves(network, moves, in_forward=False)
-    trainable, static = split(network, lambda _, a: is_array(a) and is_inexact(a))
-    first = next(iter(inputs.values()))
-    mask = jnp.ones(first.shape[:1], bool) if problem.mask is None else problem.mask
-    valid = jnp.broadcast_to(mask.reshape(len(mask), -1), first.shape[:2])
+    trainable, static = split(network, lambda _, leaf: is_real_array(leaf))
+    valid = problem.valid
 
     def moved(trainable):
         return apply_moves(merge(trainable, static), moves, in_forward=True)
@@ -345,9 +343,8 @@ def _norms(network: Any) -> dict[str, jax.Array]:
 
 def _outputs_of(network: Network, activity: Mapping[str, Activity]) -> Any:
     """Return the outputs of a network as a call returns them."""
-    if network.outputs is None or isinstance(network.outputs, str):
-        return activity[network.outputs or [*network.layers][-1]].output
-    return {name: activity[name].output for name in network.outputs}
+    outputs = {name: activity[name].output for name in network.graph.outputs}
+    return outputs if isinstance(network.outputs, tuple) else outputs.popitem()[1]
 
 
 def _report(
@@ -374,14 +371,13 @@ def _report(
             update=ratio("updates", name),
             **({} if measured is None else _activity_of(layer, measured)),
         )
-    trees = split(network, lambda _, a: is_array(a) and is_inexact(a))[0]
+    trees = split(network, lambda _, leaf: is_real_array(leaf))[0]
     paths = [
         jax.tree_util.keystr(path, simple=True, separator="/")
         for path, _ in jax.tree_util.tree_leaves_with_path(trees)
     ]
-    inputs = [f"inputs {name!r}" for name in (network.inputs,)]
-    if not isinstance(network.inputs, str):
-        inputs = [f"inputs {name!r}" for name in sorted(network.inputs)]
+    # The leaves of a dict are in the order of its sorted keys.
+    inputs = [f"inputs {name!r}" for name in sorted(network.graph.inputs)]
     places = [*paths, *inputs, *(f"the gradient of {path}" for path in paths)]
     updates = [layer.update for layer in layers.values() if layer.update is not None]
     decays = [ratio("decay", name) for name in layers]

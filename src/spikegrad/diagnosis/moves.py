@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
 
-from .._pytree import is_array, is_inexact
+from .._pytree import is_array, is_real_array
 from .._struct import domain
 from .._surrogate import Surrogate
 from ..network import Delayed, Layer, Network, Window
@@ -273,9 +273,7 @@ class WidenDtype(Move):
 
     def apply(self, network: Network) -> Network:
         def widened(leaf):
-            return (
-                leaf.astype(self.value) if is_array(leaf) and is_inexact(leaf) else leaf
-            )
+            return leaf.astype(self.value) if is_real_array(leaf) else leaf
 
         return jax.tree.map(widened, network)
 
@@ -289,11 +287,20 @@ class WidenDtype(Move):
 
 
 @dataclasses.dataclass(frozen=True)
-class ScaleRate(Move):
-    """Scale the learning rate of the optimizer. The network stays."""
+class OptimizerMove(Move):
+    """A change of the optimizer. The network stays."""
 
     def apply(self, network: Network) -> Network:
         return network
+
+    def change_optimizer(self, optimizer: Any) -> Any:
+        """Return the changed optimizer."""
+        raise NotImplementedError
+
+
+@dataclasses.dataclass(frozen=True)
+class ScaleRate(OptimizerMove):
+    """Scale the learning rate of the optimizer."""
 
     def change_optimizer(self, optimizer: Any) -> Any:
         import optax  # noqa: PLC0415  (an extra)
@@ -311,11 +318,8 @@ class ScaleRate(Move):
 
 
 @dataclasses.dataclass(frozen=True)
-class Freeze(Move):
+class Freeze(OptimizerMove):
     """Keep an array of a cell out of the training, the value its path in the network."""
-
-    def apply(self, network: Network) -> Network:
-        return network
 
     def change_optimizer(self, optimizer: Any) -> Any:
         import optax  # noqa: PLC0415  (an extra)
@@ -373,7 +377,7 @@ def _neutral_of_layers(network: Network) -> Iterator[Move]:
     for name, layer in network.graph.layers.items():
         for part, weight in {**layer.weights, "bias": layer.bias}.items():
             leaves = jax.tree.leaves(weight)
-            if any(is_array(leaf) and is_inexact(leaf) for leaf in leaves):
+            if any(map(is_real_array, leaves)):
                 yield Scale(name, 1.0, part)
             elif callable(weight):
                 yield ScaleOutput(name, 1.0, part)
@@ -444,7 +448,7 @@ def scaled(weight: Any, factor: Any) -> Any:
     """Scale the arrays of a weight. A function of arrays counts as linear in them."""
 
     def scale(leaf):
-        if not (is_array(leaf) and is_inexact(leaf)):
+        if not is_real_array(leaf):
             return leaf
         # In float32, because a factor may be out of the range of float16.
         return (jnp.asarray(leaf).astype(jnp.float32) * factor).astype(leaf.dtype)

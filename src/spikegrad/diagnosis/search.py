@@ -217,13 +217,7 @@ class Search:
         self.progress = progress
         self.findings: list[Finding] = []
         self.moves: dict[tuple, Move] = {}
-        first = next(iter(problem.inputs.values()))
-        mask = (
-            np.ones(first.shape[:1], bool)
-            if problem.mask is None
-            else np.asarray(problem.mask)
-        )
-        self.valid = np.broadcast_to(mask.reshape(len(mask), -1), first.shape[:2])
+        self.valid = np.asarray(problem.valid)
         self.say("measuring")
         self.first = self.report = self.measure({})
 
@@ -318,16 +312,9 @@ class Search:
                     break
                 # Each kind of move is tried once. Only scales repeat, since the drive of a
                 # nonlinear cell needs several steps.
-                new = [
-                    m
-                    for m in activity_moves(layer, now, self.slots)
-                    if m.slot not in tried
-                ]
-                scales = [
-                    m
-                    for m in activity_moves(layer, now, self.slots)
-                    if isinstance(m, Scale)
-                ]
+                moves = [*activity_moves(layer, now, self.slots)]
+                new = [move for move in moves if move.slot not in tried]
+                scales = [move for move in moves if isinstance(move, Scale)]
                 if not (move := next(iter(new or scales), None)):
                     break
                 if isinstance(move, Scale):

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._optimizer import updates_of
-from .._pytree import is_array, is_inexact, merge, split
+from .._pytree import is_array, is_real_array, merge, split
 from ..network import Network
 from .moves import Move, ScaleRate, Standardize, apply_moves
 
@@ -43,6 +43,13 @@ class Problem(NamedTuple):
     def options(self) -> dict[str, Any]:
         """The options of a call. A plain scan compiles fastest, and few examples fit in memory."""
         return {"key": self.key, "mask": self.mask, "backward": "scan"}
+
+    @property
+    def valid(self) -> jax.Array:
+        """The valid steps of each example, ``(steps, examples)``."""
+        steps, examples = next(iter(self.inputs.values())).shape[:2]
+        mask = jnp.ones(steps, bool) if self.mask is None else self.mask
+        return jnp.broadcast_to(mask.reshape(steps, -1), (steps, examples))
 
     def arguments(self, inputs: Mapping[str, Any]) -> Any:
         """Return the inputs as a call of the network takes them."""
@@ -140,7 +147,7 @@ def _train(problem, network, inputs, held, moves, rate):
     inputs = standardized(inputs, moves)
     # Moves of arrays come before the training. Constants stay out of the arrays that it trains.
     network = apply_moves(network, moves, in_forward=False)
-    trainable, static = split(network, lambda _, a: is_array(a) and is_inexact(a))
+    trainable, static = split(network, lambda _, leaf: is_real_array(leaf))
     loss, optimizer = problem.loss, problem.optimizer
 
     def outputs_of(trainable, key):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import jax
@@ -13,7 +13,7 @@ from jax.core import Tracer
 from jax.typing import ArrayLike
 
 from .._checks import append_axes, brief
-from ..network import Network
+from ..network import Network, named_inputs
 from ..network._connections import Edge, Name, matrix_of, weights_of
 from ..network._graph import Graph
 from ..network._past import lagged, places_of
@@ -269,9 +269,7 @@ def cost_report(
     """
     if not isinstance(network, Network):
         raise TypeError(f"cost_report: network must be a Network, got {brief(network)}")
-    x: dict[Any, Any] = (
-        dict(inputs) if isinstance(inputs, Mapping) else {network.inputs: inputs}
-    )
+    x = named_inputs(network.inputs, inputs)
     if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((x, network, mask))):
         raise TypeError(
             "cost_report: inputs and network must have concrete values; call it outside of jax.jit"
@@ -279,7 +277,6 @@ def cost_report(
     mask = None if mask is None else jnp.asarray(mask)
     states, activity = network.observe(inputs, parts=("output",), key=key, mask=mask)
     outputs = {name: node.output for name, node in activity.items()}
-    x = {name: jnp.asarray(array) for name, array in x.items()}
     first = next(iter(x.values()))
     reads = _Reads(
         network.graph,

@@ -1,5 +1,6 @@
 """Layers of neurons over time, and what the backward pass keeps of them."""
 
+from ._arguments import named_inputs as named_inputs  # for the library itself
 from ._connections import Delayed, Join, Window
 from ._delays import DelayKernel, rounded_delays
 from ._draw_weights import draw_weights

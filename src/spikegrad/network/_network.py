@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import itertools
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -597,11 +596,6 @@ def _check_steps(graph: Graph) -> None:
                 f"Network: join {name!r} takes all steps at once and needs a complete sequence; "
                 "for a stream, fold a normalization into the weights with its running statistics"
             )
-
-
-def with_nodes(network: Network, changed: Mapping[str, Layer | Join]) -> Network:
-    """Return the network with some nodes replaced, by name."""
-    return dataclasses.replace(network, layers=network.layers | changed)
 
 
 def _marked(backward: Backward, arrays: Any) -> Any:

@@ -17,7 +17,7 @@ from .._surrogate import Scaled, Surrogate, curve_of, with_curve
 from ..neurons import Cell, parameters_of, says_how_to_encode, with_parameters
 from ..surrogates import Stretched, measure
 from ._connections import Name
-from ._network import Network, with_nodes
+from ._network import Network
 
 _KEEP = ("peak", "area")
 
@@ -109,7 +109,7 @@ def match_widths(
                 layer.cell, surrogate=_widened(surrogate, width, keep)
             )
             changed[name] = dataclasses.replace(layer, cell=cell)
-    return with_nodes(network, changed)
+    return dataclasses.replace(network, layers=network.layers | changed)
 
 
 @jax.jit  # compiled once for all calls with the same functions and shapes

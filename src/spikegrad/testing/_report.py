@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._compat import in_double_precision
-from .._pytree import is_array, is_inexact
+from .._pytree import is_real_array
 from .._struct import as_arrays
 from .._surrogate import spike_types
 
@@ -198,6 +198,6 @@ def trainable(subject: Any) -> tuple[dict[str, jax.Array], Callable[[Any], Any]]
     floats = {
         name: leaf.astype(jnp.float64)
         for name, leaf in leaves.items()
-        if is_array(leaf) and is_inexact(leaf)
+        if is_real_array(leaf)
     }
     return floats, lambda values: tree.unflatten((leaves | values).values())
