@@ -49,9 +49,8 @@ class Bounded(Struct):
             return low + jnp.exp(raw)
         if math.isinf(low):
             return high - jnp.exp(raw)
-        return jnp.clip(
-            low + (high - low) * jax.nn.sigmoid(raw), low, high
-        )  # rounding may exceed the bounds
+        # Rounding may exceed the bounds.
+        return jnp.clip(low + (high - low) * jax.nn.sigmoid(raw), low, high)
 
     def _within(self, low: float, high: float, owner: str, name: str) -> Bounded:
         """Return the value with these additional bounds."""

@@ -33,9 +33,8 @@ def real_array(x: Any, owner: str, name: str = "x") -> jax.Array:
 
     Ints and bools become the default float. Raise TypeError if not real.
     """
-    if not isinstance(
-        x, jax.Array
-    ):  # arrays stay unchanged, because every eager operation costs time
+    # Arrays stay unchanged, because every eager operation costs time.
+    if not isinstance(x, jax.Array):
         if hasattr(x, "__jax_array__"):
             x = x.__jax_array__()
         elif isinstance(x, complex):
@@ -51,9 +50,8 @@ def real_array(x: Any, owner: str, name: str = "x") -> jax.Array:
         elif np.asarray(x).dtype.kind == "f" and np.asarray(x).dtype.itemsize > 8:
             x = np.asarray(x, np.float64)  # the longest float of JAX
         x = jnp.asarray(x)
-    if getattr(x.dtype, "kind", "") == "f" or jnp.issubdtype(
-        x.dtype, jnp.floating
-    ):  # the first test is faster
+    # The first test is faster.
+    if getattr(x.dtype, "kind", "") == "f" or jnp.issubdtype(x.dtype, jnp.floating):
         return x
     if jnp.issubdtype(x.dtype, jnp.integer) or x.dtype == jnp.bool_:
         return x.astype(jnp.result_type(float))
@@ -95,9 +93,8 @@ def broadcast_checked(
             f"{owner}: {name} of shape {value.shape} does not broadcast to {target} of shape "
             f"{shape}"
         )
-    if (
-        value.ndim
-    ):  # scalars need no axes, and other ranks must not be promoted silently
+    # Scalars need no axes, and other ranks must not be promoted silently.
+    if value.ndim:
         value = value.reshape(padded)
     return value.astype(dtype)
 

@@ -142,9 +142,8 @@ def contract_leading(a: jax.Array, b: jax.Array, like: jax.Array) -> jax.Array:
             summed.mesh, jax.sharding.PartitionSpec(None, None)
         )
     options: Any = {} if sharding is None else {"out_sharding": sharding}
-    if (
-        jax.device_count() == 1
-    ):  # not sharded, and XLA would make a transposed copy to sum over two axes
+    # Not sharded, and XLA would make a transposed copy to sum over two axes.
+    if jax.device_count() == 1:
         a, b, leading = a.reshape(-1, a.shape[-1]), b.reshape(-1, b.shape[-1]), (0,)
     return jax.lax.dot_general(a, b, ((leading, leading), ((), ())), **options)
 
@@ -243,9 +242,8 @@ def bind(equation: Any, operands: list, **changed: Any) -> list:
     """Apply the primitive of an equation, with some of its parameters changed."""
     primitive = equation.primitive
     params = primitive.get_bind_params(equation.params | changed)
-    functions, params = (
-        params if isinstance(params, tuple) else ((), params)
-    )  # JAX versions use both forms
+    # JAX versions use both forms.
+    functions, params = params if isinstance(params, tuple) else ((), params)
     out = primitive.bind(*functions, *operands, **params)
     return out if primitive.multiple_results else [out]
 

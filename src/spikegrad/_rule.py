@@ -90,9 +90,8 @@ def _half_step(x):
     )
 
 
-_spike = jax.jit(
-    _step, inline=True
-)  # one compiled call instead of several, outside jit
+# One compiled call instead of several, outside jit.
+_spike = jax.jit(_step, inline=True)
 
 
 @_step.defjvp
@@ -115,6 +114,5 @@ def _product(slope, dx):
     return (slope.astype(wide) * dx.astype(wide)).astype(dx.dtype)
 
 
-_narrow_product = jax.checkpoint(
-    _product
-)  # the residual is the narrow slope, not its wider copy
+# The residual is the narrow slope, not its wider copy.
+_narrow_product = jax.checkpoint(_product)

@@ -266,9 +266,8 @@ class MultiSpike(SpikeType, pure=True):
             return curve.surrogate_fun(x)
         # Half-way between two thresholds the nearest one changes. The rise joins the pieces there.
         k, half = self._nearest(x, theta), spread_as(theta / 2, x)
-        rise = curve.surrogate_fun(half) - curve.surrogate_fun(
-            -half
-        )  # between two levels
+        # Between two levels.
+        rise = curve.surrogate_fun(half) - curve.surrogate_fun(-half)
         return curve.surrogate_fun(x - k * theta) + k * rise
 
     def slope(self, curve: Curve, x: jax.Array) -> jax.Array:
@@ -285,9 +284,8 @@ class MultiSpike(SpikeType, pure=True):
         self, curve: Curve, x: jax.Array
     ) -> Iterator[tuple[jax.Array, jax.Array]]:
         theta = self._distance(x)
-        if (
-            self.n == 1 or self.slopes == "first"
-        ):  # the only threshold that counts is x = 0
+        # The only threshold that counts is x = 0.
+        if self.n == 1 or self.slopes == "first":
             return
         if self.slopes == "sum":
             moved = _total(

@@ -99,9 +99,8 @@ class Domain:
                 )
             return value
         if self.kind is not None:
-            if isinstance(
-                value, type
-            ):  # classes are callable and would pass as functions
+            # Classes are callable and would pass as functions.
+            if isinstance(value, type):
                 cls = value.__name__
                 raise TypeError(
                     f"{owner}: {name} must be an instance, got the class {cls}: write {cls}()"
@@ -119,9 +118,8 @@ class Domain:
             value = int(value)
         else:
             value = as_real(owner, name, value)
-        if isinstance(
-            value, (int, float, np.ndarray)
-        ):  # a jax.Array may be traced, or still be computed
+        # A jax.Array may be traced, or still be computed.
+        if isinstance(value, (int, float, np.ndarray)):
             for bound, holds, sign in (
                 (self.above, np.greater, ">"),
                 (self.at_least, np.greater_equal, ">="),
@@ -150,9 +148,8 @@ def as_real(owner: str, name: str, value: Any) -> Any:
         except OverflowError:
             return math.inf  # the caller reports it as not finite
     elif isinstance(value, np.ndarray) and jnp.issubdtype(value.dtype, jnp.integer):
-        return _read_only(
-            value.astype(float)
-        )  # like numbers, because JAX would truncate it to 32 bits
+        # Like numbers, because JAX would truncate it to 32 bits.
+        return _read_only(value.astype(float))
     elif isinstance(value, np.ndarray) and jnp.issubdtype(value.dtype, jnp.floating):
         return _read_only(value.copy())
     elif isinstance(value, jax.Array) and (
@@ -352,9 +349,8 @@ class Struct:
     # one pair of methods for all classes: dataclass(frozen=True) compiles a pair for each, a fifth
     # of the import's time
     def __setattr__(self, name: str, value: object) -> None:
-        if self._frozen and (
-            name in vars(self) or name not in self._domains
-        ):  # __init__ sets each field once
+        # __init__ sets each field once.
+        if self._frozen and (name in vars(self) or name not in self._domains):
             raise dataclasses.FrozenInstanceError(f"cannot assign to field {name!r}")
         object.__setattr__(self, name, value)
 
@@ -487,9 +483,8 @@ def _register(cls: type, names: Sequence[str], static: Sequence[str]) -> None:
             zip(map(jax.tree_util.GetAttrKey, free), leaves, strict=True)
         ), structure
 
-    def unflatten(
-        structure, leaves
-    ):  # without __init__, because leaves may be tracers, masks, None or axes
+    # Without __init__, because leaves may be tracers, masks, None or axes.
+    def unflatten(structure, leaves):
         constants, *others = structure
         known = (*constants, *static)
         values = dict(zip(known, others[len(constants) :], strict=True))

@@ -191,15 +191,13 @@ class Surrogate(Struct):
         curve, learn, _, forward = settings_of(self)
         x = real_array(x, type(curve).__name__)
         keys = [] if key is None else [as_key("stochastic", key)]
-        keys = (
-            keys if forward.draws else []
-        )  # another spike type must not recompile for a key
+        # Another spike type must not recompile for a key.
+        keys = keys if forward.draws else []
         if learn or isinstance(x, Tracer):
             return _run(_fire, self, x, *keys)
         # A constant x does not need a slope.
-        curve._broadcast_to(
-            x.dtype, x.shape
-        )  # raises if a parameter does not broadcast
+        # Raises if a parameter does not broadcast.
+        curve._broadcast_to(x.dtype, x.shape)
         if forward.is_step:
             # The second argument is the slope, which only a derivative reads. x takes its place.
             return _spike(x, x)
@@ -417,9 +415,8 @@ def _number_of(leaf: object) -> object:
         or leaf.dtype != jnp.result_type(float)
     ):
         return leaf
-    return float(
-        str(np.asarray(leaf))
-    )  # the shortest decimal that rounds to this array
+    # The shortest decimal that rounds to this array.
+    return float(str(np.asarray(leaf)))
 
 
 class Settings(NamedTuple):
@@ -556,9 +553,8 @@ class Composition(Surrogate):
 
     def _broadcast_to(self, dtype, shape, target="x"):
         for name in self._objects:
-            getattr(self, name)._broadcast_to(
-                dtype, shape, target
-            )  # raises if a parameter does not broadcast
+            # Raises if a parameter does not broadcast.
+            getattr(self, name)._broadcast_to(dtype, shape, target)
         return super()._broadcast_to(dtype, shape, target)
 
     def _without_primal(self):

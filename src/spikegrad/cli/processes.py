@@ -61,9 +61,8 @@ def options(function: Callable[..., int]) -> Callable[..., int]:
                 raise click.BadParameter(
                     f"{error}", param_hint="'--distributed'"
                 ) from None
-            signal.signal(
-                signal.SIGTERM, signal.SIG_DFL
-            )  # JAX would only record the signal
+            # JAX would only record the signal.
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
             if jax.process_index():
                 nowhere = stack.enter_context(open(os.devnull, "w", encoding="utf-8"))
                 stack.enter_context(redirect_stdout(nowhere))

@@ -41,9 +41,8 @@ AXES = ("surrogate", "peak", "half_width", "lr")
 def summaries(results: Iterable[dict[str, Any]]) -> list[Summary]:
     """Summarize the seeds of each setting, independent of their order."""
     groups: dict[tuple, list[dict[str, Any]]] = {}
-    for result in sorted(
-        results, key=operator.itemgetter("seed")
-    ):  # rounding depends on the order
+    # Rounding depends on the order.
+    for result in sorted(results, key=operator.itemgetter("seed")):
         groups.setdefault(tuple(result[axis] for axis in AXES), []).append(result)
 
     def moments(group: list[dict[str, Any]], name: str) -> tuple[float, float | None]:

@@ -118,9 +118,8 @@ def randman(
     >>> bool(x[50:].any())  # in the first half
     False
     """
-    integer(
-        "randman", "samples", samples, 2
-    )  # a class is scaled by its minimum and maximum
+    # A class is scaled by its minimum and maximum.
+    integer("randman", "samples", samples, 2)
     positive("randman", "alpha", alpha, 100)
     if int(steps * positive("randman", "fraction", fraction, 1)) < 1:
         raise DataError(

@@ -284,10 +284,11 @@ class Best:
 
     def prune(self) -> None:
         """Leave out changes without which the network learns as much, the last first."""
+        # Arguments of the trial.
         compiled = {
             *self.search.slots,
             ScaleRate(None, 1.0).slot,
-        }  # arguments of the trial
+        }
         # The last first, because findings go from the inputs to the outputs, and faults near the
         # inputs cause those above.
         for finding in reversed(self.findings):

@@ -95,11 +95,12 @@ def _moved(equation: Any, operands: list, signals: list, kernel: Callable) -> li
     def operand(x, var):
         if isinstance(x, _Signal):
             return x.value
+        # Else indices.
         return (
             # A constant of the signal's dtype is a bias or padding, which has no path from the
             # input.
             jnp.zeros(var.aval.shape, jnp.float64) if var.aval.dtype == dtype else x
-        )  # else indices
+        )
 
     out = bind(
         equation,

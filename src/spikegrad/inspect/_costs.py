@@ -400,9 +400,8 @@ def _cost_of(parts: list, reads: _Reads) -> Cost:
     for n, (edge, weight) in enumerate(parts):
         like, counts = reads.like(edge), reads.counts(edge)
         fan_out, effective = _connections(weight, like)
-        arriving = (
-            counts[:, 0] if edge.windowed else counts
-        )  # a window counts an event at its smallest lag
+        # A window counts an event at its smallest lag.
+        arriving = counts[:, 0] if edge.windowed else counts
         kinds = [
             Operations(
                 0 if n else int(a.sum()),

@@ -108,9 +108,8 @@ def draw(
             "lw": 1.6,
             "label": _named(surrogate),
         }
-        with contextlib.suppress(
-            NotImplementedError
-        ):  # some surrogates define only the slope
+        # Some surrogates define only the slope.
+        with contextlib.suppress(NotImplementedError):
             left.plot(x, surrogate.surrogate_fun(x), **style)
         right.plot(x, surrogate.surrogate_grad(x), **style)
     for axes, title in ((left, "step (grey) and primal"), (right, "slope")):
@@ -419,9 +418,8 @@ def draw_spikes(
     """Draw a vertical line for each nonzero value of ``(steps, neurons)``."""
     t, n = np.nonzero(spikes)
     line_colors = np.asarray(colors or ["black"] * max(spikes.shape[1], 1))[n]
-    height = (
-        0.4 if spikes.shape[1] < 100 else 0.5
-    )  # a gap between rows, if it is visible
+    # A gap between rows, if it is visible.
+    height = 0.4 if spikes.shape[1] < 100 else 0.5
     axes.vlines(
         t,
         n - height,
@@ -586,10 +584,11 @@ def _connect(
     )
     if max(lags) > 0:
         text = f"{min(lags)}" if len({*lags}) == 1 else f"{min(lags)}-{max(lags)}"
+        # The middle of the curve.
         x, y = (
             (start[0] + end[0] + rad * dy) / 2,
             (start[1] + end[1] - rad * dx) / 2,
-        )  # the middle of the curve
+        )
         axes.text(
             x,
             y,

@@ -277,9 +277,8 @@ def first_spike_time(spikes: ArrayLike, mask: ArrayLike | None = None) -> jax.Ar
     # argmax of bools returns the first step that fires. A silent neuron counts as firing after the
     # last valid step.
     step = jnp.where(fired, fires.argmax(0), _last(valid))
-    number = jnp.cumsum(
-        valid, 0
-    )  # the number of valid steps up to and including each step
+    # The number of valid steps up to and including each step.
+    number = jnp.cumsum(valid, 0)
     steps = jnp.take_along_axis(jnp.broadcast_to(number, x.shape), step[None], 0)[0]
     output = _at(x, step, valid)
     zero = output - jax.lax.stop_gradient(output)  # with the derivative of the output

@@ -293,10 +293,11 @@ def check_weight(owner: str, name: str, value: Any) -> None:
         raise TypeError(
             f"{owner}: {name} must be a matrix or callable, got {brief(value)}"
         )
+    # The third axis has the receptors of a neuron.
     if matrix is not None and matrix.ndim not in (
         2,
         3,
-    ):  # the third axis has the receptors of a neuron
+    ):
         raise TypeError(
             f"{owner}: {name} must be a matrix or callable, got an array of shape {matrix.shape}"
         )

@@ -107,9 +107,8 @@ class DelayKernel(Struct, pure=True):
             distance = jnp.where(away == 0, 0, jnp.abs(away))
             spread = jnp.maximum(1 + width - distance, 0)
             total = spread.sum(0, keepdims=True)
-            spread = spread / jnp.where(
-                total > 0, total, 1
-            )  # a delay outside may reach no step
+            # A delay outside may reach no step.
+            spread = spread / jnp.where(total > 0, total, 1)
         else:
             # A softmax stays finite even if all terms underflow.
             spread = jax.nn.softmax(

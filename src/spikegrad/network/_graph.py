@@ -82,9 +82,8 @@ def make_graph(
 ) -> Graph:
     """Build the graph of layers and joins. Errors name the nodes."""
     edges: dict[Name, tuple[Edge, ...]] = {}
-    above = (
-        inputs[0] if len(inputs) == 1 else None
-    )  # what a layer without a named source reads
+    # What a layer without a named source reads.
+    above = inputs[0] if len(inputs) == 1 else None
     for name, node in nodes.items():
         if name in inputs:
             raise ValueError(

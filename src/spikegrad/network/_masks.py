@@ -95,9 +95,8 @@ def _cut(active: jax.Array | None, window: jax.Array) -> jax.Array:
     """
     if active is not None:
         window = jnp.where(active, append_axes(window, active.ndim), 0)
-        window = jax.lax.associative_scan(
-            jnp.maximum, window
-        )  # the window of the last valid step
+        # The window of the last valid step.
+        window = jax.lax.associative_scan(jnp.maximum, window)
     return jnp.concatenate([zeros_like(window[:1]), window[:-1]]) < window
 
 

@@ -72,15 +72,15 @@ def with_currents(graph: Graph, names: Collection[Name]) -> Graph:
             # It has the same weights, so the sum of products is in the same order and has the
             # same bits.
             nodes[current] = dataclasses.replace(node, cell=_Current())
-            nodes[name] = Layer(
-                None, nodes.pop(name).cell
-            )  # after its current, as a step runs
+            # After its current, as a step runs.
+            nodes[name] = Layer(None, nodes.pop(name).cell)
             edges[current], edges[name] = edges[name], (edge,)
             looped[current] = looped[name]
             # If the current depends on the layer, the edge between them is part of that loop.
             looped[name] = frozenset({"weight"} if looped[name] else ())
+    # They draw nothing.
     numbers = {
         **graph.numbers,
         **{current_of(name): 0 for name in names},
-    }  # they draw nothing
+    }
     return graph._replace(nodes=nodes, edges=edges, looped=looped, numbers=numbers)

@@ -66,9 +66,8 @@ def measure_response(cell: Cell, like: tuple[int, ...], steps: int) -> Response:
 
     ``like`` is ``(neurons,)`` or ``(neurons, receptors)``.
     """
-    with (
-        jax.ensure_compile_time_eval()
-    ):  # known within jax.jit too, unless parameters are traced
+    # Known within jax.jit too, unless parameters are traced.
+    with jax.ensure_compile_time_eval():
         return _measured(cell, like, steps)
 
 
@@ -210,9 +209,10 @@ def _level(cell: Cell, u: State, place: int) -> jax.Array:
     portions = jnp.linspace(1 / _LEVELS, 1, _LEVELS, dtype=leaves[place].dtype)
 
     def fires(levels: jax.Array, leaves: list) -> jax.Array:  # (levels, ...)
+        # One at a time, because a cell may use the axis of examples.
         def fires_at(
             level,
-        ):  # one at a time, because a cell may use the axis of examples
+        ):
             shifted = [*leaves[:place], leaves[place] + level, *leaves[place + 1 :]]
             return fire(cell, structure.unflatten(shifted), jax.random.key(0))[1]
 

@@ -116,9 +116,8 @@ def graph_step(
     ``states`` has the layers, ``pasts`` the sources with longer delays, ``outputs`` the inputs.
     ``hoisted`` has hoisted products for each layer.
     """
-    states = cut_off(
-        mask, states
-    )  # truncated backpropagation: a window starts without a derivative
+    # Truncated backpropagation: a window starts without a derivative.
+    states = cut_off(mask, states)
     before, outputs = states, dict(with_finite_padding(mask.active, outputs))
     states, pre_spike = {}, {}
 
@@ -146,9 +145,8 @@ def graph_step(
         states[name], outputs[name], pre_spike[name] = layer_step(
             node, before[name], (hoisted.get(name), reads), mask
         )
-    active = (
-        None if mask.active is None else mask.active[None]
-    )  # a past has the axis of its outputs before the others
+    # A past has the axis of its outputs before the others.
+    active = None if mask.active is None else mask.active[None]
     pasts = {
         source: tree_where(active, push(past, outputs[source]), past)
         for source, past in pasts.items()

@@ -312,15 +312,13 @@ class EightBit(FewBits):
         largest = jnp.max(
             jnp.where(size < jnp.inf, size, 0), axis=over, keepdims=True, initial=0
         )
-        up = _bits(largest / _LARGEST) + jnp.uint32(
-            0x7FFFFF
-        )  # to the next power of two, with mantissa 0
+        # To the next power of two, with mantissa 0.
+        up = _bits(largest / _LARGEST) + jnp.uint32(0x7FFFFF)
         # From 1 to 253, so the unit and its inverse, with exponent 254 minus this one, are normal
         # float32 numbers.
         exponent = jnp.clip(up >> 23, 1, 253)
-        scaled = size * _float(
-            (jnp.uint32(254) - exponent) << 23
-        )  # by the inverse of the unit
+        # By the inverse of the unit.
+        scaled = size * _float((jnp.uint32(254) - exponent) << 23)
         # The exponent and 3 bits of the mantissa. Adding half of the last bit first rounds to the
         # nearest code.
         code = (

@@ -127,9 +127,8 @@ class MPBN(LIF, pure=True):
         # (channels,).
         axes = tuple(n for n in range(u.ndim) if n != self.axis % u.ndim)
         selected = None
-        if (
-            mask is not None
-        ):  # without any active example the result is unused, but must be finite
+        # Without any active example the result is unused, but must be finite.
+        if mask is not None:
             selected = append_axes(mask | ~mask.any(), u.ndim)
         # Axes of length 1 let the result broadcast to one example. The axis of examples goes away
         # by [0].

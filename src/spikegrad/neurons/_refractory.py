@@ -91,9 +91,8 @@ class Refractory(Cell, pure=True):
         # The cell makes its complete step first, so a synaptic current or an adaptation does not
         # rest.
         (u, *others), structure = jax.tree.flatten(self.cell.integrate(v, current))
-        u = jnp.where(
-            left > 0, jax.tree.leaves(v)[0], u
-        )  # the potential, which comes first
+        # The potential, which comes first.
+        u = jnp.where(left > 0, jax.tree.leaves(v)[0], u)
         return structure.unflatten([u, *others]), left
 
     def fire(

@@ -127,9 +127,10 @@ def unroll(
         raise ValueError("unroll: currents must have a time axis first, got a scalar")
     if v is None:
         initial_state = cell.initial_state if isinstance(cell, Cell) else jnp.zeros
+        # Also for 0 steps.
         now = jax.eval_shape(
             lambda currents: currents.sum(0, dtype=currents.dtype), currents
-        )  # also for 0 steps
+        )
         v = jax.tree.map(
             lambda leaf: shard_as(jnp.asarray(leaf), now),
             initial_state(now.shape, now.dtype),
@@ -138,9 +139,8 @@ def unroll(
         try:
             return _scan(cell, currents, v, key)
         except (TypeError, ValueError):
-            if isinstance(
-                cell, Cell
-            ):  # checked only now, because it takes as long as a short run
+            # Checked only now, because it takes as long as a short run.
+            if isinstance(cell, Cell):
                 check_initial(
                     cell, v, now, key=None if key is None else jax.random.key(0)
                 )

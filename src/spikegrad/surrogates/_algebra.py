@@ -59,9 +59,8 @@ class Truncated(Composition, pure=True):
     half_width: Real = parameter(above=0)
 
     def _primal(self, x):
-        edge = signed(
-            x, jnp.asarray(self.half_width, x.dtype)
-        )  # jnp.clip halves the derivative at the edge
+        # Jnp.clip halves the derivative at the edge.
+        edge = signed(x, jnp.asarray(self.half_width, x.dtype))
         return primal_of(
             self.surrogate, jnp.where(jnp.abs(x) <= self.half_width, x, edge)
         )

@@ -93,10 +93,11 @@ SIN_TURN = (
     -41.34170150756836,
 )
 
+# Few bits, so products with a count are exact, and the remainder.
 _LN2 = (
     0.693359375,
     -2.1219444005469057e-4,
-)  # few bits, so products with a count are exact, and the remainder
+)
 
 
 def _polynomial(x: jax.Array, coefficients: Sequence[float]) -> jax.Array:
@@ -134,9 +135,8 @@ def exp(z: jax.Array) -> jax.Array:
     k = count.astype(jnp.float32)
     r = (z - k * _LN2[0]) - k * _LN2[1]
     p = _polynomial(r, (*EXP, 1, 1))
-    return jnp.where(
-        z < -87.336545, 0, p * _power_of_two(count)
-    )  # below the normal numbers, 0
+    # Below the normal numbers, 0.
+    return jnp.where(z < -87.336545, 0, p * _power_of_two(count))
 
 
 @exp.defjvp
@@ -220,9 +220,8 @@ def logistic_slope(z: jax.Array) -> jax.Array:
 def _logistic_slope_jvp(primals, tangents):
     (z,) = primals
     y = logistic_slope(z)
-    return y, -y * jnp.tanh(z / 2) * tangents[
-        0
-    ]  # the derivative of the formula above would cancel near 0
+    # The derivative of the formula above would cancel near 0.
+    return y, -y * jnp.tanh(z / 2) * tangents[0]
 
 
 @jax.custom_jvp
@@ -247,9 +246,8 @@ def cauchy(w: jax.Array) -> jax.Array:
 @cauchy.defjvp
 def _cauchy_jvp(primals, tangents):
     y = cauchy(*primals)
-    return y, -2 * (y * bounded(primals[0])) * y * tangents[
-        0
-    ]  # y * y would underflow first
+    # Y * y would underflow first.
+    return y, -2 * (y * bounded(primals[0])) * y * tangents[0]
 
 
 @jax.custom_jvp

@@ -120,9 +120,8 @@ def _measure(surrogate: Surrogate) -> Measures:
         return _measured(_evaluator(surrogate), surrogate._landmarks())
 
 
-_remembered = functools.lru_cache(maxsize=256)(
-    _measure
-)  # compiling takes a tenth of a second
+# Compiling takes a tenth of a second.
+_remembered = functools.lru_cache(maxsize=256)(_measure)
 
 
 def _evaluator(surrogate: Surrogate) -> Callable[[np.ndarray], tuple[np.ndarray, ...]]:
@@ -206,9 +205,8 @@ def _peak(look: Callable, x: np.ndarray, slope: np.ndarray) -> tuple[float, floa
     i = best(x, abs(slope))
     sign = np.sign(slope[i])
     low, high = x[max(i - 1, 0)], x[min(i + 1, len(x) - 1)]
-    for _ in range(
-        _ZOOMS
-    ):  # towards a larger slope, and for a smooth peak to a zero of its derivative
+    # Towards a larger slope, and for a smooth peak to a zero of its derivative.
+    for _ in range(_ZOOMS):
         points = np.linspace(low, high, _BLOCK - 1)
         points = np.append(points, x[i])
         points.sort()
@@ -257,9 +255,8 @@ def _edge(look: Callable, x: np.ndarray, at: float, side: int, peak: float) -> f
 
     edge = _zoom(x[last], x[last + 1], step)
     inside = edge - 1e-6 * max(abs(edge - at), 1e-12)
-    if (
-        abs(look(np.array([side * inside]))[0][0] / peak) < 1e-60
-    ):  # underflow instead of an end
+    # Underflow instead of an end.
+    if abs(look(np.array([side * inside]))[0][0] / peak) < 1e-60:
         return math.inf
     return _clean(edge)
 

@@ -185,9 +185,8 @@ def _read(node: ast.expr) -> Surrogate:
             options = {
                 keyword.arg or "": _number(keyword.value) for keyword in keywords
             }
-            if "" in options or len(options) < len(
-                keywords
-            ):  # **{...}, or a keyword twice
+            # **{...}, or a keyword twice.
+            if "" in options or len(options) < len(keywords):
                 raise _Malformed
             if name in _operations and args:
                 return _operations[name](

@@ -54,9 +54,8 @@ class SquarewaveFourierSeries(Surrogate, pure=True):
         t = turns(x, jnp.asarray(self.t_period, x.dtype))
         sine = sin_turn(t)
         total = sine
-        for k in range(
-            3, 2 * self.n, 2
-        ):  # the default's second term comes from the first, without another sine
+        # The default's second term comes from the first, without another sine.
+        for k in range(3, 2 * self.n, 2):
             total += (
                 sine * (3 - 4 * sine * sine) if k == 3 else sin_turn(multiple(t, k))
             ) / k
@@ -146,9 +145,8 @@ class PeriodicExp(Surrogate, pure=True):
     def _offset(self, x):
         """Return the distance from the nearest multiple of the period."""
         r = self.t_period * turns(x, jnp.asarray(self.t_period, x.dtype))
-        half = (
-            self.t_period / 2
-        )  # half-way, the rounding of the count is felt, and the slope has a kink
+        # Half-way, the rounding of the count is felt, and the slope has a kink.
+        half = self.t_period / 2
         return jnp.where(
             r > half, r - self.t_period, jnp.where(r <= -half, r + self.t_period, r)
         )

@@ -71,9 +71,8 @@ class PiecewiseQuadratic(Surrogate, pure=True):
         return self.alpha * (self.alpha * self._distance(x))
 
     def _distance(self, x):
-        return _distance(
-            x, *reciprocal(jnp.asarray(self.alpha, x.dtype))
-        )  # its rounding would be felt near the edge
+        # Its rounding would be felt near the edge.
+        return _distance(x, *reciprocal(jnp.asarray(self.alpha, x.dtype)))
 
 
 piecewise_quadratic = functional(PiecewiseQuadratic)

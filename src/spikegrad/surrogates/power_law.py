@@ -223,9 +223,8 @@ def _power_tail(t, alpha):
 @_power_tail.defjvp
 def _power_tail_jvp(primals, tangents):
     (t, alpha), (dt, dalpha) = primals, tangents
-    y = _power_tail(
-        t, alpha
-    )  # A branch without the exponent would not give it a derivative.
+    # A branch without the exponent would not give it a derivative.
+    y = _power_tail(t, alpha)
     return y, -y * (alpha / (1 + t) * dt + log1p(t) * dalpha)
 
 

@@ -22,11 +22,12 @@ from ._state import Report, State
 
 FORMAT = 3
 _ABOUT = "about"  # the name of the JSON data among the arrays of a file
+# The parts of a state that are arrays of JAX.
 _DEVICE = (
     "trainable",
     "optimizer_state",
     "key",
-)  # the parts of a state that are arrays of JAX
+)
 _PROGRESS = ("step", "epoch", "batches", "seconds", "sums")
 
 

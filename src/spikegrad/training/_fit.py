@@ -178,9 +178,8 @@ def run(
         _any_stops(state, group, False)  # all processes call it equally often
         if group is None and not state.batches:
             raise ValueError(f"fit: batches is empty in epoch {state.epoch + 1}")
-        if (
-            group is None
-        ):  # an earlier fit ended by ``steps`` with the last batch of the epoch
+        # An earlier fit ended by ``steps`` with the last batch of the epoch.
+        if group is None:
             state = dataclasses.replace(
                 state, epoch=state.epoch + 1, batches=0, sums={}
             )

@@ -98,9 +98,8 @@ def leave(code: int, of_its_own: bool) -> None:
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):  # closed, or a broken pipe
             stream.flush()
-    with contextlib.suppress(
-        AssertionError, RuntimeError
-    ):  # raised by JAX without a device
+    # Raised by JAX without a device.
+    with contextlib.suppress(AssertionError, RuntimeError):
         if of_its_own and jax.process_index() == 0:
             time.sleep(_GRACE)
     os._exit(code)

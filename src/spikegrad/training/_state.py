@@ -82,9 +82,8 @@ def _as_arrays(tree: PyTree) -> Any:
     """Convert leaves to arrays with a type that an update keeps."""
 
     def leaf(x):
-        keeps_type = isinstance(x, jax.Array) and not getattr(
-            x, "weak_type", False
-        )  # keys lack it
+        # Keys lack it.
+        keeps_type = isinstance(x, jax.Array) and not getattr(x, "weak_type", False)
         return x if keeps_type else jnp.asarray(x, jnp.result_type(x))
 
     return jax.tree.map(leaf, tree)

@@ -264,10 +264,11 @@ def _once(method: Callable) -> Callable:
     def rebuild(self, source, i):
         key = method.__name__, source, id(i)
         if key not in self.rebuilt:
+            # With ``i``, whose id must not be used again.
             self.rebuilt[key] = (
                 i,
                 method(self, source, i),
-            )  # with ``i``, whose id must not be used again
+            )
         return self.rebuilt[key][1]
 
     return rebuild

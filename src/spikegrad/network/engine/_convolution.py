@@ -96,9 +96,8 @@ def _rewrite_nested(param: Any) -> Any:
     new = jax.make_jaxpr(
         functools.partial(evaluate, program, *consts, run=_bind_canonical)
     )(*[var.aval for var in program.inputs[len(consts) :]])
-    return (
-        new if hasattr(param, "consts") else new.jaxpr
-    )  # a closed jaxpr has constants
+    # A closed jaxpr has constants.
+    return new if hasattr(param, "consts") else new.jaxpr
 
 
 def _convolve(

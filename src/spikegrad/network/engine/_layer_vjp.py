@@ -133,9 +133,8 @@ def trace(
     # current.
     v, _ = state
     products = {label: calls[label](arrays[label], reads[label]) for label in calls}
-    current = sum_of(
-        layer, products, looped
-    )  # (batch, neurons), in the dtype of the complete sum
+    # (batch, neurons), in the dtype of the complete sum.
+    current = sum_of(layer, products, looped)
     # The bias is added to the first product. Without an edge outside loops, zeros replace it. The
     # order of the sum is then equal in all modes.
     first, *_ = calls
@@ -401,9 +400,8 @@ class LayerVjp:
 
     def fire(self, u: State, number: Any, active: Any = None) -> LayerState:
         """Return state and output after a step. Only stochastic spikes depend on its number."""
-        del (
-            active
-        )  # examples of a cell that couples them have one mask, see ``_check_coupled``
+        # Examples of a cell that couples them have one mask, see ``_check_coupled``.
+        del active
         # u: (batch, neurons). number: a scalar, or (batch,) with a mask per example. The backward
         # pass calls this again and draws equal spikes, because the keys depend only on these
         # numbers.
@@ -466,10 +464,11 @@ class LayerVjp:
     ) -> tuple[Gradients, dict[str, Any]]:
         """Add the gradients of the hoisted weights, and return the cotangents of their reads."""
         if self.traced.per_step:
+            # The loop over steps has added these gradients, and ``cts`` belong to the reads.
             return (
                 grads,
                 cts,
-            )  # the loop over steps has added these gradients, and ``cts`` belong to the reads
+            )
         # All arrays are (chunk, batch, ...). One product per weight sums over steps and examples.
         # ct: (chunk, batch, neurons). All products are terms of one sum, so each gets the cotangent
         # of the current. The first product also passes the bias, which may change its dtype.

@@ -33,9 +33,8 @@ def _order(name: str) -> tuple[bool, bool, str]:
 PRESETS: dict[str, Callable[..., Surrogate]] = {
     f"{library}.{name}": getattr(module, name)
     for library, module in _BY_NAME.items()
-    for name in sorted(
-        getattr(module, "__all__", functions_of(module)), key=_order
-    )  # classes are re-exported
+    # Classes are re-exported.
+    for name in sorted(getattr(module, "__all__", functions_of(module)), key=_order)
 }
 """Every preset by its name, ``"library.name"``."""
 

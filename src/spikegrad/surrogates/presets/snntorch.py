@@ -60,8 +60,7 @@ def SFS(slope: Real = 25, B: Real = 1) -> Surrogate:
 
     At x = B, snnTorch has 0.
     """
-    height = ratio(
-        1, 1 + slope * B
-    )  # with u = x − B > 0 the slope is height² / (1 + slope·height·u)²
+    # With u = x − B > 0 the slope is height² / (1 + slope·height·u)².
+    height = ratio(1, 1 + slope * B)
     above, below = InvSquareGrad(slope * height), OneSidedInvSquare(slope * height)
     return strict(height**2 * shifted(above + -1 * below + LeakyRelu(0, 1), B))
