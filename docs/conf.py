@@ -22,7 +22,7 @@ from sphinx.errors import ExtensionError
 from sphinx.pycode import ModuleAnalyzer
 
 import spikegrad
-from spikegrad import data, diagnosis, exchange, losses, network, neurons, surrogates, testing, training
+from spikegrad import data, diagnosis, exchange, integers, losses, network, neurons, surrogates, testing, training
 from spikegrad import inspect as reports
 from spikegrad.cli.commands import command
 from spikegrad.inspect import plot
@@ -32,7 +32,10 @@ HERE = Path(__file__).parent
 ROOT = HERE.parent
 sys.path.insert(0, str(HERE))  # for pictures.py
 
-MODULES = spikegrad, data, diagnosis, exchange, losses, network, neurons, plot, reports, surrogates, testing, training
+MODULES = (
+    *(spikegrad, data, diagnosis, exchange, integers, losses),
+    *(network, neurons, plot, reports, surrogates, testing, training),
+)
 
 project = "spikegrad"
 author = "The spikegrad authors"

@@ -1,0 +1,24 @@
+"""Networks on the integers of chips: cells, weights, quantization, replay and programs in C."""
+
+from ._c import to_c
+from ._cells import FixedLIF, IntegerCell, Loihi, Xylo
+from ._fixed import Fixed, fixed
+from ._quantize import QuantizationReport, QuantizedLayer, quantize
+from ._replay import replay
+from ._save import load, save
+
+__all__ = [
+    "Fixed",
+    "FixedLIF",
+    "IntegerCell",
+    "Loihi",
+    "QuantizationReport",
+    "QuantizedLayer",
+    "Xylo",
+    "fixed",
+    "load",
+    "quantize",
+    "replay",
+    "save",
+    "to_c",
+]

@@ -1,0 +1,134 @@
+"""Weights as integers with a scale."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+
+from .._struct import Struct, parameter, wiring
+from ._arithmetic import rounded
+from ._cells import WeightFormat
+
+
+class Fixed(Struct, pure=True):
+    r"""A weight or bias as integers: real values to train, and a frozen scale.
+
+    .. math:: q = \operatorname{clip}\bigl(k \operatorname{round}(w\, S / k)\bigr)
+
+    The derivative of the rounding is 1, and that of a clipped value is 0. A layer takes it like an
+    array, also within :class:`~spikegrad.Delayed` and :class:`~spikegrad.Window`.
+
+    Parameters
+    ----------
+    value : array
+        The real weights :math:`w`.
+    scale : float
+        The factor :math:`S`, above 0. It does not move with the weights.
+    low, high : int
+        The least and the largest integer.
+    step : int, default 1
+        The integers are multiples of :math:`k`, such as 2 on Loihi.
+
+    Examples
+    --------
+    >>> import jax.numpy as jnp
+    >>> from spikegrad.integers import Fixed
+    >>> weight = Fixed(jnp.array([[0.3, -0.4, 0.2, 1.5]]), 100.0, -128, 127)
+    >>> weight.integers.tolist(), weight.clipped
+    ([[30, -40, 20, 127]], 1)
+    """
+
+    value: Any = parameter(kind=object)
+    scale: float = wiring()
+    low: int = wiring()
+    high: int = wiring()
+    step: int = wiring(1)
+
+    def __jax_array__(self) -> jax.Array:
+        """Return the integers as floats, with the derivative of training."""
+        value = jnp.asarray(self.value)
+        steps = rounded(value * (self.scale / self.step))
+        low, high = (jnp.asarray(x, value.dtype) for x in (self.low, self.high))
+        return jax.lax.clamp(low, steps * self.step, high)
+
+    @property
+    def integers(self) -> np.ndarray:
+        """The integers, int64."""
+        return np.asarray(self.__jax_array__()).astype(np.int64)
+
+    @property
+    def clipped(self) -> int:
+        """The number of values beyond the limits."""
+        steps = np.rint(np.asarray(self.value) * (self.scale / self.step)) * self.step
+        return int(((steps < self.low) | (steps > self.high)).sum())
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of the array."""
+        return jnp.shape(self.value)
+
+
+def fixed(
+    weight: ArrayLike, bits: int = 8, scale: float | None = None, *, step: int = 1
+) -> Fixed:
+    r"""Return a weight of ``bits`` bits, from :math:`-2^{n-1}` to :math:`2^{n-1} - 1`, times
+    ``step``.
+
+    Parameters
+    ----------
+    weight : array
+        The real weights.
+    bits : int, default 8
+        The bits of an integer with its sign, from 2 to 16.
+    scale : float, optional
+        The integer that stands for 1. By default the largest power of two that clips no weight.
+    step : int, default 1
+        The integers are multiples of it. ``step=2`` with 8 bits are the weights of Loihi.
+
+    Returns
+    -------
+    Fixed
+
+    Raises
+    ------
+    ValueError
+        If ``bits`` is out of range, or if the scale is not above 0.
+
+    Examples
+    --------
+    >>> import jax.numpy as jnp
+    >>> from spikegrad.integers import fixed
+    >>> weight = fixed(jnp.array([[0.3, -0.4, 0.2]]))
+    >>> weight.scale, weight.integers.tolist()
+    (256.0, [[77, -102, 51]])
+    """
+    if not 2 <= bits <= 16:
+        raise ValueError(f"fixed: bits must be from 2 to 16, got {bits}")
+    form = WeightFormat(-(2 ** (bits - 1)) * step, (2 ** (bits - 1) - 1) * step, step)
+    if scale is None:
+        largest = float(jnp.max(jnp.abs(jnp.asarray(weight))))
+        scale = 2.0 ** np.floor(np.log2(form.high / largest)) if largest else 1.0
+    if not scale > 0:
+        raise ValueError(f"fixed: scale must be above 0, got {scale}")
+    return Fixed(weight, float(scale), *form)
+
+
+def best_scale(weights: list[np.ndarray], form: WeightFormat, most: float) -> float:
+    """Return the scale, up to ``most``, with the least squared error of the weights."""
+    values = np.concatenate([w.ravel() for w in weights]).astype(np.float64)
+    largest = np.abs(values).max(initial=0.0)
+    if not largest:
+        return min(1.0, most)
+
+    def error(scale):
+        steps = np.rint(values * (scale / form.step)) * form.step
+        return np.square(np.clip(steps, form.low, form.high) / scale - values).sum()
+
+    # A few large weights may clip so that the others get finer steps.
+    scales = form.high / largest * np.geomspace(1, 4, 65)
+    scales = scales[scales <= most]
+    return float(min(scales, key=error)) if len(scales) else most

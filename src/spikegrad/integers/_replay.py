@@ -1,0 +1,169 @@
+"""A network in integers of NumPy, without JAX."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..network import Join, Network
+from ._arithmetic import LARGEST
+from ._cells import IntegerCell
+from ._fixed import Fixed
+
+
+class IntegerEdge(NamedTuple):
+    """A matrix of integers, and the delay of its inputs."""
+
+    source: str
+    lag: int
+    weight: np.ndarray
+    """``(inputs, neurons)``."""
+
+
+class IntegerLayer(NamedTuple):
+    """A layer without JAX."""
+
+    name: str
+    cell: IntegerCell
+    edges: tuple[IntegerEdge, ...]
+    bias: np.ndarray
+    """``(neurons,)``."""
+
+    @property
+    def neurons(self) -> int:
+        return self.edges[0].weight.shape[1]
+
+
+def integer_layers(owner: str, network: Network) -> Iterator[IntegerLayer]:
+    """Yield the layers in the order of a step, or raise for the first that has no integers."""
+    graph = network.graph
+    for name, node in graph.nodes.items():
+        if isinstance(node, Join):
+            raise TypeError(f"{owner}: the join {name!r} is a function, not integers")
+        if not isinstance(node.cell, IntegerCell):
+            raise TypeError(
+                f"{owner}: layer {name!r} has a {type(node.cell).__name__}, not a cell on "
+                "integers; call quantize first"
+            )
+        edges = tuple(
+            IntegerEdge(edge.source, edge.lags[0], _integers(owner, name, weight))
+            for edge, weight in graph.connections(name)
+        )
+        bias = np.zeros(edges[0].weight.shape[1:], np.int64)
+        if node.bias is not None:
+            bias = bias + _integers(owner, name, node.bias)
+        for edge in edges:
+            source = network.layers.get(edge.source)
+            if source is not None and getattr(source.cell, "threshold", 1) is None:
+                raise TypeError(
+                    f"{owner}: layer {name!r} reads the real outputs of the readout {edge.source!r}"
+                )
+        yield IntegerLayer(name, node.cell, edges, bias)
+
+
+def _integers(owner: str, name: str, weight: Any) -> np.ndarray:
+    if isinstance(weight, Fixed):
+        return weight.integers
+    array = np.asarray(weight)
+    if callable(weight) or array.dtype.kind not in "iufb" or (array % 1 != 0).any():
+        raise TypeError(
+            f"{owner}: layer {name!r} must have weights of integers, fixed(weight), got "
+            f"{'a function' if callable(weight) else 'real numbers'}"
+        )
+    return array.astype(np.int64)
+
+
+def whole_inputs(owner: str, inputs: Any) -> Any:
+    """Return the inputs as int64, or raise if they are not whole numbers."""
+    array = np.asarray(inputs)
+    if array.dtype.kind == "f" and (array % 1 != 0).any():
+        example = array[array % 1 != 0].flat[0]
+        raise ValueError(
+            f"{owner}: inputs must be integers, such as spikes or counts, got {example:g}; see "
+            "spikegrad.data.rate_encoding and latency_encoding"
+        )
+    return array.astype(np.int64)
+
+
+def replay(network: Network, inputs: Any) -> tuple[dict[str, Any], Any]:
+    """Run a network of integers in NumPy, as a chip or a program in C does.
+
+    Parameters
+    ----------
+    network : Network
+        Layers of integer cells, with weights of :class:`Fixed` or integers. From :func:`quantize`,
+        :func:`load`, or written by hand.
+    inputs : array of int or dict
+        As in a call of the network: ``(steps, batch, inputs)``, spikes or counts.
+
+    Returns
+    -------
+    states : dict
+        The last state of each cell, int64.
+    outputs : array or dict
+        As the network returns them: spikes as int64, and potentials of a readout as float32.
+
+    Raises
+    ------
+    OverflowError
+        If a state leaves its width and neither wraps nor saturates, or if a sum is not exact in
+        float32. The message names the layer, the step and the value.
+    TypeError
+        If a layer has a join, a cell or a weight that is not made of integers.
+    ValueError
+        If an input is not an integer.
+
+    Examples
+    --------
+    >>> import jax.numpy as jnp, numpy as np
+    >>> from spikegrad import Layer, Network
+    >>> from spikegrad.integers import FixedLIF, fixed, replay
+    >>> cell = FixedLIF(decay=4000, threshold=100)
+    >>> network = Network([Layer(fixed(jnp.array([[0.6]]), scale=100.0), cell)])
+    >>> states, spikes = replay(network, np.ones((4, 1, 1), int))
+    >>> spikes[:, 0, 0].tolist(), states["0"].tolist()
+    ([0, 1, 0, 1], [[0]])
+    """
+    layers = [*integer_layers("replay", network)]
+    names, outputs = network.graph.inputs, network.graph.outputs
+    inputs = inputs if isinstance(inputs, Mapping) else {names[0]: inputs}
+    # Outputs of all steps by source, (batch, neurons) each.
+    history = {name: [*whole_inputs("replay", x)] for name, x in inputs.items()}
+    states: dict[str, Any] = {}
+    for layer in layers:
+        shape = (*history[names[0]][0].shape[:-1], layer.neurons)
+        zeros = [np.zeros(shape, np.int64) for _ in layer.cell.state_names]
+        states[layer.name] = tuple(zeros) if len(zeros) > 1 else zeros[0]
+        history[layer.name] = []
+    for step in range(len(history[names[0]])):
+        for name, cell, edges, bias in layers:
+            current = bias + sum(
+                history[edge.source][step - edge.lag] @ edge.weight
+                for edge in edges
+                if edge.lag <= step
+            )
+            current = np.broadcast_to(current, shape[:-1] + bias.shape)
+            where = f"replay: layer {name!r}, step {step}"
+            _check(f"{where}: the current", [current], -LARGEST, LARGEST)
+            try:
+                u = cell.integrate(states[name], current)
+            except OverflowError as error:
+                raise OverflowError(f"{where}: {error}") from None
+            parts = u if isinstance(u, tuple) else (u,)
+            _check(f"{where}: the state", parts, *cell.limits)
+            states[name], out = cell.fire(u)
+            history[name].append(out)
+    sequences = {name: np.stack(history[name]) for name in outputs}
+    is_single = isinstance(network.outputs, str | None)
+    return states, sequences[outputs[0]] if is_single else sequences
+
+
+def _check(text: str, arrays: Iterable[np.ndarray], low: int, high: int) -> None:
+    for array in arrays:
+        outside = array[(array < low) | (array > high)]
+        if outside.size:
+            raise OverflowError(
+                f"{text} {outside[0]} is outside of {low} to {high}; use a smaller scale"
+            )

@@ -1,0 +1,204 @@
+"""Random networks of integers, and their steps in plain Python integers, written apart from the library."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from spikegrad import Delayed, Layer, Network, Window
+from spikegrad.integers import Fixed, FixedLIF, Loihi, Xylo, to_c
+
+MODES = "exact", "half", "8-bit", "recompute", "scan"
+TARGETS = "fixed", "loihi", "xylo"
+
+
+def random_network(target: str, rng: np.random.Generator) -> Network:
+    """Two or three layers with recurrence, delays, windows and several sources. Weights are large enough to
+    saturate and to wrap."""
+    sizes = {"input": 4, "a": int(rng.integers(2, 7)), "b": int(rng.integers(2, 6)), "c": 3}
+    gain = 10.0 ** rng.uniform(0.5, 2.2)
+
+    def weight(*shape: int) -> Fixed:
+        step = 2 if target == "loihi" else 1
+        value = jnp.asarray(rng.normal(size=shape) * gain, jnp.float32)
+        return Fixed(value, 1.0, -128 * step, 128 * step - step, step)
+
+    def edge(source: str, name: str, delays: tuple[int, ...] = (0, 0, 2, 4)) -> Any:
+        shape = sizes[source], sizes[name]
+        delay = int(rng.choice(delays))
+        if rng.random() < 0.25:
+            return Window(weight(3, *shape), delay=delay)
+        return Delayed(weight(*shape), delay) if delay else weight(*shape)
+
+    def layer(name: str, sources: list[str], **options: Any) -> Layer:
+        recurrent = edge(name, name, (1, 3)) if rng.random() < 0.6 and name != "c" else None
+        bias = weight(sizes[name]) if rng.random() < 0.4 else None
+        weights = {source: edge(source, name) for source in sources}
+        return Layer(weights, random_cell(target, sizes[name], rng, **options), recurrent, bias)
+
+    layers = {"a": layer("a", ["input"])}
+    if deep := rng.random() < 0.5:
+        layers["b"] = layer("b", ["a", "input"] if rng.random() < 0.5 else ["a"])
+    is_readout = target != "xylo" and rng.random() < 0.4
+    layers["c"] = layer("c", ["b", "a"] if deep else ["a"], is_readout=is_readout)
+    return Network(layers, outputs=[*layers])
+
+
+def random_cell(target: str, neurons: int, rng: np.random.Generator, is_readout: bool = False) -> Any:
+    def some(low: int, high: int) -> Any:
+        """Return one integer, or one for each neuron."""
+        return rng.integers(low, high, neurons) if rng.random() < 0.5 else int(rng.integers(low, high))
+
+    if target == "loihi":
+        vth = None if is_readout else some(0, 400)
+        return Loihi(some(0, 4096), some(0, 4096), vth, bias=int(rng.integers(-500, 500)))
+    if target == "xylo":
+        n, bias = int(rng.choice([1, 5, 31])), int(rng.integers(-50, 50))
+        return Xylo(some(0, 9), some(0, 9), some(1, 3000), n=n, bias=bias)
+    bits, fraction = int(rng.choice([8, 12, 16, 24])), int(rng.integers(1, 13))
+    one = 2**fraction
+    return FixedLIF(
+        some(0, one + 1),
+        None if is_readout else some(1, min(2 ** (bits - 1), 800)),
+        synaptic_decay=None if rng.random() < 0.5 else some(0, one + 1),
+        fraction=fraction,
+        bits=bits,
+        rounding=str(rng.choice(["floor", "zero"])),
+        overflow=str(rng.choice(["saturate", "wrap"])),
+        reset=str(rng.choice(["value", "subtract", "none"])),
+    )
+
+
+def random_inputs(rng: np.random.Generator, steps: int = 24, batch: int = 3) -> np.ndarray:
+    """Spikes and counts."""
+    return rng.integers(0, 4, (steps, batch, 4)) * (rng.random((steps, batch, 4)) < 0.5)
+
+
+# --- the steps in integers of Python, from the sources that the docstrings of the cells name ----------------------
+
+
+def toward_zero(x: int, factor: int, bits: int) -> int:
+    size = abs(x) * factor >> bits
+    return size if x >= 0 else -size
+
+
+def wrap(x: int, bits: int) -> int:
+    x &= 2**bits - 1
+    return x - 2**bits if x >= 2 ** (bits - 1) else x
+
+
+def clip(x: int, bits: int) -> int:
+    return max(-(2 ** (bits - 1)), min(2 ** (bits - 1) - 1, x))
+
+
+def xylo_decay(x: int, dash: int) -> int:
+    change = x >> dash
+    return (1 if x > 0 else -1 if x < 0 else 0) if change == 0 else change
+
+
+def step_of(cell: Any, k: int, v: int, i: int, current: int) -> tuple[int, int, int]:
+    """Return potential, current and output of neuron ``k`` after a step."""
+
+    def at(value: Any) -> int:
+        return value[k] if isinstance(value, tuple) else value
+
+    if isinstance(cell, Loihi):
+        i = wrap(toward_zero(i, 4096 - (at(cell.du) + 1), 12) + current * 64, 24)
+        v = toward_zero(v, 4096 - at(cell.dv), 12) + i + cell.bias
+        v = max(-(2**23) + 1, min(2**23 - 1, v))
+        if cell.vth is None:
+            return v, i, v
+        return (0, i, 1) if v > at(cell.vth) << 6 else (v, i, 0)
+    if isinstance(cell, Xylo):
+        i = clip(i + current, 16)
+        i -= xylo_decay(i, at(cell.dash_syn))
+        change = clip(clip(-xylo_decay(v, at(cell.dash_mem)) + i, 16) + cell.bias, 16)
+        v, spikes = clip(v + change, 16), 0
+        while v >= at(cell.threshold) and spikes < cell.n:
+            v, spikes = v - at(cell.threshold), spikes + 1
+        return v, i, spikes
+    fraction = cell.fraction
+
+    def decay(x: int, factor: int) -> int:
+        return toward_zero(x, factor, fraction) if cell.rounding == "zero" else x * factor >> fraction
+
+    def keep(x: int) -> int:
+        return {"saturate": clip, "wrap": wrap}.get(cell.overflow, lambda x, bits: x)(x, cell.bits)
+
+    if cell.synaptic_decay is not None:
+        current = i = keep(decay(i, at(cell.synaptic_decay)) + current)
+    v = keep(decay(v, at(cell.decay)) + current)
+    if cell.threshold is None:
+        return v, i, v
+    spike = int(v >= at(cell.threshold))
+    if cell.reset == "value":
+        v = 0 if spike else v
+    elif cell.reset == "subtract":
+        v -= spike * at(cell.threshold)
+    return v, i, spike
+
+
+def run_apart(network: Network, inputs: np.ndarray) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Return the last potentials and currents, ``(2, batch, neurons)``, and the outputs of each layer. Readouts give
+    integers."""
+    steps, batch, _ = inputs.shape
+    edges, states, history = {}, {}, {"input": inputs}
+    for name, layer in network.layers.items():
+        matrices = []
+        weights = [*layer.weight.items(), *([(name, layer.recurrent)] if layer.recurrent is not None else [])]
+        for source, weight in weights:
+            if isinstance(weight, Window):
+                array = weight.weight.integers
+                matrices += [(source, weight.delay + lag, array[lag]) for lag in range(len(array))]
+            elif isinstance(weight, Delayed):
+                matrices.append((source, weight.delay, weight.weight.integers))
+            else:
+                matrices.append((source, int(source == name), weight.integers))
+        neurons = matrices[0][2].shape[1]
+        bias = np.zeros(neurons, np.int64) if layer.bias is None else layer.bias.integers
+        edges[name] = matrices, bias
+        states[name] = np.zeros((2, batch, neurons), np.int64)
+        history[name] = np.zeros((steps, batch, neurons), np.int64)
+    for t in range(steps):
+        for name, (matrices, bias) in edges.items():
+            current = np.tile(bias, (batch, 1))
+            for source, lag, matrix in matrices:
+                if t >= lag:
+                    current = current + history[source][t - lag] @ matrix
+            for b, k in np.ndindex(current.shape):
+                v, i = states[name][:, b, k].tolist()
+                *after, out = step_of(network.layers[name].cell, k, v, i, int(current[b, k]))
+                states[name][:, b, k] = after
+                history[name][t, b, k] = out
+    history.pop("input")
+    return states, history
+
+
+def as_arrays(network: Network, states: Any, outputs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return states and outputs of a call or replay in the form of :func:`run_apart`."""
+    arrays = {}
+    for name, layer in network.layers.items():
+        # A call returns the state and the output of a layer, a replay the state.
+        v = states[name] if isinstance(states, dict) else states[name][0]
+        v = v if isinstance(v, tuple) else (v, np.zeros_like(v))
+        arrays[name] = np.stack([np.asarray(x) for x in v])
+        if getattr(layer.cell, "threshold", 1) is None:
+            outputs = {**outputs, name: np.asarray(outputs[name], np.float64) * layer.cell.unit}
+    return arrays, {name: np.asarray(x) for name, x in outputs.items()}
+
+
+def check_c(network: Network, inputs: np.ndarray, outputs: dict[str, np.ndarray], folder: Path) -> None:
+    """Compile the program in C with all warnings and sanitizers, and compare its outputs."""
+    to_c(network, folder / "net")
+    flags = "-std=c99 -Wall -Wextra -Werror -fsanitize=address,undefined -fno-sanitize-recover=all -DNET_MAIN"
+    subprocess.run(["cc", *flags.split(), folder / "net.c", "-o", folder / "net"], check=True)
+    expected = np.concatenate([*outputs.values()], -1)
+    for b in range(inputs.shape[1]):
+        text = "\n".join(" ".join(map(str, row)) for row in inputs[:, b].tolist())
+        program = subprocess.run([folder / "net"], input=text, capture_output=True, text=True, check=True)
+        rows = np.array([line.split() for line in program.stdout.splitlines()], np.int64)
+        np.testing.assert_array_equal(rows, expected[:, b])

@@ -1,0 +1,355 @@
+"""Integer networks against plain integers of Python, replays, programs in C and published series."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from pathlib import Path
+
+import integer_networks as reference
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from spikegrad import (
+    LIF,
+    AdaptiveLIF,
+    Arctan,
+    Delayed,
+    Join,
+    Layer,
+    LeakyReadout,
+    Network,
+    SynapticLIF,
+    stochastic,
+    unroll,
+)
+from spikegrad.integers import Fixed, FixedLIF, Loihi, Xylo, fixed, load, quantize, replay, save, to_c
+from spikegrad.network import Window
+
+RECORDED = Path(__file__).resolve().parent.parent / "recorded"
+
+
+def equal(network, got, expected):
+    states, outputs = reference.as_arrays(network, *got)
+    for name in network.layers:
+        np.testing.assert_array_equal(states[name], expected[0][name])
+        np.testing.assert_allclose(outputs[name], expected[1][name], rtol=1e-6)
+
+
+@pytest.mark.parametrize("target", reference.TARGETS)
+@pytest.mark.parametrize("seed", [0, *(pytest.param(n, marks=pytest.mark.every) for n in range(1, 100))])
+def test_random_networks(target, seed, tmp_path):
+    """The call in a mode, the replay and the program in C compute the same integers."""
+    rng = np.random.default_rng([seed, reference.TARGETS.index(target)])
+    network, inputs = reference.random_network(target, rng), reference.random_inputs(rng)
+    expected = reference.run_apart(network, inputs)
+    equal(network, replay(network, inputs), expected)
+    # Each mode sees every fifth network, and seed 0 sees all.
+    for mode in reference.MODES if seed == 0 else [reference.MODES[seed % 5]]:
+        equal(network, network(jnp.asarray(inputs, jnp.float32), backward=mode), expected)
+    if shutil.which("cc"):
+        reference.check_c(network, inputs, expected[1], tmp_path)
+    save(network, tmp_path / "net.json")
+    loaded = load(tmp_path / "net.json")
+    equal(loaded, replay(loaded, inputs), expected)
+
+
+# --- published series -----------------------------------------------------------------------------------------------
+
+
+def series(cell, currents):
+    """States after each step, in the call and in integers."""
+    v = cell.initial_state((1,), jnp.float32)
+    integers = jax.tree.map(lambda x: np.asarray(x).astype(np.int64), v)
+    rows = []
+    for current in currents:
+        v, _ = cell(v, jnp.array([float(current)]))
+        integers, _ = cell.fire(cell.integrate(integers, np.array([current])))
+        for a, b in zip(jax.tree.leaves(v), jax.tree.leaves(integers), strict=True):
+            assert a.item() == b.item()
+        rows.append([int(x.item()) for x in jax.tree.leaves(v)])
+    return np.array(rows).T
+
+
+def test_loihi_of_lava():
+    """Lava b6822fb, ``tests/lava/proc/lif/test_models.py``: the decays of current and potential, and a bias."""
+    impulse = [128] + [0] * 7
+    _, i = series(Loihi(du=2047, dv=0, vth=256), impulse)
+    assert i.tolist() == [1 << (13 - n) for n in range(8)]
+    # Lava's threshold of 256 is 16384, above the potentials.
+    v, _ = series(Loihi(du=0, dv=2048, vth=256), impulse)
+    assert v.tolist() == [8192, 12286, 14331, 15351, 15859, 16111, 16235, 16295]
+    v, _ = series(Loihi(du=0, dv=0, vth=2**17 - 1, bias=(2**12 - 1) << 5), [0])
+    assert v.tolist() == [(2**12 - 1) << 5]
+    # A bias of 128 and a threshold of 8 << 6: every fifth step.
+    spikes = unroll(Loihi(du=0, dv=0, vth=8, bias=2 << 6), jnp.zeros((10, 1)))[1]
+    assert np.flatnonzero(spikes).tolist() == [4, 9]
+
+
+def test_weights_of_lava_are_stored_unchanged():
+    """Lava b6822fb, ``weightutils.py``: clipped and rounded down to steps of 2 for 8 bits, of 4 for 7."""
+    for bits in range(2, 9):
+        form = Loihi(0, 0, 0).weight_format(bits)
+        shift = 8 - bits + 1
+        ours = Fixed(jnp.linspace(-400, 400, 999), 1.0, *form).integers
+        assert (((np.clip(ours, -256, 255) >> shift) << shift) == ours).all()
+        assert {*ours.tolist()} == {*range(-256, 256, 2**shift)}
+
+
+def test_xylo_decays():
+    """xylosim 0.1.3 ``XyloIAFNeuron.cpp``: 1000 at a dash of 4 decays to 0 in 89 steps, -1000 in 74."""
+    for start, steps in ((1000, 89), (-1000, 74)):
+        cell, state = Xylo(4, 0, 2**15 - 1), (np.array([start]), np.array([0]))
+        count = 0
+        while state[0].item():
+            state, _ = cell.fire(cell.integrate(state, np.array([0])))
+            count += 1
+        assert count == steps
+
+
+@pytest.mark.parametrize("record", range(8))
+def test_networks_of_xylosim(record):
+    """xylosim 0.1.3 computes the same spikes and potentials. Its output neurons read the step before."""
+    with np.load(RECORDED / "xylo.npz") as file:
+        arrays = {name.split("/")[1]: file[name] for name in file.files if name.startswith(f"{record}/")}
+    cells = [
+        Xylo(*(arrays[name + suffix] for name in ("dash_mem", "dash_syn", "threshold")), n=n, bias=bias)
+        for suffix, n in (("", 31), ("_out", 1))
+        for bias in arrays["bias" + suffix][:1]
+    ]
+    network = Network(
+        {
+            "hidden": Layer(arrays["in"], cells[0], recurrent=arrays["recurrent"]),
+            "out": Layer(Delayed(arrays["out"], 1), cells[1]),
+        },
+        outputs=["hidden", "out"],
+    )
+    states, spikes = replay(network, arrays["inputs"][:, None])
+    np.testing.assert_array_equal(spikes["hidden"][:, 0], arrays["spikes"])
+    np.testing.assert_array_equal(spikes["out"][:, 0], arrays["spikes_out"])
+    for name, suffix in (("hidden", ""), ("out", "_out")):
+        np.testing.assert_array_equal(states[name][0][0], arrays["potential" + suffix][-1])
+
+
+def test_rule_of_snn_mlir():
+    """``SNNToLinalg.cpp``, read at 088a13f: -1000 at a factor of 0.9 stays at -9, where 9 * 3686 / 4096 is
+    rounded up to 9, and toward zero it does not."""
+    factor = round(0.9 * 4096)
+    for rounding, end in (("floor", -9), ("zero", 0)):
+        v = FixedLIF(factor, 2000, rounding=rounding).integrate(np.array([-1000]), np.array([0]))
+        for _ in range(200):
+            v = FixedLIF(factor, 2000, rounding=rounding).integrate(v, np.array([0]))
+        assert v.item() == end
+
+
+# --- gradients ------------------------------------------------------------------------------------------------------
+
+CELLS = {
+    "fixed": (
+        FixedLIF(3500, 120, synaptic_decay=3000, surrogate=Arctan(2.0), detach_reset=True),
+        3500 / 4096,
+        3000 / 4096,
+        1.0,
+    ),
+    "loihi": (
+        Loihi(du=1023, dv=512, vth=120, surrogate=Arctan(2.0), detach_reset=True),
+        3584 / 4096,
+        3072 / 4096,
+        64.0,
+    ),
+    "xylo": (Xylo(3, 2, 120, n=1, surrogate=Arctan(2.0), detach_reset=True), 1 - 1 / 8, 1 - 1 / 4, 1.0),
+}
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_tangent_is_the_real_update(name):
+    """The derivative of two steps against the chain rule by hand, in float64, without a spike between them."""
+    cell, decay, synapse, gain = CELLS[name]
+    unit = 64 * 120 if name == "loihi" else 120
+    first = gain * synapse if name == "xylo" else gain  # a spike of Xylo decays in its step
+
+    def spike(current):
+        v, _ = cell(cell.initial_state((), jnp.float32), current)
+        return cell(v, jnp.float32(0.0))[1]
+
+    current = jnp.float32(60.0)
+    (v, i), _ = cell(cell.initial_state((), jnp.float32), current)
+    u, _ = cell.integrate((v, i), jnp.float32(0.0))
+    x = (float(u) - cell.threshold) / unit
+    # Arctan(alpha): alpha / 2 / (1 + (pi / 2 alpha x)^2)
+    slope = 1.0 / (1 + (np.pi * x) ** 2)
+    by_hand = slope / unit * first * (decay + synapse)
+    np.testing.assert_allclose(jax.grad(spike)(current), by_hand, rtol=1e-5)
+    assert jax.grad(spike)(current) > 0
+
+
+def test_gradient_reaches_all_weights():
+    """Loihi in every mode: finite, and equal to mode "scan"."""
+    rng = np.random.default_rng(3)
+    network, inputs = reference.random_network("loihi", rng), reference.random_inputs(rng)
+
+    def loss(network, mode):
+        return sum((x**2).mean() for x in network(jnp.asarray(inputs, jnp.float32), backward=mode)[1].values())
+
+    expected = jax.grad(loss)(network, "scan")
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(expected))
+    assert any(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(expected))
+    for mode in ("exact", "recompute"):
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5 * np.abs(b).max()),
+            jax.grad(loss)(network, mode),
+            expected,
+        )
+
+
+def test_clipped_weights_have_no_gradient():
+    weight = fixed(jnp.array([[0.3, -0.4, 5.0]]), scale=100.0)
+    assert (weight.integers == [[30, -40, 127]]).all()
+    assert weight.clipped == 1
+    gradient = jax.grad(lambda w: jnp.asarray(w).sum())(weight)
+    np.testing.assert_array_equal(gradient.value, [[100.0, 100.0, 0.0]])
+
+
+# --- quantize -------------------------------------------------------------------------------------------------------
+
+
+def real_network(cell, readout=None, key=1, hidden=20):
+    spikes = jax.random.bernoulli(jax.random.key(key), 0.2, (40, 6, 12)).astype(float)
+    readout = LeakyReadout(0.9) if readout is None else readout
+    return Network.init(jax.random.key(0), spikes, (hidden, 3), cell, readout, recurrent=True, bias=True), spikes
+
+
+@pytest.mark.parametrize(
+    ("target", "cell", "readout"),
+    [
+        (FixedLIF(0, 1, bits=24), LIF(0.9, reset="subtract", norm_input=True), None),
+        ("loihi", SynapticLIF(0.9, reset="value", synaptic_decay=0.75), None),
+        (
+            "xylo",
+            SynapticLIF(0.875, synaptic_decay=0.75),
+            SynapticLIF(0.875, synaptic_decay=0.75),
+        ),
+    ],
+    ids=["fixed", "loihi", "xylo"],
+)
+def test_quantized_network_follows_the_real_one(target, cell, readout):
+    """Before the first spike, potentials differ by the rounding alone. The time constants and scales are those of
+    the report."""
+    network, spikes = real_network(cell, readout)
+    integers, report = quantize(network, target, spikes)
+    _, real = network.observe(spikes[:3])
+    _, fine = integers.observe(spikes[:3])
+    for name, row in zip(network.layers, report.layers, strict=True):
+        u, v = (jax.tree.leaves(x[name].pre_spike)[0] for x in (real, fine))
+        scale = row.scale * (64 if target == "loihi" else 1)
+        silent = np.cumsum(np.asarray(real[name].output) != 0, 0) == 0
+        if name == "0" and target != "xylo":
+            np.testing.assert_allclose((v / scale)[0][silent[0]], u[0][silent[0]], atol=0.05)
+        assert row.error < 0.02
+        assert 0 < row.peak <= 1
+        assert "tau" in str(report)
+        assert name in str(report)
+    _, out = replay(integers, spikes)
+    np.testing.assert_array_equal(out, integers(spikes)[1])
+    rates = [row.rate for row in report.layers if not np.isnan(row.rate[0])]
+    assert all(abs(after - before) < 0.1 for before, after in rates)
+
+
+def test_quantized_network_trains():
+    """Its gradient is that of the real network, but for the rounding."""
+    network, spikes = real_network(LIF(0.9, reset="value", surrogate=Arctan(2.0)))
+    integers, _ = quantize(network, FixedLIF(0, 1, bits=24), spikes, bits=16)
+
+    def loss(network):
+        return (network(spikes)[1] ** 2).mean()
+
+    real, rounded = jax.grad(loss)(network), jax.grad(loss)(integers)
+    for name in network.layers:
+        a, b = real.layers[name].weight, rounded.layers[name].weight.value
+        assert np.vdot(a, b) / np.linalg.norm(a) / np.linalg.norm(b) > 0.95
+        assert 0.8 < np.linalg.norm(b) / np.linalg.norm(a) < 1.25
+
+
+def layer(cell, weight=None):
+    return Layer(jnp.ones((2, 2)) if weight is None else weight, cell)
+
+
+SPIKES = np.ones((5, 1, 2), int)
+
+
+@pytest.mark.parametrize(
+    ("target", "layers", "words"),
+    [
+        ("loihi", [layer(LIF())], "layer '0' on Loihi: a spike resets the potential to 0"),
+        ("xylo", [layer(LIF())], "each neuron has a synapse"),
+        ("xylo", [layer(SynapticLIF()), layer(LeakyReadout())], "layer '1' on Xylo: its outputs are spikes"),
+        ("xylo", [layer(SynapticLIF(), Delayed(jnp.ones((2, 2)), 2))], "delay of 2"),
+        ("fixed", [layer(AdaptiveLIF())], "a AdaptiveLIF has no counterpart"),
+        ("fixed", [layer(LIF(), lambda x: x)], "weight is a function"),
+        ("fixed", [layer(LIF(surrogate=stochastic(Arctan())))], "lacks the spike type"),
+        ("fixed", [layer(LIF(reset="value", reset_value=0.5))], "resets to 0"),
+        ("chip", [layer(LIF())], "fixed, loihi, xylo"),
+    ],
+)
+def test_targets_refuse_what_they_lack(target, layers, words):
+    with pytest.raises((TypeError, ValueError), match=words):
+        quantize(Network(layers), target, SPIKES)
+
+
+def test_joins_and_real_inputs_are_refused():
+    graph = Network({"a": layer(LIF()), "j": Join(lambda x: x, of=["a"]), "b": layer(LIF())})
+    with pytest.raises(TypeError, match=r"layer 'j'.*a join is a function"):
+        quantize(graph, "fixed", SPIKES)
+    with pytest.raises(ValueError, match=r"inputs must be integers.*0\.5.*rate_encoding"):
+        quantize(Network([layer(LIF())]), "fixed", SPIKES / 2)
+    for function in (lambda n: replay(n, SPIKES), lambda n: save(n, "x.json"), lambda n: to_c(n, "x")):
+        with pytest.raises(TypeError, match=r"layer '0' has a LIF.*quantize"):
+            function(Network([layer(LIF())]))
+        with pytest.raises(TypeError, match="layer '0' must have weights of integers"):
+            function(Network([layer(FixedLIF(0, 1), jnp.full((2, 2), 0.5))]))
+
+
+def test_replay_raises_where_a_state_leaves_its_width():
+    cell = FixedLIF(256, 100, fraction=8, bits=8, overflow="error", reset="none")
+    network = Network({"hidden": Layer(fixed(jnp.full((2, 1), 30.0), scale=1.0), cell)})
+    with pytest.raises(OverflowError, match="layer 'hidden', step 2: the state 180 is outside of -128 to 127"):
+        replay(network, SPIKES)
+    saturating = dataclasses.replace(cell, overflow="saturate")
+    states, _ = replay(Network({"hidden": dataclasses.replace(network.layers[0], cell=saturating)}), SPIKES)
+    assert states["hidden"].item() == 127
+    huge = Network([Layer(np.full((2, 1), 2**24), FixedLIF(0, 1))])
+    with pytest.raises(OverflowError, match="layer '0', step 0: the current 33554432"):
+        replay(huge, SPIKES)
+
+
+def test_bad_parameters_are_refused():
+    for build, words in (
+        (lambda: FixedLIF(0.9, 1), "FixedLIF: decay must be an integer.*0.9"),
+        (lambda: FixedLIF(5000, 1), "FixedLIF: decay must be from 0 to 4096, got 5000"),
+        (lambda: FixedLIF(5, 200, bits=8), "threshold must be from 1 to 127"),
+        (lambda: Loihi(4096, 0, 1), "Loihi: du must be from 0 to 4095"),
+        (lambda: Xylo(16, 0, 1), "Xylo: dash_mem must be from 0 to 15"),
+        (lambda: fixed(jnp.ones(2), 1), "bits must be from 2 to 16, got 1"),
+        (lambda: fixed(jnp.ones(2), scale=0.0), "scale must be above 0"),
+        (lambda: to_c(Network([layer(FixedLIF(0, 1))]), "my-net"), "name in C, got 'my-net'"),
+    ):
+        with pytest.raises((TypeError, ValueError), match=words):
+            build()
+    with pytest.raises(TypeError, match="FixedLIF: integers need float32"):
+        Network([layer(FixedLIF(0, 1), jnp.ones((2, 2), jnp.bfloat16))])(jnp.asarray(SPIKES))
+
+
+def test_window_and_delay_survive_a_file(tmp_path):
+    weight = fixed(jnp.ones((3, 2, 2)), scale=5.0)
+    network = Network(
+        [layer(FixedLIF(9, 1), Window(weight, delay=1)), layer(FixedLIF(9, 1), Delayed(weight.integers[0], 2))]
+    )
+    save(network, tmp_path / "net.json")
+    first, second = (entry.weight for entry in load(tmp_path / "net.json").layers.values())
+    assert (first.length, first.delay, second.delay) == (3, 1, 2)
+    np.testing.assert_array_equal(second.weight, np.full((2, 2), 5))
+    (tmp_path / "net.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"no file of spikegrad.integers.save"):
+        load(tmp_path / "net.json")
