@@ -25,7 +25,8 @@ from spikegrad import (
     stochastic,
     unroll,
 )
-from spikegrad.integers import Fixed, FixedLIF, Loihi, Xylo, fixed, load, quantize, replay, save, to_c
+from spikegrad.exchange import to_nir
+from spikegrad.integers import Fixed, FixedLIF, Loihi, Xylo, dequantize, fixed, load, quantize, replay, save, to_c
 from spikegrad.network import Window
 
 RECORDED = Path(__file__).resolve().parent.parent / "recorded"
@@ -253,7 +254,7 @@ def test_quantized_network_follows_the_real_one(target, cell, readout):
         assert name in str(report)
     _, out = replay(integers, spikes)
     np.testing.assert_array_equal(out, integers(spikes)[1])
-    rates = [row.rate for row in report.layers if not np.isnan(row.rate[0])]
+    rates = [row.rate for row in report.layers if row.rate is not None]
     assert all(abs(after - before) < 0.1 for before, after in rates)
 
 
@@ -270,6 +271,20 @@ def test_quantized_network_trains():
         a, b = real.layers[name].weight, rounded.layers[name].weight.value
         assert np.vdot(a, b) / np.linalg.norm(a) / np.linalg.norm(b) > 0.95
         assert 0.8 < np.linalg.norm(b) / np.linalg.norm(a) < 1.25
+
+
+@pytest.mark.parametrize("target", ["fixed", "loihi"])
+def test_nir_takes_the_rounded_network(target):
+    """The real network of the rounded weights and time constants rounds to itself, and NIR has its parameters."""
+    network, spikes = real_network(SynapticLIF(0.9, reset="value", synaptic_decay=0.75))
+    rounded = dequantize(quantize(network, target, spikes)[0])
+    again = dequantize(quantize(rounded, target, spikes)[0])
+    for a, b in zip(rounded.layers.values(), again.layers.values(), strict=True):
+        np.testing.assert_allclose(a.weight, b.weight, atol=2e-2)
+        np.testing.assert_allclose(a.cell.decay, b.cell.decay, rtol=1e-6)
+    graph = to_nir(rounded, dt=1e-3, discretization="euler")
+    tau = 1e-3 / (1 - np.round(0.9 * 4096) / 4096)
+    np.testing.assert_allclose(graph.nodes["1"].tau, tau, rtol=1e-5)
 
 
 def layer(cell, weight=None):

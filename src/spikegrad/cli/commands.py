@@ -18,7 +18,7 @@ from .._consensus import from_first
 from .._files import write_atomically
 from ..data import Split
 from ..training import DivergedError
-from . import diagnosis, processes, runs, sources, tables, trainer
+from . import diagnosis, processes, quantizing, runs, sources, tables, trainer
 from .options import (
     Options,
     of_run,
@@ -273,3 +273,4 @@ def plot(surrogates: tuple, output: Path) -> None:
 
 command.add_command(sweep)
 command.add_command(diagnosis.command)
+command.add_command(quantizing.command)

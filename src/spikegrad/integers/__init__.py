@@ -3,7 +3,7 @@
 from ._c import to_c
 from ._cells import FixedLIF, IntegerCell, Loihi, Xylo
 from ._fixed import Fixed, fixed
-from ._quantize import QuantizationReport, QuantizedLayer, quantize
+from ._quantize import QuantizationReport, QuantizedLayer, dequantize, quantize
 from ._replay import replay
 from ._save import load, save
 
@@ -15,6 +15,7 @@ __all__ = [
     "QuantizationReport",
     "QuantizedLayer",
     "Xylo",
+    "dequantize",
     "fixed",
     "load",
     "quantize",

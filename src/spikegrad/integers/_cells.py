@@ -321,6 +321,7 @@ class Loihi(IntegerCell, pure=True):
     """
 
     state_scale = 64
+    reset = "value"
 
     du: Any = wiring()
     dv: Any = wiring()
@@ -447,6 +448,8 @@ class Xylo(IntegerCell, pure=True):
     >>> v.tolist(), spikes.tolist()
     ([50.0, -250.0], [[2.0, 0.0]])
     """
+
+    reset = "subtract"
 
     dash_mem: Any = wiring()
     dash_syn: Any = wiring()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -14,7 +14,7 @@ from jax.typing import ArrayLike
 from .._surrogate import spike_types
 from ..network import Delayed, Layer, Network, Window
 from ..neurons import LIF, LeakyReadout, SynapticLIF
-from ._cells import FixedLIF, IntegerCell, Loihi, RealNeuron, Xylo
+from ._cells import FixedLIF, IntegerCell, Loihi, RealNeuron, WeightFormat, Xylo
 from ._fixed import Fixed, best_scale
 from ._replay import integer_layers, whole_inputs
 
@@ -44,8 +44,8 @@ class QuantizedLayer(NamedTuple):
     """Time constant of the current in steps, before and after. 0 without a synapse."""
     peak: float
     """The largest state on the inputs, as a share of its width."""
-    rate: tuple[float, float]
-    """Spikes per neuron and step, before and after. NaN for a readout."""
+    rate: tuple[float, float] | None
+    """Spikes per neuron and step, before and after. None for a readout."""
 
 
 class QuantizationReport(NamedTuple):
@@ -60,7 +60,7 @@ class QuantizationReport(NamedTuple):
             for value in layer:
                 pair = value if isinstance(value, tuple) else (value,)
                 texts = [f"{x:.3g}" if isinstance(x, float) else str(x) for x in pair]
-                rows[-1].append(" > ".join(texts))
+                rows[-1].append("-" if value is None else " > ".join(texts))
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         return "\n".join(
             "  ".join(map(str.ljust, row, widths)).rstrip() for row in rows
@@ -179,25 +179,14 @@ def _quantized(
         widest = min(widest, (2**17 - 1) / float(np.max(neuron.threshold)) * largest)
     scale = best_scale(weights, form, widest / largest if largest else np.inf)
 
-    def convert(weight):
-        if isinstance(weight, Mapping):
-            return {name: convert(w) for name, w in weight.items()}
-        if isinstance(weight, (Delayed, Window)):
-            return dataclasses.replace(weight, weight=convert(weight.weight))
+    def fix(weight):
         value = jnp.asarray(weight)
-        return Fixed(value * jnp.asarray(gain, value.dtype), scale, *form)
+        # A bias has no connections. It is as wide as a state.
+        limits = form if value.ndim > 1 else WeightFormat(*target.limits)
+        return Fixed(value * jnp.asarray(gain, value.dtype), scale, *limits)
 
-    bias = layer.bias
-    if bias is not None:
-        bias = jnp.asarray(bias)
-        low, high = target.limits
-        bias = Fixed(bias * jnp.asarray(gain, bias.dtype), scale, low, high)
     return dataclasses.replace(
-        layer,
-        weight=convert(layer.weight),
-        recurrent=None if layer.recurrent is None else convert(layer.recurrent),
-        cell=target.converted(neuron, scale),
-        bias=bias,
+        _converted(layer, fix), cell=target.converted(neuron, scale)
     )
 
 
@@ -245,6 +234,85 @@ def _array(weight: Any) -> Any:
     return weight.weight if isinstance(weight, (Delayed, Window)) else weight
 
 
+def dequantize(network: Network) -> Network:
+    """Return the real network that an integer network rounds, with its weights and time constants.
+
+    :func:`spikegrad.exchange.to_nir` takes it, since NIR has no integers.
+
+    Parameters
+    ----------
+    network : Network
+        As in :func:`replay`, with weights of :class:`Fixed`.
+
+    Returns
+    -------
+    Network
+        Layers of :class:`~spikegrad.LIF`, :class:`~spikegrad.SynapticLIF` and
+        :class:`~spikegrad.LeakyReadout`. Their rounded weights are arrays.
+
+    Examples
+    --------
+    >>> import jax.numpy as jnp
+    >>> from spikegrad import Layer, Network
+    >>> from spikegrad.integers import FixedLIF, dequantize, fixed
+    >>> weight = fixed(jnp.full((3, 2), 0.123), scale=64.0)
+    >>> network = Network([Layer(weight, FixedLIF(4000, 64))])
+    >>> layer = dequantize(network).layers["0"]
+    >>> layer.weight[0, 0].item(), layer.cell.decay, layer.cell.threshold
+    (0.125, 0.9765625, 1.0)
+    """
+    _ = [
+        *integer_layers("dequantize", network)
+    ]  # raises for what is not made of integers
+    return dataclasses.replace(
+        network, layers={name: _real(layer) for name, layer in network.layers.items()}
+    )
+
+
+def _real(layer: Layer) -> Layer:
+    cell: Any = layer.cell
+    response = cell.linear_response()
+    gain = response.gain / cell.state_scale
+
+    def array(weight):
+        value = weight.integers * (gain / weight.scale)
+        return jnp.asarray(value, weight.value.dtype)
+
+    scale = next(map(_array, layer.weights.values())).scale * cell.state_scale
+    options = {"decay": response.decay}
+    kind: Any = LeakyReadout
+    if cell.threshold is not None:
+        kind = SynapticLIF if np.any(response.synaptic_decay) else LIF
+        options |= {name: getattr(cell, name) for name in ("surrogate", "detach_reset")}
+        options |= {
+            "threshold": np.asarray(cell.threshold) / scale,
+            "reset": cell.reset,
+        }
+        if kind is SynapticLIF:
+            options["synaptic_decay"] = response.synaptic_decay
+    return dataclasses.replace(_converted(layer, array), cell=kind(**options))
+
+
+def _converted(layer: Layer, convert: Callable[[Any], Any]) -> Layer:
+    """Return the layer with a function of each matrix and of the bias."""
+
+    def apply(weight):
+        if weight is None:
+            return None
+        if isinstance(weight, Mapping):
+            return {name: apply(w) for name, w in weight.items()}
+        if isinstance(weight, (Delayed, Window)):
+            return dataclasses.replace(weight, weight=apply(weight.weight))
+        return convert(weight)
+
+    return dataclasses.replace(
+        layer,
+        weight=apply(layer.weight),
+        recurrent=apply(layer.recurrent),
+        bias=apply(layer.bias),
+    )
+
+
 def _check_xylo(network: Network) -> None:
     """Raise for delays and sizes that Xylo lacks."""
     *hidden, _ = layers = [*integer_layers("quantize", network)]
@@ -276,7 +344,7 @@ def _row(
     response = after.cell.linear_response()
     synapse = 0.0 if neuron.synaptic_decay is None else neuron.synaptic_decay
     peaks = [np.abs(np.asarray(x)).max() for x in jax.tree.leaves(integer.pre_spike)]
-    rates = (np.nan, np.nan)
+    rates = None
     if neuron.threshold is not None:
         rates = float(real.output.mean()), float(integer.output.mean())
     return QuantizedLayer(

@@ -1,0 +1,41 @@
+"""The command ``quantize``: files of the integers of a run, and what it refuses."""
+
+import json
+
+import numpy as np
+from click.testing import CliRunner
+
+from spikegrad.cli.commands import command
+from spikegrad.integers import load
+
+
+def run(*arguments):
+    return CliRunner().invoke(command, [str(argument) for argument in arguments])
+
+
+def test_quantize(tmp_path):
+    folder = tmp_path / "run"
+    small = "--data digits --hidden 8 --steps 4 --epochs 1 --encoding rate --reset value --no-baseline --quiet"
+    assert run("train", *small.split(), "-o", folder).exit_code == 0
+    result = run("quantize", folder, "--target", "loihi", "--bits", 6, "--epochs", 1, "--quiet")
+    assert result.exit_code == 0, result.output
+    assert "in real numbers" in result.output
+    assert "trained on for 1 epochs" in result.output
+    network = load(folder / "loihi-6" / "network.json")
+    weights = network.layers[0].weight
+    assert weights.integers.shape == (64, 8)
+    assert (weights.integers % 8 == 0).all()  # the steps of 6 bits
+    assert (folder / "loihi-6" / "network.c").exists()
+    with np.load(folder / "parameters.npz") as file:
+        start = file["weight_0"]
+    assert np.corrcoef(start.ravel(), weights.integers.ravel())[0, 1] > 0.9
+
+    def refused(target):
+        return str(run("quantize", folder, "--target", target, "--bits", 6).exception)
+
+    assert "already exists" in refused("loihi")
+    assert "each neuron has a synapse" in refused("xylo")
+    record = json.loads((folder / "run.json").read_text())
+    record["options"]["encoding"] = "current"
+    (folder / "run.json").write_text(json.dumps(record))
+    assert "--encoding rate or latency" in refused("fixed")
