@@ -350,7 +350,7 @@ def test_a_wrong_value_is_one_line_and_exit_code_2(name, tmp_path, monkeypatch, 
 def test_predict_rejects_other_shapes_and_older_runs(run, tmp_path, capsys):
     folder, copy = run[0], tmp_path / "copy"
     for arguments, message in (
-        (["mnist5k"], "of shape (28, 28), the network was trained on (8, 8)"),
+        (["mnist5k"], "trained on channels of shape (8, 8) and 10 classes, got (28, 28) and label 9"),
         (["-o", "a.csv"], "a.csv must end in .npz"),
     ):
         assert main(["predict", str(folder), *arguments]) == 2

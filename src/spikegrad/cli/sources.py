@@ -158,22 +158,14 @@ def load_to_score(source: str, options: Any, like: Any) -> tuple[Sequences, bool
             f"{source} {'lacks' if timed else 'has'} a time axis, but the network was trained on "
             f"{options.data} {'with' if timed else 'without'} one"
         )
-    if form.read is None or not timed:
-        return datasets.load_for_prediction(
-            source, options.seed, like.shape, like.classes, like.low, like.high
-        )
-    # Only files of the user may lack labels.
-    labelled = form.file is None or "y" in keys_of(Path(source))
-    if form.file and not labelled:
-        test = form.file(source, label=0)
+    if timed:
+        test = _recordings_to_score(form, source, options)
+        # Only files of the user may lack labels.
+        labelled = form not in FILES or "y" in keys_of(Path(source))
     else:
-        paths = _path(source), _path(options.data)
-        train, test = form.read(paths[0], options.steps, options.seed)
-        if test is None:
-            # The same file has no published test set, so its training part must not be scored.
-            # Another file was not trained on at all.
-            is_trained = os.path.realpath(paths[0]) == os.path.realpath(paths[1])
-            test = form.split(train, options.seed)[1] if is_trained else train
+        test, labelled = datasets.images_to_score(
+            source, options.seed, like.low, like.high
+        )
     scored = _sequences(test, options.binning)
     if scored.shape != like.shape or scored.y.max() >= like.classes:
         raise DataError(
@@ -185,6 +177,19 @@ def load_to_score(source: str, options: Any, like: Any) -> tuple[Sequences, bool
             scored, *(np.reshape(v, like.shape) for v in (like.mean, like.std))
         )
     return scored.in_memory(), labelled
+
+
+def _recordings_to_score(
+    form: Form, source: str, options: Any
+) -> Sequences | Recordings:
+    path, trained = _path(source), _path(options.data)
+    train, test = form.read(path, options.steps, options.seed)  # type: ignore[misc]
+    if test is not None:
+        return test
+    # The same file has no published test set, so its training part must not be scored. Another
+    # file was not trained on at all.
+    is_trained = os.path.realpath(path) == os.path.realpath(trained)
+    return form.split(train, options.seed)[1] if is_trained else train
 
 
 def _path(source: str) -> str:

@@ -523,11 +523,7 @@ def train_test_split(
             f"train_test_split: share must be above 0 and below 1, got {share}"
         )
     # The draw of images from a file, so equal seeds give equal test sets.
-    chosen = chosen_of_each(source.y, share, seed)
-    if chosen.all() or not chosen.any():
-        raise DataError(
-            f"{source.name}: too few examples for a test set of {share:g} of each class"
-        )
+    chosen = chosen_of_each(source.name, source.y, share, seed)
     return source.subset(~chosen), source.subset(chosen)
 
 
