@@ -7,8 +7,9 @@ import math
 from collections.abc import Callable, Collection
 from contextlib import suppress
 from inspect import cleandoc
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 from click.core import ParameterSource
@@ -25,31 +26,23 @@ from .networks import CELLS, ENCODINGS, NO_ENCODING, READOUTS, SpikingNetwork
 PATH = click.Path(path_type=Path)
 COUNT = click.IntRange(1)
 POSITIVE = click.FloatRange(0, min_open=True)
+Number = TypeVar("Number", int, float)
 _LIF = LIF()
 
 
-class Numbers(click.ParamType):
-    """Numbers above 0 with commas. ``parse`` returns the numbers of an item."""
+def numbers(
+    parse: Callable[[str], list[Number]], example: str
+) -> Callable[[str], tuple[Number, ...]]:
+    """Return a parser of numbers above 0 with commas. ``parse`` reads the numbers of an item."""
 
-    name = "numbers"
-
-    def __init__(self, parse: Callable[[str], list[Any]], example: str) -> None:
-        self.parse, self.example = parse, example
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> Any:
-        if isinstance(value, tuple):  # a default
-            return value
+    def parse_all(text: str) -> tuple[Number, ...]:
         with suppress(ValueError, ArithmeticError):
-            numbers = tuple(
-                number for item in value.split(",") for number in self.parse(item)
-            )
-            if numbers and all(0 < number < math.inf for number in numbers):
-                return numbers
-        self.fail(
-            f"{value!r}: pass numbers above 0, such as {self.example}", param, ctx
-        )
+            values = tuple(chain.from_iterable(map(parse, text.split(","))))
+            if values and all(0 < value < math.inf for value in values):
+                return values
+        raise click.BadParameter(f"{text!r}: pass numbers above 0, such as {example}")
+
+    return parse_all
 
 
 def parse_surrogate(text: str) -> Surrogate:
@@ -97,7 +90,7 @@ class Options:
     )
     hidden: tuple[int, ...] = option(
         "Neurons of each hidden layer.",
-        Numbers(lambda item: [int(item)], "256,256"),
+        numbers(lambda item: [int(item)], "256,256"),
         default="256,256",
         metavar="N,...",
     )
@@ -166,8 +159,7 @@ class Options:
     taus: tuple[float, ...] = option(
         "Time constants in steps, instead of --decay, for membrane, synapse or adaptation, and "
         "readout (see above).",
-        Numbers(lambda item: [float(item)], "20 or 20,10, in steps"),
-        default=(),
+        numbers(lambda item: [float(item)], "20 or 20,10, in steps"),
         show_default=False,
         metavar="TAU,...",
     )
@@ -259,6 +251,7 @@ def options_of(context: click.Context, data: str, **values: Any) -> Options:
         "steps": form.steps or 1,
         "bin": form.bin_ms or 0.0,
         "pool": form.pool,
+        "taus": (),
     }
     passed_values = {name: value for name, value in values.items() if value is not None}
     return Options(data, **defaults | passed_values)
@@ -277,11 +270,6 @@ def adapted(options: Options, data: Split) -> Options:
     if options.encoding == NO_ENCODING:
         # Recordings define their number of steps.
         options = dataclasses.replace(options, steps=data.train.steps)
-    elif options.shift and len(data.shape) == 1:
-        raise click.BadParameter(
-            f"{options.data} has {data.shape[0]} features instead of images to move",
-            param_hint="'--shift'",
-        )
     return options
 
 
@@ -336,10 +324,7 @@ def refuse_others(context: click.Context, *allowed: str) -> None:
 def output_file(
     help: str, *endings: str, **settings: Any
 ) -> Callable[[Callable], Callable]:
-    """Add ``--output`` for a file, and ``--force``. The path is checked before the work."""
-
-    def store(context: click.Context, parameter: click.Parameter, force: bool) -> None:
-        context.meta["force"] = force
+    """Add ``--output`` for a file. The path is checked before the work."""
 
     def check(
         context: click.Context, parameter: click.Parameter, path: Path | None
@@ -352,26 +337,11 @@ def output_file(
             raise click.BadParameter(
                 f"{path}: the folder {path.parent} does not exist; create it"
             )
-        if path.exists() and not context.meta["force"]:
-            raise click.BadParameter(f"{path} exists; pass --force to overwrite it")
         return path
 
-    def add(function: Callable) -> Callable:
-        output = click.option(
-            "--output", "-o", type=PATH, callback=check, help=help, **settings
-        )
-        # Eager, so it is known when the path is checked.
-        flag = {
-            "is_flag": True,
-            "is_eager": True,
-            "expose_value": False,
-            "callback": store,
-        }
-        return output(
-            click.option("--force", help="Overwrite the output file.", **flag)(function)
-        )
-
-    return add
+    return click.option(
+        "--output", "-o", type=PATH, callback=check, help=help, **settings
+    )
 
 
 def of_run(function: Callable) -> Callable:

@@ -17,10 +17,11 @@ import numpy as np
 
 from .. import get, rescaled
 from . import processes, runs, sources, tables, trainer
+from .figure import sweep_figure
 from .options import (
     COUNT,
-    Numbers,
     Options,
+    numbers,
     option,
     options_of,
     options_of_class,
@@ -80,26 +81,17 @@ def parse_surrogates(text: str) -> tuple[str, ...]:
 
 
 def parse_range(item: str) -> list[float]:
-    """Return the numbers of ``X``, ``FROM:TO:xFACTOR`` or ``FROM:TO:+STEP``."""
-    match = re.fullmatch(r"\s*([^:]+):([^:]+):\s*([x+])([^:]+)", item)
+    """Return the numbers of ``X`` or ``FROM:TO:xFACTOR``."""
+    match = re.fullmatch("(.+):(.+):x(.+)", item)
     if match is None:
         return [float(item)]
-    first, last, step = float(match[1]), float(match[2]), float(match[4])
-    if not 0 < first <= last:
-        raise ValueError(item)
-    is_geometric = match[3] == "x"
-    steps = (
-        math.log(last / first) / math.log(step)
-        if is_geometric
-        else (last - first) / step
-    )
+    first, last, factor = map(float, match.groups())
     # Rounded, so the last value is included in spite of errors.
-    numbers = range(int(round(steps, 9)) + 1)
-    values = (first * step**i if is_geometric else first + step * i for i in numbers)
-    return [float(f"{value:.12g}") for value in values]
+    steps = int(round(math.log(last / first) / math.log(factor), 9))
+    return [float(f"{first * factor**i:.12g}") for i in range(steps + 1)]
 
 
-RANGE = Numbers(parse_range, "0.1,0.3, or a range, such as 0.05:3.2:x2 or 0.1:0.5:+0.1")
+RANGE = numbers(parse_range, "0.1,0.3, or a range, such as 0.05:3.2:x2")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,14 +107,12 @@ class Grid:
     half_width: tuple[float, ...] = option(
         "Half-widths at half maximum, in units of the potential.",
         RANGE,
-        default=(),
         show_default="each surrogate's own",
         metavar="RANGE",
     )
     peak: tuple[float, ...] = option(
         "Peaks of the slopes.",
         RANGE,
-        default=(),
         show_default="each surrogate's own",
         metavar="RANGE",
     )
@@ -206,9 +196,8 @@ def sweep(
 
     \b
     A RANGE is a list of numbers and ranges:
-      0.1,0.3,1     these numbers
-      0.05:3.2:x2   from 0.05 to 3.2, doubling each time
-      0.1:0.5:+0.1  from 0.1 to 0.5 in steps of 0.1
+      0.1,0.3,1    these numbers
+      0.05:3.2:x2  from 0.05 to 3.2, doubling each time
 
     \b
     Data:
@@ -216,8 +205,6 @@ def sweep(
 
     train --help describes data, encodings and time constants.
     """
-    from .figure import sweep_figure  # noqa: PLC0415  (other commands do not need matplotlib)
-
     began, run = time.perf_counter(), None
     if resume is None:
         grid = Grid(
@@ -242,7 +229,6 @@ def sweep(
     options, record = run.options, run.record
     total, results = len(settings) * grid.seeds, []
     with (
-        runs.held(run.folder),
         processes.deferred() as stop,
         tables.progress(quiet) as show,
     ):
