@@ -452,7 +452,7 @@ for package in sys.argv[1:]:
 
 
 def test_without_the_extra_one_line_says_what_to_install(tmp_path):
-    packages = ["click", "rich", "matplotlib", "optax"]
+    packages = ["click", "matplotlib", "rich", "optax"]
     call = [sys.executable, "-c", WITHOUT, *packages]
     done = subprocess.run(call, capture_output=True, text=True, check=False, cwd=tmp_path)
     assert done.returncode == 0
