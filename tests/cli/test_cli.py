@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import io
 import json
+import math
 import os
 import re
 import shutil
@@ -158,14 +159,16 @@ def test_every_option_reaches_the_network(tmp_path, monkeypatch):
     monkeypatch.setattr(commands.trainer, "fit", spy)
     given = {
         "data": "digits", "surrogate": "arctan(alpha=2)", "epochs": 7, "seed": 5, "batch": 33, "hidden": "11, 12",
-        "steps": 6, "encoding": "rate", "lr": 0.125, "shift": 1, "decay": 0.75, "reset": "value",
+        "steps": 6, "encoding": "rate", "lr": 0.125, "shift": 1, "taus": 4, "reset": "value",
     }  # fmt: skip
     options = [text for key, value in given.items() for text in (f"--{key}", str(value))]
     assert main(["train", *options, "--detach-reset", "--output", str(tmp_path / "r")]) == 130
     network = seen["network"]
     assert network.sizes == (64, 11, 12, 10)
     assert (network.steps, network.encoding) == (6, "rate")
-    assert network.cell == spikegrad.LIF(0.75, surrogate=spikegrad.Arctan(2.0), reset="value", detach_reset=True)
+    assert network.cell == spikegrad.LIF(
+        math.exp(-1 / 4), surrogate=spikegrad.Arctan(2.0), reset="value", detach_reset=True
+    )
     assert {k: getattr(seen["options"], k) for k in ("epochs", "batch", "lr", "shift", "seed")} == {
         "epochs": 7, "batch": 33, "lr": 0.125, "shift": 1, "seed": 5,
     }  # fmt: skip
@@ -304,7 +307,6 @@ WRONG = {
     "steps of recordings": (["train", "--data", "sequences.npz", "--steps", "2"], "--data sequences.npz does not"),
     "taus": (["train", "--taus", "9,slow"], "'--taus': '9,slow': pass numbers above 0, such as 20 or 20,10, in steps"),
     "too many taus": (["train", "--taus", "1,2,3"], "'--taus': taus must have 1 or 2 values for the cell lif, got 3"),
-    "taus and decay": (["train", "--taus", "9", "--decay", "0.9"], "'--decay': --taus replaces it. Remove --decay"),
     "one class": (["train", "--data", "events.npz"], "events.npz: y must hold at least two classes"),
     "no sequences": (["train", "--data", "sequences.npz"], "x must hold numbers of shape (n, steps, channels...)"),
     "no file": (["train", "--data", "none.npz"], "none.npz: no such file"),
@@ -354,7 +356,7 @@ def test_predict_rejects_other_shapes_and_older_runs(run, tmp_path, capsys):
     for change, message in (
         (lambda options: {"format": 3}, "it has format 3, not 5"),
         (lambda options: {"options": options | {"depth": 2}}, "unexpected keyword argument 'depth'"),
-        (lambda options: {"options": {"data": "digits"}}, "missing 20 required positional arguments"),
+        (lambda options: {"options": {"data": "digits"}}, "missing 19 required positional arguments"),
     ):
         about = record(folder)
         (copy / "run.json").write_text(json.dumps(about | change(about["options"])))

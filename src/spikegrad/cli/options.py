@@ -151,16 +151,10 @@ class Options:
         click.FloatRange(0),
         default=0.0,
     )
-    decay: float = option(
-        "Decay factor of the membrane potential per time step.",
-        click.FloatRange(0, 1),
-        default=_LIF.decay,
-    )
     taus: tuple[float, ...] = option(
-        "Time constants in steps, instead of --decay, for membrane, synapse or adaptation, and "
-        "readout (see above).",
+        "Time constants in steps, of membrane, synapse or adaptation, and readout (see above).",
         numbers(lambda item: [float(item)], "20 or 20,10, in steps"),
-        show_default=False,
+        show_default="those of the cell",
         metavar="TAU,...",
     )
     reset: str = option(
@@ -188,7 +182,7 @@ class Options:
     def network(self, data: Any) -> SpikingNetwork:
         """Return the network for data with this ``shape``, ``classes``, ``low`` and ``high``."""
         kind, names = CELLS[self.cell]
-        decays = [decay_from_tau(tau) for tau in self.taus] or [self.decay]
+        decays = [decay_from_tau(tau) for tau in self.taus]
         cell = kind(
             surrogate=get(self.surrogate),
             reset=self.reset,
@@ -203,7 +197,7 @@ class Options:
             self.readout,
             self.mode,
             self.recurrent,
-            readout_decay=decays[-1] if len(decays) > len(names) else decays[0],
+            readout_decay=decays[-1] if len(decays) > len(names) else cell.decay,
             low=data.low,
             high=data.high,
         )
@@ -240,10 +234,6 @@ def options_of(context: click.Context, data: str, **values: Any) -> Options:
                 f"--data {data} does not support it. Remove {name}, or change --data"
             )
             raise click.BadParameter(message, param_hint=f"'{name}'")
-        if parameter.name == "decay" and values["taus"]:
-            raise click.BadParameter(
-                "--taus replaces it. Remove --decay", param_hint="'--decay'"
-            )
     # click has None for options that are not passed and have no default of their own.
     defaults = {
         "encoding": NO_ENCODING if timed else "current",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -82,19 +83,17 @@ def make_evaluator(network: SpikingNetwork) -> Callable[..., Scores]:
         logits, spikes, _ = network(params, x, key, mask)
         return logits, [layer.mean(0) for layer in spikes]
 
-    def score(params: Any, source: Sequences) -> Scores:
-        count, parts = len(source), []
-        size = min(count, _SCORED)
-        for i, first in enumerate(range(0, count, size)):
-            # The last part repeats examples, so one compiled program fits all parts.
-            x, _, mask = source.subset(
-                np.arange(first, first + size) % count
-            ).as_batch()
-            results = run(params, x, mask, jax.random.fold_in(jax.random.key(0), i))
-            parts.append(jax.tree.map(np.asarray, results))
-        logits, means = jax.tree.map(
-            lambda *leaves: np.concatenate(leaves)[:count], *parts
-        )
+    key = jax.random.key(0)
+
+    def score(params: Params, source: Sequences) -> Scores:
+        # Parts of one size if possible, because another size is another program.
+        count = len(source)
+        size = math.ceil(count / math.ceil(count / _SCORED))
+        parts = [
+            jax.device_get(run(params, x, mask, jax.random.fold_in(key, i)))
+            for i, (x, _, mask) in enumerate(source.batches(size))
+        ]
+        logits, means = jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
         # Masked steps have no spikes, so a mean over all steps is too small.
         padding = source.steps / source.lengths.mean() if source.masked else 1.0
         rates = [layer.mean(0) * padding for layer in means]

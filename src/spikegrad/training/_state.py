@@ -123,8 +123,6 @@ class Report:
         Number of updates of this call.
     total : int or None
         Total number of updates, None if unknown.
-    seconds_left : float or None
-        Estimate of the remaining time, from the second call on.
     """
 
     state: State
@@ -134,7 +132,6 @@ class Report:
     epoch_metrics: dict[str, np.ndarray]
     updates: int
     total: int | None
-    seconds_left: float | None
 
     @property
     def step(self) -> int:
