@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 T = TypeVar("T")
+PyTree: TypeAlias = Any
+"""Nested containers of arrays and other leaves, as in JAX."""
 
 NOTHING_TO_TRAIN = (
     "has no floating-point array to train. Functions hide the arrays of their closures: "

@@ -9,6 +9,7 @@ from contextlib import suppress
 from inspect import cleandoc
 from itertools import chain
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, TypeVar
 
 import click
@@ -179,7 +180,7 @@ class Options:
                 param_hint="'--taus'",
             )
 
-    def network(self, data: Any) -> SpikingNetwork:
+    def network(self, data: Split | SimpleNamespace) -> SpikingNetwork:
         """Return the network for data with this ``shape``, ``classes``, ``low`` and ``high``."""
         kind, names = CELLS[self.cell]
         decays = [decay_from_tau(tau) for tau in self.taus]
@@ -284,7 +285,7 @@ resume_option = click.option(
 )
 
 
-def with_sources(function: Callable[..., Any]) -> Callable[..., Any]:
+def with_sources(function: Callable) -> Callable:
     """Insert the table of values of ``--data`` into the help."""
     table = sources.listed()
     function.__doc__ = cleandoc(function.__doc__ or "").replace("  {sources}", table)

@@ -17,14 +17,17 @@ from typing import Any, BinaryIO, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from matplotlib.figure import Figure
 
 from .. import __version__
 from .._files import write_atomically
+from .._pytree import PyTree
 from .._system import processors
 from ..data import DataError, Sequences, Split
 from . import sources, tables
 from .networks import Params, SpikingNetwork
 from .options import Options, adapted
+from .tables import Record
 
 FORMAT = 5
 RECORD, PARAMETERS, FIGURE = "run.json", "parameters.npz", "figure.png"
@@ -34,7 +37,7 @@ class RunError(DataError):
     """A folder or a run cannot be used. The message names it."""
 
 
-def describe(split: Split) -> dict[str, Any]:
+def describe(split: Split) -> Record:
     """Return the record of the data of a run."""
     names = "shape", "classes", "low", "high", "mean", "std", "test_from"
     return {
@@ -52,7 +55,7 @@ class Run:
 
     folder: Path
     options: Options
-    record: dict[str, Any]
+    record: Record
     name: str = RECORD
 
     @property
@@ -73,7 +76,7 @@ class Run:
                 "original data to resume"
             )
 
-    def save(self, name: str, write: Callable[[BinaryIO], Any]) -> None:
+    def save(self, name: str, write: Callable[[BinaryIO], object]) -> None:
         """Write a file atomically, in process 0. ``write`` receives a stream."""
         # All processes have the same values, and one file.
         if jax.process_index() == 0:
@@ -85,12 +88,12 @@ class Run:
 
     def save_parameters(self, params: Params) -> None:
         """Write ``parameters.npz``, with ``weight_0``, ``bias_0``, ... for the layers."""
-        arrays: dict[str, Any] = {
+        arrays: Record = {
             name: np.asarray(leaf) for name, leaf in _named(params).items()
         }
         self.save(PARAMETERS, lambda stream: np.savez(stream, **arrays))
 
-    def save_figure(self, figure: Any) -> None:
+    def save_figure(self, figure: Figure) -> None:
         """Write the figure."""
         if jax.process_index() == 0:
             tables.save_figure(figure, self.folder / FIGURE, 130)
@@ -126,7 +129,7 @@ def start(
     return Run(claim(output, record, name), options, record, name)
 
 
-def claim(output: Path | None, record: dict[str, Any], name: str = RECORD) -> Path:
+def claim(output: Path | None, record: Record, name: str = RECORD) -> Path:
     """Create the folder of a run before training. If several processes try, one succeeds.
 
     Parameters
@@ -169,7 +172,7 @@ def read(folder: Path, name: str = RECORD) -> Run:
     return Run(folder, options, record, name)
 
 
-def as_object(kind: type, values: dict[str, Any]) -> Any:
+def as_object(kind: type, values: Record) -> Any:
     """Return an object with the values of a record, which has lists instead of tuples."""
     return kind(
         **{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
@@ -220,7 +223,7 @@ def sha256(source: Sequences) -> str:
     return digest.hexdigest()
 
 
-def _named(params: Params) -> dict[str, Any]:
+def _named(params: Params) -> dict[str, PyTree]:
     """Return the arrays of layers by their names in a file, in the order of the pytree."""
     return {
         f"{name}_{i}": getattr(layer, name)
@@ -230,5 +233,5 @@ def _named(params: Params) -> dict[str, Any]:
     }
 
 
-def _text(record: dict[str, Any]) -> bytes:
+def _text(record: Record) -> bytes:
     return (json.dumps(record, indent=1) + "\n").encode()

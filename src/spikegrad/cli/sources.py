@@ -6,6 +6,7 @@ import dataclasses
 import difflib
 import os
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -146,7 +147,9 @@ def for_validation(split: Split, fraction: float, seed: int) -> tuple[Split, Spl
     return split, dataclasses.replace(split, test=validation.in_memory())
 
 
-def load_to_score(source: str, options: Any, like: Any) -> tuple[Sequences, bool]:
+def load_to_score(
+    source: str, options: Any, like: SimpleNamespace
+) -> tuple[Sequences, bool]:
     """Read examples for a network that was trained with these options on data ``like`` these.
 
     Possible training examples are excluded: published training sets, and the training part of the

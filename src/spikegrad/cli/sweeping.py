@@ -32,21 +32,21 @@ from .options import (
     resume_option,
     with_sources,
 )
-from .tables import Summary, best
+from .tables import Record, Summary, best
 
 RECORD, RESULTS = "sweep.json", "runs.jsonl"
 AXES = ("surrogate", "peak", "half_width", "lr")
 """The options of a setting, which are also its names in results."""
 
 
-def summaries(results: Iterable[dict[str, Any]]) -> list[Summary]:
+def summaries(results: Iterable[Record]) -> list[Summary]:
     """Summarize the seeds of each setting, independent of their order."""
-    groups: dict[tuple, list[dict[str, Any]]] = {}
+    groups: dict[tuple, list[Record]] = {}
     # Rounding depends on the order.
     for result in sorted(results, key=operator.itemgetter("seed")):
         groups.setdefault(tuple(result[axis] for axis in AXES), []).append(result)
 
-    def moments(group: list[dict[str, Any]], name: str) -> tuple[float, float | None]:
+    def moments(group: list[Record], name: str) -> tuple[float, float | None]:
         values = [result[name] for result in group]
         return float(np.mean(values)), float(np.std(values, ddof=1)) if values[
             1:
@@ -146,7 +146,7 @@ class Grid:
             if values[1:] or axis == "surrogate"
         ]
 
-    def settings(self) -> list[dict[str, Any]]:
+    def settings(self) -> list[Record]:
         """Return the settings for :func:`trainer.sweep`."""
         settings = []
         for values in itertools.product(*map(dict.fromkeys, self.values.values())):

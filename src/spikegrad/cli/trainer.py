@@ -15,13 +15,14 @@ import numpy as np
 import optax
 
 from .. import training
-from .._struct import lifted
+from .._struct import Real, lifted
 from ..data import Sequences, Split, scale
 from . import tables
 from .networks import NO_ENCODING, Params, SpikingNetwork, with_surrogate
 from .options import Options
 from .processes import batch_sharding
 from .sources import sample
+from .tables import Record
 
 CHECKPOINTS, METRICS = "checkpoints", "metrics.jsonl"
 _MEASURED = 128
@@ -34,7 +35,7 @@ _WORK = 1.6e10
 cross_entropy = optax.softmax_cross_entropy_with_integer_labels
 
 
-def optimizer_of(lr: Any, updates: int) -> optax.GradientTransformation:
+def optimizer_of(lr: Real, updates: int) -> optax.GradientTransformation:
     """Return the optimizer of every run. Its learning rate falls to 0 along a cosine."""
     return optax.adam(optax.cosine_decay_schedule(lr, updates))
 
@@ -120,7 +121,7 @@ class Fit:
     interrupted: bool
     failure: str = ""
 
-    def summary(self) -> dict[str, Any]:
+    def summary(self) -> Record:
         """Return the results of the last epoch, as in ``run.json``."""
         return {
             **{name: self.curves[name][-1] for name in ("test", "accuracy", "loss")},
@@ -140,7 +141,7 @@ def fit(
     options: Options,
     *,
     quiet: bool = True,
-    stop: Callable[[], Any] = lambda: False,
+    stop: Callable[[], object] = lambda: False,
     folder: Path | None = None,
     minutes: float = 1.0,
     callbacks: Sequence[training.Callback] = (),
@@ -198,7 +199,7 @@ def fit(
         show(line, now.step, now.total or now.step)
         return bool(stop())
 
-    def values(now: training.Report) -> dict[str, Any]:
+    def values(now: training.Report) -> Record:
         # The rate of the last update: the schedule counts from 0, and ``step`` is the number of
         # updates made.
         rate = optax.cosine_decay_schedule(options.lr, updates)(now.step - 1)
@@ -249,10 +250,10 @@ def sweep(
     data: Split,
     validation: Split,
     options: Options,
-    settings: list[dict[str, Any]],
+    settings: list[Record],
     seeds: Sequence[int],
     **more: Any,
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[Record]:
     """Train and score a network with several settings and seeds.
 
     Parameters
@@ -280,7 +281,7 @@ def sweep(
 
     evaluate = make_evaluator(network)
 
-    def score(params: Params, setting: Mapping[str, Any]) -> dict[str, Any]:
+    def score(params: Params, setting: Mapping) -> Record:
         # lifted numbers are arguments of the compiled function
         params = with_surrogate(params, lifted(setting["spike"]))
         chosen, reported = (
@@ -313,7 +314,7 @@ def starts(network: SpikingNetwork, train: Sequences) -> Callable[[jax.Array], P
     """Return a function that draws initial parameters, scaled by a sample of recordings."""
     if network.encoding != NO_ENCODING:
         return network.init
-    x, _, mask = sample(train, _MEASURED).as_batch()
+    x, _, mask = jax.tree.map(jnp.asarray, sample(train, _MEASURED).as_batch())
     return jax.jit(lambda key: network.init(key, x, mask))
 
 

@@ -8,8 +8,9 @@ from typing import Any
 import jax
 from jax.typing import ArrayLike
 
+from .._pytree import PyTree
 from ..network import Network, match_widths
-from ._partition import PyTree, combine
+from ._partition import combine
 from ._sharding import is_spread
 from ._state import Report, State
 

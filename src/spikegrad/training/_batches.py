@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._compat import take
-from ._partition import PyTree
+from .._pytree import PyTree
 
 
 class ShuffledBatches:

@@ -17,8 +17,9 @@ from jax.sharding import Mesh
 
 from .._checks import check_takes
 from .._consensus import gathered
+from .._pytree import PyTree
 from .._surrogate import as_key
-from ._partition import PyTree, combine
+from ._partition import combine
 from ._sharding import is_spread, mesh_of, replicated
 from ._source import Source
 from ._state import Callback, DivergedError, Report, State

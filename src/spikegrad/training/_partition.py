@@ -5,15 +5,12 @@ from __future__ import annotations
 import contextlib
 import warnings
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from .._pytree import StaticFunction, is_array, merge, split
-
-PyTree: TypeAlias = Any
-"""Nested containers of arrays and other leaves, as in JAX."""
+from .._pytree import PyTree, StaticFunction, is_array, merge, split
 
 
 def partition(

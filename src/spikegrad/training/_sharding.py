@@ -12,7 +12,8 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from .._consensus import gathered
-from ._partition import PyTree, name_of
+from .._pytree import PyTree
+from ._partition import name_of
 
 
 def mesh_of(batch_sharding: PyTree) -> Mesh:

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from ._partition import PyTree
+from .._pytree import PyTree
 from ._sharding import spread
 from ._state import State
 

@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._checks import needed
-from .._pytree import NOTHING_TO_TRAIN
-from ._partition import PyTree, is_float_array, name_of
+from .._pytree import NOTHING_TO_TRAIN, PyTree
+from ._partition import is_float_array, name_of
 
 with needed("spikegrad.training", "optax", "train"):
     import optax

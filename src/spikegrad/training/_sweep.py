@@ -20,11 +20,12 @@ import numpy as np
 import optax
 
 from .._checks import check_takes
+from .._pytree import PyTree
 from .._struct import lifted
 from .._system import processors
 from ._fit import check_counts, run
 from ._json_lines import append, jsonable, resumed
-from ._partition import PyTree, combine, is_float_array
+from ._partition import combine, is_float_array
 from ._source import Source
 from ._state import Callback, DivergedError, Report, State
 from ._update import Call, Value, arrays_apart, compiled

@@ -16,8 +16,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from .._checks import order_of_axes
 from .._compat import of_mesh
 from .._optimizer import updates_of
-from .._pytree import is_array, split
-from ._partition import PyTree
+from .._pytree import PyTree, is_array, split
 from ._sharding import replicated
 from ._state import State
 
