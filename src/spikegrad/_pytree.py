@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeGuard, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -54,7 +54,7 @@ def merge(first: T, second: T) -> T:
     )
 
 
-def is_array(leaf: object) -> bool:
+def is_array(leaf: object) -> TypeGuard[jax.Array | np.ndarray]:
     return isinstance(leaf, (jax.Array, np.ndarray))
 
 

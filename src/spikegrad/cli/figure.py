@@ -13,12 +13,13 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
+from .._files import Record
 from .._surrogate import Surrogate
 from ..data import Sequences
 from ..inspect.plot import draw, draw_activity, tidy
 from . import tables
 from .networks import Params, SpikingNetwork
-from .tables import Record, Summary
+from .tables import Summary
 
 
 def run_figure(

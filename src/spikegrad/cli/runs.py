@@ -20,14 +20,13 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from .. import __version__
-from .._files import write_atomically
+from .._files import Record, write_atomically
 from .._pytree import PyTree
 from .._system import processors
 from ..data import DataError, Sequences, Split
 from . import sources, tables
 from .networks import Params, SpikingNetwork
 from .options import Options, adapted
-from .tables import Record
 
 FORMAT = 5
 RECORD, PARAMETERS, FIGURE = "run.json", "parameters.npz", "figure.png"

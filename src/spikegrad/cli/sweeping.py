@@ -16,6 +16,7 @@ import click
 import numpy as np
 
 from .. import get, rescaled
+from .._files import Record
 from . import processes, runs, sources, tables, trainer
 from .figure import sweep_figure
 from .options import (
@@ -32,7 +33,7 @@ from .options import (
     resume_option,
     with_sources,
 )
-from .tables import Record, Summary, best
+from .tables import Summary, best
 
 RECORD, RESULTS = "sweep.json", "runs.jsonl"
 AXES = ("surrogate", "peak", "half_width", "lr")

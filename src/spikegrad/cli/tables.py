@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from typing import NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -16,11 +16,9 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from .._files import write_atomically
+from .._files import Record, write_atomically
 from ..training import Report
 
-Record: TypeAlias = dict[str, Any]
-"""Values by name, as in a file of JSON."""
 PIPE_WIDTH = 180
 """Width of a table in a file or a pipe."""
 

@@ -15,6 +15,7 @@ import numpy as np
 import optax
 
 from .. import training
+from .._files import Record
 from .._struct import Real, lifted
 from ..data import Sequences, Split, scale
 from . import tables
@@ -22,7 +23,6 @@ from .networks import NO_ENCODING, Params, SpikingNetwork, with_surrogate
 from .options import Options
 from .processes import batch_sharding
 from .sources import sample
-from .tables import Record
 
 CHECKPOINTS, METRICS = "checkpoints", "metrics.jsonl"
 _MEASURED = 128

@@ -8,7 +8,7 @@ import itertools
 import math
 import operator
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple, Self, TypeVar
+from typing import Any, NamedTuple, Self, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -148,6 +148,8 @@ class Labelled:
         raise NotImplementedError
 
 
+Arrays: TypeAlias = Any
+"""An array ``(n, steps, channels...)``, or a sequence of arrays, which may be read lazily."""
 Source = TypeVar("Source", bound=Labelled)
 
 
@@ -200,7 +202,7 @@ class Sequences(Labelled):
     def __init__(
         self,
         name: str,
-        x: Any,
+        x: Arrays,
         y: npt.ArrayLike,
         *,
         lengths: npt.ArrayLike | None = None,
@@ -280,7 +282,7 @@ class Sequences(Labelled):
         read = functools.partial(_picked, self.x, chosen)
         return self._with(Lazy(len(chosen), read), chosen)
 
-    def _with(self, x: Any, chosen: slice | np.ndarray = slice(None)) -> Sequences:
+    def _with(self, x: Arrays, chosen: slice | np.ndarray = slice(None)) -> Sequences:
         return Sequences(
             self.name,
             x,
@@ -342,7 +344,7 @@ class Sequences(Labelled):
         return collate([self[i] for i in range(len(self))])
 
 
-def _arrays(name: str, x: Any) -> Any:
+def _arrays(name: str, x: Arrays) -> Arrays:
     """Return arrays of numbers for JAX. Raise if dtypes or shapes of channels differ."""
     if isinstance(x, np.ndarray):
         return as_array(name, "x", x)
@@ -362,17 +364,17 @@ class Lazy:
     shape: tuple[int, ...]
     """Set if it is known without reading an item."""
 
-    def __init__(self, count: int, read: Callable[[int], Any]) -> None:
+    def __init__(self, count: int, read: Callable[[int], np.ndarray]) -> None:
         self.count, self.read = count, read
 
     def __len__(self) -> int:
         return self.count
 
-    def __getitem__(self, index: int) -> Any:
+    def __getitem__(self, index: int) -> np.ndarray:
         return self.read(index)
 
 
-def _picked(items: Any, chosen: np.ndarray, index: int) -> Any:
+def _picked(items: Arrays, chosen: np.ndarray, index: int) -> np.ndarray:
     return items[chosen[index]]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import graphlib
 import itertools
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -308,7 +308,7 @@ class _Reader:
             with named(self.owner(part.neurons[0])):
                 read = NEURONS[type(nodes[0])].read
                 cell, gain = read(nodes, shape, self.time, self.surrogate)
-        weights: dict[str, dict[int, Any]] = {}
+        weights: dict[str, dict[int, Operation]] = {}
         biases: list[Array] = []
         for chain in part.chains:
             functions, out, lag = self._functions(chain)
@@ -384,7 +384,7 @@ def _flat(
     ]
 
 
-def _weight(functions: list[Operation]) -> tuple[Any, list[Array]]:
+def _weight(functions: list[Operation]) -> tuple[Operation, list[Array]]:
     """Return functions as a matrix or as one function, and the bias of the last, if any."""
     dtype, biases = jnp.result_type(float), []
     functions = jax.tree.map(lambda values: jnp.asarray(values, dtype), functions)
@@ -398,7 +398,7 @@ def _weight(functions: list[Operation]) -> tuple[Any, list[Array]]:
     return (function.weight.T if isinstance(function, Linear) else function), biases
 
 
-def _combined(lags: dict[int, Any], plain: int = 0) -> Any:
+def _combined(lags: dict[int, Operation], plain: int = 0) -> Operation:
     """Combine the weights of a source, by their delays. One with the plain delay is unchanged."""
     first, last = min(lags), max(lags)
     if first == last:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import builtins
 import math
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from numpy.typing import ArrayLike
 
 from .._compat import in_double_precision
-from .._pytree import is_real_array
+from .._pytree import PyTree, is_real_array
 from .._struct import as_arrays
 from .._surrogate import spike_types
 
@@ -116,7 +117,7 @@ class NotApplicable(Exception):  # noqa: N818 (it is a result, not an error)
 
 
 def report_of(
-    owner: str, subject: Any, laws: Callable[[], Laws], raises: bool
+    owner: str, subject: PyTree, laws: Callable[[], Laws], raises: bool
 ) -> Report:
     """Check laws one after another. If the first one does not hold, the others cannot run."""
     if any(kind.draws for kind in spike_types(subject)):
@@ -152,12 +153,12 @@ def broken(note: str, at: str = "") -> CheckResult:
 
 
 def compare(
-    got: Any,
-    expected: Any,
+    got: PyTree,
+    expected: PyTree,
     limit: float,
     *,
-    at: Any = None,
-    scale: Any = None,
+    at: np.ndarray | None = None,
+    scale: np.ndarray | float | None = None,
     note: str = "",
 ) -> CheckResult:
     """Return the largest difference of two pytrees, in units of ``scale``.
@@ -185,13 +186,15 @@ def compare(
     return worst
 
 
-def peak_of(values: Any) -> float:
+def peak_of(values: ArrayLike) -> float:
     """Return the largest finite magnitude, or 1 without one."""
     sizes = np.abs(np.asarray(values, np.float64))
     return float(max(sizes[np.isfinite(sizes)], default=0.0)) or 1.0
 
 
-def trainable(subject: Any) -> tuple[dict[str, jax.Array], Callable[[Any], Any]]:
+def trainable(
+    subject: PyTree,
+) -> tuple[dict[str, jax.Array], Callable[[PyTree], PyTree]]:
     """Return all parameters by name, and a function that rebuilds the subject from such arrays."""
     paths, tree = jax.tree_util.tree_flatten_with_path(as_arrays(subject))
     leaves = {jax.tree_util.keystr(path)[1:]: leaf for path, leaf in paths}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
 import jax
 from jax.typing import ArrayLike
@@ -87,11 +86,11 @@ class AdaptWidths:
         ratio: float = 1.0,
         keep: str = "peak",
         mask: ArrayLike | None = None,
-        key: Any = None,
+        key: jax.Array | None = None,
         each_epoch: bool = False,
     ) -> None:
         self.static, self.inputs, self.each_epoch = static, inputs, each_epoch
-        self.options: dict[str, Any] = {
+        self.options = {
             "ratio": ratio,
             "keep": keep,
             "mask": mask,
@@ -109,7 +108,7 @@ class AdaptWidths:
         )
 
 
-def _trainable(before: PyTree, new: Network) -> Any:
+def _trainable(before: PyTree, new: Network) -> PyTree:
     """Replace the widths by those of the new network, in the old dtypes and shardings."""
     olds, structure = jax.tree.flatten(before, is_leaf=_is_none)
     news, other = jax.tree.flatten(new, is_leaf=_is_none)
@@ -125,10 +124,10 @@ def _trainable(before: PyTree, new: Network) -> Any:
     return structure.unflatten(leaves)
 
 
-def _like(new: Any, old: Any) -> Any:
+def _like(new: jax.Array, old: jax.Array) -> jax.Array:
     new = new.astype(old.dtype)
     return jax.device_put(new, old.sharding) if is_spread(old) else new
 
 
-def _is_none(leaf: Any) -> bool:
+def _is_none(leaf: object) -> bool:
     return leaf is None

@@ -6,12 +6,12 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
 
 from .._checks import needed
+from .._files import Record
 from ._json_lines import append, jsonable, resumed
 from ._state import Report, State
 
@@ -66,9 +66,9 @@ class JsonLines:
         self,
         path: str | os.PathLike,
         *,
-        more: Callable[[Report], dict[str, Any]] = lambda report: {},
+        more: Callable[[Report], Record] = lambda report: {},
         resume: bool = False,
-        of: dict[str, Any] | None = None,
+        of: Record | None = None,
     ) -> None:
         self.path, self.more, self.resume, self.of = (
             Path(path),
@@ -80,7 +80,7 @@ class JsonLines:
 
     def __call__(self, report: Report) -> None:
         """Write a line."""
-        line: dict[str, Any] = dict(self.of)
+        line: Record = dict(self.of)
         line |= {
             "step": report.step,
             "epoch": report.epoch,
@@ -108,7 +108,7 @@ class JsonLines:
             self._is_begun = True
         append(self.path, json.dumps(jsonable(line | values)))
 
-    def _stays(self, row: Any, before: int) -> bool:
+    def _stays(self, row: Record, before: int) -> bool:
         """Return False for the lines of this training that it will write again."""
         is_of_this = all(row.get(name) == value for name, value in self.of.items())
         return not is_of_this or row.get("step", 0) <= before
@@ -134,7 +134,7 @@ class TensorBoard:
         self,
         folder: str | os.PathLike,
         *,
-        more: Callable[[Report], dict[str, Any]] = lambda report: {},
+        more: Callable[[Report], Record] = lambda report: {},
     ) -> None:
         with needed("TensorBoard", "tensorboardX", "tensorboard"):
             from tensorboardX import SummaryWriter  # noqa: PLC0415

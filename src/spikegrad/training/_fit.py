@@ -7,7 +7,6 @@ import math
 import time
 import warnings
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -29,14 +28,14 @@ from ._update import Call, Loss, Result, arrays_apart, compiled, values_of
 def fit(
     loss: Loss,
     trainable: PyTree,
-    batches: Iterable[Any] | Callable[[int], Iterable[Any]],
+    batches: Iterable[PyTree] | Callable[[int], Iterable[PyTree]],
     *,
     optimizer: optax.GradientTransformation,
     key: jax.Array | None = None,
     epochs: int | None = None,
     steps: int | None = None,
     updates_per_call: int = 1,
-    batch_sharding: Any = None,
+    batch_sharding: PyTree = None,
     callbacks: Sequence[Callback] = (),
 ) -> State:
     """Train anything that has a differentiable loss.
@@ -135,7 +134,7 @@ def fit(
         state = _on(mesh, state)
     bound, static = arrays_apart(loss)
 
-    def problem(bound: Any) -> tuple[Loss, optax.GradientTransformation]:
+    def problem(bound: PyTree) -> tuple[Loss, optax.GradientTransformation]:
         return combine(bound, static), optimizer
 
     # The arrays of the loss are arguments of the program, so JAX does not copy them into it as

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -78,7 +77,7 @@ class State:
         return cls(trainable, _as_arrays(optimizer.init(trainable)), key)
 
 
-def _as_arrays(tree: PyTree) -> Any:
+def _as_arrays(tree: PyTree) -> PyTree:
     """Convert leaves to arrays with a type that an update keeps."""
 
     def leaf(x):
@@ -144,6 +143,6 @@ class Report:
         return self.state.seconds
 
 
-Callback = Callable[[Report], Any]
+Callback = Callable[[Report], object]
 """Called after each compiled call. If it returns a :class:`State`, training continues from it.
 Another true value ends training. A method ``end(state)`` is called last."""
