@@ -482,7 +482,7 @@ def test_encoders_reject_complex_values():
         rate_encoding(X + 1j, 3, KEY)
 
 
-def test_lines_of_steps_that_are_made_again_are_dropped_and_names_are_not_taken(tmp_path):
+def test_lines_of_steps_that_are_made_again_are_dropped(tmp_path):
     def toward(w, batch, key):
         return (w - batch) ** 2, {}
 
@@ -494,16 +494,6 @@ def test_lines_of_steps_that_are_made_again_are_dropped_and_names_are_not_taken(
     go_on(middle, path, steps=5)
     go_on(middle, path, epochs=1, updates_per_call=3)
     assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [1, 2, 5, 8]
-    for name in ("step", "epoch_ended"):
-        with pytest.raises(ValueError, match=f"JsonLines: a metric cannot be named '{name}'"):
-            fit(
-                lambda w, b, k, name=name: (w**2, {name: w}),
-                jnp.array(1.0),
-                [0.0],
-                optimizer=sgd,
-                key=KEY,
-                callbacks=[JsonLines(tmp_path / "other.jsonl")],
-            )
 
 
 def test_callbacks_end_where_training_diverges():

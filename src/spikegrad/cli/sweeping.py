@@ -40,22 +40,25 @@ AXES = ("surrogate", "peak", "half_width", "lr")
 """The options of a setting, which are also its names in results."""
 
 
-def summaries(results: Iterable[Record]) -> list[Summary]:
-    """Summarize the seeds of each setting, independent of their order."""
-    groups: dict[tuple, list[Record]] = {}
-    # Rounding depends on the order.
-    for result in sorted(results, key=operator.itemgetter("seed")):
-        groups.setdefault(tuple(result[axis] for axis in AXES), []).append(result)
+def summaries(results: Iterable[Record], settings: list[Record]) -> list[Summary]:
+    """Summarize the seeds of each setting, independent of the order of the results."""
+    groups = [
+        # Rounding depends on the order.
+        sorted(
+            (row for row in results if all(row[axis] == values[axis] for axis in AXES)),
+            key=operator.itemgetter("seed"),
+        )
+        for values in settings
+    ]
 
     def moments(group: list[Record], name: str) -> tuple[float, float | None]:
         values = [result[name] for result in group]
-        return float(np.mean(values)), float(np.std(values, ddof=1)) if values[
-            1:
-        ] else None
+        std = float(np.std(values, ddof=1)) if len(values) > 1 else None
+        return float(np.mean(values)), std
 
     return [
         Summary(
-            dict(zip(AXES, setting, strict=True)),
+            {axis: group[0][axis] for axis in AXES},
             len(group),
             sum(result["diverged"] is not None for result in group),
             moments(group, "validation"),
@@ -63,7 +66,8 @@ def summaries(results: Iterable[Record]) -> list[Summary]:
             # A run that diverges in its first update has no rates.
             float(np.mean([np.mean(result.get("rates", 0.0)) for result in group])),
         )
-        for setting, group in groups.items()
+        for group in groups
+        if group
     ]
 
 
@@ -248,11 +252,8 @@ def sweep(
             results.append(result)
             line = f"{len(results)}/{total}  {tables.result_line(result, grid.varying)}"
             show(line, len(results), total)
-    rows = summaries(results)
-    order = [tuple(setting[axis] for axis in AXES) for setting in settings]
     # Runs end in any order, and tables have the order of the options.
-    rows.sort(key=lambda row: order.index(tuple(row.setting.values())))
-    if rows:
+    if rows := summaries(results, settings):
         record["results"] = {
             "interrupted": len(results) < total,
             "settings": [row._asdict() for row in rows],

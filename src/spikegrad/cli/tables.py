@@ -223,16 +223,13 @@ def by_class(
     if y is None:
         return table(title, ("class", "answers"), enumerate(counts))
     rows: list[tuple] = []
-    for k in range(classes):
+    for k, count in enumerate(counts):
         answered = np.bincount(answers[y == k], minlength=classes)
         n, right = int(answered.sum()), int(answered[k])
         answered[k] = 0
-        mistaken = (
-            f"{answered.argmax()} ({answered.max()} times)" if answered.any() else ""
-        )
-        rows.append(
-            (k, n, right, accuracy(right / n, n) if n else "", counts[k], mistaken)
-        )
+        mistaken = f"{answered.argmax()} ({answered.max()} times)"
+        score = accuracy(right / n, n) if n else ""
+        rows.append((k, n, right, score, count, mistaken if answered.any() else ""))
     n, right = len(y), int((answers == y).sum())
     rows.append(("all", n, right, accuracy(right / n, n), n, ""))
     headings = (

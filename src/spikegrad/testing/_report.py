@@ -49,9 +49,17 @@ class CheckResult(NamedTuple):
         """True if the property holds."""
         return self.error is None or self.error <= self.limit
 
+    def __str__(self) -> str:
+        if self.error is None:
+            return f"{self.property}: {self.note}"
+        sizes = f"error {self.error:.2g}, limit {self.limit:.2g}"
+        place = f" at {self.at}" if self.at else ""
+        note = f", {self.note}" if self.note else ""
+        return f"{self.property}: {sizes}{place}{note}"
+
 
 class Report(NamedTuple):
-    """The results for all properties. It prints as a table.
+    """The results for all properties. It prints with a line for each.
 
     Attributes
     ----------
@@ -70,24 +78,10 @@ class Report(NamedTuple):
         return all(result.passed for result in self.results)
 
     def __str__(self) -> str:
-        rows = [("", "property", "error", "limit", "", "")]
-        for law, error, limit, at, note in self.results:
-            if error is None:
-                rows.append(("-", law, "", "", "", note))
-            else:
-                mark = "ok" if error <= limit else "BROKEN"
-                rows.append(
-                    (
-                        mark,
-                        law,
-                        f"{error:.1e}",
-                        f"{limit:.1e}",
-                        at if error else "",
-                        note,
-                    )
-                )
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+        lines = (
+            f"{'ok' if result.passed else 'BROKEN':6}  {result}"
+            for result in self.results
+        )
         return "\n".join([self.subject, *lines])
 
 
@@ -97,12 +91,7 @@ class CheckFailedError(AssertionError):
     def __init__(self, report: Report) -> None:
         self.report = report
         first = next(result for result in report.results if not result.passed)
-        place = f" at {first.at}" if first.at else ""
-        note = f", {first.note}" if first.note else ""
-        super().__init__(
-            f"{report.subject}: {first.property}: error {first.error:.2g}, limit "
-            f"{first.limit:.2g}{place}{note}"
-        )
+        super().__init__(f"{report.subject}: {first}")
 
     def __str__(self) -> str:
         return f"{super().__str__()}\n\n{self.report}"

@@ -40,8 +40,6 @@ class JsonLines:
     ------
     FileExistsError
         At the first report, if the file exists and ``resume`` is false.
-    ValueError
-        If a metric or a value of ``more`` has a reserved name.
 
     Examples
     --------
@@ -86,15 +84,10 @@ class JsonLines:
             "epoch": report.epoch,
             "seconds": round(report.seconds, 3),
         }
-        ended = {"epoch_ended": True} if report.epoch_ended else {}
-        values = report.metrics | ended | self.more(report)
-        if names := line.keys() & values.keys() or report.metrics.keys() & {
-            "epoch_ended"
-        }:
-            raise ValueError(
-                f"JsonLines: a metric cannot be named {min(names)!r}, because lines use this name; "
-                "rename it"
-            )
+        line |= report.metrics
+        if report.epoch_ended:
+            line["epoch_ended"] = True
+        line |= self.more(report)
         if jax.process_index() != 0:
             return
         if not self._is_begun:
@@ -106,7 +99,7 @@ class JsonLines:
                 lambda row: self._stays(row, before),
             )
             self._is_begun = True
-        append(self.path, json.dumps(jsonable(line | values)))
+        append(self.path, json.dumps(jsonable(line)))
 
     def _stays(self, row: Record, before: int) -> bool:
         """Return False for the lines of this training that it will write again."""

@@ -76,7 +76,7 @@ def sweep(
         :class:`ShuffledBatches`.
     settings : iterable of dict
         Each setting is a dict of values by name. A value is a number, a string or any pytree, such
-        as a surrogate. All settings have equal names.
+        as a surrogate. All settings have equal names. Equal settings are one run.
     optimizer : callable, or optax.GradientTransformation
         ``optimizer(setting)`` returns an optimizer of optax. It may depend on traced numbers of the
         setting.
@@ -117,8 +117,7 @@ def sweep(
     FileExistsError
         If ``path`` exists and ``resume`` is false.
     TypeError, ValueError
-        If settings have different names, if a setting occurs twice, or if a constant of a setting
-        is not hashable. Also errors of :func:`fit`.
+        If a constant of a setting is not hashable. Also errors of :func:`fit`.
 
     Notes
     -----
@@ -331,20 +330,10 @@ def _runs(
     settings: Iterable[Setting], seeds: Iterable[int]
 ) -> dict[str, tuple[Setting, int]]:
     """Return setting and seed of each run by name: all settings with the first seed come first."""
-    runs: dict[str, tuple[Setting, int]] = {}
-    settings = list(settings)
-    for seed, setting in itertools.product(map(operator.index, seeds), settings):
-        hash(_constants(setting))  # before the first run, as JAX needs it
-        if set(setting) != set(settings[0]):
-            names = f"{sorted(settings[0])} and {sorted(setting)}"
-            raise ValueError(f"sweep: settings must have equal names, got {names}")
-        name = _name({**setting, "seed": seed})
-        if name in runs:
-            raise ValueError(
-                f"sweep: the run {name} occurs twice; remove the duplicate setting or seed"
-            )
-        runs[name] = setting, seed
-    return runs
+    return {
+        _name({**setting, "seed": seed}): (setting, seed)
+        for seed, setting in itertools.product(map(operator.index, seeds), settings)
+    }
 
 
 def _line(result: Setting) -> str:
