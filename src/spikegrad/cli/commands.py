@@ -19,7 +19,7 @@ from .._files import write_atomically
 from ..data import Split
 from ..inspect.plot import plot as draw
 from ..training import DivergedError
-from . import diagnosis, figure, processes, runs, tables, trainer
+from . import diagnosis, figure, processes, runs, sources, tables, trainer
 from .options import (
     Options,
     of_run,
@@ -31,7 +31,6 @@ from .options import (
     quiet_option,
     refuse_others,
     resume_option,
-    with_sources,
 )
 from .sweeping import sweep
 
@@ -47,7 +46,7 @@ def command() -> None:
     """
 
 
-@command.command(context_settings={"show_default": True})
+@command.command(context_settings={"show_default": True}, epilog=sources.TABLE)
 @output_option
 @resume_option
 @options_of_class(Options)
@@ -66,7 +65,6 @@ def command() -> None:
 @quiet_option
 @processes.options
 @click.pass_context
-@with_sources
 def train(
     context: click.Context,
     output: Path | None,
@@ -83,10 +81,6 @@ def train(
     accuracy, rates, learning rate, seconds). Ctrl-C ends training and saves the results so far,
     with exit code 130. Pressed twice, it ends immediately. SIGTERM works like Ctrl-C, with exit
     code 143. An unfinished run has checkpoints, and --resume continues it.
-
-    \b
-    Data:
-      {sources}
 
     The documentation lists the keys of a custom file. The test set is the
     published one if the data has one. Otherwise it is a fifth of each class,

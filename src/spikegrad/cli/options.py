@@ -6,7 +6,6 @@ import dataclasses
 import math
 from collections.abc import Callable, Collection
 from contextlib import suppress
-from inspect import cleandoc
 from itertools import chain
 from pathlib import Path
 from types import SimpleNamespace
@@ -54,10 +53,10 @@ def parse_surrogate(text: str) -> Surrogate:
         raise click.BadParameter(str(error)) from None
 
 
-def option(help: str, kind: Any = None, *names: str, **settings: Any) -> Any:
+def option(help: str, kind: Any = None, **settings: Any) -> Any:
     """Declare a field as an option of ``click``. Without ``default`` it depends on the data."""
     return dataclasses.field(
-        metadata={"names": names, "click": {"help": help, "type": kind} | settings}
+        metadata={"click": {"help": help, "type": kind} | settings}
     )
 
 
@@ -69,10 +68,8 @@ def options_of_class(
     def add(function: Callable) -> Callable:
         for field in reversed(dataclasses.fields(cls)):
             if field.name not in without:
-                names = field.metadata["names"] or (
-                    f"--{field.name.replace('_', '-')}",
-                )
-                function = click.option(*names, **field.metadata["click"])(function)
+                name = f"--{field.name.replace('_', '-')}"
+                function = click.option(name, **field.metadata["click"])(function)
         return function
 
     return add
@@ -82,7 +79,7 @@ def options_of_class(
 class Options:
     """Everything that determines a run."""
 
-    data: str = option("Training data (see above).", default="mnist5k", metavar="DATA")
+    data: str = option("Training data (see below).", default="mnist5k", metavar="DATA")
     surrogate: str = option(
         "Such as 'arctan(alpha=2)'.",
         lambda text: repr(parse_surrogate(text)),
@@ -164,10 +161,7 @@ class Options:
         default=_LIF.reset,
     )
     detach_reset: bool = option(
-        "Pass no gradient through the reset.",
-        None,
-        "--detach-reset/--no-detach-reset",
-        default=_LIF.detach_reset,
+        "Pass no gradient through the reset.", is_flag=True, show_default=False
     )
 
     def __post_init__(self) -> None:
@@ -283,13 +277,6 @@ resume_option = click.option(
     help="Resume an interrupted run or sweep with its original options. The result is "
     "bit-identical.",
 )
-
-
-def with_sources(function: Callable) -> Callable:
-    """Insert the table of values of ``--data`` into the help."""
-    table = sources.listed()
-    function.__doc__ = cleandoc(function.__doc__ or "").replace("  {sources}", table)
-    return function
 
 
 def passed(context: click.Context) -> list[click.Parameter]:

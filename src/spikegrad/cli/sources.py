@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import os
 from pathlib import Path
 from types import SimpleNamespace
@@ -32,14 +31,12 @@ Source = TypeVar("Source", bound=Sequences)
 
 FILES = [form for form in FORMS if form.key]
 """Files of the user, distinguished by their keys."""
+TABLE = "\n".join(
+    ["\b", "Data, --data:", *(f"  {form.written:20}  {form.about}" for form in FORMS)]
+)
+"""The end of a help text, which click does not wrap after ``\\b``."""
 _SAMPLE = 100
 """Number of recordings that are read quickly."""
-
-
-def listed() -> str:
-    """Return the table of the help."""
-    width = max(len(form.written) for form in FORMS)
-    return "\n".join(f"  {form.written:{width}}  {form.about}" for form in FORMS)
 
 
 def form_of(source: str) -> Form:
@@ -62,13 +59,8 @@ def form_of(source: str) -> Form:
         # images if no key is known, because their reader reports it
         keys = keys_of(Path(source))
         return next((form for form in reversed(FILES) if form.key in keys), FILES[0])
-    written = {form.name: form.written for form in FORMS}
-    near = difflib.get_close_matches(name, written)
-    names = " or ".join(written[other] for other in near)
-    hint = (
-        f", did you mean {names}?" if near else f": use {', '.join(written.values())}"
-    )
-    raise DataError(f"unknown data {source!r}{hint}")
+    known = ", ".join(dict.fromkeys(form.written for form in FORMS))
+    raise DataError(f"unknown data {source!r}: use {known}")
 
 
 def sample(source: Source, most: int) -> Source:

@@ -31,7 +31,6 @@ from .options import (
     quiet_option,
     refuse_others,
     resume_option,
-    with_sources,
 )
 from .tables import Summary, best
 
@@ -165,7 +164,7 @@ class Grid:
         return settings
 
 
-@click.command(context_settings={"show_default": True})
+@click.command(context_settings={"show_default": True}, epilog=sources.TABLE)
 @options_of_class(Grid)
 @options_of_class(Options, without=("surrogate", "lr"))
 @click.option(
@@ -178,7 +177,6 @@ class Grid:
 @resume_option
 @quiet_option
 @click.pass_context
-@with_sources
 def sweep(
     context: click.Context,
     jobs: int | None,
@@ -203,10 +201,6 @@ def sweep(
     A RANGE is a list of numbers and ranges:
       0.1,0.3,1    these numbers
       0.05:3.2:x2  from 0.05 to 3.2, doubling each time
-
-    \b
-    Data:
-      {sources}
 
     train --help describes data, encodings and time constants.
     """
