@@ -245,8 +245,6 @@ def options_of(context: click.Context, data: str, **values: Any) -> Options:
 def adapted(options: Options, data: Split) -> Options:
     """Adapt options to the data, and print warnings."""
     count = len(data.train)
-    for doubt in data.doubts:
-        tables.note(f"warning: {doubt}")
     if options.batch > count:
         tables.note(
             f"warning: --batch {options.batch} is cut to the {count} training examples"

@@ -9,6 +9,7 @@ import os
 import platform
 from collections.abc import Callable
 from datetime import datetime
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
@@ -24,7 +25,7 @@ from .._files import Record, write_atomically
 from .._pytree import PyTree
 from .._system import processors
 from ..data import DataError, Sequences, Split
-from . import sources, tables
+from . import sources
 from .networks import Params, SpikingNetwork
 from .options import Options, adapted
 
@@ -94,8 +95,7 @@ class Run:
 
     def save_figure(self, figure: Figure) -> None:
         """Write the figure."""
-        if jax.process_index() == 0:
-            tables.save_figure(figure, self.folder / FIGURE, 130)
+        self.save(FIGURE, partial(figure.savefig, dpi=130, format="png"))
 
 
 def start(

@@ -25,6 +25,7 @@ from ..data import (
     standardized,
     train_test_split,
 )
+from . import tables
 from .networks import NO_ENCODING
 
 Source = TypeVar("Source", bound=Sequences)
@@ -116,7 +117,7 @@ def _recordings(form: Form, source: str, seed: int, binning: Binning) -> Split:
         test_from = form.test_from.format(seed)
         train, test = form.split(train, seed)
     train, test = _sequences(train, binning), _sequences(test, binning)
-    doubts = _events_outside(train)
+    _warn_of_events_outside(train)
     mean = std = ()
     if train.sequence(0).dtype.kind == "f":
         mean, std = moments(train)
@@ -128,7 +129,6 @@ def _recordings(form: Form, source: str, seed: int, binning: Binning) -> Split:
         test_from,
         mean=mean,
         std=std,
-        doubts=doubts,
     )
 
 
@@ -195,17 +195,16 @@ def _sequences(source: Sequences | Recordings, binning: Binning) -> Sequences:
     return source.binned(binning) if isinstance(source, Recordings) else source
 
 
-def _events_outside(sequences: Sequences) -> tuple[str, ...]:
+def _warn_of_events_outside(sequences: Sequences) -> None:
     """Warn of a binning that loses many events, from a sample of recordings."""
     if not isinstance(sequences, Binned):
-        return ()
+        return
     part = sample(sequences, _SAMPLE)
     outside, events = part.outside()
     # Recordings have stray events at their ends, which change nothing.
-    if outside <= events / 1000:
-        return ()
-    seconds = sequences.binning.steps * sequences.binning.step_us / 1e6
-    return (
-        f"{outside:,} of {events:,} events of {len(part)} recordings are outside of the "
-        f"{seconds:g} s of all steps: a longer --bin or more --steps take later ones in",
-    )
+    if outside > events / 1000:
+        seconds = sequences.binning.steps * sequences.binning.step_us / 1e6
+        tables.note(
+            f"warning: {outside:,} of {events:,} events of {len(part)} recordings are outside of "
+            f"the {seconds:g} s of all steps: a longer --bin or more --steps take later ones in"
+        )

@@ -464,8 +464,6 @@ class Split:
     mean, std : tuple of float
         For real-valued recordings: mean and standard deviation of each channel before
         standardization. Empty for other data.
-    doubts : tuple of str
-        Possible problems of the data, one line each.
     """
 
     train: Sequences
@@ -475,7 +473,6 @@ class Split:
     high: float = 1.0
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
-    doubts: tuple[str, ...] = ()
 
     @property
     def shape(self) -> tuple[int, ...]:
