@@ -50,11 +50,7 @@ def form_of(source: str) -> Form:
     """
     name, _, path = source.partition(":")
     for form in FORMS:
-        if (
-            form.name == name
-            and form not in FILES
-            and (":" in form.written) == bool(path)
-        ):
+        if form.name == name and not form.key and (":" in form.written) == bool(path):
             return form
     if source.endswith(".npz"):
         # images if no key is known, because their reader reports it
@@ -101,7 +97,7 @@ def _check_labels(
     form: Form, source: str, train: Sequences | Recordings, key: str
 ) -> None:
     missing = np.setdiff1d(np.arange(max(2, train.classes)), train.y)
-    if form in FILES and missing.size:
+    if form.key and missing.size:
         raise DataError(
             f"{source}: {key} must hold at least two classes and every label from 0 to the "
             f"greatest, but lacks {missing[0]}; numpy.unique({key}, return_inverse=True)[1] "
@@ -148,7 +144,7 @@ def load_to_score(
     training data. The second value is True if the examples have labels.
     """
     form, timed = form_of(source), options.encoding == NO_ENCODING
-    if timed == (form.read is None) and (timed or form not in FILES):
+    if timed == (form.read is None) and (timed or not form.key):
         raise DataError(
             f"{source} {'lacks' if timed else 'has'} a time axis, but the network was trained on "
             f"{options.data} {'with' if timed else 'without'} one"
@@ -156,7 +152,7 @@ def load_to_score(
     if timed:
         test = _recordings_to_score(form, source, options)
         # Only files of the user may lack labels.
-        labelled = form not in FILES or "y" in keys_of(Path(source))
+        labelled = not form.key or "y" in keys_of(Path(source))
     else:
         test, labelled = datasets.images_to_score(
             source, options.seed, like.low, like.high
@@ -188,7 +184,7 @@ def _recordings_to_score(
 
 
 def _path(source: str) -> str:
-    return source if form_of(source) in FILES else source.partition(":")[2] or source
+    return source if form_of(source).key else source.partition(":")[2] or source
 
 
 def _sequences(source: Sequences | Recordings, binning: Binning) -> Sequences:

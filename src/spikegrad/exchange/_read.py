@@ -182,17 +182,10 @@ class _Reader:
             self.before[target].append(source)
             self.after[source].append(target)
         self.inputs, ends = self._of_type(nir.Input), self._of_type(nir.Output)
+        supported = (*OPERATIONS, nir.Delay, *NEURONS)
         for name, node in self.nodes.items():
-            if type(node) not in (
-                *OPERATIONS,
-                *NEURONS,
-                nir.Delay,
-                nir.Input,
-                nir.Output,
-            ):
-                known = ", ".join(
-                    kind.__name__ for kind in (*OPERATIONS, nir.Delay, *NEURONS)
-                )
+            if type(node) not in (*supported, nir.Input, nir.Output):
+                known = ", ".join(kind.__name__ for kind in supported)
                 raise ValueError(f"{self.owner(name)} is not supported; use {known}")
             if not self.before[name] and name not in self.inputs:
                 raise ValueError(

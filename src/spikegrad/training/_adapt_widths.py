@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 
 import jax
 from jax.typing import ArrayLike
@@ -89,20 +90,17 @@ class AdaptWidths:
         key: jax.Array | None = None,
         each_epoch: bool = False,
     ) -> None:
-        self.static, self.inputs, self.each_epoch = static, inputs, each_epoch
-        self.options = {
-            "ratio": ratio,
-            "keep": keep,
-            "mask": mask,
-            "key": key,
-        }
+        self.static, self.each_epoch = static, each_epoch
+        self.match = partial(
+            match_widths, inputs=inputs, ratio=ratio, keep=keep, mask=mask, key=key
+        )
 
     def __call__(self, now: Report) -> State | None:
         """Return the state with new widths."""
         if self.each_epoch and not now.epoch_ended:
             return None
         network = combine(now.state.trainable, self.static)
-        new = match_widths(network, self.inputs, **self.options)
+        new = self.match(network)
         return dataclasses.replace(
             now.state, trainable=_trainable(now.state.trainable, new)
         )
