@@ -354,7 +354,7 @@ def test_predict_rejects_other_shapes_and_older_runs(run, tmp_path, capsys):
     assert main(["predict", str(copy)]) == 2
     assert "contains no trained run: parameters.npz is missing" in only_line(capsys)
     for change, message in (
-        (lambda options: {"format": 3}, "it has format 3, not 5"),
+        (lambda options: {"format": 3}, "it has format 3, not 6"),
         (lambda options: {"options": options | {"depth": 2}}, "unexpected keyword argument 'depth'"),
         (lambda options: {"options": {"data": "digits"}}, "missing 19 required positional arguments"),
     ):

@@ -29,7 +29,7 @@ from . import sources
 from .networks import Params, SpikingNetwork
 from .options import Options, adapted
 
-FORMAT = 5
+FORMAT = 6
 RECORD, PARAMETERS, FIGURE = "run.json", "parameters.npz", "figure.png"
 
 
