@@ -28,13 +28,12 @@ def measure(epochs: int) -> dict[str, float]:
     """In this process: seconds of an update, of each of the two networks."""
     import jax  # noqa: PLC0415
 
-    from spikegrad import LIF  # noqa: PLC0415
     from spikegrad.cli import trainer  # noqa: PLC0415
     from spikegrad.cli.options import Options  # noqa: PLC0415
 
     given = Options(
         data="mnist5k", epochs=epochs, batch=128, hidden=(256, 256), cell="lif", recurrent=False, readout="mean",
-        mode="exact", steps=8, bin=0.0, pool=1, encoding="current", shift=2, input_noise=0.0, decay=LIF().decay,
+        mode="exact", steps=8, bin=0.0, pool=1, encoding="current", shift=2, input_noise=0.0,
         taus=(), reset="subtract", detach_reset=False, surrogate="sigmoid", seed=0, lr=2e-3,
     )  # fmt: skip
     data = given.load()

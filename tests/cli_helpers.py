@@ -10,7 +10,7 @@ from spikegrad.data import Sequences
 DEFAULTS = {field.name: field.metadata["click"].get("default") for field in dataclasses.fields(Options)}
 PLAIN = DEFAULTS | {
     "data": "mine.npz", "surrogate": "sigmoid", "epochs": 2, "seed": 0, "batch": 8, "hidden": (6,), "steps": 9,
-    "encoding": "none", "lr": 1e-2, "shift": 0, "decay": 0.9, "reset": "subtract", "detach_reset": False,
+    "encoding": "none", "lr": 1e-2, "shift": 0, "reset": "subtract", "detach_reset": False,
     "cell": "lif", "taus": (), "recurrent": False, "readout": "mean", "mode": "exact", "bin": 0.0, "pool": 1,
     "input_noise": 0.0,
 }  # fmt: skip

@@ -10,13 +10,15 @@ import secrets
 import stat
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeAlias
 
 try:
     import fcntl
 except ModuleNotFoundError:  # only Unix has it
     fcntl = None
 
+Record: TypeAlias = dict[str, Any]
+"""Values by name, as in a file of JSON."""
 PARTIAL = ".part"
 """Ending of the name of an incomplete file.
 

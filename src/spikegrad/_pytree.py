@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeGuard, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 T = TypeVar("T")
+PyTree: TypeAlias = Any
+"""Nested containers of arrays and other leaves, as in JAX."""
 
 NOTHING_TO_TRAIN = (
     "has no floating-point array to train. Functions hide the arrays of their closures: "
@@ -52,7 +54,7 @@ def merge(first: T, second: T) -> T:
     )
 
 
-def is_array(leaf: object) -> bool:
+def is_array(leaf: object) -> TypeGuard[jax.Array | np.ndarray]:
     return isinstance(leaf, (jax.Array, np.ndarray))
 
 

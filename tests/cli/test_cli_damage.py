@@ -12,7 +12,7 @@ import pytest
 from cli_helpers import options
 
 from spikegrad import data
-from spikegrad.cli import commands, main, runs
+from spikegrad.cli import commands, main
 from spikegrad.training import Checkpoints
 
 ARGS = ["--hidden", "3", "--steps", "2", "--epochs", "2", "--batch", "16", "--no-baseline", "--quiet"]
@@ -71,15 +71,6 @@ def only_line(capsys):
     return line
 
 
-def test_another_configuration_of_jax_is_named(copy, capsys):
-    """Without it, the checkpoints would have other dtypes, keys or bits."""
-    change_record(lambda record: record["jax"].update(default_prng_impl="rbg"))(copy)
-    assert main(["train", "--resume", str(copy)]) == 2
-    line = only_line(capsys)
-    assert f"{copy} was started with" in line
-    assert "'default_prng_impl': 'rbg'" in line
-
-
 def test_changed_data_is_named(copy, tmp_path, capsys):
     other = tmp_path / "other.npz"
     np.savez(other, x_train=np.eye(40, 3), y_train=np.arange(40) % 2)
@@ -120,14 +111,6 @@ def test_checkpoints_and_parameters_have_the_names_of_runs_that_were_saved_befor
         }
     with np.load(copy / "parameters.npz") as file:
         assert set(file.files) == {"weight_0", "bias_0", "weight_1", "bias_1"}
-
-
-def test_run_is_held_by_one_process_at_a_time(tmp_path):
-    message = "is in use: another process is training it"
-    with runs.held(tmp_path), pytest.raises(runs.RunError, match=message), runs.held(tmp_path):
-        pass
-    with runs.held(tmp_path):
-        pass
 
 
 @pytest.mark.parametrize(("x", "y"), [("x", "y"), ("x_train", "y_train")])

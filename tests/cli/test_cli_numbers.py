@@ -14,13 +14,13 @@ from scipy import stats
 from spikegrad import data
 from spikegrad.cli import figure, main, tables, trainer
 
-OPTIONS = {"epochs": 3, "batch": 16, "hidden": (4, 3), "steps": 3, "lr": 0.2, "decay": 0.8, "seed": 3}
+OPTIONS = {"epochs": 3, "batch": 16, "hidden": (4, 3), "steps": 3, "lr": 0.2, "taus": -1 / np.log(0.8), "seed": 3}
 ARGS = [
     text for name, value in OPTIONS.items() for text in (f"--{name}", re.sub(r"[() ]", "", str(value)))
 ]  # hidden as 4,3
 
 
-def forward(layers, x, steps=OPTIONS["steps"], decay=OPTIONS["decay"]):
+def forward(layers, x, steps=OPTIONS["steps"], decay=0.8):
     """The spiking network in float64: mean readout potentials and spikes of each hidden layer (steps, n, neurons)."""
     layers = [{name: np.asarray(value, np.float64) for name, value in layer.items()} for layer in layers]
     potentials = [np.zeros((len(x), len(layer["bias"]))) for layer in layers]
@@ -159,7 +159,7 @@ def test_saved_parameters_are_those_after_the_last_update(run):
         assert all(np.array_equal(layer[name], last[name]) for name in ("weight", "bias"))
 
 
-def gradients(layers, x, y, steps=OPTIONS["steps"], decay=OPTIONS["decay"], alpha=4.0):
+def gradients(layers, x, y, steps=OPTIONS["steps"], decay=0.8, alpha=4.0):
     """Backpropagation through time in float64, with the derivative of a sigmoid for that of the spikes."""
     layers = [{name: np.asarray(value, np.float64) for name, value in layer.items()} for layer in layers]
     potentials = [np.zeros((len(x), len(layer["bias"]))) for layer in layers]

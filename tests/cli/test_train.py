@@ -140,8 +140,6 @@ def test_stopping_keeps_what_was_learnt_and_a_resumed_run_gives_the_same_bits(di
     first = small(digits, callbacks=[seen.append], stop=lambda: len(seen) == 4, **options)
     assert first.interrupted
     assert [now.step for now in seen] == [1, 2, 3, 4, 5]
-    assert seen[0].seconds_left is None
-    assert seen[-1].seconds_left > 0
     assert len(first.curves["test"]) == 1
     start = NETWORK.init(jax.random.key(0))
     assert not np.array_equal(first.params[0].weight, start[0].weight)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from recording_files import IMAGES
 
-from spikegrad.data import latency_encoding, load, load_for_prediction, rate_encoding, scale
+from spikegrad.data import images_to_score, latency_encoding, load, rate_encoding, scale
 
 
 def values(sequences):
@@ -99,21 +99,21 @@ def test_integers_beyond_16_bits_are_scaled_exactly(tmp_path):
     np.testing.assert_allclose(values(data.train).ravel(), np.arange(60) / 59, rtol=1e-6)
 
 
-RUN = {"seed": 0, "shape": (3,), "classes": 2, "low": 0.0, "high": 59.0}
+RUN = {"seed": 0, "low": 0.0, "high": 59.0}
 
 
 def test_data_to_score(tmp_path):
-    found, labelled = load_for_prediction(write(tmp_path, x=IMAGES["x_test"]), **RUN)
+    found, labelled = images_to_score(write(tmp_path, x=IMAGES["x_test"]), **RUN)
     assert not labelled
     np.testing.assert_allclose(values(found), IMAGES["x_test"] / 59, rtol=1e-6)
-    found, labelled = load_for_prediction(write(tmp_path, x=IMAGES["x_test"], y=IMAGES["y_test"]), **RUN)
+    found, labelled = images_to_score(write(tmp_path, x=IMAGES["x_test"], y=IMAGES["y_test"]), **RUN)
     assert (found.y.tolist(), labelled) == ([0, 1, 0, 1], True)
     path = write(tmp_path, **IMAGES)
-    assert np.array_equal(values(load_for_prediction(path, **RUN)[0]), values(load(path).test))
-    assert load_for_prediction(path, **RUN)[0].y.tolist() == [0, 1, 0, 1]
+    assert np.array_equal(values(images_to_score(path, **RUN)[0]), values(load(path).test))
+    assert images_to_score(path, **RUN)[0].y.tolist() == [0, 1, 0, 1]
     path = write(tmp_path, x_train=IMAGES["x_train"], y_train=IMAGES["y_train"])
     data = load(path)
-    assert np.array_equal(load_for_prediction(path, **{**RUN, "low": data.low, "high": data.high})[0].x, data.test.x)
+    assert np.array_equal(images_to_score(path, **{**RUN, "low": data.low, "high": data.high})[0].x, data.test.x)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])

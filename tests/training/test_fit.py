@@ -93,9 +93,6 @@ def test_fit_is_gradient_descent(whole):
         assert report.epoch_metrics["loss"] == pytest.approx(losses[slice(*epoch)].mean(), rel=1e-4)
         assert report.metrics["each"].shape == (2,)
         assert list(report.metrics) == ["loss", "each"]
-    assert reports[0].seconds_left is None
-    assert reports[1].seconds_left > 0
-    assert reports[-1].seconds_left == 0
     assert reports[0].seconds < reports[-1].seconds == state.seconds
 
 
@@ -480,16 +477,12 @@ def test_delta_coding_follows_the_signal():
     assert {-1.0, 0.0, 1.0} == set(np.unique(spikes))
 
 
-def test_encoders_reject_invalid_arguments():
-    with pytest.raises(ValueError, match="latency_encoding: steps must be an integer of at least 1, got 0"):
-        latency_encoding(X, 0)
+def test_encoders_reject_complex_values():
     with pytest.raises(TypeError, match="rate_encoding: x must be real, got complex64"):
         rate_encoding(X + 1j, 3, KEY)
-    with pytest.raises(ValueError, match="delta_encoding: threshold must be a number above 0 and finite, got 0"):
-        delta_encoding(X, 0)
 
 
-def test_lines_of_steps_that_are_made_again_are_dropped_and_names_are_not_taken(tmp_path):
+def test_lines_of_steps_that_are_made_again_are_dropped(tmp_path):
     def toward(w, batch, key):
         return (w - batch) ** 2, {}
 
@@ -501,16 +494,6 @@ def test_lines_of_steps_that_are_made_again_are_dropped_and_names_are_not_taken(
     go_on(middle, path, steps=5)
     go_on(middle, path, epochs=1, updates_per_call=3)
     assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [1, 2, 5, 8]
-    for name in ("step", "epoch_ended"):
-        with pytest.raises(ValueError, match=f"JsonLines: a metric cannot be named '{name}'"):
-            fit(
-                lambda w, b, k, name=name: (w**2, {name: w}),
-                jnp.array(1.0),
-                [0.0],
-                optimizer=sgd,
-                key=KEY,
-                callbacks=[JsonLines(tmp_path / "other.jsonl")],
-            )
 
 
 def test_callbacks_end_where_training_diverges():

@@ -214,8 +214,6 @@ def test_an_error_of_ones_own_comes_through():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"settings": [{"surrogate": 1}, {"width": 1}]}, "must have equal names"),
-        ({"settings": [{"a": 1.0}, {"a": 1.0}]}, "occurs twice"),
         ({"settings": [{"a": np.arange(3)}]}, "unhashable"),
         ({"epochs": 0}, "epochs must be at least 1, got 0"),
         ({"jobs": 0}, "jobs must be at least 1, got 0"),
@@ -225,7 +223,7 @@ def test_an_error_of_ones_own_comes_through():
 )
 def test_sweep_rejects_invalid_arguments_before_any_run(change, message):
     with pytest.raises((TypeError, ValueError), match=message):
-        run(**change)
+        next(run(**change))
 
 
 # --- the command ---
@@ -305,8 +303,12 @@ def result(surrogate, seed, validation, test):
     return {**axes, "seed": seed, **scores, "seconds": 1.0, "diverged": None, "rates": [0.1]}
 
 
+def summaries(results):
+    return sweeping.summaries(results, [row for row in results if row["seed"] == 0])
+
+
 def test_the_best_is_chosen_by_validation_alone():
-    rows = sweeping.summaries(
+    rows = summaries(
         [result("a", 0, 0.9, 0.1), result("b", 0, 0.8, 0.99), result("a", 1, 0.7, 0.3), result("b", 1, 0.75, 0.99)]
     )
     chosen = sweeping.best(rows)
@@ -317,8 +319,8 @@ def test_the_best_is_chosen_by_validation_alone():
 
 def test_means_do_not_depend_on_which_run_ended_first():
     results = [result("arctan", seed, v, 1 - v) for seed, v in enumerate(np.random.default_rng(0).random(9))]
-    (expected,) = sweeping.summaries(results)
-    assert all(sweeping.summaries(results[n:] + results[:n]) == [expected] for n in range(9))
+    (expected,) = summaries(results)
+    assert all(summaries(results[n:] + results[:n]) == [expected] for n in range(9))
 
 
 RECORD = {"options": {"data": "mine"}, "data": {"test": 9, "test_from": "the test set", "classes": 10}}
@@ -332,13 +334,13 @@ RECORD = {"options": {"data": "mine"}, "data": {"test": 9, "test_from": "the tes
     ],
 )
 def test_guessing_is_not_called_best(validation, line):
-    rows = sweeping.summaries([result("arctan", 0, validation, 0.4)])
+    rows = summaries([result("arctan", 0, validation, 0.4)])
     assert tables.sweep(rows, ["surrogate"], RECORD, 9)[-1] == line
 
 
 def test_no_surrogate_is_cut_off_on_a_narrow_screen(capsys):
     spec = "snntorch.fast_sigmoid(slope=25.0)"
-    rows = sweeping.summaries([result(spec, 0, 0.9, 0.1), result(spec, 1, 0.7, 0.3)])
+    rows = summaries([result(spec, 0, 0.9, 0.1), result(spec, 1, 0.7, 0.3)])
     for table in tables.sweep(rows, ["surrogate", "peak", "half_width", "lr"], RECORD, 9)[:2]:
         Console(width=80).print(table)
         lines = capsys.readouterr().out.splitlines()
@@ -353,9 +355,7 @@ def test_heat_map_shows_each_mean_and_frames_the_best(at):
     accuracies = np.linspace(0.2, 0.7, 6)
     accuracies[at] = 0.9
     pairs = [(spec, lr) for spec in specs for lr in lrs]
-    rows = sweeping.summaries(
-        [{**result(spec, 0, v, 0.5), "lr": lr} for (spec, lr), v in zip(pairs, accuracies, strict=True)]
-    )
+    rows = summaries([{**result(spec, 0, v, 0.5), "lr": lr} for (spec, lr), v in zip(pairs, accuracies, strict=True)])
     panel = sweep_figure(rows, sweeping.best(rows), "mine").axes[0]
     (image,), (frame,) = panel.get_images(), panel.patches
     np.testing.assert_allclose(image.get_array(), 100 * accuracies.reshape(2, 3))
@@ -390,20 +390,19 @@ def test_examples_to_choose_by_are_neither_trained_on_nor_held_out():
     ("text", "numbers"),
     [
         ("0.05:3.2:x2", (0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2)),
-        ("0.1:0.5:+0.1", (0.1, 0.2, 0.3, 0.4, 0.5)),
-        ("1:1:x2, 3,0.1:0.25:+0.1", (1.0, 3.0, 0.1, 0.2)),
+        ("1:1:x2, 3,0.1:0.35:x3", (1.0, 3.0, 0.1, 0.3)),
         ("0.1,0.1", (0.1, 0.1)),
     ],
 )
 def test_ranges(text, numbers):
     (field,) = [field for field in dataclasses.fields(sweeping.Grid) if field.name == "lr"]
-    assert field.metadata["click"]["type"].convert(text, None, None) == numbers
+    assert field.metadata["click"]["type"](text) == numbers
 
 
 @pytest.mark.parametrize(
     "arguments",
     [
-        *(["--half-width", w] for w in ("", "0", "a", "1:2", "1:2:x1", "2:1:x2", "1:2:+0")),
+        *(["--half-width", w] for w in ("", "0", "a", "1:2", "1:2:x1", "2:1:x2")),
         ["--surrogate", "arctan,,sigmoid"],
         ["--surrogate", "arctan(alpha=2"],
         ["--surrogate", "leaky_relu", "--half-width", "0.1"],

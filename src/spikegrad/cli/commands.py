@@ -17,8 +17,18 @@ from .. import __version__, get, measure, names
 from .._consensus import from_first
 from .._files import write_atomically
 from ..data import Split
+from ..inspect.plot import plot as draw
 from ..training import DivergedError
-from . import diagnosis, processes, quantizing, runs, sources, tables, trainer
+from . import (
+    diagnosis,
+    figure,
+    processes,
+    quantizing,
+    runs,
+    sources,
+    tables,
+    trainer,
+)
 from .options import (
     Options,
     of_run,
@@ -30,7 +40,6 @@ from .options import (
     quiet_option,
     refuse_others,
     resume_option,
-    with_sources,
 )
 from .sweeping import sweep
 
@@ -46,7 +55,7 @@ def command() -> None:
     """
 
 
-@command.command(context_settings={"show_default": True})
+@command.command(context_settings={"show_default": True}, epilog=sources.TABLE)
 @output_option
 @resume_option
 @options_of_class(Options)
@@ -65,7 +74,6 @@ def command() -> None:
 @quiet_option
 @processes.options
 @click.pass_context
-@with_sources
 def train(
     context: click.Context,
     output: Path | None,
@@ -82,10 +90,6 @@ def train(
     accuracy, rates, learning rate, seconds). Ctrl-C ends training and saves the results so far,
     with exit code 130. Pressed twice, it ends immediately. SIGTERM works like Ctrl-C, with exit
     code 143. An unfinished run has checkpoints, and --resume continues it.
-
-    \b
-    Data:
-      {sources}
 
     The documentation lists the keys of a custom file. The test set is the
     published one if the data has one. Otherwise it is a fifth of each class,
@@ -111,8 +115,6 @@ def train(
       adaptive   membrane,adaptation
     One more value sets the readout, by default the membrane's.
     """
-    from . import figure  # noqa: F401, PLC0415  (a missing matplotlib is reported before training)
-
     began = time.perf_counter()
     if resume is not None:
         refuse_others(context, "resume", "checkpoint", "quiet", *processes.NAMES)
@@ -135,7 +137,7 @@ def train(
     key = jax.random.key(options.seed)
     start = trainer.starts(network, split.train)(key)
     watch = diagnosis.Watch(network, start, split, options.lr, quiet)
-    with runs.held(run.folder), processes.deferred() as stop:
+    with processes.deferred() as stop:
         learn = partial(
             trainer.fit,
             data=split,
@@ -181,8 +183,6 @@ def train(
 
 def _report(run: runs.Run, fit: trainer.Fit, watch: diagnosis.Watch) -> None:
     """Print the results of a run, and draw its figure."""
-    from .figure import run_figure  # noqa: PLC0415
-
     options, record, network = run.options, run.record, run.network
     test, quiet = watch.split.test, watch.quiet
     tables.say(*tables.results(record, network.count))
@@ -201,7 +201,9 @@ def _report(run: runs.Run, fit: trainer.Fit, watch: diagnosis.Watch) -> None:
     )
     surrogate = get(options.surrogate)
     run.save_figure(
-        run_figure(network, surrogate, fit.params, test, record["results"], title)
+        figure.run_figure(
+            network, surrogate, fit.params, test, record["results"], title
+        )
     )
     tables.say(f"For more checks, run spikegrad diagnose {run.folder}{flag}")
     if record["interrupted"]:
@@ -220,10 +222,7 @@ def predict(run: Path, data: str | None, output: Path | None) -> None:
     if they have none. A custom .npz may lack the labels y (m,), and images may be in one array
     x (m, ...). Values are scaled like the training data.
     """
-    saved = runs.read(run)
-    params = runs.read_parameters(saved)
-    source = data or saved.options.data
-    scored, labelled = sources.load_to_score(source, saved.options, saved.data)
+    saved, params, source, scored, labelled = runs.read_trained(run, data)
     if data is None and runs.sha256(scored) != saved.data.test_sha256:
         tables.note(f"warning: {source} has changed since the run drew its test set")
     scores = trainer.make_evaluator(saved.network)(params, scored)
@@ -265,9 +264,7 @@ def plot(surrogates: tuple, output: Path) -> None:
 
     NAME is a name from spikegrad list, with optional parameters: sigmoid 'arctan(alpha=2)'.
     """
-    from ..inspect.plot import plot  # noqa: PLC0415  (other commands do not need matplotlib)
-
-    tables.save_figure(plot(*surrogates), output, 200)
+    tables.save_figure(draw(*surrogates), output, 200)
     tables.say(f"wrote {output}")
 
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import textwrap
-from typing import Any
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
+from .._files import Record
 from .._surrogate import Surrogate
 from ..data import Sequences
 from ..inspect.plot import draw, draw_activity, tidy
@@ -25,7 +27,7 @@ def run_figure(
     surrogate: Surrogate,
     params: Params,
     test: Sequences,
-    results: dict[str, Any],
+    results: Record,
     title: str,
 ) -> Figure:
     """Draw learning curves, a test example in the network, and the surrogate."""
@@ -44,16 +46,15 @@ def run_figure(
     return figure
 
 
-def _draw_curves(panels: Any, results: dict[str, Any]) -> None:
+def _draw_curves(panels: Sequence[Axes], results: Record) -> None:
     loss, accuracy, rate = panels
     for (name, result), color in zip(results.items(), ("C0", "0.55"), strict=False):
         curves = result["curves"]
         epochs = np.arange(1, len(curves["loss"]) + 1)
-        style = {"color": color, "marker": "."}
         test, training = (np.multiply(100, curves[key]) for key in ("test", "accuracy"))
-        loss.plot(epochs, curves["loss"], label=name, **style)
-        accuracy.plot(epochs, test, label=f"{name}, test", **style)
-        accuracy.plot(epochs, training, ls=":", label=f"{name}, training", **style)
+        loss.plot(epochs, curves["loss"], ".-", color=color, label=name)
+        accuracy.plot(epochs, test, ".-", color=color, label=f"{name}, test")
+        accuracy.plot(epochs, training, ".:", color=color, label=f"{name}, training")
     for i, rates in enumerate(
         zip(*results["spiking"]["curves"]["rates"], strict=True), 1
     ):

@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 import math
 from functools import partial
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
 
-from .._struct import parameter
+from .._pytree import PyTree
+from .._struct import Real, parameter
 from ..data import constant_encoding, latency_encoding, rate_encoding, scale
 from ..losses import reduce_time
 from ..network import Layer, Network
@@ -38,7 +39,7 @@ class Rectified(Cell, pure=True):
     Its gain is 1 for any decay factor, so recurrent units with long memory are stable.
     """
 
-    decay: Any = parameter(default=0.9, at_least=0, at_most=1)
+    decay: Real = parameter(default=0.9, at_least=0, at_most=1)
 
     def integrate(self, v: jax.Array, current: jax.Array) -> jax.Array:
         return self.decay * v + (1 - self.decay) * current
@@ -85,7 +86,7 @@ class SpikingNetwork:
     readout: str = "mean"
     mode: str = "exact"
     recurrent: bool = False
-    readout_decay: float = 0.9
+    readout_decay: Real = 0.9
     low: float = 0.0
     high: float = 1.0
 
@@ -139,7 +140,9 @@ class SpikingNetwork:
         encode = constant_encoding if self.encoding == "current" else latency_encoding
         return encode(self.images(x), self.steps)
 
-    def init(self, key: jax.Array, x: Any = None, mask: Any = None) -> Params:
+    def init(
+        self, key: jax.Array, x: jax.Array | None = None, mask: jax.Array | None = None
+    ) -> Params:
         """Draw weights for potentials that fluctuate by a threshold on recordings ``x``.
 
         Without recordings they are normal, with a variance of 2 / inputs for rectified units.
@@ -205,7 +208,7 @@ def spike_key(key: jax.Array) -> jax.Array:
     )
 
 
-def with_surrogate(params: Params, surrogate: Any) -> Params:
+def with_surrogate(params: Params, surrogate: PyTree) -> Params:
     """Replace the surrogate of each hidden layer."""
     *hidden, readout = params
     cell = dataclasses.replace(hidden[0].cell, surrogate=surrogate)

@@ -6,9 +6,10 @@ import dataclasses
 import math
 from collections.abc import Callable, Collection
 from contextlib import suppress
-from inspect import cleandoc
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, TypeVar
 
 import click
 from click.core import ParameterSource
@@ -25,31 +26,23 @@ from .networks import CELLS, ENCODINGS, NO_ENCODING, READOUTS, SpikingNetwork
 PATH = click.Path(path_type=Path)
 COUNT = click.IntRange(1)
 POSITIVE = click.FloatRange(0, min_open=True)
+Number = TypeVar("Number", int, float)
 _LIF = LIF()
 
 
-class Numbers(click.ParamType):
-    """Numbers above 0 with commas. ``parse`` returns the numbers of an item."""
+def numbers(
+    parse: Callable[[str], list[Number]], example: str
+) -> Callable[[str], tuple[Number, ...]]:
+    """Return a parser of numbers above 0 with commas. ``parse`` reads the numbers of an item."""
 
-    name = "numbers"
-
-    def __init__(self, parse: Callable[[str], list[Any]], example: str) -> None:
-        self.parse, self.example = parse, example
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> Any:
-        if isinstance(value, tuple):  # a default
-            return value
+    def parse_all(text: str) -> tuple[Number, ...]:
         with suppress(ValueError, ArithmeticError):
-            numbers = tuple(
-                number for item in value.split(",") for number in self.parse(item)
-            )
-            if numbers and all(0 < number < math.inf for number in numbers):
-                return numbers
-        self.fail(
-            f"{value!r}: pass numbers above 0, such as {self.example}", param, ctx
-        )
+            values = tuple(chain.from_iterable(map(parse, text.split(","))))
+            if values and all(0 < value < math.inf for value in values):
+                return values
+        raise click.BadParameter(f"{text!r}: pass numbers above 0, such as {example}")
+
+    return parse_all
 
 
 def parse_surrogate(text: str) -> Surrogate:
@@ -60,10 +53,10 @@ def parse_surrogate(text: str) -> Surrogate:
         raise click.BadParameter(str(error)) from None
 
 
-def option(help: str, kind: Any = None, *names: str, **settings: Any) -> Any:
+def option(help: str, kind: Any = None, **settings: Any) -> Any:
     """Declare a field as an option of ``click``. Without ``default`` it depends on the data."""
     return dataclasses.field(
-        metadata={"names": names, "click": {"help": help, "type": kind} | settings}
+        metadata={"click": {"help": help, "type": kind} | settings}
     )
 
 
@@ -75,10 +68,8 @@ def options_of_class(
     def add(function: Callable) -> Callable:
         for field in reversed(dataclasses.fields(cls)):
             if field.name not in without:
-                names = field.metadata["names"] or (
-                    f"--{field.name.replace('_', '-')}",
-                )
-                function = click.option(*names, **field.metadata["click"])(function)
+                name = f"--{field.name.replace('_', '-')}"
+                function = click.option(name, **field.metadata["click"])(function)
         return function
 
     return add
@@ -88,7 +79,7 @@ def options_of_class(
 class Options:
     """Everything that determines a run."""
 
-    data: str = option("Training data (see above).", default="mnist5k", metavar="DATA")
+    data: str = option("Training data (see below).", default="mnist5k", metavar="DATA")
     surrogate: str = option(
         "Such as 'arctan(alpha=2)'.",
         lambda text: repr(parse_surrogate(text)),
@@ -97,7 +88,7 @@ class Options:
     )
     hidden: tuple[int, ...] = option(
         "Neurons of each hidden layer.",
-        Numbers(lambda item: [int(item)], "256,256"),
+        numbers(lambda item: [int(item)], "256,256"),
         default="256,256",
         metavar="N,...",
     )
@@ -158,17 +149,10 @@ class Options:
         click.FloatRange(0),
         default=0.0,
     )
-    decay: float = option(
-        "Decay factor of the membrane potential per time step.",
-        click.FloatRange(0, 1),
-        default=_LIF.decay,
-    )
     taus: tuple[float, ...] = option(
-        "Time constants in steps, instead of --decay, for membrane, synapse or adaptation, and "
-        "readout (see above).",
-        Numbers(lambda item: [float(item)], "20 or 20,10, in steps"),
-        default=(),
-        show_default=False,
+        "Time constants in steps, of membrane, synapse or adaptation, and readout (see above).",
+        numbers(lambda item: [float(item)], "20 or 20,10, in steps"),
+        show_default="those of the cell",
         metavar="TAU,...",
     )
     reset: str = option(
@@ -177,10 +161,7 @@ class Options:
         default=_LIF.reset,
     )
     detach_reset: bool = option(
-        "Pass no gradient through the reset.",
-        None,
-        "--detach-reset/--no-detach-reset",
-        default=_LIF.detach_reset,
+        "Pass no gradient through the reset.", is_flag=True, show_default=False
     )
 
     def __post_init__(self) -> None:
@@ -193,10 +174,10 @@ class Options:
                 param_hint="'--taus'",
             )
 
-    def network(self, data: Any) -> SpikingNetwork:
+    def network(self, data: Split | SimpleNamespace) -> SpikingNetwork:
         """Return the network for data with this ``shape``, ``classes``, ``low`` and ``high``."""
         kind, names = CELLS[self.cell]
-        decays = [decay_from_tau(tau) for tau in self.taus] or [self.decay]
+        decays = [decay_from_tau(tau) for tau in self.taus]
         cell = kind(
             surrogate=get(self.surrogate),
             reset=self.reset,
@@ -211,7 +192,7 @@ class Options:
             self.readout,
             self.mode,
             self.recurrent,
-            readout_decay=decays[-1] if len(decays) > len(names) else decays[0],
+            readout_decay=decays[-1] if len(decays) > len(names) else cell.decay,
             low=data.low,
             high=data.high,
         )
@@ -248,10 +229,6 @@ def options_of(context: click.Context, data: str, **values: Any) -> Options:
                 f"--data {data} does not support it. Remove {name}, or change --data"
             )
             raise click.BadParameter(message, param_hint=f"'{name}'")
-        if parameter.name == "decay" and values["taus"]:
-            raise click.BadParameter(
-                "--taus replaces it. Remove --decay", param_hint="'--decay'"
-            )
     # click has None for options that are not passed and have no default of their own.
     defaults = {
         "encoding": NO_ENCODING if timed else "current",
@@ -259,6 +236,7 @@ def options_of(context: click.Context, data: str, **values: Any) -> Options:
         "steps": form.steps or 1,
         "bin": form.bin_ms or 0.0,
         "pool": form.pool,
+        "taus": (),
     }
     passed_values = {name: value for name, value in values.items() if value is not None}
     return Options(data, **defaults | passed_values)
@@ -267,8 +245,6 @@ def options_of(context: click.Context, data: str, **values: Any) -> Options:
 def adapted(options: Options, data: Split) -> Options:
     """Adapt options to the data, and print warnings."""
     count = len(data.train)
-    for doubt in data.doubts:
-        tables.note(f"warning: {doubt}")
     if options.batch > count:
         tables.note(
             f"warning: --batch {options.batch} is cut to the {count} training examples"
@@ -277,11 +253,6 @@ def adapted(options: Options, data: Split) -> Options:
     if options.encoding == NO_ENCODING:
         # Recordings define their number of steps.
         options = dataclasses.replace(options, steps=data.train.steps)
-    elif options.shift and len(data.shape) == 1:
-        raise click.BadParameter(
-            f"{options.data} has {data.shape[0]} features instead of images to move",
-            param_hint="'--shift'",
-        )
     return options
 
 
@@ -304,13 +275,6 @@ resume_option = click.option(
     help="Resume an interrupted run or sweep with its original options. The result is "
     "bit-identical.",
 )
-
-
-def with_sources(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Insert the table of values of ``--data`` into the help."""
-    table = sources.listed()
-    function.__doc__ = cleandoc(function.__doc__ or "").replace("  {sources}", table)
-    return function
 
 
 def passed(context: click.Context) -> list[click.Parameter]:
@@ -336,10 +300,7 @@ def refuse_others(context: click.Context, *allowed: str) -> None:
 def output_file(
     help: str, *endings: str, **settings: Any
 ) -> Callable[[Callable], Callable]:
-    """Add ``--output`` for a file, and ``--force``. The path is checked before the work."""
-
-    def store(context: click.Context, parameter: click.Parameter, force: bool) -> None:
-        context.meta["force"] = force
+    """Add ``--output`` for a file. The path is checked before the work."""
 
     def check(
         context: click.Context, parameter: click.Parameter, path: Path | None
@@ -352,26 +313,11 @@ def output_file(
             raise click.BadParameter(
                 f"{path}: the folder {path.parent} does not exist; create it"
             )
-        if path.exists() and not context.meta["force"]:
-            raise click.BadParameter(f"{path} exists; pass --force to overwrite it")
         return path
 
-    def add(function: Callable) -> Callable:
-        output = click.option(
-            "--output", "-o", type=PATH, callback=check, help=help, **settings
-        )
-        # Eager, so it is known when the path is checked.
-        flag = {
-            "is_flag": True,
-            "is_eager": True,
-            "expose_value": False,
-            "callback": store,
-        }
-        return output(
-            click.option("--force", help="Overwrite the output file.", **flag)(function)
-        )
-
-    return add
+    return click.option(
+        "--output", "-o", type=PATH, callback=check, help=help, **settings
+    )
 
 
 def of_run(function: Callable) -> Callable:

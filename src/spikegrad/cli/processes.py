@@ -112,12 +112,8 @@ def batch_sharding(batch: int, masked: bool) -> Example | None:
     # Sequences are (steps, n, ...), so the second axis is sharded. Labels are (n,).
     mesh = Mesh(jax.devices(), ("batch",))
     sequences = NamedSharding(mesh, P(None, "batch"))
-    parts: Any = (
-        sequences,
-        NamedSharding(mesh, P("batch")),
-        sequences if masked else None,
-    )
-    return Example(*parts)
+    labels = NamedSharding(mesh, P("batch"))
+    return Example(sequences, labels, sequences if masked else None)  # type: ignore[arg-type]
 
 
 def leave(code: int) -> None:

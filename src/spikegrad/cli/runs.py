@@ -7,27 +7,29 @@ import hashlib
 import json
 import os
 import platform
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from datetime import datetime
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from matplotlib.figure import Figure
 
 from .. import __version__
-from .._files import fcntl, write_atomically
+from .._files import Record, write_atomically
+from .._pytree import PyTree
 from .._system import processors
 from ..data import DataError, Sequences, Split
-from . import tables
+from . import sources
 from .networks import Params, SpikingNetwork
 from .options import Options, adapted
 
-FORMAT = 5
+FORMAT = 6
 RECORD, PARAMETERS, FIGURE = "run.json", "parameters.npz", "figure.png"
 
 
@@ -35,7 +37,7 @@ class RunError(DataError):
     """A folder or a run cannot be used. The message names it."""
 
 
-def describe(split: Split) -> dict[str, Any]:
+def describe(split: Split) -> Record:
     """Return the record of the data of a run."""
     names = "shape", "classes", "low", "high", "mean", "std", "test_from"
     return {
@@ -53,7 +55,7 @@ class Run:
 
     folder: Path
     options: Options
-    record: dict[str, Any]
+    record: Record
     name: str = RECORD
 
     @property
@@ -67,19 +69,14 @@ class Run:
         return self.options.network(self.data)
 
     def check_resumable(self, split: Split) -> None:
-        """Raise if data or JAX differ from the start of the run, because its bits would differ."""
+        """Raise if the data differs from the start of the run, because its bits would differ."""
         if SimpleNamespace(**describe(split)) != self.data:
             raise RunError(
                 f"{self.options.data} has changed since {self.folder} was started; restore the "
                 "original data to resume"
             )
-        if (now := configuration()) != (before := self.record["jax"]):
-            raise RunError(
-                f"{self.folder} was started with {before}, now it is {now}; configure JAX as "
-                "before to resume"
-            )
 
-    def save(self, name: str, write: Callable[[BinaryIO], Any]) -> None:
+    def save(self, name: str, write: Callable[[BinaryIO], object]) -> None:
         """Write a file atomically, in process 0. ``write`` receives a stream."""
         # All processes have the same values, and one file.
         if jax.process_index() == 0:
@@ -91,27 +88,14 @@ class Run:
 
     def save_parameters(self, params: Params) -> None:
         """Write ``parameters.npz``, with ``weight_0``, ``bias_0``, ... for the layers."""
-        arrays: dict[str, Any] = {
+        arrays: Record = {
             name: np.asarray(leaf) for name, leaf in _named(params).items()
         }
         self.save(PARAMETERS, lambda stream: np.savez(stream, **arrays))
 
-    def save_figure(self, figure: Any) -> None:
+    def save_figure(self, figure: Figure) -> None:
         """Write the figure."""
-        if jax.process_index() == 0:
-            tables.save_figure(figure, self.folder / FIGURE, 130)
-
-
-def configuration() -> dict[str, Any]:
-    """Return the configuration of JAX on which the bits of a training depend."""
-    # Each of these changes the numbers that are drawn or the rounding of products.
-    names = (
-        "enable_x64",
-        "default_matmul_precision",
-        "default_prng_impl",
-        "threefry_partitionable",
-    )
-    return {name: getattr(jax.config, f"jax_{name}") for name in names}
+        self.save(FIGURE, partial(figure.savefig, dpi=130, format="png"))
 
 
 def start(
@@ -140,60 +124,34 @@ def start(
             "processes": jax.process_count(),
             "xla_flags": os.environ.get("XLA_FLAGS", ""),
         },
-        "jax": configuration(),
     } | more
     return Run(claim(output, record, name), options, record, name)
 
 
-def claim(output: Path | None, record: dict[str, Any], name: str = RECORD) -> Path:
+def claim(output: Path | None, record: Record, name: str = RECORD) -> Path:
     """Create the folder of a run before training. If several processes try, one succeeds.
 
     Parameters
     ----------
     output : Path, optional
-        A new or empty folder. By default ``runs/<date>-<time>``, with a number if that is in use.
+        A new or empty folder. By default ``runs/<date>-<time>`` with microseconds.
     record : dict
         The first record. The process that creates it owns the folder.
     """
-    default, number = datetime.now().strftime("runs/%Y%m%d-%H%M%S"), 0
-    while True:
-        number += 1
-        folder = output or Path(f"{default}-{number}" if number > 1 else default)
-        try:
-            # A default folder that exists belongs to a run of the same second.
-            folder.mkdir(parents=True, exist_ok=output is not None)
-            if any(folder.iterdir()):
-                raise FileExistsError
-            write_atomically(
-                folder / name, lambda stream: stream.write(_text(record)), new=True
-            )
-            return folder
-        except FileExistsError:
-            if output is not None:
-                raise RunError(
-                    f"output folder {output} is not empty; choose an empty folder"
-                ) from None
-
-
-@contextmanager
-def held(folder: Path) -> Iterator[None]:
-    """Lock a run against other processes. The system releases the lock when the process ends."""
-    if jax.process_index() or fcntl is None:  # process 0 locks for all
-        yield
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
+    # Microseconds, because a loop in a shell starts several runs in a second.
+    folder = output or Path(datetime.now().strftime("runs/%Y%m%d-%H%M%S-%f"))
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise RunError(
-                f"{folder} is in use: another process is training it"
-            ) from None
-        except OSError:  # some network file systems lack locks
-            pass
-        yield
-    finally:
-        os.close(descriptor)
+        folder.mkdir(parents=True, exist_ok=output is not None)
+        if any(folder.iterdir()):
+            raise FileExistsError
+        write_atomically(
+            folder / name, lambda stream: stream.write(_text(record)), new=True
+        )
+    except FileExistsError:
+        raise RunError(
+            f"output folder {folder} is not empty; choose an empty folder"
+        ) from None
+    return folder
 
 
 def read(folder: Path, name: str = RECORD) -> Run:
@@ -213,7 +171,7 @@ def read(folder: Path, name: str = RECORD) -> Run:
     return Run(folder, options, record, name)
 
 
-def as_object(kind: type, values: dict[str, Any]) -> Any:
+def as_object(kind: type, values: Record) -> Any:
     """Return an object with the values of a record, which has lists instead of tuples."""
     return kind(
         **{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
@@ -228,6 +186,25 @@ def read_parameters(run: Run) -> Params:
     with np.load(path) as arrays:
         leaves = [jnp.asarray(arrays[name]) for name in _named(shapes)]
     return jax.tree.unflatten(jax.tree.structure(shapes), leaves)
+
+
+class Trained(NamedTuple):
+    """A saved run with its parameters, and examples of data that a command reads for it."""
+
+    run: Run
+    params: Params
+    source: str
+    examples: Sequences
+    labelled: bool
+
+
+def read_trained(folder: Path, data: str | None = None) -> Trained:
+    """Read a trained run and examples on its scale, by default its test set."""
+    run = read(folder)
+    params = read_parameters(run)
+    source = data or run.options.data
+    examples, labelled = sources.load_to_score(source, run.options, run.data)
+    return Trained(run, params, source, examples, labelled)
 
 
 def sha256(source: Sequences) -> str:
@@ -245,7 +222,7 @@ def sha256(source: Sequences) -> str:
     return digest.hexdigest()
 
 
-def _named(params: Params) -> dict[str, Any]:
+def _named(params: Params) -> dict[str, PyTree]:
     """Return the arrays of layers by their names in a file, in the order of the pytree."""
     return {
         f"{name}_{i}": getattr(layer, name)
@@ -255,5 +232,5 @@ def _named(params: Params) -> dict[str, Any]:
     }
 
 
-def _text(record: dict[str, Any]) -> bytes:
+def _text(record: Record) -> bytes:
     return (json.dumps(record, indent=1) + "\n").encode()

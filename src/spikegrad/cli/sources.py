@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import os
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -25,20 +25,19 @@ from ..data import (
     standardized,
     train_test_split,
 )
+from . import tables
 from .networks import NO_ENCODING
 
 Source = TypeVar("Source", bound=Sequences)
 
 FILES = [form for form in FORMS if form.key]
 """Files of the user, distinguished by their keys."""
+TABLE = "\n".join(
+    ["\b", "Data, --data:", *(f"  {form.written:20}  {form.about}" for form in FORMS)]
+)
+"""The end of a help text, which click does not wrap after ``\\b``."""
 _SAMPLE = 100
 """Number of recordings that are read quickly."""
-
-
-def listed() -> str:
-    """Return the table of the help."""
-    width = max(len(form.written) for form in FORMS)
-    return "\n".join(f"  {form.written:{width}}  {form.about}" for form in FORMS)
 
 
 def form_of(source: str) -> Form:
@@ -51,23 +50,14 @@ def form_of(source: str) -> Form:
     """
     name, _, path = source.partition(":")
     for form in FORMS:
-        if (
-            form.name == name
-            and form not in FILES
-            and (":" in form.written) == bool(path)
-        ):
+        if form.name == name and not form.key and (":" in form.written) == bool(path):
             return form
     if source.endswith(".npz"):
         # images if no key is known, because their reader reports it
         keys = keys_of(Path(source))
         return next((form for form in reversed(FILES) if form.key in keys), FILES[0])
-    written = {form.name: form.written for form in FORMS}
-    near = difflib.get_close_matches(name, written)
-    names = " or ".join(written[other] for other in near)
-    hint = (
-        f", did you mean {names}?" if near else f": use {', '.join(written.values())}"
-    )
-    raise DataError(f"unknown data {source!r}{hint}")
+    known = ", ".join(dict.fromkeys(form.written for form in FORMS))
+    raise DataError(f"unknown data {source!r}: use {known}")
 
 
 def sample(source: Source, most: int) -> Source:
@@ -107,7 +97,7 @@ def _check_labels(
     form: Form, source: str, train: Sequences | Recordings, key: str
 ) -> None:
     missing = np.setdiff1d(np.arange(max(2, train.classes)), train.y)
-    if form in FILES and missing.size:
+    if form.key and missing.size:
         raise DataError(
             f"{source}: {key} must hold at least two classes and every label from 0 to the "
             f"greatest, but lacks {missing[0]}; numpy.unique({key}, return_inverse=True)[1] "
@@ -123,7 +113,7 @@ def _recordings(form: Form, source: str, seed: int, binning: Binning) -> Split:
         test_from = form.test_from.format(seed)
         train, test = form.split(train, seed)
     train, test = _sequences(train, binning), _sequences(test, binning)
-    doubts = _events_outside(train)
+    _warn_of_events_outside(train)
     mean = std = ()
     if train.sequence(0).dtype.kind == "f":
         mean, std = moments(train)
@@ -135,7 +125,6 @@ def _recordings(form: Form, source: str, seed: int, binning: Binning) -> Split:
         test_from,
         mean=mean,
         std=std,
-        doubts=doubts,
     )
 
 
@@ -146,34 +135,28 @@ def for_validation(split: Split, fraction: float, seed: int) -> tuple[Split, Spl
     return split, dataclasses.replace(split, test=validation.in_memory())
 
 
-def load_to_score(source: str, options: Any, like: Any) -> tuple[Sequences, bool]:
+def load_to_score(
+    source: str, options: Any, like: SimpleNamespace
+) -> tuple[Sequences, bool]:
     """Read examples for a network that was trained with these options on data ``like`` these.
 
     Possible training examples are excluded: published training sets, and the training part of the
     training data. The second value is True if the examples have labels.
     """
     form, timed = form_of(source), options.encoding == NO_ENCODING
-    if timed == (form.read is None) and (timed or form not in FILES):
+    if timed == (form.read is None) and (timed or not form.key):
         raise DataError(
             f"{source} {'lacks' if timed else 'has'} a time axis, but the network was trained on "
             f"{options.data} {'with' if timed else 'without'} one"
         )
-    if form.read is None or not timed:
-        return datasets.load_for_prediction(
-            source, options.seed, like.shape, like.classes, like.low, like.high
-        )
-    # Only files of the user may lack labels.
-    labelled = form.file is None or "y" in keys_of(Path(source))
-    if form.file and not labelled:
-        test = form.file(source, label=0)
+    if timed:
+        test = _recordings_to_score(form, source, options)
+        # Only files of the user may lack labels.
+        labelled = not form.key or "y" in keys_of(Path(source))
     else:
-        paths = _path(source), _path(options.data)
-        train, test = form.read(paths[0], options.steps, options.seed)
-        if test is None:
-            # The same file has no published test set, so its training part must not be scored.
-            # Another file was not trained on at all.
-            is_trained = os.path.realpath(paths[0]) == os.path.realpath(paths[1])
-            test = form.split(train, options.seed)[1] if is_trained else train
+        test, labelled = datasets.images_to_score(
+            source, options.seed, like.low, like.high
+        )
     scored = _sequences(test, options.binning)
     if scored.shape != like.shape or scored.y.max() >= like.classes:
         raise DataError(
@@ -187,25 +170,37 @@ def load_to_score(source: str, options: Any, like: Any) -> tuple[Sequences, bool
     return scored.in_memory(), labelled
 
 
+def _recordings_to_score(
+    form: Form, source: str, options: Any
+) -> Sequences | Recordings:
+    path, trained = _path(source), _path(options.data)
+    train, test = form.read(path, options.steps, options.seed)  # type: ignore[misc]
+    if test is not None:
+        return test
+    # The same file has no published test set, so its training part must not be scored. Another
+    # file was not trained on at all.
+    is_trained = os.path.realpath(path) == os.path.realpath(trained)
+    return form.split(train, options.seed)[1] if is_trained else train
+
+
 def _path(source: str) -> str:
-    return source if form_of(source) in FILES else source.partition(":")[2] or source
+    return source if form_of(source).key else source.partition(":")[2] or source
 
 
 def _sequences(source: Sequences | Recordings, binning: Binning) -> Sequences:
     return source.binned(binning) if isinstance(source, Recordings) else source
 
 
-def _events_outside(sequences: Sequences) -> tuple[str, ...]:
+def _warn_of_events_outside(sequences: Sequences) -> None:
     """Warn of a binning that loses many events, from a sample of recordings."""
     if not isinstance(sequences, Binned):
-        return ()
+        return
     part = sample(sequences, _SAMPLE)
     outside, events = part.outside()
     # Recordings have stray events at their ends, which change nothing.
-    if outside <= events / 1000:
-        return ()
-    seconds = sequences.binning.steps * sequences.binning.step_us / 1e6
-    return (
-        f"{outside:,} of {events:,} events of {len(part)} recordings are outside of the "
-        f"{seconds:g} s of all steps: a longer --bin or more --steps take later ones in",
-    )
+    if outside > events / 1000:
+        seconds = sequences.binning.steps * sequences.binning.step_us / 1e6
+        tables.note(
+            f"warning: {outside:,} of {events:,} events of {len(part)} recordings are outside of "
+            f"the {seconds:g} s of all steps: a longer --bin or more --steps take later ones in"
+        )

@@ -16,11 +16,13 @@ import click
 import numpy as np
 
 from .. import get, rescaled
+from .._files import Record
 from . import processes, runs, sources, tables, trainer
+from .figure import sweep_figure
 from .options import (
     COUNT,
-    Numbers,
     Options,
+    numbers,
     option,
     options_of,
     options_of_class,
@@ -29,7 +31,6 @@ from .options import (
     quiet_option,
     refuse_others,
     resume_option,
-    with_sources,
 )
 from .tables import Summary, best
 
@@ -38,22 +39,25 @@ AXES = ("surrogate", "peak", "half_width", "lr")
 """The options of a setting, which are also its names in results."""
 
 
-def summaries(results: Iterable[dict[str, Any]]) -> list[Summary]:
-    """Summarize the seeds of each setting, independent of their order."""
-    groups: dict[tuple, list[dict[str, Any]]] = {}
-    # Rounding depends on the order.
-    for result in sorted(results, key=operator.itemgetter("seed")):
-        groups.setdefault(tuple(result[axis] for axis in AXES), []).append(result)
+def summaries(results: Iterable[Record], settings: list[Record]) -> list[Summary]:
+    """Summarize the seeds of each setting, independent of the order of the results."""
+    groups = [
+        # Rounding depends on the order.
+        sorted(
+            (row for row in results if all(row[axis] == values[axis] for axis in AXES)),
+            key=operator.itemgetter("seed"),
+        )
+        for values in settings
+    ]
 
-    def moments(group: list[dict[str, Any]], name: str) -> tuple[float, float | None]:
+    def moments(group: list[Record], name: str) -> tuple[float, float | None]:
         values = [result[name] for result in group]
-        return float(np.mean(values)), float(np.std(values, ddof=1)) if values[
-            1:
-        ] else None
+        std = float(np.std(values, ddof=1)) if len(values) > 1 else None
+        return float(np.mean(values)), std
 
     return [
         Summary(
-            dict(zip(AXES, setting, strict=True)),
+            {axis: group[0][axis] for axis in AXES},
             len(group),
             sum(result["diverged"] is not None for result in group),
             moments(group, "validation"),
@@ -61,7 +65,8 @@ def summaries(results: Iterable[dict[str, Any]]) -> list[Summary]:
             # A run that diverges in its first update has no rates.
             float(np.mean([np.mean(result.get("rates", 0.0)) for result in group])),
         )
-        for setting, group in groups.items()
+        for group in groups
+        if group
     ]
 
 
@@ -80,26 +85,17 @@ def parse_surrogates(text: str) -> tuple[str, ...]:
 
 
 def parse_range(item: str) -> list[float]:
-    """Return the numbers of ``X``, ``FROM:TO:xFACTOR`` or ``FROM:TO:+STEP``."""
-    match = re.fullmatch(r"\s*([^:]+):([^:]+):\s*([x+])([^:]+)", item)
+    """Return the numbers of ``X`` or ``FROM:TO:xFACTOR``."""
+    match = re.fullmatch("(.+):(.+):x(.+)", item)
     if match is None:
         return [float(item)]
-    first, last, step = float(match[1]), float(match[2]), float(match[4])
-    if not 0 < first <= last:
-        raise ValueError(item)
-    is_geometric = match[3] == "x"
-    steps = (
-        math.log(last / first) / math.log(step)
-        if is_geometric
-        else (last - first) / step
-    )
+    first, last, factor = map(float, match.groups())
     # Rounded, so the last value is included in spite of errors.
-    numbers = range(int(round(steps, 9)) + 1)
-    values = (first * step**i if is_geometric else first + step * i for i in numbers)
-    return [float(f"{value:.12g}") for value in values]
+    steps = int(round(math.log(last / first) / math.log(factor), 9))
+    return [float(f"{first * factor**i:.12g}") for i in range(steps + 1)]
 
 
-RANGE = Numbers(parse_range, "0.1,0.3, or a range, such as 0.05:3.2:x2 or 0.1:0.5:+0.1")
+RANGE = numbers(parse_range, "0.1,0.3, or a range, such as 0.05:3.2:x2")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,14 +111,12 @@ class Grid:
     half_width: tuple[float, ...] = option(
         "Half-widths at half maximum, in units of the potential.",
         RANGE,
-        default=(),
         show_default="each surrogate's own",
         metavar="RANGE",
     )
     peak: tuple[float, ...] = option(
         "Peaks of the slopes.",
         RANGE,
-        default=(),
         show_default="each surrogate's own",
         metavar="RANGE",
     )
@@ -156,7 +150,7 @@ class Grid:
             if values[1:] or axis == "surrogate"
         ]
 
-    def settings(self) -> list[dict[str, Any]]:
+    def settings(self) -> list[Record]:
         """Return the settings for :func:`trainer.sweep`."""
         settings = []
         for values in itertools.product(*map(dict.fromkeys, self.values.values())):
@@ -170,7 +164,7 @@ class Grid:
         return settings
 
 
-@click.command(context_settings={"show_default": True})
+@click.command(context_settings={"show_default": True}, epilog=sources.TABLE)
 @options_of_class(Grid)
 @options_of_class(Options, without=("surrogate", "lr"))
 @click.option(
@@ -183,7 +177,6 @@ class Grid:
 @resume_option
 @quiet_option
 @click.pass_context
-@with_sources
 def sweep(
     context: click.Context,
     jobs: int | None,
@@ -206,18 +199,11 @@ def sweep(
 
     \b
     A RANGE is a list of numbers and ranges:
-      0.1,0.3,1     these numbers
-      0.05:3.2:x2   from 0.05 to 3.2, doubling each time
-      0.1:0.5:+0.1  from 0.1 to 0.5 in steps of 0.1
-
-    \b
-    Data:
-      {sources}
+      0.1,0.3,1    these numbers
+      0.05:3.2:x2  from 0.05 to 3.2, doubling each time
 
     train --help describes data, encodings and time constants.
     """
-    from .figure import sweep_figure  # noqa: PLC0415  (other commands do not need matplotlib)
-
     began, run = time.perf_counter(), None
     if resume is None:
         grid = Grid(
@@ -242,7 +228,6 @@ def sweep(
     options, record = run.options, run.record
     total, results = len(settings) * grid.seeds, []
     with (
-        runs.held(run.folder),
         processes.deferred() as stop,
         tables.progress(quiet) as show,
     ):
@@ -261,11 +246,8 @@ def sweep(
             results.append(result)
             line = f"{len(results)}/{total}  {tables.result_line(result, grid.varying)}"
             show(line, len(results), total)
-    rows = summaries(results)
-    order = [tuple(setting[axis] for axis in AXES) for setting in settings]
     # Runs end in any order, and tables have the order of the options.
-    rows.sort(key=lambda row: order.index(tuple(row.setting.values())))
-    if rows:
+    if rows := summaries(results, settings):
         record["results"] = {
             "interrupted": len(results) < total,
             "settings": [row._asdict() for row in rows],

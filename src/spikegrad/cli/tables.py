@@ -8,14 +8,15 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
+from matplotlib.figure import Figure
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from .._files import write_atomically
+from .._files import Record, write_atomically
 from ..training import Report
 
 PIPE_WIDTH = 180
@@ -25,7 +26,7 @@ PIPE_WIDTH = 180
 class Summary(NamedTuple):
     """The runs of one setting: means with standard deviations, None for a single run."""
 
-    setting: dict[str, Any]
+    setting: Record
     n: int
     diverged: int
     validation: tuple[float, float | None]
@@ -80,7 +81,7 @@ def spread(mean: float, std: float | None) -> str:
     return percent(mean) if std is None else f"{100 * mean:.1f} ± {100 * std:.1f} %"
 
 
-def label(value: Any) -> str:
+def label(value: object) -> str:
     """Format a value of a setting."""
     return (
         "own"
@@ -143,7 +144,7 @@ def training_line(now: Report, name: str, epochs: int, test: list[float]) -> str
     )
 
 
-def result_line(result: dict[str, Any], axes: list[str]) -> str:
+def result_line(result: Record, axes: list[str]) -> str:
     """Describe a run of a sweep."""
     return (
         f"{setting_label(result, axes)}  seed {result['seed']}  "
@@ -153,16 +154,19 @@ def result_line(result: dict[str, Any], axes: list[str]) -> str:
     )
 
 
-def setting_label(setting: dict[str, Any], axes: list[str]) -> str:
+def setting_label(setting: Record, axes: list[str]) -> str:
     """Format the values of a setting on some axes."""
     return ", ".join(f"{axis} {label(setting[axis])}" for axis in axes)
 
 
 def table(
-    title: str, headings: Iterable[str], rows: Iterable[Iterable[Any]], **style: Any
+    title: str,
+    headings: Iterable[str],
+    rows: Iterable[Iterable],
+    caption: str | None = None,
 ) -> Table:
     """Return a table. The first column is aligned to the left."""
-    lines = Table(title=title, **style)
+    lines = Table(title=title, caption=caption)
     for i, heading in enumerate(headings):
         lines.add_column(heading, justify="right" if i else "left", overflow="fold")
     for row in rows:
@@ -170,7 +174,7 @@ def table(
     return lines
 
 
-def results(record: dict[str, Any], parameters: int) -> list[Table]:
+def results(record: Record, parameters: int) -> list[Table]:
     """Return the tables at the end of training."""
     options, data, networks = record["options"], record["data"], record["results"]
     rows = [
@@ -218,17 +222,14 @@ def by_class(
     counts = np.bincount(answers, minlength=classes).tolist()
     if y is None:
         return table(title, ("class", "answers"), enumerate(counts))
-    rows: list[tuple[Any, ...]] = []
-    for k in range(classes):
+    rows: list[tuple] = []
+    for k, count in enumerate(counts):
         answered = np.bincount(answers[y == k], minlength=classes)
         n, right = int(answered.sum()), int(answered[k])
         answered[k] = 0
-        mistaken = (
-            f"{answered.argmax()} ({answered.max()} times)" if answered.any() else ""
-        )
-        rows.append(
-            (k, n, right, accuracy(right / n, n) if n else "", counts[k], mistaken)
-        )
+        mistaken = f"{answered.argmax()} ({answered.max()} times)"
+        score = accuracy(right / n, n) if n else ""
+        rows.append((k, n, right, score, count, mistaken if answered.any() else ""))
     n, right = len(y), int((answers == y).sum())
     rows.append(("all", n, right, accuracy(right / n, n), n, ""))
     headings = (
@@ -243,7 +244,7 @@ def by_class(
 
 
 def sweep(
-    rows: list[Summary], axes: list[str], record: dict[str, Any], validation: int
+    rows: list[Summary], axes: list[str], record: Record, validation: int
 ) -> list[Table | str]:
     """Return tables of all settings and of the best of each surrogate, and a line of the best."""
     data, best_row = record["data"], best(rows)
@@ -294,7 +295,7 @@ def end(folder: Path, began: float) -> None:
     say(f"{time.perf_counter() - began:.1f} s in all")
 
 
-def save_figure(figure: Any, path: Path, dpi: int) -> None:
+def save_figure(figure: Figure, path: Path, dpi: int) -> None:
     """Write a figure atomically, in the format of its path."""
     write_atomically(
         path, lambda stream: figure.savefig(stream, dpi=dpi, format=path.suffix[1:])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -14,7 +15,8 @@ import numpy as np
 import optax
 
 from .. import training
-from .._struct import lifted
+from .._files import Record
+from .._struct import Real, lifted
 from ..data import Sequences, Split, scale
 from . import tables
 from .networks import NO_ENCODING, Params, SpikingNetwork, with_surrogate
@@ -33,7 +35,7 @@ _WORK = 1.6e10
 cross_entropy = optax.softmax_cross_entropy_with_integer_labels
 
 
-def optimizer_of(lr: Any, updates: int) -> optax.GradientTransformation:
+def optimizer_of(lr: Real, updates: int) -> optax.GradientTransformation:
     """Return the optimizer of every run. Its learning rate falls to 0 along a cosine."""
     return optax.adam(optax.cosine_decay_schedule(lr, updates))
 
@@ -82,19 +84,17 @@ def make_evaluator(network: SpikingNetwork) -> Callable[..., Scores]:
         logits, spikes, _ = network(params, x, key, mask)
         return logits, [layer.mean(0) for layer in spikes]
 
-    def score(params: Any, source: Sequences) -> Scores:
-        count, parts = len(source), []
-        size = min(count, _SCORED)
-        for i, first in enumerate(range(0, count, size)):
-            # The last part repeats examples, so one compiled program fits all parts.
-            x, _, mask = source.subset(
-                np.arange(first, first + size) % count
-            ).as_batch()
-            results = run(params, x, mask, jax.random.fold_in(jax.random.key(0), i))
-            parts.append(jax.tree.map(np.asarray, results))
-        logits, means = jax.tree.map(
-            lambda *leaves: np.concatenate(leaves)[:count], *parts
-        )
+    key = jax.random.key(0)
+
+    def score(params: Params, source: Sequences) -> Scores:
+        # Parts of one size if possible, because another size is another program.
+        count = len(source)
+        size = math.ceil(count / math.ceil(count / _SCORED))
+        parts = [
+            jax.device_get(run(params, x, mask, jax.random.fold_in(key, i)))
+            for i, (x, _, mask) in enumerate(source.batches(size))
+        ]
+        logits, means = jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
         # Masked steps have no spikes, so a mean over all steps is too small.
         padding = source.steps / source.lengths.mean() if source.masked else 1.0
         rates = [layer.mean(0) * padding for layer in means]
@@ -121,7 +121,7 @@ class Fit:
     interrupted: bool
     failure: str = ""
 
-    def summary(self) -> dict[str, Any]:
+    def summary(self) -> Record:
         """Return the results of the last epoch, as in ``run.json``."""
         return {
             **{name: self.curves[name][-1] for name in ("test", "accuracy", "loss")},
@@ -141,7 +141,7 @@ def fit(
     options: Options,
     *,
     quiet: bool = True,
-    stop: Callable[[], Any] = lambda: False,
+    stop: Callable[[], object] = lambda: False,
     folder: Path | None = None,
     minutes: float = 1.0,
     callbacks: Sequence[training.Callback] = (),
@@ -199,7 +199,7 @@ def fit(
         show(line, now.step, now.total or now.step)
         return bool(stop())
 
-    def values(now: training.Report) -> dict[str, Any]:
+    def values(now: training.Report) -> Record:
         # The rate of the last update: the schedule counts from 0, and ``step`` is the number of
         # updates made.
         rate = optax.cosine_decay_schedule(options.lr, updates)(now.step - 1)
@@ -250,10 +250,10 @@ def sweep(
     data: Split,
     validation: Split,
     options: Options,
-    settings: list[dict[str, Any]],
+    settings: list[Record],
     seeds: Sequence[int],
     **more: Any,
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[Record]:
     """Train and score a network with several settings and seeds.
 
     Parameters
@@ -281,7 +281,7 @@ def sweep(
 
     evaluate = make_evaluator(network)
 
-    def score(params: Params, setting: Mapping[str, Any]) -> dict[str, Any]:
+    def score(params: Params, setting: Mapping) -> Record:
         # lifted numbers are arguments of the compiled function
         params = with_surrogate(params, lifted(setting["spike"]))
         chosen, reported = (
@@ -314,7 +314,7 @@ def starts(network: SpikingNetwork, train: Sequences) -> Callable[[jax.Array], P
     """Return a function that draws initial parameters, scaled by a sample of recordings."""
     if network.encoding != NO_ENCODING:
         return network.init
-    x, _, mask = sample(train, _MEASURED).as_batch()
+    x, _, mask = jax.tree.map(jnp.asarray, sample(train, _MEASURED).as_batch())
     return jax.jit(lambda key: network.init(key, x, mask))
 
 

@@ -30,7 +30,8 @@ from ._events import Binned, Binning, Events, Recordings, split_by_speaker
 from ._forms import FORMS
 from ._forms import Form as Form
 from ._heidelberg import read_shd
-from ._images import BUILT_IN, load, load_for_prediction, scale
+from ._images import BUILT_IN, load, scale
+from ._images import images_to_score as images_to_score
 from ._npz import keys_of as keys_of
 from ._npz_sequences import read_npz, read_npz_events
 from ._randman import randman
@@ -67,7 +68,6 @@ __all__ = [
     "delta_encoding",
     "latency_encoding",
     "load",
-    "load_for_prediction",
     "load_packaged",
     "randman",
     "rate_encoding",

@@ -1,4 +1,4 @@
-"""Checks of arguments, labels and events, with messages of one line."""
+"""Checks of arrays, labels and events, with messages of one line."""
 
 from __future__ import annotations
 
@@ -8,31 +8,11 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from .._checks import brief
+MOST_CLASSES = 2**16
 
 
 class DataError(ValueError):
     """Data is missing or invalid. The message names the file, the key and the shape."""
-
-
-def integer(owner: str, name: str, value: int, least: int) -> None:
-    """Raise unless a value is an integer of at least the bound."""
-    # Python counts True as an integer.
-    is_integer = isinstance(value, int | np.integer) and not isinstance(value, bool)
-    if not is_integer or value < least:
-        raise ValueError(
-            f"{owner}: {name} must be an integer of at least {least}, got {brief(value)}"
-        )
-
-
-def positive(owner: str, name: str, value: float, most: float = math.inf) -> float:
-    """Return a number above 0 and up to a bound."""
-    if not 0 < value <= most or value == math.inf:  # a comparison with NaN is False
-        bounds = "finite" if most == math.inf else f"at most {most:g}"
-        raise ValueError(
-            f"{owner}: {name} must be a number above 0 and {bounds}, got {value}"
-        )
-    return value
 
 
 def as_array(
@@ -77,23 +57,30 @@ def check_labels(
             f"got {y.dtype} of shape {y.shape}; numpy.unique({key}, return_inverse=True)[1] "
             f"converts names, {key}.argmax(1) one-hot rows"
         )
-    if y.min() < 0:
+    # A readout has a unit for each label up to the greatest, so an identifier as label would need
+    # all memory.
+    outside = y[(y < 0) | (y >= MOST_CLASSES)]
+    if outside.size:
         raise DataError(
-            f"{owner}: {key} must hold labels from 0, got {y.min()}; "
+            f"{owner}: {key} must hold labels from 0 to {MOST_CLASSES - 1}, got {outside[0]}; "
             f"numpy.unique({key}, return_inverse=True)[1] numbers them"
         )
     # The integers of JAX, which would convert wider ones for each batch.
     return y.astype(np.int32)
 
 
-def chosen_of_each(y: np.ndarray, share: float, seed: int) -> np.ndarray:
-    """Draw a fraction of the examples of each class, as a mask."""
+def chosen_of_each(owner: str, y: np.ndarray, share: float, seed: int) -> np.ndarray:
+    """Draw a fraction of the examples of each class as a test set, as a mask."""
     rng = np.random.default_rng(seed)
     chosen = np.zeros(len(y), bool)
     # Class by class, so the fractions of the classes are equal in both parts.
     for label in np.unique(y):
         members = rng.permutation(np.flatnonzero(y == label))
         chosen[members[: round(share * len(members))]] = True
+    if chosen.all() or not chosen.any():
+        raise DataError(
+            f"{owner}: too few examples for a test set of {share:g} of each class"
+        )
     return chosen
 
 

@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import numpy.typing as npt
 
 from .._checks import compute_dtype, real_array
-from ._accepted import integer, positive
 
 
 def constant_encoding(x: npt.ArrayLike, steps: int) -> jax.Array:
@@ -33,7 +32,6 @@ def constant_encoding(x: npt.ArrayLike, steps: int) -> jax.Array:
            [0.1, 0.7],
            [0.1, 0.7]], dtype=float32)
     """
-    integer("constant_encoding", "steps", steps, 1)
     x = _array("constant_encoding", x)
     return jnp.broadcast_to(x, (steps, *x.shape))
 
@@ -62,7 +60,7 @@ def rate_encoding(x: npt.ArrayLike, steps: int, key: jax.Array) -> jax.Array:
     >>> rate_encoding([0.0, 0.25, 1.0], 1000, jax.random.key(0)).mean(0).round(1)
     Array([0. , 0.2, 1. ], dtype=float32)
     """
-    x = _probability("rate_encoding", x, steps)
+    x = _probability("rate_encoding", x)
     # Below x and not at it, because 0 is drawn and 1 is not.
     draws = jax.random.uniform(key, (steps, *x.shape), x.dtype)
     return draws < x[None]
@@ -95,7 +93,7 @@ def latency_encoding(x: npt.ArrayLike, steps: int) -> jax.Array:
            [0, 1, 0, 0],
            [0, 0, 1, 0]], dtype=int32)
     """
-    x = _probability("latency_encoding", x, steps)
+    x = _probability("latency_encoding", x)
     # Step -1 is none of them, so a value of 0 has no spike.
     time = jnp.where(x > 0, jnp.floor((1 - x) * steps), -1).astype(int)
     time = jnp.minimum(time, steps - 1)  # 1 - x rounds to 1 for the smallest values
@@ -136,7 +134,7 @@ def delta_encoding(x: npt.ArrayLike, threshold: float) -> jax.Array:
     [ 0.  0.  1.  0.  1.  1. -1.]
     """
     x = _array("delta_encoding", x)
-    step_size = jnp.asarray(positive("delta_encoding", "threshold", threshold), x.dtype)
+    step_size = jnp.asarray(threshold, x.dtype)
 
     def step(reference: jax.Array, value: jax.Array) -> tuple[jax.Array, jax.Array]:
         away = value - reference
@@ -149,9 +147,8 @@ def delta_encoding(x: npt.ArrayLike, threshold: float) -> jax.Array:
     return jax.lax.stop_gradient(jax.lax.scan(step, x[0], x)[1])
 
 
-def _probability(owner: str, x: npt.ArrayLike, steps: int) -> jax.Array:
+def _probability(owner: str, x: npt.ArrayLike) -> jax.Array:
     """Return values from 0 to 1."""
-    integer(owner, "steps", steps, 1)
     x = _array(owner, x)
     # Half precision is too coarse to draw from or to count time steps.
     return jnp.clip(x.astype(compute_dtype(x.dtype)), 0, 1)

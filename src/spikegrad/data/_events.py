@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .._checks import checked_shape
-from ._accepted import DataError, as_array, check_events, integer, positive
+from ._accepted import DataError, as_array, check_events
 from ._sequences import Labelled, Lazy, Sequences
 
 
@@ -70,11 +70,6 @@ class Binning:
     step_us: float = 14_000
     binary: bool = False
     pool: int = 1
-
-    def __post_init__(self) -> None:
-        integer("Binning", "steps", self.steps, 1)
-        integer("Binning", "pool", self.pool, 1)
-        positive("Binning", "step_us", self.step_us)
 
     def __str__(self) -> str:
         values = "binary" if self.binary else "counts"

@@ -30,12 +30,10 @@ class Form:
     about : str
         A description in one line.
     read : callable, optional
-        Reader of recordings. None for images, because :func:`spikegrad.data.load` reads them.
+        Reader of recordings. A file of the user may lack labels, and has the label 0 then. None
+        for images, because :func:`spikegrad.data.load` reads them.
     key : str
         For a ``.npz`` file of the user: the key that only this form has.
-    file : callable, optional
-        Reader of a file of the user. If labels are not needed, it accepts one for all examples as
-        ``label``.
     test_from : str
         Description of the test set if none is published. ``split`` draws it from the data and the
         seed.
@@ -52,7 +50,6 @@ class Form:
     about: str
     read: Read | None = None
     key: str = ""
-    file: Callable[..., Recorded] | None = None
     test_from: str = "a fifth of each class, drawn with seed {}"
     split: Callable[[Any, int], tuple[Any, Any]] = lambda source, seed: (
         train_test_split(source, 0.2, seed)

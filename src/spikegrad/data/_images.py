@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeAlias, TypeVar
 
 import jax
@@ -76,35 +76,19 @@ def load(source: str | os.PathLike, seed: int = 0) -> Split:
     """
     name = str(source)
     (x, y), (x_test, y_test), test_from = _split(name, seed)
-    low, high = float(x.min()), float(x.max())
-    if low == high:
-        raise DataError(
-            f"{name}: all features of all images are {low:g}, so nothing can be learned"
-        )
-    classes = int(y.max()) + 1
-    train = _images(name, _stored(x, low, high), y, classes)
     # By the range of the training set, as the scale is a part of the model.
-    test = _images(name, _stored(x_test, low, high), y_test, classes)
+    low, high = float(x.min()), float(x.max())
+    train = _images(name, x, y, low, high)
+    test = _images(name, x_test, y_test, low, high, train.class_names)
     return Split(train, test, test_from, low, high)
 
 
-def load_for_prediction(
-    source: str | os.PathLike,
-    seed: int,
-    shape: tuple[int, ...],
-    classes: int,
-    low: float,
-    high: float,
+def images_to_score(
+    source: str | os.PathLike, seed: int, low: float, high: float
 ) -> tuple[Sequences, bool]:
-    """Read images to score with a trained network.
+    """Read images to score with a network whose training data has this seed and range.
 
-    Parameters
-    ----------
-    source : str
-        A built-in name, or the path of a ``.npz`` with ``x`` and optionally ``y``, or with the keys
-        of training data, to score its test set.
-    seed, shape, classes, low, high
-        Values of the data of the training.
+    A ``.npz`` file may have ``x`` and optionally ``y``. Of other data it reads the test set.
 
     Returns
     -------
@@ -112,45 +96,35 @@ def load_for_prediction(
         Images on the scale of the training data, as from :func:`load`.
     labelled : bool
         False if the data lacks labels. They are 0 in this case.
-
-    Raises
-    ------
-    DataError
-        If the data does not exist, is malformed, or has examples of another shape.
-
-    Examples
-    --------
-    >>> from spikegrad.data import load_for_prediction
-    >>> load_for_prediction(
-    ...     "digits", seed=0, shape=(8, 8), classes=10, low=0.0, high=16.0
-    ... )
-    (<digits: 359 sequences, 1 steps, channels (8, 8), 10 classes>, True)
     """
-    name, y = str(source), None
+    name = str(source)
     arrays = {} if name in BUILT_IN else read_arrays(name, (), ("x", "y", *_TRAINING))
-    if "x" in arrays:
-        x = _values(name, arrays, "x")
-        if "y" in arrays:
-            y = check_labels(name, "y", arrays["y"], len(x))
-    else:
+    if "x" not in arrays:
         # The other part of the data may be what the network was trained on.
-        _, (x, y), _ = _split(name, seed)
-    if x.shape[1:] != shape:
-        raise DataError(
-            f"{name}: holds examples of shape {x.shape[1:]}, the network was trained on {shape}"
-        )
-    labels = np.zeros(len(x), np.int32) if y is None else y
-    if labels.max() >= classes:
-        raise DataError(
-            f"{name}: has label {labels.max()}, the network was trained on {classes} classes"
-        )
-    return _images(name, _stored(x, low, high), labels, classes), y is not None
+        return _images(name, *_split(name, seed)[1], low, high), True
+    x = _values(name, arrays, "x")
+    y = check_labels(name, "y", arrays.get("y", np.zeros(len(x), int)), len(x))
+    return _images(name, x, y, low, high), "y" in arrays
 
 
-def _images(name: str, x: np.ndarray, y: np.ndarray, classes: int) -> Sequences:
-    """Return images ``(n, ...)`` as sequences of one time step, without a copy."""
-    names = [str(label) for label in range(classes)]
-    return Sequences(name, x[:, None], y, class_names=names)
+def _images(
+    name: str,
+    x: np.ndarray,
+    y: np.ndarray,
+    low: float,
+    high: float,
+    class_names: Sequence[str] | None = None,
+) -> Sequences:
+    """Return images ``(n, ...)`` as sequences of one time step.
+
+    Integers of at most 16 bits stay as they are, without a copy, and other values are scaled.
+    """
+    if x.dtype.kind == "f" or x.dtype.itemsize > 2:
+        # In float64, which separates large integers, and in place to bound the memory.
+        scaled = np.subtract(x, low, dtype=np.float64)
+        scaled /= high - low
+        x = scaled.astype(np.float32)
+    return Sequences(name, x[:, None], y, class_names=class_names)
 
 
 def scale(x: Array, low: float, high: float) -> Array:
@@ -183,16 +157,6 @@ def scale(x: Array, low: float, high: float) -> Array:
     return (x.astype(np.float32) - low) / (high - low)
 
 
-def _stored(x: np.ndarray, low: float, high: float) -> np.ndarray:
-    """Return integers of at most 16 bits unchanged, and other values scaled in float32."""
-    if x.dtype.kind in "iu" and x.dtype.itemsize <= 2:
-        return x
-    # In float64, which separates large integers, and in place to bound the memory.
-    scaled = np.subtract(x, low, dtype=np.float64)
-    scaled /= high - low
-    return scaled.astype(np.float32)
-
-
 _TRAINING = ("x_train", "y_train", "x_test", "y_test")
 
 
@@ -216,12 +180,7 @@ def _split(name: str, seed: int) -> tuple[Pair, Pair, str]:
                     f"{x.shape}: all axes except the first must agree"
                 )
             return (x, y), (x_test, y_test), "x_test and y_test of the file"
-    chosen = chosen_of_each(y, 0.2, seed)
-    if not chosen.any():
-        raise DataError(
-            f"{name}: too few examples for a test set of a fifth of each class; "
-            "add x_test and y_test"
-        )
+    chosen = chosen_of_each(name, y, 0.2, seed)
     test_from = f"a fifth of each class, drawn with seed {seed}"
     return (x[~chosen], y[~chosen]), (x[chosen], y[chosen]), test_from
 

@@ -175,16 +175,14 @@ FORMS += [
     Form(
         "FILE.npz",
         "x, y: sequences (n, steps, channels)",
-        lambda path, *_: (read_npz(path), None),
+        lambda path, *_: (read_npz(path, label=0), None),
         key="x",
-        file=read_npz,
     ),
     Form(
         "FILE.npz",
         "times, units, ...: events",
-        lambda path, *_: (read_npz_events(path), None),
+        lambda path, *_: (read_npz_events(path, label=0), None),
         key="times",
-        file=read_npz_events,
         steps=100,
         bin_ms=14,
     ),

@@ -6,7 +6,6 @@ import math
 
 import numpy as np
 
-from ._accepted import DataError, integer, positive
 from ._forms import FORMS, Form
 from ._sequences import Sequences, train_test_split
 
@@ -97,7 +96,7 @@ def randman(
     Raises
     ------
     ValueError
-        If a parameter is outside of its domain.
+        If ``spectrum`` is another name.
 
     References
     ----------
@@ -118,13 +117,6 @@ def randman(
     >>> bool(x[50:].any())  # in the first half
     False
     """
-    # A class is scaled by its minimum and maximum.
-    integer("randman", "samples", samples, 2)
-    positive("randman", "alpha", alpha, 100)
-    if int(steps * positive("randman", "fraction", fraction, 1)) < 1:
-        raise DataError(
-            f"randman: fraction must leave one of the {steps} steps, got {fraction}"
-        )
     if spectrum not in SPECTRA:
         raise ValueError(
             f"randman: spectrum must be one of {', '.join(SPECTRA)}, got {spectrum!r}"

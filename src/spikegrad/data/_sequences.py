@@ -8,7 +8,7 @@ import itertools
 import math
 import operator
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple, Self, TypeVar
+from typing import Any, NamedTuple, Self, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -148,6 +148,8 @@ class Labelled:
         raise NotImplementedError
 
 
+Arrays: TypeAlias = Any
+"""An array ``(n, steps, channels...)``, or a sequence of arrays, which may be read lazily."""
 Source = TypeVar("Source", bound=Labelled)
 
 
@@ -200,7 +202,7 @@ class Sequences(Labelled):
     def __init__(
         self,
         name: str,
-        x: Any,
+        x: Arrays,
         y: npt.ArrayLike,
         *,
         lengths: npt.ArrayLike | None = None,
@@ -280,7 +282,7 @@ class Sequences(Labelled):
         read = functools.partial(_picked, self.x, chosen)
         return self._with(Lazy(len(chosen), read), chosen)
 
-    def _with(self, x: Any, chosen: slice | np.ndarray = slice(None)) -> Sequences:
+    def _with(self, x: Arrays, chosen: slice | np.ndarray = slice(None)) -> Sequences:
         return Sequences(
             self.name,
             x,
@@ -342,7 +344,7 @@ class Sequences(Labelled):
         return collate([self[i] for i in range(len(self))])
 
 
-def _arrays(name: str, x: Any) -> Any:
+def _arrays(name: str, x: Arrays) -> Arrays:
     """Return arrays of numbers for JAX. Raise if dtypes or shapes of channels differ."""
     if isinstance(x, np.ndarray):
         return as_array(name, "x", x)
@@ -362,17 +364,17 @@ class Lazy:
     shape: tuple[int, ...]
     """Set if it is known without reading an item."""
 
-    def __init__(self, count: int, read: Callable[[int], Any]) -> None:
+    def __init__(self, count: int, read: Callable[[int], np.ndarray]) -> None:
         self.count, self.read = count, read
 
     def __len__(self) -> int:
         return self.count
 
-    def __getitem__(self, index: int) -> Any:
+    def __getitem__(self, index: int) -> np.ndarray:
         return self.read(index)
 
 
-def _picked(items: Any, chosen: np.ndarray, index: int) -> Any:
+def _picked(items: Arrays, chosen: np.ndarray, index: int) -> np.ndarray:
     return items[chosen[index]]
 
 
@@ -462,8 +464,6 @@ class Split:
     mean, std : tuple of float
         For real-valued recordings: mean and standard deviation of each channel before
         standardization. Empty for other data.
-    doubts : tuple of str
-        Possible problems of the data, one line each.
     """
 
     train: Sequences
@@ -473,7 +473,6 @@ class Split:
     high: float = 1.0
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
-    doubts: tuple[str, ...] = ()
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -523,11 +522,7 @@ def train_test_split(
             f"train_test_split: share must be above 0 and below 1, got {share}"
         )
     # The draw of images from a file, so equal seeds give equal test sets.
-    chosen = chosen_of_each(source.y, share, seed)
-    if chosen.all() or not chosen.any():
-        raise DataError(
-            f"{source.name}: too few examples for a test set of {share:g} of each class"
-        )
+    chosen = chosen_of_each(source.name, source.y, share, seed)
     return source.subset(~chosen), source.subset(chosen)
 
 

@@ -6,7 +6,6 @@ import math
 
 import numpy as np
 
-from ._accepted import DataError
 from ._forms import FORMS, Form
 from ._sequences import Sequences
 
@@ -44,11 +43,6 @@ def yin_yang(
     Sequences
         ``(steps, 5)`` of bool, with the classes yang, yin and dot.
 
-    Raises
-    ------
-    ValueError
-        If a parameter is outside of its domain.
-
     Notes
     -----
     A network without a hidden layer reaches 63.8 % with the values as inputs, one with 30 hidden
@@ -68,8 +62,6 @@ def yin_yang(
     >>> train[0].x.argmax(0)  # the spike time of each unit
     array([20, 14, 10, 16,  0])
     """
-    if last >= steps:
-        raise DataError(f"yin_yang: last must be below the {steps} steps, got {last}")
     points, labels = yin_yang_points(samples, seed)
     bias = np.zeros((samples, 1))
     values = np.concatenate([points, 1 - points, bias], axis=1)
@@ -139,11 +131,6 @@ def binary_adding(
     Sequences
         ``(steps, 2)`` of bool, in ``marked + 1`` classes.
 
-    Raises
-    ------
-    ValueError
-        If a parameter is outside of its domain.
-
     Notes
     -----
     The published generator draws the bits of its test set with the seed of its training set, so
@@ -161,10 +148,6 @@ def binary_adding(
     >>> int(x[:, 1].sum()), bool((x[:, 0] & x[:, 1]).sum() == y)
     (9, True)
     """
-    if marked > steps:
-        raise DataError(
-            f"binary_adding: marked must be at most the {steps} steps, got {marked}"
-        )
     rng = np.random.default_rng(seed)
     labels = rng.permutation(np.arange(samples) % (marked + 1))
     bits = rng.random((samples, steps), np.float32) < 0.5
@@ -227,7 +210,7 @@ def cue_accumulation(
     Raises
     ------
     ValueError
-        If a parameter is outside of its domain.
+        If ``cues`` is even or ``delay`` is shorter than the recall.
 
     References
     ----------

@@ -192,12 +192,12 @@ class Convolution(_Weights, pure=True):
         bias = (
             np.zeros(len(self.weight)) if self.bias is None else self.bias.reshape(-1)
         )
-        axes: list[Any] = [shape[1:], self.stride, padding, self.dilation]
+        axes: Operands = [shape[1:], self.stride, padding, self.dilation]
         # Conv1d has numbers where Conv2d has pairs.
         if is_line := len(shape) == 2:
             axes = [values[0] for values in axes]
         size, stride, padding, dilation = axes
-        kind: Any = nir.Conv1d if is_line else nir.Conv2d
+        kind: Node = nir.Conv1d if is_line else nir.Conv2d
         bias = bias.astype(self.weight.dtype)
         node = kind(size, self.weight, stride, padding, dilation, self.groups, bias)
         # nir infers wrong types for groups and for kernels that are not square
@@ -332,7 +332,7 @@ class Signal(NamedTuple):
     """The shape of one example in NIR."""
     places: Array
     """The position in NIR's array, for each number of the array in the function."""
-    dtype: Any
+    dtype: np.dtype
     functions: tuple[Operation, ...] = ()
     sources: tuple[int, ...] = (0,)
     """The arguments of the function that the signal adds up."""
@@ -530,7 +530,7 @@ class Membrane(NamedTuple):
         return cell(surrogate=surrogate, **fields), gain
 
     def write(
-        self, cell: Any, values: Callable[[str], Array], time: Time, dtype: Any
+        self, cell: Any, values: Callable[[str], Array], time: Time, dtype: np.dtype
     ) -> Node:
         """Return the node of a cell. ``values`` has the parameters in NIR's order."""
         decay, fields = values("decay"), {}
@@ -614,7 +614,7 @@ def write_neurons(cell: Any, signal: Signal, time: Time) -> list[Node]:
     return nodes
 
 
-def next_number(threshold: Array, dtype: Any, towards: float) -> Array:
+def next_number(threshold: Array, dtype: np.dtype, towards: float) -> Array:
     """Return the next number. NIR fires above a threshold, and a cell fires at its threshold."""
     kind = np.float64 if dtype == np.float64 else np.float32
     return np.nextafter(threshold.astype(kind), kind(towards))

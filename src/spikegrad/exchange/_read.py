@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import graphlib
 import itertools
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -182,17 +182,10 @@ class _Reader:
             self.before[target].append(source)
             self.after[source].append(target)
         self.inputs, ends = self._of_type(nir.Input), self._of_type(nir.Output)
+        supported = (*OPERATIONS, nir.Delay, *NEURONS)
         for name, node in self.nodes.items():
-            if type(node) not in (
-                *OPERATIONS,
-                *NEURONS,
-                nir.Delay,
-                nir.Input,
-                nir.Output,
-            ):
-                known = ", ".join(
-                    kind.__name__ for kind in (*OPERATIONS, nir.Delay, *NEURONS)
-                )
+            if type(node) not in (*supported, nir.Input, nir.Output):
+                known = ", ".join(kind.__name__ for kind in supported)
                 raise ValueError(f"{self.owner(name)} is not supported; use {known}")
             if not self.before[name] and name not in self.inputs:
                 raise ValueError(
@@ -308,7 +301,7 @@ class _Reader:
             with named(self.owner(part.neurons[0])):
                 read = NEURONS[type(nodes[0])].read
                 cell, gain = read(nodes, shape, self.time, self.surrogate)
-        weights: dict[str, dict[int, Any]] = {}
+        weights: dict[str, dict[int, Operation]] = {}
         biases: list[Array] = []
         for chain in part.chains:
             functions, out, lag = self._functions(chain)
@@ -384,7 +377,7 @@ def _flat(
     ]
 
 
-def _weight(functions: list[Operation]) -> tuple[Any, list[Array]]:
+def _weight(functions: list[Operation]) -> tuple[Operation, list[Array]]:
     """Return functions as a matrix or as one function, and the bias of the last, if any."""
     dtype, biases = jnp.result_type(float), []
     functions = jax.tree.map(lambda values: jnp.asarray(values, dtype), functions)
@@ -398,7 +391,7 @@ def _weight(functions: list[Operation]) -> tuple[Any, list[Array]]:
     return (function.weight.T if isinstance(function, Linear) else function), biases
 
 
-def _combined(lags: dict[int, Any], plain: int = 0) -> Any:
+def _combined(lags: dict[int, Operation], plain: int = 0) -> Operation:
     """Combine the weights of a source, by their delays. One with the plain delay is unchanged."""
     first, last = min(lags), max(lags)
     if first == last:

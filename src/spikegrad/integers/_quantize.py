@@ -117,7 +117,8 @@ def quantize(
     >>> import jax, jax.numpy as jnp
     >>> from spikegrad import LIF, LeakyReadout, Network
     >>> from spikegrad.integers import quantize, replay
-    >>> spikes = jax.random.bernoulli(jax.random.key(1), 0.1, (50, 8, 20)).astype(float)
+    >>> spikes = jax.random.bernoulli(jax.random.key(1), 0.1, (50, 8, 20))
+    >>> spikes = spikes.astype(float)
     >>> cell = LIF(0.9, reset="value")
     >>> network = Network.init(
     ...     jax.random.key(0), spikes, (30, 3), cell, LeakyReadout(0.9)

@@ -51,8 +51,8 @@ def save(network: Network, path: str | Path) -> None:
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     save(network, f"{folder}/net.json")
     ...     loaded = load(f"{folder}/net.json")
-    >>> loaded.layers["0"].weight.integers.tolist() == [[64, 64], [64, 64], [64, 64]]
-    True
+    >>> loaded.layers["0"].weight.integers.tolist()
+    [[64, 64], [64, 64], [64, 64]]
     """
     _ = [*integer_layers("save", network)]  # raises for what is not made of integers
     record = {

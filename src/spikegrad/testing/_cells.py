@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
-from .._pytree import is_inexact
+from .._pytree import PyTree, is_inexact
 from ..network import MODES, Layer, Network
 from ..neurons import Cell, linear_response, says_how_to_encode
 from ._report import (
@@ -108,20 +108,20 @@ _SMALL = 1e-12  # relative change of currents that measures amplification
 class _Trajectory(NamedTuple):
     """All steps of a cell, each array with the steps first: ``(steps, batch, *features)``."""
 
-    v: Any
+    v: PyTree
     """The state before the step."""
     current: jax.Array
-    u: Any
+    u: PyTree
     """The state before the spike."""
-    after: tuple[Any, jax.Array]
+    after: tuple[PyTree, jax.Array]
     """The state after the step, and its output."""
 
 
-def _step(cell: Cell, v: Any, current: jax.Array) -> tuple[Any, jax.Array]:
+def _step(cell: Cell, v: PyTree, current: jax.Array) -> tuple[PyTree, jax.Array]:
     return cell.fire(cell.integrate(v, current))
 
 
-def _initial(cell: Cell, currents: jax.Array) -> Any:
+def _initial(cell: Cell, currents: jax.Array) -> PyTree:
     return jax.tree.map(
         jnp.asarray, cell.initial_state(currents.shape[1:], currents.dtype)
     )
@@ -164,7 +164,7 @@ def _types(cell: Cell, features: tuple[int, ...]) -> CheckResult:
             lambda leaf: f"{jnp.dtype(leaf.dtype)} {list(leaf.shape)}", tree
         )
 
-    v: Any = None
+    v: PyTree = None
     for dtype in DTYPES:
         v, after, out = jax.eval_shape(step, jax.ShapeDtypeStruct(shape, dtype))
         before, after = types(v), types(after)
@@ -189,7 +189,7 @@ def _varies(trajectory: _Trajectory) -> CheckResult:
 # --- steps: each is checked from its recorded state, because some dynamics amplify errors ---------
 
 
-def _over_steps(step: Callable, trajectory: _Trajectory) -> Any:
+def _over_steps(step: Callable, trajectory: _Trajectory) -> PyTree:
     return jax.vmap(step)(trajectory.v, trajectory.current)
 
 
@@ -213,7 +213,7 @@ def _neurons(cell: Cell, trajectory: _Trajectory) -> CheckResult:
     return _independent(jax.vmap(cell.fire), trajectory.u, 2, *neurons)
 
 
-def _independent(f: Callable, inputs: Any, axis: int, size: int) -> CheckResult:
+def _independent(f: Callable, inputs: PyTree, axis: int, size: int) -> CheckResult:
     """Set index 0 of an axis to NaN, and compare all others."""
 
     def has_axis(a):
@@ -255,7 +255,7 @@ def _response(cell: Cell, trajectory: _Trajectory) -> CheckResult:
 # --- encode and decode ----------------------------------------------------------------------------
 
 
-def _encoded(cell: Cell, trajectory: _Trajectory) -> Any:
+def _encoded(cell: Cell, trajectory: _Trajectory) -> PyTree:
     if not says_how_to_encode(cell):
         name = type(cell).__name__
         raise NotApplicable(

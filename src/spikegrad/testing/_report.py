@@ -5,14 +5,15 @@ from __future__ import annotations
 import builtins
 import math
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from numpy.typing import ArrayLike
 
 from .._compat import in_double_precision
-from .._pytree import is_real_array
+from .._pytree import PyTree, is_real_array
 from .._struct import as_arrays
 from .._surrogate import spike_types
 
@@ -48,9 +49,17 @@ class CheckResult(NamedTuple):
         """True if the property holds."""
         return self.error is None or self.error <= self.limit
 
+    def __str__(self) -> str:
+        if self.error is None:
+            return f"{self.property}: {self.note}"
+        sizes = f"error {self.error:.2g}, limit {self.limit:.2g}"
+        place = f" at {self.at}" if self.at else ""
+        note = f", {self.note}" if self.note else ""
+        return f"{self.property}: {sizes}{place}{note}"
+
 
 class Report(NamedTuple):
-    """The results for all properties. It prints as a table.
+    """The results for all properties. It prints with a line for each.
 
     Attributes
     ----------
@@ -69,24 +78,10 @@ class Report(NamedTuple):
         return all(result.passed for result in self.results)
 
     def __str__(self) -> str:
-        rows = [("", "property", "error", "limit", "", "")]
-        for law, error, limit, at, note in self.results:
-            if error is None:
-                rows.append(("-", law, "", "", "", note))
-            else:
-                mark = "ok" if error <= limit else "BROKEN"
-                rows.append(
-                    (
-                        mark,
-                        law,
-                        f"{error:.1e}",
-                        f"{limit:.1e}",
-                        at if error else "",
-                        note,
-                    )
-                )
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+        lines = (
+            f"{'ok' if result.passed else 'BROKEN':6}  {result}"
+            for result in self.results
+        )
         return "\n".join([self.subject, *lines])
 
 
@@ -96,12 +91,7 @@ class CheckFailedError(AssertionError):
     def __init__(self, report: Report) -> None:
         self.report = report
         first = next(result for result in report.results if not result.passed)
-        place = f" at {first.at}" if first.at else ""
-        note = f", {first.note}" if first.note else ""
-        super().__init__(
-            f"{report.subject}: {first.property}: error {first.error:.2g}, limit "
-            f"{first.limit:.2g}{place}{note}"
-        )
+        super().__init__(f"{report.subject}: {first}")
 
     def __str__(self) -> str:
         return f"{super().__str__()}\n\n{self.report}"
@@ -116,7 +106,7 @@ class NotApplicable(Exception):  # noqa: N818 (it is a result, not an error)
 
 
 def report_of(
-    owner: str, subject: Any, laws: Callable[[], Laws], raises: bool
+    owner: str, subject: PyTree, laws: Callable[[], Laws], raises: bool
 ) -> Report:
     """Check laws one after another. If the first one does not hold, the others cannot run."""
     if any(kind.draws for kind in spike_types(subject)):
@@ -152,12 +142,12 @@ def broken(note: str, at: str = "") -> CheckResult:
 
 
 def compare(
-    got: Any,
-    expected: Any,
+    got: PyTree,
+    expected: PyTree,
     limit: float,
     *,
-    at: Any = None,
-    scale: Any = None,
+    at: np.ndarray | None = None,
+    scale: np.ndarray | float | None = None,
     note: str = "",
 ) -> CheckResult:
     """Return the largest difference of two pytrees, in units of ``scale``.
@@ -185,13 +175,15 @@ def compare(
     return worst
 
 
-def peak_of(values: Any) -> float:
+def peak_of(values: ArrayLike) -> float:
     """Return the largest finite magnitude, or 1 without one."""
     sizes = np.abs(np.asarray(values, np.float64))
     return float(max(sizes[np.isfinite(sizes)], default=0.0)) or 1.0
 
 
-def trainable(subject: Any) -> tuple[dict[str, jax.Array], Callable[[Any], Any]]:
+def trainable(
+    subject: PyTree,
+) -> tuple[dict[str, jax.Array], Callable[[PyTree], PyTree]]:
     """Return all parameters by name, and a function that rebuilds the subject from such arrays."""
     paths, tree = jax.tree_util.tree_flatten_with_path(as_arrays(subject))
     leaves = {jax.tree_util.keystr(path)[1:]: leaf for path, leaf in paths}

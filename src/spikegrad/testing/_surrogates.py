@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cached_property, partial
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .._pytree import PyTree
 from .._surrogate import Surrogate, spike_types
 from ._report import (
     DTYPES,
@@ -164,7 +165,7 @@ class _Curves:
         return np.broadcast_to(columns, x.shape + self.trailing)
 
     @cached_property
-    def values(self) -> dict[str, Any]:
+    def values(self) -> dict[str, PyTree]:
         """The values on the grid and at the extremes, and the derivatives in the parameters."""
         s = self.surrogate
         # A slope that ignores one of the parameters is wrong by about 1% with other values.

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from functools import partial
 
 import jax
 from jax.typing import ArrayLike
 
+from .._pytree import PyTree
 from ..network import Network, match_widths
-from ._partition import PyTree, combine
+from ._partition import combine
 from ._sharding import is_spread
 from ._state import Report, State
 
@@ -86,29 +87,26 @@ class AdaptWidths:
         ratio: float = 1.0,
         keep: str = "peak",
         mask: ArrayLike | None = None,
-        key: Any = None,
+        key: jax.Array | None = None,
         each_epoch: bool = False,
     ) -> None:
-        self.static, self.inputs, self.each_epoch = static, inputs, each_epoch
-        self.options: dict[str, Any] = {
-            "ratio": ratio,
-            "keep": keep,
-            "mask": mask,
-            "key": key,
-        }
+        self.static, self.each_epoch = static, each_epoch
+        self.match = partial(
+            match_widths, inputs=inputs, ratio=ratio, keep=keep, mask=mask, key=key
+        )
 
     def __call__(self, now: Report) -> State | None:
         """Return the state with new widths."""
         if self.each_epoch and not now.epoch_ended:
             return None
         network = combine(now.state.trainable, self.static)
-        new = match_widths(network, self.inputs, **self.options)
+        new = self.match(network)
         return dataclasses.replace(
             now.state, trainable=_trainable(now.state.trainable, new)
         )
 
 
-def _trainable(before: PyTree, new: Network) -> Any:
+def _trainable(before: PyTree, new: Network) -> PyTree:
     """Replace the widths by those of the new network, in the old dtypes and shardings."""
     olds, structure = jax.tree.flatten(before, is_leaf=_is_none)
     news, other = jax.tree.flatten(new, is_leaf=_is_none)
@@ -124,10 +122,10 @@ def _trainable(before: PyTree, new: Network) -> Any:
     return structure.unflatten(leaves)
 
 
-def _like(new: Any, old: Any) -> Any:
+def _like(new: jax.Array, old: jax.Array) -> jax.Array:
     new = new.astype(old.dtype)
     return jax.device_put(new, old.sharding) if is_spread(old) else new
 
 
-def _is_none(leaf: Any) -> bool:
+def _is_none(leaf: object) -> bool:
     return leaf is None

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from .._compat import take
-from ._partition import PyTree
+from .._pytree import PyTree
 
 
 class ShuffledBatches:
@@ -63,7 +62,7 @@ class ShuffledBatches:
         """Return the number of batches in an epoch."""
         return self.count // self.size
 
-    def __call__(self, epoch: int) -> Iterator[Any]:
+    def __call__(self, epoch: int) -> Iterator[PyTree]:
         """Iterate over the batches of an epoch, from 0."""
         order = np.random.default_rng((self.seed, epoch)).permutation(self.count)
         for i in range(len(self)):
@@ -71,7 +70,7 @@ class ShuffledBatches:
             yield jax.tree.map(lambda array, rows=rows: array[rows], self.examples)
 
 
-def with_device_data(loss: Callable[..., Any], examples: PyTree) -> Callable[..., Any]:
+def with_device_data(loss: Callable, examples: PyTree) -> Callable:
     """Put examples on the device once, and return a loss for batches of row numbers.
 
     Parameters

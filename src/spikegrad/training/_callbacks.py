@@ -6,12 +6,12 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
 
 from .._checks import needed
+from .._files import Record
 from ._json_lines import append, jsonable, resumed
 from ._state import Report, State
 
@@ -40,8 +40,6 @@ class JsonLines:
     ------
     FileExistsError
         At the first report, if the file exists and ``resume`` is false.
-    ValueError
-        If a metric or a value of ``more`` has a reserved name.
 
     Examples
     --------
@@ -66,9 +64,9 @@ class JsonLines:
         self,
         path: str | os.PathLike,
         *,
-        more: Callable[[Report], dict[str, Any]] = lambda report: {},
+        more: Callable[[Report], Record] = lambda report: {},
         resume: bool = False,
-        of: dict[str, Any] | None = None,
+        of: Record | None = None,
     ) -> None:
         self.path, self.more, self.resume, self.of = (
             Path(path),
@@ -80,21 +78,16 @@ class JsonLines:
 
     def __call__(self, report: Report) -> None:
         """Write a line."""
-        line: dict[str, Any] = dict(self.of)
+        line: Record = dict(self.of)
         line |= {
             "step": report.step,
             "epoch": report.epoch,
             "seconds": round(report.seconds, 3),
         }
-        ended = {"epoch_ended": True} if report.epoch_ended else {}
-        values = report.metrics | ended | self.more(report)
-        if names := line.keys() & values.keys() or report.metrics.keys() & {
-            "epoch_ended"
-        }:
-            raise ValueError(
-                f"JsonLines: a metric cannot be named {min(names)!r}, because lines use this name; "
-                "rename it"
-            )
+        line |= report.metrics
+        if report.epoch_ended:
+            line["epoch_ended"] = True
+        line |= self.more(report)
         if jax.process_index() != 0:
             return
         if not self._is_begun:
@@ -106,9 +99,9 @@ class JsonLines:
                 lambda row: self._stays(row, before),
             )
             self._is_begun = True
-        append(self.path, json.dumps(jsonable(line | values)))
+        append(self.path, json.dumps(jsonable(line)))
 
-    def _stays(self, row: Any, before: int) -> bool:
+    def _stays(self, row: Record, before: int) -> bool:
         """Return False for the lines of this training that it will write again."""
         is_of_this = all(row.get(name) == value for name, value in self.of.items())
         return not is_of_this or row.get("step", 0) <= before
@@ -134,7 +127,7 @@ class TensorBoard:
         self,
         folder: str | os.PathLike,
         *,
-        more: Callable[[Report], dict[str, Any]] = lambda report: {},
+        more: Callable[[Report], Record] = lambda report: {},
     ) -> None:
         with needed("TensorBoard", "tensorboardX", "tensorboard"):
             from tensorboardX import SummaryWriter  # noqa: PLC0415

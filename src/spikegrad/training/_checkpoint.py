@@ -8,14 +8,13 @@ import re
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from .._consensus import agreed, from_first
-from .._files import remove_partials, write_atomically
+from .._files import Record, remove_partials, write_atomically
 from ._partition import name_of
 from ._sharding import is_spread, unwrap_key, wrap_like
 from ._state import Report, State
@@ -94,7 +93,7 @@ class Checkpoints:
         *,
         minutes: float | None = None,
         keep: int = 2,
-        extra: dict[str, Any] | None = None,
+        extra: Record | None = None,
     ) -> None:
         self.folder, self.minutes, self.keep = Path(folder), minutes, keep
         self.extra = {} if extra is None else extra
@@ -210,7 +209,7 @@ class Checkpoints:
         self.folder.mkdir(parents=True, exist_ok=True)
         host = {name: np.asarray(unwrap_key(leaf)) for name, leaf in named.items()}
         # NumPy writes dtypes that it does not know, such as bfloat16, without their names.
-        arrays: dict[str, Any] = {
+        arrays: Record = {
             name: array.view(_plain(array.dtype)) for name, array in host.items()
         }
         arrays[_ABOUT] = np.asarray(
@@ -230,14 +229,14 @@ def _step_of(path: Path) -> int:
     return int(path.stem.removeprefix("step-"))
 
 
-def _read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+def _read(path: Path) -> tuple[dict[str, np.ndarray], Record]:
     """Return arrays and JSON data of a file. NumPy compares the checksums of the zip archive."""
     with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
         arrays = {name: file[name] for name in file.files}
     return arrays, json.loads(str(arrays[_ABOUT]))
 
 
-def _parts(state: State) -> dict[str, Any]:
+def _parts(state: State) -> Record:
     return {part: getattr(state, part) for part in _DEVICE}
 
 
@@ -249,7 +248,7 @@ def _named(state: State) -> dict[str, jax.Array]:
     }
 
 
-def _about(state: State, extra: dict[str, Any]) -> dict[str, Any]:
+def _about(state: State, extra: Record) -> Record:
     """Return the JSON data of a checkpoint. JSON of Python restores each float64."""
     types = {
         name: f"{leaf.dtype} of shape {unwrap_key(leaf).shape}"
@@ -263,7 +262,7 @@ def _as_list(array: np.ndarray | jax.Array) -> list | float:
     return np.asarray(array).tolist()
 
 
-def _compare(path: Path, saved: dict[str, Any], expected: dict[str, Any]) -> None:
+def _compare(path: Path, saved: Record, expected: Record) -> None:
     """Raise if a checkpoint lacks an array of the state that resumes from it, or has others."""
     # Names before values: they say which network, optimizer or precision was another.
     if saved.get("format") != FORMAT:

@@ -7,7 +7,6 @@ import math
 import time
 import warnings
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,8 +16,9 @@ from jax.sharding import Mesh
 
 from .._checks import check_takes
 from .._consensus import gathered
+from .._pytree import PyTree
 from .._surrogate import as_key
-from ._partition import PyTree, combine
+from ._partition import combine
 from ._sharding import is_spread, mesh_of, replicated
 from ._source import Source
 from ._state import Callback, DivergedError, Report, State
@@ -28,14 +28,14 @@ from ._update import Call, Loss, Result, arrays_apart, compiled, values_of
 def fit(
     loss: Loss,
     trainable: PyTree,
-    batches: Iterable[Any] | Callable[[int], Iterable[Any]],
+    batches: Iterable[PyTree] | Callable[[int], Iterable[PyTree]],
     *,
     optimizer: optax.GradientTransformation,
     key: jax.Array | None = None,
     epochs: int | None = None,
     steps: int | None = None,
     updates_per_call: int = 1,
-    batch_sharding: Any = None,
+    batch_sharding: PyTree = None,
     callbacks: Sequence[Callback] = (),
 ) -> State:
     """Train anything that has a differentiable loss.
@@ -134,7 +134,7 @@ def fit(
         state = _on(mesh, state)
     bound, static = arrays_apart(loss)
 
-    def problem(bound: Any) -> tuple[Loss, optax.GradientTransformation]:
+    def problem(bound: PyTree) -> tuple[Loss, optax.GradientTransformation]:
         return combine(bound, static), optimizer
 
     # The arrays of the loss are arguments of the program, so JAX does not copy them into it as
@@ -162,7 +162,7 @@ def run(
         math.inf if epochs is None else epochs,
         math.inf if steps is None else steps,
     )
-    clock = _Clock(state)
+    began = time.perf_counter() - state.seconds  # for display
     # ``good`` is the last state whose loss was finite, for callbacks and errors after a
     # divergence.
     good, stopped = state, False
@@ -200,7 +200,7 @@ def run(
                 state.batches + len(group)
             )
             total = _total(source, epochs, steps)
-            report = _report(state, result, values, epoch_ended, clock, total)
+            report = _report(state, result, values, epoch_ended, began, total)
             report, stop = _call_all(callbacks, report)
             state = report.state
             stopped = _any_stops(state, following, stop)
@@ -297,7 +297,7 @@ def _report(
     result: Result,
     values: dict[str, np.ndarray],
     epoch_ended: bool,
-    clock: _Clock,
+    began: float,
     total: int | None,
 ) -> Report:
     # Sums and not means, so that a resumed epoch has the bits of an uninterrupted one.
@@ -305,7 +305,6 @@ def _report(
         name: state.sums.get(name, 0.0) + rows.sum(0) for name, rows in values.items()
     }
     batches, step = state.batches + result.updates, state.step + result.updates
-    seconds, left = clock.read(step, total)
     after = dataclasses.replace(
         state,
         trainable=result.trainable,
@@ -314,7 +313,7 @@ def _report(
         epoch=state.epoch + epoch_ended,
         batches=0 if epoch_ended else batches,
         sums={} if epoch_ended else sums,
-        seconds=seconds,
+        seconds=time.perf_counter() - began,
     )
     return Report(
         state=after,
@@ -324,7 +323,6 @@ def _report(
         epoch_metrics={name: values / batches for name, values in sums.items()},
         updates=result.updates,
         total=total,
-        seconds_left=left,
     )
 
 
@@ -335,24 +333,3 @@ def _total(source: Source, epochs: int | None, steps: int | None) -> int | None:
     return (
         epochs * source.length if steps is None else min(epochs * source.length, steps)
     )
-
-
-class _Clock:
-    """Times for display. No result depends on them."""
-
-    def __init__(self, state: State) -> None:
-        self.before, self.began = state.seconds, time.perf_counter()
-        self.compiled: tuple[int, float] | None = (
-            None  # step and time at the end of the first call
-        )
-
-    def read(self, step: int, total: int | None) -> tuple[float, float | None]:
-        """Return the seconds of training, and an estimate of the seconds left."""
-        now, left = time.perf_counter(), None
-        # The first call includes compilation, which does not repeat.
-        if self.compiled is None:
-            self.compiled = step, now
-        elif total is not None:
-            first, then = self.compiled
-            left = (total - step) * (now - then) / (step - first)
-        return self.before + now - self.began, left

@@ -6,17 +6,16 @@ import json
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
 
-from .._files import write_atomically
+from .._files import Record, write_atomically
 
 
 def resumed(
-    path: Path, owner: str, resume: bool, stays: Callable[[Any], bool]
-) -> list[Any]:
+    path: Path, owner: str, resume: bool, stays: Callable[[Record], bool]
+) -> list[Record]:
     """Return the values of a file that is continued, after other lines are removed from it.
 
     A line stays if it is complete and ``stays(value)`` is true.
@@ -35,9 +34,7 @@ def resumed(
         )
     lines = path.read_bytes().splitlines(keepends=True)
     values = {line: _value(line) for line in lines}
-    remaining = [
-        line for line in lines if values[line] is not None and stays(values[line])
-    ]
+    remaining = [line for line in lines if values[line] and stays(values[line])]
     if remaining != lines or not all(line.endswith(b"\n") for line in lines):
         # Lines that will be written again would otherwise occur twice.
         content = b"".join(line.rstrip() + b"\n" for line in remaining)
@@ -45,11 +42,11 @@ def resumed(
     return [values[line] for line in remaining]
 
 
-def _value(line: bytes) -> Any:
+def _value(line: bytes) -> Record:
     try:
         return json.loads(line)
     except ValueError:  # incomplete after a kill
-        return None
+        return {}
 
 
 def append(path: Path, line: str) -> None:
@@ -57,7 +54,7 @@ def append(path: Path, line: str) -> None:
         file.write(f"{line}\n")
 
 
-def jsonable(value: Any) -> Any:
+def jsonable(value: object) -> object:
     """Convert a value to JSON: arrays to lists, NaN and infinity to null."""
     if isinstance(value, dict):
         return {name: jsonable(entry) for name, entry in value.items()}

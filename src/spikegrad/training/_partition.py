@@ -5,19 +5,15 @@ from __future__ import annotations
 import contextlib
 import warnings
 from collections.abc import Callable
-from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
 
-from .._pytree import StaticFunction, is_array, merge, split
-
-PyTree: TypeAlias = Any
-"""Nested containers of arrays and other leaves, as in JAX."""
+from .._pytree import PyTree, StaticFunction, is_array, merge, split
 
 
 def partition(
-    tree: PyTree, filter: Callable[[str, Any], bool] = lambda path, leaf: True
+    tree: PyTree, filter: Callable[[str, PyTree], bool] = lambda path, leaf: True
 ) -> tuple[PyTree, PyTree]:
     """Split a pytree into trainable arrays and a static part.
 
@@ -104,7 +100,7 @@ _PARTS = "__self__", "__dict__", "__defaults__", "func", "args", "keywords"
 """Attributes of functions, methods and partials that may hold arrays."""
 
 
-def _closes_over_arrays(function: Any, visited: dict[int, Any]) -> bool:
+def _closes_over_arrays(function: Callable, visited: dict[int, Callable]) -> bool:
     """Return True if a function refers to floating-point arrays, which JAX does not see in it."""
     if id(function) in visited or isinstance(function, type):
         return False
@@ -119,10 +115,10 @@ def _closes_over_arrays(function: Any, visited: dict[int, Any]) -> bool:
     )
 
 
-def is_float_array(leaf: Any) -> bool:
+def is_float_array(leaf: object) -> bool:
     return is_array(leaf) and jnp.issubdtype(leaf.dtype, jnp.floating)
 
 
-def name_of(path: Any) -> str:
+def name_of(path: tuple) -> str:
     """Return the path of a leaf as names."""
     return jax.tree_util.keystr(path, simple=True, separator="/")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +11,8 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from .._consensus import gathered
-from ._partition import PyTree, name_of
+from .._pytree import PyTree
+from ._partition import name_of
 
 
 def mesh_of(batch_sharding: PyTree) -> Mesh:
@@ -41,7 +41,7 @@ def spread(batch: PyTree, batch_sharding: PyTree) -> PyTree:
     return jax.tree.map(under, batch_sharding, batch)
 
 
-def _placed(sharding: NamedSharding, leaf: Any) -> jax.Array:
+def _placed(sharding: NamedSharding, leaf: PyTree) -> jax.Array:
     if is_spread(leaf):
         return leaf
     array = np.asarray(leaf)
@@ -53,7 +53,7 @@ def _placed(sharding: NamedSharding, leaf: Any) -> jax.Array:
     return jax.make_array_from_callback(array.shape, sharding, array.__getitem__)
 
 
-def is_spread(leaf: Any) -> bool:
+def is_spread(leaf: object) -> bool:
     return isinstance(leaf, jax.Array) and len(leaf.sharding.device_set) > 1
 
 
@@ -99,7 +99,7 @@ def _hash(array: np.ndarray) -> int:
     return int.from_bytes(about.digest(), "little", signed=True)
 
 
-def _is_key(leaf: Any) -> bool:
+def _is_key(leaf: jax.Array) -> bool:
     return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from .._pytree import is_array
+from .._pytree import PyTree, is_array
 from .._struct import new_unchecked
 from ..network import DelayKernel
 from ._state import Report, State
@@ -87,7 +86,7 @@ class ShrinkDelays:
         width = start * (end / start) ** min(1.0, now.state.step / self._updates)
         changed = 0
 
-        def narrowed(leaf: Any) -> Any:
+        def narrowed(leaf: PyTree) -> PyTree:
             nonlocal changed
             if not _has_width(leaf):
                 return leaf
@@ -105,5 +104,5 @@ class ShrinkDelays:
         return dataclasses.replace(now.state, trainable=trainable)
 
 
-def _has_width(leaf: Any) -> bool:
+def _has_width(leaf: object) -> bool:
     return isinstance(leaf, DelayKernel) and is_array(leaf.width)

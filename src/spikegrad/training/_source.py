@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from typing import Any
 
 import jax
 import numpy as np
 
-from ._partition import PyTree
+from .._pytree import PyTree
 from ._sharding import spread
 from ._state import State
 
@@ -17,7 +16,7 @@ from ._state import State
 class Source:
     """The ``batches`` of ``fit``, an iterable or a function of the epoch, in groups."""
 
-    def __init__(self, batches: Any, batch_sharding: Any = None) -> None:
+    def __init__(self, batches: PyTree, batch_sharding: PyTree = None) -> None:
         self.batches, self.sharding = batches, batch_sharding
         self.length: int | None = len(batches) if hasattr(batches, "__len__") else None
         # An iterator is its own iterator, so a second loop over it would continue instead of
@@ -29,7 +28,7 @@ class Source:
 
     def groups(self, state: State, steps: int | None, size: int) -> Iterator[list]:
         """Read the remaining batches of the epoch, at most up to ``steps``."""
-        epoch: Any = (
+        epoch: PyTree = (
             self.batches(state.epoch) if callable(self.batches) else self.batches
         )
         self.last = None if steps is None else state.batches + steps - state.step
@@ -40,7 +39,7 @@ class Source:
             size,
         )
 
-    def _arrays(self, batch: PyTree) -> Any:
+    def _arrays(self, batch: PyTree) -> PyTree:
         if self.sharding is not None:
             return spread(batch, self.sharding)
         return jax.tree.map(
@@ -58,7 +57,7 @@ class Source:
         return True
 
 
-def _grouped(batches: Iterator[Any], size: int) -> Iterator[list]:
+def _grouped(batches: Iterator[PyTree], size: int) -> Iterator[list]:
     """Group up to ``size`` consecutive batches of one shape."""
     # A compiled call stacks its batches, so they need one shape.
     group: list = []
@@ -74,6 +73,6 @@ def _grouped(batches: Iterator[Any], size: int) -> Iterator[list]:
         yield group
 
 
-def _type(batch: PyTree) -> Any:
+def _type(batch: PyTree) -> tuple:
     leaves, structure = jax.tree.flatten(batch)
     return structure, [(leaf.shape, leaf.dtype) for leaf in leaves]

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from .._checks import needed
-from .._pytree import NOTHING_TO_TRAIN
-from ._partition import PyTree, is_float_array, name_of
+from .._pytree import NOTHING_TO_TRAIN, PyTree
+from ._partition import is_float_array, name_of
 
 with needed("spikegrad.training", "optax", "train"):
     import optax
@@ -78,7 +77,7 @@ class State:
         return cls(trainable, _as_arrays(optimizer.init(trainable)), key)
 
 
-def _as_arrays(tree: PyTree) -> Any:
+def _as_arrays(tree: PyTree) -> PyTree:
     """Convert leaves to arrays with a type that an update keeps."""
 
     def leaf(x):
@@ -123,8 +122,6 @@ class Report:
         Number of updates of this call.
     total : int or None
         Total number of updates, None if unknown.
-    seconds_left : float or None
-        Estimate of the remaining time, from the second call on.
     """
 
     state: State
@@ -134,7 +131,6 @@ class Report:
     epoch_metrics: dict[str, np.ndarray]
     updates: int
     total: int | None
-    seconds_left: float | None
 
     @property
     def step(self) -> int:
@@ -147,6 +143,6 @@ class Report:
         return self.state.seconds
 
 
-Callback = Callable[[Report], Any]
+Callback = Callable[[Report], object]
 """Called after each compiled call. If it returns a :class:`State`, training continues from it.
 Another true value ends training. A method ``end(state)`` is called last."""

@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -20,27 +20,29 @@ import numpy as np
 import optax
 
 from .._checks import check_takes
+from .._files import Record
+from .._pytree import PyTree
 from .._struct import lifted
 from .._system import processors
 from ._fit import check_counts, run
 from ._json_lines import append, jsonable, resumed
-from ._partition import PyTree, combine, is_float_array
+from ._partition import combine, is_float_array
 from ._source import Source
 from ._state import Callback, DivergedError, Report, State
 from ._update import Call, Value, arrays_apart, compiled
 
-Setting: TypeAlias = Mapping[str, Any]
+Setting: TypeAlias = Mapping[str, PyTree]
 LossOfSetting: TypeAlias = Callable[[PyTree, PyTree, jax.Array, Setting], Value]
 Optimizer: TypeAlias = (
     Callable[[Setting], optax.GradientTransformation] | optax.GradientTransformation
 )
-Score: TypeAlias = Callable[[PyTree, Setting], Mapping[str, Any]]
+Score: TypeAlias = Callable[[PyTree, Setting], Setting]
 
 
 def sweep(
     loss: LossOfSetting,
     start: Callable[[jax.Array, Setting], PyTree],
-    batches: Callable[[int], Any],
+    batches: Callable[[int], PyTree],
     settings: Iterable[Setting],
     *,
     optimizer: Optimizer,
@@ -50,11 +52,11 @@ def sweep(
     updates_per_call: int = 1,
     score: Score = lambda trainable, setting: {},
     callbacks: Callable[[Setting, int], Sequence[Callback]] = lambda setting, seed: (),
-    stop: Callable[[], Any] = lambda: False,
+    stop: Callable[[], object] = lambda: False,
     path: str | os.PathLike | None = None,
     resume: bool = False,
     jobs: int | None = None,
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[Record]:
     """Train once for each setting and seed, and yield the results as runs end.
 
     Each run is a :func:`fit`. Settings that differ only in floating-point numbers share compiled
@@ -74,7 +76,7 @@ def sweep(
         :class:`ShuffledBatches`.
     settings : iterable of dict
         Each setting is a dict of values by name. A value is a number, a string or any pytree, such
-        as a surrogate. All settings have equal names.
+        as a surrogate. All settings have equal names. Equal settings are one run.
     optimizer : callable, or optax.GradientTransformation
         ``optimizer(setting)`` returns an optimizer of optax. It may depend on traced numbers of the
         setting.
@@ -115,8 +117,7 @@ def sweep(
     FileExistsError
         If ``path`` exists and ``resume`` is false.
     TypeError, ValueError
-        If settings have different names, if a setting occurs twice, or if a constant of a setting
-        is not hashable. Also errors of :func:`fit`.
+        If a constant of a setting is not hashable. Also errors of :func:`fit`.
 
     Notes
     -----
@@ -177,11 +178,9 @@ def sweep(
     def is_stopped() -> bool:
         return ended.is_set() or bool(stop())
 
-    def train(
-        setting: Setting, seed: int, programs: _Programs
-    ) -> dict[str, Any] | None:
+    def train(setting: Setting, seed: int, programs: _Programs) -> Record | None:
         key, diverged = jax.random.key(seed), None
-        means: dict[str, Any] = {"loss": np.nan}
+        means: Record = {"loss": np.nan}
 
         def note(now: Report) -> bool:
             means.update(now.epoch_metrics)
@@ -209,9 +208,9 @@ def sweep(
         }
         return {**setting, **about, **means, **programs.score(state.trainable, setting)}
 
-    def results() -> Iterator[dict[str, Any]]:
+    def results() -> Iterator[Record]:
         yield from (done[name] for name in runs if name in done)
-        by_program: dict[Any, list[tuple]] = defaultdict(list)
+        by_program: dict[PyTree, list[tuple]] = defaultdict(list)
         for name, (setting, seed) in runs.items():
             if name not in done:
                 # Settings that differ only in floating-point numbers share one compiled program,
@@ -239,7 +238,7 @@ def sweep(
 
 def _in_threads(
     train: Callable, runs: Iterable[tuple], jobs: int, ended: threading.Event
-) -> Iterator[Any]:
+) -> Iterator[Record | None]:
     """Yield the results of runs as they finish. Closing the iterator ends unfinished runs."""
     # A single run at a time needs no thread, and has the configuration of JAX of its caller.
     if jobs == 1:
@@ -297,7 +296,7 @@ def _first_alone(function: Callable) -> Callable:
     """Delay other calls until the first call, which compiles, has returned."""
     lock, called = threading.Lock(), threading.Event()
 
-    def call(*arguments: Any) -> Any:
+    def call(*arguments: PyTree) -> PyTree:
         if not called.is_set():
             with lock:
                 # Another thread may have called while this one waited for the lock.
@@ -316,11 +315,11 @@ def _optimizer_of(
     return optimizer(setting) if callable(optimizer) else optimizer
 
 
-def _is_number(leaf: Any) -> bool:
+def _is_number(leaf: object) -> bool:
     return isinstance(leaf, (float, np.floating)) or is_float_array(leaf)
 
 
-def _constants(setting: Setting) -> Any:
+def _constants(setting: Setting) -> tuple:
     """Return a setting without its floating-point numbers, as a dict key."""
     leaves, structure = jax.tree.flatten(lifted(dict(setting)))
     # with the type, because 1 == True
@@ -331,33 +330,21 @@ def _runs(
     settings: Iterable[Setting], seeds: Iterable[int]
 ) -> dict[str, tuple[Setting, int]]:
     """Return setting and seed of each run by name: all settings with the first seed come first."""
-    runs: dict[str, tuple[Setting, int]] = {}
-    settings = list(settings)
-    for seed, setting in itertools.product(map(operator.index, seeds), settings):
-        hash(_constants(setting))  # before the first run, as JAX needs it
-        if set(setting) != set(settings[0]):
-            names = f"{sorted(settings[0])} and {sorted(setting)}"
-            raise ValueError(f"sweep: settings must have equal names, got {names}")
-        name = _name({**setting, "seed": seed})
-        if name in runs:
-            raise ValueError(
-                f"sweep: the run {name} occurs twice; remove the duplicate setting or seed"
-            )
-        runs[name] = setting, seed
-    return runs
+    return {
+        _name({**setting, "seed": seed}): (setting, seed)
+        for seed, setting in itertools.product(map(operator.index, seeds), settings)
+    }
 
 
-def _line(result: Mapping[str, Any]) -> str:
+def _line(result: Setting) -> str:
     return json.dumps(jsonable(dict(result)), default=repr)
 
 
-def _name(run: Mapping[str, Any]) -> str:
+def _name(run: Setting) -> str:
     return json.dumps(json.loads(_line(run)), sort_keys=True)
 
 
-def _read(
-    path: Path, resume: bool, runs: dict[str, tuple[Setting, int]]
-) -> dict[str, Any]:
+def _read(path: Path, resume: bool, runs: dict[str, tuple[Setting, int]]) -> Record:
     """Return the results in a file by the names of their runs."""
     names = {*next(iter(runs.values()))[0], "seed"}
     rows = resumed(path, "sweep", resume, lambda row: True)

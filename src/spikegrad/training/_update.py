@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -16,8 +16,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from .._checks import order_of_axes
 from .._compat import of_mesh
 from .._optimizer import updates_of
-from .._pytree import is_array, split
-from ._partition import PyTree
+from .._pytree import PyTree, is_array, split
 from ._sharding import replicated
 from ._state import State
 
@@ -86,7 +85,7 @@ def compiled(
     an epoch is known, the program takes up to an epoch and is compiled once.
     """
     size = size if length is None else min(size, max(1, length))
-    shardings: Any = None
+    shardings = None
     if mesh is not None and state is not None:
         bound, everywhere = (
             replicated(bound, mesh, "loss"),
@@ -202,7 +201,7 @@ def arrays_apart(tree: PyTree) -> tuple[PyTree, PyTree]:
     return jax.tree.map(jnp.asarray, arrays), static
 
 
-def _checked(result: Any) -> Value:
+def _checked(result: object) -> Value:
     """Return the result of a loss function. Raise if it has another form."""
     if not (
         isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], dict)
