@@ -28,8 +28,8 @@ LARGEST = 2**24
 
 Number: TypeAlias = Any
 """An array of JAX or NumPy, or a :class:`Term`."""
-Factor: TypeAlias = int | tuple[int, ...]
-"""A parameter: one integer, or one for each neuron."""
+Factor: TypeAlias = Any
+"""A parameter: an integer, or a tuple of one for each neuron."""
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
@@ -130,9 +130,7 @@ def clipped(x: Number, low: int, high: int) -> Number:
     return np.clip(x, low, high)
 
 
-def counted(
-    distance: Number, threshold: Factor, most: int, surrogate: Callable[..., Any]
-) -> Number:
+def counted(distance: Number, threshold: Factor, most: int, surrogate: Any) -> Number:
     """Return the number of spikes: how often a potential reaches its threshold, up to ``most``.
 
     ``distance`` is the potential minus the threshold.

@@ -227,7 +227,7 @@ class _Program:
         arrays = [f"state->{name}_{k}[i]" for k in range(len(layer.cell.state_names))]
         v = tuple(map(block.define, arrays))
         current = block.define(f"{name}[i]")
-        u = layer.cell.integrate(v if len(v) > 1 else v[0], current)
+        u = layer.cell.integrate(v if v[1:] else v[0], current)
         after, out = layer.cell.fire(u)
         after = after if isinstance(after, tuple) else (after,)
         tables += [

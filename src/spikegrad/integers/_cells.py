@@ -85,6 +85,17 @@ class IntegerCell(Cell, pure=True):
         """
         raise NotImplementedError
 
+    def factors(self) -> tuple[Any, Any, Any]:
+        """Return the decay factors of potential and current, and the gain, as real numbers."""
+        raise NotImplementedError
+
+    def integrate(self, v: State, current: Number) -> State:
+        raise NotImplementedError
+
+    def linear_response(self: Any) -> LinearResponse:
+        decay, synaptic_decay, gain = self.factors()
+        return LinearResponse(decay, gain, synaptic_decay, self.threshold)
+
     def initial_state(self, shape: tuple[int, ...], dtype: DTypeLike) -> State:
         if jnp.finfo(dtype).nmant < 23:
             raise TypeError(
@@ -233,10 +244,10 @@ class FixedLIF(IntegerCell, pure=True):
             v = v * (1 - r) if self.reset == "value" else v - r * threshold
         return ((v, *others) if others else v), s
 
-    def linear_response(self) -> LinearResponse:
-        decays = [self.decay, self.synaptic_decay or 0]
-        decay, synaptic_decay = (np.asarray(d) / 2**self.fraction for d in decays)
-        return LinearResponse(decay, 1.0, synaptic_decay, self.threshold)
+    def factors(self) -> tuple[Any, Any, Any]:
+        one = 2**self.fraction
+        synapse = self.synaptic_decay or 0
+        return np.asarray(self.decay) / one, np.asarray(synapse) / one, 1.0
 
     def converted(self, neuron: RealNeuron, scale: float) -> FixedLIF:
         def factor(decay):
@@ -343,7 +354,7 @@ class Loihi(IntegerCell, pure=True):
         return -(2**23), 2**23 - 1
 
     @property
-    def threshold(self) -> Factor | None:  # type: ignore[override]
+    def threshold(self) -> Any:
         """The least potential that fires."""
         if self.vth is None:
             return None
@@ -370,10 +381,8 @@ class Loihi(IntegerCell, pure=True):
         s = fired(v - like(v, self.threshold), self.unit, self.surrogate)
         return (v * (1 - self._for_reset(s)), i), s
 
-    def linear_response(self) -> LinearResponse:
-        decays = (_minus(4096, self.dv), _minus(4095, self.du))
-        decay, synaptic_decay = (np.asarray(d) / 4096 for d in decays)
-        return LinearResponse(decay, 64.0, synaptic_decay, self.threshold)
+    def factors(self) -> tuple[Any, Any, Any]:
+        return 1 - np.asarray(self.dv) / 4096, (4095 - np.asarray(self.du)) / 4096, 64.0
 
     def check(self, neuron: RealNeuron) -> None:
         if neuron.threshold is not None and neuron.reset != "value":
@@ -480,10 +489,9 @@ class Xylo(IntegerCell, pure=True):
         s = counted(v - threshold, self.threshold, self.n, self.surrogate)
         return (v - self._for_reset(s) * threshold, i), s
 
-    def linear_response(self) -> LinearResponse:
-        decays = (self.dash_mem, self.dash_syn)
-        decay, synaptic_decay = (1 - 2.0 ** -np.asarray(d) for d in decays)
-        return LinearResponse(decay, synaptic_decay, synaptic_decay, self.threshold)
+    def factors(self) -> tuple[Any, Any, Any]:
+        synapse = 1 - 2.0 ** -np.asarray(self.dash_syn)
+        return 1 - 2.0 ** -np.asarray(self.dash_mem), synapse, synapse
 
     def check(self, neuron: RealNeuron) -> None:
         if neuron.threshold is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import jax
@@ -111,8 +112,8 @@ def fixed(
     form = WeightFormat(-(2 ** (bits - 1)) * step, (2 ** (bits - 1) - 1) * step, step)
     if scale is None:
         largest = float(jnp.max(jnp.abs(jnp.asarray(weight))))
-        scale = 2.0 ** np.floor(np.log2(form.high / largest)) if largest else 1.0
-    if not scale > 0:
+        scale = 2.0 ** math.floor(math.log2(form.high / largest)) if largest else 1.0
+    if scale <= 0:
         raise ValueError(f"fixed: scale must be above 0, got {scale}")
     return Fixed(weight, float(scale), *form)
 

@@ -272,25 +272,25 @@ def dequantize(network: Network) -> Network:
 
 def _real(layer: Layer) -> Layer:
     cell: Any = layer.cell
-    response = cell.linear_response()
-    gain = response.gain / cell.state_scale
+    decay, synaptic_decay, gain = cell.factors()
+    gain = gain / cell.state_scale
 
     def array(weight):
         value = weight.integers * (gain / weight.scale)
         return jnp.asarray(value, weight.value.dtype)
 
     scale = next(map(_array, layer.weights.values())).scale * cell.state_scale
-    options = {"decay": response.decay}
+    options = {"decay": decay}
     kind: Any = LeakyReadout
     if cell.threshold is not None:
-        kind = SynapticLIF if np.any(response.synaptic_decay) else LIF
+        kind = SynapticLIF if np.any(synaptic_decay) else LIF
         options |= {name: getattr(cell, name) for name in ("surrogate", "detach_reset")}
         options |= {
             "threshold": np.asarray(cell.threshold) / scale,
             "reset": cell.reset,
         }
         if kind is SynapticLIF:
-            options["synaptic_decay"] = response.synaptic_decay
+            options["synaptic_decay"] = synaptic_decay
     return dataclasses.replace(_converted(layer, array), cell=kind(**options))
 
 
@@ -342,7 +342,8 @@ def _row(
         [(w.integers / w.scale - np.asarray(w.value)).ravel() for w in weights]
     )
     values = np.concatenate([np.asarray(w.value).ravel() for w in weights])
-    response = after.cell.linear_response()
+    cell: Any = after.cell
+    decay, synaptic_decay, _ = cell.factors()
     synapse = 0.0 if neuron.synaptic_decay is None else neuron.synaptic_decay
     peaks = [np.abs(np.asarray(x)).max() for x in jax.tree.leaves(integer.pre_spike)]
     rates = None
@@ -354,9 +355,9 @@ def _row(
         float(np.mean([(w.integers == 0).mean() for w in weights])),
         sum(w.clipped for w in weights),
         float(np.sqrt(np.mean(errors**2) / max(np.mean(values**2), 1e-300))),
-        (_tau(neuron.decay), _tau(response.decay)),
-        (_tau(synapse), _tau(response.synaptic_decay)),
-        float(max(peaks) / after.cell.limits[1]),
+        (_tau(neuron.decay), _tau(decay)),
+        (_tau(synapse), _tau(synaptic_decay)),
+        float(max(peaks) / cell.limits[1]),
         rates,
     )
 

@@ -132,8 +132,9 @@ def replay(network: Network, inputs: Any) -> tuple[dict[str, Any], Any]:
     # Outputs of all steps by source, (batch, neurons) each.
     history = {name: [*whole_inputs("replay", x)] for name, x in inputs.items()}
     states: dict[str, Any] = {}
+    batch = history[names[0]][0].shape[:-1]
     for layer in layers:
-        shape = (*history[names[0]][0].shape[:-1], layer.neurons)
+        shape = (*batch, layer.neurons)
         zeros = [np.zeros(shape, np.int64) for _ in layer.cell.state_names]
         states[layer.name] = tuple(zeros) if len(zeros) > 1 else zeros[0]
         history[layer.name] = []
@@ -144,7 +145,7 @@ def replay(network: Network, inputs: Any) -> tuple[dict[str, Any], Any]:
                 for edge in edges
                 if edge.lag <= step
             )
-            current = np.broadcast_to(current, shape[:-1] + bias.shape)
+            current = np.broadcast_to(current, batch + bias.shape)
             where = f"replay: layer {name!r}, step {step}"
             _check(f"{where}: the current", [current], -LARGEST, LARGEST)
             try:
