@@ -17,6 +17,8 @@ from .._struct import Struct, parameter, wiring
 Linear: TypeAlias = ArrayLike | Callable[[jax.Array], jax.Array]
 Name: TypeAlias = str
 """The name of a layer, join or input. The layers of a list have their places for names."""
+Read: TypeAlias = Any
+"""The outputs of a source that an edge reads: an array, or a tuple of arrays for a window."""
 
 
 class Delayed(Struct):

@@ -180,7 +180,7 @@ class _Cotangents:
                 (hoisted[name], back.reads(over.within[name], i)), layer.call_chunk
             )
             for name, layer in layers.items()
-            if over.within[name] and not layer.traced.per_step
+            if over.within[name] and not layer.per_step
         }
         # States before each step, (chunk, batch, neurons), and pasts, (chunk, depth, batch,
         # neurons).
@@ -229,7 +229,7 @@ class _Cotangents:
         # arrays with phase 1.
         late, ct = jax.lax.optimization_barrier((self.i, ct))
         grads = self.grads[name]
-        if not layer.traced.per_step:
+        if not layer.per_step:
             grads = layer.backward_looped(
                 grads, self.back.reads(over.within[name], late), ct[DRIVE]
             )
@@ -400,7 +400,6 @@ class _Rebuilding:
         if source in over.inputs:
             return pick(over.inputs[source], over.part.start + self.first + steps)
         if source in over.layers:
-            layer, storage = over.layers[source], over.plan.storage
             # (chunks, chunk, batch, ...) -> (steps, batch, ...)
             chosen = pick(jax.tree.map(merge_leading, self.residuals[source]), steps)
             numbers = (
@@ -408,12 +407,9 @@ class _Rebuilding:
                 if over.masks.number is None
                 else pick(over.masks.number, self.first + steps)
             )
-            return jax.vmap(
-                # vmap over the chosen steps, (n,) or (n, batch).
-                lambda residual, number: layer.fire(
-                    layer.load(storage, residual), number
-                )[1]
-            )(chosen, numbers)
+            # vmap over the chosen steps, (n,) or (n, batch).
+            outputs = functools.partial(over.layers[source].outputs, over.plan.storage)
+            return jax.vmap(outputs)(chosen, numbers)
         # The outputs of a join follow from its sources at these steps.
         edges = over.edges[source]
         return over.joins[source].over_chunk(

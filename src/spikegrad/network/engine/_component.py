@@ -47,7 +47,7 @@ class Component:
         """Convert the convolutions of a step to the form that is fast inside a loop."""
         return (
             canonical(step)
-            if any(node.traced.per_step for node in self.nodes.values())
+            if any(node.per_step for node in self.nodes.values())
             else step
         )
 
@@ -169,7 +169,7 @@ class Component:
             # 2016).
             def again(arrays, states, pasts, hoisted):
                 nodes: dict[Name, Any] = {
-                    name: node.with_arrays(arrays[name])
+                    name: node._replace(arrays=node.arrays | arrays[name])
                     for name, node in self.nodes.items()
                 }
                 nodes |= {

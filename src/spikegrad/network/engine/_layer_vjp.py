@@ -25,7 +25,6 @@ examples. So a layer with a convolution computes its products step by step.
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeAlias
 
@@ -36,7 +35,7 @@ from ..._checks import is_float
 from ..._compat import contract_leading, zeros_like
 from ..._surrogate import spike_types
 from ...neurons import State, says_how_to_encode
-from .._connections import Edge, Join, Name, matrix_of, product
+from .._connections import Join, Name, Read, matrix_of, product
 from .._graph import Graph
 from .._layer import plus_bias, sum_of
 from .._step import LayerState, examples_of, fire, is_stochastic, keys_of
@@ -44,7 +43,7 @@ from .._storage import Storage, distance_at_rest
 from ._convolution import canonical, has_convolution
 from ._functions import Arrays, close, pullback
 
-Gradients: TypeAlias = dict[str, Any]
+Gradients: TypeAlias = dict[str, Arrays]
 """Gradients by function, one for each of its arrays. None for integers."""
 
 
@@ -54,16 +53,71 @@ DRIVE = ""
 """The label of the current from edges outside loops."""
 
 
-class TracedLayer(NamedTuple):
-    """A layer as equations. Missing functions are left out."""
+class JoinVjp(NamedTuple):
+    """A join as equations, with its arrays."""
 
+    arrays: dict[str, Arrays]
+    call: Callable
+    per_step: bool
+    """If True, it contains a convolution. It then runs step by step, because XLA would merge the
+    axes of steps and examples.
+    """
+
+    # A join between the layers of a loop runs in the steps, and the loop over steps adds its
+    # gradients, as for a layer.
+    stepwise = ("function",)
+
+    def function(self, reads: dict[str, Read]) -> jax.Array:
+        return self.call(self.arrays["function"], reads)
+
+    def over_chunk(self, reads: dict[str, Read]) -> jax.Array:
+        """Return the outputs of a chunk, ``(chunk, batch, ...)``."""
+        if self.per_step:
+            return jax.lax.map(canonical(self.function), reads)
+        return self._at_once(self.arrays["function"], reads)
+
+    @property
+    def _at_once(self):
+        # vmap over the steps: (chunk, batch, ...) -> (chunk, batch, ...). All steps share the
+        # arrays.
+        return jax.vmap(self.call, in_axes=(None, 0))
+
+    def backward(
+        self, grads: Gradients, reads: dict[str, Read], ct: jax.Array
+    ) -> tuple[Gradients, dict[str, Read]]:
+        """Add the gradients of a chunk, and return the cotangents of its reads."""
+        arrays = self.arrays["function"]
+
+        # reads and ct: (chunk, batch, ...), or (batch, ...) in a step. A join has no state, so one
+        # pullback can cover all steps. Otherwise the scan carries the gradients. The derivative is
+        # taken within its body, because only then ``canonical`` includes the convolutions of the
+        # derivative.
+        def add(call, grads, now):
+            new, ct_reads = pullback(call, now[0], arrays, now[1])
+            return plus(grads, new), ct_reads
+
+        if self.per_step:
+            step = canonical(functools.partial(add, self.call))
+            total, ct_reads = jax.lax.scan(
+                step, grads["function"], (ct, reads), reverse=True
+            )
+        else:
+            total, ct_reads = add(self._at_once, grads["function"], (ct, reads))
+        return {"function": total}, ct_reads
+
+
+class LayerVjp(NamedTuple):
+    """A layer as equations, with its arrays. Missing functions are left out."""
+
+    arrays: dict[str, Arrays]
     calls: dict[str, Callable]
-    edges: tuple[Edge, ...]
-    """In the order of the sum of products."""
-    looped: frozenset[str]
-    """The labels of the edges within a loop. They are last."""
-    none: jax.ShapeDtypeStruct
-    """The type of zeros that replace the first product if all edges are within loops."""
+    outside: tuple[str, ...]
+    """The labels of the edges outside loops, in the order of the sum of products."""
+    inside: tuple[str, ...]
+    """The labels of the edges within a loop. They follow in the sum."""
+    began: jax.ShapeDtypeStruct
+    """The type of the first product. Zeros of it replace the product if all edges are within loops.
+    """
     matrices: frozenset[str]
     """The labels of products with a matrix."""
     per_step: bool
@@ -79,33 +133,210 @@ class TracedLayer(NamedTuple):
     examples: int | None
     """The number of examples, for stochastic spikes."""
 
+    @property
+    def stepwise(self) -> tuple[str, ...]:
+        """The functions whose gradients the loop over steps adds.
 
-class TracedJoin(NamedTuple):
-    """A join as equations."""
+        All other gradients are added once per chunk.
+        """
+        products = (*self.outside, *self.inside, "bias") if self.per_step else ()
+        return "fire", "integrate", *products
 
-    call: Callable
-    edges: tuple[Edge, ...]
-    per_step: bool
+    def call(self, name: str, *args: Any) -> Any:
+        return self.calls[name](self.arrays[name], *args)
+
+    def call_chunk(self, name: str, x: Read) -> jax.Array:
+        return self._over_chunk(name)(self.arrays[name], x)
+
+    def _over_chunk(self, name):
+        # vmap over the steps of a chunk: (chunk, batch, inputs) -> (chunk, batch, neurons). All
+        # steps share the arrays.
+        return jax.vmap(self.calls[name], in_axes=(None, 0))
+
+    def _first(self, call, reads, chunk=()):
+        """Return the product to which the bias is added, for one step or for a chunk."""
+        # (batch, neurons), or (chunk, batch, neurons)
+        for label in self.outside[:1]:
+            return call(label, reads[label])
+        return jnp.zeros((*chunk, *self.began.shape), self.began.dtype)
+
+    def drive(
+        self, call: Callable, reads: dict[str, Read], chunk: tuple[int, ...] = ()
+    ) -> jax.Array:
+        """Return the current from edges outside loops, ``W x + b``, for one step or a chunk."""
+        # The bias is added to the first product, before the other products, so the order of the sum
+        # is equal in all modes.
+        total = call("bias", self._first(call, reads, chunk))
+        for label in self.outside[1:]:
+            total = total + call(label, reads[label])
+        return total
+
+    def hoisted(self, reads: dict[str, Read], chunk: int) -> dict[str, Read]:
+        """Return the arguments of the steps of a chunk: products, or their inputs if
+        ``per_step``."""
+        if self.per_step:
+            return reads
+        # A product within a loop is hoisted too if its source is at least a chunk behind. These
+        # products stay separate from the drive, because the sum must keep its order.
+        looped = [label for label in reads if label in self.inside]
+        return {
+            DRIVE: self.drive(self.call_chunk, reads, (chunk,)),
+            **{label: self.call_chunk(label, reads[label]) for label in looped},
+        }
+
+    def current(self, arguments: Any, call: Callable | None = None) -> jax.Array:
+        """Return the current, from hoisted products and the reads of one step, or of a chunk with
+        ``call_chunk``.
+        """
+        hoisted, reads = arguments
+        call = self.call if call is None else call
+        if DRIVE not in hoisted:  # products step by step
+            reads = {**hoisted, **reads}
+            hoisted = {DRIVE: self.drive(call, reads)}
+        # The order of the sum is the order of the edges in every mode. Rounding could otherwise
+        # change a spike.
+        total = hoisted[DRIVE]
+        for label in self.inside:
+            total = total + (
+                hoisted[label] if label in hoisted else call(label, reads[label])
+            )
+        return total
+
+    def integrate(self, v: State, current: jax.Array) -> State:
+        return self.call("integrate", v, current)
+
+    def fire(
+        self, u: State, number: jax.Array | None, active: jax.Array | None = None
+    ) -> LayerState:
+        """Return state and output after a step. Only stochastic spikes depend on its number."""
+        # Examples of a cell that couples them have one mask, see ``check_coupled``.
+        del active
+        # u: (batch, neurons). number: a scalar, or (batch,) with a mask per example. The backward
+        # pass calls this again and draws equal spikes, because the keys depend only on these
+        # numbers.
+        keys = None
+        for key in self.arrays.get("key", ()):
+            keys = keys_of(key, number, self.number, self.examples)
+        return self.call("fire", u, keys)
+
+    @property
+    def _at_rest(self):
+        is_known = "at_rest" in self.calls
+        return functools.partial(self.call, "at_rest") if is_known else None
+
+    def store(self, storage: Storage, u: State, number: jax.Array | None) -> Any:
+        """Return the residual of a pre-spike state."""
+        # u, and both results of ``encode``: (batch, neurons). A cell without ``encode`` is stored
+        # unchanged.
+        if not storage.encodes or self.encoded is None:
+            return u
+        residual = storage.write(self.call("encode", u), self._at_rest)
+        # A step depends only on the sign of the distance, and every storage preserves signs. Graded
+        # and stochastic spikes depend on its value, so the stored value may have to move until the
+        # backward pass fires these spikes too.
+        if not self.needs_magnitude:
+            return residual
+        # Equal keys make both calls draw the same random numbers, so a difference comes from
+        # rounding only.
+        spikes = self.fire(u, number)[1]
+        return storage.settle(
+            residual, lambda code: self.outputs(storage, code, number) == spikes
+        )
+
+    def load(self, storage: Storage, residual: Any) -> State:
+        """Restore the pre-spike state from its residual."""
+        if not storage.encodes or self.encoded is None:
+            return residual
+        # ``encoded`` has the shapes and dtypes of the cell, because the stored arrays have fewer
+        # bits.
+        return self.call("decode", *storage.read(residual, self.encoded, self._at_rest))
+
+    def outputs(
+        self, storage: Storage, residual: Any, number: jax.Array | None
+    ) -> jax.Array:
+        """Return the outputs of a step from its residual."""
+        return self.fire(self.load(storage, residual), number)[1]
+
+    def is_rebuilt_exactly(self, storage: Storage) -> bool:
+        """Return True if the residuals determine the outputs exactly, for example the spikes."""
+        # A storage preserves the sign of the distance, which determines a spike. Graded outputs and
+        # stochastic spikes depend on its value. A cell without a distance, such as a readout,
+        # outputs other arrays. Both are rounded.
+        if not storage.encodes or self.encoded is None:
+            return True
+        return not (self.encoded[0] is None or self.needs_magnitude or self.graded)
+
+    def backward_looped(
+        self, grads: Gradients, reads: dict[str, Read], ct_current: jax.Array
+    ) -> Gradients:
+        """Add the gradients of the weights within loops."""
+        # read: (chunk, batch, inputs). ct_current: (chunk, batch, neurons). The steps have already
+        # sent the cotangents of these reads to their sources, so only the gradients are used.
+        return grads | {
+            label: self._add(label, grads[label], read, ct_current)[0]
+            for label, read in reads.items()
+        }
+
+    def backward_hoisted(
+        self, grads: Gradients, reads: dict[str, Read], cts: dict[str, jax.Array]
+    ) -> tuple[Gradients, dict[str, Read]]:
+        """Add the gradients of the hoisted weights, and return the cotangents of their reads."""
+        if self.per_step:
+            # The loop over steps has added these gradients, and ``cts`` belong to the reads.
+            return grads, cts
+        # All arrays are (chunk, batch, ...). One product per weight sums over steps and examples.
+        # The first product also passes the bias, which may change its dtype.
+        first = self._first(self.call_chunk, reads, cts[DRIVE].shape[:1])
+        bias, ct_first = pullback(
+            self._over_chunk("bias"), cts[DRIVE], self.arrays["bias"], first
+        )
+        # All products outside of loops are terms of one sum, so each gets the cotangent of the sum.
+        # A hoisted product within a loop was a separate argument of the steps, so ``cts`` has its
+        # cotangent.
+        cts = cts | dict.fromkeys(self.outside, cts[DRIVE])
+        cts |= dict.fromkeys(self.outside[:1], ct_first)
+        grads, ct_reads = {**grads, "bias": plus(grads["bias"], bias)}, {}
+        for label, read in reads.items():
+            grads[label], ct_reads[label] = self._add(
+                label, grads[label], read, cts[label]
+            )
+        return grads, ct_reads
+
+    def _add(self, name, grad, x, ct):
+        """Add the gradient of the arrays of a product to ``grad``.
+
+        Return the sum and the cotangent of the inputs.
+        """
+        # x: (chunk, batch, inputs). ct: (chunk, batch, neurons).
+        if name not in self.matrices:
+            # A function: JAX's gradient of the vmapped call is already summed over the steps.
+            new, ct_x = pullback(self._over_chunk(name), ct, self.arrays[name], x)
+            return plus(grad, new), ct_x
+        # The gradient of a matrix is added in place. ct_x: (chunk, batch, inputs). XLA removes this
+        # product if the caller does not use it.
+        (ct_x,) = pullback(functools.partial(self.call_chunk, name), ct, x)
+        (matrix,) = self.arrays[name]
+        # (chunk, batch, inputs) and (chunk, batch, neurons) -> (inputs, neurons), the sum of
+        # ``x^T ct`` over all leading axes, without merging them (``times_matrix``).
+        x, ct = x.astype(matrix.dtype), ct.astype(matrix.dtype)
+        return [grad[0] + contract_leading(x, ct, like=matrix)], ct_x
 
 
 def trace(
     graph: Graph,
     name: Name,
-    reads: dict[str, Any],
-    state: Any,
+    reads: dict[str, Read],
+    state: LayerState,
     key: jax.Array | None,
     examples: int | None,
-) -> tuple[TracedLayer, dict[str, Arrays], Any]:
+) -> tuple[LayerVjp, dict[str, Arrays], State]:
     """Trace a layer. Return its equations, its arrays, and an example of its pre-spike state.
 
-    For stochastic spikes, the arrays contain the key.
+    The arrays are separate, because the loop must get them as arguments. For stochastic spikes,
+    they contain the key.
     """
     # reads: {label: (batch, inputs)}. state: (v, output), each (batch, neurons).
-    layer, looped, connections = (
-        graph.nodes[name],
-        graph.looped[name],
-        graph.connections(name),
-    )
+    layer, looped = graph.nodes[name], graph.looped[name]
     calls, arrays, matrices, convolutional = {}, {}, set(), []
 
     def add(name, function, *example):
@@ -114,18 +345,13 @@ def trace(
         calls[name], arrays[name], jaxpr = close(function, *example)
         convolutional.append(has_convolution(jaxpr))
 
-    for (label, *_), weight in connections:
-        if (
-            (matrix := matrix_of(weight)) is not None
-            and is_float(matrix)
-            and matrix.ndim == 2
-        ):
+    for (label, *_), weight in graph.connections(name):
+        matrix = matrix_of(weight)
+        if matrix is not None and is_float(matrix) and matrix.ndim == 2:
             # A known matrix is not traced. Its gradient is added in place, as one product per chunk
             # (see ``_add``).
-            calls[label], arrays[label] = (
-                functools.partial(_matrix_product, label),
-                [jnp.asarray(matrix)],
-            )
+            calls[label] = functools.partial(_matrix_product, label)
+            arrays[label] = [jnp.asarray(matrix)]
             matrices.add(label)
         else:
             add(label, functools.partial(product, weight, name=label), reads[label])
@@ -133,17 +359,18 @@ def trace(
     # current.
     v, _ = state
     products = {label: calls[label](arrays[label], reads[label]) for label in calls}
+    outside = tuple(label for label in products if label not in looped)
     # (batch, neurons), in the dtype of the complete sum.
     current = sum_of(layer, products, looped)
     # The bias is added to the first product. Without an edge outside loops, zeros replace it. The
     # order of the sum is then equal in all modes.
-    first, *_ = calls
-    began = zeros_like(products[first]) if first in looped else products[first]
+    first, *_ = products
+    began = products[first] if outside else zeros_like(products[first])
     # All later products are added to the current, so they are cast to its dtype first. The cast is
     # part of the product, so its transpose brings the cotangent of the current to the dtype of the
     # matrix.
     for label, call in calls.items():
-        if label != first or first in looped:
+        if label not in outside[:1]:
             calls[label] = functools.partial(_cast, call, current.dtype)
     add("bias", lambda began: plus_bias(layer, began).astype(current.dtype), began)
     add("integrate", layer.cell.integrate, v, current)
@@ -163,26 +390,20 @@ def trace(
         add("decode", layer.cell.decode, *encoded)
         if encoded[0] is not None:
             # A cell without a threshold has no distance, and the storage needs no distance at rest.
-            add(
-                "at_rest",
-                distance_at_rest(layer.cell, encoded, current.shape),
-                encoded[1],
-            )
-        encoded = jax.tree.map(
-            lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), encoded
-        )
-    # Static values only: shapes, labels and functions without arrays. The arrays are returned
-    # separately, because the loop must get them as arguments.
-    traced = TracedLayer(
+            at_rest = distance_at_rest(layer.cell, encoded, current.shape)
+            add("at_rest", at_rest, encoded[1])
+    kinds = spike_types(layer.cell)
+    traced = LayerVjp(
+        {},
         calls,
-        tuple(edge for edge, _ in connections),
-        looped,
-        jax.ShapeDtypeStruct(began.shape, began.dtype),
+        outside,
+        tuple(label for label in products if label in looped),
+        _type(began),
         frozenset(matrices),
         any(convolutional),
-        encoded,
-        any(kind.needs_magnitude for kind in spike_types(layer.cell)),
-        any(kind.graded for kind in spike_types(layer.cell)),
+        jax.tree.map(_type, encoded),
+        any(kind.needs_magnitude for kind in kinds),
+        any(kind.graded for kind in kinds),
         number,
         examples,
     )
@@ -191,11 +412,11 @@ def trace(
 
 def trace_all(
     graph: Graph,
-    outputs: dict[Name, Any],
+    outputs: dict[Name, jax.Array],
     states: dict[Name, LayerState],
-    pasts: dict[Name, Any],
-    key: Any,
-) -> tuple[dict[Name, Any], dict[Name, dict[str, Arrays]], dict[Name, Any]]:
+    pasts: dict[Name, jax.Array],
+    key: jax.Array | None,
+) -> tuple[dict[Name, LayerVjp | JoinVjp], dict, dict[Name, State]]:
     """Trace all nodes.
 
     Return their equations, their arrays, and an example of each pre-spike state.
@@ -224,7 +445,7 @@ def trace_all(
                 lambda reads, node=node: node.function(*reads.values()), reads
             )
             arrays[name] = {"function": consts}
-            traced[name] = TracedJoin(call, graph.edges[name], has_convolution(jaxpr))
+            traced[name] = JoinVjp({}, call, has_convolution(jaxpr))
         else:
             traced[name], arrays[name], pre_spike[name] = trace(
                 graph, name, reads, states[name], key, examples
@@ -240,318 +461,9 @@ def _cast(call, dtype, arrays, x):
     return call(arrays, x).astype(dtype)
 
 
-class JoinVjp:
-    """A traced join with its arrays."""
-
-    # A join between the layers of a loop runs in the steps, and the loop over steps adds its
-    # gradients, as for a layer.
-    stepwise = ("function",)
-
-    def __init__(self, traced: TracedJoin, arrays: dict[str, Arrays]) -> None:
-        self.traced, self.arrays = traced, arrays
-
-    def with_arrays(self, arrays: dict[str, Arrays]) -> JoinVjp:
-        return JoinVjp(self.traced, {**self.arrays, **arrays})
-
-    def function(self, reads: dict[str, Any]) -> jax.Array:
-        return self.traced.call(self.arrays["function"], reads)
-
-    def over_chunk(self, reads: dict[str, Any]) -> jax.Array:
-        """Return the outputs of a chunk, ``(chunk, batch, ...)``."""
-        # A convolution runs step by step, because XLA would merge the axes of steps and examples.
-        if self.traced.per_step:
-            return jax.lax.map(canonical(self.function), reads)
-        return self._at_once(self.arrays["function"], reads)
-
-    @property
-    def _at_once(self):
-        # vmap over the steps: (chunk, batch, ...) -> (chunk, batch, ...). All steps share the
-        # arrays.
-        return jax.vmap(self.traced.call, in_axes=(None, 0))
-
-    def backward(
-        self, grads: Gradients, reads: dict[str, Any], ct: jax.Array
-    ) -> tuple[Gradients, dict[str, Any]]:
-        """Add the gradients of a chunk, and return the cotangents of its reads."""
-        arrays = self.arrays["function"]
-
-        # reads and ct: (chunk, batch, ...), or (batch, ...) in a step. A join has no state, so one
-        # pullback can cover all steps. Otherwise the scan carries the gradients. The derivative is
-        # taken within its body, because only then ``canonical`` includes the convolutions of the
-        # derivative.
-        def add(call, grads, now):
-            new, ct_reads = pullback(call, now[0], arrays, now[1])
-            return plus(grads, new), ct_reads
-
-        if self.traced.per_step:
-            step = canonical(functools.partial(add, self.traced.call))
-            grads, ct_reads = jax.lax.scan(
-                step, grads["function"], (ct, reads), reverse=True
-            )
-        else:
-            grads, ct_reads = add(self._at_once, grads["function"], (ct, reads))
-        return {"function": grads}, ct_reads
-
-
-class LayerVjp:
-    """A traced layer with its arrays."""
-
-    def __init__(
-        self, traced: TracedLayer, arrays: dict[str, Arrays], low_memory: bool = False
-    ) -> None:
-        self.traced, self.arrays, self.low_memory = traced, arrays, low_memory
-        # The loop over steps adds the gradients of these functions. All other gradients are added
-        # once per chunk.
-        products = (
-            [edge.label for edge in traced.edges] + ["bias"] if traced.per_step else []
-        )
-        self.stepwise = ("fire", "integrate", *products)
-
-    def with_arrays(self, arrays: dict[str, Arrays]) -> LayerVjp:
-        # The backward pass differentiates with respect to some arrays, and replaces only these.
-        return LayerVjp(self.traced, {**self.arrays, **arrays}, self.low_memory)
-
-    @property
-    def _at_rest(self):
-        return (
-            functools.partial(self.call, "at_rest")
-            if "at_rest" in self.arrays
-            else None
-        )
-
-    def call(self, name: str, *args: Any) -> Any:
-        return self.traced.calls[name](self.arrays[name], *args)
-
-    def call_chunk(self, name: str, *args: Any) -> Any:
-        return self._over_chunk(name, len(args))(self.arrays[name], *args)
-
-    def _over_chunk(self, name, count=1):
-        # vmap over the steps of a chunk: (chunk, batch, inputs) -> (chunk, batch, neurons). All
-        # steps share the arrays.
-        return jax.vmap(self.traced.calls[name], in_axes=(None, *[0] * count))
-
-    def drive(self, reads: dict[str, Any], chunk: int | None = None) -> jax.Array:
-        """Return the current from edges outside loops, ``W x + b``, for one step or a chunk."""
-        call = self.call if chunk is None else self.call_chunk
-        # Products and sum: (batch, neurons), or (chunk, batch, neurons). The bias is added to the
-        # first product, before the other products, so the order of the sum is equal in all modes.
-        first, *others = self._waits_for_nothing
-        # The label is empty if all edges are in loops, so there is no product to add the bias
-        # to.
-        total = call("bias", call(first, reads[first]) if first else self._none(chunk))
-        return functools.reduce(
-            lambda total, label: total + call(label, reads[label]), others, total
-        )
-
-    @property
-    def _waits_for_nothing(self):
-        """The labels of the edges outside loops, or one empty label without any."""
-        return [
-            edge.label
-            for edge in self.traced.edges
-            if edge.label not in self.traced.looped
-        ] or [""]
-
-    def _none(self, chunk):
-        # (batch, neurons), or (chunk, batch, neurons). The bias is added to these zeros instead of
-        # a first product.
-        none = self.traced.none
-        return jnp.zeros(
-            none.shape if chunk is None else (chunk, *none.shape), none.dtype
-        )
-
-    def hoisted(self, reads: dict[str, Any], chunk: int) -> dict[str, Any]:
-        """Return the arguments of the steps of a chunk: products, or their inputs if
-        ``per_step``."""
-        # A product within a loop is hoisted too if its source is at least a chunk behind. These
-        # products stay separate from the drive, because the sum must keep its order. A layer with a
-        # convolution gets its reads.
-        if self.traced.per_step:
-            return reads
-        looped = {
-            label: self.call_chunk(label, read)
-            for label, read in reads.items()
-            if label in self.traced.looped
-        }
-        return {DRIVE: self.drive(reads, chunk), **looped}
-
-    def current(self, arguments: Any, call: Callable | None = None) -> jax.Array:
-        """Return the current, from hoisted products and the reads of one step, or of a chunk with
-        ``call_chunk``.
-        """
-        hoisted, reads = arguments
-        call = self.call if call is None else call
-        if DRIVE not in hoisted:  # products step by step
-            reads = {**hoisted, **reads}
-            hoisted = {DRIVE: self.drive(reads)}
-        # The order of the sum is the order of the edges in every mode. Rounding could otherwise
-        # change a spike.
-        total = hoisted[DRIVE]
-        for label in (
-            edge.label for edge in self.traced.edges if edge.label in self.traced.looped
-        ):
-            total = total + (
-                hoisted[label] if label in hoisted else call(label, reads[label])
-            )
-        return total
-
-    def integrate(self, v: State, current: jax.Array) -> State:
-        return self.call("integrate", v, current)
-
-    def fire(self, u: State, number: Any, active: Any = None) -> LayerState:
-        """Return state and output after a step. Only stochastic spikes depend on its number."""
-        # Examples of a cell that couples them have one mask, see ``_check_coupled``.
-        del active
-        # u: (batch, neurons). number: a scalar, or (batch,) with a mask per example. The backward
-        # pass calls this again and draws equal spikes, because the keys depend only on these
-        # numbers.
-        key = self.arrays.get("key")
-        keys = (
-            None
-            if key is None
-            else keys_of(key[0], number, self.traced.number, self.traced.examples)
-        )
-        return self.call("fire", u, keys)
-
-    def store(self, storage: Storage, u: State, number: Any) -> Any:
-        """Return the residual of a pre-spike state."""
-        # u, and both results of ``encode``: (batch, neurons). A cell without ``encode`` is stored
-        # unchanged.
-        if not storage.encodes or self.traced.encoded is None:
-            return u
-        residual = storage.write(self.call("encode", u), self._at_rest)
-        # A step depends only on the sign of the distance, and every storage preserves signs. Graded
-        # and stochastic spikes depend on its value, so the stored value may have to move until the
-        # backward pass fires these spikes too.
-        if not self.traced.needs_magnitude:
-            return residual
-        # Equal keys make both calls draw the same random numbers, so a difference comes from
-        # rounding only.
-        spikes = self.fire(u, number)[1]
-        return storage.settle(
-            residual,
-            lambda residual: (
-                self.fire(self.load(storage, residual), number)[1] == spikes
-            ),
-        )
-
-    def load(self, storage: Storage, residual: Any) -> State:
-        """Restore the pre-spike state from its residual."""
-        if not storage.encodes or self.traced.encoded is None:
-            return residual
-        # ``encoded`` has the shapes and dtypes of the cell, because the stored arrays have fewer
-        # bits.
-        return self.call(
-            "decode", *storage.read(residual, self.traced.encoded, self._at_rest)
-        )
-
-    def backward_looped(
-        self, grads: Gradients, reads: dict[str, Any], ct_current: jax.Array
-    ) -> Gradients:
-        """Add the gradients of the weights within loops."""
-        # read: (chunk, batch, inputs). ct_current: (chunk, batch, neurons). The steps have already
-        # sent the cotangents of these reads to their sources, so only the gradients are used.
-        return {
-            **grads,
-            **{
-                k: self._add(k, grads[k], read, ct_current)[0]
-                for k, read in reads.items()
-            },
-        }
-
-    def backward_hoisted(
-        self, grads: Gradients, reads: dict[str, Any], cts: dict[str, Any]
-    ) -> tuple[Gradients, dict[str, Any]]:
-        """Add the gradients of the hoisted weights, and return the cotangents of their reads."""
-        if self.traced.per_step:
-            # The loop over steps has added these gradients, and ``cts`` belong to the reads.
-            return (
-                grads,
-                cts,
-            )
-        # All arrays are (chunk, batch, ...). One product per weight sums over steps and examples.
-        # ct: (chunk, batch, neurons). All products are terms of one sum, so each gets the cotangent
-        # of the current. The first product also passes the bias, which may change its dtype.
-        first, *_ = self._waits_for_nothing
-        began = (
-            self.call_chunk(first, reads[first])
-            if first
-            else self._none(len(cts[DRIVE]))
-        )
-        bias, ct_first = pullback(
-            self._over_chunk("bias"), cts[DRIVE], self.arrays["bias"], began
-        )
-        grads, ct_reads = {**grads, "bias": plus(grads["bias"], bias)}, {}
-        for label, read in reads.items():
-            # A hoisted product within a loop was a separate argument of the steps, so it has its
-            # own cotangent.
-            ct = (
-                ct_first
-                if label == first
-                else cts[label]
-                if label in cts
-                else cts[DRIVE]
-            )
-            grads[label], ct_reads[label] = self._add(label, grads[label], read, ct)
-        return grads, ct_reads
-
-    def _add(self, name, grad, x, ct):
-        """Add the gradient of the arrays of a product to ``grad``.
-
-        Return the sum and the cotangent of the inputs.
-        """
-        # x: (chunk, batch, inputs). ct: (chunk, batch, neurons).
-        if name not in self.traced.matrices:
-            # A function: JAX's gradient of the vmapped call is already summed over the steps.
-            new, ct_x = pullback(self._over_chunk(name), ct, self.arrays[name], x)
-            return plus(grad, new), ct_x
-        # The gradient of a matrix is added in place, in parts if memory is scarce. ct_x: (chunk,
-        # batch, inputs). XLA removes this product if the caller does not use it.
-        (ct_x,) = pullback(functools.partial(self.call_chunk, name), ct, x)
-        add = _add_in_parts if self.low_memory else _add_product
-        return [add(grad[0], self.arrays[name][0], x, ct)], ct_x
+def _type(x):
+    return jax.ShapeDtypeStruct(x.shape, x.dtype)
 
 
 def plus(a: Any, b: Any) -> Any:
     return jax.tree.map(jnp.add, a, b)
-
-
-def _add_product(
-    grad: jax.Array, matrix: jax.Array, x: jax.Array, ct: jax.Array
-) -> jax.Array:
-    """Return ``grad`` plus the sum of ``x^T ct`` over all leading axes, without merging them
-    (``times_matrix``).
-    """
-    # (chunk, batch, inputs) and (chunk, batch, neurons) -> (inputs, neurons)
-    return grad + contract_leading(
-        x.astype(matrix.dtype), ct.astype(matrix.dtype), like=matrix
-    )
-
-
-def _add_in_parts(
-    grad: jax.Array, matrix: jax.Array, x: jax.Array, ct: jax.Array
-) -> jax.Array:
-    """Like :func:`_add_product`, in parts for a large matrix.
-
-    This needs less memory and slightly more time.
-    """
-    # The temporary of a smaller matrix is small compared with the residuals, so one part is enough.
-    parts = math.gcd(
-        len(grad), 4 if grad.size >= 1 << 20 else 2 if grad.size >= 1 << 18 else 1
-    )
-    if parts == 1:
-        return _add_product(grad, matrix, x, ct)
-    rows = len(grad) // parts
-
-    # Carry: the gradient (inputs, neurons). Each iteration updates ``rows`` rows and needs a
-    # temporary (rows, neurons).
-    def add(i, grad):
-        part, some = (
-            jax.lax.dynamic_slice_in_dim(a, i * rows, rows) for a in (grad, matrix)
-        )
-        part = _add_product(
-            part, some, jax.lax.dynamic_slice_in_dim(x, i * rows, rows, axis=-1), ct
-        )
-        return jax.lax.dynamic_update_slice_in_dim(grad, part, i * rows, axis=0)
-
-    return jax.lax.fori_loop(0, parts, add, grad)

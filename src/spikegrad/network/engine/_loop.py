@@ -66,14 +66,7 @@ from .._step import LayerState
 from .._storage import Storage
 from ._backward import backward
 from ._functions import zero_cotangent
-from ._layer_vjp import (
-    WITHOUT_GRADIENT,
-    JoinVjp,
-    LayerVjp,
-    TracedJoin,
-    TracedLayer,
-    trace_all,
-)
+from ._layer_vjp import WITHOUT_GRADIENT, JoinVjp, LayerVjp, trace_all
 from ._sequence import Sequence
 
 
@@ -121,12 +114,12 @@ def run(
     # ``Partial`` is a pytree, so a stage inside ``jax.checkpoint`` can return it.
     again = {
         name: Partial(
-            functools.partial(_outputs, equations, plan.storage),
+            functools.partial(_outputs, layer, plan.storage),
             arrays[name],
             [r[name] for r in residuals],
         )
-        for name, equations in traced.items()
-        if name in residuals[0] and _is_rebuilt_exactly(equations, plan)
+        for name, layer in traced.items()
+        if name in residuals[0] and layer.is_rebuilt_exactly(plan.storage)
     }
     if len(parts) == 1:
         return starts, recorded[0], again
@@ -142,8 +135,8 @@ def _is_faster_per_step(traced: dict, arrays: dict, states: dict) -> bool:
     # only adds arrays of (chunk, batch, neurons), which a single step keeps in the cache.
     at_once = [
         arrays[name]["function"]
-        if isinstance(node, TracedJoin)
-        else [arrays[name][edge.label] for edge in node.edges]
+        if isinstance(node, JoinVjp)
+        else [arrays[name][label] for label in (*node.outside, *node.inside)]
         for name, node in traced.items()
         if not node.per_step
     ]
@@ -159,39 +152,16 @@ def _is_faster_per_step(traced: dict, arrays: dict, states: dict) -> bool:
     return any(node.per_step for node in traced.values()) and weights <= neurons
 
 
-def _is_rebuilt_exactly(equations: TracedLayer, plan: Plan) -> bool:
-    """Return True if the residuals of a layer determine its outputs exactly, for example its
-    spikes.
-    """
-    # A storage preserves the sign of the distance, which determines a spike. Graded outputs and
-    # stochastic spikes depend on its value. A cell without a distance, such as a readout, outputs
-    # other arrays. Both are rounded.
-    if not plan.storage.encodes or equations.encoded is None:
-        return True
-    distance, _ = equations.encoded
-    return (
-        distance is not None and not equations.needs_magnitude and not equations.graded
-    )
-
-
 def _outputs(
-    equations: TracedLayer,
-    storage: Storage,
-    arrays: dict,
-    residuals: list,
-    masks: Masks,
+    layer: LayerVjp, storage: Storage, arrays: dict, residuals: list, masks: Masks
 ) -> jax.Array:
     """Return the outputs of a layer in all steps, ``(steps, batch, ...)``, from its residuals."""
-    layer = LayerVjp(equations, arrays)
+    layer = layer._replace(arrays=arrays)
 
     # Scan over chunks, because all steps at once would need several temporaries of their size. Each
     # residual is (chunks, chunk, batch, neurons). The number of a step selects its keys.
     def chunk(now):
-        return jax.vmap(
-            lambda residual, number: layer.fire(layer.load(storage, residual), number)[
-                1
-            ]
-        )(*now)
+        return jax.vmap(functools.partial(layer.outputs, storage))(*now)
 
     outs, start = [], 0
     for part in residuals:
@@ -221,14 +191,7 @@ def _run_part(plan, graph, traced, part, arrays, inputs, pre_spike, starts, mask
     def sequence(arrays, inputs, starts, masks):
         if any("key" in node_arrays for node_arrays in arrays.values()):
             masks = masks.numbered(part.start)
-        # These modes trade time for memory, so large weight gradients are added in parts.
-        low_memory = plan.storage.encodes or segmented
-        nodes = {
-            name: LayerVjp(equations, arrays[name], low_memory)
-            if isinstance(equations, TracedLayer)
-            else JoinVjp(equations, arrays[name])
-            for name, equations in traced.items()
-        }
+        nodes = {n: node._replace(arrays=arrays[n]) for n, node in traced.items()}
         return Sequence(plan, part, components, edges, nodes, inputs, starts, masks)
 
     def forward(arrays, inputs, pre_spike, starts, masks, storage):
