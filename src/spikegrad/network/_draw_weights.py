@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -43,7 +43,7 @@ def draw_weights(
     rate: float | None = None,
     mask: ArrayLike | None = None,
     mean: float = 0.0,
-    std: Any = None,
+    std: ArrayLike | Mapping[Name, ArrayLike] | None = None,
     weight: Initializer | None = None,
     recurrent: Initializer | None = None,
 ) -> Network:
@@ -124,27 +124,24 @@ def draw_weights(
     True
     """
     drawing, spiking = jax.random.split(as_key("draw_weights", key))
-    for name, initializer in (("weight", weight), ("recurrent", recurrent)):
-        if initializer is not None and not callable(initializer):
-            raise TypeError(
-                f"draw_weights: {name} must be an initializer such as jax's, got {initializer!r}"
-            )
     if weight is None and (inputs is None) == (rate is None):
         raise TypeError("draw_weights: pass inputs to measure, or a rate, or weight")
     graph = network.graph
-    _check_names(std, graph)
-    noise = (
-        spiking
-        if any(is_stochastic(layer.cell) for layer in graph.layers.values())
-        else None
-    )
+    deviations = std if isinstance(std, Mapping) else dict.fromkeys(graph.layers, std)
+    for name in deviations:
+        if name not in graph.layers:
+            raise ValueError(
+                f"draw_weights: std must name layers of {[*graph.layers]}, got {name!r}"
+            )
+    mask = None if mask is None else jnp.asarray(mask)
+    draws = any(is_stochastic(layer.cell) for layer in graph.layers.values())
     # Arrays are arguments of the compiled function, so the weights of each turn do not
     # recompile it.
     _, functions = split(network, lambda _, leaf: is_array(leaf))
 
     @jax.jit
     def run(arrays):
-        drawn = merge(arrays, functions)
+        drawn, noise = merge(arrays, functions), spiking if draws else None
         return drawn.observe(inputs, parts=("output",), mask=mask, key=noise)[1]
 
     def outputs() -> dict[Name, Any]:
@@ -163,32 +160,33 @@ def draw_weights(
         parts = {name: _parts(graph, name) for name in layers}
         # The other layers of a loop are measured while these weights are zeros. Values that a
         # user passed would otherwise feed the measurement.
-        silent = {n: _with_zeros(graph.layers[n], parts[n].feedback) for n in layers}
+        silent = {}
+        for name, (_, feedback) in parts.items():
+            layer = graph.layers[name]
+            zeros = {k: jnp.zeros_like(_matrix(layer.weights[k])) for k in feedback}
+            silent[name] = _with_matrices(layer, zeros)
         network = dataclasses.replace(network, layers=network.layers | silent)
-        for feedback, initializer in ((False, weight), (True, recurrent or weight)):
+        for is_feedback, initializer in enumerate((weight, recurrent or weight)):
             for name in layers:
-                weights = parts[name].feedback if feedback else parts[name].forward
+                weights = parts[name][is_feedback]
                 if not weights:
                     continue
                 drawing, subkey = jax.random.split(drawing)
                 cell, edges = graph.layers[name].cell, sum(map(len, weights.values()))
                 # A loop gets its share only if it is drawn by the same rule as the other edges.
-                has_both = (
-                    parts[name].forward and parts[name].feedback and not recurrent
-                )
-                share = (
-                    (1 - FEEDFORWARD if feedback else FEEDFORWARD) if has_both else 1.0
-                )
+                share = 1 - FEEDFORWARD if is_feedback else FEEDFORWARD
+                if recurrent or not all(parts[name]):
+                    share = 1.0
                 rule = Driven(
                     cell,
                     None,
-                    None if mask is None else jnp.asarray(mask),
+                    mask,
                     mean,
-                    std.get(name) if isinstance(std, Mapping) else std,
+                    deviations.get(name),
                     # Variances of independent weights add up, so each edge gets an equal part.
                     share / edges,
                     # The mean of the potential comes only from the sources outside of the loop.
-                    0.0 if feedback else 1 / edges,
+                    0.0 if is_feedback else 1 / edges,
                     # Several weights of a layer have the same cell, so its response is measured
                     # once.
                     functools.cache(functools.partial(measure_response, cell)),
@@ -213,44 +211,35 @@ _EVER = 2**62
 """A chunk that is longer than any delay. All edges then count as links of a loop."""
 
 
-class _Parts(NamedTuple):
-    """The weights of a layer with matrices, by label: edges of each."""
-
-    forward: dict[str, list[Edge]]
-    feedback: dict[str, list[Edge]]
-    """Delayed edges that close a loop."""
-
-
-def _parts(graph: Graph, name: Name) -> _Parts:
-    parts = _Parts({}, {})
+def _parts(graph: Graph, name: Name) -> tuple[dict[str, list[Edge]], ...]:
+    """Return the edges of each weight of a layer with a matrix, by label: first of weights outside
+    of loops, then of delayed weights that close a loop.
+    """
+    parts = {}, {}
     for label, weight in graph.nodes[name].weights.items():
         if _matrix(weight) is None:
             continue
-        edges = [
-            edge
-            for edge in graph.edges[name]
-            if edge.label in weights_of(label, weight)
-        ]
+        labels = weights_of(label, weight)
+        edges = [edge for edge in graph.edges[name] if edge.label in labels]
         # a kernel of delays has one matrix for all its lags
         edges = edges if _is_window(weight) else edges[:1]
         # An edge of a loop without a delay takes part in the step itself, so it is drawn with
         # the forward weights.
-        back = all(
-            edge.label in graph.looped[name] and min(edge.lags) > 0 for edge in edges
-        )
-        (parts.feedback if back else parts.forward)[label] = edges
+        looped = graph.looped[name]
+        back = all(edge.label in looped and min(edge.lags) > 0 for edge in edges)
+        parts[back][label] = edges
     return parts
 
 
-def _matrix(weight: Any) -> Any:
+def _matrix(weight: Any) -> jax.Array | None:
     """Return the array to draw of a weight, or None.
 
     A window has ``length`` as its first axis. Receptors are the last axis: ``(inputs, neurons,
     receptors)``.
     """
-    inner = weight.weight if isinstance(weight, (Delayed, Window)) else weight
-    inner = inner.weight if isinstance(inner, DelayKernel) else inner
-    return jnp.asarray(inner) if is_array(inner) else None
+    if isinstance(weight, (Delayed, Window, DelayKernel)):
+        return _matrix(weight.weight)
+    return jnp.asarray(weight) if is_array(weight) else None
 
 
 def _with_matrix(weight: Any, matrix: jax.Array) -> Any:
@@ -260,17 +249,8 @@ def _with_matrix(weight: Any, matrix: jax.Array) -> Any:
 
 
 def _with_matrices(layer: Layer, matrices: Mapping[str, jax.Array]) -> Layer:
-    return with_weights(
-        layer,
-        {label: _with_matrix(layer.weights[label], m) for label, m in matrices.items()},
-    )
-
-
-def _with_zeros(layer: Layer, labels: Iterable[str]) -> Layer:
-    return _with_matrices(
-        layer,
-        {label: jnp.zeros_like(_matrix(layer.weights[label])) for label in labels},
-    )
+    changed = {k: _with_matrix(layer.weights[k], m) for k, m in matrices.items()}
+    return with_weights(layer, changed)
 
 
 def _draw(
@@ -286,14 +266,14 @@ def _draw(
     for n, (label, edges) in enumerate(weights.items()):
         weight = layer.weights[label]
         keys = jax.random.split(jax.random.fold_in(key, n), len(edges))
-        before, is_window = _matrix(weight), _is_window(weight)
+        before, is_window = jnp.asarray(_matrix(weight)), _is_window(weight)
         shape = before.shape[1:] if is_window else before.shape
         drawn = []
         for edge, subkey in zip(edges, keys, strict=True):
             draw = initializer
             if draw is None:
                 arriving = _arriving(weight, sources[edge.source], edge, rule.mask)
-                draw = rule._replace(rate=checked_rate(arriving, rule.mask))
+                draw = rule._replace(rate=checked_rate(arriving))
             drawn.append(draw(subkey, shape, before.dtype))
         matrices[label] = jnp.stack(drawn) if is_window else drawn[0]
     return _with_matrices(layer, matrices)
@@ -304,12 +284,13 @@ def _is_window(weight: Any) -> bool:
     return isinstance(weight, Window) and is_array(weight.weight)
 
 
-def _arriving(weight: Any, x: Any, edge: Edge, mask: jax.Array | None) -> Any:
+def _arriving(
+    weight: Any, x: Any, edge: Edge, mask: jax.Array | None
+) -> float | jax.Array:
     """Return the outputs of a source as the matrix reads them.
 
     A kernel of delays averages them over its lags.
     """
-    kernel = weight.weight if isinstance(weight, Window) else None
     if not np.ndim(x):
         return x
 
@@ -318,27 +299,13 @@ def _arriving(weight: Any, x: Any, edge: Edge, mask: jax.Array | None) -> Any:
         past = jnp.zeros((max(lag, 1), *x.shape[1:]), x.dtype)
         return tree_keep(mask, lagged(past, x, lag, len(x), places_of(mask)))
 
+    kernel = weight.weight if isinstance(weight, Window) else None
     if not isinstance(kernel, DelayKernel):
         return read(edge.lags[0])
     # One matrix is drawn for all delays, so the source passes the mean kernel: weights of 1 at
     # the mean delay and width.
-    means = {
-        name: jnp.asarray(getattr(kernel, name)).mean() for name in ("delay", "width")
-    }
-    spread = jnp.asarray(kernel._replaced(weight=jnp.ones((1, 1)), **means))
+    delay, width = (jnp.mean(jnp.asarray(a)) for a in (kernel.delay, kernel.width))
+    spread = kernel._replaced(weight=jnp.ones((1, 1)), delay=delay, width=width)
+    spread = jnp.asarray(spread).ravel()
     x = x.astype(spread.dtype)
-    return jnp.stack([part * read(lag) for lag, part in enumerate(spread.ravel())]).sum(
-        0
-    )
-
-
-def _check_names(std: Any, graph: Graph) -> None:
-    unknown = (
-        [name for name in std if name not in graph.layers]
-        if isinstance(std, Mapping)
-        else []
-    )
-    if unknown:
-        raise ValueError(
-            f"draw_weights: std must name layers of {[*graph.layers]}, got {unknown[0]!r}"
-        )
+    return sum(part * read(lag) for lag, part in enumerate(spread))

@@ -16,10 +16,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
-from jax.typing import ArrayLike
+from jax.typing import ArrayLike, DTypeLike
 
 from .._checks import append_axes, brief
-from .._struct import as_real
 from ..neurons import Cell, LinearResponse, linear_response
 from ._response import Response, measure_response, receptors_of
 
@@ -37,7 +36,7 @@ def fluctuation_driven(
     *,
     mask: ArrayLike | None = None,
     mean: float = 0.0,
-    std: Any = None,
+    std: ArrayLike | None = None,
 ) -> Initializer:
     r"""Create an initializer of normal weights that make the potential fluctuate up to the
     threshold.
@@ -139,10 +138,10 @@ def fluctuation_driven(
     True
     """
     mask = None if mask is None else jnp.asarray(mask)
-    return Driven(cell, checked_rate(rate, mask), mask, mean, std)
+    return Driven(cell, checked_rate(rate), mask, mean, std)
 
 
-def checked_rate(rate: Any, mask: Any) -> Any:
+def checked_rate(rate: ArrayLike) -> ArrayLike:
     """Return a checked number, or the inputs to measure as an array."""
     if np.ndim(rate):
         if np.ndim(rate) < 3 or not np.size(rate):
@@ -151,11 +150,6 @@ def checked_rate(rate: Any, mask: Any) -> Any:
                 f"{np.shape(rate)}"
             )
         return jnp.asarray(rate)
-    if mask is not None:
-        raise TypeError(
-            "fluctuation_driven: mask requires inputs to measure, got a rate; leave mask out"
-        )
-    rate = as_real("fluctuation_driven", "rate", rate)
     _check(
         rate,
         (rate > 0) & (rate <= 1),
@@ -171,8 +165,8 @@ class Driven(NamedTuple):
     rate: Any
     """The probability of a spike, or inputs ``(steps, examples, ..., inputs)``."""
     mask: jax.Array | None
-    mean: Any
-    std: Any
+    mean: float
+    std: ArrayLike | None
     share: float = 1.0
     """The part of the variance of the potential that these weights give."""
     mean_share: float = 1.0
@@ -181,16 +175,15 @@ class Driven(NamedTuple):
     """:func:`measure_response` of the cell, with a memory for several weights."""
 
     def __call__(
-        self, key: jax.Array, shape: tuple[int, ...], dtype: Any = None
+        self, key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike | None = None
     ) -> jax.Array:
-        declared = _declared(self.cell)
+        declared = linear_response(self.cell)
         # A declared response has no axis of receptors, so only measured cells can have one.
         has_receptors = declared is None and receptors_of(self.cell, shape)
         # ``summed`` are the axes of the weighted sum, such as (inputs,) or (height, width,
         # channels).
-        like, summed = (
-            (shape[-2:], shape[:-2]) if has_receptors else (shape[-1:], shape[:-1])
-        )
+        axes = 2 if has_receptors else 1
+        like, summed = shape[-axes:], shape[:-axes]
         n, measured = math.prod(summed), np.ndim(self.rate) > 0
         # A kernel of a convolution has another number of taps than the inputs have channels, so
         # only matrices are compared.
@@ -198,28 +191,9 @@ class Driven(NamedTuple):
             raise ValueError(
                 f"fluctuation_driven: shape must fit {self.rate.shape[-1]} inputs, got {shape}"
             )
-        if declared and not measured:
-            # The closed form needs no sequence. It holds for independent spikes and a
-            # stationary potential only, so measured inputs pass the kernel instead.
-            moments, threshold = (
-                _of_long_response(declared, self.rate),
-                declared.threshold,
-            )
-        else:
-            # A measured sequence sees no more of the response than its length.
-            steps = len(self.rate) if measured else _LONG
-            # (steps, receptors, neurons)
-            respond = self.respond or functools.partial(measure_response, self.cell)
-            kernel, threshold = (
-                _of_leaks(declared, steps) if declared else respond(like, steps)
-            )
-            moments = (
-                _of_inputs(kernel, self.rate, self.mask)
-                if measured
-                else _of_short_response(kernel, self.rate)
-            )
-            # (receptors, neurons) -> (neurons, receptors), or (neurons,)
-            moments = jax.tree.map(lambda a: a.T if has_receptors else a[0], moments)
+        moments, threshold = self._moments(declared, like)
+        if has_receptors:
+            moments = jax.tree.map(jnp.transpose, moments)
         _check(
             moments.square,
             jnp.isfinite(moments.square),
@@ -266,23 +240,50 @@ class Driven(NamedTuple):
         normal = jax.random.normal(key, shape, dtype)
         return _of_neurons(mu, normal) + _of_neurons(sigma, normal) * normal
 
-    def _deviation(self, threshold: Any) -> Any:
+    def _moments(
+        self, declared: LinearResponse | None, like: tuple[int, ...]
+    ) -> tuple[_Moments, jax.Array | None]:
+        """Return the moments of the inputs, and the distance of the threshold."""
+        measured = np.ndim(self.rate) > 0
+        if declared and not measured:
+            # The closed form needs no sequence. It holds for independent spikes and a
+            # stationary potential only, so measured inputs pass the kernel instead.
+            return _of_long_response(declared, self.rate), declared.threshold
+        # A measured sequence sees no more of the response than its length.
+        steps = len(self.rate) if measured else _LONG
+        if declared:
+            kernel, threshold = _of_leaks(declared, steps), declared.threshold
+        else:
+            respond = self.respond or functools.partial(measure_response, self.cell)
+            kernel, threshold = respond(like, steps)
+        if measured:
+            moments = _of_inputs(kernel, self.rate, self.mask)
+        else:
+            moments = _of_short_response(kernel, self.rate)
+        if len(like) == 1:  # (1, neurons)
+            moments = jax.tree.map(lambda a: a[0], moments)
+        return moments, threshold
+
+    def _deviation(self, threshold: ArrayLike | None) -> Any:
         """Return the standard deviation of the potential. A readout has no threshold."""
         default = 1.0 if threshold is None else threshold - self.mean
-        sigma = _number(default if self.std is None else self.std, "std")
+        sigma = default if self.std is None else self.std
         _check(sigma, sigma > 0, "std must be > 0, got {}")
         # ``share`` is a part of the variance, hence the root.
         return sigma * self.share**0.5
 
 
-def _of_neurons(value: Any, weights: jax.Array) -> jax.Array:
+def _of_neurons(value: ArrayLike, weights: jax.Array) -> jax.Array:
     """Give a number, or one number per neuron and receptor, the axes and dtype of weights."""
     value = jnp.asarray(value, weights.dtype)
     return value.reshape((1,) * (weights.ndim - value.ndim) + value.shape)
 
 
 class _Moments(NamedTuple):
-    """Moments of inputs that have passed the leaks. Each is a number, or one number per neuron."""
+    """Moments of inputs that have passed the leaks.
+
+    Each is a number, or has one for each neuron, or is ``(receptors, neurons)``.
+    """
 
     mean: Any
     """The mean of an input."""
@@ -292,33 +293,7 @@ class _Moments(NamedTuple):
     """The variance of the sum of all inputs, over their number."""
 
 
-def _declared(cell: Cell) -> LinearResponse | None:
-    """Return the response that a cell declares, as checked numbers."""
-    response = linear_response(cell)
-    if response is None:
-        return None
-    values = response._asdict().items()
-    return response._replace(
-        **{k: _number(value, k) for k, value in values if value is not None}
-    )
-
-
-def _number(value: Any, name: str) -> Any:
-    """Return a checked number, or one number per neuron."""
-    value = as_real("fluctuation_driven", name, value)
-    if np.ndim(value) > 1:
-        raise ValueError(
-            f"fluctuation_driven: {name} must be a number or one for each neuron, got "
-            f"{np.shape(value)}"
-        )
-    return (
-        value
-        if isinstance(value, float)
-        else jnp.asarray(value, jnp.result_type(float))
-    )
-
-
-def _of_long_response(response: LinearResponse, p: Any) -> _Moments:
+def _of_long_response(response: LinearResponse, p: float | jax.Array) -> _Moments:
     """Return the moments of independent spikes in long sequences, from the formulas."""
     b, g, c, _ = response
     for value in (b, c):
@@ -334,7 +309,7 @@ def _of_long_response(response: LinearResponse, p: Any) -> _Moments:
     return _of_spikes(p, total, squares)
 
 
-def _of_short_response(kernel: jax.Array, p: Any) -> _Moments:
+def _of_short_response(kernel: jax.Array, p: float | jax.Array) -> _Moments:
     """Return the moments of independent spikes, from a response that has ended."""
     squares = (kernel**2).sum(0)
     # The sums are cut off after the last step. A response that still has weight in the last
@@ -345,7 +320,7 @@ def _of_short_response(kernel: jax.Array, p: Any) -> _Moments:
     return _of_spikes(p, kernel.sum(0), squares)
 
 
-def _of_spikes(p: Any, total: Any, squares: Any) -> _Moments:
+def _of_spikes(p: float | jax.Array, total: Any, squares: Any) -> _Moments:
     """Return the moments of spikes of probability p, from the sums of a response and of its
     squares.
     """
@@ -355,10 +330,11 @@ def _of_spikes(p: Any, total: Any, squares: Any) -> _Moments:
     return _Moments(p * total, variance + (p * total) ** 2, variance)
 
 
-def _of_leaks(response: LinearResponse, steps: int) -> Response:
-    """Return the response that a cell declares, as a kernel."""
+def _of_leaks(response: LinearResponse, steps: int) -> jax.Array:
+    """Return the response that a cell declares, as a kernel of one receptor."""
+    dtype = jnp.result_type(float)
     decay, gain, synaptic_decay = jnp.broadcast_arrays(
-        *(jnp.atleast_1d(jnp.asarray(a, jnp.result_type(float))) for a in response[:3])
+        *(jnp.atleast_1d(jnp.asarray(a, dtype)) for a in response[:3])
     )
 
     def step(v, current):
@@ -367,15 +343,15 @@ def _of_leaks(response: LinearResponse, steps: int) -> Response:
         u = decay * u + gain * i
         return (u, i), u
 
-    # (steps, 1): one pulse for all neurons. The kernel is (steps, neurons).
-    pulse = jnp.zeros((steps, 1), decay.dtype).at[0].set(1)
-    at_rest = jnp.zeros_like(decay), jnp.zeros_like(decay)
-    kernel = jax.lax.scan(step, at_rest, pulse)[1]
-    threshold: Any = response.threshold
-    return Response(kernel[:, None], threshold)
+    # (steps, 1): one pulse for all neurons. The kernel is (steps, 1, neurons).
+    pulse = jnp.zeros((steps, 1), dtype).at[0].set(1)
+    at_rest = jnp.zeros_like(decay)
+    return jax.lax.scan(step, (at_rest, at_rest), pulse)[1][:, None]
 
 
-def _of_inputs(kernel: jax.Array, inputs: jax.Array, mask: Any) -> _Moments:
+def _of_inputs(
+    kernel: jax.Array, inputs: jax.Array, mask: jax.Array | None
+) -> _Moments:
     """Measure the moments of inputs ``(steps, examples, ..., inputs)`` for a kernel ``(steps,
     receptors, neurons)``.
     """
@@ -388,26 +364,27 @@ def _of_inputs(kernel: jax.Array, inputs: jax.Array, mask: Any) -> _Moments:
     ]
     # Axes between examples and inputs, such as the places of an image, count like further
     # examples.
-    count = math.prod(inputs.shape[2:-1]) * math.prod(inputs.shape[:2])
+    count = math.prod(inputs.shape[:-1])
     if mask is not None:
-        count = count * jnp.broadcast_to(_wide(mask), inputs.shape[:2]).mean(
-            dtype=sums[0].dtype
-        )
+        valid = jnp.broadcast_to(append_axes(mask, 2), inputs.shape[:2])
+        count = count * valid.mean(dtype=sums[0].dtype)
     total, total_square, square = (value / count for value in sums)
     n = inputs.shape[-1]
     return _Moments(total / n, square / n, (total_square - total**2) / n)
 
 
 @jax.jit
-def _convolved(kernel: jax.Array, inputs: jax.Array, mask: Any) -> list[jax.Array]:
+def _convolved(
+    kernel: jax.Array, inputs: jax.Array, mask: jax.Array | None
+) -> list[jax.Array]:
     """Return the sums over steps and examples of the total over inputs, of its square, and of the
     squares of the inputs, for each kernel of ``(kernels, steps)``.
 
     One example at a time, because a transform of all inputs would take much memory.
     """
     steps, examples = inputs.shape[:2]
-    active = jnp.ones((steps, 1), bool) if mask is None else _wide(mask)
-    active = jnp.broadcast_to(active, (steps, examples))
+    active = jnp.ones(steps, bool) if mask is None else mask
+    active = jnp.broadcast_to(append_axes(active, 2), (steps, examples))
 
     def of_example(now):
         x, active = now
@@ -438,7 +415,7 @@ def _convolved(kernel: jax.Array, inputs: jax.Array, mask: Any) -> list[jax.Arra
     ]
 
 
-def _distinct(rows: jax.Array) -> tuple[jax.Array, Any]:
+def _distinct(rows: jax.Array) -> tuple[jax.Array, slice | np.ndarray]:
     """Return the distinct rows and the position of each row among them.
 
     Traced rows count as distinct.
@@ -447,10 +424,6 @@ def _distinct(rows: jax.Array) -> tuple[jax.Array, Any]:
         return rows, slice(None)
     unique, positions = np.unique(np.asarray(rows), axis=0, return_inverse=True)
     return jnp.asarray(unique), positions.reshape(-1)
-
-
-def _wide(mask: jax.Array) -> jax.Array:
-    return mask if mask.ndim > 1 else mask[:, None]
 
 
 def _check(value: Any, holds: Any, message: str) -> None:
