@@ -171,6 +171,13 @@ def test_networks_that_share_a_layer(mode):
     assert jnp.abs(expected[0]).max() > 0.1
 
 
+def test_a_window_longer_than_the_sequence_reads_zeros_before_it():
+    network = Network({"a": Layer(Window(jnp.stack([W] * 20)), LIF(0.8))})
+    spikes = network(X[:8])[1]
+    assert 0 < spikes.mean() < 1
+    np.testing.assert_array_equal(spikes, network(jnp.concatenate([X[:8], jnp.zeros((20, *X.shape[1:]))]))[1][:8])
+
+
 # --- errors that name the nodes -----------------------------------------------------------------------------------
 
 L = Layer(W, LIF(0.8))
@@ -179,8 +186,12 @@ L = Layer(W, LIF(0.8))
 @pytest.mark.parametrize(
     ("make", "error", "message"),
     [
-        (lambda: Network({"a": Layer({"b": W}, LIF()), "b": Layer(W, LIF(), of="a")}), ValueError, "'a' -> 'b' -> 'a'"),
-        (lambda: Network({"a": Layer({"input": W, "a": R}, LIF())}), ValueError, "'a' -> 'a' form a cycle"),
+        (
+            lambda: Network({"a": Layer({"b": W}, LIF()), "b": Layer(W, LIF(), of="a")}),
+            ValueError,
+            "'a', 'b' form a cycle",
+        ),
+        (lambda: Network({"a": Layer({"input": W, "a": R}, LIF())}), ValueError, "'a' form a cycle without a delay"),
         (lambda: Network({"a": Layer({"x": W}, LIF())}), ValueError, "'a' reads 'x', which is not one of 'input', 'a'"),
         (lambda: Network({"a": L, "j": Join(jnp.add, ("a", "c"))}), ValueError, "'j' reads 'c', which is not one of"),
         (lambda: Network({"input": L}), ValueError, "'input' names both an entry and inputs"),
@@ -190,19 +201,15 @@ L = Layer(W, LIF(0.8))
             ValueError,
             "the last entry 'a' is the output by default, but 'b' reads it in the same step; name the outputs",
         ),
-        (lambda: Network({"a": L}, inputs=("x", "x")), ValueError, "inputs must be different names"),
         (lambda: Network({"a": L}, inputs=("x", "y")), ValueError, "'a' must name one source of"),
-        (lambda: Network({1: L}), TypeError, "names of layers must be strings, got 1"),
         (lambda: Network({"a": W}), TypeError, "layers must be one or more Layer objects"),
         (lambda: Network([L], outputs="a"), ValueError, "outputs must be names of"),
-        (lambda: Network([L], outputs=()), TypeError, "outputs must be a name or names"),
-        (lambda: Layer({"a": W}, LIF(), of="a"), ValueError, "weight names the sources"),
-        (lambda: Layer({}, LIF()), TypeError, "must have names of sources as keys"),
+        (lambda: Layer({"a": W}, LIF(), of="a"), ValueError, r"must name the sources, got \['a'\] and of='a'"),
+        (lambda: Layer({}, LIF()), ValueError, "a mapping as weight must name the sources"),
         (lambda: Delayed(W, 0), ValueError, "Delayed: delay must be >= 1, got 0"),
         (lambda: Delayed(None, 1), TypeError, "Delayed: weight must be a matrix or callable"),
-        (lambda: Window(W), TypeError, r"Window: weight must be of shape \(length, inputs, neurons\)"),
-        (lambda: Window(jnp.sin), TypeError, "Window: length must be an integer for a function, got None"),
-        (lambda: Window(jnp.sin, 0), ValueError, "Window: length must be >= 1, got 0"),
+        (lambda: Window(W), TypeError, r"Window: weight must be callable or of shape \(length, inputs, neurons\)"),
+        (lambda: Window(jnp.sin), ValueError, "Window: length must be an integer >= 1 for a function, got None"),
         (lambda: Window(W[None], 2), ValueError, "Window: length must equal the length of the array, 1, got 2"),
         (lambda: Join(3, ("a",)), TypeError, "Join: function must be callable, got 3"),
         (lambda: Join(jnp.add, ()), TypeError, "Join: of must name one or more sources"),
@@ -229,11 +236,6 @@ L = Layer(W, LIF(0.8))
             lambda: Network({"a": Layer({"b": Delayed(W, 1)}, LIF()), "b": Layer({"a": Delayed(W, 1)}, LIF())})(X),
             ValueError,
             "'a', 'b' read only each other and no inputs",
-        ),
-        (
-            lambda: Network({"a": Layer(Window(lambda x: x[0] @ W, 30), LIF())})(X),
-            ValueError,
-            "'a' reads a window of 30 outputs of 'input', longer than the 12 steps",
         ),
         (lambda: Network({"a": L}, inputs=("x", "y"))(X), ValueError, "'a' must name one source of"),
         (

@@ -172,8 +172,6 @@ def test_what_a_function_of_whole_sequences_must_take_and_return():
         norm_of(lambda x: x)(X, mask=jnp.ones(len(X), bool))
     with pytest.raises(TypeError, match=r"join 'norm': .*leading axes steps and examples, \(12, 3\).*got float32\[4\]"):
         norm_of(lambda x: x.mean((0, 1)))(X)
-    with pytest.raises(TypeError, match="over_time must be a bool, got 1"):
-        Join(same, "input", over_time=1)  # type: ignore[arg-type]
 
 
 # --- inference ------------------------------------------------------------------------------------------------------

@@ -3,45 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.typing import ArrayLike
 
 from .._checks import brief, order_of_axes
+from .._pytree import PyTree
 from .._surrogate import as_key
 from ._connections import Name
 from ._graph import Graph
 from ._step import KEYS
 
 
-def named_inputs(names: str | Sequence[Name], inputs: Any) -> dict[Name, Any]:
-    """Return the inputs by name, as arrays or shapes."""
+def named_inputs(names: str | Sequence[Name], inputs: PyTree) -> dict[Name, PyTree]:
+    """Return the inputs by name, as arrays or shapes. Booleans and integers keep their dtype."""
     if isinstance(names, str):
-        return {names: real_inputs(inputs)}
+        names, inputs = (names,), {names: inputs}
     if not isinstance(inputs, Mapping) or {*inputs} != {*names}:
         got = [*inputs] if isinstance(inputs, Mapping) else brief(inputs)
         raise TypeError(
             f"Network: inputs must be a dict of arrays with the keys {[*names]}, got {got}"
         )
-    return {name: real_inputs(inputs[name]) for name in names}
+    arrays = {name: inputs[name] for name in names}
+    return {
+        name: x if isinstance(x, jax.ShapeDtypeStruct) else jnp.asarray(x)
+        for name, x in arrays.items()
+    }
 
 
-def real_inputs(inputs: ArrayLike | jax.ShapeDtypeStruct) -> Any:
-    """Convert inputs to an array. Booleans and integers keep their dtype."""
-    if isinstance(inputs, jax.ShapeDtypeStruct):
-        return inputs
-    inputs = jnp.asarray(inputs)
-    if jnp.issubdtype(inputs.dtype, jnp.complexfloating):
-        raise TypeError(
-            f"Network: inputs must be real, got {inputs.dtype}; pass real and imaginary parts "
-            "separately"
-        )
-    return inputs
-
-
-def checked_key(key: Any) -> jax.Array | None:
+def checked_key(key: jax.Array | None) -> jax.Array | None:
     if key is None:
         return None
     key = as_key("Network", key)
@@ -56,58 +46,28 @@ def checked_key(key: Any) -> jax.Array | None:
 
 def check_shapes(inputs: Mapping[Name, jax.Array], mask: jax.Array | None) -> int:
     """Return the number of steps. Raise if the shapes of inputs or mask do not fit."""
-    for name, x in inputs.items():
-        shape, label = x.shape, f"inputs {name!r}" if len(inputs) > 1 else "inputs"
-        if x.ndim and not isinstance(shape[0], int):
-            raise TypeError(
-                f"Network: the number of steps must be known when JAX traces, got {shape[0]} in "
-                f"{label} of shape {shape}; only the number of examples may be symbolic"
-            )
-        if x.ndim < 2 or not shape[0]:
-            raise ValueError(
-                f"Network: {label} must be of shape (steps, ..., inputs), got {shape}"
-            )
     shapes = {name: x.shape for name, x in inputs.items()}
-    if len({shape[: min(2, len(shape) - 1)] for shape in shapes.values()}) > 1:
+    for name, shape in shapes.items():
+        if len(shape) < 2 or not shape[0]:
+            raise ValueError(
+                f"Network: inputs must be of shape (steps, ..., inputs), got {shape} for {name!r}"
+            )
+    # Steps and examples, or steps alone without an axis of examples.
+    leading = {shape[: min(2, len(shape) - 1)] for shape in shapes.values()}
+    if len(leading) > 1:
         raise ValueError(
             f"Network: all inputs must agree in steps and examples, got {shapes}"
         )
-    shape = next(iter(shapes.values()))
-    if mask is not None:
-        _check_mask(mask, shape)
-    return shape[0]
-
-
-def _check_mask(mask: jax.Array, shape: tuple[int, ...]) -> None:
-    axes = min(2, len(shape) - 1)
-    if (
-        mask.dtype == bool
-        and mask.ndim in (1, axes)
-        and mask.shape == shape[: mask.ndim]
+    (axes,) = leading
+    if mask is not None and (
+        mask.dtype != bool or not mask.ndim or mask.shape != axes[: mask.ndim]
     ):
-        return
-    expected = (
-        f"(steps,), here {shape[:1]}"
-        if axes < 2
-        else f"(steps,) or (steps, batch), here {shape[:2]}"
-    )
-    hint = order_of_axes("inputs", shape, "masks", mask.shape) if axes > 1 else ""
-    raise ValueError(
-        f"Network: mask must be of bool and of shape {expected}, got "
-        f"{mask.dtype}{list(mask.shape)}{hint}"
-    )
-
-
-def check_windows(graph: Graph, steps: int) -> None:
-    """Raise if a window is longer than the inputs."""
-    for name, edges in graph.edges.items():
-        for edge in edges:
-            if edge.windowed and len(edge.lags) > steps:
-                raise ValueError(
-                    f"Network: {name!r} reads a window of {len(edge.lags)} outputs of "
-                    f"{edge.source!r}, longer than the {steps} steps of the inputs; shorten the "
-                    "window or pass more steps"
-                )
+        raise ValueError(
+            "Network: mask must be of bool and of shape (steps,) or (steps, batch), here of "
+            f"{axes}, got {mask.dtype}{list(mask.shape)}"
+            + order_of_axes("inputs", axes, "masks", mask.shape)
+        )
+    return axes[0]
 
 
 def check_coupled(graph: Graph, mask: jax.Array | None, mode: str) -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
-from typing import Any, NamedTuple, TypeAlias
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -14,9 +14,12 @@ from .._checks import brief, is_float
 from .._pytree import as_static
 from .._struct import Struct, parameter, wiring
 
+T = TypeVar("T")
 Linear: TypeAlias = ArrayLike | Callable[[jax.Array], jax.Array]
 Name: TypeAlias = str
 """The name of a layer, join or input. The layers of a list have their places for names."""
+Weight: TypeAlias = Any
+"""The weight of one source: a matrix, a function, a :class:`Delayed` or a :class:`Window`."""
 Read: TypeAlias = Any
 """The outputs of a source that an edge reads: an array, or a tuple of arrays for a window."""
 
@@ -101,32 +104,29 @@ class Window(Struct):
     Array([0., 1., 3., 6., 9.], dtype=float32)
     """
 
-    weight: Any = parameter(kind=object)
+    weight: Linear = parameter(kind=object)
     length: int | None = wiring(None)
     delay: int = parameter(default=0, integer=True, at_least=0)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         shape, length = _shape_of(self.weight), self.length
-        if shape is None and not callable(self.weight):
+        fits = callable(self.weight) if shape is None else len(shape) == 3
+        if not fits:
             raise TypeError(
-                f"Window: weight must be an array or callable, got {brief(self.weight)}"
+                "Window: weight must be callable or of shape (length, inputs, neurons), got "
+                f"{brief(self.weight)}"
             )
-        if shape is not None and len(shape) != 3:
-            raise TypeError(
-                f"Window: weight must be of shape (length, inputs, neurons), got {shape}"
+        if length is None and shape is not None:
+            length = shape[0]
+        if not isinstance(length, int | np.integer) or length < 1:
+            raise ValueError(
+                f"Window: length must be an integer >= 1 for a function, got {length}"
             )
-        if shape is not None and length not in (None, shape[0]):
+        if shape is not None and length != shape[0]:
             raise ValueError(
                 f"Window: length must equal the length of the array, {shape[0]}, got {length}"
             )
-        length = shape[0] if length is None and shape is not None else length
-        if not isinstance(length, (int, np.integer)) or isinstance(length, bool):
-            raise TypeError(
-                f"Window: length must be an integer for a function, got {brief(length)}"
-            )
-        if length < 1:
-            raise ValueError(f"Window: length must be >= 1, got {length}")
         object.__setattr__(self, "length", int(length))
         object.__setattr__(self, "weight", as_static(self.weight))
 
@@ -171,7 +171,7 @@ class Join(Struct):
     ... )
     """
 
-    function: Callable[..., Any] = parameter(kind=object)
+    function: Callable = parameter(kind=object)
     of: Sequence[str] = wiring()
     over_time: bool = wiring(False)
 
@@ -182,17 +182,9 @@ class Join(Struct):
                 f"Join: function must be callable, got {brief(self.function)}"
             )
         sources = (self.of,) if isinstance(self.of, str) else self.of
-        if (
-            not isinstance(sources, Sequence)
-            or not sources
-            or not all(isinstance(name, str) for name in sources)
-        ):
+        if not sources:
             raise TypeError(
                 f"Join: of must name one or more sources, got {brief(self.of)}"
-            )
-        if not isinstance(self.over_time, bool):
-            raise TypeError(
-                f"Join: over_time must be a bool, got {brief(self.over_time)}"
             )
         object.__setattr__(self, "of", tuple(sources))
         object.__setattr__(self, "function", as_static(self.function))
@@ -209,28 +201,32 @@ class Edge(NamedTuple):
     windowed: bool = False
     """If True, the weight is a function of several outputs, a tuple of arrays."""
 
-    def read(self, read_lag: Callable[[int], Any]) -> Any:
+    def read(self, read_lag: Callable[[int], jax.Array]) -> Read:
         """Read each lag by ``read_lag(lag)``. Return a tuple for a window, else one array."""
-        return (
-            tuple(map(read_lag, self.lags)) if self.windowed else read_lag(*self.lags)
-        )
+        reads = tuple(map(read_lag, self.lags))
+        return reads if self.windowed else reads[0]
+
+
+def select(by_name: Mapping[Name, T], names: Iterable[Name]) -> dict[Name, T]:
+    """Return the entries with these names."""
+    return {name: by_name[name] for name in names}
 
 
 class Connection(NamedTuple):
     """An edge and its weight."""
 
     edge: Edge
-    weight: Any
+    weight: Weight
 
 
-def edges_of(label: str, source: Name, weight: Any) -> list[Edge]:
+def edges_of(label: str, source: Name, weight: Weight) -> list[Edge]:
     """The edges of a weight."""
     if isinstance(weight, Delayed):
         return [Edge(label, source, (weight.delay,))]
     if not isinstance(weight, Window):
         return [Edge(label, source, (0,))]
     lags = range(weight.delay, weight.delay + (weight.length or 0))
-    if not is_matrix(weight.weight):
+    if _shape_of(weight.weight) is None:
         return [Edge(label, source, tuple(lags), windowed=True)]
     # One edge per lag. All modes add the products in this order, and long delays do not wait for a
     # loop.
@@ -253,25 +249,17 @@ def depths_of(edges: Iterable[Edge], layers: Collection[Name]) -> dict[Name, int
     }
 
 
-def weights_of(label: str, weight: Any) -> dict[str, Any]:
+def weights_of(label: str, weight: Weight) -> dict[str, Weight]:
     """The weights of these edges, by label."""
-    if (
-        isinstance(weight, Window)
-        and (matrices := matrix_of(weight.weight)) is not None
-    ):
-        return {
-            f"{label}[{k}]": matrix for k, matrix in enumerate(jnp.asarray(matrices))
-        }
-    return {label: weight.weight if isinstance(weight, (Delayed, Window)) else weight}
+    if not isinstance(weight, (Delayed, Window)):
+        return {label: weight}
+    matrices = matrix_of(weight.weight) if isinstance(weight, Window) else None
+    if matrices is None:
+        return {label: weight.weight}
+    return {f"{label}[{k}]": matrix for k, matrix in enumerate(jnp.asarray(matrices))}
 
 
-def is_matrix(weight: Any) -> bool:
-    return isinstance(weight, (jax.Array, np.ndarray)) or hasattr(
-        weight, "__jax_array__"
-    )
-
-
-def matrix_of(weight: Any) -> Any:
+def matrix_of(weight: Weight) -> Any:
     """Return the array of a weight, or None.
 
     A variable of a framework is an array, although it is callable.
@@ -281,38 +269,34 @@ def matrix_of(weight: Any) -> Any:
     return weight.__jax_array__() if hasattr(weight, "__jax_array__") else None
 
 
-def _shape_of(weight: Any) -> tuple[int, ...] | None:
+def _shape_of(weight: Weight) -> tuple[int, ...] | None:
     """Return the shape of a matrix or of a window of matrices, or None for a function."""
-    if not is_matrix(weight):
-        return None
-    return weight.shape if hasattr(weight, "shape") else weight.__jax_array__().shape
+    # The shape of a kernel of delays does not compute it.
+    is_known = hasattr(weight, "__jax_array__") and hasattr(weight, "shape")
+    matrix = weight if is_known else matrix_of(weight)
+    return None if matrix is None else matrix.shape
 
 
-def check_weight(owner: str, name: str, value: Any) -> None:
+def check_weight(owner: str, name: str, value: Weight) -> None:
     """Raise if a weight is neither a matrix nor callable."""
     matrix = matrix_of(value)
+    # The third axis has the receptors of a neuron.
+    if matrix is not None and matrix.ndim not in (2, 3):
+        raise TypeError(
+            f"{owner}: {name} must be a matrix or callable, got an array of shape {matrix.shape}"
+        )
     if matrix is None and not callable(value):
         raise TypeError(
             f"{owner}: {name} must be a matrix or callable, got {brief(value)}"
         )
-    # The third axis has the receptors of a neuron.
-    if matrix is not None and matrix.ndim not in (
-        2,
-        3,
-    ):
-        raise TypeError(
-            f"{owner}: {name} must be a matrix or callable, got an array of shape {matrix.shape}"
-        )
-    if isinstance(matrix, np.ndarray) and matrix.dtype.kind in "OSUMm":
-        raise TypeError(f"{owner}: {name} must hold real numbers, got {matrix.dtype}")
 
 
-def product(weight: Any, x: Any, name: str) -> jax.Array:
+def product(weight: Weight, x: Read, name: str) -> jax.Array:
     """Multiply a weight by its inputs, an array or a tuple of arrays."""
     # x: (batch, ...), or for a window a tuple of these, stacked to (lags, batch, ...).
-    step = x[0] if isinstance(x, tuple) else x  # a window is a tuple of steps
+    step = x
     if isinstance(x, tuple):
-        x = jnp.stack(x)
+        step, x = x[0], jnp.stack(x)
     matrix = matrix_of(weight)
     if matrix is None:
         try:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
+from .._pytree import PyTree
 from .._struct import Real, Struct, parameter
-from ._connections import check_weight, matrix_of
+from ._connections import matrix_of
 
 
 class DelayKernel(Struct, pure=True):
@@ -68,7 +68,7 @@ class DelayKernel(Struct, pure=True):
     ['0.00', '0.11', '0.79', '0.11', '0.00']
     """
 
-    weight: Any = parameter(kind=object)
+    weight: ArrayLike = parameter(kind=object)
     delay: Real = parameter(at_least=0)
     length: int = parameter(integer=True, at_least=1)
     width: Real = parameter(default=1.0, at_least=0)
@@ -76,7 +76,6 @@ class DelayKernel(Struct, pure=True):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_weight("DelayKernel", "weight", self.weight)
         if matrix_of(self.weight) is None:
             raise TypeError(
                 f"DelayKernel: weight must be a matrix, got {self.weight!r}"
@@ -121,7 +120,7 @@ class DelayKernel(Struct, pure=True):
         return weight[None] * spread
 
 
-def rounded_delays(tree: Any) -> Any:
+def rounded_delays(tree: PyTree) -> PyTree:
     """Round the delays of a network to integers, for inference.
 
     Parameters
@@ -144,18 +143,13 @@ def rounded_delays(tree: Any) -> Any:
     >>> jnp.asarray(kernel)[:, 0, 0]
     Array([0., 0., 1., 0.], dtype=float32)
     """
-    return with_kernels(
-        tree,
-        lambda kernel: kernel._replaced(
-            delay=jnp.round(jnp.asarray(kernel.delay)), width=0.0
-        ),
-    )
 
+    def is_kernel(leaf):
+        return isinstance(leaf, DelayKernel)
 
-def with_kernels(tree: Any, change: Any) -> Any:
-    """Apply a function to each :class:`DelayKernel` of a tree."""
-    return jax.tree.map(
-        lambda leaf: change(leaf) if isinstance(leaf, DelayKernel) else leaf,
-        tree,
-        is_leaf=lambda leaf: isinstance(leaf, DelayKernel),
-    )
+    def rounded(leaf):
+        if not is_kernel(leaf):
+            return leaf
+        return leaf._replaced(delay=jnp.round(jnp.asarray(leaf.delay)), width=0.0)
+
+    return jax.tree.map(rounded, tree, is_leaf=is_kernel)

@@ -12,10 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from .._pytree import is_array, merge, split
+from .._pytree import PyTree, is_array, merge, split
+from .._struct import Real
 from .._surrogate import as_key
 from ._arguments import named_inputs
-from ._connections import Delayed, Edge, Name, Window, weights_of
+from ._connections import Delayed, Edge, Name, Weight, Window, weights_of
 from ._delays import DelayKernel
 from ._graph import Graph
 from ._initial import Driven, Initializer, checked_rate
@@ -24,7 +25,6 @@ from ._masks import tree_keep
 from ._nodes import node_named
 from ._past import lagged, places_of
 from ._response import measure_response
-from ._step import is_stochastic
 
 if TYPE_CHECKING:
     from ._network import Network
@@ -38,12 +38,12 @@ in the paper.
 def draw_weights(
     network: Network,
     key: jax.Array,
-    inputs: Any = None,
+    inputs: PyTree = None,
     *,
     rate: float | None = None,
     mask: ArrayLike | None = None,
     mean: float = 0.0,
-    std: ArrayLike | Mapping[Name, ArrayLike] | None = None,
+    std: Real | Mapping[Name, Real | None] | None = None,
     weight: Initializer | None = None,
     recurrent: Initializer | None = None,
 ) -> Network:
@@ -134,7 +134,7 @@ def draw_weights(
                 f"draw_weights: std must name layers of {[*graph.layers]}, got {name!r}"
             )
     mask = None if mask is None else jnp.asarray(mask)
-    draws = any(is_stochastic(layer.cell) for layer in graph.layers.values())
+    draws = any(layer.cell.draws for layer in graph.layers.values())
     # Arrays are arguments of the compiled function, so the weights of each turn do not
     # recompile it.
     _, functions = split(network, lambda _, leaf: is_array(leaf))
@@ -144,7 +144,7 @@ def draw_weights(
         drawn, noise = merge(arrays, functions), spiking if draws else None
         return drawn.observe(inputs, parts=("output",), mask=mask, key=noise)[1]
 
-    def outputs() -> dict[Name, Any]:
+    def outputs() -> dict[Name, PyTree]:
         """Return the outputs of all sources with the weights so far, or the rate of each."""
         if inputs is None:
             return dict.fromkeys((*graph.inputs, *graph.nodes), rate)
@@ -231,7 +231,7 @@ def _parts(graph: Graph, name: Name) -> tuple[dict[str, list[Edge]], ...]:
     return parts
 
 
-def _matrix(weight: Any) -> jax.Array | None:
+def _matrix(weight: Weight) -> Any:
     """Return the array to draw of a weight, or None.
 
     A window has ``length`` as its first axis. Receptors are the last axis: ``(inputs, neurons,
@@ -242,7 +242,7 @@ def _matrix(weight: Any) -> jax.Array | None:
     return jnp.asarray(weight) if is_array(weight) else None
 
 
-def _with_matrix(weight: Any, matrix: jax.Array) -> Any:
+def _with_matrix(weight: Weight, matrix: jax.Array) -> Weight:
     if isinstance(weight, (Delayed, Window, DelayKernel)):
         return dataclasses.replace(weight, weight=_with_matrix(weight.weight, matrix))
     return matrix
@@ -259,14 +259,14 @@ def _draw(
     weights: Mapping[str, list[Edge]],
     initializer: Initializer | None,
     rule: Driven,
-    sources: Mapping[Name, Any],
+    sources: Mapping[Name, PyTree],
 ) -> Layer:
     """Return a layer with matrices that have a share of the variance of its potential together."""
     matrices = {}
     for n, (label, edges) in enumerate(weights.items()):
         weight = layer.weights[label]
         keys = jax.random.split(jax.random.fold_in(key, n), len(edges))
-        before, is_window = jnp.asarray(_matrix(weight)), _is_window(weight)
+        before, is_window = _matrix(weight), _is_window(weight)
         shape = before.shape[1:] if is_window else before.shape
         drawn = []
         for edge, subkey in zip(edges, keys, strict=True):
@@ -279,14 +279,12 @@ def _draw(
     return _with_matrices(layer, matrices)
 
 
-def _is_window(weight: Any) -> bool:
+def _is_window(weight: Weight) -> bool:
     """If True, the first axis of the array has the lags of a window."""
     return isinstance(weight, Window) and is_array(weight.weight)
 
 
-def _arriving(
-    weight: Any, x: Any, edge: Edge, mask: jax.Array | None
-) -> float | jax.Array:
+def _arriving(weight: Weight, x: Any, edge: Edge, mask: jax.Array | None) -> Real:
     """Return the outputs of a source as the matrix reads them.
 
     A kernel of delays averages them over its lags.

@@ -63,18 +63,13 @@ class Graph(NamedTuple):
         waits = {
             name: [
                 edge.source
-                for edge in edges
+                for edge in self.edges[name]
                 if min(edge.lags) < chunk and edge.source in self.nodes
             ]
-            for name, edges in self.edges.items()
+            for name in self.nodes
         }
-        # Tarjan's algorithm returns the nodes of a group in the order of its search. A step
-        # needs the order of the graph.
-        place = {name: n for n, name in enumerate(self.nodes)}
-        return [
-            tuple(sorted(group, key=place.__getitem__))
-            for group in strongly_connected(waits)
-        ]
+        # The nodes of a component have the order of the graph, which a step needs.
+        return [tuple(group) for group in strongly_connected(waits)]
 
 
 def make_graph(
@@ -102,12 +97,13 @@ def make_graph(
         else:
             edges[name] = node.edges(name, above)
         above = name
+    known = *inputs, *nodes
     for name, node_edges in edges.items():
         for edge in node_edges:
-            if edge.source not in nodes and edge.source not in inputs:
-                known = ", ".join(map(repr, (*inputs, *nodes)))
+            if edge.source not in known:
                 raise ValueError(
-                    f"Network: {name!r} reads {edge.source!r}, which is not one of {known}"
+                    f"Network: {name!r} reads {edge.source!r}, which is not one of "
+                    f"{', '.join(map(repr, known))}"
                 )
     # Only reads without a delay order the nodes of a step. A cycle of them would have no first
     # node.
@@ -119,9 +115,8 @@ def make_graph(
     for group in groups:
         if len(group) > 1 or group[0] in now[group[0]]:
             raise ValueError(
-                f"Network: {_cycle(group, now)} form a cycle without a delay; give one of these "
-                "edges a delay: "
-                "Delayed(weight, 1)"
+                f"Network: {', '.join(map(repr, group))} form a cycle without a delay; give one of "
+                "these edges a delay: Delayed(weight, 1)"
             )
     order = [name for (name,) in groups]
     everything = {
@@ -161,43 +156,29 @@ def make_graph(
 
 
 def strongly_connected(sources: Mapping[Name, Iterable[Name]]) -> list[list[Name]]:
-    """Return the strongly connected components, sources first (Tarjan 1972)."""
-    number: dict[Name, int] = {}
-    lowest: dict[Name, int] = {}
-    stack: list[Name] = []
-    groups: list[list[Name]] = []
-    for root in sources:
-        if root in number:
-            continue
-        # an explicit stack, because a network may be deeper than the recursion limit
-        work = [(root, iter(sources[root]))]
-        number[root] = lowest[root] = len(number)
-        stack.append(root)
-        while work:
-            name, unvisited = work[-1]
-            for source in unvisited:
-                if source not in number:
-                    number[source] = lowest[source] = len(number)
-                    stack.append(source)
-                    work.append((source, iter(sources[source])))
-                    break
-                if source in stack:
-                    lowest[name] = min(lowest[name], number[source])
-            else:
-                work.pop()
-                if work:
-                    lowest[work[-1][0]] = min(lowest[work[-1][0]], lowest[name])
-                if lowest[name] == number[name]:
-                    at = stack.index(name)
-                    groups.append(stack[at:])
-                    del stack[at:]
-    return groups
+    """Return the strongly connected components, sources first."""
 
+    def visited(name, before):
+        """Return the nodes before, then all new nodes behind a node, and the node itself last."""
+        if name in before:
+            return before
+        before[name] = None
+        for source in sources[name]:
+            visited(source, before)
+        # Nodes of a loop are entered before they end.
+        del before[name]
+        before[name] = None
+        return before
 
-def _cycle(group: list[Name], sources: Mapping[Name, list[Name]]) -> str:
-    """Describe a cycle of a group, in the direction of the signals."""
-    path = [group[0]]
-    while True:
-        path.append(next(source for source in sources[path[-1]] if source in group))
-        if path[-1] in path[:-1]:
-            return " -> ".join(map(repr, reversed(path[path.index(path[-1]) :])))
+    # Nodes that depend on each other depend on equal sets of nodes.
+    behind = {name: frozenset(visited(name, {})) for name in sources}
+    order, groups = {}, {}
+    for name in sources:
+        visited(name, order)
+    for name in order:
+        # A component ends with the last of its nodes.
+        groups.pop(behind[name], None)
+        groups[behind[name]] = [
+            other for other in sources if behind[other] == behind[name]
+        ]
+    return [*groups.values()]

@@ -19,6 +19,7 @@ from jax.core import Tracer
 from jax.typing import ArrayLike, DTypeLike
 
 from .._checks import append_axes, brief
+from .._struct import Real
 from ..neurons import Cell, LinearResponse, linear_response
 from ._response import Response, measure_response, receptors_of
 
@@ -32,11 +33,11 @@ _LONG = 4096
 
 def fluctuation_driven(
     cell: Cell,
-    rate: ArrayLike,
+    rate: Real,
     *,
     mask: ArrayLike | None = None,
     mean: float = 0.0,
-    std: ArrayLike | None = None,
+    std: Real | None = None,
 ) -> Initializer:
     r"""Create an initializer of normal weights that make the potential fluctuate up to the
     threshold.
@@ -141,7 +142,7 @@ def fluctuation_driven(
     return Driven(cell, checked_rate(rate), mask, mean, std)
 
 
-def checked_rate(rate: ArrayLike) -> ArrayLike:
+def checked_rate(rate: Real) -> Real:
     """Return a checked number, or the inputs to measure as an array."""
     if np.ndim(rate):
         if np.ndim(rate) < 3 or not np.size(rate):
@@ -166,7 +167,7 @@ class Driven(NamedTuple):
     """The probability of a spike, or inputs ``(steps, examples, ..., inputs)``."""
     mask: jax.Array | None
     mean: float
-    std: ArrayLike | None
+    std: Real | None
     share: float = 1.0
     """The part of the variance of the potential that these weights give."""
     mean_share: float = 1.0
@@ -242,7 +243,7 @@ class Driven(NamedTuple):
 
     def _moments(
         self, declared: LinearResponse | None, like: tuple[int, ...]
-    ) -> tuple[_Moments, jax.Array | None]:
+    ) -> tuple[_Moments, Real | None]:
         """Return the moments of the inputs, and the distance of the threshold."""
         measured = np.ndim(self.rate) > 0
         if declared and not measured:
@@ -264,7 +265,7 @@ class Driven(NamedTuple):
             moments = jax.tree.map(lambda a: a[0], moments)
         return moments, threshold
 
-    def _deviation(self, threshold: ArrayLike | None) -> Any:
+    def _deviation(self, threshold: Real | None) -> Any:
         """Return the standard deviation of the potential. A readout has no threshold."""
         default = 1.0 if threshold is None else threshold - self.mean
         sigma = default if self.std is None else self.std
@@ -293,7 +294,7 @@ class _Moments(NamedTuple):
     """The variance of the sum of all inputs, over their number."""
 
 
-def _of_long_response(response: LinearResponse, p: float | jax.Array) -> _Moments:
+def _of_long_response(response: LinearResponse, p: Real) -> _Moments:
     """Return the moments of independent spikes in long sequences, from the formulas."""
     b, g, c, _ = response
     for value in (b, c):
@@ -309,7 +310,7 @@ def _of_long_response(response: LinearResponse, p: float | jax.Array) -> _Moment
     return _of_spikes(p, total, squares)
 
 
-def _of_short_response(kernel: jax.Array, p: float | jax.Array) -> _Moments:
+def _of_short_response(kernel: jax.Array, p: Real) -> _Moments:
     """Return the moments of independent spikes, from a response that has ended."""
     squares = (kernel**2).sum(0)
     # The sums are cut off after the last step. A response that still has weight in the last
@@ -320,7 +321,7 @@ def _of_short_response(kernel: jax.Array, p: float | jax.Array) -> _Moments:
     return _of_spikes(p, kernel.sum(0), squares)
 
 
-def _of_spikes(p: float | jax.Array, total: Any, squares: Any) -> _Moments:
+def _of_spikes(p: Real, total: Any, squares: Any) -> _Moments:
     """Return the moments of spikes of probability p, from the sums of a response and of its
     squares.
     """

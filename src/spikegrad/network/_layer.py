@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, NoReturn
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,15 +14,16 @@ from jax.typing import ArrayLike, DTypeLike
 from .._checks import broadcast_checked
 from .._compat import shard_as, zeros_like
 from .._pytree import as_static
-from .._struct import Struct, parameter, wiring
+from .._struct import Real, Struct, parameter, wiring
 from .._surrogate import as_key
 from ..neurons import Cell, State, check_initial
 from ._connections import (
     Connection,
     Delayed,
     Edge,
-    Linear,
     Name,
+    Read,
+    Weight,
     Window,
     check_weight,
     edges_of,
@@ -30,7 +31,7 @@ from ._connections import (
     product,
 )
 from ._initial import Initializer
-from ._step import fire, is_stochastic
+from ._step import fire
 
 
 class Layer(Struct):
@@ -70,8 +71,8 @@ class Layer(Struct):
     -----
     Inputs are cast to the dtype of a float matrix. A matrix of integers or bools, such as a
     connection mask, is cast to the dtype of the inputs. If :math:`W x` and :math:`R s` differ in
-    dtype, the current has the wider one. A layer cannot be subclassed. Pass a function as weight,
-    or define a custom cell.
+    dtype, the current has the wider one. For
+    other layers, pass a function as weight, or define a custom cell.
 
     A function takes all examples of a step and has no side effects. It closes over its dropout key
     or running statistics, and you change these outside of the network. A function that is no pytree
@@ -89,43 +90,26 @@ class Layer(Struct):
     ... )
     """
 
-    weight: Linear | Delayed | Window | Mapping[str, Any] | None = parameter(
-        kind=object
-    )
+    weight: Weight = parameter(kind=object)
     cell: Cell = parameter(kind=Cell)
-    recurrent: Linear | Delayed | Window | None = parameter(default=None, kind=object)
+    recurrent: Weight = parameter(default=None, kind=object)
     bias: ArrayLike | None = parameter(default=None, kind=object)
     of: str | None = wiring(None)
 
-    def __init_subclass__(cls, **kwargs: Any) -> NoReturn:
-        raise TypeError(
-            f"{cls.__name__}: Layer cannot be subclassed; pass a function as weight or define a "
-            "Cell"
-        )
-
     def __post_init__(self) -> None:
         super().__post_init__()
-        if isinstance(self.weight, Mapping):
-            if not self.weight or not all(
-                isinstance(name, str) for name in self.weight
-            ):
-                raise TypeError(
-                    "Layer: a mapping as weight must have names of sources as keys, got "
-                    f"{self.weight!r}"
-                )
-            if self.of is not None:
+        weight = self.weight
+        if isinstance(weight, Mapping):
+            if not weight or self.of is not None:
                 raise ValueError(
-                    f"Layer: weight names the sources {list(self.weight)}; leave of out"
+                    f"Layer: a mapping as weight must name the sources, got {[*weight]} and "
+                    f"of={self.of!r}; leave of out"
                 )
             # JAX sorts the keys of a dict when it rebuilds one, so the names are sorted here too.
-            weights = {
-                name: _as_weight(self.weight[name]) for name in sorted(self.weight)
-            }
-            object.__setattr__(self, "weight", weights)
-        elif self.of is not None and not isinstance(self.of, str):
-            raise TypeError(f"Layer: of must name a source, got {self.of!r}")
+            weight = {name: _as_weight(weight[name]) for name in sorted(weight)}
         else:
-            object.__setattr__(self, "weight", _as_weight(self.weight))
+            weight = _as_weight(weight)
+        object.__setattr__(self, "weight", weight)
         object.__setattr__(self, "recurrent", as_static(self.recurrent))
         for label, weight in self.weights.items():
             if not isinstance(weight, (Delayed, Window)):
@@ -142,29 +126,24 @@ class Layer(Struct):
             )
 
     @property
-    def weights(self) -> dict[str, Any]:
+    def weights(self) -> dict[str, Weight]:
         """All weights except the bias:
 
         ``weight``, or ``weight['a']`` for each source, and ``recurrent``.
         """
-        weights: dict[str, Any] = {"weight": self.weight}
+        weights = {"weight": self.weight}
         if isinstance(self.weight, Mapping):
-            weights = {
-                f"weight[{name!r}]": weight for name, weight in self.weight.items()
-            }
-        return (
-            weights
-            if self.recurrent is None
-            else {**weights, "recurrent": self.recurrent}
-        )
+            weights = {f"weight[{name!r}]": w for name, w in self.weight.items()}
+        if self.recurrent is not None:
+            weights["recurrent"] = self.recurrent
+        return weights
 
     def edges(self, name: Name, above: Name | None = None) -> tuple[Edge, ...]:
         """Return the edges of the layer with this name. ``above`` is the default source."""
+        # An omitted source is the entry above, or the only inputs for the first entry.
+        sources: list[Any] = [above if self.of is None else self.of]
         if isinstance(self.weight, Mapping):
-            sources: list[Name] = [*self.weight]
-        else:
-            # An omitted source is the entry above, or the only inputs for the first entry.
-            sources = [above if self.of is None else self.of]  # type: ignore[list-item]
+            sources = [*self.weight]
         edges = []
         for (label, weight), source in zip(
             self.weights.items(), [*sources, name], strict=False
@@ -187,11 +166,11 @@ class Layer(Struct):
         rate: float | None = None,
         mask: ArrayLike | None = None,
         mean: float = 0.0,
-        std: Any = None,
+        std: Real | None = None,
         weight: Initializer | None = None,
         recurrent: bool | Initializer = False,
         bias: bool = False,
-        dtype: Any = None,
+        dtype: DTypeLike | None = None,
     ) -> Layer:
         """Create a layer with random matrices: fluctuation-driven, or from any initializer of
         ``jax.nn.initializers``.
@@ -295,7 +274,7 @@ class Layer(Struct):
         dtype: DTypeLike | None = None,
     ) -> Layer:
         """Create a layer with matrices of zeros, for :func:`spikegrad.network.draw_weights`."""
-        axes: tuple[int, ...] = tuple(np.atleast_1d(neurons).tolist())
+        axes = tuple(np.atleast_1d(neurons).tolist())
         dtype = jnp.result_type(float) if dtype is None else dtype
         return cls(
             jnp.zeros((inputs, *axes), dtype),
@@ -309,36 +288,22 @@ class Layer(Struct):
         """Return the part of the current that does not depend on the neurons: ``W x + b``."""
         return plus_bias(self, product(self.weight, inputs, "weight"))
 
-    def feedback(self, out: jax.Array) -> jax.Array:
-        """Return the recurrent part of the current:
-
-        ``R s``, or zeros for a layer that is not recurrent.
-        """
-        return (
-            zeros_like(out)
-            if self.recurrent is None
-            else product(self.recurrent, out, "recurrent")
-        )
-
 
 def unchanged(x: jax.Array) -> jax.Array:
     """Return the output of a source as the current of a layer without a weight."""
     return x
 
 
-def _as_weight(weight: Any) -> Any:
+def _as_weight(weight: Weight) -> Weight:
     return as_static(unchanged if weight is None else weight)
 
 
-def with_weights(layer: Layer, changed: Mapping[str, Any]) -> Layer:
+def with_weights(layer: Layer, changed: Mapping[str, Weight]) -> Layer:
     """Return the layer with other weights, by their labels in ``weights``."""
     new = {**layer.weights, **changed}
-    recurrent = new.pop("recurrent", None)
-    weight = (
-        dict(zip(layer.weight, new.values(), strict=True))
-        if isinstance(layer.weight, Mapping)
-        else new["weight"]
-    )
+    recurrent, weight = new.pop("recurrent", None), new.get("weight")
+    if isinstance(layer.weight, Mapping):
+        weight = dict(zip(layer.weight, new.values(), strict=True))
     return dataclasses.replace(layer, weight=weight, recurrent=recurrent)
 
 
@@ -361,17 +326,14 @@ def current_of(
     layer: Layer,
     connections: Sequence[Connection],
     looped: Collection[str],
-    reads: Mapping,
+    reads: Mapping[str, Read],
 ) -> jax.Array:
     """Return the current of one step, from the reads of each connection."""
-    return sum_of(
-        layer,
-        {
-            c.edge.label: product(c.weight, reads[c.edge.label], c.edge.label)
-            for c in connections
-        },
-        looped,
-    )
+    products = {
+        edge.label: product(weight, reads[edge.label], edge.label)
+        for edge, weight in connections
+    }
+    return sum_of(layer, products, looped)
 
 
 def sum_of(
@@ -403,9 +365,9 @@ def sum_of(
     return sum((other.astype(dtype) for _, other in others), current.astype(dtype))
 
 
-def initial_state(layer: Layer, current: Any) -> tuple[State, jax.Array]:
+def initial_state(layer: Layer, current: jax.Array) -> tuple[State, jax.Array]:
     """Return state and output before the first step, for a current of this shape and dtype."""
-    key = jax.random.key(0) if is_stochastic(layer.cell) else None
+    key = jax.random.key(0) if layer.cell.draws else None
     # On an Explicit mesh the sharding is part of the type of an array, and a scan must not
     # change the types of its carry.
     v = layer.cell.initial_state(current.shape, current.dtype)

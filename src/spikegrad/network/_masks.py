@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from .._checks import append_axes
 from .._compat import zeros_like
-from .._pytree import is_inexact
+from .._pytree import PyTree, is_inexact
 
 
 class Masks(NamedTuple):
@@ -107,7 +107,7 @@ def _started(active: jax.Array | None, steps: int) -> jax.Array:
     return jnp.concatenate([jnp.zeros_like(active[:1]), active_so_far[:-1]])
 
 
-def tree_where(mask: jax.Array | None, yes: Any, no: Any) -> Any:
+def tree_where(mask: jax.Array | None, yes: PyTree, no: PyTree) -> PyTree:
     """Select ``yes`` if the mask is True, otherwise ``no``, leaf by leaf.
 
     A mask of None is True.
@@ -119,32 +119,28 @@ def tree_where(mask: jax.Array | None, yes: Any, no: Any) -> Any:
     )
 
 
-def young(mask: Masks, lag: int, x: Any) -> Any:
+def young(mask: Masks, lag: int, x: jax.Array) -> jax.Array:
     """Stop the gradient of an output ``lag`` steps before if it belongs to another window."""
-    return (
-        x
-        if mask.age is None or not lag
-        else tree_where(mask.age >= lag, x, jax.lax.stop_gradient(x))
-    )
+    if mask.age is None or not lag:
+        return x
+    return tree_where(mask.age >= lag, x, jax.lax.stop_gradient(x))
 
 
-def cut_off(mask: Masks, states: Any) -> Any:
+def cut_off(mask: Masks, states: PyTree) -> PyTree:
     """Stop the gradient of the states before each step at which a window starts."""
-    return (
-        states
-        if mask.cut is None
-        else tree_where(mask.cut, jax.lax.stop_gradient(states), states)
-    )
+    if mask.cut is None:
+        return states
+    return tree_where(mask.cut, jax.lax.stop_gradient(states), states)
 
 
-def tree_keep(mask: jax.Array | None, tree: Any) -> Any:
+def tree_keep(mask: jax.Array | None, tree: PyTree) -> PyTree:
     """Keep the tree if the mask is True, and replace it by zeros otherwise."""
-    return (
-        tree if mask is None else tree_where(mask, tree, jax.tree.map(zeros_like, tree))
-    )
+    if mask is None:
+        return tree
+    return tree_where(mask, tree, jax.tree.map(zeros_like, tree))
 
 
-def with_finite_padding(active: jax.Array | None, tree: Any) -> Any:
+def with_finite_padding(active: jax.Array | None, tree: PyTree) -> PyTree:
     """Replace values of masked steps that are not finite by zeros.
 
     Padding may be NaN, and a gradient of zero times NaN is NaN. Finite padding stays, because a

@@ -117,7 +117,7 @@ class Backward:
                 f"Backward: mode must be one of {', '.join(map(repr, MODES))}, got {self.mode!r}"
             )
         for name in ("chunk", "segment", "truncate", "unroll"):
-            check_length("Backward", name, getattr(self, name))
+            check_length(name, getattr(self, name))
         if (self.chunk or self.segment) and not self.engine.cuts:
             raise ValueError(
                 f"Backward: mode {self.mode!r} does not take chunk or segment, got {self.chunk} "
@@ -132,7 +132,7 @@ class Backward:
         self, steps: int, outputs: tuple[Name, ...], pre_spike: tuple[Name, ...]
     ) -> Plan:
         """Return the options of a call with this number of steps. Raise if lengths do not fit."""
-        check_length("Backward", "truncate", self.truncate, steps)
+        check_length("truncate", self.truncate, steps)
         row = MODES[self.mode]
         plan = Plan(
             mode=self.mode,

@@ -5,12 +5,12 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.typing import ArrayLike
+from jax.typing import ArrayLike, DTypeLike
 
 from .._compat import (
     in_reverse_mode_alone,
@@ -18,14 +18,13 @@ from .._compat import (
     match_varying_axes,
     shard_as,
 )
-from .._pytree import Entries
-from .._struct import Struct, is_pure, parameter, wiring
+from .._pytree import Entries, PyTree
+from .._struct import Real, Struct, is_pure, parameter, wiring
 from .._surrogate import as_key
-from ..neurons import Cell, LeakyReadout
+from ..neurons import Cell, LeakyReadout, State
 from ._arguments import (
     check_coupled,
     check_shapes,
-    check_windows,
     checked_key,
     named_inputs,
 )
@@ -118,33 +117,20 @@ class Network(Struct):
     outputs: str | Sequence[str] | None = wiring(None)
 
     def __post_init__(self) -> None:
-        if isinstance(self.layers, (Layer, Join)):
-            raise TypeError(
-                "Network: layers must be a list or a mapping, got a layer; write Network([first, "
-                "second])"
-            )
         super().__post_init__()
-        named = isinstance(self.layers, Mapping)
-        entries = Entries(
-            self.layers if named else ((str(n), v) for n, v in enumerate(self.layers))
-        )
-        for name in entries:
-            if not isinstance(name, str):
-                raise TypeError(
-                    f"Network: names of layers must be strings, got {name!r}"
-                )
-        if not entries or not all(
-            isinstance(node, (Layer, Join)) for node in entries.values()
-        ):
+        layers = self.layers
+        if not isinstance(layers, Mapping):
+            layers = {str(n): node for n, node in enumerate(layers)}
+        nodes = layers.values()
+        if not nodes or not all(isinstance(node, (Layer, Join)) for node in nodes):
             raise TypeError(
                 f"Network: layers must be one or more Layer objects, got {self.layers!r}"
             )
-        object.__setattr__(self, "layers", entries)
+        object.__setattr__(self, "layers", Entries(layers))
         for field in ("inputs", "outputs"):
-            object.__setattr__(self, field, _checked_names(field, getattr(self, field)))
-        self._check_graph()
-
-    def _check_graph(self) -> None:
+            names = getattr(self, field)
+            if not isinstance(names, str | None):
+                object.__setattr__(self, field, tuple(names))
         for name in self._output_names:
             if name not in self.layers:
                 raise ValueError(
@@ -183,11 +169,11 @@ class Network(Struct):
         *,
         rate: float | None = None,
         mask: ArrayLike | None = None,
-        std: Any = None,
+        std: Real | None = None,
         weight: Initializer | None = None,
         recurrent: bool | Initializer = False,
         bias: bool = False,
-        dtype: Any = None,
+        dtype: DTypeLike | None = None,
     ) -> Network:
         """Create fully connected layers and a readout with random weights, as in
         :meth:`Layer.init`.
@@ -236,20 +222,9 @@ class Network(Struct):
         >>> bool(0.3 < activity["2"].output.std() < 3)
         True
         """
-        if np.ndim(sizes) != 1 or not len(sizes):
-            raise TypeError(
-                "Network.init: sizes must be a sequence of integers, one for each layer, got "
-                f"{sizes!r}"
-            )
         is_measured = np.ndim(inputs) > 0
-        counts: list[Any] = [np.shape(inputs)[-1] if is_measured else inputs, *sizes]
-        for size in counts:
-            if not hasattr(size, "__index__") or size < 1:
-                raise ValueError(
-                    "Network.init: numbers of inputs and neurons must be integers above 0, got "
-                    f"{size!r}"
-                )
-        *hidden, last = itertools.pairwise(counts)
+        count: Any = np.shape(inputs)[-1] if is_measured else inputs
+        *hidden, last = itertools.pairwise([count, *sizes])
         layers = [
             Layer.zeros(*pair, cell, bool(recurrent), bias, dtype) for pair in hidden
         ]
@@ -288,8 +263,12 @@ class Network(Struct):
         )
 
     def step(
-        self, states: Mapping[str, Any], inputs: Any, *, key: Any = None
-    ) -> tuple[Any, Any]:
+        self,
+        states: Mapping[str, PyTree],
+        inputs: PyTree,
+        *,
+        key: jax.Array | None = None,
+    ) -> tuple[Entries, PyTree]:
         """Run one time step, for inference on a stream.
 
         The spikes equal those of a call on all steps.
@@ -319,24 +298,25 @@ class Network(Struct):
         graph, x = self.graph, named_inputs(self.inputs, inputs)
         _check_steps(graph)
         before = checked_entries(graph, states)
-        if {*before} != {*graph.layers, *graph.depths}:
-            before = as_entries(graph, initial_states(graph, x)) | before
         nodes = nodes_of(graph, checked_key(key), examples_of(next(iter(x.values()))))
+
+        def at_rest() -> Entries:
+            return as_entries(graph, initial_states(graph, x))
+
+        if {*before} != {*graph.layers, *graph.depths}:
+            before = {**at_rest(), **before}
+        fits = False
         try:
             new = graph_step(nodes, *as_parts(graph, before), x, {}, Masks())
             after = as_entries(graph, (new.states, new.pasts))
-            if shapes_of(after) == shapes_of(before):
-                return after, self._select(new.outputs)
-        except (
-            TypeError,
-            ValueError,
-        ):  # checked only now, because it takes as long as a step
-            check_entries(graph, before, as_entries(graph, initial_states(graph, x)))
-            raise
-        check_entries(graph, before, as_entries(graph, initial_states(graph, x)))
+            fits = shapes_of({**after}) == shapes_of(before)
+        finally:
+            # Only now, because it takes as long as a step.
+            if not fits:
+                check_entries(graph, before, at_rest())
         return after, self._select(new.outputs)
 
-    def _select(self, outputs: Mapping[Name, jax.Array]) -> Any:
+    def _select(self, outputs: Mapping[Name, jax.Array]) -> PyTree:
         """Select the outputs of a call from the outputs of all nodes."""
         names = self._output_names
         if isinstance(self.outputs, str | None):
@@ -345,13 +325,13 @@ class Network(Struct):
 
     def __call__(
         self,
-        inputs: Any,
-        states: Mapping[str, Any] | None = None,
+        inputs: PyTree,
+        states: Mapping[str, PyTree] | None = None,
         *,
-        key: Any = None,
+        key: jax.Array | None = None,
         mask: ArrayLike | None = None,
         backward: str | Backward = "exact",
-    ) -> tuple[Any, Any]:
+    ) -> tuple[Entries, PyTree]:
         """Run a sequence.
 
         Parameters
@@ -401,21 +381,21 @@ class Network(Struct):
         derivatives of all orders, including ``jax.hessian``. Only ``"half"`` and ``"8-bit"`` are
         limited to the first order, and raise a TypeError for higher orders.
         """
-        wanted = Wanted(self._output_names)
-        ends, (outputs, _) = run(self, wanted, inputs, states, key, mask, backward)
+        observed = self._output_names, (), ()
+        ends, (outputs, _) = run(self, observed, inputs, states, key, mask, backward)
         return ends, self._select(outputs)
 
     def observe(
         self,
-        inputs: Any,
-        states: Mapping[str, Any] | None = None,
+        inputs: PyTree,
+        states: Mapping[str, PyTree] | None = None,
         *,
         layers: str | Sequence[str] | None = None,
         parts: str | Sequence[str] = Activity._fields,
-        key: Any = None,
+        key: jax.Array | None = None,
         mask: ArrayLike | None = None,
         backward: str | Backward = "exact",
-    ) -> tuple[Any, Entries]:
+    ) -> tuple[Entries, Entries]:
         """Run a sequence and return the activity of all nodes, with gradients in every mode.
 
         Parameters
@@ -469,13 +449,13 @@ class Network(Struct):
                         f"Network: {label} must be names of {[*known]}, got {values!r}"
                     )
         neurons = tuple(name for name in names if isinstance(self.layers[name], Layer))
-        wanted = Wanted(
+        observed = (
             tuple(names) if "output" in parts else (),
             neurons if "pre_spike" in parts else (),
             neurons if "current" in parts else (),
         )
         ends, (outputs, pre_spike) = run(
-            self, wanted, inputs, states, key, mask, backward
+            self, observed, inputs, states, key, mask, backward
         )
         activity = {
             name: Activity(
@@ -486,25 +466,19 @@ class Network(Struct):
         return ends, Entries(activity)
 
 
-class Wanted(NamedTuple):
-    """The nodes whose outputs, states before the spike and currents a call returns."""
-
-    outputs: tuple[Name, ...]
-    pre_spike: tuple[Name, ...] = ()
-    currents: tuple[Name, ...] = ()
-
-
 def run(
     network: Network,
-    wanted: Wanted,
-    inputs: Any,
-    states: Any,
-    key: Any,
+    observed: tuple[tuple[Name, ...], ...],
+    inputs: PyTree,
+    states: Mapping[Name, PyTree] | None,
+    key: jax.Array | None,
     mask: ArrayLike | None,
     backward: str | Backward,
-) -> tuple[Entries, tuple[dict[Name, jax.Array], dict[Name, Any]]]:
+) -> tuple[Entries, tuple[dict[Name, jax.Array], dict[Name, State]]]:
     """Check the arguments of a call and run it. Return the states after the last step, outputs and
     states before the spike.
+
+    ``observed`` are the nodes with outputs, with states before the spike, and with currents.
     """
     graph, x, key = (
         network.graph,
@@ -514,25 +488,26 @@ def run(
     mask = None if mask is None else jnp.asarray(mask)
     states = None if states is None else checked_entries(graph, states)
     steps, backward = check_shapes(x, mask), as_backward(backward)
-    check_windows(graph, steps)
-    currents = tuple(map(current_of, wanted.currents))
-    plan = backward.plan(steps, (*wanted.outputs, *currents), wanted.pre_spike)
-    if backward.engine.cuts:
+    outputs, pre_spike, layers = observed
+    outputs = *outputs, *map(current_of, layers)
+    plan = backward.plan(steps, outputs, pre_spike)
+    engine, mark = backward.engine, lambda arrays: arrays
+    message = (
+        "Network: for forward-mode differentiation use backward='scan', not "
+        f"{backward.mode!r}"
+    )
+    if engine.cuts:
         check_coupled(graph, mask, backward.mode)
-    mark = functools.partial(_marked, backward)
+        mark = functools.partial(in_reverse_mode_alone, message)
     try:
         if is_pure_network(network):
             # Marked outside the compiled function. It then stores these arrays instead of copies.
             arguments = mark((network, x, states))
-            return _run_compiled(
-                backward.engine, plan, wanted.currents, *arguments, mask, key
-            )
-        return _run(
-            backward.engine, plan, wanted.currents, network, x, states, mask, key, mark
-        )
+            return _run_compiled(engine, plan, layers, *arguments, mask, key)
+        return _run(engine, plan, layers, network, x, states, mask, key, mark)
     except TypeError as error:
-        if backward.engine.cuts and is_forward_mode_error(error):
-            raise TypeError(_no_forward_mode(backward.mode)) from error
+        if engine.cuts and is_forward_mode_error(error):
+            raise TypeError(message) from error
         raise
 
 
@@ -542,10 +517,10 @@ def _run(
     currents: tuple[Name, ...],
     network: Network,
     inputs: dict[Name, jax.Array],
-    states: dict[Name, Any] | None,
+    states: dict[Name, PyTree] | None,
     mask: jax.Array | None,
-    key: Any,
-    mark: Callable[[Any], Any] = lambda arrays: arrays,
+    key: jax.Array | None,
+    mark: Callable[[PyTree], PyTree] = lambda arrays: arrays,
 ):
     network, inputs, states, mask, key = match_varying_axes(
         (network, inputs, states, mask, key)
@@ -559,12 +534,11 @@ def _run(
             return at_rest
         at_rest = as_entries(part, at_rest)
         entries = entries_of_part(part, graph, states)
-        check_entries(part, entries, at_rest, next(iter(inputs.values())).shape)
+        check_entries(part, entries, at_rest)
         return as_parts(part, jax.tree.map(shard_as, at_rest | entries, at_rest))
 
-    masks = match_varying_axes(
-        make_masks(len(next(iter(inputs.values()))), mask, plan.truncate), like=inputs
-    )
+    steps = len(next(iter(inputs.values())))
+    masks = match_varying_axes(make_masks(steps, mask, plan.truncate), like=inputs)
     ran = run_stages(
         graph,
         inputs,
@@ -575,9 +549,7 @@ def _run(
         functools.partial(engine.run, mark=mark),
         lean=engine.cuts,
     )
-    states = {
-        name: state for name, state in ran.states.items() if name in network.layers
-    }
+    states = {n: state for n, state in ran.states.items() if n in network.layers}
     ends = as_entries(graph, (states, ran.pasts))
     for name, statistics in ran.statistics.items():
         entry = (ran.pasts[name], statistics) if name in ran.pasts else statistics
@@ -598,54 +570,17 @@ def _check_steps(graph: Graph) -> None:
             )
 
 
-def _marked(backward: Backward, arrays: Any) -> Any:
-    """Mark arrays.
-
-    Forward-mode differentiation of them raises an error unless the mode supports it.
-    """
-    if not backward.engine.cuts:
-        return arrays
-    return in_reverse_mode_alone(_no_forward_mode(backward.mode), arrays)
-
-
-def _no_forward_mode(mode: str) -> str:
-    return (
-        f"Network: for forward-mode differentiation use backward='scan', not {mode!r}"
-    )
-
-
 def is_pure_network(network: Network) -> bool:
     """Return True if arrays, numbers and classes determine the network completely."""
+
+    def is_pure_weight(weight):
+        if isinstance(weight, (Delayed, Window)):
+            weight = weight.weight
+        return isinstance(weight, ArrayLike | None) or is_pure(weight)
+
     return all(
         isinstance(node, Layer)
         and is_pure(node.cell)
-        and all(
-            _is_pure_weight(weight) for weight in (*node.weights.values(), node.bias)
-        )
+        and all(map(is_pure_weight, (*node.weights.values(), node.bias)))
         for node in network.layers.values()
     )
-
-
-def _is_pure_weight(weight: Any) -> bool:
-    if isinstance(weight, (Delayed, Window)):
-        weight = weight.weight
-    return (
-        weight is None
-        or isinstance(weight, (jax.Array, np.ndarray, float, int))
-        or is_pure(weight)
-    )
-
-
-def _checked_names(field: str, names: Any) -> Any:
-    """Return a name, a tuple of names, or None for the default outputs."""
-    if isinstance(names, str) or (names is None and field == "outputs"):
-        return names
-    if (
-        not isinstance(names, Sequence)
-        or not names
-        or not all(isinstance(n, str) for n in names)
-    ):
-        raise TypeError(f"Network: {field} must be a name or names, got {names!r}")
-    if len({*names}) < len(names):
-        raise ValueError(f"Network: {field} must be different names, got {names!r}")
-    return tuple(names)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Iterator
-from typing import Any, NamedTuple, cast
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,16 +15,16 @@ from .._compat import zeros_like
 from ._connections import Join, Name, matrix_of
 from ._graph import Graph
 from ._layer import current_of, initial_state
-from ._step import CellSteps, JoinSteps, LayerState, Nodes, is_stochastic, keys_of
+from ._step import CellSteps, LayerState, Nodes, keys_of
 
 
 def nodes_of(graph: Graph, key: jax.Array | None, examples: int | None) -> Nodes:
     """Return the nodes for :func:`graph_step`, with keys for stochastic layers."""
 
-    def steps(name: Name) -> CellSteps | JoinSteps:
+    def steps(name: Name) -> CellSteps | Callable:
         node = graph.nodes[name]
         if isinstance(node, Join):
-            return JoinSteps(lambda reads: node.function(*reads.values()))
+            return lambda reads: node.function(*reads.values())
 
         connections = graph.connections(name)
 
@@ -32,7 +32,7 @@ def nodes_of(graph: Graph, key: jax.Array | None, examples: int | None) -> Nodes
             return current_of(node, connections, graph.looped[name], arguments[1])
 
         def keys(number):
-            if key is None or not is_stochastic(node.cell):
+            if key is None or not node.cell.draws:
                 return None
             return keys_of(key, number, graph.numbers[name], examples)
 
@@ -42,7 +42,7 @@ def nodes_of(graph: Graph, key: jax.Array | None, examples: int | None) -> Nodes
 
 
 def initial_states(
-    graph: Graph, inputs: dict[Name, Any]
+    graph: Graph, inputs: dict[Name, jax.Array]
 ) -> tuple[dict[Name, LayerState], dict[Name, jax.Array]]:
     """Return the states of the layers at rest, and pasts of zeros, for inputs of this shape and
     dtype.
@@ -50,16 +50,19 @@ def initial_states(
     A loop may widen the dtype of a current and of outputs. The function repeats until all dtypes
     are stable.
     """
-    outs: dict[Name, Any] = dict(inputs)
-    results: dict[Name, _Result] = {}
+    outs, results = dict(inputs), {}
     changed = True
     # Each turn can only widen dtypes and complete shapes, and both are bounded, so the loop
     # ends.
     while changed:
         changed = False
         for name in graph.nodes:
+            types = {e.label: _type(outs.get(e.source)) for e in graph.edges[name]}
+            # A user's function runs again only if the types of its inputs have changed.
+            if name in results and results[name].reads == types:
+                continue
             with node_named(name, graph):
-                result = results[name] = _evaluate(graph, name, outs, results.get(name))
+                result = results[name] = _evaluate(graph, name, outs, types)
             if result.output is not None and _type(result.output) != _type(
                 outs.get(name)
             ):
@@ -82,7 +85,9 @@ def initial_states(
     return states, pasts
 
 
-def _input_of_matrix(graph: Graph, outs: dict[Name, Any]) -> dict[Name, Any]:
+def _input_of_matrix(
+    graph: Graph, outs: dict[Name, jax.Array]
+) -> dict[Name, jax.Array]:
     """Return an unknown output that a matrix reads, whose shape follows from the matrix.
 
     A loop through a join needs it, if the layer before the join reads only outputs of the loop.
@@ -116,32 +121,25 @@ def _input_of_matrix(graph: Graph, outs: dict[Name, Any]) -> dict[Name, Any]:
 class _Result(NamedTuple):
     """A node before the first step, for reads of some types."""
 
-    reads: dict[str, Any]
-    output: Any = None
+    reads: dict
+    output: jax.Array | None = None
     """None if a source is not known yet."""
-    state: Any = None
+    state: LayerState | None = None
 
 
-def _evaluate(graph: Graph, name: Name, outs: dict, before: _Result | None) -> _Result:
-    """Return a node before the first step.
-
-    A user's function runs again only if the types of its inputs have changed.
-    """
+def _evaluate(
+    graph: Graph, name: Name, outs: dict[Name, jax.Array], types: dict
+) -> _Result:
     node = graph.nodes[name]
     known = [edge for edge in graph.edges[name] if edge.source in outs]
-    types = {edge.label: _type(outs[edge.source]) for edge in known}
-    if before is not None and types == before.reads:
-        return before
-    if isinstance(node, Join):
-        if len(known) < len(node.of):
-            return _Result(types)
-        return _Result(types, _joined(node, [outs[edge.source] for edge in known]))
     # A layer without any known source has no dtype yet. A read without a delay must be known,
     # but a delayed read of a loop may follow in a later turn.
     if not known or any(
         edge.lags == (0,) and edge.source not in outs for edge in graph.edges[name]
     ):
         return _Result(types)
+    if isinstance(node, Join):
+        return _Result(types, _joined(node, [outs[edge.source] for edge in known]))
     # All lags of an edge have one shape, so the lag is ignored.
     reads = {
         edge.label: edge.read(lambda _, edge=edge: outs[edge.source]) for edge in known
@@ -155,8 +153,8 @@ def _evaluate(graph: Graph, name: Name, outs: dict, before: _Result | None) -> _
     return _Result(types, state[1], state)
 
 
-def _joined(join: Join, sources: list) -> Any:
-    out: Any = jax.eval_shape(functools.partial(join.function), *sources)
+def _joined(join: Join, sources: list[jax.Array]) -> jax.Array:
+    out: jax.Array = jax.eval_shape(functools.partial(join.function), *sources)
     if (
         not isinstance(out, jax.ShapeDtypeStruct)
         or not is_float(out)
@@ -167,10 +165,10 @@ def _joined(join: Join, sources: list) -> Any:
             f"Join: function must return one array of floats with the examples in front, got {out} "
             f"from {shapes}"
         )
-    return zeros_like(cast("jax.Array", out))
+    return zeros_like(out)
 
 
-def _type(x: Any) -> Any:
+def _type(x):
     return None if x is None else (x.shape, x.dtype)
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
@@ -67,13 +65,12 @@ def fold_normalization(
     weight = real_array(jnp.asarray(weight), "fold_normalization", "weight")
     neurons = weight.shape[axis]
 
-    def of_neurons(name: str, value: Any) -> jax.Array:
+    def of_neurons(name: str, value: ArrayLike) -> jax.Array:
         value = jnp.asarray(value, weight.dtype)
         if value.shape not in ((), (neurons,)):
             raise ValueError(
                 f"fold_normalization: {name} must be a number or of shape ({neurons},), got "
-                f"{brief(value)}; for "
-                "values of each step, fold them into one weight for each step"
+                f"{brief(value)}; for values of each step, fold them into one weight for each step"
             )
         return jnp.broadcast_to(value, (neurons,))
 

@@ -62,11 +62,8 @@ def with_currents(graph: Graph, names: Collection[Name]) -> Graph:
     """
     nodes, edges, looped = {}, {}, {}
     for name, node in graph.nodes.items():
-        nodes[name], edges[name], looped[name] = (
-            node,
-            graph.edges[name],
-            graph.looped[name],
-        )
+        nodes[name] = node
+        edges[name], looped[name] = graph.edges[name], graph.looped[name]
         if name in names:
             current, edge = current_of(name), Edge("weight", current_of(name), (0,))
             # It has the same weights, so the sum of products is in the same order and has the
@@ -79,8 +76,5 @@ def with_currents(graph: Graph, names: Collection[Name]) -> Graph:
             # If the current depends on the layer, the edge between them is part of that loop.
             looped[name] = frozenset({"weight"} if looped[name] else ())
     # They draw nothing.
-    numbers = {
-        **graph.numbers,
-        **{current_of(name): 0 for name in names},
-    }
+    numbers = graph.numbers | {current_of(name): 0 for name in names}
     return graph._replace(nodes=nodes, edges=edges, looped=looped, numbers=numbers)

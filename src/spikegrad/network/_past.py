@@ -6,12 +6,13 @@ read outputs of different steps.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from .._checks import append_axes
+from .._pytree import PyTree
 from ._masks import steps_before
 
 
@@ -68,16 +69,12 @@ def lagged(
     # reads the past only, which has no masked steps.
     if places is None or chunk == 1:
         old = past[depth - lag : depth - lag + chunk]
-        return (
-            old
-            if lag >= chunk or outs is None
-            else jnp.concatenate([old, outs[: chunk - lag].astype(old.dtype)])
-        )
-    known = (
-        past
-        if lag >= chunk or outs is None
-        else jnp.concatenate([past, pick(outs, places.order)])
-    )
+        if outs is None or lag >= chunk:
+            return old
+        return jnp.concatenate([old, outs[: chunk - lag].astype(old.dtype)])
+    known = past
+    if outs is not None and lag < chunk:
+        known = jnp.concatenate([past, pick(outs, places.order)])
     # Active steps are packed together here, so ``lag`` counts active steps and skips masked
     # ones.
     return pick(known, places.before + (depth - lag))
@@ -96,7 +93,7 @@ def after(past: jax.Array, outs: jax.Array, places: Places | None) -> jax.Array:
     )
 
 
-def pick(tree: Any, steps: jax.Array) -> Any:
+def pick(tree: PyTree, steps: jax.Array) -> PyTree:
     """Select steps of a sequence:
 
     ``(n,)``, or ``(n, batch)`` for separate steps of each example.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -87,16 +87,14 @@ def schedule(
     (Part(start=0, steps=8, segment=8, chunk=4),
     Part(start=8, steps=3, segment=3, chunk=3))
     """
-    check_length("Backward", "chunk", chunk, steps)
-    check_length("Backward", "segment", segment, steps)
+    check_length("chunk", chunk, steps)
+    check_length("segment", segment, steps)
     if chunk is None and per_step:
         chunk = 1
-    if chunk is None:
-        chunk = (
-            min(_divisor(steps, near), steps)
-            if segment is None
-            else _divisor(segment, near, least=1)
-        )
+    elif chunk is None and segment is not None:
+        chunk = _divisor(segment, near, least=1)
+    elif chunk is None:
+        chunk = min(_divisor(steps, near), steps)
     if recompute and segment is None:
         # About the square root of the number of steps: one state is stored per segment and all
         # states of one segment at a time, and their sum is least there.
@@ -118,19 +116,15 @@ def schedule(
     return (*parts, Part(divisible, remaining, remaining, last_chunk))
 
 
-def check_length(owner: str, name: str, value: Any, steps: int | None = None) -> None:
+def check_length(name: str, value: int | None, steps: int | None = None) -> None:
     """Raise unless an optional number of steps is an integer from 1 to ``steps``, if known."""
     if value is None:
         return
-    if not isinstance(value, (int, np.integer)) or isinstance(value, bool):
-        raise TypeError(f"{owner}: {name} must be an integer, got {value!r}")
+    if not isinstance(value, int | np.integer):
+        raise TypeError(f"Backward: {name} must be an integer, got {value!r}")
     if not 1 <= value <= (steps or value):
-        domain = (
-            "at least 1"
-            if steps is None
-            else f"from 1 to the {steps} steps of the inputs"
-        )
-        raise ValueError(f"{owner}: {name} must be {domain}, got {value}")
+        domain = f"from 1 to the {steps} steps of the inputs" if steps else "at least 1"
+        raise ValueError(f"Backward: {name} must be {domain}, got {value}")
 
 
 def _divisor(n: int, near: int, least: int | None = None) -> int:

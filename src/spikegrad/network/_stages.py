@@ -16,14 +16,17 @@ backward pass computes the outputs that a later stage reads from these states (s
 from __future__ import annotations
 
 import functools
+import operator
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from .._checks import append_axes, is_float, takes
-from ._connections import Join, Name
+from .._pytree import PyTree
+from ..neurons import State
+from ._connections import Join, Name, select
 from ._graph import Graph, strongly_connected
 from ._masks import Masks, tree_keep, with_finite_padding
 from ._schedule import RESIDUALS, Plan
@@ -45,10 +48,10 @@ class Run(NamedTuple):
 
     states: dict[Name, LayerState]
     pasts: dict[Name, jax.Array]
-    statistics: dict[Name, Any]
+    statistics: dict[Name, PyTree]
     """The second values that joins over time returned, such as running statistics."""
     outputs: dict[Name, jax.Array]
-    pre_spike: dict[Name, Any]
+    pre_spike: dict[Name, State]
 
 
 def stages_of(graph: Graph) -> list[Stage]:
@@ -65,41 +68,34 @@ def stages_of(graph: Graph) -> list[Stage]:
         {name: [s for s in read if s in graph.nodes] for name, read in sources.items()}
     ):
         over_time = [name for name in group if is_over_time(graph.nodes[name])]
-        if over_time and (len(group) > 1 or group[0] in sources[group[0]]):
+        if over_time and len(group) > 1:
+            others = [repr(name) for name in group if name != over_time[0]]
             raise ValueError(
                 f"Network: join {over_time[0]!r} takes all steps at once, and its sources depend "
-                "on its outputs "
-                f"through {', '.join(repr(name) for name in group if name != over_time[0])}; "
-                "normalize the inputs of the loop, or each step by itself"
+                f"on its outputs through {', '.join(others)}; normalize the inputs of the loop, or "
+                "each step by itself"
             )
-        before = max(
-            number[source]
-            for name in group
-            for source in sources[name]
-            if source in number
-        )
+        read = [s for name in group for s in sources[name] if s in number]
+        before = max(number[source] for source in read)
         number |= dict.fromkeys(group, before + bool(over_time))
     stages = []
     for n in range(max(number.values()) + 1):
         members = [name for name in graph.nodes if number[name] == n]
-        steps = [name for name in members if not is_over_time(graph.nodes[name])]
+        over_time = tuple(name for name in members if is_over_time(graph.nodes[name]))
+        steps = [name for name in members if name not in over_time]
         # A dict and not a set, because the order of the inputs must not depend on hashes.
         outside = dict.fromkeys(
             source for name in steps for source in sources[name] if source not in steps
         )
         part = Graph(
-            {name: graph.nodes[name] for name in steps},
-            {name: graph.edges[name] for name in steps},
-            {name: graph.looped[name] for name in steps},
+            select(graph.nodes, steps),
+            select(graph.edges, steps),
+            select(graph.looped, steps),
             tuple(outside),
             (),
             graph.numbers,
         )
-        stages.append(
-            Stage(
-                tuple(name for name in members if is_over_time(graph.nodes[name])), part
-            )
-        )
+        stages.append(Stage(over_time, part))
     return stages
 
 
@@ -110,7 +106,7 @@ def run_stages(
     masks: Masks,
     key: jax.Array | None,
     plan: Plan,
-    run: Callable[..., Any],
+    run: Callable,
     lean: bool,
 ) -> Run:
     """Run a network.
@@ -121,37 +117,30 @@ def run_stages(
     key and the plan. With ``lean``, the backward pass of several stages stores only the residuals
     of the engine.
     """
-    stages = stages_of(graph)
-    if len(stages) == 1:
-        (states, pasts), (outputs, pre_spike), _ = run(
-            graph, inputs, *start(graph, inputs), masks, key, plan
-        )
-        return Run(states, pasts, {}, outputs, pre_spike)
-    done: Any = Run({}, {}, {}, {}, {})
+    stages, done = stages_of(graph), Run({}, {}, {}, {}, {})
+    # The backward pass of a single stage has nothing to compute again.
+    lean = lean and len(stages) > 1
     values, again = dict(inputs), {}
+    # Dicts and not sets, because the order of a set of names differs between Python processes.
     read = [
-        {
+        dict.fromkeys(
             edge.source
             for name in (*s.over_time, *s.graph.nodes)
             for edge in graph.edges[name]
-        }
+        )
         for s in stages
     ]
     for n, stage in enumerate(stages):
         # A loop returns only outputs that a later stage or the caller reads. All others would
         # occupy ``(steps, batch, neurons)`` each.
-        needed = {*plan.outputs}.union(*read[n + 1 :])
+        nodes, needed = stage.graph.nodes, {*plan.outputs}.union(*read[n + 1 :])
         stage_plan = plan._replace(
-            outputs=tuple(name for name in stage.graph.nodes if name in needed),
-            pre_spike=tuple(
-                name for name in plan.pre_spike if name in stage.graph.nodes
-            ),
+            outputs=tuple(name for name in nodes if name in needed),
+            pre_spike=tuple(name for name in plan.pre_spike if name in nodes),
             staged=lean,
         )
-        # Sorted, because the order of a set of names differs between Python processes.
-        sources = {
-            name: values[name] for name in sorted(read[n], key=str) if name in values
-        }
+        names = dict.fromkeys(stage.graph.inputs) | read[n]
+        sources = {name: values[name] for name in names if name in values}
         run_stage = functools.partial(_run_stage, graph, stage, start, run, stage_plan)
         if lean:
             # The policy saves the named residuals of the loop. Everything else in the stage,
@@ -161,10 +150,10 @@ def run_stages(
                 policy=jax.checkpoint_policies.save_only_these_names(RESIDUALS),
             )
         ran, outputs, functions = run_stage(sources, again, masks, key)
-        done = Run(*({**total, **new} for total, new in zip(done, ran, strict=True)))
+        done = Run(*map(operator.or_, done, ran))
         values |= outputs
         again |= functions
-    done.outputs.update({name: values[name] for name in plan.outputs})
+    done.outputs.update(select(values, plan.outputs))
     return done
 
 
@@ -172,74 +161,55 @@ def _run_stage(graph, stage, start, run, plan, sources, again, masks, key):
     """Return the results of one stage, the outputs of its nodes, and functions that recompute
     outputs.
     """
-    values = _Again(graph, again, masks).of(sources)
-    statistics, outputs = {}, {}
+    values, statistics, outputs = {}, {}, {}
+    for name, out in sources.items():
+        # The backward pass stores only sources that residuals do not determine.
+        rebuilt = _again(graph, again, masks, name)
+        values[name] = out if rebuilt is None else known(rebuilt, out)
     for name in stage.over_time:
         join = graph.nodes[name]
-        outputs[name], extra = over_time(
-            name, join, [values[source] for source in join.of], masks.active
-        )
-        values[name] = outputs[name]
+        sequences = [values[source] for source in join.of]
+        values[name], extra = over_time(name, join, sequences, masks.active)
+        outputs[name] = values[name]
         if extra is not None:
             statistics[name] = extra
     if not stage.graph.nodes:
         return Run({}, {}, statistics, {}, {}), outputs, {}
-    stage_inputs = {name: values[name] for name in stage.graph.inputs}
+    stage_inputs = select(values, stage.graph.inputs)
     (states, pasts), (outs, pre_spike), again = run(
         stage.graph, stage_inputs, *start(stage.graph, stage_inputs), masks, key, plan
     )
     # Stages need different numbers of past outputs of a source. Only the longest past is a state of
     # the network.
-    pasts = {
-        name: past
-        for name, past in pasts.items()
-        if len(past) == graph.depths.get(name)
-    }
+    depths = graph.depths
+    pasts = {n: past for n, past in pasts.items() if len(past) == depths.get(n)}
     return Run(states, pasts, statistics, {}, pre_spike), outputs | outs, again
 
 
-class _Again(NamedTuple):
-    """Recomputes outputs of earlier stages from the residuals of their loops."""
+def _again(
+    graph: Graph, functions: Mapping[Name, Callable], masks: Masks, name: Name
+) -> jax.Array | None:
+    """Return the outputs of an earlier stage from the residuals of its loop.
 
-    graph: Graph
-    functions: Mapping[Name, Callable]
-    masks: Masks
-
-    def of(self, sources: Mapping[Name, jax.Array]) -> dict[Name, jax.Array]:
-        """Return the sources of a stage.
-
-        The backward pass stores only sources that residuals do not determine.
-        """
-        return {
-            name: known(self.output(name), out) if self.has(name) else out
-            for name, out in sources.items()
-        }
-
-    def has(self, name: Name) -> bool:
-        if name in self.functions:
-            return True
-        node = self.graph.nodes.get(name)
-        # A join over time needs complete sequences, so a function of one step cannot recompute it.
-        return (
-            isinstance(node, Join)
-            and not node.over_time
-            and all(map(self.has, node.of))
-        )
-
-    def output(self, name: Name) -> jax.Array:
-        if name in self.functions:
-            return self.functions[name](self.masks)
-        # A plain join is a function of one step, (batch, ...). vmap applies it to all steps at
-        # once.
-        node = self.graph.nodes[name]
-        return tree_keep(
-            self.masks.active, jax.vmap(node.function)(*map(self.output, node.of))
-        )
+    None if the residuals do not determine them.
+    """
+    if name in functions:
+        return functions[name](masks)
+    node = graph.nodes.get(name)
+    # A join over time needs complete sequences, so a function of one step cannot recompute it.
+    if not isinstance(node, Join) or node.over_time:
+        return None
+    sources = [_again(graph, functions, masks, source) for source in node.of]
+    if any(source is None for source in sources):
+        return None
+    # A plain join is a function of one step, (batch, ...). vmap applies it to all steps at
+    # once.
+    return tree_keep(masks.active, jax.vmap(node.function)(*sources))
 
 
 def over_time(
     name: Name, join: Join, sequences: list[jax.Array], active: jax.Array | None
-) -> tuple[jax.Array, Any]:
+) -> tuple[jax.Array, PyTree]:
     """Return the outputs of a join over time, zeros in masked steps, and its statistics or None."""
     owner, options = f"Network: join {name!r}", {}
     # (steps, batch), or (steps,) for a sequence without examples.
@@ -253,10 +223,8 @@ def over_time(
                 f"{owner}: the call has a mask, so a function over time must take it: "
                 "function(..., mask)"
             )
-    result: Any = join.function(*sequences, **options)
-    out, statistics = (
-        result if isinstance(result, tuple) and len(result) == 2 else (result, None)
-    )
+    result = join.function(*sequences, **options)
+    out, statistics = result if isinstance(result, tuple) else (result, None)
     if (
         not isinstance(out, jax.Array)
         or not is_float(out)
@@ -264,7 +232,7 @@ def over_time(
     ):
         raise TypeError(
             f"{owner}: a function over time must return an array of floats with the leading axes "
-            "steps and examples, "
-            f"{lead}, or a pair of it and statistics, got {jax.tree.map(jax.typeof, result)}"
+            f"steps and examples, {lead}, or a pair of it and statistics, got "
+            f"{jax.tree.map(jax.typeof, result)}"
         )
     return tree_keep(options.get("mask"), out), statistics

@@ -8,13 +8,13 @@ and inputs have an entry only if a node reads earlier outputs of them, and the e
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
 
-from .._checks import brief, order_of_axes
-from .._pytree import Entries
+from .._checks import brief
+from .._pytree import Entries, PyTree
 from ._connections import Join, Name
 from ._graph import Graph
 from ._step import LayerState
@@ -22,10 +22,10 @@ from ._step import LayerState
 Parts: TypeAlias = tuple[dict[Name, LayerState], dict[Name, jax.Array]]
 """The states of the layers and the pasts, by name, in the form of the engine."""
 
-FIX = "; initial_state(inputs of one step) returns states that fit"
+FIX = "; initial_state(inputs[0]), with the inputs of one step, returns states that fit"
 
 
-def is_over_time(node: Any) -> bool:
+def is_over_time(node: object) -> bool:
     return isinstance(node, Join) and node.over_time
 
 
@@ -45,7 +45,7 @@ def as_entries(graph: Graph, parts: Parts) -> Entries:
     )
 
 
-def as_parts(graph: Graph, entries: Mapping[Name, Any]) -> Parts:
+def as_parts(graph: Graph, entries: Mapping[Name, PyTree]) -> Parts:
     """Return states and pasts by name. The inverse of :func:`as_entries`."""
     depths, states, pasts = graph.depths, {}, {}
     for name, entry in entries.items():
@@ -59,7 +59,7 @@ def as_parts(graph: Graph, entries: Mapping[Name, Any]) -> Parts:
     return states, pasts
 
 
-def checked_entries(graph: Graph, entries: Any) -> dict[Name, Any]:
+def checked_entries(graph: Graph, entries: PyTree) -> dict[Name, PyTree]:
     """Return the entries of a user as arrays, without the statistics of joins over time, which no
     step reads.
     """
@@ -85,8 +85,8 @@ def checked_entries(graph: Graph, entries: Any) -> dict[Name, Any]:
 
 
 def entries_of_part(
-    part: Graph, graph: Graph, entries: Mapping[Name, Any]
-) -> dict[Name, Any]:
+    part: Graph, graph: Graph, entries: Mapping[Name, PyTree]
+) -> dict[Name, PyTree]:
     """Return the entries that the loop of a part of the graph starts with, in its own form.
 
     A part may read fewer earlier outputs of a source than the whole graph.
@@ -94,56 +94,29 @@ def entries_of_part(
     if part is graph:
         return dict(entries)
     states, pasts = as_parts(graph, entries)
-    chosen: dict[Name, Any] = {
-        name: states[name] for name in part.layers if name in states
+    # A past of depth 1 is the last output.
+    pasts = {name: out[None] for name, (_, out) in states.items()} | pasts
+    newest = {
+        name: pasts[name][-depth:]
+        for name, depth in part.depths.items()
+        if name in pasts
     }
-    for name, depth in part.depths.items():
-        if name not in entries:
-            continue
-        # A part may read less far back than the complete graph, so it takes the newest outputs
-        # only.
-        past = (pasts[name] if name in pasts else states[name][1][None])[-depth:]
-        chosen[name] = (states[name][0], past) if name in part.layers else past
-    return chosen
+    members = {name: states[name] for name in part.layers if name in states}
+    return {**as_entries(part, (members, newest))}
 
 
 def check_entries(
-    graph: Graph,
-    entries: Mapping[Name, Any],
-    at_rest: Mapping[Name, Any],
-    inputs: tuple[int, ...] | None = None,
+    graph: Graph, entries: Mapping[Name, PyTree], at_rest: Mapping[Name, PyTree]
 ) -> None:
-    """Raise for the first array of the entries that does not fit.
-
-    ``inputs`` is the shape of the inputs of a call, or None for one step.
-    """
+    """Raise for the first entry that does not fit."""
     for name, entry in entries.items():
-        layer, expected = graph.layers.get(name), at_rest[name]
-        owner = f"Network: states of {'' if layer is None else 'layer '}{name!r}"
-        if jax.tree.structure(entry) != jax.tree.structure(expected):
+        expected, got = shapes_of(at_rest[name]), shapes_of(entry)
+        if got != expected:
+            kind = "layer " if name in graph.layers else ""
             raise ValueError(
-                f"{owner} must be {shapes_of(expected)}, got {shapes_of(entry)}{FIX}"
+                f"Network: states of {kind}{name!r} must be {expected}, got {got}{FIX}"
             )
-        labels = ("past",) if layer is None else (*layer.cell.state_names, "output")
-        pairs = zip(jax.tree.leaves(expected), jax.tree.leaves(entry), strict=True)
-        for n, (leaf, array) in enumerate(pairs):
-            if shapes_of(array) != shapes_of(leaf):
-                label = labels[n] if n < len(labels) else f"array {n}"
-                raise ValueError(
-                    f"{owner}: {label} must be {shapes_of(leaf)}, got {shapes_of(array)}"
-                    + _fix(leaf, array, inputs)
-                )
 
 
-def _fix(leaf: Any, array: Any, inputs: tuple[int, ...] | None) -> str:
-    if array.shape[1:] == leaf.shape:
-        return "; pass the inputs of one step to initial_state, such as inputs[0]"
-    if inputs is None and leaf.shape[1:] == array.shape:
-        return "; step takes the inputs of one step; for a sequence, call the network"
-    if inputs is not None and len(inputs) > 2:
-        return order_of_axes("inputs", inputs, "states", array.shape, at=1) or FIX
-    return FIX
-
-
-def shapes_of(tree: Any) -> Any:
+def shapes_of(tree: PyTree) -> PyTree:
     return jax.tree.map(lambda leaf: f"{leaf.dtype}{list(leaf.shape)}", tree)

@@ -1,15 +1,13 @@
-"""One time step, of one layer and of several.
+"""One time step, of layers and joins that read each other.
 
-Every loop over time calls :func:`layer_step`: both engines, the backward pass and
-:meth:`Network.step`. Each passes its own form of the layer, see :class:`Steps`.
+Every loop over time calls :func:`graph_step`: both engines, the backward pass and
+:meth:`Network.step`. Each passes its own form of the layers, see :class:`Steps`.
 
 ::
 
     (v, out) ── cut ──> current(reads) ──> integrate(v, current) ──> u ── fire(u) ──> (v, out)
 
 A masked step holds the state.
-
-:func:`graph_step` makes the step of layers and joins that read each other.
 """
 
 from __future__ import annotations
@@ -17,7 +15,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, Protocol, TypeAlias
+from typing import NamedTuple, Protocol, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +25,7 @@ from .._compat import shard_as
 from .._surrogate import fold_in
 from ..neurons import Cell, State
 from ..neurons import fire as fire_cell
-from ._connections import Edge, Name
+from ._connections import Edge, Name, Read
 from ._masks import Masks, cut_off, tree_keep, tree_where, with_finite_padding, young
 from ._past import push
 
@@ -40,7 +38,7 @@ KEYS = "threefry2x32"
 class Steps(Protocol):
     """The functions of a layer that a step calls."""
 
-    def current(self, arguments: Any, /) -> jax.Array:
+    def current(self, arguments: tuple, /) -> jax.Array:
         """The current, from hoisted products and the reads of the step."""
         ...
 
@@ -48,7 +46,9 @@ class Steps(Protocol):
         """The state before the spike."""
         ...
 
-    def fire(self, u: State, number: Any, active: Any = None, /) -> LayerState:
+    def fire(
+        self, u: State, number: jax.Array | None, active: jax.Array | None = None, /
+    ) -> LayerState:
         """The state after the spike, and the output.
 
         The number of the step selects the keys of stochastic spikes. A cell that couples examples
@@ -57,50 +57,20 @@ class Steps(Protocol):
         ...
 
 
-class Stepped(NamedTuple):
-    """The results of a step."""
-
-    state: LayerState
-    """The state after the step. A masked step holds the state before it."""
-    output: jax.Array
-    """The output for the layer above and the caller. Zeros in a masked step."""
-    pre_spike: State
-    """The state before the spike. Zeros in a masked step."""
-
-
-def layer_step(layer: Steps, state: LayerState, arguments: Any, mask: Masks) -> Stepped:
-    """Make one step of a layer.
-
-    All arrays have the axes of the examples and the neurons, ``(batch, neurons)``.
-    """
-    # u, current: (batch, neurons). Masked steps are computed too and then discarded, because
-    # the examples of a batch may have different masks.
-    u = layer.integrate(state[0], layer.current(arguments))
-    after = layer.fire(u, mask.number, mask.active)
-    return Stepped(
-        tree_where(mask.active, after, state),
-        tree_keep(mask.active, after[1]),
-        tree_keep(mask.active, u),
-    )
-
-
-class JoinSteps(NamedTuple):
-    """A join in a step, as a function of its reads."""
-
-    function: Callable[[Any], jax.Array]
-
-
-Nodes: TypeAlias = Mapping[Name, tuple[Steps | JoinSteps, tuple[Edge, ...]]]
-"""The functions of each node and the edges to read in the step."""
+Nodes: TypeAlias = Mapping[Name, tuple[Steps | Callable, tuple[Edge, ...]]]
+"""A layer or a function of the reads of a join, and the edges to read in the step."""
 
 
 class Step(NamedTuple):
     """The results of a step of several nodes, by name."""
 
-    states: dict
-    pasts: dict
-    outputs: dict
-    pre_spike: dict
+    states: dict[Name, LayerState]
+    """The states after the step. A masked step holds the state before it."""
+    pasts: dict[Name, jax.Array]
+    outputs: dict[Name, jax.Array]
+    """The outputs for other nodes and the caller. Zeros in a masked step."""
+    pre_spike: dict[Name, State]
+    """The states before the spike. Zeros in a masked step."""
 
 
 def graph_step(
@@ -108,7 +78,7 @@ def graph_step(
     states: dict,
     pasts: dict,
     outputs: dict,
-    hoisted: Mapping[Name, Any],
+    hoisted: Mapping[Name, Mapping[str, Read]],
     mask: Masks,
 ) -> Step:
     """Make one step of several nodes, in the order of ``nodes``.
@@ -137,14 +107,18 @@ def graph_step(
             edge.label: edge.read(functools.partial(read, edge.source))
             for edge in edges
         }
-        if isinstance(node, JoinSteps):
-            outputs[name] = tree_keep(
-                mask.active, node.function({**hoisted.get(name, {}), **reads})
-            )
+        if callable(node):
+            out = node({**hoisted.get(name, {}), **reads})
+            outputs[name] = tree_keep(mask.active, out)
             continue
-        states[name], outputs[name], pre_spike[name] = layer_step(
-            node, before[name], (hoisted.get(name), reads), mask
-        )
+        # u, current: (batch, neurons). Masked steps are computed too and then discarded, because
+        # the examples of a batch may have different masks.
+        current = node.current((hoisted.get(name), reads))
+        u = node.integrate(before[name][0], current)
+        after = node.fire(u, mask.number, mask.active)
+        states[name] = tree_where(mask.active, after, before[name])
+        outputs[name] = tree_keep(mask.active, after[1])
+        pre_spike[name] = tree_keep(mask.active, u)
     # A past has the axis of its outputs before the others.
     active = None if mask.active is None else mask.active[None]
     pasts = {
@@ -159,18 +133,25 @@ class CellSteps:
     """A cell as its user wrote it. An invalid result of ``fire`` raises."""
 
     cell: Cell
-    current: Callable[[Any], jax.Array]
-    keys: Callable[[Any], Any]
+    current: Callable[[tuple], jax.Array]
+    keys: Callable[[jax.Array | None], jax.Array | None]
     """The keys of a step from its number, or None for a deterministic cell."""
 
     def integrate(self, v: State, current: jax.Array) -> State:
         return self.cell.integrate(v, current)
 
-    def fire(self, u: State, number: Any, active: Any = None) -> LayerState:
+    def fire(
+        self, u: State, number: jax.Array | None, active: jax.Array | None = None
+    ) -> LayerState:
         return fire(self.cell, u, self.keys(number), active)
 
 
-def fire(cell: Cell, u: State, keys: Any = None, active: Any = None) -> LayerState:
+def fire(
+    cell: Cell,
+    u: State,
+    keys: jax.Array | None = None,
+    active: jax.Array | None = None,
+) -> LayerState:
     """Call ``cell.fire`` and check that it returns a state and an array of floats."""
     owner, fired = type(cell).__name__, fire_cell(cell, u, keys, active)
     if not (
@@ -186,11 +167,9 @@ def fire(cell: Cell, u: State, keys: Any = None, active: Any = None) -> LayerSta
     return fired
 
 
-def is_stochastic(cell: Cell) -> bool:
-    return cell.draws
-
-
-def keys_of(key: jax.Array, number: Any, n: int, examples: int | None) -> jax.Array:
+def keys_of(
+    key: jax.Array, number: jax.Array | None, n: int, examples: int | None
+) -> jax.Array:
     """Derive the keys of layer ``n`` in one step, one key per example.
 
     ``key`` is the key of a call and ``number`` the number of the step, a scalar or one number per
@@ -211,6 +190,6 @@ def keys_of(key: jax.Array, number: Any, n: int, examples: int | None) -> jax.Ar
     )
 
 
-def examples_of(inputs: Any) -> int | None:
+def examples_of(inputs: jax.Array) -> int | None:
     """The number of examples in the inputs of one step, or None if they have no such axis."""
     return inputs.shape[0] if len(inputs.shape) > 1 else None

@@ -36,25 +36,26 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, ClassVar, TypeAlias
+from typing import ClassVar, TypeAlias
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from .._checks import compute_dtype
 from .._compat import depends
-from .._pytree import is_inexact
+from .._pytree import PyTree, is_inexact
 from ..neurons import Cell
 
 BFLOAT16 = jnp.finfo(jnp.bfloat16)
 
-AtRest: TypeAlias = Callable[[Any], jax.Array]
+AtRest: TypeAlias = Callable[[PyTree], jax.Array]
 """The distance to the threshold of a neuron at rest, as a function of the second value of
 ``encode``.
 """
 
 
-def distance_at_rest(cell: Cell, encoded: Any, shape: tuple[int, ...]) -> AtRest:
+def distance_at_rest(cell: Cell, encoded: PyTree, shape: tuple[int, ...]) -> AtRest:
     """Return the :data:`AtRest` of a cell.
 
     It is derived from ``encode``, ``decode`` and ``initial_state``.
@@ -73,15 +74,11 @@ def distance_at_rest(cell: Cell, encoded: Any, shape: tuple[int, ...]) -> AtRest
         # replaced below.
         u = cell.decode(jnp.zeros(distance.shape, distance.dtype), remainder)
         resting = cell.initial_state(shape, distance.dtype)
-        u = jax.tree.map(
-            lambda leaf, initial, varies: (
-                jnp.asarray(initial, leaf.dtype) if varies else leaf
-            ),
-            u,
-            resting,
-            of_distance,
-        )
-        return jnp.asarray(cell.encode(u)[0])
+
+        def leaf(a, initial, varies):
+            return jnp.asarray(initial, a.dtype) if varies else a
+
+        return jnp.asarray(cell.encode(jax.tree.map(leaf, u, resting, of_distance))[0])
 
     return at_rest
 
@@ -100,15 +97,17 @@ class Storage:
     gradient_error: ClassVar[float] = 0.0
     """The tolerance of ``check_cell`` and the tests for gradients, relative to their norm."""
 
-    def write(self, encoded: Any, at_rest: AtRest | None = None) -> Any:
+    def write(self, encoded: PyTree, at_rest: AtRest | None = None) -> PyTree:
         """Store ``encoded``, the distance and the remainder of a state."""
         return encoded
 
-    def read(self, residual: Any, like: Any, at_rest: AtRest | None = None) -> Any:
+    def read(
+        self, residual: PyTree, like: PyTree, at_rest: AtRest | None = None
+    ) -> PyTree:
         """Restore ``(distance, rest)``. ``like`` has its structure and dtypes."""
         return residual
 
-    def settle(self, residual: Any, same: Callable[[Any], jax.Array]) -> Any:
+    def settle(self, residual: PyTree, same: Callable[[PyTree], jax.Array]) -> PyTree:
         """Change stored distances until they give the spikes of the forward pass, which
         ``same(residual)`` tests.
         """
@@ -130,18 +129,18 @@ class FewBits(Storage):
     largest: ClassVar[int]
     """The code of the largest finite magnitude."""
 
-    def pack(self, distance: jax.Array) -> Any:
+    def pack(self, distance: jax.Array) -> PyTree:
         """Return the codes, or a tuple of the codes and other arrays that :meth:`unpack` needs."""
         raise NotImplementedError
 
-    def unpack(self, packed: Any, dtype: Any) -> jax.Array:
+    def unpack(self, packed: PyTree, dtype: DTypeLike) -> jax.Array:
         raise NotImplementedError
 
-    def holds(self, dtype: Any) -> bool:
+    def holds(self, dtype: DTypeLike) -> bool:
         """Return True if the format stores this dtype without error."""
         return False
 
-    def write(self, encoded: Any, at_rest: AtRest | None = None) -> Any:
+    def write(self, encoded: PyTree, at_rest: AtRest | None = None) -> PyTree:
         # distance: (batch, neurons). remainder: all arrays of the state that the distance does not
         # determine.
         distance, remainder = encoded
@@ -149,10 +148,8 @@ class FewBits(Storage):
             if at_rest is not None and not self.holds(distance.dtype):
                 # The distance at rest, from the exact remainder and, as in the backward pass, from
                 # the rounded one.
-                resting, read_resting = (
-                    at_rest(remainder),
-                    at_rest(jax.tree.map(_rounded, remainder)),
-                )
+                resting = at_rest(remainder)
+                read_resting = at_rest(jax.tree.map(_rounded, remainder))
                 # Rounding an adaptation can shift the distance at rest by more than the neuron is
                 # away from rest.
                 near = jnp.abs(distance - resting) <= jnp.abs(read_resting - resting)
@@ -171,23 +168,24 @@ class FewBits(Storage):
             distance = self.pack(distance)
         return distance, jax.tree.map(_to_half, remainder)
 
-    def read(self, residual: Any, like: Any, at_rest: AtRest | None = None) -> Any:
-        distance, remainder = residual
+    def read(
+        self, residual: PyTree, like: PyTree, at_rest: AtRest | None = None
+    ) -> PyTree:
+        (distance, remainder), (distance_like, remainder_like) = residual, like
         remainder = jax.tree.map(
-            lambda k, a: _from_half(k, a.dtype), remainder, like[1]
+            lambda k, a: _from_half(k, a.dtype), remainder, remainder_like
         )
-        if distance is not None:
-            dtype = like[0].dtype
-            if at_rest is None or self.holds(dtype):
-                distance = self.unpack(distance, dtype)
-            else:
-                # ``write`` computed the factor from the rounded remainder too, so both factors are
-                # equal.
-                factor = _factor(at_rest(remainder))
-                distance = (self.unpack(distance, factor.dtype) * factor).astype(dtype)
-        return distance, remainder
+        if distance is None:
+            return None, remainder
+        dtype = distance_like.dtype
+        if at_rest is None or self.holds(dtype):
+            return self.unpack(distance, dtype), remainder
+        # ``write`` computed the factor from the rounded remainder too, so both factors are equal.
+        factor = _factor(at_rest(remainder))
+        distance = self.unpack(distance, factor.dtype) * factor
+        return distance.astype(dtype), remainder
 
-    def settle(self, residual: Any, same: Callable[[Any], jax.Array]) -> Any:
+    def settle(self, residual: PyTree, same: Callable[[PyTree], jax.Array]) -> PyTree:
         """Move a stored distance to the next number above or below if only that number gives the
         right spike.
 
@@ -244,15 +242,15 @@ def _factor(at_rest: jax.Array) -> jax.Array:
 def _rounded(x: jax.Array) -> jax.Array:
     """Return ``x`` rounded to 16 bits. Compilers may remove a conversion to bfloat16 and back."""
     # 8 bits of exponent and 7 of mantissa are the format of bfloat16.
-    return (
-        x
-        if not is_inexact(x) or jnp.finfo(x.dtype).bits <= 16
-        else jax.lax.reduce_precision(x, 8, 7)
-    )
+    return jax.lax.reduce_precision(x, 8, 7) if _is_long(x) else x
+
+
+def _is_long(x: jax.Array) -> bool:
+    return is_inexact(x) and jnp.finfo(x.dtype).bits > 16
 
 
 def _to_half(x: jax.Array) -> jax.Array:
-    if not is_inexact(x) or jnp.finfo(x.dtype).bits <= 16:
+    if not _is_long(x):
         return x
     # Round to the nearest number, but never from below zero to zero, because the sign may be the
     # spike.
@@ -263,12 +261,10 @@ def _to_half(x: jax.Array) -> jax.Array:
     return jax.lax.bitcast_convert_type(x.astype(jnp.bfloat16), jnp.uint16)
 
 
-def _from_half(stored: jax.Array, dtype: Any) -> jax.Array:
-    return (
-        stored
-        if stored.dtype == dtype
-        else jax.lax.bitcast_convert_type(stored, jnp.bfloat16).astype(dtype)
-    )
+def _from_half(stored: jax.Array, dtype: DTypeLike) -> jax.Array:
+    if stored.dtype == dtype:
+        return stored
+    return jax.lax.bitcast_convert_type(stored, jnp.bfloat16).astype(dtype)
 
 
 class Half(FewBits):
@@ -278,13 +274,13 @@ class Half(FewBits):
     gradient_error = 1e-2
     sign, largest = 0x8000, 0x7F7F
 
-    def holds(self, dtype: Any) -> bool:
+    def holds(self, dtype: DTypeLike) -> bool:
         return jnp.finfo(dtype).bits <= 16
 
     def pack(self, distance: jax.Array) -> jax.Array:
         return _to_half(distance)
 
-    def unpack(self, packed: jax.Array, dtype: Any) -> jax.Array:
+    def unpack(self, packed: jax.Array, dtype: DTypeLike) -> jax.Array:
         return _from_half(packed, dtype)
 
 
@@ -335,7 +331,9 @@ class EightBit(FewBits):
         sign = (x < 0).astype(jnp.uint32) << 7
         return (code | sign).astype(jnp.uint8), exponent.astype(jnp.uint8)
 
-    def unpack(self, packed: tuple[jax.Array, jax.Array], dtype: Any) -> jax.Array:
+    def unpack(
+        self, packed: tuple[jax.Array, jax.Array], dtype: DTypeLike
+    ) -> jax.Array:
         # byte: (batch, neurons). exponent: (batch, 1), the unit of each example.
         # uint32, because the shifts below exceed 8 bits.
         byte, exponent = (part.astype(jnp.uint32) for part in packed)
@@ -351,16 +349,6 @@ class EightBit(FewBits):
             ),
         )
         return jnp.where(byte >> 7 > 0, -size, size).astype(dtype)
-
-    def lost(self, packed: tuple[jax.Array, jax.Array]) -> jax.Array:
-        """Return True for distances stored as zero or the least magnitude.
-
-        The format cannot resolve smaller ones.
-        """
-        codes, _ = packed
-        # ``pack`` replaces a negative zero by code 1, so both codes may mean a smaller
-        # magnitude.
-        return codes % self.sign <= 1
 
 
 EXACT, HALF, EIGHT_BIT = Storage(), Half(), EightBit()

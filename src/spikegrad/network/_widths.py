@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import math
 import numbers
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,8 +12,9 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from .._checks import append_axes, brief, compute_dtype
+from .._pytree import PyTree
 from .._surrogate import Scaled, Surrogate, curve_of, with_curve
-from ..neurons import Cell, parameters_of, says_how_to_encode, with_parameters
+from ..neurons import parameters_of, says_how_to_encode, with_parameters
 from ..surrogates import Stretched, measure
 from ._connections import Name
 from ._network import Network
@@ -24,12 +24,12 @@ _KEEP = ("peak", "area")
 
 def match_widths(
     network: Network,
-    inputs: Any,
+    inputs: PyTree,
     *,
     ratio: float = 1.0,
     keep: str = "peak",
     mask: ArrayLike | None = None,
-    key: Any = None,
+    key: jax.Array | None = None,
 ) -> Network:
     r"""Match the widths of the surrogates of a network to the spread of its potentials.
 
@@ -102,9 +102,9 @@ def match_widths(
         )
     spreads, changed = jax.device_get(_spreads(network, inputs, mask, key)), {}
     for name, layer in network.graph.layers.items():
-        surrogate = surrogate_of(layer.cell)
+        surrogate = getattr(parameters_of(layer.cell), "surrogate", None)
         if isinstance(surrogate, Surrogate):
-            width = ratio * np.asarray(spreads[name], np.float64)
+            width = ratio * float(spreads[name])
             cell = with_parameters(
                 layer.cell, surrogate=_widened(surrogate, width, keep)
             )
@@ -114,7 +114,10 @@ def match_widths(
 
 @jax.jit  # compiled once for all calls with the same functions and shapes
 def _spreads(
-    network: Network, inputs: Any, mask: Any, key: Any
+    network: Network,
+    inputs: PyTree,
+    mask: ArrayLike | None,
+    key: jax.Array | None,
 ) -> dict[Name, jax.Array]:
     """Return the standard deviation of each layer's distance to the threshold, or of its potential
     if it is unknown, over all valid steps, examples and neurons.
@@ -127,51 +130,32 @@ def _spreads(
         x = activity[name].potential if x is None else x
         # A sum of many values in float16 would overflow or stop growing.
         x = x.astype(compute_dtype(x.dtype))
-        valid = (
-            jnp.ones((), bool)
-            if mask is None
-            else append_axes(jnp.asarray(mask), x.ndim)
-        )
-        spreads[name] = jnp.std(x, where=jnp.broadcast_to(valid, x.shape))
+        valid = jnp.asarray(True if mask is None else mask)
+        valid = jnp.broadcast_to(append_axes(valid, x.ndim), x.shape)
+        spreads[name] = jnp.std(x, where=valid)
     return spreads
 
 
-def surrogate_of(cell: Cell) -> Any:
-    return getattr(parameters_of(cell), "surrogate", None)
-
-
-def _widened(surrogate: Surrogate, width: np.ndarray, keep: str) -> Surrogate:
-    base, before = _before_widening(curve_of("match_widths", surrogate), keep)
-    natural = measure(base).half_width
+def _widened(surrogate: Surrogate, width: float, keep: str) -> Surrogate:
+    curve = curve_of("match_widths", surrogate)
+    # A scale and a width, such as those of an earlier call, are replaced instead of nested.
+    scale, before = None, 1.0
+    if isinstance(curve, Scaled):
+        scale, curve = curve.factor, curve.surrogate
+    if isinstance(curve, Stretched):
+        before, curve = curve.width, curve.surrogate
+    natural = measure(curve).half_width
     if not 0 < natural < math.inf:
         raise ValueError(
-            f"match_widths: surrogate must have a finite half-width > 0, got {brief(base)}"
+            f"match_widths: surrogate must have a finite half-width > 0, got {brief(curve)}"
         )
-    factor = float(width) / natural
+    # NumPy computes them, because JAX would compile each operation.
+    factor, before, dtype = width / natural, np.asarray(before), jnp.result_type(float)
     # Constant potentials have a spread of 0. Such a layer keeps its width.
-    factor = jnp.asarray(
-        factor if 0 < factor < math.inf else before, jnp.result_type(float)
-    )
-    curve: Surrogate = Stretched(base, factor)
-    # A curve that is f times as wide has f times the area.
-    return with_curve(surrogate, Scaled(1 / factor, curve) if keep == "area" else curve)
-
-
-def _before_widening(curve: Surrogate, keep: str) -> tuple[Surrogate, Any]:
-    """Return the curve before an earlier call, and the factor by which that call widened it."""
-    inner = curve
-    if (
-        keep == "area"
-        and isinstance(curve, Scaled)
-        and isinstance(curve.surrogate, Stretched)
-    ):
-        inner = curve.surrogate
-        # Only factors that preserve the area come from an earlier call. The scale of a user
-        # stays.
-        if not np.allclose(np.asarray(curve.factor) * np.asarray(inner.width), 1):
-            inner = curve
-    elif keep == "area":
-        return curve, 1.0
-    return (
-        (inner.surrogate, inner.width) if isinstance(inner, Stretched) else (curve, 1.0)
-    )
+    factor = factor if 0 < factor < math.inf else before
+    curve = Stretched(curve, jnp.asarray(factor, dtype))
+    if keep == "area":
+        # A curve that is f times as wide has f times the area.
+        scale = np.asarray(1.0 if scale is None else scale) * before / factor
+        scale = jnp.asarray(scale, dtype)
+    return with_curve(surrogate, curve if scale is None else Scaled(scale, curve))

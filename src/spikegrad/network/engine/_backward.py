@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from ..._checks import append_axes
 from ..._compat import merge_leading, zeros_like
-from ..._pytree import is_inexact
-from .._connections import Edge, Name
+from ..._pytree import PyTree, is_inexact
+from .._connections import Name, select
 from .._masks import steps_before, tree_keep, tree_where
 from .._past import active_first, after, pick, places_of
 from ._functions import pullback
@@ -22,7 +21,7 @@ from ._sequence import Sequence, window_of
 
 def backward(
     over: Sequence,
-    first: Any,
+    first: int | jax.Array,
     us: dict,
     pasts: dict,
     residuals: dict,
@@ -39,11 +38,9 @@ def backward(
     # (batch, neurons), cotangents of the pasts, (depth, batch, neurons), and the gradients.
     # Cotangents of inputs are stacked: (chunks, chunk, batch, inputs).
     def body(carry, i):
-        (ct_states, ct_ends, grads), (ct_outs, ct_pre_spike) = (
-            carry,
-            window_of(ct_recorded, first + i * chunk, chunk),
-        )
-        cts = _Cotangents(back, i, ct_states, grads, ct_outs, ct_pre_spike)
+        ct_states, ct_ends, grads = carry
+        recorded = window_of(ct_recorded, first + i * chunk, chunk)
+        cts = _Cotangents(back, i, ct_states, grads, *recorded)
         # The order matters: a source needs all cotangents of its outputs before its own steps run.
         # Its readers are in later components. A reader of a past adds to the cotangent of earlier
         # chunks.
@@ -76,11 +73,8 @@ class _Cotangents:
         self.masks, self.places = back.masks(i), back.places(i)
         # copies, because the methods below replace entries, and the arguments belong to the carry
         # of the scan
-        self.states, self.grads, self.pre_spike = (
-            dict(ct_states),
-            dict(grads),
-            ct_pre_spike,
-        )
+        self.states, self.grads = dict(ct_states), dict(grads)
+        self.pre_spike = ct_pre_spike
         sources = (*self.over.inputs, *self.over.nodes)
         # Lists, because a source may have several readers. They are added when the source runs,
         # so nothing is added to zeros.
@@ -129,13 +123,17 @@ class _Cotangents:
                 if lag == 0:  # all of ct belongs to outputs of this chunk
                     self.outs[edge.source].append(ct)
                     continue
+
                 # ct: (chunk, batch, neurons). The first ``lag`` steps belong to the past, (depth,
                 # batch, neurons). Later steps belong to outputs of this chunk.
-                single = Edge(edge.label, edge.source, (lag,))
-
-                def view(past, outs, single=single):
+                def view(past, outs, source=edge.source, lag=lag):
                     return self.over.read(
-                        single, lambda _: past, lambda _: outs, self.masks, self.places
+                        source,
+                        lag,
+                        lambda _: past,
+                        lambda _: outs,
+                        self.masks,
+                        self.places,
                     )
 
                 self._to_source(
@@ -192,8 +190,8 @@ class _Cotangents:
             },
         )
         states, pasts, grads, ct_hoisted = component.backward_steps(
-            {name: self.states[name] for name in layers},
-            {name: self.grads[name] for name in component.nodes},
+            select(self.states, layers),
+            select(self.grads, component.nodes),
             (
                 {
                     name: _total(self.outs[name])
@@ -265,10 +263,7 @@ def _once(method: Callable) -> Callable:
         key = method.__name__, source, id(i)
         if key not in self.rebuilt:
             # With ``i``, whose id must not be used again.
-            self.rebuilt[key] = (
-                i,
-                method(self, source, i),
-            )
+            self.rebuilt[key] = i, method(self, source, i)
         return self.rebuilt[key][1]
 
     return rebuild
@@ -280,21 +275,16 @@ class _Rebuilding:
     def __init__(
         self,
         over: Sequence,
-        first: Any,
+        first: int | jax.Array,
         us: dict,
         pasts: dict[Name, jax.Array],
-        residuals: dict[Name, Any],
+        residuals: dict[Name, PyTree],
     ):
         # ``first`` is the number of the segment's first step. ``us`` and ``pasts`` belong to the
         # step before it: (batch, neurons) and (depth, batch, neurons). ``residuals`` has those of
         # all steps, (chunks, chunk, batch, neurons) in the dtypes of the storage.
-        self.over, self.first, self.us, self.pasts, self.residuals = (
-            over,
-            first,
-            us,
-            pasts,
-            residuals,
-        )
+        self.over, self.first = over, first
+        self.us, self.pasts, self.residuals = us, pasts, residuals
         self.rebuilt: dict[tuple, tuple] = {}
         # Traced once for each layer, because all its readers call it.
         self._fired = jax.jit(self._fire_again, static_argnums=0)
@@ -370,25 +360,16 @@ class _Rebuilding:
         # Outputs are not stored. The pre-spike states fire again.
         # Relative places -depth to -1, the oldest first.
         back = jnp.arange(depth) - depth
-        order: jax.Array | None = None
-        if (active := over.masks.active) is None:
-            steps, since = at + back, self.first
-        else:
-            # Each example has separate last active steps: (depth,) or (depth, batch).
-            before = steps_before(active, len(active))
-            order = active_first(active)
-            steps, since = (
-                before[at][None] + append_axes(back, active.ndim),
-                before[self.first][None],
-            )
+        # Each example has separate last active steps: (depth,) or (depth, batch).
+        active = over.masks.active
+        before = steps_before(active, len(over.masks.started))
+        order = before if active is None else active_first(active)
+        since = before[self.first][None]
         # Count from the start of the segment. Earlier outputs are in the stored past.
-        steps = steps - since
+        steps = before[at][None] + append_axes(back, before.ndim) - since
         inside = steps >= 0
-        if order is None:
-            when = jnp.maximum(steps, 0)
-        else:
-            when = pick(order, jnp.maximum(steps + since, 0)) - self.first
-            when = jnp.where(inside, when, 0)
+        when = pick(order, jnp.maximum(steps + since, 0)) - self.first
+        when = jnp.where(inside, when, 0)
         # Clipped, because ``where`` below computes both sides and an index must be valid in
         # either.
         old = pick(old, jnp.clip(steps + depth, 0, depth - 1))
@@ -402,11 +383,7 @@ class _Rebuilding:
         if source in over.layers:
             # (chunks, chunk, batch, ...) -> (steps, batch, ...)
             chosen = pick(jax.tree.map(merge_leading, self.residuals[source]), steps)
-            numbers = (
-                None
-                if over.masks.number is None
-                else pick(over.masks.number, self.first + steps)
-            )
+            numbers = pick(over.masks.number, self.first + steps)
             # vmap over the chosen steps, (n,) or (n, batch).
             outputs = functools.partial(over.layers[source].outputs, over.plan.storage)
             return jax.vmap(outputs)(chosen, numbers)
@@ -418,15 +395,12 @@ class _Rebuilding:
 
     def reads(self, edges, i):
         """Return the reads of edges in chunk i, by label."""
-        masks, places = self.masks(i), self.places(i)
-        past, outs = (
-            functools.partial(self.past, i=i),
-            functools.partial(self.outs, i=i),
-        )
-        return {
-            edge.label: self.over.read(edge, past, outs, masks, places)
-            for edge in edges
-        }
+        return self.over.reads(edges, *self._views(i))
+
+    def _views(self, i):
+        """Return the arguments of reads in chunk i."""
+        past, outs = (functools.partial(f, i=i) for f in (self.past, self.outs))
+        return past, outs, self.masks(i), self.places(i)
 
     def befores(self, source, i, depth):
         """Return the past of a source before each step of chunk i, ``(chunk, depth, batch,
@@ -434,8 +408,8 @@ class _Rebuilding:
         """
         # One read for each place of the past, the oldest first, as ``push`` orders them. The new
         # axis is second, because the scan over steps slices the first axis.
-        edges = [Edge(str(lag), source, (lag,)) for lag in range(depth, 0, -1)]
-        return jnp.stack([*self.reads(edges, i).values()], 1)
+        lags, views = range(depth, 0, -1), self._views(i)
+        return jnp.stack([self.over.read(source, lag, *views) for lag in lags], 1)
 
 
 def _padded(ct: jax.Array, past: jax.Array) -> jax.Array:

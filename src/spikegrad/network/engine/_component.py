@@ -18,9 +18,9 @@ import jax.numpy as jnp
 
 from ..._compat import in_reverse_mode_alone
 from ...neurons import State
-from .._connections import Edge, Name, depths_of
+from .._connections import Edge, Name, depths_of, select
 from .._masks import Masks, tree_where
-from .._step import JoinSteps, LayerState, Nodes, graph_step
+from .._step import LayerState, Nodes, graph_step
 from .._storage import Storage
 from ._convolution import canonical
 from ._functions import known, pullback
@@ -56,7 +56,7 @@ class Component:
             name: (
                 # Only the edges within the component are read in a step. The products of all
                 # other edges are in ``hoisted``.
-                JoinSteps(node.function) if isinstance(node, JoinVjp) else node,
+                node.function if isinstance(node, JoinVjp) else node,
                 self.within[name],
             )
             for name, node in nodes.items()
@@ -97,17 +97,12 @@ class Component:
             }
             # ``mask.number`` selects the keys, so stochastic spikes repeat when the storage checks
             # them.
-            residuals = (
-                {}
-                if storage is None
-                else {
-                    n: self.layers[n].store(storage, u, mask.number)
-                    for n, u in us.items()
-                }
-            )
-            pre_spikes = {
-                name: new.pre_spike[name] for name in self.layers if name in pre_spike
-            }
+            residuals = {}
+            if storage is not None:
+                for name, u in us.items():
+                    layer = self.layers[name]
+                    residuals[name] = layer.store(storage, u, mask.number)
+            pre_spikes = select(new.pre_spike, us.keys() & pre_spike)
             return (us, new.states, new.pasts), (new.outputs, pre_spikes, residuals)
 
         # A scan cannot unroll by more than its length, and the last part of a sequence may be
@@ -141,7 +136,7 @@ class Component:
         # Only these gradients are in the carry. Phase 2 adds the gradients of products that run for
         # a chunk at once.
         trained = {
-            name: {k: grads[name][k] for k in node.stepwise if k in grads[name]}
+            name: select(grads[name], node.stepwise)
             for name, node in self.nodes.items()
         }
         states, pasts = befores
@@ -179,17 +174,16 @@ class Component:
                 new = graph_step(
                     self._as_steps(nodes), states, pasts, {}, hoisted, mask
                 )
-                return (
-                    new.states,
-                    new.pasts,
-                    {name: new.outputs[name] for name in ct_outs},
-                    {name: new.pre_spike[name] for name in ct_pre_spike},
+                recorded = (
+                    select(new.outputs, ct_outs),
+                    select(new.pre_spike, ct_pre_spike),
                 )
+                return new.states, new.pasts, *recorded
 
             # Differentiate with respect to the arrays in the carry only. All other arrays are
             # constants of the step.
             differentiated = {
-                name: {k: self.nodes[name].arrays[k] for k in node_grads}
+                name: select(self.nodes[name].arrays, node_grads)
                 for name, node_grads in grads.items()
             }
             new, ct_states, ct_pasts, ct_hoisted = pullback(
@@ -220,15 +214,8 @@ class Component:
             reverse=True,
             unroll=min(self.unroll, len(masks.started)),
         )
-        return (
-            ct_states,
-            ct_pasts,
-            {
-                name: {**node_grads, **trained[name]}
-                for name, node_grads in grads.items()
-            },
-            ct_hoisted,
-        )
+        grads = {name: grads[name] | trained[name] for name in grads}
+        return ct_states, ct_pasts, grads, ct_hoisted
 
 
 class _Rebuilt(NamedTuple):
@@ -238,21 +225,21 @@ class _Rebuilt(NamedTuple):
     u: State
     known_current: jax.Array | None
 
-    def current(self, arguments: Any) -> jax.Array:
+    def current(self, arguments: tuple) -> jax.Array:
         hoisted, reads = arguments
         # If the current is known, only the derivative of this sum is used, and XLA removes its
         # value.
         current = self.layer.current((hoisted, jax.tree.map(_summed, reads)))
-        return (
-            current
-            if self.known_current is None
-            else known(self.known_current, current)
-        )
+        if self.known_current is None:
+            return current
+        return known(self.known_current, current)
 
     def integrate(self, v: State, current: jax.Array) -> State:
         return jax.tree.map(known, self.u, self.layer.integrate(_summed(v), current))
 
-    def fire(self, u: State, number: Any, active: Any = None) -> LayerState:
+    def fire(
+        self, u: State, number: jax.Array | None, active: jax.Array | None = None
+    ) -> LayerState:
         # A cell reads ``u`` several times, for the spike and for the reset. The outer identity
         # does the same for the state and the output, which also have several readers.
         return _summed(self.layer.fire(_summed(u), number, active))

@@ -35,6 +35,7 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from ..._compat import CALLS, bind, equations, evaluate
+from ._functions import close
 
 _CONVOLUTION = "conv_general_dilated"
 _NESTED = CALLS | {"cond", "scan", "while"}
@@ -52,13 +53,8 @@ def canonical(function: Callable) -> Callable:
     """
 
     def rewritten(*args):
-        # JAX may cache the trace of a function object, so ``partial`` makes a new one
-        closed, shape = jax.make_jaxpr(functools.partial(function), return_shape=True)(
-            *args
-        )
-        program, consts = equations(closed)
-        out = evaluate(program, *consts, *jax.tree.leaves(args), run=_bind_canonical)
-        return jax.tree.unflatten(jax.tree.structure(shape), out)
+        call, arrays, _ = close(function, *args, run=_bind_canonical)
+        return call(arrays, *args)
 
     return rewritten
 

@@ -17,16 +17,19 @@ import jax
 import jax.numpy as jnp
 
 from ..._compat import bind_over_any_axes, equations, evaluate, zeros_like
-from ..._pytree import inexact, is_inexact, merge, split
+from ..._pytree import PyTree, inexact, is_inexact, merge, split
 
 Arrays: TypeAlias = list[jax.Array]
 """The arrays that a function closes over, in the order of its equations."""
 
 
-def close(function: Callable, *example: Any) -> tuple[Callable, Arrays, Any]:
+def close(
+    function: Callable, *example: PyTree, run: Callable = bind_over_any_axes
+) -> tuple[Callable, Arrays, Any]:
     """Return ``call``, ``arrays`` and the jaxpr of a function.
 
-    ``call(arrays, *args)`` equals ``function(*args)`` for arguments like the examples.
+    ``call(arrays, *args)`` equals ``function(*args)`` for arguments like the examples. ``run``
+    applies one equation.
     """
     # JAX may cache the trace of a function object, and a user's function may have changed.
     # ``partial`` makes a new one.
@@ -37,20 +40,19 @@ def close(function: Callable, *example: Any) -> tuple[Callable, Arrays, Any]:
     structure = jax.tree.structure(shape)
 
     def call(arrays, *args):
-        return structure.unflatten(
-            evaluate(program, *arrays, *jax.tree.leaves(args), run=bind_over_any_axes)
-        )
+        out = evaluate(program, *arrays, *jax.tree.leaves(args), run=run)
+        return structure.unflatten(out)
 
     # Constants may be NumPy arrays. The loop differentiates with respect to them, so they
     # become JAX arrays.
     return call, [jnp.asarray(array) for array in consts], closed
 
 
-def zero_cotangent(tree: Any) -> Any:
+def zero_cotangent(tree: PyTree) -> PyTree:
     return jax.tree.map(zeros_like, inexact(tree))
 
 
-def pullback(function: Callable, cotangent: Any, *args: Any) -> tuple:
+def pullback(function: Callable, cotangent: PyTree, *args: PyTree) -> tuple:
     """Return the cotangents of the arguments.
 
     Leaves without a derivative are None, also in ``cotangent``.

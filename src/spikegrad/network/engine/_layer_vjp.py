@@ -26,19 +26,20 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 
 from ..._checks import is_float
 from ..._compat import contract_leading, zeros_like
+from ..._pytree import PyTree
 from ..._surrogate import spike_types
 from ...neurons import State, says_how_to_encode
 from .._connections import Join, Name, Read, matrix_of, product
 from .._graph import Graph
 from .._layer import plus_bias, sum_of
-from .._step import LayerState, examples_of, fire, is_stochastic, keys_of
+from .._step import LayerState, examples_of, fire, keys_of
 from .._storage import Storage, distance_at_rest
 from ._convolution import canonical, has_convolution
 from ._functions import Arrays, close, pullback
@@ -47,7 +48,7 @@ Gradients: TypeAlias = dict[str, Arrays]
 """Gradients by function, one for each of its arrays. None for integers."""
 
 
-WITHOUT_GRADIENT = ("encode", "decode", "at_rest", "key")
+WITHOUT_GRADIENT = {"encode", "decode", "at_rest", "key"}
 """Functions with arrays that do not get a gradient."""
 DRIVE = ""
 """The label of the current from edges outside loops."""
@@ -122,7 +123,7 @@ class LayerVjp(NamedTuple):
     """The labels of products with a matrix."""
     per_step: bool
     """If True, the layer contains a convolution and computes its products step by step."""
-    encoded: Any
+    encoded: PyTree
     """Shapes and dtypes of the result of ``encode``. None if the cell does not define it."""
     needs_magnitude: bool
     """If True, spikes depend on the value of the distance to the threshold, besides its sign."""
@@ -142,7 +143,7 @@ class LayerVjp(NamedTuple):
         products = (*self.outside, *self.inside, "bias") if self.per_step else ()
         return "fire", "integrate", *products
 
-    def call(self, name: str, *args: Any) -> Any:
+    def call(self, name: str, *args: PyTree) -> PyTree:
         return self.calls[name](self.arrays[name], *args)
 
     def call_chunk(self, name: str, x: Read) -> jax.Array:
@@ -184,7 +185,7 @@ class LayerVjp(NamedTuple):
             **{label: self.call_chunk(label, reads[label]) for label in looped},
         }
 
-    def current(self, arguments: Any, call: Callable | None = None) -> jax.Array:
+    def current(self, arguments: tuple, call: Callable | None = None) -> jax.Array:
         """Return the current, from hoisted products and the reads of one step, or of a chunk with
         ``call_chunk``.
         """
@@ -224,7 +225,7 @@ class LayerVjp(NamedTuple):
         is_known = "at_rest" in self.calls
         return functools.partial(self.call, "at_rest") if is_known else None
 
-    def store(self, storage: Storage, u: State, number: jax.Array | None) -> Any:
+    def store(self, storage: Storage, u: State, number: jax.Array | None) -> PyTree:
         """Return the residual of a pre-spike state."""
         # u, and both results of ``encode``: (batch, neurons). A cell without ``encode`` is stored
         # unchanged.
@@ -243,7 +244,7 @@ class LayerVjp(NamedTuple):
             residual, lambda code: self.outputs(storage, code, number) == spikes
         )
 
-    def load(self, storage: Storage, residual: Any) -> State:
+    def load(self, storage: Storage, residual: PyTree) -> State:
         """Restore the pre-spike state from its residual."""
         if not storage.encodes or self.encoded is None:
             return residual
@@ -252,7 +253,7 @@ class LayerVjp(NamedTuple):
         return self.call("decode", *storage.read(residual, self.encoded, self._at_rest))
 
     def outputs(
-        self, storage: Storage, residual: Any, number: jax.Array | None
+        self, storage: Storage, residual: PyTree, number: jax.Array | None
     ) -> jax.Array:
         """Return the outputs of a step from its residual."""
         return self.fire(self.load(storage, residual), number)[1]
@@ -278,7 +279,7 @@ class LayerVjp(NamedTuple):
         }
 
     def backward_hoisted(
-        self, grads: Gradients, reads: dict[str, Read], cts: dict[str, jax.Array]
+        self, grads: Gradients, reads: dict[str, Read], cts: dict[str, Read]
     ) -> tuple[Gradients, dict[str, Read]]:
         """Add the gradients of the hoisted weights, and return the cotangents of their reads."""
         if self.per_step:
@@ -378,7 +379,7 @@ def trace(
     # (``Masks.started``).
     u = jax.lax.stop_gradient(layer.cell.integrate(v, zeros_like(current)))
     number, keys = graph.numbers[name], None
-    if key is not None and is_stochastic(layer.cell):
+    if key is not None and layer.cell.draws:
         # One key of the call is an argument like an array. ``fire`` derives the keys of a step from
         # it, (batch,).
         arrays["key"], keys = [key], keys_of(key, None, number, examples)
@@ -465,5 +466,5 @@ def _type(x):
     return jax.ShapeDtypeStruct(x.shape, x.dtype)
 
 
-def plus(a: Any, b: Any) -> Any:
+def plus(a: PyTree, b: PyTree) -> PyTree:
     return jax.tree.map(jnp.add, a, b)

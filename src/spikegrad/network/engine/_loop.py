@@ -48,7 +48,6 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -57,8 +56,8 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.tree_util import Partial
 
 from ..._compat import match_varying_axes, merge_leading, spread_as, zeros_like
-from ..._pytree import inexact, is_inexact
-from .._connections import Name
+from ..._pytree import PyTree, inexact, is_inexact
+from .._connections import Name, select
 from .._graph import Graph
 from .._masks import Masks, tree_keep
 from .._schedule import RESIDUALS, Plan
@@ -78,7 +77,7 @@ def run(
     masks: Masks,
     key: jax.Array | None,
     plan: Plan,
-    mark: Callable[[Any], Any],
+    mark: Callable[[PyTree], PyTree],
 ) -> tuple[tuple[dict, dict], tuple[dict, dict], dict[Name, Callable]]:
     """Return the states and pasts after the last step, and the requested outputs and pre-spike
     states of each step.
@@ -119,10 +118,10 @@ def run(
             [r[name] for r in residuals],
         )
         for name, layer in traced.items()
-        if name in residuals[0] and layer.is_rebuilt_exactly(plan.storage)
+        if name in residuals[0]
+        and isinstance(layer, LayerVjp)
+        and layer.is_rebuilt_exactly(plan.storage)
     }
-    if len(parts) == 1:
-        return starts, recorded[0], again
     # (steps of one part, batch, neurons) -> (steps, batch, neurons)
     return starts, jax.tree.map(lambda *a: jnp.concatenate(a), *recorded), again
 
@@ -167,11 +166,11 @@ def _outputs(
     for part in residuals:
         # chunk: (chunk, batch, neurons) per iteration, stacked to (chunks, chunk, batch, neurons)
         # and merged.
-        chunks, length, *_ = jax.tree.leaves(part)[0].shape
-        numbers = start + jnp.arange(chunks * length).reshape(chunks, length)
+        shape = jax.tree.leaves(part)[0].shape[:2]
+        numbers = start + jnp.arange(math.prod(shape)).reshape(shape)
         outs.append(merge_leading(jax.lax.map(chunk, (part, numbers))))
-        start += chunks * length
-    return tree_keep(masks.active, jnp.concatenate(outs) if len(outs) > 1 else outs[0])
+        start += math.prod(shape)
+    return tree_keep(masks.active, jnp.concatenate(outs))
 
 
 def _run_part(plan, graph, traced, part, arrays, inputs, pre_spike, starts, masks):
@@ -179,8 +178,7 @@ def _run_part(plan, graph, traced, part, arrays, inputs, pre_spike, starts, mask
     firsts = np.arange(0, part.steps, part.segment)
     # The residuals are also a result of the loop if a later stage may rebuild outputs from them.
     onward = plan.staged and not segmented
-    complete = part.steps == len(masks.started)
-    masks = masks if complete else masks.part(part.start, part.start + part.steps)
+    masks = masks.part(part.start, part.start + part.steps)
 
     # The components depend on the length of a chunk: outputs with a delay of at least a chunk are
     # known when the chunk starts, so they do not close a loop.
@@ -192,7 +190,7 @@ def _run_part(plan, graph, traced, part, arrays, inputs, pre_spike, starts, mask
         if any("key" in node_arrays for node_arrays in arrays.values()):
             masks = masks.numbered(part.start)
         nodes = {n: node._replace(arrays=arrays[n]) for n, node in traced.items()}
-        return Sequence(plan, part, components, edges, nodes, inputs, starts, masks)
+        return Sequence(plan, part, components, edges, nodes, inputs, starts[0], masks)
 
     def forward(arrays, inputs, pre_spike, starts, masks, storage):
         over = sequence(arrays, inputs, starts, masks)
@@ -221,31 +219,23 @@ def _run_part(plan, graph, traced, part, arrays, inputs, pre_spike, starts, mask
             jax.tree.map(lambda a: merge_leading(merge_leading(a)), recorded),
         ), residuals
 
-    # Without differentiation JAX runs ``loop``, which stores residuals only for a later stage. To
-    # differentiate, JAX runs ``loop_forward`` and ``loop_backward``.
-    @jax.custom_vjp
-    def loop(arrays, inputs, pre_spike, starts, masks):
-        out, residuals = forward(
-            arrays, inputs, pre_spike, starts, masks, plan.storage if onward else None
-        )
-        return *_batched_alike(
-            out, (arrays, inputs, starts, masks)
-        ), residuals if onward else {}
-
-    def loop_forward(arrays, inputs, pre_spike, starts, masks):
-        out, residuals = forward(arrays, inputs, pre_spike, starts, masks, plan.storage)
+    def results(storage, arrays, inputs, pre_spike, starts, masks):
+        out, residuals = forward(arrays, inputs, pre_spike, starts, masks, storage)
         out = _batched_alike(out, (arrays, inputs, starts, masks))
         if plan.staged:
             # The checkpoint of a stage saves the arrays with this name, and recomputes all others.
             residuals = jax.tree.map(lambda a: checkpoint_name(a, RESIDUALS), residuals)
-        return (*out, residuals if onward else {}), (
-            arrays,
-            inputs,
-            pre_spike,
-            starts,
-            masks,
-            residuals,
-        )
+        return (*out, residuals if onward else {}), residuals
+
+    # Without differentiation JAX runs ``loop``, which stores residuals only for a later stage. To
+    # differentiate, JAX runs ``loop_forward`` and ``loop_backward``.
+    @jax.custom_vjp
+    def loop(*args):
+        return results(plan.storage if onward else None, *args)[0]
+
+    def loop_forward(*args):
+        out, residuals = results(plan.storage, *args)
+        return out, (*args, residuals)
 
     def loop_backward(saved, cotangents):
         # A second derivative would treat the codes as constants and be silently wrong.
@@ -259,12 +249,8 @@ def _run_part(plan, graph, traced, part, arrays, inputs, pre_spike, starts, mask
         over = sequence(arrays, inputs, starts, masks)
         # The gradients of each part start at zero, because JAX adds the cotangents of both parts.
         trained = {
-            name: {
-                label: a
-                for label, a in node_arrays.items()
-                if label not in WITHOUT_GRADIENT
-            }
-            for name, node_arrays in arrays.items()
+            name: select(of_node, of_node.keys() - WITHOUT_GRADIENT)
+            for name, of_node in arrays.items()
         }
         grads = match_varying_axes(zero_cotangent(trained), like=inputs)
         # Carry: cotangents of states, (batch, neurons), and of pasts, (depth, batch, neurons), and
@@ -289,36 +275,31 @@ def _run_part(plan, graph, traced, part, arrays, inputs, pre_spike, starts, mask
             )
             ct_inputs = jax.tree.map(merge_leading, ct_inputs)
         ct_inputs = jax.tree.map(merge_leading, ct_inputs)
-        if not complete:
-            # The loop takes the complete inputs, because a slice would be a copy. So the cotangent
-            # has their shape (steps, batch, features), with zeros outside of this part.
-            ct_inputs = {
-                name: jax.lax.dynamic_update_slice_in_dim(
-                    zeros_like(inputs[name]), ct, part.start, 0
-                )
-                for name, ct in ct_inputs.items()
-            }
-        ct_states, ct_pasts, grads = carry
-        ct_arrays = {
-            name: {label: grads[name].get(label) for label in node_arrays}
-            for name, node_arrays in arrays.items()
+        # The loop takes the complete inputs, because a slice would be a copy. So the cotangent has
+        # their shape (steps, batch, features), with zeros outside of this part.
+        ct_inputs = {
+            name: jax.lax.dynamic_update_slice_in_dim(
+                zeros_like(inputs[name]), ct, part.start, 0
+            )
+            for name, ct in ct_inputs.items()
         }
-        ct_starts = ct_states, {name: ct_pasts.get(name) for name in starts[1]}
+        ct_states, ct_pasts, grads = carry
         # None is a zero cotangent: masks are bools and integers, and no step reads the first
         # pre-spike state.
-        return (
-            ct_arrays,
-            {name: ct_inputs.get(name) for name in inputs},
-            None,
-            ct_starts,
-            None,
-        )
+        ct_arrays = {name: _like(arrays[name], grads[name]) for name in arrays}
+        ct_starts = ct_states, _like(starts[1], ct_pasts)
+        return ct_arrays, _like(inputs, ct_inputs), None, ct_starts, None
 
     loop.defvjp(loop_forward, loop_backward)
     return loop(arrays, inputs, pre_spike, starts, masks)
 
 
-def _batched_alike(outputs: Any, inputs: Any) -> Any:
+def _like(arrays, cts):
+    """Return a cotangent for each array, with None for arrays without one."""
+    return {name: cts.get(name) for name in arrays}
+
+
+def _batched_alike(outputs: PyTree, inputs: PyTree) -> PyTree:
     """Return the outputs, batched under ``jax.vmap`` if any input is.
 
     The networks of a ``vmap`` may share their first layers, whose outputs then have no batch axis.
@@ -334,7 +315,7 @@ def _batched_alike(outputs: Any, inputs: Any) -> Any:
     )
 
 
-def _first_order_only(mode: str, tree: Any) -> Any:
+def _first_order_only(mode: str, tree: PyTree) -> PyTree:
     """Return the tree, and raise if it is differentiated.
 
     Quantized residuals would otherwise act as constants.

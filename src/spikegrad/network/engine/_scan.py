@@ -6,12 +6,12 @@ JAX differentiates it in both modes and chooses the residuals.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from .._connections import Name
+from ..._pytree import PyTree
+from .._connections import Name, select
 from .._graph import Graph
 from .._masks import Masks
 from .._nodes import nodes_of
@@ -27,7 +27,7 @@ def run(
     masks: Masks,
     key: jax.Array | None,
     plan: Plan,
-    mark: Callable[[Any], Any],
+    mark: Callable[[PyTree], PyTree],
 ) -> tuple[tuple[dict, dict], tuple[dict, dict], dict]:
     """Return the states and pasts after the last step, and the requested outputs and pre-spike
     states of each step.
@@ -52,8 +52,8 @@ def run(
         # No product is hoisted, hence the empty dict: JAX differentiates the complete step.
         new = graph_step(nodes, states, pasts, x, {}, mask)
         recorded = (
-            {name: new.outputs[name] for name in plan.outputs},
-            {name: new.pre_spike[name] for name in plan.pre_spike},
+            select(new.outputs, plan.outputs),
+            select(new.pre_spike, plan.pre_spike),
         )
         return (new.states, new.pasts), recorded
 

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from .._connections import Edge, Name
+from ..._pytree import PyTree
+from .._connections import Edge, Name, select
 from .._masks import Masks, tree_keep, tree_where, with_finite_padding, young
 from .._past import Places, after, lagged, places_of
 from .._schedule import Part, Plan
+from .._step import LayerState
 from ._component import Component
 from ._layer_vjp import JoinVjp, LayerVjp
 
 
+@dataclasses.dataclass(eq=False)
 class Sequence:
     """The arguments of both passes.
 
@@ -25,47 +28,36 @@ class Sequence:
     before it.
     """
 
-    def __init__(
-        self,
-        plan: Plan,
-        part: Part,
-        components: list[tuple[Name, ...]],
-        edges: dict[Name, tuple[Edge, ...]],
-        nodes: dict[Name, LayerVjp | JoinVjp],
-        inputs: dict[Name, jax.Array],
-        starts: tuple[dict, dict],
-        masks: Masks,
-    ) -> None:
-        self.plan, self.part, self.components, self.edges, self.nodes = (
-            plan,
-            part,
-            components,
-            edges,
-            nodes,
-        )
-        self.inputs, self.masks, (self.starts, _) = inputs, masks, starts
+    plan: Plan
+    part: Part
+    components: list[tuple[Name, ...]]
+    edges: dict[Name, tuple[Edge, ...]]
+    nodes: dict[Name, LayerVjp | JoinVjp]
+    inputs: dict[Name, jax.Array]
+    starts: dict[Name, LayerState]
+    """The states of the layers before the part."""
+    masks: Masks
+
+    def __post_init__(self) -> None:
         # Layers have states and residuals. Joins are functions of one step.
-        self.layers = {
-            name: node for name, node in nodes.items() if isinstance(node, LayerVjp)
-        }
-        self.joins = {
-            name: node for name, node in nodes.items() if isinstance(node, JoinVjp)
-        }
+        nodes = self.nodes.items()
+        self.layers = {n: node for n, node in nodes if isinstance(node, LayerVjp)}
+        self.joins = {n: node for n, node in nodes if isinstance(node, JoinVjp)}
         # An edge with several lags belongs to the loop if its shortest lag does, because one
         # read returns all its lags.
         self.within = {
             name: tuple(
                 edge
-                for edge in edges[name]
-                if edge.source in names and min(edge.lags) < part.chunk
+                for edge in self.edges[name]
+                if edge.source in names and min(edge.lags) < self.part.chunk
             )
-            for names in components
+            for names in self.components
             for name in names
         }
         """The edges that a component reads step by step, for each node."""
         self.hoisted = {
             name: tuple(edge for edge in node_edges if edge not in self.within[name])
-            for name, node_edges in edges.items()
+            for name, node_edges in self.edges.items()
         }
         """The edges that are read for all steps of a chunk at once."""
 
@@ -75,9 +67,7 @@ class Sequence:
         if len(names) == 1 and names[0] not in self.layers:
             return None
         return Component(
-            {name: self.nodes[name] for name in names},
-            {name: self.within[name] for name in names},
-            self.plan.unroll,
+            select(self.nodes, names), select(self.within, names), self.plan.unroll
         )
 
     def step_arguments(self, reads):
@@ -108,42 +98,41 @@ class Sequence:
 
         Without one, the value is unused.
         """
-        return (
-            None
-            if self.masks.number is None
-            else self.masks.number[jnp.maximum(step - 1, 0)]
-        )
+        number = self.masks.number
+        return None if number is None else number[jnp.maximum(step - 1, 0)]
+
+    def reads(self, edges, past, outs, masks, places):
+        """Return the reads of edges in all steps of a chunk, by label.
+
+        ``past`` and ``outs`` are functions of a source.
+        """
+        # Each: (chunk, batch, neurons), or a tuple of these for a window.
+        return {
+            edge.label: edge.read(
+                lambda lag, source=edge.source: self.read(
+                    source, lag, past, outs, masks, places
+                )
+            )
+            for edge in edges
+        }
 
     def read(
         self,
-        edge: Edge,
+        source: Name,
+        lag: int,
         past: Callable,
         outs: Callable,
         masks: Masks,
         places: Places | None,
-    ) -> Any:
-        """Read an edge in all steps of a chunk. ``past`` and ``outs`` are functions of a source."""
-        # Result: (chunk, batch, neurons), or a tuple of these for a window.
-        chunk, source = self.part.chunk, edge.source
-
-        def one(lag):
-            if lag == 0:
-                return outs(source)
-            # Outputs at least a chunk old are in the past. They do not need ``outs``, whose steps
-            # may not have run yet.
-            return young(
-                masks,
-                lag,
-                lagged(
-                    past(source),
-                    None if lag >= chunk else outs(source),
-                    lag,
-                    chunk,
-                    places,
-                ),
-            )
-
-        return edge.read(one)
+    ) -> jax.Array:
+        """Return the outputs ``lag`` steps before each step, ``(chunk, batch, neurons)``."""
+        chunk = self.part.chunk
+        if lag == 0:
+            return outs(source)
+        # Outputs at least a chunk old are in the past. They do not need ``outs``, whose steps may
+        # not have run yet.
+        recent = None if lag >= chunk else outs(source)
+        return young(masks, lag, lagged(past(source), recent, lag, chunk, places))
 
     def forward(self, first, us, pasts, storage):
         """Return pre-spike states, states and pasts after the segment, the requested outputs, and
@@ -161,26 +150,18 @@ class Sequence:
             places = places_of(masks.active)
             # Edges with a delay read the states before the chunk, so ``before`` keeps them while
             # components update ``states``.
-            before, us, states, pre_spikes, residuals = (
-                states,
-                dict(us),
-                dict(states),
-                {},
-                {},
-            )
+            before, us, states = states, dict(us), dict(states)
+            pre_spikes, residuals = {}, {}
 
-            def read(edge):
-                return self.read(
-                    edge,
-                    lambda source: _past(source, pasts, before),
-                    outs.__getitem__,
-                    masks,
-                    places,
-                )
+            def past(source):
+                # A layer with a delay of 1 has its past in its state.
+                return pasts[source] if source in pasts else before[source][1][None]
 
             for names in self.components:
                 reads = {
-                    name: {edge.label: read(edge) for edge in self.hoisted[name]}
+                    name: self.reads(
+                        self.hoisted[name], past, outs.__getitem__, masks, places
+                    )
                     for name in names
                 }
                 component = self.component(names)
@@ -193,8 +174,8 @@ class Sequence:
                     )
                     continue
                 results = component.forward(
-                    {name: us[name] for name in component.layers},
-                    {name: before[name] for name in component.layers},
+                    select(us, component.layers),
+                    select(before, component.layers),
                     # The steps carry only the outputs that they read. The complete past is updated
                     # once per chunk, below.
                     {
@@ -217,10 +198,8 @@ class Sequence:
                 source: after(past, outs[source], places)
                 for source, past in pasts.items()
             }
-            return (us, states, pasts), (
-                ({name: outs[name] for name in self.plan.outputs}, pre_spikes),
-                residuals,
-            )
+            recorded = select(outs, self.plan.outputs), pre_spikes
+            return (us, states, pasts), (recorded, residuals)
 
         # The states at the start of a segment follow from the pre-spike states one step before. An
         # example without an active step so far still has its initial state.
@@ -240,12 +219,7 @@ class Sequence:
         return us, (states, pasts), recorded, residuals
 
 
-def _past(source: Name, pasts: dict, states: dict) -> jax.Array:
-    """Return the past of a source before a chunk. A layer with a delay of 1 has it in its state."""
-    return pasts[source] if source in pasts else states[source][1][None]
-
-
-def window_of(tree: Any, start: Any, length: int) -> Any:
+def window_of(tree: PyTree, start: int | jax.Array, length: int) -> PyTree:
     """Slice a sequence at its place of use, because another layout may need a copy."""
     # (steps, ...) -> (length, ...). A scan over (chunks, chunk, ...) would need the inputs in this
     # shape.
