@@ -31,7 +31,9 @@ class _Signal(NamedTuple):
     """The largest number of products on the way from the input."""
 
 
-def connections_of(function: Callable, like: Any) -> tuple[np.ndarray, np.ndarray]:
+def connections_of(
+    function: Callable, like: jax.ShapeDtypeStruct
+) -> tuple[np.ndarray, np.ndarray]:
     """Return the number of paths from each input to the outputs, and that number without weights of
     zero.
 

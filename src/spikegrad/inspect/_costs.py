@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer
 from jax.typing import ArrayLike
 
-from .._checks import append_axes, brief
+from .._checks import append_axes
+from .._pytree import PyTree, is_inexact
 from ..network import Network, named_inputs
-from ..network._connections import Edge, Name, matrix_of, weights_of
+from ..network._connections import Edge, Name, Weight, matrix_of, weights_of
 from ..network._graph import Graph
 from ..network._past import lagged, places_of
 from ._connections import NotLinearError, connections_of
@@ -208,7 +208,11 @@ def _cells(layer: str, part: str, cost: Cost | None) -> tuple[str, ...]:
 
 
 def cost_report(
-    network: Network, inputs: Any, *, key: Any = None, mask: ArrayLike | None = None
+    network: Network,
+    inputs: PyTree,
+    *,
+    key: jax.Array | None = None,
+    mask: ArrayLike | None = None,
 ) -> CostReport:
     r"""Count the events, synaptic operations and neuron updates of a network for given inputs.
 
@@ -241,8 +245,7 @@ def cost_report(
     Raises
     ------
     TypeError, ValueError
-        If ``network`` is not a network, or if inputs, key or mask do not fit it. If the function is
-        called under ``jax.jit``.
+        If inputs, key or mask do not fit the network. If the function is called under ``jax.jit``.
 
     Notes
     -----
@@ -267,13 +270,7 @@ def cost_report(
     >>> cost.spikes, cost.dense
     (Operations(events=3, fan_out=6, effective=4), 8)
     """
-    if not isinstance(network, Network):
-        raise TypeError(f"cost_report: network must be a Network, got {brief(network)}")
     x = named_inputs(network.inputs, inputs)
-    if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((x, network, mask))):
-        raise TypeError(
-            "cost_report: inputs and network must have concrete values; call it outside of jax.jit"
-        )
     mask = None if mask is None else jnp.asarray(mask)
     states, activity = network.observe(inputs, parts=("output",), key=key, mask=mask)
     outputs = {name: node.output for name, node in activity.items()}
@@ -299,7 +296,7 @@ class _Reads:
         self,
         graph: Graph,
         values: dict[Name, jax.Array],
-        mask: Any,
+        mask: jax.Array | None,
         steps: int,
         examples: int,
     ) -> None:
@@ -337,37 +334,25 @@ class _Reads:
             _kinds(lagged(past, outs, lag, len(outs), self.places), self.mask)
             for lag in edge.lags
         ]
-        counts = np.stack(
-            [
-                np.stack([np.asarray(kind, np.int64) for kind in kinds])
-                for kinds in by_lag
-            ],
-            1,
-        )
+        counts = np.stack([np.asarray(kinds, np.int64) for kinds in by_lag], 1)
         return counts if edge.windowed else counts[:, 0]
 
 
 @jax.jit
-def _kinds(x: jax.Array, mask: Any) -> tuple[jax.Array, ...]:
-    """Count spikes, graded and real values over the steps, each ``(batch, ...)``."""
-    if x.dtype == bool:
-        x = x.astype(jnp.int8)
-    spikes = abs(x) == 1
-    is_integer = (
-        (jnp.round(x) == x) & jnp.isfinite(x)
-        if jnp.issubdtype(x.dtype, jnp.inexact)
-        else jnp.ones(x.shape, bool)
-    )
-    graded = is_integer & ~spikes & (x != 0)
-    valid = jnp.ones((), bool) if mask is None else append_axes(mask, x.ndim)
+def _kinds(x: jax.Array, mask: jax.Array | None) -> jax.Array:
+    """Count spikes, graded and real values over the steps, ``(3, batch, ...)``."""
+    if not is_inexact(x):
+        x = x.astype(jnp.int32)
+    spikes, is_integer = abs(x) == 1, (jnp.round(x) == x) & jnp.isfinite(x)
+    kinds = jnp.stack([spikes, is_integer & ~spikes & (x != 0), ~is_integer])
+    if mask is not None:
+        kinds &= append_axes(mask, x.ndim)[None]
     # Over the steps only. The product with the connections of each position follows in NumPy with
     # 64 bits.
-    return tuple(
-        (kind & valid).sum(0, dtype=jnp.int32) for kind in (spikes, graded, ~is_integer)
-    )
+    return kinds.sum(1, dtype=jnp.int32)
 
 
-def _rows_of(name: Name, state: Any, reads: _Reads) -> list[CostRow]:
+def _rows_of(name: Name, state: PyTree, reads: _Reads) -> list[CostRow]:
     edges = {edge.label: edge for edge in reads.graph.edges[name]}
     rows = []
     for label, weight in reads.graph.nodes[name].weights.items():
@@ -380,17 +365,14 @@ def _rows_of(name: Name, state: Any, reads: _Reads) -> list[CostRow]:
             rows.append(CostRow(name, label, _cost_of(parts, reads)))
         except NotLinearError as error:
             rows.append(CostRow(name, label, None, str(error)))
-    out, examples, steps = (
-        reads.values[name][0],
-        len(reads.valid),
-        int(reads.valid.sum()),
-    )
+    examples, steps = len(reads.valid), int(reads.valid.sum())
     # (batch, neurons), or numbers that all examples share
-    sizes = [(a.shape, a.size) for a in jax.tree.leaves(state)]
     words = sum(
-        size // examples if shape[:1] == (examples,) else size for shape, size in sizes
+        a.size // examples if a.shape[:1] == (examples,) else a.size
+        for a in jax.tree.leaves(state)
     )
-    neurons = Cost(updates=out.size // examples * steps, state_words=2 * words * steps)
+    updates = reads.values[name][0].size // examples * steps
+    neurons = Cost(updates=updates, state_words=2 * words * steps)
     return [*rows, CostRow(name, "neurons", neurons)]
 
 
@@ -425,7 +407,9 @@ def _cost_of(parts: list, reads: _Reads) -> Cost:
     return _sum(costs)
 
 
-def _connections(weight: Any, like: Any) -> tuple[np.ndarray, np.ndarray]:
+def _connections(
+    weight: Weight, like: jax.ShapeDtypeStruct
+) -> tuple[np.ndarray, np.ndarray]:
     """Return the connections of each value, for all and for nonzero weights.
 
     Both broadcast to ``like``.

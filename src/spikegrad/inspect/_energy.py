@@ -121,7 +121,7 @@ class EnergyReport(NamedTuple):
 
 
 def energy_of(
-    cost: Any, examples: int, prices: tuple, dense: Any, passes: int
+    cost: Any, examples: int, prices: tuple, dense: str | EnergyPrices, passes: int
 ) -> EnergyReport:
     """Return the energies for counts. The counts are sums over all examples."""
     if not prices:
@@ -129,8 +129,6 @@ def energy_of(
             "energy: prices are missing; pass an EnergyPrices or the name of a preset: "
             f"{', '.join(PRESETS)}"
         )
-    if not isinstance(passes, int) or isinstance(passes, bool) or passes < 1:
-        raise ValueError(f"energy: passes must be an integer >= 1, got {brief(passes)}")
     spiking = tuple(_spiking(_prices(each), cost, examples) for each in prices)
     dense_prices, macs = _prices(dense), cost.connections * passes
     if dense_prices.multiplication is None:
@@ -145,7 +143,7 @@ def energy_of(
     )
 
 
-def _prices(prices: Any) -> EnergyPrices:
+def _prices(prices: str | EnergyPrices) -> EnergyPrices:
     if isinstance(prices, EnergyPrices):
         return prices
     if not isinstance(prices, str) or prices not in PRESETS:

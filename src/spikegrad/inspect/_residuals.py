@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import jax
 
 from .._compat import used_inputs
+from .._pytree import PyTree
 
 
 class ResidualReport(NamedTuple):
@@ -37,7 +38,7 @@ def _bytes(array: jax.ShapeDtypeStruct) -> int:
     return math.prod(array.shape) * array.dtype.itemsize
 
 
-def residual_report(fun: Callable, *args: Any) -> ResidualReport:
+def residual_report(fun: Callable, *args: PyTree) -> ResidualReport:
     """The residuals of a function, which its backward pass keeps, found without running it.
 
     Parameters

@@ -10,7 +10,6 @@ import contextlib
 import math
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 from jax.typing import ArrayLike
@@ -53,11 +52,6 @@ def plot(
         It is not registered with ``matplotlib.pyplot``. Save it with ``savefig``. A notebook shows
         it after ``%matplotlib inline``.
 
-    Raises
-    ------
-    ValueError
-        If no surrogate is passed, or if ``x`` is not one-dimensional.
-
     Examples
     --------
     >>> from spikegrad import Arctan, Sigmoid
@@ -66,8 +60,6 @@ def plot(
     >>> [axes.get_title() for axes in figure.axes]
     ['step (grey) and primal', 'slope']
     """
-    if not surrogates:
-        raise ValueError("plot: give at least one surrogate")
     rows = len(surrogates) if len(surrogates) > 1 else 0
     columns = 2 if max(len(_named(s)) for s in surrogates) < 45 else 1
     rows = -(-rows // columns)
@@ -97,8 +89,6 @@ def draw(
 ) -> None:
     """Draw the two panels of :func:`plot` in existing axes."""
     x = _around(surrogates) if x is None else np.asarray(x)
-    if x.ndim != 1:
-        raise ValueError(f"plot: x must have one dimension, got shape {x.shape}")
     x = x.astype(np.float32)
     left.plot(x, x >= 0, color="0.6", lw=1.2, label="step", zorder=1)
     for i, surrogate in enumerate(surrogates):
@@ -156,7 +146,7 @@ def raster(
     *,
     example: int = 0,
     mask: ArrayLike | None = None,
-    figsize: Any = (7, 2.6),
+    figsize: tuple[float, float] = (7, 2.6),
 ) -> Figure:
     """Draw the spikes of one example: a row for each neuron, a line for each spike.
 
@@ -179,7 +169,7 @@ def raster(
 
     Raises
     ------
-    ValueError
+    IndexError, ValueError
         If ``example`` is out of range, or if ``mask`` does not fit the spikes.
 
     Examples
@@ -196,13 +186,13 @@ def raster(
     """
     figure = Figure(figsize=figsize, layout="constrained")
     axes = figure.subplots()
-    draw_spikes(axes, _of_example("raster", "spikes", spikes, example))
+    draw_spikes(axes, _of_example(spikes, example))
     _finish("raster", [axes], spikes, example, mask)
     return figure
 
 
 def traces(
-    potentials: Any,
+    potentials: ArrayLike | tuple,
     spikes: ArrayLike | None = None,
     currents: ArrayLike | None = None,
     *,
@@ -210,7 +200,7 @@ def traces(
     neurons: Sequence[int] = (0, 1, 2),
     example: int = 0,
     mask: ArrayLike | None = None,
-    figsize: Any = None,
+    figsize: tuple[float, float] | None = None,
 ) -> Figure:
     """Draw the currents, potentials and spikes of some neurons of one example, in a column of
     panels.
@@ -238,7 +228,7 @@ def traces(
     Raises
     ------
     ValueError
-        If the shapes differ, and as in :func:`raster`.
+        As in :func:`raster`.
 
     Examples
     --------
@@ -250,18 +240,11 @@ def traces(
     >>> len(traces(layer.potential, layer.output, threshold=1.0).axes)
     2
     """
-    u: Any = potentials[0] if isinstance(potentials, tuple) else potentials
+    u = potentials[0] if isinstance(potentials, tuple) else potentials
     parts = {"current": currents, "potential": u, "spikes": spikes}
     arrays = {
-        name: _of_example("traces", name, x, example)
-        for name, x in parts.items()
-        if x is not None
+        name: _of_example(x, example) for name, x in parts.items() if x is not None
     }
-    if len({x.shape for x in arrays.values()}) > 1:
-        shapes = ", ".join(f"{name} {x.shape}" for name, x in arrays.items())
-        raise ValueError(
-            f"traces: arrays must have one shape, got for one example {shapes}"
-        )
     chosen = [n for n in neurons if 0 <= n < arrays["potential"].shape[1]]
     heights = [1 if name == "spikes" else 2 for name in arrays]
     figure = Figure(
@@ -298,7 +281,7 @@ def activity(
     *,
     example: int = 0,
     mask: ArrayLike | None = None,
-    figsize: Any = None,
+    figsize: tuple[float, float] | None = None,
 ) -> Figure:
     """Draw the activity of a network in one example: a panel for the inputs and for each layer.
 
@@ -323,7 +306,7 @@ def activity(
     Raises
     ------
     ValueError
-        If no layer is passed, and as in :func:`raster`.
+        As in :func:`raster`.
 
     Examples
     --------
@@ -338,28 +321,23 @@ def activity(
     >>> len(activity({"inputs": inputs, **observed}, example=1).axes)
     3
     """
-    if not layers:
-        raise ValueError("activity: give the inputs and the outputs of each layer")
-    outputs = {
-        name: x.output if isinstance(x, Activity) else x  # type: ignore[union-attr]
-        for name, x in layers.items()
-    }
-    arrays = [_of_example("activity", name, x, example) for name, x in outputs.items()]
-    if len({len(x) for x in arrays}) > 1:
-        raise ValueError(
-            f"activity: layers must have equal numbers of steps, got {[len(x) for x in arrays]}"
-        )
+    arrays = [
+        _of_example(x.output if isinstance(x, Activity) else x, example)
+        for x in layers.values()
+    ]
     figure = Figure(
         figsize=figsize or (7, 0.6 + 1.4 * len(layers)), layout="constrained"
     )
     panels = figure.subplots(len(layers), 1, sharex=True, squeeze=False)[:, 0]
-    draw_activity(panels, [*outputs], arrays)
+    draw_activity(panels, [*layers], arrays)
     _finish("activity", panels, arrays[0], example, mask)
     return figure
 
 
 def draw_activity(
-    panels: Any, names: Sequence[str], arrays: Sequence[np.ndarray]
+    panels: Sequence[Axes] | np.ndarray,
+    names: Sequence[str],
+    arrays: Sequence[np.ndarray],
 ) -> None:
     """Draw the panels of :func:`activity` in existing axes. An array is ``(steps, neurons)``."""
     for axes, name, x in zip(panels, names, arrays, strict=True):
@@ -396,20 +374,11 @@ _LINES = 12
 """Maximum number of neurons with real outputs as lines. Outputs of more neurons are an image."""
 
 
-def _of_example(owner: str, name: str, x: Any, example: int) -> np.ndarray:
+def _of_example(x: ArrayLike | None, example: int) -> np.ndarray:
     """Return one example of ``(steps, examples, neurons...)`` as ``(steps, neurons)``."""
-    x = np.asarray(x)
-    if not x.ndim or not len(x):
-        raise ValueError(
-            f"{owner}: {name} must have one step or more, got shape {x.shape}"
-        )
-    if x.ndim > 2:
-        if not -x.shape[1] <= example < x.shape[1]:
-            raise ValueError(
-                f"{owner}: {name} has {x.shape[1]} examples, got example {example}"
-            )
-        x = x[:, example]
-    return x.reshape(len(x), -1).astype(np.float64)
+    x = np.asarray(x, np.float64)
+    x = x[:, example] if x.ndim > 2 else x
+    return x.reshape(len(x), -1)
 
 
 def draw_spikes(
@@ -432,7 +401,13 @@ def draw_spikes(
     axes.set_ylabel("neuron", fontsize=8)
 
 
-def _finish(owner: str, panels: Any, like: Any, example: int, mask: Any) -> None:
+def _finish(
+    owner: str,
+    panels: Sequence[Axes] | np.ndarray,
+    like: ArrayLike,
+    example: int,
+    mask: ArrayLike | None,
+) -> None:
     """Set the time axis to the steps of the sequence, and shade the invalid steps."""
     steps = len(np.asarray(like))
     valid = np.ones(steps, bool) if mask is None else np.asarray(mask)
@@ -488,12 +463,12 @@ def graph(network: Network, *, figsize: tuple[float, float] | None = None) -> Fi
     ['2', 'a\\nLIF', 'b\\nLIF', 'input', 'out\\nLeakyReadout', 'sum']
     """
     wires = network.graph
-    columns: dict[Any, int] = dict.fromkeys(wires.inputs, 0)
+    columns = dict.fromkeys(wires.inputs, 0)
     for name, edges in wires.edges.items():
         columns[name] = 1 + max(
             (columns[edge.source] for edge in edges if 0 in edge.lags), default=0
         )
-    rows: dict[int, list[Any]] = {}
+    rows: dict[int, list[str]] = {}
     for name, column in columns.items():
         rows.setdefault(column, []).append(name)
     tallest = max(map(len, rows.values()))
@@ -509,29 +484,26 @@ def graph(network: Network, *, figsize: tuple[float, float] | None = None) -> Fi
     axes = figure.add_subplot()
     boxes = {}
     for name, (x, y) in place.items():
-        node = wires.nodes.get(name)
-        kind = (
-            f"\n{type(wires.layers[name].cell).__name__}"
-            if name in wires.layers
-            else ""
-        )
-        frame = {
-            "boxstyle": "round,pad=0.35"
-            if node is not None and not kind
-            else "square,pad=0.35"
-        }
-        frame |= {"fc": "white", "ec": "none" if node is None else "black"}
+        text, shape, edge = name, "square", "black"
+        if name in wires.inputs:
+            edge = "none"
+        elif name in wires.layers:
+            text = f"{name}\n{type(wires.layers[name].cell).__name__}"
+        else:
+            shape = "round"
+        frame = {"boxstyle": f"{shape},pad=0.35", "fc": "white", "ec": edge}
         boxes[name] = axes.text(
-            x, y, f"{name}{kind}", ha="center", va="center", fontsize=9, bbox=frame
+            x, y, text, ha="center", va="center", fontsize=9, bbox=frame
         )
     for name, edges in wires.edges.items():
-        for source, lags in _merged(edges).items():
+        for source in dict.fromkeys(edge.source for edge in edges):
+            lags = [lag for edge in edges if edge.source == source for lag in edge.lags]
             _connect(
                 axes,
                 place[source],
                 place[name],
                 lags,
-                [boxes[source].get_bbox_patch(), boxes[name].get_bbox_patch()],
+                [boxes[end].get_bbox_patch() for end in (source, name)],
             )
     widest = 1.9 * (len(rows) - 1)
     axes.set(
@@ -541,14 +513,6 @@ def graph(network: Network, *, figsize: tuple[float, float] | None = None) -> Fi
     )
     axes.set_axis_off()
     return figure
-
-
-def _merged(edges: Any) -> dict[Any, list[int]]:
-    """Collect the lags of the edges from each source."""
-    lags: dict[Any, list[int]] = {}
-    for edge in edges:
-        lags.setdefault(edge.source, []).extend(edge.lags)
-    return lags
 
 
 def _connect(
@@ -583,7 +547,7 @@ def _connect(
         "", end, start, arrowprops={**style, "linestyle": "-" if now else (0, (4, 3))}
     )
     if max(lags) > 0:
-        text = f"{min(lags)}" if len({*lags}) == 1 else f"{min(lags)}-{max(lags)}"
+        text = "-".join(map(str, sorted({min(lags), max(lags)})))
         # The middle of the curve.
         x, y = (
             (start[0] + end[0] + rad * dy) / 2,
