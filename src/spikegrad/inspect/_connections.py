@@ -120,7 +120,8 @@ def _chosen(equation: Any, operands: list, signals: list, kernel: Callable) -> l
 def _same(equation: Any, operands: list, signals: list, kernel: Callable) -> list:
     """A sign or another float changes no connection."""
     del operands, kernel
-    before, after = equation.invars[0].aval.dtype, equation.outvars[0].aval.dtype
+    before = equation.invars[0].aval.dtype
+    after = equation.outvars[0].aval.dtype
     if jnp.issubdtype(before, jnp.floating) and not jnp.issubdtype(after, jnp.floating):
         raise NotLinearError(f"a conversion from {before} to {after} is not linear")
     return signals

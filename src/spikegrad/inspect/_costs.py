@@ -300,12 +300,10 @@ class _Reads:
         steps: int,
         examples: int,
     ) -> None:
-        self.graph, self.values, self.mask, self.places = (
-            graph,
-            values,
-            mask,
-            places_of(mask),
-        )
+        self.graph = graph
+        self.values = values
+        self.mask = mask
+        self.places = places_of(mask)
         active = (
             np.ones((steps, 1), bool)
             if mask is None
@@ -343,7 +341,8 @@ def _kinds(x: jax.Array, mask: jax.Array | None) -> jax.Array:
     """Count spikes, graded and real values over the steps, ``(3, batch, ...)``."""
     if not is_inexact(x):
         x = x.astype(jnp.int32)
-    spikes, is_integer = abs(x) == 1, (jnp.round(x) == x) & jnp.isfinite(x)
+    spikes = abs(x) == 1
+    is_integer = (jnp.round(x) == x) & jnp.isfinite(x)
     kinds = jnp.stack([spikes, is_integer & ~spikes & (x != 0), ~is_integer])
     if mask is not None:
         kinds &= append_axes(mask, x.ndim)[None]
@@ -365,7 +364,8 @@ def _rows_of(name: Name, state: PyTree, reads: _Reads) -> list[CostRow]:
             rows.append(CostRow(name, label, _cost_of(parts, reads)))
         except NotLinearError as error:
             rows.append(CostRow(name, label, None, str(error)))
-    examples, steps = len(reads.valid), int(reads.valid.sum())
+    examples = len(reads.valid)
+    steps = int(reads.valid.sum())
     # (batch, neurons), or numbers that all examples share
     words = sum(
         a.size // examples if a.shape[:1] == (examples,) else a.size
@@ -380,7 +380,8 @@ def _cost_of(parts: list, reads: _Reads) -> Cost:
     """Return the cost of one weight. It may read several lags as separate edges."""
     costs = []
     for n, (edge, weight) in enumerate(parts):
-        like, counts = reads.like(edge), reads.counts(edge)
+        like = reads.like(edge)
+        counts = reads.counts(edge)
         fan_out, effective = _connections(weight, like)
         # A window counts an event at its smallest lag.
         arriving = counts[:, 0] if edge.windowed else counts

@@ -79,10 +79,8 @@ class EnergyReport(NamedTuple):
     @property
     def ratio(self) -> tuple[float, float]:
         """Smallest and largest ratio of the energies of the spiking and the dense network."""
-        low, high = (
-            min(row.low for row in self.spiking),
-            max(row.high for row in self.spiking),
-        )
+        low = min(row.low for row in self.spiking)
+        high = max(row.high for row in self.spiking)
         return low / self.dense.high, high / self.dense.low
 
     def __str__(self) -> str:
@@ -130,7 +128,8 @@ def energy_of(
             f"{', '.join(PRESETS)}"
         )
     spiking = tuple(_spiking(_prices(each), cost, examples) for each in prices)
-    dense_prices, macs = _prices(dense), cost.connections * passes
+    dense_prices = _prices(dense)
+    macs = cost.connections * passes
     if dense_prices.multiplication is None:
         raise ValueError(
             f"energy: dense must have a price of a multiplication, got {dense_prices.name!r}"

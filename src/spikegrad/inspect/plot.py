@@ -484,7 +484,9 @@ def graph(network: Network, *, figsize: tuple[float, float] | None = None) -> Fi
     axes = figure.add_subplot()
     boxes = {}
     for name, (x, y) in place.items():
-        text, shape, edge = name, "square", "black"
+        text = name
+        shape = "square"
+        edge = "black"
         if name in wires.inputs:
             edge = "none"
         elif name in wires.layers:
@@ -523,10 +525,13 @@ def _connect(
     boxes: list,
 ) -> None:
     """Draw an edge between two boxes, with its delays. It is dashed if all its lags are above 0."""
-    now, itself = min(lags) == 0, start == end
+    now = min(lags) == 0
+    itself = start == end
     if itself:
-        start, end = (start[0] + 0.25, start[1] - 0.2), (end[0] - 0.25, end[1] - 0.2)
-    dx, dy = end[0] - start[0], end[1] - start[1]
+        start = (start[0] + 0.25, start[1] - 0.2)
+        end = (end[0] - 0.25, end[1] - 0.2)
+    dx = end[0] - start[0]
+    dy = end[1] - start[1]
     length = math.hypot(dx, dy)
     # A line to the next column is straight. Other lines bend around the nodes in between, and lines
     # to the left pass below them.
@@ -549,10 +554,8 @@ def _connect(
     if max(lags) > 0:
         text = "-".join(map(str, sorted({min(lags), max(lags)})))
         # The middle of the curve.
-        x, y = (
-            (start[0] + end[0] + rad * dy) / 2,
-            (start[1] + end[1] - rad * dx) / 2,
-        )
+        x = (start[0] + end[0] + rad * dy) / 2
+        y = (start[1] + end[1] - rad * dx) / 2
         axes.text(
             x,
             y,

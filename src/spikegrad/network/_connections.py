@@ -110,7 +110,8 @@ class Window(Struct):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        shape, length = _shape_of(self.weight), self.length
+        shape = _shape_of(self.weight)
+        length = self.length
         fits = callable(self.weight) if shape is None else len(shape) == 3
         if not fits:
             raise TypeError(
@@ -296,7 +297,8 @@ def product(weight: Weight, x: Read, name: str) -> jax.Array:
     # x: (batch, ...), or for a window a tuple of these, stacked to (lags, batch, ...).
     step = x
     if isinstance(x, tuple):
-        step, x = x[0], jnp.stack(x)
+        step = x[0]
+        x = jnp.stack(x)
     matrix = matrix_of(weight)
     if matrix is None:
         try:

@@ -141,7 +141,8 @@ def draw_weights(
 
     @jax.jit
     def run(arrays):
-        drawn, noise = merge(arrays, functions), spiking if draws else None
+        drawn = merge(arrays, functions)
+        noise = spiking if draws else None
         return drawn.observe(inputs, parts=("output",), mask=mask, key=noise)[1]
 
     def outputs() -> dict[Name, PyTree]:
@@ -172,7 +173,8 @@ def draw_weights(
                 if not weights:
                     continue
                 drawing, subkey = jax.random.split(drawing)
-                cell, edges = graph.layers[name].cell, sum(map(len, weights.values()))
+                cell = graph.layers[name].cell
+                edges = sum(map(len, weights.values()))
                 # A loop gets its share only if it is drawn by the same rule as the other edges.
                 share = 1 - FEEDFORWARD if is_feedback else FEEDFORWARD
                 if recurrent or not all(parts[name]):
@@ -266,7 +268,8 @@ def _draw(
     for n, (label, edges) in enumerate(weights.items()):
         weight = layer.weights[label]
         keys = jax.random.split(jax.random.fold_in(key, n), len(edges))
-        before, is_window = _matrix(weight), _is_window(weight)
+        before = _matrix(weight)
+        is_window = _is_window(weight)
         shape = before.shape[1:] if is_window else before.shape
         drawn = []
         for edge, subkey in zip(edges, keys, strict=True):

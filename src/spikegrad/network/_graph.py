@@ -172,7 +172,8 @@ def strongly_connected(sources: Mapping[Name, Iterable[Name]]) -> list[list[Name
 
     # Nodes that depend on each other depend on equal sets of nodes.
     behind = {name: frozenset(visited(name, {})) for name in sources}
-    order, groups = {}, {}
+    order = {}
+    groups = {}
     for name in sources:
         visited(name, order)
     for name in order:

@@ -184,8 +184,10 @@ class Driven(NamedTuple):
         # ``summed`` are the axes of the weighted sum, such as (inputs,) or (height, width,
         # channels).
         axes = 2 if has_receptors else 1
-        like, summed = shape[-axes:], shape[:-axes]
-        n, measured = math.prod(summed), np.ndim(self.rate) > 0
+        like = shape[-axes:]
+        summed = shape[:-axes]
+        n = math.prod(summed)
+        measured = np.ndim(self.rate) > 0
         # A kernel of a convolution has another number of taps than the inputs have channels, so
         # only matrices are compared.
         if measured and len(summed) == 1 and n != self.rate.shape[-1]:
@@ -211,7 +213,9 @@ class Driven(NamedTuple):
             sigma = sigma[:, None]
         # receptors have equal parts of the mean and of the variance
         parts = like[1] if has_receptors else 1
-        mu, variance, mean = 0.0, sigma**2 / parts, self.mean * self.mean_share
+        mu = 0.0
+        variance = sigma**2 / parts
+        mean = self.mean * self.mean_share
         if isinstance(mean, Tracer) or np.any(np.asarray(mean)):
             if measured and len(summed) != 1:
                 raise ValueError(
@@ -253,7 +257,8 @@ class Driven(NamedTuple):
         # A measured sequence sees no more of the response than its length.
         steps = len(self.rate) if measured else _LONG
         if declared:
-            kernel, threshold = _of_leaks(declared, steps), declared.threshold
+            kernel = _of_leaks(declared, steps)
+            threshold = declared.threshold
         else:
             respond = self.respond or functools.partial(measure_response, self.cell)
             kernel, threshold = respond(like, steps)

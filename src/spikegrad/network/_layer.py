@@ -301,7 +301,8 @@ def _as_weight(weight: Weight) -> Weight:
 def with_weights(layer: Layer, changed: Mapping[str, Weight]) -> Layer:
     """Return the layer with other weights, by their labels in ``weights``."""
     new = {**layer.weights, **changed}
-    recurrent, weight = new.pop("recurrent", None), new.get("weight")
+    recurrent = new.pop("recurrent", None)
+    weight = new.get("weight")
     if isinstance(layer.weight, Mapping):
         weight = dict(zip(layer.weight, new.values(), strict=True))
     return dataclasses.replace(layer, weight=weight, recurrent=recurrent)
@@ -354,7 +355,8 @@ def sum_of(
     if first in looped:
         # The engine adds the drive outside of loops first. Zeros take its place, so the order
         # of the sum is equal in all modes.
-        others, current = [(first, current), *others], zeros_like(current)
+        others = [(first, current), *others]
+        current = zeros_like(current)
     # In the dtype of the first product, before the promotion below. The engine casts in this
     # order too.
     current = plus_bias(layer, current)

@@ -295,7 +295,8 @@ class Network(Struct):
         ValueError
             If the states do not fit the inputs, for example for a sequence instead of one step.
         """
-        graph, x = self.graph, named_inputs(self.inputs, inputs)
+        graph = self.graph
+        x = named_inputs(self.inputs, inputs)
         _check_steps(graph)
         before = checked_entries(graph, states)
         nodes = nodes_of(graph, checked_key(key), examples_of(next(iter(x.values()))))
@@ -466,6 +467,10 @@ class Network(Struct):
         return ends, Entries(activity)
 
 
+def _same(arrays: PyTree) -> PyTree:
+    return arrays
+
+
 def run(
     network: Network,
     observed: tuple[tuple[Name, ...], ...],
@@ -480,25 +485,24 @@ def run(
 
     ``observed`` are the nodes with outputs, with states before the spike, and with currents.
     """
-    graph, x, key = (
-        network.graph,
-        named_inputs(network.inputs, inputs),
-        checked_key(key),
-    )
+    graph = network.graph
+    x = named_inputs(network.inputs, inputs)
+    key = checked_key(key)
     mask = None if mask is None else jnp.asarray(mask)
     states = None if states is None else checked_entries(graph, states)
-    steps, backward = check_shapes(x, mask), as_backward(backward)
+    steps = check_shapes(x, mask)
+    backward = as_backward(backward)
     outputs, pre_spike, layers = observed
     outputs = *outputs, *map(current_of, layers)
     plan = backward.plan(steps, outputs, pre_spike)
-    engine, mark = backward.engine, lambda arrays: arrays
+    engine = backward.engine
     message = (
         "Network: for forward-mode differentiation use backward='scan', not "
         f"{backward.mode!r}"
     )
     if engine.cuts:
         check_coupled(graph, mask, backward.mode)
-        mark = functools.partial(in_reverse_mode_alone, message)
+    mark = functools.partial(in_reverse_mode_alone, message) if engine.cuts else _same
     try:
         if is_pure_network(network):
             # Marked outside the compiled function. It then stores these arrays instead of copies.
@@ -520,7 +524,7 @@ def _run(
     states: dict[Name, PyTree] | None,
     mask: jax.Array | None,
     key: jax.Array | None,
-    mark: Callable[[PyTree], PyTree] = lambda arrays: arrays,
+    mark: Callable[[PyTree], PyTree] = _same,
 ):
     network, inputs, states, mask, key = match_varying_axes(
         (network, inputs, states, mask, key)

@@ -50,7 +50,8 @@ def initial_states(
     A loop may widen the dtype of a current and of outputs. The function repeats until all dtypes
     are stable.
     """
-    outs, results = dict(inputs), {}
+    outs = dict(inputs)
+    results = {}
     changed = True
     # Each turn can only widen dtypes and complete shapes, and both are bounded, so the loop
     # ends.
@@ -70,7 +71,8 @@ def initial_states(
         # A last resort. A matrix shows the number of neurons of its source, but no further
         # axes.
         if not changed and (known := _input_of_matrix(graph, outs)):
-            outs, changed = outs | known, True
+            outs = outs | known
+            changed = True
     missing = [name for name in graph.nodes if name not in outs]
     if missing:
         raise ValueError(

@@ -60,12 +60,15 @@ def with_currents(graph: Graph, names: Collection[Name]) -> Graph:
 
     All products and sums stay the same, so all outputs do.
     """
-    nodes, edges, looped = {}, {}, {}
+    nodes = {}
+    edges = {}
+    looped = {}
     for name, node in graph.nodes.items():
         nodes[name] = node
         edges[name], looped[name] = graph.edges[name], graph.looped[name]
         if name in names:
-            current, edge = current_of(name), Edge("weight", current_of(name), (0,))
+            current = current_of(name)
+            edge = Edge("weight", current_of(name), (0,))
             # It has the same weights, so the sum of products is in the same order and has the
             # same bits.
             nodes[current] = dataclasses.replace(node, cell=_Current())

@@ -117,10 +117,12 @@ def run_stages(
     key and the plan. With ``lean``, the backward pass of several stages stores only the residuals
     of the engine.
     """
-    stages, done = stages_of(graph), Run({}, {}, {}, {}, {})
+    stages = stages_of(graph)
+    done = Run({}, {}, {}, {}, {})
     # The backward pass of a single stage has nothing to compute again.
     lean = lean and len(stages) > 1
-    values, again = dict(inputs), {}
+    values = dict(inputs)
+    again = {}
     # Dicts and not sets, because the order of a set of names differs between Python processes.
     read = [
         dict.fromkeys(
@@ -133,7 +135,8 @@ def run_stages(
     for n, stage in enumerate(stages):
         # A loop returns only outputs that a later stage or the caller reads. All others would
         # occupy ``(steps, batch, neurons)`` each.
-        nodes, needed = stage.graph.nodes, {*plan.outputs}.union(*read[n + 1 :])
+        nodes = stage.graph.nodes
+        needed = {*plan.outputs}.union(*read[n + 1 :])
         stage_plan = plan._replace(
             outputs=tuple(name for name in nodes if name in needed),
             pre_spike=tuple(name for name in plan.pre_spike if name in nodes),
@@ -161,7 +164,9 @@ def _run_stage(graph, stage, start, run, plan, sources, again, masks, key):
     """Return the results of one stage, the outputs of its nodes, and functions that recompute
     outputs.
     """
-    values, statistics, outputs = {}, {}, {}
+    values = {}
+    statistics = {}
+    outputs = {}
     for name, out in sources.items():
         # The backward pass stores only sources that residuals do not determine.
         rebuilt = _again(graph, again, masks, name)
@@ -211,7 +216,8 @@ def over_time(
     name: Name, join: Join, sequences: list[jax.Array], active: jax.Array | None
 ) -> tuple[jax.Array, PyTree]:
     """Return the outputs of a join over time, zeros in masked steps, and its statistics or None."""
-    owner, options = f"Network: join {name!r}", {}
+    owner = f"Network: join {name!r}"
+    options = {}
     # (steps, batch), or (steps,) for a sequence without examples.
     lead = sequences[0].shape[: min(2, sequences[0].ndim - 1)]
     if active is not None:

@@ -47,7 +47,9 @@ def as_entries(graph: Graph, parts: Parts) -> Entries:
 
 def as_parts(graph: Graph, entries: Mapping[Name, PyTree]) -> Parts:
     """Return states and pasts by name. The inverse of :func:`as_entries`."""
-    depths, states, pasts = graph.depths, {}, {}
+    depths = graph.depths
+    states = {}
+    pasts = {}
     for name, entry in entries.items():
         if name in graph.layers:
             v, out = entry
@@ -68,7 +70,8 @@ def checked_entries(graph: Graph, entries: PyTree) -> dict[Name, PyTree]:
             f"Network: states must be a mapping, one entry for each name, got {brief(entries)}"
             + FIX
         )
-    depths, known = graph.depths, {}
+    depths = graph.depths
+    known = {}
     for name, entry in entries.items():
         if is_over_time(graph.nodes.get(name)):
             if name not in depths:
@@ -110,7 +113,8 @@ def check_entries(
 ) -> None:
     """Raise for the first entry that does not fit."""
     for name, entry in entries.items():
-        expected, got = shapes_of(at_rest[name]), shapes_of(entry)
+        expected = shapes_of(at_rest[name])
+        got = shapes_of(entry)
         if got != expected:
             kind = "layer " if name in graph.layers else ""
             raise ValueError(

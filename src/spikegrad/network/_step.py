@@ -88,8 +88,10 @@ def graph_step(
     """
     # Truncated backpropagation: a window starts without a derivative.
     states = cut_off(mask, states)
-    before, outputs = states, dict(with_finite_padding(mask.active, outputs))
-    states, pre_spike = {}, {}
+    before = states
+    outputs = dict(with_finite_padding(mask.active, outputs))
+    states = {}
+    pre_spike = {}
 
     def read(source: Name, lag: int) -> jax.Array:
         if lag == 0:
@@ -153,7 +155,8 @@ def fire(
     active: jax.Array | None = None,
 ) -> LayerState:
     """Call ``cell.fire`` and check that it returns a state and an array of floats."""
-    owner, fired = type(cell).__name__, fire_cell(cell, u, keys, active)
+    owner = type(cell).__name__
+    fired = fire_cell(cell, u, keys, active)
     if not (
         isinstance(fired, tuple) and len(fired) == 2 and isinstance(fired[1], jax.Array)
     ):

@@ -209,7 +209,8 @@ class FewBits(Storage):
             # A candidate replaces only codes that do not give the right spike so far.
             other = self._next(codes, by)
             better = ~fits & same(with_codes(other))
-            codes, fits = jnp.where(better, other, codes), fits | better
+            codes = jnp.where(better, other, codes)
+            fits = fits | better
         return with_codes(codes)
 
     def _next(self, codes: jax.Array, by: int) -> jax.Array:
@@ -272,7 +273,8 @@ class Half(FewBits):
 
     error = 2.0**-8
     gradient_error = 1e-2
-    sign, largest = 0x8000, 0x7F7F
+    sign = 0x8000
+    largest = 0x7F7F
 
     def holds(self, dtype: DTypeLike) -> bool:
         return jnp.finfo(dtype).bits <= 16
@@ -284,7 +286,9 @@ class Half(FewBits):
         return _from_half(packed, dtype)
 
 
-_LARGEST, _INFINITY, _NAN = 53248.0, 126, 127
+_LARGEST = 53248.0
+_INFINITY = 126
+_NAN = 127
 _ONE = 127 << 3  # the exponent and the mantissa's first 3 bits of 1.0
 _SHIFT = 23 - 3  # the bits of a float32's mantissa that a code does not have
 
@@ -294,7 +298,8 @@ class EightBit(FewBits):
 
     error = 2.0**-4
     gradient_error = 0.1
-    sign, largest = 0x80, _INFINITY - 1
+    sign = 0x80
+    largest = _INFINITY - 1
 
     def pack(self, distance: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Return the bytes, and the biased float32 exponent of the unit for each example."""
@@ -351,7 +356,9 @@ class EightBit(FewBits):
         return jnp.where(byte >> 7 > 0, -size, size).astype(dtype)
 
 
-EXACT, HALF, EIGHT_BIT = Storage(), Half(), EightBit()
+EXACT = Storage()
+HALF = Half()
+EIGHT_BIT = EightBit()
 
 
 def _bits(x: jax.Array) -> jax.Array:

@@ -100,7 +100,8 @@ def match_widths(
         raise ValueError(
             f"match_widths: keep must be one of {', '.join(map(repr, _KEEP))}, got {brief(keep)}"
         )
-    spreads, changed = jax.device_get(_spreads(network, inputs, mask, key)), {}
+    spreads = jax.device_get(_spreads(network, inputs, mask, key))
+    changed = {}
     for name, layer in network.graph.layers.items():
         surrogate = getattr(parameters_of(layer.cell), "surrogate", None)
         if isinstance(surrogate, Surrogate):
@@ -139,18 +140,23 @@ def _spreads(
 def _widened(surrogate: Surrogate, width: float, keep: str) -> Surrogate:
     curve = curve_of("match_widths", surrogate)
     # A scale and a width, such as those of an earlier call, are replaced instead of nested.
-    scale, before = None, 1.0
+    scale = None
+    before = 1.0
     if isinstance(curve, Scaled):
-        scale, curve = curve.factor, curve.surrogate
+        scale = curve.factor
+        curve = curve.surrogate
     if isinstance(curve, Stretched):
-        before, curve = curve.width, curve.surrogate
+        before = curve.width
+        curve = curve.surrogate
     natural = measure(curve).half_width
     if not 0 < natural < math.inf:
         raise ValueError(
             f"match_widths: surrogate must have a finite half-width > 0, got {brief(curve)}"
         )
     # NumPy computes them, because JAX would compile each operation.
-    factor, before, dtype = width / natural, np.asarray(before), jnp.result_type(float)
+    factor = width / natural
+    before = np.asarray(before)
+    dtype = jnp.result_type(float)
     # Constant potentials have a spread of 0. Such a layer keeps its width.
     factor = factor if 0 < factor < math.inf else before
     curve = Stretched(curve, jnp.asarray(factor, dtype))

@@ -32,7 +32,8 @@ def backward(
 
     Carry: the cotangents of states and pasts after it, and the gradients.
     """
-    chunk, back = over.part.chunk, _Rebuilding(over, first, us, pasts, residuals)
+    chunk = over.part.chunk
+    back = _Rebuilding(over, first, us, pasts, residuals)
 
     # Scan over chunks, from last to first. Carry: the cotangents of the states after the chunk,
     # (batch, neurons), cotangents of the pasts, (depth, batch, neurons), and the gradients.
@@ -69,11 +70,15 @@ class _Cotangents:
     """The cotangents of one chunk, collected per source."""
 
     def __init__(self, back, i, ct_states, grads, ct_outs, ct_pre_spike):
-        self.back, self.i, self.over = back, i, back.over
-        self.masks, self.places = back.masks(i), back.places(i)
+        self.back = back
+        self.i = i
+        self.over = back.over
+        self.masks = back.masks(i)
+        self.places = back.places(i)
         # copies, because the methods below replace entries, and the arguments belong to the carry
         # of the scan
-        self.states, self.grads = dict(ct_states), dict(grads)
+        self.states = dict(ct_states)
+        self.grads = dict(grads)
         self.pre_spike = ct_pre_spike
         sources = (*self.over.inputs, *self.over.nodes)
         # Lists, because a source may have several readers. They are added when the source runs,
@@ -167,7 +172,10 @@ class _Cotangents:
 
     def _of_steps(self, component):
         """Run phase 1, the steps one by one, see :meth:`Component.backward_steps`."""
-        over, back, i, layers = self.over, self.back, self.i, component.layers
+        over = self.over
+        back = self.back
+        i = self.i
+        layers = component.layers
         hoisted = over.step_arguments(
             {name: back.reads(over.hoisted[name], i) for name in component.nodes}
         )
@@ -219,7 +227,8 @@ class _Cotangents:
 
     def _of_weights(self, name, ct):
         """Run phase 2, the weights of a layer, for all steps of the chunk at once."""
-        over, layer = self.over, self.over.layers[name]
+        over = self.over
+        layer = self.over.layers[name]
         # Each matmul below needs a temporary of the size of its gradient, and rebuilt states and
         # outputs of (chunk, batch, neurons). Without barriers, XLA may run the matmuls in parallel
         # and keep all of these arrays alive. The first barrier delays the recurrent weights until
@@ -283,8 +292,11 @@ class _Rebuilding:
         # ``first`` is the number of the segment's first step. ``us`` and ``pasts`` belong to the
         # step before it: (batch, neurons) and (depth, batch, neurons). ``residuals`` has those of
         # all steps, (chunks, chunk, batch, neurons) in the dtypes of the storage.
-        self.over, self.first = over, first
-        self.us, self.pasts, self.residuals = us, pasts, residuals
+        self.over = over
+        self.first = first
+        self.us = us
+        self.pasts = pasts
+        self.residuals = residuals
         self.rebuilt: dict[tuple, tuple] = {}
         # Traced once for each layer, because all its readers call it.
         self._fired = jax.jit(self._fire_again, static_argnums=0)
@@ -309,8 +321,10 @@ class _Rebuilding:
         return self._fired(name, i)
 
     def _fire_again(self, name, i):
-        over, chunk = self.over, self.over.part.chunk
-        start, fire = over.starts[name], over.layers[name].fire
+        over = self.over
+        chunk = self.over.part.chunk
+        start = over.starts[name]
+        fire = over.layers[name].fire
         masks = self.masks(i)
 
         # Before its first valid step, an example has the initial state.
@@ -355,8 +369,10 @@ class _Rebuilding:
         """Return the past of a source before chunk i."""
         if source not in self.pasts:
             return self.steps(source, i)[0][1][:1]
-        over, old = self.over, self.pasts[source]
-        depth, at = len(old), self.first + i * over.part.chunk
+        over = self.over
+        old = self.pasts[source]
+        depth = len(old)
+        at = self.first + i * over.part.chunk
         # Outputs are not stored. The pre-spike states fire again.
         # Relative places -depth to -1, the oldest first.
         back = jnp.arange(depth) - depth
@@ -408,7 +424,8 @@ class _Rebuilding:
         """
         # One read for each place of the past, the oldest first, as ``push`` orders them. The new
         # axis is second, because the scan over steps slices the first axis.
-        lags, views = range(depth, 0, -1), self._views(i)
+        lags = range(depth, 0, -1)
+        views = self._views(i)
         return jnp.stack([self.over.read(source, lag, *views) for lag in lags], 1)
 
 

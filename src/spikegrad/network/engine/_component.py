@@ -36,7 +36,9 @@ class Component:
         within: Mapping[Name, tuple[Edge, ...]],
         unroll: int,
     ):
-        self.nodes, self.within, self.unroll = nodes, within, unroll
+        self.nodes = nodes
+        self.within = within
+        self.unroll = unroll
         self.layers = {
             name: node for name, node in nodes.items() if isinstance(node, LayerVjp)
         }

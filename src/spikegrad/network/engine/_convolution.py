@@ -111,7 +111,8 @@ def _convolve(
 
 def _gains(params: dict, x: jax.Array, kernel: jax.Array) -> bool:
     """Return True if the canonical form differs and is faster."""
-    numbers, spatial = params["dimension_numbers"], x.ndim - 2
+    numbers = params["dimension_numbers"]
+    spatial = x.ndim - 2
     # Only these dtypes and ranks are known to gain.
     known = (
         x.dtype == kernel.dtype
@@ -138,7 +139,8 @@ def _canonical(
 ) -> jax.Array:
     """Apply a convolution in canonical form. Transpose its operands and its result."""
     (n, c, *at), (o, i, *window), (out_n, out_c, *out_at) = params["dimension_numbers"]
-    x, kernel = x.transpose(n, *at, c), kernel.transpose(*window, i, o)
+    x = x.transpose(n, *at, c)
+    kernel = kernel.transpose(*window, i, o)
     changed: dict = {"dimension_numbers": _numbers(len(at))}
     if (groups := params["batch_group_count"]) > 1:
         # A group of the batch becomes a group of channels: (groups * n, *at, c) -> (n, *at,

@@ -296,7 +296,8 @@ class LayerVjp(NamedTuple):
         # cotangent.
         cts = cts | dict.fromkeys(self.outside, cts[DRIVE])
         cts |= dict.fromkeys(self.outside[:1], ct_first)
-        grads, ct_reads = {**grads, "bias": plus(grads["bias"], bias)}, {}
+        grads = {**grads, "bias": plus(grads["bias"], bias)}
+        ct_reads = {}
         for label, read in reads.items():
             grads[label], ct_reads[label] = self._add(
                 label, grads[label], read, cts[label]
@@ -319,7 +320,8 @@ class LayerVjp(NamedTuple):
         (matrix,) = self.arrays[name]
         # (chunk, batch, inputs) and (chunk, batch, neurons) -> (inputs, neurons), the sum of
         # ``x^T ct`` over all leading axes, without merging them (``times_matrix``).
-        x, ct = x.astype(matrix.dtype), ct.astype(matrix.dtype)
+        x = x.astype(matrix.dtype)
+        ct = ct.astype(matrix.dtype)
         return [grad[0] + contract_leading(x, ct, like=matrix)], ct_x
 
 
@@ -337,8 +339,12 @@ def trace(
     they contain the key.
     """
     # reads: {label: (batch, inputs)}. state: (v, output), each (batch, neurons).
-    layer, looped = graph.nodes[name], graph.looped[name]
-    calls, arrays, matrices, convolutional = {}, {}, set(), []
+    layer = graph.nodes[name]
+    looped = graph.looped[name]
+    calls = {}
+    arrays = {}
+    matrices = set()
+    convolutional = []
 
     def add(name, function, *example):
         # The arrays become arguments, because the custom derivative of the loop gives gradients
@@ -378,7 +384,8 @@ def trace(
     # The loop carries the last pre-spike state, so it needs a first value. No step reads it
     # (``Masks.started``).
     u = jax.lax.stop_gradient(layer.cell.integrate(v, zeros_like(current)))
-    number, keys = graph.numbers[name], None
+    number = graph.numbers[name]
+    keys = None
     if key is not None and layer.cell.draws:
         # One key of the call is an argument like an array. ``fire`` derives the keys of a step from
         # it, (batch,).
@@ -424,7 +431,9 @@ def trace_all(
 
     ``outputs`` are the inputs of one step, each ``(batch, inputs)``.
     """
-    traced, arrays, pre_spike = {}, {}, {}
+    traced = {}
+    arrays = {}
+    pre_spike = {}
     examples = examples_of(next(iter(outputs.values())))
     # A layer may read the last output of a later layer, so all of them are known before the loop
     # below.

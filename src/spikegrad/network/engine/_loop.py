@@ -162,7 +162,8 @@ def _outputs(
     def chunk(now):
         return jax.vmap(functools.partial(layer.outputs, storage))(*now)
 
-    outs, start = [], 0
+    outs = []
+    start = 0
     for part in residuals:
         # chunk: (chunk, batch, neurons) per iteration, stacked to (chunks, chunk, batch, neurons)
         # and merged.
@@ -182,7 +183,8 @@ def _run_part(plan, graph, traced, part, arrays, inputs, pre_spike, starts, mask
 
     # The components depend on the length of a chunk: outputs with a delay of at least a chunk are
     # known when the chunk starts, so they do not close a loop.
-    components, edges = graph.components(part.chunk), graph.edges
+    components = graph.components(part.chunk)
+    edges = graph.edges
 
     # Both passes build this from their own arguments, because a function with a custom derivative
     # must not close over arrays, such as those of the graph.

@@ -150,8 +150,11 @@ class Sequence:
             places = places_of(masks.active)
             # Edges with a delay read the states before the chunk, so ``before`` keeps them while
             # components update ``states``.
-            before, us, states = states, dict(us), dict(states)
-            pre_spikes, residuals = {}, {}
+            before = states
+            us = dict(us)
+            states = dict(states)
+            pre_spikes = {}
+            residuals = {}
 
             def past(source):
                 # A layer with a delay of 1 has its past in its state.
