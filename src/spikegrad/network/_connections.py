@@ -153,7 +153,7 @@ class Join(Struct):
     Raises
     ------
     TypeError
-        If ``function`` is not callable, or ``of`` does not contain names.
+        If ``function`` is not callable, or ``of`` is empty.
 
     Notes
     -----

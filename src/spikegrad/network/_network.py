@@ -368,8 +368,8 @@ class Network(Struct):
         Raises
         ------
         ValueError, TypeError
-            If the mode is unknown, if a length is not an integer from 1 to the number of steps, if
-            shapes do not fit, or if the number of steps is unknown when JAX traces.
+            If the mode is unknown, if a length is not an integer from 1 to the number of steps, or
+            if shapes do not fit.
 
         Notes
         -----
