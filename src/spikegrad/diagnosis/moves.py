@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, TypeVar
 
 import jax
@@ -89,16 +89,13 @@ class Move:
         )
 
 
-def _register(*static: str) -> Callable[[type[M]], type[M]]:
+def _register(cls: type[M]) -> type[M]:
     """Make a class of moves a pytree with its value as leaf."""
-
-    def decorate(cls: type[M]) -> type[M]:
-        return jax.tree_util.register_dataclass(cls, ["value"], ["place", *static])
-
-    return decorate
+    static = [f.name for f in dataclasses.fields(cls) if f.name != "value"]
+    return jax.tree_util.register_dataclass(cls, ["value"], static)
 
 
-@_register("part")
+@_register
 @dataclasses.dataclass(frozen=True)
 class Scale(Move):
     """Scale the arrays of a weight: ``weight``, one source of it, ``recurrent`` or ``bias``."""
@@ -119,7 +116,7 @@ class Scale(Move):
         )
 
 
-@_register("part")
+@_register
 @dataclasses.dataclass(frozen=True)
 class ScaleOutput(Scale):
     """Scale the output of a function that hides its arrays, by a constant."""
@@ -139,7 +136,7 @@ class ScaleOutput(Scale):
         return _changed(self.part, f"lambda x, f={{}}: {number(self.value)} * f(x)")
 
 
-@_register("part")
+@_register
 @dataclasses.dataclass(frozen=True)
 class Center(Move):
     """Subtract the mean over the inputs of each neuron from a matrix, or the mean of a bias."""
@@ -150,7 +147,7 @@ class Center(Move):
         def centered(w):
             # (inputs, neurons): the mean over the inputs is a common current of a neuron, which
             # shifts its potential.
-            wide = jnp.asarray(w).astype(jnp.float32)
+            wide = jnp.float32(w)
             return (wide - self.value * wide.mean(0)).astype(w.dtype)
 
         return _with_part(layer, self.part, centered)
@@ -164,7 +161,7 @@ class Center(Move):
         return _changed(self.part, "{0} - {0}.mean(0)")
 
 
-@_register()
+@_register
 @dataclasses.dataclass(frozen=True)
 class FitSlope(Move):
     """Set peak and half-width of the slope: ``value`` has both, for :func:`rescaled`."""
@@ -194,32 +191,34 @@ class FitSlope(Move):
         return f"surrogate={slope}"
 
 
-@_register("parameter")
+@_register
 @dataclasses.dataclass(frozen=True)
 class SetParameter(Move):
-    """Set a number of the cell."""
+    """Set a number of the cell, or an array of it before the training."""
 
     parameter: str
-    in_forward = True
+
+    @property
+    def in_forward(self) -> bool:
+        return np.ndim(self.value) == 0
 
     def change(self, layer: Layer) -> Layer:
-        old = getattr(parameters_of(layer.cell), self.parameter)
-        # An array stays an array, so the optimizer still has its place.
-        value = jnp.full_like(old, self.value) if is_array(old) else self.value
-        return dataclasses.replace(
-            layer, cell=with_parameters(layer.cell, **{self.parameter: value})
-        )
+        cell = with_parameters(layer.cell, **{self.parameter: self.value})
+        return dataclasses.replace(layer, cell=cell)
 
     @property
     def text(self) -> str:
-        return f"set its {self.parameter} to {self.value:.3g}"
+        return f"set its {self.parameter} to {np.mean(self.value):.3g}"
 
     @property
     def argument(self) -> str:
-        return f"{self.parameter}={self.value:.3g}"
+        number = f"{np.mean(self.value):.3g}"
+        if np.ndim(self.value):
+            number = f"np.full({np.shape(self.value)}, {number}, np.float32)"
+        return f"{self.parameter}={number}"
 
 
-@_register()
+@_register
 @dataclasses.dataclass(frozen=True)
 class Standardize(Move):
     """Subtract a shift from each channel of the inputs and divide by a scale: ``value`` has both.
@@ -272,10 +271,9 @@ class WidenDtype(Move):
     """Cast all arrays of the network to a wider dtype, the value."""
 
     def apply(self, network: Network) -> Network:
-        def widened(leaf):
-            return leaf.astype(self.value) if is_real_array(leaf) else leaf
-
-        return jax.tree.map(widened, network)
+        return jax.tree.map(
+            lambda a: a.astype(self.value) if is_real_array(a) else a, network
+        )
 
     @property
     def text(self) -> str:
@@ -319,28 +317,26 @@ class ScaleRate(OptimizerMove):
 
 @dataclasses.dataclass(frozen=True)
 class Freeze(OptimizerMove):
-    """Keep an array of a cell out of the training, the value its path in the network."""
+    """Keep the arrays of cells out of the training. The value is a part of their paths."""
 
     def change_optimizer(self, optimizer: Any) -> Any:
         import optax  # noqa: PLC0415  (an extra)
 
-        def is_frozen(path, _):
-            return jax.tree_util.keystr(path, simple=True, separator="/") == self.value
-
         def mask(tree):
-            return jax.tree_util.tree_map_with_path(is_frozen, tree)
+            return jax.tree_util.tree_map_with_path(
+                lambda path, _: self.value in path_of(path), tree
+            )
 
-        # Zeros replace the update itself. A gradient of zero would still leave weight decay and
-        # momentum.
+        # Zeros replace the update itself, because a gradient of zero leaves weight decay.
         return optax.chain(optimizer, optax.masked(optax.set_to_zero(), mask))
 
     @property
     def text(self) -> str:
-        return f"keep {self.value} out of the training, or within bounds (spikegrad.bounded)"
+        return "keep the arrays of cells constant, or within bounds (spikegrad.bounded)"
 
     @property
     def code(self) -> str:
-        keep = f"lambda path, leaf: path != {self.value!r}"
+        keep = f"lambda path, leaf: {self.value!r} not in path"
         return f"trainable, static = spikegrad.training.partition(network, {keep})"
 
 
@@ -362,15 +358,20 @@ class ReplaceOptimizer(ScaleRate):
         return f"optimizer = optax.adam({number(self.value)})"
 
 
+def path_of(keys: Any) -> str:
+    """Return the path of a leaf, such as ``layers/0/weight``."""
+    return jax.tree_util.keystr(keys, simple=True, separator="/")
+
+
 def neutral_moves(network: Network, inputs: Mapping[str, Any]) -> dict[tuple, Move]:
     """Return every move of a network, by slot, with the value that changes nothing."""
-    moves = [*_neutral_of_layers(network)]
-    for name, x in inputs.items():
-        shape = x.shape[2:]
-        moves.append(
-            Standardize(name, (np.zeros(shape, np.float32), np.ones(shape, np.float32)))
+    of_inputs = [
+        Standardize(
+            name, tuple(f(x.shape[2:], np.float32) for f in (np.zeros, np.ones))
         )
-    return {move.slot: move for move in moves}
+        for name, x in inputs.items()
+    ]
+    return {move.slot: move for move in (*_neutral_of_layers(network), *of_inputs)}
 
 
 def _neutral_of_layers(network: Network) -> Iterator[Move]:
@@ -390,20 +391,21 @@ def _neutral_of_layers(network: Network) -> Iterator[Move]:
             # Its own peak and half-width rescale a slope to itself.
             yield FitSlope(name, (shape.peak, shape.half_width))
         for parameter in numbers_of(cell):
-            value = getattr(cell, parameter.name)
-            if not is_array(value):
-                yield SetParameter(name, float(value), parameter.name)
+            yield SetParameter(name, getattr(cell, parameter.name), parameter.name)
 
 
 def numbers_of(cell: Any) -> list[dataclasses.Field]:
-    """Return the fields of a cell that hold one number each."""
+    """Return the fields of a cell that hold one number, or an array of them."""
     fields = dataclasses.fields(cell) if dataclasses.is_dataclass(cell) else ()
     return [
         field
         for field in fields
         if "domain" in field.metadata
         and domain(field).number
-        and isinstance(getattr(cell, field.name), float)
+        and (
+            isinstance(value := getattr(cell, field.name), float)
+            or (is_real_array(value) and value.ndim > 0)
+        )
     ]
 
 
@@ -446,14 +448,11 @@ def has_width(surrogate: Any) -> bool:
 
 def scaled(weight: Any, factor: Any) -> Any:
     """Scale the arrays of a weight. A function of arrays counts as linear in them."""
-
-    def scale(leaf):
-        if not is_real_array(leaf):
-            return leaf
-        # In float32, because a factor may be out of the range of float16.
-        return (jnp.asarray(leaf).astype(jnp.float32) * factor).astype(leaf.dtype)
-
-    return jax.tree.map(scale, weight)
+    # In float32, because a factor may be out of the range of float16.
+    return jax.tree.map(
+        lambda a: (factor * jnp.float32(a)).astype(a.dtype) if is_real_array(a) else a,
+        weight,
+    )
 
 
 def product(weight: Any, x: jax.Array) -> Any:

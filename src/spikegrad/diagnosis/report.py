@@ -11,7 +11,7 @@ import numpy as np
 from ..network import Network
 from .measures import LayerReport
 from .moves import Move
-from .trial import GENERAL, UPDATES, Outcome
+from .trial import LITTLE, UPDATES, Outcome
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -52,8 +52,13 @@ class Issue:
         """Return the issue and its fixes as text."""
         place = "" if self.place is None else f"layer {self.place!r} "
         verb = "" if self.place is None else "is " if self.kind in ADJECTIVES else ""
-        fixes = "".join(f"\n    {move.text}" for move in self.fixes)
+        fixes = "".join(f"\n    {self._text_of(move)}" for move in self.fixes)
         return f"{place}{verb}{self.kind}: {self.description}{fixes}"
+
+    def _text_of(self, move: Move) -> str:
+        # A change of inputs has the name of the inputs.
+        is_elsewhere = move.place not in (self.place, None) and self.kind != "unscaled"
+        return move.text + f" in layer {move.place!r}" * is_elsewhere
 
 
 ADJECTIVES = (
@@ -63,7 +68,7 @@ ADJECTIVES = (
     "out of reach",
     "too large",
     "alike",
-    "cut off",
+    "not finite",
 )
 
 
@@ -165,13 +170,13 @@ def verdict_of(
     is_split: bool,
     learns: bool,
     is_late: bool,
-    is_finite: bool,
+    is_broken: bool,
+    has_issues: bool,
 ) -> str:
     """Return what the network learned, and what is left to check outside of it."""
-    if initial is None and is_finite:
-        return "not trained: pass loss= and optimizer= to see if the network learns"
     if initial is None:
-        return "not trained, because numbers are not finite"
+        reason = "pass loss= and optimizer= to see if the network learns"
+        return f"not trained: {'numbers are not finite' if is_broken else reason}"
 
     def learned(outcome):
         others = (
@@ -189,11 +194,13 @@ def verdict_of(
     if is_late and not learns:
         texts.append("the budget ended the search")
     elif not learns:
-        texts.append(
-            "no change lets it learn: check what is outside of the network, as labels, loss, "
-            "mask, dropout and the order of the data"
-        )
-    elif is_split and (repaired or initial).held_out < GENERAL:
+        texts.append("no change lets it learn")
+        if not has_issues:
+            texts[-1] += (
+                ": check what is outside of the network, as labels, loss, mask, dropout and the "
+                "order of the data"
+            )
+    elif is_split and (repaired or initial).held_out < LITTLE:
         texts.append("it learns by heart: check the labels, or pass more examples")
     elif repaired is None:
         texts.append("it learns")
@@ -201,7 +208,7 @@ def verdict_of(
 
 
 def _plain(value: Any) -> Any:
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+    if dataclasses.is_dataclass(value):
         fields = [f.name for f in dataclasses.fields(value) if f.repr]
         return {name: _plain(getattr(value, name)) for name in fields}
     if isinstance(value, dict):

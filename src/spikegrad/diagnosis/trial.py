@@ -18,8 +18,8 @@ UPDATES = 60
 """Updates of a short training. A network that learns shows it in so many."""
 HELD_OUT, FEW = 1 / 3, 30
 """The part of the examples that the updates do not use, unless there are only a few."""
-GENERAL = 0.02
-"""A network that removes less of the loss for other examples learns by heart."""
+LITTLE = 0.03
+"""The noise of what is learned. A network that removes less for other examples learns by heart."""
 CAUTION = 1.0, 0.3, 0.1
 """Right outputs may be too sure for examples that the updates do not use, so the best of these
 parts of the distances from constant outputs counts."""
@@ -114,25 +114,30 @@ class Trial:
         self.is_split = bool(held.any())
         self.arrays = arrays
 
-        def run(arrays, inputs, held, moves, rate):
-            return _train(problem, merge(arrays, others), inputs, held, moves, rate)
+        def run(arrays, inputs, held, moves, rate, updates):
+            network = merge(arrays, others)
+            return _train(problem, network, inputs, held, moves, rate, updates)
 
         self._run = jax.jit(run)
         self.held = jnp.asarray(held)
 
-    def __call__(self, moves: Mapping[tuple, Move]) -> Outcome:
+    def __call__(self, moves: Mapping[tuple, Move], updates: int = UPDATES) -> Outcome:
         """Train the network with moves."""
         rate = next((m.value for m in moves.values() if isinstance(m, ScaleRate)), 1.0)
         # The search tries the same moves again, for example to prune them. A training is slow, so
         # its result is remembered.
-        known = (rate, *sorted((str(slot), str(m.value)) for slot, m in moves.items()))
+        known = (
+            updates,
+            rate,
+            *sorted((str(slot), str(m.value)) for slot, m in moves.items()),
+        )
         if known not in self.results:
             # Every slot gets a value, in one order, so all trials have one structure and one
             # program.
             compiled = [moves.get(slot, move) for slot, move in self.neutral.items()]
             inputs = dict(self.problem.inputs)
             parts = self._run(
-                self.arrays, inputs, self.held, compiled, jnp.float32(rate)
+                self.arrays, inputs, self.held, compiled, jnp.float32(rate), updates
             )
             trained, held_out = (float(x) if np.isfinite(x) else 0.0 for x in parts)
             learned = min(trained, held_out) if self.is_split else trained
@@ -141,7 +146,7 @@ class Trial:
         return self.results[known]
 
 
-def _train(problem, network, inputs, held, moves, rate):
+def _train(problem, network, inputs, held, moves, rate, updates):
     """Return the parts of the loss that training removes, for used and for other examples."""
     moves = {move.slot: move for move in moves}
     inputs = standardized(inputs, moves)
@@ -185,7 +190,7 @@ def _train(problem, network, inputs, held, moves, rate):
         ), state
 
     start = trainable, optimizer.init(trainable)
-    trainable, _ = jax.lax.fori_loop(0, UPDATES, update, start)
+    trainable, _ = jax.lax.fori_loop(0, updates, update, start)
     out = outputs_of(trainable, problem.key)
     # The reference is a network that ignores its inputs. Removing a part of this loss needs
     # information from them.
