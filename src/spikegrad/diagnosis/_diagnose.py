@@ -16,11 +16,10 @@ from jax.typing import ArrayLike
 from .._checks import brief
 from .._pytree import NOTHING_TO_TRAIN, is_real_array
 from ..network import Network, named_inputs
-from .measures import BANDS, FACTOR, Report, outside
+from .measures import FACTOR, USUAL_UPDATE, Report, outside
 from .moves import (
     Freeze,
     Move,
-    OptimizerMove,
     ReplaceOptimizer,
     ScaleRate,
     WidenDtype,
@@ -28,7 +27,7 @@ from .moves import (
     path_of,
     rounded,
 )
-from .report import Diagnosis, Issue, verdict_of
+from .report import Diagnosis, Issue
 from .search import ADAM, LEARNS, LONGER, MUCH, RATES, Search
 from .trial import LITTLE, UPDATES, Outcome, Problem, Trial
 
@@ -133,11 +132,11 @@ def diagnose(
     problem = Problem(network, named, loss, optimizer, key, mask)
     # Users may forbid promotion in their own code.
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        best = Best(Search(problem, budget, progress))
+        best = Best(problem, budget, progress)
         is_trained = train and loss is not None and optimizer is not None
         if best.issues:  # numbers that are not finite
             pass
-        elif is_trained and best.search.first.constant > 0:
+        elif is_trained and best.first.constant > 0:
             best.train()
         else:
             best.estimate()
@@ -152,46 +151,48 @@ def score(outcome: Outcome) -> float:
     return (max(outcome.trained, 0.0) + max(outcome.held_out, 0.0)) / 2
 
 
-class Best:
-    """The best changes so far."""
+class Best(Search):
+    """The best changes of a search so far."""
 
-    def __init__(self, search: Search) -> None:
-        self.search = search
-        self.initial: Any = None  # an Outcome, after a training
-        self.outcome: Any = None
-        self.worth, self.used = -math.inf, search.trial
-        self.issues = [*_not_finite(search)]
+    initial: Any = None
+    """The outcome of a training without changes."""
+    outcome: Any = None
+    worth = -math.inf
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.used = self.trial
+        self.issues = [*_not_finite(self)]
         self.changes: list[Issue] = []
 
     def estimate(self) -> None:
         """Take the moves of all measures, without a training."""
-        issues = self.search.propose()
-        (rate, *_) = _likely_rates(self.search.report)
-        self.issues = [*issues, *_other_rate(self.search.report, rate)]
+        issues = self.propose()
+        (rate, *_) = _likely_rates(self.report)
+        self.issues = [*issues, *_other_rate(self.report, rate)]
 
     def train(self) -> None:
         """Train the network, and with changes if it does not learn."""
-        search = self.search
-        self.used = search.trial = Trial(search.problem, search.slots)
-        search.say("training")
-        self.initial = self.outcome = initial = search.trial({})
-        self.worth = score(initial)
+        self.used = self.trial = Trial(self.problem, self.slots)
+        self.say("training")
+        self.initial = self.outcome = self.trial({})
+        self.worth = score(self.initial)
         # No measure counts against a network that learns: unusual numbers are no fault by
         # themselves.
         if self.learns({}):
             return
-        self.changes = search.propose()
+        self.changes = self.propose()
         for stage, issues, trial in self.attempts():
-            if search.is_late:
+            if self.is_late:
                 break
-            search.say(stage)
+            self.say(stage)
             self.attempt(issues, trial)
-        self.accept(initial)
+        self.accept()
 
     def learns(self, moves: dict[tuple, Move]) -> bool:
         """Return True if the network with moves learns, also if it takes more updates."""
         outcome = self.used(moves)
-        if MUCH < outcome.learned < LEARNS and not self.search.is_late:
+        if MUCH < outcome.learned < LEARNS and not self.is_late:
             outcome = self.used(moves, LONGER * UPDATES)
             # The same part of the rest.
             return outcome.learned >= 1 - (1 - LEARNS) ** 2
@@ -199,8 +200,7 @@ class Best:
 
     def attempts(self) -> Iterator[tuple[str, list[Issue], Trial | None]]:
         """Yield sets of changes to train with, until the network learns."""
-        search, changes, report = self.search, self.changes, self.search.report
-        problem = search.problem
+        problem, changes, report = self.problem, self.changes, self.report
         # All changes at once. With two faults, the mending of one alone may not help, so single
         # trials would reject both. ``prune`` removes the needless ones.
         yield "training with all changes", changes, None
@@ -214,7 +214,7 @@ class Best:
             yield self.other(Freeze(None, "/cell/"), "not finite", evidence)
         # The likely rates first, each once, because the budget may end the search.
         rates = [*dict.fromkeys([*_likely_rates(report), *RATES])]
-        slopes = [*search.slopes(anyway=True)]
+        slopes = [*self.slopes(anyway=True)]
         fitted = {move.slot for issue in slopes for move in issue.fixes}
         others = [i for i in changes if fitted.isdisjoint(m.slot for m in i.fixes)]
         # The network may need another learning rate only, so the rates are tried without the
@@ -224,13 +224,13 @@ class Best:
             ("learning rates", changes, rates, 1 - MUCH),
             ("learning rates", [], rates, LEARNS),
             ("slopes", [*others, *slopes], RATES[:3], LEARNS),
-            ("memories", search.propose(lasting=True), RATES[:3], LEARNS),
+            ("memories", self.propose(lasting=True), RATES[:3], LEARNS),
         ):
             for rate in factors:
                 if self.outcome.trained < enough:
                     with_rate = [*issues, *_other_rate(report, rate)]
                     yield f"training with other {name}", with_rate, None
-        lost, update = search.first.lost or 0.0, search.first.update or 0.0
+        lost, update = self.first.lost or 0.0, self.first.update or 0.0
         is_infinite = not math.isfinite(update)
         if self.outcome.trained < LEARNS and (is_infinite or outside("lost", lost)):
             evidence = f"the dtype rounds {lost:.0%} of the first update away"
@@ -241,7 +241,7 @@ class Best:
         import optax  # noqa: PLC0415  (an extra, which the optimizer shows to be there)
 
         # A learning rate of 1, which ``ReplaceOptimizer`` scales as an argument of the program.
-        trial = Trial(problem._replace(optimizer=optax.adam(1.0)), search.slots)
+        trial = Trial(problem._replace(optimizer=optax.adam(1.0)), self.slots)
         evidence = "no other change helps, and a plain optimizer does"
         for issues, rate in itertools.product((changes, []), ADAM):
             if self.outcome.trained < LEARNS:
@@ -254,13 +254,13 @@ class Best:
         self, move: Move, kind: str, evidence: str
     ) -> tuple[str, list[Issue], Trial]:
         """Return an attempt with a move that needs another program."""
-        trial = Trial(_repaired(self.search.problem, [move])[0], self.search.slots)
+        trial = Trial(_repaired(self.problem, [move])[0], self.slots)
         issue = Issue(kind, None, evidence, (move,))
         return f"trying to {move.text}", [*self.changes, issue], trial
 
     def attempt(self, issues: list[Issue], trial: Trial | None) -> None:
         """Train with the moves of these issues."""
-        used, moves = trial or self.search.trial, _moves_of(issues)
+        used, moves = trial or self.trial, _moves_of(issues)
         outcome = used(moves)
         rates = [move.value for move in moves.values() if isinstance(move, ScaleRate)]
         # A change of the optimizer must be worth it: a decade of the learning rate must add as
@@ -273,13 +273,13 @@ class Best:
     def prune(self) -> None:
         """Leave out changes without which the network learns as much, the last first."""
         # Arguments of the trial. Other moves, such as a wider dtype, would need another program.
-        compiled = {*self.search.slots, ScaleRate(None, 1.0).slot}
+        compiled = {*self.slots, ScaleRate(None, 1.0).slot}
         # The last first, because issues go from the inputs to the outputs, and faults near the
         # inputs cause those above.
         for issue in reversed(self.issues):
             moves = _moves_of(f for f in self.issues if f is not issue)
             slots = {move.slot for move in issue.fixes}
-            if not (moves and slots and slots <= compiled) or self.search.is_late:
+            if not (moves and slots and slots <= compiled) or self.is_late:
                 continue
             outcome = self.used(moves)
             # A network that learns, slowly, needs no other learning rate.
@@ -290,49 +290,72 @@ class Best:
                 self.outcome = outcome
                 self.issues = [f for f in self.issues if f is not issue]
 
-    def accept(self, initial: Outcome) -> None:
+    def accept(self) -> None:
         """Keep changes that add enough, and all issues of a network that does not learn."""
+        initial = self.initial
         learns, added = initial.trained >= LEARNS, score(self.outcome) - score(initial)
         if added >= (MUCH / 2 if learns else MUCH):
             self.prune()
         elif not learns:
             self.issues = [dataclasses.replace(f, fixes=()) for f in self.changes]
-            self.outcome, self.used = None, self.search.trial
+            self.outcome, self.used = None, self.trial
         else:
             # A layer that never fires is worth a word, although the layers above it learn.
             self.issues = [f for f in self.changes if f.kind == "silent" and f.fixes]
-            self.outcome = self.search.trial(_moves_of(self.issues))
+            self.outcome = self.trial(_moves_of(self.issues))
             if score(self.outcome) < score(initial) - MUCH:
                 self.issues = []
 
     def result(self) -> Diagnosis:
-        first, trial = self.search.first, self.search.trial
         moves = _moves_of(self.issues)
-        problem, rate = _repaired(self.search.problem, moves.values())
+        problem, rate = _repaired(self.problem, moves.values())
         repaired = self.outcome if moves else None
-        learns = self.initial is None or (
-            max(self.initial.trained, self.outcome.trained if repaired else 0) >= LEARNS
-            or self.learns(moves)
-        )
         return Diagnosis(
-            first.layers,
+            self.first.layers,
             tuple(self.issues),
-            verdict_of(
-                self.initial,
-                repaired,
-                is_split=trial is not None and trial.is_split,
-                learns=learns,
-                is_late=self.search.is_late,
-                is_broken=any(f.kind == "not finite" for f in self.issues),
-                has_issues=bool(self.issues),
-            ),
+            self.verdict(repaired, moves),
             self.initial,
             repaired,
             problem.network,
             rate,
             problem.optimizer,
-            None if problem.loss is None else first.loss,
+            None if problem.loss is None else self.first.loss,
         )
+
+    def verdict(self, repaired: Outcome | None, moves: dict[tuple, Move]) -> str:
+        """Return what the network learned, and what is left to check outside of it."""
+        if self.initial is None:
+            is_broken = any(issue.kind == "not finite" for issue in self.issues)
+            reason = "pass loss= and optimizer= to see if the network learns"
+            return f"not trained: {'numbers are not finite' if is_broken else reason}"
+        is_split, last = self.trial.is_split, repaired or self.initial
+
+        def learned(outcome):
+            others = f", and {max(outcome.held_out, 0):.0%} for other examples"
+            return f"{max(outcome.trained, 0):.0%} of the loss{others * is_split}"
+
+        texts = [f"{UPDATES} updates remove {learned(self.initial)}"]
+        if not is_split:
+            texts[0] += " (too few to hold some out)"
+        if repaired is not None:
+            texts.append(f"with these changes {learned(repaired)}")
+        if last.trained < LEARNS and not self.learns(moves):
+            reason = (
+                "the budget ended the search"
+                if self.is_late
+                else "no change lets it learn"
+            )
+            if not self.issues and not self.is_late:
+                reason += (
+                    ": check what is outside of the network, as labels, loss, mask, dropout and "
+                    "the order of the data"
+                )
+            texts.append(reason)
+        elif is_split and last.held_out < LITTLE:
+            texts.append("it learns by heart: check the labels, or pass more examples")
+        elif repaired is None:
+            texts.append("it learns")
+        return "; ".join(texts)
 
 
 def _repaired(problem: Problem, moves: Iterable[Move]) -> tuple[Problem, float]:
@@ -340,9 +363,8 @@ def _repaired(problem: Problem, moves: Iterable[Move]) -> tuple[Problem, float]:
     network, optimizer, rate = problem.network, problem.optimizer, 1.0
     for move in moves:
         network = move.apply(network)
-        if isinstance(move, OptimizerMove) and optimizer is not None:
-            optimizer = move.change_optimizer(optimizer)
-            rate = move.value if type(move) is ScaleRate else rate
+        optimizer = None if optimizer is None else move.change_optimizer(optimizer)
+        rate = move.value if type(move) is ScaleRate else rate
     return problem._replace(network=network, optimizer=optimizer), rate
 
 
@@ -358,7 +380,7 @@ def _likely_rates(report: Report) -> list[float]:
     if not math.isfinite(update) or not outside("update", update):
         return [1.0]
     # The first update is proportional to the rate, so this factor gives it the usual size.
-    factor = BANDS["update"].target / update
+    factor = USUAL_UPDATE / update
     return [rounded(factor), rounded(FACTOR * factor), rounded(factor / FACTOR)]
 
 
@@ -387,20 +409,17 @@ def _not_finite(search: Search) -> Iterator[Issue]:
     for name in names:
         place = name.partition("layers/")[2].partition("/")[0] or None
         yield Issue("not finite", place, f"{name} has NaN or infinite numbers")
-    if search.problem.loss is None:
-        return
     if not np.isfinite(first.constant):
         text = (
             "the loss of constant outputs is NaN or infinite, so check labels and loss"
         )
         yield Issue("not finite", None, text)
     elif not names and not np.isfinite(first.loss):
+        outputs = first.outputs.items()
         # The first node in the order of a step is the cause of all others.
-        for name, output in first.outputs.items():
-            if not np.isfinite(output.astype(np.float32)).all():
-                text = "its outputs are the first that are NaN or infinite"
-                yield Issue("not finite", name, text)
-                return
-        place = search.problem.network.graph.outputs[0]
-        text = "the loss of its outputs is NaN or infinite, that of constant outputs is not"
-        yield Issue("not finite", place, text)
+        nodes = [n for n, o in outputs if not np.isfinite(np.float32(o)).all()]
+        text = "its outputs are the first that are NaN or infinite"
+        if not nodes:
+            nodes = search.graph.outputs
+            text = "the loss of its outputs is NaN or infinite, that of constant outputs is not"
+        yield Issue("not finite", nodes[0], text)

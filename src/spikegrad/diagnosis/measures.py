@@ -25,7 +25,6 @@ class Band(NamedTuple):
     """The range of a measure. Outside of it, a layer may fail to learn."""
 
     low: float
-    target: float
     high: float
 
 
@@ -34,47 +33,49 @@ FACTOR = 3.0
 DECADE = 10.0
 """The factor by which a size is unusual that training itself can change."""
 BANDS = {
-    # Spread of the potential without spikes, in distances from rest to the threshold. The target is
-    # that of fluctuation-driven initialization. Below the band no fluctuation reaches the
+    # Spread of the potential without spikes, in distances from rest to the threshold. It is 1 after
+    # fluctuation-driven initialization. Below the band no fluctuation reaches the
     # threshold, above it every input decides the output.
-    "drive": Band(1 / DECADE, 1.0, DECADE),
+    "drive": Band(1 / DECADE, DECADE),
     # Mean of this potential over its spread. A larger one keeps neurons silent, or always firing.
-    "offset": Band(-1.0, 0.0, 1.0),
+    "offset": Band(-1.0, 1.0),
     # Neurons that ever fire. Training wakes some silent neurons, but rarely a layer.
-    "firing": Band(0.05, 1.0, 1.0),
+    "firing": Band(0.05, 1.0),
     # Spikes per neuron and step. A neuron that fires in most steps tells little.
-    "rate": Band(0.0, 0.1, 0.7),
+    "rate": Band(0.0, 0.7),
     # Spread of the potential with spikes, over that without: an adaptation or a far reset.
-    "recoil": Band(0.0, 1.0, FACTOR),
+    "recoil": Band(0.0, FACTOR),
     # Mean slope over its peak: the part of a gradient that passes a spike.
-    "reach": Band(0.005, 0.3, 1.0),
+    "reach": Band(0.005, 1.0),
     # Peak of the slope times the threshold, 1 for usual surrogates.
-    "steepness": Band(1 / DECADE, 1.0, FACTOR),
+    "steepness": Band(1 / DECADE, FACTOR),
     # Largest eigenvalue of the recurrent weights, over the threshold. From 1 on, activity grows.
-    "feedback": Band(0.0, 1.0, FACTOR),
+    "feedback": Band(0.0, FACTOR),
     # Size of the nonzero inputs of a channel. Spikes have 1.
-    "inputs": Band(1 / DECADE / FACTOR, 1.0, DECADE * FACTOR),
+    "inputs": Band(1 / DECADE / FACTOR, DECADE * FACTOR),
     # Mean of a channel over its spread, for inputs that are not spikes.
-    "input offset": Band(-FACTOR, 0.0, FACTOR),
+    "input offset": Band(-FACTOR, FACTOR),
     # The loss at the start, over the loss of constant outputs.
-    "readout": Band(0.0, 1.0, FACTOR),
-    # The first update over the weights. Most training rates give about a hundredth. With a smaller
-    # one than the band, a thousand updates change less than a tenth; a larger one replaces them.
-    "update": Band(1e-4, 0.03, 1.0),
+    "readout": Band(0.0, FACTOR),
+    # The first update over the weights. With a smaller one, a thousand updates change less than a
+    # tenth, and a larger one replaces the weights.
+    "update": Band(1e-4, 1.0),
     # Cosine of the first update and the gradient. Momentum of noise may give a small one.
-    "ascent": Band(-1.0, -1.0, 1 / DECADE),
+    "ascent": Band(-1.0, 1 / DECADE),
     # Most weights do not change because their dtype rounds the first update away.
-    "lost": Band(0.0, 0.0, 0.5),
+    "lost": Band(0.0, 0.5),
     # Part of the weights that an update without gradients removes: most of them in 100 updates.
-    "decay": Band(0.0, 0.0, 0.01),
+    "decay": Band(0.0, 0.01),
     # Steps from the inputs to the outputs that the loss reads, over the longest time constant.
     # After three of them a twentieth is left.
-    "memory": Band(0.0, 1.0, FACTOR),
+    "memory": Band(0.0, FACTOR),
 }
 
 
 SMALLER = tuple(DECADE**-k for k in range(7))
 """Factors of a readout that is too large."""
+USUAL_UPDATE = 0.03
+"""The first update over the weights at usual learning rates, such as Adam at 1e-3 to 1e-2."""
 FAST_COMPILATION = {
     "xla_backend_optimization_level": 0,
     "xla_llvm_disable_expensive_passes": True,
@@ -236,9 +237,7 @@ def _observed(
         return apply_moves(merge(trainable, static), moves, in_forward=True)
 
     # Without a loss, some number of the outputs still shows if gradients reach each layer.
-    loss = problem.loss or (
-        lambda out: sum(abs(o).mean() for o in jax.tree.leaves(out))
-    )
+    loss = problem.loss or mean_size
 
     def outputs_of(trainable):
         _, activity = moved(trainable).observe(
@@ -253,6 +252,11 @@ def _observed(
     (gradient,) = pullback(read)
     arrays: dict[str, Any] = {
         "loss": value,
+        "constant": constant_loss(loss, out)[0],
+        "smaller": jax.lax.map(
+            lambda k: loss(jax.tree.map(lambda o: o * k.astype(o.dtype), out)),
+            jnp.asarray(SMALLER),
+        ),
         "layers": {
             name: observe_layer(layer.cell, activity[name])
             for name, layer in moved(trainable).graph.layers.items()
@@ -264,12 +268,6 @@ def _observed(
         "inputs": inputs,
         "reads": read,
     }
-    if problem.loss is not None:
-        arrays["constant"] = constant_loss(loss, out)[0]
-        arrays["smaller"] = jax.lax.map(
-            lambda k: loss(jax.tree.map(lambda o: o * k.astype(o.dtype), out)),
-            jnp.asarray(SMALLER),
-        )
     if problem.optimizer is not None:
         state = problem.optimizer.init(trainable)
 
@@ -286,6 +284,11 @@ def _observed(
         # The update for a gradient of zero is the weight decay alone.
         arrays["updates"] = jax.lax.map(updates, jnp.arange(2))
     return arrays
+
+
+def mean_size(outputs: Any) -> jax.Array:
+    """Return a number of the outputs, for networks without a loss."""
+    return sum((abs(o).mean() for o in jax.tree.leaves(outputs)), jnp.zeros(()))
 
 
 def _norm(tree: Any) -> float:
@@ -345,14 +348,13 @@ def _report(
         f"the gradient of {path_of(p)}": a
         for p, a in jax.tree_util.tree_leaves_with_path(gradient)
     }
-    constant = arrays.get("constant", np.nan)
-    usual = constant * BANDS["readout"].high / 2
-    smaller = zip(SMALLER, arrays.get("smaller", ()), strict=False)
+    usual = arrays["constant"] * BANDS["readout"].high / 2
+    smaller = zip(SMALLER, arrays["smaller"], strict=True)
     return Report(
         layers,
         outputs,
         float(arrays["loss"]),
-        float(constant),
+        float(arrays["constant"]),
         tuple(n for n, a in named.items() if not np.isfinite(np.float32(a)).all()),
         largest(first),
         ascent,

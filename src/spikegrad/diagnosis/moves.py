@@ -56,11 +56,17 @@ class Move:
 
     def apply(self, network: Network) -> Network:
         """Return the changed network."""
+        if self.place is None:
+            return network
         layer = network.graph.nodes[self.place]
         return with_layer(network, self.place, self.change(layer))
 
     def change(self, layer: Layer) -> Layer:
         raise NotImplementedError
+
+    def change_optimizer(self, optimizer: Any) -> Any:
+        """Return the optimizer, changed by moves without a place."""
+        return optimizer
 
     @property
     def text(self) -> str:
@@ -285,19 +291,7 @@ class WidenDtype(Move):
 
 
 @dataclasses.dataclass(frozen=True)
-class OptimizerMove(Move):
-    """A change of the optimizer. The network stays."""
-
-    def apply(self, network: Network) -> Network:
-        return network
-
-    def change_optimizer(self, optimizer: Any) -> Any:
-        """Return the changed optimizer."""
-        raise NotImplementedError
-
-
-@dataclasses.dataclass(frozen=True)
-class ScaleRate(OptimizerMove):
+class ScaleRate(Move):
     """Scale the learning rate of the optimizer."""
 
     def change_optimizer(self, optimizer: Any) -> Any:
@@ -316,7 +310,7 @@ class ScaleRate(OptimizerMove):
 
 
 @dataclasses.dataclass(frozen=True)
-class Freeze(OptimizerMove):
+class Freeze(Move):
     """Keep the arrays of cells out of the training. The value is a part of their paths."""
 
     def change_optimizer(self, optimizer: Any) -> Any:

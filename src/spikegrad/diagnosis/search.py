@@ -166,13 +166,13 @@ def activity_moves(layer: Any, report: Any, slots: Mapping) -> Iterator[Move]:
     if (Scale, place, "recurrent") in slots and outside(
         "feedback", report.feedback
     ) > 0:
-        yield Scale(place, BANDS["feedback"].target / report.feedback, "recurrent")
+        yield Scale(place, 1 / report.feedback, "recurrent")
     if not report.drive:
         return
     # The potential without spikes is linear in the weights, so this factor reaches the target at
     # once. If the drive is fine but the rate is not, as in cells that rise by themselves, the
     # measure does not give a factor, so the search takes fixed steps.
-    factor = BANDS["drive"].target / report.drive
+    factor = 1 / report.drive
     if not outside("drive", report.drive):
         factor = FACTOR if state_of(report)[0] == "silent" else 1 / FACTOR
     for kind, name, *part in slots:
@@ -200,7 +200,7 @@ class Search:
         self.trial: Any = None
         self.deadline = None if budget is None else time.monotonic() + budget
         self.progress = progress
-        self.issues: list[Issue] = []
+        self.proposed: list[Issue] = []
         self.moves: dict[tuple, Move] = {}
         self.valid = np.asarray(problem.valid)
         self.say("measuring")
@@ -213,7 +213,7 @@ class Search:
 
     def add(self, issue: Issue) -> None:
         """Take an issue with its moves."""
-        self.issues.append(issue)
+        self.proposed.append(issue)
         self.take(issue.fixes)
 
     def take(self, moves: Sequence[Move]) -> None:
@@ -229,7 +229,7 @@ class Search:
 
         With ``lasting``, the first inputs of a sequence count until its end.
         """
-        self.issues, self.moves, self.report = [], {}, self.first
+        self.proposed, self.moves, self.report = [], {}, self.first
         inputs = inspect_inputs(self.problem, self.valid)
         for issue in (*self.idle(), *inputs, *self.alike()):
             self.add(issue)
@@ -243,7 +243,7 @@ class Search:
         if outside("decay", self.first.decay) > 0:
             evidence = f"an update without gradients removes {self.first.decay:.0%} of the weights"
             self.add(Issue("shrinks", None, evidence))
-        return self.issues
+        return self.proposed
 
     def idle(self) -> Iterator[Issue]:
         """Yield a mask, a loss and joins that pass nothing on."""
@@ -289,7 +289,7 @@ class Search:
 
     def mend_activity(self) -> None:
         """Bring the activity of each layer into its band, in the order of a step."""
-        alike = [issue.place for issue in self.issues if issue.kind == "alike"]
+        alike = [issue.place for issue in self.proposed if issue.kind == "alike"]
         for name, layer in self.graph.layers.items():
             now = self.report.layers[name]
             kind, evidence = state_of(now)
@@ -321,7 +321,7 @@ class Search:
                     move = dataclasses.replace(move, value=rounded(move.value * before))
                 tried[move.slot] = move
                 self.take([move])
-            self.issues.append(Issue(kind, name, evidence, tuple(tried.values())))
+            self.proposed.append(Issue(kind, name, evidence, tuple(tried.values())))
 
     def source_of_silence(self, name: str) -> str:
         """Return the reason for currents of zero."""

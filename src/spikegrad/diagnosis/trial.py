@@ -74,9 +74,8 @@ def standardized(
     inputs: Mapping[str, Any], moves: Mapping[tuple, Move]
 ) -> dict[str, Any]:
     """Return the inputs after the moves that change them."""
-    by_name = {m.place: m for m in moves.values() if isinstance(m, Standardize)}
     return {
-        name: by_name[name].of_inputs(x) if name in by_name else x
+        name: move.of_inputs(x) if (move := moves.get((Standardize, name))) else x
         for name, x in inputs.items()
     }
 
@@ -160,11 +159,14 @@ def _train(problem, network, inputs, held, moves, rate, updates):
         return problem.run(moved, inputs, key)
 
     def choose(condition, first, second):
-        def of_one(a, b):
-            # condition: (examples,), outputs: (steps, examples, ...).
-            return jnp.where(condition.reshape((-1,) + (1,) * (a.ndim - 2)), a, b)
-
-        return jax.tree.map(of_one, first, second)
+        # condition: (examples,), outputs: (steps, examples, ...).
+        return jax.tree.map(
+            lambda a, b: jnp.where(
+                jnp.expand_dims(condition, (*range(1, a.ndim - 1),)), a, b
+            ),
+            first,
+            second,
+        )
 
     def update(step, carry):
         trainable, state = carry
@@ -196,16 +198,18 @@ def _train(problem, network, inputs, held, moves, rate, updates):
     # information from them.
     before, constant = constant_loss(loss, out)
 
-    def part(of, chosen):
-        """The part removed by less sure outputs of some examples, for all examples."""
+    def parts(certainty):
+        """The parts removed by less sure outputs of used and of held-out examples."""
         less_sure = jax.tree.map(
-            lambda c, o: c + (of * (o - c)).astype(o.dtype), constant, out
+            lambda c, o: c + (certainty * (o - c)).astype(o.dtype), constant, out
         )
-        return 1 - loss(choose(chosen, less_sure, constant)) / before
+        # A loss is a mean over examples, so examples with constant outputs remove nothing.
+        # Dividing by the share gives the part for the others.
+        return jax.lax.map(
+            lambda chosen: (
+                (1 - loss(choose(chosen, less_sure, constant)) / before) / chosen.mean()
+            ),
+            jnp.stack([~held, held]),
+        )
 
-    # A loss is a mean over examples, so examples with constant outputs remove nothing. Dividing by
-    # the share gives the part for the others.
-    share = held.mean()
-    of_used = jnp.stack([part(of, ~held) for of in CAUTION]).max() / (1 - share)
-    of_held = jnp.stack([part(of, held) for of in CAUTION]).max() / share
-    return of_used, of_held
+    return jax.lax.map(parts, jnp.asarray(CAUTION)).max(0)
