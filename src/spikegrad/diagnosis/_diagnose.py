@@ -28,7 +28,7 @@ from .moves import (
     rounded,
 )
 from .report import Diagnosis, Issue
-from .search import ADAM, LEARNS, LONGER, MUCH, RATES, Search
+from .search import ADAM, LATER, LEARNS, LONGER, MUCH, RATES, Search
 from .trial import LITTLE, UPDATES, Outcome, Problem, Trial
 
 
@@ -194,8 +194,7 @@ class Best(Search):
         outcome = self.used(moves)
         if MUCH < outcome.learned < LEARNS and not self.is_late:
             outcome = self.used(moves, LONGER * UPDATES)
-            # The same part of the rest.
-            return outcome.learned >= 1 - (1 - LEARNS) ** 2
+            return outcome.learned >= LATER
         return outcome.learned >= LEARNS
 
     def attempts(self) -> Iterator[tuple[str, list[Issue], Trial | None]]:

@@ -18,7 +18,7 @@ from ..network import Activity, Network
 from ..neurons import parameters_of, with_parameters
 from ..surrogates import measure
 from .moves import Move, apply_moves, has_width, path_of, surrogate_field
-from .trial import Problem, constant_loss, standardized
+from .trial import Problem, Program, constant_loss, standardized
 
 
 class Band(NamedTuple):
@@ -171,15 +171,12 @@ def quiet_distance(cell: Any, currents: jax.Array) -> tuple[jax.Array, jax.Array
     """Return the distance to the threshold if no neuron fires, and this distance at rest."""
     # Without spikes there are no resets and no adaptation. The potential is then linear in the
     # weights, so its spread tells by which factor to scale them.
-    quiet = with_parameters(
-        cell, **{surrogate_field(cell): lambda x, **_: jnp.zeros_like(x)}
-    )
     start = jax.tree.map(
         jnp.asarray, cell.initial_state(currents.shape[1:], currents.dtype)
     )
 
     def step(v, current):
-        distance, v = distance_of(cell, quiet.integrate(v, current))
+        distance, v = distance_of(cell, cell.integrate(v, current))
         return v, distance
 
     return jax.lax.scan(step, start, currents)[1], distance_of(cell, start)[0]
@@ -205,23 +202,15 @@ def slope_of(surrogate: Any, x: Any) -> jax.Array:
     return jax.jvp(surrogate, (x,), (jnp.ones_like(x),))[1]
 
 
-class Measuring:
-    """The compiled measurement of a network. Values of moves are its arguments."""
+class Measuring(Program):
+    """The compiled measurement of a network."""
 
     def __init__(self, problem: Problem, neutral: Mapping[tuple, Move]) -> None:
-        self.problem, self.neutral = problem, neutral
-        self.arrays, others = split(problem.network, lambda _, leaf: is_array(leaf))
-
-        def run(arrays, inputs, moves):
-            return _observed(problem, merge(arrays, others), inputs, moves)
-
         # It runs a few times only, so compiling it is most of its time.
-        self._run = jax.jit(run, compiler_options=FAST_COMPILATION)
+        super().__init__(_observed, problem, neutral, compiler_options=FAST_COMPILATION)
 
     def __call__(self, moves: Mapping[tuple, Move]) -> Report:
-        compiled = [moves.get(slot, move) for slot, move in self.neutral.items()]
-        arrays = self._run(self.arrays, dict(self.problem.inputs), compiled)
-        return _report(self.problem, moves, jax.device_get(arrays))
+        return _report(self.problem, moves, self.run(moves))
 
 
 def _observed(

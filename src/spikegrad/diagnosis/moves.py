@@ -14,12 +14,11 @@ from typing import Any, ClassVar, TypeVar
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.tree_util import Partial
 
 from .._pytree import is_array, is_real_array
 from .._struct import domain
 from .._surrogate import Surrogate
-from ..network import Delayed, Layer, Network, Window
+from ..network import Delayed, Join, Layer, Network, Window
 from ..neurons import parameters_of, with_parameters
 from ..surrogates import Sigmoid, measure, rescaled
 
@@ -58,8 +57,8 @@ class Move:
         """Return the changed network."""
         if self.place is None:
             return network
-        layer = network.graph.nodes[self.place]
-        return with_layer(network, self.place, self.change(layer))
+        layer = self.change(network.graph.nodes[self.place])
+        return dataclasses.replace(network, layers=network.layers | {self.place: layer})
 
     def change(self, layer: Layer) -> Layer:
         raise NotImplementedError
@@ -82,7 +81,7 @@ class Move:
     def code(self) -> str:
         """Statements that change ``network``, to paste after its construction."""
         changes = [_replacement("layer", "layer", self.argument)]
-        if self.in_forward and not isinstance(self, Scale):
+        if isinstance(self, (FitSlope, SetParameter)):
             cell = _replacement("cell", "layer.cell", self.argument)
             changes = [cell, _replacement("layer", "layer", "cell=cell")]
         return "\n".join(
@@ -239,24 +238,24 @@ class Standardize(Move):
 
     def apply(self, network: Network) -> Network:
         shift, scale = map(np.asarray, self.value)
-
-        def adapted(weight):
-            if isinstance(weight, (Delayed, Window)):
-                return dataclasses.replace(weight, weight=adapted(weight.weight))
-            # The numbers are in the closure, where no optimizer trains them.
-            return Partial(
-                lambda f, x: product(f, _standardized(x, shift, scale)), weight
-            )
-
-        graph = network.graph
-        for name, layer in graph.layers.items():
-            for edge in graph.edges[name]:
-                if edge.source == self.place:
-                    layer = _with_part(
-                        layer, edge.label.split("[")[0], adapted, whole=True
-                    )
-                    network = with_layer(network, name, layer)
-        return network
+        name = f"{self.place} standardized"
+        # A join, because any kind of weight may read it. Its numbers are in the closure, where no
+        # optimizer trains them.
+        join = Join(lambda x: _standardized(x, shift, scale), of=(self.place,))
+        layers = {name: join, **network.layers}
+        for reader, node in network.layers.items():
+            if isinstance(node, Layer) and isinstance(node.weight, Mapping):
+                weights = node.weight.items()
+                change: Any = {
+                    "weight": {name if n == self.place else n: w for n, w in weights}
+                }
+            elif isinstance(node, Layer):
+                sources = [edge.source for edge in network.graph.edges[reader]]
+                change = {"of": name} if self.place in sources else {}
+            else:
+                change = {"of": tuple(name if n == self.place else n for n in node.of)}
+            layers[reader] = dataclasses.replace(node, **change)
+        return dataclasses.replace(network, layers=layers)
 
     @property
     def text(self) -> str:
@@ -414,11 +413,6 @@ def apply_moves(
     return network
 
 
-def with_layer(network: Network, name: str, layer: Layer) -> Network:
-    """Return the network with another layer of this name."""
-    return dataclasses.replace(network, layers=network.layers | {name: layer})
-
-
 def surrogate_field(cell: Any) -> Any:
     """Return the name of the field with the surrogate, or None for a cell that never fires."""
     values = (
@@ -449,22 +443,17 @@ def scaled(weight: Any, factor: Any) -> Any:
     )
 
 
-def product(weight: Any, x: jax.Array) -> Any:
-    """Multiply one step of outputs by a weight."""
-    return weight(x) if callable(weight) else x.astype(weight.dtype) @ weight
-
-
 def _standardized(x, shift, scale):
     # Integer inputs would be truncated after the division.
     dtype = x.dtype if jnp.issubdtype(x.dtype, jnp.floating) else jnp.float32
     return ((x.astype(jnp.float32) - shift) / scale).astype(dtype)
 
 
-def _with_part(layer: Layer, part: str, change: Any, whole: bool = False) -> Layer:
-    """Change one weight of a layer: within a delay or a window, or as a whole."""
+def _with_part(layer: Layer, part: str, change: Any) -> Layer:
+    """Change one weight of a layer, within a delay or a window."""
 
     def inner(weight):
-        if not whole and isinstance(weight, (Delayed, Window)):
+        if isinstance(weight, (Delayed, Window)):
             return dataclasses.replace(weight, weight=change(weight.weight))
         return change(weight)
 

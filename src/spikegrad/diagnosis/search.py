@@ -30,10 +30,12 @@ from .moves import (
 from .report import Issue
 from .trial import Problem
 
-LEARNS, LONGER = 0.6, 4
-"""A network that removes this part of the loss of constant outputs learns. It has no issue if it
-removes this part also of other examples, or in ``LONGER`` times the updates also this part of the
-rest."""
+LEARNS = 0.6
+"""A network that removes this part of the loss of constant outputs, which is most of it, learns. It
+has no issue if it removes this part also of other examples."""
+LATER, LONGER = 0.75, 4
+"""Neither has a slow network that removes this part in this number of times the updates. It must be
+more, because a network with a fault may learn a little too."""
 MUCH = 0.1
 """Changes must add this part, which is more than the noise of few examples."""
 UNUSUAL = 5.0
@@ -199,7 +201,7 @@ class Search:
         self.measure = Measuring(problem, self.slots)
         self.trial: Any = None
         self.deadline = None if budget is None else time.monotonic() + budget
-        self.progress = progress
+        self.progress, self.stage = progress, ""
         self.proposed: list[Issue] = []
         self.moves: dict[tuple, Move] = {}
         self.valid = np.asarray(problem.valid)
@@ -207,9 +209,10 @@ class Search:
         self.first = self.report = self.measure({})
 
     def say(self, stage: str) -> None:
-        """Report a stage, unless the budget leaves it out."""
-        if self.progress and not self.is_late:
+        """Report a stage when it starts, unless the budget leaves it out."""
+        if self.progress and not self.is_late and stage != self.stage:
             self.progress(stage)
+        self.stage = stage
 
     def add(self, issue: Issue) -> None:
         """Take an issue with its moves."""
@@ -390,21 +393,18 @@ class Search:
             # A peak of one over the threshold is the usual slope in units of the threshold.
             move = FitSlope(name, (rounded(1 / size), rounded(width)))
             steep = outside("steepness", layer.steepness)
-            states = (
-                (outside("reach", layer.reach) < 0, "out of reach", "reach"),
-                (steep > 0, "explodes", "steepness"),
-                (steep < 0, "vanishes", "steepness"),
-                (layer.reach is None or anyway, "out of reach", ""),
+            kind = "explodes" if steep > 0 else "vanishes"
+            if outside("reach", layer.reach) < 0 or not steep:
+                kind = "out of reach"
+                is_fine = layer.reach is not None and not outside("reach", layer.reach)
+                if is_fine and not anyway:
+                    continue
+            text = (
+                f"its mean slope is {layer.reach or 0:.2g} times its peak, which is "
+                f"{layer.steepness or 0:.2g} over the threshold"
             )
-            texts = {
-                "reach": f"the mean slope is {layer.reach or 0:.2g} times its peak",
-                "steepness": "the peak of its slope times the threshold is "
-                f"{layer.steepness or 0:.2g}",
-                "": "its slope does not fit the spread of its potential",
-            }
-            kind, text = next(((k, t) for is_so, k, t in states if is_so), ("", ""))
-            if kind and move.slot in self.slots:
-                yield Issue(kind, name, texts[text], (move,))
+            if move.slot in self.slots:
+                yield Issue(kind, name, text, (move,))
 
     def readout(self) -> Iterator[Issue]:
         """Yield a readout that is too large at the start."""

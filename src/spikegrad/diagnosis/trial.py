@@ -35,10 +35,6 @@ class Problem(NamedTuple):
     key: Any
     mask: Any
 
-    def run(self, network: Network, inputs: Mapping[str, Any], key: Any) -> Any:
-        """Return the outputs of a network."""
-        return network(self.arguments(inputs), **self.options | {"key": key})[1]
-
     @property
     def options(self) -> dict[str, Any]:
         """The options of a call. A plain scan compiles fastest, and few examples fit in memory."""
@@ -95,13 +91,37 @@ def constant_loss(loss: Callable, outputs: Any) -> tuple[jax.Array, Any]:
     return jnp.where(better, of_means, of_zeros), constant
 
 
-class Trial:
-    """A compiled training of a network. Values of moves and the learning rate are its arguments."""
+class Program:
+    """A compiled function of a network. Values of moves and further arguments are its arguments."""
+
+    def __init__(
+        self,
+        function: Any,
+        problem: Problem,
+        neutral: Mapping[tuple, Move],
+        **options: Any,
+    ) -> None:
+        self.problem, self.neutral = problem, neutral
+        self.arrays, others = split(problem.network, lambda _, leaf: is_array(leaf))
+
+        def run(arrays, *arguments):
+            return function(problem, merge(arrays, others), *arguments)
+
+        self._run = jax.jit(run, **options)
+
+    def run(self, moves: Mapping[tuple, Move], *arguments: Any) -> Any:
+        # Every slot gets a value, in one order, so all calls have one structure and one program.
+        values = [moves.get(slot, move) for slot, move in self.neutral.items()]
+        inputs = dict(self.problem.inputs)
+        return jax.device_get(self._run(self.arrays, inputs, values, *arguments))
+
+
+class Trial(Program):
+    """A compiled training of a network. Also the learning rate is an argument."""
 
     def __init__(self, problem: Problem, neutral: Mapping[tuple, Move]) -> None:
-        self.problem, self.neutral = problem, neutral
+        super().__init__(_train, problem, neutral)
         self.results: dict[Any, Outcome] = {}
-        arrays, others = split(problem.network, lambda _, leaf: is_array(leaf))
         examples = next(iter(problem.inputs.values())).shape[1]
         # Held-out examples show if a change generalizes. A network may learn the labels of few
         # examples by heart, whatever its faults.
@@ -110,15 +130,7 @@ class Trial:
             # A permutation, because examples may be sorted by class.
             order = np.random.default_rng(0).permutation(examples)
             held[order[: int(HELD_OUT * examples)]] = True
-        self.is_split = bool(held.any())
-        self.arrays = arrays
-
-        def run(arrays, inputs, held, moves, rate, updates):
-            network = merge(arrays, others)
-            return _train(problem, network, inputs, held, moves, rate, updates)
-
-        self._run = jax.jit(run)
-        self.held = jnp.asarray(held)
+        self.held, self.is_split = held, bool(held.any())
 
     def __call__(self, moves: Mapping[tuple, Move], updates: int = UPDATES) -> Outcome:
         """Train the network with moves."""
@@ -131,13 +143,7 @@ class Trial:
             *sorted((str(slot), str(m.value)) for slot, m in moves.items()),
         )
         if known not in self.results:
-            # Every slot gets a value, in one order, so all trials have one structure and one
-            # program.
-            compiled = [moves.get(slot, move) for slot, move in self.neutral.items()]
-            inputs = dict(self.problem.inputs)
-            parts = self._run(
-                self.arrays, inputs, self.held, compiled, jnp.float32(rate), updates
-            )
+            parts = self.run(moves, self.held, np.float32(rate), updates)
             trained, held_out = (float(x) if np.isfinite(x) else 0.0 for x in parts)
             learned = min(trained, held_out) if self.is_split else trained
             finite = bool(np.isfinite(parts[0]))
@@ -145,7 +151,7 @@ class Trial:
         return self.results[known]
 
 
-def _train(problem, network, inputs, held, moves, rate, updates):
+def _train(problem, network, inputs, moves, held, rate, updates):
     """Return the parts of the loss that training removes, for used and for other examples."""
     moves = {move.slot: move for move in moves}
     inputs = standardized(inputs, moves)
@@ -156,7 +162,7 @@ def _train(problem, network, inputs, held, moves, rate, updates):
 
     def outputs_of(trainable, key):
         moved = apply_moves(merge(trainable, static), moves, in_forward=True)
-        return problem.run(moved, inputs, key)
+        return moved(problem.arguments(inputs), **problem.options | {"key": key})[1]
 
     def choose(condition, first, second):
         # condition: (examples,), outputs: (steps, examples, ...).
