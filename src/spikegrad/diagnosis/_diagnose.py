@@ -220,7 +220,7 @@ class Best(Search):
         # changes too. Other slopes and memories change the size of the gradients, so the nearest
         # rates are tried with them.
         for name, issues, factors, enough in (
-            ("learning rates", changes, rates, 1 - MUCH),
+            ("learning rates", changes, rates, 1 - MUCH / 2),
             ("learning rates", [], rates, LEARNS),
             ("slopes", [*others, *slopes], RATES[:3], LEARNS),
             ("memories", self.propose(lasting=True), RATES[:3], LEARNS),

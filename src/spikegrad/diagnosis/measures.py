@@ -351,9 +351,12 @@ def _report(
         lost,
         next((k for k, loss in smaller if loss < usual), SMALLER[-1]),
         # (steps,): the norm of the gradient at each step.
-        sum(
-            np.linalg.norm(np.float64(r).reshape(len(r), -1), axis=1)
-            for r in jax.tree.leaves(arrays["reads"])
+        np.sum(
+            [
+                np.linalg.norm(np.float64(r).reshape(len(r), -1), axis=1)
+                for r in jax.tree.leaves(arrays["reads"])
+            ],
+            0,
         ),
     )
 

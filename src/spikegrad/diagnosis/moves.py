@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterator, Mapping
-from typing import Any, ClassVar, TypeVar
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -43,8 +43,11 @@ class Move:
     """The name of a layer or of inputs. None for the optimizer."""
     value: Any
 
-    in_forward: ClassVar[bool] = False
-    """If True, it replaces constants. Otherwise it changes arrays before the training."""
+    @property
+    def in_forward(self) -> bool:
+        """If True, it replaces constants. Otherwise it changes arrays before the training."""
+        is_number = isinstance(self, SetParameter) and np.ndim(self.value) == 0
+        return is_number or isinstance(self, (FitSlope, ScaleOutput))
 
     @property
     def slot(self) -> tuple:
@@ -126,8 +129,6 @@ class Scale(Move):
 class ScaleOutput(Scale):
     """Scale the output of a function that hides its arrays, by a constant."""
 
-    in_forward = True
-
     def change(self, layer: Layer) -> Layer:
         factor = self.value
         # The arrays of a closure cannot be scaled, but its output can. The dtype stays, so the
@@ -171,8 +172,6 @@ class Center(Move):
 class FitSlope(Move):
     """Set peak and half-width of the slope: ``value`` has both, for :func:`rescaled`."""
 
-    in_forward = True
-
     def change(self, layer: Layer) -> Layer:
         field = surrogate_field(layer.cell)
         base = getattr(parameters_of(layer.cell), field)
@@ -202,10 +201,6 @@ class SetParameter(Move):
     """Set a number of the cell, or an array of it before the training."""
 
     parameter: str
-
-    @property
-    def in_forward(self) -> bool:
-        return np.ndim(self.value) == 0
 
     def change(self, layer: Layer) -> Layer:
         cell = with_parameters(layer.cell, **{self.parameter: self.value})

@@ -95,7 +95,7 @@ class Diagnosis:
 
     def __str__(self) -> str:
         """Return a table of the measures, the issues and the verdict."""
-        table = [("layer", "neurons", *COLUMNS)]
+        table: list[tuple[str, ...]] = [("layer", "neurons", *COLUMNS)]
         for name, layer in self.layers.items():
             values = [getattr(layer, column) for column in COLUMNS]
             texts = ("" if value is None else number(value) for value in values)

@@ -250,7 +250,7 @@ class Search:
 
     def idle(self) -> Iterator[Issue]:
         """Yield a mask, a loss and joins that pass nothing on."""
-        outputs = self.first.outputs | self.problem.inputs
+        outputs = {**self.first.outputs, **self.problem.inputs}
         examples = self.valid.any(0)
         if not examples.all():
             evidence = (

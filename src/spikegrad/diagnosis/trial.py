@@ -67,7 +67,7 @@ class Outcome(NamedTuple):
 
 
 def standardized(
-    inputs: Mapping[str, Any], moves: Mapping[tuple, Move]
+    inputs: Mapping[str, Any], moves: Mapping[tuple, Any]
 ) -> dict[str, Any]:
     """Return the inputs after the moves that change them."""
     return {
