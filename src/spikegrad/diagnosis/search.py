@@ -43,8 +43,9 @@ UNUSUAL = 5.0
 WIDEST = 2.0
 """Slopes are fitted to the spread of the potential up to this number of thresholds, because wider
 ones are less specific."""
-BALANCE = 0.3
-"""The mean of a matrix over its spread. A larger one shifts the potentials of all neurons."""
+FADING = 0.7
+"""The feedback of scaled recurrent weights. From 1 on, activity grows, and far below it has no
+memory."""
 ATTEMPTS = 5
 """The largest number of moves of one layer."""
 RATES = 1.0, 0.1, 10.0, 0.01, 100.0, 0.001, 1000.0
@@ -162,13 +163,13 @@ def activity_moves(layer: Any, report: Any, slots: Mapping) -> Iterator[Move]:
         array = np.asarray(arrays[part], np.float32)
         # A bias acts on the potential itself, so it is compared with the threshold. The mean of a
         # matrix matters relative to its spread.
-        limit = size if part == "bias" else BALANCE * array.std()
+        limit = size if part == "bias" else array.std() / FACTOR
         if report.offset and abs(array.mean()) > limit:
             yield Center(place, 1.0, part)
     if (Scale, place, "recurrent") in slots and outside(
         "feedback", report.feedback
     ) > 0:
-        yield Scale(place, 1 / report.feedback, "recurrent")
+        yield Scale(place, FADING / report.feedback, "recurrent")
     if not report.drive:
         return
     # The potential without spikes is linear in the weights, so this factor reaches the target at
