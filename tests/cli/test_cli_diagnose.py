@@ -35,8 +35,8 @@ def test_train_reports_issues_of_a_run_that_does_not_learn(tmp_path, capsys):
     assert "weights at the start, 128 examples of digits" in printed
     assert "overshoots: " in printed
     found = json.loads((tmp_path / "numbers.json").read_text())
-    assert [layer["neurons"] for layer in found["layers"]] == [16, 12, 10]
-    assert found["learned"]["learned"] < 0.5
+    assert [layer["neurons"] for layer in found["layers"].values()] == [16, 12, 10]
+    assert found["outcome"]["learned"] < 0.5
 
     assert main(["diagnose", run, "-o", picture, "--examples", "40"]) == 0
     assert "weights as trained, 40 examples of digits" in capsys.readouterr().out

@@ -20,6 +20,7 @@ from spikegrad import (
     Network,
     PiecewiseQuadratic,
     Sigmoid,
+    Window,
     diagnose,
     measure,
     parameter,
@@ -199,6 +200,60 @@ def test_inputs_of_unusual_size_or_mean_are_standardized():
         np.testing.assert_allclose(stack()(scope["inputs"].astype(np.float32))[1], pasted, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.parametrize("weight", [lambda w: w, lambda w: Delayed(w, 2), lambda w: Window(jnp.stack([w, w]))])
+def test_inputs_of_any_weight_are_standardized(weight):
+    inputs = 50 + 0.3 * np.random.default_rng(1).normal(size=X.shape).astype(np.float32)
+    weight = weight(jnp.asarray(matrix(1, 3.0, UNITS, 4)))
+    network = Network({"out": Layer({"input": weight}, LeakyReadout(0.9))})
+    issue = diagnose(network, inputs, loss, train=False).issues[0]
+    assert (issue.kind, issue.place) == ("unscaled", "out")
+    assert "means are from 50 to 50, sizes from 0.2" in issue.description
+    expected = network(inputs - inputs.mean((0, 1)))[1]
+    np.testing.assert_allclose(issue.apply(network)(inputs)[1], expected, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("kind", "place", "text", "change", "options"),
+    [
+        ("silent", "sum", "of this join are 0", lambda a, b: a * 0 * b, {}),
+        ("vanishes", None, "gradient of the loss", None, {"loss": lambda out: (out.argmax(-1) * 1.0).mean()}),
+        ("silent", None, "no step of 3 of 12 examples", None, {"mask": np.arange(EXAMPLES) * np.ones((STEPS, 1)) > 2}),
+    ],
+)
+def test_parts_that_pass_nothing_on_are_named(kind, place, text, change, options):
+    network = Network(
+        {
+            "a": Layer(jnp.asarray(matrix(1, 3.0, UNITS, HIDDEN)), CELL),
+            "b": Layer(jnp.asarray(matrix(2, 3.0, HIDDEN, HIDDEN)), CELL),
+            "sum": Join(change or (lambda a, b: a + b), of=("a", "b")),
+            "out": Layer(jnp.asarray(matrix(3, 1.0, HIDDEN, 2)), LeakyReadout(0.9)),
+        }
+    )
+    first = diagnose(network, X, **{"loss": loss, "train": False} | options).issues[0]
+    assert (first.kind, first.place) == (kind, place)
+    assert text in first.description
+
+
+def test_output_of_a_join_that_is_not_finite_is_named():
+    network = Network(
+        {
+            "a": Layer(jnp.asarray(matrix(1, 3.0, UNITS, HIDDEN)), CELL),
+            "log": Join(lambda a: jnp.log(a - 1), of=("a",)),
+            "out": Layer(jnp.asarray(matrix(3, 1.0, HIDDEN, 2)), LeakyReadout(0.9)),
+        }
+    )
+    assert issues(network) == [("not finite", "log")]
+
+
+def test_array_of_thresholds_is_set():
+    report = diagnose(stack(threshold=jnp.full(HIDDEN, -20.0)), X, loss, train=False)
+    assert [(issue.kind, issue.place) for issue in report.issues] == [("saturated", "1")]
+    np.testing.assert_array_equal(report.repaired.layers["1"].cell.threshold, np.ones(HIDDEN))
+    scope = {"dataclasses": dataclasses, "np": np, "network": stack(threshold=jnp.full(HIDDEN, -20.0))}
+    exec(report.code, scope)
+    np.testing.assert_array_equal(scope["network"].layers["1"].cell.threshold, np.ones(HIDDEN))
+
+
 def test_readout_that_is_too_large_is_scaled():
     network = stack()
     last = dataclasses.replace(network.layers[-1], weight=1000 * network.layers[-1].weight)
@@ -222,6 +277,7 @@ def test_memory_shorter_than_the_task_is_lengthened():
     report = diagnose(network, inputs, lambda out: (out[-2:] ** 2).mean() + 1, train=False)
     [issue] = report.issues
     assert issue.kind == "forgets"
+    assert "in layer" not in str(issue)
     assert 0.9 < report.repaired.layers["0"].cell.decay < 0.97
 
 
@@ -370,6 +426,47 @@ def test_learning_network_has_no_issue_although_a_measure_is_outside():
     report = diagnose(network, inputs, loss_of(labels), optimizer=optax.adam(1e-2))
     assert report.outcome.learned > 0.75
     assert report.issues == ()
+
+
+def test_network_that_learns_slowly_has_no_issue():
+    optax = pytest.importorskip("optax")
+    inputs, labels = task()
+    report = diagnose(stack(), inputs, loss_of(labels), optimizer=optax.adam(7e-4))
+    assert 0.1 < report.outcome.learned < 0.6
+    assert report.issues == ()
+    assert report.verdict.endswith("it learns")
+
+
+def test_memory_is_lengthened_if_noise_after_the_cue_hides_the_gap():
+    optax = pytest.importorskip("optax")
+    inputs, labels = task()
+    noise = np.random.default_rng(4).random((30, *inputs.shape[1:])) < 0.1
+    inputs = np.concatenate([inputs[:8], noise.astype(np.float32)])
+    network = Network([Layer(jnp.asarray(matrix(1, 3.0, UNITS, 2)), LeakyReadout(0.4))])
+
+    def last(out):
+        return -jax.nn.log_softmax(out[-1])[jnp.arange(len(labels)), labels].mean()
+
+    texts = []
+    report = diagnose(network, inputs, last, optimizer=optax.adam(1e-2), progress=texts.append)
+    assert texts.count("training with other learning rates") == 1
+    assert (report.issues[0].kind, report.issues[0].place) == ("forgets", "0")
+    assert report.outcome_repaired.learned > report.outcome.learned + 0.2
+
+
+def test_first_update_that_is_infinite_is_named_and_cured():
+    optax = pytest.importorskip("optax")
+    inputs, labels = task()
+    network = jax.tree.map(lambda a: a.astype(jnp.float16), stack())
+
+    def in_float32(out):
+        return loss_of(labels)(out.astype(jnp.float32))
+
+    report = diagnose(network, inputs, in_float32, optimizer=optax.adam(1e-2))
+    assert [(issue.kind, issue.place) for issue in report.issues] == [("overshoots", None)]
+    assert "infinite" in report.issues[0].description
+    assert report.repaired.layers["0"].weight.dtype == jnp.float32
+    assert report.outcome_repaired.learned > 0.6
 
 
 def test_network_that_cannot_learn_is_never_fine():

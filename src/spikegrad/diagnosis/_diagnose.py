@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -12,22 +14,22 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from .._checks import brief
-from .._pytree import NOTHING_TO_TRAIN, is_real_array, split
+from .._pytree import NOTHING_TO_TRAIN, is_real_array
 from ..network import Network, named_inputs
-from .measures import BANDS, Report, outside
+from .measures import FACTOR, USUAL_UPDATE, Report, outside
 from .moves import (
     Freeze,
     Move,
-    OptimizerMove,
     ReplaceOptimizer,
     ScaleRate,
     WidenDtype,
     number,
+    path_of,
     rounded,
 )
-from .report import Diagnosis, Issue, verdict_of
-from .search import ADAM, FITS, GOOD, LEARNS, LITTLE, MUCH, RATES, Finding, Search
-from .trial import Outcome, Problem, Trial
+from .report import Diagnosis, Issue
+from .search import ADAM, LATER, LEARNS, LONGER, MUCH, RATES, Search
+from .trial import LITTLE, UPDATES, Outcome, Problem, Trial
 
 
 def diagnose(
@@ -86,9 +88,10 @@ def diagnose(
     Notes
     -----
     A third of the examples is not used by the updates. With fewer than 30 examples, none is held
-    out. A network that removes three quarters of the loss of constant outputs, also for these
-    examples, has no issue. All trainings run in one compiled program. An optimizer must fit the
-    arrays of the network, so masks and labels must fit it too.
+    out. A network that removes most of the loss of constant outputs, also for these examples, has
+    no issue, and neither has one that needs four times the updates. All trainings run in one
+    compiled program. An optimizer must fit the arrays of the network, so masks and labels must fit
+    it too.
 
     References
     ----------
@@ -129,11 +132,11 @@ def diagnose(
     problem = Problem(network, named, loss, optimizer, key, mask)
     # Users may forbid promotion in their own code.
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        best = Best(Search(problem, budget, progress))
+        best = Best(problem, budget, progress)
         is_trained = train and loss is not None and optimizer is not None
-        if best.findings:  # numbers that are not finite
+        if best.issues:  # numbers that are not finite
             pass
-        elif is_trained and best.search.first.constant > 0:
+        elif is_trained and best.first.constant > 0:
             best.train()
         else:
             best.estimate()
@@ -148,247 +151,254 @@ def score(outcome: Outcome) -> float:
     return (max(outcome.trained, 0.0) + max(outcome.held_out, 0.0)) / 2
 
 
-class Best:
-    """The best changes so far."""
+class Best(Search):
+    """The best changes of a search so far."""
 
-    def __init__(self, search: Search) -> None:
-        self.search = search
-        self.initial: Any = None  # an Outcome, after a training
-        self.outcome: Any = None
-        self.worth, self.used = -math.inf, search.trial
-        self.findings = [*_not_finite(search)]
+    initial: Any = None
+    """The outcome of a training without changes."""
+    outcome: Any = None
+    worth = -math.inf
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.used = self.trial
+        self.issues = [*_not_finite(self)]
+        self.changes: list[Issue] = []
 
     def estimate(self) -> None:
         """Take the moves of all measures, without a training."""
-        self.search.propose()
-        (rate, *_) = _likely_rates(self.search.report)
-        self.findings = [*self.search.findings, *_other_rate(self.search, rate)]
+        issues = self.propose()
+        (rate, *_) = _likely_rates(self.report)
+        self.issues = [*issues, *_other_rate(self.report, rate)]
 
     def train(self) -> None:
         """Train the network, and with changes if it does not learn."""
-        search = self.search
-        search.trial = Trial(search.problem, search.slots)
-        search.say("training")
-        self.initial = self.outcome = initial = search.trial({})
-        self.worth = score(initial)
+        self.used = self.trial = Trial(self.problem, self.slots)
+        self.say("training")
+        self.initial = self.outcome = self.trial({})
+        self.worth = score(self.initial)
         # No measure counts against a network that learns: unusual numbers are no fault by
         # themselves.
-        if initial.learned >= LEARNS:
+        if self.learns({}):
             return
-        search.propose()
-        if any(finding.moves for finding in search.findings):
-            search.say("training with all changes")
-            # All changes at once. With two faults, the mending of one alone may not help, so
-            # single trials would reject both. ``prune`` removes the needless ones.
-            self.attempt(search.findings)
-        if initial.trained < FITS:
-            self.try_more()
-        self.accept(initial)
+        self.changes = self.propose()
+        for stage, issues, trial in self.attempts():
+            if self.is_late:
+                break
+            self.say(stage)
+            self.attempt(issues, trial)
+        self.accept()
 
-    def try_more(self) -> None:
-        """Try learning rates, other slopes, a wider dtype and Adam, until the network learns."""
-        search, changes = self.search, self.search.findings
-        if not self.initial.finite:
-            self.freeze()
+    def learns(self, moves: dict[tuple, Move]) -> bool:
+        """Return True if the network with moves learns, also if it takes more updates."""
+        outcome = self.used(moves)
+        if MUCH < outcome.learned < LEARNS and not self.is_late:
+            outcome = self.used(moves, LONGER * UPDATES)
+            return outcome.learned >= LATER
+        return outcome.learned >= LEARNS
+
+    def attempts(self) -> Iterator[tuple[str, list[Issue], Trial | None]]:
+        """Yield sets of changes to train with, until the network learns."""
+        problem, changes, report = self.problem, self.changes, self.report
+        # All changes at once. With two faults, the mending of one alone may not help, so single
+        # trials would reject both. ``prune`` removes the needless ones.
+        yield "training with all changes", changes, None
+        if self.initial.trained >= LEARNS:
+            return
+        leaves = jax.tree_util.tree_leaves_with_path(problem.network)
+        has_arrays = any("/cell/" in path_of(path) for path, _ in leaves)
+        if has_arrays and not self.initial.finite:
+            # Arrays of cells may leave the domain of a formula.
+            evidence = "arrays of cells make the training NaN or infinite"
+            yield self.other(Freeze(None, "/cell/"), "not finite", evidence)
+        # The likely rates first, each once, because the budget may end the search.
+        rates = [*dict.fromkeys([*_likely_rates(report), *RATES])]
+        slopes = [*self.slopes(anyway=True)]
+        fitted = {move.slot for issue in slopes for move in issue.fixes}
+        others = [i for i in changes if fitted.isdisjoint(m.slot for m in i.fixes)]
         # The network may need another learning rate only, so the rates are tried without the
-        # changes too.
-        sets = [changes, []] if any(finding.moves for finding in changes) else [changes]
-        for findings in sets:
-            if self.outcome.trained < (GOOD if findings is changes else FITS):
-                search.say("training at other learning rates")
-                # The likely rates first, each once, because the budget may end the search.
-                for rate in dict.fromkeys([*_likely_rates(search.report), *RATES]):
-                    self.attempt([*findings, *_other_rate(search, rate)])
-        slopes = [*search.slopes(anyway=True)]
-        if self.outcome.trained < FITS and slopes:
-            search.say("training with other slopes")
-            slots = {move.slot for finding in slopes for move in finding.moves}
-            others = [
-                f for f in changes if not any(move.slot in slots for move in f.moves)
-            ]
-            # Another slope changes the size of the gradients, so the nearest rates are tried with
-            # it.
-            for rate in RATES[:3]:
-                self.attempt([*others, *slopes, *_other_rate(search, rate)])
-        if (
-            self.outcome.trained < FITS
-            and (search.first.lost or 0) > BANDS["lost"].high
+        # changes too. Other slopes and memories change the size of the gradients, so the nearest
+        # rates are tried with them.
+        for name, issues, factors, enough in (
+            ("learning rates", changes, rates, 1 - MUCH / 2),
+            ("learning rates", [], rates, LEARNS),
+            ("slopes", [*others, *slopes], RATES[:3], LEARNS),
+            ("memories", self.propose(lasting=True), RATES[:3], LEARNS),
         ):
-            search.say("training in float32")
-            wide = WidenDtype(None, "float32")
-            trial = Trial(
-                search.problem._replace(network=wide.apply(search.problem.network)),
-                search.slots,
-            )
-            evidence = (
-                f"the dtype rounds {search.first.lost:.0%} of the first update away"
-            )
-            self.attempt([*changes, Finding("stalls", None, evidence, (wide,))], trial)
-        if self.outcome.trained < LEARNS:
-            import optax  # noqa: PLC0415  (an extra, which the optimizer shows to be there)
+            for rate in factors:
+                if self.outcome.trained < enough:
+                    with_rate = [*issues, *_other_rate(report, rate)]
+                    yield f"training with other {name}", with_rate, None
+        lost, update = self.first.lost or 0.0, self.first.update or 0.0
+        is_infinite = not math.isfinite(update)
+        if self.outcome.trained < LEARNS and (is_infinite or outside("lost", lost)):
+            evidence = f"the dtype rounds {lost:.0%} of the first update away"
+            if is_infinite:
+                evidence = "the first update is infinite, so eps may be too small for the dtype"
+            kind = "overshoots" if is_infinite else "stalls"
+            yield self.other(WidenDtype(None, "float32"), kind, evidence)
+        import optax  # noqa: PLC0415  (an extra, which the optimizer shows to be there)
 
-            search.say("training with Adam")
-            # A learning rate of 1, which ``ReplaceOptimizer`` scales as an argument of the
-            # program.
-            trial = Trial(
-                search.problem._replace(optimizer=optax.adam(1.0)), search.slots
-            )
-            evidence = "no other change helps, and a plain optimizer does"
-            for findings in sets:
-                for rate in ADAM:
-                    adam = (ReplaceOptimizer(None, rate),)
-                    self.attempt(
-                        [*findings, Finding("optimizer", None, evidence, adam)], trial
-                    )
+        # A learning rate of 1, which ``ReplaceOptimizer`` scales as an argument of the program.
+        trial = Trial(problem._replace(optimizer=optax.adam(1.0)), self.slots)
+        evidence = "no other change helps, and a plain optimizer does"
+        for issues, rate in itertools.product((changes, []), ADAM):
+            if self.outcome.trained < LEARNS:
+                adam = Issue(
+                    "optimizer", None, evidence, (ReplaceOptimizer(None, rate),)
+                )
+                yield "training with Adam", [*issues, adam], trial
 
-    def freeze(self) -> None:
-        """Keep arrays of cells out of the training, which may leave the domain of a formula."""
-        network, optimizer = self.search.problem.network, self.search.problem.optimizer
-        arrays = split(network, lambda _, leaf: is_real_array(leaf))[0]
-        frozen = []
-        for path, _ in jax.tree_util.tree_leaves_with_path(arrays):
-            _, place, *part = jax.tree_util.keystr(
-                path, simple=True, separator="/"
-            ).split("/")
-            if part[0] == "cell":
-                move = Freeze(place, "/".join(["layers", place, *part]))
-                optimizer = move.change_optimizer(optimizer)
-                evidence = f"its {part[-1]} makes the training NaN or infinite"
-                frozen.append(Finding("not finite", place, evidence, (move,)))
-        if frozen:
-            self.search.say("training with constant cells")
-            trial = Trial(
-                self.search.problem._replace(optimizer=optimizer), self.search.slots
-            )
-            self.attempt([*self.search.findings, *frozen], trial)
+    def other(
+        self, move: Move, kind: str, evidence: str
+    ) -> tuple[str, list[Issue], Trial]:
+        """Return an attempt with a move that needs another program."""
+        trial = Trial(_repaired(self.problem, [move])[0], self.slots)
+        issue = Issue(kind, None, evidence, (move,))
+        return f"trying to {move.text}", [*self.changes, issue], trial
 
-    def attempt(self, findings: list[Finding], trial: Trial | None = None) -> None:
-        """Train with the moves of these findings, unless the network learns already."""
-        if self.search.is_late or (
-            self.outcome and self.outcome.trained >= GOOD and trial
-        ):
-            return
-        used, moves = trial or self.search.trial, _moves_of(findings)
+    def attempt(self, issues: list[Issue], trial: Trial | None) -> None:
+        """Train with the moves of these issues."""
+        used, moves = trial or self.trial, _moves_of(issues)
         outcome = used(moves)
         rates = [move.value for move in moves.values() if isinstance(move, ScaleRate)]
-        # A change of the optimizer must be worth it.
+        # A change of the optimizer must be worth it: a decade of the learning rate must add as
+        # much as another change, so small changes win.
         price = 1.0 if trial else sum(abs(np.log10(abs(rate))) for rate in rates)
-        # A decade of the learning rate must add as much as another change, so small changes win.
         if (worth := score(outcome) - MUCH * price) > self.worth:
-            self.outcome, self.findings, self.worth, self.used = (
-                outcome,
-                findings,
-                worth,
-                used,
-            )
+            self.outcome, self.issues = outcome, issues
+            self.worth, self.used = worth, used
 
     def prune(self) -> None:
         """Leave out changes without which the network learns as much, the last first."""
-        # Arguments of the trial.
-        compiled = {
-            *self.search.slots,
-            ScaleRate(None, 1.0).slot,
-        }
-        # The last first, because findings go from the inputs to the outputs, and faults near the
+        # Arguments of the trial. Other moves, such as a wider dtype, would need another program.
+        compiled = {*self.slots, ScaleRate(None, 1.0).slot}
+        # The last first, because issues go from the inputs to the outputs, and faults near the
         # inputs cause those above.
-        for finding in reversed(self.findings):
-            others = [other for other in self.findings if other is not finding]
-            slots = {move.slot for move in finding.moves}
-            # Other moves, such as a wider dtype, would need another program.
-            is_argument = slots and slots <= compiled
-            if (
-                is_argument
-                and any(other.moves for other in others)
-                and not self.search.is_late
+        for issue in reversed(self.issues):
+            moves = _moves_of(f for f in self.issues if f is not issue)
+            slots = {move.slot for move in issue.fixes}
+            if not (moves and slots and slots <= compiled) or self.is_late:
+                continue
+            outcome = self.used(moves)
+            # A network that learns, slowly, needs no other learning rate.
+            is_rate = issue.place is None
+            if score(outcome) >= score(self.outcome) - LITTLE or (
+                is_rate and self.learns(moves)
             ):
-                outcome = self.used(_moves_of(others))
-                if score(outcome) >= score(self.outcome) - LITTLE:
-                    self.outcome, self.findings = outcome, others
+                self.outcome = outcome
+                self.issues = [f for f in self.issues if f is not issue]
 
-    def accept(self, initial: Outcome) -> None:
+    def accept(self) -> None:
         """Keep changes that add enough, and all issues of a network that does not learn."""
-        learns, added = initial.trained >= FITS, score(self.outcome) - score(initial)
+        initial = self.initial
+        learns, added = initial.trained >= LEARNS, score(self.outcome) - score(initial)
         if added >= (MUCH / 2 if learns else MUCH):
             self.prune()
         elif not learns:
-            self.findings, self.outcome = (
-                [f.without_moves() for f in self.search.findings],
-                None,
-            )
+            self.issues = [dataclasses.replace(f, fixes=()) for f in self.changes]
+            self.outcome, self.used = None, self.trial
         else:
             # A layer that never fires is worth a word, although the layers above it learn.
-            self.findings = [
-                f for f in self.search.findings if f.kind == "silent" and f.moves
-            ]
-            self.outcome = self.search.trial(_moves_of(self.findings))
+            self.issues = [f for f in self.changes if f.kind == "silent" and f.fixes]
+            self.outcome = self.trial(_moves_of(self.issues))
             if score(self.outcome) < score(initial) - MUCH:
-                self.findings = []
+                self.issues = []
 
     def result(self) -> Diagnosis:
-        problem, first = self.search.problem, self.search.first
-        network, optimizer, rate = problem.network, problem.optimizer, 1.0
-        moves = _moves_of(self.findings).values()
-        for move in moves:
-            network = move.apply(network)
-            if isinstance(move, OptimizerMove) and optimizer is not None:
-                optimizer = move.change_optimizer(optimizer)
-                rate = move.value if type(move) is ScaleRate else rate
+        moves = _moves_of(self.issues)
+        problem, rate = _repaired(self.problem, moves.values())
         repaired = self.outcome if moves else None
-        is_split = self.search.trial is not None and self.search.trial.is_split
-        learns = (
-            self.initial is None
-            or max(outcome.trained for outcome in (self.initial, repaired) if outcome)
-            >= FITS
-        )
         return Diagnosis(
-            first.layers,
-            tuple(Issue(f.kind, f.place, f.evidence, f.moves) for f in self.findings),
-            verdict_of(
-                self.initial,
-                repaired,
-                is_split,
-                learns,
-                self.search.is_late,
-                first.is_finite,
-            ),
+            self.first.layers,
+            tuple(self.issues),
+            self.verdict(repaired, moves),
             self.initial,
             repaired,
-            network,
+            problem.network,
             rate,
-            optimizer,
-            None if problem.loss is None else first.loss,
+            problem.optimizer,
+            None if problem.loss is None else self.first.loss,
         )
 
+    def verdict(self, repaired: Outcome | None, moves: dict[tuple, Move]) -> str:
+        """Return what the network learned, and what is left to check outside of it."""
+        if self.initial is None:
+            is_broken = any(issue.kind == "not finite" for issue in self.issues)
+            reason = "pass loss= and optimizer= to see if the network learns"
+            return f"not trained: {'numbers are not finite' if is_broken else reason}"
+        is_split, last = self.trial.is_split, repaired or self.initial
 
-def _moves_of(findings: Iterable[Finding]) -> dict[tuple, Move]:
-    return {move.slot: move for finding in findings for move in finding.moves}
+        def learned(outcome):
+            others = f", and {max(outcome.held_out, 0):.0%} for other examples"
+            return f"{max(outcome.trained, 0):.0%} of the loss{others * is_split}"
+
+        texts = [f"{UPDATES} updates remove {learned(self.initial)}"]
+        if not is_split:
+            texts[0] += " (too few to hold some out)"
+        if repaired is not None:
+            texts.append(f"with these changes {learned(repaired)}")
+        if last.trained < LEARNS and not self.learns(moves):
+            reason = (
+                "the budget ended the search"
+                if self.is_late
+                else "no change lets it learn"
+            )
+            if not self.issues and not self.is_late:
+                reason += (
+                    ": check what is outside of the network, as labels, loss, mask, dropout and "
+                    "the order of the data"
+                )
+            texts.append(reason)
+        elif is_split and last.held_out < LITTLE:
+            texts.append("it learns by heart: check the labels, or pass more examples")
+        elif repaired is None:
+            texts.append("it learns")
+        return "; ".join(texts)
+
+
+def _repaired(problem: Problem, moves: Iterable[Move]) -> tuple[Problem, float]:
+    """Return the problem after the moves, and the factor of its learning rate."""
+    network, optimizer, rate = problem.network, problem.optimizer, 1.0
+    for move in moves:
+        network = move.apply(network)
+        optimizer = None if optimizer is None else move.change_optimizer(optimizer)
+        rate = move.value if type(move) is ScaleRate else rate
+    return problem._replace(network=network, optimizer=optimizer), rate
+
+
+def _moves_of(issues: Iterable[Issue]) -> dict[tuple, Move]:
+    return {move.slot: move for issue in issues for move in issue.fixes}
 
 
 def _likely_rates(report: Report) -> list[float]:
     """Return factors of the learning rate that make the first update usual."""
     if outside("ascent", report.ascent) > 0:
         return [-1.0]
-    if not report.update or not outside("update", report.update):
+    update = report.update or math.inf
+    if not math.isfinite(update) or not outside("update", update):
         return [1.0]
     # The first update is proportional to the rate, so this factor gives it the usual size.
-    factor = BANDS["update"].target / report.update
-    return [rounded(factor), rounded(3 * factor), rounded(factor / 3)]
+    factor = USUAL_UPDATE / update
+    return [rounded(factor), rounded(FACTOR * factor), rounded(factor / FACTOR)]
 
 
-def _other_rate(search: Search, rate: float) -> Iterator[Finding]:
-    """Yield the finding for another learning rate."""
+def _other_rate(report: Report, rate: float) -> Iterator[Issue]:
+    """Yield the issue for another learning rate."""
     if rate == 1:
         return
     kind = "ascends" if rate < 0 else "overshoots" if rate < 1 else "stalls"
     evidence = f"the network learns more at {number(rate)} times the learning rate"
-    if outside("update", search.report.update):
-        evidence = f"the first update is {search.report.update:.2g} times the weights"
+    if outside("update", report.update):
+        evidence = f"the first update is {report.update:.2g} times the weights"
     if rate < 0:
-        evidence = f"the cosine of the first update and the gradient is {search.report.ascent:.2g}"
-    yield Finding(kind, None, evidence, (ScaleRate(None, rate),))
+        evidence = (
+            f"the cosine of the first update and the gradient is {report.ascent:.2g}"
+        )
+    yield Issue(kind, None, evidence, (ScaleRate(None, rate),))
 
 
-def _not_finite(search: Search) -> Iterator[Finding]:
+def _not_finite(search: Search) -> Iterator[Issue]:
     """Yield NaN and infinite numbers, which no change of a layer mends."""
     first = search.first
     # A loss that is not finite spoils every gradient.
@@ -397,20 +407,18 @@ def _not_finite(search: Search) -> Iterator[Finding]:
         names = [name for name in names if not name.startswith("the gradient of")]
     for name in names:
         place = name.partition("layers/")[2].partition("/")[0] or None
-        text = f"{name} has NaN or infinite numbers"
-        if name.startswith("the gradient of"):
-            path = name.removeprefix("the gradient of ")
-            fix = f"partition(network, lambda path, leaf: path != {path!r})"
-            text += f"; keep it out of the training: {fix}"
-        yield Finding("not finite", place, text)
-    if search.problem.loss is None:
-        return
+        yield Issue("not finite", place, f"{name} has NaN or infinite numbers")
     if not np.isfinite(first.constant):
-        yield Finding(
-            "not finite", None, "the loss of constant outputs is NaN or infinite"
+        text = (
+            "the loss of constant outputs is NaN or infinite, so check labels and loss"
         )
+        yield Issue("not finite", None, text)
     elif not names and not np.isfinite(first.loss):
-        # All arrays are finite, and so is the loss of other outputs, so these are at fault.
-        place = search.problem.network.graph.outputs[0]
-        text = "the loss of its outputs is NaN or infinite, that of constant outputs is not"
-        yield Finding("not finite", place, text)
+        outputs = first.outputs.items()
+        # The first node in the order of a step is the cause of all others.
+        nodes = [n for n, o in outputs if not np.isfinite(np.float32(o)).all()]
+        text = "its outputs are the first that are NaN or infinite"
+        if not nodes:
+            nodes = search.graph.outputs
+            text = "the loss of its outputs is NaN or infinite, that of constant outputs is not"
+        yield Issue("not finite", nodes[0], text)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,34 +23,23 @@ def draw(diagnosis: Any) -> Figure:
         from matplotlib.figure import Figure  # noqa: PLC0415
 
     spiking = [layer for layer in diagnosis.layers.values() if layer.fires]
-    columns = min(max(len(spiking), 1), 4)
-    rows = math.ceil(len(spiking) / columns)
-    figure = Figure(
-        figsize=(max(2.6 * columns, 7), 2.2 * rows + 2.8), layout="constrained"
-    )
-    parts: Any = figure.subfigures(2, 1, height_ratios=(max(2.2 * rows, 0.1), 2.8))
-    top, bottom = parts
-    if spiking:
-        panels = top.subplots(rows, columns, squeeze=False).ravel()
-        for n, axes in enumerate(panels):
-            axes.set_visible(n < len(spiking))
-            if n < len(spiking):
-                _draw_potentials(axes, spiking[n], f"C{n}")
-    _draw_measures(bottom.subplots(), spiking)
+    columns = max(len(spiking), 1)
+    figure = Figure(figsize=(max(2.6 * columns, 7), 5), layout="constrained")
+    panels = figure.subplot_mosaic([[*range(columns)], [-1] * columns])
+    for n, layer in enumerate(spiking):
+        _draw_potentials(panels[n], layer, f"C{n}")
+    _draw_measures(panels[-1], spiking)
     return figure
 
 
-def _draw_potentials(axes: Axes, layer: LayerReport, color: str) -> None:
-    samples = np.asarray(layer.samples, np.float64)
-    samples = samples[np.isfinite(samples)]
+def _draw_potentials(axes: Axes, layer: Any, color: str) -> None:
+    samples = layer.samples[np.isfinite(layer.samples)]
     axes.set_title(f"layer {layer.place!r}, rate {layer.rate:.2g}", fontsize=9)
     axes.set_xlabel("potential − threshold", fontsize=8)
     axes.set_yticks([])
     axes.tick_params(labelsize=7)
-    if not samples.size:
-        return
-    size = abs(layer.scale or 0.0) or 1.0
-    low, high = np.quantile(samples, (0.002, 0.998))
+    size = abs(layer.scale) or 1.0
+    low, high = np.quantile(samples, (0.002, 0.998)) if samples.size else (0, 0)
     low, high = min(low, -size), max(high, size)
     axes.hist(samples, bins=60, range=(low, high), density=True, color=color, alpha=0.5)
     axes.axvline(0, color="0.6", lw=0.8)
@@ -65,12 +53,11 @@ def _draw_potentials(axes: Axes, layer: LayerReport, color: str) -> None:
 
 def _draw_measures(axes: Axes, layers: list[LayerReport]) -> None:
     for n, name in enumerate(MEASURES):
-        low, _, high = BANDS[name]
-        low, high = np.clip((low, high), *SHOWN)
+        low, high = np.clip(BANDS[name], *SHOWN)
         axes.bar(n, high - low, 0.8, low, color="0.92", zorder=0)
         for k, layer in enumerate(layers):
             value = getattr(layer, name)
-            if value is not None and math.isfinite(value):
+            if value is not None:
                 place = n + 0.6 * ((k + 0.5) / len(layers) - 0.5)
                 axes.plot(place, np.clip(value, *SHOWN), "o", color=f"C{k}", ms=5)
     axes.set_yscale("log")

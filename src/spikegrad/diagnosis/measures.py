@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+import operator
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -15,58 +17,70 @@ from .._pytree import is_array, is_real_array, merge, split
 from ..network import Activity, Network
 from ..neurons import parameters_of, with_parameters
 from ..surrogates import measure
-from .moves import Move, apply_moves, has_width, surrogate_field
-from .trial import Problem, constant_loss, standardized
+from .moves import Move, apply_moves, has_width, path_of, surrogate_field
+from .trial import Problem, Program, constant_loss, standardized
 
 
 class Band(NamedTuple):
     """The range of a measure. Outside of it, a layer may fail to learn."""
 
     low: float
-    target: float
     high: float
 
 
+FACTOR = 3.0
+"""Half a decade: the least factor by which a ratio is unusual. Layers that learn differ by less."""
+DECADE = 10.0
+"""The factor by which a size is unusual that training itself can change."""
 BANDS = {
-    # Spread of the potential without spikes, in distances from rest to the threshold. The target is
-    # that of fluctuation-driven initialization. Below the band no fluctuation reaches the
+    # Spread of the potential without spikes, in distances from rest to the threshold. It is 1 after
+    # fluctuation-driven initialization. Below the band no fluctuation reaches the
     # threshold, above it every input decides the output.
-    "drive": Band(0.1, 1.0, 10.0),
+    "drive": Band(1 / DECADE, DECADE),
     # Mean of this potential over its spread. A larger one keeps neurons silent, or always firing.
-    "offset": Band(-1.0, 0.0, 1.0),
+    "offset": Band(-1.0, 1.0),
     # Neurons that ever fire. Training wakes some silent neurons, but rarely a layer.
-    "firing": Band(0.05, 1.0, 1.0),
+    "firing": Band(0.05, 1.0),
     # Spikes per neuron and step. A neuron that fires in most steps tells little.
-    "rate": Band(0.0, 0.1, 0.7),
+    "rate": Band(0.0, 0.7),
     # Spread of the potential with spikes, over that without: an adaptation or a far reset.
-    "recoil": Band(0.0, 1.0, 3.0),
+    "recoil": Band(0.0, FACTOR),
     # Mean slope over its peak: the part of a gradient that passes a spike.
-    "reach": Band(0.005, 0.3, 1.0),
+    "reach": Band(0.005, 1.0),
     # Peak of the slope times the threshold, 1 for usual surrogates.
-    "steepness": Band(0.1, 1.0, 3.0),
-    # Largest eigenvalue of the recurrent weights, over the threshold.
-    "feedback": Band(0.0, 0.7, 2.0),
+    "steepness": Band(1 / DECADE, FACTOR),
+    # Largest eigenvalue of the recurrent weights, over the threshold. From 1 on, activity grows.
+    "feedback": Band(0.0, FACTOR),
     # Size of the nonzero inputs of a channel. Spikes have 1.
-    "inputs": Band(0.03, 1.0, 30.0),
+    "inputs": Band(1 / DECADE / FACTOR, DECADE * FACTOR),
     # Mean of a channel over its spread, for inputs that are not spikes.
-    "input offset": Band(-3.0, 0.0, 3.0),
+    "input offset": Band(-FACTOR, FACTOR),
     # The loss at the start, over the loss of constant outputs.
-    "readout": Band(0.0, 1.0, 3.0),
-    # The first update over the weights. Most training rates give about a hundredth.
-    "update": Band(1e-4, 0.03, 1.0),
+    "readout": Band(0.0, FACTOR),
+    # The first update over the weights. With a smaller one, a thousand updates change less than a
+    # tenth, and a larger one replaces the weights.
+    "update": Band(1e-4, 1.0),
     # Cosine of the first update and the gradient. Momentum of noise may give a small one.
-    "ascent": Band(-1.0, -1.0, 0.1),
-    # Weights that do not change because their dtype rounds the first update away.
-    "lost": Band(0.0, 0.0, 0.5),
-    # Part of the weights that an update without gradients removes.
-    "decay": Band(0.0, 0.0, 0.01),
+    "ascent": Band(-1.0, 1 / DECADE),
+    # Most weights do not change because their dtype rounds the first update away.
+    "lost": Band(0.0, 0.5),
+    # Part of the weights that an update without gradients removes: most of them in 100 updates.
+    "decay": Band(0.0, 0.01),
     # Steps from the inputs to the outputs that the loss reads, over the longest time constant.
-    "memory": Band(0.0, 1.0, 5.0),
+    # After three of them a twentieth is left.
+    "memory": Band(0.0, FACTOR),
 }
 
 
-SMALLER = tuple(10.0**-k for k in range(7))
+SMALLER = tuple(DECADE**-k for k in range(7))
 """Factors of a readout that is too large."""
+USUAL_UPDATE = 0.03
+"""The first update over the weights at usual learning rates, such as Adam at 1e-3 to 1e-2."""
+FAST_COMPILATION = {
+    "xla_backend_optimization_level": 0,
+    "xla_llvm_disable_expensive_passes": True,
+}
+"""Options of XLA that halve the time of a compilation."""
 
 
 def outside(name: str, value: Any) -> int:
@@ -111,11 +125,12 @@ class LayerReport:
     surrogate: Any = dataclasses.field(default=None, repr=False)
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Report:
+class Report(NamedTuple):
     """The measures of a network."""
 
     layers: dict[str, LayerReport]
+    outputs: dict[str, np.ndarray]
+    """The outputs of each layer and join."""
     loss: float
     constant: float
     """The loss of the better of two constant outputs."""
@@ -133,11 +148,6 @@ class Report:
     """The largest of a tenth, a hundredth, ... of the outputs with a usual loss."""
     reads: np.ndarray
     """Gradient of the loss in the outputs of each step."""
-
-    @property
-    def is_finite(self) -> bool:
-        """If True, no array, gradient or loss is NaN or infinite."""
-        return not self.not_finite and bool(np.isfinite(self.loss))
 
 
 def distance_of(cell: Any, u: Any) -> tuple[jax.Array, Any]:
@@ -161,55 +171,28 @@ def quiet_distance(cell: Any, currents: jax.Array) -> tuple[jax.Array, jax.Array
     """Return the distance to the threshold if no neuron fires, and this distance at rest."""
     # Without spikes there are no resets and no adaptation. The potential is then linear in the
     # weights, so its spread tells by which factor to scale them.
-    quiet = with_parameters(
-        cell, **{surrogate_field(cell): lambda x, **_: jnp.zeros_like(x)}
-    )
     start = jax.tree.map(
         jnp.asarray, cell.initial_state(currents.shape[1:], currents.dtype)
     )
 
     def step(v, current):
-        distance, v = distance_of(cell, quiet.integrate(v, current))
+        distance, v = distance_of(cell, cell.integrate(v, current))
         return v, distance
 
     return jax.lax.scan(step, start, currents)[1], distance_of(cell, start)[0]
 
 
-def measure_layer(
-    cell: Any, activity: Activity, valid: jax.Array
-) -> dict[str, jax.Array]:
-    """Measure the activity of a layer that fires, within a compiled program, in float32."""
-    output, pre_spike, current = jax.tree.map(
+def observe_layer(cell: Any, activity: Activity) -> dict[str, jax.Array]:
+    """Return distances to the threshold of a layer that fires, and its slopes, in float32."""
+    _, pre_spike, current = jax.tree.map(
         lambda a: a.astype(jnp.float32) if jnp.issubdtype(a.dtype, jnp.floating) else a,
         activity,
     )
-
-    def mean(x):
-        weight = valid.reshape(valid.shape + (1,) * (x.ndim - 2))
-        return jnp.where(weight, x, 0).sum() / jnp.broadcast_to(weight, x.shape).sum()
-
-    def moments(x):
-        center = mean(x)
-        return center, jnp.sqrt(mean((x - center) ** 2))
-
-    # (steps, examples, ...)
-    fired = output != 0  # outputs of masked steps are 0
     # vmap over the steps, because ``fire`` takes the state of one step.
     distance = jax.vmap(lambda u: distance_of(cell, u)[0])(pre_spike)
     quiet, rest = quiet_distance(cell, current)
-    center, spread = moments(quiet - rest)
     slope = slope_of(getattr(parameters_of(cell), surrogate_field(cell)), distance)
-    return {
-        "rate": mean(fired.astype(jnp.float32)),
-        "firing": fired.any((0, 1)).mean(),
-        "center": center,
-        "spread": spread,
-        "scale": -rest.mean(),
-        "distance": jnp.stack(moments(distance)),
-        "slope": mean(jnp.abs(slope)),
-        # At most 10,000, evenly spaced, because a figure needs no more and the report stays small.
-        "samples": distance.ravel()[:: -(-distance.size // 10_000)],
-    }
+    return {"distance": distance, "quiet": quiet, "rest": rest, "slope": slope}
 
 
 def slope_of(surrogate: Any, x: Any) -> jax.Array:
@@ -219,202 +202,183 @@ def slope_of(surrogate: Any, x: Any) -> jax.Array:
     return jax.jvp(surrogate, (x,), (jnp.ones_like(x),))[1]
 
 
-class Measuring:
-    """The compiled measurement of a network. Values of moves are its arguments."""
+class Measuring(Program):
+    """The compiled measurement of a network."""
 
     def __init__(self, problem: Problem, neutral: Mapping[tuple, Move]) -> None:
-        self.problem, self.neutral = problem, neutral
-        self.arrays, others = split(problem.network, lambda _, leaf: is_array(leaf))
-
-        @jax.jit
-        def run(arrays, inputs, moves):
-            return _measured(problem, merge(arrays, others), inputs, moves)
-
-        self._run = run
+        # It runs a few times only, so compiling it is most of its time.
+        super().__init__(_observed, problem, neutral, compiler_options=FAST_COMPILATION)
 
     def __call__(self, moves: Mapping[tuple, Move]) -> Report:
-        compiled = {slot: moves.get(slot, move) for slot, move in self.neutral.items()}
-        numbers = self._run(
-            self.arrays, dict(self.problem.inputs), [*compiled.values()]
-        )
-        return _report(self.problem.network, moves, jax.device_get(numbers))
+        return _report(self.problem, moves, self.run(moves))
 
 
-def _measured(
+def _observed(
     problem: Problem, network: Network, inputs: Any, moves: Any
 ) -> dict[str, Any]:
+    """Return the arrays of all measures. NumPy reduces them, which takes no compilation."""
     moves = {move.slot: move for move in moves}
     inputs = standardized(inputs, moves)
     network = apply_moves(network, moves, in_forward=False)
     trainable, static = split(network, lambda _, leaf: is_real_array(leaf))
-    valid = problem.valid
 
     def moved(trainable):
         return apply_moves(merge(trainable, static), moves, in_forward=True)
 
     # Without a loss, some number of the outputs still shows if gradients reach each layer.
-    loss = problem.loss or (
-        lambda out: sum(abs(o).mean() for o in jax.tree.leaves(out))
-    )
+    loss = problem.loss or mean_size
 
-    def loss_of(trainable):
+    def outputs_of(trainable):
         _, activity = moved(trainable).observe(
             problem.arguments(inputs), **problem.options
         )
-        out = _outputs_of(network, activity)
-        return loss(out), (dict(activity), out)
+        outputs = {name: activity[name].output for name in network.graph.outputs}
+        is_dict = isinstance(network.outputs, tuple)
+        return outputs if is_dict else outputs.popitem()[1], dict(activity)
 
-    (value, (activity, out)), gradient = jax.value_and_grad(loss_of, has_aux=True)(
-        trainable
-    )
-    read = jax.grad(loss)(out)
-    numbers: dict[str, Any] = {
+    out, pullback, activity = jax.vjp(outputs_of, trainable, has_aux=True)
+    value, read = jax.value_and_grad(loss)(out)
+    (gradient,) = pullback(read)
+    arrays: dict[str, Any] = {
         "loss": value,
+        "constant": constant_loss(loss, out)[0],
+        "smaller": jax.lax.map(
+            lambda k: loss(jax.tree.map(lambda o: o * k.astype(o.dtype), out)),
+            jnp.asarray(SMALLER),
+        ),
         "layers": {
-            name: measure_layer(layer.cell, activity[name], valid)
+            name: observe_layer(layer.cell, activity[name])
             for name, layer in moved(trainable).graph.layers.items()
             if surrogate_field(layer.cell) is not None
         },
-        "neurons": {
-            name: activity[name].output[0, 0].size for name in network.graph.layers
-        },
-        "weights": _norms(trainable),
-        "gradients": _norms(gradient),
-        "finite": [
-            jnp.isfinite(a).all()
-            for a in jax.tree.leaves((trainable, inputs, gradient))
-        ],
-        # (steps,): where the loss reads the outputs, from the norm of its gradient at each step.
-        "reads": sum(
-            jnp.sqrt(jnp.square(r.astype(jnp.float32)).sum(range(1, r.ndim)))
-            for r in jax.tree.leaves(read)
-        ),
+        "outputs": {name: activity[name].output for name in network.graph.nodes},
+        "weights": trainable,
+        "gradients": gradient,
+        "inputs": inputs,
+        "reads": read,
     }
-    if problem.loss is not None:
-        numbers["constant"] = constant_loss(problem.loss, out)[0]
-        numbers["smaller"] = jnp.stack(
-            [problem.loss(jax.tree.map(lambda o, k=k: o * k, out)) for k in SMALLER]
-        )
     if problem.optimizer is not None:
         state = problem.optimizer.init(trainable)
 
-        def updates(gradient):
+        def updates(size):
             return updates_of(
                 problem.optimizer,
-                gradient,
+                jax.tree.map(lambda g: jnp.where(size > 0, g, 0), gradient),
                 state,
                 trainable,
                 value,
-                lambda t: loss_of(t)[0],
+                lambda t: loss(outputs_of(t)[0]),
             )[0]
 
         # The update for a gradient of zero is the weight decay alone.
-        first, still = (
-            updates(gradient),
-            updates(jax.tree.map(jnp.zeros_like, gradient)),
-        )
-        numbers["updates"], numbers["decay"] = _norms(first), _norms(still)
-        pairs = [*zip(*map(jax.tree.leaves, (first, gradient)), strict=True)]
-        dot = sum(
-            jnp.vdot(a.astype(jnp.float32), b.astype(jnp.float32)) for a, b in pairs
-        )
-        numbers["ascent"] = dot / (_size(first) * _size(gradient))
-        same = [
-            # In bfloat16 an update below about 1/256 of a weight is rounded away.
-            (w + u.astype(w.dtype) == w) & (u != 0)
-            for w, u in zip(*map(jax.tree.leaves, (trainable, first)), strict=True)
-        ]
-        numbers["lost"] = sum(s.sum() for s in same) / sum(s.size for s in same)
-    return numbers
+        arrays["updates"] = jax.lax.map(updates, jnp.arange(2))
+    return arrays
 
 
-def _size(tree: Any) -> jax.Array:
-    return jnp.sqrt(
-        # ``+ 0.0``, because the sum of no arrays is an integer.
-        sum(jnp.square(a.astype(jnp.float32)).sum() for a in jax.tree.leaves(tree))
-        + 0.0
-    )
+def mean_size(outputs: Any) -> jax.Array:
+    """Return a number of the outputs, for networks without a loss."""
+    return sum((abs(o).mean() for o in jax.tree.leaves(outputs)), jnp.zeros(()))
 
 
-def _norms(network: Any) -> dict[str, jax.Array]:
-    """Return the norm of the arrays of each layer, from a tree with the structure of a network."""
-    return {name: _size(layer) for name, layer in network.layers.items()}
-
-
-def _outputs_of(network: Network, activity: Mapping[str, Activity]) -> Any:
-    """Return the outputs of a network as a call returns them."""
-    outputs = {name: activity[name].output for name in network.graph.outputs}
-    return outputs if isinstance(network.outputs, tuple) else outputs.popitem()[1]
+def _norm(tree: Any) -> float:
+    # In float64, because half precision would overflow.
+    leaves = jax.tree.leaves(tree)
+    return math.hypot(*(np.linalg.norm(np.asarray(a, np.float64)) for a in leaves))
 
 
 def _report(
-    network: Network, moves: Mapping[tuple, Move], numbers: dict[str, Any]
+    problem: Problem, moves: Mapping[tuple, Move], arrays: dict[str, Any]
 ) -> Report:
-    moved = apply_moves(
-        apply_moves(network, moves, in_forward=False), moves, in_forward=True
+    network = apply_moves(problem.network, moves, in_forward=False)
+    network = apply_moves(network, moves, in_forward=True)
+    weights, gradient, outputs = (
+        arrays[name] for name in ("weights", "gradients", "outputs")
     )
-
-    def ratio(kind, name):
-        norm = numbers["weights"][name]
-        return (
-            float(numbers[kind][name] / norm) if kind in numbers and norm > 0 else None
+    still = first = ascent = lost = None
+    if "updates" in arrays:
+        still, first = (
+            jax.tree.map(operator.itemgetter(k), arrays["updates"]) for k in (0, 1)
         )
+        pairs = [*zip(*map(jax.tree.leaves, (weights, first, gradient)), strict=True)]
+        dot = sum(
+            np.vdot(u.astype(np.float64), g.astype(np.float64)) for _, u, g in pairs
+        )
+        ascent = dot / (_norm(first) * _norm(gradient) or 1.0)
+        # In bfloat16 an update below about 1/256 of a weight is rounded away.
+        same = [np.ravel((w + u == w) & (u != 0)) for w, u, _ in pairs]
+        lost = float(np.concatenate(same).mean())
+
+    def ratio(tree, name):
+        size = _norm(weights.layers[name])
+        return None if tree is None or not size else _norm(tree.layers[name]) / size
+
+    def largest(tree):
+        ratios = [r for name in layers if (r := ratio(tree, name)) is not None]
+        return float(np.max(ratios)) if ratios else None
 
     layers = {}
-    for name, layer in moved.graph.layers.items():
-        measured = numbers["layers"].get(name)
+    for name, layer in network.graph.layers.items():
+        observed = arrays["layers"].get(name)
         layers[name] = LayerReport(
             name,
-            int(numbers["neurons"][name]),
-            fires=measured is not None,
-            gradient=ratio("gradients", name),
-            update=ratio("updates", name),
-            **({} if measured is None else _activity_of(layer, measured)),
+            outputs[name][0, 0].size,
+            fires=observed is not None,
+            gradient=ratio(gradient, name),
+            update=ratio(first, name),
+            **(
+                _activity_of(layer, outputs[name], observed, problem)
+                if observed
+                else {}
+            ),
         )
-    trees = split(network, lambda _, leaf: is_real_array(leaf))[0]
-    paths = [
-        jax.tree_util.keystr(path, simple=True, separator="/")
-        for path, _ in jax.tree_util.tree_leaves_with_path(trees)
-    ]
-    # The leaves of a dict are in the order of its sorted keys.
-    inputs = [f"inputs {name!r}" for name in sorted(network.graph.inputs)]
-    places = [*paths, *inputs, *(f"the gradient of {path}" for path in paths)]
-    updates = [layer.update for layer in layers.values() if layer.update is not None]
-    decays = [ratio("decay", name) for name in layers]
+    named = {path_of(p): a for p, a in jax.tree_util.tree_leaves_with_path(weights)}
+    named |= {f"inputs {name!r}": x for name, x in arrays["inputs"].items()}
+    named |= {
+        f"the gradient of {path_of(p)}": a
+        for p, a in jax.tree_util.tree_leaves_with_path(gradient)
+    }
+    usual = arrays["constant"] * BANDS["readout"].high / 2
+    smaller = zip(SMALLER, arrays["smaller"], strict=True)
     return Report(
         layers,
-        float(numbers["loss"]),
-        float(numbers.get("constant", np.nan)),
-        tuple(
-            p for p, finite in zip(places, numbers["finite"], strict=True) if not finite
+        outputs,
+        float(arrays["loss"]),
+        float(arrays["constant"]),
+        tuple(n for n, a in named.items() if not np.isfinite(np.float32(a)).all()),
+        largest(first),
+        ascent,
+        largest(still),
+        lost,
+        next((k for k, loss in smaller if loss < usual), SMALLER[-1]),
+        # (steps,): the norm of the gradient at each step.
+        np.sum(
+            [
+                np.linalg.norm(np.float64(r).reshape(len(r), -1), axis=1)
+                for r in jax.tree.leaves(arrays["reads"])
+            ],
+            0,
         ),
-        max(updates, default=None),
-        float(numbers["ascent"]) if "ascent" in numbers else None,
-        max((d for d in decays if d is not None), default=None),
-        float(numbers["lost"]) if "lost" in numbers else None,
-        _readout_scale(numbers),
-        np.asarray(numbers["reads"]),
     )
 
 
-def _readout_scale(numbers: dict[str, Any]) -> float:
-    """Return the factor of the outputs that makes the loss usual, the least change first."""
-    usual = [
-        k
-        for k, loss in zip(SMALLER, numbers.get("smaller", ()), strict=False)
-        if loss < numbers["constant"] * BANDS["readout"].high / 2
-    ]
-    return next(iter(usual), SMALLER[-1])
-
-
-def _activity_of(layer: Any, numbers: Mapping[str, Any]) -> dict[str, Any]:
+def _activity_of(
+    layer: Any, output: np.ndarray, arrays: Mapping[str, Any], problem: Problem
+) -> dict[str, Any]:
     """Return the fields of a :class:`LayerReport` for neurons that fire."""
     surrogate = getattr(parameters_of(layer.cell), surrogate_field(layer.cell))
     peak = measure(surrogate).peak if has_width(surrogate) else None
-    scale, center, spread = (
-        float(numbers[key]) for key in ("scale", "center", "spread")
+    valid = np.asarray(problem.valid)
+    # (valid steps, neurons), without the steps that a mask excludes, whose outputs are 0.
+    distance, quiet, slope = (
+        arrays[name][valid].astype(np.float64)
+        for name in ("distance", "quiet", "slope")
     )
-    mean, deviation = map(float, numbers["distance"])
+    rest, fired = arrays["rest"].astype(np.float64), output != 0
+    scale, center, spread = (
+        -rest.mean(),
+        (quiet - rest[0]).mean(),
+        (quiet - rest[0]).std(),
+    )
     # A distance of 0 from rest to the threshold would divide by 0.
     size, matrix, feedback = abs(scale) or 1.0, layer.recurrent, None
     if is_array(matrix) and np.ndim(matrix) == 2:
@@ -423,20 +387,22 @@ def _activity_of(layer: Any, numbers: Mapping[str, Any]) -> dict[str, Any]:
         feedback = (
             float(abs(np.linalg.eigvals(np.asarray(matrix, np.float32))).max()) / size
         )
+    deviation = distance.std()
     return {
-        "rate": float(numbers["rate"]),
-        "firing": float(numbers["firing"]),
+        "rate": fired[valid].mean(),
+        "firing": fired.any((0, 1)).mean(),
         "drive": spread / size,
         # A mean that is nearer to rest than the threshold neither silences neurons nor makes them
         # fire.
         "offset": center / (spread or 1e-30) if abs(center) > size else 0.0,
         # A tiny spread without spikes is a fault of its own, and its ratio would be noise.
         "recoil": deviation / spread if spread > BANDS["drive"].low * size else None,
-        "reach": None if peak is None else float(numbers["slope"]) / peak,
+        "reach": None if peak is None else abs(slope).mean() / peak,
         "steepness": None if peak is None else peak * size,
         "feedback": feedback,
         "scale": scale,
-        "distance": (mean, deviation),
-        "samples": numbers["samples"],
+        "distance": (distance.mean(), deviation),
+        # At most 10,000, evenly spaced, because a figure needs no more.
+        "samples": distance.ravel()[:: -(-distance.size // 10_000)],
         "surrogate": surrogate,
     }

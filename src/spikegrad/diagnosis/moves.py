@@ -8,18 +8,17 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, ClassVar, TypeVar
+from collections.abc import Iterator, Mapping
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.tree_util import Partial
 
 from .._pytree import is_array, is_real_array
 from .._struct import domain
 from .._surrogate import Surrogate
-from ..network import Delayed, Layer, Network, Window
+from ..network import Delayed, Join, Layer, Network, Window
 from ..neurons import parameters_of, with_parameters
 from ..surrogates import Sigmoid, measure, rescaled
 
@@ -44,8 +43,11 @@ class Move:
     """The name of a layer or of inputs. None for the optimizer."""
     value: Any
 
-    in_forward: ClassVar[bool] = False
-    """If True, it replaces constants. Otherwise it changes arrays before the training."""
+    @property
+    def in_forward(self) -> bool:
+        """If True, it replaces constants. Otherwise it changes arrays before the training."""
+        is_number = isinstance(self, SetParameter) and np.ndim(self.value) == 0
+        return is_number or isinstance(self, (FitSlope, ScaleOutput))
 
     @property
     def slot(self) -> tuple:
@@ -56,11 +58,17 @@ class Move:
 
     def apply(self, network: Network) -> Network:
         """Return the changed network."""
-        layer = network.graph.nodes[self.place]
-        return with_layer(network, self.place, self.change(layer))
+        if self.place is None:
+            return network
+        layer = self.change(network.graph.nodes[self.place])
+        return dataclasses.replace(network, layers=network.layers | {self.place: layer})
 
     def change(self, layer: Layer) -> Layer:
         raise NotImplementedError
+
+    def change_optimizer(self, optimizer: Any) -> Any:
+        """Return the optimizer, changed by moves without a place."""
+        return optimizer
 
     @property
     def text(self) -> str:
@@ -76,7 +84,7 @@ class Move:
     def code(self) -> str:
         """Statements that change ``network``, to paste after its construction."""
         changes = [_replacement("layer", "layer", self.argument)]
-        if self.in_forward and not isinstance(self, Scale):
+        if isinstance(self, (FitSlope, SetParameter)):
             cell = _replacement("cell", "layer.cell", self.argument)
             changes = [cell, _replacement("layer", "layer", "cell=cell")]
         return "\n".join(
@@ -89,16 +97,13 @@ class Move:
         )
 
 
-def _register(*static: str) -> Callable[[type[M]], type[M]]:
+def _register(cls: type[M]) -> type[M]:
     """Make a class of moves a pytree with its value as leaf."""
-
-    def decorate(cls: type[M]) -> type[M]:
-        return jax.tree_util.register_dataclass(cls, ["value"], ["place", *static])
-
-    return decorate
+    static = [f.name for f in dataclasses.fields(cls) if f.name != "value"]
+    return jax.tree_util.register_dataclass(cls, ["value"], static)
 
 
-@_register("part")
+@_register
 @dataclasses.dataclass(frozen=True)
 class Scale(Move):
     """Scale the arrays of a weight: ``weight``, one source of it, ``recurrent`` or ``bias``."""
@@ -119,12 +124,10 @@ class Scale(Move):
         )
 
 
-@_register("part")
+@_register
 @dataclasses.dataclass(frozen=True)
 class ScaleOutput(Scale):
     """Scale the output of a function that hides its arrays, by a constant."""
-
-    in_forward = True
 
     def change(self, layer: Layer) -> Layer:
         factor = self.value
@@ -139,7 +142,7 @@ class ScaleOutput(Scale):
         return _changed(self.part, f"lambda x, f={{}}: {number(self.value)} * f(x)")
 
 
-@_register("part")
+@_register
 @dataclasses.dataclass(frozen=True)
 class Center(Move):
     """Subtract the mean over the inputs of each neuron from a matrix, or the mean of a bias."""
@@ -150,7 +153,7 @@ class Center(Move):
         def centered(w):
             # (inputs, neurons): the mean over the inputs is a common current of a neuron, which
             # shifts its potential.
-            wide = jnp.asarray(w).astype(jnp.float32)
+            wide = jnp.float32(w)
             return (wide - self.value * wide.mean(0)).astype(w.dtype)
 
         return _with_part(layer, self.part, centered)
@@ -164,12 +167,10 @@ class Center(Move):
         return _changed(self.part, "{0} - {0}.mean(0)")
 
 
-@_register()
+@_register
 @dataclasses.dataclass(frozen=True)
 class FitSlope(Move):
     """Set peak and half-width of the slope: ``value`` has both, for :func:`rescaled`."""
-
-    in_forward = True
 
     def change(self, layer: Layer) -> Layer:
         field = surrogate_field(layer.cell)
@@ -194,32 +195,30 @@ class FitSlope(Move):
         return f"surrogate={slope}"
 
 
-@_register("parameter")
+@_register
 @dataclasses.dataclass(frozen=True)
 class SetParameter(Move):
-    """Set a number of the cell."""
+    """Set a number of the cell, or an array of it before the training."""
 
     parameter: str
-    in_forward = True
 
     def change(self, layer: Layer) -> Layer:
-        old = getattr(parameters_of(layer.cell), self.parameter)
-        # An array stays an array, so the optimizer still has its place.
-        value = jnp.full_like(old, self.value) if is_array(old) else self.value
-        return dataclasses.replace(
-            layer, cell=with_parameters(layer.cell, **{self.parameter: value})
-        )
+        cell = with_parameters(layer.cell, **{self.parameter: self.value})
+        return dataclasses.replace(layer, cell=cell)
 
     @property
     def text(self) -> str:
-        return f"set its {self.parameter} to {self.value:.3g}"
+        return f"set its {self.parameter} to {np.mean(self.value):.3g}"
 
     @property
     def argument(self) -> str:
-        return f"{self.parameter}={self.value:.3g}"
+        number = f"{np.mean(self.value):.3g}"
+        if np.ndim(self.value):
+            number = f"np.full({np.shape(self.value)}, {number}, np.float32)"
+        return f"{self.parameter}={number}"
 
 
-@_register()
+@_register
 @dataclasses.dataclass(frozen=True)
 class Standardize(Move):
     """Subtract a shift from each channel of the inputs and divide by a scale: ``value`` has both.
@@ -234,24 +233,24 @@ class Standardize(Move):
 
     def apply(self, network: Network) -> Network:
         shift, scale = map(np.asarray, self.value)
-
-        def adapted(weight):
-            if isinstance(weight, (Delayed, Window)):
-                return dataclasses.replace(weight, weight=adapted(weight.weight))
-            # The numbers are in the closure, where no optimizer trains them.
-            return Partial(
-                lambda f, x: product(f, _standardized(x, shift, scale)), weight
-            )
-
-        graph = network.graph
-        for name, layer in graph.layers.items():
-            for edge in graph.edges[name]:
-                if edge.source == self.place:
-                    layer = _with_part(
-                        layer, edge.label.split("[")[0], adapted, whole=True
-                    )
-                    network = with_layer(network, name, layer)
-        return network
+        name = f"{self.place} standardized"
+        # A join, because any kind of weight may read it. Its numbers are in the closure, where no
+        # optimizer trains them.
+        join = Join(lambda x: _standardized(x, shift, scale), of=(self.place,))
+        layers = {name: join, **network.layers}
+        for reader, node in network.layers.items():
+            if isinstance(node, Layer) and isinstance(node.weight, Mapping):
+                weights = node.weight.items()
+                change: Any = {
+                    "weight": {name if n == self.place else n: w for n, w in weights}
+                }
+            elif isinstance(node, Layer):
+                sources = [edge.source for edge in network.graph.edges[reader]]
+                change = {"of": name} if self.place in sources else {}
+            else:
+                change = {"of": tuple(name if n == self.place else n for n in node.of)}
+            layers[reader] = dataclasses.replace(node, **change)
+        return dataclasses.replace(network, layers=layers)
 
     @property
     def text(self) -> str:
@@ -272,10 +271,9 @@ class WidenDtype(Move):
     """Cast all arrays of the network to a wider dtype, the value."""
 
     def apply(self, network: Network) -> Network:
-        def widened(leaf):
-            return leaf.astype(self.value) if is_real_array(leaf) else leaf
-
-        return jax.tree.map(widened, network)
+        return jax.tree.map(
+            lambda a: a.astype(self.value) if is_real_array(a) else a, network
+        )
 
     @property
     def text(self) -> str:
@@ -287,19 +285,7 @@ class WidenDtype(Move):
 
 
 @dataclasses.dataclass(frozen=True)
-class OptimizerMove(Move):
-    """A change of the optimizer. The network stays."""
-
-    def apply(self, network: Network) -> Network:
-        return network
-
-    def change_optimizer(self, optimizer: Any) -> Any:
-        """Return the changed optimizer."""
-        raise NotImplementedError
-
-
-@dataclasses.dataclass(frozen=True)
-class ScaleRate(OptimizerMove):
+class ScaleRate(Move):
     """Scale the learning rate of the optimizer."""
 
     def change_optimizer(self, optimizer: Any) -> Any:
@@ -318,29 +304,27 @@ class ScaleRate(OptimizerMove):
 
 
 @dataclasses.dataclass(frozen=True)
-class Freeze(OptimizerMove):
-    """Keep an array of a cell out of the training, the value its path in the network."""
+class Freeze(Move):
+    """Keep the arrays of cells out of the training. The value is a part of their paths."""
 
     def change_optimizer(self, optimizer: Any) -> Any:
         import optax  # noqa: PLC0415  (an extra)
 
-        def is_frozen(path, _):
-            return jax.tree_util.keystr(path, simple=True, separator="/") == self.value
-
         def mask(tree):
-            return jax.tree_util.tree_map_with_path(is_frozen, tree)
+            return jax.tree_util.tree_map_with_path(
+                lambda path, _: self.value in path_of(path), tree
+            )
 
-        # Zeros replace the update itself. A gradient of zero would still leave weight decay and
-        # momentum.
+        # Zeros replace the update itself, because a gradient of zero leaves weight decay.
         return optax.chain(optimizer, optax.masked(optax.set_to_zero(), mask))
 
     @property
     def text(self) -> str:
-        return f"keep {self.value} out of the training, or within bounds (spikegrad.bounded)"
+        return "keep the arrays of cells constant, or within bounds (spikegrad.bounded)"
 
     @property
     def code(self) -> str:
-        keep = f"lambda path, leaf: path != {self.value!r}"
+        keep = f"lambda path, leaf: {self.value!r} not in path"
         return f"trainable, static = spikegrad.training.partition(network, {keep})"
 
 
@@ -362,15 +346,20 @@ class ReplaceOptimizer(ScaleRate):
         return f"optimizer = optax.adam({number(self.value)})"
 
 
+def path_of(keys: Any) -> str:
+    """Return the path of a leaf, such as ``layers/0/weight``."""
+    return jax.tree_util.keystr(keys, simple=True, separator="/")
+
+
 def neutral_moves(network: Network, inputs: Mapping[str, Any]) -> dict[tuple, Move]:
     """Return every move of a network, by slot, with the value that changes nothing."""
-    moves = [*_neutral_of_layers(network)]
-    for name, x in inputs.items():
-        shape = x.shape[2:]
-        moves.append(
-            Standardize(name, (np.zeros(shape, np.float32), np.ones(shape, np.float32)))
+    of_inputs = [
+        Standardize(
+            name, tuple(f(x.shape[2:], np.float32) for f in (np.zeros, np.ones))
         )
-    return {move.slot: move for move in moves}
+        for name, x in inputs.items()
+    ]
+    return {move.slot: move for move in (*_neutral_of_layers(network), *of_inputs)}
 
 
 def _neutral_of_layers(network: Network) -> Iterator[Move]:
@@ -390,20 +379,21 @@ def _neutral_of_layers(network: Network) -> Iterator[Move]:
             # Its own peak and half-width rescale a slope to itself.
             yield FitSlope(name, (shape.peak, shape.half_width))
         for parameter in numbers_of(cell):
-            value = getattr(cell, parameter.name)
-            if not is_array(value):
-                yield SetParameter(name, float(value), parameter.name)
+            yield SetParameter(name, getattr(cell, parameter.name), parameter.name)
 
 
 def numbers_of(cell: Any) -> list[dataclasses.Field]:
-    """Return the fields of a cell that hold one number each."""
+    """Return the fields of a cell that hold one number, or an array of them."""
     fields = dataclasses.fields(cell) if dataclasses.is_dataclass(cell) else ()
     return [
         field
         for field in fields
         if "domain" in field.metadata
         and domain(field).number
-        and isinstance(getattr(cell, field.name), float)
+        and (
+            isinstance(value := getattr(cell, field.name), float)
+            or (is_real_array(value) and value.ndim > 0)
+        )
     ]
 
 
@@ -416,11 +406,6 @@ def apply_moves(
         if move.in_forward is in_forward and move.place in network.layers:
             network = move.apply(network)
     return network
-
-
-def with_layer(network: Network, name: str, layer: Layer) -> Network:
-    """Return the network with another layer of this name."""
-    return dataclasses.replace(network, layers=network.layers | {name: layer})
 
 
 def surrogate_field(cell: Any) -> Any:
@@ -446,19 +431,11 @@ def has_width(surrogate: Any) -> bool:
 
 def scaled(weight: Any, factor: Any) -> Any:
     """Scale the arrays of a weight. A function of arrays counts as linear in them."""
-
-    def scale(leaf):
-        if not is_real_array(leaf):
-            return leaf
-        # In float32, because a factor may be out of the range of float16.
-        return (jnp.asarray(leaf).astype(jnp.float32) * factor).astype(leaf.dtype)
-
-    return jax.tree.map(scale, weight)
-
-
-def product(weight: Any, x: jax.Array) -> Any:
-    """Multiply one step of outputs by a weight."""
-    return weight(x) if callable(weight) else x.astype(weight.dtype) @ weight
+    # In float32, because a factor may be out of the range of float16.
+    return jax.tree.map(
+        lambda a: (factor * jnp.float32(a)).astype(a.dtype) if is_real_array(a) else a,
+        weight,
+    )
 
 
 def _standardized(x, shift, scale):
@@ -467,11 +444,11 @@ def _standardized(x, shift, scale):
     return ((x.astype(jnp.float32) - shift) / scale).astype(dtype)
 
 
-def _with_part(layer: Layer, part: str, change: Any, whole: bool = False) -> Layer:
-    """Change one weight of a layer: within a delay or a window, or as a whole."""
+def _with_part(layer: Layer, part: str, change: Any) -> Layer:
+    """Change one weight of a layer, within a delay or a window."""
 
     def inner(weight):
-        if not whole and isinstance(weight, (Delayed, Window)):
+        if isinstance(weight, (Delayed, Window)):
             return dataclasses.replace(weight, weight=change(weight.weight))
         return change(weight)
 

@@ -10,14 +10,13 @@ import numpy as np
 
 from ..network import Network
 from .measures import LayerReport
-from .moves import Move
-from .trial import GENERAL, UPDATES, Outcome
+from .moves import Move, number
+from .trial import Outcome
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 COLUMNS = (
-    "neurons",
     "rate",
     "firing",
     "drive",
@@ -50,21 +49,16 @@ class Issue:
 
     def __str__(self) -> str:
         """Return the issue and its fixes as text."""
-        place = "" if self.place is None else f"layer {self.place!r} "
-        verb = "" if self.place is None else "is " if self.kind in ADJECTIVES else ""
-        fixes = "".join(f"\n    {move.text}" for move in self.fixes)
-        return f"{place}{verb}{self.kind}: {self.description}{fixes}"
+        # A kind is a verb or an adjective.
+        verb = "" if self.kind.endswith("s") else "is "
+        place = "" if self.place is None else f"layer {self.place!r} {verb}"
+        fixes = "".join(f"\n    {self._text_of(move)}" for move in self.fixes)
+        return f"{place}{self.kind}: {self.description}{fixes}"
 
-
-ADJECTIVES = (
-    "silent",
-    "saturated",
-    "unscaled",
-    "out of reach",
-    "too large",
-    "alike",
-    "cut off",
-)
+    def _text_of(self, move: Move) -> str:
+        # A change of inputs has the name of the inputs.
+        is_elsewhere = move.place not in (self.place, None) and self.kind != "unscaled"
+        return move.text + f" in layer {move.place!r}" * is_elsewhere
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -81,11 +75,11 @@ class Diagnosis:
     """The parts of the loss that a short training removed, or None without a training."""
     outcome_repaired: Outcome | None
     """These parts with the changes of all issues, or None without changes or a training."""
-    repaired: Network
+    repaired: Network = dataclasses.field(repr=False)
     """The network with the changes of all issues."""
     rate: float
     """The factor of the learning rate in the changes of all issues, usually 1."""
-    optimizer: Any
+    optimizer: Any = dataclasses.field(repr=False)
     """The optimizer with the changes of all issues, or None without one."""
     loss: float | None
     """The loss at the start, or None without a loss."""
@@ -95,26 +89,17 @@ class Diagnosis:
         """All fixes as statements to paste, of ``network``, ``inputs`` and ``optimizer``."""
         return "\n".join(fix.code for issue in self.issues for fix in issue.fixes)
 
-    def rows(self) -> list[tuple[str, ...]]:
-        """Return the table as text, one row for each layer, under ``COLUMNS``."""
-
-        def cell(value):
-            return (
-                "" if value is None else f"{value:.2g}" if value % 1 else f"{value:.0f}"
-            )
-
-        return [
-            (name, *(cell(getattr(layer, column)) for column in COLUMNS))
-            for name, layer in self.layers.items()
-        ]
-
     def lines(self) -> list[str]:
         """Return the issues and the verdict as text."""
         return [*map(str, self.issues), self.verdict]
 
     def __str__(self) -> str:
         """Return a table of the measures, the issues and the verdict."""
-        table = [("layer", *COLUMNS), *self.rows()]
+        table: list[tuple[str, ...]] = [("layer", "neurons", *COLUMNS)]
+        for name, layer in self.layers.items():
+            values = [getattr(layer, column) for column in COLUMNS]
+            texts = ("" if value is None else number(value) for value in values)
+            table.append((name, str(layer.neurons), *texts))
         widths = [max(map(len, column)) for column in zip(*table, strict=True)]
         rows = [
             "  ".join(
@@ -125,29 +110,8 @@ class Diagnosis:
         return "\n".join([*rows, "", *self.lines()])
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the measures, the issues and the verdict in JSON types."""
-        return _plain(
-            {
-                "verdict": self.verdict,
-                "loss": self.loss,
-                "learned": self.outcome and self.outcome._asdict(),
-                "learned_repaired": self.outcome_repaired
-                and self.outcome_repaired._asdict(),
-                "rate": self.rate,
-                "layers": [*self.layers.values()],
-                "issues": [
-                    {
-                        "kind": issue.kind,
-                        "place": issue.place,
-                        "description": issue.description,
-                        "fixes": [
-                            {"text": m.text, "code": m.code} for m in issue.fixes
-                        ],
-                    }
-                    for issue in self.issues
-                ],
-            }
-        )
+        """Return the measures, the issues, the outcomes and the verdict in JSON types."""
+        return _plain(self)
 
     def plot(self) -> Figure:
         """Draw the potentials of each layer with its slope, and the measures against their bands.
@@ -159,51 +123,14 @@ class Diagnosis:
         return draw(self)
 
 
-def verdict_of(
-    initial: Outcome | None,
-    repaired: Outcome | None,
-    is_split: bool,
-    learns: bool,
-    is_late: bool,
-    is_finite: bool,
-) -> str:
-    """Return what the network learned, and what is left to check outside of it."""
-    if initial is None and is_finite:
-        return "not trained: pass loss= and optimizer= to see if the network learns"
-    if initial is None:
-        return "not trained, because numbers are not finite"
-
-    def learned(outcome):
-        others = (
-            f", and {max(outcome.held_out, 0):.0%} for other examples"
-            if is_split
-            else ""
-        )
-        return f"{max(outcome.trained, 0):.0%} of the loss{others}"
-
-    texts = [f"{UPDATES} updates remove {learned(initial)}"]
-    if not is_split:
-        texts[0] += " (too few to hold some out)"
-    if repaired is not None:
-        texts.append(f"with these changes {learned(repaired)}")
-    if is_late and not learns:
-        texts.append("the budget ended the search")
-    elif not learns:
-        texts.append(
-            "no change lets it learn: check what is outside of the network, as labels, loss, "
-            "mask, dropout and the order of the data"
-        )
-    elif is_split and (repaired or initial).held_out < GENERAL:
-        texts.append("it learns by heart: check the labels, or pass more examples")
-    elif repaired is None:
-        texts.append("it learns")
-    return "; ".join(texts)
-
-
 def _plain(value: Any) -> Any:
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+    if isinstance(value, Move):
+        value = {"text": value.text, "code": value.code}
+    if isinstance(value, Outcome):
+        value = value._asdict()
+    if dataclasses.is_dataclass(value):
         fields = [f.name for f in dataclasses.fields(value) if f.repr]
-        return {name: _plain(getattr(value, name)) for name in fields}
+        value = {name: getattr(value, name) for name in fields}
     if isinstance(value, dict):
         return {str(key): _plain(v) for key, v in value.items()}
     if isinstance(value, (list, tuple)):

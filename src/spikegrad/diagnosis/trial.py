@@ -18,8 +18,8 @@ UPDATES = 60
 """Updates of a short training. A network that learns shows it in so many."""
 HELD_OUT, FEW = 1 / 3, 30
 """The part of the examples that the updates do not use, unless there are only a few."""
-GENERAL = 0.02
-"""A network that removes less of the loss for other examples learns by heart."""
+LITTLE = 0.03
+"""The noise of what is learned. A network that removes less for other examples learns by heart."""
 CAUTION = 1.0, 0.3, 0.1
 """Right outputs may be too sure for examples that the updates do not use, so the best of these
 parts of the distances from constant outputs counts."""
@@ -34,10 +34,6 @@ class Problem(NamedTuple):
     optimizer: Any
     key: Any
     mask: Any
-
-    def run(self, network: Network, inputs: Mapping[str, Any], key: Any) -> Any:
-        """Return the outputs of a network."""
-        return network(self.arguments(inputs), **self.options | {"key": key})[1]
 
     @property
     def options(self) -> dict[str, Any]:
@@ -71,12 +67,11 @@ class Outcome(NamedTuple):
 
 
 def standardized(
-    inputs: Mapping[str, Any], moves: Mapping[tuple, Move]
+    inputs: Mapping[str, Any], moves: Mapping[tuple, Any]
 ) -> dict[str, Any]:
     """Return the inputs after the moves that change them."""
-    by_name = {m.place: m for m in moves.values() if isinstance(m, Standardize)}
     return {
-        name: by_name[name].of_inputs(x) if name in by_name else x
+        name: move.of_inputs(x) if (move := moves.get((Standardize, name))) else x
         for name, x in inputs.items()
     }
 
@@ -96,13 +91,37 @@ def constant_loss(loss: Callable, outputs: Any) -> tuple[jax.Array, Any]:
     return jnp.where(better, of_means, of_zeros), constant
 
 
-class Trial:
-    """A compiled training of a network. Values of moves and the learning rate are its arguments."""
+class Program:
+    """A compiled function of a network. Values of moves and further arguments are its arguments."""
+
+    def __init__(
+        self,
+        function: Any,
+        problem: Problem,
+        neutral: Mapping[tuple, Move],
+        **options: Any,
+    ) -> None:
+        self.problem, self.neutral = problem, neutral
+        self.arrays, others = split(problem.network, lambda _, leaf: is_array(leaf))
+
+        def run(arrays, *arguments):
+            return function(problem, merge(arrays, others), *arguments)
+
+        self._run = jax.jit(run, **options)
+
+    def run(self, moves: Mapping[tuple, Move], *arguments: Any) -> Any:
+        # Every slot gets a value, in one order, so all calls have one structure and one program.
+        values = [moves.get(slot, move) for slot, move in self.neutral.items()]
+        inputs = dict(self.problem.inputs)
+        return jax.device_get(self._run(self.arrays, inputs, values, *arguments))
+
+
+class Trial(Program):
+    """A compiled training of a network. Also the learning rate is an argument."""
 
     def __init__(self, problem: Problem, neutral: Mapping[tuple, Move]) -> None:
-        self.problem, self.neutral = problem, neutral
+        super().__init__(_train, problem, neutral)
         self.results: dict[Any, Outcome] = {}
-        arrays, others = split(problem.network, lambda _, leaf: is_array(leaf))
         examples = next(iter(problem.inputs.values())).shape[1]
         # Held-out examples show if a change generalizes. A network may learn the labels of few
         # examples by heart, whatever its faults.
@@ -111,29 +130,20 @@ class Trial:
             # A permutation, because examples may be sorted by class.
             order = np.random.default_rng(0).permutation(examples)
             held[order[: int(HELD_OUT * examples)]] = True
-        self.is_split = bool(held.any())
-        self.arrays = arrays
+        self.held, self.is_split = held, bool(held.any())
 
-        def run(arrays, inputs, held, moves, rate):
-            return _train(problem, merge(arrays, others), inputs, held, moves, rate)
-
-        self._run = jax.jit(run)
-        self.held = jnp.asarray(held)
-
-    def __call__(self, moves: Mapping[tuple, Move]) -> Outcome:
+    def __call__(self, moves: Mapping[tuple, Move], updates: int = UPDATES) -> Outcome:
         """Train the network with moves."""
         rate = next((m.value for m in moves.values() if isinstance(m, ScaleRate)), 1.0)
         # The search tries the same moves again, for example to prune them. A training is slow, so
         # its result is remembered.
-        known = (rate, *sorted((str(slot), str(m.value)) for slot, m in moves.items()))
+        known = (
+            updates,
+            rate,
+            *sorted((str(slot), str(m.value)) for slot, m in moves.items()),
+        )
         if known not in self.results:
-            # Every slot gets a value, in one order, so all trials have one structure and one
-            # program.
-            compiled = [moves.get(slot, move) for slot, move in self.neutral.items()]
-            inputs = dict(self.problem.inputs)
-            parts = self._run(
-                self.arrays, inputs, self.held, compiled, jnp.float32(rate)
-            )
+            parts = self.run(moves, self.held, np.float32(rate), updates)
             trained, held_out = (float(x) if np.isfinite(x) else 0.0 for x in parts)
             learned = min(trained, held_out) if self.is_split else trained
             finite = bool(np.isfinite(parts[0]))
@@ -141,7 +151,7 @@ class Trial:
         return self.results[known]
 
 
-def _train(problem, network, inputs, held, moves, rate):
+def _train(problem, network, inputs, moves, held, rate, updates):
     """Return the parts of the loss that training removes, for used and for other examples."""
     moves = {move.slot: move for move in moves}
     inputs = standardized(inputs, moves)
@@ -152,14 +162,17 @@ def _train(problem, network, inputs, held, moves, rate):
 
     def outputs_of(trainable, key):
         moved = apply_moves(merge(trainable, static), moves, in_forward=True)
-        return problem.run(moved, inputs, key)
+        return moved(problem.arguments(inputs), **problem.options | {"key": key})[1]
 
     def choose(condition, first, second):
-        def of_one(a, b):
-            # condition: (examples,), outputs: (steps, examples, ...).
-            return jnp.where(condition.reshape((-1,) + (1,) * (a.ndim - 2)), a, b)
-
-        return jax.tree.map(of_one, first, second)
+        # condition: (examples,), outputs: (steps, examples, ...).
+        return jax.tree.map(
+            lambda a, b: jnp.where(
+                jnp.expand_dims(condition, (*range(1, a.ndim - 1),)), a, b
+            ),
+            first,
+            second,
+        )
 
     def update(step, carry):
         trainable, state = carry
@@ -185,22 +198,24 @@ def _train(problem, network, inputs, held, moves, rate):
         ), state
 
     start = trainable, optimizer.init(trainable)
-    trainable, _ = jax.lax.fori_loop(0, UPDATES, update, start)
+    trainable, _ = jax.lax.fori_loop(0, updates, update, start)
     out = outputs_of(trainable, problem.key)
     # The reference is a network that ignores its inputs. Removing a part of this loss needs
     # information from them.
     before, constant = constant_loss(loss, out)
 
-    def part(of, chosen):
-        """The part removed by less sure outputs of some examples, for all examples."""
+    def parts(certainty):
+        """The parts removed by less sure outputs of used and of held-out examples."""
         less_sure = jax.tree.map(
-            lambda c, o: c + (of * (o - c)).astype(o.dtype), constant, out
+            lambda c, o: c + (certainty * (o - c)).astype(o.dtype), constant, out
         )
-        return 1 - loss(choose(chosen, less_sure, constant)) / before
+        # A loss is a mean over examples, so examples with constant outputs remove nothing.
+        # Dividing by the share gives the part for the others.
+        return jax.lax.map(
+            lambda chosen: (
+                (1 - loss(choose(chosen, less_sure, constant)) / before) / chosen.mean()
+            ),
+            jnp.stack([~held, held]),
+        )
 
-    # A loss is a mean over examples, so examples with constant outputs remove nothing. Dividing by
-    # the share gives the part for the others.
-    share = held.mean()
-    of_used = jnp.stack([part(of, ~held) for of in CAUTION]).max() / (1 - share)
-    of_held = jnp.stack([part(of, held) for of in CAUTION]).max() / share
-    return of_used, of_held
+    return jax.lax.map(parts, jnp.asarray(CAUTION)).max(0)
