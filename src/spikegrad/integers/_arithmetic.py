@@ -111,6 +111,7 @@ def wrapped(x: Number, bits: int) -> Number:
     def exact(x):
         half = 1 << (bits - 1)
         if isinstance(x, jax.Array):
+            # A quotient by a power of two is exact, and x + half may need 25 bits.
             return x - jnp.floor(x / (2 * half) + 0.5) * (2 * half)
         if (abs(x) > LARGEST).any():
             raise OverflowError(
@@ -126,6 +127,7 @@ def clipped(x: Number, low: int, high: int) -> Number:
     if isinstance(x, Term):
         return x.call("clipped", low, high)
     if isinstance(x, jax.Array):
+        # Not jnp.clip, whose derivative at a limit is 1/2.
         return jax.lax.clamp(jnp.asarray(low, x.dtype), x, jnp.asarray(high, x.dtype))
     return np.clip(x, low, high)
 
@@ -150,6 +152,7 @@ def fired(distance: Number, unit: float, surrogate: Callable[..., Any]) -> Numbe
     if isinstance(distance, Term):
         return distance.call("fired")
     if isinstance(distance, jax.Array):
+        # A quotient keeps the sign of an integer, however it is rounded.
         return surrogate(distance / unit)
     return (distance >= 0).astype(np.int64)
 

@@ -217,12 +217,14 @@ class _Program:
             array = self.names[edge.source]
             if edge.lag:
                 array = f"state->{array}_past[{self.depths[edge.source] - edge.lag}]"
+            # Event-driven: the row of weights is only read if the input is not 0.
             body += [
                 f"    for (int j = 0; j < {len(edge.weight)}; j++)",
                 f"        if ({array}[j])",
                 f"            for (int i = 0; i < {size}; i++)",
                 f"                {name}[i] += {array}[j] * {name}_w{k}[j][i];",
             ]
+        # The cell runs on terms instead of numbers, and the block collects their lines.
         block = Block(name)
         arrays = [f"state->{name}_{k}[i]" for k in range(len(layer.cell.state_names))]
         v = tuple(map(block.define, arrays))

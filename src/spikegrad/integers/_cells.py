@@ -92,6 +92,17 @@ class IntegerCell(Cell, pure=True):
     def integrate(self, v: State, current: Number) -> State:
         raise NotImplementedError
 
+    def fire(self: Any, u: State, key: Any = None) -> tuple[State, Number]:
+        v, *others = u if isinstance(u, tuple) else (u,)
+        if self.threshold is None:
+            return u, in_units(v, self.unit)
+        threshold = like(v, self.threshold)
+        s = fired(v - threshold, self.unit, self.surrogate)
+        if self.reset != "none":
+            r = self._for_reset(s)
+            v = v * (1 - r) if self.reset == "value" else v - r * threshold
+        return ((v, *others) if others else v), s
+
     def linear_response(self: Any) -> LinearResponse:
         decay, synaptic_decay, gain = self.factors()
         return LinearResponse(decay, gain, synaptic_decay, self.threshold)
@@ -115,6 +126,7 @@ class IntegerCell(Cell, pure=True):
         object.__setattr__(self, "unit", float(np.mean(unit)))
 
     def _for_reset(self: Any, s: Number) -> Number:
+        # Integers of NumPy and terms of C have no gradient to stop.
         is_traced = isinstance(s, jax.Array)
         return jax.lax.stop_gradient(s) if self.detach_reset and is_traced else s
 
@@ -130,8 +142,13 @@ def as_integers(owner: str, name: str, value: Any, low: int, high: int) -> Facto
         raise ValueError(
             f"{owner}: {name} must be from {low} to {high}, got {brief(value)}"
         )
-    array = array.astype(np.int64)
-    return tuple(array.tolist()) if array.ndim else int(array)
+    return _factor(array)
+
+
+def _factor(array: Any) -> Factor:
+    """Return the integers of an array as Python's, which are a part of the tree's structure."""
+    integers = np.asarray(array).astype(int).tolist()
+    return tuple(integers) if isinstance(integers, list) else integers
 
 
 class FixedLIF(IntegerCell, pure=True):
@@ -230,19 +247,9 @@ class FixedLIF(IntegerCell, pure=True):
         if self.synaptic_decay is None:
             return self._keep(self._decayed(v, self.decay) + current)
         v, i = v
+        # The synapse comes first, so an input acts on the potential in its own step.
         i = self._keep(self._decayed(i, self.synaptic_decay) + current)
         return self._keep(self._decayed(v, self.decay) + i), i
-
-    def fire(self, u: State, key: Any = None) -> tuple[State, Number]:
-        v, *others = u if isinstance(u, tuple) else (u,)
-        if self.threshold is None:
-            return u, in_units(v, self.unit)
-        threshold = like(v, self.threshold)
-        s = fired(v - threshold, self.unit, self.surrogate)
-        if self.reset != "none":
-            r = self._for_reset(s)
-            v = v * (1 - r) if self.reset == "value" else v - r * threshold
-        return ((v, *others) if others else v), s
 
     def factors(self) -> tuple[Any, Any, Any]:
         one = 2**self.fraction
@@ -358,8 +365,7 @@ class Loihi(IntegerCell, pure=True):
         """The least potential that fires."""
         if self.vth is None:
             return None
-        least = 64 * np.asarray(self.vth) + 1
-        return tuple(least.tolist()) if least.ndim else int(least)
+        return _factor(64 * np.asarray(self.vth) + 1)
 
     def weight_format(self, bits: int) -> WeightFormat:
         # Weights of both signs lose their lowest bit, and fewer bits leave the high ones.
@@ -368,18 +374,12 @@ class Loihi(IntegerCell, pure=True):
 
     def integrate(self, v: State, current: Number) -> State:
         v, i = v
-        decayed = scaled(i, _minus(4095, self.du), 12, "zero")
+        # ds_offset of the chip: a decay of 0 still loses 1/4096.
+        decayed = scaled(i, _factor(4095 - np.asarray(self.du)), 12, "zero")
         # 64 times 18 bits are the 24 bits of the current, and stay exact in float32.
         i = wrapped(decayed + wrapped(current, 18) * 64, 24)
-        u = scaled(v, _minus(4096, self.dv), 12, "zero") + i
+        u = scaled(v, _factor(4096 - np.asarray(self.dv)), 12, "zero") + i
         return clipped(u + self.bias, 1 - 2**23, 2**23 - 1), i
-
-    def fire(self, u: State, key: Any = None) -> tuple[State, Number]:
-        v, i = u
-        if self.vth is None:
-            return u, in_units(v, self.unit)
-        s = fired(v - like(v, self.threshold), self.unit, self.surrogate)
-        return (v * (1 - self._for_reset(s)), i), s
 
     def factors(self) -> tuple[Any, Any, Any]:
         return 1 - np.asarray(self.dv) / 4096, (4095 - np.asarray(self.du)) / 4096, 64.0
@@ -479,6 +479,7 @@ class Xylo(IntegerCell, pure=True):
 
     def integrate(self, v: State, current: Number) -> State:
         v, i = v
+        # The order of the sums decides where they saturate.
         i = leaked(self._keep(i + current), self.dash_syn)
         change = self._keep(self._keep(leaked(v, self.dash_mem) - v + i) + self.bias)
         return (self._keep(v + change), i)
@@ -518,11 +519,6 @@ class Xylo(IntegerCell, pure=True):
 
     def _keep(self, x: Number) -> Number:
         return clipped(x, *self.limits)
-
-
-def _minus(whole: int, factor: Factor) -> Factor:
-    rest = whole - np.asarray(factor)
-    return tuple(rest.tolist()) if rest.ndim else int(rest)
 
 
 def _dash(decay: Any) -> np.ndarray:

@@ -138,6 +138,7 @@ def quantize(
         raise ValueError(f"quantize: bits must be from 2 to {most}, got {bits}")
     jax.tree.map(lambda x: whole_inputs("quantize", x), inputs)
     neurons, layers = {}, {}
+    # All layers are checked before the network runs.
     for name, layer in network.layers.items():
         try:
             neurons[name] = _real_neuron(layer, isinstance(target, Xylo))
@@ -151,7 +152,7 @@ def quantize(
         states = real[name].pre_spike
         layers[name] = _quantized(layer, target, bits, neurons[name], states)
     if isinstance(target, Xylo):
-        for name in network.graph.outputs:
+        for name in network.graph.outputs:  # they fire once a step
             cell = dataclasses.replace(layers[name].cell, n=1)
             layers[name] = dataclasses.replace(layers[name], cell=cell)
     result = dataclasses.replace(network, layers=layers)
@@ -175,6 +176,7 @@ def _quantized(
         *(float(jnp.abs(x).max()) for x in jax.tree.leaves(states)),
         0.0 if neuron.threshold is None else float(np.max(neuron.threshold)),
     )
+    # The scale at which the largest state on the inputs fills its width.
     widest = target.limits[1] / target.state_scale
     if isinstance(target, Loihi) and neuron.threshold is not None:
         widest = min(widest, (2**17 - 1) / float(np.max(neuron.threshold)) * largest)
