@@ -22,6 +22,7 @@ from spikegrad import (
     LeakyReadout,
     Network,
     SynapticLIF,
+    diagnose,
     stochastic,
     unroll,
 )
@@ -368,3 +369,17 @@ def test_window_and_delay_survive_a_file(tmp_path):
     (tmp_path / "net.json").write_text("{}")
     with pytest.raises(ValueError, match=r"no file of spikegrad.integers.save"):
         load(tmp_path / "net.json")
+
+
+@pytest.mark.parametrize("target", ["loihi", pytest.param("xylo", marks=pytest.mark.every)])
+def test_diagnosis_takes_integers(target):
+    """A silent layer of integers is named, and a readout without a threshold is none."""
+    cell = SynapticLIF(0.875, synaptic_decay=0.75, reset="subtract" if target == "xylo" else "value")
+    network, spikes = real_network(cell, cell if target == "xylo" else None)
+    integers, _ = quantize(network, target, spikes)
+    first = integers.layers["0"]
+    quiet = dataclasses.replace(first.weight, value=first.weight.value * 0.02)
+    quiet = dataclasses.replace(first, weight=quiet, recurrent=None, bias=None)
+    broken = dataclasses.replace(integers, layers=integers.layers | {"0": quiet})
+    report = diagnose(broken, spikes, lambda outputs: (outputs**2).mean(), train=False)
+    assert (report.issues[0].kind, report.issues[0].place) == ("silent", "0")

@@ -413,6 +413,8 @@ def surrogate_field(cell: Any) -> Any:
     values = (
         vars(parameters_of(cell)) if hasattr(parameters_of(cell), "__dict__") else {}
     )
+    if getattr(parameters_of(cell), "threshold", 1) is None:
+        return None
     if callable(values.get("surrogate")):
         return "surrogate"
     return next(

@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._spike_types import multi_spike
+from .._surrogate import Surrogate
 from ..surrogates import stretched
 
 LARGEST = 2**24
@@ -141,6 +142,8 @@ def counted(distance: Number, threshold: Factor, most: int, surrogate: Any) -> N
         return distance.call("counted", threshold, most)
     threshold = like(distance, threshold)
     if isinstance(distance, jax.Array):
+        if not isinstance(surrogate, Surrogate):  # a function with a custom derivative
+            return surrogate(distance / threshold)
         # Counted in integers. XLA rounds a quotient by a constant otherwise than a division.
         curve = stretched(surrogate, threshold) * (1 / threshold)
         return multi_spike(curve, most, threshold)(distance)
