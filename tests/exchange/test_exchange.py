@@ -178,6 +178,7 @@ FUNCTIONS = {
     "groups": (convolution((4, 1, 3, 3), groups=2), IMAGE),
     "one dimension": (convolution((4, 2, 3), (2,), [(1, 1)], (1,)), IMAGE[:2]),
     "sums": (sums, (12,)),
+    "a matrix on the left": (lambda x: (weights(12, 4).T @ x.T).T, (12,)),
     "sums of a convolution": (convolved_sums, IMAGE),
     "another order of the inputs": (turned, (12,)),
 }

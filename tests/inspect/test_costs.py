@@ -244,7 +244,7 @@ def test_graph_with_delays_windows_joins_and_two_inputs():
     inputs = {"x": x, "cue": cue}
     report = cost_report(network, inputs, mask=mask)
     assert report.uncounted == ("j",)
-    outs = {**inputs, **observed(network, inputs, mask=mask)[1]}
+    outs = jax.jit(lambda: {**inputs, **observed(network, inputs, mask=mask)[1]})()
     outs = {name: np.asarray(out) for name, out in outs.items()}
 
     def read(source, lag):

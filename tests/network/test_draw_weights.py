@@ -13,7 +13,7 @@ from spikegrad.network import DelayKernel, draw_weights
 
 N, STEPS = 150, 60
 KEY = jax.random.key(3)
-SPIKES = jax.random.bernoulli(jax.random.key(0), 0.1, (STEPS, 20, N))
+SPIKES = jnp.asarray(np.random.default_rng(0).random((STEPS, 20, N)) < 0.1)
 ZEROS, ONES = jnp.zeros((N, N)), jnp.ones(N)
 CELL = LIF(0.9)
 
@@ -45,9 +45,14 @@ def network():
             "out": Layer(ZEROS, LeakyReadout(0.9)),
         }
     )
-    drawn = draw_weights(built, KEY, SPIKES)
-    outs = {**observed(drawn, SPIKES)[1], "input": SPIKES.astype(float)}
-    return drawn, {name: np.asarray(out) for name, out in outs.items()}
+
+    @jax.jit
+    def run():
+        drawn = draw_weights(built, KEY, SPIKES)
+        return drawn, {**observed(drawn, SPIKES)[1]}
+
+    drawn, outs = run()
+    return jax.tree.map(np.asarray, drawn), {**jax.device_get(outs), "input": np.asarray(SPIKES, float)}
 
 
 def of_std(potential, wanted, rel=0.15):
@@ -92,7 +97,7 @@ def test_parts_add_up_over_draws_for_correlated_sources():
         weight = draw_weights(built, key, {"x": x, "y": x}).layers["a"].weight
         return jnp.concatenate([weight["x"][None], weight["y"].weight])
 
-    drawn = np.asarray(jax.vmap(weights)(jax.random.split(KEY, draws)), np.float64)
+    drawn = np.asarray(jax.jit(jax.vmap(weights))(jax.random.split(KEY, draws)), np.float64)
     parts = [leaked(np.einsum("tbi,dij->tdbj", later(x, lag), drawn[:, n])) for n, lag in enumerate((0, 0, 1, 2))]
     for potential, wanted in ((parts[0], 0.25), (sum(parts[1:]), 0.75), (sum(parts), 1.0)):
         variances = (potential**2).mean((0, 2, 3))  # of each draw: a chi-squared with a degree for each neuron
@@ -102,22 +107,36 @@ def test_parts_add_up_over_draws_for_correlated_sources():
 
 def test_a_deviation_for_each_layer():
     built = Network({"top": Layer(ZEROS, CELL), "out": Layer(ZEROS, LeakyReadout(0.9))})
-    drawn = draw_weights(built, KEY, SPIKES, std={"top": 0.5, "out": 3.0})
-    of_std(leaked(np.asarray(SPIKES, float) @ drawn.layers["top"].weight), 0.5, rel=0.03)
-    of_std(leaked(observed(drawn, SPIKES)[1]["top"] @ drawn.layers["out"].weight), 3.0)
+
+    @jax.jit
+    def run():
+        drawn = draw_weights(built, KEY, SPIKES, std={"top": 0.5, "out": 3.0})
+        return drawn.layers["top"].weight, observed(drawn, SPIKES)[1]["top"] @ drawn.layers["out"].weight
+
+    first, currents = run()
+    of_std(leaked(np.asarray(SPIKES, float) @ first), 0.5, rel=0.03)
+    of_std(leaked(currents), 3.0)
 
 
 def test_a_list_and_a_kernel_of_delays():
     kernel = DelayKernel(ZEROS, jnp.full((N, N), 2.0), length=5, width=0.0)
-    drawn = draw_weights(Network({"a": Layer(Window(kernel), CELL)}), KEY, SPIKES)
+    wide = DelayKernel(ZEROS, jnp.full((N, N), 2.0), length=5, width=jnp.array(1.0))
+    networks = (
+        Network({"a": Layer(Window(kernel), CELL)}),
+        Network({"a": Layer(Window(wide), LIF(0.2))}),
+        Network([Layer(ZEROS, CELL, ZEROS), Layer(lambda x: x, CELL)]),
+    )
+
+    @jax.jit
+    def run():
+        drawn = [draw_weights(network, KEY, SPIKES) for network in networks]
+        return drawn, jnp.asarray(drawn[1].layers["a"].weight.weight)
+
+    (drawn, _, chain), parts = run()
     new = drawn.layers["a"].weight.weight
     of_std(leaked(later(SPIKES, 2) @ new.weight), 1.0)
     assert jnp.array_equal(new.delay, kernel.delay)
-    wide = DelayKernel(ZEROS, jnp.full((N, N), 2.0), length=5, width=jnp.array(1.0))
-    drawn = draw_weights(Network({"a": Layer(Window(wide), LIF(0.2))}), KEY, SPIKES)
-    parts = jnp.asarray(drawn.layers["a"].weight.weight)
     of_std(leaked(sum(later(SPIKES, lag) @ parts[lag] for lag in range(5)), 0.2), 1.0)
-    chain = draw_weights(Network([Layer(ZEROS, CELL, ZEROS), Layer(lambda x: x, CELL)]), KEY, SPIKES)
     of_std(leaked(np.asarray(SPIKES, float) @ chain.layers[0].weight), 0.9**0.5)
     assert chain.layers[0].recurrent.std() > 0
 

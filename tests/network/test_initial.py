@@ -140,7 +140,7 @@ def test_neurons_with_decays_of_their_own():
     cell = LIF(decays, threshold=np.repeat([1.0, 2.0], 200))
     spikes = rng().random((400, 6, few)) < 0.05
     for inputs in (0.05, spikes):
-        weight = np.asarray(fluctuation_driven(cell, inputs)(KEY, (few, 400)), np.float64)
+        weight = np.asarray(jax.jit(lambda: fluctuation_driven(cell, inputs)(KEY, (few, 400)))(), np.float64)  # noqa: B023
         found = potentials(spikes @ weight, decays, 0.0, 1.0)[0 if np.ndim(inputs) else 100 :]
         assert found[:, :, :200].std() == pytest.approx(1, rel=0.05)
         assert found[:, :, 200:].std() == pytest.approx(2, rel=0.05)
@@ -160,12 +160,13 @@ def test_each_layer_of_a_network_goes_by_the_spikes_of_the_one_below():
     spikes = rng().random((40, 12, 40)) < 0.1
     mask = np.arange(40)[:, None] < rng().integers(20, 40, 12)
     cell, readout = SynapticLIF(0.9, synaptic_decay=0.8), LeakyReadout(0.95)
-    network = Network.init(KEY, spikes, (200, 150, 100), cell, readout, mask=mask, recurrent=True, std=0.9, bias=True)
+    options = {"mask": mask, "recurrent": True, "std": 0.9, "bias": True}
+    network = jax.jit(lambda: Network.init(KEY, spikes, (200, 150, 100), cell, readout, **options))()
     first, second, last = network.layers.values()
     assert [layer.weight.shape for layer in network.layers.values()] == [(40, 200), (200, 150), (150, 100)]
     assert (first.recurrent.shape, second.recurrent.shape, last.recurrent) == ((200, 200), (150, 150), None)
     assert not any(np.any(layer.bias) for layer in network.layers.values())
-    one, two, out = map(np.asarray, observed(network, spikes, mask=mask)[1].values())
+    one, two, out = map(np.asarray, jax.jit(lambda: [*observed(network, spikes, mask=mask)[1].values()])())
 
     def expected(x, weight, decays):
         """The standard deviation over all weights that might have been drawn."""
@@ -221,15 +222,17 @@ def test_weights_of_layers_are_independent():
 @pytest.mark.parametrize("dtype", few([np.float32, jnp.bfloat16], jnp.bfloat16))
 def test_inputs_may_be_of_another_precision(dtype, x64):
     spikes = np.random.default_rng(0).random((20, 4, 9)) < 0.3
-    expected = Layer.init(KEY, spikes, 5, LIF())
-    found = Layer.init(KEY, jnp.asarray(spikes, dtype), 5, LIF())
+    expected, found = jax.jit(lambda *inputs: [Layer.init(KEY, each, 5, LIF()) for each in inputs])(
+        spikes, jnp.asarray(spikes, dtype)
+    )
     assert found.weight.dtype == np.float64
     np.testing.assert_allclose(found.weight, expected.weight, rtol=1e-12)
 
 
 def test_a_key_of_any_kind_where_no_spikes_are_drawn():
     spikes = np.random.default_rng(0).random((20, 4, 9)) < 0.3
-    network = Network.init(jax.random.key(0, impl="rbg"), spikes, (8, 4), LIF(0.9), LeakyReadout(0.9))
+    key = jax.random.key(0, impl="rbg")
+    network = jax.jit(lambda: Network.init(key, spikes, (8, 4), LIF(0.9), LeakyReadout(0.9)))()
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(network))
 
 
@@ -476,10 +479,11 @@ def test_what_cannot_be(call, error, message):
 @pytest.mark.parametrize("every", few([2, 3], 3))
 def test_recurrent_weights_of_a_sequence_with_gaps_are_those_without(every):
     """To a network both are the same: a step that does not take place holds the last outputs."""
-    x = jax.random.bernoulli(jax.random.key(1), 0.3, (40, 8, 20)).astype(jnp.float32)
+    x = (rng().random((40, 8, 20)) < 0.3).astype(np.float32)
     there = np.arange(40) % every < max(1, every - 1)
     options = {"cell": LIF(0.9), "recurrent": True}
-    gaps = Layer.init(jax.random.key(0), x, 16, mask=jnp.asarray(there), **options)
-    none = Layer.init(jax.random.key(0), x[there], 16, **options)
+    gaps, none = jax.jit(
+        lambda: [Layer.init(KEY, x, 16, mask=there, **options), Layer.init(KEY, x[there], 16, **options)]
+    )()
     np.testing.assert_allclose(gaps.recurrent, none.recurrent, rtol=1e-5)
     np.testing.assert_allclose(gaps.weight, none.weight, rtol=1e-5)

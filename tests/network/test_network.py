@@ -1,6 +1,7 @@
 """Networks over time: every mode against plain autodiff of an explicit loop, and what the backward pass keeps."""
 
 import functools
+import itertools
 import re
 
 import jax
@@ -79,6 +80,9 @@ def assert_close(got, expected, error):
         assert np.abs(x - y).max() <= error * np.abs(y).max(), jax.tree_util.keystr(path)
 
 
+BY_DEFAULT = ("float32", "8-bit"), ("bfloat16", "exact")
+
+
 @functools.cache
 def expected(dtype):
     return jax.jit(jax.value_and_grad(lambda p: weighted(loop(p))))(draw(dtype))
@@ -88,10 +92,10 @@ def weighted(out):
     return (jnp.asarray(np.random.default_rng(9).normal(size=out.shape), out.dtype) * out).sum()
 
 
-@pytest.mark.parametrize("mode", few(MODES, "exact", "8-bit"))
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_gradients_are_those_of_an_explicit_loop(dtype, mode):
-    """In few bits, as test_random_graphs.py has all else in float64. Errors are relative to the whole gradient."""
+@pytest.mark.parametrize("case", few([*itertools.product(("float32", "bfloat16"), MODES)], *BY_DEFAULT), ids=label)
+def test_gradients_are_those_of_an_explicit_loop(case):
+    """In the precisions that test_random_graphs.py has not. Errors are relative to the whole gradient."""
+    dtype, mode = case
     p, (value, wanted) = draw(dtype), expected(dtype)
     run = jax.jit(jax.value_and_grad(lambda p: weighted(build(p)(p["inputs"], backward=mode)[1])))
     got, gradient = run(p)
@@ -120,10 +124,15 @@ def test_gradients_of_large_matrices_are_added_in_parts(neurons):
 
 def test_inputs_of_integers():
     p = draw()
-    x = p["inputs"] > 0.7
-    run = jax.jit(jax.grad(lambda p, x: build(p)(x, backward="half")[1].sum()))
-    expected = run(p, x.astype(jnp.float32))["weights"]
-    assert_close(run(p, x.astype(jnp.uint8))["weights"], expected, 1e-6)
+    x = np.asarray(p["inputs"]) > 0.7
+
+    @jax.jit
+    @jax.grad
+    def run(w, x):
+        return Network([Layer(w, LIF())])(x, backward="half")[1].sum()
+
+    w = p["weights"][0]
+    assert_close(run(w, x.astype(np.uint8)), run(w, x.astype(np.float32)), 1e-6)
 
 
 # JAX before 0.12 loses a custom_jvp in a scan that is differentiated in reverse, once it is differentiated again

@@ -16,12 +16,12 @@ def _standard_promotion():
         yield
 
 
-# By default two layers and a join in a loop, and small graphs with each mode, transform and form of weights, with
-# masks, padding, truncation, joins over time, states and two calls.
-SEEDS = 298, 131, 0, 123, 213, 55, 5, 54, 126, 168, 49
+# By default small graphs, which have layers in each mode, and each transform, form of weights and part of an activity,
+# with masks, NaN in padding, truncation, states and two calls.
+SEEDS = 279, 54, 183, 483, 152, 71, 0
 
 
-@pytest.mark.parametrize("seed", few(dict.fromkeys([*SEEDS, 37, 129, 211, 218, 222, *range(60)]), *SEEDS))
+@pytest.mark.parametrize("seed", few(dict.fromkeys([*SEEDS, 298, 310, 37, 129, 211, 218, 222, *range(60)]), *SEEDS))
 def test_values_and_gradients_are_those_of_a_loop(seed, x64):
     graph = random_graphs.Graph(seed)
     error, message = random_graphs.compare(graph)

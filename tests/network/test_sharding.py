@@ -89,12 +89,18 @@ def mesh_of(axis_type):
 
 
 @functools.cache
-def one_device(kind, mode):
-    """The gradient, and the temporary memory that a quarter of the batch takes."""
+def quarter(kind, mode):
+    """The compiled gradient of a quarter of the batch on one device."""
     gradient = jax.jit(jax.grad(functools.partial(loss, kind=kind, backward=mode)))
-    quarter = jax.tree.map(lambda a: a[:, : BATCH // DEVICES], (INPUTS[kind], MASK))
-    memory = gradient.lower(WEIGHTS[kind], *quarter).compile().memory_analysis().temp_size_in_bytes
-    return gradient(WEIGHTS[kind], INPUTS[kind], MASK), memory
+    return gradient.lower(WEIGHTS[kind], *jax.tree.map(lambda a: a[:, ::DEVICES], (INPUTS[kind], MASK))).compile()
+
+
+def one_device(kind, mode, weights=None):
+    """The gradient of the batch: the mean of its quarters."""
+    x, mask = np.asarray(INPUTS[kind]), np.asarray(MASK)
+    run, weights = quarter(kind, mode), WEIGHTS[kind] if weights is None else weights
+    parts = [run(weights, x[:, n::DEVICES], mask[:, n::DEVICES]) for n in range(DEVICES)]
+    return jax.tree.map(lambda *parts: np.mean(parts, 0), *parts)
 
 
 def placed(kind, mesh):
@@ -133,11 +139,7 @@ def by_shard_map(run, kind):
 
 
 WAYS = by_jit, by_explicit_mesh, by_shard_map
-BY_DEFAULT = (
-    ("recurrent", "8-bit", by_explicit_mesh),
-    ("convolutional", "exact", by_jit),
-    ("recurrent", "exact", by_shard_map),
-)
+BY_DEFAULT = ("recurrent", "8-bit", by_explicit_mesh), ("convolutional", "exact", by_jit)
 
 
 @pytest.mark.parametrize("case", few([*itertools.product(KINDS, MODES, WAYS)], *BY_DEFAULT), ids=label)
@@ -146,36 +148,41 @@ def test_a_sharded_batch(case):
     kind, mode, way = case
     gradient, args = way(functools.partial(loss, kind=kind, backward=mode), kind)
     compiled = gradient.lower(*args).compile()
-    expected, memory = one_device(kind, mode)
     text = compiled.as_text()
     assert "all-reduce" in text
     assert "all-gather" not in text
-    assert compiled.memory_analysis().temp_size_in_bytes <= 1.1 * memory
+    assert memory_of(compiled) <= 1.1 * memory_of(quarter(kind, mode))
     # what is kept in few bits is rounded there after a sum in another order
-    assert_close(compiled(*args), expected, 1e-3 if mode in STORAGES else 1e-5)
+    assert_close(compiled(*args), one_device(kind, mode), 1e-3 if mode in STORAGES else 1e-5)
+
+
+def memory_of(compiled):
+    return compiled.memory_analysis().temp_size_in_bytes
 
 
 @pytest.mark.every
 def test_an_explicit_mesh_that_the_arrays_alone_know():
     args = placed("recurrent", mesh_of(AxisType.Explicit))
     gradient = jax.jit(jax.grad(functools.partial(loss, kind="recurrent")))
-    assert_close(gradient(*args), one_device("recurrent", "exact")[0], 1e-5)
+    assert_close(gradient(*args), one_device("recurrent", "exact"), 1e-5)
 
 
 def test_an_explicit_mesh_without_jit():
     run, args = by_explicit_mesh(functools.partial(loss, kind="recurrent"), "recurrent")
-    assert_close(run.__wrapped__(*args), one_device("recurrent", "exact")[0], 1e-5)
+    assert_close(run.__wrapped__(*args), one_device("recurrent", "exact"), 1e-5)
 
 
 @pytest.mark.parametrize("mode", few(["8-bit", "recompute"], "8-bit"))
 def test_networks_side_by_side_one_a_device(mode):
-    weights = jax.tree.map(lambda w: jnp.stack([w, 1.1 * w, 0.9 * w, 1.2 * w]), WEIGHTS["recurrent"])
+    networks = [jax.tree.map(lambda w, scale=scale: scale * w, WEIGHTS["recurrent"]) for scale in (1.0, 1.1, 0.9, 1.2)]
+    weights = jax.tree.map(lambda *w: jnp.stack(w), *networks)
     one = functools.partial(loss, x=INPUTS["recurrent"], mask=MASK, kind="recurrent", backward=mode)
     gradient = jax.jit(jax.vmap(jax.grad(one)))
     sharded = jax.device_put(weights, NamedSharding(mesh_of(AxisType.Auto), P("batch")))
     compiled = gradient.lower(sharded).compile()
     assert "all-gather" not in compiled.as_text()
-    assert_close(compiled(sharded), gradient(weights), 1e-3 if mode in STORAGES else 1e-5)
+    expected = [one_device("recurrent", mode, weights) for weights in networks]
+    assert_close(compiled(sharded), jax.tree.map(lambda *w: np.stack(w), *expected), 1e-3 if mode in STORAGES else 1e-5)
 
 
 @functools.cache

@@ -34,7 +34,7 @@ def mpbn(x, gain, bias, axis, mask=None):
     return spikes, potentials
 
 
-@pytest.mark.parametrize(("shape", "axis"), [((3,), -1), ((2, 4, 3), -1), ((3, 4, 2), 1)])
+@pytest.mark.parametrize(("shape", "axis"), [((2, 4, 3), -1), ((3, 4, 2), 1)])
 def test_spikes_are_those_of_the_paper(shape, axis, x64):
     x = RNG.normal(0.3, 2, (STEPS, BATCH, *shape))
     wide = (3,) + (1,) * (len(shape) - 1 if axis == 1 else 0)
@@ -42,8 +42,8 @@ def test_spikes_are_those_of_the_paper(shape, axis, x64):
     spikes, potentials = mpbn(x, gain, bias, axis)
     cell = MPBN(gain=jnp.asarray(gain), bias=jnp.asarray(bias), axis=axis)
     network = Network([Layer(lambda x: x, cell)])
-    for mode in ("exact", "8-bit", "scan"):
-        out, us, _ = network.observe(jnp.asarray(x), backward=mode)[1][0]
+    run = jax.jit(lambda x: [network.observe(x, backward=mode)[1][0] for mode in ("exact", "8-bit", "scan")])
+    for out, us, _ in run(jnp.asarray(x)):
         np.testing.assert_array_equal(out, spikes)
         np.testing.assert_allclose(us, potentials, rtol=1e-12, atol=1e-12)
     assert 0.1 < spikes.mean() < 0.9
@@ -61,6 +61,7 @@ def test_statistics_are_those_of_the_unmasked_examples(x64):
     np.testing.assert_allclose(us, potentials, rtol=1e-12, atol=1e-12)
     weights, direction = jnp.asarray(RNG.normal(size=x.shape)), jnp.asarray(RNG.normal(size=x.shape))
 
+    @jax.jit
     def loss(x):
         return (weights * Network([Layer(jnp.eye(3), cell)])(x, mask=mask, backward="scan")[1]).sum()
 
@@ -92,15 +93,16 @@ def test_gradients_pass_through_the_statistics(x64):
     x = jnp.asarray(RNG.normal(0.3, 2, (STEPS, BATCH, 3)))
     weights = jnp.asarray(RNG.normal(size=x.shape))
 
+    @jax.jit
     def loss(x):
         return (weights * unroll(MPBN(surrogate=soft(Sigmoid(2.0)), gain=jnp.asarray([1.0, 2, -1])), x)[1]).sum()
 
     direction = jnp.asarray(RNG.normal(size=x.shape))
     slope = (loss(x + 1e-6 * direction) - loss(x - 1e-6 * direction)) / 2e-6
-    np.testing.assert_allclose(jnp.vdot(jax.grad(loss)(x), direction), slope, rtol=1e-6)
+    gradient = np.asarray(jax.grad(loss)(x))
+    np.testing.assert_allclose(np.vdot(gradient, direction), slope, rtol=1e-6)
     # what all examples share does not change what is normalized
-    shared = jax.grad(loss)(x)[-1].sum(0)
-    np.testing.assert_allclose(shared, np.zeros(3), atol=1e-10)
+    np.testing.assert_allclose(gradient[-1].sum(0), np.zeros(3), atol=1e-10)
 
 
 def running(**changed):

@@ -12,7 +12,6 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 import agreement
 
 RESULTS = ROOT / "benchmarks" / "results" / "agreement.json"
-QUICK_COMPILATION = True
 
 
 @pytest.fixture(autouse=True)

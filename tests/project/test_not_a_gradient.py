@@ -12,7 +12,6 @@ from conftest import ROOT
 
 from spikegrad import Layer, LeakyReadout, Network, Sigmoid, soft, stochastic, strict
 
-QUICK_COMPILATION = True
 pytestmark = pytest.mark.usefixtures("x64")
 
 

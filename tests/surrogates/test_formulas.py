@@ -123,7 +123,7 @@ def test_the_spike_is_the_step(case):
         np.testing.assert_array_equal(fire(jnp.asarray(x)), expected)
 
 
-@pytest.mark.parametrize("case", [case for case in CASES if case.even], ids=repr)
+@pytest.mark.parametrize("case", few([case for case in CASES if case.even], *DEFAULTS), ids=repr)
 def test_symmetry_is_exact(case):
     """Of slope and curvature; the primal is odd about its middle but for the rounding of the sum of two."""
     x = np.abs(case.grid(np.float32))
