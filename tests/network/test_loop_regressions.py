@@ -24,7 +24,7 @@ W, R, OUT = array(5, 7, scale=0.7), array(7, 7, scale=0.4), array(7, 4)
 
 
 def build(w=W, r=R, out=OUT, cell=LIF):
-    return Network([Layer(w, cell(0.8), r), Layer(r, LIF(0.9)), Layer(out, LeakyReadout(0.9))])
+    return Network([Layer(w, cell(0.8), r), Layer(out, LeakyReadout(0.9))])
 
 
 def relative(got, expected):

@@ -68,7 +68,7 @@ def gradients_of_decay(cell, dtype, mode):
 def test_errors_of_distances_are_the_stated_ones(mode):
     distance = jnp.asarray(10 ** np.random.default_rng(0).uniform(-1, 1, (4, 4096)), jnp.float32)
     storage, encoded = STORAGES[mode], (distance, ())
-    found, _ = storage.read(storage.write(encoded), encoded)
+    found = jax.jit(lambda: storage.read(storage.write(encoded), encoded)[0])()
     assert 0.8 * storage.error < jnp.abs(found / distance - 1).max() <= storage.error
 
 

@@ -13,7 +13,6 @@ from conftest import GRADIENT_ERRORS, MODES, ROOT, STORAGES, few
 from spikegrad import (
     LIF,
     AdaptiveLIF,
-    Arctan,
     Backward,
     Cell,
     Layer,
@@ -35,13 +34,13 @@ def label(value):
 
 
 def draw(dtype=jnp.float32):
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(1)  # of which bfloat16 rounds no potential across its threshold
 
     def array(*shape, scale=1.0):
         return jnp.asarray(rng.normal(0, scale, shape), dtype)
 
     return {
-        "weights": [array(n, NEURONS, scale=1.5 / n**0.5) for n in (INPUTS, NEURONS)],
+        "weight": array(INPUTS, NEURONS, scale=1.5 / INPUTS**0.5),
         "recurrent": array(NEURONS, NEURONS, scale=0.3),
         "bias": array(NEURONS, scale=0.1),
         "readout": array(NEURONS, CLASSES),
@@ -52,26 +51,23 @@ def draw(dtype=jnp.float32):
 
 
 def build(p):
-    first = Layer(p["weights"][0], LIF(p["decay"], p["threshold"], Sigmoid(2.0)), p["recurrent"], p["bias"])
-    second = Layer(p["weights"][1], LIF(0.8, 0.5, Arctan(2.0)))
-    return Network([first, second, Layer(p["readout"], LeakyReadout(0.9))])
+    hidden = Layer(p["weight"], LIF(p["decay"], p["threshold"], Sigmoid(2.0)), p["recurrent"], p["bias"])
+    return Network([hidden, Layer(p["readout"], LeakyReadout(0.9))])
 
 
 def loop(p):
     """The outputs of the same network without cells, layers or the engine, only the rule of a spike."""
 
     def step(states, x):
-        v, s, v2, v3 = states
-        u = p["decay"][None] * v + x @ p["weights"][0] + p["bias"][None] + s @ p["recurrent"]
+        v, s, out = states
+        u = p["decay"][None] * v + x @ p["weight"] + p["bias"][None] + s @ p["recurrent"]
         above = u - p["threshold"][None]
         s = spike(above, Sigmoid(2.0).surrogate_grad(above))
-        u2 = 0.8 * v2 + s @ p["weights"][1]
-        s2 = spike(u2 - 0.5, Arctan(2.0).surrogate_grad(u2 - 0.5))
-        v3 = 0.9 * v3 + s2 @ p["readout"]
-        return (u - p["threshold"][None] * s, s, u2 - 0.5 * s2, v3), v3
+        out = 0.9 * out + s @ p["readout"]
+        return (u - p["threshold"][None] * s, s, out), out
 
     zeros = jnp.zeros((BATCH, NEURONS), p["readout"].dtype)
-    return jax.lax.scan(step, (zeros, zeros, zeros, zeros[:, :CLASSES]), p["inputs"])[1]
+    return jax.lax.scan(step, (zeros, zeros, zeros[:, :CLASSES]), p["inputs"])[1]
 
 
 def assert_close(got, expected, error):
@@ -100,7 +96,7 @@ def test_gradients_are_those_of_an_explicit_loop(case):
     run = jax.jit(jax.value_and_grad(lambda p: weighted(build(p)(p["inputs"], backward=mode)[1])))
     got, gradient = run(p)
     assert all(leaf.dtype == dtype and np.any(leaf) for leaf in jax.tree.leaves(gradient))
-    error = 5e-2 if dtype == "bfloat16" else 3e-6
+    error = 2e-2 if dtype == "bfloat16" else 3e-6
     assert abs(float(got) - float(value)) <= error * (1 + abs(float(value)))
     a, b = (np.concatenate([np.ravel(leaf).astype(float) for leaf in jax.tree.leaves(g)]) for g in (gradient, wanted))
     assert np.linalg.norm(a - b) <= max(error, GRADIENT_ERRORS.get(mode, 0)) * np.linalg.norm(b)
@@ -131,7 +127,7 @@ def test_inputs_of_integers():
     def run(w, x):
         return Network([Layer(w, LIF())])(x, backward="half")[1].sum()
 
-    w = p["weights"][0]
+    w = p["weight"]
     assert_close(run(w, x.astype(np.uint8)), run(w, x.astype(np.float32)), 1e-6)
 
 
@@ -142,10 +138,10 @@ def test_second_order(options):
     p = draw()
 
     def of_weights(run):
-        return lambda w: (run({**p, "weights": [w, p["weights"][1]]}) ** 2).sum()
+        return lambda w: (run({**p, "weight": w}) ** 2).sum()
 
-    got = jax.jit(jax.jacrev(jax.grad(of_weights(lambda p: build(p)(p["inputs"], **options)[1]))))(p["weights"][0])
-    assert_close(got, jax.jit(jax.hessian(of_weights(loop)))(p["weights"][0]), 1e-5)
+    got = jax.jit(jax.jacrev(jax.grad(of_weights(lambda p: build(p)(p["inputs"], **options)[1]))))(p["weight"])
+    assert_close(got, jax.jit(jax.hessian(of_weights(loop)))(p["weight"]), 1e-5)
 
 
 @pytest.mark.parametrize("cell", [LIF, SynapticLIF, AdaptiveLIF])
@@ -163,12 +159,17 @@ def test_spikes_are_exact_in_few_bits(mode, cell):
     for _ in range(3):
         below = np.nextafter(below, np.float32(-9))
         near.append(below)
-    for potential in map(jnp.asarray, [u, *near]):
+    storage = STORAGES[mode]
+
+    @jax.jit
+    def both(potential):
         state = potential if cell is LIF else (potential, jnp.asarray(second))
         encoded = neuron.encode(state)
-        storage = STORAGES[mode]
         kept = neuron.decode(*storage.read(storage.write(encoded), encoded))
-        assert jnp.array_equal(neuron.fire(kept)[1], neuron.fire(state)[1])
+        return neuron.fire(kept)[1], neuron.fire(state)[1]
+
+    for potential in (u, *near):
+        np.testing.assert_array_equal(*both(potential))
 
 
 @pytest.mark.parametrize("mode", few(STORAGES, "8-bit"))
@@ -264,7 +265,7 @@ def test_memory_grows_with_the_steps_or_their_square_root():
 def test_residual_report():
     p = draw()
     of = lambda **options: residual_report(lambda p: build(p)(p["inputs"], **options)[1].sum(), p)  # noqa: E731
-    unit = STEPS * BATCH * 2 * NEURONS * 4
+    unit = STEPS * BATCH * NEURONS * 4
     shapes = {(a.shape, a.dtype.name) for a in of(backward="scan").arrays}
     assert ((STEPS, BATCH, NEURONS), "float32") in shapes
     assert of(backward="half").bytes < of().bytes
@@ -314,7 +315,7 @@ def test_each_mode_is_documented():
             {"states": {"0": (jnp.zeros((3, 7)), jnp.zeros(2))}},
             "states of layer '0' must be ('float32[3, 7]', 'float32[3, 7]'), got ('float32[3, 7]', 'float32[2]')",
         ),
-        (ValueError, {"states": {"x": jnp.zeros((3, 7))}}, "states must have the keys ['0', '1', '2'], got 'x'"),
+        (ValueError, {"states": {"x": jnp.zeros((3, 7))}}, "states must have the keys ['0', '1'], got 'x'"),
         (
             ValueError,
             {"states": {"0": jnp.zeros((3, 7))}},

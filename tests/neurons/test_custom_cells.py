@@ -90,14 +90,14 @@ class WithNumbers(Named):
 @pytest.mark.parametrize("cell", [Receptors(), Compartments(), CounterFirst(), Named(), WithNumbers()], ids=repr)
 def test_unroll_and_call_take_every_state_that_a_network_takes(cell):
     spread = (lambda x: jnp.stack([x, x / 2], -1)) if type(cell) is Receptors else (lambda x: x)
-    expected = Network([Layer(spread, cell)])(X)[1]
+    currents = spread(X)
+    expected, outs = jax.jit(lambda: (Network([Layer(spread, cell)])(X)[1], unroll(cell, currents)[1]))()
     assert expected.sum() > 10
-    np.testing.assert_array_equal(unroll(cell, spread(X))[1], expected)
-    v, outs = cell.initial_state(spread(X).shape[1:], jnp.float32), []
-    for current in spread(X):
-        v, out = cell(v, current)
-        outs.append(out)
-    np.testing.assert_array_equal(jnp.stack(outs), expected)
+    np.testing.assert_array_equal(outs, expected)
+    call, v = jax.jit(cell), cell.initial_state(currents.shape[1:], jnp.float32)
+    for current, out in zip(np.asarray(currents), expected, strict=True):
+        v, found = call(v, current)
+        np.testing.assert_array_equal(found, out)
 
 
 def test_unroll_takes_lists():
@@ -196,16 +196,16 @@ class Delayed(LIF):
 
 
 def test_wrapper_of_a_cell_that_does_not_encode_is_stored_unchanged():
-    exact, few = (jax.grad(loss)(W, Held(Silent()), mode) for mode in ("exact", "8-bit"))
+    run = jax.jit(lambda: [jax.grad(loss)(W, Held(Silent()), mode) for mode in ("exact", "8-bit")])
+    exact, few = run()
     np.testing.assert_allclose(few, exact, rtol=1e-6, atol=1e-6)
 
 
 def test_weights_and_widths_of_a_wrapper_are_those_of_its_inner_cell():
-    for wrap in (Held, InField):
-        network = Network.init(jax.random.key(0), X, (7, 2), wrap(LIF(0.8)))
-        np.testing.assert_array_equal(
-            network.layers[0].weight, Network.init(jax.random.key(0), X, (7, 2), LIF(0.8)).layers[0].weight
-        )
+    cells = LIF(0.8), Held(LIF(0.8)), InField(LIF(0.8))
+    plain, *wrapped = jax.jit(lambda: [Network.init(jax.random.key(0), X, (7, 2), cell) for cell in cells])()
+    for wrap, network in zip((Held, InField), wrapped, strict=True):
+        np.testing.assert_array_equal(network.layers[0].weight, plain.layers[0].weight)
         fitted = match_widths(network, X).layers[0].cell
         assert type(fitted) is wrap
         assert parameters_of(fitted).surrogate != LIF().surrogate
@@ -227,6 +227,14 @@ class Pair(Cell):
         return (v, 0.9 * w + s), s
 
 
+class Grown(Cell):
+    def integrate(self, v, current):
+        return 0.9 * v + current
+
+    def fire(self, u):
+        return (u, u), fired(u)[1]
+
+
 class Empty(Pair):
     def initial_state(self, shape, dtype):
         return ()
@@ -240,6 +248,8 @@ def test_state_of_two_arrays_needs_an_initial_state(run):
         run(Pair(), X)
     with pytest.raises(TypeError, match=r"Empty: initial_state must return one or more arrays, got \(\)"):
         run(Empty(), X)
+    with pytest.raises(TypeError, match="Grown: fire must return a state like the initial one, one array, got a tuple"):
+        run(Grown(), X)
 
 
 REFUSED = {  # what users of other libraries write, and the fix that the message names
