@@ -145,6 +145,7 @@ def test_heat_map_shows_each_mean_and_frames_the_best(at):
     (image,), (frame,) = panel.get_images(), panel.patches
     np.testing.assert_allclose(image.get_array(), 100 * accuracies.reshape(2, 3))
     assert np.add(frame.get_xy(), 0.5).tolist() == [at % 3, at // 3]
+    assert (frame.get_width(), frame.get_height()) == (1, 1)
     assert {text.get_position(): text.get_text() for text in panel.texts} == {
         (j, i): f"{100 * accuracies[3 * i + j]:.1f}" for i, j in np.ndindex(2, 3)
     }
