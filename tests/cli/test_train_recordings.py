@@ -241,7 +241,7 @@ def test_generated_tasks_have_the_published_or_an_independent_test_set(monkeypat
     loaded = [sources.load("binary_adding", seed, Binning(30)) for seed in (0, 1)]
     rows = [{x.tobytes() for x in np.asarray(part.x)} for bits in loaded for part in (bits.train, bits.test)]
     assert len(set().union(*rows)) == sum(map(len, rows)) == 4 * 300
-    assert sources.load("cue_accumulation", 0, Binning(1)).test.shape == (40,)
+    assert sources.load("cue_accumulation", 3, Binning(1)).test.shape == (40,)
 
 
 NUMBERED = np.arange(1.0, 41)
