@@ -353,19 +353,7 @@ def test_sweep_chooses_by_validation_and_reports_the_held_out_examples(source, t
     folder = tmp_path / "sweep"
     args = [*ARGS[: ARGS.index("--lr")], *ARGS[ARGS.index("--lr") + 2 :], "--lr", "0.02,0.2", "--seeds", "2"]
     out = captured(
-        [
-            "sweep",
-            "--data",
-            str(source),
-            *args,
-            "--surrogate",
-            "sigmoid",
-            "--jobs",
-            "1",
-            "--quiet",
-            "-o",
-            str(folder),
-        ]
+        ["sweep", "--data", str(source), *args, "--surrogate", "sigmoid", "--jobs", "1", "--quiet", "-o", str(folder)]
     )
     results = [json.loads(line) for line in (folder / "runs.jsonl").read_text().splitlines()]
     assert [(r["lr"], r["seed"]) for r in results] == [(0.02, 3), (0.2, 3), (0.02, 4), (0.2, 4)]

@@ -219,13 +219,7 @@ def reset_the_global():
 
 @pytest.mark.parametrize(
     "make",
-    [
-        mutable,
-        frozen_class_attribute,
-        frozen_global_primal,
-        mutable_subclass_of_a_builtin,
-        learnable_of_a_reader,
-    ],
+    [mutable, frozen_class_attribute, frozen_global_primal, mutable_subclass_of_a_builtin, learnable_of_a_reader],
     ids=lambda f: f.__name__,
 )
 @pytest.mark.parametrize(

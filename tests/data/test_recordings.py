@@ -202,10 +202,7 @@ def test_ts(tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "sizes", "steps", "channels", "classes", "lengths"),
-    [
-        ("japanese_vowels", (270, 370), 29, 12, 9, (7, 29)),
-        ("self_regulation_scp1", (268, 293), 896, 6, 2, (896, 896)),
-    ],
+    [("japanese_vowels", (270, 370), 29, 12, 9, (7, 29)), ("self_regulation_scp1", (268, 293), 896, 6, 2, (896, 896))],
 )
 def test_packaged_recordings_have_the_published_sizes(name, sizes, steps, channels, classes, lengths):
     package, file, *_ = datasets.PACKAGED[name]

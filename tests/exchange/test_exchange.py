@@ -215,10 +215,7 @@ def test_modules_of_frameworks():
         flax = Network([Layer(kernel, lif), flat])
         inputs = spikes_in((2, 7, 5))[:15]
         last = np.moveaxis(inputs, 2, -1)
-        for network, example, values in (
-            (equinox, (2, 7, 5), inputs),
-            (flax, (7, 5, 2), last),
-        ):
+        for network, example, values in ((equinox, (2, 7, 5), inputs), (flax, (7, 5, 2), last)):
             graph = to_nir(network, **EULER, input_shape=example)
             spikes = run(network, values)
             assert_close(spikes, reference(graph, inputs, EULER))
@@ -347,10 +344,7 @@ NOT_WRITTEN = {
 @pytest.mark.parametrize("message", NOT_WRITTEN)
 def test_export_rejects_networks_that_nir_lacks(message):
     shape = IMAGE if "channel" in message or "padding" in message else (3,)
-    with (
-        pytest.raises(ValueError, match=f"^to_nir: .*{message}"),
-        jax.numpy_rank_promotion("allow"),
-    ):
+    with pytest.raises(ValueError, match=f"^to_nir: .*{message}"), jax.numpy_rank_promotion("allow"):
         to_nir(Network(NOT_WRITTEN[message]), **EXACT, input_shape=shape)
 
 

@@ -54,21 +54,12 @@ def networks():
             "stem": stem,
             "two": Layer(w(8, 6), synaptic, w(6, 6, 3, 0.5)),
             "out": Layer(
-                {"stem": w(8, 5, scale=4.0), "two": w(6, 5, scale=4.0)},
-                lif,
-                bias=np.full(5, 0.1, np.float32),
+                {"stem": w(8, 5, scale=4.0), "two": w(6, 5, scale=4.0)}, lif, bias=np.full(5, 0.1, np.float32)
             ),
         },
-        "feedback": {
-            "a": Layer({"input": w(12, 8), "b": late}, lif),
-            "b": Layer(w(8, 8), lif),
-        },
+        "feedback": {"a": Layer({"input": w(12, 8), "b": late}, lif), "b": Layer(w(8, 8), lif)},
         "delayed feedback": {
-            "a": Layer(
-                {"input": w(12, 8), "b": Delayed(w(8, 8, 3), 3)},
-                lif,
-                Delayed(w(8, 8, 4, 0.5), 2),
-            ),
+            "a": Layer({"input": w(12, 8), "b": Delayed(w(8, 8, 3), 3)}, lif, Delayed(w(8, 8, 4, 0.5), 2)),
             "b": Layer(w(8, 8), synaptic, Window(np.stack([w(8, 8, 5, 0.3), w(8, 8, 6, 0.3)]), delay=1)),
             "out": Layer(w(8, 5), none),
         },
@@ -96,17 +87,10 @@ def networks():
             "out": Layer(Window(np.stack([w(8, 5, seed) for seed in range(3)])), lif),
         },
         "learned delays": {"stem": stem, "out": Layer(Window(kernel), lif)},
-        "sum as output": {
-            "stem": stem,
-            "two": Layer(w(8, 8, 2), lif),
-            "sum": Join(add, of=("stem", "two")),
-        },
+        "sum as output": {"stem": stem, "two": Layer(w(8, 8, 2), lif), "sum": Join(add, of=("stem", "two"))},
         "names of a chain": {"stem": stem, "out": out},
         "a layer called output": {"output": stem},
-        "no neurons": {
-            "stem": stem,
-            "out": Layer({"stem": w(8, 5), "input": w(12, 5)}, LeakyReadout(0.0)),
-        },
+        "no neurons": {"stem": stem, "out": Layer({"stem": w(8, 5), "input": w(12, 5)}, LeakyReadout(0.0))},
     }
     return {name: Network(layers) for name, layers in chains.items()} | {
         "two inputs and outputs": Network(
@@ -251,17 +235,10 @@ IMPULSES = {
     ),
     # a delay after a bias delays the bias
     "bias": (
-        graph_of(
-            [("input", "a"), ("a", "d"), ("d", "output")],
-            a=nir.Affine(np.ones((1, 1)), np.ones(1)),
-            d=delay(2),
-        ),
+        graph_of([("input", "a"), ("a", "d"), ("d", "output")], a=nir.Affine(np.ones((1, 1)), np.ones(1)), d=delay(2)),
         [0, 0, 2, 1, 1],
     ),
-    "window": (
-        graph_of(WINDOW, d=delay(2), a=linear(3.0), b=linear(5.0), n=copy()),
-        [5, 0, 3, 0, 0],
-    ),
+    "window": (graph_of(WINDOW, d=delay(2), a=linear(3.0), b=linear(5.0), n=copy()), [5, 0, 3, 0, 0]),
 }
 
 

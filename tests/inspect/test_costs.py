@@ -13,18 +13,7 @@ import pytest
 from conftest import few
 from networks import observed
 
-from spikegrad import (
-    LIF,
-    AdaptiveLIF,
-    Cell,
-    Delayed,
-    Join,
-    Layer,
-    LeakyReadout,
-    Network,
-    Window,
-    stochastic,
-)
+from spikegrad import LIF, AdaptiveLIF, Cell, Delayed, Join, Layer, LeakyReadout, Network, Window, stochastic
 from spikegrad.inspect import EnergyPrices, cost_report
 from spikegrad.network import DelayKernel, rounded_delays
 

@@ -10,17 +10,7 @@ import pytest
 from conftest import MODES, few
 from networks import observed
 
-from spikegrad import (
-    LIF,
-    Arctan,
-    Delayed,
-    Join,
-    Layer,
-    LeakyReadout,
-    Network,
-    Window,
-    measure,
-)
+from spikegrad import LIF, Arctan, Delayed, Join, Layer, LeakyReadout, Network, Window, measure
 from spikegrad.inspect.plot import graph
 from spikegrad.network import match_widths
 
@@ -269,10 +259,7 @@ def test_widths_of_graphs():
 
 @pytest.mark.parametrize(
     ("of_mesh", "masked"),
-    [
-        *(pytest.param("auto", masked, marks=pytest.mark.every) for masked in (False, True)),
-        ("explicit", True),
-    ],
+    [*(pytest.param("auto", masked, marks=pytest.mark.every) for masked in (False, True)), ("explicit", True)],
 )
 def test_a_sharded_batch_of_a_graph(of_mesh, masked):
     """Delays, a loop, and a join over time."""

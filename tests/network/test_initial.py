@@ -7,17 +7,7 @@ import pytest
 from conftest import few
 from networks import observed
 
-from spikegrad import (
-    LIF,
-    AdaptiveLIF,
-    Cell,
-    Layer,
-    LeakyReadout,
-    Network,
-    SynapticLIF,
-    bounded,
-    parameter,
-)
+from spikegrad import LIF, AdaptiveLIF, Cell, Layer, LeakyReadout, Network, SynapticLIF, bounded, parameter
 from spikegrad.network import draw_weights, fluctuation_driven
 from spikegrad.neurons import (
     BRF,
@@ -429,11 +419,7 @@ SPIKES = np.zeros((3, 2, 4), bool)
         ),
         (lambda: fluctuation_driven(LIF(), 1.5), ValueError, "rate must be > 0 and <= 1, got 1.5; for other inputs"),
         (lambda: fluctuation_driven(LIF(), 0.1, std=-1.0)(KEY, (4, 2)), ValueError, "std must be > 0, got -1"),
-        (
-            lambda: fluctuation_driven(LIF(1.0), 0.1)(KEY, (4, 2)),
-            ValueError,
-            "decay must be < 1 for a rate, got 1.0",
-        ),
+        (lambda: fluctuation_driven(LIF(1.0), 0.1)(KEY, (4, 2)), ValueError, "decay must be < 1 for a rate, got 1.0"),
         (lambda: fluctuation_driven(LIF(), SPIKES)(KEY, (4, 2)), ValueError, "inputs are all 0"),
         (
             lambda: fluctuation_driven(LIF(), SPIKES * np.float32(np.nan))(KEY, (4, 2)),
@@ -453,11 +439,7 @@ SPIKES = np.zeros((3, 2, 4), bool)
             "std is too small: equal weights for mean 0.9 exceed it",
         ),
         (lambda: Layer.init(KEY, 4, 2, LIF()), TypeError, "pass inputs to measure, or a rate"),
-        (
-            lambda: Layer.init(KEY, SPIKES, 2, LIF(), rate=0.1),
-            TypeError,
-            "pass inputs to measure, or a rate",
-        ),
+        (lambda: Layer.init(KEY, SPIKES, 2, LIF(), rate=0.1), TypeError, "pass inputs to measure, or a rate"),
         (
             lambda: Layer.init(KEY, ~SPIKES, 2, LIF(), std=1e-3, recurrent=True),
             ValueError,

@@ -41,8 +41,7 @@ def relative(got, expected):
 
 
 @pytest.mark.parametrize(
-    "options",
-    few([{"backward": mode} for mode in MODES], {"backward": "exact"}, {"backward": "recompute"}),
+    "options", few([{"backward": mode} for mode in MODES], {"backward": "exact"}, {"backward": "recompute"})
 )
 def test_fewer_steps_than_layers(options):
     network = Network([Layer(jnp.eye(5), LIF(threshold=0.1))] * 3)

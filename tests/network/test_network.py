@@ -10,18 +10,7 @@ import numpy as np
 import pytest
 from conftest import GRADIENT_ERRORS, MODES, ROOT, STORAGES, few
 
-from spikegrad import (
-    LIF,
-    AdaptiveLIF,
-    Backward,
-    Cell,
-    Layer,
-    LeakyReadout,
-    Network,
-    Sigmoid,
-    SynapticLIF,
-    spike,
-)
+from spikegrad import LIF, AdaptiveLIF, Backward, Cell, Layer, LeakyReadout, Network, Sigmoid, SynapticLIF, spike
 from spikegrad.inspect import residual_report
 
 STEPS, BATCH, INPUTS, NEURONS, CLASSES = 8, 3, 5, 7, 4
@@ -294,11 +283,7 @@ def test_each_mode_is_documented():
 @pytest.mark.parametrize(
     ("error", "options", "message"),
     [
-        (
-            ValueError,
-            {"backward": "exakt"},
-            f"mode must be one of {', '.join(map(repr, MODES))}, got",
-        ),
+        (ValueError, {"backward": "exakt"}, f"mode must be one of {', '.join(map(repr, MODES))}, got"),
         (ValueError, {"backward": Backward(chunk=9)}, "chunk must be from 1 to the 8 steps of the inputs, got 9"),
         (TypeError, {"backward": 8}, "backward must be the name of a mode or a Backward, got 8"),
         (ValueError, {"backward": Backward(chunk=4, segment=6)}, "chunk must divide segment, got 4 and 6"),
@@ -356,11 +341,7 @@ def test_bad_layers():
         (lambda: Layer(w, LIF(), w), ValueError, "Layer: recurrent must be square, got a matrix of shape (3, 2)"),
         (lambda: Layer(w, LIF(), bias=True), TypeError, "got True; Layer.init(..., bias=True) creates one"),
         (lambda: Network([]), TypeError, "Network: layers must be one or more Layer objects, got []"),
-        (
-            lambda: Network(Layer(w, LIF()), Layer(w, LIF())),
-            TypeError,
-            "Network: layers must be",
-        ),
+        (lambda: Network(Layer(w, LIF()), Layer(w, LIF())), TypeError, "Network: layers must be"),
         (
             lambda: Network.init(0, 3, [2], LIF(), rate=0.1),
             TypeError,

@@ -8,14 +8,7 @@ import numpy as np
 import pytest
 from conftest import few
 
-from spikegrad import (
-    LIF,
-    Delayed,
-    Join,
-    Layer,
-    LeakyReadout,
-    Network,
-)
+from spikegrad import LIF, Delayed, Join, Layer, LeakyReadout, Network
 from spikegrad.inspect import residual_report
 from spikegrad.network import fold_normalization
 
@@ -148,12 +141,7 @@ def test_a_function_of_whole_sequences_in_a_loop():
     with pytest.raises(
         ValueError, match=r"join 'norm' takes all steps at once.*through 'cell'; normalize the inputs of the loop"
     ):
-        Network(
-            {
-                "cell": Layer({"input": w, "norm": Delayed(w, 1)}, LIF()),
-                "norm": Join(same, "cell", over_time=True),
-            }
-        )
+        Network({"cell": Layer({"input": w, "norm": Delayed(w, 1)}, LIF()), "norm": Join(same, "cell", over_time=True)})
 
 
 def test_a_network_that_needs_all_steps_has_no_step():

@@ -6,17 +6,7 @@ import numpy as np
 import pytest
 from conftest import GRADIENT_ERRORS, MODES, few
 
-from spikegrad import (
-    LIF,
-    Cell,
-    Delayed,
-    Layer,
-    LeakyReadout,
-    Network,
-    SynapticLIF,
-    parameter,
-    unroll,
-)
+from spikegrad import LIF, Cell, Delayed, Layer, LeakyReadout, Network, SynapticLIF, parameter, unroll
 from spikegrad.neurons import MultiSynapticLIF
 from spikegrad.surrogates import sigmoid
 from spikegrad.testing import CheckFailedError, check_cell
