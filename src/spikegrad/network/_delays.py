@@ -76,7 +76,8 @@ class DelayKernel(Struct, pure=True):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if matrix_of(self.weight) is None:
+        matrix = matrix_of(self.weight)
+        if matrix is None or matrix.ndim < 2:
             raise TypeError(
                 f"DelayKernel: weight must be a matrix, got {self.weight!r}"
             )

@@ -25,6 +25,7 @@ examples. So a layer with a convolution computes its products step by step.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from typing import NamedTuple, TypeAlias
 
@@ -133,6 +134,8 @@ class LayerVjp(NamedTuple):
     """The number of the layer, used for its keys."""
     examples: int | None
     """The number of examples, for stochastic spikes."""
+    low_memory: bool = False
+    """If True, the gradients of large matrices are added in parts."""
 
     @property
     def stepwise(self) -> tuple[str, ...]:
@@ -314,15 +317,45 @@ class LayerVjp(NamedTuple):
             # A function: JAX's gradient of the vmapped call is already summed over the steps.
             new, ct_x = pullback(self._over_chunk(name), ct, self.arrays[name], x)
             return plus(grad, new), ct_x
-        # The gradient of a matrix is added in place. ct_x: (chunk, batch, inputs). XLA removes this
-        # product if the caller does not use it.
+        # The gradient of a matrix is added in place, in parts if memory is scarce. ct_x: (chunk,
+        # batch, inputs). XLA removes this product if the caller does not use it.
         (ct_x,) = pullback(functools.partial(self.call_chunk, name), ct, x)
         (matrix,) = self.arrays[name]
-        # (chunk, batch, inputs) and (chunk, batch, neurons) -> (inputs, neurons), the sum of
-        # ``x^T ct`` over all leading axes, without merging them (``times_matrix``).
-        x = x.astype(matrix.dtype)
-        ct = ct.astype(matrix.dtype)
-        return [grad[0] + contract_leading(x, ct, like=matrix)], ct_x
+        add = _add_in_parts if self.low_memory else _add_product
+        return [add(grad[0], matrix, x.astype(matrix.dtype), ct)], ct_x
+
+
+def _add_product(
+    grad: jax.Array, matrix: jax.Array, x: jax.Array, ct: jax.Array
+) -> jax.Array:
+    """Return ``grad`` plus the sum of ``x^T ct`` over all leading axes, without merging them
+    (``times_matrix``).
+    """
+    # (chunk, batch, inputs) and (chunk, batch, neurons) -> (inputs, neurons)
+    return grad + contract_leading(x, ct.astype(matrix.dtype), like=matrix)
+
+
+def _add_in_parts(
+    grad: jax.Array, matrix: jax.Array, x: jax.Array, ct: jax.Array
+) -> jax.Array:
+    """Like :func:`_add_product`, with a temporary of some rows of a large matrix."""
+    # The temporary of a smaller matrix is small compared with the residuals, so one part is enough.
+    most = 4 if grad.size >= 1 << 20 else 2 if grad.size >= 1 << 18 else 1
+    parts = math.gcd(len(grad), most)
+    rows = len(grad) // parts
+
+    # Carry: the gradient (inputs, neurons). Each iteration updates ``rows`` rows.
+    def add(i, grad):
+        part, some = (
+            jax.lax.dynamic_slice_in_dim(a, i * rows, rows) for a in (grad, matrix)
+        )
+        read = jax.lax.dynamic_slice_in_dim(x, i * rows, rows, axis=-1)
+        part = _add_product(part, some, read, ct)
+        return jax.lax.dynamic_update_slice_in_dim(grad, part, i * rows, axis=0)
+
+    if parts == 1:
+        return _add_product(grad, matrix, x, ct)
+    return jax.lax.fori_loop(0, parts, add, grad)
 
 
 def trace(

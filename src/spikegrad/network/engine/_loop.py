@@ -191,7 +191,14 @@ def _run_part(plan, graph, traced, part, arrays, inputs, pre_spike, starts, mask
     def sequence(arrays, inputs, starts, masks):
         if any("key" in node_arrays for node_arrays in arrays.values()):
             masks = masks.numbered(part.start)
-        nodes = {n: node._replace(arrays=arrays[n]) for n, node in traced.items()}
+        # These modes trade time for memory, so large weight gradients are added in parts.
+        low_memory = plan.storage.encodes or segmented
+        nodes = {
+            name: node._replace(arrays=arrays[name], low_memory=low_memory)
+            if isinstance(node, LayerVjp)
+            else node._replace(arrays=arrays[name])
+            for name, node in traced.items()
+        }
         return Sequence(plan, part, components, edges, nodes, inputs, starts[0], masks)
 
     def forward(arrays, inputs, pre_spike, starts, masks, storage):
