@@ -247,8 +247,13 @@ def test_quantized_network_follows_the_real_one(target, cell, readout):
         u, v = (jax.tree.leaves(x[name].pre_spike)[0] for x in (real, fine))
         scale = row.scale * (64 if target == "loihi" else 1)
         silent = np.cumsum(np.asarray(real[name].output) != 0, 0) == 0
-        if name == "0" and target != "xylo":
-            np.testing.assert_allclose((v / scale)[0][silent[0]], u[0][silent[0]], atol=0.05)
+        if name == "0":
+            # Two steps: a leak of Xylo takes at least 1 of a state that may be small.
+            np.testing.assert_allclose((v / scale)[:2][silent[:2]], u[:2][silent[:2]], atol=0.03)
+        _, whole = integers.observe(spikes, parts="pre_spike")
+        largest = max(np.abs(x).max() for x in jax.tree.leaves(whole[name].pre_spike))
+        np.testing.assert_allclose(row.peak, largest / 2 ** (15 if target == "xylo" else 23), rtol=1e-4)
+        assert row.tau[0] == pytest.approx(row.tau[1], rel=0.01)
         assert row.error < 0.02
         assert 0 < row.peak <= 1
         assert "tau" in str(report)
