@@ -16,11 +16,14 @@ def run(*arguments):
 def test_quantize(tmp_path):
     folder = tmp_path / "run"
     small = "--data digits --hidden 8 --steps 4 --epochs 1 --encoding rate --reset value --no-baseline --quiet"
-    assert run("train", *small.split(), "-o", folder).exit_code == 0
-    result = run("quantize", folder, "--target", "loihi", "--bits", 6, "--epochs", 1, "--quiet")
+    result = run("train", *small.split(), "--target", "loihi", "--bits", 6, "-o", folder)
     assert result.exit_code == 0, result.output
     assert "in real numbers" in result.output
     assert "trained on for 1 epochs" in result.output
+    result = run("quantize", folder, "--target", "fixed", "--bits", 4, "--quiet")
+    assert result.exit_code == 0, result.output
+    assert "trained on" not in result.output
+    assert load(folder / "fixed-4" / "network.json").layers[0].weight.high == 7
     network = load(folder / "loihi-6" / "network.json")
     weights = network.layers[0].weight
     assert weights.integers.shape == (64, 8)
@@ -39,3 +42,6 @@ def test_quantize(tmp_path):
     record["options"]["encoding"] = "current"
     (folder / "run.json").write_text(json.dumps(record))
     assert "--encoding rate or latency" in refused("fixed")
+    # Before any training.
+    result = run("train", *small.split()[:-4], "--target", "loihi", "-o", tmp_path / "other")
+    assert "resets the potential to 0" in str(result.exception)

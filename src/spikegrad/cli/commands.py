@@ -71,6 +71,12 @@ def command() -> None:
     default=True,
     help="Also train a non-spiking network of equal size.",
 )
+@click.option(
+    "--target",
+    type=click.Choice(quantizing.TARGETS),
+    help="Then convert to integers and train these on, as quantize does.",
+)
+@quantizing.bits_option
 @quiet_option
 @processes.options
 @click.pass_context
@@ -80,6 +86,8 @@ def train(
     checkpoint: float,
     resume: Path | None,
     baseline: bool,
+    target: str | None,
+    bits: int,
     quiet: bool,
     **values: Any,
 ) -> int:
@@ -117,7 +125,8 @@ def train(
     """
     began = time.perf_counter()
     if resume is not None:
-        refuse_others(context, "resume", "checkpoint", "quiet", *processes.NAMES)
+        others = "resume", "checkpoint", "quiet", "target", "bits"
+        refuse_others(context, *others, *processes.NAMES)
 
     def begin() -> tuple[runs.Run, Split]:
         if resume is None:
@@ -136,6 +145,8 @@ def train(
     options, record, network = run.options, run.record, run.network
     key = jax.random.key(options.seed)
     start = trainer.starts(network, split.train)(key)
+    if target:  # what the target lacks is reported before training
+        quantizing.converted(network, start, split, target, bits)
     watch = diagnosis.Watch(network, start, split, options.lr, quiet)
     with processes.deferred() as stop:
         learn = partial(
@@ -178,6 +189,9 @@ def train(
         return 128 + stop()
     if failure:
         raise click.ClickException(failure)
+    if target:
+        epochs = max(1, options.epochs // 3)
+        quantizing.convert(run.folder, target, bits, epochs, None, quiet)
     return 0
 
 

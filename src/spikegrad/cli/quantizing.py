@@ -24,12 +24,17 @@ _REPLAYED = 64
 """Number of test examples that are run in integers of NumPy too."""
 
 
+bits_option = click.option(
+    "--bits", type=COUNT, default=8, help="Bits of a weight of integers."
+)
+
+
 @click.command("quantize", context_settings={"show_default": True})
 @click.argument("run", type=PATH)
 @click.option(
     "--target", type=click.Choice(TARGETS), required=True, help="Arithmetic and limits."
 )
-@click.option("--bits", type=COUNT, default=8, help="Bits of a weight.")
+@bits_option
 @click.option(
     "--epochs",
     type=click.IntRange(0),
@@ -50,22 +55,22 @@ def command(
     integers) and network.c with network.h (a program in C99), and prints the report and the test
     accuracy before and after.
     """
+    convert(run, target, bits, epochs, output, quiet)
+
+
+def convert(
+    run: Path, target: str, bits: int, epochs: int, output: Path | None, quiet: bool
+) -> None:
+    """Convert a run, train the integers on, and write them."""
     saved = runs.read(run)
     network, options = saved.network, saved.options
-    if network.encoding == "current":
-        raise runs.RunError(
-            f"{run} was trained on real inputs; train it with --encoding rate or latency"
-        )
     folder = run / f"{target}-{bits}" if output is None else output
     if folder.exists():
         raise runs.RunError(f"{folder} already exists; pass another --output")
     params, split = runs.read_parameters(saved), options.load()
     score = trainer.make_evaluator(network)
     before = score(params, split.test).accuracy(split.test.y)
-    try:
-        params, report = _quantized(network, params, split, target, bits)
-    except (TypeError, ValueError) as error:
-        raise runs.RunError(f"{run}: {error}") from error
+    params, report = converted(network, params, split, target, bits)
     after = score(params, split.test).accuracy(split.test.y)
     if epochs:
         settings = dataclasses.replace(options, epochs=epochs, lr=options.lr / 3)
@@ -85,11 +90,19 @@ def command(
     tables.say(line, f"wrote {folder}")
 
 
-def _quantized(
+def converted(
     network: SpikingNetwork, params: Any, split: Any, target: str, bits: int
 ) -> tuple[Any, QuantizationReport]:
+    """Return the parameters as integers, and the report. Raise for what the target lacks."""
+    if network.encoding == "current":
+        raise runs.RunError(
+            "the network has real inputs; train it with --encoding rate or latency"
+        )
     real, inputs, mask = _network(network, params, sample(split.train, _MEASURED))
-    integers, report = quantize(real, target, inputs, bits=bits, mask=mask)
+    try:
+        integers, report = quantize(real, target, inputs, bits=bits, mask=mask)
+    except (TypeError, ValueError) as error:
+        raise runs.RunError(str(error)) from error
     return tuple(integers.layers.values()), report
 
 
