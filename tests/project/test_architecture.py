@@ -89,12 +89,12 @@ def test_each_line_has_what_its_files_import_from_lines_above(drawn, room):
     assert above == {room(path) for path in FILES} - {None}
 
 
-def test_two_files_of_training_know_networks():
+def test_three_files_of_training_know_networks():
     """The others train anything that has a loss."""
     training, network = LIBRARY / "training", LIBRARY / "network"
     knowing = {path.name for path, imported in FILES.items() if path.parent == training
                and any(other.is_relative_to(network) for other in imported)}  # fmt: skip
-    assert knowing == {"_adapt_widths.py", "_shrink_delays.py"}
+    assert knowing == {"_adapt_widths.py", "_online.py", "_shrink_delays.py"}
 
 
 def test_no_circle():

@@ -5,6 +5,7 @@ from ._batches import ShuffledBatches, with_device_data
 from ._callbacks import JsonLines, TensorBoard
 from ._checkpoint import CheckpointError, Checkpoints
 from ._fit import fit
+from ._online import Online
 from ._partition import combine, partition
 from ._processes import distributed
 from ._shrink_delays import ShrinkDelays
@@ -20,6 +21,7 @@ __all__ = [
     "DivergedError",
     "JsonLines",
     "Loss",
+    "Online",
     "Report",
     "ShrinkDelays",
     "ShuffledBatches",

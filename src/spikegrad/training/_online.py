@@ -1,0 +1,612 @@
+"""Gradients that are computed forward in time, in memory that does not grow with the steps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.lax import stop_gradient
+from jax.typing import ArrayLike
+
+from .._checks import append_axes
+from .._pytree import Entries, PyTree, inexact, is_array, merge, split
+from .._struct import Struct, parameter, wiring
+from .._surrogate import as_key, fold_in
+from ..network import Join, Layer, Network, named_inputs
+from ..neurons import Cell, LeakyReadout, fire, linear_response
+from ._partition import combine, is_float_array, partition
+
+RULES = ("eprop", "ottt", "local")
+StepLoss = Callable[[Any, Any], jax.Array]
+"""``loss(outputs, target)`` of one step, a scalar."""
+
+
+class Carry(NamedTuple):
+    """The state between two steps."""
+
+    states: Mapping[str, Any]
+    """The states of the network, in the form of :meth:`spikegrad.Network.initial_state`."""
+    traces: dict[str, Any]
+    """The traces of each layer."""
+
+
+class Traces(NamedTuple):
+    """Derivatives of a layer for rule ``"eprop"``, ``(batch, rows, neurons)``.
+
+    A row for each source, one for the bias, and one for each array of the cell.
+    """
+
+    state: Any
+    """Of the state of the cell."""
+    filtered: dict[str, jax.Array]
+    """Of the output, as each readout integrates it."""
+
+
+class Moved(NamedTuple):
+    """A layer after one step."""
+
+    state: Any
+    output: jax.Array
+    current: jax.Array
+    rows: jax.Array
+    """What the weights read, and 1 for the bias: ``(batch, rows)``."""
+    trace: Any
+    """The traces of the rows, for rule ``"ottt"``."""
+    keys: jax.Array | None
+
+
+class Online(Struct):
+    r"""Gradients forward in time: an update can follow each step of a stream without an end.
+
+    The gradient of a weight is a sum over steps. Each term is the learning signal of the neuron,
+    the derivative of the step's loss by its output, times an eligibility trace. The signal passes
+    through edges without a delay, within one step. Outputs that a node reads in a later step, such
+    as recurrent spikes, are constants.
+
+    Parameters
+    ----------
+    network : Network
+        The network, without joins over time.
+    rule : {"eprop", "ottt", "local"}, default "eprop"
+        ``"eprop"``: a trace for each weight and array of the state, with the derivative through the
+        neuron's state. A :class:`~spikegrad.LeakyReadout` also filters the traces of layers that it
+        reads by a matrix. ``"ottt"``: a trace for each source, filtered by the neuron's leak,
+        without its reset. ``"local"``: no traces, so the gradients are those of
+        ``Backward(truncate=1)``.
+    feedback : mapping, optional
+        ``{"readout": {"hidden": matrix}}``: the learning signal of ``"hidden"`` comes only from
+        ``"readout"``, through this matrix ``(hidden, readout)`` in place of the weights.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the rule has no trace for a layer. The message names the layer.
+
+    Notes
+    -----
+    For one hidden layer and a leaky readout, ``"eprop"`` gives the gradients of backpropagation
+    with ``stop_gradient`` on the recurrent spikes. In deeper networks it leaves out the memory of
+    the layers above.
+
+    Rule ``"eprop"`` takes any cell with elementwise ``integrate`` and ``fire``. Arrays of the cell
+    get gradients too.
+
+    References
+    ----------
+    Bellec et al. 2020, "A solution to the learning dilemma for recurrent networks of spiking
+    neurons", Nature Communications (e-prop). Xiao et al. 2022, "Online training through time for
+    spiking neural networks", NeurIPS (OTTT).
+
+    Examples
+    --------
+    >>> import jax, jax.numpy as jnp
+    >>> from spikegrad import LIF, Layer, LeakyReadout, Network
+    >>> from spikegrad.training import Online
+    >>> network = Network([
+    ...     Layer(jnp.full((3, 8), 0.4), LIF(0.9), recurrent=jnp.eye(8)),
+    ...     Layer(jnp.ones((8, 2)), LeakyReadout(0.9)),
+    ... ])
+    >>> online = Online(network)
+    >>> carry = online.start(jnp.ones((16, 3)))
+    >>> squares = lambda outputs, target: ((outputs - target) ** 2).sum()
+    >>> for _ in range(5):
+    ...     carry, outputs, gradients = online.step(carry, jnp.ones((16, 3)), 1.0, squares)
+    >>> gradients.layers["0"].recurrent.shape
+    (8, 8)
+    """
+
+    network: Network = parameter(kind=Network)
+    rule: str = wiring("eprop")
+    feedback: Any = parameter(default=None, kind=object)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.rule not in RULES:
+            raise ValueError(f"Online: rule must be one of {RULES}, got {self.rule!r}")
+        object.__setattr__(self, "feedback", dict(self.feedback or {}))
+        graph = self.network.graph
+        order = [name for name in graph.nodes if name in graph.layers]
+        for readout, matrices in self.feedback.items():
+            below = order[: order.index(readout)] if readout in order else []
+            for name in matrices:
+                if name not in below:
+                    raise ValueError(
+                        f"Online: feedback[{readout!r}] must name layers below {readout!r}, here "
+                        f"{below}, got {name!r}"
+                    )
+        for name, node in graph.nodes.items():
+            if reason := self._obstacle(name, node):
+                kind = "join" if isinstance(node, Join) else "layer"
+                raise TypeError(f"Online: {kind} {name!r}: {reason}")
+
+    def _obstacle(self, name: str, node: Layer | Join) -> str | None:
+        """Return the reason why the rule has no trace for a node, or None."""
+        no_trace, local = f"rule {self.rule!r} has no trace for", self.rule == "local"
+        if isinstance(node, Join):
+            if local or not _has_arrays(node):
+                return None
+            return f"{no_trace} the arrays of its function; pass rule='local'"
+        cell = type(node.cell).__name__
+        if node.cell.couples_examples:
+            return f"{cell} reads all examples of a step; pass a cell with fixed statistics"
+        reason = None
+        for edge, weight in () if local else self.network.graph.connections(name):
+            if not is_array(weight) and _has_arrays(weight):
+                reason = (
+                    f"{no_trace} the arrays of the function {edge.label}; pass a matrix"
+                )
+            if is_array(weight) and weight.ndim > 2:
+                reason = f"{no_trace} the receptors of {cell}; pass rule='local'"
+        if self.rule == "ottt" and linear_response(node.cell) is None:
+            reason = (
+                f"{no_trace} {cell}, which has no linear response; pass rule='eprop'"
+            )
+        elif self.rule == "ottt" and _has_arrays(node.cell):
+            reason = f"{no_trace} the arrays of {cell}; pass numbers or rule='eprop'"
+        if self._filtered_by(name) and jnp.size(getattr(node.cell, "decay", 0)) > 1:
+            reason = "rule 'eprop' filters traces by one decay; pass a number as decay"
+        return reason
+
+    def _fed_back(self) -> set[str]:
+        """Return the layers with feedback."""
+        return {name for matrices in self.feedback.values() for name in matrices}
+
+    def _filtered_by(self, readout: str) -> dict[str, Any]:
+        """Return the layers whose traces a readout filters, with the matrices of their signals."""
+        graph = self.network.graph
+        cell = getattr(graph.nodes[readout], "cell", None)
+        if self.rule != "eprop" or not isinstance(cell, LeakyReadout):
+            return {}
+        direct = {*graph.layers} - self._fed_back()
+        matrices = {
+            edge.source: weight
+            for edge, weight in graph.connections(readout)
+            if edge.lags == (0,) and is_array(weight) and edge.source in direct
+        }
+        return {**matrices, **self.feedback.get(readout, {})}
+
+    def start(self, inputs: Any) -> Carry:
+        """Return the carry before the first step: neurons at rest, and traces of zeros.
+
+        Parameters
+        ----------
+        inputs : array_like, jax.ShapeDtypeStruct or dict
+            The inputs of one step, ``(batch, inputs)``. Only shape and dtype matter.
+
+        Returns
+        -------
+        Carry
+            The states of the network and the traces, a pytree.
+        """
+        graph, states = self.network.graph, self.network.initial_state(inputs)
+        traces: dict[str, Any] = {}
+        for name, layer in graph.layers.items() if self.rule != "local" else ():
+            v = inexact(states[name][0])
+            like = jax.tree.leaves(v)[0]
+            rows = sum(len(weight) for _, weight in _matrices(graph, name)) + 1
+            if self.rule == "ottt":
+                zeros = jnp.zeros((len(like), rows), like.dtype)
+                traces[name] = zeros, zeros
+                continue
+            _check_elementwise(name, layer.cell, like)
+            rows += len(jax.tree.leaves(_arrays_of(layer.cell)))
+            zeros = jax.tree.map(
+                lambda x, n=rows: jnp.stack([jnp.zeros_like(x)] * n, 1), v
+            )
+            readouts = [r for r in graph.layers if name in self._filtered_by(r)]
+            traces[name] = Traces(
+                zeros, {r: jax.tree.leaves(zeros)[0] for r in readouts}
+            )
+        return Carry(states, traces)
+
+    def step(
+        self,
+        carry: Carry,
+        inputs: Any,
+        target: Any,
+        loss: StepLoss,
+        *,
+        active: ArrayLike | None = None,
+        key: jax.Array | None = None,
+    ) -> tuple[Carry, Any, PyTree]:
+        """Run one step, and return its share of the gradients.
+
+        Parameters
+        ----------
+        carry : Carry
+            From :meth:`start` or the previous step.
+        inputs : array_like or dict
+            The inputs of the step, ``(batch, inputs)``.
+        target : pytree
+            The second argument of ``loss``.
+        loss : callable
+            ``loss(outputs, target)`` returns the loss of the step, a scalar.
+        active : array_like of bool, optional
+            ``(batch,)`` or a scalar: False for padding, which changes neither states nor traces.
+        key : array of jax.random.key, optional
+            The key of the step, for stochastic spikes, as in :meth:`spikegrad.Network.step`.
+
+        Returns
+        -------
+        carry : Carry
+            The carry after the step.
+        outputs : jax.Array or dict
+            The outputs of the network.
+        gradients : pytree
+            In the structure of ``partition(network)[0]``. Their sum over the steps is the gradient
+            of the sum of the losses.
+        """
+        carry, outputs, _, gradients = self._step(
+            carry, inputs, target, loss, active, key
+        )
+        return carry, outputs, gradients
+
+    def scan(
+        self,
+        carry: Carry,
+        inputs: Any,
+        targets: Any,
+        loss: StepLoss,
+        *,
+        mask: ArrayLike | None = None,
+        key: jax.Array | None = None,
+    ) -> tuple[Carry, jax.Array, PyTree]:
+        """Run a sequence, and return the sums of the losses and gradients of its steps.
+
+        Parameters
+        ----------
+        carry : Carry
+            From :meth:`start`, a step or a scan.
+        inputs, targets : pytree
+            As in :meth:`step`, with the axis of the steps first.
+        loss : callable
+            As in :meth:`step`.
+        mask : array_like of bool, optional
+            ``(steps, batch)`` or ``(steps,)``, False for padding.
+        key : array of jax.random.key, optional
+            For stochastic spikes. Step ``t`` uses ``jax.random.fold_in(key, t)``, so spikes equal
+            those of a call of the network.
+
+        Returns
+        -------
+        carry : Carry
+            The carry after the last step.
+        value : jax.Array
+            The sum of the losses.
+        gradients : pytree
+            In the structure of ``partition(network)[0]``.
+        """
+
+        def run(carry, now):
+            x, target, active, t = now
+            folded = None if key is None else fold_in(key, t)
+            after, _, value, gradients = self._step(
+                carry, x, target, loss, active, folded
+            )
+            return after, (value, gradients)
+
+        def step(carry, now):
+            after, terms = run(carry[0], now)
+            return (after, jax.tree.map(jnp.add, carry[1], terms)), None
+
+        steps = len(jax.tree.leaves(inputs)[0])
+        xs = jax.tree.map(jnp.asarray, (inputs, targets, mask, jnp.arange(steps)))
+        _, terms = jax.eval_shape(run, carry, jax.tree.map(lambda x: x[0], xs))
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), terms)
+        (after, (value, gradients)), _ = jax.lax.scan(step, (carry, zeros), xs)
+        return after, value, gradients
+
+    def loss(
+        self,
+        inputs: Any,
+        targets: Any,
+        loss: StepLoss,
+        *,
+        mask: ArrayLike | None = None,
+        key: jax.Array | None = None,
+    ) -> jax.Array:
+        """Return the sum of the losses of a sequence, with the gradients of the rule.
+
+        ``jax.grad`` of it, and :func:`fit`, then learn by the rule. The forward pass computes the
+        gradients.
+
+        Parameters
+        ----------
+        inputs, targets, loss, mask, key
+            As in :meth:`scan`.
+
+        Returns
+        -------
+        jax.Array
+            The sum of the losses.
+
+        Examples
+        --------
+        >>> import jax, jax.numpy as jnp
+        >>> from spikegrad import LIF, Network
+        >>> from spikegrad.training import Online, combine, partition
+        >>> spikes = jax.random.bernoulli(jax.random.key(1), 0.1, (50, 8, 20))
+        >>> network = Network.init(jax.random.key(0), spikes, (16, 2), LIF(0.9))
+        >>> trainable, static = partition(network)
+        >>> def loss(trainable):
+        ...     online = Online(combine(trainable, static))
+        ...     squares = lambda outputs, target: ((outputs - target) ** 2).mean()
+        ...     return online.loss(spikes, jnp.ones((50, 8, 2)), squares)
+        >>> jax.grad(loss)(trainable).layers["0"].weight.shape
+        (20, 16)
+        """
+        constant = stop_gradient(self)
+        first = jax.tree.map(lambda x: jnp.asarray(x)[0], inputs)
+        _, value, gradients = constant.scan(
+            constant.start(first), inputs, targets, loss, mask=mask, key=key
+        )
+        # Differences that are zero and have the gradients of the rule as derivative.
+        trainable = partition(self.network)[0]
+        shares = jax.tree.map(
+            lambda x, g: jnp.vdot(x - stop_gradient(x), g).astype(value.dtype),
+            trainable,
+            gradients,
+        )
+        return sum(jax.tree.leaves(shares), value)
+
+    def _step(
+        self,
+        carry: Carry,
+        inputs: Any,
+        target: Any,
+        loss: StepLoss,
+        active: Any,
+        key: Any,
+    ) -> tuple[Carry, Any, jax.Array, PyTree]:
+        trainable, static = partition(self.network)
+        graph = self.network.graph
+        active = jax.tree.map(jnp.asarray, active)
+        x = {
+            name: _hold(active, x, jnp.zeros_like(x))
+            for name, x in named_inputs(self.network.inputs, inputs).items()
+        }
+        # The last outputs of each source, (depth, batch, neurons), the oldest first.
+        pasts = {
+            name: past if name in graph.depths else past[None]
+            for name, entry in carry.states.items()
+            for past in [entry[1] if name in graph.layers else entry]
+        }
+        replaced = self._fed_back()
+        probes = {name: jnp.zeros_like(pasts[name][-1]) for name in graph.layers}
+
+        def forward(trainable, probes):
+            now, outputs, moved = combine(trainable, static).graph, dict(x), {}
+            for name, node in now.nodes.items():
+
+                def read(source, lag):
+                    out = pasts[source][-lag] if lag else outputs[source]
+                    return stop_gradient(out) if source in replaced else out
+
+                reads = {
+                    e.label: e.read(partial(read, e.source)) for e in now.edges[name]
+                }
+                if isinstance(node, Join):
+                    out = node.function(*reads.values())
+                else:
+                    moved[name] = self._move(now, name, reads, outputs, carry, key)
+                    out = moved[name].output + probes[name]
+                outputs[name] = _hold(active, out, jnp.zeros_like(out))
+            chosen: Any = {name: outputs[name] for name in graph.outputs}
+            if isinstance(self.network.outputs, str | None):
+                chosen = chosen[graph.outputs[0]]
+            return loss(chosen, target), (chosen, outputs, moved)
+
+        differentiate = jax.value_and_grad(
+            forward, int(self.rule == "eprop"), has_aux=True
+        )
+        (value, (chosen, outputs, moved)), gradients = differentiate(trainable, probes)
+        states = {}
+        for name, past in pasts.items():
+            out = moved[name].output if name in moved else outputs[name]
+            new = jnp.concatenate([past[1:], out[None].astype(past.dtype)])
+            new = jax.vmap(partial(_hold, active))(new, past)
+            states[name] = new if name in graph.depths else new[0]
+            if name in moved:
+                v = carry.states[name][0]
+                states[name] = _hold(active, moved[name].state, v), states[name]
+        traces = {name: moved[name].trace for name in carry.traces}
+        if self.rule == "eprop":
+            signals, shares = gradients, {}
+            for name, before in carry.traces.items():
+                v = carry.states[name][0]
+                traces[name], of_output = self._carried(name, before, v, moved[name])
+                share = signals[name][:, None] * of_output
+                for readout, trace in before.filtered.items():
+                    # The signal of this step has passed the readout. Its memory is left.
+                    memory = graph.layers[readout].cell.integrate(
+                        trace, jnp.zeros_like(trace)
+                    )
+                    matrix = jnp.asarray(self._filtered_by(readout)[name], share.dtype)
+                    signal = signals[readout].astype(share.dtype) @ matrix.T
+                    share += signal[:, None] * memory
+                shares[name] = share.sum(0)
+            layout = partial(_quantities, static=static, like=shares)
+            (gradients,) = jax.vjp(layout, trainable)[1](shares)
+        traces = _hold(active, traces, carry.traces)
+        return Carry(Entries(states), traces), chosen, value, gradients
+
+    def _move(
+        self, graph: Any, name: str, reads: Any, outputs: Any, carry: Carry, key: Any
+    ) -> Moved:
+        """Run one step of a layer, with the derivative of the rule."""
+        layer = graph.layers[name]
+        v = carry.states[name][0]
+        dtype = jax.tree.leaves(inexact(v))[0].dtype
+        learns = self.rule == "local"
+
+        products = []
+        for n, (edge, weight) in enumerate(graph.connections(name)):
+            # The bias is added to the first product, as in a call.
+            part = Layer(weight, layer.cell, bias=None if n else layer.bias)
+            part = part if learns else stop_gradient(part)
+            products.append(part.drive(reads[edge.label]).astype(dtype))
+        current = sum(products[1:], products[0])
+        matrices = _matrices(graph, name)
+        one = jnp.ones((len(current), 1), dtype)
+        rows = [*(reads[edge.label] for edge, _ in matrices if not learns), one]
+        rows = stop_gradient(jnp.concatenate([row.astype(dtype) for row in rows], -1))
+        shadows, trace = [], None  # terms that are zero and have a derivative
+        if self.rule == "ottt":
+            response: Any = linear_response(layer.cell)
+            synapse = response.synaptic_decay * carry.traces[name][0] + rows
+            leak = response.decay * carry.traces[name][1] + synapse
+            trace = synapse, leak
+            *parts, one = jnp.split(leak, np.cumsum([len(w) for _, w in matrices]), 1)
+            for (_, weight), part in zip(matrices, parts, strict=True):
+                shadows.append(Layer(weight, layer.cell).drive(part))
+            if layer.bias is not None:
+                shadows.append(
+                    one * jnp.broadcast_to(layer.bias, current.shape).astype(dtype)
+                )
+        for source, matrix in self.feedback.get(name, {}).items():
+            shadows.append(
+                Layer(stop_gradient(matrix), layer.cell).drive(outputs[source])
+            )
+        for shadow in shadows:
+            current += (shadow - stop_gradient(shadow)).astype(dtype)
+        keys = None
+        if key is not None:
+            # The keys of Network.step: one for each layer and example.
+            of_layer = fold_in(as_key("Online", key), graph.numbers[name])
+            keys = jax.vmap(partial(fold_in, of_layer))(jnp.arange(len(current)))
+        state, out = fire(layer.cell, layer.cell.integrate(v, current), keys)
+        return Moved(state, out, current, rows, trace, keys)
+
+    def _carried(
+        self, name: str, before: Traces, v: Any, moved: Moved
+    ) -> tuple[Traces, jax.Array]:
+        """Return the traces after a step, and the derivatives of the output of the step."""
+        graph = self.network.graph
+        current, cell = moved.current, graph.layers[name].cell
+        arrays, real = _arrays_of(cell), inexact(v)
+
+        def move(arrays, real, current):
+            learner = combine(arrays, cell)
+            u = learner.integrate(merge(real, v), current)
+            state, out = fire(learner, u, moved.keys)
+            return inexact(state), out
+
+        def by_weight(of_state, row):
+            of_current = jnp.broadcast_to(row[:, None], current.shape)
+            return jax.jvp(
+                partial(move, arrays), (real, current), (of_state, of_current)
+            )[1]
+
+        n = moved.rows.shape[1]
+        of_weights = jax.tree.map(lambda x: x[:, :n], before.state)
+        rows = [jax.vmap(by_weight, 1, 1)(of_weights, moved.rows)]
+        leaves, tree = jax.tree.flatten(arrays)
+        for m in range(len(leaves)):
+            ones = tree.unflatten(
+                [jnp.full_like(leaf, k == m) for k, leaf in enumerate(leaves)]
+            )
+            of_state = jax.tree.map(lambda x, row=n + m: x[:, row], before.state)
+            tangents = ones, of_state, jnp.zeros_like(current)
+            row = jax.jvp(move, (arrays, real, current), tangents)[1]
+            rows.append(jax.tree.map(lambda x: x[:, None], row))
+        state, output = jax.tree.map(lambda *parts: jnp.concatenate(parts, 1), *rows)
+        filtered = {
+            # A leaky readout is linear, so it integrates a derivative as it does a current.
+            readout: graph.layers[readout].cell.integrate(trace, output)
+            for readout, trace in before.filtered.items()
+        }
+        return Traces(state, filtered), output
+
+
+def _arrays_of(cell: Cell) -> Any:
+    """Return the arrays of a cell that learn."""
+    return split(cell, lambda _, leaf: is_float_array(leaf))[0]
+
+
+def _has_arrays(tree: PyTree) -> bool:
+    return any(map(is_float_array, jax.tree.leaves(tree)))
+
+
+def _matrices(graph: Any, name: str) -> list[Any]:
+    """Return the connections of a layer that learn a matrix."""
+    return [
+        c
+        for c in graph.connections(name)
+        if is_array(c.weight) and is_float_array(c.weight)
+    ]
+
+
+def _hold(active: Any, new: PyTree, old: PyTree) -> PyTree:
+    """Select the new values of active examples, and the old values of others."""
+    if active is None:
+        return new
+    return jax.tree.map(
+        lambda a, b: jnp.where(append_axes(active, a.ndim), a, b), new, old
+    )
+
+
+def _quantities(
+    trainable: PyTree, static: PyTree, like: dict[str, Any]
+) -> dict[str, jax.Array]:
+    """Return all that each layer learns, as the rows of its traces: ``(rows, neurons)``."""
+    graph = combine(trainable, static).graph
+    quantities = {}
+    for name, layer in graph.layers.items():
+        bias = jnp.zeros(()) if layer.bias is None else jnp.asarray(layer.bias)
+        single = [bias, *jax.tree.leaves(_arrays_of(layer.cell))]
+        rows = [weight for _, weight in _matrices(graph, name)]
+        rows += [jnp.broadcast_to(x, (1, like[name].shape[1])) for x in single]
+        quantities[name] = jnp.concatenate(
+            [row.astype(like[name].dtype) for row in rows]
+        )
+    return quantities
+
+
+def _check_elementwise(name: str, cell: Cell, like: jax.Array) -> None:
+    """Raise if a neuron of a cell depends on another one. NaN marks the dependence."""
+    with jax.ensure_compile_time_eval():
+        half = partial(jax.tree.map, lambda x: np.full(x.shape, 0.5, x.dtype))
+        cell = combine(half(_arrays_of(cell)), cell)
+        v = cell.initial_state(like.shape, like.dtype)
+        keys = jax.random.split(jax.random.key(0), len(like))
+
+        def move(real, current):
+            state, out = fire(cell, cell.integrate(merge(real, v), current), keys)
+            return inexact(state), out
+
+        values = half((inexact(v), like))
+        marks = jax.tree.map(
+            lambda x: np.where(np.arange(x.shape[1]) == 0, np.nan, 0 * x), values
+        )
+        for value, mark in zip(
+            *map(jax.tree.leaves, jax.jvp(move, values, marks)), strict=True
+        ):
+            if value.shape != like.shape or jnp.any(jnp.isnan(mark)[:, 1:]):
+                raise TypeError(
+                    f"Online: layer {name!r}: rule 'eprop' needs elementwise integrate and fire, "
+                    f"and {type(cell).__name__} mixes neurons; pass rule='local'"
+                )
