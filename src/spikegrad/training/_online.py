@@ -111,10 +111,12 @@ class Online(Struct):
     ...     Layer(jnp.ones((8, 2)), LeakyReadout(0.9)),
     ... ])
     >>> online = Online(network)
-    >>> carry = online.start(jnp.ones((16, 3)))
-    >>> squares = lambda outputs, target: ((outputs - target) ** 2).sum()
+    >>> inputs = jnp.ones((16, 3))  # one step
+    >>> carry = online.start(inputs)
+    >>> def squares(outputs, target):
+    ...     return ((outputs - target) ** 2).sum()
     >>> for _ in range(5):
-    ...     carry, outputs, gradients = online.step(carry, jnp.ones((16, 3)), 1.0, squares)
+    ...     carry, outputs, gradients = online.step(carry, inputs, 1.0, squares)
     >>> gradients.layers["0"].recurrent.shape
     (8, 8)
     """
