@@ -294,8 +294,12 @@ REFUSED = [
     ("local", {"hidden": Layer(jnp.ones((3, 4)), MPBN())}, r"MPBN reads all examples"),
     ("eprop", {"hidden": Layer(jnp.ones((3, 4)), Inhibition())}, r"Inhibition mixes neurons; pass rule='local'"),
     ("eprop", {"out": Layer(jnp.ones((4, 2)), LeakyReadout(jnp.array([0.8, 0.9])))}, r"layer 'out': .* one decay"),
-    ("ottt", {"hidden": Layer(jnp.ones((3, 4)), LIF(jnp.full(4, 0.9)))}, r"the arrays of LIF; pass numbers"),
-    ("ottt", {"hidden": Layer(jnp.ones((3, 4)), Cubic())}, r"Cubic, which has no linear response; pass rule='eprop'"),
+    (
+        "ottt",
+        {"hidden": Layer(jnp.ones((3, 4)), LIF(jnp.full(4, 0.9)))},
+        r"numbers as parameters, which LIF does not have",
+    ),
+    ("ottt", {"hidden": Layer(jnp.ones((3, 4)), Cubic())}, r"a linear response .* Cubic does .* rule='eprop'"),
     ("eprop", {"out": Join(lambda a: a, of=("hidden",), over_time=True)}, r"join 'out' takes all steps at once"),
     ("eprop", {"out": Join(jax.tree_util.Partial(jnp.multiply, jnp.ones((1, 4))), of=("hidden",))}, r"join 'out'"),
     ("rtrl", {}, r"rule must be one of .*'rtrl'"),
@@ -306,6 +310,12 @@ REFUSED = [
 def test_a_rule_names_the_layer_that_it_cannot_learn(rule, changed, message):
     with pytest.raises((TypeError, ValueError), match=message):
         shallow(rule, **changed)[0].start(jnp.ones((BATCH, INPUTS)))
+
+
+def test_inputs_need_examples():
+    online, _, _ = shallow()
+    with pytest.raises(ValueError, match=r"layer 'hidden' must have .* got \(4,\); pass inputs of shape"):
+        online.start(jnp.ones(INPUTS))
 
 
 def test_feedback_names_layers_below():

@@ -131,7 +131,7 @@ class Online(Struct):
             raise ValueError(f"Online: rule must be one of {RULES}, got {self.rule!r}")
         object.__setattr__(self, "feedback", dict(self.feedback or {}))
         graph = self.network.graph
-        order = [name for name in graph.nodes if name in graph.layers]
+        order = [*graph.layers]
         for readout, matrices in self.feedback.items():
             below = order[: order.index(readout)] if readout in order else []
             for name in matrices:
@@ -142,7 +142,7 @@ class Online(Struct):
                     )
         for name, node in graph.nodes.items():
             if reason := self._obstacle(name, node):
-                kind = "join" if isinstance(node, Join) else "layer"
+                kind = type(node).__name__.lower()
                 raise TypeError(f"Online: {kind} {name!r}: {reason}")
 
     def _obstacle(self, name: str, node: Layer | Join) -> str | None:
@@ -163,12 +163,12 @@ class Online(Struct):
                 )
             if is_array(weight) and weight.ndim > 2:
                 reason = f"{no_trace} the receptors of {cell}; pass rule='local'"
-        if self.rule == "ottt" and linear_response(node.cell) is None:
+        numbers = linear_response(node.cell) and not _has_arrays(node.cell)
+        if self.rule == "ottt" and not numbers:
             reason = (
-                f"{no_trace} {cell}, which has no linear response; pass rule='eprop'"
+                f"rule 'ottt' needs a linear response and numbers as parameters, which {cell} "
+                "does not have; pass rule='eprop'"
             )
-        elif self.rule == "ottt" and _has_arrays(node.cell):
-            reason = f"{no_trace} the arrays of {cell}; pass numbers or rule='eprop'"
         if self._filtered_by(name) and jnp.size(getattr(node.cell, "decay", 0)) > 1:
             reason = "rule 'eprop' filters traces by one decay; pass a number as decay"
         return reason
@@ -209,6 +209,11 @@ class Online(Struct):
         for name, layer in graph.layers.items() if self.rule != "local" else ():
             v = inexact(states[name][0])
             like = jax.tree.leaves(v)[0]
+            if like.ndim != 2:
+                raise ValueError(
+                    f"Online: layer {name!r} must have a state of shape (batch, neurons), got "
+                    f"{like.shape}; pass inputs of shape (batch, inputs)"
+                )
             rows = sum(len(weight) for _, weight in _matrices(graph, name)) + 1
             if self.rule == "ottt":
                 zeros = jnp.zeros((len(like), rows), like.dtype)
@@ -262,10 +267,7 @@ class Online(Struct):
             In the structure of ``partition(network)[0]``. Their sum over the steps is the gradient
             of the sum of the losses.
         """
-        carry, outputs, _, gradients = self._step(
-            carry, inputs, target, loss, active, key
-        )
-        return carry, outputs, gradients
+        return self._step(carry, inputs, target, loss, active, key)[:3]
 
     def scan(
         self,
@@ -306,10 +308,8 @@ class Online(Struct):
         def run(carry, now):
             x, target, active, t = now
             folded = None if key is None else fold_in(key, t)
-            after, _, value, gradients = self._step(
-                carry, x, target, loss, active, folded
-            )
-            return after, (value, gradients)
+            after, _, *terms = self._step(carry, x, target, loss, active, folded)
+            return after, terms
 
         def step(carry, now):
             after, terms = run(carry[0], now)
@@ -319,7 +319,7 @@ class Online(Struct):
         xs = jax.tree.map(jnp.asarray, (inputs, targets, mask, jnp.arange(steps)))
         _, terms = jax.eval_shape(run, carry, jax.tree.map(lambda x: x[0], xs))
         zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), terms)
-        (after, (value, gradients)), _ = jax.lax.scan(step, (carry, zeros), xs)
+        (after, (gradients, value)), _ = jax.lax.scan(step, (carry, zeros), xs)
         return after, value, gradients
 
     def loss(
@@ -383,7 +383,7 @@ class Online(Struct):
         loss: StepLoss,
         active: Any,
         key: Any,
-    ) -> tuple[Carry, Any, jax.Array, PyTree]:
+    ) -> tuple[Carry, Any, PyTree, jax.Array]:
         trainable, static = partition(self.network)
         graph = self.network.graph
         active = jax.tree.map(jnp.asarray, active)
@@ -454,7 +454,7 @@ class Online(Struct):
             layout = partial(_quantities, static=static, like=shares)
             (gradients,) = jax.vjp(layout, trainable)[1](shares)
         traces = _hold(active, traces, carry.traces)
-        return Carry(Entries(states), traces), chosen, value, gradients
+        return Carry(Entries(states), traces), chosen, gradients, value
 
     def _move(
         self, graph: Any, name: str, reads: Any, outputs: Any, carry: Carry, key: Any
