@@ -2,8 +2,10 @@
 
 100 recurrent neurons generate a waveform of 1,000 steps (Bellec et al. 2020). The test of the e-prop neurons of NEST
 states the losses of five updates, together with those of the authors' program. Two programs compute them here:
-backpropagation with ``stop_gradient`` on recurrent spikes, and ``training.Online`` forward in time. Then sequences of
-three sizes are timed in both, with the memory of each compiled program and the length at which both need the same.
+backpropagation with ``stop_gradient`` on recurrent spikes, and ``training.Online`` forward in time. Trainings of
+several seeds compare e-prop with random feedback, e-prop with the weights of the readout, and backpropagation. Their
+error is relative to that of the mean of the target. Then sequences of three sizes are timed, with the memory of each
+compiled program and the number of steps for which e-prop and backpropagation need equal memory.
 
     python benchmarks/eprop.py --json benchmarks/results/eprop.json
 """
@@ -12,11 +14,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from _measure import arguments, interleave, keep_memory, ratio, report, setting
 
 from spikegrad import LIF, Layer, LeakyReadout, Network, ReluGrad
@@ -29,9 +33,9 @@ Weights = tuple[jax.Array, jax.Array, jax.Array]
 """To the neurons, among them, and to the readout."""
 
 
-def task() -> tuple[Weights, jax.Array, jax.Array, jax.Array]:
-    """Return weights, feedback weights, input spikes and the target, from the published draws."""
-    r = np.random.RandomState(1)
+def task(seed: int = 1) -> tuple[Weights, jax.Array, jax.Array, jax.Array]:
+    """Return weights, feedback weights, input spikes and the target. The published draws have seed 1."""
+    r = np.random.RandomState(seed)
     to_neurons, among, out, feedback = (
         (r.randn(*shape) / 10).astype("float32").astype(float)
         for shape in ((INPUTS, NEURONS), (NEURONS, NEURONS), (NEURONS, 1), (NEURONS, 1))
@@ -65,9 +69,11 @@ def network(weights: Weights, cell: LIF, cut: bool = False, feedback: Any = None
 CELL = LIF(LEAK, 0.03, ReluGrad(10 / 0.03, 0.03), norm_input=True, detach_reset=True, delay_reset=True)
 
 
-def backward(weights: Weights, feedback: jax.Array, x: jax.Array, target: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Return the error, and the loss with the cost of firing rates."""
-    outputs = network(weights, CELL, True, feedback)(x)[1]
+def backward(
+    weights: Weights, feedback: jax.Array | None, x: jax.Array, target: jax.Array, cut: bool = True
+) -> tuple[jax.Array, jax.Array]:
+    """Return the loss with the cost of firing rates, and the error."""
+    outputs = network(weights, CELL, cut, feedback)(x)[1]
     error = 0.5 * ((outputs["out"] - target) ** 2).sum()
     rates = outputs["hidden"].mean((0, 1))
     return error + STRENGTH * ((rates - RATE) ** 2).sum(), error
@@ -116,6 +122,41 @@ def published(updates: int) -> list[dict[str, Any]]:
     return rows
 
 
+def trained(updates: int, seeds: int) -> list[dict[str, Any]]:
+    """Return the normalized error before and after training with Adam, by the gradient, over seeds."""
+    rows = []
+    for name, cut in (("random feedback", True), ("weights of the readout", True), ("backpropagation", False)):
+        errors = []
+        for seed in range(1, seeds + 1):
+            weights, feedback, x, target = task(seed)
+            loss = partial(
+                backward, feedback=feedback if name == "random feedback" else None, x=x, target=target, cut=cut
+            )
+            optimizer = optax.adam(3e-3)
+
+            @jax.jit
+            def update(carry, loss=loss, optimizer=optimizer):
+                weights, moments = carry
+                (_, error), gradients = jax.value_and_grad(loss, has_aux=True)(weights)
+                gradients = gradients[0], gradients[1] * (1 - jnp.eye(NEURONS)), gradients[2]
+                changes, moments = optimizer.update(gradients, moments)
+                return (optax.apply_updates(weights, changes), moments), error
+
+            scale = 0.5 * float(((target - target.mean()) ** 2).sum())
+            carry = weights, optimizer.init(weights)
+            of_seed = []
+            for _ in range(updates + 1):
+                carry, error = update(carry)
+                of_seed.append(float(error) / scale)
+            errors.append((of_seed[0], of_seed[-1]))
+        first, last = np.array(errors).T
+        rows.append(
+            {"gradient": name, "seeds": seeds, "updates": updates, "error at the start": first.mean()}
+            | {"error": last.mean(), "min": last.min(), "max": last.max()}
+        )
+    return rows
+
+
 def cost(neurons: int, steps: int, batch: int, rounds: int) -> dict[str, Any]:
     """Return the time and memory of a sequence in each rule over those of backpropagation in mode "exact"."""
     r = np.random.default_rng(0)
@@ -150,11 +191,15 @@ def cost(neurons: int, steps: int, batch: int, rounds: int) -> dict[str, Any]:
 def main(args: Sequence[str] | None = None) -> None:
     parser = arguments(__doc__)
     parser.add_argument("--updates", type=int, default=5)
+    parser.add_argument("--trained", type=int, default=300, help="updates of each training")
+    parser.add_argument("--seeds", type=int, default=5, help="of the trainings")
     parser.add_argument("--sizes", default="50x1000,100x1000,200x1000", help="neurons x steps")
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args(args)
     tables = {"losses": published(options.updates)}
+    with jax.enable_x64(True):
+        tables["trained"] = trained(options.trained, options.seeds)
     sizes = [map(int, size.split("x")) for size in options.sizes.split(",")]
     tables["cost"] = [cost(*size, options.batch, options.rounds) for size in sizes]
     for rows in tables.values():

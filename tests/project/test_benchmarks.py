@@ -16,7 +16,7 @@ RUNS = {  # with what must be printed
     "distributed.py --worker 1 0 0": "all-reduce",
     "eager.py --only arctan,circle --rounds 1": "circle",
     "elementwise.py --only arctan,shifted --elements 1024 --rounds 1": "shifted(sigmoid, 0.5)",
-    "eprop.py --updates 1 --sizes 6x12 --batch 2 --rounds 1": "crossover, steps",
+    "eprop.py --updates 1 --trained 1 --seeds 1 --sizes 6x12 --batch 2 --rounds 1": "crossover, steps",
     "gpu.py --small": "multi_gaussian_grad",
     "graphs.py --neurons 6 --steps 12 --batch 4 --rounds 1": "sew, images",
     "importing.py --rounds 1": "spikegrad",
