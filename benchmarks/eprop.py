@@ -111,8 +111,7 @@ def losses(loss: Callable[..., Any], updates: int) -> list[float]:
 
 
 def published(updates: int) -> list[dict[str, Any]]:
-    with jax.enable_x64(True):
-        columns = {name: losses(loss, updates) for name, loss in (("backward", backward), ("forward", forward))}
+    columns = {name: losses(loss, updates) for name, loss in (("backward", backward), ("forward", forward))}
     rows = []
     for n in range(updates):
         row = {"update": n + 1, "published": PUBLISHED[n]}
@@ -197,9 +196,9 @@ def main(args: Sequence[str] | None = None) -> None:
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args(args)
+    jax.config.update("jax_enable_x64", True)  # the costs are of float32
     tables = {"losses": published(options.updates)}
-    with jax.enable_x64(True):
-        tables["trained"] = trained(options.trained, options.seeds)
+    tables["trained"] = trained(options.trained, options.seeds)
     sizes = [map(int, size.split("x")) for size in options.sizes.split(",")]
     tables["cost"] = [cost(*size, options.batch, options.rounds) for size in sizes]
     for rows in tables.values():

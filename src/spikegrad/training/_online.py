@@ -290,7 +290,8 @@ class Online(Struct):
         loss : callable
             As in :meth:`step`.
         mask : array_like of bool, optional
-            ``(steps, batch)`` or ``(steps,)``, False for padding.
+            ``(steps, batch)`` or ``(steps,)``, False for padding. The outputs of these steps are 0,
+            and the loss reads them.
         key : array of jax.random.key, optional
             For stochastic spikes. Step ``t`` uses ``jax.random.fold_in(key, t)``, so spikes equal
             those of a call of the network.
