@@ -20,13 +20,14 @@ from spikegrad import (
     Network,
     PiecewiseQuadratic,
     Sigmoid,
+    Surrogate,
     Window,
     diagnose,
     measure,
     parameter,
     rescaled,
 )
-from spikegrad.neurons import Refractory
+from spikegrad.neurons import RF, Refractory
 
 STEPS, EXAMPLES, UNITS, HIDDEN = 20, 12, 10, 16
 SPIKES = np.random.default_rng(0).random((STEPS, EXAMPLES, UNITS)) < 0.2
@@ -333,11 +334,57 @@ class TwoCompartments(Cell):
         return (u[0], u[1] - s), s
 
 
-@pytest.mark.parametrize("cell", [TwoCompartments(), Refractory(CELL, 2)])
+class OneCompartment(TwoCompartments):
+    """The field takes surrogates only, and no function."""
+
+    surrogate: Surrogate = parameter(default=Sigmoid(4.0), kind=Surrogate)
+
+
+@pytest.mark.parametrize("cell", [TwoCompartments(), OneCompartment(), Refractory(CELL, 2)])
 def test_custom_and_wrapped_cells_are_measured_at_their_surrogate(cell):
     small = stack(second=Layer(jnp.asarray(matrix(2, 3e-3, HIDDEN, HIDDEN)), cell))
     assert issues(small) == [("silent", "1")]
     assert diagnose(small, X, loss).layers["1"].scale == pytest.approx(1)
+
+
+class HiddenSurrogate(Cell):
+    """A custom cell that makes its surrogate in ``fire``, and never reaches its threshold."""
+
+    def initial_state(self, shape, dtype):
+        return jnp.zeros(shape, dtype)
+
+    def integrate(self, v, current):
+        return 0.9 * v + current
+
+    def fire(self, u):
+        s = Sigmoid(4.0)(u - 100)
+        return u - s * 100, s
+
+
+def test_layer_without_a_field_of_its_surrogate_is_named_and_no_other():
+    [issue] = diagnose(
+        stack(first=Layer(jnp.asarray(matrix(1, 3.0, UNITS, HIDDEN)), HiddenSurrogate())), X, loss
+    ).issues
+    assert (issue.kind, issue.place) == ("not measured", "0")
+    assert "its surrogate is not a field of the cell" in str(issue)
+
+
+@pytest.mark.parametrize("omega", [0.5, np.full(HIDDEN, 0.5)])
+def test_repair_never_makes_an_invalid_cell(omega):
+    """The default of omega is 10, which needs a shorter dt."""
+    cell = RF(omega, b=-0.3, dt=0.5, threshold=1e4)
+    report = diagnose(stack(first=Layer(jnp.asarray(matrix(1, 3.0, UNITS, HIDDEN)), cell)), X, loss)
+    assert (report.issues[0].kind, report.issues[0].place) == ("silent", "0")
+    assert report.repaired.layers["0"].cell.threshold == 1
+
+
+def test_weights_that_overflow_are_scaled_down():
+    network = jax.tree.map(lambda a: a.astype(jnp.float16), stack())
+    large = dataclasses.replace(network.layers["2"], weight=20000 * network.layers["2"].weight)
+    network = dataclasses.replace(network, layers=network.layers | {"2": large})
+    report = diagnose(network, X, lambda out: loss(out.astype(jnp.float32)))
+    assert [(issue.kind, issue.place) for issue in report.issues] == [("not finite", "2")]
+    assert np.isfinite(report.repaired(X)[1]).all()
 
 
 def test_numbers_that_are_not_finite_are_named():
@@ -352,7 +399,8 @@ def test_numbers_that_are_not_finite_are_named():
         return x
 
     spoilt.defjvp(lambda x, t: (x[0], t[0] * jnp.nan))
-    weight = jax.tree_util.Partial(lambda w, x: x @ spoilt(w), jnp.asarray(matrix(2, 3.0, HIDDEN, HIDDEN)))
+    arrays = jnp.asarray(matrix(2, 3.0, HIDDEN, HIDDEN)), jnp.zeros(HIDDEN)
+    weight = jax.tree_util.Partial(lambda w, b, x: x @ spoilt(w) + spoilt(b), *arrays)
     report = diagnose(stack(second=Layer(weight, CELL)), X, loss, optimizer=optax.adam(1e-2))
     assert [(issue.kind, issue.place) for issue in report.issues] == [("not finite", "1")]
     assert "the gradient of layers/1/weight" in report.issues[0].description
@@ -473,8 +521,9 @@ def test_network_that_cannot_learn_is_never_fine():
     optax = pytest.importorskip("optax")
     inputs, _ = task(40)
     noise = np.random.default_rng(5).integers(0, 2, 40)
-    report = diagnose(stack(), inputs * 0 + inputs[:, :1], loss_of(noise), optimizer=optax.adam(1e-2), budget=60)
+    report = diagnose(stack(), inputs * 0, loss_of(noise), optimizer=optax.adam(1e-2), budget=60)
     assert report.outcome.learned < 0.2
+    assert [(issue.kind, issue.fixes) for issue in report.issues] == [("silent", ())]
     assert "check what is outside of the network" in report.verdict
 
 
@@ -486,6 +535,23 @@ def test_trial_counts_only_examples_that_no_update_uses():
     report = diagnose(stack(), inputs, loss_of(noise), optimizer=optax.adam(3e-2))
     assert report.outcome.trained > 0.5
     assert report.outcome.held_out < 0.2
+
+
+@pytest.mark.parametrize("rate", [1e-1, 1e-5])
+def test_change_that_helps_no_other_examples_is_not_an_issue(rate):
+    optax = pytest.importorskip("optax")
+    inputs, _ = task()
+    noise = np.random.default_rng(5).integers(0, 2, 60)
+    report = diagnose(stack(), inputs, loss_of(noise), optimizer=optax.sgd(rate))
+    assert report.issues == ()
+    assert "it learns by heart: check the labels" in report.verdict
+
+
+def test_loss_of_which_more_than_all_is_removed_is_doubted():
+    optax = pytest.importorskip("optax")
+    inputs, labels = task()
+    report = diagnose(stack(), inputs, lambda out: loss_of(labels)(out) - 0.4, optimizer=optax.adam(1e-2))
+    assert "check the labels and the loss" in report.verdict
 
 
 def test_budget_of_no_time_trains_once():

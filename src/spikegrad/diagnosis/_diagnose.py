@@ -29,7 +29,7 @@ from .moves import (
 )
 from .report import Diagnosis, Issue
 from .search import ADAM, LATER, LEARNS, LONGER, MUCH, RATES, Search
-from .trial import LITTLE, UPDATES, Outcome, Problem, Trial
+from .trial import LITTLE, UPDATES, Outcome, Problem, Trial, rate_of
 
 
 def diagnose(
@@ -83,7 +83,8 @@ def diagnose(
     Raises
     ------
     TypeError, ValueError
-        If ``network`` is not a network or has no array for the optimizer, and as in a call of it.
+        If ``network`` is not a network or has no array for the optimizer, if ``mask`` has no valid
+        step, and as in a call of it.
 
     Notes
     -----
@@ -120,26 +121,23 @@ def diagnose(
     """
     if not isinstance(network, Network):
         raise TypeError(f"diagnose: network must be a Network, got {brief(network)}")
-    leaves = jax.tree.leaves(network)
-    if optimizer is not None and not any(map(is_real_array, leaves)):
+    if optimizer is not None and not any(map(is_real_array, jax.tree.leaves(network))):
         raise ValueError(f"diagnose: network {NOTHING_TO_TRAIN}")
-    named = named_inputs(network.inputs, inputs)
     mask = None if mask is None else jnp.asarray(mask)
     if mask is not None and not mask.any():
         raise ValueError(
             "diagnose: mask leaves no step of any example; True marks a valid step"
         )
-    problem = Problem(network, named, loss, optimizer, key, mask)
+    problem = Problem(
+        network, named_inputs(network.inputs, inputs), loss, optimizer, key, mask
+    )
     # Users may forbid promotion in their own code.
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         best = Best(problem, budget, progress)
         is_trained = train and loss is not None and optimizer is not None
-        if best.issues:  # numbers that are not finite
-            pass
-        elif is_trained and best.first.constant > 0:
-            best.train()
-        else:
-            best.estimate()
+        if not best.issues:  # numbers that are not finite
+            is_trained &= best.first.constant > 0
+            (best.train if is_trained else best.estimate)()
         return best.result()
 
 
@@ -151,6 +149,11 @@ def score(outcome: Outcome) -> float:
     return (max(outcome.trained, 0.0) + max(outcome.held_out, 0.0)) / 2
 
 
+def by_heart(outcome: Outcome) -> bool:
+    """Return True if a network learns the examples that the updates use, and no others."""
+    return outcome.trained >= LEARNS and outcome.learned < MUCH
+
+
 class Best(Search):
     """The best changes of a search so far."""
 
@@ -158,18 +161,17 @@ class Best(Search):
     """The outcome of a training without changes."""
     outcome: Any = None
     worth = -math.inf
+    is_by_heart = False
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
-        self.used = self.trial
         self.issues = [*_not_finite(self)]
-        self.changes: list[Issue] = []
 
     def estimate(self) -> None:
         """Take the moves of all measures, without a training."""
         issues = self.propose()
-        (rate, *_) = _likely_rates(self.report)
-        self.issues = [*issues, *_other_rate(self.report, rate)]
+        rate = _other_rate(self.report, _likely_rates(self.report)[0])
+        self.issues = [*self.hidden, *issues, *rate]
 
     def train(self) -> None:
         """Train the network, and with changes if it does not learn."""
@@ -206,8 +208,7 @@ class Best(Search):
         if self.initial.trained >= LEARNS:
             return
         leaves = jax.tree_util.tree_leaves_with_path(problem.network)
-        has_arrays = any("/cell/" in path_of(path) for path, _ in leaves)
-        if has_arrays and not self.initial.finite:
+        if not self.initial.finite and any("/cell/" in path_of(p) for p, _ in leaves):
             # Arrays of cells may leave the domain of a formula.
             evidence = "arrays of cells make the training NaN or infinite"
             yield self.other(Freeze(None, "/cell/"), "not finite", evidence)
@@ -232,11 +233,11 @@ class Best(Search):
         lost, update = self.first.lost or 0.0, self.first.update or 0.0
         is_infinite = not math.isfinite(update)
         if self.outcome.trained < LEARNS and (is_infinite or outside("lost", lost)):
-            evidence = f"the dtype rounds {lost:.0%} of the first update away"
+            kind = "stalls", f"the dtype rounds {lost:.0%} of the first update away"
             if is_infinite:
                 evidence = "the first update is infinite, so eps may be too small for the dtype"
-            kind = "overshoots" if is_infinite else "stalls"
-            yield self.other(WidenDtype(None, "float32"), kind, evidence)
+                kind = "overshoots", evidence
+            yield self.other(WidenDtype(None, "float32"), *kind)
         import optax  # noqa: PLC0415  (an extra, which the optimizer shows to be there)
 
         # A learning rate of 1, which ``ReplaceOptimizer`` scales as an argument of the program.
@@ -253,7 +254,7 @@ class Best(Search):
         self, move: Move, kind: str, evidence: str
     ) -> tuple[str, list[Issue], Trial]:
         """Return an attempt with a move that needs another program."""
-        trial = Trial(_repaired(self.problem, [move])[0], self.slots)
+        trial = Trial(_repaired(self.problem, [move]), self.slots)
         issue = Issue(kind, None, evidence, (move,))
         return f"trying to {move.text}", [*self.changes, issue], trial
 
@@ -261,10 +262,9 @@ class Best(Search):
         """Train with the moves of these issues."""
         used, moves = trial or self.trial, _moves_of(issues)
         outcome = used(moves)
-        rates = [move.value for move in moves.values() if isinstance(move, ScaleRate)]
         # A change of the optimizer must be worth it: a decade of the learning rate must add as
         # much as another change, so small changes win.
-        price = 1.0 if trial else sum(abs(np.log10(abs(rate))) for rate in rates)
+        price = 1.0 if trial else abs(np.log10(abs(rate_of(moves.values()))))
         if (worth := score(outcome) - MUCH * price) > self.worth:
             self.outcome, self.issues = outcome, issues
             self.worth, self.used = worth, used
@@ -272,7 +272,7 @@ class Best(Search):
     def prune(self) -> None:
         """Leave out changes without which the network learns as much, the last first."""
         # Arguments of the trial. Other moves, such as a wider dtype, would need another program.
-        compiled = {*self.slots, ScaleRate(None, 1.0).slot}
+        compiled = {*self.slots, (ScaleRate, None)}
         # The last first, because issues go from the inputs to the outputs, and faults near the
         # inputs cause those above.
         for issue in reversed(self.issues):
@@ -282,9 +282,8 @@ class Best(Search):
                 continue
             outcome = self.used(moves)
             # A network that learns, slowly, needs no other learning rate.
-            is_rate = issue.place is None
             if score(outcome) >= score(self.outcome) - LITTLE or (
-                is_rate and self.learns(moves)
+                issue.place is None and self.learns(moves)
             ):
                 self.outcome = outcome
                 self.issues = [f for f in self.issues if f is not issue]
@@ -292,14 +291,18 @@ class Best(Search):
     def accept(self) -> None:
         """Keep changes that add enough, and all issues of a network that does not learn."""
         initial = self.initial
-        learns, added = initial.trained >= LEARNS, score(self.outcome) - score(initial)
-        if added >= (MUCH / 2 if learns else MUCH):
+        self.is_by_heart = by_heart(self.outcome)
+        learns = initial.trained >= LEARNS or self.is_by_heart
+        added = score(self.outcome) - score(initial)
+        if added >= (MUCH / 2 if learns else MUCH) and not self.is_by_heart:
             self.prune()
         elif not learns:
-            self.issues = [dataclasses.replace(f, fixes=()) for f in self.changes]
+            issues = [dataclasses.replace(f, fixes=()) for f in self.changes]
+            self.issues = [*self.hidden, *issues]
             self.outcome, self.used = None, self.trial
         else:
-            # A layer that never fires is worth a word, although the layers above it learn.
+            # A layer that never fires is worth a word, although the layers above it learn. Other
+            # changes that help the examples of the updates only are not believed.
             self.issues = [f for f in self.changes if f.kind == "silent" and f.fixes]
             self.outcome = self.trial(_moves_of(self.issues))
             if score(self.outcome) < score(initial) - MUCH:
@@ -307,7 +310,7 @@ class Best(Search):
 
     def result(self) -> Diagnosis:
         moves = _moves_of(self.issues)
-        problem, rate = _repaired(self.problem, moves.values())
+        problem = _repaired(self.problem, moves.values())
         repaired = self.outcome if moves else None
         return Diagnosis(
             self.first.layers,
@@ -316,7 +319,7 @@ class Best(Search):
             self.initial,
             repaired,
             problem.network,
-            rate,
+            moves.get((ScaleRate, None), ScaleRate(None, 1.0)).value,
             problem.optimizer,
             None if problem.loss is None else self.first.loss,
         )
@@ -338,33 +341,29 @@ class Best(Search):
             texts[0] += " (too few to hold some out)"
         if repaired is not None:
             texts.append(f"with these changes {learned(repaired)}")
-        if last.trained < LEARNS and not self.learns(moves):
-            reason = (
+        if self.is_by_heart or by_heart(last):
+            texts.append("it learns by heart: check the labels, or pass more examples")
+        elif last.trained < LEARNS and not self.learns(moves):
+            texts.append(
                 "the budget ended the search"
                 if self.is_late
-                else "no change lets it learn"
+                else "no change lets it learn: check what is outside of the network, as labels, "
+                "loss, mask, dropout and the order of the data"
             )
-            if not self.issues and not self.is_late:
-                reason += (
-                    ": check what is outside of the network, as labels, loss, mask, dropout and "
-                    "the order of the data"
-                )
-            texts.append(reason)
-        elif is_split and last.held_out < LITTLE:
-            texts.append("it learns by heart: check the labels, or pass more examples")
+        elif last.learned > 1 + MUCH:
+            texts.append("more than all of it: check the labels and the loss")
         elif repaired is None:
             texts.append("it learns")
         return "; ".join(texts)
 
 
-def _repaired(problem: Problem, moves: Iterable[Move]) -> tuple[Problem, float]:
-    """Return the problem after the moves, and the factor of its learning rate."""
-    network, optimizer, rate = problem.network, problem.optimizer, 1.0
+def _repaired(problem: Problem, moves: Iterable[Move]) -> Problem:
+    """Return the problem after the moves."""
     for move in moves:
-        network = move.apply(network)
+        network, optimizer = move.apply(problem.network), problem.optimizer
         optimizer = None if optimizer is None else move.change_optimizer(optimizer)
-        rate = move.value if type(move) is ScaleRate else rate
-    return problem._replace(network=network, optimizer=optimizer), rate
+        problem = problem._replace(network=network, optimizer=optimizer)
+    return problem
 
 
 def _moves_of(issues: Iterable[Issue]) -> dict[tuple, Move]:
@@ -399,26 +398,32 @@ def _other_rate(report: Report, rate: float) -> Iterator[Issue]:
 
 
 def _not_finite(search: Search) -> Iterator[Issue]:
-    """Yield NaN and infinite numbers, which no change of a layer mends."""
+    """Yield NaN and infinite numbers, which smaller weights may mend."""
     first = search.first
-    # A loss that is not finite spoils every gradient.
-    names = first.not_finite
-    if not np.isfinite(first.loss):
-        names = [name for name in names if not name.startswith("the gradient of")]
-    for name in names:
-        place = name.partition("layers/")[2].partition("/")[0] or None
+    is_finite = np.isfinite(first.loss)
+    # A loss that is not finite spoils every gradient. The first array of a layer is enough.
+    names = {
+        name.partition("layers/")[2].partition("/")[0] or name: name
+        for name in reversed(first.not_finite)
+        if is_finite or "gradient" not in name
+    }
+    for place, name in reversed(names.items()):
+        place = place if place in search.graph.layers else None
         yield Issue("not finite", place, f"{name} has NaN or infinite numbers")
     if not np.isfinite(first.constant):
         text = (
             "the loss of constant outputs is NaN or infinite, so check labels and loss"
         )
         yield Issue("not finite", None, text)
-    elif not names and not np.isfinite(first.loss):
-        outputs = first.outputs.items()
+    elif not (names or is_finite):
         # The first node in the order of a step is the cause of all others.
-        nodes = [n for n, o in outputs if not np.isfinite(np.float32(o)).all()]
+        nodes = [
+            name
+            for name, output in first.outputs.items()
+            if not np.isfinite(np.float32(output)).all()
+        ]
         text = "its outputs are the first that are NaN or infinite"
         if not nodes:
             nodes = search.graph.outputs
             text = "the loss of its outputs is NaN or infinite, that of constant outputs is not"
-        yield Issue("not finite", nodes[0], text)
+        yield Issue("not finite", nodes[0], text, search.shrunk(nodes[0], math.inf))

@@ -20,24 +20,25 @@ SHOWN = 1e-4, 1e4
 def draw(diagnosis: Any) -> Figure:
     """Draw the potentials of each layer with its slope, and the measures within their bands."""
     with needed("Diagnosis.plot", "matplotlib", "plot"):
+        from matplotlib import rc_context  # noqa: PLC0415
         from matplotlib.figure import Figure  # noqa: PLC0415
 
     spiking = [layer for layer in diagnosis.layers.values() if layer.fires]
     columns = max(len(spiking), 1)
-    figure = Figure(figsize=(max(2.6 * columns, 7), 5), layout="constrained")
-    panels = figure.subplot_mosaic([[*range(columns)], [-1] * columns])
-    for n, layer in enumerate(spiking):
-        _draw_potentials(panels[n], layer, f"C{n}")
-    _draw_measures(panels[-1], spiking)
+    with rc_context({"font.size": 8}):
+        figure = Figure(figsize=(max(2.6 * columns, 7), 5), layout="constrained")
+        panels = figure.subplot_mosaic([[*range(columns)], [-1] * columns])
+        for n, layer in enumerate(spiking):
+            _draw_potentials(panels[n], layer, f"C{n}")
+        _draw_measures(panels[-1], spiking)
     return figure
 
 
 def _draw_potentials(axes: Axes, layer: Any, color: str) -> None:
     samples = layer.samples[np.isfinite(layer.samples)]
-    axes.set_title(f"layer {layer.place!r}, rate {layer.rate:.2g}", fontsize=9)
-    axes.set_xlabel("potential − threshold", fontsize=8)
+    axes.set_title(f"layer {layer.place!r}, rate {layer.rate:.2g}")
+    axes.set_xlabel("potential − threshold")
     axes.set_yticks([])
-    axes.tick_params(labelsize=7)
     size = abs(layer.scale) or 1.0
     low, high = np.quantile(samples, (0.002, 0.998)) if samples.size else (0, 0)
     low, high = min(low, -size), max(high, size)
@@ -46,8 +47,7 @@ def _draw_potentials(axes: Axes, layer: Any, color: str) -> None:
     x = np.linspace(low, high, 600, dtype=np.float32)
     slope = axes.twinx()
     slope.plot(x, np.asarray(slope_of(layer.surrogate, x)), color="k", lw=1.2)
-    slope.set_ylabel("slope", fontsize=8)
-    slope.tick_params(labelsize=7)
+    slope.set_ylabel("slope")
     slope.set_ylim(bottom=0)
 
 
@@ -63,7 +63,4 @@ def _draw_measures(axes: Axes, layers: list[LayerReport]) -> None:
     axes.set_yscale("log")
     axes.set_ylim(*SHOWN)
     axes.set_xticks(range(len(MEASURES)), MEASURES)
-    axes.set_title(
-        "measures of each layer, and the bands of layers that learn", fontsize=9
-    )
-    axes.tick_params(labelsize=7)
+    axes.set_title("measures of each layer, and the bands of layers that learn")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import operator
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -14,6 +14,7 @@ import numpy as np
 
 from .._optimizer import updates_of
 from .._pytree import is_array, is_real_array, merge, split
+from .._surrogate import Surrogate
 from ..network import Activity, Network
 from ..neurons import parameters_of, with_parameters
 from ..surrogates import measure
@@ -72,8 +73,8 @@ BANDS = {
 }
 
 
-SMALLER = tuple(DECADE**-k for k in range(7))
-"""Factors of a readout that is too large."""
+SMALLER = tuple(DECADE**-k for k in range(1, 7))
+"""Factors of weights that are too large."""
 USUAL_UPDATE = 0.03
 """The first update over the weights at usual learning rates, such as Adam at 1e-3 to 1e-2."""
 FAST_COMPILATION = {
@@ -144,10 +145,19 @@ class Report(NamedTuple):
     """Part of the weights that an update without gradients removes."""
     lost: float | None
     """Weights that the first update does not change, because their dtype rounds it away."""
-    readout: float
-    """The largest of a tenth, a hundredth, ... of the outputs with a usual loss."""
     reads: np.ndarray
     """Gradient of the loss in the outputs of each step."""
+
+
+class Recorder(Surrogate):
+    """A surrogate that never fires and remembers its argument."""
+
+    def __init__(self) -> None:
+        self.x: Any = None
+
+    def __call__(self, x: Any, **options: Any) -> jax.Array:
+        self.x = x
+        return jnp.zeros_like(x)
 
 
 def distance_of(cell: Any, u: Any) -> tuple[jax.Array, Any]:
@@ -157,14 +167,9 @@ def distance_of(cell: Any, u: Any) -> tuple[jax.Array, Any]:
     """
     # The cell itself computes the distance, whatever its threshold. A surrogate that records its
     # argument shows it without a rule for each class.
-    arguments: list[jax.Array] = []
-
-    def silent(x, **options):
-        arguments.append(x)
-        return jnp.zeros_like(x)
-
-    v, _ = with_parameters(cell, **{surrogate_field(cell): silent}).fire(u)
-    return arguments[0], v
+    recorder = Recorder()
+    v, _ = with_parameters(cell, **{surrogate_field(cell): recorder}).fire(u)
+    return recorder.x, v
 
 
 def quiet_distance(cell: Any, currents: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -202,15 +207,13 @@ def slope_of(surrogate: Any, x: Any) -> jax.Array:
     return jax.jvp(surrogate, (x,), (jnp.ones_like(x),))[1]
 
 
-class Measuring(Program):
-    """The compiled measurement of a network."""
-
-    def __init__(self, problem: Problem, neutral: Mapping[tuple, Move]) -> None:
-        # It runs a few times only, so compiling it is most of its time.
-        super().__init__(_observed, problem, neutral, compiler_options=FAST_COMPILATION)
-
-    def __call__(self, moves: Mapping[tuple, Move]) -> Report:
-        return _report(self.problem, moves, self.run(moves))
+def measuring(
+    problem: Problem, neutral: Mapping[tuple, Move]
+) -> Callable[[Mapping[tuple, Move]], Report]:
+    """Return the compiled measurement of a network with moves."""
+    # It runs a few times only, so compiling it is most of its time.
+    program = Program(_observed, problem, neutral, compiler_options=FAST_COMPILATION)
+    return lambda moves: _report(problem, moves, program.run(moves))
 
 
 def _observed(
@@ -242,10 +245,6 @@ def _observed(
     arrays: dict[str, Any] = {
         "loss": value,
         "constant": constant_loss(loss, out)[0],
-        "smaller": jax.lax.map(
-            lambda k: loss(jax.tree.map(lambda o: o * k.astype(o.dtype), out)),
-            jnp.asarray(SMALLER),
-        ),
         "layers": {
             name: observe_layer(layer.cell, activity[name])
             for name, layer in moved(trainable).graph.layers.items()
@@ -331,14 +330,12 @@ def _report(
                 else {}
             ),
         )
-    named = {path_of(p): a for p, a in jax.tree_util.tree_leaves_with_path(weights)}
-    named |= {f"inputs {name!r}": x for name, x in arrays["inputs"].items()}
-    named |= {
-        f"the gradient of {path_of(p)}": a
-        for p, a in jax.tree_util.tree_leaves_with_path(gradient)
+    trees = {"": weights, "inputs ": arrays["inputs"], "the gradient of ": gradient}
+    named = {
+        prefix + path_of(path): leaf
+        for prefix, tree in trees.items()
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
     }
-    usual = arrays["constant"] * BANDS["readout"].high / 2
-    smaller = zip(SMALLER, arrays["smaller"], strict=True)
     return Report(
         layers,
         outputs,
@@ -349,7 +346,6 @@ def _report(
         ascent,
         largest(still),
         lost,
-        next((k for k, loss in smaller if loss < usual), SMALLER[-1]),
         # (steps,): the norm of the gradient at each step.
         np.sum(
             [
@@ -374,11 +370,8 @@ def _activity_of(
         for name in ("distance", "quiet", "slope")
     )
     rest, fired = arrays["rest"].astype(np.float64), output != 0
-    scale, center, spread = (
-        -rest.mean(),
-        (quiet - rest[0]).mean(),
-        (quiet - rest[0]).std(),
-    )
+    quiet -= rest[0]
+    scale, center, spread = -rest.mean(), quiet.mean(), quiet.std()
     # A distance of 0 from rest to the threshold would divide by 0.
     size, matrix, feedback = abs(scale) or 1.0, layer.recurrent, None
     if is_array(matrix) and np.ndim(matrix) == 2:

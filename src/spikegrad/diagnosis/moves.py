@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterator, Mapping
-from typing import Any, TypeVar
+from typing import Any, TypeVar, dataclass_transform
 
 import jax
 import jax.numpy as jnp
@@ -35,7 +35,15 @@ def rounded(value: float) -> float:
     return float(number(value))
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass_transform(frozen_default=True)
+def _move(cls: type[M]) -> type[M]:
+    """Make a class a frozen dataclass, and a pytree with its value as leaf."""
+    cls = dataclasses.dataclass(frozen=True)(cls)
+    static = [f.name for f in dataclasses.fields(cls) if f.name != "value"]
+    return jax.tree_util.register_dataclass(cls, ["value"], static)
+
+
+@_move
 class Move:
     """A change of one part of a network."""
 
@@ -97,14 +105,7 @@ class Move:
         )
 
 
-def _register(cls: type[M]) -> type[M]:
-    """Make a class of moves a pytree with its value as leaf."""
-    static = [f.name for f in dataclasses.fields(cls) if f.name != "value"]
-    return jax.tree_util.register_dataclass(cls, ["value"], static)
-
-
-@_register
-@dataclasses.dataclass(frozen=True)
+@_move
 class Scale(Move):
     """Scale the arrays of a weight: ``weight``, one source of it, ``recurrent`` or ``bias``."""
 
@@ -124,17 +125,15 @@ class Scale(Move):
         )
 
 
-@_register
-@dataclasses.dataclass(frozen=True)
+@_move
 class ScaleOutput(Scale):
     """Scale the output of a function that hides its arrays, by a constant."""
 
     def change(self, layer: Layer) -> Layer:
-        factor = self.value
         # The arrays of a closure cannot be scaled, but its output can. The dtype stays, so the
         # types of the network do.
         return _with_part(
-            layer, self.part, lambda f: lambda x: (factor * f(x)).astype(f(x).dtype)
+            layer, self.part, lambda f: lambda x: (self.value * f(x)).astype(f(x).dtype)
         )
 
     @property
@@ -142,21 +141,22 @@ class ScaleOutput(Scale):
         return _changed(self.part, f"lambda x, f={{}}: {number(self.value)} * f(x)")
 
 
-@_register
-@dataclasses.dataclass(frozen=True)
+@_move
 class Center(Move):
     """Subtract the mean over the inputs of each neuron from a matrix, or the mean of a bias."""
 
     part: str
 
     def change(self, layer: Layer) -> Layer:
-        def centered(w):
-            # (inputs, neurons): the mean over the inputs is a common current of a neuron, which
-            # shifts its potential.
-            wide = jnp.float32(w)
-            return (wide - self.value * wide.mean(0)).astype(w.dtype)
-
-        return _with_part(layer, self.part, centered)
+        # (inputs, neurons): the mean over the inputs is a common current of a neuron, which shifts
+        # its potential.
+        return _with_part(
+            layer,
+            self.part,
+            lambda w: (jnp.float32(w) - self.value * jnp.float32(w).mean(0)).astype(
+                w.dtype
+            ),
+        )
 
     @property
     def text(self) -> str:
@@ -167,8 +167,7 @@ class Center(Move):
         return _changed(self.part, "{0} - {0}.mean(0)")
 
 
-@_register
-@dataclasses.dataclass(frozen=True)
+@_move
 class FitSlope(Move):
     """Set peak and half-width of the slope: ``value`` has both, for :func:`rescaled`."""
 
@@ -195,8 +194,7 @@ class FitSlope(Move):
         return f"surrogate={slope}"
 
 
-@_register
-@dataclasses.dataclass(frozen=True)
+@_move
 class SetParameter(Move):
     """Set a number of the cell, or an array of it before the training."""
 
@@ -218,8 +216,7 @@ class SetParameter(Move):
         return f"{self.parameter}={number}"
 
 
-@_register
-@dataclasses.dataclass(frozen=True)
+@_move
 class Standardize(Move):
     """Subtract a shift from each channel of the inputs and divide by a scale: ``value`` has both.
 
@@ -232,7 +229,7 @@ class Standardize(Move):
         return _standardized(x, shift, scale)
 
     def apply(self, network: Network) -> Network:
-        shift, scale = map(np.asarray, self.value)
+        shift, scale = self.value
         name = f"{self.place} standardized"
         # A join, because any kind of weight may read it. Its numbers are in the closure, where no
         # optimizer trains them.
@@ -254,19 +251,16 @@ class Standardize(Move):
 
     @property
     def text(self) -> str:
-        return "standardize the inputs: " + ("subtract {} and divide by {}").format(
-            *map(_brief, self.value)
-        )
+        shift, scale = map(_brief, self.value)
+        return f"standardize the inputs: subtract {shift} and divide by {scale}"
 
     @property
     def code(self) -> str:
-        shift, scale = (
-            f"np.array({np.round(v, 6).tolist()})" for v in map(np.asarray, self.value)
-        )
+        shift, scale = (f"np.array({np.round(v, 6).tolist()})" for v in self.value)
         return f"inputs = (inputs - {shift}) / {scale}"
 
 
-@dataclasses.dataclass(frozen=True)
+@_move
 class WidenDtype(Move):
     """Cast all arrays of the network to a wider dtype, the value."""
 
@@ -284,7 +278,7 @@ class WidenDtype(Move):
         return f"network = jax.tree.map(lambda a: a.astype({self.value!r}), network)"
 
 
-@dataclasses.dataclass(frozen=True)
+@_move
 class ScaleRate(Move):
     """Scale the learning rate of the optimizer."""
 
@@ -303,7 +297,7 @@ class ScaleRate(Move):
         return f"optimizer = optax.chain(optimizer, optax.scale({number(self.value)}))"
 
 
-@dataclasses.dataclass(frozen=True)
+@_move
 class Freeze(Move):
     """Keep the arrays of cells out of the training. The value is a part of their paths."""
 
@@ -328,7 +322,7 @@ class Freeze(Move):
         return f"trainable, static = spikegrad.training.partition(network, {keep})"
 
 
-@dataclasses.dataclass(frozen=True)
+@_move
 class ReplaceOptimizer(ScaleRate):
     """Train with Adam, at the learning rate ``value``."""
 
@@ -410,10 +404,9 @@ def apply_moves(
 
 def surrogate_field(cell: Any) -> Any:
     """Return the name of the field with the surrogate, or None for a cell that never fires."""
-    values = (
-        vars(parameters_of(cell)) if hasattr(parameters_of(cell), "__dict__") else {}
-    )
-    if getattr(parameters_of(cell), "threshold", 1) is None:
+    cell = parameters_of(cell)
+    values = getattr(cell, "__dict__", {})
+    if getattr(cell, "threshold", 1) is None:
         return None
     if callable(values.get("surrogate")):
         return "surrogate"

@@ -95,18 +95,19 @@ class Diagnosis:
 
     def __str__(self) -> str:
         """Return a table of the measures, the issues and the verdict."""
-        table: list[tuple[str, ...]] = [("layer", "neurons", *COLUMNS)]
-        for name, layer in self.layers.items():
-            values = [getattr(layer, column) for column in COLUMNS]
-            texts = ("" if value is None else number(value) for value in values)
-            table.append((name, str(layer.neurons), *texts))
-        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-        rows = [
-            "  ".join(
-                (row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:]))
-            ).rstrip()
-            for row in table
+        table = [("layer", "neurons", *COLUMNS)] + [
+            (
+                name,
+                str(layer.neurons),
+                *(
+                    "" if (v := getattr(layer, c)) is None else number(v)
+                    for c in COLUMNS
+                ),
+            )
+            for name, layer in self.layers.items()
         ]
+        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+        rows = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in table]
         return "\n".join([*rows, "", *self.lines()])
 
     def to_dict(self) -> dict[str, Any]:

@@ -8,13 +8,14 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 
 from .._pytree import is_array
 from .._struct import domain
 from ..neurons import parameters_of
 from ..surrogates import Sigmoid, measure
-from .measures import BANDS, DECADE, FACTOR, Measuring, outside
+from .measures import BANDS, DECADE, FACTOR, SMALLER, measuring, outside
 from .moves import (
     Center,
     FitSlope,
@@ -37,7 +38,8 @@ LATER, LONGER = 0.75, 4
 """Neither has a slow network that removes this part in this number of times the updates. It must be
 more, because a network with a fault may learn a little too."""
 MUCH = 0.1
-"""Changes must add this part, which is more than the noise of few examples."""
+"""Changes must add this part, which is more than the noise of few examples. A network that removes
+less for other examples learns by heart."""
 UNUSUAL = 5.0
 """A parameter is unusual if it is this factor from its default, or has the other sign."""
 WIDEST = 2.0
@@ -80,8 +82,8 @@ def inspect_inputs(problem: Problem, valid: np.ndarray) -> Iterator[Issue]:
         shift = np.where(offset, mean, 0.0)
         means, sizes = (f"{x.min():.2g} to {x.max():.2g}" for x in (mean, size[used]))
         evidence = (
-            f"{(off | offset).sum()} of {size.size} channels are unusual; means are from {means}, "
-            f"sizes from {sizes}"
+            f"{(off | offset).sum()} of {size.size} input channels are unusual; means are from "
+            f"{means}, sizes from {sizes}"
         )
         edges = problem.network.graph.edges
         reader = next(n for n in edges if any(e.source == name for e in edges[n]))
@@ -147,6 +149,7 @@ def activity_moves(layer: Any, report: Any, slots: Mapping) -> Iterator[Move]:
         parameters_of(layer.cell),
     )
     # Unusual numbers of a cell first: one wrong number explains more than a scale of all weights.
+    numbers: list[tuple[float, Move]] = []
     for field in numbers_of(cell):
         values, default = getattr(cell, field.name), field.default
         # Decay factors have an upper bound of 1. Their ratio to a default says nothing, since 0.9
@@ -157,7 +160,10 @@ def activity_moves(layer: Any, report: Any, slots: Mapping) -> Iterator[Move]:
         ratio = value / default if default else UNUSUAL / (abs(value) or UNUSUAL)
         if value and not 1 / UNUSUAL < ratio < UNUSUAL:
             usual = np.full_like(values, default) if is_array(values) else default
-            yield SetParameter(place, usual, field.name)
+            move = SetParameter(place, usual, field.name)
+            numbers.append((abs(math.log(abs(ratio))), move))
+    for _, move in sorted(numbers, key=lambda pair: -pair[0]):
+        yield move
     arrays = {**layer.weights, "bias": layer.bias}
     for part in [slot[2] for slot in slots if slot[:2] == (Center, place)]:
         array = np.asarray(arrays[part], np.float32)
@@ -178,12 +184,27 @@ def activity_moves(layer: Any, report: Any, slots: Mapping) -> Iterator[Move]:
     factor = 1 / report.drive
     if not outside("drive", report.drive):
         factor = FACTOR if state_of(report)[0] == "silent" else 1 / FACTOR
-    for kind, name, *part in slots:
-        # All sources get one factor, which keeps their ratio. Recurrent weights and the bias have
-        # moves of their own.
-        is_weight = issubclass(kind, Scale) and part[0] not in ("recurrent", "bias")
-        if name == place and is_weight:
-            yield kind(place, factor, part[0])
+    # Recurrent weights and the bias have moves of their own.
+    yield from scales(slots, place, factor, "recurrent", "bias")
+
+
+def scales(slots: Mapping, place: str, factor: float, *others: str) -> tuple[Move, ...]:
+    """Return moves that scale the weights of a layer, all sources by one factor."""
+    return tuple(
+        kind(place, factor, *part)
+        for kind, name, *part in slots
+        if name == place and issubclass(kind, Scale) and part[0] not in others
+    )
+
+
+def fits(layer: Any, *moves: Move) -> bool:
+    """Return False if the cell refuses these numbers together, such as a frequency for its dt."""
+    try:
+        for move in moves:
+            layer = move.change(layer)
+    except ValueError:
+        return False
+    return True
 
 
 class Search:
@@ -199,15 +220,15 @@ class Search:
         # All moves with their neutral values are arguments of one program, so trying other values
         # does not compile.
         self.slots = neutral_moves(problem.network, problem.inputs)
-        self.measure = Measuring(problem, self.slots)
+        self.measure = measuring(problem, self.slots)
         self.trial: Any = None
         self.deadline = None if budget is None else time.monotonic() + budget
         self.progress, self.stage = progress, ""
-        self.proposed: list[Issue] = []
         self.moves: dict[tuple, Move] = {}
         self.valid = np.asarray(problem.valid)
         self.say("measuring")
         self.first = self.report = self.measure({})
+        self.hidden = [*self.unmeasured()]
 
     def say(self, stage: str) -> None:
         """Report a stage when it starts, unless the budget leaves it out."""
@@ -233,7 +254,8 @@ class Search:
 
         With ``lasting``, the first inputs of a sequence count until its end.
         """
-        self.proposed, self.moves, self.report = [], {}, self.first
+        self.proposed: list[Issue] = []
+        self.moves, self.report = {}, self.first
         inputs = inspect_inputs(self.problem, self.valid)
         for issue in (*self.idle(), *inputs, *self.alike()):
             self.add(issue)
@@ -291,6 +313,19 @@ class Search:
                     "alike", name, "its neurons have equal weights, and equal updates"
                 )
 
+    def unmeasured(self) -> Iterator[Issue]:
+        """Yield layers with spikes without a field that shows their distance to the threshold."""
+        for name, layer in self.graph.layers.items():
+            output = self.first.outputs[name]
+            if self.first.layers[name].fires or not np.isin(output, (0, 1)).all():
+                continue
+            state = layer.cell.initial_state(output.shape[1:], output.dtype)
+            # A readout has no derivative of its own, although it may be 0 too.
+            if "custom_" in str(jax.make_jaxpr(layer.cell.fire)(state)):
+                yield Issue(
+                    "not measured", name, "its surrogate is not a field of the cell"
+                )
+
     def mend_activity(self) -> None:
         """Bring the activity of each layer into its band, in the order of a step."""
         alike = [issue.place for issue in self.proposed if issue.kind == "alike"]
@@ -302,9 +337,10 @@ class Search:
             if kind == "silent" and not now.drive:
                 # Currents are zero here, so no scale of this layer can help.
                 below = {edge.source for edge in self.graph.edges[name]} - {name}
-                sources = [self.report.layers[n] for n in below & {*self.graph.layers}]
                 # Otherwise the silence comes from the layer below.
-                if all(source.rate or not source.fires for source in sources):
+                if all(
+                    self.report.outputs[n].any() for n in below & {*self.graph.layers}
+                ):
                     self.add(Issue(kind, name, self.source_of_silence(name)))
                 continue
             # The moves of one layer are one issue, because two of them may help only together.
@@ -315,11 +351,15 @@ class Search:
                     break
                 # Each kind of move is tried once. Only scales repeat, since the drive of a
                 # nonlinear cell needs several steps.
-                moves = [*activity_moves(layer, now, self.slots)]
-                new = [move for move in moves if move.slot not in tried]
-                scales = [move for move in moves if isinstance(move, Scale)]
-                if not (move := next(iter(new or scales), None)):
+                moves = [
+                    move
+                    for move in activity_moves(layer, now, self.slots)
+                    if fits(layer, *tried.values(), move)
+                    if isinstance(move, Scale) or move.slot not in tried
+                ]
+                if not moves:
                     break
+                move = min(moves, key=lambda move: move.slot in tried)
                 if isinstance(move, Scale):
                     before = self.moves.get(move.slot, self.slots[move.slot]).value
                     move = dataclasses.replace(move, value=rounded(move.value * before))
@@ -333,10 +373,10 @@ class Search:
             lag, x = min(edge.lags), self.problem.inputs.get(edge.source)
             if lag >= len(self.valid):
                 return f"its delay of {lag} steps is longer than the sequence"
-            if x is not None and not x.any():
-                return "its inputs are zero"
             if x is not None and not np.asarray(x)[self.valid].any():
-                return "the mask excludes every step with inputs that are not zero"
+                if x.any():
+                    return "the mask excludes every step with inputs that are not zero"
+                return "its inputs are zero"
         return "its currents are zero, because its sources or weights are"
 
     def forgotten(self, gap: int) -> Iterator[Issue]:
@@ -413,17 +453,20 @@ class Search:
         if outside("readout", ratio) <= 0:
             return
         for name in self.graph.outputs:
-            slots = [
-                s for s in self.slots if s[:2] == (Scale, name) and s[2] != "recurrent"
-            ]
-            if slots and not self.report.layers[name].fires:
+            if not self.report.layers[name].fires:
                 evidence = (
                     f"the first loss is {ratio:.2g} times that of constant outputs"
                 )
-                moves = tuple(
-                    Scale(name, self.report.readout, slot[2]) for slot in slots
-                )
-                yield Issue("too large", name, evidence, moves)
+                usual = self.report.constant * BANDS["readout"].high / 2
+                yield Issue("too large", name, evidence, self.shrunk(name, usual))
+
+    def shrunk(self, name: str, most: float) -> tuple[Move, ...]:
+        """Return moves of a layer to a tenth, a hundredth, ..., with a loss of less than most."""
+        for factor in SMALLER:
+            moves = scales(self.slots, name, factor, "recurrent")
+            if self.measure(self.moves | {m.slot: m for m in moves}).loss < most:
+                return moves
+        return ()
 
     @property
     def is_late(self) -> bool:

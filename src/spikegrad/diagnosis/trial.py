@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -19,7 +19,7 @@ UPDATES = 60
 HELD_OUT, FEW = 1 / 3, 30
 """The part of the examples that the updates do not use, unless there are only a few."""
 LITTLE = 0.03
-"""The noise of what is learned. A network that removes less for other examples learns by heart."""
+"""The noise of what is learned."""
 CAUTION = 1.0, 0.3, 0.1
 """Right outputs may be too sure for examples that the updates do not use, so the best of these
 parts of the distances from constant outputs counts."""
@@ -64,6 +64,11 @@ class Outcome(NamedTuple):
     """Of the other examples."""
     finite: bool = True
     """False if the training ended with NaN or infinite numbers."""
+
+
+def rate_of(moves: Iterable[Move]) -> float:
+    """Return the factor of the learning rate in the moves."""
+    return next((move.value for move in moves if isinstance(move, ScaleRate)), 1.0)
 
 
 def standardized(
@@ -125,29 +130,24 @@ class Trial(Program):
         examples = next(iter(problem.inputs.values())).shape[1]
         # Held-out examples show if a change generalizes. A network may learn the labels of few
         # examples by heart, whatever its faults.
-        held = np.zeros(examples, bool)
-        if examples >= FEW:
-            # A permutation, because examples may be sorted by class.
-            order = np.random.default_rng(0).permutation(examples)
-            held[order[: int(HELD_OUT * examples)]] = True
-        self.held, self.is_split = held, bool(held.any())
+        self.is_split = examples >= FEW
+        # A permutation, because examples may be sorted by class.
+        order = np.argsort(np.random.default_rng(0).permutation(examples))
+        self.held = order < int(HELD_OUT * examples) * self.is_split
 
     def __call__(self, moves: Mapping[tuple, Move], updates: int = UPDATES) -> Outcome:
         """Train the network with moves."""
-        rate = next((m.value for m in moves.values() if isinstance(m, ScaleRate)), 1.0)
         # The search tries the same moves again, for example to prune them. A training is slow, so
         # its result is remembered.
-        known = (
-            updates,
-            rate,
-            *sorted((str(slot), str(m.value)) for slot, m in moves.items()),
-        )
+        known = updates, *sorted(map(str, moves.values()))
         if known not in self.results:
-            parts = self.run(moves, self.held, np.float32(rate), updates)
+            rate = np.float32(rate_of(moves.values()))
+            parts = self.run(moves, self.held, rate, updates)
             trained, held_out = (float(x) if np.isfinite(x) else 0.0 for x in parts)
             learned = min(trained, held_out) if self.is_split else trained
-            finite = bool(np.isfinite(parts[0]))
-            self.results[known] = Outcome(max(learned, 0.0), trained, held_out, finite)
+            self.results[known] = Outcome(
+                max(learned, 0.0), trained, held_out, bool(np.isfinite(parts[0]))
+            )
         return self.results[known]
 
 
