@@ -342,7 +342,9 @@ class Best(Search):
         if repaired is not None:
             texts.append(f"with these changes {learned(repaired)}")
         if self.is_by_heart or by_heart(last):
-            texts.append("it learns by heart: check the labels, or pass more examples")
+            texts.append(
+                "it learns by heart at best: check the labels, or pass more examples"
+            )
         elif last.trained < LEARNS and not self.learns(moves):
             texts.append(
                 "the budget ended the search"
