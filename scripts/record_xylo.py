@@ -16,7 +16,7 @@ import numpy as np
 from xylosim.v2 import XyloLayer, XyloSynapse
 
 STEPS, INPUTS, HIDDEN, OUTPUTS = 60, 5, 8, 3
-FILE = Path(__file__).resolve().parent.parent / "tests" / "recorded" / "xylo.npz"
+FILE = Path(__file__).resolve().parent.parent / "tests" / "recorded" / "integers" / "xylo.npz"
 
 
 def synapses(weight):

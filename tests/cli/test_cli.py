@@ -199,7 +199,7 @@ def test_default_options_depend_on_the_data(tmp_path, monkeypatch):
     }  # fmt: skip
     for source, defaults in expected.items():
         context = commands.train.make_context("train", ["--data", source])
-        others = ("output", "checkpoint", "resume", "baseline", "quiet", *commands.processes.NAMES)
+        others = "output", "checkpoint", "resume", "baseline", "quiet", "target", "bits", *commands.processes.NAMES
         given = {name: value for name, value in context.params.items() if name not in others}
         found = commands.options_of(context, **given)
         assert {name: getattr(found, name) for name in defaults} == defaults, source

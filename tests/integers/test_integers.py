@@ -30,7 +30,7 @@ from spikegrad.exchange import to_nir
 from spikegrad.integers import Fixed, FixedLIF, Loihi, Xylo, dequantize, fixed, load, quantize, replay, save, to_c
 from spikegrad.network import Window
 
-RECORDED = Path(__file__).resolve().parent.parent / "recorded"
+RECORDED = Path(__file__).resolve().parent.parent / "recorded" / "integers"
 
 
 def equal(network, got, expected):
