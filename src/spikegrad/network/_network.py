@@ -580,7 +580,9 @@ def is_pure_network(network: Network) -> bool:
     def is_pure_weight(weight):
         if isinstance(weight, (Delayed, Window)):
             weight = weight.weight
-        return isinstance(weight, ArrayLike | None) or is_pure(weight)
+        # Not ArrayLike: for a union, Python 3.11 asks the class of a tracer, which is no array.
+        arrays = jax.Array, np.ndarray, float, int
+        return weight is None or isinstance(weight, arrays) or is_pure(weight)
 
     return all(
         isinstance(node, Layer)
