@@ -70,6 +70,6 @@ def test_readme_has_the_numbers_of_the_results():
     learns = [row["learns"] for row in faulty if row["fault"] not in INCURABLE]
     text = " ".join((ROOT / "README.md").read_text().split())
     assert (
-        f"finds the layer in {sum(row['place'] for row in faulty)} deliberately broken networks. "
+        f"finds the layer in {sum(row['place'] for row in faulty)} of {len(faulty)} deliberately broken networks. "
         f"{sum(learns)} of the {len(learns)} that a fix can cure learn with it"
     ) in text
