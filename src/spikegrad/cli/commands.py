@@ -73,7 +73,7 @@ def command() -> None:
 )
 @click.option(
     "--target",
-    type=click.Choice(quantizing.TARGETS),
+    type=click.Choice([*quantizing.TARGETS]),
     help="Then convert to integers and train these on, as quantize does.",
 )
 @quantizing.bits_option

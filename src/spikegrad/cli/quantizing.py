@@ -9,7 +9,7 @@ from typing import Any
 import click
 import jax
 
-from ..integers import QuantizationReport, quantize, replay, save, to_c
+from ..integers import TARGETS, QuantizationReport, quantize, replay, save, to_c
 from ..network import Network
 from ..training import partition
 from . import runs, tables, trainer
@@ -17,7 +17,6 @@ from .networks import SpikingNetwork, spike_key
 from .options import COUNT, PATH, quiet_option
 from .sources import sample
 
-TARGETS = "fixed", "loihi", "xylo"
 _MEASURED = 128
 """Number of training examples that measure the states."""
 _REPLAYED = 64
@@ -32,7 +31,10 @@ bits_option = click.option(
 @click.command("quantize", context_settings={"show_default": True})
 @click.argument("run", type=PATH)
 @click.option(
-    "--target", type=click.Choice(TARGETS), required=True, help="Arithmetic and limits."
+    "--target",
+    type=click.Choice([*TARGETS]),
+    required=True,
+    help="Arithmetic and limits.",
 )
 @bits_option
 @click.option(
@@ -72,10 +74,12 @@ def convert(
     before = score(params, split.test).accuracy(split.test.y)
     params, report = converted(network, params, split, target, bits)
     after = score(params, split.test).accuracy(split.test.y)
+    accuracies = f"{before:.1%} in real numbers, {after:.1%} in integers"
     if epochs:
         settings = dataclasses.replace(options, epochs=epochs, lr=options.lr / 3)
         fit = trainer.fit(network, partition(params)[0], split, settings, quiet=quiet)
-        params = fit.params
+        params, trained = fit.params, fit.scores.accuracy(split.test.y)
+        accuracies += f", {trained:.1%} trained on for {epochs} epochs"
     integers, inputs, _ = _network(network, params, sample(split.test, _REPLAYED))
     # A state that leaves its width raises here, before anything is written.
     replay(integers, inputs)
@@ -83,11 +87,7 @@ def convert(
     save(integers, folder / "network.json")
     to_c(integers, folder / "network")
     tables.say(str(report))
-    line = f"test accuracy {before:.1%} in real numbers, {after:.1%} in integers"
-    if epochs:
-        trained = score(params, split.test).accuracy(split.test.y)
-        line += f", {trained:.1%} trained on for {epochs} epochs"
-    tables.say(line, f"wrote {folder}")
+    tables.say(f"test accuracy {accuracies}", f"wrote {folder}")
 
 
 def converted(

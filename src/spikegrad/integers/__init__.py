@@ -3,11 +3,18 @@
 from ._c import to_c
 from ._cells import FixedLIF, IntegerCell, Loihi, Xylo
 from ._fixed import Fixed, fixed
-from ._quantize import QuantizationReport, QuantizedLayer, dequantize, quantize
+from ._quantize import (
+    TARGETS,
+    QuantizationReport,
+    QuantizedLayer,
+    dequantize,
+    quantize,
+)
 from ._replay import replay
 from ._save import load, save
 
 __all__ = [
+    "TARGETS",
     "Fixed",
     "FixedLIF",
     "IntegerCell",

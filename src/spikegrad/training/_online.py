@@ -12,11 +12,11 @@ import numpy as np
 from jax.lax import stop_gradient
 from jax.typing import ArrayLike
 
-from .._checks import append_axes
 from .._pytree import Entries, PyTree, inexact, is_array, merge, split
 from .._struct import Struct, parameter, wiring
 from .._surrogate import as_key, fold_in
 from ..network import Join, Layer, Network, named_inputs
+from ..network._masks import tree_keep, tree_where
 from ..neurons import Cell, LeakyReadout, fire, linear_response
 from ._partition import combine, is_float_array, partition
 
@@ -389,7 +389,7 @@ class Online(Struct):
         graph = self.network.graph
         active = jax.tree.map(jnp.asarray, active)
         x = {
-            name: _hold(active, x, jnp.zeros_like(x))
+            name: tree_keep(active, x)
             for name, x in named_inputs(self.network.inputs, inputs).items()
         }
         # The last outputs of each source, (depth, batch, neurons), the oldest first.
@@ -417,7 +417,7 @@ class Online(Struct):
                 else:
                     moved[name] = self._move(now, name, reads, outputs, carry, key)
                     out = moved[name].output + probes[name]
-                outputs[name] = _hold(active, out, jnp.zeros_like(out))
+                outputs[name] = tree_keep(active, out)
             chosen: Any = {name: outputs[name] for name in graph.outputs}
             if isinstance(self.network.outputs, str | None):
                 chosen = chosen[graph.outputs[0]]
@@ -431,11 +431,11 @@ class Online(Struct):
         for name, past in pasts.items():
             out = moved[name].output if name in moved else outputs[name]
             new = jnp.concatenate([past[1:], out[None].astype(past.dtype)])
-            new = jax.vmap(partial(_hold, active))(new, past)
+            new = jax.vmap(partial(tree_where, active))(new, past)
             states[name] = new if name in graph.depths else new[0]
             if name in moved:
                 v = carry.states[name][0]
-                states[name] = _hold(active, moved[name].state, v), states[name]
+                states[name] = tree_where(active, moved[name].state, v), states[name]
         traces = {name: moved[name].trace for name in carry.traces}
         if self.rule == "eprop":
             signals, shares = gradients, {}
@@ -454,7 +454,7 @@ class Online(Struct):
                 shares[name] = share.sum(0)
             layout = partial(_quantities, static=static, like=shares)
             (gradients,) = jax.vjp(layout, trainable)[1](shares)
-        traces = _hold(active, traces, carry.traces)
+        traces = tree_where(active, traces, carry.traces)
         return Carry(Entries(states), traces), chosen, gradients, value
 
     def _move(
@@ -561,15 +561,6 @@ def _matrices(graph: Any, name: str) -> list[Any]:
         for c in graph.connections(name)
         if is_array(c.weight) and is_float_array(c.weight)
     ]
-
-
-def _hold(active: Any, new: PyTree, old: PyTree) -> PyTree:
-    """Select the new values of active examples, and the old values of others."""
-    if active is None:
-        return new
-    return jax.tree.map(
-        lambda a, b: jnp.where(append_axes(active, a.ndim), a, b), new, old
-    )
 
 
 def _quantities(
