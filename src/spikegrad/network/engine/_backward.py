@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +17,7 @@ from .._masks import steps_before, tree_keep, tree_where
 from .._past import active_first, after, pick, places_of
 from ._functions import pullback
 from ._layer_vjp import DRIVE
-from ._sequence import Sequence, window_of
+from ._sequence import Sequence, at_index, window_of
 
 
 def backward(
@@ -33,15 +34,15 @@ def backward(
     Carry: the cotangents of states and pasts after it, and the gradients.
     """
     chunk = over.part.chunk
-    back = _Rebuilding(over, first, us, pasts, residuals)
 
     # Scan over chunks, from last to first. Carry: the cotangents of the states after the chunk,
     # (batch, neurons), cotangents of the pasts, (depth, batch, neurons), and the gradients.
     # Cotangents of inputs are stacked: (chunks, chunk, batch, inputs).
     def body(carry, i):
         ct_states, ct_ends, grads = carry
-        recorded = window_of(ct_recorded, first + i * chunk, chunk)
-        cts = _Cotangents(back, i, ct_states, grads, *recorded)
+        back = _Rebuilt(over, first, i, us, pasts, residuals)
+        recorded = window_of(ct_recorded, back.start, chunk)
+        cts = _Cotangents(back, ct_states, grads, *recorded)
         # The order matters: a source needs all cotangents of its outputs before its own steps run.
         # Its readers are in later components. A reader of a past adds to the cotangent of earlier
         # chunks.
@@ -69,12 +70,9 @@ def backward(
 class _Cotangents:
     """The cotangents of one chunk, collected per source."""
 
-    def __init__(self, back, i, ct_states, grads, ct_outs, ct_pre_spike):
+    def __init__(self, back, ct_states, grads, ct_outs, ct_pre_spike):
         self.back = back
-        self.i = i
         self.over = back.over
-        self.masks = back.masks(i)
-        self.places = back.places(i)
         # copies, because the methods below replace entries, and the arguments belong to the carry
         # of the scan
         self.states = dict(ct_states)
@@ -99,7 +97,7 @@ class _Cotangents:
         for source, ct in ct_ends.items():
             self._to_source(
                 source,
-                lambda past, outs: after(past, outs, self.places),
+                lambda past, outs: after(past, outs, self.back.places),
                 ct,
                 within=True,
             )
@@ -112,7 +110,7 @@ class _Cotangents:
         # A view is linear, so the rebuilt values are unused and XLA removes them. Only their shapes
         # matter.
         ct_past, ct_out = pullback(
-            view, ct, self.back.past(source, self.i), self.back.outs(source, self.i)
+            view, ct, self.back.past(source), self.back.outs(source)
         )
         self.pasts[source].append(ct_past)
         if within:
@@ -137,8 +135,8 @@ class _Cotangents:
                         lag,
                         lambda _: past,
                         lambda _: outs,
-                        self.masks,
-                        self.places,
+                        self.back.masks,
+                        self.back.places,
                     )
 
                 self._to_source(
@@ -164,9 +162,9 @@ class _Cotangents:
             return  # it has no readers, so its cotangent is zero
         edges = self.over.hoisted[name]
         # Outputs of masked steps are zeros, so their cotangents are dropped.
-        ct = tree_keep(self.masks.active, _total(self.outs[name]))
+        ct = tree_keep(self.back.masks.active, _total(self.outs[name]))
         self.grads[name], ct_reads = self.over.joins[name].backward(
-            self.grads[name], self.back.reads(edges, self.i), ct
+            self.grads[name], self.back.reads(edges), ct
         )
         self._send(edges, ct_reads)
 
@@ -174,16 +172,15 @@ class _Cotangents:
         """Run phase 1, the steps one by one, see :meth:`Component.backward_steps`."""
         over = self.over
         back = self.back
-        i = self.i
         layers = component.layers
         hoisted = over.step_arguments(
-            {name: back.reads(over.hoisted[name], i) for name in component.nodes}
+            {name: back.reads(over.hoisted[name]) for name in component.nodes}
         )
         # All outputs of the chunk are known here. One product of (chunk, batch, inputs) and a
         # matrix computes the currents of all steps, (chunk, batch, neurons).
         currents = {
             name: layer.current(
-                (hoisted[name], back.reads(over.within[name], i)), layer.call_chunk
+                (hoisted[name], back.reads(over.within[name])), layer.call_chunk
             )
             for name, layer in layers.items()
             if over.within[name] and not layer.per_step
@@ -191,9 +188,9 @@ class _Cotangents:
         # States before each step, (chunk, batch, neurons), and pasts, (chunk, depth, batch,
         # neurons).
         befores = (
-            {name: back.steps(name, i)[0] for name in layers},
+            {name: back.steps(name)[0] for name in layers},
             {
-                name: back.befores(name, i, depth)
+                name: back.befores(name, depth)
                 for name, depth in component.depths.items()
             },
         )
@@ -215,36 +212,36 @@ class _Cotangents:
             befores,
             hoisted,
             currents,
-            functools.partial(back.pre_spike, i=i),
-            self.masks,
+            back.pre_spike,
+            back.masks,
         )
         self.states |= states
         self.grads |= grads
         for source, ct in pasts.items():
             # The steps carry only the newest outputs of a past. Older outputs get zeros.
-            self.pasts[source].append(_padded(ct, back.pasts[source]))
+            self.pasts[source].append(_padded(ct, back.old[source]))
         return ct_hoisted
 
     def _of_weights(self, name, ct):
         """Run phase 2, the weights of a layer, for all steps of the chunk at once."""
         over = self.over
         layer = self.over.layers[name]
-        # Each matmul below needs a temporary of the size of its gradient, and rebuilt states and
-        # outputs of (chunk, batch, neurons). Without barriers, XLA may run the matmuls in parallel
-        # and keep all of these arrays alive. The first barrier delays the recurrent weights until
-        # phase 1 has ended. Rebuilding from ``late`` instead of ``i`` prevents XLA from sharing
-        # arrays with phase 1.
-        late, ct = jax.lax.optimization_barrier((self.i, ct))
+        # Each matmul below needs a temporary of the size of its gradient, and rebuilt outputs of
+        # (chunk, batch, neurons). Without barriers, XLA may run the matmuls in parallel and keep
+        # all of these arrays alive. The first barrier delays the recurrent weights until phase 1
+        # has ended. Layers fire again behind it, so XLA does not keep arrays of phase 1.
+        i, ct = jax.lax.optimization_barrier((self.back.i, ct))
+        back = self.back.again(i)
         grads = self.grads[name]
         if not layer.per_step:
             grads = layer.backward_looped(
-                grads, self.back.reads(over.within[name], late), ct[DRIVE]
+                grads, back.reads(over.within[name]), ct[DRIVE]
             )
         # The second barrier delays the input weights until the recurrent weights are done.
-        late, ct, grads = jax.lax.optimization_barrier((late, ct, grads))
+        ct, grads = jax.lax.optimization_barrier((ct, grads))
         edges = over.hoisted[name]
         self.grads[name], ct_reads = layer.backward_hoisted(
-            grads, self.back.reads(edges, late), ct
+            grads, back.reads(edges), ct
         )
         self._send(edges, ct_reads)
 
@@ -252,7 +249,7 @@ class _Cotangents:
         """Return the cotangents of the states before the chunk, including reads by other layers."""
         ct_states = dict(self.states)
         for name, (ct_v, ct_out) in self.states.items():
-            if name not in self.back.pasts and self.pasts[name]:
+            if name not in self.back.old and self.pasts[name]:
                 # A past with depth 1 is the last output in the state: (1, batch, neurons) ->
                 # (batch, neurons).
                 ct_states[name] = ct_v, ct_out + _total(self.pasts[name])[0]
@@ -260,31 +257,26 @@ class _Cotangents:
 
 
 def _once(method: Callable) -> Callable:
-    """Remember what a method rebuilds of a source in a chunk, because each reader of the source
-    asks for it.
-
-    A chunk is the tracer of its number. Behind a barrier it is another one, so nothing is shared
-    across barriers.
-    """
+    """Remember what a method rebuilds of a source, because each reader of the source asks."""
 
     @functools.wraps(method)
-    def rebuild(self, source, i):
-        key = method.__name__, source, id(i)
+    def rebuild(self, source):
+        key = method.__name__, source
         if key not in self.rebuilt:
-            # With ``i``, whose id must not be used again.
-            self.rebuilt[key] = i, method(self, source, i)
-        return self.rebuilt[key][1]
+            self.rebuilt[key] = method(self, source)
+        return self.rebuilt[key]
 
     return rebuild
 
 
-class _Rebuilding:
-    """Rebuilds the states, outputs and pasts of a segment from the residuals."""
+class _Rebuilt:
+    """The states, outputs and pasts of chunk ``i`` of a segment, rebuilt from the residuals."""
 
     def __init__(
         self,
         over: Sequence,
         first: int | jax.Array,
+        i: jax.Array,
         us: dict,
         pasts: dict[Name, jax.Array],
         residuals: dict[Name, PyTree],
@@ -294,85 +286,94 @@ class _Rebuilding:
         # all steps, (chunks, chunk, batch, neurons) in the dtypes of the storage.
         self.over = over
         self.first = first
+        self.i = i
+        self.start = first + i * over.part.chunk
         self.us = us
-        self.pasts = pasts
+        self.old = pasts
         self.residuals = residuals
-        self.rebuilt: dict[tuple, tuple] = {}
-        # Traced once for each layer, because all its readers call it.
-        self._fired = jax.jit(self._fire_again, static_argnums=0)
+        self.inputs, self.masks = over.window(self.start)
+        self.places = places_of(self.masks.active)
+        self.rebuilt: dict[tuple, Any] = {}
 
-    def masks(self, i):
-        return self.over.masks_of(self.first + i * self.over.part.chunk)
+    def again(self, i):
+        """Return the same chunk, whose layers fire again. Joins do not run again."""
+        again = _Rebuilt(self.over, self.first, i, self.us, self.old, self.residuals)
+        # The index is behind a barrier, so XLA does not share arrays with this chunk. For joins it
+        # would have to run all layers below again.
+        again.rebuilt = {
+            key: value
+            for key, value in self.rebuilt.items()
+            if key[1] in self.over.joins
+        }
+        return again
 
-    def places(self, i):
-        return places_of(self.masks(i).active)
-
-    def pre_spike(self, name, t, i):
-        """Return the pre-spike state of a layer at step t of chunk i."""
+    def pre_spike(self, name, t):
+        """Return the pre-spike state of a layer at step t of the chunk."""
         # (chunks, chunk, batch, neurons) -> (batch, neurons), from the residual of this step only.
-        residual = jax.tree.map(lambda a: a[i, t], self.residuals[name])
+        residual = jax.tree.map(
+            lambda a: at_index(at_index(a, self.i), t), self.residuals[name]
+        )
         return self.over.layers[name].load(self.over.plan.storage, residual)
 
     @_once
-    def steps(self, name, i):
-        """Return states and outputs of a layer before each step of chunk i, and the outputs of each
-        step.
-        """
-        return self._fired(name, i)
-
-    def _fire_again(self, name, i):
+    def steps(self, name):
+        """Return states and outputs of a layer before each step, and the outputs of each step."""
         over = self.over
-        chunk = self.over.part.chunk
+        layer = over.layers[name]
         start = over.starts[name]
-        fire = over.layers[name].fire
-        masks = self.masks(i)
+        masks = self.masks
 
-        # Before its first valid step, an example has the initial state.
-        def ended(t, mask):
+        # vmap over the steps of the chunk. Its function is elementwise: (batch, neurons) -> (chunk,
+        # batch, neurons). Before its first valid step, an example has the initial state.
+        def ended(residual, mask):
             started = None if mask.active is None else mask.active | mask.started
-            return tree_where(
-                started, fire(self.pre_spike(name, t, i), mask.number), start
-            )
+            u = layer.load(over.plan.storage, residual)
+            return tree_where(started, layer.fire(u, mask.number), start)
 
+        residual = jax.tree.map(lambda a: at_index(a, self.i), self.residuals[name])
+        after = jax.vmap(ended)(residual, masks)
         # The step before the chunk is the last one of the previous chunk, or of the previous
         # segment (``us``).
-        last = tree_where(
-            i > 0, self.pre_spike(name, -1, jnp.maximum(i - 1, 0)), self.us[name]
+        residual = jax.tree.map(
+            lambda a: at_index(a, jnp.maximum(self.i - 1, 0))[-1], self.residuals[name]
         )
+        last = layer.load(over.plan.storage, residual)
         before = tree_where(
             masks.started[0],
-            fire(last, over.number_before(self.first + i * chunk)),
+            layer.fire(
+                tree_where(self.i > 0, last, self.us[name]),
+                over.number_before(self.start),
+            ),
             start,
         )
-        # vmap over the steps of the chunk. ``ended`` is elementwise: (batch, neurons) -> (chunk,
-        # batch, neurons).
-        after = jax.vmap(ended)(jnp.arange(chunk), masks)
         befores = jax.tree.map(
             lambda a, b: jnp.concatenate([a[None], b[:-1]]), before, after
         )
         return befores, after[1]
 
     @_once
-    def outs(self, source, i):
-        """Return the outputs of a source in chunk i. Outputs of masked steps are unused."""
+    def outs(self, source):
+        """Return the outputs of a source. Outputs of masked steps are unused."""
         over = self.over
         # The inputs are residuals of the complete loop, so a chunk slices them again: (chunk,
         # batch, ...).
         if source in over.inputs:
-            return over.window(self.first + i * over.part.chunk)[0][source]
+            return self.inputs[source]
         if source in over.layers:
-            return self.steps(source, i)[1]
-        return over.joins[source].over_chunk(self.reads(over.edges[source], i))
+            return self.steps(source)[1]
+        # A join of joins would be one kernel of all layers below. With a barrier each join is a
+        # kernel that reads the one below, and XLA compiles equal kernels once.
+        reads = self.reads(over.edges[source])
+        return jax.lax.optimization_barrier(over.joins[source].over_chunk(reads))
 
     @_once
-    def past(self, source, i):
-        """Return the past of a source before chunk i."""
-        if source not in self.pasts:
-            return self.steps(source, i)[0][1][:1]
+    def past(self, source):
+        """Return the past of a source before the chunk."""
+        if source not in self.old:
+            return self.steps(source)[0][1][:1]
         over = self.over
-        old = self.pasts[source]
+        old = self.old[source]
         depth = len(old)
-        at = self.first + i * over.part.chunk
         # Outputs are not stored. The pre-spike states fire again.
         # Relative places -depth to -1, the oldest first.
         back = jnp.arange(depth) - depth
@@ -382,7 +383,7 @@ class _Rebuilding:
         order = before if active is None else active_first(active)
         since = before[self.first][None]
         # Count from the start of the segment. Earlier outputs are in the stored past.
-        steps = before[at][None] + append_axes(back, before.ndim) - since
+        steps = before[self.start][None] + append_axes(back, before.ndim) - since
         inside = steps >= 0
         when = pick(order, jnp.maximum(steps + since, 0)) - self.first
         when = jnp.where(inside, when, 0)
@@ -409,24 +410,21 @@ class _Rebuilding:
             {e.label: self._outputs_at(e.source, steps) for e in edges}
         )
 
-    def reads(self, edges, i):
-        """Return the reads of edges in chunk i, by label."""
-        return self.over.reads(edges, *self._views(i))
+    @property
+    def _views(self):
+        """The arguments of reads."""
+        return self.past, self.outs, self.masks, self.places
 
-    def _views(self, i):
-        """Return the arguments of reads in chunk i."""
-        past, outs = (functools.partial(f, i=i) for f in (self.past, self.outs))
-        return past, outs, self.masks(i), self.places(i)
+    def reads(self, edges):
+        """Return the reads of edges, by label."""
+        return self.over.reads(edges, *self._views)
 
-    def befores(self, source, i, depth):
-        """Return the past of a source before each step of chunk i, ``(chunk, depth, batch,
-        neurons)``.
-        """
+    def befores(self, source, depth):
+        """Return the past of a source before each step, ``(chunk, depth, batch, neurons)``."""
         # One read for each place of the past, the oldest first, as ``push`` orders them. The new
         # axis is second, because the scan over steps slices the first axis.
         lags = range(depth, 0, -1)
-        views = self._views(i)
-        return jnp.stack([self.over.read(source, lag, *views) for lag in lags], 1)
+        return jnp.stack([self.over.read(source, lag, *self._views) for lag in lags], 1)
 
 
 def _padded(ct: jax.Array, past: jax.Array) -> jax.Array:

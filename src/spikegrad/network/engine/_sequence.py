@@ -225,5 +225,17 @@ class Sequence:
 def window_of(tree: PyTree, start: int | jax.Array, length: int) -> PyTree:
     """Slice a sequence at its place of use, because another layout may need a copy."""
     # (steps, ...) -> (length, ...). A scan over (chunks, chunk, ...) would need the inputs in this
-    # shape.
-    return jax.tree.map(lambda a: jax.lax.dynamic_slice_in_dim(a, start, length), tree)
+    # shape. Steps count from 0, so no equations for negative ones.
+    return jax.tree.map(
+        lambda a: jax.lax.dynamic_slice_in_dim(
+            a, start, length, allow_negative_indices=False
+        ),
+        tree,
+    )
+
+
+def at_index(array: jax.Array, i: jax.Array) -> jax.Array:
+    """Return ``array[i]`` for an index that is not negative, without equations for the others."""
+    return jax.lax.dynamic_index_in_dim(
+        array, i, keepdims=False, allow_negative_indices=False
+    )
