@@ -80,6 +80,7 @@ def test_a_run_is_written_in_full(run):
     assert drawing == f"drawing {folder / 'figure.png'}"
     assert 2 <= len(lines) <= 24
     lines.remove("counting synaptic operations")
+    assert lines.pop(0) == f"digits, (64, 32, 16, 10) neurons, {folder}"
     assert all(re.match(r"(spiking|ReLU) .*loss .* train .* active ", line) for line in lines)
     assert max(map(len, [*lines, *(line for line in done.stdout.splitlines() if str(folder) not in line)])) <= 80
 
@@ -103,9 +104,9 @@ def test_a_saved_run_gives_the_same_answers(run, tmp_path, capsys):
     wrong = (answers != examples.test.y) & (examples.test.y == 3)
     assert main(["predict", str(folder)]) == 0  # the data of the run
     assert capsys.readouterr() == (printed, "")
-    row = next(line for line in printed.splitlines() if re.match(r"│\s+3 ", line))
+    row = next(line for line in printed.splitlines() if re.match(r"3 ", line))
     count = int((examples.test.y == 3).sum())
-    assert [cell.strip() for cell in row.split("│")[2:4]] == [str(count), str(count - wrong.sum())]
+    assert row.split()[1:4] == [str(count), f"{100 * (1 - wrong.sum() / count):.1f}", "%"]
 
 
 def test_synaptic_operations_per_example(run, capsys):
@@ -286,16 +287,22 @@ WRONG = {
     "reset": (["train", "--reset", "soft"], "'soft' is not one of 'subtract', 'value', 'none'"),
     "hidden": (["train", "--hidden", "256,,256"], "'256,,256': pass numbers above 0, such as 256,256"),
     "empty layer": (["train", "--hidden", "256,0"], "'256,0': pass numbers above 0"),
-    "near a name": (["train", "--data", "mnist"], "unknown data 'mnist': use mnist5k, digits, "),
-    "near a form": (["train", "--data", "shdd:x"], "unknown data 'shdd:x': use mnist5k"),
-    "no data": (["train", "--data", "my.csv"], "unknown data 'my.csv': use mnist5k, digits, randman, "),
+    "near a name": (
+        ["train", "--data", "mnist"],
+        "unknown data 'mnist': did you mean nmnist:PATH or mnist5k? ",
+    ),
+    "near a form": (["train", "--data", "shdd:x"], "unknown data 'shdd:x': did you mean shd:PATH"),
+    "no data": (["train", "--data", "my.csv"], "my.csv must be a .npz file. numpy.loadtxt(file, "),
     "labels of text": (
         ["train", "--data", "text.npz"],
         "got <U3 of shape (20,); numpy.unique(y_train, return_inverse=True)[1] converts names",
     ),
-    "no path": (["train", "--data", "shd"], "unknown data 'shd': use mnist5k"),
+    "no path": (["train", "--data", "shd"], "unknown data 'shd': did you mean shd:PATH"),
     "an empty path": (["train", "--data", "ts:"], "ts:PATH, FILE.npz"),
-    "a path too many": (["train", "--data", "randman:a"], "unknown data 'randman:a': use mnist5k"),
+    "a path too many": (
+        ["train", "--data", "randman:a"],
+        "unknown data 'randman:a': did you mean randman? ",
+    ),
     "no folder": (["train", "--data", "nmnist:none"], "none: no such file or folder"),
     "encoding of recordings": (
         ["train", "--data", "randman", "--encoding", "rate"],
@@ -399,6 +406,10 @@ def test_help_shows_the_defaults_and_the_data(monkeypatch, capsys):
     text = " ".join(lines.split())
     for default in ("mnist5k", "Sigmoid(alpha=4.0)", "40; x>=1", "256,256", "current", "0.002", "runs/<date>-<time>"):
         assert f"[default: {default}" in text or f"[default: ({default}" in text
+    heads = [line for line in lines.splitlines() if re.fullmatch("[A-Z].*:", line)]
+    assert heads == ["Data:", "Network:", "Training:", "Output:", "Several machines:", "Other:"]
+    assert main(["data"]) == 0
+    text = " ".join(capsys.readouterr().out.split())
     for form in sources.FORMS:
         assert f"{form.written} {form.about}" in text
     assert main(["--version"]) == 0

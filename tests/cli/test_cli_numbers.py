@@ -138,7 +138,7 @@ def run(tmp_path_factory, source):
 
 def cells(text, first):
     """The cells of the table row with this first cell."""
-    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in text.splitlines() if line.startswith("│")]
+    rows = [re.split(" {2,}", line.strip()) for line in text.splitlines()]
     (row,) = [row[1:] for row in rows if row[0] == first]
     return row
 
@@ -272,8 +272,9 @@ def test_printed_tables_have_the_results(run):
         seconds = run.record["results"][name]["seconds"]
         parameters = sum(n * m + m for n, m in ((5, 4), (4, 3), (3, 3)))
         assert cells(run.out, name) == [
-            with_interval(test, 18), f"{100 * training:.1f} %", f"{parameters}", "3", f"{seconds:.1f} s",
+            with_interval(test, 18), f"{100 * training:.1f} %", "3", f"{seconds:.1f} s",
         ]  # fmt: skip
+        assert f"{parameters} parameters" in re.sub(r"\s+", " ", run.out)
     _, _, rates, silent = scores("spiking", run.layers, run.x_test, run.data.test.y)
     for i, (rate, never) in enumerate(zip(rates, silent, strict=True)):
         assert cells(run.out, str(i + 1)) == [str(OPTIONS["hidden"][i]), f"{rate:.3f}", f"{100 * never:.1f} %"]
@@ -315,11 +316,11 @@ def test_predict_scores_the_held_out_examples(run, source, tmp_path, named):
     for label in range(3):
         mine, wrong = answers[y == label], np.bincount(answers[(y == label) & (answers != y)], minlength=3)
         right = int((mine == label).sum())
-        mistaken = f"{wrong.argmax()} ({wrong.max()} times)" if wrong.any() else ""
+        mistaken = [f"{wrong.argmax()} ({wrong.max()})"] * int(wrong.any())
         share, given = with_interval(right / len(mine), len(mine)), int((answers == label).sum())
-        assert cells(out, str(label)) == [f"{len(mine)}", f"{right}", share, f"{given}", mistaken]
+        assert cells(out, str(label)) == [f"{len(mine)}", share, f"{given}", *mistaken]
     right = int((answers == y).sum())
-    assert cells(out, "all") == ["18", f"{right}", with_interval(right / 18, 18), "18", ""]
+    assert cells(out, "all") == ["18", with_interval(right / 18, 18), "18"]
 
 
 def test_predict_scales_integers_like_the_training_data(run, source, tmp_path):

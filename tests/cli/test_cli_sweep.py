@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 
 import jax
 import numpy as np
@@ -130,8 +131,9 @@ def test_no_surrogate_is_cut_off_on_a_narrow_screen(capsys):
         Console(width=80).print(table)
         lines = capsys.readouterr().out.splitlines()
         assert max(map(len, lines)) <= 80
-        cells = [line.split("│")[1].strip() for line in lines if line.startswith("│")]
-        assert "".join(cells) == spec
+        rows = lines[1 + max(i for i, line in enumerate(lines) if line.startswith("─")) :]
+        cells = [re.match(r"\S*", line)[0] for line in rows]
+        assert "".join(cells).startswith(spec)
 
 
 @pytest.mark.parametrize("at", [0, 5])

@@ -30,6 +30,7 @@ from . import (
     trainer,
 )
 from .options import (
+    Command,
     Options,
     of_run,
     options_of,
@@ -44,28 +45,37 @@ from .options import (
 from .sweeping import sweep
 
 
+class Commands(click.Group):
+    """Commands in the order in which a user meets them."""
+
+    command_class = Command
+
+    def list_commands(self, context: click.Context) -> list[str]:
+        """Return the names in their order."""
+        return [*self.commands]
+
+
 @click.group(
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110}
+    cls=Commands,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
 )
 @click.version_option(__version__, prog_name="spikegrad")
 def command() -> None:
     """Train spiking networks with surrogate gradients, and compare surrogates.
 
+    \b
+    spikegrad train                          5,000 images of digits, half a minute
+    spikegrad train --data my.npz -o runs/a  your data
+    spikegrad predict runs/a                 the accuracy of each class
+    spikegrad diagnose runs/a                why it does not learn
+    COMMAND --help                           the options of a command
+
     Exit codes: 0 done, 1 failure during the run, 2 invalid value, 130 Ctrl-C, 143 SIGTERM.
     """
 
 
-@command.command(context_settings={"show_default": True}, epilog=sources.TABLE)
-@output_option
-@resume_option
+@command.command(context_settings={"show_default": True})
 @options_of_class(Options)
-@click.option(
-    "--checkpoint",
-    default=1.0,
-    type=click.FloatRange(0),
-    metavar="MINUTES",
-    help="Minutes between checkpoints. A kill loses at most this much.",
-)
 @click.option(
     "--baseline/--no-baseline",
     default=True,
@@ -77,6 +87,15 @@ def command() -> None:
     help="Then convert to integers and train these on, as quantize does.",
 )
 @quantizing.bits_option
+@output_option
+@resume_option
+@click.option(
+    "--checkpoint",
+    default=1.0,
+    type=click.FloatRange(0),
+    metavar="MINUTES",
+    help="Minutes between checkpoints. A kill loses at most this much.",
+)
 @quiet_option
 @processes.options
 @click.pass_context
@@ -93,13 +112,18 @@ def train(
 ) -> int:
     """Train a spiking network and save it.
 
+    \b
+    spikegrad train --epochs 10 --hidden 128
+    spikegrad train --data shd:folder --recurrent --cell adaptive
+    spikegrad train --resume runs/a
+
     Writes parameters.npz (weight_0, bias_0, ... of each layer), run.json (options, data, versions,
     results and learning curves), figure.png and, in training, metrics.jsonl (step, epoch, loss,
     accuracy, rates, learning rate, seconds). Ctrl-C ends training and saves the results so far,
     with exit code 130. Pressed twice, it ends immediately. SIGTERM works like Ctrl-C, with exit
     code 143. An unfinished run has checkpoints, and --resume continues it.
 
-    The documentation lists the keys of a custom file. The test set is the
+    The test set is the
     published one if the data has one. Otherwise it is a fifth of each class,
     a tenth for randman, or all recordings of two speakers for shd, drawn with
     the seed. The test set is not used for training or for selection.
@@ -143,6 +167,7 @@ def train(
     # Only process 0 reads the data and claims the folder.
     run, split = from_first(begin)
     options, record, network = run.options, run.record, run.network
+    tables.note(f"{options.data}, {network.sizes} neurons, {run.folder}", quiet)
     key = jax.random.key(options.seed)
     start = trainer.starts(network, split.train)(key)
     if target:  # what the target lacks is reported before training
@@ -249,6 +274,17 @@ def predict(run: Path, data: str | None, output: Path | None) -> None:
         write_atomically(output, lambda stream: np.savez(stream, **arrays))
 
 
+command.add_command(diagnosis.command)
+command.add_command(sweep)
+command.add_command(quantizing.command)
+
+
+@command.command("data")
+def data_() -> None:
+    """List the data that train takes, and the arrays of a file of yours."""
+    tables.say(sources.TABLE)
+
+
 @command.command("list")
 def list_() -> None:
     """List every surrogate: formula, default parameters, peak, area, half-width at half maximum."""
@@ -280,8 +316,3 @@ def plot(surrogates: tuple, output: Path) -> None:
     """
     tables.save_figure(draw(*surrogates), output, 200)
     tables.say(f"wrote {output}")
-
-
-command.add_command(sweep)
-command.add_command(diagnosis.command)
-command.add_command(quantizing.command)

@@ -60,6 +60,8 @@ def _draw_curves(panels: Sequence[Axes], results: Record) -> None:
     ):
         rate.plot(np.arange(1, len(rates) + 1), rates, f".-C{i}", label=f"layer {i}")
     loss.set_yscale("log")
+    loss.yaxis.set_major_formatter("{x:g}")
+    loss.yaxis.set_minor_formatter(lambda x, _: f"{x:g}" if f"{x:e}"[0] in "25" else "")
     accuracy.set_ylim(top=100.5)
     rate.set_ylim(bottom=0)
     tidy(loss, "loss", "epoch", "cross-entropy, nats")

@@ -23,6 +23,16 @@ from ..neurons import LIF, decay_from_tau
 from . import sources, tables
 from .networks import CELLS, ENCODINGS, NO_ENCODING, READOUTS, SpikingNetwork
 
+SECTIONS = {
+    "--data": "Data",
+    "--surrogate": "Network",
+    "--epochs": "Training",
+    "--seeds": "Training",
+    "--output": "Output",
+    "--distributed": "Several machines",
+    "-h": "Other",
+}
+"""The sections of a help text, by the option with which each begins."""
 PATH = click.Path(path_type=Path)
 COUNT = click.IntRange(1)
 POSITIVE = click.FloatRange(0, min_open=True)
@@ -53,6 +63,24 @@ def parse_surrogate(text: str) -> Surrogate:
         raise click.BadParameter(str(error)) from None
 
 
+class Command(click.Command):
+    """A command whose help has its options in sections."""
+
+    def format_options(
+        self, context: click.Context, formatter: click.HelpFormatter
+    ) -> None:
+        """Write the sections in the order of their first options."""
+        sections: dict[str, list[tuple[str, str]]] = {}
+        section = "Options"
+        for parameter in self.get_params(context):
+            section = SECTIONS.get(parameter.opts[0], section)
+            if line := parameter.get_help_record(context):
+                sections.setdefault(section, []).append(line)
+        for section, lines in sections.items():
+            with formatter.section(section):
+                formatter.write_dl(lines)
+
+
 def option(help: str, kind: Any = None, **settings: Any) -> Any:
     """Declare a field as an option of ``click``. Without ``default`` it depends on the data."""
     return dataclasses.field(
@@ -79,49 +107,16 @@ def options_of_class(
 class Options:
     """Everything that determines a run."""
 
-    data: str = option("Training data (see below).", default="mnist5k", metavar="DATA")
-    surrogate: str = option(
-        "Such as 'arctan(alpha=2)'.",
-        lambda text: repr(parse_surrogate(text)),
-        default=repr(_LIF.surrogate),
-        metavar="SPEC",
-    )
-    hidden: tuple[int, ...] = option(
-        "Neurons of each hidden layer.",
-        numbers(lambda item: [int(item)], "256,256"),
-        default="256,256",
-        metavar="N,...",
+    data: str = option(
+        "Training data, see spikegrad data.", default="mnist5k", metavar="DATA"
     )
     steps: int = option(
         "Time steps.", COUNT, show_default="8 for images, 100 for events and randman"
     )
-    epochs: int = option("Passes over the training data.", COUNT, default=40)
-    batch: int = option("Examples per update.", COUNT, default=128)
-    lr: float = option(
-        "Initial learning rate (cosine decay to 0).",
-        POSITIVE,
-        default=2e-3,
-    )
-    seed: int = option(
-        "Seed of the split, the weights and the order.",
-        click.IntRange(0, 2**32 - 1),
-        default=0,
-    )
-    cell: str = option(
-        "The neurons: LIF, SynapticLIF, AdaptiveLIF.",
-        click.Choice(tuple(CELLS)),
-        default="lif",
-    )
-    recurrent: bool = option(
-        "Connect the neurons of each hidden layer.", is_flag=True, show_default=False
-    )
-    readout: str = option(
-        "Logits from the readout's potentials.", click.Choice(READOUTS), default="mean"
-    )
-    mode: str = option(
-        "Memory mode of the backward pass (see Network).",
-        click.Choice(tuple(MODES)),
-        default="exact",
+    encoding: str = option(
+        "Images as input over time (see above).",
+        click.Choice(ENCODINGS),
+        show_default="current",
     )
     bin: float = option(
         "Length of a step of events.",
@@ -134,11 +129,6 @@ class Options:
         COUNT,
         show_default="4 for dvs128, else 1",
     )
-    encoding: str = option(
-        "Images as input over time (see above).",
-        click.Choice(ENCODINGS),
-        show_default="current",
-    )
     shift: int = option(
         "Move training images at random by up to this many pixels.",
         click.IntRange(0),
@@ -148,6 +138,29 @@ class Options:
         "Standard deviation of Gaussian noise added to training recordings.",
         click.FloatRange(0),
         default=0.0,
+    )
+    surrogate: str = option(
+        "The slope, such as 'arctan(alpha=2)', see spikegrad list.",
+        lambda text: repr(parse_surrogate(text)),
+        default=repr(_LIF.surrogate),
+        metavar="SPEC",
+    )
+    hidden: tuple[int, ...] = option(
+        "Neurons of each hidden layer.",
+        numbers(lambda item: [int(item)], "256,256"),
+        default="256,256",
+        metavar="N,...",
+    )
+    cell: str = option(
+        "The neurons: LIF, SynapticLIF, AdaptiveLIF.",
+        click.Choice(tuple(CELLS)),
+        default="lif",
+    )
+    recurrent: bool = option(
+        "Connect the neurons of each hidden layer.", is_flag=True, show_default=False
+    )
+    readout: str = option(
+        "Logits from the readout's potentials.", click.Choice(READOUTS), default="mean"
     )
     taus: tuple[float, ...] = option(
         "Time constants in steps, of membrane, synapse or adaptation, and readout (see above).",
@@ -162,6 +175,23 @@ class Options:
     )
     detach_reset: bool = option(
         "Pass no gradient through the reset.", is_flag=True, show_default=False
+    )
+    epochs: int = option("Passes over the training data.", COUNT, default=40)
+    batch: int = option("Examples per update.", COUNT, default=128)
+    lr: float = option(
+        "Initial learning rate (cosine decay to 0).",
+        POSITIVE,
+        default=2e-3,
+    )
+    seed: int = option(
+        "Seed of the split, the weights and the order.",
+        click.IntRange(0, 2**32 - 1),
+        default=0,
+    )
+    mode: str = option(
+        "Memory mode of the backward pass (see Network).",
+        click.Choice(tuple(MODES)),
+        default="exact",
     )
 
     def __post_init__(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import os
 from pathlib import Path
 from types import SimpleNamespace
@@ -32,10 +33,13 @@ Source = TypeVar("Source", bound=Sequences)
 
 FILES = [form for form in FORMS if form.key]
 """Files of the user, distinguished by their keys."""
+CSV = """numpy.loadtxt(file, delimiter=",", skiprows=1) reads a table of numbers, and
+numpy.savez("my.npz", x_train=x, y_train=y) writes the file, with a label from 0
+for each row; numpy.unique(names, return_inverse=True)[1] makes labels of names"""
+"""The way from a table to the arrays of a file."""
 TABLE = "\n".join(
-    ["\b", "Data, --data:", *(f"  {form.written:20}  {form.about}" for form in FORMS)]
+    [*(f"{form.written:20}  {form.about}" for form in FORMS), "", f"A .csv: {CSV}."]
 )
-"""The end of a help text, which click does not wrap after ``\\b``."""
 _SAMPLE = 100
 """Number of recordings that are read quickly."""
 
@@ -56,8 +60,12 @@ def form_of(source: str) -> Form:
         # images if no key is known, because their reader reports it
         keys = keys_of(Path(source))
         return next((form for form in reversed(FILES) if form.key in keys), FILES[0])
-    known = ", ".join(dict.fromkeys(form.written for form in FORMS))
-    raise DataError(f"unknown data {source!r}: use {known}")
+    if source.endswith((".csv", ".tsv")):
+        raise DataError(f"{source} must be a .npz file. {CSV}")
+    forms = {form.name: form.written for form in FORMS}
+    near = [forms[other] for other in difflib.get_close_matches(name, forms, 2)]
+    hint = f"did you mean {' or '.join(near)}? Else " if near else ""
+    raise DataError(f"unknown data {source!r}: {hint}use {', '.join(forms.values())}")
 
 
 def sample(source: Source, most: int) -> Source:

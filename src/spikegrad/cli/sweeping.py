@@ -21,6 +21,7 @@ from . import processes, runs, sources, tables, trainer
 from .figure import sweep_figure
 from .options import (
     COUNT,
+    Command,
     Options,
     numbers,
     option,
@@ -164,7 +165,7 @@ class Grid:
         return settings
 
 
-@click.command(context_settings={"show_default": True}, epilog=sources.TABLE)
+@click.command(cls=Command, context_settings={"show_default": True})
 @options_of_class(Grid)
 @options_of_class(Options, without=("surrogate", "lr"))
 @click.option(
@@ -186,6 +187,9 @@ def sweep(
     **values: Any,
 ) -> int:
     """Train with many surrogates, widths and learning rates, and report the best.
+
+    \b
+    spikegrad sweep --surrogate sigmoid,arctan --half-width 0.05:3.2:x2
 
     Each combination and seed is one run of train, on fewer examples: a fraction of the training
     examples is the validation set. The best setting has the highest mean accuracy on the validation

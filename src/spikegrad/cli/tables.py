@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
+from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
@@ -166,7 +167,15 @@ def table(
     caption: str | None = None,
 ) -> Table:
     """Return a table. The first column is aligned to the left."""
-    lines = Table(title=title, caption=caption)
+    # Without borders, so tables fit a narrow terminal.
+    lines = Table(
+        title=title,
+        caption=caption,
+        box=box.SIMPLE_HEAD,
+        show_edge=False,
+        pad_edge=False,
+        collapse_padding=True,
+    )
     for i, heading in enumerate(headings):
         lines.add_column(heading, justify="right" if i else "left", overflow="fold")
     for row in rows:
@@ -182,7 +191,6 @@ def results(record: Record, parameters: int) -> list[Table]:
             name,
             accuracy(result["test"], data["test"]),
             percent(result["accuracy"]),
-            parameters,
             f"{result['epochs']}" + f" of {options['epochs']}" * result["interrupted"],
             f"{result['seconds']:.1f} s",
         )
@@ -192,15 +200,11 @@ def results(record: Record, parameters: int) -> list[Table]:
         f"{options['data']}: {data['training']:,} training examples, {data['test']:,} test "
         f"examples ({data['test_from']})"
     )
-    caption = f"spiking: {options['surrogate']}, {options['steps']} steps; seed {options['seed']}"
-    headings = (
-        "network",
-        "test, 95 % interval",
-        "training",
-        "parameters",
-        "epochs",
-        "time",
+    caption = (
+        f"spiking: {options['surrogate']}, {options['steps']} steps; seed {options['seed']}; "
+        f"{parameters:,} parameters; interval: by Wilson, for {data['test']:,} examples"
     )
+    headings = "network", "test, 95 % interval", "training", "epochs", "time"
     spiking = networks["spiking"]
     layers = enumerate(
         zip(options["hidden"], spiking["rates"], spiking["silent"], strict=True), 1
@@ -209,7 +213,7 @@ def results(record: Record, parameters: int) -> list[Table]:
         table(examples, headings, rows, caption=caption),
         table(
             "spiking layers, on the test set",
-            ("layer", "neurons", "spikes per neuron and step", "silent"),
+            ("layer", "neurons", "spikes a step", "silent"),
             ((i, n, f"{rate:.3f}", percent(silent)) for i, (n, rate, silent) in layers),
         ),
     ]
@@ -227,19 +231,12 @@ def by_class(
         answered = np.bincount(answers[y == k], minlength=classes)
         n, right = int(answered.sum()), int(answered[k])
         answered[k] = 0
-        mistaken = f"{answered.argmax()} ({answered.max()} times)"
+        mistaken = f"{answered.argmax()} ({answered.max()})"
         score = accuracy(right / n, n) if n else ""
-        rows.append((k, n, right, score, count, mistaken if answered.any() else ""))
+        rows.append((k, n, score, count, mistaken if answered.any() else ""))
     n, right = len(y), int((answers == y).sum())
-    rows.append(("all", n, right, accuracy(right / n, n), n, ""))
-    headings = (
-        "class",
-        "examples",
-        "right",
-        "accuracy, 95 % interval",
-        "answers",
-        "mistaken for",
-    )
+    rows.append(("all", n, accuracy(right / n, n), n, ""))
+    headings = "class", "examples", "right, 95 % interval", "answers", "mistaken for"
     return table(title, headings, rows)
 
 
@@ -249,7 +246,9 @@ def sweep(
     """Return tables of all settings and of the best of each surrogate, and a line of the best."""
     data, best_row = record["data"], best(rows)
     tested = f"{data['test']:,} test examples ({data['test_from']})"
-    caption = f"{validation:,} validation examples, {tested}"
+    caption = (
+        f"mean ± deviation of the seeds; {validation:,} validation examples, {tested}"
+    )
 
     def settings(title: str, summaries: Iterable[Summary], *scores: str) -> Table:
         lines = (
