@@ -9,6 +9,7 @@ import inspect
 import itertools
 import json
 import math
+import os
 import re
 import sys
 from pathlib import Path
@@ -76,6 +77,9 @@ suppress_warnings = ["config.cache"]
 rst_prolog = ".. |x| replace:: \\|x\\|"  # bars in formulas of docstrings, not a substitution
 
 matplotlib.use("Agg")
+os.environ["MATPLOTLIBRC"] = str(HERE / "matplotlibrc")  # for the kernels of the tutorials
+plot_rcparams = dict(matplotlib.rc_params_from_file(HERE / "matplotlibrc", use_default_template=False))
+plot_apply_rcparams = True
 plot_formats = [("svg", 100)]
 plot_html_show_formats = False
 plot_html_show_source_link = False
@@ -188,6 +192,12 @@ def short(value):
     )
 
 
+def summary(text):
+    """Return the first sentence of a docstring, without its period."""
+    first = re.split(r"\.\s+(?=[A-Z])", text.partition("\n\n")[0])[0]
+    return cell_of(first.removesuffix(".").replace("``", "`"))
+
+
 def infinity(value):
     """Format a number with four digits, or as a sign for infinity and NaN."""
     return "—" if math.isnan(value) else f"{value:.4g}".replace("inf", "∞").replace("-", "−")
@@ -255,7 +265,7 @@ context = {
     "data": inspect.getdoc(data).partition("\n\n")[2],  # without the summary, only the format of the file
 }
 pages = jinja2.Environment(trim_blocks=True)
-pages.filters |= {"short": short, "infinity": infinity, "choices": choices}
+pages.filters |= {"short": short, "infinity": infinity, "choices": choices, "summary": summary}
 (HERE / "generated").mkdir(exist_ok=True)
 for page in sorted((HERE / "_templates" / "pages").iterdir()):
     text = pages.from_string(page.read_text()).render(context)

@@ -1,14 +1,24 @@
-"""Pictures of the landing page and of the galleries, drawn when the documentation is built."""
+"""Pictures of the README and of the galleries.
+
+The documentation draws the galleries when it is built. ``python docs/pictures.py`` draws the README's picture into
+``docs/_static``.
+"""
+
+import re
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.ticker import MaxNLocator
 
 import spikegrad
-from spikegrad import Arctan, neurons
+from spikegrad import neurons
 from spikegrad.inspect.plot import tidy, traces
 
+HERE = Path(__file__).parent
+SHOWN = 1  # the test image of the README's picture
 STEPS, ON, OFF = 160, 20, 120  # a current flows from step ON to step OFF
 CURRENT = 0.2
 SETTINGS = {  # parameters and current of a cell, if the defaults and CURRENT do not make it fire
@@ -84,19 +94,39 @@ def draw(axes, fire, x):
     tidy(axes, "", "potential − threshold")
 
 
-def spike_and_slope():
-    """A potential with its spikes, and the step and the slope of a surrogate."""
-    figure = plt.figure(figsize=(6.6, 2.5), layout="constrained")
-    left, right = figure.subplots(1, 2, width_ratios=[3, 2])
-    figure.get_layout_engine().set(wspace=0.1)
-    noise = np.random.default_rng(0).normal(0.11, 0.12, 120)
-    potential, _, spikes = response(spikegrad.LIF(0.95), jnp.asarray(noise, jnp.float32))
-    left.plot(potential, lw=1.6)
-    left.axhline(1, color="0.6", lw=1, ls="--")
-    left.vlines(np.flatnonzero(spikes), 1.25, 1.5, color="C3", lw=1.8)
-    left.set_yticks([0, 1], ["0", "threshold"])
-    left.margins(x=0.02)
-    tidy(left, "potential and spikes", "time step")
-    draw(right, Arctan(alpha=2.0), np.linspace(-2, 2, 801))
-    right.set_title("forward: step, backward: slope", fontsize=9)
-    right.legend(fontsize=8, frameon=False)
+def training():
+    """Run the program of the README: potentials of one image before and after training, and the accuracy."""
+    program = re.search(r"```python\n(.*?)```", (HERE.parent / "README.md").read_text(), re.DOTALL)[1]
+    before, loop, after = program.partition("for _ in")
+    space = {}
+    exec(before, space)
+    untrained = space["network"]
+    exec(loop + after, space)
+    label = space["test"].y[SHOWN]
+    current = space["current"](space["test"].x[0])[:, SHOWN : SHOWN + 1]
+    figure = plt.figure(figsize=(8, 2.3), layout="constrained")
+    left, middle, right = figure.subplots(1, 3)
+    middle.sharey(left)
+    for axes, network, title in (
+        (left, untrained, "before training"),
+        (middle, space["network"], "after training"),
+    ):
+        for digit, line in enumerate(network(current)[1][:, 0].T):
+            is_label = digit == label
+            axes.plot(line, lw=2.4 if is_label else 1, color="C1" if is_label else "C0", zorder=2 + is_label)
+        tidy(axes, title, "time step")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    left.set_ylabel("ten potentials, orange is right", fontsize=8)
+    right.plot(100 * np.array(space["curve"]), color="C0", lw=1.8)
+    right.set_ylim(0, 100)
+    tidy(right, "test accuracy, %", "update")
+
+
+if __name__ == "__main__":
+    import matplotlib as mpl
+
+    grey = "#808080"  # on light and dark pages
+    colors = dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), grey)
+    with mpl.rc_context(colors | {"svg.hashsalt": "spikegrad", "font.family": "DejaVu Sans"}):
+        training()
+        plt.savefig(HERE / "_static" / "training.svg", transparent=True, metadata={"Date": None})

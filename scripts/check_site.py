@@ -22,6 +22,7 @@ WIDE, NARROW, HEIGHT = 1400, 420, 900
 BROWSERS = "chromium", "chromium-browser", "google-chrome", "chrome"
 REMOTE = "http", "https"
 READABLE = 8  # pixels of the smallest letters in a picture
+OPAQUE = re.compile(r'id="patch_1">\s*<path d="[^"]*" style="fill: #')  # the background of a figure of Matplotlib
 AT_ANY_WIDTH = """() => {
   const parts = [document.documentElement, ...document.querySelectorAll(".content")];
   return [
@@ -54,9 +55,12 @@ def faults_of(page, path):
     page.goto(path.resolve().as_uri())
     yield from page.evaluate(AT_WIDE)
     for source, width in page.evaluate(PICTURES):
-        size = smallest_letters(Path(unquote(urlparse(source).path)), width)
+        picture = Path(unquote(urlparse(source).path))
+        size = smallest_letters(picture, width)
         if size < READABLE:
-            yield f"image {Path(source).name} has letters of {size:.1f} pixels"
+            yield f"image {picture.name} has letters of {size:.1f} pixels"
+        if picture.suffix == ".svg" and OPAQUE.search(picture.read_text()):
+            yield f"image {picture.name} has a background, which is white on dark pages"
     for width in (WIDE, NARROW):
         page.set_viewport_size({"width": width, "height": HEIGHT})
         yield from (f"{fault} at {width} pixels" for fault in page.evaluate(AT_ANY_WIDTH))

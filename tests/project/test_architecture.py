@@ -1,4 +1,4 @@
-"""The architecture page draws the house as it is: the files, and what they import."""
+"""The page on contributing draws the house as it is: the files, and what they import."""
 
 import ast
 import graphlib
@@ -11,7 +11,7 @@ from conftest import ROOT
 
 LIBRARY = ROOT / "src" / "spikegrad"
 TREE, BETWEEN_FOLDERS, WITHIN_NETWORK, *_ = re.findall(
-    r"^```text\n(.*?)^```$", (ROOT / "docs" / "architecture.md").read_text(), re.MULTILINE | re.DOTALL
+    r"^```text\n(.*?)^```$", (ROOT / "docs" / "contributing.md").read_text(), re.MULTILINE | re.DOTALL
 )
 
 

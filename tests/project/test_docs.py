@@ -45,13 +45,17 @@ LONG = (
 
 @pytest.mark.parametrize("page", few(RUN, *(page for page in RUN if page.stem not in LONG)), ids=name)
 @pytest.mark.usefixtures("default_promotion")
-def test_python_of_a_page(page):
-    """The blocks of one page, in order, in one namespace: sessions are compared, scripts only run."""
+def test_python_of_a_page(page, capsys):
+    """The blocks of one page, in order, in one namespace. The outputs of sessions are compared, and those of scripts if
+    a block of text follows."""
     space = {"__name__": "__main__"}
     for block in blocks(page, "python"):
         line = page.read_text()[: block.start()].count("\n") + 1
+        capsys.readouterr()
         if ">>>" not in block[2]:
             exec(compile("\n" * line + block[2], str(page), "exec"), space)
+            if printed := re.match(r"\s*```text\n(.*?)```", page.read_text()[block.end() :], re.DOTALL):
+                assert capsys.readouterr().out == printed[1]
             continue
         session = doctest.DocTestParser().get_doctest(block[2], space, name(page), str(page), line)
         runner = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE)  # long outputs are wrapped

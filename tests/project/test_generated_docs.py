@@ -22,8 +22,8 @@ def conf(tmp_path_factory):
     root = tmp_path_factory.mktemp("clone")
     (root / "docs").mkdir()
     (root / "docs" / "conf.py").write_text((ROOT / "docs" / "conf.py").read_text())
-    for folder in ("docs/_templates", "examples", "benchmarks"):
-        (root / folder).symlink_to(ROOT / folder)
+    for path in ("docs/_templates", "docs/matplotlibrc", "examples", "benchmarks"):
+        (root / path).symlink_to(ROOT / path)
     return types.SimpleNamespace(**runpy.run_path(str(root / "docs" / "conf.py")))
 
 

@@ -394,7 +394,7 @@ def draw_spikes(
         n - height,
         n + height,
         colors=np.where(spikes[t, n] < 0, "red", line_colors).tolist(),
-        lw=1,
+        lw=1.6,
     )
     axes.set_ylim(-0.5, max(spikes.shape[1], 1) - 0.5)
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))
@@ -424,6 +424,7 @@ def _finish(
         for start, stop in edges.reshape(-1, 2):
             axes.axvspan(start - 0.5, stop - 0.5, color="0.93", lw=0, zorder=0)
         axes.set_xlim(-0.5, steps - 0.5)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.tick_params(labelsize=8)
         axes.spines[["top", "right"]].set_visible(False)
     panels[-1].set_xlabel("time step", fontsize=8)

@@ -1,0 +1,65 @@
+"""The README, which the landing page includes: its numbers are those of the results, and its links work on GitHub."""
+
+import json
+import re
+
+import pytest
+from conftest import ROOT
+
+import spikegrad
+from spikegrad import neurons
+from spikegrad.surrogates import presets
+
+TEXT = (ROOT / "README.md").read_text()
+TABLE = {
+    cells[0]: cells[1:]
+    for line in re.findall(r"^\| (.+) \|$", TEXT, re.MULTILINE)
+    if (cells := line.split(" | "))
+}
+
+
+def test_memory_and_time_are_those_of_the_results():
+    rows = json.loads((ROOT / "benchmarks" / "results" / "bptt.json").read_text())["rows"]
+    rows = {row["variant"]: row for row in rows if row["size"] == "1024x250"}
+    share = {mode: round(100 * row["temp_units"] / rows["plain"]["temp_units"]) for mode, row in rows.items()}
+    text = " ".join(TEXT.split())
+    assert f"{share['exact']}% of a plain `jax.lax.scan` and about as fast" in text
+    assert f"{share['recompute']}% with recomputation" in text
+    assert f"with {share['exact']}% of the memory of a plain scan, or {share['8-bit']}% in 8 bits" in text
+    assert all(0.8 < rows[mode]["time_ratio"] < 1.1 for mode in ("exact", "8-bit"))  # about as fast
+
+
+def test_numbers_of_neurons_and_surrogates():
+    cells = {getattr(neurons, name) for name in neurons.__all__ if hasattr(getattr(neurons, name), "integrate")}
+    models = cells - {neurons.Cell, neurons.LeakyReadout, neurons.Refractory}
+    libraries = {name.partition(".")[0] for name in presets.PRESETS}
+    assert TABLE["neurons, surrogates"][0] == f"{len(models)}, {len(spikegrad.names())}"
+    assert len(libraries) == 15
+    assert "surrogates of fifteen" in TABLE["models of other libraries"][0]
+
+
+def test_table_has_at_most_eight_rows():
+    assert {len(cells) for cells in TABLE.values()} == {4}
+    assert len(TABLE.keys() - {"library", "---"}) <= 8
+
+
+def test_columns_of_braintools_are_its_installed_version():
+    surrogate = pytest.importorskip("braintools.surrogate")
+    import braintools  # noqa: PLC0415
+
+    version = re.match(r"braintools (\d+\.\d+)", TABLE["library"][3])[1]
+    if not braintools.__version__.startswith(f"{version}."):
+        pytest.skip("the README compares with another version of braintools")
+    classes = {name for name in vars(surrogate) if name[0].isupper()} - {"Surrogate"}
+    assert TABLE["neurons, surrogates"][3] == f"in brainpy.state, {len(classes)}"
+
+
+def test_links_work_on_github():
+    """They name files of the repository without parts that only the site fills in."""
+    links = re.findall(r"\]\((?!http|\.\./\.\./actions)([^)]+)\)", TEXT)
+    assert len(links) > 5
+    for link in links:
+        path = ROOT / link
+        assert path.is_file(), link
+        if path.suffix == ".md":
+            assert not re.search(r"^`{3,}\{(include|eval-rst|toctree)\}|^:{3,}\{", path.read_text(), re.MULTILINE), link
