@@ -26,7 +26,17 @@ from .moves import (
 )
 from .report import Diagnosis, Issue
 from .search import ADAM, LATER, LONGER, RATES, Search
-from .trial import LEARNS, LITTLE, MUCH, UPDATES, Outcome, Problem, Trial, rate_of
+from .trial import (
+    FACTOR,
+    LEARNS,
+    LITTLE,
+    MUCH,
+    UPDATES,
+    Outcome,
+    Problem,
+    Trial,
+    rate_of,
+)
 
 
 def diagnose(
@@ -195,8 +205,10 @@ class Best(Search):
         # The network may need another learning rate only, so the rates are tried without the
         # changes too. Other slopes and memories change the size of the gradients, so the nearest
         # rates are tried with them.
+        # A first update tells the rate up to half a decade.
+        near = (FACTOR, 1 / FACTOR) * bool(self.rate)
         for name, issues, factors, enough in (
-            ("learning rates", changes, RATES, 1 - MUCH / 2),
+            ("learning rates", changes, (*near, *RATES), 1 - MUCH / 2),
             ("learning rates", [], RATES, LEARNS),
             ("slopes", self.propose(anyway=True), RATES[:3], LEARNS),
             ("memories", self.propose(lasting=True), RATES[:3], LEARNS),

@@ -352,7 +352,8 @@ class Search:
                 # A number that only moves the drive farther from its target is no cause.
                 after = self.report.layers[name].drive or 1.0
                 ratio = math.log(after) / (math.log(now.drive or 1.0) or 1.0)
-                if isinstance(move, SetParameter) and ratio > 1 + LITTLE:
+                is_worse = outside("drive", after) and ratio > 1 + LITTLE
+                if is_worse and isinstance(move, SetParameter):
                     self.moves = before
                     self.take([])
                 else:
