@@ -370,3 +370,36 @@ def test_feedback_names_layers_below():
     online, _, _ = shallow()
     with pytest.raises(ValueError, match=r"must name layers below 'out', here \['hidden'\], got 'in'"):
         Online(online.network, feedback={"out": {"in": jnp.ones((4, 2))}})
+
+
+def test_cost_compares_traces_with_residuals():
+    x = jax.ShapeDtypeStruct((100, BATCH, INPUTS), jnp.float32)
+    eprop, ottt, local = (shallow(rule)[0].cost(x) for rule in ("eprop", "ottt", "local"))
+    hidden, out = (INPUTS + 4 + 1) * 4, (4 + 1) * 2  # rows of a trace: the sources and the bias
+    assert eprop.traces == 4 * BATCH * (2 * hidden + out)
+    assert ottt.traces == 2 * 4 * BATCH * (hidden // 4 + out // 2)
+    assert (local.traces, local.crossover) == (0, 0)
+    of_step = 4 * BATCH * 4  # the potentials before the spike; those of the readout have no reader
+    assert 100 * of_step <= eprop.residuals["exact"] < 106 * of_step
+    assert eprop.residuals["8-bit"] < eprop.residuals["half"] < eprop.residuals["exact"] < eprop.residuals["scan"]
+    assert 0.94 * eprop.traces < eprop.crossover * of_step < eprop.traces + of_step
+
+
+def test_cosine_compares_with_all_paths():
+    online, x, targets = shallow()
+    feedforward = dataclasses.replace(online.network.layers["hidden"], recurrent=None)
+    exact = Online(Network({**online.network.layers, "hidden": feedforward}))
+    np.testing.assert_allclose(exact.cosine(x, targets, squares), 1, rtol=1e-5)
+
+    trainable, static = partition(online.network)
+    mask = np.arange(STEPS) < 4
+
+    def through_time(trainable):
+        return squares(combine(trainable, static)(x, mask=mask)[1], targets[:, None, None])
+
+    local = Online(online.network, "local")
+    trees = local.scan(local.start(x[0]), x, targets, squares, mask=mask)[2], jax.grad(through_time)(trainable)
+    a, b = (np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)]) for tree in trees)
+    want = np.dot(a, b) / np.sqrt(np.dot(a, a) * np.dot(b, b))
+    assert want < 0.99
+    np.testing.assert_allclose(local.cosine(x, targets, squares, mask=mask), want, rtol=1e-5)
