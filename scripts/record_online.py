@@ -1,7 +1,8 @@
 """Record the gradients of other libraries' online rules, and the spikes of SpikingJelly's parallel neurons.
 
 ``tests/training/test_online_of_other_libraries.py`` compares ``Online`` with these files, and
-``tests/network/test_parallel_neurons.py`` the functions of ``docs/cells.md``. Run with the names of installed libraries:
+``tests/network/test_parallel_neurons.py`` compares the functions of ``docs/cells.md``. Run with the names of libraries
+that are installed:
 
     python scripts/record_online.py spikingjelly sparx braintrace
 
@@ -51,8 +52,8 @@ def spikingjelly():
 
     def trained(case, node, arrays, traces=False):
         linears = []
-        for name in shapes:
-            linear = torch.nn.Linear(*shapes[name], bias=f"{name}_bias" in arrays)
+        for name, shape in shapes.items():
+            linear = torch.nn.Linear(*shape, bias=f"{name}_bias" in arrays)
             linear.weight.data = torch.tensor(arrays[name].T.copy())
             if linear.bias is not None:
                 linear.bias.data = torch.tensor(arrays[f"{name}_bias"])
