@@ -507,22 +507,21 @@ class Online(Struct):
         fed_back = self._fed_back()
         zeros = {name: jnp.zeros_like(out) for name, (_, out) in states.items()}
 
-        def forward(trainable, zeros):
-            live, moved = combine(trainable, static), {}
-            constant = live if self.rule == "local" else stop_gradient(live)
+        def forward(trainable, probes):
+            of_output = probes if self.rule == "eprop" else zeros
+            live, moved = combine(trainable, static).graph, {}
             nodes: dict[str, Any] = dict(
-                nodes_of(constant.graph, key, len(jax.tree.leaves(x)[0]))
+                nodes_of(live, key, len(jax.tree.leaves(x)[0]))
             )
             for name, (node, edges) in nodes.items():
                 reads = [Held(*e) if e.source in fed_back else e for e in edges]
                 if name in graph.layers:
                     for source in self.feedback.get(name, {}):
                         reads.append(Edge(f"feedback {source}", source, (0,)))
-                    traces = carry.traces.get(name)
                     current = partial(
-                        self._current, node, live.graph, name, traces, moved
+                        self._current, node, name, carry, probes[name], moved
                     )
-                    node = Probed(node.cell, current, node.keys, zeros[name])
+                    node = Probed(node.cell, current, node.keys, of_output[name])
                 nodes[name] = node, tuple(reads)
             new = graph_step(nodes, states, pasts, x, {}, Masks(active))
             chosen: Any = {name: new.outputs[name] for name in graph.outputs}
@@ -531,30 +530,33 @@ class Online(Struct):
             return loss(chosen, target), (chosen, new, moved)
 
         differentiate = jax.value_and_grad(
-            forward, int(self.rule == "eprop"), has_aux=True
+            forward, int(self.rule != "local"), has_aux=True
         )
         (value, (chosen, new, moved)), gradients = differentiate(trainable, zeros)
-        traces = {name: moved[name].trace for name in carry.traces}
-        if self.rule == "eprop":
-            signals, shares = gradients, {}
-            for name, before in carry.traces.items():
-                v = states[name][0]
-                traces[name], of_output = self._carried(name, before, v, moved[name])
-                share = signals[name][:, None] * of_output
-                for readout, trace in before.filtered.items():
-                    # The signal of this step has passed the readout. Its memory is left.
-                    memory = graph.layers[readout].cell.integrate(
-                        trace, jnp.zeros_like(trace)
-                    )
-                    matrix = jnp.asarray(self._filtered_by(readout)[name], share.dtype)
-                    signal = signals[readout].astype(share.dtype) @ matrix.T
-                    share += signal[:, None] * memory
-                shares[name] = share.sum(0)
+        traces, shares = {}, {}  # the gradients of the zeros are learning signals
+        for name, before in carry.traces.items():
+            if self.rule == "ottt":
+                traces[name] = moved[name].trace
+                shares[name] = traces[name][1].T @ gradients[name]
+                continue
+            v = states[name][0]
+            traces[name], of_output = self._carried(name, before, v, moved[name])
+            share = gradients[name][:, None] * of_output
+            for readout, trace in before.filtered.items():
+                # The signal of this step has passed the readout. Its memory is left.
+                memory = graph.layers[readout].cell.integrate(
+                    trace, jnp.zeros_like(trace)
+                )
+                matrix = jnp.asarray(self._filtered_by(readout)[name], share.dtype)
+                signal = gradients[readout].astype(share.dtype) @ matrix.T
+                share += signal[:, None] * memory
+            shares[name] = share.sum(0)
 
-            def layout(trainable):
-                now = combine(trainable, static).graph
-                return {n: _quantities(now, n, share) for n, share in shares.items()}
+        def layout(trainable):
+            now = combine(trainable, static).graph
+            return {n: _quantities(now, n, share) for n, share in shares.items()}
 
+        if shares:
             (gradients,) = jax.vjp(layout, trainable)[1](shares)
         traces = tree_where(active, traces, carry.traces)
         after = Carry(as_entries(graph, (new.states, new.pasts)), traces)
@@ -563,31 +565,30 @@ class Online(Struct):
     def _current(
         self,
         node: Any,
-        graph: Any,
         name: str,
-        traces: Any,
+        carry: Carry,
+        probe: jax.Array,
         moved: dict[str, Moved],
         arguments: tuple,
     ) -> jax.Array:
-        """Return the current of a layer, with the derivative of the rule."""
+        """Return the current of a layer, with the derivative of the feedback."""
         reads, total = arguments[1], node.current(arguments)
-        dtype, trace = total.dtype, None
+        graph, dtype, trace = self.network.graph, total.dtype, None
         rows = [jnp.ones((len(total), 1), dtype)]
         if self.rule != "local":
             labels = [edge.label for edge, _ in _matrices(graph, name)]
             rows = [*(reads[label].astype(dtype) for label in labels), *rows]
         rows = stop_gradient(jnp.concatenate(rows, -1))
-        shadows = [  # terms that are zero and have a derivative
-            reads[f"feedback {source}"].astype(dtype) @ jnp.asarray(matrix, dtype)
-            for source, matrix in self.feedback.get(name, {}).items()
-        ]
         if self.rule == "ottt":
             response: Any = linear_response(graph.layers[name].cell)
-            synapse = response.synaptic_decay * traces[0] + rows
-            trace = synapse, response.decay * traces[1] + synapse
-            shadows.append(trace[1] @ _quantities(graph, name, total))
-        for shadow in shadows:
-            total += (shadow - stop_gradient(shadow)).astype(dtype)
+            synapse, leak = carry.traces[name]
+            synapse = response.synaptic_decay * synapse + rows
+            trace = synapse, response.decay * leak + synapse
+            total += probe.astype(dtype)
+        for source, matrix in self.feedback.get(name, {}).items():
+            read = reads[f"feedback {source}"].astype(dtype)
+            shadow = read @ jnp.asarray(matrix, dtype)
+            total += shadow - stop_gradient(shadow)  # zero, with a derivative
         moved[name] = Moved(total, rows, trace, node.keys(None))
         return total
 
