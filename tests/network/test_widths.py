@@ -95,6 +95,14 @@ def test_curves_that_have_been_stretched_or_shifted_before(surrogate, keep):
     assert getattr(new, keep) == pytest.approx(getattr(measure(surrogate), keep), rel=1e-5)
 
 
+def test_modules_with_functions_among_their_leaves():
+    eqx = pytest.importorskip("equinox")
+    module = eqx.filter_vmap(eqx.nn.MLP(5, 8, 4, 1, key=KEY))
+    one = Network([Layer(module, LIF(surrogate=Arctan(3.0)))])
+    new = measure(match_widths(one, X).layers[0].cell.surrogate)
+    assert new.half_width == pytest.approx(float(one.observe(X)[1][0].potential.std()), rel=1e-5)
+
+
 def test_potentials_of_spikes_that_are_drawn_are_those_of_the_key():
     drawn = Network([Layer(weight(5, 8, 2.0), LIF(surrogate=stochastic(Arctan(3.0)))), Layer(weight(8, 6), LIF())])
     widths = []
