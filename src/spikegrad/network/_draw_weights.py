@@ -277,11 +277,9 @@ def _draw(
             draw = initializer
             if draw is None:
                 rate = sources[edge.source]
-                kernel = weight.weight if isinstance(weight, Window) else None
-                kernel = kernel if isinstance(kernel, DelayKernel) else None
                 lag = edge.lags[0]
-                if np.ndim(rate) and (lag or kernel):
-                    rate = _arriving(kernel, rate, lag, rule.mask)
+                if np.ndim(rate) and (lag or isinstance(weight, Window)):
+                    rate = _arriving(weight, rate, lag, rule.mask)
                 draw = rule._replace(rate=checked_rate(rate))
             drawn.append(draw(subkey, shape, before.dtype))
         matrices[label] = jnp.stack(drawn) if is_window else drawn[0]
@@ -300,9 +298,7 @@ def _keys_of(key: jax.Array, place: int, count: int) -> list[jax.Array]:
 
 
 @functools.partial(jax.jit, static_argnums=2)
-def _arriving(
-    kernel: DelayKernel | None, x: jax.Array, lag: int, mask: jax.Array | None
-) -> Any:
+def _arriving(weight: Weight, x: jax.Array, lag: int, mask: jax.Array | None) -> Any:
     """Return the outputs of a source as the matrix reads them.
 
     A kernel of delays averages them over its lags.
@@ -313,7 +309,8 @@ def _arriving(
         past = jnp.zeros((max(lag, 1), *x.shape[1:]), x.dtype)
         return lagged(past, x, lag, len(x), places_of(mask))
 
-    if kernel is None:
+    kernel = weight.weight if isinstance(weight, Window) else None
+    if not isinstance(kernel, DelayKernel):
         return read(lag)
     # One matrix is drawn for all delays, so the source passes the mean kernel: weights of 1 at
     # the mean delay and width.
