@@ -178,8 +178,7 @@ def cost(neurons: int, steps: int, batch: int, rounds: int) -> dict[str, Any]:
     memory = {name: program.memory_analysis().temp_size_in_bytes for name, program in compiled.items()}
     runs = {name: lambda run=run: jax.block_until_ready(run(weights)) for name, run in compiled.items()}
     seconds = interleave(runs, rounds)
-    traces = jax.eval_shape(Online(network(weights, cell)).start, x[0]).traces
-    of_traces = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(traces))
+    of_traces = Online(network(weights, cell)).cost(x).traces
     row = {"neurons": neurons, "steps": steps, "batch": batch, "ms": 1e3 * min(seconds["exact"])}
     for rule in ("eprop", "ottt", "local"):
         row |= {f"{rule}, time": ratio(seconds[rule], seconds["exact"])["ratio"]}

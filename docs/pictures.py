@@ -14,8 +14,9 @@ import numpy as np
 from matplotlib.ticker import MaxNLocator
 
 import spikegrad
-from spikegrad import neurons
+from spikegrad import Arctan, neurons
 from spikegrad.inspect.plot import tidy, traces
+from spikegrad.training import Online
 
 HERE = Path(__file__).parent
 SHOWN = 1  # the test image of the README's picture
@@ -120,6 +121,44 @@ def training():
     right.plot(100 * np.array(space["curve"]), color="C0", lw=1.8)
     right.set_ylim(0, 100)
     tidy(right, "test accuracy, %", "update")
+
+
+def eligibility():
+    """Input spikes of one synapse, potential and spikes of its neuron, and the two traces of e-prop."""
+    steps, threshold = 120, 1.0
+    inputs = np.zeros((steps, 1, 2), np.float32)
+    inputs[[8, 14, 20, 52, 57, 62, 67, 90], 0, 0] = 1
+    inputs[:, 0, 1] = 0.06  # another synapse, a constant current
+    cell = spikegrad.LIF(0.93, threshold, Arctan(2.0), detach_reset=True)
+    hidden = spikegrad.Layer(jnp.array([[0.25], [1.0]]), cell)
+    out = spikegrad.Layer(jnp.ones((1, 1)), spikegrad.LeakyReadout(0.93))
+    online = Online(spikegrad.Network({"hidden": hidden, "out": out}))
+    carry, rows = online.start(inputs[0]), []
+    step = jax.jit(lambda carry, x: online.step(carry, x, 0.0, lambda out, target: out.sum() - target))
+    for x in inputs:
+        carry, *_ = step(carry, x)
+        potential, spikes = carry.states["hidden"]
+        traces = carry.traces["hidden"]
+        rows.append([potential[0, 0], spikes[0, 0], traces.state[0, 0, 0], traces.filtered["out"][0, 0, 0]])
+    potential, spikes, state, filtered = np.array(rows).T
+    figure, axes = plt.subplots(
+        4, 1, figsize=(6.6, 4.4), sharex=True, layout="constrained", height_ratios=[0.5, 2, 1.5, 1.5]
+    )
+    axes[0].vlines(np.flatnonzero(inputs[:, 0, 0]), 0, 1, color="C0", lw=1.8)
+    axes[1].plot(potential, color="0.3", lw=1.6)
+    axes[1].vlines(np.flatnonzero(spikes), 1.1, 1.4, color="C3", lw=1.8)
+    axes[1].axhline(threshold, color="0.6", lw=1, ls="--")
+    axes[2].plot(state, color="C2", lw=1.6)
+    axes[3].plot(filtered, color="C1", lw=1.6)
+    for ax, title in zip(
+        axes, ("input", "potential, spikes", "trace of the state", "trace of the readout"), strict=True
+    ):
+        tidy(ax, "", "")
+        ax.set_title(title, fontsize=9, loc="left")
+        ax.margins(x=0.01)
+    axes[0].set_yticks([])
+    axes[-1].set_xlabel("time step", fontsize=8)
+    plt.figure(figure)
 
 
 if __name__ == "__main__":

@@ -41,7 +41,7 @@ def test_second_derivatives_are_those_of_the_slope():
     exact, kept = Sigmoid(), keep_slope(Sigmoid(), jnp.bfloat16)
     x = jnp.linspace(0.1, 1, 7)
     for f in (lambda s, x: s(x) ** 2, lambda s, x: s(x)):
-        got, want = (jax.vmap(jax.hessian(lambda x, s=s, f=f: f(s, x)))(x) for s in (kept, exact))
+        got, want = (jax.jit(jax.vmap(jax.hessian(lambda x, s=s, f=f: f(s, x))))(x) for s in (kept, exact))
         np.testing.assert_allclose(got, want, rtol=2.0**-6)
 
 

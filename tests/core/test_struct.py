@@ -169,7 +169,7 @@ def test_optimizers_move_arrays_and_no_constants():
     network = Network([Layer(jax.random.normal(key, (4, 4)), cell, bias=0.5) for cell in cells])
     spikes = jax.random.bernoulli(key, 0.5, (12, 3, 4)).astype(float)
     before, gradient_of = repr(network), jax.jit(jax.grad(lambda network: (network(spikes)[1] ** 2).mean()))
-    for optimizer in (optax.sgd(0.1), optax.adam(0.1), optax.adamw(0.1, weight_decay=0.1)):
+    for optimizer in (optax.sgd(0.1), optax.adamw(0.1, weight_decay=0.1)):
         trained, state = network, optimizer.init(network)
         for _ in range(2):
             gradient = gradient_of(trained)

@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from spikegrad.data import Sequences, binary_adding, cue_accumulation, randman, yin_yang
+from spikegrad.data import FORMS, Sequences, binary_adding, cue_accumulation, randman, yin_yang
 
 
 def test_yin_yang_points_are_the_published_ones():
@@ -139,6 +139,14 @@ def test_tasks_are_drawn_by_their_seed(make):
     assert isinstance(one, Sequences)
     assert all((one[i].x == same[i].x).all() for i in range(12))
     assert any((one[i].x != other[i].x).any() for i in range(12))
+
+
+@pytest.mark.parametrize(("name", "held_out"), [("binary_adding", 2000), ("cue_accumulation", 200)])
+def test_runs_of_different_seeds_share_no_example(name, held_out):
+    (form,) = (form for form in FORMS if form.name == name)
+    train, test = form.read("", 20, 3)
+    assert [part.name.split()[-1] for part in (train, test)] == ["6", "7"]
+    assert len(test) == held_out
 
 
 def test_defaults_are_those_of_the_publications():

@@ -127,11 +127,12 @@ FUNCTIONS = {
     "differences": lambda x: x[..., 1:] - x[..., :-1],
     "padded and joined": lambda x: jnp.concatenate([jnp.pad(x, ((0, 0), (0, 0), (1, 0), (0, 0))), -x], 2),
     "one channel replaced": lambda x: x.at[:, 0].set(0.5),
-    "half precision": lambda x: x.reshape(len(x), -1).astype(jnp.bfloat16) @ MATRIX.astype(jnp.bfloat16),
+    # 301 connections of each input, which bfloat16 has no number for
+    "half precision": lambda x: x.reshape(len(x), -1).astype(jnp.bfloat16) @ jnp.ones((72, 301), jnp.bfloat16),
 }
 
 
-@pytest.mark.parametrize("name", few(FUNCTIONS, "with a bias", "pooling, then convolution"))
+@pytest.mark.parametrize("name", few(FUNCTIONS, "half precision", "pooling, then convolution"))
 def test_connections_of_a_function(name):
     weight = FUNCTIONS[name]
     x = rng.choice([0, 0, 1], (2, 3, 2, 6, 6))
@@ -272,7 +273,6 @@ def test_joins_over_time_are_not_counted():
     assert report.total[:3] == (NOTHING, NOTHING, (4, 12, 12))
 
 
-@pytest.mark.every
 def test_whole_delays_have_one_effective_operation_for_each_synapse():
     kernel = DelayKernel(jnp.ones((4, 6)), jnp.asarray(rng.uniform(0, 4, (4, 6)), jnp.float32), 5)
     network = Network({"a": Layer(Window(kernel), LIF(0.9))})
@@ -283,7 +283,6 @@ def test_whole_delays_have_one_effective_operation_for_each_synapse():
     assert whole == (8, 8 * 6 * 5, 8 * 6)
 
 
-@pytest.mark.every
 def test_inputs_without_examples_and_drawn_spikes():
     x = spikes(5, 3)
     assert cost_report(Network([Layer(jnp.ones((3, 2)), LIF())]), x).total.spikes == (x.sum(), 2 * x.sum(), 2 * x.sum())
@@ -329,7 +328,6 @@ def test_energy_text_names_prices_sources_and_assumptions():
         assert part in text
 
 
-@pytest.mark.every
 def test_presets_have_the_multiply_adds_of_their_source():
     """Horowitz 2014: additions and multiplications in picojoules. A multiply-add is the sum of both."""
     table = {"fp32": (0.9, 3.7), "fp16": (0.4, 1.1), "int32": (0.1, 3.1), "int8": (0.03, 0.2)}

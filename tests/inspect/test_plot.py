@@ -26,6 +26,9 @@ def test_the_curves_are_the_step_the_primals_and_the_slopes():
     )
     np.testing.assert_allclose(curves(right)["Arctan(alpha=2.0)"][1], 1 / (1 + (np.pi * x) ** 2), rtol=1e-5)
     assert set(curves(right)) == {"Sigmoid(alpha=3.0)", "Arctan(alpha=2.0)"}
+    for axes in (left, right):  # grey lines through the threshold
+        assert sum(not any(line.get_xdata()) for line in axes.lines) == 1
+        assert sum(not any(line.get_ydata()) for line in axes.lines) == 1
 
 
 def test_all_of_them_draw_distinguishably(tmp_path):

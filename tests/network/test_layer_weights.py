@@ -132,10 +132,12 @@ def test_module_of_equinox_for_one_example():
     linear = eqx.nn.Linear(INPUTS, NEURONS, key=jax.random.key(0))
     network = Network([Layer(eqx.filter_vmap(linear), LIF(threshold=0.1), R)])
     trainable, static = partition(network)
-    got = jax.grad(lambda trainable: loss(combine(trainable, static)))(trainable)
-    expected = jax.grad(
-        lambda w: loss(Network([Layer(lambda x: x @ w[0].T + w[1], LIF(threshold=0.1), R)]), backward="scan")
-    )((linear.weight, linear.bias[None]))
+    got = jax.jit(jax.grad(lambda trainable: loss(combine(trainable, static))))(trainable)
+
+    def by_hand(w):
+        return loss(Network([Layer(lambda x: x @ w[0].T + w[1], LIF(threshold=0.1), R)]), backward="scan")
+
+    expected = jax.jit(jax.grad(by_hand))((linear.weight, linear.bias[None]))
     assert_close(jax.tree.leaves(got)[:2], [expected[0], expected[1][0]])
     with pytest.raises(TypeError, match=r"one example pass .* for a module of Equinox eqx.filter_vmap\(weight\)"):
         Network([Layer(linear, LIF(), R)])(X)
@@ -168,13 +170,14 @@ def test_brainstate():
     linear = brainstate.nn.Linear(INPUTS, NEURONS)
     states = linear.states(brainstate.ParamState)
     with jax.numpy_rank_promotion("allow"):  # which its own layers need
-        got = brainstate.transform.grad(lambda: loss(Network([Layer(linear, LIF(threshold=0.1))])), states)()
+        gradient = brainstate.transform.grad(lambda: loss(Network([Layer(linear, LIF(threshold=0.1))])), states)
+        got = brainstate.transform.jit(gradient)()
 
         def by_hand(p):
             return loss(Network([Layer(lambda x: x @ p["weight"] + p["bias"], LIF(threshold=0.1))]), backward="scan")
 
         (parameters,) = (state.value for state in states.values())
-        assert_close(*got.values(), jax.grad(by_hand)(parameters))
+        assert_close(*got.values(), jax.jit(jax.grad(by_hand))(parameters))
 
 
 def test_gradient_of_a_network_with_numbers():

@@ -169,6 +169,7 @@ def test_stored_distances_keep_their_sign_and_know_no_other_example(mode, dtype,
     distance = jnp.asarray(np.where(rng.uniform(size=size.shape) < 0.5, -size, size), dtype)
     distance = distance.at[:, 0].set(-jnp.finfo(dtype).tiny).at[:, 1].set(0.0)
 
+    @jax.jit
     def stored(distance):
         encoded = distance, ()
         storage = STORAGES[mode]

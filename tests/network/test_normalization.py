@@ -117,8 +117,9 @@ def test_batch_normalisation(nnx):
     for mode, (of_linear, of_norm) in ((mode, (got[0], got[1])) for mode, got in gradients(function, params).items()):
         found = of_linear["kernel"], of_linear["bias"], of_norm["scale"], of_norm["bias"]
         assert_close([part[...] for part in found], expected, ERRORS.get(mode, 3e-6))
-    outs = build(lambda x: norm(linear(x), use_running_average=True)).observe(X)[1]
-    norm(linear(outs[0].output), use_running_average=False)
+    observed = nnx.jit(lambda linear, norm: build(lambda x: norm(linear(x), use_running_average=True)).observe(X)[1])
+    out = observed(linear, norm)[0].output
+    nnx.jit(lambda linear, norm: norm(linear(out), use_running_average=False))(linear, norm)
     check_statistics((norm.mean[...], norm.var[...]), (MEAN, VAR), below)
 
 

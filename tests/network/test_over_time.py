@@ -101,7 +101,7 @@ def test_a_delayed_read_of_a_join_over_time_goes_on(with_statistics):
         del mask
         return (2 * x, {"sum": x.sum()}) if with_statistics else 2 * x
 
-    network = delayed_norm(doubled)
+    network = jax.jit(delayed_norm(doubled).__call__)
     _, whole = network(X)
     states, before = network(X[:5])
     past, statistics = states["norm"] if with_statistics else (states["norm"], None)

@@ -95,6 +95,15 @@ def test_curves_that_have_been_stretched_or_shifted_before(surrogate, keep):
     assert getattr(new, keep) == pytest.approx(getattr(measure(surrogate), keep), rel=1e-5)
 
 
+def test_modules_with_functions_among_their_leaves():
+    eqx = pytest.importorskip("equinox")
+    module = eqx.filter_vmap(eqx.nn.MLP(5, 8, 4, 1, key=KEY))
+    one = Network([Layer(module, LIF(surrogate=Arctan(3.0)))])
+    new = measure(match_widths(one, X).layers[0].cell.surrogate)
+    spread = jax.jit(lambda x: one.observe(x)[1][0].potential.std())(X)
+    assert new.half_width == pytest.approx(float(spread), rel=1e-5)
+
+
 def test_potentials_of_spikes_that_are_drawn_are_those_of_the_key():
     drawn = Network([Layer(weight(5, 8, 2.0), LIF(surrogate=stochastic(Arctan(3.0)))), Layer(weight(8, 6), LIF())])
     widths = []
@@ -192,7 +201,6 @@ def test_what_cannot_be():
         fit(loss, trainable, [X], optimizer=optax.sgd(0.1), key=KEY, callbacks=[AdaptWidths(static, X)])
 
     weights_alone = match_widths(one, X), lambda path, leaf: "weight" in path
-    two = Network([one.layers[0], Layer(weight(8, 2), LeakyReadout())])
-    for network, chosen in ((one, lambda *_: True), (two, lambda *_: True), weights_alone):
+    for network, chosen in ((one, lambda *_: True), weights_alone):
         with pytest.raises(ValueError, match="trainable contains no widths; call match_widths before partition"):
             train(network, chosen)

@@ -68,11 +68,10 @@ def build(layers, p):
 
 def loop(layers, p, x):
     """The same in a loop of its own: spikes of all layers."""
-    outs = []
-    zeros = np.zeros((BATCH, NEURONS))
-    states = [(zeros, zeros, zeros, zeros)] * 3  # potential, second state, spike, steps to rest
-    for x_t in x:
-        below, new = x_t, []
+    zeros = jnp.zeros((BATCH, NEURONS))
+
+    def step(states, below):
+        new = []
         for n, ((cell, options, rest), (v, second, s, left)) in enumerate(zip(layers, states, strict=True)):
             delayed = options.get("delay_reset")
             before = v
@@ -105,9 +104,10 @@ def loop(layers, p, x):
             left = jnp.where(s > 0, rest, jnp.maximum(left - 1, 0))
             new.append((v, second, s, left))
             below = s
-        states = new
-        outs.append([s for _, _, s, _ in states])
-    return jnp.stack([jnp.stack(layer) for layer in zip(*outs, strict=True)])
+        return new, jnp.stack([s for _, _, s, _ in new])
+
+    # of each layer: potential, second state, spike, steps to rest
+    return jax.lax.scan(step, [(zeros, zeros, zeros, zeros)] * 3, x)[1].swapaxes(0, 1)
 
 
 def value_and_gradient(run, p, x):
@@ -115,7 +115,7 @@ def value_and_gradient(run, p, x):
         spikes = run(p, x)
         return (COTANGENTS * spikes).sum(), spikes
 
-    (_, spikes), gradient = jax.value_and_grad(loss, (0, 1), has_aux=True)(p, x)
+    (_, spikes), gradient = jax.jit(jax.value_and_grad(loss, (0, 1), has_aux=True))(p, x)
     return np.asarray(spikes), gradient
 
 
@@ -136,7 +136,7 @@ def test_every_mode_is_the_loop(x64, name, mode):
         if name not in EXPECTED:
             EXPECTED[name] = value_and_gradient(lambda p, x: loop(layers, p, x), p, jnp.asarray(X))
         expected, expected_gradient = EXPECTED[name]
-    run = jax.jit(lambda p, x: jnp.stack([*observed(build(layers, p), x, backward=mode)[1].values()]))
+    run = lambda p, x: jnp.stack([*observed(build(layers, p), x, backward=mode)[1].values()])  # noqa: E731
     spikes, gradient = value_and_gradient(run, p, jnp.asarray(X))
     assert np.array_equal(spikes, expected)
     assert all(0.05 < layer.mean() < 0.7 for layer in spikes)

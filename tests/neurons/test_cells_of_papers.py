@@ -309,7 +309,7 @@ def radius(cell, size=2):
         after = cell.fire(cell.integrate((*state, *v[size:]), jnp.zeros(1)))[0]
         return jnp.concatenate(after[:size])
 
-    return np.abs(np.linalg.eigvals(jax.jacobian(step)(jnp.zeros(size)))).max()
+    return np.abs(np.linalg.eigvals(jax.jit(jax.jacobian(step))(jnp.zeros(size)))).max()
 
 
 def quiet(cls):

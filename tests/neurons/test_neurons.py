@@ -236,12 +236,15 @@ def test_going_on_with_a_sequence(cell):
     np.testing.assert_array_equal(np.concatenate([first, second]), whole)
     np.testing.assert_array_equal(v, whole_v)
 
+    def at_once(currents):
+        return (WEIGHTS.astype(np.float32) * unroll(cell, currents)[1]).sum()
+
     def in_two(currents):
         v, first = unroll(cell, currents[:5])
         return (WEIGHTS.astype(np.float32) * jnp.concatenate([first, unroll(cell, currents[5:], v)[1]])).sum()
 
-    at_once = jax.grad(lambda c: (WEIGHTS.astype(np.float32) * unroll(cell, c)[1]).sum())(currents)
-    np.testing.assert_allclose(jax.grad(in_two)(currents), at_once, rtol=1e-5, atol=1e-6)
+    gradients = jax.jit(lambda currents: [jax.grad(run)(currents) for run in (in_two, at_once)])
+    np.testing.assert_allclose(*gradients(currents), rtol=1e-5, atol=1e-6)
 
 
 def test_leaky_readout(x64):

@@ -255,7 +255,7 @@ def test_a_network_that_excludes_the_threshold_is_the_same_in_every_mode():
 
     def run(mode, surrogate):
         network = spikegrad.Network([spikegrad.Layer(jnp.eye(4), spikegrad.LIF(0.5, 0.25, surrogate, "value"))])
-        return jax.value_and_grad(lambda inputs: network(inputs, backward=mode)[1].sum())(inputs)
+        return jax.jit(jax.value_and_grad(lambda inputs: network(inputs, backward=mode)[1].sum()))(inputs)
 
     surrogate = strict(spikegrad.Sigmoid(4.0))
     exact, gradient = run("exact", surrogate)

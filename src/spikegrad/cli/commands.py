@@ -50,7 +50,7 @@ class Commands(click.Group):
 
     command_class = Command
 
-    def list_commands(self, context: click.Context) -> list[str]:
+    def list_commands(self, ctx: click.Context) -> list[str]:
         """Return the names in their order."""
         return [*self.commands]
 

@@ -67,14 +67,14 @@ class Command(click.Command):
     """A command whose help has its options in sections."""
 
     def format_options(
-        self, context: click.Context, formatter: click.HelpFormatter
+        self, ctx: click.Context, formatter: click.HelpFormatter
     ) -> None:
         """Write the sections in the order of their first options."""
         sections: dict[str, list[tuple[str, str]]] = {}
         section = "Options"
-        for parameter in self.get_params(context):
+        for parameter in self.get_params(ctx):
             section = SECTIONS.get(parameter.opts[0], section)
-            if line := parameter.get_help_record(context):
+            if line := parameter.get_help_record(ctx):
                 sections.setdefault(section, []).append(line)
         for section, lines in sections.items():
             with formatter.section(section):

@@ -9,27 +9,34 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
 from .._checks import brief
 from .._pytree import NOTHING_TO_TRAIN, is_real_array
 from ..network import Network, named_inputs
-from .measures import FACTOR, USUAL_UPDATE, Report, outside
+from .measures import USUAL_UPDATE, Report, outside
 from .moves import (
-    Freeze,
     Move,
+    Moves,
     ReplaceOptimizer,
     ScaleRate,
     WidenDtype,
-    number,
-    path_of,
     rounded,
 )
 from .report import Diagnosis, Issue
-from .search import ADAM, LATER, LEARNS, LONGER, MUCH, RATES, Search
-from .trial import LITTLE, UPDATES, Outcome, Problem, Trial, rate_of
+from .search import ADAM, LATER, LONGER, RATES, Search
+from .trial import (
+    FACTOR,
+    LEARNS,
+    LITTLE,
+    MUCH,
+    UPDATES,
+    Outcome,
+    Problem,
+    Trial,
+    rate_of,
+)
 
 
 def diagnose(
@@ -83,8 +90,7 @@ def diagnose(
     Raises
     ------
     TypeError, ValueError
-        If ``network`` is not a network or has no array for the optimizer, if ``mask`` has no valid
-        step, and as in a call of it.
+        If ``network`` is not a network or has no array for the optimizer, and as in a call of it.
 
     Notes
     -----
@@ -123,11 +129,7 @@ def diagnose(
         raise TypeError(f"diagnose: network must be a Network, got {brief(network)}")
     if optimizer is not None and not any(map(is_real_array, jax.tree.leaves(network))):
         raise ValueError(f"diagnose: network {NOTHING_TO_TRAIN}")
-    mask = None if mask is None else jnp.asarray(mask)
-    if mask is not None and not mask.any():
-        raise ValueError(
-            "diagnose: mask leaves no step of any example; True marks a valid step"
-        )
+    mask = None if mask is None else np.asarray(mask)
     problem = Problem(
         network, named_inputs(network.inputs, inputs), loss, optimizer, key, mask
     )
@@ -135,23 +137,10 @@ def diagnose(
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         best = Best(problem, budget, progress)
         is_trained = train and loss is not None and optimizer is not None
-        if not best.issues:  # numbers that are not finite
+        if not best.is_blocked:
             is_trained &= best.first.constant > 0
             (best.train if is_trained else best.estimate)()
         return best.result()
-
-
-def score(outcome: Outcome) -> float:
-    """Return the mean of what was learned of examples that the updates use, and of others.
-
-    The second is noisy for few examples, the first says little for networks with many weights.
-    """
-    return (max(outcome.trained, 0.0) + max(outcome.held_out, 0.0)) / 2
-
-
-def by_heart(outcome: Outcome) -> bool:
-    """Return True if a network learns the examples that the updates use, and no others."""
-    return outcome.trained >= LEARNS and outcome.learned < MUCH
 
 
 class Best(Search):
@@ -165,33 +154,36 @@ class Best(Search):
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
-        self.issues = [*_not_finite(self)]
+        self.tried: dict[str, None] = {}
+        self.issues = [*_obstacles(self)]
+        self.is_blocked = bool(self.issues)
 
     def estimate(self) -> None:
         """Take the moves of all measures, without a training."""
         issues = self.propose()
-        rate = _other_rate(self.report, _likely_rates(self.report)[0])
-        self.issues = [*self.hidden, *issues, *rate]
+        self.issues = [*self.hidden, *issues, *_other_rate(self.report)]
 
     def train(self) -> None:
         """Train the network, and with changes if it does not learn."""
         self.used = self.trial = Trial(self.problem, self.slots)
         self.say("training")
         self.initial = self.outcome = self.trial({})
-        self.worth = score(self.initial)
+        self.worth = self.initial.score
         # No measure counts against a network that learns: unusual numbers are no fault by
         # themselves.
         if self.learns({}):
             return
         self.changes = self.propose()
+        self.rate = [*_other_rate(self.report)]
         for stage, issues, trial in self.attempts():
             if self.is_late:
                 break
-            self.say(stage)
+            self.say(f"training with {stage}")
+            self.tried[stage] = None
             self.attempt(issues, trial)
         self.accept()
 
-    def learns(self, moves: dict[tuple, Move]) -> bool:
+    def learns(self, moves: Moves) -> bool:
         """Return True if the network with moves learns, also if it takes more updates."""
         outcome = self.used(moves)
         if MUCH < outcome.learned < LEARNS and not self.is_late:
@@ -204,40 +196,38 @@ class Best(Search):
         problem, changes, report = self.problem, self.changes, self.report
         # All changes at once. With two faults, the mending of one alone may not help, so single
         # trials would reject both. ``prune`` removes the needless ones.
-        yield "training with all changes", changes, None
+        yield "all changes", [*changes, *self.rate], None
         if self.initial.trained >= LEARNS:
+            # Noise after a cue may be learned by heart, and hides how long the cue must last.
+            if self.initial.is_by_heart:
+                yield "other memories", self.propose(lasting=True), None
             return
-        leaves = jax.tree_util.tree_leaves_with_path(problem.network)
-        if not self.initial.finite and any("/cell/" in path_of(p) for p, _ in leaves):
-            # Arrays of cells may leave the domain of a formula.
-            evidence = "arrays of cells make the training NaN or infinite"
-            yield self.other(Freeze(None, "/cell/"), "not finite", evidence)
-        # The likely rates first, each once, because the budget may end the search.
-        rates = [*dict.fromkeys([*_likely_rates(report), *RATES])]
-        slopes = [*self.slopes(anyway=True)]
-        fitted = {move.slot for issue in slopes for move in issue.fixes}
-        others = [i for i in changes if fitted.isdisjoint(m.slot for m in i.fixes)]
         # The network may need another learning rate only, so the rates are tried without the
         # changes too. Other slopes and memories change the size of the gradients, so the nearest
         # rates are tried with them.
+        # A first update tells the rate up to half a decade.
+        near = (FACTOR, 1 / FACTOR) * bool(self.rate)
         for name, issues, factors, enough in (
-            ("learning rates", changes, rates, 1 - MUCH / 2),
-            ("learning rates", [], rates, LEARNS),
-            ("slopes", [*others, *slopes], RATES[:3], LEARNS),
+            ("learning rates", changes, (*near, *RATES), 1 - MUCH / 2),
+            ("learning rates", [], RATES, LEARNS),
+            ("slopes", self.propose(anyway=True), RATES[:3], LEARNS),
             ("memories", self.propose(lasting=True), RATES[:3], LEARNS),
         ):
             for rate in factors:
-                if self.outcome.trained < enough:
+                # A rate may learn by heart what a longer memory understands.
+                if self.outcome.trained < enough or self.outcome.is_by_heart:
                     with_rate = [*issues, *_other_rate(report, rate)]
-                    yield f"training with other {name}", with_rate, None
+                    yield f"other {name}", with_rate, None
         lost, update = self.first.lost or 0.0, self.first.update or 0.0
         is_infinite = not math.isfinite(update)
         if self.outcome.trained < LEARNS and (is_infinite or outside("lost", lost)):
-            kind = "stalls", f"the dtype rounds {lost:.0%} of the first update away"
+            kind = "overshoots" if is_infinite else "stalls"
+            evidence = f"the dtype rounds {lost:.0%} of the first update away"
             if is_infinite:
                 evidence = "the first update is infinite, so eps may be too small for the dtype"
-                kind = "overshoots", evidence
-            yield self.other(WidenDtype(None, "float32"), *kind)
+            move = WidenDtype(None, "float32")
+            trial = Trial(_repaired(problem, [move]), self.slots)
+            yield "float32", [*changes, Issue(kind, None, evidence, (move,))], trial
         import optax  # noqa: PLC0415  (an extra, which the optimizer shows to be there)
 
         # A learning rate of 1, which ``ReplaceOptimizer`` scales as an argument of the program.
@@ -248,24 +238,18 @@ class Best(Search):
                 adam = Issue(
                     "optimizer", None, evidence, (ReplaceOptimizer(None, rate),)
                 )
-                yield "training with Adam", [*issues, adam], trial
-
-    def other(
-        self, move: Move, kind: str, evidence: str
-    ) -> tuple[str, list[Issue], Trial]:
-        """Return an attempt with a move that needs another program."""
-        trial = Trial(_repaired(self.problem, [move]), self.slots)
-        issue = Issue(kind, None, evidence, (move,))
-        return f"trying to {move.text}", [*self.changes, issue], trial
+                yield "Adam", [*issues, adam], trial
 
     def attempt(self, issues: list[Issue], trial: Trial | None) -> None:
         """Train with the moves of these issues."""
         used, moves = trial or self.trial, _moves_of(issues)
         outcome = used(moves)
         # A change of the optimizer must be worth it: a decade of the learning rate must add as
-        # much as another change, so small changes win.
-        price = 1.0 if trial else abs(np.log10(abs(rate_of(moves.values()))))
-        if (worth := score(outcome) - MUCH * price) > self.worth:
+        # much as another change, so small changes win. The factor that is measured costs nothing.
+        rates = 1.0, rate_of(_moves_of(self.rate).values())
+        distances = [abs(np.log10(abs(rate_of(moves.values()) / r))) for r in rates]
+        price = 1.0 if trial else min(distances)
+        if (worth := outcome.score - MUCH * price) > self.worth:
             self.outcome, self.issues = outcome, issues
             self.worth, self.used = worth, used
 
@@ -280,9 +264,14 @@ class Best(Search):
             slots = {move.slot for move in issue.fixes}
             if not (moves and slots and slots <= compiled) or self.is_late:
                 continue
+            # A larger rate makes up for small weights, so it must not replace a measured silence.
+            rate = moves.get((ScaleRate, None))
+            is_free = rate is None or rate in _moves_of(self.rate).values()
+            if issue.kind == "silent" and not is_free:
+                continue
             outcome = self.used(moves)
             # A network that learns, slowly, needs no other learning rate.
-            if score(outcome) >= score(self.outcome) - LITTLE or (
+            if outcome.score >= self.outcome.score - LITTLE or (
                 issue.place is None and self.learns(moves)
             ):
                 self.outcome = outcome
@@ -291,21 +280,21 @@ class Best(Search):
     def accept(self) -> None:
         """Keep changes that add enough, and all issues of a network that does not learn."""
         initial = self.initial
-        self.is_by_heart = by_heart(self.outcome)
+        self.is_by_heart = self.outcome.is_by_heart
         learns = initial.trained >= LEARNS or self.is_by_heart
-        added = score(self.outcome) - score(initial)
+        added = self.outcome.score - initial.score
         if added >= (MUCH / 2 if learns else MUCH) and not self.is_by_heart:
             self.prune()
         elif not learns:
-            issues = [dataclasses.replace(f, fixes=()) for f in self.changes]
-            self.issues = [*self.hidden, *issues]
+            issues = *self.hidden, *self.changes, *self.rate
+            self.issues = [dataclasses.replace(f, fixes=()) for f in issues]
             self.outcome, self.used = None, self.trial
         else:
             # A layer that never fires is worth a word, although the layers above it learn. Other
             # changes that help the examples of the updates only are not believed.
             self.issues = [f for f in self.changes if f.kind == "silent" and f.fixes]
             self.outcome = self.trial(_moves_of(self.issues))
-            if score(self.outcome) < score(initial) - MUCH:
+            if self.outcome.score < initial.score - MUCH:
                 self.issues = []
 
     def result(self) -> Diagnosis:
@@ -324,12 +313,17 @@ class Best(Search):
             None if problem.loss is None else self.first.loss,
         )
 
-    def verdict(self, repaired: Outcome | None, moves: dict[tuple, Move]) -> str:
+    def verdict(self, repaired: Outcome | None, moves: Moves) -> str:
         """Return what the network learned, and what is left to check outside of it."""
         if self.initial is None:
-            is_broken = any(issue.kind == "not finite" for issue in self.issues)
             reason = "pass loss= and optimizer= to see if the network learns"
-            return f"not trained: {'numbers are not finite' if is_broken else reason}"
+            if self.is_blocked:
+                reason = "no training can mend this"
+            elif self.problem.loss and self.first.constant <= 0:
+                reason = (
+                    "the loss of constant outputs is not positive, so check its sign"
+                )
+            return f"not trained: {reason}"
         is_split, last = self.trial.is_split, repaired or self.initial
 
         def learned(outcome):
@@ -337,20 +331,21 @@ class Best(Search):
             return f"{max(outcome.trained, 0):.0%} of the loss{others * is_split}"
 
         texts = [f"{UPDATES} updates remove {learned(self.initial)}"]
+        tried = f" (tried: {', '.join(self.tried)})"
         if not is_split:
             texts[0] += " (too few to hold some out)"
         if repaired is not None:
             texts.append(f"with these changes {learned(repaired)}")
-        if self.is_by_heart or by_heart(last):
+        if self.is_by_heart or last.is_by_heart:
             texts.append(
-                "it learns by heart at best: check the labels, or pass more examples"
+                f"it learns by heart at best{tried}: check the labels, or pass more examples"
             )
         elif last.trained < LEARNS and not self.learns(moves):
             texts.append(
                 "the budget ended the search"
                 if self.is_late
-                else "no change lets it learn: check what is outside of the network, as labels, "
-                "loss, mask, dropout and the order of the data"
+                else f"no change lets it learn{tried}: check what is outside of the network, as "
+                "labels, loss, mask, dropout and the order of the data"
             )
         elif last.learned > 1 + MUCH:
             texts.append("more than all of it: check the labels and the loss")
@@ -368,64 +363,76 @@ def _repaired(problem: Problem, moves: Iterable[Move]) -> Problem:
     return problem
 
 
-def _moves_of(issues: Iterable[Issue]) -> dict[tuple, Move]:
+def _moves_of(issues: Iterable[Issue]) -> Moves:
     return {move.slot: move for issue in issues for move in issue.fixes}
 
 
-def _likely_rates(report: Report) -> list[float]:
-    """Return factors of the learning rate that make the first update usual."""
-    if outside("ascent", report.ascent) > 0:
-        return [-1.0]
-    update = report.update or math.inf
-    if not math.isfinite(update) or not outside("update", update):
-        return [1.0]
-    # The first update is proportional to the rate, so this factor gives it the usual size.
-    factor = USUAL_UPDATE / update
-    return [rounded(factor), rounded(FACTOR * factor), rounded(factor / FACTOR)]
-
-
-def _other_rate(report: Report, rate: float) -> Iterator[Issue]:
-    """Yield the issue for another learning rate."""
-    if rate == 1:
-        return
-    kind = "ascends" if rate < 0 else "overshoots" if rate < 1 else "stalls"
-    evidence = f"the network learns more at {number(rate)} times the learning rate"
-    if outside("update", report.update):
-        evidence = f"the first update is {report.update:.2g} times the weights"
-    if rate < 0:
+def _other_rate(report: Report, factor: float = 1.0) -> Iterator[Issue]:
+    """Yield the issue for a factor of the learning rate that makes the first update usual."""
+    rate, update = 1.0, report.update or math.inf
+    is_ascent = outside("ascent", report.ascent) > 0
+    evidence = f"the network learns more at {factor:.2g} times the learning rate"
+    if is_ascent:
+        rate = -1.0
         evidence = (
             f"the cosine of the first update and the gradient is {report.ascent:.2g}"
         )
-    yield Issue(kind, None, evidence, (ScaleRate(None, rate),))
+    elif math.isfinite(update) and outside("update", update):
+        # The first update is proportional to the rate, so this factor gives it the usual size.
+        rate = USUAL_UPDATE / update
+        evidence = f"the first update is {update:.2g} times the weights"
+    rate = rounded(rate * factor)
+    kind = "ascends" if is_ascent else "overshoots" if rate < 1 else "stalls"
+    if rate != 1:
+        yield Issue(kind, None, evidence, (ScaleRate(None, rate),))
 
 
-def _not_finite(search: Search) -> Iterator[Issue]:
-    """Yield NaN and infinite numbers, which smaller weights may mend."""
-    first = search.first
-    is_finite = np.isfinite(first.loss)
-    # A loss that is not finite spoils every gradient. The first array of a layer is enough.
-    names = {
-        name.partition("layers/")[2].partition("/")[0] or name: name
-        for name in reversed(first.not_finite)
-        if is_finite or "gradient" not in name
-    }
-    for place, name in reversed(names.items()):
-        place = place if place in search.graph.layers else None
-        yield Issue("not finite", place, f"{name} has NaN or infinite numbers")
-    if not np.isfinite(first.constant):
+def _obstacles(search: Search) -> Iterator[Issue]:
+    """Yield a mask without a step, and NaN and infinite numbers. None of them can be trained."""
+    first, mask = search.first, search.problem.mask
+    kind, place, fixes = "not finite", None, ()
+    arrays = [name for name in first.not_finite if "gradient" not in name]
+    joins = [name for name, size in first.joins.items() if not np.isfinite(size)]
+    if mask is not None and not mask.any():
+        kind = "silent"
+        text = "the mask leaves no step of any example; True marks a valid step"
+    # NaN inputs behind a mask do no harm.
+    elif np.isfinite(first.loss) and len(arrays) == len(first.not_finite):
+        return
+    elif arrays:
+        # The first array of a layer is enough.
+        names = {_place_of(name): name for name in reversed(arrays)}
+        for place, name in reversed(names.items()):
+            yield Issue(kind, place, f"{name} has NaN or infinite numbers")
+        return
+    elif not np.isfinite(first.constant):
         text = (
             "the loss of constant outputs is NaN or infinite, so check labels and loss"
         )
-        yield Issue("not finite", None, text)
-    elif not (names or is_finite):
+    elif not np.isfinite(first.loss):
         # The first node in the order of a step is the cause of all others.
         nodes = [
             name
-            for name, output in first.outputs.items()
-            if not np.isfinite(np.float32(output)).all()
+            for name in search.graph.nodes
+            if not np.isfinite(np.float32(first.outputs[name])).all()
         ]
         text = "its outputs are the first that are NaN or infinite"
         if not nodes:
             nodes = search.graph.outputs
             text = "the loss of its outputs is NaN or infinite, that of constant outputs is not"
-        yield Issue("not finite", nodes[0], text, search.shrunk(nodes[0], math.inf))
+        place = nodes[0]
+        fixes = search.shrunk(place, math.inf)
+    elif joins:
+        place, text = joins[-1], "the derivative of this join is NaN or infinite"
+    else:
+        # Gradients flow from the outputs, so the last layer with NaN is the cause.
+        places = [_place_of(name) for name in first.not_finite]
+        place = next(n for n in reversed(search.graph.layers) if n in places)
+        name = first.not_finite[places.index(place)]
+        text = f"{name} has NaN or infinite numbers"
+    yield Issue(kind, place, text, fixes)
+
+
+def _place_of(name: str) -> str | None:
+    """Return the layer of an array, or None for the inputs."""
+    return name.partition("layers/")[2].partition("/")[0] or None

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -15,11 +14,11 @@ import numpy as np
 from .._optimizer import updates_of
 from .._pytree import is_array, is_real_array, merge, split
 from .._surrogate import Surrogate
-from ..network import Activity, Network
+from ..network import Activity, Join, Network
 from ..neurons import parameters_of, with_parameters
 from ..surrogates import measure
-from .moves import Move, apply_moves, has_width, path_of, surrogate_field
-from .trial import Problem, Program, constant_loss, standardized
+from .moves import Moves, apply_moves, has_width, path_of, surrogate_field
+from .trial import DECADE, FACTOR, Problem, Program, constant_loss, standardized
 
 
 class Band(NamedTuple):
@@ -29,11 +28,9 @@ class Band(NamedTuple):
     high: float
 
 
-FACTOR = 3.0
-"""Half a decade: the least factor by which a ratio is unusual. Layers that learn differ by less."""
-DECADE = 10.0
-"""The factor by which a size is unusual that training itself can change."""
 BANDS = {
+    # Distance from rest to the threshold.
+    "scale": Band(0.0, math.inf),
     # Spread of the potential without spikes, in distances from rest to the threshold. It is 1 after
     # fluctuation-driven initialization. Below the band no fluctuation reaches the
     # threshold, above it every input decides the output.
@@ -60,13 +57,13 @@ BANDS = {
     "readout": Band(0.0, FACTOR),
     # The first update over the weights. With a smaller one, a thousand updates change less than a
     # tenth, and a larger one replaces the weights.
-    "update": Band(1e-4, 1.0),
+    "update": Band(DECADE**-4, 1.0),
     # Cosine of the first update and the gradient. Momentum of noise may give a small one.
     "ascent": Band(-1.0, 1 / DECADE),
     # Most weights do not change because their dtype rounds the first update away.
     "lost": Band(0.0, 0.5),
     # Part of the weights that an update without gradients removes: most of them in 100 updates.
-    "decay": Band(0.0, 0.01),
+    "decay": Band(0.0, 1 / DECADE**2),
     # Steps from the inputs to the outputs that the loss reads, over the longest time constant.
     # After three of them a twentieth is left.
     "memory": Band(0.0, FACTOR),
@@ -75,7 +72,7 @@ BANDS = {
 
 SMALLER = tuple(DECADE**-k for k in range(1, 7))
 """Factors of weights that are too large."""
-USUAL_UPDATE = 0.03
+USUAL_UPDATE = FACTOR / DECADE**2
 """The first update over the weights at usual learning rates, such as Adam at 1e-3 to 1e-2."""
 FAST_COMPILATION = {
     "xla_backend_optimization_level": 0,
@@ -112,7 +109,7 @@ class LayerReport:
     steepness: float | None = None
     """Peak of the slope times the distance from rest to the threshold."""
     feedback: float | None = None
-    """Largest eigenvalue of the recurrent matrix, over the same distance."""
+    """Largest eigenvalue of the recurrent matrix, over the same distance, for a drive above 3."""
     gradient: float | None = None
     """Norm of the gradient of the loss, over the norm of the weights."""
     update: float | None = None
@@ -132,10 +129,12 @@ class Report(NamedTuple):
     layers: dict[str, LayerReport]
     outputs: dict[str, np.ndarray]
     """The outputs of each layer and join."""
+    joins: dict[str, float]
+    """The size of the derivative of each join."""
     loss: float
     constant: float
     """The loss of the better of two constant outputs."""
-    not_finite: tuple[str, ...]
+    not_finite: list[str]
     """Arrays of the network, the inputs or gradients with NaN or infinite numbers."""
     update: float | None
     """The first update over the weights: the largest ratio of a layer."""
@@ -146,7 +145,7 @@ class Report(NamedTuple):
     lost: float | None
     """Weights that the first update does not change, because their dtype rounds it away."""
     reads: np.ndarray
-    """Gradient of the loss in the outputs of each step."""
+    """Size of the gradient of the loss in the outputs of each step."""
 
 
 class Recorder(Surrogate):
@@ -160,15 +159,21 @@ class Recorder(Surrogate):
         return jnp.zeros_like(x)
 
 
+def quieted(cell: Any) -> tuple[Any, Recorder]:
+    """Return a cell that never fires, and the recorder of its distances to the threshold."""
+    # The cell itself computes the distance, whatever its threshold. A surrogate that records its
+    # argument shows it without a rule for each class.
+    recorder = Recorder()
+    return with_parameters(cell, **{surrogate_field(cell): recorder}), recorder
+
+
 def distance_of(cell: Any, u: Any) -> tuple[jax.Array, Any]:
     """Return the distance to the threshold, and the state after no spike.
 
     The distance is the argument that the cell passes to its surrogate.
     """
-    # The cell itself computes the distance, whatever its threshold. A surrogate that records its
-    # argument shows it without a rule for each class.
-    recorder = Recorder()
-    v, _ = with_parameters(cell, **{surrogate_field(cell): recorder}).fire(u)
+    quiet, recorder = quieted(cell)
+    v, _ = quiet.fire(u)
     return recorder.x, v
 
 
@@ -180,21 +185,31 @@ def quiet_distance(cell: Any, currents: jax.Array) -> tuple[jax.Array, jax.Array
         jnp.asarray, cell.initial_state(currents.shape[1:], currents.dtype)
     )
 
+    # A delayed reset fires in ``integrate``, so that part is quiet too.
+    quiet, _ = quieted(cell)
+
     def step(v, current):
-        distance, v = distance_of(cell, cell.integrate(v, current))
+        distance, v = distance_of(cell, quiet.integrate(v, current))
         return v, distance
 
     return jax.lax.scan(step, start, currents)[1], distance_of(cell, start)[0]
 
 
 def observe_layer(cell: Any, activity: Activity) -> dict[str, jax.Array]:
-    """Return distances to the threshold of a layer that fires, and its slopes, in float32."""
+    """Return distances to the threshold of a layer that fires, and its slopes, in float32.
+
+    The result is empty for a cell that does not pass its distance to a field.
+    """
+    if surrogate_field(cell) is None:
+        return {}
     _, pre_spike, current = jax.tree.map(
         lambda a: a.astype(jnp.float32) if jnp.issubdtype(a.dtype, jnp.floating) else a,
         activity,
     )
     # vmap over the steps, because ``fire`` takes the state of one step.
     distance = jax.vmap(lambda u: distance_of(cell, u)[0])(pre_spike)
+    if distance is None:
+        return {}
     quiet, rest = quiet_distance(cell, current)
     slope = slope_of(getattr(parameters_of(cell), surrogate_field(cell)), distance)
     return {"distance": distance, "quiet": quiet, "rest": rest, "slope": slope}
@@ -207,18 +222,14 @@ def slope_of(surrogate: Any, x: Any) -> jax.Array:
     return jax.jvp(surrogate, (x,), (jnp.ones_like(x),))[1]
 
 
-def measuring(
-    problem: Problem, neutral: Mapping[tuple, Move]
-) -> Callable[[Mapping[tuple, Move]], Report]:
+def measuring(problem: Problem, neutral: Moves) -> Callable[[Moves], Report]:
     """Return the compiled measurement of a network with moves."""
     # It runs a few times only, so compiling it is most of its time.
     program = Program(_observed, problem, neutral, compiler_options=FAST_COMPILATION)
     return lambda moves: _report(problem, moves, program.run(moves))
 
 
-def _observed(
-    problem: Problem, network: Network, inputs: Any, moves: Any
-) -> dict[str, Any]:
+def _observed(problem: Problem, network: Network, inputs: Any, moves: Any):
     """Return the arrays of all measures. NumPy reduces them, which takes no compilation."""
     moves = {move.slot: move for move in moves}
     inputs = standardized(inputs, moves)
@@ -242,19 +253,30 @@ def _observed(
     out, pullback, activity = jax.vjp(outputs_of, trainable, has_aux=True)
     value, read = jax.value_and_grad(loss)(out)
     (gradient,) = pullback(read)
+    graph = moved(trainable).graph
+    outputs = {name: activity[name].output for name in graph.nodes}
     arrays: dict[str, Any] = {
         "loss": value,
         "constant": constant_loss(loss, out)[0],
         "layers": {
             name: observe_layer(layer.cell, activity[name])
-            for name, layer in moved(trainable).graph.layers.items()
-            if surrogate_field(layer.cell) is not None
+            for name, layer in graph.layers.items()
         },
-        "outputs": {name: activity[name].output for name in network.graph.nodes},
+        "outputs": outputs,
+        "joins": {
+            name: derivative_of(
+                node, [(outputs | inputs)[e.source] for e in graph.edges[name]], problem
+            )
+            for name, node in graph.nodes.items()
+            if isinstance(node, Join)
+        },
         "weights": trainable,
         "gradients": gradient,
         "inputs": inputs,
-        "reads": read,
+        "reads": sum(
+            abs(jnp.float32(r)).reshape(len(r), -1).sum(1)
+            for r in jax.tree.leaves(read)
+        ),
     }
     if problem.optimizer is not None:
         state = problem.optimizer.init(trainable)
@@ -270,8 +292,25 @@ def _observed(
             )[0]
 
         # The update for a gradient of zero is the weight decay alone.
-        arrays["updates"] = jax.lax.map(updates, jnp.arange(2))
+        both = jax.lax.map(updates, jnp.arange(2))
+        arrays["updates"] = [jax.tree.map(lambda u, k=k: u[k], both) for k in (0, 1)]
     return arrays
+
+
+def derivative_of(join: Join, sources: list[jax.Array], problem: Problem) -> jax.Array:
+    """Return the size of the derivative of a join, or 1 of functions of integers."""
+    if not all(jnp.issubdtype(x.dtype, jnp.floating) for x in sources):
+        return jnp.ones(())
+    function = join.function if join.over_time else jax.vmap(join.function)
+    is_masked = join.over_time and problem.mask is not None
+    options = {"mask": problem.valid} if is_masked else {}
+    # A join over time may return statistics after the sequence.
+    out, pullback = jax.vjp(
+        lambda *x: jax.tree.leaves(function(*x, **options))[0], *sources
+    )
+    # At random, because ones have no derivative through a normalization.
+    along = jax.random.normal(jax.random.key(0), out.shape, out.dtype)
+    return sum((abs(g).sum() for g in pullback(along)), jnp.zeros(()))
 
 
 def mean_size(outputs: Any) -> jax.Array:
@@ -281,28 +320,21 @@ def mean_size(outputs: Any) -> jax.Array:
 
 def _norm(tree: Any) -> float:
     # In float64, because half precision would overflow.
-    leaves = jax.tree.leaves(tree)
-    return math.hypot(*(np.linalg.norm(np.asarray(a, np.float64)) for a in leaves))
+    return math.hypot(*(np.linalg.norm(np.float64(a)) for a in jax.tree.leaves(tree)))
 
 
-def _report(
-    problem: Problem, moves: Mapping[tuple, Move], arrays: dict[str, Any]
-) -> Report:
+def _report(problem: Problem, moves: Moves, arrays: dict[str, Any]) -> Report:
     network = apply_moves(problem.network, moves, in_forward=False)
     network = apply_moves(network, moves, in_forward=True)
     weights, gradient, outputs = (
         arrays[name] for name in ("weights", "gradients", "outputs")
     )
-    still = first = ascent = lost = None
-    if "updates" in arrays:
-        still, first = (
-            jax.tree.map(operator.itemgetter(k), arrays["updates"]) for k in (0, 1)
-        )
+    still, first = arrays.get("updates", (None, None))
+    ascent = lost = None
+    if first is not None:
         pairs = [*zip(*map(jax.tree.leaves, (weights, first, gradient)), strict=True)]
-        dot = sum(
-            np.vdot(u.astype(np.float64), g.astype(np.float64)) for _, u, g in pairs
-        )
-        ascent = dot / (_norm(first) * _norm(gradient) or 1.0)
+        dot = sum(np.vdot(np.float64(u), np.float64(g)) for _, u, g in pairs)
+        ascent = float(dot) / (_norm(first) * _norm(gradient) or 1.0)
         # In bfloat16 an update below about 1/256 of a weight is rounded away.
         same = [np.ravel((w + u == w) & (u != 0)) for w, u, _ in pairs]
         lost = float(np.concatenate(same).mean())
@@ -317,49 +349,51 @@ def _report(
 
     layers = {}
     for name, layer in network.graph.layers.items():
-        observed = arrays["layers"].get(name)
+        observed, output = arrays["layers"][name], outputs[name]
+        activity = _activity_of(layer, observed, problem) if observed else {}
+        if observed or _hides_spikes(layer.cell, output):
+            fired = output[np.asarray(problem.valid)] != 0
+            activity |= {"rate": fired.mean(), "firing": fired.any(0).mean()}
         layers[name] = LayerReport(
             name,
-            outputs[name][0, 0].size,
-            fires=observed is not None,
+            output[0, 0].size,
+            bool(observed),
             gradient=ratio(gradient, name),
             update=ratio(first, name),
-            **(
-                _activity_of(layer, outputs[name], observed, problem)
-                if observed
-                else {}
-            ),
+            **activity,
         )
     trees = {"": weights, "inputs ": arrays["inputs"], "the gradient of ": gradient}
-    named = {
-        prefix + path_of(path): leaf
+    not_finite = [
+        prefix + path_of(path)
         for prefix, tree in trees.items()
         for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
-    }
+        if not np.isfinite(np.float32(leaf)).all()
+    ]
     return Report(
         layers,
         outputs,
+        arrays["joins"],
         float(arrays["loss"]),
         float(arrays["constant"]),
-        tuple(n for n, a in named.items() if not np.isfinite(np.float32(a)).all()),
+        not_finite,
         largest(first),
         ascent,
         largest(still),
         lost,
-        # (steps,): the norm of the gradient at each step.
-        np.sum(
-            [
-                np.linalg.norm(np.float64(r).reshape(len(r), -1), axis=1)
-                for r in jax.tree.leaves(arrays["reads"])
-            ],
-            0,
-        ),
+        arrays["reads"],
     )
 
 
-def _activity_of(
-    layer: Any, output: np.ndarray, arrays: Mapping[str, Any], problem: Problem
-) -> dict[str, Any]:
+def _hides_spikes(cell: Any, output: np.ndarray) -> bool:
+    """Return True for spikes of a cell that makes its surrogate in ``fire``."""
+    if not np.isin(output, (0, 1)).all():
+        return False
+    # A readout has no derivative of its own, although it may be 0 too.
+    state = cell.initial_state(output.shape[1:], output.dtype)
+    return "custom_" in str(jax.make_jaxpr(cell.fire)(state))
+
+
+def _activity_of(layer: Any, arrays: Any, problem: Problem) -> dict[str, Any]:
     """Return the fields of a :class:`LayerReport` for neurons that fire."""
     surrogate = getattr(parameters_of(layer.cell), surrogate_field(layer.cell))
     peak = measure(surrogate).peak if has_width(surrogate) else None
@@ -369,21 +403,19 @@ def _activity_of(
         arrays[name][valid].astype(np.float64)
         for name in ("distance", "quiet", "slope")
     )
-    rest, fired = arrays["rest"].astype(np.float64), output != 0
+    rest = arrays["rest"].astype(np.float64)
     quiet -= rest[0]
     scale, center, spread = -rest.mean(), quiet.mean(), quiet.std()
     # A distance of 0 from rest to the threshold would divide by 0.
     size, matrix, feedback = abs(scale) or 1.0, layer.recurrent, None
-    if is_array(matrix) and np.ndim(matrix) == 2:
+    # A neuron fires at most once per step, which bounds the feedback. It counts only with a strong
+    # drive.
+    if is_array(matrix) and np.ndim(matrix) == 2 and spread > FACTOR * size:
         # Activity grows from step to step along the eigenvector with the largest magnitude. Over
         # the threshold, because a spike needs a potential of that size.
-        feedback = (
-            float(abs(np.linalg.eigvals(np.asarray(matrix, np.float32))).max()) / size
-        )
+        feedback = abs(np.linalg.eigvals(np.float32(matrix))).max() / size
     deviation = distance.std()
     return {
-        "rate": fired[valid].mean(),
-        "firing": fired.any((0, 1)).mean(),
         "drive": spread / size,
         # A mean that is nearer to rest than the threshold neither silences neurons nor makes them
         # fire.

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterator, Mapping
-from typing import Any, TypeVar, dataclass_transform
+from typing import Any, TypeAlias, TypeVar, dataclass_transform
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +20,7 @@ from .._struct import domain
 from .._surrogate import Surrogate
 from ..network import Delayed, Join, Layer, Network, Window
 from ..neurons import parameters_of, with_parameters
-from ..surrogates import Sigmoid, measure, rescaled
+from ..surrogates import measure, rescaled
 
 M = TypeVar("M", bound="Move")
 
@@ -55,7 +55,7 @@ class Move:
     def in_forward(self) -> bool:
         """If True, it replaces constants. Otherwise it changes arrays before the training."""
         is_number = isinstance(self, SetParameter) and np.ndim(self.value) == 0
-        return is_number or isinstance(self, (FitSlope, ScaleOutput))
+        return is_number or isinstance(self, FitSlope)
 
     @property
     def slot(self) -> tuple:
@@ -72,7 +72,7 @@ class Move:
         return dataclasses.replace(network, layers=network.layers | {self.place: layer})
 
     def change(self, layer: Layer) -> Layer:
-        raise NotImplementedError
+        return layer
 
     def change_optimizer(self, optimizer: Any) -> Any:
         """Return the optimizer, changed by moves without a place."""
@@ -81,20 +81,20 @@ class Move:
     @property
     def text(self) -> str:
         """The change as a sentence."""
-        raise NotImplementedError
+        return ""
 
     @property
     def argument(self) -> str:
         """The changed argument of the layer or its cell."""
-        raise NotImplementedError
+        return ""
 
     @property
     def code(self) -> str:
         """Statements that change ``network``, to paste after its construction."""
-        changes = [_replacement("layer", "layer", self.argument)]
+        argument, old = self.argument, "dataclasses.replace(layer"
+        changes = [f"layer = {old}, {argument})"]
         if isinstance(self, (FitSlope, SetParameter)):
-            cell = _replacement("cell", "layer.cell", self.argument)
-            changes = [cell, _replacement("layer", "layer", "cell=cell")]
+            changes = [f"cell = {old}.cell, {argument})", f"layer = {old}, cell=cell)"]
         return "\n".join(
             [
                 f"layer = network.layers[{self.place!r}]",
@@ -107,7 +107,7 @@ class Move:
 
 @_move
 class Scale(Move):
-    """Scale the arrays of a weight: ``weight``, one source of it, ``recurrent`` or ``bias``."""
+    """Scale a weight: ``weight``, one source of it, ``recurrent`` or ``bias``."""
 
     part: str
 
@@ -127,14 +127,7 @@ class Scale(Move):
 
 @_move
 class ScaleOutput(Scale):
-    """Scale the output of a function that hides its arrays, by a constant."""
-
-    def change(self, layer: Layer) -> Layer:
-        # The arrays of a closure cannot be scaled, but its output can. The dtype stays, so the
-        # types of the network do.
-        return _with_part(
-            layer, self.part, lambda f: lambda x: (self.value * f(x)).astype(f(x).dtype)
-        )
+    """Scale the output of a function that hides its arrays."""
 
     @property
     def argument(self) -> str:
@@ -150,13 +143,10 @@ class Center(Move):
     def change(self, layer: Layer) -> Layer:
         # (inputs, neurons): the mean over the inputs is a common current of a neuron, which shifts
         # its potential.
-        return _with_part(
-            layer,
-            self.part,
-            lambda w: (jnp.float32(w) - self.value * jnp.float32(w).mean(0)).astype(
-                w.dtype
-            ),
-        )
+        def centered(w):
+            return (w - self.value * jnp.float32(w).mean(0)).astype(w.dtype)
+
+        return _with_part(layer, self.part, centered)
 
     @property
     def text(self) -> str:
@@ -175,8 +165,6 @@ class FitSlope(Move):
         field = surrogate_field(layer.cell)
         base = getattr(parameters_of(layer.cell), field)
         peak, half_width = self.value
-        # A function with a custom derivative has no width to change, so a usual slope replaces it.
-        base = base if has_width(base) else Sigmoid()
         slope = rescaled(base, peak=peak, half_width=half_width)
         return dataclasses.replace(
             layer, cell=with_parameters(layer.cell, **{field: slope})
@@ -234,18 +222,20 @@ class Standardize(Move):
         # A join, because any kind of weight may read it. Its numbers are in the closure, where no
         # optimizer trains them.
         join = Join(lambda x: _standardized(x, shift, scale), of=(self.place,))
+
+        def renamed(names):
+            return tuple(name if n == self.place else n for n in names)
+
         layers = {name: join, **network.layers}
         for reader, node in network.layers.items():
-            if isinstance(node, Layer) and isinstance(node.weight, Mapping):
-                weights = node.weight.items()
-                change: Any = {
-                    "weight": {name if n == self.place else n: w for n, w in weights}
-                }
-            elif isinstance(node, Layer):
-                sources = [edge.source for edge in network.graph.edges[reader]]
-                change = {"of": name} if self.place in sources else {}
-            else:
-                change = {"of": tuple(name if n == self.place else n for n in node.of)}
+            change = {}
+            if isinstance(node, Join):
+                change = {"of": renamed(node.of)}
+            elif isinstance(node.weight, Mapping):
+                weights = zip(renamed(node.weight), node.weight.values(), strict=True)
+                change = {"weight": dict(weights)}
+            elif self.place in [e.source for e in network.graph.edges[reader]]:
+                change = {"of": name}
             layers[reader] = dataclasses.replace(node, **change)
         return dataclasses.replace(network, layers=layers)
 
@@ -298,31 +288,6 @@ class ScaleRate(Move):
 
 
 @_move
-class Freeze(Move):
-    """Keep the arrays of cells out of the training. The value is a part of their paths."""
-
-    def change_optimizer(self, optimizer: Any) -> Any:
-        import optax  # noqa: PLC0415  (an extra)
-
-        def mask(tree):
-            return jax.tree_util.tree_map_with_path(
-                lambda path, _: self.value in path_of(path), tree
-            )
-
-        # Zeros replace the update itself, because a gradient of zero leaves weight decay.
-        return optax.chain(optimizer, optax.masked(optax.set_to_zero(), mask))
-
-    @property
-    def text(self) -> str:
-        return "keep the arrays of cells constant, or within bounds (spikegrad.bounded)"
-
-    @property
-    def code(self) -> str:
-        keep = f"lambda path, leaf: {self.value!r} not in path"
-        return f"trainable, static = spikegrad.training.partition(network, {keep})"
-
-
-@_move
 class ReplaceOptimizer(ScaleRate):
     """Train with Adam, at the learning rate ``value``."""
 
@@ -340,12 +305,16 @@ class ReplaceOptimizer(ScaleRate):
         return f"optimizer = optax.adam({number(self.value)})"
 
 
+Moves: TypeAlias = dict[tuple, Move]
+"""Moves by slot."""
+
+
 def path_of(keys: Any) -> str:
     """Return the path of a leaf, such as ``layers/0/weight``."""
     return jax.tree_util.keystr(keys, simple=True, separator="/")
 
 
-def neutral_moves(network: Network, inputs: Mapping[str, Any]) -> dict[tuple, Move]:
+def neutral_moves(network: Network, inputs: Mapping[str, Any]) -> Moves:
     """Return every move of a network, by slot, with the value that changes nothing."""
     of_inputs = [
         Standardize(
@@ -359,8 +328,7 @@ def neutral_moves(network: Network, inputs: Mapping[str, Any]) -> dict[tuple, Mo
 def _neutral_of_layers(network: Network) -> Iterator[Move]:
     for name, layer in network.graph.layers.items():
         for part, weight in {**layer.weights, "bias": layer.bias}.items():
-            leaves = jax.tree.leaves(weight)
-            if any(map(is_real_array, leaves)):
+            if has_arrays(weight):
                 yield Scale(name, 1.0, part)
             elif callable(weight):
                 yield ScaleOutput(name, 1.0, part)
@@ -391,9 +359,7 @@ def numbers_of(cell: Any) -> list[dataclasses.Field]:
     ]
 
 
-def apply_moves(
-    network: Network, moves: Mapping[tuple, Move], in_forward: bool
-) -> Network:
+def apply_moves(network: Network, moves: Moves, in_forward: bool) -> Network:
     """Apply the moves of constants, or all other moves, to a network."""
     for move in moves.values():
         # Moves of inputs have other places, and ``standardized`` applies them.
@@ -424,8 +390,16 @@ def has_width(surrogate: Any) -> bool:
     return 0 < shape.half_width < math.inf and 0 < shape.peak < math.inf
 
 
+def has_arrays(weight: Any) -> bool:
+    """Return True for a weight with arrays to scale. A function may hide them in its closure."""
+    return any(map(is_real_array, jax.tree.leaves(weight)))
+
+
 def scaled(weight: Any, factor: Any) -> Any:
-    """Scale the arrays of a weight. A function of arrays counts as linear in them."""
+    """Scale the arrays of a weight, in which it counts as linear, or else its output."""
+    if not has_arrays(weight):
+        # The dtype stays, so the types of the network do.
+        return lambda x: (factor * weight(x)).astype(weight(x).dtype)
     # In float32, because a factor may be out of the range of float16.
     return jax.tree.map(
         lambda a: (factor * jnp.float32(a)).astype(a.dtype) if is_real_array(a) else a,
@@ -448,12 +422,12 @@ def _with_part(layer: Layer, part: str, change: Any) -> Layer:
         return change(weight)
 
     field, _, source = part.partition("[")
-    old = getattr(layer, field)
-    if isinstance(old, Mapping):
+    new = getattr(layer, field)
+    if isinstance(new, Mapping):
         source = source.strip("[]'\"")
-        new = {name: inner(w) if name == source else w for name, w in old.items()}
+        new = {name: inner(w) if name == source else w for name, w in new.items()}
     else:
-        new = inner(old)
+        new = inner(new)
     return dataclasses.replace(layer, **{field: new})
 
 
@@ -461,16 +435,6 @@ def _named(part: str) -> str:
     field, _, source = part.partition("[")
     names = {"weight": "weights", "recurrent": "recurrent weights", "bias": "bias"}
     return names[field] + (f" of {source.rstrip(']')}" if source else "")
-
-
-def _replacement(name: str, old: str, argument: str) -> str:
-    """Return the statement that changes one argument, in three lines if it is long."""
-    line = f"{name} = dataclasses.replace({old}, {argument})"
-    return (
-        line
-        if len(line) <= 80
-        else f"{name} = dataclasses.replace(\n    {old}, {argument}\n)"
-    )
 
 
 def _changed(part: str, code: str) -> str:

@@ -126,16 +126,16 @@ class Diagnosis:
 
 def _plain(value: Any) -> Any:
     if isinstance(value, Move):
-        value = {"text": value.text, "code": value.code}
+        return {"text": value.text, "code": value.code}
     if isinstance(value, Outcome):
         value = value._asdict()
-    if dataclasses.is_dataclass(value):
-        fields = [f.name for f in dataclasses.fields(value) if f.repr]
-        value = {name: getattr(value, name) for name in fields}
+    elif dataclasses.is_dataclass(value):
+        names = [f.name for f in dataclasses.fields(value) if f.repr]
+        value = {name: getattr(value, name) for name in names}
     if isinstance(value, dict):
         return {str(key): _plain(v) for key, v in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(v) for v in value]
+        return [*map(_plain, value)]
     if isinstance(value, (float, np.floating)):
         return float(value) if math.isfinite(value) else None
     return value

@@ -4,42 +4,37 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import operator
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-import jax
 import numpy as np
 
 from .._pytree import is_array
 from .._struct import domain
+from ..network import Join
 from ..neurons import parameters_of
 from ..surrogates import Sigmoid, measure
-from .measures import BANDS, DECADE, FACTOR, SMALLER, measuring, outside
+from .measures import BANDS, SMALLER, measuring, outside
 from .moves import (
     Center,
     FitSlope,
     Move,
+    Moves,
     Scale,
     SetParameter,
     Standardize,
-    has_width,
     neutral_moves,
     numbers_of,
     rounded,
 )
 from .report import Issue
-from .trial import Problem
+from .trial import DECADE, FACTOR, LITTLE, Problem
 
-LEARNS = 0.6
-"""A network that removes this part of the loss of constant outputs, which is most of it, learns. It
-has no issue if it removes this part also of other examples."""
 LATER, LONGER = 0.75, 4
 """Neither has a slow network that removes this part in this number of times the updates. It must be
 more, because a network with a fault may learn a little too."""
-MUCH = 0.1
-"""Changes must add this part, which is more than the noise of few examples. A network that removes
-less for other examples learns by heart."""
 UNUSUAL = 5.0
 """A parameter is unusual if it is this factor from its default, or has the other sign."""
 WIDEST = 2.0
@@ -48,11 +43,23 @@ ones are less specific."""
 FADING = 0.7
 """The feedback of scaled recurrent weights. From 1 on, activity grows, and far below it has no
 memory."""
+TEXTS = {
+    # Neurons that fire at rest explain the measures below.
+    "scale": "the threshold is {:.2g} above the rest, so it fires at rest",
+    "firing": "{:.0%} of its neurons ever fire",
+    "drive": "without spikes, the spread of its potential is {:.2g} times the distance to the "
+    "threshold",
+    "rate": "it fires at {:.2g} per step",
+    "recoil": "its spikes spread its potential to {:.2g} times that without them",
+    "offset": "the mean of its potential is {:.2g} times its spread",
+    "feedback": "its recurrent weights amplify by {:.2g} per step",
+}
+"""The measures of an activity, in the order of their causes."""
 ATTEMPTS = 5
 """The largest number of moves of one layer."""
-RATES = 1.0, 0.1, 10.0, 0.01, 100.0, 0.001, 1000.0
+RATES = tuple(DECADE**k for k in (0, -1, 1, -2, 2, -3, 3))
 """Factors of the learning rate to try, the smallest change first."""
-ADAM = 1e-3, 1e-2, 1e-1
+ADAM = SMALLER[2::-1]
 """Learning rates of Adam as a last resort."""
 
 
@@ -73,7 +80,7 @@ def inspect_inputs(problem: Problem, valid: np.ndarray) -> Iterator[Issue]:
         # Once the mean is subtracted, the spread is the size that the weights get.
         size = np.where(offset, spread, size)
         band, used = BANDS["inputs"], size > 0
-        off = used & ((size < band.low) | (size > band.high))
+        off = used & (size != np.clip(size, *band))
         if not (off | offset).any():
             continue
         # Only channels outside of the band are divided, and to the usual size, so the channels
@@ -98,56 +105,23 @@ def median(values: np.ndarray, default: float) -> float:
 
 def state_of(layer: Any) -> tuple[str, str]:
     """Return the kind and the evidence of an activity outside of its band, or empty strings."""
-    if not layer.fires:
+    values = {name: getattr(layer, name) for name in TEXTS}
+    sides = {name: outside(name, value) for name, value in values.items()}
+    name = next((name for name, side in sides.items() if side), None)
+    if name is None:
         return "", ""
-    drive = (
-        f"without spikes, the spread of its potential is {layer.drive:.2g} times the distance to "
-        "the threshold"
+    is_low = sides[name] < 0 and name != "scale"
+    kind = "silent" if is_low else "explodes" if name == "feedback" else "saturated"
+    return kind, "; ".join(
+        TEXTS[name].format(value)
+        for name, value in values.items()
+        if sides[name] or (name == "drive" and value is not None)
     )
-    offset = f"the mean of its potential is {layer.offset:.2g} times its spread"
-    drives = outside("drive", layer.drive)
-    states = (
-        # Neurons that fire at rest explain the measures below.
-        (
-            layer.scale < 0,
-            "saturated",
-            "its threshold is below the rest, where it fires",
-        ),
-        (
-            outside("firing", layer.firing) < 0 or drives < 0,
-            "silent",
-            f"{layer.firing:.0%} of its neurons ever fire; {offset if layer.offset else drive}",
-        ),
-        (
-            outside("rate", layer.rate) > 0 or drives > 0,
-            "saturated",
-            f"it fires at {layer.rate:.2g} per step; {drive}",
-        ),
-        (
-            outside("recoil", layer.recoil) > 0,
-            "saturated",
-            f"its spikes spread its potential to {layer.recoil or 0:.2g} times that without them",
-        ),
-        (outside("offset", layer.offset) < 0, "silent", offset),
-        (outside("offset", layer.offset) > 0, "saturated", offset),
-        # A neuron fires at most once per step, which bounds the feedback. It counts only with a
-        # strong drive.
-        (
-            outside("feedback", layer.feedback) > 0 and layer.drive > FACTOR,
-            "explodes",
-            f"its recurrent weights amplify by {layer.feedback or 0:.2g} per step",
-        ),
-    )
-    return next(((kind, text) for is_so, kind, text in states if is_so), ("", ""))
 
 
 def activity_moves(layer: Any, report: Any, slots: Mapping) -> Iterator[Move]:
     """Yield moves against too few or too many spikes, the most specific first."""
-    place, size, cell = (
-        report.place,
-        abs(report.scale or 1.0),
-        parameters_of(layer.cell),
-    )
+    place, cell = report.place, parameters_of(layer.cell)
     # Unusual numbers of a cell first: one wrong number explains more than a scale of all weights.
     numbers: list[tuple[float, Move]] = []
     for field in numbers_of(cell):
@@ -159,31 +133,31 @@ def activity_moves(layer: Any, report: Any, slots: Mapping) -> Iterator[Move]:
         value = float(np.mean(values))
         ratio = value / default if default else UNUSUAL / (abs(value) or UNUSUAL)
         if value and not 1 / UNUSUAL < ratio < UNUSUAL:
-            usual = np.full_like(values, default) if is_array(values) else default
-            move = SetParameter(place, usual, field.name)
-            numbers.append((abs(math.log(abs(ratio))), move))
-    for _, move in sorted(numbers, key=lambda pair: -pair[0]):
+            move = SetParameter(place, default + 0 * values, field.name)
+            numbers.append((-abs(math.log(abs(ratio))), move))
+    for _, move in sorted(numbers, key=operator.itemgetter(0)):
         yield move
     arrays = {**layer.weights, "bias": layer.bias}
     for part in [slot[2] for slot in slots if slot[:2] == (Center, place)]:
         array = np.asarray(arrays[part], np.float32)
         # A bias acts on the potential itself, so it is compared with the threshold. The mean of a
         # matrix matters relative to its spread.
-        limit = size if part == "bias" else array.std() / FACTOR
+        limit = abs(report.scale or 1.0) if part == "bias" else array.std() / FACTOR
         if report.offset and abs(array.mean()) > limit:
             yield Center(place, 1.0, part)
-    if (Scale, place, "recurrent") in slots and outside(
-        "feedback", report.feedback
-    ) > 0:
+    amplifies = outside("feedback", report.feedback) > 0
+    if amplifies and (Scale, place, "recurrent") in slots:
         yield Scale(place, FADING / report.feedback, "recurrent")
-    if not report.drive:
+    if report.drive == 0:
         return
     # The potential without spikes is linear in the weights, so this factor reaches the target at
     # once. If the drive is fine but the rate is not, as in cells that rise by themselves, the
     # measure does not give a factor, so the search takes fixed steps.
-    factor = 1 / report.drive
-    if not outside("drive", report.drive):
-        factor = FACTOR if state_of(report)[0] == "silent" else 1 / FACTOR
+    if outside("drive", report.drive):
+        factor = 1 / report.drive
+    else:
+        factor = FACTOR if report.fires else DECADE
+        factor = factor if state_of(report)[0] == "silent" else 1 / factor
     # Recurrent weights and the bias have moves of their own.
     yield from scales(slots, place, factor, "recurrent", "bias")
 
@@ -224,11 +198,16 @@ class Search:
         self.trial: Any = None
         self.deadline = None if budget is None else time.monotonic() + budget
         self.progress, self.stage = progress, ""
-        self.moves: dict[tuple, Move] = {}
+        self.moves: Moves = {}
         self.valid = np.asarray(problem.valid)
         self.say("measuring")
         self.first = self.report = self.measure({})
-        self.hidden = [*self.unmeasured()]
+        evidence = "its surrogate is not a field of the cell that it uses"
+        self.hidden = [
+            Issue("not measured", layer.place, evidence)
+            for layer in self.first.layers.values()
+            if layer.rate is not None and not layer.fires
+        ]
 
     def say(self, stage: str) -> None:
         """Report a stage when it starts, unless the budget leaves it out."""
@@ -239,41 +218,49 @@ class Search:
     def add(self, issue: Issue) -> None:
         """Take an issue with its moves."""
         self.proposed.append(issue)
-        self.take(issue.fixes)
+        if issue.fixes:
+            self.take(issue.fixes)
 
     def take(self, moves: Sequence[Move]) -> None:
         """Measure the network with these moves too."""
         # Later layers are measured with the moves of earlier ones, because the spikes below are
         # the inputs above.
-        if moves:
-            self.moves |= {move.slot: move for move in moves}
-            self.report = self.measure(self.moves)
+        self.moves = self.moves | {move.slot: move for move in moves}
+        self.report = self.measure(self.moves)
 
-    def propose(self, lasting: bool = False) -> list[Issue]:
+    def propose(self, lasting: bool = False, anyway: bool = False) -> list[Issue]:
         """Return all measures outside of their bands, from the inputs to the outputs.
 
-        With ``lasting``, the first inputs of a sequence count until its end.
+        With ``lasting``, the first inputs of a sequence count until its end, and with ``anyway``,
+        all slopes are fitted.
         """
         self.proposed: list[Issue] = []
         self.moves, self.report = {}, self.first
-        inputs = inspect_inputs(self.problem, self.valid)
-        for issue in (*self.idle(), *inputs, *self.alike()):
+        for issue in (
+            *self.idle(),
+            *inspect_inputs(self.problem, self.valid),
+            *self.alike(),
+        ):
             self.add(issue)
         self.mend_activity()
         # A longer memory raises the potentials, so the activity is brought back afterwards.
         for issue in self.forgotten(len(self.valid) if lasting else self.gap()):
             self.add(issue)
             self.mend_activity()
-        for issue in (*self.slopes(), *self.readout()):
+        for issue in (*self.slopes(anyway), *self.readout()):
             self.add(issue)
         if outside("decay", self.first.decay) > 0:
             evidence = f"an update without gradients removes {self.first.decay:.0%} of the weights"
             self.add(Issue("shrinks", None, evidence))
+        if not self.proposed and self.first.reads.any():
+            # Gradients flow from the outputs, so they are lost at the last of these layers.
+            layers = self.first.layers.values()
+            for name in [r.place for r in layers if r.gradient == 0][-1:]:
+                self.add(Issue("vanishes", name, "the gradient of its weights is 0"))
         return self.proposed
 
     def idle(self) -> Iterator[Issue]:
-        """Yield a mask, a loss and joins that pass nothing on."""
-        outputs = {**self.first.outputs, **self.problem.inputs}
+        """Yield a mask and a loss that pass nothing on."""
         examples = self.valid.any(0)
         if not examples.all():
             evidence = (
@@ -281,91 +268,97 @@ class Search:
                 "True marks a valid step"
             )
             yield Issue("silent", None, evidence)
-        if not self.first.reads.any() and any(
-            outputs[name].any() for name in self.graph.outputs
-        ):
+        reads, differ = self.first.reads, self.differ
+        last = int(np.flatnonzero(reads).max(initial=-1))
+        if last >= 0 and differ[: last + 1].sum() < differ.sum() / DECADE:
+            evidence = (
+                f"the loss reads no outputs after step {last}, when the inputs have hardly "
+                "differed between examples"
+            )
+            yield Issue("vanishes", None, evidence)
+        elif last < 0 and any(self.first.outputs[n].any() for n in self.graph.outputs):
             evidence = (
                 "the gradient of the loss in the outputs is 0, as with an argmax in it"
             )
             yield Issue("vanishes", None, evidence)
-        for name in self.graph.nodes.keys() - self.graph.layers.keys():
-            sources = [outputs[edge.source].any() for edge in self.graph.edges[name]]
-            if all(sources) and not outputs[name].any():
-                evidence = (
-                    "the outputs of this join are 0, and those of its sources are not"
-                )
-                yield Issue("silent", name, evidence)
+
+    def idle_join(self, name: str) -> Iterator[Issue]:
+        """Yield a join that passes no outputs or no gradients on."""
+        outputs = {**self.report.outputs, **self.problem.inputs}
+        sources = [outputs[edge.source].any() for edge in self.graph.edges[name]]
+        if all(sources) and not outputs[name].any():
+            evidence = (
+                "the outputs of this join are 0, and those of its sources are not"
+            )
+            yield Issue("silent", name, evidence)
+        elif outputs[name].any() and not self.report.joins[name]:
+            yield Issue("vanishes", name, "the derivative of this join is 0")
 
     def alike(self) -> Iterator[Issue]:
         """Yield layers of neurons with equal weights, which get equal updates."""
         for name, layer in self.graph.layers.items():
-            arrays = [
-                np.asarray(w)
-                for w in layer.weights.values()
-                if is_array(w) and w.ndim == 2
-            ]
+            arrays = [w for w in layer.weights.values() if is_array(w) and w.ndim == 2]
             # w: (inputs, neurons). Rows that are constant over the neurons mean equal weights for
             # all of them. Matrices of zeros and of one neuron are not a symptom.
             if arrays and all(
-                w.any() and w.shape[1] > 1 and not np.ptp(w, 1).any() for w in arrays
+                w.any() and w.shape[1] > 1 and not np.ptp(np.asarray(w), 1).any()
+                for w in arrays
             ):
-                yield Issue(
-                    "alike", name, "its neurons have equal weights, and equal updates"
-                )
-
-    def unmeasured(self) -> Iterator[Issue]:
-        """Yield layers with spikes without a field that shows their distance to the threshold."""
-        for name, layer in self.graph.layers.items():
-            output = self.first.outputs[name]
-            if self.first.layers[name].fires or not np.isin(output, (0, 1)).all():
-                continue
-            state = layer.cell.initial_state(output.shape[1:], output.dtype)
-            # A readout has no derivative of its own, although it may be 0 too.
-            if "custom_" in str(jax.make_jaxpr(layer.cell.fire)(state)):
-                yield Issue(
-                    "not measured", name, "its surrogate is not a field of the cell"
-                )
+                evidence = "its neurons have equal weights, and equal updates"
+                yield Issue("alike", name, evidence)
 
     def mend_activity(self) -> None:
         """Bring the activity of each layer into its band, in the order of a step."""
-        alike = [issue.place for issue in self.proposed if issue.kind == "alike"]
-        for name, layer in self.graph.layers.items():
+        hopeless = [issue.place for issue in self.proposed if not issue.fixes]
+        for name, layer in self.graph.nodes.items():
+            if name in hopeless:
+                continue
+            if isinstance(layer, Join):
+                self.proposed += self.idle_join(name)
+                continue
             now = self.report.layers[name]
             kind, evidence = state_of(now)
-            if not kind or name in alike:
+            if not kind:
                 continue
-            if kind == "silent" and not now.drive:
+            if kind == "silent" and now.drive == 0:
                 # Currents are zero here, so no scale of this layer can help.
                 below = {edge.source for edge in self.graph.edges[name]} - {name}
                 # Otherwise the silence comes from the layer below.
-                if all(
-                    self.report.outputs[n].any() for n in below & {*self.graph.layers}
-                ):
+                outputs = self.report.outputs
+                if all(outputs[n].any() for n in below & {*self.graph.layers}):
                     self.add(Issue(kind, name, self.source_of_silence(name)))
                 continue
             # The moves of one layer are one issue, because two of them may help only together.
-            tried: dict[tuple, Move] = {}
+            fixes: Moves = {}
+            tried: set[tuple] = set()
             for _ in range(ATTEMPTS):
-                now = self.report.layers[name]
-                if not state_of(now)[0]:
-                    break
+                now, before = self.report.layers[name], self.moves
                 # Each kind of move is tried once. Only scales repeat, since the drive of a
                 # nonlinear cell needs several steps.
                 moves = [
                     move
                     for move in activity_moves(layer, now, self.slots)
-                    if fits(layer, *tried.values(), move)
+                    if fits(layer, *fixes.values(), move)
                     if isinstance(move, Scale) or move.slot not in tried
                 ]
-                if not moves:
+                if not (state_of(now)[0] and moves):
                     break
                 move = min(moves, key=lambda move: move.slot in tried)
                 if isinstance(move, Scale):
-                    before = self.moves.get(move.slot, self.slots[move.slot]).value
-                    move = dataclasses.replace(move, value=rounded(move.value * before))
-                tried[move.slot] = move
+                    value = before.get(move.slot, self.slots[move.slot]).value
+                    move = dataclasses.replace(move, value=rounded(move.value * value))
+                tried.add(move.slot)
                 self.take([move])
-            self.proposed.append(Issue(kind, name, evidence, tuple(tried.values())))
+                # A number that only moves the drive farther from its target is no cause.
+                after = self.report.layers[name].drive or 1.0
+                ratio = math.log(after) / (math.log(now.drive or 1.0) or 1.0)
+                is_worse = outside("drive", after) and ratio > 1 + LITTLE
+                if is_worse and isinstance(move, SetParameter):
+                    self.moves = before
+                    self.take([])
+                else:
+                    fixes[move.slot] = move
+            self.proposed.append(Issue(kind, name, evidence, tuple(fixes.values())))
 
     def source_of_silence(self, name: str) -> str:
         """Return the reason for currents of zero."""
@@ -404,12 +397,7 @@ class Search:
 
     def gap(self) -> int:
         """Return the steps from the last differences of the inputs to the first reading of them."""
-        # (steps, examples, ...): the spread over the examples. Inputs that are equal for all
-        # examples carry no information.
-        differ: Any = sum(
-            np.asarray(x, np.float32).std(1).reshape(len(self.valid), -1).sum(1)
-            for x in self.problem.inputs.values()
-        )
+        differ = self.differ
         reads = np.nan_to_num(self.report.reads)
         if not differ.any() or not reads.any():
             return 0
@@ -419,33 +407,44 @@ class Search:
         read = int(np.searchsorted(reads.cumsum(), reads.sum() / DECADE))
         return max(read - shown, 0)
 
-    def slopes(self, anyway: bool = False) -> Iterator[Issue]:
+    @property
+    def differ(self) -> np.ndarray:
+        """The spread of the inputs over the examples, ``(steps,)``.
+
+        Inputs that are equal for all examples carry no information.
+        """
+        spreads = [
+            np.asarray(x, np.float32).std(1).reshape(len(self.valid), -1).sum(1)
+            for x in self.problem.inputs.values()
+        ]
+        return np.sum(spreads, 0)
+
+    def slopes(self, anyway: bool) -> Iterator[Issue]:
         """Yield slopes that miss the potentials, or are too steep or flat."""
         for name, layer in self.report.layers.items():
-            if not layer.fires or layer.distance is None:
+            steep = outside("steepness", layer.steepness)
+            is_missed = outside("reach", layer.reach) < 0
+            # Slopes without a width cannot be changed.
+            if not (layer.distance and layer.reach is not None):
+                continue
+            if not (is_missed or steep or anyway):
                 continue
             size = abs(layer.scale or 0.0) or 1.0
             # Narrower slopes than a tenth of the widest would miss the potentials.
             widest = WIDEST * size
-            spread = float(np.clip(layer.distance[1], widest / DECADE, widest))
+            spread = np.clip(layer.distance[1], widest / DECADE, widest)
             # Chosen by the area and not the half-width, so slopes with long tails do not reach all
             # potentials.
             width = spread * width_of_area(layer.surrogate)
+            kind = "explodes" if steep > 0 else "vanishes"
+            kind = kind if steep and not is_missed else "out of reach"
+            text = (
+                f"its mean slope is {layer.reach:.2g} times its peak, which is "
+                f"{layer.steepness:.2g} over the threshold"
+            )
             # A peak of one over the threshold is the usual slope in units of the threshold.
             move = FitSlope(name, (rounded(1 / size), rounded(width)))
-            steep = outside("steepness", layer.steepness)
-            kind = "explodes" if steep > 0 else "vanishes"
-            if outside("reach", layer.reach) < 0 or not steep:
-                kind = "out of reach"
-                is_fine = layer.reach is not None and not outside("reach", layer.reach)
-                if is_fine and not anyway:
-                    continue
-            text = (
-                f"its mean slope is {layer.reach or 0:.2g} times its peak, which is "
-                f"{layer.steepness or 0:.2g} over the threshold"
-            )
-            if move.slot in self.slots:
-                yield Issue(kind, name, text, (move,))
+            yield Issue(kind, name, text, (move,))
 
     def readout(self) -> Iterator[Issue]:
         """Yield a readout that is too large at the start."""
@@ -475,7 +474,7 @@ class Search:
 
 def width_of_area(surrogate: Any) -> float:
     """Return the half-width of a slope with an area of its peak. Long tails make it narrow."""
-    shape = measure(surrogate if has_width(surrogate) else Sigmoid())
+    shape = measure(surrogate)
     # Some slopes have an infinite area. They are treated like a sigmoid.
     shape = shape if math.isfinite(shape.area) else measure(Sigmoid())
     return shape.half_width * shape.peak / shape.area

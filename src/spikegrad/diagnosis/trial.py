@@ -12,17 +12,27 @@ import numpy as np
 from .._optimizer import updates_of
 from .._pytree import is_array, is_real_array, merge, split
 from ..network import Network
-from .moves import Move, ScaleRate, Standardize, apply_moves
+from .moves import Move, Moves, ScaleRate, Standardize, apply_moves
 
+FACTOR = 3.0
+"""Half a decade: the least factor by which a ratio is unusual. Layers that learn differ by less."""
+DECADE = 10.0
+"""The factor by which a size is unusual that training itself can change."""
 UPDATES = 60
 """Updates of a short training. A network that learns shows it in so many."""
 HELD_OUT, FEW = 1 / 3, 30
 """The part of the examples that the updates do not use, unless there are only a few."""
-LITTLE = 0.03
+LITTLE = FACTOR / DECADE**2
 """The noise of what is learned."""
-CAUTION = 1.0, 0.3, 0.1
+CAUTION = 1.0, FACTOR / DECADE, 1 / DECADE
 """Right outputs may be too sure for examples that the updates do not use, so the best of these
 parts of the distances from constant outputs counts."""
+LEARNS = 0.6
+"""A network that removes this part of the loss of constant outputs, which is most of it, learns. It
+has no issue if it removes this part also of other examples."""
+MUCH = 1 / DECADE
+"""Changes must add this part, which is more than the noise of few examples. A network that removes
+less for other examples learns by heart."""
 
 
 class Problem(NamedTuple):
@@ -44,7 +54,10 @@ class Problem(NamedTuple):
     def valid(self) -> jax.Array:
         """The valid steps of each example, ``(steps, examples)``."""
         steps, examples = next(iter(self.inputs.values())).shape[:2]
-        mask = jnp.ones(steps, bool) if self.mask is None else self.mask
+        mask = self.mask
+        # Measures need some steps, also of a mask without any.
+        if mask is None or not mask.any():
+            mask = jnp.ones(steps, bool)
         return jnp.broadcast_to(mask.reshape(steps, -1), (steps, examples))
 
     def arguments(self, inputs: Mapping[str, Any]) -> Any:
@@ -62,8 +75,20 @@ class Outcome(NamedTuple):
     """Of the examples that the updates use."""
     held_out: float
     """Of the other examples."""
-    finite: bool = True
-    """False if the training ended with NaN or infinite numbers."""
+
+    @property
+    def score(self) -> float:
+        """The mean of both parts.
+
+        That of other examples is noisy for few of them, and that of the examples of the updates
+        says little for networks with many weights.
+        """
+        return (max(self.trained, 0.0) + max(self.held_out, 0.0)) / 2
+
+    @property
+    def is_by_heart(self) -> bool:
+        """True if a network learns the examples that the updates use, and no others."""
+        return self.trained >= LEARNS and self.learned < MUCH
 
 
 def rate_of(moves: Iterable[Move]) -> float:
@@ -103,7 +128,7 @@ class Program:
         self,
         function: Any,
         problem: Problem,
-        neutral: Mapping[tuple, Move],
+        neutral: Moves,
         **options: Any,
     ) -> None:
         self.problem, self.neutral = problem, neutral
@@ -114,7 +139,7 @@ class Program:
 
         self._run = jax.jit(run, **options)
 
-    def run(self, moves: Mapping[tuple, Move], *arguments: Any) -> Any:
+    def run(self, moves: Moves, *arguments: Any) -> Any:
         # Every slot gets a value, in one order, so all calls have one structure and one program.
         values = [moves.get(slot, move) for slot, move in self.neutral.items()]
         inputs = dict(self.problem.inputs)
@@ -124,7 +149,7 @@ class Program:
 class Trial(Program):
     """A compiled training of a network. Also the learning rate is an argument."""
 
-    def __init__(self, problem: Problem, neutral: Mapping[tuple, Move]) -> None:
+    def __init__(self, problem: Problem, neutral: Moves) -> None:
         super().__init__(_train, problem, neutral)
         self.results: dict[Any, Outcome] = {}
         examples = next(iter(problem.inputs.values())).shape[1]
@@ -135,7 +160,7 @@ class Trial(Program):
         order = np.argsort(np.random.default_rng(0).permutation(examples))
         self.held = order < int(HELD_OUT * examples) * self.is_split
 
-    def __call__(self, moves: Mapping[tuple, Move], updates: int = UPDATES) -> Outcome:
+    def __call__(self, moves: Moves, updates: int = UPDATES) -> Outcome:
         """Train the network with moves."""
         # The search tries the same moves again, for example to prune them. A training is slow, so
         # its result is remembered.
@@ -145,9 +170,7 @@ class Trial(Program):
             parts = self.run(moves, self.held, rate, updates)
             trained, held_out = (float(x) if np.isfinite(x) else 0.0 for x in parts)
             learned = min(trained, held_out) if self.is_split else trained
-            self.results[known] = Outcome(
-                max(learned, 0.0), trained, held_out, bool(np.isfinite(parts[0]))
-            )
+            self.results[known] = Outcome(max(learned, 0.0), trained, held_out)
         return self.results[known]
 
 

@@ -46,7 +46,7 @@ def connections_of(
     )
     program, consts = equations(traced)
 
-    def reached(pattern):
+    def reached(pattern, consts):
         run = functools.partial(_apply, pattern=pattern)
 
         def ones(x):
@@ -58,10 +58,17 @@ def connections_of(
         # With kernels of ones, an output is the sum over its paths. The transpose applied to ones
         # sums over the outputs, which leaves the paths of each input.
         (paths,) = jax.linear_transpose(ones, x)(jnp.ones(out.shape, out.dtype))
-        return np.asarray(paths).astype(np.int64)
+        return paths
+
+    @jax.jit
+    def both(consts):
+        return reached(jnp.ones_like, consts), reached(
+            lambda kernel: kernel != 0, consts
+        )
 
     with in_double_precision():  # exact up to 2^53
-        return reached(jnp.ones_like), reached(lambda kernel: kernel != 0)
+        all_paths, effective = jax.device_get(both(consts))
+    return all_paths.astype(np.int64), effective.astype(np.int64)
 
 
 def _apply(equation: Any, operands: list, pattern: Callable) -> list:

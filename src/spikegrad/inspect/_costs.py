@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
+import dataclasses
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -12,10 +12,9 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from .._checks import append_axes
-from .._pytree import PyTree, is_inexact
+from .._pytree import PyTree, is_array, is_inexact, merge, split
 from ..network import Network, named_inputs
 from ..network._connections import Edge, Name, Weight, matrix_of, weights_of
-from ..network._graph import Graph
 from ..network._past import lagged, places_of
 from ._connections import NotLinearError, connections_of
 from ._energy import EnergyPrices, EnergyReport, energy_of
@@ -270,73 +269,74 @@ def cost_report(
     >>> cost.spikes, cost.dense
     (Operations(events=3, fan_out=6, effective=4), 8)
     """
+    graph = network.graph
     x = named_inputs(network.inputs, inputs)
     mask = None if mask is None else jnp.asarray(mask)
-    states, activity = network.observe(inputs, parts=("output",), key=key, mask=mask)
-    outputs = {name: node.output for name, node in activity.items()}
+    arrays, functions = split(network, lambda _, leaf: is_array(leaf))
+
+    @jax.jit
+    def run(arrays, x, mask):
+        named = dataclasses.replace(merge(arrays, functions), inputs=graph.inputs)
+        states, activity = named.observe(x, parts=("output",), key=key, mask=mask)
+        values = x | {name: node.output for name, node in activity.items()}
+        counts = {
+            name: {
+                edge.label: _counts(edge, values[edge.source], mask)
+                for edge in graph.edges[name]
+            }
+            for name in graph.layers
+        }
+        return states, counts, {name: value[0] for name, value in values.items()}
+
+    states, counts, values = jax.device_get(run(arrays, x, mask))
     first = next(iter(x.values()))
-    reads = _Reads(
-        network.graph,
-        x | outputs,
-        mask,
-        len(first),
-        first.shape[1] if first.ndim > 2 else 1,
-    )
-    rows = itertools.chain(
-        *(_rows_of(name, states[name][0], reads) for name in reads.graph.layers)
-    )
-    joins = tuple(name for name in reads.graph.nodes if name not in reads.graph.layers)
-    return CostReport(tuple(rows), len(reads.valid), int(reads.valid.sum()), joins)
-
-
-class _Reads:
-    """The values that edges read in all valid time steps."""
-
-    def __init__(
-        self,
-        graph: Graph,
-        values: dict[Name, jax.Array],
-        mask: jax.Array | None,
-        steps: int,
-        examples: int,
-    ) -> None:
-        self.graph = graph
-        self.values = values
-        self.mask = mask
-        self.places = places_of(mask)
-        active = (
-            np.ones((steps, 1), bool)
-            if mask is None
-            else np.asarray(mask).reshape(steps, -1)
+    steps = len(first)
+    active = np.ones((steps, 1), bool) if mask is None else np.asarray(mask)
+    examples = first.shape[1] if first.ndim > 2 else 1
+    shape = steps, examples
+    steps = int(np.broadcast_to(active.reshape(steps, -1), shape).sum())
+    rows = []
+    for name, layer in graph.layers.items():
+        edges = {edge.label: edge for edge in graph.edges[name]}
+        for label, weight in layer.weights.items():
+            # several edges for a window of matrices, one for each lag
+            parts = [
+                (
+                    part_weight,
+                    edges[part],
+                    values[edges[part].source],
+                    counts[name][part],
+                )
+                for part, part_weight in weights_of(label, weight).items()
+            ]
+            try:
+                rows.append(CostRow(name, label, _cost_of(parts, examples, steps)))
+            except NotLinearError as error:
+                rows.append(CostRow(name, label, None, str(error)))
+        # (batch, neurons), or numbers that all examples share
+        words = sum(
+            a.size // examples if a.shape[:1] == (examples,) else a.size
+            for a in jax.tree.leaves(states[name][0])
         )
-        self.valid = np.broadcast_to(active, (steps, examples)).sum(0, dtype=np.int64)
-        """The number of valid time steps of each example, ``(batch,)``."""
-
-    def like(self, edge: Edge) -> jax.ShapeDtypeStruct:
-        """Return the shape and dtype of the values that an edge reads in one step."""
-        x = self.values[edge.source]
-        shape = (len(edge.lags), *x.shape[1:]) if edge.windowed else x.shape[1:]
-        return jax.ShapeDtypeStruct(shape, x.dtype)
-
-    def counts(self, edge: Edge) -> np.ndarray:
-        """Count values of each kind over time, for each position that an edge reads:
-
-        ``(3, ...)``.
-        """
-        # outs: (steps, batch, ...). All steps are one chunk, so a lag reads zeros before the first
-        # step, then outs.
-        outs = self.values[edge.source]
-        past = jnp.zeros((max(1, *edge.lags), *outs.shape[1:]), outs.dtype)
-        # Every lag is counted, because a delayed value may fall outside of the sequence.
-        by_lag = [
-            _kinds(lagged(past, outs, lag, len(outs), self.places), self.mask)
-            for lag in edge.lags
-        ]
-        counts = np.stack([np.asarray(kinds, np.int64) for kinds in by_lag], 1)
-        return counts if edge.windowed else counts[:, 0]
+        updates = values[name].size // examples * steps
+        neurons = Cost(updates=updates, state_words=2 * words * steps)
+        rows.append(CostRow(name, "neurons", neurons))
+    joins = tuple(name for name in graph.nodes if name not in graph.layers)
+    return CostReport(tuple(rows), examples, steps, joins)
 
 
-@jax.jit
+def _counts(edge: Edge, x: jax.Array, mask: jax.Array | None) -> jax.Array:
+    """Count spikes, graded and real values over the steps, for each position that an edge reads:
+    ``(3, ...)``.
+    """
+    # x: (steps, batch, ...). All steps are one chunk, so a lag reads zeros before the first step.
+    # Every lag is counted, because a delayed value may fall outside of the sequence.
+    past = jnp.zeros((max(1, *edge.lags), *x.shape[1:]), x.dtype)
+    places = places_of(mask)
+    by_lag = [_kinds(lagged(past, x, lag, len(x), places), mask) for lag in edge.lags]
+    return jnp.stack(by_lag, 1) if edge.windowed else by_lag[0]
+
+
 def _kinds(x: jax.Array, mask: jax.Array | None) -> jax.Array:
     """Count spikes, graded and real values over the steps, ``(3, batch, ...)``."""
     if not is_inexact(x):
@@ -351,38 +351,16 @@ def _kinds(x: jax.Array, mask: jax.Array | None) -> jax.Array:
     return kinds.sum(1, dtype=jnp.int32)
 
 
-def _rows_of(name: Name, state: PyTree, reads: _Reads) -> list[CostRow]:
-    edges = {edge.label: edge for edge in reads.graph.edges[name]}
-    rows = []
-    for label, weight in reads.graph.nodes[name].weights.items():
-        # several edges for a window of matrices, one for each lag
-        parts = [
-            (edges[part], part_weight)
-            for part, part_weight in weights_of(label, weight).items()
-        ]
-        try:
-            rows.append(CostRow(name, label, _cost_of(parts, reads)))
-        except NotLinearError as error:
-            rows.append(CostRow(name, label, None, str(error)))
-    examples = len(reads.valid)
-    steps = int(reads.valid.sum())
-    # (batch, neurons), or numbers that all examples share
-    words = sum(
-        a.size // examples if a.shape[:1] == (examples,) else a.size
-        for a in jax.tree.leaves(state)
-    )
-    updates = reads.values[name][0].size // examples * steps
-    neurons = Cost(updates=updates, state_words=2 * words * steps)
-    return [*rows, CostRow(name, "neurons", neurons)]
-
-
-def _cost_of(parts: list, reads: _Reads) -> Cost:
+def _cost_of(parts: list, examples: int, steps: int) -> Cost:
     """Return the cost of one weight. It may read several lags as separate edges."""
     costs = []
-    for n, (edge, weight) in enumerate(parts):
-        like = reads.like(edge)
-        counts = reads.counts(edge)
-        fan_out, effective = _connections(weight, like)
+    for n, (weight, edge, value, counts) in enumerate(parts):
+        # the values that the edge reads in one step
+        shape = (len(edge.lags), *value.shape) if edge.windowed else value.shape
+        fan_out, effective = _connections(
+            weight, jax.ShapeDtypeStruct(shape, value.dtype)
+        )
+        counts = counts.astype(np.int64)
         # A window counts an event at its smallest lag.
         arriving = counts[:, 0] if edge.windowed else counts
         kinds = [
@@ -393,18 +371,10 @@ def _cost_of(parts: list, reads: _Reads) -> Cost:
             )
             for a, c in zip(arriving, counts, strict=True)
         ]
-        # ``like`` has the axis of the examples, (batch, ...), and connections are those of one
+        # ``shape`` has the axis of the examples, (batch, ...), and connections are those of one
         # example.
-        connections = int(np.broadcast_to(fan_out, like.shape).sum()) // len(
-            reads.valid
-        )
-        costs.append(
-            Cost(
-                *kinds,
-                connections=connections,
-                dense=connections * int(reads.valid.sum()),
-            )
-        )
+        connections = int(np.broadcast_to(fan_out, shape).sum()) // examples
+        costs.append(Cost(*kinds, connections=connections, dense=connections * steps))
     return _sum(costs)
 
 

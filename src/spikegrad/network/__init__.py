@@ -2,14 +2,22 @@
 
 from ._arguments import named_inputs as named_inputs  # for the library itself
 from ._connections import Delayed, Join, Window
+from ._connections import Edge as Edge
 from ._delays import DelayKernel, rounded_delays
 from ._draw_weights import draw_weights
 from ._initial import fluctuation_driven
 from ._layer import Layer
+from ._masks import Masks as Masks
+from ._masks import tree_where as tree_where
 from ._modes import MODES, Backward
 from ._network import Network
+from ._nodes import nodes_of as nodes_of
 from ._normalization import fold_normalization
 from ._observe import Activity
+from ._states import as_entries as as_entries
+from ._states import as_parts as as_parts
+from ._step import CellSteps as CellSteps
+from ._step import graph_step as graph_step
 from ._widths import match_widths
 
 __all__ = [

@@ -21,7 +21,6 @@ from ._delays import DelayKernel
 from ._graph import Graph
 from ._initial import Driven, Initializer, checked_rate
 from ._layer import Layer, with_weights
-from ._masks import tree_keep
 from ._nodes import node_named
 from ._past import lagged, places_of
 from ._response import measure_response
@@ -135,23 +134,24 @@ def draw_weights(
             )
     mask = None if mask is None else jnp.asarray(mask)
     draws = any(layer.cell.draws for layer in graph.layers.values())
+    noise = spiking if draws else None
     # Arrays are arguments of the compiled function, so the weights of each turn do not
     # recompile it.
     _, functions = split(network, lambda _, leaf: is_array(leaf))
 
     @jax.jit
-    def run(arrays):
-        drawn = merge(arrays, functions)
-        noise = spiking if draws else None
-        return drawn.observe(inputs, parts=("output",), mask=mask, key=noise)[1]
+    def run(arrays, x, mask):
+        drawn = dataclasses.replace(merge(arrays, functions), inputs=graph.inputs)
+        observed = drawn.observe(x, parts=("output",), mask=mask, key=noise)[1]
+        return {name: activity.output for name, activity in observed.items()}
+
+    x = None if inputs is None else named_inputs(network.inputs, inputs)
 
     def outputs() -> dict[Name, PyTree]:
         """Return the outputs of all sources with the weights so far, or the rate of each."""
-        if inputs is None:
+        if x is None:
             return dict.fromkeys((*graph.inputs, *graph.nodes), rate)
-        observed = run(split(network, lambda _, leaf: is_array(leaf))[0])
-        at_nodes = {name: activity.output for name, activity in observed.items()}
-        return named_inputs(network.inputs, inputs) | at_nodes
+        return x | run(split(network, lambda _, leaf: is_array(leaf))[0], x, mask)
 
     # In the order of the signals, because the outputs of a source depend on its weights. Delayed
     # edges that close a loop come last. They are zeros until all layers of the loop have their
@@ -164,7 +164,8 @@ def draw_weights(
         silent = {}
         for name, (_, feedback) in parts.items():
             layer = graph.layers[name]
-            zeros = {k: jnp.zeros_like(_matrix(layer.weights[k])) for k in feedback}
+            forms = {label: _matrix(layer.weights[label]) for label in feedback}
+            zeros = {label: np.zeros(a.shape, a.dtype) for label, a in forms.items()}
             silent[name] = _with_matrices(layer, zeros)
         network = dataclasses.replace(network, layers=network.layers | silent)
         for is_feedback, initializer in enumerate((weight, recurrent or weight)):
@@ -234,23 +235,23 @@ def _parts(graph: Graph, name: Name) -> tuple[dict[str, list[Edge]], ...]:
 
 
 def _matrix(weight: Weight) -> Any:
-    """Return the array to draw of a weight, or None.
+    """Return shape and dtype of the array to draw of a weight, or None.
 
     A window has ``length`` as its first axis. Receptors are the last axis: ``(inputs, neurons,
     receptors)``.
     """
     if isinstance(weight, (Delayed, Window, DelayKernel)):
         return _matrix(weight.weight)
-    return jnp.asarray(weight) if is_array(weight) else None
+    return jax.eval_shape(jnp.asarray, weight) if is_array(weight) else None
 
 
-def _with_matrix(weight: Weight, matrix: jax.Array) -> Weight:
+def _with_matrix(weight: Weight, matrix: ArrayLike) -> Weight:
     if isinstance(weight, (Delayed, Window, DelayKernel)):
         return dataclasses.replace(weight, weight=_with_matrix(weight.weight, matrix))
     return matrix
 
 
-def _with_matrices(layer: Layer, matrices: Mapping[str, jax.Array]) -> Layer:
+def _with_matrices(layer: Layer, matrices: Mapping[str, ArrayLike]) -> Layer:
     changed = {k: _with_matrix(layer.weights[k], m) for k, m in matrices.items()}
     return with_weights(layer, changed)
 
@@ -267,7 +268,7 @@ def _draw(
     matrices = {}
     for n, (label, edges) in enumerate(weights.items()):
         weight = layer.weights[label]
-        keys = jax.random.split(jax.random.fold_in(key, n), len(edges))
+        keys = _keys_of(key, n, len(edges))
         before = _matrix(weight)
         is_window = _is_window(weight)
         shape = before.shape[1:] if is_window else before.shape
@@ -275,8 +276,11 @@ def _draw(
         for edge, subkey in zip(edges, keys, strict=True):
             draw = initializer
             if draw is None:
-                arriving = _arriving(weight, sources[edge.source], edge, rule.mask)
-                draw = rule._replace(rate=checked_rate(arriving))
+                rate = sources[edge.source]
+                lag = edge.lags[0]
+                if np.ndim(rate) and (lag or isinstance(weight, Window)):
+                    rate = _arriving(weight, rate, lag, rule.mask)
+                draw = rule._replace(rate=checked_rate(rate))
             drawn.append(draw(subkey, shape, before.dtype))
         matrices[label] = jnp.stack(drawn) if is_window else drawn[0]
     return _with_matrices(layer, matrices)
@@ -287,22 +291,27 @@ def _is_window(weight: Weight) -> bool:
     return isinstance(weight, Window) and is_array(weight.weight)
 
 
-def _arriving(weight: Weight, x: Any, edge: Edge, mask: jax.Array | None) -> Real:
+@functools.partial(jax.jit, static_argnums=2)
+def _keys_of(key: jax.Array, place: int, count: int) -> list[jax.Array]:
+    """Return keys for the edges of the weight in this place."""
+    return [*jax.random.split(jax.random.fold_in(key, place), count)]
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def _arriving(weight: Weight, x: jax.Array, lag: int, mask: jax.Array | None) -> Any:
     """Return the outputs of a source as the matrix reads them.
 
     A kernel of delays averages them over its lags.
     """
-    if not np.ndim(x):
-        return x
 
     def read(lag: int) -> jax.Array:
         # (lag, batch, inputs) zeros precede the first step. A past cannot be empty.
         past = jnp.zeros((max(lag, 1), *x.shape[1:]), x.dtype)
-        return tree_keep(mask, lagged(past, x, lag, len(x), places_of(mask)))
+        return lagged(past, x, lag, len(x), places_of(mask))
 
     kernel = weight.weight if isinstance(weight, Window) else None
     if not isinstance(kernel, DelayKernel):
-        return read(edge.lags[0])
+        return read(lag)
     # One matrix is drawn for all delays, so the source passes the mean kernel: weights of 1 at
     # the mean delay and width.
     delay, width = (jnp.mean(jnp.asarray(a)) for a in (kernel.delay, kernel.width))

@@ -178,7 +178,7 @@ class Driven(NamedTuple):
     def __call__(
         self, key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike | None = None
     ) -> jax.Array:
-        declared = linear_response(self.cell)
+        declared = _on_host(linear_response(self.cell))
         # A declared response has no axis of receptors, so only measured cells can have one.
         has_receptors = declared is None and receptors_of(self.cell, shape)
         # ``summed`` are the axes of the weighted sum, such as (inputs,) or (height, width,
@@ -196,15 +196,14 @@ class Driven(NamedTuple):
             )
         moments, threshold = self._moments(declared, like)
         if has_receptors:
-            moments = jax.tree.map(jnp.transpose, moments)
+            moments = _Moments(*(value.T for value in moments))
+        square = moments.square
         _check(
-            moments.square,
-            jnp.isfinite(moments.square),
-            "inputs must be finite, got NaN or infinity",
+            square, abs(square) < np.inf, "inputs must be finite, got NaN or infinity"
         )
         _check(
-            moments.square,
-            moments.square > 0,
+            square,
+            square > 0,
             "inputs are all 0, so no weights can drive the neurons; for recurrent "
             "weights raise std",
         )
@@ -238,12 +237,10 @@ class Driven(NamedTuple):
                 f"std is too small: equal weights for mean {mean} exceed it",
             )
         dtype = jnp.result_type(float) if dtype is None else dtype
-        # The equation of the variance, solved for the deviation of the weights.
-        # ``moments.square`` has the factor of the random weights, fluctuation and difference
-        # between neurons.
-        sigma = (variance / (n * moments.square)) ** 0.5
-        normal = jax.random.normal(key, shape, dtype)
-        return _of_neurons(mu, normal) + _of_neurons(sigma, normal) * normal
+        # The equation of the variance, solved for the deviation of the weights. ``square`` has
+        # the factor of the random weights, fluctuation and difference between neurons.
+        sigma = (variance / (n * square)) ** 0.5
+        return _normal(key, mu, sigma, tuple(shape), jnp.dtype(dtype))
 
     def _moments(
         self, declared: LinearResponse | None, like: tuple[int, ...]
@@ -257,18 +254,24 @@ class Driven(NamedTuple):
         # A measured sequence sees no more of the response than its length.
         steps = len(self.rate) if measured else _LONG
         if declared:
-            kernel = _of_leaks(declared, steps)
             threshold = declared.threshold
+            # Neurons with equal leaks have equal kernels.
+            leaks, positions = _distinct(_leaks_of(declared))
+            kernels = _responses_of(leaks, steps)
+            axes = (-1,)
         else:
             respond = self.respond or functools.partial(measure_response, self.cell)
-            kernel, threshold = respond(like, steps)
-        if measured:
-            moments = _of_inputs(kernel, self.rate, self.mask)
-        else:
-            moments = _of_short_response(kernel, self.rate)
-        if len(like) == 1:  # (1, neurons)
-            moments = jax.tree.map(lambda a: a[0], moments)
-        return moments, threshold
+            kernel, threshold = _on_host(respond(like, steps))
+            # (neurons,), or (receptors, neurons)
+            axes = kernel.shape[-len(like) :]
+            if not measured:
+                return _of_short_response(
+                    kernel.reshape(steps, *axes), self.rate
+                ), threshold
+            kernels, positions = _distinct(kernel.reshape(steps, -1).T)
+        # Each kernel costs one transform of all inputs.
+        by_kernel = _on_host(_of_inputs(kernels, self.rate, self.mask))
+        return jax.tree.map(lambda a: a[positions].reshape(axes), by_kernel), threshold
 
     def _deviation(self, threshold: Real | None) -> Any:
         """Return the standard deviation of the potential. A readout has no threshold."""
@@ -279,10 +282,26 @@ class Driven(NamedTuple):
         return sigma * self.share**0.5
 
 
-def _of_neurons(value: ArrayLike, weights: jax.Array) -> jax.Array:
-    """Give a number, or one number per neuron and receptor, the axes and dtype of weights."""
-    value = jnp.asarray(value, weights.dtype)
-    return value.reshape((1,) * (weights.ndim - value.ndim) + value.shape)
+@functools.partial(jax.jit, static_argnums=(3, 4))
+def _normal(
+    key: jax.Array, mean: Real, std: Real, shape: tuple[int, ...], dtype: DTypeLike
+) -> jax.Array:
+    """Draw normal weights. Mean and deviation are numbers, or have one for each neuron and
+    receptor.
+    """
+    normal = jax.random.normal(key, shape, dtype)
+    with jax.numpy_rank_promotion("allow"):
+        return jnp.asarray(mean, dtype) + jnp.asarray(std, dtype) * normal
+
+
+def _on_host(tree: Any) -> Any:
+    """Return known arrays as NumPy arrays, because JAX compiles each operation on its own arrays.
+
+    Traced arrays stay.
+    """
+    return jax.tree.map(
+        lambda leaf: leaf if isinstance(leaf, Tracer) else jax.device_get(leaf), tree
+    )
 
 
 class _Moments(NamedTuple):
@@ -315,7 +334,7 @@ def _of_long_response(response: LinearResponse, p: Real) -> _Moments:
     return _of_spikes(p, total, squares)
 
 
-def _of_short_response(kernel: jax.Array, p: Real) -> _Moments:
+def _of_short_response(kernel: Any, p: Real) -> _Moments:
     """Return the moments of independent spikes, from a response that has ended."""
     squares = (kernel**2).sum(0)
     # The sums are cut off after the last step. A response that still has weight in the last
@@ -336,12 +355,18 @@ def _of_spikes(p: Real, total: Any, squares: Any) -> _Moments:
     return _Moments(p * total, variance + (p * total) ** 2, variance)
 
 
-def _of_leaks(response: LinearResponse, steps: int) -> jax.Array:
-    """Return the response that a cell declares, as a kernel of one receptor."""
-    dtype = jnp.result_type(float)
-    decay, gain, synaptic_decay = jnp.broadcast_arrays(
-        *(jnp.atleast_1d(jnp.asarray(a, dtype)) for a in response[:3])
-    )
+def _leaks_of(response: LinearResponse) -> Any:
+    """Return decay, gain and synaptic decay of each neuron, ``(neurons, 3)``."""
+    traced = any(isinstance(a, Tracer) for a in response[:3])
+    xp: Any = jnp if traced else np
+    leaks = [xp.atleast_1d(xp.asarray(a, jnp.result_type(float))) for a in response[:3]]
+    return xp.stack(xp.broadcast_arrays(*leaks), -1)
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _responses_of(leaks: jax.Array, steps: int) -> jax.Array:
+    """Return the kernel of each row of leaks, ``(kernels, steps)``."""
+    decay, gain, synaptic_decay = leaks.T
 
     def step(v, current):
         u, i = v
@@ -349,42 +374,17 @@ def _of_leaks(response: LinearResponse, steps: int) -> jax.Array:
         u = decay * u + gain * i
         return (u, i), u
 
-    # (steps, 1): one pulse for all neurons. The kernel is (steps, 1, neurons).
-    pulse = jnp.zeros((steps, 1), dtype).at[0].set(1)
+    pulse = jnp.zeros(steps, leaks.dtype).at[0].set(1)
     at_rest = jnp.zeros_like(decay)
-    return jax.lax.scan(step, (at_rest, at_rest), pulse)[1][:, None]
-
-
-def _of_inputs(
-    kernel: jax.Array, inputs: jax.Array, mask: jax.Array | None
-) -> _Moments:
-    """Measure the moments of inputs ``(steps, examples, ..., inputs)`` for a kernel ``(steps,
-    receptors, neurons)``.
-    """
-    # Neurons with equal decays have equal kernels, and each kernel costs one transform of all
-    # inputs.
-    rows, positions = _distinct(kernel.reshape(len(kernel), -1).T)
-    sums = [
-        value[positions].reshape(kernel.shape[1:])
-        for value in _convolved(rows, inputs, mask)
-    ]
-    # Axes between examples and inputs, such as the places of an image, count like further
-    # examples.
-    count = math.prod(inputs.shape[:-1])
-    if mask is not None:
-        valid = jnp.broadcast_to(append_axes(mask, 2), inputs.shape[:2])
-        count = count * valid.mean(dtype=sums[0].dtype)
-    total, total_square, square = (value / count for value in sums)
-    n = inputs.shape[-1]
-    return _Moments(total / n, square / n, (total_square - total**2) / n)
+    return jax.lax.scan(step, (at_rest, at_rest), pulse)[1].T
 
 
 @jax.jit
-def _convolved(
-    kernel: jax.Array, inputs: jax.Array, mask: jax.Array | None
-) -> list[jax.Array]:
-    """Return the sums over steps and examples of the total over inputs, of its square, and of the
-    squares of the inputs, for each kernel of ``(kernels, steps)``.
+def _of_inputs(
+    kernels: jax.Array, inputs: jax.Array, mask: jax.Array | None
+) -> _Moments:
+    """Measure the moments of inputs ``(steps, examples, ..., inputs)``, for each kernel of
+    ``(kernels, steps)``.
 
     One example at a time, because a transform of all inputs would take much memory.
     """
@@ -402,10 +402,10 @@ def _convolved(
         valid = jnp.arange(steps) < active.sum()
         # Twice the length, because a product of transforms is a circular convolution. The
         # padding keeps the end of a response from the start of the sequence.
-        spectrum = jnp.fft.rfft(x.astype(kernel.dtype), 2 * steps, axis=0)
+        spectrum = jnp.fft.rfft(x.astype(kernels.dtype), 2 * steps, axis=0)
 
-        def of_kernel(k):
-            response = append_axes(jnp.fft.rfft(k, 2 * steps), x.ndim)
+        def of_kernel(kernel):
+            response = append_axes(jnp.fft.rfft(kernel, 2 * steps), x.ndim)
             u = jnp.fft.irfft(spectrum * response, axis=0)[:steps]
             u = jnp.where(append_axes(valid, x.ndim), u, 0)
             total = u.sum(-1)
@@ -413,23 +413,26 @@ def _convolved(
             # squares of the single inputs give the moment for independent ones.
             return total.sum(), (total**2).sum(), (u**2).sum()
 
-        return jax.lax.map(of_kernel, kernel)
+        return jax.lax.map(of_kernel, kernels)
 
-    return [
-        value.sum(0)
-        for value in jax.lax.map(of_example, (jnp.moveaxis(inputs, 1, 0), active.T))
-    ]
+    sums = jax.lax.map(of_example, (jnp.moveaxis(inputs, 1, 0), active.T))
+    # Axes between examples and inputs, such as the places of an image, count like further
+    # examples.
+    count = math.prod(inputs.shape[2:-1]) * active.sum(dtype=kernels.dtype)
+    total, total_square, square = (value.sum(0) / count for value in sums)
+    n = inputs.shape[-1]
+    return _Moments(total / n, square / n, (total_square - total**2) / n)
 
 
-def _distinct(rows: jax.Array) -> tuple[jax.Array, slice | np.ndarray]:
+def _distinct(rows: Any) -> tuple[Any, slice | np.ndarray]:
     """Return the distinct rows and the position of each row among them.
 
     Traced rows count as distinct.
     """
     if isinstance(rows, Tracer):
         return rows, slice(None)
-    unique, positions = np.unique(np.asarray(rows), axis=0, return_inverse=True)
-    return jnp.asarray(unique), positions.reshape(-1)
+    unique, positions = np.unique(rows, axis=0, return_inverse=True)
+    return unique, positions.reshape(-1)
 
 
 def _check(value: Any, holds: Any, message: str) -> None:

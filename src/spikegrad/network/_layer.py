@@ -276,12 +276,17 @@ class Layer(Struct):
         """Create a layer with matrices of zeros, for :func:`spikegrad.network.draw_weights`."""
         axes = tuple(np.atleast_1d(neurons).tolist())
         dtype = jnp.result_type(float) if dtype is None else dtype
+
+        def zeros(*shape):
+            # jnp.zeros compiles a program for each shape.
+            return jax.device_put(np.zeros(shape, dtype))
+
         return cls(
-            jnp.zeros((inputs, *axes), dtype),
+            zeros(inputs, *axes),
             cell,
             # (neurons, neurons), or (neurons, neurons, receptors)
-            jnp.zeros((axes[0], *axes), dtype) if recurrent else None,
-            jnp.zeros(axes, dtype) if bias else None,
+            zeros(axes[0], *axes) if recurrent else None,
+            zeros(*axes) if bias else None,
         )
 
     def drive(self, inputs: jax.Array) -> jax.Array:

@@ -9,8 +9,7 @@ first spike.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -89,10 +88,19 @@ def measure_response(cell: Cell, like: tuple[int, ...], steps: int) -> Response:
         # spike ends the response.
         resting = tree_where(fired.any(), start, resting)
         u = cell.integrate(resting, silence)
-        return resting, u, fire(cell, u, jax.random.key(0))[1]
+        return resting, *_threshold_of(cell, u, fire(cell, u, jax.random.key(0))[1])
 
-    resting, u, out = settle()
-    potential, threshold = _potential_of(cell, u, out)
+    resting, place, threshold, may_fire = settle()
+    if not isinstance(may_fire, Tracer) and not may_fire:
+        threshold = None
+
+    def potential(u, out):
+        if threshold is None:
+            return out
+        if says_how_to_encode(cell):
+            return jnp.asarray(cell.encode(u)[0])
+        leaves = jax.tree.leaves(u)
+        return jnp.stack([leaves[n] for n in _potentials_of(u, out)])[place]
 
     @jax.jit
     def respond(resting, threshold):
@@ -118,36 +126,44 @@ def measure_response(cell: Cell, like: tuple[int, ...], steps: int) -> Response:
         # A smaller current would be inaccurate, because the difference rounds. A larger one may
         # leave the linear range.
         peak = jnp.abs(response(0.1 * _SMALL * gap)).max(0)
-        return response(_SMALL * gap / jnp.where(peak > 0, peak, 1))
+        kernel = response(_SMALL * gap / jnp.where(peak > 0, peak, 1))
+        distance = None if threshold is None else threshold[0]
+        return Response(kernel, distance), (kernel != 0).any((0, 1))
 
-    kernel = respond(resting, threshold)
-    responds = (kernel != 0).any((0, 1))
+    response, responds = respond(resting, threshold)
     if not isinstance(responds, Tracer) and not np.all(responds):
         raise ValueError(
             f"fluctuation_driven: {type(cell).__name__} must respond to a current before it fires; "
             "pass another initializer"
         )
-    return Response(kernel, None if threshold is None else threshold[0])
+    return response
 
 
-def _potential_of(
-    cell: Cell, u: State, out: jax.Array
-) -> tuple[Callable[[State, jax.Array], jax.Array], jax.Array | None]:
-    """Return the potential as a function of state and output, and the distance of the threshold.
-
-    ``u`` is the state at rest, before a spike. The distance is None if the cell never fires.
-    """
-    if says_how_to_encode(cell):
-        # The distance to the threshold moves like the potential, also in cells with an adaptive
-        # threshold.
-        if (distance := cell.encode(u)[0]) is None:
-            return lambda u, out: out, None
-        return lambda u, out: jnp.asarray(cell.encode(u)[0]), -distance
-    places = [
+def _potentials_of(u: State, out: jax.Array) -> list[int]:
+    """Return the places of the arrays of a state that may be the potential."""
+    return [
         n
         for n, leaf in enumerate(jax.tree.leaves(u))
         if is_inexact(leaf) and leaf.shape == out.shape
     ]
+
+
+def _threshold_of(cell: Cell, u: State, out: jax.Array) -> tuple[Any, Any, Any]:
+    """Return the place of the potential among the arrays of a state, the distance of the
+    threshold, and whether the cell may fire.
+
+    ``u`` is the state at rest, before a spike.
+    """
+    if says_how_to_encode(cell):
+        # The distance to the threshold moves like the potential, also in cells with an adaptive
+        # threshold. A readout has none.
+        distance = cell.encode(u)[0]
+        return (
+            0,
+            None if distance is None else -jnp.asarray(distance),
+            distance is not None,
+        )
+    places = _potentials_of(u, out)
     if not places:
         raise TypeError(
             f"fluctuation_driven: the state of {type(cell).__name__} must include an array of the "
@@ -159,13 +175,7 @@ def _potential_of(
     levels = jnp.stack([_level(cell, u, n) for n in places])
     lowest = jnp.argmin(levels.reshape(len(places), -1).mean(1))
     finite = jnp.isfinite(levels[lowest])
-    if not isinstance(finite, Tracer) and not np.any(finite):
-        return lambda u, out: out, None
-
-    def potential(u, out):
-        return jnp.stack([jax.tree.leaves(u)[n] for n in places])[lowest]
-
-    return potential, jnp.where(finite, levels[lowest], 1)
+    return lowest, jnp.where(finite, levels[lowest], 1), finite.any()
 
 
 def _level(cell: Cell, u: State, place: int) -> jax.Array:
@@ -187,12 +197,8 @@ def _level(cell: Cell, u: State, place: int) -> jax.Array:
         fired = fires(middle)
         return jnp.where(fired, low, middle), jnp.where(fired, middle, high)
 
-    @jax.jit
-    def find():
-        ones = jnp.ones_like(leaves[place])
-        # Half of the interval of exponents in each turn, down to the precision of float32.
-        bounds = ones / _HIGHEST, ones * _HIGHEST
-        _, level = jax.lax.fori_loop(0, 40, halve, bounds)
-        return jnp.where(fires(bounds[1]), level, jnp.inf)
-
-    return find()
+    ones = jnp.ones_like(leaves[place])
+    # Half of the interval of exponents in each turn, down to the precision of float32.
+    bounds = ones / _HIGHEST, ones * _HIGHEST
+    _, level = jax.lax.fori_loop(0, 40, halve, bounds)
+    return jnp.where(fires(bounds[1]), level, jnp.inf)

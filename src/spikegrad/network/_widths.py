@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import numbers
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +14,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from .._checks import append_axes, brief, compute_dtype
-from .._pytree import PyTree
+from .._pytree import PyTree, is_array, merge, split
 from .._surrogate import Scaled, Surrogate, curve_of, with_curve
 from ..neurons import parameters_of, says_how_to_encode, with_parameters
 from ..surrogates import Stretched, measure
@@ -100,7 +102,11 @@ def match_widths(
         raise ValueError(
             f"match_widths: keep must be one of {', '.join(map(repr, _KEEP))}, got {brief(keep)}"
         )
-    spreads = jax.device_get(_spreads(network, inputs, mask, key))
+    arrays, others = split(network, lambda _, leaf: is_array(leaf))
+    leaves, structure = jax.tree.flatten(others)
+    spreads = jax.device_get(
+        _spreads(tuple(leaves), structure, arrays, inputs, mask, key)
+    )
     changed = {}
     for name, layer in network.graph.layers.items():
         surrogate = getattr(parameters_of(layer.cell), "surrogate", None)
@@ -113,9 +119,12 @@ def match_widths(
     return dataclasses.replace(network, layers=network.layers | changed)
 
 
-@jax.jit  # compiled once for all calls with the same functions and shapes
+# compiled once for all calls with the same functions and shapes
+@functools.partial(jax.jit, static_argnums=(0, 1))
 def _spreads(
-    network: Network,
+    leaves: tuple,
+    structure: Any,
+    arrays: Network,
     inputs: PyTree,
     mask: ArrayLike | None,
     key: jax.Array | None,
@@ -123,6 +132,7 @@ def _spreads(
     """Return the standard deviation of each layer's distance to the threshold, or of its potential
     if it is unknown, over all valid steps, examples and neurons.
     """
+    network = merge(arrays, structure.unflatten(leaves))
     _, activity = network.observe(inputs, parts=("pre_spike",), mask=mask, key=key)
     spreads = {}
     for name, layer in network.graph.layers.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
@@ -9,14 +10,29 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.flatten_util import ravel_pytree
 from jax.lax import stop_gradient
 from jax.typing import ArrayLike
 
-from .._pytree import Entries, PyTree, inexact, is_array, merge, split
+from .._pytree import PyTree, inexact, is_array, merge, split
 from .._struct import Struct, parameter, wiring
 from .._surrogate import as_key, fold_in
-from ..network import Join, Layer, Network, named_inputs
-from ..network._masks import tree_keep, tree_where
+from ..inspect import residual_report
+from ..network import (
+    MODES,
+    CellSteps,
+    Edge,
+    Join,
+    Layer,
+    Masks,
+    Network,
+    as_entries,
+    as_parts,
+    graph_step,
+    named_inputs,
+    nodes_of,
+    tree_where,
+)
 from ..neurons import Cell, LeakyReadout, fire, linear_response
 from ._partition import combine, is_float_array, partition
 
@@ -46,17 +62,44 @@ class Traces(NamedTuple):
     """Of the output, as each readout integrates it."""
 
 
-class Moved(NamedTuple):
-    """A layer after one step."""
+class Cost(NamedTuple):
+    """Bytes of a rule and of backpropagation, without the temporaries of a step."""
 
-    state: Any
-    output: jax.Array
+    traces: int
+    """Bytes of the traces. They do not grow with the steps."""
+    residuals: dict[str, int]
+    """Bytes that backpropagation stores for these steps, in each mode."""
+    crossover: int
+    """Steps at which the residuals of mode ``"exact"`` need the bytes of the traces."""
+
+
+class Moved(NamedTuple):
+    """A layer in one step."""
+
     current: jax.Array
     rows: jax.Array
     """What the weights read, and 1 for the bias: ``(batch, rows)``."""
     trace: Any
     """The traces of the rows, for rule ``"ottt"``."""
     keys: jax.Array | None
+
+
+class Held(Edge):
+    """An edge without a derivative."""
+
+    def read(self, read_lag: Callable) -> Any:
+        return stop_gradient(super().read(read_lag))
+
+
+@dataclasses.dataclass(frozen=True)
+class Probed(CellSteps):
+    """A layer with a zero in its output, whose derivative is the learning signal."""
+
+    zero: jax.Array
+
+    def fire(self, u: Any, number: Any, active: Any = None) -> tuple[Any, jax.Array]:
+        state, out = super().fire(u, number, active)
+        return state, out + self.zero
 
 
 class Online(Struct):
@@ -362,10 +405,8 @@ class Online(Struct):
         >>> jax.grad(loss)(trainable).layers["0"].weight.shape
         (20, 16)
         """
-        constant = stop_gradient(self)
-        first = jax.tree.map(lambda x: jnp.asarray(x)[0], inputs)
-        _, value, gradients = constant.scan(
-            constant.start(first), inputs, targets, loss, mask=mask, key=key
+        _, value, gradients = stop_gradient(self)._whole(
+            inputs, targets, loss, mask=mask, key=key
         )
         # Differences that are zero and have the gradients of the rule as derivative.
         trainable = partition(self.network)[0]
@@ -375,6 +416,78 @@ class Online(Struct):
             gradients,
         )
         return sum(jax.tree.leaves(shares), value)
+
+    def cosine(
+        self,
+        inputs: Any,
+        targets: Any,
+        loss: StepLoss,
+        *,
+        mask: ArrayLike | None = None,
+        key: jax.Array | None = None,
+    ) -> jax.Array:
+        """Return the cosine between the gradients of the rule and of backpropagation.
+
+        Parameters
+        ----------
+        inputs, targets, loss, mask, key
+            As in :meth:`scan`.
+
+        Returns
+        -------
+        jax.Array
+            A scalar: 1 for gradients of equal direction.
+        """
+        trainable, static = partition(self.network)
+
+        def through_time(trainable):
+            network = combine(trainable, static)
+            outputs = network(inputs, mask=mask, key=key)[1]
+            return jax.vmap(loss)(outputs, targets).sum()
+
+        gradients = self._whole(inputs, targets, loss, mask=mask, key=key)[2]
+        a, b = (
+            ravel_pytree(tree)[0]
+            for tree in (gradients, jax.grad(through_time)(trainable))
+        )
+        return a @ b / jnp.linalg.norm(a) / jnp.linalg.norm(b)
+
+    def cost(self, inputs: Any, *, key: jax.Array | None = None) -> Cost:
+        """Return the bytes of the traces, and of the residuals of backpropagation in each mode.
+
+        Parameters
+        ----------
+        inputs : pytree of arrays or jax.ShapeDtypeStruct
+            Inputs of a sequence, with the axis of the steps first. Only shapes and dtypes matter.
+        key : array of jax.random.key, optional
+            For stochastic spikes.
+
+        Returns
+        -------
+        Cost
+            Compiled programs also need memory for temporaries.
+        """
+        trainable, static = partition(self.network)
+        first = jax.eval_shape(partial(jax.tree.map, lambda x: x[0]), inputs)
+        traces = jax.tree.leaves(jax.eval_shape(self.start, first).traces)
+        size = sum(leaf.size * leaf.dtype.itemsize for leaf in traces)
+
+        def run(trainable, inputs, mode):
+            return combine(trainable, static)(inputs, key=key, backward=mode)[1]
+
+        residuals = {
+            mode: residual_report(partial(run, mode=mode), trainable, inputs).bytes
+            for mode in MODES
+        }
+        steps = len(jax.tree.leaves(inputs)[0])
+        return Cost(size, residuals, round(steps * size / residuals["exact"]))
+
+    def _whole(
+        self, inputs: Any, *arguments: Any, **options: Any
+    ) -> tuple[Carry, jax.Array, PyTree]:
+        """Run a sequence from rest."""
+        first = jax.tree.map(lambda x: jnp.asarray(x)[0], inputs)
+        return self.scan(self.start(first), inputs, *arguments, **options)
 
     def _step(
         self,
@@ -387,122 +500,97 @@ class Online(Struct):
     ) -> tuple[Carry, Any, PyTree, jax.Array]:
         trainable, static = partition(self.network)
         graph = self.network.graph
+        x = named_inputs(self.network.inputs, inputs)
+        states, pasts = as_parts(graph, carry.states)
         active = jax.tree.map(jnp.asarray, active)
-        x = {
-            name: tree_keep(active, x)
-            for name, x in named_inputs(self.network.inputs, inputs).items()
-        }
-        # The last outputs of each source, (depth, batch, neurons), the oldest first.
-        pasts = {
-            name: past if name in graph.depths else past[None]
-            for name, entry in carry.states.items()
-            for past in [entry[1] if name in graph.layers else entry]
-        }
-        replaced = self._fed_back()
-        probes = {name: jnp.zeros_like(pasts[name][-1]) for name in graph.layers}
+        key = None if key is None else as_key("Online", key)
+        fed_back = self._fed_back()
+        zeros = {name: jnp.zeros_like(out) for name, (_, out) in states.items()}
 
         def forward(trainable, probes):
-            now, outputs, moved = combine(trainable, static).graph, dict(x), {}
-            for name, node in now.nodes.items():
-
-                def read(source, lag):
-                    out = pasts[source][-lag] if lag else outputs[source]
-                    return stop_gradient(out) if source in replaced else out
-
-                reads = {
-                    e.label: e.read(partial(read, e.source)) for e in now.edges[name]
-                }
-                if isinstance(node, Join):
-                    out = node.function(*reads.values())
-                else:
-                    moved[name] = self._move(now, name, reads, outputs, carry, key)
-                    out = moved[name].output + probes[name]
-                outputs[name] = tree_keep(active, out)
-            chosen: Any = {name: outputs[name] for name in graph.outputs}
+            of_output = probes if self.rule == "eprop" else zeros
+            live, moved = combine(trainable, static).graph, {}
+            nodes: dict[str, Any] = dict(
+                nodes_of(live, key, len(jax.tree.leaves(x)[0]))
+            )
+            for name, (node, edges) in nodes.items():
+                reads = [Held(*e) if e.source in fed_back else e for e in edges]
+                if name in graph.layers:
+                    for source in self.feedback.get(name, {}):
+                        reads.append(Edge(f"feedback {source}", source, (0,)))
+                    current = partial(
+                        self._current, node, name, carry, probes[name], moved
+                    )
+                    node = Probed(node.cell, current, node.keys, of_output[name])
+                nodes[name] = node, tuple(reads)
+            new = graph_step(nodes, states, pasts, x, {}, Masks(active))
+            chosen: Any = {name: new.outputs[name] for name in graph.outputs}
             if isinstance(self.network.outputs, str | None):
                 chosen = chosen[graph.outputs[0]]
-            return loss(chosen, target), (chosen, outputs, moved)
+            return loss(chosen, target), (chosen, new, moved)
 
         differentiate = jax.value_and_grad(
-            forward, int(self.rule == "eprop"), has_aux=True
+            forward, int(self.rule != "local"), has_aux=True
         )
-        (value, (chosen, outputs, moved)), gradients = differentiate(trainable, probes)
-        states = {}
-        for name, past in pasts.items():
-            out = moved[name].output if name in moved else outputs[name]
-            new = jnp.concatenate([past[1:], out[None].astype(past.dtype)])
-            new = jax.vmap(partial(tree_where, active))(new, past)
-            states[name] = new if name in graph.depths else new[0]
-            if name in moved:
-                v = carry.states[name][0]
-                states[name] = tree_where(active, moved[name].state, v), states[name]
-        traces = {name: moved[name].trace for name in carry.traces}
-        if self.rule == "eprop":
-            signals, shares = gradients, {}
-            for name, before in carry.traces.items():
-                v = carry.states[name][0]
-                traces[name], of_output = self._carried(name, before, v, moved[name])
-                share = signals[name][:, None] * of_output
-                for readout, trace in before.filtered.items():
-                    # The signal of this step has passed the readout. Its memory is left.
-                    memory = graph.layers[readout].cell.integrate(
-                        trace, jnp.zeros_like(trace)
-                    )
-                    matrix = jnp.asarray(self._filtered_by(readout)[name], share.dtype)
-                    signal = signals[readout].astype(share.dtype) @ matrix.T
-                    share += signal[:, None] * memory
-                shares[name] = share.sum(0)
-            layout = partial(_quantities, static=static, like=shares)
+        (value, (chosen, new, moved)), gradients = differentiate(trainable, zeros)
+        traces, shares = {}, {}  # the gradients of the zeros are learning signals
+        for name, before in carry.traces.items():
+            if self.rule == "ottt":
+                traces[name] = moved[name].trace
+                shares[name] = traces[name][1].T @ gradients[name]
+                continue
+            v = states[name][0]
+            traces[name], of_output = self._carried(name, before, v, moved[name])
+            share = gradients[name][:, None] * of_output
+            for readout, trace in before.filtered.items():
+                # The signal of this step has passed the readout. Its memory is left.
+                memory = graph.layers[readout].cell.integrate(
+                    trace, jnp.zeros_like(trace)
+                )
+                matrix = jnp.asarray(self._filtered_by(readout)[name], share.dtype)
+                signal = gradients[readout].astype(share.dtype) @ matrix.T
+                share += signal[:, None] * memory
+            shares[name] = share.sum(0)
+
+        def layout(trainable):
+            now = combine(trainable, static).graph
+            return {n: _quantities(now, n, share) for n, share in shares.items()}
+
+        if shares:
             (gradients,) = jax.vjp(layout, trainable)[1](shares)
         traces = tree_where(active, traces, carry.traces)
-        return Carry(Entries(states), traces), chosen, gradients, value
+        after = Carry(as_entries(graph, (new.states, new.pasts)), traces)
+        return after, chosen, gradients, value
 
-    def _move(
-        self, graph: Any, name: str, reads: Any, outputs: Any, carry: Carry, key: Any
-    ) -> Moved:
-        """Run one step of a layer, with the derivative of the rule."""
-        layer = graph.layers[name]
-        v = carry.states[name][0]
-        dtype = jax.tree.leaves(inexact(v))[0].dtype
-        learns = self.rule == "local"
-
-        products = []
-        for n, (edge, weight) in enumerate(graph.connections(name)):
-            # The bias is added to the first product, as in a call.
-            part = Layer(weight, layer.cell, bias=None if n else layer.bias)
-            part = part if learns else stop_gradient(part)
-            products.append(part.drive(reads[edge.label]).astype(dtype))
-        current = sum(products[1:], products[0])
-        matrices = _matrices(graph, name)
-        one = jnp.ones((len(current), 1), dtype)
-        rows = [*(reads[edge.label] for edge, _ in matrices if not learns), one]
-        rows = stop_gradient(jnp.concatenate([row.astype(dtype) for row in rows], -1))
-        shadows, trace = [], None  # terms that are zero and have a derivative
+    def _current(
+        self,
+        node: Any,
+        name: str,
+        carry: Carry,
+        probe: jax.Array,
+        moved: dict[str, Moved],
+        arguments: tuple,
+    ) -> jax.Array:
+        """Return the current of a layer, with the derivative of the feedback."""
+        reads, total = arguments[1], node.current(arguments)
+        graph, dtype, trace = self.network.graph, total.dtype, None
+        rows = [jnp.ones((len(total), 1), dtype)]
+        if self.rule != "local":
+            labels = [edge.label for edge, _ in _matrices(graph, name)]
+            rows = [*(reads[label].astype(dtype) for label in labels), *rows]
+        rows = stop_gradient(jnp.concatenate(rows, -1))
         if self.rule == "ottt":
-            response: Any = linear_response(layer.cell)
-            synapse = response.synaptic_decay * carry.traces[name][0] + rows
-            leak = response.decay * carry.traces[name][1] + synapse
-            trace = synapse, leak
-            *parts, one = jnp.split(leak, np.cumsum([len(w) for _, w in matrices]), 1)
-            for (_, weight), part in zip(matrices, parts, strict=True):
-                shadows.append(Layer(weight, layer.cell).drive(part))
-            if layer.bias is not None:
-                shadows.append(
-                    one * jnp.broadcast_to(layer.bias, current.shape).astype(dtype)
-                )
+            response: Any = linear_response(graph.layers[name].cell)
+            synapse, leak = carry.traces[name]
+            synapse = response.synaptic_decay * synapse + rows
+            trace = synapse, response.decay * leak + synapse
+            total += probe.astype(dtype)
         for source, matrix in self.feedback.get(name, {}).items():
-            shadows.append(
-                Layer(stop_gradient(matrix), layer.cell).drive(outputs[source])
-            )
-        for shadow in shadows:
-            current += (shadow - stop_gradient(shadow)).astype(dtype)
-        keys = None
-        if key is not None:
-            # The keys of Network.step: one for each layer and example.
-            of_layer = fold_in(as_key("Online", key), graph.numbers[name])
-            keys = jax.vmap(partial(fold_in, of_layer))(jnp.arange(len(current)))
-        state, out = fire(layer.cell, layer.cell.integrate(v, current), keys)
-        return Moved(state, out, current, rows, trace, keys)
+            read = reads[f"feedback {source}"].astype(dtype)
+            shadow = read @ jnp.asarray(matrix, dtype)
+            total += shadow - stop_gradient(shadow)  # zero, with a derivative
+        moved[name] = Moved(total, rows, trace, node.keys(None))
+        return total
 
     def _carried(
         self, name: str, before: Traces, v: Any, moved: Moved
@@ -518,25 +606,22 @@ class Online(Struct):
             state, out = fire(learner, u, moved.keys)
             return inexact(state), out
 
-        def by_weight(of_state, row):
+        def by_row(of_arrays, of_state, row):
             of_current = jnp.broadcast_to(row[:, None], current.shape)
             return jax.jvp(
-                partial(move, arrays), (real, current), (of_state, of_current)
+                move, (arrays, real, current), (of_arrays, of_state, of_current)
             )[1]
 
-        n = moved.rows.shape[1]
-        of_weights = jax.tree.map(lambda x: x[:, :n], before.state)
-        rows = [jax.vmap(by_weight, 1, 1)(of_weights, moved.rows)]
         leaves, tree = jax.tree.flatten(arrays)
-        for m in range(len(leaves)):
-            ones = tree.unflatten(
-                [jnp.full_like(leaf, k == m) for k, leaf in enumerate(leaves)]
+        rows = jnp.pad(moved.rows, ((0, 0), (0, len(leaves))))
+        n = rows.shape[1]
+        of_arrays = tree.unflatten(
+            jnp.multiply.outer(
+                jax.nn.one_hot(k, n, dtype=leaf.dtype), jnp.ones_like(leaf)
             )
-            of_state = jax.tree.map(lambda x, row=n + m: x[:, row], before.state)
-            tangents = ones, of_state, jnp.zeros_like(current)
-            row = jax.jvp(move, (arrays, real, current), tangents)[1]
-            rows.append(jax.tree.map(lambda x: x[:, None], row))
-        state, output = jax.tree.map(lambda *parts: jnp.concatenate(parts, 1), *rows)
+            for k, leaf in enumerate(leaves, n - len(leaves))
+        )
+        state, output = jax.vmap(by_row, (0, 1, 1), 1)(of_arrays, before.state, rows)
         filtered = {
             # A leaky readout is linear, so it integrates a derivative as it does a current.
             readout: graph.layers[readout].cell.integrate(trace, output)
@@ -563,21 +648,14 @@ def _matrices(graph: Any, name: str) -> list[Any]:
     ]
 
 
-def _quantities(
-    trainable: PyTree, static: PyTree, like: dict[str, Any]
-) -> dict[str, jax.Array]:
-    """Return all that each layer learns, as the rows of its traces: ``(rows, neurons)``."""
-    graph = combine(trainable, static).graph
-    quantities = {}
-    for name, layer in graph.layers.items():
-        bias = jnp.zeros(()) if layer.bias is None else jnp.asarray(layer.bias)
-        single = [bias, *jax.tree.leaves(_arrays_of(layer.cell))]
-        rows = [weight for _, weight in _matrices(graph, name)]
-        rows += [jnp.broadcast_to(x, (1, like[name].shape[1])) for x in single]
-        quantities[name] = jnp.concatenate(
-            [row.astype(like[name].dtype) for row in rows]
-        )
-    return quantities
+def _quantities(graph: Any, name: str, like: jax.Array) -> jax.Array:
+    """Return all that a layer learns, as the rows of its traces: ``(rows, neurons)``."""
+    layer = graph.layers[name]
+    bias = jnp.zeros(()) if layer.bias is None else jnp.asarray(layer.bias)
+    single = [bias, *jax.tree.leaves(_arrays_of(layer.cell))]
+    rows = [weight for _, weight in _matrices(graph, name)]
+    rows += [jnp.broadcast_to(x, (1, like.shape[1])) for x in single]
+    return jnp.concatenate([row.astype(like.dtype) for row in rows])
 
 
 def _check_elementwise(name: str, cell: Cell, like: jax.Array) -> None:
