@@ -11,7 +11,6 @@ import json
 import math
 import re
 import sys
-import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -136,17 +135,22 @@ def libraries():
     for library, found in itertools.groupby(presets.PRESETS.items(), lambda item: item[0].partition(".")[0]):
         module = getattr(presets, library)
         rows = [
-            (shown_call(make.__name__, make), repr(by_default(make)), cell_of(inspect.getdoc(make)))
+            (shown_call(make.__name__, make), repr(by_default(make)), difference(make))
             for _, make in found
             if inspect.isfunction(make)
         ]
-        text = inspect.getdoc(module).replace("``", "`")
+        text = cell_of(inspect.getdoc(module).replace("``", "`"))
         yield {"name": library, "text": text, "rows": rows, "absent": list(getattr(module, "ABSENT", {}).items())}
 
 
 def cell_of(text):
     """Return a paragraph as the cell of a table, a single line."""
     return " ".join(text.split()).replace("|", "\\|")
+
+
+def difference(make):
+    """Return the docstring of a preset without its first sentence, which names the shape."""
+    return cell_of(re.split(r"(?<!\bal)\.\s+", inspect.getdoc(make) + " ", maxsplit=1)[1])
 
 
 def shown_call(name, make):
@@ -194,10 +198,10 @@ def percent(mean, deviation):
 
 
 def choices(results, question):
-    """Return tables of the test accuracy for each choice, and the commands that measured it.
+    """Return tables of the test accuracy for each choice.
 
     A column is a data set. If depth or reset also differ, each data set has its own table, with a column for each depth
-    or reset. The choice with the best validation accuracy of a column is bold.
+    or reset. Choices within a standard deviation of a column's best are bold.
     """
     rows = [row for row in results["choosing"]["rows"] if row["question"] == question]
     axes = [axis for axis in ("surrogate", "peak", "half_width") if len({row[axis] for row in rows}) > 1]
@@ -208,20 +212,7 @@ def choices(results, question):
     else:
         for name in dict.fromkeys(row["data"] for row in rows):
             lines += [f"*{name}*", "", *choices_of([row for row in rows if row["data"] == name], axes, place), ""]
-    commands = dict.fromkeys(wrapped(row["command"]) for row in rows)
-    return "\n".join([*lines, "", "```bash", *commands, "```"])
-
-
-def wrapped(command):
-    """Wrap a shell command at 80 characters. A list continues at the margin, because spaces would end it."""
-    lines = []
-    for line in textwrap.wrap(command, 78, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False):
-        while len(line) > 78:
-            cut = line.rindex(",", 0, 78) + 1
-            lines.append(line[:cut] + "\\")
-            line = line[cut:]
-        lines.append(line + " \\")
-    return "\n".join(lines).removesuffix(" \\")
+    return "\n".join(lines)
 
 
 def choices_of(rows, axes, place):
@@ -231,11 +222,12 @@ def choices_of(rows, axes, place):
     cells = {}
     for column in columns:
         of_column = [row for row in rows if row[place] == column]
-        best = max(row["validation"] for row in of_column)
+        best = max(of_column, key=lambda row: row["test"])
+        bound = best["test"] - (best["test, deviation"] or 0)
         for row in of_column:
             text = "diverged" if row["diverged"] == row["runs"] else percent(row["test"], row["test, deviation"])
             setting = tuple(row[axis] for axis in axes)
-            cells[setting, column] = f"**{text}**" if row["validation"] == best else text
+            cells[setting, column] = f"**{text}**" if row["test"] >= bound else text
     title = {
         "data": str,
         "depth": lambda depth: f"{depth} hidden",

@@ -1,9 +1,12 @@
-"""The cells of the page "from other libraries" against what these libraries computed themselves.
+"""The cells of the page on migration against what these libraries computed themselves.
 
 ``scripts/record_neurons.py`` recorded their spikes and gradients in ``tests/recorded/``. SpyTorch, stork, snnax and the
 ALIF of Yin et al. are compared with a loop in the order of their code.
 """
 
+import ast
+import contextlib
+import dataclasses
 import re
 
 import jax
@@ -11,6 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import ROOT, few
+
+import spikegrad
+from spikegrad import Delayed, Layer, Network, neurons, surrogates
 
 PAGE = ROOT / "docs" / "from-other-libraries.md"
 PAPERS = {"seadlif", "sparch", "brf", "tclif"}
@@ -27,8 +33,55 @@ def recorded():
 
 
 RECORDED = recorded()
-FUNCTIONS: dict = {}
-exec("\n".join(re.findall(r"^```python\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)), FUNCTIONS)
+SECTIONS = re.split(r"^## ", PAGE.read_text(), flags=re.MULTILINE)[1:]
+NAMES = {**vars(spikegrad), **vars(neurons), **vars(surrogates), "jax": jax, "jnp": jnp, "dataclasses": dataclasses}
+
+
+def statements(section):
+    """The cells of a section, one statement each."""
+    return ast.parse("\n".join(re.findall(r"^```py\n(.*?)^```$", section, re.MULTILINE | re.DOTALL))).body
+
+
+def assigned(section):
+    return {node.id for node in ast.walk(ast.Module(statements(section), [])) if isinstance(node, ast.Name)}
+
+
+def place_of(case):
+    """The section of a case and the name of its cell there, without the name of the library if the title has it."""
+    library, _, rest = case.partition("_")
+    for section in SECTIONS:
+        names = assigned(section)
+        if library in section.partition("\n")[0].lower() and {rest, f"{rest}_"} & names:
+            return section, rest if rest in names else f"{rest}_"
+        if case in names:
+            return section, case
+    raise AssertionError(f"the page has no cell for {case}")
+
+
+LATE = {"spytorch": 2, "stork": 3, "norse_lsnn": 1, "spyx": 1}  # time steps, as the text says
+IN_TIME = {"spyx_psu_lif", "spyx_resonate_fire"}
+
+
+def spikes_of(case, weight, inputs, recurrent=None, **given):
+    """Spikes of one layer with the cell of the page, ``(steps, batch, neurons)``."""
+    late = 0 if case in IN_TIME else next((n for name, n in LATE.items() if case.startswith(name)), 0)
+    if case.startswith("sparx_izhikevich_"):
+        case, given["order"] = "sparx_izhikevich", case.removeprefix("sparx_izhikevich_").replace("_", "-")
+    section, name = place_of(case)
+    space = {**NAMES, **given, "weight": weight}
+    for statement in statements(section):
+        with contextlib.suppress(NameError):  # it reads a parameter of another neuron
+            exec(compile(ast.Module([statement], []), str(PAGE), "exec"), space)
+    if recurrent is not None and case == "sparch_radlif":
+        recurrent = recurrent * (1 - jnp.eye(len(recurrent)))
+    if recurrent is not None and late and not case.startswith("spyx"):
+        recurrent = Delayed(recurrent, {1: 2}.get(late, 3))
+    network = Network([Layer(space.get(f"{name}_weight", weight), space[name], recurrent)])
+    state, out = network.initial_state(inputs[0])["0"]
+    if (start := space.get(f"{name}_start")) is not None:  # a number, or one for each array of the state
+        state = jax.tree.map(jnp.full_like, state, start)
+    spikes = network(inputs, {"0": (state, out)})[1]
+    return jnp.concatenate([jnp.zeros_like(spikes[:late]), spikes[: len(spikes) - late]])
 
 
 def compute(case):
@@ -41,19 +94,26 @@ def compute(case):
     def loss(values):
         given = {**arrays, **numbers, **values}
         data = [given.pop(name) for name in ("weight", "inputs", "recurrent") if name in given]
-        spikes = FUNCTIONS[case](*data, **given)
+        spikes = spikes_of(case, *data, **given)
         return (cotangent * spikes).sum(), spikes
 
     gradients, spikes = jax.jit(jax.grad(loss, has_aux=True))(values)
     return np.asarray(spikes), gradients
 
 
-def test_every_case_of_the_page_was_recorded():
+def test_every_cell_of_the_page_is_compared():
     libraries = {case.partition("_")[0] for case in RECORDED}
-    others = {"norse_decay", *(name.partition(",")[0] for name in LOOPS)}
-    shown = {name for name in FUNCTIONS if name.partition("_")[0] in libraries and name not in others}
-    assert shown == set(RECORDED)
     assert libraries == {"snntorch", "spikingjelly", "norse", "sinabs", "spyx", "jaxpike", "sparx", *PAPERS}
+    cases = {re.sub("(sparx_izhikevich).*", r"\1", case.partition(",")[0]) for case in (*RECORDED, *LOOPS)}
+    compared = {place_of(case) for case in cases}
+    for section in SECTIONS:
+        for statement in statements(section):
+            if not isinstance(statement, ast.Assign):
+                continue
+            made = {getattr(node.func, "id", "") for node in ast.walk(statement.value) if isinstance(node, ast.Call)}
+            classes = {*neurons.__all__, "LIF", "SynapticLIF", "AdaptiveLIF", "DetachedReset", "RaisedReset"}
+            if made & (classes - {"decay_from_tau"}):
+                assert {(section, target.id) for target in statement.targets} <= compared
 
 
 def test_model_of_snntorch_is_its_loop():
@@ -68,7 +128,9 @@ def test_model_of_snntorch_is_its_loop():
             potential = np.float32(0.9) * potential + (x @ w.T + b) - (potential > 1)
             found.append((potential > 1).astype(np.float32))
         expected = np.stack(found)
-    spikes = FUNCTIONS["model"](*map(jnp.asarray, arrays))(jnp.asarray(inputs))[1]
+    space = {}
+    exec(re.search(r"^```python\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)[1], space)
+    spikes = space["model"](*map(jnp.asarray, arrays))(jnp.asarray(inputs))[1]
     assert 0.05 < expected.mean() < 0.6
     np.testing.assert_array_equal(spikes, expected)
 
@@ -163,7 +225,7 @@ DECAYS = {"alpha": np.exp(-0.001 / 0.005), "beta": np.exp(-0.001 / 0.01)}
 LOOPS = {  # the step, its parameters and those of the page, the state at the start, steps of a connection, weights
     "spytorch": (spytorch_step, DECAYS, TIMES, (0.0, 0.0), 0, 0.3),
     "spytorch, recurrent": (spytorch_step, DECAYS, TIMES, (0.0, 0.0), 0, 0.3),
-    "stork_lif": (stork_step, DECAYS | {"diff_reset": False}, TIMES, (0.0, 0.0), 1, 2.0),
+    "stork_lif": (stork_step, DECAYS | {"diff_reset": False}, TIMES | {"diff_reset": False}, (0.0, 0.0), 1, 2.0),
     "stork_lif, diff_reset": (
         stork_step,
         DECAYS | {"diff_reset": True},
@@ -172,7 +234,14 @@ LOOPS = {  # the step, its parameters and those of the page, the state at the st
         1,
         2.0,
     ),
-    "stork_lif, recurrent": (stork_step, DECAYS | {"diff_reset": False}, TIMES, (0.0, 0.0), 1, 2.0),
+    "stork_lif, recurrent": (
+        stork_step,
+        DECAYS | {"diff_reset": False},
+        TIMES | {"diff_reset": False},
+        (0.0, 0.0),
+        1,
+        2.0,
+    ),
     "snnax_lif": (snnax_step, SNNAX, SNNAX, (0.0, 0.0, 0.0), 0, 3.0),
     "yin_alif, recurrent": (yin_step, YIN, YIN, (0.0, 0.0, YIN["b_j0"]), 0, 3.0),
 }
@@ -229,7 +298,7 @@ def test_spikes_and_gradients_are_those_of_the_code(x64, name):
 
     @jax.jit
     def both(*data):
-        spikes, back = jax.vjp(lambda *data: FUNCTIONS[name.partition(",")[0]](*data, **given), *data)
+        spikes, back = jax.vjp(lambda *data: spikes_of(name.partition(",")[0], *data, **given), *data)
         return spikes, back(cotangent), jax.vjp(loop, *data)[1](cotangent)
 
     spikes, gradients, wanted = jax.device_get(both(*data))

@@ -5,7 +5,6 @@ The cells of docs/tutorials run when the documentation is built, and an error in
 
 import ast
 import doctest
-import importlib.metadata
 import re
 import shlex
 
@@ -39,7 +38,7 @@ def default_promotion():
 RUN = [page for page in PAGES if blocks(page, "python")]
 # most of the time of all
 LONG = (
-    *("diagnose", "exchange", "frameworks", "graphs", "kinds", "layers", "losses", "neurons", "own", "starting"),
+    *("diagnose", "exchange", "frameworks", "graphs", "layers", "losses", "neurons", "starting", "surrogates"),
     *("sweep", "training"),
 )
 
@@ -48,11 +47,6 @@ LONG = (
 @pytest.mark.usefixtures("default_promotion")
 def test_python_of_a_page(page):
     """The blocks of one page, in order, in one namespace: sessions are compared, scripts only run."""
-    if any("import braintools.surrogate as theirs" in block[2] for block in blocks(page, "python")):
-        pytest.importorskip("braintools")
-        compared = re.search(r"braintools (\d+\.\d+\.\d+)", page.read_text())
-        if not compared or importlib.metadata.version("braintools") != compared[1]:
-            pytest.skip("the page compares with another version of braintools")
     space = {"__name__": "__main__"}
     for block in blocks(page, "python"):
         line = page.read_text()[: block.start()].count("\n") + 1

@@ -1,6 +1,7 @@
 """The same names, parameters and numbers as ``braintools.surrogate``, from whose users only the import changes."""
 
 import functools
+import importlib.metadata
 import inspect
 import warnings
 
@@ -122,3 +123,64 @@ def test_a_network_moves_by_its_import():
 
 
 # --- the differences, which are meant --------------------------------------------------------------------------------
+
+
+pinned = pytest.mark.skipif(
+    importlib.metadata.version("braintools") != "0.4.0", reason="the page on migration compares with 0.4.0"
+)
+
+
+@pinned
+def test_second_derivative_of_a_product_of_spikes_is_complete():
+    """``2 g(x)^2`` is the term that theirs loses."""
+    mine, theirs = (module.Sigmoid(4.0) for module in (surrogate, peer))
+    second = [jax.grad(jax.grad(lambda x, s=s: s(x) ** 2))(0.3) for s in (mine, theirs)]
+    np.testing.assert_allclose(second[0] - second[1], 2 * jax.grad(mine)(0.3) ** 2, rtol=1e-5)
+
+
+@pinned
+def test_values_that_differ():
+    assert jnp.isnan(surrogate.sigmoid(jnp.nan))
+    assert peer.sigmoid(jnp.nan) == 0
+    assert (surrogate.ReluGrad().surrogate_fun(0.0), jax.grad(surrogate.Sigmoid())(jnp.bfloat16(2.0))) > (0.49, 0.001)
+    assert jax.grad(peer.Sigmoid())(jnp.bfloat16(2.0)) == 0
+    bits, alpha = jnp.bfloat16(0.3), jnp.float32(4.0)
+    dtypes = [jax.jvp(module.Sigmoid(alpha), (bits,), (bits,))[1].dtype for module in (surrogate, peer)]
+    assert dtypes == [jnp.bfloat16, jnp.float32]
+    assert [len(jax.tree.leaves(module.Sigmoid(alpha))) for module in (surrogate, peer)] == [1, 1]
+    assert jax.tree.leaves(surrogate.Sigmoid(alpha)) == [alpha]
+    assert jax.tree.leaves(peer.Sigmoid(alpha)) != [alpha]
+    assert surrogate.sigmoid(jnp.array([1, -1])).dtype == peer.sigmoid(jnp.array([1, -1])).dtype == jnp.float32
+
+
+@pinned
+@pytest.mark.parametrize(
+    ("error", "use"),
+    [
+        (AttributeError, lambda module: setattr(module.Sigmoid(4.0), "alpha", 2.0)),
+        (ValueError, lambda module: module.Sigmoid(-1.0)),
+        (TypeError, lambda module: module.Sigmoid("a")),
+        (ValueError, lambda module: module.SquarewaveFourierSeries(n=0)),
+        (TypeError, lambda module: module.sigmoid(jnp.array([-1.0 + 1.0j]))),
+        (TypeError, lambda module: module.sigmoid([1.0, -1.0])),
+    ],
+)
+def test_theirs_accepts_values_that_raise_here(error, use):
+    with warnings.catch_warnings(action="ignore"):
+        use(peer)
+    with pytest.raises(error):
+        use(surrogate)
+
+
+@pinned
+@pytest.mark.parametrize(
+    ("error", "use"),
+    [
+        (NotImplementedError, lambda module: module.ReluGrad().surrogate_fun(0.5)),
+        (TypeError, lambda module: hash(module.Sigmoid(jnp.array([1.0, 2.0])))),
+    ],
+)
+def test_theirs_raises_for_uses_that_work_here(error, use):
+    use(surrogate)
+    with pytest.raises(error):
+        use(peer)
