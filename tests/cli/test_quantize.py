@@ -44,4 +44,4 @@ def test_quantize(tmp_path):
     assert "--encoding rate or latency" in refused("fixed")
     # Before any training.
     result = run("train", *small.split()[:-4], "--target", "loihi", "-o", tmp_path / "other")
-    assert "resets the potential to 0" in str(result.exception)
+    assert "it has reset='value'" in str(result.exception)

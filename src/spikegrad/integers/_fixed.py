@@ -11,8 +11,8 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from .._struct import Struct, parameter, wiring
-from ._arithmetic import rounded
-from ._cells import WeightFormat
+from ._arithmetic import clipped, rounded
+from ._cells import WeightFormat, signed
 
 
 class Fixed(Struct, pure=True):
@@ -51,10 +51,10 @@ class Fixed(Struct, pure=True):
 
     def __jax_array__(self) -> jax.Array:
         """Return the integers as floats, with the derivative of training."""
-        value = jnp.asarray(self.value)
-        steps = rounded(value * (self.scale / self.step))
-        low, high = (jnp.asarray(x, value.dtype) for x in (self.low, self.high))
-        return jax.lax.clamp(low, steps * self.step, high)
+        return clipped(self._steps(), self.low, self.high)
+
+    def _steps(self) -> jax.Array:
+        return rounded(jnp.asarray(self.value) * (self.scale / self.step)) * self.step
 
     @property
     def integers(self) -> np.ndarray:
@@ -64,8 +64,7 @@ class Fixed(Struct, pure=True):
     @property
     def clipped(self) -> int:
         """The number of values beyond the limits."""
-        steps = np.rint(np.asarray(self.value) * (self.scale / self.step)) * self.step
-        return int(((steps < self.low) | (steps > self.high)).sum())
+        return int((self._steps() != self.__jax_array__()).sum())
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -109,7 +108,7 @@ def fixed(
     """
     if not 2 <= bits <= 16:
         raise ValueError(f"fixed: bits must be from 2 to 16, got {bits}")
-    form = WeightFormat(-(2 ** (bits - 1)) * step, (2 ** (bits - 1) - 1) * step, step)
+    form = signed(bits, step)
     if scale is None:
         largest = float(jnp.max(jnp.abs(jnp.asarray(weight))))
         scale = 2.0 ** math.floor(math.log2(form.high / largest)) if largest else 1.0

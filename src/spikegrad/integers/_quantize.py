@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -14,7 +15,7 @@ from jax.typing import ArrayLike
 from .._surrogate import spike_types
 from ..network import Delayed, Layer, Network, Window
 from ..neurons import LIF, LeakyReadout, SynapticLIF
-from ._cells import FixedLIF, IntegerCell, Loihi, RealNeuron, WeightFormat, Xylo
+from ._cells import Chip, FixedLIF, IntegerCell, Loihi, RealNeuron, WeightFormat, Xylo
 from ._fixed import Fixed, best_scale
 from ._replay import integer_layers, whole_inputs
 
@@ -55,16 +56,17 @@ class QuantizationReport(NamedTuple):
 
     def __str__(self) -> str:
         rows = [[name.replace("_", " ") for name in QuantizedLayer._fields]]
-        for layer in self.layers:
-            rows.append([])
-            for value in layer:
-                pair = value if isinstance(value, tuple) else (value,)
-                texts = [f"{x:.3g}" if isinstance(x, float) else str(x) for x in pair]
-                rows[-1].append("-" if value is None else " > ".join(texts))
+        rows += [[*map(_text, layer)] for layer in self.layers]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         return "\n".join(
             "  ".join(map(str.ljust, row, widths)).rstrip() for row in rows
         )
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, tuple):
+        return " > ".join(map(_text, value))
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def quantize(
@@ -127,92 +129,86 @@ def quantize(
     >>> bool((integers(spikes)[1] == replay(integers, spikes)[1]).all())
     True
     """
-    if isinstance(target, str):
-        if target not in TARGETS:
-            raise ValueError(
-                f"quantize: target must be one of {', '.join(TARGETS)}, got {target!r}"
-            )
-        target = TARGETS[target]
-    most = 16 if isinstance(target, FixedLIF) else 8
-    if not 2 <= bits <= most:
-        raise ValueError(f"quantize: bits must be from 2 to {most}, got {bits}")
+    cell: Any = TARGETS.get(target) if isinstance(target, str) else target
+    if cell is None:
+        raise ValueError(
+            f"quantize: target must be one of {', '.join(TARGETS)}, got {target!r}"
+        )
+    if not 2 <= bits <= cell.chip.weight_bits:
+        raise ValueError(
+            f"quantize: bits must be from 2 to {cell.chip.weight_bits}, got {bits}"
+        )
     jax.tree.map(lambda x: whole_inputs("quantize", x), inputs)
     neurons, layers = {}, {}
     # All layers are checked before the network runs.
     for name, layer in network.layers.items():
         try:
-            neurons[name] = _real_neuron(layer, isinstance(target, Xylo))
-            target.check(neurons[name])
+            neurons[name] = _real_neuron(layer, cell.chip)
         except (TypeError, ValueError) as error:
-            raise type(error)(
-                f"quantize: layer {name!r} on {type(target).__name__}: {error}"
-            ) from None
+            owner = f"quantize: layer {name!r} on {type(cell).__name__}"
+            raise type(error)(f"{owner}: {error}") from None
     _, real = network.observe(inputs, parts=("output", "pre_spike"), mask=mask)
+    hidden = [name for name in network.layers if name not in network.graph.outputs]
+    sizes = {
+        "inputs": sum(np.shape(x)[-1] for x in jax.tree.leaves(inputs)),
+        "hidden neurons": sum(real[name].output.shape[-1] for name in hidden),
+    }
+    for (text, size), most in zip(sizes.items(), cell.chip.sizes, strict=True):
+        if size > most:
+            raise ValueError(
+                f"quantize: {type(cell).__name__} has {most} {text}, the network has {size}"
+            )
     for name, layer in network.layers.items():
-        states = real[name].pre_spike
-        layers[name] = _quantized(layer, target, bits, neurons[name], states)
-    if isinstance(target, Xylo):
-        for name in network.graph.outputs:  # they fire once a step
-            cell = dataclasses.replace(layers[name].cell, n=1)
-            layers[name] = dataclasses.replace(layers[name], cell=cell)
+        # Outputs of a chip with several spikes a step fire once.
+        form = cell if name in hidden or cell.n == 1 else dataclasses.replace(cell, n=1)
+        layers[name] = _quantized(
+            layer, form, bits, neurons[name], real[name].pre_spike
+        )
     result = dataclasses.replace(network, layers=layers)
-    if isinstance(target, Xylo):
-        _check_xylo(result)
     _, integer = result.observe(inputs, parts=("output", "pre_spike"), mask=mask)
     rows = [
-        _row(name, neurons[name], layer, real[name], integer[name])
-        for name, layer in layers.items()
+        _row(name, neurons[name], x, real[name], integer[name])
+        for name, x in layers.items()
     ]
     return result, QuantizationReport(tuple(rows))
 
 
-def _quantized(
-    layer: Layer, target: IntegerCell, bits: int, neuron: RealNeuron, states: Any
-) -> Layer:
-    form, gain = target.weight_format(bits), target.gain(neuron)
-    weights = [np.asarray(_array(w)) * gain for w in layer.weights.values()]
-    # A threshold is a state that a quiet neuron would reach.
-    largest = max(
-        *(float(jnp.abs(x).max()) for x in jax.tree.leaves(states)),
-        0.0 if neuron.threshold is None else float(np.max(neuron.threshold)),
-    )
-    # The scale at which the largest state on the inputs fills its width.
-    widest = target.limits[1] / target.state_scale
-    if isinstance(target, Loihi) and neuron.threshold is not None:
-        widest = min(widest, (2**17 - 1) / float(np.max(neuron.threshold)) * largest)
-    scale = best_scale(weights, form, widest / largest if largest else np.inf)
-
-    def fix(weight):
-        value = jnp.asarray(weight)
-        # A bias has no connections. It is as wide as a state.
-        limits = form if value.ndim > 1 else WeightFormat(*target.limits)
-        return Fixed(value * jnp.asarray(gain, value.dtype), scale, *limits)
-
-    return dataclasses.replace(
-        _converted(layer, fix), cell=target.converted(neuron, scale)
-    )
-
-
-def _real_neuron(layer: Any, several: bool) -> RealNeuron:
-    """Return the parameters of the cell, or raise for what has no integers."""
+def _real_neuron(layer: Any, chip: Chip) -> RealNeuron:
+    """Return the parameters of the cell, or raise for a property that the target lacks."""
     if not isinstance(layer, Layer):
         raise TypeError("a join is a function, not integers")
-    for weight in map(_array, layer.weights.values()):
-        if callable(weight) and not hasattr(weight, "__jax_array__"):
+    for weight in layer.weights.values():
+        is_delayed = isinstance(weight, (Delayed, Window))
+        if callable(weight.weight if is_delayed else weight):
             raise TypeError("a weight is a function; only matrices have integers")
+        if is_delayed and chip.is_synaptic:
+            raise ValueError(
+                f"it has no delays, got a {type(weight).__name__} as weight"
+            )
     cell: Any = layer.cell
     if type(cell) not in (LIF, SynapticLIF, LeakyReadout):
         raise TypeError(
             f"a {type(cell).__name__} has no counterpart; use LIF, SynapticLIF or LeakyReadout"
         )
+    if chip.is_synaptic and not isinstance(cell, SynapticLIF):
+        raise ValueError(
+            "each neuron has a synapse and fires, also as readout: use SynapticLIF"
+        )
     decay = np.asarray(cell.decay, np.float64)
+    synapse = np.asarray(getattr(cell, "synaptic_decay", 0.0), np.float64)
     gain = 1 - decay if cell.norm_input else np.ones(())
     if isinstance(cell, LeakyReadout):
-        return RealNeuron(decay, None, None, "none", gain, {})
-    surrogate = cell.surrogate
-    if several and [kind.multiple for kind in spike_types(surrogate)] == [True]:
+        return RealNeuron(decay, synapse, None, "none", gain, {})
+    surrogate, threshold = cell.surrogate, np.asarray(cell.threshold, np.float64)
+    if chip.is_synaptic and [kind.multiple for kind in spike_types(surrogate)] == [
+        True
+    ]:
         surrogate = surrogate.surrogate
     for refused, problem in (
+        (
+            cell.reset not in chip.resets,
+            f"has reset={chip.resets[0]!r}, not {cell.reset!r}",
+        ),
         (cell.delay_reset, "resets in the step of a spike, not with delay_reset"),
         (
             np.any(np.asarray(cell.reset_value)),
@@ -221,20 +217,51 @@ def _real_neuron(layer: Any, several: bool) -> RealNeuron:
         (spike_types(surrogate), f"lacks the spike type of {cell.surrogate}"),
     ):
         if refused:
-            raise ValueError(f"it {problem}")
-    synapse = getattr(cell, "synaptic_decay", None)
-    return RealNeuron(
-        decay,
-        None if synapse is None else np.asarray(synapse, np.float64),
-        np.asarray(cell.threshold, np.float64),
-        cell.reset,
-        gain,
-        {"surrogate": surrogate, "detach_reset": cell.detach_reset},
+            raise ValueError(f"it {problem}; train with the properties of the target")
+    options = {"surrogate": surrogate, "detach_reset": cell.detach_reset}
+    return RealNeuron(decay, synapse, threshold, cell.reset, gain, options)
+
+
+def _quantized(
+    layer: Layer, target: IntegerCell, bits: int, neuron: RealNeuron, states: Any
+) -> Layer:
+    form = target.weight_format(bits)
+    cell: Any = target._replaced(**target.parameters(neuron), **neuron.options)
+    # A current in units of a weight has the gain of the real one.
+    gain = neuron.gain * (cell.state_scale / cell.linear_response().gain)
+    weights = [np.asarray(w) * gain for w in jax.tree.leaves(layer.weights)]
+    # A threshold is a state that a quiet neuron would reach.
+    threshold = neuron.threshold
+    reached = [0.0 if threshold is None else threshold, *jax.tree.leaves(states)]
+    largest = max(float(np.abs(x).max()) for x in reached)
+    # The scale at which the largest state on the inputs fills its width. The threshold of Loihi
+    # has no bits for a part of a weight.
+    widest = cell.limits[1] // cell.state_scale
+    scale = best_scale(weights, form, widest / largest if largest else np.inf)
+    if threshold is not None:
+        threshold = np.maximum(np.rint(threshold * scale), 1)
+    settings = {cell.threshold_name: threshold, "unit": scale * cell.state_scale}
+
+    def fix(weight):
+        value = jnp.asarray(weight)
+        # A bias has no connections. It is as wide as a state.
+        limits = form if value.ndim > 1 else WeightFormat(*cell.limits)
+        return Fixed(value * jnp.asarray(gain, value.dtype), scale, *limits)
+
+    return _converted(layer, fix, cell._replaced(**settings))
+
+
+def _converted(layer: Layer, convert: Callable[[Any], Any], cell: Any) -> Layer:
+    """Return the layer with another cell and a function of each matrix and of the bias."""
+    arrays = layer.weight, layer.recurrent, layer.bias
+    weight, recurrent, bias = jax.tree.map(convert, arrays, is_leaf=_is_fixed)
+    return dataclasses.replace(
+        layer, weight=weight, cell=cell, recurrent=recurrent, bias=bias
     )
 
 
-def _array(weight: Any) -> Any:
-    return weight.weight if isinstance(weight, (Delayed, Window)) else weight
+def _is_fixed(weight: Any) -> bool:
+    return isinstance(weight, Fixed)
 
 
 def dequantize(network: Network) -> Network:
@@ -264,108 +291,67 @@ def dequantize(network: Network) -> Network:
     >>> layer.weight[0, 0].item(), layer.cell.decay, layer.cell.threshold
     (0.125, 0.9765625, 1.0)
     """
-    _ = [
-        *integer_layers("dequantize", network)
-    ]  # raises for what is not made of integers
-    return dataclasses.replace(
-        network, layers={name: _real(layer) for name, layer in network.layers.items()}
-    )
-
-
-def _real(layer: Layer) -> Layer:
-    cell: Any = layer.cell
-    decay, synaptic_decay, gain = cell.factors()
-    gain = gain / cell.state_scale
-
-    def array(weight):
-        value = weight.integers * (gain / weight.scale)
-        return jnp.asarray(value, weight.value.dtype)
-
-    scale = next(map(_array, layer.weights.values())).scale * cell.state_scale
-    options = {"decay": decay}
-    kind: Any = LeakyReadout
-    if cell.threshold is not None:
-        kind = SynapticLIF if np.any(synaptic_decay) else LIF
-        options |= {name: getattr(cell, name) for name in ("surrogate", "detach_reset")}
-        options |= {
-            "threshold": np.asarray(cell.threshold) / scale,
-            "reset": cell.reset,
-        }
+    layers = {}
+    for name, cell, _, _ in integer_layers("dequantize", network):
+        layer, (decay, gain, synaptic_decay, _) = (
+            network.layers[name],
+            cell.linear_response(),
+        )
+        scale = _fixed_weights(layer)[0].scale
+        options = {"decay": decay}
+        kind: Any = LeakyReadout
+        if cell.threshold is not None:
+            kind = SynapticLIF if np.any(synaptic_decay) else LIF
+            options |= {
+                x: getattr(cell, x) for x in ("reset", "surrogate", "detach_reset")
+            }
+            options["threshold"] = np.asarray(cell.threshold) / (
+                scale * cell.state_scale
+            )
         if kind is SynapticLIF:
             options["synaptic_decay"] = synaptic_decay
-    return dataclasses.replace(_converted(layer, array), cell=kind(**options))
+        factor = gain / (scale * cell.state_scale)
+        layers[name] = _converted(
+            layer, functools.partial(_times, factor), kind(**options)
+        )
+    return dataclasses.replace(network, layers=layers)
 
 
-def _converted(layer: Layer, convert: Callable[[Any], Any]) -> Layer:
-    """Return the layer with a function of each matrix and of the bias."""
-
-    def apply(weight):
-        if weight is None:
-            return None
-        if isinstance(weight, Mapping):
-            return {name: apply(w) for name, w in weight.items()}
-        if isinstance(weight, (Delayed, Window)):
-            return dataclasses.replace(weight, weight=apply(weight.weight))
-        return convert(weight)
-
-    return dataclasses.replace(
-        layer,
-        weight=apply(layer.weight),
-        recurrent=apply(layer.recurrent),
-        bias=apply(layer.bias),
-    )
-
-
-def _check_xylo(network: Network) -> None:
-    """Raise for delays and sizes that Xylo lacks."""
-    *hidden, _ = layers = [*integer_layers("quantize", network)]
-    sources = {edge.source: len(edge.weight) for x in layers for edge in x.edges}
-    for text, size, most in (
-        ("inputs", sum(sources[name] for name in network.graph.inputs), 16),
-        ("hidden neurons", sum(layer.neurons for layer in hidden), 1000),
-    ):
-        if size > most:
-            raise ValueError(
-                f"quantize: Xylo has {most} {text}, the network has {size}"
-            )
-    for layer in layers:
-        for edge in layer.edges:
-            if edge.lag > (edge.source == layer.name):
-                raise ValueError(
-                    f"quantize: layer {layer.name!r} has a delay of {edge.lag}, Xylo has none"
-                )
+def _times(factor: Any, weight: Fixed) -> jax.Array:
+    return jnp.asarray(weight.integers * factor, weight.value.dtype)
 
 
 def _row(
-    name: str, neuron: RealNeuron, after: Layer, real: Any, integer: Any
+    name: str, neuron: RealNeuron, layer: Layer, real: Any, integer: Any
 ) -> QuantizedLayer:
-    weights = [*map(_array, after.weights.values())]
-    errors = np.concatenate(
-        [(w.integers / w.scale - np.asarray(w.value)).ravel() for w in weights]
+    weights, cell = _fixed_weights(layer), layer.cell
+    scale = weights[0].scale
+    integers = np.concatenate([w.integers.ravel() for w in weights])
+    values = np.concatenate([np.ravel(w.value) for w in weights])
+    error = np.linalg.norm(integers / scale - values) / max(
+        np.linalg.norm(values), 1e-300
     )
-    values = np.concatenate([np.asarray(w.value).ravel() for w in weights])
-    cell: Any = after.cell
-    decay, synaptic_decay, _ = cell.factors()
-    synapse = 0.0 if neuron.synaptic_decay is None else neuron.synaptic_decay
-    peaks = [np.abs(np.asarray(x)).max() for x in jax.tree.leaves(integer.pre_spike)]
-    rates = None
-    if neuron.threshold is not None:
-        rates = float(real.output.mean()), float(integer.output.mean())
+    response = cell.linear_response()
+    peaks = [np.abs(x).max() for x in jax.tree.leaves(integer.pre_spike)]
+    fires = neuron.threshold is not None
     return QuantizedLayer(
         name,
-        weights[0].scale,
-        float(np.mean([(w.integers == 0).mean() for w in weights])),
+        scale,
+        float((integers == 0).mean()),
         sum(w.clipped for w in weights),
-        float(np.sqrt(np.mean(errors**2) / max(np.mean(values**2), 1e-300))),
-        (_tau(neuron.decay), _tau(decay)),
-        (_tau(synapse), _tau(synaptic_decay)),
+        float(error),
+        (_tau(neuron.decay), _tau(response.decay)),
+        (_tau(neuron.synaptic_decay), _tau(response.synaptic_decay)),
         float(max(peaks) / cell.limits[1]),
-        rates,
+        (float(real.output.mean()), float(integer.output.mean())) if fires else None,
     )
+
+
+def _fixed_weights(layer: Layer) -> list[Fixed]:
+    return jax.tree.leaves(layer.weights, is_leaf=_is_fixed)
 
 
 def _tau(decay: Any) -> float:
     """Return the mean time constant in steps."""
-    decay = np.asarray(decay, np.float64)
     with np.errstate(divide="ignore"):
-        return float(np.mean(-1 / np.log(decay)))
+        return float(np.mean(-1 / np.log(np.asarray(decay, np.float64))))

@@ -148,10 +148,7 @@ def replay(network: Network, inputs: Any) -> tuple[dict[str, Any], Any]:
             current = np.broadcast_to(current, batch + bias.shape)
             where = f"replay: layer {name!r}, step {step}"
             _check(f"{where}: the current", [current], -LARGEST, LARGEST)
-            try:
-                u = cell.integrate(states[name], current)
-            except OverflowError as error:
-                raise OverflowError(f"{where}: {error}") from None
+            u = cell.integrate(states[name], current)
             parts = u if isinstance(u, tuple) else (u,)
             _check(f"{where}: the state", parts, *cell.limits)
             states[name], out = cell.fire(u)
