@@ -15,6 +15,7 @@ from jax.typing import ArrayLike
 from .._surrogate import spike_types
 from ..network import Delayed, Layer, Network, Window
 from ..neurons import LIF, LeakyReadout, SynapticLIF
+from ._arithmetic import like
 from ._cells import Chip, FixedLIF, IntegerCell, Loihi, RealNeuron, WeightFormat, Xylo
 from ._fixed import Fixed, best_scale
 from ._replay import integer_layers, whole_inputs
@@ -246,7 +247,7 @@ def _quantized(
         value = jnp.asarray(weight)
         # A bias has no connections. It is as wide as a state.
         limits = form if value.ndim > 1 else WeightFormat(*cell.limits)
-        return Fixed(value * jnp.asarray(gain, value.dtype), scale, *limits)
+        return Fixed(value * like(value, gain), scale, *limits)
 
     return _converted(layer, fix, cell._replaced(**settings))
 
