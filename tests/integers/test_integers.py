@@ -323,6 +323,14 @@ def test_targets_refuse_what_they_lack(target, layers, words):
         quantize(Network(layers), target, SPIKES)
 
 
+@pytest.mark.parametrize(("inputs", "hidden", "words"), [(17, 2, "17 and 2"), (2, 1001, "2 and 1001")])
+def test_xylo_refuses_networks_beyond_its_size(inputs, hidden, words):
+    cell = SynapticLIF(0.9, synaptic_decay=0.9)
+    network = Network([layer(cell, jnp.ones((inputs, hidden))), layer(cell, jnp.ones((hidden, 2)))])
+    with pytest.raises(ValueError, match=f"Xylo has 16 inputs and 1000 hidden neurons.*{words}"):
+        quantize(network, "xylo", np.ones((2, 1, inputs), int))
+
+
 def test_joins_and_real_inputs_are_refused():
     graph = Network({"a": layer(LIF()), "j": Join(lambda x: x, of=["a"]), "b": layer(LIF())})
     with pytest.raises(TypeError, match=r"layer 'j'.*a join is a function"):
@@ -357,7 +365,7 @@ def test_bad_parameters_are_refused():
         (lambda: Loihi(4096, 0, 1), "Loihi: du must be an integer from 0 to 4095"),
         (lambda: Xylo(16, 0, 1), "Xylo: dash_mem must be an integer from 0 to 15"),
         (lambda: fixed(jnp.ones(2), 1), "bits must be from 2 to 16, got 1"),
-        (lambda: fixed(jnp.ones(2), scale=0.0), "scale must be above 0"),
+        (lambda: fixed(jnp.ones(2), scale=0.0), "scale must be > 0"),
         (lambda: to_c(Network([layer(FixedLIF(0, 1))]), "my-net"), "name in C, got 'my-net'"),
     ):
         with pytest.raises((TypeError, ValueError), match=words):

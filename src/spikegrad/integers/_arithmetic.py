@@ -82,7 +82,7 @@ def leaked(x: Number, shift: Factor) -> Number:
 
     def exact(x):
         loss = _floor(x, power)
-        return x - _numpy(x).where(x > 0, _numpy(x).maximum(loss, 1), loss)
+        return x - _numpy(x).where((x > 0) & (loss == 0), 1, loss)
 
     return _exact(exact, lambda x: x * (1 - 1 / power), x)
 

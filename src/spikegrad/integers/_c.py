@@ -40,23 +40,24 @@ enum { FLOOR, ZERO };               /* where a decay rounds to */
 enum { SATURATE, WRAP, ERROR };     /* a state beyond its width; ERROR does not check */
 enum { VALUE, SUBTRACT, NONE };     /* the effect of a spike on the potential */
 
-enum { INPUTS = $inputs, SOURCES = $sources, LAYERS = SOURCES - INPUTS, NEURONS = $neurons };
-
 /* Inputs, then layers: the outputs of a step, and where the outputs of `rows` earlier steps are. */
-static const struct { int32_t size, rows, past; } source[SOURCES] = $source;
+static const struct { int32_t size, rows, past; } source[] = $source;
 
 /* A layer has `edges` of the edges, and `states` arrays of states. A neuron fires up to `most`
    times a step, 0 for a readout. */
 static const struct layer {
     int32_t edges, states, most, rule, bits, fraction, rounding, overflow, reset, bias;
-} layer[LAYERS] = $layer;
+} layer[] = $layer;
 
 /* A matrix of weights: its source, and the delay of the inputs. */
 static const struct { int32_t source, lag; } edge[] = $edge;
 static const int32_t output[] = $output;
+#define LENGTH(array) ((int32_t)(sizeof array / sizeof *array))
 
 /* Of each neuron. The weights of an input of an edge follow each other. */
 $tables
+enum { NEURONS = LENGTH(leak), SOURCES = LENGTH(source), LAYERS = LENGTH(layer) };
+enum { INPUTS = SOURCES - LAYERS };
 
 static int32_t scaled(int32_t x, int32_t factor, int32_t bits, int32_t rounding) {
     /* A quotient rounds to zero, and the shift of a negative number is not portable. */
@@ -141,7 +142,7 @@ void ${name}_step(${name}_state *state, const int32_t *inputs, int32_t *outputs)
         memcpy(oldest, present[s], size * sizeof *oldest);
         state->row[s] = (state->row[s] + 1) % source[s].rows;
     }
-    for (uint32_t k = 0; k < sizeof output / sizeof *output; outputs += source[output[k++]].size)
+    for (int32_t k = 0; k < LENGTH(output); outputs += source[output[k++]].size)
         memcpy(outputs, present[output[k]], source[output[k]].size * sizeof(int32_t));
 }
 
@@ -225,7 +226,7 @@ def _tables(network: Network) -> dict[str, Any]:
     layers, graph = [*integer_layers("to_c", network)], network.graph
     edges = [edge for layer in layers for edge in layer.edges]
     sizes = {edge.source: len(edge.weight) for edge in edges}
-    sizes |= {layer.name: layer.neurons for layer in layers}
+    sizes |= {layer.name: len(layer.bias) for layer in layers}
     names = [*graph.inputs, *(layer.name for layer in layers)]
     rows = {
         name: max([e.lag for e in edges if e.source == name], default=0)
@@ -245,18 +246,18 @@ def _tables(network: Network) -> dict[str, Any]:
         records.append([str(entry).upper() for entry in record])
         column = *cell.leaks, cell.threshold, layer.bias
         columns.append(
-            [np.broadcast_to(0 if x is None else x, layer.neurons) for x in column]
+            [np.broadcast_to(0 if x is None else x, len(layer.bias)) for x in column]
         )
     names_of_tables = "leak", "current_leak", "threshold", "bias"
     tables = dict(zip(names_of_tables, np.concatenate(columns, axis=1), strict=True))
     tables["weight"] = np.concatenate([edge.weight.ravel() for edge in edges])
     return {
-        "inputs": len(graph.inputs),
         "input_size": sum(sizes[name] for name in graph.inputs),
         "output_size": sum(sizes[name] for name in graph.outputs),
         "sources": len(names),
-        "neurons": sum(layer.neurons for layer in layers),
-        "states": sum(layer.neurons * len(layer.cell.state_names) for layer in layers),
+        "states": sum(
+            len(layer.bias) * len(layer.cell.state_names) for layer in layers
+        ),
         "past": max(past, 1),  # C has no empty arrays
         "source": _braces(sources),
         "layer": _braces(records),

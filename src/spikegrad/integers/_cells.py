@@ -28,21 +28,6 @@ from ._arithmetic import (
 )
 
 
-class RealNeuron(NamedTuple):
-    """The parameters of a neuron on real numbers, from which a target makes its own."""
-
-    decay: np.ndarray
-    synaptic_decay: np.ndarray
-    """0 without a synapse."""
-    threshold: np.ndarray | None
-    """None for a readout, which never fires."""
-    reset: str
-    gain: np.ndarray
-    """The factor of the input."""
-    options: dict[str, Any]
-    """The surrogate, and whether the reset is detached."""
-
-
 class WeightFormat(NamedTuple):
     """The integers of a weight: ``low``, ``low + step``, ... ``high``."""
 
@@ -61,6 +46,8 @@ class Chip(NamedTuple):
 
     weight_bits: int = 16
     """The most bits of a weight."""
+    span: int = 0
+    """The bits of a weight with its zeros at the end, if they are more."""
     resets: tuple[str, ...] = ("value", "subtract", "none")
     is_synaptic: bool = False
     """If True, each neuron has a synapse and fires, and connections have no delay."""
@@ -72,7 +59,11 @@ class IntegerCell(Cell, pure=True):
     """Base of the cells on integers.
 
     States and currents are integers in float32. :meth:`integrate` and :meth:`fire` also take
-    integers of NumPy, see ``_arithmetic.py``.
+    integers of NumPy, see ``_arithmetic.py``. A subclass also has
+
+    - ``bits``, the width of a state, and ``fraction``, the bits of a decay factor.
+    - ``most_leak``, the largest value of the parameters in ``leak_names``.
+    - ``nearest``, a method that returns their values for real decay factors, 0 without a synapse.
     """
 
     state_names = "potential", "synaptic current"
@@ -81,6 +72,8 @@ class IntegerCell(Cell, pure=True):
     chip: ClassVar[Chip] = Chip()
     n = 1  # without an annotation, because Xylo has a parameter of this name
     """The most spikes in a step."""
+    leak_names: ClassVar[tuple[str, str]]
+    """The parameters that are the decays of potential and current."""
     threshold_name: ClassVar[str] = "threshold"
     may_lack: ClassVar[tuple[str, ...]] = ()
     """The parameters that may be None."""
@@ -90,11 +83,14 @@ class IntegerCell(Cell, pure=True):
 
     def __post_init__(self: Any) -> None:
         super().__post_init__()
-        owner = type(self).__name__
-        for name, (low, high) in self.ranges.items():
+        most = self.limits[1] // self.state_scale
+        ranges = dict.fromkeys(self.leak_names, (0, self.most_leak))
+        # A threshold of 0 of Loihi is exceeded by 1.
+        ranges[self.threshold_name] = int(self.state_scale == 1), most
+        for name, (low, high) in ranges.items():
             value = getattr(self, name)
             if value is not None or name not in self.may_lack:
-                value = _as_integers(f"{owner}: {name}", value, low, high)
+                value = _as_integers(f"{type(self).__name__}: {name}", value, low, high)
             object.__setattr__(self, name, value)
         if self.unit is None:
             # One number, because the real network has one surrogate for all neurons.
@@ -102,14 +98,10 @@ class IntegerCell(Cell, pure=True):
             object.__setattr__(self, "unit", float(np.mean(unit)))
 
     @property
-    def ranges(self) -> dict[str, tuple[int, int]]:
-        """The least and the largest value of each parameter that may differ between neurons."""
-        raise NotImplementedError
-
-    @property
     def leaks(self) -> tuple[Factor, Factor]:
-        """The integers by which potential and current decay."""
-        raise NotImplementedError
+        """The integers by which potential and current decay, as a step uses them."""
+        decay, synaptic_decay = (getattr(self, name) for name in self.leak_names)
+        return decay, synaptic_decay
 
     @property
     def limits(self: Any) -> tuple[int, int]:
@@ -118,11 +110,7 @@ class IntegerCell(Cell, pure=True):
 
     def weight_format(self, bits: int) -> WeightFormat:
         """Return the integers of a weight of so many bits."""
-        return signed(bits)
-
-    def parameters(self, neuron: RealNeuron) -> dict[str, Any]:
-        """Return the parameters that stand for the decays and the reset of a real neuron."""
-        raise NotImplementedError
+        return signed(bits, 2 ** max(0, self.chip.span - bits))
 
     def fire(self: Any, u: State) -> tuple[State, Number]:
         v, *others = u if isinstance(u, tuple) else (u,)
@@ -225,6 +213,7 @@ class FixedLIF(IntegerCell, pure=True):
     (-5.0, [0.0, 1.0, 0.0])
     """
 
+    leak_names = "decay", "synaptic_decay"
     may_lack = "threshold", "synaptic_decay"
 
     decay: Any = wiring()
@@ -238,17 +227,12 @@ class FixedLIF(IntegerCell, pure=True):
     unit: Any = wiring(None)
 
     @property
-    def ranges(self) -> dict[str, tuple[int, int]]:
-        factors = dict.fromkeys(("decay", "synaptic_decay"), (0, 2**self.fraction))
-        return factors | {"threshold": (1, self.limits[1])}
+    def most_leak(self) -> int:
+        return 2**self.fraction
 
     @property
     def state_names(self) -> tuple[str, ...]:  # type: ignore[override]
         return IntegerCell.state_names[: 1 + (self.synaptic_decay is not None)]
-
-    @property
-    def leaks(self) -> tuple[Factor, Factor]:
-        return self.decay, self.synaptic_decay
 
     def integrate(self, v: State, current: Number) -> State:
         if self.synaptic_decay is None:
@@ -270,16 +254,11 @@ class FixedLIF(IntegerCell, pure=True):
             else x + current
         )
 
-    def parameters(self, neuron: RealNeuron) -> dict[str, Any]:
-        decays = (
-            np.rint(x * 2**self.fraction) for x in (neuron.decay, neuron.synaptic_decay)
+    def nearest(self, decay: np.ndarray, synaptic_decay: np.ndarray) -> tuple[Any, Any]:
+        synapse = (
+            np.rint(synaptic_decay * self.most_leak) if synaptic_decay.any() else None
         )
-        decay, synaptic_decay = decays
-        return {
-            "decay": decay,
-            "synaptic_decay": synaptic_decay if np.any(synaptic_decay) else None,
-            "reset": neuron.reset,
-        }
+        return np.rint(decay * self.most_leak), synapse
 
 
 class Loihi(IntegerCell, pure=True):
@@ -337,9 +316,11 @@ class Loihi(IntegerCell, pure=True):
     8188.0
     """
 
-    chip = Chip(8, resets=("value",))
+    # Weights of both signs lose their lowest bit, and fewer bits leave the high ones.
+    chip = Chip(8, span=9, resets=("value",))
     state_scale = 64
     bits, fraction, reset = 24, 12, "value"
+    leak_names, most_leak = ("dv", "du"), 4095
     threshold_name, may_lack = "vth", ("vth",)
 
     du: Any = wiring()
@@ -347,10 +328,6 @@ class Loihi(IntegerCell, pure=True):
     vth: Any = wiring()
     bias: int = parameter(default=0, integer=True, at_least=-(2**19), at_most=2**19)
     unit: Any = wiring(None)
-
-    @property
-    def ranges(self) -> dict[str, tuple[int, int]]:
-        return {"du": (0, 4095), "dv": (0, 4095), "vth": (0, 2**17 - 1)}
 
     @property
     def leaks(self) -> tuple[Factor, Factor]:
@@ -362,10 +339,6 @@ class Loihi(IntegerCell, pure=True):
         """The least potential that fires."""
         return None if self.vth is None else 64 * np.asarray(self.vth) + 1
 
-    def weight_format(self, bits: int) -> WeightFormat:
-        # Weights of both signs lose their lowest bit, and fewer bits leave the high ones.
-        return signed(bits, 2 ** (9 - bits))
-
     def integrate(self, v: State, current: Number) -> State:
         v, i = (
             scaled(x, leak, 12, "zero") for x, leak in zip(v, self.leaks, strict=True)
@@ -373,13 +346,9 @@ class Loihi(IntegerCell, pure=True):
         i = wrapped(i, 64 * current, 24)
         return clipped(v + i + self.bias, 1 - 2**23, 2**23 - 1), i
 
-    def parameters(self, neuron: RealNeuron) -> dict[str, Any]:
-        dv, du = (
-            np.rint((1 - x) * 4096) for x in (neuron.decay, neuron.synaptic_decay)
-        )
-        # No decay is 0, and for a current 4095 is the whole.
-        du, dv = np.clip(du - 1, 0, 4095), np.minimum(dv, 4095)
-        return {"du": du, "dv": dv}
+    def nearest(self, decay: np.ndarray, synaptic_decay: np.ndarray) -> tuple[Any, Any]:
+        dv, du = np.rint((1 - decay) * 4096), np.rint((1 - synaptic_decay) * 4096) - 1
+        return np.minimum(dv, 4095), np.maximum(du, 0)
 
 
 class Xylo(IntegerCell, pure=True):
@@ -441,8 +410,9 @@ class Xylo(IntegerCell, pure=True):
     ([50.0, -250.0], [[2.0, 0.0]])
     """
 
-    chip = Chip(8, ("subtract",), is_synaptic=True, sizes=(16, 1000))
+    chip = Chip(8, resets=("subtract",), is_synaptic=True, sizes=(16, 1000))
     bits, reset = 16, "subtract"
+    leak_names, most_leak = ("dash_mem", "dash_syn"), 15
 
     dash_mem: Any = wiring()
     dash_syn: Any = wiring()
@@ -450,14 +420,6 @@ class Xylo(IntegerCell, pure=True):
     n: int = parameter(default=31, integer=True, at_least=1, at_most=31)
     bias: int = parameter(default=0, integer=True, at_least=-(2**15), at_most=2**15 - 1)
     unit: Any = wiring(None)
-
-    @property
-    def ranges(self) -> dict[str, tuple[int, int]]:
-        return {"dash_mem": (0, 15), "dash_syn": (0, 15), "threshold": (1, 2**15 - 1)}
-
-    @property
-    def leaks(self) -> tuple[Factor, Factor]:
-        return self.dash_mem, self.dash_syn
 
     def integrate(self, v: State, current: Number) -> State:
         def keep(x):
@@ -474,10 +436,8 @@ class Xylo(IntegerCell, pure=True):
         # A spike decays in the step of its arrival.
         return LinearResponse(decay, synaptic_decay, synaptic_decay, self.threshold)
 
-    def parameters(self, neuron: RealNeuron) -> dict[str, Any]:
-        # The shifts with the nearest decay factors, from 1 to 15.
-        dash_mem, dash_syn = (
-            np.rint(-np.log2(np.clip(1 - x, 2.0**-15, 0.5)))
-            for x in (neuron.decay, neuron.synaptic_decay)
-        )
-        return {"dash_mem": dash_mem, "dash_syn": dash_syn}
+    def nearest(self, decay: np.ndarray, synaptic_decay: np.ndarray) -> tuple[Any, Any]:
+        def shift(factor):
+            return np.rint(-np.log2(np.clip(1 - factor, 2.0**-15, 0.5)))  # from 1 to 15
+
+        return shift(decay), shift(synaptic_decay)

@@ -44,7 +44,7 @@ class Fixed(Struct, pure=True):
     """
 
     value: Any = parameter(kind=object)
-    scale: float = wiring()
+    scale: float = parameter(above=0)
     low: int = wiring()
     high: int = wiring()
     step: int = wiring(1)
@@ -112,23 +112,18 @@ def fixed(
     if scale is None:
         largest = float(jnp.max(jnp.abs(jnp.asarray(weight))))
         scale = 2.0 ** math.floor(math.log2(form.high / largest)) if largest else 1.0
-    if scale <= 0:
-        raise ValueError(f"fixed: scale must be above 0, got {scale}")
-    return Fixed(weight, float(scale), *form)
+    return Fixed(weight, scale, *form)
 
 
 def best_scale(weights: list[np.ndarray], form: WeightFormat, most: float) -> float:
     """Return the scale, up to ``most``, with the least squared error of the weights."""
     values = np.concatenate([w.ravel() for w in weights]).astype(np.float64)
-    largest = np.abs(values).max(initial=0.0)
-    if not largest:
-        return min(1.0, most)
 
     def error(scale):
         steps = np.rint(values * (scale / form.step)) * form.step
         return np.square(np.clip(steps, form.low, form.high) / scale - values).sum()
 
     # A few large weights may clip so that the others get finer steps.
+    largest = np.abs(values).max(initial=0.0) or 1.0
     scales = form.high / largest * np.geomspace(1, 4, 65)
-    scales = scales[scales <= most]
-    return float(min(scales, key=error)) if len(scales) else most
+    return float(min(scales[scales <= most], key=error, default=most))

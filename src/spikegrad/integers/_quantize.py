@@ -14,9 +14,9 @@ from jax.typing import ArrayLike
 
 from .._surrogate import spike_types
 from ..network import Delayed, Layer, Network, Window
-from ..neurons import LIF, LeakyReadout, SynapticLIF
+from ..neurons import LIF, LeakyReadout, LinearResponse, SynapticLIF
 from ._arithmetic import like
-from ._cells import Chip, FixedLIF, IntegerCell, Loihi, RealNeuron, WeightFormat, Xylo
+from ._cells import Chip, FixedLIF, IntegerCell, Loihi, WeightFormat, Xylo
 from ._fixed import Fixed, best_scale
 from ._replay import integer_layers, whole_inputs
 
@@ -140,67 +140,71 @@ def quantize(
             f"quantize: bits must be from 2 to {cell.chip.weight_bits}, got {bits}"
         )
     jax.tree.map(lambda x: whole_inputs("quantize", x), inputs)
-    neurons, layers = {}, {}
     # All layers are checked before the network runs.
-    for name, layer in network.layers.items():
-        try:
-            neurons[name] = _real_neuron(layer, cell.chip)
-        except (TypeError, ValueError) as error:
-            owner = f"quantize: layer {name!r} on {type(cell).__name__}"
-            raise type(error)(f"{owner}: {error}") from None
-    _, real = network.observe(inputs, parts=("output", "pre_spike"), mask=mask)
-    hidden = [name for name in network.layers if name not in network.graph.outputs]
-    sizes = {
-        "inputs": sum(np.shape(x)[-1] for x in jax.tree.leaves(inputs)),
-        "hidden neurons": sum(real[name].output.shape[-1] for name in hidden),
+    owner = f"quantize: layer %r on {type(cell).__name__}"
+    options = {
+        name: _options(owner % name, x, cell.chip) for name, x in network.layers.items()
     }
-    for (text, size), most in zip(sizes.items(), cell.chip.sizes, strict=True):
-        if size > most:
-            raise ValueError(
-                f"quantize: {type(cell).__name__} has {most} {text}, the network has {size}"
-            )
-    for name, layer in network.layers.items():
-        # Outputs of a chip with several spikes a step fire once.
-        form = cell if name in hidden or cell.n == 1 else dataclasses.replace(cell, n=1)
-        layers[name] = _quantized(
-            layer, form, bits, neurons[name], real[name].pre_spike
+    _, real = network.observe(inputs, parts=("output", "pre_spike"), mask=mask)
+    sizes = (
+        sum(np.shape(x)[-1] for x in jax.tree.leaves(inputs)),
+        sum(
+            real[x].output.shape[-1]
+            for x in network.layers
+            if x not in network.graph.outputs
+        ),
+    )
+    if any(size > most for size, most in zip(sizes, cell.chip.sizes, strict=True)):
+        raise ValueError(
+            f"quantize: {type(cell).__name__} has %s inputs and %s hidden neurons, the network "
+            "has %s and %s" % (*cell.chip.sizes, *sizes)
         )
+    if cell.chip.is_synaptic:  # its outputs fire once a step
+        options |= {name: options[name] | {"n": 1} for name in network.graph.outputs}
+    layers = {
+        name: _quantized(
+            layer, cell._replaced(**options[name]), bits, real[name].pre_spike
+        )
+        for name, layer in network.layers.items()
+    }
     result = dataclasses.replace(network, layers=layers)
     _, integer = result.observe(inputs, parts=("output", "pre_spike"), mask=mask)
-    rows = [
-        _row(name, neurons[name], x, real[name], integer[name])
-        for name, x in layers.items()
-    ]
+    rows = (
+        _row(
+            name, layer.cell.linear_response(), layers[name], real[name], integer[name]
+        )
+        for name, layer in network.layers.items()
+    )
     return result, QuantizationReport(tuple(rows))
 
 
-def _real_neuron(layer: Any, chip: Chip) -> RealNeuron:
-    """Return the parameters of the cell, or raise for a property that the target lacks."""
+def _options(owner: str, layer: Any, chip: Chip) -> dict[str, Any]:
+    """Return the parameters that stay, or raise for a property that the target lacks."""
     if not isinstance(layer, Layer):
-        raise TypeError("a join is a function, not integers")
+        raise TypeError(f"{owner}: a join is a function, not integers")
     for weight in layer.weights.values():
         is_delayed = isinstance(weight, (Delayed, Window))
         if callable(weight.weight if is_delayed else weight):
-            raise TypeError("a weight is a function; only matrices have integers")
+            raise TypeError(
+                f"{owner}: a weight is a function; only matrices have integers"
+            )
         if is_delayed and chip.is_synaptic:
             raise ValueError(
-                f"it has no delays, got a {type(weight).__name__} as weight"
+                f"{owner}: it has no delays, got a {type(weight).__name__} as weight"
             )
     cell: Any = layer.cell
     if type(cell) not in (LIF, SynapticLIF, LeakyReadout):
+        kind = type(cell).__name__
         raise TypeError(
-            f"a {type(cell).__name__} has no counterpart; use LIF, SynapticLIF or LeakyReadout"
+            f"{owner}: a {kind} has no counterpart; use LIF, SynapticLIF or LeakyReadout"
         )
     if chip.is_synaptic and not isinstance(cell, SynapticLIF):
         raise ValueError(
-            "each neuron has a synapse and fires, also as readout: use SynapticLIF"
+            f"{owner}: each neuron has a synapse and fires, also as readout: use SynapticLIF"
         )
-    decay = np.asarray(cell.decay, np.float64)
-    synapse = np.asarray(getattr(cell, "synaptic_decay", 0.0), np.float64)
-    gain = 1 - decay if cell.norm_input else np.ones(())
     if isinstance(cell, LeakyReadout):
-        return RealNeuron(decay, synapse, None, "none", gain, {})
-    surrogate, threshold = cell.surrogate, np.asarray(cell.threshold, np.float64)
+        return {}
+    surrogate = cell.surrogate
     if chip.is_synaptic and [kind.multiple for kind in spike_types(surrogate)] == [
         True
     ]:
@@ -218,26 +222,30 @@ def _real_neuron(layer: Any, chip: Chip) -> RealNeuron:
         (spike_types(surrogate), f"lacks the spike type of {cell.surrogate}"),
     ):
         if refused:
-            raise ValueError(f"it {problem}; train with the properties of the target")
+            raise ValueError(
+                f"{owner}: it {problem}; train with the properties of the target"
+            )
     options = {"surrogate": surrogate, "detach_reset": cell.detach_reset}
-    return RealNeuron(decay, synapse, threshold, cell.reset, gain, options)
+    return options | ({"reset": cell.reset} if len(chip.resets) > 1 else {})
 
 
-def _quantized(
-    layer: Layer, target: IntegerCell, bits: int, neuron: RealNeuron, states: Any
-) -> Layer:
-    form = target.weight_format(bits)
-    cell: Any = target._replaced(**target.parameters(neuron), **neuron.options)
+def _quantized(layer: Layer, target: Any, bits: int, states: Any) -> Layer:
+    response = layer.cell.linear_response()
+    decay, real_gain, synaptic_decay, threshold = jax.tree.map(
+        lambda x: np.asarray(x, np.float64), response
+    )
+    leaks = target.nearest(decay, synaptic_decay)
+    cell = target._replaced(**dict(zip(target.leak_names, leaks, strict=True)))
     # A current in units of a weight has the gain of the real one.
-    gain = neuron.gain * (cell.state_scale / cell.linear_response().gain)
+    gain = real_gain * (cell.state_scale / cell.linear_response().gain)
     weights = [np.asarray(w) * gain for w in jax.tree.leaves(layer.weights)]
     # A threshold is a state that a quiet neuron would reach.
-    threshold = neuron.threshold
-    reached = [0.0 if threshold is None else threshold, *jax.tree.leaves(states)]
+    reached = jax.tree.leaves((threshold, states))
     largest = max(float(np.abs(x).max()) for x in reached)
     # The scale at which the largest state on the inputs fills its width. The threshold of Loihi
     # has no bits for a part of a weight.
     widest = cell.limits[1] // cell.state_scale
+    form = cell.weight_format(bits)
     scale = best_scale(weights, form, widest / largest if largest else np.inf)
     if threshold is not None:
         threshold = np.maximum(np.rint(threshold * scale), 1)
@@ -294,27 +302,20 @@ def dequantize(network: Network) -> Network:
     """
     layers = {}
     for name, cell, _, _ in integer_layers("dequantize", network):
-        layer, (decay, gain, synaptic_decay, _) = (
-            network.layers[name],
-            cell.linear_response(),
-        )
-        scale = _fixed_weights(layer)[0].scale
-        options = {"decay": decay}
+        layer, response = network.layers[name], cell.linear_response()
+        unit = _fixed_weights(layer)[0].scale * cell.state_scale
+        options = {"decay": response.decay}
         kind: Any = LeakyReadout
         if cell.threshold is not None:
-            kind = SynapticLIF if np.any(synaptic_decay) else LIF
+            kind = SynapticLIF if np.any(response.synaptic_decay) else LIF
             options |= {
                 x: getattr(cell, x) for x in ("reset", "surrogate", "detach_reset")
             }
-            options["threshold"] = np.asarray(cell.threshold) / (
-                scale * cell.state_scale
-            )
+            options["threshold"] = np.asarray(cell.threshold) / unit
         if kind is SynapticLIF:
-            options["synaptic_decay"] = synaptic_decay
-        factor = gain / (scale * cell.state_scale)
-        layers[name] = _converted(
-            layer, functools.partial(_times, factor), kind(**options)
-        )
+            options["synaptic_decay"] = response.synaptic_decay
+        array = functools.partial(_times, response.gain / unit)
+        layers[name] = _converted(layer, array, kind(**options))
     return dataclasses.replace(network, layers=layers)
 
 
@@ -323,28 +324,25 @@ def _times(factor: Any, weight: Fixed) -> jax.Array:
 
 
 def _row(
-    name: str, neuron: RealNeuron, layer: Layer, real: Any, integer: Any
+    name: str, before: LinearResponse, layer: Layer, real: Any, integer: Any
 ) -> QuantizedLayer:
-    weights, cell = _fixed_weights(layer), layer.cell
+    weights, after = _fixed_weights(layer), layer.cell.linear_response()
     scale = weights[0].scale
     integers = np.concatenate([w.integers.ravel() for w in weights])
     values = np.concatenate([np.ravel(w.value) for w in weights])
-    error = np.linalg.norm(integers / scale - values) / max(
-        np.linalg.norm(values), 1e-300
-    )
-    response = cell.linear_response()
+    size = max(np.linalg.norm(values), 1e-300)
     peaks = [np.abs(x).max() for x in jax.tree.leaves(integer.pre_spike)]
-    fires = neuron.threshold is not None
+    rates = float(real.output.mean()), float(integer.output.mean())
     return QuantizedLayer(
         name,
         scale,
         float((integers == 0).mean()),
         sum(w.clipped for w in weights),
-        float(error),
-        (_tau(neuron.decay), _tau(response.decay)),
-        (_tau(neuron.synaptic_decay), _tau(response.synaptic_decay)),
-        float(max(peaks) / cell.limits[1]),
-        (float(real.output.mean()), float(integer.output.mean())) if fires else None,
+        float(np.linalg.norm(integers / scale - values) / size),
+        (_tau(before.decay), _tau(after.decay)),
+        (_tau(before.synaptic_decay), _tau(after.synaptic_decay)),
+        float(max(peaks) / layer.cell.limits[1]),
+        None if before.threshold is None else rates,
     )
 
 
