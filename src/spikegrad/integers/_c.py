@@ -238,7 +238,7 @@ def _tables(network: Network) -> dict[str, Any]:
         past += sizes[name] * rows[name]
     records, columns = [], []
     for layer in layers:
-        cell: Any = layer.cell
+        cell = layer.cell
         most = 0 if cell.threshold is None else cell.n
         record = [len(layer.edges), len(cell.state_names), most, type(cell).__name__]
         # A name is a constant of the program, and a cell without a format has the first of it.
@@ -249,7 +249,9 @@ def _tables(network: Network) -> dict[str, Any]:
             [np.broadcast_to(0 if x is None else x, len(layer.bias)) for x in column]
         )
     names_of_tables = "leak", "current_leak", "threshold", "bias"
-    tables = dict(zip(names_of_tables, np.concatenate(columns, axis=1), strict=True))
+    tables: dict[str, Any] = dict(
+        zip(names_of_tables, np.concatenate(columns, axis=1), strict=True)
+    )
     tables["weight"] = np.concatenate([edge.weight.ravel() for edge in edges])
     return {
         "input_size": sum(sizes[name] for name in graph.inputs),

@@ -84,7 +84,7 @@ class IntegerCell(Cell, pure=True):
     def __post_init__(self: Any) -> None:
         super().__post_init__()
         most = self.limits[1] // self.state_scale
-        ranges = dict.fromkeys(self.leak_names, (0, self.most_leak))
+        ranges: dict[str, Any] = dict.fromkeys(self.leak_names, (0, self.most_leak))
         # A threshold of 0 of Loihi is exceeded by 1.
         ranges[self.threshold_name] = int(self.state_scale == 1), most
         for name, (low, high) in ranges.items():
@@ -112,7 +112,7 @@ class IntegerCell(Cell, pure=True):
         """Return the integers of a weight of so many bits."""
         return signed(bits, 2 ** max(0, self.chip.span - bits))
 
-    def fire(self: Any, u: State) -> tuple[State, Number]:
+    def fire(self: Any, u: State, key: Any = None) -> tuple[State, Number]:
         v, *others = u if isinstance(u, tuple) else (u,)
         if self.threshold is None:
             return u, in_units(v, self.unit)
@@ -432,9 +432,9 @@ class Xylo(IntegerCell, pure=True):
         return keep(v + change), i
 
     def linear_response(self) -> LinearResponse:
-        decay, synaptic_decay = (1 - 2.0 ** -np.asarray(dash) for dash in self.leaks)
+        decay, gain = (1 - 2.0 ** -np.asarray(dash) for dash in self.leaks)
         # A spike decays in the step of its arrival.
-        return LinearResponse(decay, synaptic_decay, synaptic_decay, self.threshold)
+        return LinearResponse(decay, gain, gain, self.threshold)  # type: ignore[arg-type]
 
     def nearest(self, decay: np.ndarray, synaptic_decay: np.ndarray) -> tuple[Any, Any]:
         def shift(factor):

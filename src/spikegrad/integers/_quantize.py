@@ -204,7 +204,7 @@ def _options(owner: str, layer: Any, chip: Chip) -> dict[str, Any]:
         )
     if isinstance(cell, LeakyReadout):
         return {}
-    surrogate = cell.surrogate
+    surrogate: Any = cell.surrogate
     if chip.is_synaptic and [kind.multiple for kind in spike_types(surrogate)] == [
         True
     ]:
@@ -304,7 +304,7 @@ def dequantize(network: Network) -> Network:
     for name, cell, _, _ in integer_layers("dequantize", network):
         layer, response = network.layers[name], cell.linear_response()
         unit = _fixed_weights(layer)[0].scale * cell.state_scale
-        options = {"decay": response.decay}
+        options: dict[str, Any] = {"decay": response.decay}
         kind: Any = LeakyReadout
         if cell.threshold is not None:
             kind = SynapticLIF if np.any(response.synaptic_decay) else LIF
@@ -324,7 +324,7 @@ def _times(factor: Any, weight: Fixed) -> jax.Array:
 
 
 def _row(
-    name: str, before: LinearResponse, layer: Layer, real: Any, integer: Any
+    name: str, before: LinearResponse, layer: Any, real: Any, integer: Any
 ) -> QuantizedLayer:
     weights, after = _fixed_weights(layer), layer.cell.linear_response()
     scale = weights[0].scale

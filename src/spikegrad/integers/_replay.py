@@ -26,7 +26,7 @@ class IntegerLayer(NamedTuple):
     """A layer without JAX."""
 
     name: str
-    cell: IntegerCell
+    cell: Any
     edges: tuple[IntegerEdge, ...]
     bias: np.ndarray
     """``(neurons,)``."""

@@ -54,7 +54,7 @@ def save(network: Network, path: str | Path) -> None:
     [[64, 64], [64, 64], [64, 64]]
     """
     for _ in integer_layers("save", network):
-        pass  # raises for what is not made of integers
+        pass  # raises for weights and cells that are not integers
     record = {"format": _FORMAT, "inputs": network.inputs, "outputs": network.outputs}
     record["layers"] = dict(network.layers)
     data = json.dumps(record, default=_fields).encode()
@@ -84,11 +84,12 @@ def load(path: str | Path) -> Network:
     record = json.loads(Path(path).read_text(), object_hook=_object)
     if not isinstance(record, dict) or record.get("format") != _FORMAT:
         raise ValueError(f"load: {path} is no file of spikegrad.integers.save")
-    names = (
-        x if x is None or isinstance(x, str) else tuple(x)
-        for x in (record["inputs"], record["outputs"])
+    # A tuple, because names are a part of the tree's structure.
+    inputs, outputs = (
+        tuple(names) if isinstance(names, list) else names
+        for names in (record["inputs"], record["outputs"])
     )
-    return Network(record["layers"], *names)
+    return Network(record["layers"], inputs, outputs)  # type: ignore[arg-type]
 
 
 def _fields(value: Any) -> Any:
