@@ -207,11 +207,12 @@ def test_gradient_reaches_all_weights():
 
 
 def test_clipped_weights_have_no_gradient():
-    weight = fixed(jnp.array([[0.3, -0.4, 5.0]]), scale=100.0)
-    assert (weight.integers == [[30, -40, 127]]).all()
+    """A weight that is just the largest integer is not clipped."""
+    weight = fixed(jnp.array([[0.3, -0.4, 1.27, -1.28, 5.0]]), scale=100.0)
+    assert (weight.integers == [[30, -40, 127, -128, 127]]).all()
     assert weight.clipped == 1
     gradient = jax.grad(lambda w: jnp.asarray(w).sum())(weight)
-    np.testing.assert_array_equal(gradient.value, [[100.0, 100.0, 0.0]])
+    np.testing.assert_array_equal(gradient.value, [[100.0, 100.0, 100.0, 100.0, 0.0]])
 
 
 # --- quantize -------------------------------------------------------------------------------------------------------

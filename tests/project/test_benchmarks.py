@@ -21,6 +21,7 @@ RUNS = {  # with what must be printed
     "graphs.py --neurons 6 --steps 12 --batch 4 --rounds 1": "sew, images",
     "importing.py --rounds 1": "spikegrad",
     "random_graphs.py --count 1": "all",
+    "random_integers.py --count 1 --modes exact": "xylo",
     "training.py --worker --epochs 2": "ReLU, an update",
     "yin_yang.py --seeds 1 --epochs 1": "spiking, 120 hidden",
 }

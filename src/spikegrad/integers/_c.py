@@ -228,6 +228,7 @@ def _tables(network: Network) -> dict[str, Any]:
     sizes = {edge.source: len(edge.weight) for edge in edges}
     sizes |= {layer.name: len(layer.bias) for layer in layers}
     names = [*graph.inputs, *(layer.name for layer in layers)]
+    # A source remembers as many outputs as its longest delay.
     rows = {
         name: max([e.lag for e in edges if e.source == name], default=0)
         for name in names

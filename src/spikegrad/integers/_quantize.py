@@ -145,6 +145,7 @@ def quantize(
     options = {
         name: _options(owner % name, x, cell.chip) for name, x in network.layers.items()
     }
+    # A state is largest before its spike.
     _, real = network.observe(inputs, parts=("output", "pre_spike"), mask=mask)
     sizes = (
         sum(np.shape(x)[-1] for x in jax.tree.leaves(inputs)),
@@ -208,7 +209,7 @@ def _options(owner: str, layer: Any, chip: Chip) -> dict[str, Any]:
     if chip.is_synaptic and [kind.multiple for kind in spike_types(surrogate)] == [
         True
     ]:
-        surrogate = surrogate.surrogate
+        surrogate = surrogate.surrogate  # the cell counts spikes itself
     for refused, problem in (
         (
             cell.reset not in chip.resets,
@@ -226,6 +227,7 @@ def _options(owner: str, layer: Any, chip: Chip) -> dict[str, Any]:
                 f"{owner}: it {problem}; train with the properties of the target"
             )
     options = {"surrogate": surrogate, "detach_reset": cell.detach_reset}
+    # A target with one reset has no parameter for it.
     return options | ({"reset": cell.reset} if len(chip.resets) > 1 else {})
 
 
@@ -330,7 +332,7 @@ def _row(
     scale = weights[0].scale
     integers = np.concatenate([w.integers.ravel() for w in weights])
     values = np.concatenate([np.ravel(w.value) for w in weights])
-    size = max(np.linalg.norm(values), 1e-300)
+    size = max(np.linalg.norm(values), 1e-300)  # a layer of zeros has no error
     peaks = [np.abs(x).max() for x in jax.tree.leaves(integer.pre_spike)]
     rates = float(real.output.mean()), float(integer.output.mean())
     return QuantizedLayer(

@@ -97,7 +97,7 @@ def _fields(value: Any) -> Any:
     if not isinstance(value, Struct):
         return value.tolist()
     fields = {"class": type(value).__name__, **value._values()}
-    fields.pop("surrogate", None)
+    fields.pop("surrogate", None)  # any function, which JSON has not
     if isinstance(value, Fixed):
         fields["value"] = value.integers
     return fields
