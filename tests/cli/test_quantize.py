@@ -42,6 +42,7 @@ def test_quantize(tmp_path):
     record["options"]["encoding"] = "current"
     (folder / "run.json").write_text(json.dumps(record))
     assert "--encoding rate or latency" in refused("fixed")
-    # Before any training.
+    # Before any training, and without a folder.
     result = run("train", *small.split()[:-4], "--target", "loihi", "-o", tmp_path / "other")
-    assert "resets the potential to 0" in str(result.exception)
+    assert "it has reset='value'" in str(result.exception)
+    assert not (tmp_path / "other").exists()

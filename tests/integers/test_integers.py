@@ -169,7 +169,7 @@ CELLS = {
 def test_tangent_is_the_real_update(name):
     """The derivative of two steps against the chain rule by hand, in float64, without a spike between them."""
     cell, decay, synapse, gain = CELLS[name]
-    unit = 64 * 120 if name == "loihi" else 120
+    unit = 64 * 120 + 1 if name == "loihi" else 120
     first = gain * synapse if name == "xylo" else gain  # a spike of Xylo decays in its step
 
     def spike(current):
@@ -207,11 +207,12 @@ def test_gradient_reaches_all_weights():
 
 
 def test_clipped_weights_have_no_gradient():
-    weight = fixed(jnp.array([[0.3, -0.4, 5.0]]), scale=100.0)
-    assert (weight.integers == [[30, -40, 127]]).all()
+    """A weight that is just the largest integer is not clipped."""
+    weight = fixed(jnp.array([[0.3, -0.4, 1.27, -1.28, 5.0]]), scale=100.0)
+    assert (weight.integers == [[30, -40, 127, -128, 127]]).all()
     assert weight.clipped == 1
     gradient = jax.grad(lambda w: jnp.asarray(w).sum())(weight)
-    np.testing.assert_array_equal(gradient.value, [[100.0, 100.0, 0.0]])
+    np.testing.assert_array_equal(gradient.value, [[100.0, 100.0, 100.0, 100.0, 0.0]])
 
 
 # --- quantize -------------------------------------------------------------------------------------------------------
@@ -227,7 +228,7 @@ def real_network(cell, readout=None, key=1, hidden=20):
     ("target", "cell", "readout"),
     [
         (FixedLIF(0, 1, bits=24), LIF(0.9, reset="subtract", norm_input=True), None),
-        ("loihi", SynapticLIF(0.9, reset="value", synaptic_decay=0.75), None),
+        ("loihi", SynapticLIF(np.linspace(0.85, 0.95, 20), reset="value", synaptic_decay=0.75), None),
         (
             "xylo",
             SynapticLIF(0.875, synaptic_decay=0.75),
@@ -303,10 +304,14 @@ SPIKES = np.ones((5, 1, 2), int)
 @pytest.mark.parametrize(
     ("target", "layers", "words"),
     [
-        ("loihi", [layer(LIF())], "layer '0' on Loihi: a spike resets the potential to 0"),
+        ("loihi", [layer(LIF())], "layer '0' on Loihi: it has reset='value', not 'subtract'"),
         ("xylo", [layer(LIF())], "each neuron has a synapse"),
-        ("xylo", [layer(SynapticLIF()), layer(LeakyReadout())], "layer '1' on Xylo: its outputs are spikes"),
-        ("xylo", [layer(SynapticLIF(), Delayed(jnp.ones((2, 2)), 2))], "delay of 2"),
+        (
+            "xylo",
+            [layer(SynapticLIF()), layer(LeakyReadout())],
+            "'1' on Xylo: each neuron has a synapse and fires",
+        ),
+        ("xylo", [layer(SynapticLIF(), Delayed(jnp.ones((2, 2)), 2))], "'0' on Xylo: it has no delays, got a Delayed"),
         ("fixed", [layer(AdaptiveLIF())], "a AdaptiveLIF has no counterpart"),
         ("fixed", [layer(LIF(), lambda x: x)], "weight is a function"),
         ("fixed", [layer(LIF(surrogate=stochastic(Arctan())))], "lacks the spike type"),
@@ -317,6 +322,14 @@ SPIKES = np.ones((5, 1, 2), int)
 def test_targets_refuse_what_they_lack(target, layers, words):
     with pytest.raises((TypeError, ValueError), match=words):
         quantize(Network(layers), target, SPIKES)
+
+
+@pytest.mark.parametrize(("inputs", "hidden", "words"), [(17, 2, "17 and 2"), (2, 1001, "2 and 1001")])
+def test_xylo_refuses_networks_beyond_its_size(inputs, hidden, words):
+    cell = SynapticLIF(0.9, synaptic_decay=0.9)
+    network = Network([layer(cell, jnp.ones((inputs, hidden))), layer(cell, jnp.ones((hidden, 2)))])
+    with pytest.raises(ValueError, match=f"Xylo has 16 inputs and 1000 hidden neurons.*{words}"):
+        quantize(network, "xylo", np.ones((2, 1, inputs), int))
 
 
 def test_joins_and_real_inputs_are_refused():
@@ -348,12 +361,12 @@ def test_replay_raises_where_a_state_leaves_its_width():
 def test_bad_parameters_are_refused():
     for build, words in (
         (lambda: FixedLIF(0.9, 1), "FixedLIF: decay must be an integer.*0.9"),
-        (lambda: FixedLIF(5000, 1), "FixedLIF: decay must be from 0 to 4096, got 5000"),
-        (lambda: FixedLIF(5, 200, bits=8), "threshold must be from 1 to 127"),
-        (lambda: Loihi(4096, 0, 1), "Loihi: du must be from 0 to 4095"),
-        (lambda: Xylo(16, 0, 1), "Xylo: dash_mem must be from 0 to 15"),
+        (lambda: FixedLIF(5000, 1), "FixedLIF: decay must be an integer from 0 to 4096.*5000"),
+        (lambda: FixedLIF(5, 200, bits=8), "threshold must be an integer from 1 to 127"),
+        (lambda: Loihi(4096, 0, 1), "Loihi: du must be an integer from 0 to 4095"),
+        (lambda: Xylo(16, 0, 1), "Xylo: dash_mem must be an integer from 0 to 15"),
         (lambda: fixed(jnp.ones(2), 1), "bits must be from 2 to 16, got 1"),
-        (lambda: fixed(jnp.ones(2), scale=0.0), "scale must be above 0"),
+        (lambda: fixed(jnp.ones(2), scale=0.0), "scale must be > 0"),
         (lambda: to_c(Network([layer(FixedLIF(0, 1))]), "my-net"), "name in C, got 'my-net'"),
     ):
         with pytest.raises((TypeError, ValueError), match=words):

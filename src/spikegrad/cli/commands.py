@@ -156,6 +156,8 @@ def train(
         if resume is None:
             options = options_of(context, **values)
             split = options.load()
+            if target:  # what the target lacks is reported before a folder is claimed
+                quantizing.check(options, split, target, bits)
             return runs.start(output, options, split, baseline=baseline), split
         run = runs.read(resume)
         if run.record.get("finished"):
@@ -170,8 +172,6 @@ def train(
     tables.note(f"{options.data}, {network.sizes} neurons, {run.folder}", quiet)
     key = jax.random.key(options.seed)
     start = trainer.starts(network, split.train)(key)
-    if target:  # what the target lacks is reported before training
-        quantizing.converted(network, start, split, target, bits)
     watch = diagnosis.Watch(network, start, split, options.lr, quiet)
     with processes.deferred() as stop:
         learn = partial(

@@ -3,58 +3,165 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from pathlib import Path
+from string import Template
 from typing import Any
 
 import numpy as np
 
 from .._files import write_atomically
 from ..network import Network
-from ._arithmetic import Block
-from ._replay import IntegerLayer, integer_layers
+from ._replay import integer_layers
 
-_FUNCTIONS = """\
-static inline int32_t scaled_floor(int32_t x, int32_t factor, int bits) {
+_FORMATS = "bits", "fraction", "rounding", "overflow", "reset", "bias"
+_HEADER = """\
+#ifndef ${NAME}_H
+#define ${NAME}_H
+#include <stdint.h>
+#define ${NAME}_INPUTS $input_size
+#define ${NAME}_OUTPUTS $output_size
+typedef struct {
+    int32_t values[$states]; /* potentials and currents, layer by layer */
+    int32_t past[$past];     /* outputs of earlier steps that a delay still needs */
+    int32_t row[$sources];   /* where the next past outputs of each source go */
+} ${name}_state;
+void ${name}_start(${name}_state *state);
+void ${name}_step(${name}_state *state, const int32_t *inputs, int32_t *outputs);
+#endif
+"""
+
+_SOURCE = """\
+#include "$name.h"
+
+#include <string.h>
+
+enum { FIXEDLIF, LOIHI, XYLO };     /* the rule of a neuron */
+enum { FLOOR, ZERO };               /* where a decay rounds to */
+enum { SATURATE, WRAP, ERROR };     /* a state beyond its width; ERROR does not check */
+enum { VALUE, SUBTRACT, NONE };     /* the effect of a spike on the potential */
+
+/* Inputs, then layers: the outputs of a step, and where the outputs of `rows` earlier steps are. */
+static const struct { int32_t size, rows, past; } source[] = $source;
+
+/* A layer has `edges` of the edges, and `states` arrays of states. A neuron fires up to `most`
+   times a step, 0 for a readout. */
+static const struct layer {
+    int32_t edges, states, most, rule, bits, fraction, rounding, overflow, reset, bias;
+} layer[] = $layer;
+
+/* A matrix of weights: its source, and the delay of the inputs. */
+static const struct { int32_t source, lag; } edge[] = $edge;
+static const int32_t output[] = $output;
+#define LENGTH(array) ((int32_t)(sizeof array / sizeof *array))
+
+/* Of each neuron. The weights of an input of an edge follow each other. */
+$tables
+enum { NEURONS = LENGTH(leak), SOURCES = LENGTH(source), LAYERS = LENGTH(layer) };
+enum { INPUTS = SOURCES - LAYERS };
+
+static int32_t scaled(int32_t x, int32_t factor, int32_t bits, int32_t rounding) {
+    /* A quotient rounds to zero, and the shift of a negative number is not portable. */
     const int64_t product = (int64_t)x * factor, unit = (int64_t)1 << bits;
-    return (int32_t)(product >= 0 ? product / unit : -((unit - 1 - product) / unit));
+    return (int32_t)(product / unit - (rounding == FLOOR && product % unit < 0));
 }
-static inline int32_t scaled_zero(int32_t x, int32_t factor, int bits) {
-    return (int32_t)((int64_t)x * factor / ((int64_t)1 << bits));
-}
-static inline int32_t leaked(int32_t x, int shift) {
-    const int32_t loss = scaled_floor(x, 1, shift);
+static int32_t leaked(int32_t x, int32_t shift) {
+    const int32_t loss = scaled(x, 1, shift, FLOOR);
     return x - loss - (x > 0 && loss == 0);
 }
-static inline int32_t wrapped(int32_t x, int bits) {
+static int32_t wrapped(int32_t x, int32_t bits) {
     const int64_t turn = (int64_t)1 << bits, rest = (x + turn / 2) % turn;
     return (int32_t)(rest < 0 ? rest + turn / 2 : rest - turn / 2);
 }
-static inline int32_t clipped(int32_t x, int32_t low, int32_t high) {
+static int32_t clipped(int32_t x, int32_t low, int32_t high) {
     return x < low ? low : x > high ? high : x;
 }
-static inline int32_t fired(int32_t distance) { return distance >= 0; }
-static inline int32_t counted(int32_t distance, int32_t threshold, int32_t most) {
-    return distance < 0 ? 0 : clipped(distance / threshold + 1, 0, most);
+static int32_t keep(const struct layer *l, int32_t x) {
+    const int32_t end = (int32_t)1 << (l->bits - 1);
+    if (l->overflow == ERROR) return x;
+    return l->overflow == WRAP ? wrapped(x, l->bits) : clipped(x, -end, end - 1);
 }
-"""
-_MAIN = """
-#ifdef {guard}_MAIN
+
+/* Adds a current to the states v and i of neuron n, and returns its output. */
+static int32_t fire(const struct layer *l, int32_t n, int32_t current, int32_t *v, int32_t *i) {
+    switch (l->rule) {
+    case FIXEDLIF:
+        if (l->states > 1) {
+            *i = keep(l, scaled(*i, current_leak[n], l->fraction, l->rounding) + current);
+            current = *i;
+        }
+        *v = keep(l, scaled(*v, leak[n], l->fraction, l->rounding) + current);
+        break;
+    case LOIHI:
+        *i = wrapped(scaled(*i, current_leak[n], 12, ZERO) + 64 * current, 24);
+        *v = clipped(scaled(*v, leak[n], 12, ZERO) + *i + l->bias, -8388607, 8388607);
+        break;
+    case XYLO:
+        *i = leaked(keep(l, *i + current), current_leak[n]);
+        current = keep(l, leaked(*v, leak[n]) - *v + *i);
+        *v = keep(l, *v + keep(l, current + l->bias));
+    }
+    if (!l->most) return *v;
+    if (*v < threshold[n]) return 0;
+    current = clipped(*v / threshold[n], 0, l->most);
+    if (l->reset == VALUE) *v = 0;
+    if (l->reset == SUBTRACT) *v -= current * threshold[n];
+    return current;
+}
+
+void ${name}_start(${name}_state *state) { memset(state, 0, sizeof *state); }
+
+void ${name}_step(${name}_state *state, const int32_t *inputs, int32_t *outputs) {
+    const int32_t *present[SOURCES]; /* the outputs of this step */
+    int32_t currents[NEURONS], *current = currents, *v = state->values;
+    int32_t neuron = 0, e = 0, w = 0;
+    for (int32_t s = 0; s < INPUTS; inputs += source[s++].size) present[s] = inputs;
+    for (int32_t k = 0; k < LAYERS; k++) {
+        const struct layer *l = &layer[k];
+        const int32_t size = source[INPUTS + k].size;
+        for (int32_t n = 0; n < size; n++) current[n] = bias[neuron + n];
+        for (const int32_t end = e + l->edges; e < end; e++) {
+            const int32_t s = edge[e].source, lag = edge[e].lag, rows = source[s].rows;
+            const int32_t many = source[s].size, *x = present[s];
+            if (lag) /* so many rows before the next one, in the ring below */
+                x = state->past + source[s].past + (state->row[s] + rows - lag) % rows * many;
+            /* Event-driven: the weights of an input are only read if it is not 0. */
+            for (int32_t j = 0; j < many; j++, w += size)
+                if (x[j])
+                    for (int32_t n = 0; n < size; n++) current[n] += x[j] * weight[w + n];
+        }
+        for (int32_t n = 0; n < size; n++)
+            current[n] = fire(l, neuron + n, current[n], v + n, v + (l->states - 1) * size + n);
+        present[INPUTS + k] = current;
+        current += size, neuron += size, v += l->states * size;
+    }
+    for (int32_t s = 0; s < SOURCES; s++) {
+        const int32_t size = source[s].size;
+        int32_t *oldest = state->past + source[s].past + state->row[s] * size;
+        if (!source[s].rows) continue;
+        /* The rows are a ring, and the new outputs replace the oldest. */
+        memcpy(oldest, present[s], size * sizeof *oldest);
+        state->row[s] = (state->row[s] + 1) % source[s].rows;
+    }
+    for (int32_t k = 0; k < LENGTH(output); outputs += source[output[k++]].size)
+        memcpy(outputs, present[output[k]], source[output[k]].size * sizeof(int32_t));
+}
+
+#ifdef ${NAME}_MAIN
 #include <stdio.h>
 
 /* Reads the inputs of one step after the other, and prints the outputs of each. */
-int main(void) {{
-    static {name}_state state;
-    static int32_t inputs[{guard}_INPUTS], outputs[{guard}_OUTPUTS];
-    {name}_start(&state);
-    for (;;) {{
-        for (int j = 0; j < {guard}_INPUTS; j++)
+int main(void) {
+    static ${name}_state state;
+    static int32_t inputs[${NAME}_INPUTS], outputs[${NAME}_OUTPUTS];
+    ${name}_start(&state);
+    for (;;) {
+        for (int j = 0; j < ${NAME}_INPUTS; j++)
             if (scanf("%d", &inputs[j]) != 1) return j != 0;
-        {name}_step(&state, inputs, outputs);
-        for (int i = 0; i < {guard}_OUTPUTS; i++)
-            printf("%d%c", outputs[i], i + 1 < {guard}_OUTPUTS ? ' ' : '\\n');
-    }}
-}}
+        ${name}_step(&state, inputs, outputs);
+        for (int i = 0; i < ${NAME}_OUTPUTS; i++)
+            printf("%d%c", outputs[i], i + 1 < ${NAME}_OUTPUTS ? ' ' : '\\n');
+    }
+}
 #endif
 """
 
@@ -101,161 +208,66 @@ def to_c(network: Network, path: str | Path) -> None:
     ['net.c', 'net.h']
     """
     path = Path(path)
-    name = path.name
-    if not re.fullmatch("[A-Za-z_][A-Za-z0-9_]*", name):
+    if not re.fullmatch("[A-Za-z_][A-Za-z0-9_]*", path.name):
         raise ValueError(
-            f"to_c: the last part of path must be a name in C, got {name!r}"
+            f"to_c: the last part of path must be a name in C, got {path.name!r}"
         )
-    program = _Program(name, network)
-    for suffix, text in ((".h", program.header()), (".c", program.source())):
-        data = text.encode()
+    names = {"name": path.name, "NAME": path.name.upper()} | _tables(network)
+    for suffix, text in ((".h", _HEADER), (".c", _SOURCE)):
+        data = Template(text).substitute(names).encode()
         write_atomically(
-            path.with_name(name + suffix), lambda stream, data=data: stream.write(data)
+            path.with_name(path.name + suffix),
+            lambda stream, data=data: stream.write(data),
         )
 
 
-class _Program:
-    def __init__(self, name: str, network: Network) -> None:
-        self.name, self.guard = name, name.upper()
-        self.layers = [*integer_layers("to_c", network)]
-        # A layer is n3 in C, because names in Python may be any string.
-        self.names = {layer.name: f"n{k}" for k, layer in enumerate(self.layers)}
-        self.names |= {
-            source: f"in{k}" for k, source in enumerate(network.graph.inputs)
-        }
-        self.inputs, self.outputs = network.graph.inputs, network.graph.outputs
-        self.sizes = {layer.name: layer.neurons for layer in self.layers}
-        self.depths = {layer.name: 0 for layer in self.layers}
-        """How many outputs before the present one each source must remember."""
-        for layer in self.layers:
-            for edge in layer.edges:
-                self.sizes[edge.source] = len(edge.weight)
-                self.depths[edge.source] = max(
-                    self.depths.get(edge.source, 0), edge.lag
-                )
-
-    def header(self) -> str:
-        fields = []
-        for layer in self.layers:
-            fields += [
-                f"int32_t {self.names[layer.name]}_{k}[{layer.neurons}];"
-                for k in range(len(layer.cell.state_names))
-            ]
-        for source, depth in self.depths.items():
-            if depth:
-                array = f"{self.names[source]}_past[{depth}][{self.sizes[source]}]"
-                fields.append(f"int32_t {array};")
-        inputs, outputs = (
-            sum(self.sizes[name] for name in names)
-            for names in (self.inputs, self.outputs)
+def _tables(network: Network) -> dict[str, Any]:
+    """Return the numbers and tables of the templates by name."""
+    layers, graph = [*integer_layers("to_c", network)], network.graph
+    edges = [edge for layer in layers for edge in layer.edges]
+    sizes = {edge.source: len(edge.weight) for edge in edges}
+    sizes |= {layer.name: len(layer.bias) for layer in layers}
+    names = [*graph.inputs, *(layer.name for layer in layers)]
+    # A source remembers as many outputs as its longest delay.
+    rows = {
+        name: max([e.lag for e in edges if e.source == name], default=0)
+        for name in names
+    }
+    sources, past = [], 0
+    for name in names:
+        sources.append([sizes[name], rows[name], past])
+        past += sizes[name] * rows[name]
+    records, columns = [], []
+    for layer in layers:
+        cell = layer.cell
+        most = 0 if cell.threshold is None else cell.n
+        record = [len(layer.edges), len(cell.state_names), most, type(cell).__name__]
+        # A name is a constant of the program, and a cell without a format has the first of it.
+        record += [getattr(cell, name, 0) for name in _FORMATS]
+        records.append([str(entry).upper() for entry in record])
+        column = *cell.leaks, cell.threshold, layer.bias
+        columns.append(
+            [np.broadcast_to(0 if x is None else x, len(layer.bias)) for x in column]
         )
-        return "\n".join(
-            [
-                f"#ifndef {self.guard}_H",
-                f"#define {self.guard}_H",
-                "#include <stdint.h>",
-                f"#define {self.guard}_INPUTS {inputs}",
-                f"#define {self.guard}_OUTPUTS {outputs}",
-                "typedef struct {",
-                *(f"    {field}" for field in fields),
-                f"}} {self.name}_state;",
-                f"void {self.name}_start({self.name}_state *state);",
-                f"void {self.name}_step({self.name}_state *state, const int32_t *inputs,",
-                "    int32_t *outputs);",
-                "#endif",
-                "",
-            ]
-        )
-
-    def source(self) -> str:
-        lines = [f'#include "{self.name}.h"', "", "#include <string.h>", ""]
-        tables, body = [], []
-        for layer in self.layers:
-            self._add_layer(layer, tables, body)
-        # Only the functions that the cells call, because an unused one is a warning.
-        text = "\n".join(body)
-        lines += [_used_functions(text), *tables, ""]
-        lines += [
-            f"void {self.name}_start({self.name}_state *state) {{",
-            "    memset(state, 0, sizeof *state);",
-            "}",
-            "",
-            f"void {self.name}_step({self.name}_state *state, const int32_t *inputs,",
-            "    int32_t *outputs) {",
-        ]
-        place = 0
-        for source in self.inputs:
-            lines.append(f"    const int32_t *{self.names[source]} = inputs + {place};")
-            place += self.sizes[source]
-        lines.append(text)
-        for source in self.depths:
-            lines += self._push(source)
-        place = 0
-        for output in self.outputs:
-            size, array = self.sizes[output], self.names[output]
-            lines.append(
-                f"    for (int i = 0; i < {size}; i++) outputs[{place} + i] = {array}[i];"
-            )
-            place += size
-        lines.append("}")
-        return "\n".join(lines) + _MAIN.format(name=self.name, guard=self.guard)
-
-    def _add_layer(
-        self, layer: IntegerLayer, tables: list[str], body: list[str]
-    ) -> None:
-        name, size = self.names[layer.name], layer.neurons
-        body.append(f"    int32_t {name}[{size}];")
-        if layer.bias.any():
-            tables.append(_table(f"{name}_bias", layer.bias))
-            body.append(
-                f"    for (int i = 0; i < {size}; i++) {name}[i] = {name}_bias[i];"
-            )
-        else:
-            body.append(f"    memset({name}, 0, sizeof {name});")
-        for k, edge in enumerate(layer.edges):
-            tables.append(_table(f"{name}_w{k}", edge.weight))
-            array = self.names[edge.source]
-            if edge.lag:
-                array = f"state->{array}_past[{self.depths[edge.source] - edge.lag}]"
-            # Event-driven: the row of weights is only read if the input is not 0.
-            body += [
-                f"    for (int j = 0; j < {len(edge.weight)}; j++)",
-                f"        if ({array}[j])",
-                f"            for (int i = 0; i < {size}; i++)",
-                f"                {name}[i] += {array}[j] * {name}_w{k}[j][i];",
-            ]
-        # The cell runs on terms instead of numbers, and the block collects their lines.
-        block = Block(name)
-        arrays = [f"state->{name}_{k}[i]" for k in range(len(layer.cell.state_names))]
-        v = tuple(map(block.define, arrays))
-        current = block.define(f"{name}[i]")
-        u = layer.cell.integrate(v if v[1:] else v[0], current)
-        after, out = layer.cell.fire(u)
-        after = after if isinstance(after, tuple) else (after,)
-        tables += [
-            _table(table, np.array(values)) for values, table in block.tables.items()
-        ]
-        lines = [
-            *block.lines,
-            *(f"{a} = {value};" for a, value in zip(arrays, after, strict=True)),
-            f"{name}[i] = {out};",
-        ]
-        body += [
-            f"    for (int i = 0; i < {size}; i++) {{",
-            *(f"        {line}" for line in lines),
-            "    }",
-        ]
-
-    def _push(self, source: str) -> list[str]:
-        """Return the lines that remember the present outputs, if a later step reads them."""
-        past, depth = f"state->{self.names[source]}_past", self.depths[source]
-        if not depth:
-            return []
-        return [
-            f"    memmove({past}, {past}[1], {depth - 1} * sizeof {past}[0]);"
-            * (depth > 1),
-            f"    memcpy({past}[{depth - 1}], {self.names[source]}, sizeof {past}[0]);",
-        ]
+    names_of_tables = "leak", "current_leak", "threshold", "bias"
+    tables: dict[str, Any] = dict(
+        zip(names_of_tables, np.concatenate(columns, axis=1), strict=True)
+    )
+    tables["weight"] = np.concatenate([edge.weight.ravel() for edge in edges])
+    return {
+        "input_size": sum(sizes[name] for name in graph.inputs),
+        "output_size": sum(sizes[name] for name in graph.outputs),
+        "sources": len(names),
+        "states": sum(
+            len(layer.bias) * len(layer.cell.state_names) for layer in layers
+        ),
+        "past": max(past, 1),  # C has no empty arrays
+        "source": _braces(sources),
+        "layer": _braces(records),
+        "edge": _braces([[names.index(edge.source), edge.lag] for edge in edges]),
+        "output": _braces([names.index(name) for name in graph.outputs]),
+        "tables": "\n".join(_table(name, x) for name, x in tables.items()),
+    }
 
 
 def _table(name: str, values: np.ndarray) -> str:
@@ -263,22 +275,14 @@ def _table(name: str, values: np.ndarray) -> str:
     bits = next(
         bits for bits in (8, 16, 32) if (np.abs(values * 2 + 1) < 2**bits).all()
     )
-    axes = "".join(f"[{n}]" for n in values.shape)
-    return f"static const int{bits}_t {name}{axes} = {_braces(values.tolist())};"
+    return (
+        f"static const int{bits}_t {name}[{len(values)}] = {_braces(values.tolist())};"
+    )
 
 
-def _braces(values: int | Sequence[Any]) -> str:
-    if isinstance(values, int):
+def _braces(values: Any) -> str:
+    if not isinstance(values, list):
         return str(values)
-    separator = ",\n    " if values and not isinstance(values[0], int) else ","
-    return "{" + separator.join(map(_braces, values)) + "}"
-
-
-def _used_functions(text: str) -> str:
-    functions = re.split(r"(?<=\})\n(?=static)", _FUNCTIONS.strip())
-    used: list[str] = []
-    for function in reversed(functions):  # a function calls those above it
-        name = re.search(r"(\w+)\(", function)[1]  # type: ignore[index]
-        if re.search(rf"\b{name}\(", text + "".join(used)):
-            used.insert(0, function)
-    return "\n".join(used)
+    # Lines of 20 numbers, because editors and compilers are slow with long ones.
+    text = re.sub("(?:[^,]*,){20}", r"\g<0>\n    ", ",".join(map(_braces, values)))
+    return f"{{{text}}}"

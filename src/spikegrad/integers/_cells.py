@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple
 
@@ -18,7 +19,6 @@ from ._arithmetic import (
     Factor,
     Number,
     clipped,
-    counted,
     fired,
     in_units,
     leaked,
@@ -26,21 +26,6 @@ from ._arithmetic import (
     scaled,
     wrapped,
 )
-
-
-class RealNeuron(NamedTuple):
-    """The parameters of a neuron on real numbers, from which a target makes its own."""
-
-    decay: np.ndarray
-    synaptic_decay: np.ndarray | None
-    """None without a synapse."""
-    threshold: np.ndarray | None
-    """None for a readout, which never fires."""
-    reset: str
-    gain: np.ndarray
-    """The factor of the input."""
-    options: dict[str, Any]
-    """The surrogate, and whether the reset is detached."""
 
 
 class WeightFormat(NamedTuple):
@@ -51,61 +36,99 @@ class WeightFormat(NamedTuple):
     step: int = 1
 
 
+def signed(bits: int, step: int = 1) -> WeightFormat:
+    """Return the multiples of a step that two's complement has."""
+    return WeightFormat(-(2 ** (bits - 1)) * step, (2 ** (bits - 1) - 1) * step, step)
+
+
+class Chip(NamedTuple):
+    """The limits of a target, beyond the formats of its cell."""
+
+    weight_bits: int = 16
+    """The most bits of a weight."""
+    span: int = 0
+    """The bits of a weight with its zeros at the end, if they are more."""
+    resets: tuple[str, ...] = ("value", "subtract", "none")
+    is_synaptic: bool = False
+    """If True, each neuron has a synapse and fires, and connections have no delay."""
+    sizes: tuple[float, float] = math.inf, math.inf
+    """The most inputs and hidden neurons."""
+
+
 class IntegerCell(Cell, pure=True):
     """Base of the cells on integers.
 
     States and currents are integers in float32. :meth:`integrate` and :meth:`fire` also take
-    integers of NumPy and terms of C, see ``_arithmetic.py``.
+    integers of NumPy, see ``_arithmetic.py``. A subclass also has
+
+    - ``bits``, the width of a state, and ``fraction``, the bits of a decay factor.
+    - ``most_leak``, the largest value of the parameters in ``leak_names``.
+    - ``nearest``, a method that returns their values for real decay factors, 0 without a synapse.
     """
 
     state_names = "potential", "synaptic current"
     state_scale: ClassVar[int] = 1
     """The unit of a state is this number times the unit of a weight."""
+    chip: ClassVar[Chip] = Chip()
+    n = 1  # without an annotation, because Xylo has a parameter of this name
+    """The most spikes in a step."""
+    leak_names: ClassVar[tuple[str, str]]
+    """The parameters that are the decays of potential and current."""
+    threshold_name: ClassVar[str] = "threshold"
+    may_lack: ClassVar[tuple[str, ...]] = ()
+    """The parameters that may be None."""
+
+    surrogate: Callable = parameter(default=Sigmoid(), kind=Callable, kw_only=True)
+    detach_reset: bool = parameter(default=False, kw_only=True)
+
+    def __post_init__(self: Any) -> None:
+        super().__post_init__()
+        most = self.limits[1] // self.state_scale
+        ranges: dict[str, Any] = dict.fromkeys(self.leak_names, (0, self.most_leak))
+        # A threshold of 0 of Loihi is exceeded by 1.
+        ranges[self.threshold_name] = int(self.state_scale == 1), most
+        for name, (low, high) in ranges.items():
+            value = getattr(self, name)
+            if value is not None or name not in self.may_lack:
+                value = _as_integers(f"{type(self).__name__}: {name}", value, low, high)
+            object.__setattr__(self, name, value)
+        if self.unit is None:
+            # One number, because the real network has one surrogate for all neurons.
+            unit = self.state_scale if self.threshold is None else self.threshold
+            object.__setattr__(self, "unit", float(np.mean(unit)))
 
     @property
-    def limits(self) -> tuple[int, int]:
+    def leaks(self) -> tuple[Factor, Factor]:
+        """The integers by which potential and current decay, as a step uses them."""
+        decay, synaptic_decay = (getattr(self, name) for name in self.leak_names)
+        return decay, synaptic_decay
+
+    @property
+    def limits(self: Any) -> tuple[int, int]:
         """The least and the largest value of a state."""
-        raise NotImplementedError
+        return signed(self.bits)[:2]
 
     def weight_format(self, bits: int) -> WeightFormat:
         """Return the integers of a weight of so many bits."""
-        return WeightFormat(-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
-
-    def check(self, neuron: RealNeuron) -> None:
-        """Raise if the target lacks a property of a real neuron."""
-
-    def gain(self, neuron: RealNeuron) -> np.ndarray:
-        """Return the factor of the weights that gives the currents of the real neuron."""
-        return neuron.gain
-
-    def converted(self, neuron: RealNeuron, scale: float) -> IntegerCell:
-        """Return the cell with the parameters of a real neuron.
-
-        One in the real network is ``scale`` in the weights.
-        """
-        raise NotImplementedError
-
-    def factors(self) -> tuple[Any, Any, Any]:
-        """Return the decay factors of potential and current, and the gain, as real numbers."""
-        raise NotImplementedError
-
-    def integrate(self, v: State, current: Number) -> State:
-        raise NotImplementedError
+        return signed(bits, 2 ** max(0, self.chip.span - bits))
 
     def fire(self: Any, u: State, key: Any = None) -> tuple[State, Number]:
         v, *others = u if isinstance(u, tuple) else (u,)
         if self.threshold is None:
             return u, in_units(v, self.unit)
         threshold = like(v, self.threshold)
-        s = fired(v - threshold, self.unit, self.surrogate)
+        s = fired(v - threshold, self.threshold, self.n, self.unit, self.surrogate)
+        r = jax.lax.stop_gradient(s) if self.detach_reset else s  # nothing for integers
         if self.reset != "none":
-            r = self._for_reset(s)
             v = v * (1 - r) if self.reset == "value" else v - r * threshold
         return ((v, *others) if others else v), s
 
     def linear_response(self: Any) -> LinearResponse:
-        decay, synaptic_decay, gain = self.factors()
-        return LinearResponse(decay, gain, synaptic_decay, self.threshold)
+        leaks = (0 if leak is None else np.asarray(leak) for leak in self.leaks)
+        decay, synaptic_decay = (leak / 2**self.fraction for leak in leaks)
+        return LinearResponse(
+            decay, float(self.state_scale), synaptic_decay, self.threshold
+        )
 
     def initial_state(self, shape: tuple[int, ...], dtype: DTypeLike) -> State:
         if jnp.finfo(dtype).nmant < 23:
@@ -114,41 +137,18 @@ class IntegerCell(Cell, pure=True):
             )
         return super().initial_state(shape, dtype)
 
-    def _set_integers(self, **limits: tuple[int, int]) -> None:
-        for name, (low, high) in limits.items():
-            value = as_integers(
-                type(self).__name__, name, getattr(self, name), low, high
-            )
-            object.__setattr__(self, name, value)
 
-    def _set_unit(self: Any, threshold: int | float) -> None:
-        unit = threshold if self.unit is None else self.unit
-        object.__setattr__(self, "unit", float(np.mean(unit)))
-
-    def _for_reset(self: Any, s: Number) -> Number:
-        # Integers of NumPy and terms of C have no gradient to stop.
-        is_traced = isinstance(s, jax.Array)
-        return jax.lax.stop_gradient(s) if self.detach_reset and is_traced else s
-
-
-def as_integers(owner: str, name: str, value: Any, low: int, high: int) -> Factor:
-    """Return an integer, or a tuple of one for each neuron."""
+def _as_integers(owner: str, value: Any, low: int, high: int) -> Factor:
+    """Return an integer, or a tuple of one for each neuron: a part of the tree's structure."""
     array = np.asarray(value)
-    if array.ndim > 1 or array.dtype.kind not in "iuf" or (array % 1 != 0).any():
-        raise TypeError(
-            f"{owner}: {name} must be an integer, or one for each neuron, got {brief(value)}"
-        )
-    if (array < low).any() or (array > high).any():
+    is_whole = array.ndim < 2 and array.dtype.kind in "iuf" and (array % 1 == 0).all()
+    if not is_whole or (array < low).any() or (array > high).any():
         raise ValueError(
-            f"{owner}: {name} must be from {low} to {high}, got {brief(value)}"
+            f"{owner} must be an integer from {low} to {high}, or one for each neuron, "
+            f"got {brief(value)}"
         )
-    return _factor(array)
-
-
-def _factor(array: Any) -> Factor:
-    """Return the integers of an array as Python's, which are a part of the tree's structure."""
-    integers = np.asarray(array).astype(int).tolist()
-    return tuple(integers) if isinstance(integers, list) else integers
+    integers = array.astype(int).tolist()
+    return tuple(integers) if array.ndim else integers
 
 
 class FixedLIF(IntegerCell, pure=True):
@@ -213,74 +213,52 @@ class FixedLIF(IntegerCell, pure=True):
     (-5.0, [0.0, 1.0, 0.0])
     """
 
+    leak_names = "decay", "synaptic_decay"
+    may_lack = "threshold", "synaptic_decay"
+
     decay: Any = wiring()
     threshold: Any = wiring()
     synaptic_decay: Any = wiring(None)
-    fraction: int = wiring(12)
-    bits: int = wiring(16)
+    fraction: int = parameter(default=12, integer=True, at_least=1, at_most=12)
+    bits: int = parameter(default=16, integer=True, at_least=2, at_most=24)
     rounding: str = parameter(default="floor", choices=("floor", "zero"))
     overflow: str = parameter(default="saturate", choices=("saturate", "wrap", "error"))
     reset: str = parameter(default="value", choices=("value", "subtract", "none"))
-    surrogate: Callable = parameter(default=Sigmoid(), kind=Callable)
-    detach_reset: bool = parameter(default=False)
     unit: Any = wiring(None)
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self._set_integers(fraction=(1, 12), bits=(2, 24))
-        self._set_integers(decay=(0, 2**self.fraction))
-        if self.synaptic_decay is not None:
-            self._set_integers(synaptic_decay=(0, 2**self.fraction))
-        if self.threshold is not None:
-            self._set_integers(threshold=(1, self.limits[1]))
-        self._set_unit(1 if self.threshold is None else self.threshold)
+    @property
+    def most_leak(self) -> int:
+        return 2**self.fraction
 
     @property
     def state_names(self) -> tuple[str, ...]:  # type: ignore[override]
         return IntegerCell.state_names[: 1 + (self.synaptic_decay is not None)]
 
-    @property
-    def limits(self) -> tuple[int, int]:
-        return -(2 ** (self.bits - 1)), 2 ** (self.bits - 1) - 1
-
     def integrate(self, v: State, current: Number) -> State:
         if self.synaptic_decay is None:
-            return self._keep(self._decayed(v, self.decay) + current)
+            return self._sum(v, self.decay, current)
         v, i = v
         # The synapse comes first, so an input acts on the potential in its own step.
-        i = self._keep(self._decayed(i, self.synaptic_decay) + current)
-        return self._keep(self._decayed(v, self.decay) + i), i
+        i = self._sum(i, self.synaptic_decay, current)
+        return self._sum(v, self.decay, i), i
 
-    def factors(self) -> tuple[Any, Any, Any]:
-        one = 2**self.fraction
-        synapse = self.synaptic_decay or 0
-        return np.asarray(self.decay) / one, np.asarray(synapse) / one, 1.0
-
-    def converted(self, neuron: RealNeuron, scale: float) -> FixedLIF:
-        def factor(decay):
-            return np.rint(decay * 2**self.fraction)
-
-        synapse = neuron.synaptic_decay
-        return self._replaced(
-            decay=factor(neuron.decay),
-            synaptic_decay=None if synapse is None else factor(synapse),
-            threshold=_threshold(neuron, scale),
-            reset=neuron.reset,
-            unit=scale,
-            **neuron.options,
-        )
-
-    def _decayed(self, x: Number, factor: Factor) -> Number:
-        return scaled(x, factor, self.fraction, self.rounding)
-
-    def _keep(self, x: Number) -> Number:
-        if self.overflow == "error":
-            return x
+    def _sum(self, x: Number, factor: Factor, current: Number) -> Number:
+        """Return the state ``x`` after its decay, plus the current, in its width."""
+        x = scaled(x, factor, self.fraction, self.rounding)
+        if self.overflow == "wrap":
+            return wrapped(x, current, self.bits)
+        # With "error" the replay raises.
         return (
-            clipped(x, *self.limits)
+            clipped(x + current, *self.limits)
             if self.overflow == "saturate"
-            else wrapped(x, self.bits)
+            else x + current
         )
+
+    def nearest(self, decay: np.ndarray, synaptic_decay: np.ndarray) -> tuple[Any, Any]:
+        synapse = (
+            np.rint(synaptic_decay * self.most_leak) if synaptic_decay.any() else None
+        )
+        return np.rint(decay * self.most_leak), synapse
 
 
 class Loihi(IntegerCell, pure=True):
@@ -307,7 +285,7 @@ class Loihi(IntegerCell, pure=True):
     surrogate, detach_reset
         As in :class:`FixedLIF`.
     unit : float, optional
-        As in :class:`FixedLIF`. By default :math:`64 \theta`, and 64 for a readout.
+        As in :class:`FixedLIF`. By default the least potential that fires, and 64 for a readout.
 
     Raises
     ------
@@ -338,68 +316,39 @@ class Loihi(IntegerCell, pure=True):
     8188.0
     """
 
+    # Weights of both signs lose their lowest bit, and fewer bits leave the high ones.
+    chip = Chip(8, span=9, resets=("value",))
     state_scale = 64
-    reset = "value"
+    bits, fraction, reset = 24, 12, "value"
+    leak_names, most_leak = ("dv", "du"), 4095
+    threshold_name, may_lack = "vth", ("vth",)
 
     du: Any = wiring()
     dv: Any = wiring()
     vth: Any = wiring()
-    bias: int = wiring(0)
-    surrogate: Callable = parameter(default=Sigmoid(), kind=Callable)
-    detach_reset: bool = parameter(default=False)
+    bias: int = parameter(default=0, integer=True, at_least=-(2**19), at_most=2**19)
     unit: Any = wiring(None)
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self._set_integers(du=(0, 4095), dv=(0, 4095), bias=(-(2**19), 2**19))
-        if self.vth is not None:
-            self._set_integers(vth=(0, 2**17 - 1))
-        self._set_unit(64 if self.vth is None else 64 * np.maximum(self.vth, 1))
-
     @property
-    def limits(self) -> tuple[int, int]:
-        return -(2**23), 2**23 - 1
+    def leaks(self) -> tuple[Factor, Factor]:
+        # ds_offset of the chip: a current with a decay of 0 still loses 1/4096.
+        return 4096 - np.asarray(self.dv), 4095 - np.asarray(self.du)
 
     @property
     def threshold(self) -> Any:
         """The least potential that fires."""
-        if self.vth is None:
-            return None
-        return _factor(64 * np.asarray(self.vth) + 1)
-
-    def weight_format(self, bits: int) -> WeightFormat:
-        # Weights of both signs lose their lowest bit, and fewer bits leave the high ones.
-        step = 2 ** (9 - bits)
-        return WeightFormat(-256, 256 - step, step)
+        return None if self.vth is None else 64 * np.asarray(self.vth) + 1
 
     def integrate(self, v: State, current: Number) -> State:
-        v, i = v
-        # ds_offset of the chip: a decay of 0 still loses 1/4096.
-        decayed = scaled(i, _factor(4095 - np.asarray(self.du)), 12, "zero")
-        # 64 times 18 bits are the 24 bits of the current, and stay exact in float32.
-        i = wrapped(decayed + wrapped(current, 18) * 64, 24)
-        u = scaled(v, _factor(4096 - np.asarray(self.dv)), 12, "zero") + i
-        return clipped(u + self.bias, 1 - 2**23, 2**23 - 1), i
-
-    def factors(self) -> tuple[Any, Any, Any]:
-        return 1 - np.asarray(self.dv) / 4096, (4095 - np.asarray(self.du)) / 4096, 64.0
-
-    def check(self, neuron: RealNeuron) -> None:
-        if neuron.threshold is not None and neuron.reset != "value":
-            raise ValueError(
-                f"a spike resets the potential to 0, not by reset={neuron.reset!r}; train with "
-                "reset='value'"
-            )
-
-    def converted(self, neuron: RealNeuron, scale: float) -> Loihi:
-        synapse = 0.0 if neuron.synaptic_decay is None else neuron.synaptic_decay
-        return self._replaced(
-            du=np.clip(np.rint((1 - synapse) * 4096) - 1, 0, 4095),
-            dv=np.clip(np.rint((1 - neuron.decay) * 4096), 0, 4095),
-            vth=_threshold(neuron, scale),
-            unit=64 * scale,
-            **neuron.options,
+        v, i = (
+            scaled(x, leak, 12, "zero") for x, leak in zip(v, self.leaks, strict=True)
         )
+        i = wrapped(i, 64 * current, 24)
+        return clipped(v + i + self.bias, 1 - 2**23, 2**23 - 1), i
+
+    def nearest(self, decay: np.ndarray, synaptic_decay: np.ndarray) -> tuple[Any, Any]:
+        dv, du = np.rint((1 - decay) * 4096), np.rint((1 - synaptic_decay) * 4096) - 1
+        return np.minimum(dv, 4095), np.maximum(du, 0)
 
 
 class Xylo(IntegerCell, pure=True):
@@ -425,9 +374,12 @@ class Xylo(IntegerCell, pure=True):
     bias : int, default 0
         Bias :math:`b` of the potential.
     surrogate : Surrogate, default Sigmoid()
-        The slope of each spike, of :math:`u / \theta - k`, see :func:`~spikegrad.multi_spike`.
+        The slope of each spike, of :math:`u - k \theta` divided by ``unit``, see
+        :func:`~spikegrad.multi_spike`.
     detach_reset : bool, default False
         If True, the spikes in the reset are constants in the derivative.
+    unit : float, optional
+        The value of a state that is 1 in the surrogate. By default the threshold.
 
     Raises
     ------
@@ -458,76 +410,34 @@ class Xylo(IntegerCell, pure=True):
     ([50.0, -250.0], [[2.0, 0.0]])
     """
 
-    reset = "subtract"
+    chip = Chip(8, resets=("subtract",), is_synaptic=True, sizes=(16, 1000))
+    bits, reset = 16, "subtract"
+    leak_names, most_leak = ("dash_mem", "dash_syn"), 15
 
     dash_mem: Any = wiring()
     dash_syn: Any = wiring()
     threshold: Any = wiring()
-    n: int = wiring(31)
-    bias: int = wiring(0)
-    surrogate: Any = parameter(default=Sigmoid(), kind=Callable)
-    detach_reset: bool = parameter(default=False)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self._set_integers(dash_mem=(0, 15), dash_syn=(0, 15), n=(1, 31))
-        self._set_integers(threshold=(1, 2**15 - 1), bias=self.limits)
-
-    @property
-    def limits(self) -> tuple[int, int]:
-        return -(2**15), 2**15 - 1
+    n: int = parameter(default=31, integer=True, at_least=1, at_most=31)
+    bias: int = parameter(default=0, integer=True, at_least=-(2**15), at_most=2**15 - 1)
+    unit: Any = wiring(None)
 
     def integrate(self, v: State, current: Number) -> State:
+        def keep(x):
+            return clipped(x, *self.limits)
+
         v, i = v
         # The order of the sums decides where they saturate.
-        i = leaked(self._keep(i + current), self.dash_syn)
-        change = self._keep(self._keep(leaked(v, self.dash_mem) - v + i) + self.bias)
-        return (self._keep(v + change), i)
+        i = leaked(keep(i + current), self.dash_syn)
+        change = keep(keep(leaked(v, self.dash_mem) - v + i) + self.bias)
+        return keep(v + change), i
 
-    def fire(self, u: State, key: Any = None) -> tuple[State, Number]:
-        v, i = u
-        threshold = like(v, self.threshold)
-        s = counted(v - threshold, self.threshold, self.n, self.surrogate)
-        return (v - self._for_reset(s) * threshold, i), s
-
-    def factors(self) -> tuple[Any, Any, Any]:
-        synapse = 1 - 2.0 ** -np.asarray(self.dash_syn)
-        return 1 - 2.0 ** -np.asarray(self.dash_mem), synapse, synapse
-
-    def check(self, neuron: RealNeuron) -> None:
-        if neuron.threshold is None:
-            raise ValueError("its outputs are spikes: use SynapticLIF as readout")
-        if neuron.synaptic_decay is None:
-            raise ValueError("each neuron has a synapse: use SynapticLIF")
-        if neuron.reset != "subtract":
-            raise ValueError(
-                f"a spike subtracts the threshold, not reset={neuron.reset!r}; train with "
-                "reset='subtract'"
-            )
-
-    def gain(self, neuron: RealNeuron) -> np.ndarray:
+    def linear_response(self) -> LinearResponse:
+        decay, gain = (1 - 2.0 ** -np.asarray(dash) for dash in self.leaks)
         # A spike decays in the step of its arrival.
-        return neuron.gain / (1 - 2.0 ** -_dash(neuron.synaptic_decay))
+        return LinearResponse(decay, gain, gain, self.threshold)  # type: ignore[arg-type]
 
-    def converted(self, neuron: RealNeuron, scale: float) -> Xylo:
-        return self._replaced(
-            dash_mem=_dash(neuron.decay),
-            dash_syn=_dash(neuron.synaptic_decay),
-            threshold=_threshold(neuron, scale),
-            **neuron.options,
-        )
+    def nearest(self, decay: np.ndarray, synaptic_decay: np.ndarray) -> tuple[Any, Any]:
+        def shift(factor):
+            return np.rint(-np.log2(np.clip(1 - factor, 2.0**-15, 0.5)))  # from 1 to 15
 
-    def _keep(self, x: Number) -> Number:
-        return clipped(x, *self.limits)
-
-
-def _dash(decay: Any) -> np.ndarray:
-    """Return the bit shift with the nearest decay factor."""
-    with np.errstate(divide="ignore"):
-        return np.clip(np.rint(-np.log2(1 - np.asarray(decay))), 1, 15)
-
-
-def _threshold(neuron: RealNeuron, scale: float) -> np.ndarray | None:
-    if neuron.threshold is None:
-        return None
-    return np.maximum(np.rint(neuron.threshold * scale), 1)
+        return shift(decay), shift(synaptic_decay)

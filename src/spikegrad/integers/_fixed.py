@@ -11,8 +11,8 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from .._struct import Struct, parameter, wiring
-from ._arithmetic import rounded
-from ._cells import WeightFormat
+from ._arithmetic import clipped, rounded
+from ._cells import WeightFormat, signed
 
 
 class Fixed(Struct, pure=True):
@@ -44,17 +44,17 @@ class Fixed(Struct, pure=True):
     """
 
     value: Any = parameter(kind=object)
-    scale: float = wiring()
+    scale: float = parameter(above=0)
     low: int = wiring()
     high: int = wiring()
     step: int = wiring(1)
 
     def __jax_array__(self) -> jax.Array:
         """Return the integers as floats, with the derivative of training."""
-        value = jnp.asarray(self.value)
-        steps = rounded(value * (self.scale / self.step))
-        low, high = (jnp.asarray(x, value.dtype) for x in (self.low, self.high))
-        return jax.lax.clamp(low, steps * self.step, high)
+        return clipped(self._steps(), self.low, self.high)
+
+    def _steps(self) -> jax.Array:
+        return rounded(jnp.asarray(self.value) * (self.scale / self.step)) * self.step
 
     @property
     def integers(self) -> np.ndarray:
@@ -64,8 +64,7 @@ class Fixed(Struct, pure=True):
     @property
     def clipped(self) -> int:
         """The number of values beyond the limits."""
-        steps = np.rint(np.asarray(self.value) * (self.scale / self.step)) * self.step
-        return int(((steps < self.low) | (steps > self.high)).sum())
+        return int((self._steps() != self.__jax_array__()).sum())
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -109,27 +108,22 @@ def fixed(
     """
     if not 2 <= bits <= 16:
         raise ValueError(f"fixed: bits must be from 2 to 16, got {bits}")
-    form = WeightFormat(-(2 ** (bits - 1)) * step, (2 ** (bits - 1) - 1) * step, step)
+    form = signed(bits, step)
     if scale is None:
         largest = float(jnp.max(jnp.abs(jnp.asarray(weight))))
         scale = 2.0 ** math.floor(math.log2(form.high / largest)) if largest else 1.0
-    if scale <= 0:
-        raise ValueError(f"fixed: scale must be above 0, got {scale}")
-    return Fixed(weight, float(scale), *form)
+    return Fixed(weight, scale, *form)
 
 
 def best_scale(weights: list[np.ndarray], form: WeightFormat, most: float) -> float:
     """Return the scale, up to ``most``, with the least squared error of the weights."""
     values = np.concatenate([w.ravel() for w in weights]).astype(np.float64)
-    largest = np.abs(values).max(initial=0.0)
-    if not largest:
-        return min(1.0, most)
 
     def error(scale):
         steps = np.rint(values * (scale / form.step)) * form.step
         return np.square(np.clip(steps, form.low, form.high) / scale - values).sum()
 
     # A few large weights may clip so that the others get finer steps.
+    largest = np.abs(values).max(initial=0.0) or 1.0
     scales = form.high / largest * np.geomspace(1, 4, 65)
-    scales = scales[scales <= most]
-    return float(min(scales, key=error)) if len(scales) else most
+    return float(min(scales[scales <= most], key=error, default=most))

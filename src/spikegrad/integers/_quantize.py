@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -13,8 +14,9 @@ from jax.typing import ArrayLike
 
 from .._surrogate import spike_types
 from ..network import Delayed, Layer, Network, Window
-from ..neurons import LIF, LeakyReadout, SynapticLIF
-from ._cells import FixedLIF, IntegerCell, Loihi, RealNeuron, WeightFormat, Xylo
+from ..neurons import LIF, LeakyReadout, LinearResponse, SynapticLIF
+from ._arithmetic import like
+from ._cells import Chip, FixedLIF, IntegerCell, Loihi, WeightFormat, Xylo
 from ._fixed import Fixed, best_scale
 from ._replay import integer_layers, whole_inputs
 
@@ -55,16 +57,17 @@ class QuantizationReport(NamedTuple):
 
     def __str__(self) -> str:
         rows = [[name.replace("_", " ") for name in QuantizedLayer._fields]]
-        for layer in self.layers:
-            rows.append([])
-            for value in layer:
-                pair = value if isinstance(value, tuple) else (value,)
-                texts = [f"{x:.3g}" if isinstance(x, float) else str(x) for x in pair]
-                rows[-1].append("-" if value is None else " > ".join(texts))
+        rows += [[*map(_text, layer)] for layer in self.layers]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         return "\n".join(
             "  ".join(map(str.ljust, row, widths)).rstrip() for row in rows
         )
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, tuple):
+        return " > ".join(map(_text, value))
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def quantize(
@@ -127,92 +130,91 @@ def quantize(
     >>> bool((integers(spikes)[1] == replay(integers, spikes)[1]).all())
     True
     """
-    if isinstance(target, str):
-        if target not in TARGETS:
-            raise ValueError(
-                f"quantize: target must be one of {', '.join(TARGETS)}, got {target!r}"
-            )
-        target = TARGETS[target]
-    most = 16 if isinstance(target, FixedLIF) else 8
-    if not 2 <= bits <= most:
-        raise ValueError(f"quantize: bits must be from 2 to {most}, got {bits}")
+    cell: Any = TARGETS.get(target) if isinstance(target, str) else target
+    if cell is None:
+        raise ValueError(
+            f"quantize: target must be one of {', '.join(TARGETS)}, got {target!r}"
+        )
+    if not 2 <= bits <= cell.chip.weight_bits:
+        raise ValueError(
+            f"quantize: bits must be from 2 to {cell.chip.weight_bits}, got {bits}"
+        )
     jax.tree.map(lambda x: whole_inputs("quantize", x), inputs)
-    neurons, layers = {}, {}
     # All layers are checked before the network runs.
-    for name, layer in network.layers.items():
-        try:
-            neurons[name] = _real_neuron(layer, isinstance(target, Xylo))
-            target.check(neurons[name])
-        except (TypeError, ValueError) as error:
-            raise type(error)(
-                f"quantize: layer {name!r} on {type(target).__name__}: {error}"
-            ) from None
+    owner = f"quantize: layer %r on {type(cell).__name__}"
+    options = {
+        name: _options(owner % name, x, cell.chip) for name, x in network.layers.items()
+    }
+    # A state is largest before its spike.
     _, real = network.observe(inputs, parts=("output", "pre_spike"), mask=mask)
-    for name, layer in network.layers.items():
-        states = real[name].pre_spike
-        layers[name] = _quantized(layer, target, bits, neurons[name], states)
-    if isinstance(target, Xylo):
-        for name in network.graph.outputs:  # they fire once a step
-            cell = dataclasses.replace(layers[name].cell, n=1)
-            layers[name] = dataclasses.replace(layers[name], cell=cell)
+    sizes = (
+        sum(np.shape(x)[-1] for x in jax.tree.leaves(inputs)),
+        sum(
+            real[x].output.shape[-1]
+            for x in network.layers
+            if x not in network.graph.outputs
+        ),
+    )
+    if any(size > most for size, most in zip(sizes, cell.chip.sizes, strict=True)):
+        raise ValueError(
+            f"quantize: {type(cell).__name__} has %s inputs and %s hidden neurons, the network "
+            "has %s and %s" % (*cell.chip.sizes, *sizes)
+        )
+    if cell.chip.is_synaptic:  # its outputs fire once a step
+        options |= {name: options[name] | {"n": 1} for name in network.graph.outputs}
+    layers = {
+        name: _quantized(
+            layer, cell._replaced(**options[name]), bits, real[name].pre_spike
+        )
+        for name, layer in network.layers.items()
+    }
     result = dataclasses.replace(network, layers=layers)
-    if isinstance(target, Xylo):
-        _check_xylo(result)
     _, integer = result.observe(inputs, parts=("output", "pre_spike"), mask=mask)
-    rows = [
-        _row(name, neurons[name], layer, real[name], integer[name])
-        for name, layer in layers.items()
-    ]
+    rows = (
+        _row(
+            name, layer.cell.linear_response(), layers[name], real[name], integer[name]
+        )
+        for name, layer in network.layers.items()
+    )
     return result, QuantizationReport(tuple(rows))
 
 
-def _quantized(
-    layer: Layer, target: IntegerCell, bits: int, neuron: RealNeuron, states: Any
-) -> Layer:
-    form, gain = target.weight_format(bits), target.gain(neuron)
-    weights = [np.asarray(_array(w)) * gain for w in layer.weights.values()]
-    # A threshold is a state that a quiet neuron would reach.
-    largest = max(
-        *(float(jnp.abs(x).max()) for x in jax.tree.leaves(states)),
-        0.0 if neuron.threshold is None else float(np.max(neuron.threshold)),
-    )
-    # The scale at which the largest state on the inputs fills its width.
-    widest = target.limits[1] / target.state_scale
-    if isinstance(target, Loihi) and neuron.threshold is not None:
-        widest = min(widest, (2**17 - 1) / float(np.max(neuron.threshold)) * largest)
-    scale = best_scale(weights, form, widest / largest if largest else np.inf)
-
-    def fix(weight):
-        value = jnp.asarray(weight)
-        # A bias has no connections. It is as wide as a state.
-        limits = form if value.ndim > 1 else WeightFormat(*target.limits)
-        return Fixed(value * jnp.asarray(gain, value.dtype), scale, *limits)
-
-    return dataclasses.replace(
-        _converted(layer, fix), cell=target.converted(neuron, scale)
-    )
-
-
-def _real_neuron(layer: Any, several: bool) -> RealNeuron:
-    """Return the parameters of the cell, or raise for what has no integers."""
+def _options(owner: str, layer: Any, chip: Chip) -> dict[str, Any]:
+    """Return the parameters that stay, or raise for a property that the target lacks."""
     if not isinstance(layer, Layer):
-        raise TypeError("a join is a function, not integers")
-    for weight in map(_array, layer.weights.values()):
-        if callable(weight) and not hasattr(weight, "__jax_array__"):
-            raise TypeError("a weight is a function; only matrices have integers")
+        raise TypeError(f"{owner}: a join is a function, not integers")
+    for weight in layer.weights.values():
+        is_delayed = isinstance(weight, (Delayed, Window))
+        if callable(weight.weight if is_delayed else weight):
+            raise TypeError(
+                f"{owner}: a weight is a function; only matrices have integers"
+            )
+        if is_delayed and chip.is_synaptic:
+            raise ValueError(
+                f"{owner}: it has no delays, got a {type(weight).__name__} as weight"
+            )
     cell: Any = layer.cell
     if type(cell) not in (LIF, SynapticLIF, LeakyReadout):
+        kind = type(cell).__name__
         raise TypeError(
-            f"a {type(cell).__name__} has no counterpart; use LIF, SynapticLIF or LeakyReadout"
+            f"{owner}: a {kind} has no counterpart; use LIF, SynapticLIF or LeakyReadout"
         )
-    decay = np.asarray(cell.decay, np.float64)
-    gain = 1 - decay if cell.norm_input else np.ones(())
+    if chip.is_synaptic and not isinstance(cell, SynapticLIF):
+        raise ValueError(
+            f"{owner}: each neuron has a synapse and fires, also as readout: use SynapticLIF"
+        )
     if isinstance(cell, LeakyReadout):
-        return RealNeuron(decay, None, None, "none", gain, {})
-    surrogate = cell.surrogate
-    if several and [kind.multiple for kind in spike_types(surrogate)] == [True]:
-        surrogate = surrogate.surrogate
+        return {}
+    surrogate: Any = cell.surrogate
+    if chip.is_synaptic and [kind.multiple for kind in spike_types(surrogate)] == [
+        True
+    ]:
+        surrogate = surrogate.surrogate  # the cell counts spikes itself
     for refused, problem in (
+        (
+            cell.reset not in chip.resets,
+            f"has reset={chip.resets[0]!r}, not {cell.reset!r}",
+        ),
         (cell.delay_reset, "resets in the step of a spike, not with delay_reset"),
         (
             np.any(np.asarray(cell.reset_value)),
@@ -221,20 +223,56 @@ def _real_neuron(layer: Any, several: bool) -> RealNeuron:
         (spike_types(surrogate), f"lacks the spike type of {cell.surrogate}"),
     ):
         if refused:
-            raise ValueError(f"it {problem}")
-    synapse = getattr(cell, "synaptic_decay", None)
-    return RealNeuron(
-        decay,
-        None if synapse is None else np.asarray(synapse, np.float64),
-        np.asarray(cell.threshold, np.float64),
-        cell.reset,
-        gain,
-        {"surrogate": surrogate, "detach_reset": cell.detach_reset},
+            raise ValueError(
+                f"{owner}: it {problem}; train with the properties of the target"
+            )
+    options = {"surrogate": surrogate, "detach_reset": cell.detach_reset}
+    # A target with one reset has no parameter for it.
+    return options | ({"reset": cell.reset} if len(chip.resets) > 1 else {})
+
+
+def _quantized(layer: Layer, target: Any, bits: int, states: Any) -> Layer:
+    response = layer.cell.linear_response()
+    decay, real_gain, synaptic_decay, threshold = jax.tree.map(
+        lambda x: np.asarray(x, np.float64), response
+    )
+    leaks = target.nearest(decay, synaptic_decay)
+    cell = target._replaced(**dict(zip(target.leak_names, leaks, strict=True)))
+    # A current in units of a weight has the gain of the real one.
+    gain = real_gain * (cell.state_scale / cell.linear_response().gain)
+    weights = [np.asarray(w) * gain for w in jax.tree.leaves(layer.weights)]
+    # A threshold is a state that a quiet neuron would reach.
+    reached = jax.tree.leaves((threshold, states))
+    largest = max(float(np.abs(x).max()) for x in reached)
+    # The scale at which the largest state on the inputs fills its width. The threshold of Loihi
+    # has no bits for a part of a weight.
+    widest = cell.limits[1] // cell.state_scale
+    form = cell.weight_format(bits)
+    scale = best_scale(weights, form, widest / largest if largest else np.inf)
+    if threshold is not None:
+        threshold = np.maximum(np.rint(threshold * scale), 1)
+    settings = {cell.threshold_name: threshold, "unit": scale * cell.state_scale}
+
+    def fix(weight):
+        value = jnp.asarray(weight)
+        # A bias has no connections. It is as wide as a state.
+        limits = form if value.ndim > 1 else WeightFormat(*cell.limits)
+        return Fixed(value * like(value, gain), scale, *limits)
+
+    return _converted(layer, fix, cell._replaced(**settings))
+
+
+def _converted(layer: Layer, convert: Callable[[Any], Any], cell: Any) -> Layer:
+    """Return the layer with another cell and a function of each matrix and of the bias."""
+    arrays = layer.weight, layer.recurrent, layer.bias
+    weight, recurrent, bias = jax.tree.map(convert, arrays, is_leaf=_is_fixed)
+    return dataclasses.replace(
+        layer, weight=weight, cell=cell, recurrent=recurrent, bias=bias
     )
 
 
-def _array(weight: Any) -> Any:
-    return weight.weight if isinstance(weight, (Delayed, Window)) else weight
+def _is_fixed(weight: Any) -> bool:
+    return isinstance(weight, Fixed)
 
 
 def dequantize(network: Network) -> Network:
@@ -264,108 +302,57 @@ def dequantize(network: Network) -> Network:
     >>> layer.weight[0, 0].item(), layer.cell.decay, layer.cell.threshold
     (0.125, 0.9765625, 1.0)
     """
-    _ = [
-        *integer_layers("dequantize", network)
-    ]  # raises for what is not made of integers
-    return dataclasses.replace(
-        network, layers={name: _real(layer) for name, layer in network.layers.items()}
-    )
-
-
-def _real(layer: Layer) -> Layer:
-    cell: Any = layer.cell
-    decay, synaptic_decay, gain = cell.factors()
-    gain = gain / cell.state_scale
-
-    def array(weight):
-        value = weight.integers * (gain / weight.scale)
-        return jnp.asarray(value, weight.value.dtype)
-
-    scale = next(map(_array, layer.weights.values())).scale * cell.state_scale
-    options = {"decay": decay}
-    kind: Any = LeakyReadout
-    if cell.threshold is not None:
-        kind = SynapticLIF if np.any(synaptic_decay) else LIF
-        options |= {name: getattr(cell, name) for name in ("surrogate", "detach_reset")}
-        options |= {
-            "threshold": np.asarray(cell.threshold) / scale,
-            "reset": cell.reset,
-        }
+    layers = {}
+    for name, cell, _, _ in integer_layers("dequantize", network):
+        layer, response = network.layers[name], cell.linear_response()
+        unit = _fixed_weights(layer)[0].scale * cell.state_scale
+        options: dict[str, Any] = {"decay": response.decay}
+        kind: Any = LeakyReadout
+        if cell.threshold is not None:
+            kind = SynapticLIF if np.any(response.synaptic_decay) else LIF
+            options |= {
+                x: getattr(cell, x) for x in ("reset", "surrogate", "detach_reset")
+            }
+            options["threshold"] = np.asarray(cell.threshold) / unit
         if kind is SynapticLIF:
-            options["synaptic_decay"] = synaptic_decay
-    return dataclasses.replace(_converted(layer, array), cell=kind(**options))
+            options["synaptic_decay"] = response.synaptic_decay
+        array = functools.partial(_times, response.gain / unit)
+        layers[name] = _converted(layer, array, kind(**options))
+    return dataclasses.replace(network, layers=layers)
 
 
-def _converted(layer: Layer, convert: Callable[[Any], Any]) -> Layer:
-    """Return the layer with a function of each matrix and of the bias."""
-
-    def apply(weight):
-        if weight is None:
-            return None
-        if isinstance(weight, Mapping):
-            return {name: apply(w) for name, w in weight.items()}
-        if isinstance(weight, (Delayed, Window)):
-            return dataclasses.replace(weight, weight=apply(weight.weight))
-        return convert(weight)
-
-    return dataclasses.replace(
-        layer,
-        weight=apply(layer.weight),
-        recurrent=apply(layer.recurrent),
-        bias=apply(layer.bias),
-    )
-
-
-def _check_xylo(network: Network) -> None:
-    """Raise for delays and sizes that Xylo lacks."""
-    *hidden, _ = layers = [*integer_layers("quantize", network)]
-    sources = {edge.source: len(edge.weight) for x in layers for edge in x.edges}
-    for text, size, most in (
-        ("inputs", sum(sources[name] for name in network.graph.inputs), 16),
-        ("hidden neurons", sum(layer.neurons for layer in hidden), 1000),
-    ):
-        if size > most:
-            raise ValueError(
-                f"quantize: Xylo has {most} {text}, the network has {size}"
-            )
-    for layer in layers:
-        for edge in layer.edges:
-            if edge.lag > (edge.source == layer.name):
-                raise ValueError(
-                    f"quantize: layer {layer.name!r} has a delay of {edge.lag}, Xylo has none"
-                )
+def _times(factor: Any, weight: Fixed) -> jax.Array:
+    return jnp.asarray(weight.integers * factor, weight.value.dtype)
 
 
 def _row(
-    name: str, neuron: RealNeuron, after: Layer, real: Any, integer: Any
+    name: str, before: LinearResponse, layer: Any, real: Any, integer: Any
 ) -> QuantizedLayer:
-    weights = [*map(_array, after.weights.values())]
-    errors = np.concatenate(
-        [(w.integers / w.scale - np.asarray(w.value)).ravel() for w in weights]
-    )
-    values = np.concatenate([np.asarray(w.value).ravel() for w in weights])
-    cell: Any = after.cell
-    decay, synaptic_decay, _ = cell.factors()
-    synapse = 0.0 if neuron.synaptic_decay is None else neuron.synaptic_decay
-    peaks = [np.abs(np.asarray(x)).max() for x in jax.tree.leaves(integer.pre_spike)]
-    rates = None
-    if neuron.threshold is not None:
-        rates = float(real.output.mean()), float(integer.output.mean())
+    weights, after = _fixed_weights(layer), layer.cell.linear_response()
+    scale = weights[0].scale
+    integers = np.concatenate([w.integers.ravel() for w in weights])
+    values = np.concatenate([np.ravel(w.value) for w in weights])
+    size = max(np.linalg.norm(values), 1e-300)  # a layer of zeros has no error
+    peaks = [np.abs(x).max() for x in jax.tree.leaves(integer.pre_spike)]
+    rates = float(real.output.mean()), float(integer.output.mean())
     return QuantizedLayer(
         name,
-        weights[0].scale,
-        float(np.mean([(w.integers == 0).mean() for w in weights])),
+        scale,
+        float((integers == 0).mean()),
         sum(w.clipped for w in weights),
-        float(np.sqrt(np.mean(errors**2) / max(np.mean(values**2), 1e-300))),
-        (_tau(neuron.decay), _tau(decay)),
-        (_tau(synapse), _tau(synaptic_decay)),
-        float(max(peaks) / cell.limits[1]),
-        rates,
+        float(np.linalg.norm(integers / scale - values) / size),
+        (_tau(before.decay), _tau(after.decay)),
+        (_tau(before.synaptic_decay), _tau(after.synaptic_decay)),
+        float(max(peaks) / layer.cell.limits[1]),
+        None if before.threshold is None else rates,
     )
+
+
+def _fixed_weights(layer: Layer) -> list[Fixed]:
+    return jax.tree.leaves(layer.weights, is_leaf=_is_fixed)
 
 
 def _tau(decay: Any) -> float:
     """Return the mean time constant in steps."""
-    decay = np.asarray(decay, np.float64)
     with np.errstate(divide="ignore"):
-        return float(np.mean(-1 / np.log(decay)))
+        return float(np.mean(-1 / np.log(np.asarray(decay, np.float64))))

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..network import Join, Network
+from ..network import Network
 from ._arithmetic import LARGEST
 from ._cells import IntegerCell
 from ._fixed import Fixed
@@ -26,41 +26,36 @@ class IntegerLayer(NamedTuple):
     """A layer without JAX."""
 
     name: str
-    cell: IntegerCell
+    cell: Any
     edges: tuple[IntegerEdge, ...]
     bias: np.ndarray
     """``(neurons,)``."""
-
-    @property
-    def neurons(self) -> int:
-        return self.edges[0].weight.shape[1]
 
 
 def integer_layers(owner: str, network: Network) -> Iterator[IntegerLayer]:
     """Yield the layers in the order of a step, or raise for the first that has no integers."""
     graph = network.graph
     for name, node in graph.nodes.items():
-        if isinstance(node, Join):
-            raise TypeError(f"{owner}: the join {name!r} is a function, not integers")
-        if not isinstance(node.cell, IntegerCell):
+        cell = getattr(node, "cell", node)  # a join has none
+        if not isinstance(cell, IntegerCell):
             raise TypeError(
-                f"{owner}: layer {name!r} has a {type(node.cell).__name__}, not a cell on "
-                "integers; call quantize first"
+                f"{owner}: layer {name!r} has a {type(cell).__name__}, not a cell on integers; "
+                "call quantize first"
             )
         edges = tuple(
             IntegerEdge(edge.source, edge.lags[0], _integers(owner, name, weight))
             for edge, weight in graph.connections(name)
         )
-        bias = np.zeros(edges[0].weight.shape[1:], np.int64)
-        if node.bias is not None:
-            bias = bias + _integers(owner, name, node.bias)
         for edge in edges:
-            source = network.layers.get(edge.source)
-            if source is not None and getattr(source.cell, "threshold", 1) is None:
+            source = getattr(graph.nodes.get(edge.source), "cell", cell)
+            if source is not cell and getattr(source, "threshold", 1) is None:
                 raise TypeError(
                     f"{owner}: layer {name!r} reads the real outputs of the readout {edge.source!r}"
                 )
-        yield IntegerLayer(name, node.cell, edges, bias)
+        bias = np.zeros(edges[0].weight.shape[1], np.int64)
+        if node.bias is not None:
+            bias = bias + _integers(owner, name, node.bias)
+        yield IntegerLayer(name, cell, edges, bias)
 
 
 def _integers(owner: str, name: str, weight: Any) -> np.ndarray:
@@ -127,33 +122,27 @@ def replay(network: Network, inputs: Any) -> tuple[dict[str, Any], Any]:
     ([0, 1, 0, 1], [[0]])
     """
     layers = [*integer_layers("replay", network)]
-    names, outputs = network.graph.inputs, network.graph.outputs
-    inputs = inputs if isinstance(inputs, Mapping) else {names[0]: inputs}
+    first, outputs = network.graph.inputs[0], network.graph.outputs
+    inputs = inputs if isinstance(inputs, Mapping) else {first: inputs}
     # Outputs of all steps by source, (batch, neurons) each.
     history = {name: [*whole_inputs("replay", x)] for name, x in inputs.items()}
-    states: dict[str, Any] = {}
-    batch = history[names[0]][0].shape[:-1]
-    for layer in layers:
-        shape = (*batch, layer.neurons)
-        zeros = [np.zeros(shape, np.int64) for _ in layer.cell.state_names]
-        states[layer.name] = tuple(zeros) if len(zeros) > 1 else zeros[0]
-        history[layer.name] = []
-    for step in range(len(history[names[0]])):
+    batch, states = history[first][0].shape[:-1], {}
+    for name, cell, _, bias in layers:
+        zeros = np.zeros(batch + bias.shape, np.int64)
+        states[name] = (zeros, zeros) if len(cell.state_names) > 1 else zeros
+        history[name] = []
+    for step in range(len(history[first])):
         for name, cell, edges, bias in layers:
-            current = bias + sum(
-                history[edge.source][step - edge.lag] @ edge.weight
-                for edge in edges
-                if edge.lag <= step
+            reads = (
+                history[e.source][step - e.lag] @ e.weight
+                for e in edges
+                if e.lag <= step
             )
-            current = np.broadcast_to(current, batch + bias.shape)
-            where = f"replay: layer {name!r}, step {step}"
-            _check(f"{where}: the current", [current], -LARGEST, LARGEST)
-            try:
-                u = cell.integrate(states[name], current)
-            except OverflowError as error:
-                raise OverflowError(f"{where}: {error}") from None
-            parts = u if isinstance(u, tuple) else (u,)
-            _check(f"{where}: the state", parts, *cell.limits)
+            current = sum(reads, np.broadcast_to(bias, batch + bias.shape))
+            where = f"replay: layer {name!r}, step {step}: the"
+            _check(f"{where} current", current, -LARGEST, LARGEST)
+            u = cell.integrate(states[name], current)
+            _check(f"{where} state", u, *cell.limits)
             states[name], out = cell.fire(u)
             history[name].append(out)
     sequences = {name: np.stack(history[name]) for name in outputs}
@@ -161,10 +150,10 @@ def replay(network: Network, inputs: Any) -> tuple[dict[str, Any], Any]:
     return states, sequences[outputs[0]] if is_single else sequences
 
 
-def _check(text: str, arrays: Iterable[np.ndarray], low: int, high: int) -> None:
-    for array in arrays:
-        outside = array[(array < low) | (array > high)]
-        if outside.size:
-            raise OverflowError(
-                f"{text} {outside[0]} is outside of {low} to {high}; use a smaller scale"
-            )
+def _check(text: str, values: Any, low: int, high: int) -> None:
+    values = np.asarray(values)  # a state of two arrays too
+    outside = values[(values < low) | (values > high)]
+    if outside.size:
+        raise OverflowError(
+            f"{text} {outside[0]} is outside of {low} to {high}; use a smaller scale"
+        )

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._files import write_atomically
+from .._struct import Struct
 from ..network import Delayed, Layer, Network, Window
-from ._cells import FixedLIF, Loihi, Xylo
+from ._cells import FixedLIF, IntegerCell, Loihi, Xylo
 from ._fixed import Fixed
 from ._replay import integer_layers
 
@@ -54,14 +53,11 @@ def save(network: Network, path: str | Path) -> None:
     >>> loaded.layers["0"].weight.integers.tolist()
     [[64, 64], [64, 64], [64, 64]]
     """
-    _ = [*integer_layers("save", network)]  # raises for what is not made of integers
-    record = {
-        "format": _FORMAT,
-        "inputs": network.inputs,
-        "outputs": network.outputs,
-        "layers": _written(network.layers),
-    }
-    data = json.dumps(record).encode()
+    for _ in integer_layers("save", network):
+        pass  # raises for weights and cells that are not integers
+    record = {"format": _FORMAT, "inputs": network.inputs, "outputs": network.outputs}
+    record["layers"] = dict(network.layers)
+    data = json.dumps(record, default=_fields).encode()
     write_atomically(Path(path), lambda stream: stream.write(data))
 
 
@@ -85,41 +81,41 @@ def load(path: str | Path) -> Network:
     ValueError
         If the file has another format.
     """
-    record = json.loads(Path(path).read_text())
+    record = json.loads(Path(path).read_text(), object_hook=_object)
     if not isinstance(record, dict) or record.get("format") != _FORMAT:
         raise ValueError(f"load: {path} is no file of spikegrad.integers.save")
+    # A tuple, because names are a part of the tree's structure.
     inputs, outputs = (
         tuple(names) if isinstance(names, list) else names
         for names in (record["inputs"], record["outputs"])
     )
-    return Network(_read(record["layers"]), inputs, outputs)
+    return Network(record["layers"], inputs, outputs)  # type: ignore[arg-type]
 
 
-def _written(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {name: _written(entry) for name, entry in value.items()}
+def _fields(value: Any) -> Any:
+    """Return an object as JSON: its class and its parameters, or the lists of an array."""
+    if not isinstance(value, Struct):
+        return value.tolist()
+    fields = {"class": type(value).__name__, **value._values()}
+    fields.pop("surrogate", None)  # any function, which JSON has not
     if isinstance(value, Fixed):
-        value = dataclasses.replace(value, value=value.integers)
-    if not isinstance(value, tuple(_CLASSES.values())):
-        return value.tolist() if hasattr(value, "tolist") else value
-    fields = {
-        field.name: getattr(value, field.name) for field in dataclasses.fields(value)
-    }
-    fields.pop("surrogate", None)
-    return {"class": type(value).__name__, **_written(fields)}
+        fields["value"] = value.integers
+    return fields
 
 
-def _read(value: Any) -> Any:
-    if isinstance(value, list):
-        array = np.array(value)
-        return tuple(value) if array.ndim == 1 else array
-    if not isinstance(value, dict):
-        return value
-    fields = {name: _read(entry) for name, entry in value.items()}
+def _object(fields: dict[str, Any]) -> Any:
+    """Return the object of an entry of the file with a class."""
     if "class" not in fields:
         return fields
-    cls = _CLASSES[fields.pop("class")]
-    if cls is Fixed:
-        value = np.asarray(fields["value"]) / fields["scale"]
-        fields["value"] = jnp.asarray(value, jnp.result_type(float))
-    return cls(**fields)
+    kind = _CLASSES[fields.pop("class")]
+    for name, value in fields.items():
+        if isinstance(value, list):
+            # A parameter of a cell for each neuron is a tuple, all other lists are arrays.
+            fields[name] = (
+                tuple(value) if issubclass(kind, IntegerCell) else np.array(value)
+            )
+    if kind is Fixed:
+        fields["value"] = jnp.asarray(
+            fields["value"] / fields["scale"], jnp.result_type(float)
+        )
+    return kind(**fields)
