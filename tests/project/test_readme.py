@@ -12,9 +12,7 @@ from spikegrad.surrogates import presets
 
 TEXT = (ROOT / "README.md").read_text()
 TABLE = {
-    cells[0]: cells[1:]
-    for line in re.findall(r"^\| (.+) \|$", TEXT, re.MULTILINE)
-    if (cells := line.split(" | "))
+    cells[0]: cells[1:] for line in re.findall(r"^\| (.+) \|$", TEXT, re.MULTILINE) if (cells := line.split(" | "))
 }
 
 
