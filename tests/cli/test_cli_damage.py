@@ -83,7 +83,7 @@ def test_changed_data_is_named(copy, tmp_path, capsys):
 
 def test_damaged_checkpoint_is_one_line(copy, capsys):
     newest(copy).write_bytes(newest(copy).read_bytes()[:99])
-    assert main(["train", "--resume", str(copy)]) == 2
+    assert main(["train", "--resume", str(copy), "--quiet"]) == 2
     assert newest(copy).name in only_line(capsys)
 
 

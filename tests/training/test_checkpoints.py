@@ -218,7 +218,7 @@ def two_devices():
 
 def test_recipe_with_orbax_restores_sharded_arrays(tmp_path):
     pytest.importorskip("orbax.checkpoint")
-    page = (ROOT / "docs" / "training.md").read_text()
+    page = (ROOT / "docs" / "saving.md").read_text()
     (recipe,) = (block for block in re.findall(r"```py\n(.*?)```", page, re.DOTALL) if "orbax" in block)
     names = {"folder": tmp_path}
     exec(recipe, names)

@@ -149,6 +149,8 @@ class Best(Search):
     initial: Any = None
     """The outcome of a training without changes."""
     outcome: Any = None
+    longer: Any = None
+    """The outcome of a longer training of a network that learns slowly."""
     worth = -math.inf
     is_by_heart = False
 
@@ -187,7 +189,7 @@ class Best(Search):
         """Return True if the network with moves learns, also if it takes more updates."""
         outcome = self.used(moves)
         if MUCH < outcome.learned < LEARNS and not self.is_late:
-            outcome = self.used(moves, LONGER * UPDATES)
+            self.longer = outcome = self.used(moves, LONGER * UPDATES)
             return outcome.learned >= LATER
         return outcome.learned >= LEARNS
 
@@ -318,7 +320,7 @@ class Best(Search):
         if self.initial is None:
             reason = "pass loss= and optimizer= to see if the network learns"
             if self.is_blocked:
-                reason = "no training can mend this"
+                reason = "mend this first"
             elif self.problem.loss and self.first.constant <= 0:
                 reason = (
                     "the loss of constant outputs is not positive, so check its sign"
@@ -349,8 +351,11 @@ class Best(Search):
             )
         elif last.learned > 1 + MUCH:
             texts.append("more than all of it: check the labels and the loss")
-        elif repaired is None:
+        elif repaired is None and self.longer is None:
             texts.append("it learns")
+        elif repaired is None:
+            longer = f"{LONGER * UPDATES} updates remove {learned(self.longer)}"
+            texts.append(f"it learns, slowly: {longer}")
         return "; ".join(texts)
 
 
