@@ -58,7 +58,7 @@ class Chip(NamedTuple):
 class IntegerCell(Cell, pure=True):
     """Base of the cells on integers.
 
-    States and currents are integers in float32. :meth:`integrate` and :meth:`fire` also take
+    States and currents are integers in float32. ``integrate`` and ``fire`` also take
     integers of NumPy, see ``_arithmetic.py``. A subclass also has
 
     - ``bits``, the width of a state, and ``fraction``, the bits of a decay factor.

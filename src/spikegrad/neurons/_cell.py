@@ -158,7 +158,7 @@ class Cell(Struct):
         """Return the response of the potential to inputs without spikes, for
         :func:`spikegrad.network.fluctuation_driven`.
 
-        Define it, together with :meth:`integrate`, if the cell is linear between spikes.
+        Define it, together with ``integrate``, if the cell is linear between spikes.
         """
         raise NotImplementedError(f"{type(self).__name__} defines no linear_response")
 

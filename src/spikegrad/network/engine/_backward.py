@@ -40,7 +40,7 @@ def backward(
     # Cotangents of inputs are stacked: (chunks, chunk, batch, inputs).
     def body(carry, i):
         ct_states, ct_ends, grads = carry
-        back = _Rebuilt(over, first, i, us, pasts, residuals)
+        back = _Chunk(over, first, i, us, pasts, residuals)
         recorded = window_of(ct_recorded, back.start, chunk)
         cts = _Cotangents(back, ct_states, grads, *recorded)
         # The order matters: a source needs all cotangents of its outputs before its own steps run.
@@ -269,8 +269,8 @@ def _once(method: Callable) -> Callable:
     return rebuild
 
 
-class _Rebuilt:
-    """The states, outputs and pasts of chunk ``i`` of a segment, rebuilt from the residuals."""
+class _Chunk:
+    """Chunk ``i`` of a segment: states, outputs and pasts, rebuilt from the residuals."""
 
     def __init__(
         self,
@@ -297,7 +297,7 @@ class _Rebuilt:
 
     def again(self, i):
         """Return the same chunk, whose layers fire again. Joins do not run again."""
-        again = _Rebuilt(self.over, self.first, i, self.us, self.old, self.residuals)
+        again = _Chunk(self.over, self.first, i, self.us, self.old, self.residuals)
         # The index is behind a barrier, so XLA does not share arrays with this chunk. For joins it
         # would have to run all layers below again.
         again.rebuilt = {
