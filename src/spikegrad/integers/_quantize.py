@@ -13,6 +13,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from .._surrogate import spike_types
+from .._table import aligned
 from ..network import Delayed, Layer, Network, Window
 from ..neurons import LIF, LeakyReadout, LinearResponse, SynapticLIF
 from ._arithmetic import like
@@ -58,10 +59,7 @@ class QuantizationReport(NamedTuple):
     def __str__(self) -> str:
         rows = [[name.replace("_", " ") for name in QuantizedLayer._fields]]
         rows += [[*map(_text, layer)] for layer in self.layers]
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        return "\n".join(
-            "  ".join(map(str.ljust, row, widths)).rstrip() for row in rows
-        )
+        return "\n".join(aligned(rows))
 
 
 def _text(value: Any) -> str:
