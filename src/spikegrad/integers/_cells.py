@@ -237,8 +237,8 @@ class FixedLIF(IntegerCell, pure=True):
         )
 
     def leaks_of(self, decay: np.ndarray, synaptic_decay: np.ndarray) -> tuple:
-        one = self.most_leak
-        return decay * one, synaptic_decay * one if synaptic_decay.any() else None
+        scale = self.most_leak
+        return decay * scale, synaptic_decay * scale if synaptic_decay.any() else None
 
 
 class Loihi(IntegerCell, pure=True):
