@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .._table import aligned
 from ..network import Network
 from .measures import LayerReport
 from .moves import Move, number
@@ -106,9 +107,7 @@ class Diagnosis:
             )
             for name, layer in self.layers.items()
         ]
-        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-        rows = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in table]
-        return "\n".join([*rows, "", *self.lines()])
+        return "\n".join([*aligned(table), "", *self.lines()])
 
     def to_dict(self) -> dict[str, Any]:
         """Return the measures, the issues, the outcomes and the verdict in JSON types."""

@@ -13,6 +13,7 @@ from jax.typing import ArrayLike
 
 from .._checks import append_axes
 from .._pytree import PyTree, is_array, is_inexact, merge, split
+from .._table import aligned
 from ..network import Network, named_inputs
 from ..network._connections import Edge, Name, Weight, matrix_of, weights_of
 from ..network._past import lagged, places_of
@@ -163,15 +164,7 @@ class CostReport(NamedTuple):
             *(_cells(str(row.layer), row.part, row.cost) for row in self.rows),
         ]
         rows.append(_cells("total", "", self.total))
-        widths = [max(len(row[n]) for row in rows) for n in range(len(titles))]
-        aligned = ["<", "<", *">" * 8]
-        lines = [
-            " ".join(
-                f"{cell:{side}{width}}"
-                for cell, side, width in zip(row, aligned, widths, strict=True)
-            )
-            for row in rows
-        ]
+        lines = aligned(rows, "<<" + ">" * 8, gap=" ")
         lines.append(
             f"examples: {self.examples:,}, valid time steps of all examples together: "
             f"{self.steps:,}"
@@ -180,7 +173,7 @@ class CostReport(NamedTuple):
             lines.append(
                 "not counted: " + ", ".join(f"join {name!r}" for name in self.uncounted)
             )
-        return "\n".join(line.rstrip() for line in [*lines, *self._messages()])
+        return "\n".join([*lines, *self._messages()])
 
 
 def _sum(costs: Iterable[Cost | None]) -> Cost:

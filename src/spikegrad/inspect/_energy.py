@@ -6,6 +6,7 @@ import textwrap
 from typing import Any, NamedTuple
 
 from .._checks import brief
+from .._table import aligned
 
 
 class EnergyPrices(NamedTuple):
@@ -89,11 +90,6 @@ class EnergyReport(NamedTuple):
             (kind, row.prices.name, f"{_joules(row.low)} to {_joules(row.high)}")
             for kind, row in named
         ]
-        widths = [max(len(row[n]) for row in rows) for n in (0, 1)]
-        lines = [
-            f"{kind:<{widths[0]}}  {name:<{widths[1]}}  {size}"
-            for kind, name, size in rows
-        ]
         low, high = self.ratio
         prices = {row.prices.name: row.prices for _, row in named}
         notes = (
@@ -112,7 +108,7 @@ class EnergyReport(NamedTuple):
         )
         return "\n".join(
             [
-                *lines,
+                *aligned(rows),
                 *(textwrap.fill(note, 80, subsequent_indent="  ") for note in notes),
             ]
         )

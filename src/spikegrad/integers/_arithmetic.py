@@ -11,7 +11,6 @@ A float32 has 24 bits, so integers up to ``LARGEST`` are exact in it.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
@@ -31,25 +30,18 @@ Factor: TypeAlias = Any
 """A parameter: an integer, or a tuple of one for each neuron."""
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
-def _straight_through(exact: Callable, real: Callable, x: jax.Array) -> jax.Array:
-    """Return ``exact(x)`` with the derivative of ``real(x)``."""
-    del real
-    return exact(x)
-
-
-@_straight_through.defjvp
-def _(exact, real, primals, tangents):
-    return _straight_through(exact, real, *primals), jax.jvp(real, primals, tangents)[1]
-
-
-def _exact(exact: Callable, real: Callable, x: Number) -> Number:
-    return _straight_through(exact, real, x) if isinstance(x, jax.Array) else exact(x)
+def _exact(function: Callable, slope: Any, x: Number) -> Number:
+    """Return ``function(x)`` with the derivative ``slope``, that of the real operation."""
+    if not isinstance(x, jax.Array):
+        return function(x)
+    sloped = jax.custom_jvp(function)
+    sloped.defjvp(lambda x, tangent: (sloped(*x), slope * tangent[0]))
+    return sloped(x)
 
 
 def rounded(x: jax.Array) -> jax.Array:
     """Round to the nearest integer, ties to even, with the derivative 1."""
-    return _straight_through(jnp.round, lambda x: x, x)
+    return _exact(jnp.rint, 1, x)
 
 
 def like(x: Number, factor: Factor) -> np.ndarray:
@@ -73,7 +65,7 @@ def scaled(x: Number, factor: Factor, fraction: int, rounding: str) -> Number:
         size = high * factor + _floor((size - high * one) * factor, one)
         return _numpy(x).sign(x) * size if rounding == "zero" else size
 
-    return _exact(exact, lambda x: x * (factor / one), x)
+    return _exact(exact, factor / one, x)
 
 
 def leaked(x: Number, shift: Factor) -> Number:
@@ -84,7 +76,7 @@ def leaked(x: Number, shift: Factor) -> Number:
         loss = _floor(x, power)
         return x - _numpy(x).where((x > 0) & (loss == 0), 1, loss)
 
-    return _exact(exact, lambda x: x * (1 - 1 / power), x)
+    return _exact(exact, 1 - 1 / power, x)
 
 
 def wrapped(x: Number, y: Number, bits: int) -> Number:
@@ -96,7 +88,7 @@ def wrapped(x: Number, y: Number, bits: int) -> Number:
         return x - _floor(_floor(x, half) + 1, 2) * (2 * half)
 
     # The sum of two numbers of 24 bits is exact in float32, that of y itself may not be.
-    return _exact(wrap, lambda x: x, x + _exact(wrap, lambda y: y, y))
+    return _exact(wrap, 1, x + _exact(wrap, 1, y))
 
 
 def clipped(x: Number, low: int, high: int) -> Number:
@@ -107,21 +99,19 @@ def clipped(x: Number, low: int, high: int) -> Number:
 
 
 def fired(
-    distance: Number, threshold: Factor, most: int, unit: float, surrogate: Any
+    v: Number, threshold: np.ndarray, most: int, unit: float, surrogate: Any
 ) -> Number:
-    """Return how often a potential reaches its threshold in a step, up to ``most``.
-
-    ``distance`` is the potential minus the threshold.
-    """
-    if not isinstance(distance, jax.Array):
-        return np.clip(distance // threshold + 1, 0, most)
+    """Return how often a potential reaches its threshold in a step, up to ``most``."""
+    if not isinstance(v, jax.Array):
+        return np.clip(v // threshold, 0, most)
+    distance = v - threshold
     if most == 1:
         # A quotient keeps the sign of an integer, however it is rounded.
         return surrogate(distance / unit)
     # Counted in integers, because XLA rounds a quotient by a constant otherwise than a division.
     curve = stretched(surrogate, unit) * (1 / unit)
-    threshold = jnp.broadcast_to(like(distance, threshold), distance.shape)
-    return multi_spike(curve, most, threshold)(distance)
+    thresholds = jnp.broadcast_to(threshold, v.shape)
+    return multi_spike(curve, most, thresholds)(distance)
 
 
 def in_units(x: Number, unit: float) -> Number:

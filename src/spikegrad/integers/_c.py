@@ -208,7 +208,7 @@ def to_c(network: Network, path: str | Path) -> None:
     ['net.c', 'net.h']
     """
     path = Path(path)
-    if not re.fullmatch("[A-Za-z_][A-Za-z0-9_]*", path.name):
+    if not path.name.isidentifier():
         raise ValueError(
             f"to_c: the last part of path must be a name in C, got {path.name!r}"
         )
@@ -216,18 +216,18 @@ def to_c(network: Network, path: str | Path) -> None:
     for suffix, text in ((".h", _HEADER), (".c", _SOURCE)):
         data = Template(text).substitute(names).encode()
         write_atomically(
-            path.with_name(path.name + suffix),
+            path.with_suffix(suffix),
             lambda stream, data=data: stream.write(data),
         )
 
 
 def _tables(network: Network) -> dict[str, Any]:
     """Return the numbers and tables of the templates by name."""
-    layers, graph = [*integer_layers("to_c", network)], network.graph
+    layers, graph = integer_layers("to_c", network), network.graph
     edges = [edge for layer in layers for edge in layer.edges]
     sizes = {edge.source: len(edge.weight) for edge in edges}
     sizes |= {layer.name: len(layer.bias) for layer in layers}
-    names = [*graph.inputs, *(layer.name for layer in layers)]
+    names = [*graph.inputs, *graph.nodes]
     # A source remembers as many outputs as its longest delay.
     rows = {
         name: max([e.lag for e in edges if e.source == name], default=0)
@@ -237,47 +237,38 @@ def _tables(network: Network) -> dict[str, Any]:
     for name in names:
         sources.append([sizes[name], rows[name], past])
         past += sizes[name] * rows[name]
-    records, columns = [], []
-    for layer in layers:
-        cell = layer.cell
-        most = 0 if cell.threshold is None else cell.n
-        record = [len(layer.edges), len(cell.state_names), most, type(cell).__name__]
-        # A name is a constant of the program, and a cell without a format has the first of it.
-        record += [getattr(cell, name, 0) for name in _FORMATS]
-        records.append([str(entry).upper() for entry in record])
-        column = *cell.leaks, cell.threshold, layer.bias
-        columns.append(
-            [np.broadcast_to(0 if x is None else x, len(layer.bias)) for x in column]
-        )
-    names_of_tables = "leak", "current_leak", "threshold", "bias"
-    tables: dict[str, Any] = dict(
-        zip(names_of_tables, np.concatenate(columns, axis=1), strict=True)
-    )
-    tables["weight"] = np.concatenate([edge.weight.ravel() for edge in edges])
+    records, columns, states = [], [], 0
+    for name, cell, edges_in, bias in layers:
+        most, threshold = cell.n, cell.threshold
+        if threshold is None:
+            most = threshold = 0
+        parts = len(cell.state_names)
+        # A cell without a format has the first of it.
+        formats = [getattr(cell, name, 0) for name in _FORMATS]
+        records.append([len(edges_in), parts, most, type(cell).__name__, *formats])
+        columns.append(np.broadcast_arrays(*cell.leaks, threshold, bias))
+        states += sizes[name] * parts
+    arrays = *np.hstack(columns), np.concatenate([e.weight.ravel() for e in edges])
+    names_of_tables = "leak", "current_leak", "threshold", "bias", "weight"
     return {
         "input_size": sum(sizes[name] for name in graph.inputs),
         "output_size": sum(sizes[name] for name in graph.outputs),
         "sources": len(names),
-        "states": sum(
-            len(layer.bias) * len(layer.cell.state_names) for layer in layers
-        ),
+        "states": states,
         "past": max(past, 1),  # C has no empty arrays
         "source": _braces(sources),
-        "layer": _braces(records),
+        # The names of formats are constants of the program.
+        "layer": _braces(records).upper(),
         "edge": _braces([[names.index(edge.source), edge.lag] for edge in edges]),
         "output": _braces([names.index(name) for name in graph.outputs]),
-        "tables": "\n".join(_table(name, x) for name, x in tables.items()),
+        "tables": "\n".join(map(_table, names_of_tables, arrays)),
     }
 
 
 def _table(name: str, values: np.ndarray) -> str:
     """Return a constant array, with the smallest type."""
-    bits = next(
-        bits for bits in (8, 16, 32) if (np.abs(values * 2 + 1) < 2**bits).all()
-    )
-    return (
-        f"static const int{bits}_t {name}[{len(values)}] = {_braces(values.tolist())};"
-    )
+    kind = np.min_scalar_type(min(values.min(), ~values.max()))
+    return f"static const {kind}_t {name}[{len(values)}] = {_braces(values.tolist())};"
 
 
 def _braces(values: Any) -> str:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -41,20 +40,6 @@ def signed(bits: int, step: int = 1) -> WeightFormat:
     return WeightFormat(-(2 ** (bits - 1)) * step, (2 ** (bits - 1) - 1) * step, step)
 
 
-class Chip(NamedTuple):
-    """The limits of a target, beyond the formats of its cell."""
-
-    weight_bits: int = 16
-    """The most bits of a weight."""
-    span: int = 0
-    """The bits of a weight with its zeros at the end, if they are more."""
-    resets: tuple[str, ...] = ("value", "subtract", "none")
-    is_synaptic: bool = False
-    """If True, each neuron has a synapse and fires, and connections have no delay."""
-    sizes: tuple[float, float] = math.inf, math.inf
-    """The most inputs and hidden neurons."""
-
-
 class IntegerCell(Cell, pure=True):
     """Base of the cells on integers.
 
@@ -62,46 +47,58 @@ class IntegerCell(Cell, pure=True):
     integers of NumPy, see ``_arithmetic.py``. A subclass also has
 
     - ``bits``, the width of a state, and ``fraction``, the bits of a decay factor.
-    - ``most_leak``, the largest value of the parameters in ``leak_names``.
-    - ``nearest``, a method that returns their values for real decay factors, 0 without a synapse.
+    - ``integer_names``, its parameters that are the decays of potential and current, and the
+      threshold.
+    - ``most_leak``, the largest value of a parameter that is a decay.
+    - ``leaks_of``, a method that returns these parameters for real decay factors, not yet rounded.
     """
 
     state_names = "potential", "synaptic current"
-    state_scale: ClassVar[int] = 1
+    state_scale = 1
     """The unit of a state is this number times the unit of a weight."""
-    chip: ClassVar[Chip] = Chip()
+    weight_bits = 16
+    """The most bits of a weight."""
+    weight_span = 0
+    """The bits of a weight with its zeros at the end, if they are more."""
+    resets = "value", "subtract", "none"
+    is_synaptic = False
+    """If True, each neuron has a synapse and fires, and connections have no delay."""
+    sizes = np.inf, np.inf
+    """The most inputs and hidden neurons."""
     n = 1  # without an annotation, because Xylo has a parameter of this name
     """The most spikes in a step."""
-    leak_names: ClassVar[tuple[str, str]]
-    """The parameters that are the decays of potential and current."""
-    threshold_name: ClassVar[str] = "threshold"
-    may_lack: ClassVar[tuple[str, ...]] = ()
-    """The parameters that may be None."""
 
     surrogate: Callable = parameter(default=Sigmoid(), kind=Callable, kw_only=True)
     detach_reset: bool = parameter(default=False, kw_only=True)
 
     def __post_init__(self: Any) -> None:
         super().__post_init__()
-        most = self.limits[1] // self.state_scale
-        ranges: dict[str, Any] = dict.fromkeys(self.leak_names, (0, self.most_leak))
-        # A threshold of 0 of Loihi is exceeded by 1.
-        ranges[self.threshold_name] = int(self.state_scale == 1), most
-        for name, (low, high) in ranges.items():
+        limits = self.most_leak, self.most_leak, self.limits[1] // self.state_scale
+        for name, most in zip(self.integer_names, limits, strict=True):
             value = getattr(self, name)
-            if value is not None or name not in self.may_lack:
-                value = _as_integers(f"{type(self).__name__}: {name}", value, low, high)
-            object.__setattr__(self, name, value)
+            if value is None and not self.is_synaptic:
+                continue  # a readout, or neurons without a synapse
+            # A vth of 0 is exceeded by 1.
+            array, least = np.asarray(value), int(name == "threshold")
+            is_number = array.ndim < 2 and array.dtype.kind in "iuf"
+            if not is_number or (np.clip(np.rint(array), least, most) != array).any():
+                raise ValueError(
+                    f"{type(self).__name__}: {name} must be an integer from {least} to {most}, or "
+                    f"one for each neuron, got {brief(value)}"
+                )
+            # A part of the tree's structure: an integer, or a tuple of them.
+            integers = array.astype(int).tolist()
+            object.__setattr__(self, name, tuple(integers) if array.ndim else integers)
         if self.unit is None:
             # One number, because the real network has one surrogate for all neurons.
             unit = self.state_scale if self.threshold is None else self.threshold
             object.__setattr__(self, "unit", float(np.mean(unit)))
 
     @property
-    def leaks(self) -> tuple[Factor, Factor]:
+    def leaks(self: Any) -> tuple[np.ndarray, np.ndarray]:
         """The integers by which potential and current decay, as a step uses them."""
-        decay, synaptic_decay = (getattr(self, name) for name in self.leak_names)
-        return decay, synaptic_decay
+        decay, synaptic_decay, _ = (getattr(self, name) for name in self.integer_names)
+        return np.asarray(decay), np.asarray(synaptic_decay or 0)
 
     @property
     def limits(self: Any) -> tuple[int, int]:
@@ -110,22 +107,21 @@ class IntegerCell(Cell, pure=True):
 
     def weight_format(self, bits: int) -> WeightFormat:
         """Return the integers of a weight of so many bits."""
-        return signed(bits, 2 ** max(0, self.chip.span - bits))
+        return signed(bits, 2 ** max(0, self.weight_span - bits))
 
     def fire(self: Any, u: State, key: Any = None) -> tuple[State, Number]:
-        v, *others = u if isinstance(u, tuple) else (u,)
+        v, *others = jax.tree.leaves(u)
         if self.threshold is None:
             return u, in_units(v, self.unit)
         threshold = like(v, self.threshold)
-        s = fired(v - threshold, self.threshold, self.n, self.unit, self.surrogate)
+        s = fired(v, threshold, self.n, self.unit, self.surrogate)
         r = jax.lax.stop_gradient(s) if self.detach_reset else s  # nothing for integers
         if self.reset != "none":
             v = v * (1 - r) if self.reset == "value" else v - r * threshold
         return ((v, *others) if others else v), s
 
     def linear_response(self: Any) -> LinearResponse:
-        leaks = (0 if leak is None else np.asarray(leak) for leak in self.leaks)
-        decay, synaptic_decay = (leak / 2**self.fraction for leak in leaks)
+        decay, synaptic_decay = (leak / 2**self.fraction for leak in self.leaks)
         return LinearResponse(
             decay, float(self.state_scale), synaptic_decay, self.threshold
         )
@@ -136,19 +132,6 @@ class IntegerCell(Cell, pure=True):
                 f"{type(self).__name__}: integers need float32 or float64, got {dtype}"
             )
         return super().initial_state(shape, dtype)
-
-
-def _as_integers(owner: str, value: Any, low: int, high: int) -> Factor:
-    """Return an integer, or a tuple of one for each neuron: a part of the tree's structure."""
-    array = np.asarray(value)
-    is_whole = array.ndim < 2 and array.dtype.kind in "iuf" and (array % 1 == 0).all()
-    if not is_whole or (array < low).any() or (array > high).any():
-        raise ValueError(
-            f"{owner} must be an integer from {low} to {high}, or one for each neuron, "
-            f"got {brief(value)}"
-        )
-    integers = array.astype(int).tolist()
-    return tuple(integers) if array.ndim else integers
 
 
 class FixedLIF(IntegerCell, pure=True):
@@ -213,8 +196,7 @@ class FixedLIF(IntegerCell, pure=True):
     (-5.0, [0.0, 1.0, 0.0])
     """
 
-    leak_names = "decay", "synaptic_decay"
-    may_lack = "threshold", "synaptic_decay"
+    integer_names = "decay", "synaptic_decay", "threshold"
 
     decay: Any = wiring()
     threshold: Any = wiring()
@@ -254,11 +236,9 @@ class FixedLIF(IntegerCell, pure=True):
             else x + current
         )
 
-    def nearest(self, decay: np.ndarray, synaptic_decay: np.ndarray) -> tuple[Any, Any]:
-        synapse = (
-            np.rint(synaptic_decay * self.most_leak) if synaptic_decay.any() else None
-        )
-        return np.rint(decay * self.most_leak), synapse
+    def leaks_of(self, decay: np.ndarray, synaptic_decay: np.ndarray) -> tuple:
+        scale = self.most_leak
+        return decay * scale, synaptic_decay * scale if synaptic_decay.any() else None
 
 
 class Loihi(IntegerCell, pure=True):
@@ -317,11 +297,9 @@ class Loihi(IntegerCell, pure=True):
     """
 
     # Weights of both signs lose their lowest bit, and fewer bits leave the high ones.
-    chip = Chip(8, span=9, resets=("value",))
-    state_scale = 64
-    bits, fraction, reset = 24, 12, "value"
-    leak_names, most_leak = ("dv", "du"), 4095
-    threshold_name, may_lack = "vth", ("vth",)
+    weight_bits, weight_span, resets = 8, 9, ("value",)
+    state_scale, bits, fraction, reset = 64, 24, 12, "value"
+    integer_names, most_leak = ("dv", "du", "vth"), 4095
 
     du: Any = wiring()
     dv: Any = wiring()
@@ -330,7 +308,7 @@ class Loihi(IntegerCell, pure=True):
     unit: Any = wiring(None)
 
     @property
-    def leaks(self) -> tuple[Factor, Factor]:
+    def leaks(self) -> tuple[np.ndarray, np.ndarray]:
         # ds_offset of the chip: a current with a decay of 0 still loses 1/4096.
         return 4096 - np.asarray(self.dv), 4095 - np.asarray(self.du)
 
@@ -346,9 +324,8 @@ class Loihi(IntegerCell, pure=True):
         i = wrapped(i, 64 * current, 24)
         return clipped(v + i + self.bias, 1 - 2**23, 2**23 - 1), i
 
-    def nearest(self, decay: np.ndarray, synaptic_decay: np.ndarray) -> tuple[Any, Any]:
-        dv, du = np.rint((1 - decay) * 4096), np.rint((1 - synaptic_decay) * 4096) - 1
-        return np.minimum(dv, 4095), np.maximum(du, 0)
+    def leaks_of(self, decay: np.ndarray, synaptic_decay: np.ndarray) -> tuple:
+        return 4096 - decay * 4096, 4095 - synaptic_decay * 4096
 
 
 class Xylo(IntegerCell, pure=True):
@@ -410,9 +387,9 @@ class Xylo(IntegerCell, pure=True):
     ([50.0, -250.0], [[2.0, 0.0]])
     """
 
-    chip = Chip(8, resets=("subtract",), is_synaptic=True, sizes=(16, 1000))
+    weight_bits, resets, is_synaptic, sizes = 8, ("subtract",), True, (16, 1000)
     bits, reset = 16, "subtract"
-    leak_names, most_leak = ("dash_mem", "dash_syn"), 15
+    integer_names, most_leak = ("dash_mem", "dash_syn", "threshold"), 15
 
     dash_mem: Any = wiring()
     dash_syn: Any = wiring()
@@ -432,12 +409,12 @@ class Xylo(IntegerCell, pure=True):
         return keep(v + change), i
 
     def linear_response(self) -> LinearResponse:
-        decay, gain = (1 - 2.0 ** -np.asarray(dash) for dash in self.leaks)
+        decay, gain = (1 - 2.0**-dash for dash in self.leaks)
         # A spike decays in the step of its arrival.
         return LinearResponse(decay, gain, gain, self.threshold)  # type: ignore[arg-type]
 
-    def nearest(self, decay: np.ndarray, synaptic_decay: np.ndarray) -> tuple[Any, Any]:
-        def shift(factor):
-            return np.rint(-np.log2(np.clip(1 - factor, 2.0**-15, 0.5)))  # from 1 to 15
-
-        return shift(decay), shift(synaptic_decay)
+    def leaks_of(self, decay: np.ndarray, synaptic_decay: np.ndarray) -> tuple:
+        # With a shift of 0 nothing of a spike would reach the potential.
+        return tuple(
+            -np.log2(np.clip(1 - x, 2.0**-15, 0.5)) for x in (decay, synaptic_decay)
+        )

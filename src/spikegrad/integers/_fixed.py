@@ -59,7 +59,7 @@ class Fixed(Struct, pure=True):
     @property
     def integers(self) -> np.ndarray:
         """The integers, int64."""
-        return np.asarray(self.__jax_array__()).astype(np.int64)
+        return np.asarray(self.__jax_array__(), np.int64)
 
     @property
     def clipped(self) -> int:
@@ -110,7 +110,7 @@ def fixed(
         raise ValueError(f"fixed: bits must be from 2 to 16, got {bits}")
     form = signed(bits, step)
     if scale is None:
-        largest = float(jnp.max(jnp.abs(jnp.asarray(weight))))
+        largest = float(np.abs(weight).max())
         scale = 2.0 ** math.floor(math.log2(form.high / largest)) if largest else 1.0
     return Fixed(weight, scale, *form)
 

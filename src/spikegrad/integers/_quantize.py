@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -13,17 +12,18 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from .._surrogate import spike_types
+from .._table import aligned
 from ..network import Delayed, Layer, Network, Window
-from ..neurons import LIF, LeakyReadout, LinearResponse, SynapticLIF
+from ..neurons import LIF, LeakyReadout, SynapticLIF
 from ._arithmetic import like
-from ._cells import Chip, FixedLIF, IntegerCell, Loihi, WeightFormat, Xylo
+from ._cells import FixedLIF, IntegerCell, Loihi, Xylo
 from ._fixed import Fixed, best_scale
 from ._replay import integer_layers, whole_inputs
 
 TARGETS: dict[str, IntegerCell] = {
-    "fixed": FixedLIF(decay=0, threshold=1),
-    "loihi": Loihi(du=0, dv=0, vth=0),
-    "xylo": Xylo(dash_mem=1, dash_syn=1, threshold=1),
+    "fixed": FixedLIF(0, 1),
+    "loihi": Loihi(0, 0, 0),
+    "xylo": Xylo(1, 1, 1),
 }
 """A cell for each target. Its formats stay, and its decays and threshold are replaced."""
 
@@ -40,9 +40,9 @@ class QuantizedLayer(NamedTuple):
     """Number of weights beyond the largest integer."""
     error: float
     """Root of the mean square of the rounding errors, over that of the weights."""
-    tau: tuple[float, float]
+    tau: tuple[float, ...]
     """Time constant of the potential in steps, before and after."""
-    synaptic_tau: tuple[float, float]
+    synaptic_tau: tuple[float, ...]
     """Time constant of the current in steps, before and after. 0 without a synapse."""
     peak: float
     """The largest state on the inputs, as a share of its width."""
@@ -58,10 +58,7 @@ class QuantizationReport(NamedTuple):
     def __str__(self) -> str:
         rows = [[name.replace("_", " ") for name in QuantizedLayer._fields]]
         rows += [[*map(_text, layer)] for layer in self.layers]
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        return "\n".join(
-            "  ".join(map(str.ljust, row, widths)).rstrip() for row in rows
-        )
+        return "\n".join(aligned(rows))
 
 
 def _text(value: Any) -> str:
@@ -130,20 +127,20 @@ def quantize(
     >>> bool((integers(spikes)[1] == replay(integers, spikes)[1]).all())
     True
     """
-    cell: Any = TARGETS.get(target) if isinstance(target, str) else target
-    if cell is None:
+    cell: Any = TARGETS.get(target, target)  # type: ignore[arg-type]
+    if not isinstance(cell, IntegerCell):
         raise ValueError(
             f"quantize: target must be one of {', '.join(TARGETS)}, got {target!r}"
         )
-    if not 2 <= bits <= cell.chip.weight_bits:
+    if not 2 <= bits <= cell.weight_bits:
         raise ValueError(
-            f"quantize: bits must be from 2 to {cell.chip.weight_bits}, got {bits}"
+            f"quantize: bits must be from 2 to {cell.weight_bits}, got {bits}"
         )
     jax.tree.map(lambda x: whole_inputs("quantize", x), inputs)
     # All layers are checked before the network runs.
     owner = f"quantize: layer %r on {type(cell).__name__}"
     options = {
-        name: _options(owner % name, x, cell.chip) for name, x in network.layers.items()
+        name: _options(owner % name, x, cell) for name, x in network.layers.items()
     }
     # A state is largest before its spike.
     _, real = network.observe(inputs, parts=("output", "pre_spike"), mask=mask)
@@ -155,12 +152,12 @@ def quantize(
             if x not in network.graph.outputs
         ),
     )
-    if any(size > most for size, most in zip(sizes, cell.chip.sizes, strict=True)):
+    if np.greater(sizes, cell.sizes).any():
         raise ValueError(
             f"quantize: {type(cell).__name__} has %s inputs and %s hidden neurons, the network "
-            "has %s and %s" % (*cell.chip.sizes, *sizes)
+            "has %s and %s" % (*cell.sizes, *sizes)
         )
-    if cell.chip.is_synaptic:  # its outputs fire once a step
+    if cell.is_synaptic:  # its outputs fire once a step
         options |= {name: options[name] | {"n": 1} for name in network.graph.outputs}
     layers = {
         name: _quantized(
@@ -170,55 +167,52 @@ def quantize(
     }
     result = dataclasses.replace(network, layers=layers)
     _, integer = result.observe(inputs, parts=("output", "pre_spike"), mask=mask)
-    rows = (
-        _row(
-            name, layer.cell.linear_response(), layers[name], real[name], integer[name]
-        )
+    rows = tuple(
+        _row(name, layer, layers[name], real[name], integer[name])
         for name, layer in network.layers.items()
     )
-    return result, QuantizationReport(tuple(rows))
+    return result, QuantizationReport(rows)
 
 
-def _options(owner: str, layer: Any, chip: Chip) -> dict[str, Any]:
+def _options(owner: str, layer: Any, target: IntegerCell) -> dict[str, Any]:
     """Return the parameters that stay, or raise for a property that the target lacks."""
     if not isinstance(layer, Layer):
         raise TypeError(f"{owner}: a join is a function, not integers")
     for weight in layer.weights.values():
         is_delayed = isinstance(weight, (Delayed, Window))
-        if callable(weight.weight if is_delayed else weight):
+        if callable(getattr(weight, "weight", weight)):
             raise TypeError(
                 f"{owner}: a weight is a function; only matrices have integers"
             )
-        if is_delayed and chip.is_synaptic:
+        if is_delayed and target.is_synaptic:
             raise ValueError(
                 f"{owner}: it has no delays, got a {type(weight).__name__} as weight"
             )
     cell: Any = layer.cell
     if type(cell) not in (LIF, SynapticLIF, LeakyReadout):
-        kind = type(cell).__name__
         raise TypeError(
-            f"{owner}: a {kind} has no counterpart; use LIF, SynapticLIF or LeakyReadout"
+            f"{owner}: a {type(cell).__name__} has no counterpart; use LIF, SynapticLIF or "
+            "LeakyReadout"
         )
-    if chip.is_synaptic and not isinstance(cell, SynapticLIF):
+    if target.is_synaptic and not isinstance(cell, SynapticLIF):
         raise ValueError(
             f"{owner}: each neuron has a synapse and fires, also as readout: use SynapticLIF"
         )
     if isinstance(cell, LeakyReadout):
         return {}
     surrogate: Any = cell.surrogate
-    if chip.is_synaptic and [kind.multiple for kind in spike_types(surrogate)] == [
+    if target.is_synaptic and [kind.multiple for kind in spike_types(surrogate)] == [
         True
     ]:
         surrogate = surrogate.surrogate  # the cell counts spikes itself
     for refused, problem in (
         (
-            cell.reset not in chip.resets,
-            f"has reset={chip.resets[0]!r}, not {cell.reset!r}",
+            cell.reset not in target.resets,
+            f"has reset={target.resets[0]!r}, not {cell.reset!r}",
         ),
-        (cell.delay_reset, "resets in the step of a spike, not with delay_reset"),
         (
-            np.any(np.asarray(cell.reset_value)),
-            f"resets to 0, not to {cell.reset_value}",
+            cell.delay_reset or np.any(cell.reset_value),
+            "resets to 0 in the step of a spike, without reset_value or delay_reset",
         ),
         (spike_types(surrogate), f"lacks the spike type of {cell.surrogate}"),
     ):
@@ -227,23 +221,25 @@ def _options(owner: str, layer: Any, chip: Chip) -> dict[str, Any]:
                 f"{owner}: it {problem}; train with the properties of the target"
             )
     options = {"surrogate": surrogate, "detach_reset": cell.detach_reset}
-    # A target with one reset has no parameter for it.
-    return options | ({"reset": cell.reset} if len(chip.resets) > 1 else {})
+    if len(target.resets) > 1:  # a target with one has no parameter for it
+        options["reset"] = cell.reset
+    return options
 
 
 def _quantized(layer: Layer, target: Any, bits: int, states: Any) -> Layer:
     response = layer.cell.linear_response()
-    decay, real_gain, synaptic_decay, threshold = jax.tree.map(
-        lambda x: np.asarray(x, np.float64), response
+    decay, real_gain, synaptic_decay, threshold = jax.tree.map(np.float64, response)
+    *leak_names, threshold_name = target.integer_names
+    leaks = jax.tree.map(
+        lambda x: np.clip(np.rint(x), 0, target.most_leak),
+        target.leaks_of(decay, synaptic_decay),
     )
-    leaks = target.nearest(decay, synaptic_decay)
-    cell = target._replaced(**dict(zip(target.leak_names, leaks, strict=True)))
+    cell = target._replaced(**dict(zip(leak_names, leaks, strict=True)))
     # A current in units of a weight has the gain of the real one.
     gain = real_gain * (cell.state_scale / cell.linear_response().gain)
     weights = [np.asarray(w) * gain for w in jax.tree.leaves(layer.weights)]
     # A threshold is a state that a quiet neuron would reach.
-    reached = jax.tree.leaves((threshold, states))
-    largest = max(float(np.abs(x).max()) for x in reached)
+    largest = _largest((threshold, states))
     # The scale at which the largest state on the inputs fills its width. The threshold of Loihi
     # has no bits for a part of a weight.
     widest = cell.limits[1] // cell.state_scale
@@ -251,12 +247,12 @@ def _quantized(layer: Layer, target: Any, bits: int, states: Any) -> Layer:
     scale = best_scale(weights, form, widest / largest if largest else np.inf)
     if threshold is not None:
         threshold = np.maximum(np.rint(threshold * scale), 1)
-    settings = {cell.threshold_name: threshold, "unit": scale * cell.state_scale}
+    settings = {threshold_name: threshold, "unit": scale * cell.state_scale}
 
     def fix(weight):
         value = jnp.asarray(weight)
         # A bias has no connections. It is as wide as a state.
-        limits = form if value.ndim > 1 else WeightFormat(*cell.limits)
+        limits = form if value.ndim > 1 else cell.limits
         return Fixed(value * like(value, gain), scale, *limits)
 
     return _converted(layer, fix, cell._replaced(**settings))
@@ -264,11 +260,9 @@ def _quantized(layer: Layer, target: Any, bits: int, states: Any) -> Layer:
 
 def _converted(layer: Layer, convert: Callable[[Any], Any], cell: Any) -> Layer:
     """Return the layer with another cell and a function of each matrix and of the bias."""
-    arrays = layer.weight, layer.recurrent, layer.bias
-    weight, recurrent, bias = jax.tree.map(convert, arrays, is_leaf=_is_fixed)
-    return dataclasses.replace(
-        layer, weight=weight, cell=cell, recurrent=recurrent, bias=bias
-    )
+    arrays = {name: getattr(layer, name) for name in ("weight", "recurrent", "bias")}
+    changed = jax.tree.map(convert, arrays, is_leaf=_is_fixed)
+    return dataclasses.replace(layer, cell=cell, **changed)
 
 
 def _is_fixed(weight: Any) -> bool:
@@ -302,38 +296,38 @@ def dequantize(network: Network) -> Network:
     >>> layer.weight[0, 0].item(), layer.cell.decay, layer.cell.threshold
     (0.125, 0.9765625, 1.0)
     """
-    layers = {}
-    for name, cell, _, _ in integer_layers("dequantize", network):
-        layer, response = network.layers[name], cell.linear_response()
-        unit = _fixed_weights(layer)[0].scale * cell.state_scale
-        options: dict[str, Any] = {"decay": response.decay}
-        kind: Any = LeakyReadout
-        if cell.threshold is not None:
-            kind = SynapticLIF if np.any(response.synaptic_decay) else LIF
-            options |= {
-                x: getattr(cell, x) for x in ("reset", "surrogate", "detach_reset")
-            }
-            options["threshold"] = np.asarray(cell.threshold) / unit
-        if kind is SynapticLIF:
-            options["synaptic_decay"] = response.synaptic_decay
-        array = functools.partial(_times, response.gain / unit)
-        layers[name] = _converted(layer, array, kind(**options))
+    integer_layers("dequantize", network)  # raises for what is not integers
+    layers = {name: _dequantized(layer) for name, layer in network.layers.items()}
     return dataclasses.replace(network, layers=layers)
 
 
-def _times(factor: Any, weight: Fixed) -> jax.Array:
-    return jnp.asarray(weight.integers * factor, weight.value.dtype)
+def _dequantized(layer: Layer) -> Layer:
+    integer: Any = layer.cell
+    decay, gain, synaptic_decay, threshold = integer.linear_response()
+    unit = _fixed_weights(layer)[0].scale * integer.state_scale
+    cell = LeakyReadout(decay)
+    if threshold is not None:
+        names = "reset", "surrogate", "detach_reset"
+        options = {name: getattr(integer, name) for name in names}
+        options |= {"decay": decay, "threshold": np.asarray(threshold) / unit}
+        cell = LIF(**options)
+        if np.any(synaptic_decay):
+            cell = SynapticLIF(**options, synaptic_decay=synaptic_decay)
+
+    def real(weight):
+        return jnp.asarray(weight.integers * (gain / unit), weight.value.dtype)
+
+    return _converted(layer, real, cell)
 
 
-def _row(
-    name: str, before: LinearResponse, layer: Any, real: Any, integer: Any
-) -> QuantizedLayer:
-    weights, after = _fixed_weights(layer), layer.cell.linear_response()
+def _row(name: str, before: Any, after: Any, real: Any, integer: Any) -> QuantizedLayer:
+    weights, cell = _fixed_weights(after), after.cell
     scale = weights[0].scale
-    integers = np.concatenate([w.integers.ravel() for w in weights])
-    values = np.concatenate([np.ravel(w.value) for w in weights])
+    pairs = [np.stack([w.integers, w.value]).reshape(2, -1) for w in weights]
+    integers, values = np.concatenate(pairs, axis=1)
     size = max(np.linalg.norm(values), 1e-300)  # a layer of zeros has no error
-    peaks = [np.abs(x).max() for x in jax.tree.leaves(integer.pre_spike)]
+    responses = before.cell.linear_response(), cell.linear_response()
+    decays, _, synaptic_decays, _ = zip(*responses, strict=True)
     rates = float(real.output.mean()), float(integer.output.mean())
     return QuantizedLayer(
         name,
@@ -341,15 +335,19 @@ def _row(
         float((integers == 0).mean()),
         sum(w.clipped for w in weights),
         float(np.linalg.norm(integers / scale - values) / size),
-        (_tau(before.decay), _tau(after.decay)),
-        (_tau(before.synaptic_decay), _tau(after.synaptic_decay)),
-        float(max(peaks) / layer.cell.limits[1]),
-        None if before.threshold is None else rates,
+        tuple(map(_tau, decays)),
+        tuple(map(_tau, synaptic_decays)),
+        _largest(integer.pre_spike) / cell.limits[1],
+        None if cell.threshold is None else rates,
     )
 
 
 def _fixed_weights(layer: Layer) -> list[Fixed]:
     return jax.tree.leaves(layer.weights, is_leaf=_is_fixed)
+
+
+def _largest(arrays: Any) -> float:
+    return max(float(np.abs(x).max()) for x in jax.tree.leaves(arrays))
 
 
 def _tau(decay: Any) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -32,39 +31,43 @@ class IntegerLayer(NamedTuple):
     """``(neurons,)``."""
 
 
-def integer_layers(owner: str, network: Network) -> Iterator[IntegerLayer]:
-    """Yield the layers in the order of a step, or raise for the first that has no integers."""
-    graph = network.graph
+def integer_layers(owner: str, network: Network) -> list[IntegerLayer]:
+    """Return the layers in the order of a step, or raise for the first that has no integers."""
+    layers, graph = [], network.graph
+    readouts = {
+        name
+        for name, layer in graph.layers.items()
+        if getattr(layer.cell, "threshold", 1) is None
+    }
     for name, node in graph.nodes.items():
+        place = f"{owner}: layer {name!r}"
         cell = getattr(node, "cell", node)  # a join has none
         if not isinstance(cell, IntegerCell):
             raise TypeError(
-                f"{owner}: layer {name!r} has a {type(cell).__name__}, not a cell on integers; "
-                "call quantize first"
+                f"{place} has a {type(cell).__name__}, not a cell on integers; call quantize first"
             )
         edges = tuple(
-            IntegerEdge(edge.source, edge.lags[0], _integers(owner, name, weight))
+            IntegerEdge(edge.source, edge.lags[0], _integers(place, weight))
             for edge, weight in graph.connections(name)
         )
         for edge in edges:
-            source = getattr(graph.nodes.get(edge.source), "cell", cell)
-            if source is not cell and getattr(source, "threshold", 1) is None:
+            if edge.source in readouts:
                 raise TypeError(
-                    f"{owner}: layer {name!r} reads the real outputs of the readout {edge.source!r}"
+                    f"{place} reads the real outputs of the readout {edge.source!r}"
                 )
-        bias = np.zeros(edges[0].weight.shape[1], np.int64)
-        if node.bias is not None:
-            bias = bias + _integers(owner, name, node.bias)
-        yield IntegerLayer(name, cell, edges, bias)
+        bias = _integers(place, 0 if node.bias is None else node.bias)
+        neurons = edges[0].weight.shape[1:]
+        layers.append(IntegerLayer(name, cell, edges, np.broadcast_to(bias, neurons)))
+    return layers
 
 
-def _integers(owner: str, name: str, weight: Any) -> np.ndarray:
+def _integers(place: str, weight: Any) -> np.ndarray:
     if isinstance(weight, Fixed):
         return weight.integers
     array = np.asarray(weight)
-    if callable(weight) or array.dtype.kind not in "iufb" or (array % 1 != 0).any():
+    if callable(weight) or (array % 1 != 0).any():
         raise TypeError(
-            f"{owner}: layer {name!r} must have weights of integers, fixed(weight), got "
+            f"{place} must have weights of integers, fixed(weight), got "
             f"{'a function' if callable(weight) else 'real numbers'}"
         )
     return array.astype(np.int64)
@@ -73,11 +76,11 @@ def _integers(owner: str, name: str, weight: Any) -> np.ndarray:
 def whole_inputs(owner: str, inputs: Any) -> Any:
     """Return the inputs as int64, or raise if they are not whole numbers."""
     array = np.asarray(inputs)
-    if array.dtype.kind == "f" and (array % 1 != 0).any():
-        example = array[array % 1 != 0].flat[0]
+    fractions = array[array % 1 != 0]
+    if fractions.size:
         raise ValueError(
-            f"{owner}: inputs must be integers, such as spikes or counts, got {example:g}; see "
-            "spikegrad.data.rate_encoding and latency_encoding"
+            f"{owner}: inputs must be integers, such as spikes or counts, got {fractions[0]:g}; "
+            "see spikegrad.data.rate_encoding and latency_encoding"
         )
     return array.astype(np.int64)
 
@@ -121,9 +124,9 @@ def replay(network: Network, inputs: Any) -> tuple[dict[str, Any], Any]:
     >>> spikes[:, 0, 0].tolist(), states["0"].tolist()
     ([0, 1, 0, 1], [[0]])
     """
-    layers = [*integer_layers("replay", network)]
+    layers = integer_layers("replay", network)
     first, outputs = network.graph.inputs[0], network.graph.outputs
-    inputs = inputs if isinstance(inputs, Mapping) else {first: inputs}
+    inputs = {first: inputs} if isinstance(network.inputs, str) else inputs
     # Outputs of all steps by source, (batch, neurons) each.
     history = {name: [*whole_inputs("replay", x)] for name, x in inputs.items()}
     batch, states = history[first][0].shape[:-1], {}
@@ -138,7 +141,7 @@ def replay(network: Network, inputs: Any) -> tuple[dict[str, Any], Any]:
                 for e in edges
                 if e.lag <= step
             )
-            current = sum(reads, np.broadcast_to(bias, batch + bias.shape))
+            current = sum(reads, bias)
             where = f"replay: layer {name!r}, step {step}: the"
             _check(f"{where} current", current, -LARGEST, LARGEST)
             u = cell.integrate(states[name], current)

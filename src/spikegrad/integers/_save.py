@@ -12,7 +12,7 @@ import numpy as np
 from .._files import write_atomically
 from .._struct import Struct
 from ..network import Delayed, Layer, Network, Window
-from ._cells import FixedLIF, IntegerCell, Loihi, Xylo
+from ._cells import FixedLIF, Loihi, Xylo
 from ._fixed import Fixed
 from ._replay import integer_layers
 
@@ -53,10 +53,13 @@ def save(network: Network, path: str | Path) -> None:
     >>> loaded.layers["0"].weight.integers.tolist()
     [[64, 64], [64, 64], [64, 64]]
     """
-    for _ in integer_layers("save", network):
-        pass  # raises for weights and cells that are not integers
-    record = {"format": _FORMAT, "inputs": network.inputs, "outputs": network.outputs}
-    record["layers"] = dict(network.layers)
+    integer_layers("save", network)  # raises for what is not integers
+    record = {
+        "format": _FORMAT,
+        "inputs": network.inputs,
+        "outputs": network.outputs,
+        "layers": dict(network.layers),
+    }
     data = json.dumps(record, default=_fields).encode()
     write_atomically(Path(path), lambda stream: stream.write(data))
 
@@ -82,14 +85,9 @@ def load(path: str | Path) -> Network:
         If the file has another format.
     """
     record = json.loads(Path(path).read_text(), object_hook=_object)
-    if not isinstance(record, dict) or record.get("format") != _FORMAT:
+    if record.get("format") != _FORMAT:
         raise ValueError(f"load: {path} is no file of spikegrad.integers.save")
-    # A tuple, because names are a part of the tree's structure.
-    inputs, outputs = (
-        tuple(names) if isinstance(names, list) else names
-        for names in (record["inputs"], record["outputs"])
-    )
-    return Network(record["layers"], inputs, outputs)  # type: ignore[arg-type]
+    return Network(record["layers"], record["inputs"], record["outputs"])
 
 
 def _fields(value: Any) -> Any:
@@ -110,12 +108,7 @@ def _object(fields: dict[str, Any]) -> Any:
     kind = _CLASSES[fields.pop("class")]
     for name, value in fields.items():
         if isinstance(value, list):
-            # A parameter of a cell for each neuron is a tuple, all other lists are arrays.
-            fields[name] = (
-                tuple(value) if issubclass(kind, IntegerCell) else np.array(value)
-            )
+            fields[name] = np.array(value)
     if kind is Fixed:
-        fields["value"] = jnp.asarray(
-            fields["value"] / fields["scale"], jnp.result_type(float)
-        )
+        fields["value"] = jnp.asarray(fields["value"] / fields["scale"])
     return kind(**fields)
