@@ -208,7 +208,7 @@ def to_c(network: Network, path: str | Path) -> None:
     ['net.c', 'net.h']
     """
     path = Path(path)
-    if not path.name.isidentifier():
+    if not (path.name.isascii() and path.name.isidentifier()):
         raise ValueError(
             f"to_c: the last part of path must be a name in C, got {path.name!r}"
         )
