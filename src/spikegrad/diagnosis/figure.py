@@ -54,7 +54,7 @@ def _draw_potentials(axes: Axes, layer: Any, color: str) -> None:
 def _draw_measures(axes: Axes, layers: list[LayerReport]) -> None:
     for n, name in enumerate(MEASURES):
         low, high = np.clip(BANDS[name], *SHOWN)
-        axes.bar(n, high - low, 0.8, low, color="0.92", zorder=0)
+        axes.bar(n, high - low, 0.8, low, color="0.5", alpha=0.25, zorder=0)
         for k, layer in enumerate(layers):
             value = getattr(layer, name)
             if value is not None:

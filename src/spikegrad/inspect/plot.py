@@ -103,8 +103,8 @@ def draw(
             left.plot(x, surrogate.surrogate_fun(x), **style)
         right.plot(x, surrogate.surrogate_grad(x), **style)
     for axes, title in ((left, "step (grey) and primal"), (right, "slope")):
-        axes.axvline(0, color="0.85", lw=0.8, zorder=0)
-        axes.axhline(0, color="0.85", lw=0.8, zorder=0)
+        axes.axvline(0, color="0.5", alpha=0.3, lw=0.8, zorder=0)
+        axes.axhline(0, color="0.5", alpha=0.3, lw=0.8, zorder=0)
         axes.margins(x=0)
         tidy(axes, title, "potential − threshold")
 
@@ -422,7 +422,7 @@ def _finish(
     edges = np.flatnonzero(np.diff(np.concatenate([[True], valid, [True]])))
     for axes in panels:
         for start, stop in edges.reshape(-1, 2):
-            axes.axvspan(start - 0.5, stop - 0.5, color="0.93", lw=0, zorder=0)
+            axes.axvspan(start - 0.5, stop - 0.5, color="0.5", alpha=0.15, lw=0, zorder=0)
         axes.set_xlim(-0.5, steps - 0.5)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.tick_params(labelsize=8)
