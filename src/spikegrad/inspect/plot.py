@@ -422,7 +422,9 @@ def _finish(
     edges = np.flatnonzero(np.diff(np.concatenate([[True], valid, [True]])))
     for axes in panels:
         for start, stop in edges.reshape(-1, 2):
-            axes.axvspan(start - 0.5, stop - 0.5, color="0.5", alpha=0.15, lw=0, zorder=0)
+            axes.axvspan(
+                start - 0.5, stop - 0.5, color="0.5", alpha=0.15, lw=0, zorder=0
+            )
         axes.set_xlim(-0.5, steps - 0.5)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.tick_params(labelsize=8)
