@@ -32,6 +32,7 @@ from . import (
 from .options import (
     Command,
     Options,
+    adapted,
     of_run,
     options_of,
     options_of_class,
@@ -123,10 +124,9 @@ def train(
     with exit code 130. Pressed twice, it ends immediately. SIGTERM works like Ctrl-C, with exit
     code 143. An unfinished run has checkpoints, and --resume continues it.
 
-    The test set is the
-    published one if the data has one. Otherwise it is a fifth of each class,
-    a tenth for randman, or all recordings of two speakers for shd, drawn with
-    the seed. The test set is not used for training or for selection.
+    The test set is the published one if the data has one. Otherwise it is a
+    fifth of each class, a tenth for randman, or all recordings of two speakers
+    for shd, drawn with the seed. It is not used for training or for selection.
 
     \b
     Images are encoded over time, from values x scaled to 0 to 1:
@@ -149,13 +149,17 @@ def train(
     """
     began = time.perf_counter()
     if resume is not None:
-        others = "resume", "checkpoint", "quiet", "target", "bits"
-        refuse_others(context, *others, *processes.NAMES)
+        refuse_others(
+            context,
+            *("resume", "checkpoint", "quiet", "target", "bits"),
+            *processes.NAMES,
+        )
 
     def begin() -> tuple[runs.Run, Split]:
         if resume is None:
             options = options_of(context, **values)
             split = options.load()
+            options = adapted(options, split)
             if target:  # what the target lacks is reported before a folder is claimed
                 quantizing.check(options, split, target, bits)
             return runs.start(output, options, split, baseline=baseline), split

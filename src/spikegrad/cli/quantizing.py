@@ -14,7 +14,7 @@ from ..network import Network
 from ..training import partition
 from . import runs, tables, trainer
 from .networks import SpikingNetwork, spike_key
-from .options import COUNT, PATH, Options, adapted, quiet_option
+from .options import COUNT, PATH, Options, quiet_option
 from .sources import sample
 
 _MEASURED = 128
@@ -92,7 +92,6 @@ def convert(
 
 def check(options: Options, split: Any, target: str, bits: int) -> None:
     """Raise for what the target lacks, with initial parameters."""
-    options = adapted(options, split)
     network = options.network(split)
     params = trainer.starts(network, split.train)(jax.random.key(options.seed))
     converted(network, params, split, target, bits)

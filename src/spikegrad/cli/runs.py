@@ -27,7 +27,7 @@ from .._system import processors
 from ..data import DataError, Sequences, Split
 from . import sources
 from .networks import Params, SpikingNetwork
-from .options import Options, adapted
+from .options import Options
 
 FORMAT = 6
 RECORD, PARAMETERS, FIGURE = "run.json", "parameters.npz", "figure.png"
@@ -101,9 +101,10 @@ class Run:
 def start(
     output: Path | None, options: Options, split: Split, name: str = RECORD, **more: Any
 ) -> Run:
-    """Claim a folder and return a new run. ``more`` are further values of its record."""
-    # The record has the options that are used, so a resumed run needs no adaption.
-    options = adapted(options, split)
+    """Claim a folder and return a new run. ``more`` are further values of its record.
+
+    ``options`` are adapted to the data already, because a resumed run takes them from the record.
+    """
     record = {
         "format": FORMAT,
         "options": dataclasses.asdict(options),

@@ -23,6 +23,7 @@ from .options import (
     COUNT,
     Command,
     Options,
+    adapted,
     numbers,
     option,
     options_of,
@@ -226,6 +227,7 @@ def sweep(
         split, grid.validation_fraction, options.seed
     )
     if run is None:
+        options = adapted(options, data)
         run = runs.start(output, options, data, RECORD, sweep=dataclasses.asdict(grid))
     else:
         run.check_resumable(data)

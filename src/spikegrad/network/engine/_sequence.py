@@ -86,12 +86,9 @@ class Sequence:
         """Return the inputs and masks of a chunk."""
         # Inputs: (steps, batch, features) of all parts, so the slice starts at the first step of
         # the part. Masks belong to the part.
-        masks = self.masks_of(start)
+        masks = window_of(self.masks, start, self.part.chunk)
         inputs = window_of(self.inputs, self.part.start + start, self.part.chunk)
         return with_finite_padding(masks.active, inputs), masks
-
-    def masks_of(self, start):
-        return window_of(self.masks, start, self.part.chunk)
 
     def number_before(self, step):
         """Return the number of the last active step before this one.
