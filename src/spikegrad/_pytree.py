@@ -8,6 +8,7 @@ JAX does not count None as a leaf, so a derivative with respect to one tree has 
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, TypeAlias, TypeGuard, TypeVar
 
@@ -145,3 +146,22 @@ def as_static(value: Any) -> Any:
     return (
         StaticFunction(value) if opaque and jax.tree_util.all_leaves([value]) else value
     )
+
+
+def jsonable(value: Any) -> Any:
+    """Convert a value to JSON: arrays to lists, NaN and infinity to null.
+
+    A dataclass or a named tuple becomes a dict of its fields, without those that ``repr`` hides.
+    """
+    if hasattr(value, "_asdict"):
+        value = value._asdict()
+    elif dataclasses.is_dataclass(value):
+        names = [field.name for field in dataclasses.fields(value) if field.repr]
+        value = {name: getattr(value, name) for name in names}
+    if isinstance(value, dict):
+        return {name: jsonable(entry) for name, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [jsonable(entry) for entry in value]
+    if isinstance(value, (np.ndarray, np.generic, jax.Array)):
+        return jsonable(np.asarray(value).tolist())
+    return None if isinstance(value, float) and not math.isfinite(value) else value

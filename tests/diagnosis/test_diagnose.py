@@ -333,6 +333,25 @@ def test_functions_as_weights_are_scaled():
         assert diagnose(report.repaired, X).issues == ()
 
 
+def test_mean_of_a_kernel_is_subtracted():
+    kernel = jnp.asarray(matrix(1, 3.0, UNITS, HIDDEN))[None] - 2
+    weight = jax.tree_util.Partial(lambda k, x: x @ k[0], kernel)
+    report = diagnose(stack(first=Layer(weight, CELL)), X, loss, train=False)
+    assert (report.issues[0].kind, report.issues[0].place) == ("silent", "0")
+    [repaired] = jax.tree.leaves(report.repaired.layers["0"].weight)
+    np.testing.assert_allclose(repaired, kernel - kernel.mean(), atol=1e-5)
+    assert issues(report.repaired) == []
+
+
+def test_slope_with_gradients_that_overflow_is_rescaled():
+    steep = dataclasses.replace(CELL, surrogate=rescaled(CELL.surrogate, peak=1e30))
+    network = stack(first=Layer(jnp.asarray(matrix(1, 3.0, UNITS, HIDDEN)), steep), surrogate=steep.surrogate)
+    assert not np.isfinite(jax.grad(lambda n: loss(n(X)[1]))(network).layers["0"].weight).all()
+    report = diagnose(network, X, loss, train=False)
+    assert [(issue.kind, issue.place) for issue in report.issues] == [("explodes", "0"), ("explodes", "1")]
+    assert issues(report.repaired) == []
+
+
 class TwoCompartments(Cell):
     """A custom cell that declares nothing but its surrogate. The potential comes second."""
 
@@ -505,6 +524,16 @@ def test_network_that_learns_slowly_has_no_issue():
     assert 0.1 < report.outcome.learned < 0.6
     assert report.issues == ()
     assert "it learns, slowly: 240 updates remove " in report.verdict
+
+
+def test_change_is_an_issue_if_a_network_then_learns_in_a_quarter_of_the_updates():
+    optax = pytest.importorskip("optax")
+    inputs, labels = task()
+    layer = Layer(jnp.asarray(matrix(2, 3.0, HIDDEN, HIDDEN)), CELL, bias=jnp.full(HIDDEN, -4.0))
+    report = diagnose(stack(second=layer), inputs, loss_of(labels), optimizer=optax.adam(5e-3))
+    assert 0.1 < report.outcome.learned < 0.6 < report.outcome_repaired.learned
+    assert [(issue.kind, issue.place) for issue in report.issues] == [("silent", "1")]
+    np.testing.assert_allclose(report.repaired.layers["1"].bias, 0, atol=1e-6)
 
 
 def test_memory_is_lengthened_if_noise_after_the_cue_hides_the_gap():

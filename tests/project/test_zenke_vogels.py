@@ -12,7 +12,7 @@ import pytest
 from conftest import ROOT, few
 
 from spikegrad._compat import in_double_precision
-from spikegrad.training._json_lines import jsonable
+from spikegrad._pytree import jsonable
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 import zenke_vogels as task

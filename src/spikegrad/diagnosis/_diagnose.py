@@ -96,9 +96,9 @@ def diagnose(
     -----
     A third of the examples is not used by the updates. With fewer than 30 examples, none is held
     out. A network that removes most of the loss of constant outputs, also for these examples, has
-    no issue, and neither has one that needs four times the updates. All trainings run in one
-    compiled program. An optimizer must fit the arrays of the network, so masks and labels must fit
-    it too.
+    no issue. One that needs four times the updates has an issue only if changes make it as fast.
+    All trainings run in one compiled program. An optimizer must fit the arrays of the network, so
+    masks and labels must fit it too.
 
     References
     ----------
@@ -152,6 +152,8 @@ class Best(Search):
     longer: Any = None
     """The outcome of a longer training of a network that learns slowly."""
     worth = -math.inf
+    is_slow = False
+    """True if a network learns, in more updates. An issue must then make it learn in the usual."""
     is_by_heart = False
 
     def __init__(self, *arguments: Any) -> None:
@@ -173,10 +175,11 @@ class Best(Search):
         self.worth = self.initial.score
         # No measure counts against a network that learns: unusual numbers are no fault by
         # themselves.
-        if self.learns({}):
+        if self.initial.learned >= LEARNS:
             return
+        self.is_slow = self.learns({})
         self.changes = self.propose()
-        self.rate = [*_other_rate(self.report)]
+        self.rate = [*_other_rate(self.report)] * (not self.is_slow)
         for stage, issues, trial in self.attempts():
             if self.is_late:
                 break
@@ -199,6 +202,8 @@ class Best(Search):
         # All changes at once. With two faults, the mending of one alone may not help, so single
         # trials would reject both. ``prune`` removes the needless ones.
         yield "all changes", [*changes, *self.rate], None
+        if self.is_slow:
+            return
         if self.initial.trained >= LEARNS:
             # Noise after a cue may be learned by heart, and hides how long the cue must last.
             if self.initial.is_by_heart:
@@ -209,11 +214,15 @@ class Best(Search):
         # rates are tried with them.
         # A first update tells the rate up to half a decade.
         near = (FACTOR, 1 / FACTOR) * bool(self.rate)
+        lasting = self.propose(lasting=True)
         for name, issues, factors, enough in (
-            ("learning rates", changes, (*near, *RATES), 1 - MUCH / 2),
+            ("learning rates", changes, near, 1 - MUCH / 2),
+            # A large enough rate may make up for what a memory forgets.
+            ("memories", lasting, RATES[:1], LEARNS),
+            ("learning rates", changes, RATES, 1 - MUCH / 2),
             ("learning rates", [], RATES, LEARNS),
             ("slopes", self.propose(anyway=True), RATES[:3], LEARNS),
-            ("memories", self.propose(lasting=True), RATES[:3], LEARNS),
+            ("memories", lasting, RATES[:3], LEARNS),
         ):
             for rate in factors:
                 # A rate may learn by heart what a longer memory understands.
@@ -282,6 +291,9 @@ class Best(Search):
     def accept(self) -> None:
         """Keep changes that add enough, and all issues of a network that does not learn."""
         initial = self.initial
+        if self.is_slow and self.outcome.learned < LEARNS:
+            self.issues = []
+            return
         self.is_by_heart = self.outcome.is_by_heart
         learns = initial.trained >= LEARNS or self.is_by_heart
         added = self.outcome.score - initial.score
@@ -429,6 +441,9 @@ def _obstacles(search: Search) -> Iterator[Issue]:
         fixes = search.shrunk(place, math.inf)
     elif joins:
         place, text = joins[-1], "the derivative of this join is NaN or infinite"
+    elif any(outside("steepness", r.steepness) > 0 for r in first.layers.values()):
+        # A search can mend a slope that explodes.
+        return
     else:
         # Gradients flow from the outputs, so the last layer with NaN is the cause.
         places = [_place_of(name) for name in first.not_finite]

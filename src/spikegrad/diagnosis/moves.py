@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._pytree import is_array, is_real_array
+from .._pytree import is_real_array
 from .._struct import domain
 from .._surrogate import Surrogate
 from ..network import Delayed, Join, Layer, Network, Window
@@ -136,17 +136,18 @@ class ScaleOutput(Scale):
 
 @_move
 class Center(Move):
-    """Subtract the mean over the inputs of each neuron from a matrix, or the mean of a bias."""
+    """Subtract the mean from the matrices and kernels of a weight, or from the bias."""
 
     part: str
 
     def change(self, layer: Layer) -> Layer:
-        # (inputs, neurons): the mean over the inputs is a common current of a neuron, which shifts
-        # its potential.
+        # A mean is a common current of all neurons, which shifts their potentials.
         def centered(w):
-            return (w - self.value * jnp.float32(w).mean(0)).astype(w.dtype)
+            if not is_real_array(w) or (w.ndim < 2 and self.part != "bias"):
+                return w
+            return (w - self.value * jnp.float32(w).mean()).astype(w.dtype)
 
-        return _with_part(layer, self.part, centered)
+        return _with_part(layer, self.part, lambda w: jax.tree.map(centered, w))
 
     @property
     def text(self) -> str:
@@ -154,7 +155,8 @@ class Center(Move):
 
     @property
     def argument(self) -> str:
-        return _changed(self.part, "{0} - {0}.mean(0)")
+        mean = "w.mean()" if self.part == "bias" else "(w.ndim > 1) * w.mean()"
+        return _changed(self.part, f"jax.tree.map(lambda w: w - {mean}, {{}})")
 
 
 @_move
@@ -330,10 +332,9 @@ def _neutral_of_layers(network: Network) -> Iterator[Move]:
         for part, weight in {**layer.weights, "bias": layer.bias}.items():
             if has_arrays(weight):
                 yield Scale(name, 1.0, part)
+                yield Center(name, 0.0, part)
             elif callable(weight):
                 yield ScaleOutput(name, 1.0, part)
-            if is_array(weight):
-                yield Center(name, 0.0, part)
         field = surrogate_field(layer.cell)
         cell = parameters_of(layer.cell)
         if field is not None and has_width(getattr(cell, field)):

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
+from .._pytree import jsonable
 from .._table import aligned
 from ..network import Network
 from .measures import LayerReport
@@ -111,7 +109,13 @@ class Diagnosis:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the measures, the issues, the outcomes and the verdict in JSON types."""
-        return _plain(self)
+        issues = [
+            dataclasses.replace(
+                issue, fixes=[{"text": m.text, "code": m.code} for m in issue.fixes]
+            )
+            for issue in self.issues
+        ]
+        return jsonable(dataclasses.replace(self, issues=issues))
 
     def plot(self) -> Figure:
         """Draw the potentials of each layer with its slope, and the measures against their bands.
@@ -121,20 +125,3 @@ class Diagnosis:
         from .figure import draw  # noqa: PLC0415  (matplotlib is an extra)
 
         return draw(self)
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Move):
-        return {"text": value.text, "code": value.code}
-    if isinstance(value, Outcome):
-        value = value._asdict()
-    elif dataclasses.is_dataclass(value):
-        names = [f.name for f in dataclasses.fields(value) if f.repr]
-        value = {name: getattr(value, name) for name in names}
-    if isinstance(value, dict):
-        return {str(key): _plain(v) for key, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [*map(_plain, value)]
-    if isinstance(value, (float, np.floating)):
-        return float(value) if math.isfinite(value) else None
-    return value

@@ -9,9 +9,10 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 
-from .._pytree import is_array
+from .._pytree import is_array, is_real_array
 from .._struct import domain
 from ..network import Join
 from ..neurons import parameters_of
@@ -137,13 +138,18 @@ def activity_moves(layer: Any, report: Any, slots: Mapping) -> Iterator[Move]:
             numbers.append((-abs(math.log(abs(ratio))), move))
     for _, move in sorted(numbers, key=operator.itemgetter(0)):
         yield move
-    arrays = {**layer.weights, "bias": layer.bias}
+    weights = {**layer.weights, "bias": layer.bias}
     for part in [slot[2] for slot in slots if slot[:2] == (Center, place)]:
-        array = np.asarray(arrays[part], np.float32)
+        arrays = map(np.float32, filter(is_real_array, jax.tree.leaves(weights[part])))
         # A bias acts on the potential itself, so it is compared with the threshold. The mean of a
-        # matrix matters relative to its spread.
-        limit = abs(report.scale or 1.0) if part == "bias" else array.std() / FACTOR
-        if report.offset and abs(array.mean()) > limit:
+        # matrix or a kernel matters relative to its spread.
+        is_shifted = any(
+            abs(a.mean())
+            > (abs(report.scale or 1.0) if part == "bias" else a.std() / FACTOR)
+            for a in arrays
+            if a.ndim > 1 or part == "bias"
+        )
+        if report.offset and is_shifted:
             yield Center(place, 1.0, part)
     amplifies = outside("feedback", report.feedback) > 0
     if amplifies and (Scale, place, "recurrent") in slots:
@@ -244,7 +250,7 @@ class Search:
             self.add(issue)
         self.mend_activity()
         # A longer memory raises the potentials, so the activity is brought back afterwards.
-        for issue in self.forgotten(len(self.valid) if lasting else self.gap()):
+        for issue in self.forgotten(lasting):
             self.add(issue)
             self.mend_activity()
         for issue in (*self.slopes(anyway), *self.readout()):
@@ -372,8 +378,9 @@ class Search:
                 return "its inputs are zero"
         return "its currents are zero, because its sources or weights are"
 
-    def forgotten(self, gap: int) -> Iterator[Issue]:
-        """Yield a memory that is shorter than these steps from the inputs to the loss."""
+    def forgotten(self, lasting: bool) -> Iterator[Issue]:
+        """Yield a memory that is shorter than the steps from the inputs to the loss."""
+        gap = len(self.valid) if lasting else self.gap()
         # The decay factor with a time constant of these steps.
         longest, moves, decay = 0.0, [], round(1 - 1 / max(gap, 2), 3)
         for name, layer in self.graph.layers.items():
@@ -386,7 +393,7 @@ class Search:
                 if not is_array(value):
                     longest = max(longest, 1 / max(1 - value, 1e-6))
                     moves.append(SetParameter(name, decay, field.name))
-        if longest and outside("memory", gap / longest) > 0:
+        if longest and gap > longest * (1 if lasting else BANDS["memory"].high):
             evidence = (
                 f"the loss may read an input {gap} steps later, and the longest time constant is "
                 f"{longest:.2g} steps"

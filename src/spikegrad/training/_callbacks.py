@@ -12,7 +12,8 @@ import numpy as np
 
 from .._checks import needed
 from .._files import Record
-from ._json_lines import append, jsonable, resumed
+from .._pytree import jsonable
+from ._json_lines import append, resumed
 from ._state import Report, State
 
 

@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable
 from pathlib import Path
-
-import jax
-import numpy as np
 
 from .._files import Record, write_atomically
 
@@ -52,14 +48,3 @@ def _value(line: bytes) -> Record:
 def append(path: Path, line: str) -> None:
     with path.open("a", encoding="utf-8") as file:
         file.write(f"{line}\n")
-
-
-def jsonable(value: object) -> object:
-    """Convert a value to JSON: arrays to lists, NaN and infinity to null."""
-    if isinstance(value, dict):
-        return {name: jsonable(entry) for name, entry in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [jsonable(entry) for entry in value]
-    if isinstance(value, (np.ndarray, np.generic, jax.Array)):
-        return jsonable(np.asarray(value).tolist())
-    return None if isinstance(value, float) and not math.isfinite(value) else value

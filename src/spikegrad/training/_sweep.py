@@ -21,11 +21,11 @@ import optax
 
 from .._checks import check_takes
 from .._files import Record
-from .._pytree import PyTree
+from .._pytree import PyTree, jsonable
 from .._struct import lifted
 from .._system import processors
 from ._fit import check_counts, run
-from ._json_lines import append, jsonable, resumed
+from ._json_lines import append, resumed
 from ._partition import combine, is_float_array
 from ._source import Source
 from ._state import Callback, DivergedError, Report, State
