@@ -1,10 +1,9 @@
 """Settings of the documentation.
 
 Before the build, the templates of pages are filled from the code, into generated/. So the pages never repeat lists of
-surrogates, examples, benchmarks or options.
+surrogates, results or options.
 """
 
-import ast
 import inspect
 import itertools
 import json
@@ -124,6 +123,15 @@ def public():
                 yield f"{module.__name__}.{name}", value
 
 
+def module_pages():
+    """Yield the name, the summary and the names of each module, without the surrogates, which are in the catalogue."""
+    catalogue = {*functions.values(), *(type(spikegrad.get(name)).__name__ for name in spikegrad.names())}
+    documented = [full.rpartition(".")[::2] for full, _ in public()]
+    for module in MODULES:
+        names = sorted(name for where, name in documented if where == module.__name__ and name not in catalogue)
+        yield module.__name__, inspect.getdoc(module).partition("\n\n")[0], names
+
+
 def attributes(cls):
     """Yield the documented fields and the properties of a class, each with its directive."""
     for owner, name in ModuleAnalyzer.for_module(cls.__module__).find_attr_docs():
@@ -169,12 +177,6 @@ def by_default(make):
     return make(**{p.name: 1 for p in parameters if p.default is p.empty})
 
 
-def scripts(folder):
-    """Yield the path and the docstring of each script."""
-    for path in sorted(ROOT.glob(f"{folder}/[!_]*.py")):
-        yield path.relative_to(ROOT).as_posix(), ast.get_docstring(ast.parse(path.read_text())) or ""
-
-
 def helps():
     runner = CliRunner()
     for name in command.commands:
@@ -192,12 +194,6 @@ def short(value):
     )
 
 
-def summary(text):
-    """Return the first sentence of a docstring, without its period."""
-    first = re.split(r"\.\s+(?=[A-Z])", text.partition("\n\n")[0])[0]
-    return cell_of(first.removesuffix(".").replace("``", "`"))
-
-
 def infinity(value):
     """Format a number with four digits, or as a sign for infinity and NaN."""
     return "—" if math.isnan(value) else f"{value:.4g}".replace("inf", "∞").replace("-", "−")
@@ -207,8 +203,8 @@ def percent(mean, deviation):
     return f"{100 * mean:.1f}" + (f" ± {100 * deviation:.1f}" if deviation is not None else "")
 
 
-def choices(results, question):
-    """Return tables of the test accuracy for each choice.
+def choices(results, question, *shown):
+    """Return tables of the test accuracy for each choice, for all data sets or those shown.
 
     A column is a data set. If depth or reset also differ, each data set has its own table, with a column for each depth
     or reset. Choices within a standard deviation of a column's best are bold.
@@ -220,7 +216,7 @@ def choices(results, question):
     if place == "data":
         lines += choices_of(rows, axes, place)
     else:
-        for name in dict.fromkeys(row["data"] for row in rows):
+        for name in shown or dict.fromkeys(row["data"] for row in rows):
             lines += [f"*{name}*", "", *choices_of([row for row in rows if row["data"] == name], axes, place), ""]
     return "\n".join(lines)
 
@@ -256,8 +252,6 @@ autosummary_context = {
 context = {
     "families": list(families()),
     "cells": list(cells()),
-    "examples": list(scripts("examples")),
-    "benchmarks": list(scripts("benchmarks")),
     "results": {path.stem: json.loads(path.read_text()) for path in ROOT.glob("benchmarks/results/*.json")},
     "help": list(helps()),
     "libraries": list(libraries()),
@@ -265,13 +259,22 @@ context = {
     "data": inspect.getdoc(data).partition("\n\n")[2],  # without the summary, only the format of the file
 }
 pages = jinja2.Environment(trim_blocks=True)
-pages.filters |= {"short": short, "infinity": infinity, "choices": choices, "summary": summary}
+pages.filters |= {"short": short, "infinity": infinity, "choices": choices}
 (HERE / "generated").mkdir(exist_ok=True)
-for page in sorted((HERE / "_templates" / "pages").iterdir()):
-    text = pages.from_string(page.read_text()).render(context)
-    target = HERE / "generated" / page.name
-    if not target.exists() or target.read_text() != text:  # an unchanged page is not read again
+
+
+def write(name, text):
+    """Write a generated page. An unchanged page is not read again."""
+    target = HERE / "generated" / name
+    if not target.exists() or target.read_text() != text:
         target.write_text(text)
+
+
+for page in sorted((HERE / "_templates" / "pages").iterdir()):
+    write(page.name, pages.from_string(page.read_text()).render(context))
+module_page = pages.from_string((HERE / "_templates" / "module.rst").read_text())
+for module, text, names in module_pages():
+    write(f"{module}.rst", module_page.render(module=module, text=text, names=names))
 
 
 def every_public_name_has_a_page(app, env):

@@ -8,6 +8,7 @@ import ast
 import contextlib
 import dataclasses
 import re
+import runpy
 
 import jax
 import jax.numpy as jnp
@@ -35,6 +36,7 @@ def recorded():
 RECORDED = recorded()
 SECTIONS = re.split(r"^## ", PAGE.read_text(), flags=re.MULTILINE)[1:]
 NAMES = {**vars(spikegrad), **vars(neurons), **vars(surrogates), "jax": jax, "jnp": jnp, "dataclasses": dataclasses}
+NAMES |= runpy.run_path(str(ROOT / "examples" / "other_resets.py"))
 
 
 def statements(section):
@@ -114,6 +116,30 @@ def test_every_cell_of_the_page_is_compared():
             classes = {*neurons.__all__, "LIF", "SynapticLIF", "AdaptiveLIF", "DetachedReset", "RaisedReset"}
             if made & (classes - {"decay_from_tau"}):
                 assert {(section, target.id) for target in statement.targets} <= compared
+
+
+def test_weights_from_pytorch_are_its_loop():
+    """A Conv2d and a Linear after a Flatten, on an image with channels first."""
+    space = {}
+    for block in re.findall(r"^```python\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL):
+        if "def from_torch" in block:
+            exec(block, space)
+    rng = np.random.default_rng(0)
+    shapes = {"conv.weight": (4, 2, 3, 3), "conv.bias": (4,), "fc.weight": (5, 4 * 6 * 4), "fc.bias": (5,)}
+    state = {name: rng.normal(size=shape).astype("f4") for name, shape in shapes.items()}
+    image = rng.normal(size=(2, 8, 6)).astype("f4")
+    maps = np.zeros((4, 6, 4), np.float32) + state["conv.bias"][:, None, None]
+    for i, j in np.ndindex(6, 4):
+        maps[:, i, j] += (state["conv.weight"] * image[None, :, i : i + 3, j : j + 3]).sum((1, 2, 3))
+    kernel, bias = space["from_torch"](state, "conv")
+    layout = ("NHWC", "HWIO", "NHWC")
+    here = image.transpose(1, 2, 0)[None]
+    here = jax.lax.conv_general_dilated(here, kernel, (1, 1), "VALID", dimension_numbers=layout)
+    here = here + bias.reshape(1, 1, 1, -1)
+    np.testing.assert_allclose(here[0].transpose(2, 0, 1), maps, rtol=1e-4, atol=1e-5)
+    weight, bias = space["from_torch"](state, "fc", here.shape[1:])
+    outputs = here.reshape(1, -1) @ weight + bias[None]
+    np.testing.assert_allclose(outputs[0], state["fc.weight"] @ maps.ravel() + state["fc.bias"], rtol=1e-4, atol=1e-5)
 
 
 def test_model_of_snntorch_is_its_loop():

@@ -53,6 +53,7 @@ def test_every_example_is_run():
         "image_task",
         "export_network",
         "not_a_gradient",
+        "other_resets",
     }
 
 
