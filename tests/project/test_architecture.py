@@ -6,11 +6,10 @@ import re
 import subprocess
 import sys
 
-import pytest
 from conftest import ROOT
 
 LIBRARY = ROOT / "src" / "spikegrad"
-TREE, BETWEEN_FOLDERS, WITHIN_NETWORK, *_ = re.findall(
+TREE, BETWEEN_FOLDERS, *_ = re.findall(
     r"^```text\n(.*?)^```$", (ROOT / "docs" / "contributing.md").read_text(), re.MULTILINE | re.DOTALL
 )
 
@@ -59,34 +58,18 @@ def between_folders(path):
     return path.relative_to(LIBRARY).parts[0].removesuffix(".py")
 
 
-def within_network(path):
-    """The name of a file of the folder ``network``; None for other files and for an ``__init__``."""
-    inside = path.is_relative_to(LIBRARY / "network") and path.name != "__init__.py"
-    return path.relative_to(LIBRARY / "network").with_suffix("").as_posix() if inside else None
-
-
-def imported_by(names, room):
-    """What the files of some rooms import from other rooms; ``room`` says in which one a file is."""
-    found = {(room(path), room(other)) for path in FILES if room(path) in names for other in FILES[path]}
-    return {there for here, there in found if there not in (here, None)}
-
-
-@pytest.mark.parametrize(
-    ("drawn", "room"),
-    [(BETWEEN_FOLDERS, between_folders), (WITHIN_NETWORK, within_network)],
-    ids=["folders", "network"],
-)
-def test_each_line_has_what_its_files_import_from_lines_above(drawn, room):
+def test_each_line_has_what_its_files_import_from_lines_above():
     above = set()
-    for line in re.sub(r"\n +", " ", drawn).splitlines():  # a long line goes on in the next one
+    for line in re.sub(r"\n +", " ", BETWEEN_FOLDERS).splitlines():  # a long line goes on in the next one
         left, _, right = line.partition("<-")
         names = set(left.split())
-        imported = imported_by(names, room)
+        pairs = {(between_folders(path), between_folders(other)) for path in FILES for other in FILES[path]}
+        imported = {there for here, there in pairs if here in names and there != here}
         assert set(right.replace(",", " ").split()) == imported, f"{left}<- {', '.join(sorted(imported))}"
         assert imported <= above, f"{left}imports from below: {imported - above}"
         assert not names & above, f"{left}is drawn twice"
         above |= names
-    assert above == {room(path) for path in FILES} - {None}
+    assert above == {between_folders(path) for path in FILES}
 
 
 def test_three_files_of_training_know_networks():
