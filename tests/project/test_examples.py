@@ -52,6 +52,7 @@ def test_every_example_is_run():
         "task",
         "image_task",
         "export_network",
+        "losses_of_other_libraries",
         "not_a_gradient",
     }
 
