@@ -53,6 +53,8 @@ def test_every_example_is_run():
         "image_task",
         "export_network",
         "losses_of_other_libraries",
+        "orbax_checkpoints",
+        "parallel_neurons",
         "not_a_gradient",
     }
 
