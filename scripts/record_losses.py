@@ -1,7 +1,7 @@
 """Record losses of other libraries: values and gradients.
 
-``tests/losses/test_losses_of_other_libraries.py`` compares the functions of ``docs/losses.md`` with these files. Run
-with the names of installed libraries:
+``tests/losses/test_losses_of_other_libraries.py`` compares the functions of
+``examples/losses_of_other_libraries.py`` with these files. Run with the names of installed libraries:
 
     python scripts/record_losses.py snntorch spikingjelly
     python scripts/record_losses.py sparx

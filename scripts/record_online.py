@@ -1,8 +1,8 @@
 """Record the gradients of other libraries' online rules, and the spikes of SpikingJelly's parallel neurons.
 
 ``tests/training/test_online_of_other_libraries.py`` compares ``Online`` with these files, and
-``tests/network/test_parallel_neurons.py`` compares the functions of ``docs/cells.md``. Run with the names of libraries
-that are installed:
+``tests/network/test_parallel_neurons.py`` compares ``examples/parallel_neurons.py``. Run with the names of
+installed libraries:
 
     python scripts/record_online.py spikingjelly sparx braintrace
 

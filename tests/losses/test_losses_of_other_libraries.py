@@ -1,10 +1,10 @@
-"""The functions of the page on losses, compared with the losses of the libraries.
+"""The functions of ``examples/losses_of_other_libraries.py``, compared with the losses of the libraries.
 
 ``scripts/record_losses.py`` recorded values and gradients in ``tests/recorded/losses/``.
 """
 
 import functools
-import re
+import runpy
 
 import jax
 import jax.numpy as jnp
@@ -12,10 +12,7 @@ import numpy as np
 import pytest
 from conftest import ROOT, enable_x64
 
-PAGE = ROOT / "docs" / "losses.md"
-FUNCTIONS: dict = {}
-BLOCKS = re.findall(r"^```python\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)
-exec("\n".join(block for block in BLOCKS if ">>>" not in block), FUNCTIONS)
+FUNCTIONS = runpy.run_path(str(ROOT / "examples" / "losses_of_other_libraries.py"))
 
 
 def recorded():
@@ -64,7 +61,7 @@ def test_values_and_gradients_are_those_of_the_library(case):
     np.testing.assert_allclose(gradient, expected, rtol=tolerance, atol=tolerance * np.abs(expected).max())
 
 
-def test_every_function_of_the_page_was_recorded():
+def test_every_function_was_recorded():
     libraries = {case.partition("_")[0] for case in RECORDED}
     shown = {name for name in FUNCTIONS if name.partition("_")[0] in libraries} - {"snntorch_spike_time"}
     assert shown == {function(case) for case in RECORDED}

@@ -1,6 +1,6 @@
-"""The parallel neurons of docs/cells.md against SpikingJelly's, which ``scripts/record_online.py`` recorded."""
+"""``examples/parallel_neurons.py`` against SpikingJelly's neurons, which ``scripts/record_online.py`` recorded."""
 
-import re
+import runpy
 
 import jax
 import jax.numpy as jnp
@@ -8,9 +8,7 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
-PAGE = (ROOT / "docs" / "cells.md").read_text()
-FUNCTIONS: dict = {}
-exec(re.search(r"^```python\n(import jax.numpy.*?def parallel.*?)^```$", PAGE, re.M | re.S)[1], FUNCTIONS)
+FUNCTIONS = runpy.run_path(str(ROOT / "examples" / "parallel_neurons.py"))
 MATRICES = {
     "psn": lambda weight, steps: weight,
     "masked": lambda weight, steps: FUNCTIONS["masked"](weight, 5),

@@ -52,6 +52,9 @@ def test_every_example_is_run():
         "task",
         "image_task",
         "export_network",
+        "losses_of_other_libraries",
+        "orbax_checkpoints",
+        "parallel_neurons",
         "not_a_gradient",
         "other_resets",
     }

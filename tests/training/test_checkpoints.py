@@ -5,7 +5,7 @@ import errno
 import json
 import os
 import random
-import re
+import runpy
 import signal
 import subprocess
 import sys
@@ -216,12 +216,10 @@ def two_devices():
     return jax.make_mesh((2,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:2])
 
 
-def test_recipe_with_orbax_restores_sharded_arrays(tmp_path):
+def test_recipe_with_orbax_restores_sharded_arrays(tmp_path, monkeypatch):
     pytest.importorskip("orbax.checkpoint")
-    page = (ROOT / "docs" / "saving.md").read_text()
-    (recipe,) = (block for block in re.findall(r"```py\n(.*?)```", page, re.DOTALL) if "orbax" in block)
-    names = {"folder": tmp_path}
-    exec(recipe, names)
+    monkeypatch.chdir(tmp_path)
+    names = runpy.run_path(str(ROOT / "examples" / "orbax_checkpoints.py"))
     sgd = optax.sgd(0.1, momentum=0.9)
 
     def go_on(state, epochs, callbacks=()):
