@@ -213,18 +213,6 @@ def test_updates_are_adam_on_the_numpy_gradient(run):
     assert all(layer["weight"].any() for layer in gradient)
 
 
-def test_summary_reports_the_last_epoch():
-    curves = {
-        "loss": [3.0, 1.0, 2.0], "accuracy": [0.1, 0.9, 0.5], "test": [0.2, 0.8, 0.4],
-        "rates": [[0.1, 0.9], [0.3, 0.2], [0.2, 0.5]],
-    }  # fmt: skip
-    scores = trainer.Scores(np.eye(3), [0.25, 0.75], [0.5, 0.0])
-    assert trainer.Fit((), scores, curves, 7.0, True).summary() == {
-        "test": 0.4, "accuracy": 0.5, "loss": 2.0, "rates": [0.25, 0.75], "silent": [0.5, 0.0], "epochs": 3,
-        "interrupted": True, "seconds": 7.0, "curves": curves,
-    }  # fmt: skip
-
-
 @pytest.mark.parametrize("name", RUN)
 def test_metrics_are_those_of_each_batch_before_its_update(run, name):
     lines = [line for line in run.lines if line["network"] == name]
@@ -388,5 +376,5 @@ def test_sweep_chooses_by_validation_and_reports_the_held_out_examples(source, t
     chosen = out.partition("chosen by validation")[2]
     assert cells(chosen, "sigmoid")[:3] == [f"{best:g}", *shown]
     guessed = means[best][0] < 3 ** (-2 / 3)
-    line = "no setting learned" if guessed else f"lr {best:g}, with {shown[1]} of the test set, 2 runs"
+    line = "no setting learned" if guessed else f"lr {best:g}, with {shown[1]} of the test set, runs: 2"
     assert line in re.sub(r"\s+", " ", out)

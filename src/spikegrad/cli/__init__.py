@@ -54,7 +54,8 @@ def _run(args: list[str] | None) -> int:
         raise KeyboardInterrupt from None
     except click.ClickException as error:
         return fail(error.format_message(), error.exit_code)
-    except (DataError, CheckpointError) as error:
+    # A file that is not there is a wrong path, and any other failure is one of the system.
+    except (DataError, CheckpointError, FileNotFoundError, NotADirectoryError) as error:
         return fail(str(error), 2)
     except (DivergedError, jax.errors.JaxRuntimeError, OSError) as error:
         return fail(str(error).splitlines()[0], 1)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import shutil
-import time
 from functools import partial
-from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +14,6 @@ import numpy as np
 from .. import __version__, get, measure, names
 from .._consensus import from_first
 from .._files import write_atomically
-from ..data import Split
 from ..inspect.plot import plot as draw
 from ..training import DivergedError
 from . import (
@@ -29,18 +26,16 @@ from . import (
     tables,
     trainer,
 )
+from .networks import Params
 from .options import (
     Command,
     Options,
-    adapted,
     of_run,
-    options_of,
     options_of_class,
     output_file,
     output_option,
     parse_surrogate,
     quiet_option,
-    refuse_others,
     resume_option,
 )
 from .sweeping import sweep
@@ -108,7 +103,6 @@ def train(
     baseline: bool,
     target: str | None,
     bits: int,
-    quiet: bool,
     **values: Any,
 ) -> int:
     """Train a spiking network and save it.
@@ -147,108 +141,87 @@ def train(
       adaptive   membrane,adaptation
     One more value sets the readout, by default the membrane's.
     """
-    began = time.perf_counter()
-    if resume is not None:
-        refuse_others(
-            context,
-            *("resume", "checkpoint", "quiet", "target", "bits"),
-            *processes.NAMES,
-        )
-
-    def begin() -> tuple[runs.Run, Split]:
-        if resume is None:
-            options = options_of(context, **values)
-            split = options.load()
-            options = adapted(options, split)
-            if target:  # what the target lacks is reported before a folder is claimed
-                quantizing.check(options, split, target, bits)
-            return runs.start(output, options, split, baseline=baseline), split
-        run = runs.read(resume)
-        if run.record.get("finished"):
-            raise runs.RunError(f"{resume} is already finished. Start a new run")
-        split = run.options.load()
-        run.check_resumable(split)
-        return run, split
-
     # Only process 0 reads the data and claims the folder.
-    run, split = from_first(begin)
+    run, split = from_first(
+        lambda: runs.begin(
+            context,
+            Options,
+            output,
+            resume,
+            values,
+            check=partial(quantizing.check, target, bits),
+            baseline=baseline,
+        )
+    )
     options, record, network = run.options, run.record, run.network
-    tables.note(f"{options.data}, {network.sizes} neurons, {run.folder}", quiet)
+    tables.note(f"{options.data}, {network.sizes} neurons, {run.folder}")
     key = jax.random.key(options.seed)
     start = trainer.starts(network, split.train)(key)
-    watch = diagnosis.Watch(network, start, split, options.lr, quiet)
+    watch = diagnosis.Watch(network, start, split, options.lr)
     with processes.deferred() as stop:
         learn = partial(
             trainer.fit,
             data=split,
             options=options,
-            quiet=quiet,
             stop=stop,
             folder=run.folder,
             minutes=checkpoint,
         )
         try:
-            spiking = learn(network, start, callbacks=[watch])
+            params, result = learn(network, start, callbacks=[watch])
         except DivergedError as error:
+            run.save_parameters(error.state.trainable)
             for line in watch.issues(error.state.trainable):
-                tables.note(line)
+                click.echo(line, err=True)
             raise
-        results = {"spiking": spiking.summary()}
-        failure = spiking.failure
+        results = {"spiking": result}
         # Saved before the baseline, which may take as long.
-        record |= {"interrupted": spiking.interrupted, "results": results}
-        run.save_parameters(spiking.params)
+        record |= {"interrupted": result["interrupted"], "results": results}
+        run.save_parameters(params)
         run.save_record()
-        if not stop() and record["baseline"] and not failure:
-            rectified = network.without_spikes()
-            baseline_fit = learn(rectified, rectified.init(key))
-            results["ReLU"], failure = baseline_fit.summary(), baseline_fit.failure
-        record |= {
-            "interrupted": bool(stop()),
-            "finished": not stop() and not failure,
-            "seconds": sum(result["seconds"] for result in results.values()),
-        }
+        try:
+            if record["baseline"] and not stop():
+                rectified = network.without_spikes()
+                _, results["ReLU"] = learn(rectified, rectified.init(key))
+        finally:  # a baseline that diverges costs no results
+            seconds = sum(result["seconds"] for result in results.values())
+            record |= {"interrupted": bool(stop()), "seconds": seconds}
+            run.save_record()
+            _report(run, params, watch)
+        if stop():
+            return 128 + stop()
+        record["finished"] = True
         run.save_record()
         # A finished run cannot be resumed, so its checkpoints are useless.
-        if record["finished"] and jax.process_index() == 0:
+        if jax.process_index() == 0:
             shutil.rmtree(run.folder / trainer.CHECKPOINTS)
-    _report(run, spiking, watch)
-    tables.end(run.folder, began)
-    if stop():
-        return 128 + stop()
-    if failure:
-        raise click.ClickException(failure)
     if target:
-        epochs = max(1, options.epochs // 3)
-        quantizing.convert(run.folder, target, bits, epochs, None, quiet)
+        quantizing.convert(run.folder, target, bits, max(1, options.epochs // 3))
     return 0
 
 
-def _report(run: runs.Run, fit: trainer.Fit, watch: diagnosis.Watch) -> None:
+def _report(run: runs.Run, params: Params, watch: diagnosis.Watch) -> None:
     """Print the results of a run, and draw its figure."""
     options, record, network = run.options, run.record, run.network
-    test, quiet = watch.split.test, watch.quiet
+    test, flag = watch.split.test, ""
     tables.say(*tables.results(record, network.count))
-    tables.note("counting synaptic operations", quiet)
-    tables.say(diagnosis.costs(network, fit.params, test))
-    reached, flag = fit.scores.accuracy(test.y), ""
-    if reached < tables.learnt(test.classes) or fit.failure:
+    tables.note("counting synaptic operations")
+    tables.say(diagnosis.costs(network, params, test))
+    reached = record["results"]["spiking"]["test"]
+    if reached < tables.learnt(test.classes):
         flag = " --initial"
         guess = f"{tables.percent(reached)} is {tables.guessing(test.classes)}"
-        for line in [guess, *(watch.issues(fit.params) or [diagnosis.SOUND])]:
+        for line in [guess, *(watch.issues(params) or [diagnosis.SOUND])]:
             tables.say(f"warning: {line}")
-    tables.note(f"drawing {run.folder / runs.FIGURE}", quiet)
     title = (
         f"{options.data}, {reached:.1%} of {len(test):,} test examples right, seed {options.seed}"
         + ", interrupted" * record["interrupted"]
     )
-    surrogate = get(options.surrogate)
-    run.save_figure(
-        figure.run_figure(
-            network, surrogate, fit.params, test, record["results"], title
-        )
+    run.save_figure(figure.run_figure(run, params, test, title))
+    tables.say(
+        f"saved in {run.folder}",
+        f"For more checks, run spikegrad diagnose {run.folder}{flag}",
     )
-    tables.say(f"For more checks, run spikegrad diagnose {run.folder}{flag}")
     if record["interrupted"]:
         resume = f"spikegrad train --resume {run.folder}"
         tables.say(f"interrupted: results so far are saved. To continue, run {resume}")
@@ -265,14 +238,18 @@ def predict(run: Path, data: str | None, output: Path | None) -> None:
     if they have none. A custom .npz may lack the labels y (m,), and images may be in one array
     x (m, ...). Values are scaled like the training data.
     """
-    saved, params, source, scored, labelled = runs.read_trained(run, data)
+    saved = runs.read(run)
+    network, params, source = saved.network, saved.params, data or saved.options.data
+    scored, labelled = sources.load_to_score(source, saved.options, saved.data)
     if data is None and runs.sha256(scored) != saved.data.test_sha256:
         tables.note(f"warning: {source} has changed since the run drew its test set")
-    scores = trainer.make_evaluator(saved.network)(params, scored)
+    scores = trainer.make_evaluator(network)(params, scored)
     title = f"{source}: {len(scored):,} examples, {run}"
     labels = scored.y if labelled else None
-    tables.say(tables.by_class(scores.answers, labels, saved.data.classes, title))
-    tables.say(diagnosis.costs(saved.network, params, scored))
+    tables.say(
+        tables.by_class(scores.answers, labels, saved.data.classes, title),
+        diagnosis.costs(network, params, scored),
+    )
     if output is not None:
         arrays = {"y_pred": scores.answers.astype(np.int32), "logits": scores.logits}
         write_atomically(output, lambda stream: np.savez(stream, **arrays))
@@ -294,10 +271,7 @@ def list_() -> None:
     """List every surrogate: formula, default parameters, peak, area, half-width at half maximum."""
     for name in names():
         surrogate = get(name)
-        parameters = ", ".join(
-            f"{parameter}={getattr(surrogate, parameter):g}"
-            for parameter in signature(type(surrogate)).parameters
-        )
+        parameters = repr(surrogate).removeprefix(type(surrogate).__name__)
         measured = measure(surrogate)
         sizes = (
             f"peak {measured.peak:.4g}, area {measured.area:.4g}, "
@@ -305,7 +279,7 @@ def list_() -> None:
         )
         # The area of a periodic slope is not a number.
         sizes = sizes.replace("nan", "periodic").replace("inf", "unbounded")
-        tables.say(f"{name}({parameters})\n    {surrogate._formula}\n    {sizes}")
+        tables.say(f"{name}{parameters}\n    {surrogate._formula}\n    {sizes}")
 
 
 @command.command()

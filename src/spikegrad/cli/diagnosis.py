@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 from pathlib import Path
-from typing import Any
 
 import click
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jax.tree_util import Partial
 
@@ -20,9 +19,8 @@ from ..data import Sequences, Split
 from ..diagnosis import Diagnosis, diagnose
 from ..inspect import cost_report
 from ..losses import reduce_time
-from ..network import Network
 from . import runs, sources, tables, trainer
-from .networks import Params, SpikingNetwork, spike_key
+from .networks import Params, SpikingNetwork
 from .options import of_run, output_file
 
 EXAMPLES = 128
@@ -31,22 +29,10 @@ SOUND = "potentials and gradients show no other issue. More epochs may help"
 """The message if :class:`Watch` finds no issue."""
 
 
-def _applied(
-    network: SpikingNetwork, params: Params, source: Sequences, most: int
-) -> tuple[Network, jax.Array, dict[str, Any], np.ndarray]:
-    """Return layers with matrices as weights, examples over time, options of a call, and labels."""
-    x, y, mask = sources.sample(source, most).as_batch()
-    key = jax.random.key(0)
-    params = jax.tree.map(np.asarray, params)  # each process computes separately
-    inputs = network.inputs(jnp.asarray(x), key)
-    mask = None if mask is None else jnp.asarray(mask)
-    return Network(params), inputs, {"mask": mask, "key": spike_key(key)}, y
-
-
 def costs(network: SpikingNetwork, params: Params, source: Sequences) -> str:
     """Return the synaptic operations of the network per example, next to a dense network."""
-    layers, inputs, options, _ = _applied(network, params, source, EXAMPLES)
-    report = cost_report(layers, inputs, **options)
+    layers, inputs, settings, _ = network.applied(params, source, EXAMPLES)
+    report = cost_report(layers, inputs, **settings)
     cost, n = report.total, report.examples
     # a spike costs an addition per connection, any other value a multiplication
     products = cost.graded.effective + cost.real.effective
@@ -65,18 +51,15 @@ def examine(
     train: bool = False,
 ) -> Diagnosis:
     """Diagnose a network on some examples. With a learning rate, include the first update."""
-    layers, inputs, options, y = _applied(network, params, source, most)
-    loss = Partial(Partial(_loss, network.readout), jnp.asarray(y), options["mask"])
-    optimizer = None if lr is None else optax.adam(lr)
-    progress = tables.note if train else None
+    layers, inputs, settings, y = network.applied(params, source, most)
     return diagnose(
         layers,
         inputs,
-        loss,
-        optimizer=optimizer,
+        Partial(Partial(_loss, network.readout), jnp.asarray(y), settings["mask"]),
+        optimizer=None if lr is None else optax.adam(lr),
         train=train,
-        progress=progress,
-        **options,
+        progress=tables.note if train else None,
+        **settings,
     )
 
 
@@ -86,22 +69,18 @@ def _loss(
     return trainer.cross_entropy(reduce_time(potentials, readout, mask), y).mean()
 
 
+@dataclasses.dataclass
 class Watch:
     """Issues of a run that does not learn. As a callback it prints them once, after an epoch.
 
     The initial parameters are diagnosed first, without training, because the run waits for it.
     """
 
-    def __init__(
-        self,
-        network: SpikingNetwork,
-        start: Params,
-        split: Split,
-        lr: float,
-        quiet: bool,
-    ) -> None:
-        self.network, self.start, self.split, self.lr = network, start, split, lr
-        self.quiet = self.done = quiet
+    network: SpikingNetwork
+    start: Params
+    split: Split
+    lr: float
+    done: bool = False
 
     @functools.cached_property
     def issues_at_start(self) -> list[str]:
@@ -110,21 +89,21 @@ class Watch:
 
     def issues(self, params: Params) -> list[str]:
         """Return the issues of the initial parameters, or else of these."""
-        tables.note("diagnosing", self.quiet)
-        if self.issues_at_start:
-            return self.issues_at_start
-        return [
+        tables.note("diagnosing")
+        return self.issues_at_start or [
             str(issue)
             for issue in examine(self.network, params, self.split.train).issues
         ]
 
     def __call__(self, now: training.Report) -> None:
         least = tables.learnt(self.split.classes)
-        if self.done or not now.epoch_ended or now.epoch_metrics["accuracy"] >= least:
+        # A diagnosis takes seconds, and --quiet would not print it.
+        if self.done or tables.NOTES.quiet or not now.epoch_ended:
             return
-        self.done = True
-        for line in self.issues(now.state.trainable):
-            tables.note(f"no learning in epoch {now.epoch}: {line}")
+        if now.epoch_metrics["accuracy"] < least:
+            self.done = True
+            for line in self.issues(now.state.trainable):
+                tables.note(f"no learning in epoch {now.epoch}: {line}")
 
 
 @click.command("diagnose")
@@ -153,28 +132,24 @@ def command(
     first update over the weights. Then follow the issues, with fixes as code, and a verdict.
     """
     saved = runs.read(run)
-    source = data or saved.options.data
+    network, params, source = saved.network, saved.params, data or saved.options.data
     scored, labelled = sources.load_to_score(source, saved.options, saved.data)
     if not labelled:
         raise runs.RunError(f"{source} must have labels, because the loss needs them")
-    params = runs.read_parameters(saved)
     if initial:
-        start = trainer.starts(saved.network, saved.options.load().train)
+        start = trainer.starts(network, saved.options.load().train)
         params = start(jax.random.key(saved.options.seed))
-    diagnosis = examine(
-        saved.network, params, scored, saved.options.lr, examples, train=True
-    )
+    diagnosis = examine(network, params, scored, saved.options.lr, examples, train=True)
     weights = "at the start" if initial else "as trained"
     tables.say(
-        f"{run}, weights {weights}, {min(examples, len(scored))} examples of {source}"
+        f"{run}, weights {weights}, {min(examples, len(scored))} examples of {source}",
+        str(diagnosis),
     )
-    tables.say(str(diagnosis))
     if output is None:
         return
     if output.suffix == ".json":
         text = json.dumps(diagnosis.to_dict(), indent=1) + "\n"
         write_atomically(output, lambda stream: stream.write(text.encode()))
     else:
-        tables.note(f"drawing {output}")
         tables.save_figure(diagnosis.plot(), output, 150)
     tables.say(f"wrote {output}")

@@ -5,19 +5,27 @@ from __future__ import annotations
 import dataclasses
 import math
 from functools import partial
-from typing import TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from .._pytree import PyTree
 from .._struct import Real, parameter
-from ..data import constant_encoding, latency_encoding, rate_encoding, scale
+from ..data import (
+    Sequences,
+    constant_encoding,
+    latency_encoding,
+    rate_encoding,
+    scale,
+)
 from ..losses import reduce_time
 from ..network import Layer, Network
 from ..neurons import LIF, AdaptiveLIF, Cell, LeakyReadout, SynapticLIF
 from ..training import partition
 
+Source = TypeVar("Source", bound=Sequences)
 Params: TypeAlias = tuple[Layer, ...]
 """The trainable part of the layers, from :func:`spikegrad.training.partition`."""
 
@@ -119,13 +127,42 @@ class SpikingNetwork:
         else:
             inputs = self.inputs(x, key)
         _, activity = Network(params).observe(
-            inputs, parts=("output",), mask=mask, backward=self.mode, key=spike_key(key)
+            inputs,
+            parts=("output",),
+            mask=mask,
+            backward=self.mode,
+            key=jax.random.fold_in(key, 1),
         )
         *spikes, potentials = (layer.output for layer in activity.values())
         if isinstance(self.cell, Rectified):
             # Rates and silent units are counted as for spikes.
             spikes = [(out > 0).astype(out.dtype) for out in spikes]
         return reduce_time(potentials, self.readout, mask), spikes, potentials
+
+    def applied(
+        self, params: Params, source: Sequences, most: int
+    ) -> tuple[Network, jax.Array, dict[str, Any], np.ndarray]:
+        """Return what reports take, for up to ``most`` examples from the first to the last.
+
+        Returns
+        -------
+        network : Network
+            The layers with arrays of NumPy, because each process computes separately.
+        inputs : jax.Array
+            The examples over time.
+        settings : dict
+            Mask and key of a call.
+        y : numpy.ndarray
+            Labels.
+        """
+        x, y, mask = sample(source, most).as_batch()
+        key = jax.random.key(0)
+        settings = {
+            "mask": None if mask is None else jnp.asarray(mask),
+            "key": jax.random.fold_in(key, 1),
+        }
+        layers = jax.tree.map(np.asarray, params)
+        return Network(layers), self.inputs(jnp.asarray(x), key), settings, y
 
     def images(self, x: jax.Array) -> jax.Array:
         """Return the scaled features of images, ``(n, features)``."""
@@ -200,11 +237,11 @@ class SpikingNetwork:
         )
 
 
-def spike_key(key: jax.Array) -> jax.Array:
-    """Return the key for stochastic spikes, independent of the key of the input encoding."""
-    # The only kind of key that Network accepts, whatever JAX uses by default.
-    return jax.random.key(
-        jax.random.bits(jax.random.fold_in(key, 1)), impl="threefry2x32"
+def sample(source: Source, most: int) -> Source:
+    """Return up to ``most`` examples, evenly from the first to the last."""
+    count = len(source)
+    return source.subset(
+        np.unique(np.linspace(0, count - 1, min(count, most)).astype(int))
     )
 
 

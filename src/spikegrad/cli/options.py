@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from contextlib import suppress
 from itertools import chain
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import click
 from click.core import ParameterSource
@@ -26,6 +26,7 @@ from .networks import CELLS, ENCODINGS, NO_ENCODING, READOUTS, SpikingNetwork
 SECTIONS = {
     "--data": "Data",
     "--surrogate": "Network",
+    "--half-width": "Network",
     "--epochs": "Training",
     "--seeds": "Training",
     "--output": "Output",
@@ -88,16 +89,13 @@ def option(help: str, kind: Any = None, **settings: Any) -> Any:
     )
 
 
-def options_of_class(
-    cls: type, without: Collection[str] = ()
-) -> Callable[[Callable], Callable]:
+def options_of_class(cls: type) -> Callable[[Callable], Callable]:
     """Add the options that a dataclass declares to a command."""
 
     def add(function: Callable) -> Callable:
         for field in reversed(dataclasses.fields(cls)):
-            if field.name not in without:
-                name = f"--{field.name.replace('_', '-')}"
-                function = click.option(name, **field.metadata["click"])(function)
+            name = f"--{field.name.replace('_', '-')}"
+            function = click.option(name, **field.metadata["click"])(function)
         return function
 
     return add
@@ -236,8 +234,22 @@ class Options:
         """Read the data of the run."""
         return sources.load(self.data, self.seed, self.binning)
 
+    def adapted(self, data: Split) -> Self:
+        """Adapt batch and steps to the data, which define the steps of recordings."""
+        count = len(data.train)
+        if self.batch > count:
+            text = f"--batch {self.batch} is cut to the {count} training examples"
+            click.echo(f"warning: {text}", err=True)
+        return dataclasses.replace(
+            self,
+            batch=min(self.batch, count),
+            steps=data.train.steps if self.encoding == NO_ENCODING else self.steps,
+        )
 
-def options_of(context: click.Context, data: str, **values: Any) -> Options:
+
+def options_of(
+    context: click.Context, kind: type[Options], data: str, **values: Any
+) -> Options:
     """Return the options of a new run. Defaults depend on the data.
 
     Raises
@@ -247,64 +259,34 @@ def options_of(context: click.Context, data: str, **values: Any) -> Options:
     """
     form = sources.form_of(data)
     timed = form.read is not None
-    unsupported = {"encoding", "shift"} if timed else {"input_noise"}
-    if not form.bin_ms:
-        unsupported |= {"bin", "pool"}
-    if not form.steps:
-        unsupported.add("steps")
+    supported = {
+        "encoding": not timed,
+        "shift": not timed,
+        "input_noise": timed,
+        "bin": form.bin_ms,
+        "pool": form.bin_ms,
+        "steps": form.steps,
+    }
     for parameter in passed(context):
-        name = parameter.opts[0]
-        if parameter.name in unsupported:
-            message = (
-                f"--data {data} does not support it. Remove {name}, or change --data"
+        if not supported.get(parameter.name or "", True):
+            raise click.BadParameter(
+                f"--data {data} does not support it. Remove {parameter.opts[0]}, or change --data",
+                param=parameter,
             )
-            raise click.BadParameter(message, param_hint=f"'{name}'")
-    # click has None for options that are not passed and have no default of their own.
     defaults = {
         "encoding": NO_ENCODING if timed else "current",
         "shift": form.shift,
         "steps": form.steps or 1,
         "bin": form.bin_ms or 0.0,
         "pool": form.pool,
-        "taus": (),
     }
-    passed_values = {name: value for name, value in values.items() if value is not None}
-    return Options(data, **defaults | passed_values)
-
-
-def adapted(options: Options, data: Split) -> Options:
-    """Adapt options to the data, and print warnings."""
-    count = len(data.train)
-    if options.batch > count:
-        tables.note(
-            f"warning: --batch {options.batch} is cut to the {count} training examples"
-        )
-        options = dataclasses.replace(options, batch=count)
-    if options.encoding == NO_ENCODING:
-        # Recordings define their number of steps.
-        options = dataclasses.replace(options, steps=data.train.steps)
-    return options
-
-
-output_option = click.option(
-    "--output",
-    "-o",
-    type=PATH,
-    show_default="runs/<date>-<time>",
-    help="New or empty folder for the results. The command never overwrites a file.",
-)
-quiet_option = click.option(
-    "--quiet", is_flag=True, show_default=False, help="No progress, only the results."
-)
-
-
-resume_option = click.option(
-    "--resume",
-    type=PATH,
-    metavar="FOLDER",
-    help="Resume an interrupted run or sweep with its original options. The result is "
-    "bit-identical.",
-)
+    # click has None for options that are not passed and have no default of their own. Without a
+    # default of the data either, they are lists, such as time constants.
+    values = {
+        name: defaults.get(name, ()) if value is None else value
+        for name, value in values.items()
+    }
+    return kind(data, **values)
 
 
 def passed(context: click.Context) -> list[click.Parameter]:
@@ -317,32 +299,45 @@ def passed(context: click.Context) -> list[click.Parameter]:
     ]
 
 
-def refuse_others(context: click.Context, *allowed: str) -> None:
-    """Raise if an option of a resumed run affects its result."""
-    for parameter in passed(context):
-        if parameter.name not in allowed:
-            raise click.BadParameter(
-                f"--resume uses the options of the original run; remove {parameter.opts[0]}",
-                param_hint="'--resume'",
-            )
+def _set_quiet(context: click.Context, parameter: click.Parameter, quiet: bool) -> None:
+    # On the console and not as an argument, which all functions would pass on.
+    tables.NOTES.quiet = quiet
+
+
+output_option = click.option(
+    "--output",
+    "-o",
+    type=PATH,
+    show_default="runs/<date>-<time>",
+    help="New or empty folder for the results. The command never overwrites a file.",
+)
+resume_option = click.option(
+    "--resume",
+    type=PATH,
+    metavar="FOLDER",
+    help="Resume an interrupted run or sweep with its original options. The result is "
+    "bit-identical.",
+)
+quiet_option = click.option(
+    "--quiet",
+    is_flag=True,
+    show_default=False,
+    expose_value=False,
+    callback=_set_quiet,
+    help="No progress, only the results.",
+)
 
 
 def output_file(
     help: str, *endings: str, **settings: Any
 ) -> Callable[[Callable], Callable]:
-    """Add ``--output`` for a file. The path is checked before the work."""
+    """Add ``--output`` for a file. Its ending is checked before the work."""
 
     def check(
         context: click.Context, parameter: click.Parameter, path: Path | None
     ) -> Path | None:
-        if path is None:
-            return None
-        if path.suffix not in endings:
+        if path and path.suffix not in endings:
             raise click.BadParameter(f"{path} must end in {' or '.join(endings)}")
-        if not path.parent.is_dir():
-            raise click.BadParameter(
-                f"{path}: the folder {path.parent} does not exist; create it"
-            )
         return path
 
     return click.option(

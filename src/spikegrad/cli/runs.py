@@ -13,8 +13,9 @@ from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO
 
+import click
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -25,9 +26,9 @@ from .._files import Record, write_atomically
 from .._pytree import PyTree
 from .._system import processors
 from ..data import DataError, Sequences, Split
-from . import sources
+from . import tables
 from .networks import Params, SpikingNetwork
-from .options import Options
+from .options import Options, options_of, passed
 
 FORMAT = 6
 RECORD, PARAMETERS, FIGURE = "run.json", "parameters.npz", "figure.png"
@@ -54,7 +55,7 @@ class Run:
     """The folder of a run or of a sweep with its record. ``name`` is the file of the record."""
 
     folder: Path
-    options: Options
+    options: Any
     record: Record
     name: str = RECORD
 
@@ -68,13 +69,13 @@ class Run:
         """The spiking network."""
         return self.options.network(self.data)
 
-    def check_resumable(self, split: Split) -> None:
-        """Raise if the data differs from the start of the run, because its bits would differ."""
-        if SimpleNamespace(**describe(split)) != self.data:
-            raise RunError(
-                f"{self.options.data} has changed since {self.folder} was started; restore the "
-                "original data to resume"
-            )
+    @property
+    def params(self) -> Params:
+        """The saved parameters."""
+        shapes = self.network.shapes
+        with np.load(self.folder / PARAMETERS) as arrays:
+            leaves = [jnp.asarray(arrays[name]) for name in _named(shapes)]
+        return jax.tree.unflatten(jax.tree.structure(shapes), leaves)
 
     def save(self, name: str, write: Callable[[BinaryIO], object]) -> None:
         """Write a file atomically, in process 0. ``write`` receives a stream."""
@@ -95,27 +96,78 @@ class Run:
 
     def save_figure(self, figure: Figure) -> None:
         """Write the figure."""
+        tables.note(f"drawing {self.folder / FIGURE}")
         self.save(FIGURE, partial(figure.savefig, dpi=130, format="png"))
 
 
-def start(
-    output: Path | None, options: Options, split: Split, name: str = RECORD, **more: Any
-) -> Run:
-    """Claim a folder and return a new run. ``more`` are further values of its record.
+def begin(
+    context: click.Context,
+    kind: type[Options],
+    output: Path | None,
+    resume: Path | None,
+    values: Record,
+    *,
+    name: str = RECORD,
+    check: Callable[[Options, Split], object] = lambda options, split: None,
+    **more: Any,
+) -> tuple[Run, Any]:
+    """Start a run in a new folder, or resume the run of a folder, and read its data.
 
-    ``options`` are adapted to the data already, because a resumed run takes them from the record.
+    Parameters
+    ----------
+    context : click.Context
+        The command line.
+    kind : type of Options
+        The class of the options.
+    output, resume : Path, optional
+        The new folder, and the folder to resume.
+    values : dict
+        The options of a new run.
+    name : str
+        The file of the record.
+    check : callable
+        Raises if a new run is impossible, before its folder is claimed.
+    **more
+        Further values of the record.
     """
-    record = {
+    if resume is None:
+        options = options_of(context, kind, **values)
+        split = options.load()
+        options = options.adapted(split)
+        check(options, split)
+        record = _new_record(options, split) | more
+        return Run(claim(output, record, name), options, record, name), split
+    settings = {field.name for field in dataclasses.fields(kind)} | {"output", *more}
+    for parameter in passed(context):
+        if parameter.name in settings:
+            raise click.BadParameter(
+                f"--resume uses the options of the original run; remove {parameter.opts[0]}",
+                param_hint="'--resume'",
+            )
+    run = read(resume, name, kind)
+    # Its checkpoints are removed, so it would start again and replace its results.
+    if run.record.get("finished"):
+        raise RunError(f"{resume} is already finished. Start a new run")
+    split = run.options.load()
+    if SimpleNamespace(**describe(split)) != run.data:  # the bits would differ
+        raise RunError(
+            f"{run.options.data} has changed since {resume} was started; restore the original "
+            "data to resume"
+        )
+    return run, split
+
+
+def _new_record(options: Options, split: Split) -> Record:
+    packages = ("jax", "jaxlib", "numpy", "optax")
+    return {
         "format": FORMAT,
+        # Options are adapted to the data already, because a resumed run takes them from here.
         "options": dataclasses.asdict(options),
         "data": describe(split),
         "versions": {
             "spikegrad": __version__,
             "python": platform.python_version(),
-            **{
-                package: version(package)
-                for package in ("jax", "jaxlib", "numpy", "optax")
-            },
+            **{package: version(package) for package in packages},
         },
         "machine": {
             "system": platform.platform(),
@@ -125,8 +177,7 @@ def start(
             "processes": jax.process_count(),
             "xla_flags": os.environ.get("XLA_FLAGS", ""),
         },
-    } | more
-    return Run(claim(output, record, name), options, record, name)
+    }
 
 
 def claim(output: Path | None, record: Record, name: str = RECORD) -> Path:
@@ -155,16 +206,14 @@ def claim(output: Path | None, record: Record, name: str = RECORD) -> Path:
     return folder
 
 
-def read(folder: Path, name: str = RECORD) -> Run:
+def read(folder: Path, name: str = RECORD, kind: type[Options] = Options) -> Run:
     """Read a saved run."""
     path = folder / name
-    if not path.exists():
-        raise RunError(f"{folder} contains no run: {name} is missing")
     record = json.loads(path.read_text(encoding="utf-8"))
     try:
         if record["format"] != FORMAT:
             raise TypeError(f"it has format {record['format']}, not {FORMAT}")
-        options = as_object(Options, record["options"])
+        options = as_object(kind, record["options"])
     except TypeError as error:  # also of a missing or an unknown option
         raise RunError(
             f"{path} is not a run of spikegrad {__version__}: {error}"
@@ -177,35 +226,6 @@ def as_object(kind: type, values: Record) -> Any:
     return kind(
         **{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
     )
-
-
-def read_parameters(run: Run) -> Params:
-    """Read saved parameters."""
-    path, shapes = run.folder / PARAMETERS, run.network.shapes
-    if not path.exists():
-        raise RunError(f"{run.folder} contains no trained run: {PARAMETERS} is missing")
-    with np.load(path) as arrays:
-        leaves = [jnp.asarray(arrays[name]) for name in _named(shapes)]
-    return jax.tree.unflatten(jax.tree.structure(shapes), leaves)
-
-
-class Trained(NamedTuple):
-    """A saved run with its parameters, and examples of data that a command reads for it."""
-
-    run: Run
-    params: Params
-    source: str
-    examples: Sequences
-    labelled: bool
-
-
-def read_trained(folder: Path, data: str | None = None) -> Trained:
-    """Read a trained run and examples on its scale, by default its test set."""
-    run = read(folder)
-    params = read_parameters(run)
-    source = data or run.options.data
-    examples, labelled = sources.load_to_score(source, run.options, run.data)
-    return Trained(run, params, source, examples, labelled)
 
 
 def sha256(source: Sequences) -> str:
