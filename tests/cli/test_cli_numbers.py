@@ -327,18 +327,13 @@ def test_predict_scales_integers_like_the_training_data(run, source, tmp_path):
 
 
 def test_sweep_chooses_by_validation_and_reports_the_held_out_examples(source, tmp_path, monkeypatch):
-    found, make = [], trainer.make_evaluator
+    found, score = [], trainer.score
 
-    def noting(network):
-        score = make(network)
+    def spy(network, params, source):
+        found.append((arrays(params), source.padded()[:, 0]))
+        return score(network, params, source)
 
-        def spy(params, source):
-            found.append((arrays(params), source.padded()[:, 0]))
-            return score(params, source)
-
-        return spy
-
-    monkeypatch.setattr(trainer, "make_evaluator", noting)
+    monkeypatch.setattr(trainer, "score", spy)
     folder = tmp_path / "sweep"
     args = [*ARGS[: ARGS.index("--lr")], *ARGS[ARGS.index("--lr") + 2 :], "--lr", "0.02,0.2", "--seeds", "2"]
     out = captured(

@@ -58,7 +58,7 @@ def test_a_run_of_the_command_is_that_of_train_alone(swept):
     assert found["loss"] == pytest.approx(alone["loss"], rel=1e-4)
     assert found["accuracy"] == pytest.approx(alone["accuracy"], abs=2 / 1300)
     assert found["test"] == pytest.approx(alone["test"], abs=2 / 359)
-    scores = trainer.make_evaluator(network)(params, data.validation)
+    scores = trainer.score(network, params, data.validation)
     assert found["validation"] == pytest.approx(scores.accuracy, abs=2 / 143)
 
 
@@ -79,7 +79,7 @@ def test_the_command_goes_on_after_a_kill(swept, tmp_path, capsys):
     for arguments, message in (
         (["--resume", str(folder), "--epochs", "3"], "remove --epochs"),
         (["--resume", str(tmp_path)], "sweep.json"),
-        ([*QUICK, "-o", str(folder)], "is not empty"),
+        ([*QUICK, "-o", str(folder)], "File exists"),
     ):
         assert main(["sweep", *arguments]) == 2
         assert message in capsys.readouterr().err
@@ -145,7 +145,7 @@ def test_heat_map_shows_each_mean_and_frames_the_best(at):
     accuracies[at] = 0.9
     pairs = [(spec, lr) for spec in specs for lr in lrs]
     rows = summaries([{**result(spec, 0, v, 0.5), "lr": lr} for (spec, lr), v in zip(pairs, accuracies, strict=True)])
-    panel = sweep_figure(rows, sweeping.best(rows), "mine").axes[0]
+    panel = sweep_figure(rows, ["surrogate", "lr"], "mine").axes[0]
     (image,), (frame,) = panel.get_images(), panel.patches
     np.testing.assert_allclose(image.get_array(), 100 * accuracies.reshape(2, 3))
     assert np.add(frame.get_xy(), 0.5).tolist() == [at % 3, at // 3]

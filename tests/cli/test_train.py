@@ -12,7 +12,7 @@ from cli_helpers import images, options
 from spikegrad import LIF
 from spikegrad.cli import trainer
 from spikegrad.cli.networks import SpikingNetwork
-from spikegrad.cli.trainer import fit, make_evaluator, random_shift
+from spikegrad.cli.trainer import fit, random_shift
 from spikegrad.data import latency_encoding, load, rate_encoding
 from spikegrad.training import DivergedError
 
@@ -78,7 +78,7 @@ def test_scores_do_not_depend_on_how_examples_are_batched():
         dataclasses.replace(layer, bias=jnp.linspace(-0.5, 0.3, len(layer.bias)))
         for layer in parameters_of(network, 1.4)
     )
-    scores = make_evaluator(network)(params, images(x))
+    scores = trainer.score(network, params, images(x))
     logits, spikes, _ = jax.jit(lambda params, x: network(params, x, jax.random.key(0)))(params, x[None])
     np.testing.assert_allclose(scores.logits, logits, rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(scores.rates, [s.mean() for s in spikes], rtol=1e-3)
@@ -118,7 +118,7 @@ def test_training_learns_and_the_seed_decides(digits, learnt):
     params, results = learnt
     assert results["curves"]["loss"] == sorted(results["curves"]["loss"], reverse=True)
     assert results["curves"]["test"][-1] == results["test"] > 0.6
-    assert results["test"] == make_evaluator(NETWORK)(params, digits.test).accuracy
+    assert results["test"] == trainer.score(NETWORK, params, digits.test).accuracy
     assert not results["interrupted"]
     assert not same(learnt, small(digits, shift=1, seed=1))
 
@@ -143,7 +143,7 @@ def test_stopping_keeps_what_was_learnt_and_a_resumed_run_gives_the_same_bits(di
     assert len(stopped["curves"]["test"]) == stopped["epochs"] == 1
     start = NETWORK.init(jax.random.key(0))
     assert not np.array_equal(first[0].weight, start[0].weight)
-    assert stopped["rates"] == make_evaluator(NETWORK)(first, digits.test).rates
+    assert stopped["rates"] == trainer.score(NETWORK, first, digits.test).rates
     rest = small(digits, callbacks=[seen.append], **options)
     assert seen[5].step == 6
     assert same(whole, rest)

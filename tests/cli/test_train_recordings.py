@@ -114,8 +114,7 @@ def test_padding_changes_neither_loss_nor_gradient_nor_rates():
     np.testing.assert_allclose(same["rates"], metrics["rates"], rtol=1e-5)
     for a, b in zip(jax.tree.leaves(other), jax.tree.leaves(gradient), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
-    score = trainer.make_evaluator(network)
-    few, many = score(params, with_lengths(x, LENGTHS)), score(params, with_lengths(longer, LENGTHS))
+    few, many = (trainer.score(network, params, with_lengths(part, LENGTHS)) for part in (x, longer))
     np.testing.assert_allclose(many.logits, few.logits, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(few.rates, metrics["rates"], rtol=1e-5)
     np.testing.assert_allclose(many.rates, few.rates, rtol=1e-5)
@@ -155,9 +154,9 @@ def test_recordings_start_with_potentials_that_fluctuate_by_a_threshold(tmp_path
         traces.append(trace)
     squares = (np.array(traces).swapaxes(0, 1)[there] ** 2).sum(1).mean()
     assert np.sqrt((weight**2).mean() * squares) == pytest.approx(math.sqrt(0.9), rel=0.05)
-    rates = trainer.make_evaluator(network)(params, data.train).rates
+    rates = trainer.score(network, params, data.train).rates
     before = network.init(key)  # nearly silent
-    assert rates[0] > 0.005 > 10 * trainer.make_evaluator(network)(before, data.train).rates[0]
+    assert rates[0] > 0.005 > 10 * trainer.score(network, before, data.train).rates[0]
     of_images = dataclasses.replace(network, encoding="current")
     found, plain = trainer.starts(of_images, load("digits", 0).train)(key), of_images.init(key)
     assert all(np.array_equal(a, b) for a, b in zip(*map(jax.tree.leaves, (found, plain)), strict=True))

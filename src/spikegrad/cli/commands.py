@@ -41,18 +41,7 @@ from .options import (
 from .sweeping import sweep
 
 
-class Commands(click.Group):
-    """Commands in the order in which a user meets them."""
-
-    command_class = Command
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        """Return the names in their order."""
-        return [*self.commands]
-
-
 @click.group(
-    cls=Commands,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
 )
 @click.version_option(__version__, prog_name="spikegrad")
@@ -70,7 +59,7 @@ def command() -> None:
     """
 
 
-@command.command(context_settings={"show_default": True})
+@command.command(cls=Command, context_settings={"show_default": True})
 @options_of_class(Options)
 @click.option(
     "--baseline/--no-baseline",
@@ -176,22 +165,19 @@ def train(
             raise
         results = {"spiking": result}
         # Saved before the baseline, which may take as long.
-        record |= {"interrupted": result["interrupted"], "results": results}
         run.save_parameters(params)
-        run.save_record()
+        run.save_record(interrupted=result["interrupted"], results=results)
         try:
             if record["baseline"] and not stop():
                 rectified = network.without_spikes()
                 _, results["ReLU"] = learn(rectified, rectified.init(key))
         finally:  # a baseline that diverges costs no results
             seconds = sum(result["seconds"] for result in results.values())
-            record |= {"interrupted": bool(stop()), "seconds": seconds}
-            run.save_record()
+            run.save_record(interrupted=bool(stop()), seconds=seconds)
             _report(run, params, watch)
         if stop():
             return 128 + stop()
-        record["finished"] = True
-        run.save_record()
+        run.save_record(finished=True)
         # A finished run cannot be resumed, so its checkpoints are useless.
         if jax.process_index() == 0:
             shutil.rmtree(run.folder / trainer.CHECKPOINTS)
@@ -241,9 +227,7 @@ def predict(run: Path, data: str | None, output: Path | None) -> None:
     saved = runs.read(run)
     network, params, source = saved.network, saved.params, data or saved.options.data
     scored, labelled = sources.load_to_score(source, saved.options, saved.data)
-    if data is None and runs.sha256(scored) != saved.data.test_sha256:
-        tables.note(f"warning: {source} has changed since the run drew its test set")
-    scores = trainer.make_evaluator(network)(params, scored)
+    scores = trainer.score(network, params, scored)
     title = f"{source}: {len(scored):,} examples, {run}"
     labels = scored.y if labelled else None
     tables.say(

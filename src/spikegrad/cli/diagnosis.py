@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import json
 from pathlib import Path
 
@@ -11,7 +10,6 @@ import click
 import jax
 import jax.numpy as jnp
 import optax
-from jax.tree_util import Partial
 
 from .. import training
 from .._files import write_atomically
@@ -20,18 +18,16 @@ from ..diagnosis import Diagnosis, diagnose
 from ..inspect import cost_report
 from ..losses import reduce_time
 from . import runs, sources, tables, trainer
-from .networks import Params, SpikingNetwork
+from .networks import SAMPLE, Params, SpikingNetwork
 from .options import of_run, output_file
 
-EXAMPLES = 128
-"""More examples hardly change a diagnosis or a mean cost."""
 SOUND = "potentials and gradients show no other issue. More epochs may help"
 """The message if :class:`Watch` finds no issue."""
 
 
 def costs(network: SpikingNetwork, params: Params, source: Sequences) -> str:
     """Return the synaptic operations of the network per example, next to a dense network."""
-    layers, inputs, settings, _ = network.applied(params, source, EXAMPLES)
+    layers, inputs, settings, _ = network.applied(params, source)
     report = cost_report(layers, inputs, **settings)
     cost, n = report.total, report.examples
     # a spike costs an addition per connection, any other value a multiplication
@@ -47,26 +43,25 @@ def examine(
     params: Params,
     source: Sequences,
     lr: float | None = None,
-    most: int = EXAMPLES,
+    most: int = SAMPLE,
     train: bool = False,
 ) -> Diagnosis:
     """Diagnose a network on some examples. With a learning rate, include the first update."""
     layers, inputs, settings, y = network.applied(params, source, most)
+
+    def loss(potentials: jax.Array) -> jax.Array:
+        logits = reduce_time(potentials, network.readout, settings["mask"])
+        return trainer.cross_entropy(logits, jnp.asarray(y)).mean()
+
     return diagnose(
         layers,
         inputs,
-        Partial(Partial(_loss, network.readout), jnp.asarray(y), settings["mask"]),
+        loss,
         optimizer=None if lr is None else optax.adam(lr),
         train=train,
         progress=tables.note if train else None,
         **settings,
     )
-
-
-def _loss(
-    readout: str, y: jax.Array, mask: jax.Array | None, potentials: jax.Array
-) -> jax.Array:
-    return trainer.cross_entropy(reduce_time(potentials, readout, mask), y).mean()
 
 
 @dataclasses.dataclass
@@ -82,18 +77,14 @@ class Watch:
     lr: float
     done: bool = False
 
-    @functools.cached_property
-    def issues_at_start(self) -> list[str]:
-        diagnosis = examine(self.network, self.start, self.split.train, self.lr)
-        return [f"at the start, {issue}" for issue in diagnosis.issues]
-
     def issues(self, params: Params) -> list[str]:
         """Return the issues of the initial parameters, or else of these."""
         tables.note("diagnosing")
-        return self.issues_at_start or [
-            str(issue)
-            for issue in examine(self.network, params, self.split.train).issues
-        ]
+        train = self.split.train
+        start = examine(self.network, self.start, train, self.lr)
+        if start.issues:
+            return [f"at the start, {issue}" for issue in start.issues]
+        return [*map(str, examine(self.network, params, train).issues)]
 
     def __call__(self, now: training.Report) -> None:
         least = tables.learnt(self.split.classes)
@@ -110,7 +101,7 @@ class Watch:
 @click.option("--initial", is_flag=True, help="Diagnose the initial weights.")
 @click.option(
     "--examples",
-    default=EXAMPLES,
+    default=SAMPLE,
     type=click.IntRange(2),
     show_default=True,
     help="Number of examples.",

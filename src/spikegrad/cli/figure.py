@@ -51,18 +51,14 @@ def run_figure(run: Run, params: Params, test: Sequences, title: str) -> Figure:
 def _draw_curves(panels: Sequence[Axes], results: Record) -> None:
     loss, accuracy, rate = panels
     for (name, result), color in zip(results.items(), ("C0", "0.55"), strict=False):
-        curves = {key: np.asarray(curve) for key, curve in result["curves"].items()}
-        epochs = np.arange(1, result["epochs"] + 1)
+        curves, epochs = result["curves"], np.arange(1, result["epochs"] + 1)
+        test, training = (np.multiply(100, curves[key]) for key in ("test", "accuracy"))
         loss.plot(epochs, curves["loss"], ".-", color=color, label=name)
-        for key, style, part in (
-            ("test", ".-", "test"),
-            ("accuracy", ".:", "training"),
-        ):
-            label = f"{name}, {part}"
-            accuracy.plot(epochs, 100 * curves[key], style, color=color, label=label)
-        if name == "spiking":
-            labels = [f"layer {k + 1}" for k in range(curves["rates"].shape[1])]
-            rate.plot(epochs, curves["rates"], ".-", label=labels)
+        accuracy.plot(epochs, test, ".-", color=color, label=f"{name}, test")
+        accuracy.plot(epochs, training, ".:", color=color, label=f"{name}, training")
+    rates = np.asarray(results["spiking"]["curves"]["rates"])
+    labels = [f"layer {k + 1}" for k in range(rates.shape[1])]
+    rate.plot(np.arange(1, len(rates) + 1), rates, ".-", label=labels)
     loss.set_yscale("log")
     accuracy.set_ylim(top=100.5)
     rate.set_ylim(bottom=0)
@@ -74,21 +70,21 @@ def _draw_curves(panels: Sequence[Axes], results: Record) -> None:
         axes.legend(fontsize=7, frameon=False)
 
 
-def sweep_figure(rows: list[Summary], best: Summary, title: str) -> Figure:
+def sweep_figure(rows: list[Summary], varying: list[str], title: str) -> Figure:
     """Draw a heat map of the mean validation accuracy, with the best setting framed.
 
     The half-width is the horizontal axis if it varies, else the learning rate or the peak.
     """
     # In the order in which users vary them.
-    x, *others = [
-        axis
-        for axis in ("half_width", "lr", "peak")
-        if len({row.setting[axis] for row in rows}) > 1
-    ] or ["lr"]
+    axes = [axis for axis in ("half_width", "lr", "peak") if axis in varying]
+    x, *others = axes or ["lr"]
     names = [
-        tables.setting_label(row.setting, ["surrogate", *others])[len("surrogate ") :]
+        tables.setting_label(row.setting, ["surrogate", *others]).removeprefix(
+            "surrogate "
+        )
         for row in rows
     ]
+    best = tables.best(rows)
     lines = list(dict.fromkeys(names))
     columns = list(dict.fromkeys(row.setting[x] for row in rows))
     size = max(4.8, 2.5 + 0.62 * len(columns)), 1.9 + 0.45 * len(lines)

@@ -29,6 +29,8 @@ Source = TypeVar("Source", bound=Sequences)
 Params: TypeAlias = tuple[Layer, ...]
 """The trainable part of the layers, from :func:`spikegrad.training.partition`."""
 
+SAMPLE = 128
+"""Number of examples that are measured. More hardly change a mean or a diagnosis."""
 ENCODINGS = ("current", "rate", "latency")
 NO_ENCODING = "none"
 """The encoding of recordings, because they have a time axis."""
@@ -140,7 +142,7 @@ class SpikingNetwork:
         return reduce_time(potentials, self.readout, mask), spikes, potentials
 
     def applied(
-        self, params: Params, source: Sequences, most: int
+        self, params: Params, source: Sequences, most: int = SAMPLE
     ) -> tuple[Network, jax.Array, dict[str, Any], np.ndarray]:
         """Return what reports take, for up to ``most`` examples from the first to the last.
 
@@ -172,10 +174,12 @@ class SpikingNetwork:
         """Return examples over time, ``(steps, n, inputs)``."""
         if self.encoding == NO_ENCODING:
             return x.reshape(*x.shape[:2], -1)
-        if self.encoding == "rate":
-            return rate_encoding(self.images(x), self.steps, key)
-        encode = constant_encoding if self.encoding == "current" else latency_encoding
-        return encode(self.images(x), self.steps)
+        encoders = {
+            "current": constant_encoding,
+            "rate": partial(rate_encoding, key=key),
+            "latency": latency_encoding,
+        }
+        return encoders[self.encoding](self.images(x), self.steps)
 
     def init(
         self, key: jax.Array, x: jax.Array | None = None, mask: jax.Array | None = None
@@ -237,7 +241,7 @@ class SpikingNetwork:
         )
 
 
-def sample(source: Source, most: int) -> Source:
+def sample(source: Source, most: int = SAMPLE) -> Source:
     """Return up to ``most`` examples, evenly from the first to the last."""
     count = len(source)
     return source.subset(

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from collections.abc import Callable
 from contextlib import suppress
-from itertools import chain
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
 import click
 from click.core import ParameterSource
@@ -37,23 +37,31 @@ SECTIONS = {
 PATH = click.Path(path_type=Path)
 COUNT = click.IntRange(1)
 POSITIVE = click.FloatRange(0, min_open=True)
-Number = TypeVar("Number", int, float)
 _LIF = LIF()
 
 
-def numbers(
-    parse: Callable[[str], list[Number]], example: str
-) -> Callable[[str], tuple[Number, ...]]:
-    """Return a parser of numbers above 0 with commas. ``parse`` reads the numbers of an item."""
+def numbers(kind: type, example: str) -> Callable[[str], tuple]:
+    """Return a parser of numbers above 0 and of ranges, with commas."""
 
-    def parse_all(text: str) -> tuple[Number, ...]:
+    def parse(text: str) -> tuple:
         with suppress(ValueError, ArithmeticError):
-            values = tuple(chain.from_iterable(map(parse, text.split(","))))
+            values = tuple(kind(x) for item in text.split(",") for x in _range(item))
             if values and all(0 < value < math.inf for value in values):
                 return values
         raise click.BadParameter(f"{text!r}: pass numbers above 0, such as {example}")
 
-    return parse_all
+    return parse
+
+
+def _range(item: str) -> list[float]:
+    """Return the numbers of ``X`` or ``FROM:TO:xFACTOR``."""
+    match = re.fullmatch("(.+):(.+):x(.+)", item)
+    if match is None:
+        return [float(item)]
+    first, last, factor = map(float, match.groups())
+    # Rounded, so the last value is included in spite of errors.
+    steps = int(round(math.log(last / first) / math.log(factor), 9))
+    return [float(f"{first * factor**i:.12g}") for i in range(steps + 1)]
 
 
 def parse_surrogate(text: str) -> Surrogate:
@@ -145,7 +153,7 @@ class Options:
     )
     hidden: tuple[int, ...] = option(
         "Neurons of each hidden layer.",
-        numbers(lambda item: [int(item)], "256,256"),
+        numbers(int, "256,256"),
         default="256,256",
         metavar="N,...",
     )
@@ -162,7 +170,7 @@ class Options:
     )
     taus: tuple[float, ...] = option(
         "Time constants in steps, of membrane, synapse or adaptation, and readout (see above).",
-        numbers(lambda item: [float(item)], "20 or 20,10, in steps"),
+        numbers(float, "20 or 20,10, in steps"),
         show_default="those of the cell",
         metavar="TAU,...",
     )
@@ -236,13 +244,9 @@ class Options:
 
     def adapted(self, data: Split) -> Self:
         """Adapt batch and steps to the data, which define the steps of recordings."""
-        count = len(data.train)
-        if self.batch > count:
-            text = f"--batch {self.batch} is cut to the {count} training examples"
-            click.echo(f"warning: {text}", err=True)
         return dataclasses.replace(
             self,
-            batch=min(self.batch, count),
+            batch=min(self.batch, len(data.train)),
             steps=data.train.steps if self.encoding == NO_ENCODING else self.steps,
         )
 
@@ -309,7 +313,7 @@ output_option = click.option(
     "-o",
     type=PATH,
     show_default="runs/<date>-<time>",
-    help="New or empty folder for the results. The command never overwrites a file.",
+    help="New folder for the results. The command never overwrites a file.",
 )
 resume_option = click.option(
     "--resume",

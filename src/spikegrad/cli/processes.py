@@ -16,7 +16,7 @@ from jax.sharding import PartitionSpec as P
 
 from .._consensus import gathered
 from ..data import Example
-from ..training import _processes, distributed
+from ..training import distributed
 from . import tables
 from .options import COUNT
 
@@ -105,9 +105,3 @@ def batch_sharding(masked: bool) -> Example | None:
     sequences = NamedSharding(mesh, P(None, "batch"))
     labels = NamedSharding(mesh, P("batch"))
     return Example(sequences, labels, sequences if masked else None)  # type: ignore[arg-type]
-
-
-def leave(code: int) -> None:
-    """End one of several processes after an error, without waiting for other processes."""
-    if jax.distributed.is_initialized():
-        _processes.leave(code, of_its_own=code < 128)

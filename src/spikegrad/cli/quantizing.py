@@ -16,12 +16,6 @@ from . import runs, tables, trainer
 from .networks import SpikingNetwork
 from .options import COUNT, PATH, Options, quiet_option
 
-_MEASURED = 128
-"""Number of training examples that measure the states."""
-_REPLAYED = 64
-"""Number of test examples that are run in integers of NumPy too."""
-
-
 bits_option = click.option(
     "--bits", type=COUNT, default=8, help="Bits of a weight of integers."
 )
@@ -69,10 +63,9 @@ def convert(
     if folder.exists():
         raise runs.RunError(f"{folder} already exists; pass another --output")
     split = options.load()
-    score = trainer.make_evaluator(network)
 
     def accuracy(params: Any) -> str:
-        return f"{score(params, split.test).accuracy:.1%}"
+        return f"{trainer.score(network, params, split.test).accuracy:.1%}"
 
     accuracies = f"{accuracy(params)} in real numbers"
     params, report = converted(network, params, split, target, bits)
@@ -82,7 +75,7 @@ def convert(
         settings = dataclasses.replace(options, epochs=epochs, lr=options.lr / 3)
         params, _ = trainer.fit(network, partition(params)[0], split, settings)
         accuracies += f", {accuracy(params)} trained on for {epochs} epochs"
-    integers, inputs, _, _ = network.applied(params, split.test, _REPLAYED)
+    integers, inputs, _, _ = network.applied(params, split.test)
     # A state that leaves its width raises here, before anything is written.
     replay(integers, inputs)
     folder.mkdir(parents=True)
@@ -107,7 +100,7 @@ def converted(
         raise runs.RunError(
             "the network has real inputs; train it with --encoding rate or latency"
         )
-    real, inputs, settings, _ = network.applied(params, split.train, _MEASURED)
+    real, inputs, settings, _ = network.applied(params, split.train)
     try:
         integers, report = quantize(
             real, target, inputs, bits=bits, mask=settings["mask"]

@@ -83,9 +83,11 @@ class Run:
         if jax.process_index() == 0:
             write_atomically(self.folder / name, write)
 
-    def save_record(self) -> None:
-        """Write the record."""
-        self.save(self.name, lambda stream: stream.write(_text(self.record)))
+    def save_record(self, **values: Any) -> None:
+        """Add values to the record, and write it."""
+        self.record |= values
+        text = json.dumps(self.record, indent=1) + "\n"
+        self.save(self.name, lambda stream: stream.write(text.encode()))
 
     def save_parameters(self, params: Params) -> None:
         """Write ``parameters.npz``, with ``weight_0``, ``bias_0``, ... for the layers."""
@@ -136,7 +138,9 @@ def begin(
         options = options.adapted(split)
         check(options, split)
         record = _new_record(options, split) | more
-        return Run(claim(output, record, name), options, record, name), split
+        run = Run(claim(output), options, record, name)
+        run.save_record()
+        return run, split
     settings = {field.name for field in dataclasses.fields(kind)} | {"output", *more}
     for parameter in passed(context):
         if parameter.name in settings:
@@ -180,29 +184,11 @@ def _new_record(options: Options, split: Split) -> Record:
     }
 
 
-def claim(output: Path | None, record: Record, name: str = RECORD) -> Path:
-    """Create the folder of a run before training. If several processes try, one succeeds.
-
-    Parameters
-    ----------
-    output : Path, optional
-        A new or empty folder. By default ``runs/<date>-<time>`` with microseconds.
-    record : dict
-        The first record. The process that creates it owns the folder.
-    """
+def claim(output: Path | None) -> Path:
+    """Create the folder of a run. If several processes try, one succeeds."""
     # Microseconds, because a loop in a shell starts several runs in a second.
     folder = output or Path(datetime.now().strftime("runs/%Y%m%d-%H%M%S-%f"))
-    try:
-        folder.mkdir(parents=True, exist_ok=output is not None)
-        if any(folder.iterdir()):
-            raise FileExistsError
-        write_atomically(
-            folder / name, lambda stream: stream.write(_text(record)), new=True
-        )
-    except FileExistsError:
-        raise RunError(
-            f"output folder {folder} is not empty; choose an empty folder"
-        ) from None
+    folder.mkdir(parents=True)
     return folder
 
 
@@ -251,7 +237,3 @@ def _named(params: Params) -> dict[str, PyTree]:
         for name in ("weight", "recurrent", "bias")
         if getattr(layer, name) is not None
     }
-
-
-def _text(record: Record) -> bytes:
-    return (json.dumps(record, indent=1) + "\n").encode()

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import math
-import operator
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
+from statistics import fmean, stdev
 from typing import Any
 
 import click
@@ -45,14 +44,13 @@ AXES = ("surrogate", "peak", "half_width", "lr")
 def summaries(results: Iterable[Record], settings: Iterable[Record]) -> list[Summary]:
     """Summarize the seeds of each setting, independent of the order of the results."""
     groups = defaultdict(list)
-    # Rounding depends on the order.
-    for row in sorted(results, key=operator.itemgetter("seed")):
+    for row in results:
         groups[tuple(row[axis] for axis in AXES)].append(row)
 
+    # The sums of ``statistics`` are exact, so they do not depend on the order.
     def moments(group: list[Record], name: str) -> tuple[float, float | None]:
         values = [result[name] for result in group]
-        std = float(np.std(values, ddof=1)) if len(values) > 1 else None
-        return float(np.mean(values)), std
+        return fmean(values), stdev(values) if values[1:] else None
 
     return [
         Summary(
@@ -62,7 +60,7 @@ def summaries(results: Iterable[Record], settings: Iterable[Record]) -> list[Sum
             moments(group, "validation"),
             moments(group, "test"),
             # A run that diverges in its first update has no rates.
-            float(np.mean([np.mean(result.get("rates", 0.0)) for result in group])),
+            fmean(np.mean(result.get("rates", 0.0)) for result in group),
         )
         for values in settings
         if (group := groups[tuple(values[axis] for axis in AXES)])
@@ -77,18 +75,7 @@ def parse_surrogates(text: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(specs))
 
 
-def parse_range(item: str) -> list[float]:
-    """Return the numbers of ``X`` or ``FROM:TO:xFACTOR``."""
-    match = re.fullmatch("(.+):(.+):x(.+)", item)
-    if match is None:
-        return [float(item)]
-    first, last, factor = map(float, match.groups())
-    # Rounded, so the last value is included in spite of errors.
-    steps = int(round(math.log(last / first) / math.log(factor), 9))
-    return [float(f"{first * factor**i:.12g}") for i in range(steps + 1)]
-
-
-RANGE = numbers(parse_range, "0.1,0.3, or a range, such as 0.05:3.2:x2")
+RANGE = numbers(float, "0.1,0.3, or a range, such as 0.05:3.2:x2")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -193,8 +180,9 @@ def sweep(
 
     train --help describes data, encodings and time constants.
     """
+    # The best setting is chosen by the validation set, which is a part of the training set.
     run, split = runs.begin(context, Grid, output, resume, values, name=RECORD)
-    grid, record, results = run.options, run.record, []
+    grid, results = run.options, []
     total = len(grid.settings) * grid.seeds
     with processes.deferred() as stop, tables.progress() as show:
         for result in trainings(
@@ -215,15 +203,16 @@ def sweep(
             show(line, len(results), total)
     # Runs end in any order, and tables have the order of the options.
     if rows := summaries(results, grid.settings):
-        record["results"] = {
-            "interrupted": len(results) < total,
-            "settings": [row._asdict() for row in rows],
-            "best": best(rows)._asdict(),
-        }
-        run.save_record()
-        tables.say(*tables.sweep(rows, grid.varying, record, len(split.validation)))
+        run.save_record(
+            results={
+                "interrupted": len(results) < total,
+                "settings": [row._asdict() for row in rows],
+                "best": best(rows)._asdict(),
+            }
+        )
+        tables.say(*tables.sweep(rows, grid.varying, run.record, len(split.validation)))
         title = f"{grid.data}, epochs {grid.epochs}, seeds {grid.seeds}"
-        run.save_figure(sweep_figure(rows, best(rows), title))
+        run.save_figure(sweep_figure(rows, grid.varying, title))
     if len(results) < total:
         command = f"spikegrad sweep --resume {run.folder}"
         tables.say(
@@ -256,10 +245,7 @@ def trainings(
         ``test``, and with ``silent`` of :class:`trainer.Scores`.
     """
     loss_of_one = trainer.loss_of(network, grid)
-    evaluate, start = (
-        trainer.make_evaluator(network),
-        trainer.starts(network, data.train),
-    )
+    start = trainer.starts(network, data.train)
 
     def loss(params, batch, key, setting):
         return loss_of_one(with_surrogate(params, setting["spike"]), batch, key)
@@ -268,7 +254,8 @@ def trainings(
         # lifted numbers are arguments of the compiled function
         params = with_surrogate(params, lifted(setting["spike"]))
         validation, test = (
-            evaluate(params, part) for part in (data.validation, data.test)
+            trainer.score(network, params, part)
+            for part in (data.validation, data.test)
         )
         return {
             "validation": validation.accuracy,

@@ -106,7 +106,7 @@ def progress() -> Iterator[Callable[[str, int, int], None]]:
         TimeRemainingColumn(),
     )
     # A bar in a file would be a line for each of its states.
-    is_bar = NOTES.is_terminal and not NOTES.quiet
+    is_bar = NOTES.is_terminal
     with Progress(*columns, console=NOTES, disable=not is_bar) as bar:
         task = bar.add_task("compiling", total=None)
 
@@ -186,14 +186,11 @@ def results(record: Record, parameters: int) -> list[Table]:
 
 def by_class(
     answers: np.ndarray, y: np.ndarray | None, classes: int, title: str
-) -> Table:
+) -> Table | str:
     """Return the accuracy of each class and of all, or without labels the number of answers."""
     counts = np.bincount(answers, minlength=classes)
     if y is None:
-        lines = table(title, ("class", "answers"))
-        for k, count in enumerate(counts):
-            lines.add_row(f"{k}", f"{count:,}")
-        return lines
+        return f"{title}\nanswers of each class: {', '.join(map(str, counts))}"
     headings = "class", "examples", "right, 95 % interval", "answers", "mistaken for"
     lines = table(title, headings)
     for k, count in enumerate(counts):

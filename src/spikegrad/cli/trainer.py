@@ -6,6 +6,7 @@ import dataclasses
 import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -28,8 +29,6 @@ from .options import Options
 from .processes import batch_sharding
 
 CHECKPOINTS, METRICS = "checkpoints", "metrics.jsonl"
-_MEASURED = 128
-"""Number of recordings that scale the initial weights."""
 _SCORED = 512
 """Number of examples of a compiled call that scores."""
 _WORK = 1.6e10
@@ -45,16 +44,16 @@ def optimizer_of(lr: Real, updates: int) -> optax.GradientTransformation:
 
 def random_shift(x: jax.Array, pixels: int, key: jax.Array) -> jax.Array:
     """Move each image of ``(n, height, width, ...)`` by up to ``pixels`` in each direction."""
-    # Height and width move, channels do not.
-    channels = x.ndim - 3
-    margins = [(pixels, pixels)] * 2 + [(0, 0)] * channels
+    # Channels do not move.
+    margins = [(pixels, pixels)] * 2 + [(0, 0)] * (x.ndim - 3)
 
     def moved(image: jax.Array, offsets: jax.Array) -> jax.Array:
-        corner = (*offsets, *[0] * channels)
-        return jax.lax.dynamic_slice(jnp.pad(image, margins), corner, image.shape)
+        padded = jnp.pad(image, margins)
+        for axis, size in enumerate(image.shape[:2]):
+            padded = jax.lax.dynamic_slice_in_dim(padded, offsets[axis], size, axis)
+        return padded
 
-    offsets = jax.random.randint(key, (len(x), 2), 0, 2 * pixels + 1)
-    return jax.vmap(moved)(x, offsets)
+    return jax.vmap(moved)(x, jax.random.randint(key, (len(x), 2), 0, 2 * pixels + 1))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,38 +80,31 @@ class Scores:
         return float((self.answers == self.y).mean())
 
 
-def make_evaluator(
-    network: SpikingNetwork,
-) -> Callable[[Params, Sequences], Scores]:
-    """Return a function of parameters and :class:`spikegrad.data.Sequences` that scores them."""
+@partial(jax.jit, static_argnums=0)
+def _run(network, params, x, mask, key):
+    logits, spikes, _ = network(params, x, key, mask)
+    return logits, [layer.mean(0) for layer in spikes]
 
-    @jax.jit
-    def run(params, x, mask, key):
-        logits, spikes, _ = network(params, x, key, mask)
-        return logits, [layer.mean(0) for layer in spikes]
 
-    key = jax.random.key(0)
-
-    def score(params: Params, source: Sequences) -> Scores:
-        # Parts of one size if possible, because another size is another program.
-        count = len(source)
-        size = math.ceil(count / math.ceil(count / _SCORED))
-        parts = [
-            jax.device_get(run(params, x, mask, jax.random.fold_in(key, i)))
-            for i, (x, _, mask) in enumerate(source.batches(size))
-        ]
-        logits, means = jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
-        # Masked steps have no spikes, so a mean over all steps is too small.
-        padding = source.steps / source.lengths.mean()
-        rates = [layer.mean(0) * padding for layer in means]
-        return Scores(
-            logits,
-            source.y,
-            [float(layer.mean()) for layer in rates],
-            [float((layer == 0).mean()) for layer in rates],
-        )
-
-    return score
+def score(network: SpikingNetwork, params: Params, source: Sequences) -> Scores:
+    """Return the scores of a set of examples."""
+    # Parts of one size if possible, because another size is another program.
+    count, key = len(source), jax.random.key(0)
+    size = math.ceil(count / math.ceil(count / _SCORED))
+    parts = [
+        jax.device_get(_run(network, params, x, mask, jax.random.fold_in(key, i)))
+        for i, (x, _, mask) in enumerate(source.batches(size))
+    ]
+    logits, means = jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
+    # Masked steps have no spikes, so a mean over all steps is too small.
+    padding = source.steps / source.lengths.mean()
+    rates = [layer.mean(0) * padding for layer in means]
+    return Scores(
+        logits,
+        source.y,
+        [float(layer.mean()) for layer in rates],
+        [float((layer == 0).mean()) for layer in rates],
+    )
 
 
 def fit(
@@ -164,21 +156,17 @@ def fit(
     """
     updates = updates_of(data, options)
     optimizer = optimizer_of(options.lr, updates)
-    score = make_evaluator(network)
     # A value of each epoch.
     curves: defaultdict[str, list] = defaultdict(list)
-    last: training.Report | None = None
 
-    def append(now: training.Report) -> None:
-        test = np.asarray(score(now.state.trainable, data.test).accuracy)
-        for metric, value in (now.epoch_metrics | {"test": test}).items():
-            curves[metric].append(value.tolist())
+    def append(state: training.State, metrics: Record) -> None:
+        test = score(network, state.trainable, data.test).accuracy
+        for name, value in {**metrics, "test": test}.items():
+            curves[name].append(np.asarray(value).tolist())
 
     def course(now: training.Report) -> bool:
-        nonlocal last
-        last = now
         if now.epoch_ended:
-            append(now)
+            append(now.state, now.epoch_metrics)
         line = tables.training_line(now, network.name, options.epochs, curves["test"])
         show(line, now.step, now.total or now.step)
         return bool(stop())
@@ -217,9 +205,9 @@ def fit(
         text = f"the {network.name} network diverged: {error}. A smaller learning rate may help"
         raise training.DivergedError(text, error.state) from None
     # An interrupted epoch is the last point of the curves.
-    if last is not None and not last.epoch_ended:
-        append(last)
-    scores = score(state.trainable, data.test)
+    if state.batches:
+        append(state, {k: total / state.batches for k, total in state.sums.items()})
+    scores = score(network, state.trainable, data.test)
     return state.trainable, {
         "test": scores.accuracy,
         "accuracy": curves["accuracy"][-1],
@@ -237,7 +225,7 @@ def starts(network: SpikingNetwork, train: Sequences) -> Callable[[jax.Array], P
     """Return a function that draws initial parameters, scaled by a sample of recordings."""
     if network.encoding != NO_ENCODING:
         return network.init
-    x, _, mask = jax.tree.map(jnp.asarray, sample(train, _MEASURED).as_batch())
+    x, _, mask = jax.tree.map(jnp.asarray, sample(train).as_batch())
     return jax.jit(lambda key: network.init(key, x, mask))
 
 
