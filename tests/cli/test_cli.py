@@ -106,7 +106,7 @@ def test_a_saved_run_gives_the_same_answers(run, tmp_path, capsys):
     assert capsys.readouterr() == (printed, "")
     row = next(line for line in printed.splitlines() if re.match(r"3 ", line))
     count = int((examples.test.y == 3).sum())
-    assert row.split()[1:4] == [str(count), f"{100 * (1 - wrong.sum() / count):.1f}", "%"]
+    assert row.split()[1:3] == [str(count), f"{1 - wrong.sum() / count:.1%}"]
 
 
 def test_synaptic_operations_per_example(run, capsys):
@@ -313,20 +313,23 @@ WRONG = {
     "no folder": (["train", "--data", "nmnist:none"], "none: no such file or folder"),
     "encoding of recordings": (
         ["train", "--data", "randman", "--encoding", "rate"],
-        "'--encoding': --data randman does not support it. Remove --encoding, or change --data",
+        "--data randman does not support it. Remove --encoding",
     ),
-    "shift of recordings": (["train", "--data", "events.npz", "--shift", "1"], "'--shift': --data events.npz does not"),
-    "noise on images": (["train", "--input-noise", "0.1"], "'--input-noise': --data mnist5k does not support it"),
+    "shift of recordings": (
+        ["train", "--data", "events.npz", "--shift", "1"],
+        "--data events.npz does not support it. Remove --shift",
+    ),
+    "noise on images": (["train", "--input-noise", "0.1"], "--data mnist5k does not support it. Remove --input-noise"),
     "bins without events": (["train", "--data", "sequences.npz", "--bin", "2"], "--data sequences.npz does not"),
     "steps of recordings": (["train", "--data", "sequences.npz", "--steps", "2"], "--data sequences.npz does not"),
     "taus": (["train", "--taus", "9,slow"], "'--taus': '9,slow': pass numbers above 0, such as 20 or 20,10, in steps"),
-    "too many taus": (["train", "--taus", "1,2,3"], "'--taus': taus must have 1 or 2 values for the cell lif, got 3"),
+    "too many taus": (["train", "--taus", "1,2,3"], "taus must have 1 or 2 values for the cell lif, got 3"),
     "one class": (["train", "--data", "events.npz"], "events.npz: y must hold at least two classes"),
     "no sequences": (["train", "--data", "sequences.npz"], "x must hold numbers of shape (n, steps, channels...)"),
     "no file": (["train", "--data", "none.npz"], "none.npz: no such file"),
     "output is a file": (["train", "--data", "digits", "--output", "table.npz"], "File exists: 'table.npz'"),
     "output in use": (["train", "--data", "digits", "--output", "used"], "File exists: 'used'"),
-    "resume with an option": (["train", "--resume", "used", "--lr", "1"], "options of the original run; remove --lr"),
+    "resume with an option": (["train", "--resume", "used", "--lr", "1"], "options of the original run. Remove --lr"),
     "no name": (["plot", "-o", "a.png"], "Missing argument 'NAME...'"),
     "no output": (["plot", "sigmoid"], "Missing option '--output'"),
     "plot format": (["plot", "sigmoid", "-o", "a.docx"], "a.docx must end in .png or .svg or .pdf"),

@@ -145,7 +145,7 @@ def cells(text, first):
 
 def with_interval(share, n):
     low, high = stats.binomtest(round(share * n), n).proportion_ci(method="wilson")
-    return f"{100 * share:.1f} % ({100 * low:.1f}-{100 * high:.1f})"
+    return f"{share:.1%} ({100 * low:.1f}-{100 * high:.1f})"
 
 
 @pytest.mark.parametrize(("right", "n"), [(0, 36), (36, 36), (35, 36), (500, 1000), (1, 1)])
@@ -260,12 +260,12 @@ def test_printed_tables_have_the_results(run):
         seconds = run.record["results"][name]["seconds"]
         parameters = sum(n * m + m for n, m in ((5, 4), (4, 3), (3, 3)))
         assert cells(run.out, name) == [
-            with_interval(test, 18), f"{100 * training:.1f} %", "3", f"{seconds:.1f} s",
+            with_interval(test, 18), f"{training:.1%}", "3", f"{seconds:.1f} s",
         ]  # fmt: skip
         assert f"{parameters} parameters" in re.sub(r"\s+", " ", run.out)
     _, _, rates, silent = scores("spiking", run.layers, run.x_test, run.data.test.y)
     for i, (rate, never) in enumerate(zip(rates, silent, strict=True)):
-        assert cells(run.out, str(i + 1)) == [str(OPTIONS["hidden"][i]), f"{rate:.3f}", f"{100 * never:.1f} %"]
+        assert cells(run.out, str(i + 1)) == [str(OPTIONS["hidden"][i]), f"{rate:.3f}", f"{never:.1%}"]
     assert "72 training examples, 18 test examples" in re.sub(r"\s+", " ", run.out)
 
 
@@ -284,11 +284,11 @@ def test_figure_shows_the_results(run):
             np.testing.assert_allclose(line.get_ydata(), values)
     readout, spikes = forward(run.layers, run.x_test[9:10])  # the example in the middle
     panels = {panel.get_title(loc="left"): panel for panel in drawn.axes}
-    for k, (start, layer) in enumerate(zip(("test example 9: layer 1", "layer 2"), spikes, strict=True)):
+    for k, (start, layer) in enumerate(zip(("layer 1", "layer 2"), spikes, strict=True)):
         (panel,) = [panel for title, panel in panels.items() if title.startswith(start)]
         found = sorted(tuple(ends.mean(0).round(6)) for ends in panel.collections[0].get_segments())
         assert found == sorted(zip(*np.nonzero(layer[:, 0]), strict=True)), k
-    lines = panels[f"readout, label {run.data.test.y[9]}"].get_lines()
+    lines = panels[f"readout, test example 9 with label {run.data.test.y[9]}"].get_lines()
     np.testing.assert_allclose([line.get_ydata() for line in lines], readout[:, 0].T, rtol=1e-4, atol=1e-5)
     assert f"{scores('spiking', run.layers, run.x_test, run.data.test.y)[1]:.1%}" in drawn.get_suptitle()
 
@@ -367,7 +367,7 @@ def test_sweep_chooses_by_validation_and_reports_the_held_out_examples(source, t
         lr = row["setting"]["lr"]
         for i, name in enumerate(("validation", "test")):
             assert row[name] == pytest.approx([means[lr][i], spreads[lr][i]])
-    shown = [f"{100 * m:.1f} ± {100 * s:.1f} %" for m, s in zip(means[best], spreads[best], strict=True)]
+    shown = [f"{100 * m:.1f} ± {s:.1%}" for m, s in zip(means[best], spreads[best], strict=True)]
     chosen = out.partition("chosen by validation")[2]
     assert cells(chosen, "sigmoid")[:3] == [f"{best:g}", *shown]
     guessed = means[best][0] < 3 ** (-2 / 3)

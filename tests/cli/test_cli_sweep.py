@@ -77,7 +77,7 @@ def test_the_command_goes_on_after_a_kill(swept, tmp_path, capsys):
     out = capsys.readouterr().out
     assert "best by validation" in out
     for arguments, message in (
-        (["--resume", str(folder), "--epochs", "3"], "remove --epochs"),
+        (["--resume", str(folder), "--epochs", "3"], "Remove --epochs"),
         (["--resume", str(tmp_path)], "sweep.json"),
         ([*QUICK, "-o", str(folder)], "File exists"),
     ):
@@ -117,8 +117,8 @@ RECORD = {"options": {"data": "mine"}, "data": {"test": 9, "test_from": "the tes
 @pytest.mark.parametrize(
     ("validation", "line"),
     [
-        (0.5, "best by validation: surrogate arctan, with 40.0 % of the test set, runs: 1"),
-        (0.1, "no setting learned: the highest validation accuracy, 10.0 %, is close to guessing one of 10 classes"),
+        (0.5, "best by validation: surrogate arctan, with 40.0% of the test set, runs: 1"),
+        (0.1, "no setting learned: the highest validation accuracy, 10.0%, is close to guessing one of 10 classes"),
     ],
 )
 def test_guessing_is_not_called_best(validation, line):

@@ -171,10 +171,11 @@ def train(
             if record["baseline"] and not stop():
                 rectified = network.without_spikes()
                 _, results["ReLU"] = learn(rectified, rectified.init(key))
-        finally:  # a baseline that diverges costs no results
-            seconds = sum(result["seconds"] for result in results.values())
-            run.save_record(interrupted=bool(stop()), seconds=seconds)
-            _report(run, params, watch)
+        except DivergedError as error:  # a baseline that diverges costs no results
+            click.echo(error, err=True)
+        seconds = sum(result["seconds"] for result in results.values())
+        run.save_record(interrupted=bool(stop()), seconds=seconds)
+        _report(run, params, watch)
         if stop():
             return 128 + stop()
         run.save_record(finished=True)
@@ -196,7 +197,7 @@ def _report(run: runs.Run, params: Params, watch: diagnosis.Watch) -> None:
     reached = record["results"]["spiking"]["test"]
     if reached < tables.learnt(test.classes):
         flag = " --initial"
-        guess = f"{tables.percent(reached)} is {tables.guessing(test.classes)}"
+        guess = f"{reached:.1%} is close to guessing one of {test.classes} classes"
         for line in [guess, *(watch.issues(params) or [diagnosis.SOUND])]:
             tables.say(f"warning: {line}")
     title = (
@@ -225,10 +226,10 @@ def predict(run: Path, data: str | None, output: Path | None) -> None:
     x (m, ...). Values are scaled like the training data.
     """
     saved = runs.read(run)
-    network, params, source = saved.network, saved.params, data or saved.options.data
-    scored, labelled = sources.load_to_score(source, saved.options, saved.data)
+    network, params = saved.network, saved.params
+    scored, labelled = sources.load_to_score(data, saved.options, saved.data)
     scores = trainer.score(network, params, scored)
-    title = f"{source}: {len(scored):,} examples, {run}"
+    title = f"{scored.name}: {len(scored):,} examples, {run}"
     labels = scored.y if labelled else None
     tables.say(
         tables.by_class(scores.answers, labels, saved.data.classes, title),

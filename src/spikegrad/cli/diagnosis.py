@@ -13,7 +13,7 @@ import optax
 
 from .. import training
 from .._files import write_atomically
-from ..data import Sequences, Split
+from ..data import DataError, Sequences, Split
 from ..diagnosis import Diagnosis, diagnose
 from ..inspect import cost_report
 from ..losses import reduce_time
@@ -123,17 +123,17 @@ def command(
     first update over the weights. Then follow the issues, with fixes as code, and a verdict.
     """
     saved = runs.read(run)
-    network, params, source = saved.network, saved.params, data or saved.options.data
-    scored, labelled = sources.load_to_score(source, saved.options, saved.data)
+    network, params = saved.network, saved.params
+    scored, labelled = sources.load_to_score(data, saved.options, saved.data)
     if not labelled:
-        raise runs.RunError(f"{source} must have labels, because the loss needs them")
+        raise DataError(f"{scored.name} must have labels, because the loss needs them")
     if initial:
         start = trainer.starts(network, saved.options.load().train)
         params = start(jax.random.key(saved.options.seed))
     diagnosis = examine(network, params, scored, saved.options.lr, examples, train=True)
     weights = "at the start" if initial else "as trained"
     tables.say(
-        f"{run}, weights {weights}, {min(examples, len(scored))} examples of {source}",
+        f"{run}, weights {weights}, {min(examples, len(scored))} examples of {scored.name}",
         str(diagnosis),
     )
     if output is None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Sequence
 
 import jax
@@ -38,11 +37,10 @@ def run_figure(run: Run, params: Params, test: Sequences, title: str) -> Figure:
     _, spikes, potentials = jax.jit(network)(params, x, jax.random.key(0), mask)
     # An image is a single step, which is encoded over all steps of the network.
     steps = test.lengths[i] if test.masked else len(potentials)
-    names = [f"layer {k}" for k in range(1, len(spikes) + 1)]
-    names = [f"test example {i}: {names[0]}", *names[1:], f"readout, label {y}"]
+    names = [f"layer {k + 1}" for k in range(len(spikes))]
+    names.append(f"readout, test example {i} with label {y}")
     arrays = [np.asarray(layer)[:steps, 0] for layer in (*spikes, potentials)]
     draw_activity(middle.subplots(len(names), 1, sharex=True), names, arrays)
-    bottom.suptitle(repr(surrogate), fontsize=9)
     left, right = bottom.subplots(1, 2)
     draw(left, right, (surrogate,))
     return figure
@@ -101,10 +99,9 @@ def sweep_figure(rows: list[Summary], varying: list[str], title: str) -> Figure:
             panel.add_patch(Rectangle(corner, 1, 1, fill=False, ec="C3", lw=2.5))
     image = panel.imshow(grid, cmap="YlGn", aspect="auto")
     panel.set_xticks(range(len(columns)), map(tables.label, columns))
-    panel.set_yticks(range(len(lines)), [textwrap.fill(line, 28) for line in lines])
-    panel.tick_params(labelsize=8)
-    panel.set_xlabel(x.replace("_", "-"), fontsize=8)
-    figure.colorbar(image).set_label("mean validation accuracy, %", fontsize=8)
+    panel.set_yticks(range(len(lines)), lines)
+    panel.set_xlabel(x.replace("_", "-"))
+    figure.colorbar(image).set_label("mean validation accuracy, %")
     framed = (
         f"the highest validation accuracy, {tables.spread(*best.test)} of the test set"
     )

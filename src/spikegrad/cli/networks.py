@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from functools import partial
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +24,6 @@ from ..network import Layer, Network
 from ..neurons import LIF, AdaptiveLIF, Cell, LeakyReadout, SynapticLIF
 from ..training import partition
 
-Source = TypeVar("Source", bound=Sequences)
 Params: TypeAlias = tuple[Layer, ...]
 """The trainable part of the layers, from :func:`spikegrad.training.partition`."""
 
@@ -159,10 +157,7 @@ class SpikingNetwork:
         """
         x, y, mask = sample(source, most).as_batch()
         key = jax.random.key(0)
-        settings = {
-            "mask": None if mask is None else jnp.asarray(mask),
-            "key": jax.random.fold_in(key, 1),
-        }
+        settings = {"mask": mask, "key": jax.random.fold_in(key, 1)}
         layers = jax.tree.map(np.asarray, params)
         return Network(layers), self.inputs(jnp.asarray(x), key), settings, y
 
@@ -221,7 +216,7 @@ class SpikingNetwork:
     @property
     def count(self) -> int:
         """Number of parameters."""
-        return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(self.shapes))
+        return sum(leaf.size for leaf in jax.tree.leaves(self.shapes))
 
     def without_spikes(self) -> SpikingNetwork:
         """Return a non-spiking network with an equal number of weights.
@@ -241,12 +236,10 @@ class SpikingNetwork:
         )
 
 
-def sample(source: Source, most: int = SAMPLE) -> Source:
+def sample(source: Sequences, most: int = SAMPLE) -> Any:
     """Return up to ``most`` examples, evenly from the first to the last."""
     count = len(source)
-    return source.subset(
-        np.unique(np.linspace(0, count - 1, min(count, most)).astype(int))
-    )
+    return source.subset(np.linspace(0, count - 1, min(count, most)).astype(int))
 
 
 def with_surrogate(params: Params, surrogate: PyTree) -> Params:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
@@ -111,7 +111,9 @@ def options_of_class(cls: type) -> Callable[[Callable], Callable]:
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Everything that determines a run."""
+    """Everything that determines a run. Its record has the name ``file``."""
+
+    file = "run.json"
 
     data: str = option(
         "Training data, see spikegrad data.", default="mnist5k", metavar="DATA"
@@ -206,8 +208,7 @@ class Options:
         if len(self.taus) not in (0, count, count + 1):
             raise click.BadParameter(
                 f"taus must have {count} or {count + 1} values for the cell {self.cell}, "
-                f"got {len(self.taus)}",
-                param_hint="'--taus'",
+                f"got {len(self.taus)}"
             )
 
     def network(self, data: Split | SimpleNamespace) -> SpikingNetwork:
@@ -271,12 +272,8 @@ def options_of(
         "pool": form.bin_ms,
         "steps": form.steps,
     }
-    for parameter in passed(context):
-        if not supported.get(parameter.name or "", True):
-            raise click.BadParameter(
-                f"--data {data} does not support it. Remove {parameter.opts[0]}, or change --data",
-                param=parameter,
-            )
+    unsupported = [name for name in supported if not supported[name]]
+    refuse(context, unsupported, f"--data {data} does not support it")
     defaults = {
         "encoding": NO_ENCODING if timed else "current",
         "shift": form.shift,
@@ -293,14 +290,12 @@ def options_of(
     return kind(data, **values)
 
 
-def passed(context: click.Context) -> list[click.Parameter]:
-    """Return the options of the command line, without defaults."""
-    return [
-        parameter
-        for parameter in context.command.params
-        if context.get_parameter_source(parameter.name or "")
-        == ParameterSource.COMMANDLINE
-    ]
+def refuse(context: click.Context, names: Collection[str | None], why: str) -> None:
+    """Raise if the command line has one of these options."""
+    for parameter in context.command.params:
+        source = context.get_parameter_source(parameter.name or "")
+        if parameter.name in names and source == ParameterSource.COMMANDLINE:
+            raise click.UsageError(f"{why}. Remove {parameter.opts[0]}")
 
 
 def _set_quiet(context: click.Context, parameter: click.Parameter, quiet: bool) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import click
 import jax
 
-from ..data import Split
+from ..data import DataError, Split
 from ..integers import TARGETS, QuantizationReport, quantize, replay, save, to_c
 from ..training import partition
 from . import runs, tables, trainer
@@ -61,7 +61,7 @@ def convert(
     network, options, params = saved.network, saved.options, saved.params
     folder = output or run / f"{target}-{bits}"
     if folder.exists():
-        raise runs.RunError(f"{folder} already exists; pass another --output")
+        raise DataError(f"{folder} already exists; pass another --output")
     split = options.load()
 
     def accuracy(params: Any) -> str:
@@ -97,7 +97,7 @@ def converted(
 ) -> tuple[Any, QuantizationReport]:
     """Return the parameters as integers, and the report. Raise for what the target lacks."""
     if network.encoding == "current":
-        raise runs.RunError(
+        raise DataError(
             "the network has real inputs; train it with --encoding rate or latency"
         )
     real, inputs, settings, _ = network.applied(params, split.train)
@@ -106,5 +106,5 @@ def converted(
             real, target, inputs, bits=bits, mask=settings["mask"]
         )
     except (TypeError, ValueError) as error:
-        raise runs.RunError(str(error)) from error
+        raise DataError(str(error)) from error
     return tuple(integers.layers.values()), report

@@ -28,14 +28,10 @@ from .._system import processors
 from ..data import DataError, Sequences, Split
 from . import tables
 from .networks import Params, SpikingNetwork
-from .options import Options, options_of, passed
+from .options import Options, options_of, refuse
 
 FORMAT = 6
-RECORD, PARAMETERS, FIGURE = "run.json", "parameters.npz", "figure.png"
-
-
-class RunError(DataError):
-    """A folder or a run cannot be used. The message names it."""
+PARAMETERS, FIGURE = "parameters.npz", "figure.png"
 
 
 def describe(split: Split) -> Record:
@@ -52,12 +48,11 @@ def describe(split: Split) -> Record:
 
 @dataclasses.dataclass
 class Run:
-    """The folder of a run or of a sweep with its record. ``name`` is the file of the record."""
+    """The folder of a run or of a sweep, with its record."""
 
     folder: Path
     options: Any
     record: Record
-    name: str = RECORD
 
     @property
     def data(self) -> SimpleNamespace:
@@ -87,14 +82,11 @@ class Run:
         """Add values to the record, and write it."""
         self.record |= values
         text = json.dumps(self.record, indent=1) + "\n"
-        self.save(self.name, lambda stream: stream.write(text.encode()))
+        self.save(self.options.file, lambda stream: stream.write(text.encode()))
 
     def save_parameters(self, params: Params) -> None:
         """Write ``parameters.npz``, with ``weight_0``, ``bias_0``, ... for the layers."""
-        arrays: Record = {
-            name: np.asarray(leaf) for name, leaf in _named(params).items()
-        }
-        self.save(PARAMETERS, lambda stream: np.savez(stream, **arrays))
+        self.save(PARAMETERS, lambda stream: np.savez(stream, **_named(params)))
 
     def save_figure(self, figure: Figure) -> None:
         """Write the figure."""
@@ -109,7 +101,6 @@ def begin(
     resume: Path | None,
     values: Record,
     *,
-    name: str = RECORD,
     check: Callable[[Options, Split], object] = lambda options, split: None,
     **more: Any,
 ) -> tuple[Run, Any]:
@@ -125,8 +116,6 @@ def begin(
         The new folder, and the folder to resume.
     values : dict
         The options of a new run.
-    name : str
-        The file of the record.
     check : callable
         Raises if a new run is impossible, before its folder is claimed.
     **more
@@ -138,23 +127,18 @@ def begin(
         options = options.adapted(split)
         check(options, split)
         record = _new_record(options, split) | more
-        run = Run(claim(output), options, record, name)
+        run = Run(claim(output), options, record)
         run.save_record()
         return run, split
     settings = {field.name for field in dataclasses.fields(kind)} | {"output", *more}
-    for parameter in passed(context):
-        if parameter.name in settings:
-            raise click.BadParameter(
-                f"--resume uses the options of the original run; remove {parameter.opts[0]}",
-                param_hint="'--resume'",
-            )
-    run = read(resume, name, kind)
+    refuse(context, settings, "--resume uses the options of the original run")
+    run = read(resume, kind)
     # Its checkpoints are removed, so it would start again and replace its results.
     if run.record.get("finished"):
-        raise RunError(f"{resume} is already finished. Start a new run")
+        raise DataError(f"{resume} is already finished. Start a new run")
     split = run.options.load()
     if SimpleNamespace(**describe(split)) != run.data:  # the bits would differ
-        raise RunError(
+        raise DataError(
             f"{run.options.data} has changed since {resume} was started; restore the original "
             "data to resume"
         )
@@ -192,19 +176,19 @@ def claim(output: Path | None) -> Path:
     return folder
 
 
-def read(folder: Path, name: str = RECORD, kind: type[Options] = Options) -> Run:
+def read(folder: Path, kind: type[Options] = Options) -> Run:
     """Read a saved run."""
-    path = folder / name
+    path = folder / kind.file
     record = json.loads(path.read_text(encoding="utf-8"))
     try:
         if record["format"] != FORMAT:
             raise TypeError(f"it has format {record['format']}, not {FORMAT}")
         options = as_object(kind, record["options"])
     except TypeError as error:  # also of a missing or an unknown option
-        raise RunError(
+        raise DataError(
             f"{path} is not a run of spikegrad {__version__}: {error}"
         ) from None
-    return Run(folder, options, record, name)
+    return Run(folder, options, record)
 
 
 def as_object(kind: type, values: Record) -> Any:

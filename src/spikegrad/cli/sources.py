@@ -134,13 +134,14 @@ def for_validation(split: Split, fraction: float, seed: int) -> Validated:
 
 
 def load_to_score(
-    source: str, options: Any, like: SimpleNamespace
+    data: str | None, options: Any, like: SimpleNamespace
 ) -> tuple[Sequences, bool]:
     """Read examples for a network that was trained with these options on data ``like`` these.
 
     Possible training examples are excluded: published training sets, and the training part of the
-    training data. The second value is True if the examples have labels.
+    training data, which is the default. The second value is True if the examples have labels.
     """
+    source = data or options.data
     form = form_of(source)
     if options.encoding != NO_ENCODING:
         test, labelled = datasets.images_to_score(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import operator
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
@@ -36,16 +37,16 @@ from .options import (
 from .sources import Validated, for_validation
 from .tables import Summary, best
 
-RECORD, RESULTS = "sweep.json", "runs.jsonl"
+RESULTS = "runs.jsonl"
 AXES = ("surrogate", "peak", "half_width", "lr")
 """The options of a setting, which are also its names in results."""
 
 
 def summaries(results: Iterable[Record], settings: Iterable[Record]) -> list[Summary]:
     """Summarize the seeds of each setting, independent of the order of the results."""
-    groups = defaultdict(list)
+    groups, of_setting = defaultdict(list), operator.itemgetter(*AXES)
     for row in results:
-        groups[tuple(row[axis] for axis in AXES)].append(row)
+        groups[of_setting(row)].append(row)
 
     # The sums of ``statistics`` are exact, so they do not depend on the order.
     def moments(group: list[Record], name: str) -> tuple[float, float | None]:
@@ -63,7 +64,7 @@ def summaries(results: Iterable[Record], settings: Iterable[Record]) -> list[Sum
             fmean(np.mean(result.get("rates", 0.0)) for result in group),
         )
         for values in settings
-        if (group := groups[tuple(values[axis] for axis in AXES)])
+        if (group := groups[of_setting(values)])
     ]
 
 
@@ -81,6 +82,8 @@ RANGE = numbers(float, "0.1,0.3, or a range, such as 0.05:3.2:x2")
 @dataclasses.dataclass(frozen=True)
 class Grid(Options):
     """All combinations of values. Without peaks or half-widths, surrogates stay unchanged."""
+
+    file = "sweep.json"
 
     surrogate: tuple[str, ...] = option(  # type: ignore[assignment]
         "Surrogates, such as 'sigmoid,arctan(alpha=2)'.",
@@ -181,7 +184,7 @@ def sweep(
     train --help describes data, encodings and time constants.
     """
     # The best setting is chosen by the validation set, which is a part of the training set.
-    run, split = runs.begin(context, Grid, output, resume, values, name=RECORD)
+    run, split = runs.begin(context, Grid, output, resume, values)
     grid, results = run.options, []
     total = len(grid.settings) * grid.seeds
     with processes.deferred() as stop, tables.progress() as show:
@@ -197,7 +200,7 @@ def sweep(
             results.append(result)
             line = (
                 f"{len(results)}/{total}  {tables.setting_label(result, grid.varying)}  "
-                f"seed {result['seed']}  validation {tables.percent(result['validation'])}"
+                f"seed {result['seed']}  validation {result['validation']:.1%}"
             )
             line += "  diverged" * bool(result["diverged"])
             show(line, len(results), total)

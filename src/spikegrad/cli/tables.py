@@ -13,11 +13,10 @@ import numpy as np
 from matplotlib.figure import Figure
 from rich import box
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TimeRemainingColumn
 from rich.table import Table
 
 from .._files import Record, write_atomically
-from ..training import Report
 
 # Brackets of shapes and surrogates are text, not markup.
 OUT = Console(markup=False, highlight=False)
@@ -53,41 +52,29 @@ def note(text: str) -> None:
     NOTES.print(text, soft_wrap=True)
 
 
-def percent(fraction: float) -> str:
-    """Format a fraction."""
-    return f"{100 * fraction:.1f} %"
-
-
 def accuracy(share: float, n: int) -> str:
     """Format a fraction of n with its 95 % interval by Wilson, which also holds for 0 and 1."""
     z = 1.96**2 / n
     half = math.sqrt(z * (share * (1 - share) + z / 4))
     # abs, because rounding can make the lower end -0.0
     low, high = (abs(share + z / 2 + d) / (1 + z) for d in (-half, half))
-    return f"{percent(share)} ({100 * low:.1f}-{100 * high:.1f})"
+    return f"{share:.1%} ({100 * low:.1f}-{100 * high:.1f})"
 
 
 def spread(mean: float, std: float | None) -> str:
     """Format a mean with its standard deviation, if it is known."""
-    return percent(mean) if std is None else f"{100 * mean:.1f} ± {100 * std:.1f} %"
+    return f"{mean:.1%}" if std is None else f"{100 * mean:.1f} ± {std:.1%}"
 
 
 def label(value: object) -> str:
     """Format a value of a setting. Without a value, a surrogate stays unchanged."""
-    if value is None:
-        return "own"
-    return f"{value:g}" if isinstance(value, float) else f"{value}"
+    return "own" if value is None else str(value)
 
 
 def learnt(classes: int) -> float:
     """Return the least accuracy that counts as learning: 63 % for two classes, 22 % for ten."""
     # Above guessing, 1 / classes, by a factor that grows with the number of classes.
     return classes ** (-2 / 3)
-
-
-def guessing(classes: int) -> str:
-    """Describe an accuracy that does not count as learning."""
-    return f"close to guessing one of {classes} classes"
 
 
 @contextmanager
@@ -100,13 +87,9 @@ def progress() -> Iterator[Callable[[str, int, int], None]]:
         ``show(line, completed, total)``.
     """
     tenth = -1
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=16),
-        TimeRemainingColumn(),
-    )
     # A bar in a file would be a line for each of its states.
     is_bar = NOTES.is_terminal
+    columns = "{task.description}", BarColumn(bar_width=16), TimeRemainingColumn()
     with Progress(*columns, console=NOTES, disable=not is_bar) as bar:
         task = bar.add_task("compiling", total=None)
 
@@ -118,18 +101,6 @@ def progress() -> Iterator[Callable[[str, int, int], None]]:
                 note(line)
 
         yield show
-
-
-def training_line(now: Report, name: str, epochs: int, test: list[float]) -> str:
-    """Describe the course of a training. ``test`` has the accuracy after each epoch."""
-    mean = now.epoch_metrics
-    accuracies = f"train {percent(float(mean['accuracy']))}"
-    if test:
-        accuracies += f"  test {percent(test[-1])}"
-    return (
-        f"{name:7} {now.epoch:{len(str(epochs))}}/{epochs}  loss {mean['loss']:.3g}  "
-        f"{accuracies}  active {mean['rates'].mean():.2f}"
-    )
 
 
 def setting_label(setting: Record, axes: list[str]) -> str:
@@ -170,7 +141,7 @@ def results(record: Record, parameters: int) -> list[Table]:
         scores.add_row(
             name,
             accuracy(result["test"], n),
-            percent(result["accuracy"]),
+            f"{result['accuracy']:.1%}",
             f"{result['epochs']}" + f" of {options['epochs']}" * result["interrupted"],
             f"{result['seconds']:.1f} s",
         )
@@ -180,7 +151,7 @@ def results(record: Record, parameters: int) -> list[Table]:
     )
     for i, neurons in enumerate(options["hidden"]):
         rate, silent = (spiking[name][i] for name in ("rates", "silent"))
-        layers.add_row(f"{i + 1}", f"{neurons}", f"{rate:.3f}", percent(silent))
+        layers.add_row(f"{i + 1}", f"{neurons}", f"{rate:.3f}", f"{silent:.1%}")
     return [scores, layers]
 
 
@@ -229,8 +200,8 @@ def sweep(
 
     if (reached := chosen.validation[0]) < learnt(data["classes"]):
         line = (
-            f"no setting learned: the highest validation accuracy, {percent(reached)}, is "
-            f"{guessing(data['classes'])}"
+            f"no setting learned: the highest validation accuracy, {reached:.1%}, is close to "
+            f"guessing one of {data['classes']} classes"
         )
     else:
         line = (

@@ -167,7 +167,12 @@ def fit(
     def course(now: training.Report) -> bool:
         if now.epoch_ended:
             append(now.state, now.epoch_metrics)
-        line = tables.training_line(now, network.name, options.epochs, curves["test"])
+        mean = now.epoch_metrics
+        test = "".join(f"  test {last:.1%}" for last in curves["test"][-1:])
+        line = (
+            f"{network.name:8}{now.epoch}/{options.epochs}  loss {mean['loss']:.3g}  "
+            f"train {mean['accuracy']:.1%}{test}  active {mean['rates'].mean():.2f}"
+        )
         show(line, now.step, now.total or now.step)
         return bool(stop())
 
@@ -209,9 +214,7 @@ def fit(
         append(state, {k: total / state.batches for k, total in state.sums.items()})
     scores = score(network, state.trainable, data.test)
     return state.trainable, {
-        "test": scores.accuracy,
-        "accuracy": curves["accuracy"][-1],
-        "loss": curves["loss"][-1],
+        **{name: curves[name][-1] for name in ("test", "accuracy", "loss")},
         "rates": scores.rates,
         "silent": scores.silent,
         "epochs": len(curves["loss"]),
