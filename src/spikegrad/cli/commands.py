@@ -42,7 +42,7 @@ from .sweeping import sweep
 
 
 @click.group(
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110}
 )
 @click.version_option(__version__, prog_name="spikegrad")
 def command() -> None:
@@ -145,9 +145,13 @@ def train(
     options, record, network = run.options, run.record, run.network
     tables.note(f"{options.data}, {network.sizes} neurons, {run.folder}")
     key = jax.random.key(options.seed)
+    # Drawn here and not within the training, because a diagnosis compares with it.
     start = trainer.starts(network, split.train)(key)
     watch = diagnosis.Watch(network, start, split, options.lr)
+    # A signal only sets a number until the end of a compiled call, so no file is cut and the last
+    # state is saved.
     with processes.deferred() as stop:
+        # Each network has its checkpoints, so a resumed run passes through one that was finished.
         learn = partial(
             trainer.fit,
             data=split,
@@ -159,7 +163,9 @@ def train(
         try:
             params, result = learn(network, start, callbacks=[watch])
         except DivergedError as error:
+            # They are finite, and show what grew.
             run.save_parameters(error.state.trainable)
+            # Also with --quiet, as the reason of the error.
             for line in watch.issues(error.state.trainable):
                 click.echo(line, err=True)
             raise
@@ -177,12 +183,14 @@ def train(
         run.save_record(interrupted=bool(stop()), seconds=seconds)
         _report(run, params, watch)
         if stop():
+            # As a shell reports a process that ended by this signal.
             return 128 + stop()
         run.save_record(finished=True)
         # A finished run cannot be resumed, so its checkpoints are useless.
         if jax.process_index() == 0:
             shutil.rmtree(run.folder / trainer.CHECKPOINTS)
     if target:
+        # The run is saved, so Ctrl-C may end the conversion immediately.
         quantizing.convert(run.folder, target, bits, max(1, options.epochs // 3))
     return 0
 
@@ -196,13 +204,14 @@ def _report(run: runs.Run, params: Params, watch: diagnosis.Watch) -> None:
     tables.say(diagnosis.costs(network, params, test))
     reached = record["results"]["spiking"]["test"]
     if reached < tables.learnt(test.classes):
+        # Weights that have not learned have the issues of the start, or have hidden them.
         flag = " --initial"
         guess = f"{reached:.1%} is close to guessing one of {test.classes} classes"
         for line in [guess, *(watch.issues(params) or [diagnosis.SOUND])]:
             tables.say(f"warning: {line}")
     title = (
-        f"{options.data}, {reached:.1%} of {len(test):,} test examples right, seed {options.seed}"
-        + ", interrupted" * record["interrupted"]
+        f"{options.data}, {options.surrogate}, seed {options.seed}: {reached:.1%} of "
+        f"{len(test):,} test examples right" + ", interrupted" * record["interrupted"]
     )
     run.save_figure(figure.run_figure(run, params, test, title))
     tables.say(
@@ -210,8 +219,10 @@ def _report(run: runs.Run, params: Params, watch: diagnosis.Watch) -> None:
         f"For more checks, run spikegrad diagnose {run.folder}{flag}",
     )
     if record["interrupted"]:
-        resume = f"spikegrad train --resume {run.folder}"
-        tables.say(f"interrupted: results so far are saved. To continue, run {resume}")
+        tables.say(
+            "interrupted: results so far are saved. To continue, run spikegrad train --resume "
+            f"{run.folder}"
+        )
 
 
 @command.command()
@@ -230,6 +241,7 @@ def predict(run: Path, data: str | None, output: Path | None) -> None:
     scored, labelled = sources.load_to_score(data, saved.options, saved.data)
     scores = trainer.score(network, params, scored)
     title = f"{scored.name}: {len(scored):,} examples, {run}"
+    # The labels of a file without labels are all 0.
     labels = scored.y if labelled else None
     tables.say(
         tables.by_class(scores.answers, labels, saved.data.classes, title),

@@ -49,6 +49,7 @@ def examine(
     """Diagnose a network on some examples. With a learning rate, include the first update."""
     layers, inputs, settings, y = network.applied(params, source, most)
 
+    # The loss of the training, so the gradients are those of the run.
     def loss(potentials: jax.Array) -> jax.Array:
         logits = reduce_time(potentials, network.readout, settings["mask"])
         return trainer.cross_entropy(logits, jnp.asarray(y)).mean()
@@ -80,6 +81,7 @@ class Watch:
     def issues(self, params: Params) -> list[str]:
         """Return the issues of the initial parameters, or else of these."""
         tables.note("diagnosing")
+        # The cause of a silent network is easier to see before its weights have drifted.
         train = self.split.train
         start = examine(self.network, self.start, train, self.lr)
         if start.issues:
@@ -128,6 +130,7 @@ def command(
     if not labelled:
         raise DataError(f"{scored.name} must have labels, because the loss needs them")
     if initial:
+        # Not saved, but drawn again by the seed of the run.
         start = trainer.starts(network, saved.options.load().train)
         params = start(jax.random.key(saved.options.seed))
     diagnosis = examine(network, params, scored, saved.options.lr, examples, train=True)

@@ -32,6 +32,7 @@ def run_figure(run: Run, params: Params, test: Sequences, title: str) -> Figure:
         figure.subfigures(3, 1, height_ratios=(2.5, height, 2.5))
     )
     _draw_curves(top.subplots(1, 3), run.record["results"])
+    # Files often have the classes in order, so the middle is not always of the first class.
     i = len(test) // 2
     x, (y,), mask = test.subset([i]).as_batch()
     _, spikes, potentials = jax.jit(network)(params, x, jax.random.key(0), mask)
@@ -48,6 +49,7 @@ def run_figure(run: Run, params: Params, test: Sequences, title: str) -> Figure:
 
 def _draw_curves(panels: Sequence[Axes], results: Record) -> None:
     loss, accuracy, rate = panels
+    # The baseline is grey, as it is there for comparison.
     for (name, result), color in zip(results.items(), ("C0", "0.55"), strict=False):
         curves, epochs = result["curves"], np.arange(1, result["epochs"] + 1)
         test, training = (np.multiply(100, curves[key]) for key in ("test", "accuracy"))
@@ -57,13 +59,19 @@ def _draw_curves(panels: Sequence[Axes], results: Record) -> None:
     rates = np.asarray(results["spiking"]["curves"]["rates"])
     labels = [f"layer {k + 1}" for k in range(rates.shape[1])]
     rate.plot(np.arange(1, len(rates) + 1), rates, ".-", label=labels)
+    # A loss falls by factors.
     loss.set_yscale("log")
+    # As 0.2 and 0.5 instead of powers of ten.
+    loss.yaxis.set_major_formatter("{x:g}")
+    loss.yaxis.set_minor_formatter(lambda x, _: f"{x:g}" if f"{x:e}"[0] in "25" else "")
+    # Points at 100 % are not cut in half.
     accuracy.set_ylim(top=100.5)
     rate.set_ylim(bottom=0)
     tidy(loss, "loss", "epoch", "cross-entropy, nats")
     tidy(accuracy, "accuracy", "epoch", "%")
     tidy(rate, "firing rate", "epoch", "per neuron and step")
     for axes in panels:
+        # There is no half epoch.
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.legend(fontsize=7, frameon=False)
 
@@ -83,6 +91,7 @@ def sweep_figure(rows: list[Summary], varying: list[str], title: str) -> Figure:
         for row in rows
     ]
     best = tables.best(rows)
+    # In the order of the options, so that a number grows to the right.
     lines = list(dict.fromkeys(names))
     columns = list(dict.fromkeys(row.setting[x] for row in rows))
     size = max(4.8, 2.5 + 0.62 * len(columns)), 1.9 + 0.45 * len(lines)

@@ -133,10 +133,12 @@ class SpikingNetwork:
             backward=self.mode,
             key=jax.random.fold_in(key, 1),
         )
+        # The readout does not spike.
         *spikes, potentials = (layer.output for layer in activity.values())
         if isinstance(self.cell, Rectified):
             # Rates and silent units are counted as for spikes.
             spikes = [(out > 0).astype(out.dtype) for out in spikes]
+        # Padding takes no part in a mean, a maximum or a last value.
         return reduce_time(potentials, self.readout, mask), spikes, potentials
 
     def applied(
@@ -155,6 +157,7 @@ class SpikingNetwork:
         y : numpy.ndarray
             Labels.
         """
+        # One key for all reports, so that they describe the same spikes.
         x, y, mask = sample(source, most).as_batch()
         key = jax.random.key(0)
         settings = {"mask": mask, "key": jax.random.fold_in(key, 1)}
@@ -201,6 +204,7 @@ class SpikingNetwork:
             recurrent=self.recurrent and (x is not None or normal(0.25)),
             bias=True,
         )
+        # The arrays alone, because an optimizer cannot update the constants of a cell.
         return partition(tuple(start.layers.values()))[0]
 
     @property
@@ -244,6 +248,7 @@ def sample(source: Sequences, most: int = SAMPLE) -> Any:
 
 def with_surrogate(params: Params, surrogate: PyTree) -> Params:
     """Replace the surrogate of each hidden layer."""
+    # All hidden layers have the cell of the first.
     *hidden, readout = params
     cell = dataclasses.replace(hidden[0].cell, surrogate=surrogate)
     return (*(dataclasses.replace(layer, cell=cell) for layer in hidden), readout)

@@ -44,6 +44,7 @@ def numbers(kind: type, example: str) -> Callable[[str], tuple]:
     """Return a parser of numbers above 0 and of ranges, with commas."""
 
     def parse(text: str) -> tuple:
+        # All that fails has one message: no number, a factor of 1, a range that does not end.
         with suppress(ValueError, ArithmeticError):
             values = tuple(kind(x) for item in text.split(",") for x in _range(item))
             if values and all(0 < value < math.inf for value in values):
@@ -79,6 +80,7 @@ class Command(click.Command):
         self, ctx: click.Context, formatter: click.HelpFormatter
     ) -> None:
         """Write the sections in the order of their first options."""
+        # In the order of first use, because click adds its own options at the end.
         sections: dict[str, list[tuple[str, str]]] = {}
         section = "Options"
         for parameter in self.get_params(ctx):
@@ -101,6 +103,7 @@ def options_of_class(cls: type) -> Callable[[Callable], Callable]:
     """Add the options that a dataclass declares to a command."""
 
     def add(function: Callable) -> Callable:
+        # Decorators apply from the last, and the help has the order of the fields.
         for field in reversed(dataclasses.fields(cls)):
             name = f"--{field.name.replace('_', '-')}"
             function = click.option(name, **field.metadata["click"])(function)
@@ -149,6 +152,7 @@ class Options:
     )
     surrogate: str = option(
         "The slope, such as 'arctan(alpha=2)', see spikegrad list.",
+        # In full, so a record also has the parameters that a default sets.
         lambda text: repr(parse_surrogate(text)),
         default=repr(_LIF.surrogate),
         metavar="SPEC",
@@ -204,6 +208,7 @@ class Options:
 
     def __post_init__(self) -> None:
         """Check the number of time constants."""
+        # One for each decay of the cell, and maybe one more for the readout.
         count = len(CELLS[self.cell][1])
         if len(self.taus) not in (0, count, count + 1):
             raise click.BadParameter(
@@ -237,6 +242,7 @@ class Options:
     @property
     def binning(self) -> Binning:
         """The binning of events. Other data only uses its number of time steps."""
+        # Other data has no length of a step, and a binning needs one above 0.
         return Binning(self.steps, self.bin * 1000 or 1, pool=self.pool)
 
     def load(self) -> Split:
@@ -245,6 +251,7 @@ class Options:
 
     def adapted(self, data: Split) -> Self:
         """Adapt batch and steps to the data, which define the steps of recordings."""
+        # A run of few examples is a trial, and needs no options to start.
         return dataclasses.replace(
             self,
             batch=min(self.batch, len(data.train)),
@@ -293,6 +300,7 @@ def options_of(
 def refuse(context: click.Context, names: Collection[str | None], why: str) -> None:
     """Raise if the command line has one of these options."""
     for parameter in context.command.params:
+        # A default is no wish, even if it equals the value of the user.
         source = context.get_parameter_source(parameter.name or "")
         if parameter.name in names and source == ParameterSource.COMMANDLINE:
             raise click.UsageError(f"{why}. Remove {parameter.opts[0]}")

@@ -81,6 +81,7 @@ def deferred() -> Iterator[Callable[[], int]]:
 
     def handle(signum: int, _: FrameType | None) -> None:
         nonlocal number
+        # The first signal decides the exit code.
         number = number or signum
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -90,6 +91,7 @@ def deferred() -> Iterator[Callable[[], int]]:
         if handler != signal.SIG_IGN:
             signal.signal(signum, handle)
     try:
+        # All processes ask after the same call, so all stop after the same update.
         yield lambda: int(gathered(number).max())
     finally:
         for signum, handler in before.items():

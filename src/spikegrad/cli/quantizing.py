@@ -60,6 +60,7 @@ def convert(
     saved = runs.read(run)
     network, options, params = saved.network, saved.options, saved.params
     folder = output or run / f"{target}-{bits}"
+    # Before minutes of training, although mkdir would refuse it, too.
     if folder.exists():
         raise DataError(f"{folder} already exists; pass another --output")
     split = options.load()
@@ -96,6 +97,7 @@ def converted(
     network: SpikingNetwork, params: Any, split: Split, target: str, bits: int
 ) -> tuple[Any, QuantizationReport]:
     """Return the parameters as integers, and the report. Raise for what the target lacks."""
+    # A chip receives spikes or counts.
     if network.encoding == "current":
         raise DataError(
             "the network has real inputs; train it with --encoding rate or latency"
@@ -105,6 +107,7 @@ def converted(
         integers, report = quantize(
             real, target, inputs, bits=bits, mask=settings["mask"]
         )
+    # The message names the layer and the limit of the target.
     except (TypeError, ValueError) as error:
         raise DataError(str(error)) from error
     return tuple(integers.layers.values()), report

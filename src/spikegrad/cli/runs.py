@@ -69,6 +69,7 @@ class Run:
         """The saved parameters."""
         shapes = self.network.shapes
         with np.load(self.folder / PARAMETERS) as arrays:
+            # By name, because the order in a file is not that of a pytree.
             leaves = [jnp.asarray(arrays[name]) for name in _named(shapes)]
         return jax.tree.unflatten(jax.tree.structure(shapes), leaves)
 
@@ -124,10 +125,13 @@ def begin(
     if resume is None:
         options = options_of(context, kind, **values)
         split = options.load()
+        # A resumed run takes the adapted options from the record, whatever the defaults are then.
         options = options.adapted(split)
+        # Before the folder is claimed, so the corrected command can name it again.
         check(options, split)
         record = _new_record(options, split) | more
         run = Run(claim(output), options, record)
+        # A kill in the first epoch leaves a run that can be resumed.
         run.save_record()
         return run, split
     settings = {field.name for field in dataclasses.fields(kind)} | {"output", *more}
@@ -163,6 +167,7 @@ def _new_record(options: Options, split: Split) -> Record:
             "device": jax.devices()[0].device_kind,
             "devices": jax.device_count(),
             "processes": jax.process_count(),
+            # They change the last bits of a result.
             "xla_flags": os.environ.get("XLA_FLAGS", ""),
         },
     }

@@ -105,9 +105,11 @@ def _recordings(form: Form, source: str, seed: int, binning: Binning) -> Split:
     if test is None:
         test_from = form.test_from.format(seed)
         train, test = form.split(train, seed)
+    # Split first, because labels are known without binning.
     train, test = _sequences(train, binning), _sequences(test, binning)
     _warn_of_events_outside(train)
     mean = std = ()
+    # Spikes and counts keep their zeros, which real numbers do not have.
     if train.sequence(0).dtype.kind == "f":
         mean, std = moments(train)
         train, test = standardized(train, mean, std), standardized(test, mean, std)
@@ -143,6 +145,7 @@ def load_to_score(
     """
     source = data or options.data
     form = form_of(source)
+    # The network decides, because a .npz with x may have images or sequences.
     if options.encoding != NO_ENCODING:
         test, labelled = datasets.images_to_score(
             source, options.seed, like.low, like.high
@@ -162,11 +165,13 @@ def load_to_score(
         # Only files of the user may lack labels.
         labelled = not form.key or "y" in keys_of(Path(source))
     scored = _sequences(test, options.binning)
+    # A label that the network lacks would count as a mistake of it.
     if scored.shape != like.shape or scored.y.max() >= like.classes:
         raise DataError(
             f"{source}: the network was trained on channels of shape {like.shape} and "
             f"{like.classes} classes, got {scored.shape} and label {scored.y.max()}"
         )
+    # By the training set of the run, not by these examples.
     if like.mean:
         mean, std = (np.reshape(values, like.shape) for values in (like.mean, like.std))
         scored = standardized(scored, mean, std)

@@ -70,6 +70,7 @@ def summaries(results: Iterable[Record], settings: Iterable[Record]) -> list[Sum
 
 def parse_surrogates(text: str) -> tuple[str, ...]:
     """Parse surrogates, ``SPEC,...``. Their brackets may contain commas."""
+    # A comma within brackets separates parameters.
     specs = [spec.strip() for spec in re.split(r",(?![^(]*\))", text)]
     for spec in specs:
         parse_surrogate(spec)
@@ -131,10 +132,12 @@ class Grid(Options):
     @property
     def settings(self) -> list[Record]:
         """The settings for :func:`spikegrad.training.sweep`."""
+        # Equal values are one setting.
         axes = (dict.fromkeys(getattr(self, axis) or (None,)) for axis in AXES)
         settings: list[Record] = []
         for values in itertools.product(*axes):
             try:
+                # Peak and half-width, of which None changes nothing.
                 spike = rescaled(get(values[0] or ""), *values[1:3])
             except ValueError as error:  # a surrogate that cannot be rescaled
                 raise click.UsageError(str(error)) from None
@@ -189,6 +192,7 @@ def sweep(
     total = len(grid.settings) * grid.seeds
     with processes.deferred() as stop, tables.progress() as show:
         for result in trainings(
+            # Any surrogate, because that of the setting replaces it.
             dataclasses.replace(grid, surrogate=grid.surrogate[0]).network(split),
             split,
             grid,
@@ -216,10 +220,11 @@ def sweep(
         tables.say(*tables.sweep(rows, grid.varying, run.record, len(split.validation)))
         title = f"{grid.data}, epochs {grid.epochs}, seeds {grid.seeds}"
         run.save_figure(sweep_figure(rows, grid.varying, title))
+    # Also if nothing is finished yet.
     if len(results) < total:
-        command = f"spikegrad sweep --resume {run.folder}"
         tables.say(
-            f"interrupted: {len(results)} of {total} runs. To continue, run {command}"
+            f"interrupted: {len(results)} of {total} runs. To continue, run spikegrad sweep "
+            f"--resume {run.folder}"
         )
     tables.say(f"saved in {run.folder}")
     return 128 + stop() if stop() else 0
@@ -251,6 +256,7 @@ def trainings(
     start = trainer.starts(network, data.train)
 
     def loss(params, batch, key, setting):
+        # In the parameters, so numbers of a surrogate are arguments of one program.
         return loss_of_one(with_surrogate(params, setting["spike"]), batch, key)
 
     def score(params: Params, setting: Mapping) -> Record:

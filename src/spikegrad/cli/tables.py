@@ -96,6 +96,7 @@ def progress() -> Iterator[Callable[[str, int, int], None]]:
         def show(line: str, completed: int, total: int) -> None:
             nonlocal tenth
             bar.update(task, description=line, completed=completed, total=total)
+            # Few lines, as a log of a long run may have days.
             if not is_bar and completed * 10 // total > tenth:
                 tenth = completed * 10 // total
                 note(line)
@@ -165,6 +166,7 @@ def by_class(
     headings = "class", "examples", "right, 95 % interval", "answers", "mistaken for"
     lines = table(title, headings)
     for k, count in enumerate(counts):
+        # The answers to examples of this class, and without the right ones its mistakes.
         wrong = np.bincount(answers[y == k], minlength=classes)
         n, right = int(wrong.sum()), wrong[k]
         wrong[k] = 0
@@ -208,6 +210,7 @@ def sweep(
             f"best by validation: {setting_label(chosen.setting, axes)}, with "
             f"{spread(*chosen.test)} of the test set, runs: {chosen.n}"
         )
+    # Settings of one surrogate are neighbors.
     groups = itertools.groupby(rows, lambda row: row.setting["surrogate"])
     return [
         settings(f"{record['options']['data']}, all settings", rows, "validation"),

@@ -48,6 +48,7 @@ def random_shift(x: jax.Array, pixels: int, key: jax.Array) -> jax.Array:
     margins = [(pixels, pixels)] * 2 + [(0, 0)] * (x.ndim - 3)
 
     def moved(image: jax.Array, offsets: jax.Array) -> jax.Array:
+        # Zeros move in: the smallest value of an image.
         padded = jnp.pad(image, margins)
         for axis, size in enumerate(image.shape[:2]):
             padded = jax.lax.dynamic_slice_in_dim(padded, offsets[axis], size, axis)
@@ -154,6 +155,7 @@ def fit(
     DivergedError
         If the loss or a parameter is not finite. It has the last good state.
     """
+    # The schedule needs the end, so a resumed run has the number of its first start.
     updates = updates_of(data, options)
     optimizer = optimizer_of(options.lr, updates)
     # A value of each epoch.
@@ -180,18 +182,20 @@ def fit(
         # The rate of the last update: the schedule counts from 0, and ``step`` is the number of
         # updates made.
         rate = optax.cosine_decay_schedule(options.lr, updates)(now.step - 1)
+        # Scored by the callback before this one.
         test = {"test": curves["test"][-1]} if now.epoch_ended else {}
         return {"learning_rate": rate} | test
 
     state = training.State.create(params, optimizer, jax.random.key(options.seed))
+    # Integers are trained on without a folder.
     files = []
     if folder is not None:
         path = folder / CHECKPOINTS / network.name
         checkpoints = training.Checkpoints(path, minutes=minutes, extra=curves)
         state = checkpoints.restore(state)
-        labels = {"network": network.name}
-        path = folder / METRICS
-        metrics = training.JsonLines(path, of=labels, more=values, resume=True)
+        metrics = training.JsonLines(
+            folder / METRICS, of={"network": network.name}, more=values, resume=True
+        )
         # The curves have the epoch before a checkpoint saves them.
         files = [metrics, checkpoints]
     try:
@@ -228,6 +232,7 @@ def starts(network: SpikingNetwork, train: Sequences) -> Callable[[jax.Array], P
     """Return a function that draws initial parameters, scaled by a sample of recordings."""
     if network.encoding != NO_ENCODING:
         return network.init
+    # Images have a known scale, recordings are measured.
     x, _, mask = jax.tree.map(jnp.asarray, sample(train).as_batch())
     return jax.jit(lambda key: network.init(key, x, mask))
 
