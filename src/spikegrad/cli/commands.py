@@ -204,7 +204,7 @@ def _report(run: runs.Run, params: Params, watch: diagnosis.Watch) -> None:
     tables.say(diagnosis.costs(network, params, test))
     reached = record["results"]["spiking"]["test"]
     if reached < tables.learnt(test.classes):
-        # Weights that have not learned have the issues of the start, or have hidden them.
+        # The faults are most visible before the weights have drifted.
         flag = " --initial"
         guess = f"{reached:.1%} is close to guessing one of {test.classes} classes"
         for line in [guess, *(watch.issues(params) or [diagnosis.SOUND])]:

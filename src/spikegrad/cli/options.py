@@ -300,7 +300,7 @@ def options_of(
 def refuse(context: click.Context, names: Collection[str | None], why: str) -> None:
     """Raise if the command line has one of these options."""
     for parameter in context.command.params:
-        # A default is no wish, even if it equals the value of the user.
+        # Values of the command line alone, because a default is not a decision of the user.
         source = context.get_parameter_source(parameter.name or "")
         if parameter.name in names and source == ParameterSource.COMMANDLINE:
             raise click.UsageError(f"{why}. Remove {parameter.opts[0]}")

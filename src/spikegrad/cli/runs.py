@@ -125,7 +125,7 @@ def begin(
     if resume is None:
         options = options_of(context, kind, **values)
         split = options.load()
-        # A resumed run takes the adapted options from the record, whatever the defaults are then.
+        # Before they are recorded, because a resumed run takes its options from the record.
         options = options.adapted(split)
         # Before the folder is claimed, so the corrected command can name it again.
         check(options, split)
@@ -153,7 +153,6 @@ def _new_record(options: Options, split: Split) -> Record:
     packages = ("jax", "jaxlib", "numpy", "optax")
     return {
         "format": FORMAT,
-        # Options are adapted to the data already, because a resumed run takes them from here.
         "options": dataclasses.asdict(options),
         "data": describe(split),
         "versions": {

@@ -186,7 +186,6 @@ def sweep(
 
     train --help describes data, encodings and time constants.
     """
-    # The best setting is chosen by the validation set, which is a part of the training set.
     run, split = runs.begin(context, Grid, output, resume, values)
     grid, results = run.options, []
     total = len(grid.settings) * grid.seeds
