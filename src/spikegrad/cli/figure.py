@@ -109,7 +109,7 @@ def sweep_figure(rows: list[Summary], varying: list[str], title: str) -> Figure:
     image = panel.imshow(grid, cmap="YlGn", aspect="auto")
     panel.set_xticks(range(len(columns)), map(tables.label, columns))
     panel.set_yticks(range(len(lines)), lines)
-    panel.set_xlabel(x.replace("_", "-"))
+    panel.set_xlabel(x)
     figure.colorbar(image).set_label("mean validation accuracy, %")
     framed = (
         f"the highest validation accuracy, {tables.spread(*best.test)} of the test set"
