@@ -46,9 +46,7 @@ def regular_size(path: Path) -> int:
     return status.st_size
 
 
-def write_atomically(
-    path: Path, write: Callable[[BinaryIO], Any], *, new: bool = False
-) -> None:
+def write_atomically(path: Path, write: Callable[[BinaryIO], Any]) -> None:
     """Write a file atomically: a kill or a full disk leaves the complete old file or the complete
     new file.
 
@@ -58,13 +56,9 @@ def write_atomically(
         The file. Its folder must exist.
     write : callable
         Writes the contents to a binary stream.
-    new : bool, default False
-        If True, the file must not exist. If several processes write it, one succeeds.
 
     Raises
     ------
-    FileExistsError
-        If the file exists and ``new`` is true.
     OSError
         If it cannot be written. An old file stays, also if ``write`` raises an error. A device or a
         pipe stays, too.
@@ -79,7 +73,7 @@ def write_atomically(
             write(stream)
             stream.flush()
             os.fsync(stream.fileno())
-            (_rename_to_new if new else os.replace)(partial, path)
+            os.replace(partial, path)
     except BaseException:
         with contextlib.suppress(OSError):
             partial.unlink()
@@ -125,19 +119,6 @@ def _new_partial(path: Path) -> tuple[Path, BinaryIO]:
         if partial.exists():  # another process may remove it before it is locked
             return partial, stream
         stream.close()
-
-
-def _rename_to_new(partial: Path, path: Path) -> None:
-    """Rename without replacing a file: unlike a renaming, a link fails if the file exists."""
-    try:
-        os.link(partial, path)
-    except FileExistsError:
-        raise
-    except OSError:  # a file system without links: an empty file takes the name first
-        path.open("xb").close()
-        os.replace(partial, path)
-    else:
-        partial.unlink()
 
 
 def _sync_folder(folder: Path) -> None:

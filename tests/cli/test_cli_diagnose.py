@@ -42,7 +42,7 @@ def test_train_reports_issues_of_a_run_that_does_not_learn(tmp_path, capsys):
     assert "weights as trained, 40 examples of digits" in capsys.readouterr().out
     assert (tmp_path / "picture.png").read_bytes()[:4] == b"\x89PNG"
     assert main(["diagnose", str(tmp_path)]) == 2
-    assert "contains no run" in capsys.readouterr().err
+    assert "run.json" in capsys.readouterr().err
 
 
 @pytest.mark.every
@@ -81,7 +81,8 @@ def test_watch_reports_the_first_epoch_without_learning_once(capsys, monkeypatch
 
     def watched(*course, quiet=False):
         """The printed lines after updates of (epoch, epoch_ended, accuracy)."""
-        watch = diagnosis.Watch(None, "start", SimpleNamespace(train=None, classes=10), 0.1, quiet)
+        monkeypatch.setattr(tables.NOTES, "quiet", quiet)
+        watch = diagnosis.Watch(None, "start", SimpleNamespace(train=None, classes=10), 0.1)
         for epoch, ended, accuracy in course:
             state = SimpleNamespace(trainable=epoch)
             metrics = {"accuracy": np.float64(accuracy)}
@@ -126,5 +127,5 @@ def test_a_run_does_not_wait_for_trainings_of_the_diagnosis(monkeypatch):
 
     monkeypatch.setattr(diagnosis, "diagnose", diagnose)
     split = SimpleNamespace(train=given)
-    assert diagnosis.Watch(network, params, split, 0.1, True).issues(params) == []
+    assert diagnosis.Watch(network, params, split, 0.1).issues(params) == []
     assert told == [(True, False), (False, False)]

@@ -47,17 +47,19 @@ def test_a_sweep_is_written_in_full(swept):
 
 
 def test_a_run_of_the_command_is_that_of_train_alone(swept):
-    data, validation = sources.for_validation(load("digits", 5), 0.1, 5)
+    data = sources.for_validation(load("digits", 5), 0.1, 5)
     setting = {"surrogate": "arctan", "half_width": 0.4, "lr": 0.02, "seed": 6}
     found = next(r for r in lines(swept) if setting.items() <= r.items())  # they stand as they ended
     network = SpikingNetwork((64, 16, 10), LIF(surrogate=rescaled(Arctan(), half_width=0.4)), 4, "current", high=16.0)
     params = network.init(jax.random.key(6))
-    alone = trainer.fit(network, params, data, options(encoding="current", epochs=2, batch=128, lr=0.02, seed=6))
-    assert found["loss"] == pytest.approx(alone.curves["loss"][-1], rel=1e-4)
-    assert found["accuracy"] == pytest.approx(alone.curves["accuracy"][-1], abs=2 / 1300)
-    assert found["test"] == pytest.approx(alone.scores.accuracy(data.test.y), abs=2 / 359)
-    scores = trainer.make_evaluator(network)(alone.params, validation.test)
-    assert found["validation"] == pytest.approx(scores.accuracy(validation.test.y), abs=2 / 143)
+    params, alone = trainer.fit(
+        network, params, data, options(encoding="current", epochs=2, batch=128, lr=0.02, seed=6)
+    )
+    assert found["loss"] == pytest.approx(alone["loss"], rel=1e-4)
+    assert found["accuracy"] == pytest.approx(alone["accuracy"], abs=2 / 1300)
+    assert found["test"] == pytest.approx(alone["test"], abs=2 / 359)
+    scores = trainer.score(network, params, data.validation)
+    assert found["validation"] == pytest.approx(scores.accuracy, abs=2 / 143)
 
 
 def test_the_command_goes_on_after_a_kill(swept, tmp_path, capsys):
@@ -75,9 +77,9 @@ def test_the_command_goes_on_after_a_kill(swept, tmp_path, capsys):
     out = capsys.readouterr().out
     assert "best by validation" in out
     for arguments, message in (
-        (["--resume", str(folder), "--epochs", "3"], "remove --epochs"),
-        (["--resume", str(tmp_path)], "sweep.json is missing"),
-        ([*QUICK, "-o", str(folder)], "is not empty"),
+        (["--resume", str(folder), "--epochs", "3"], "Remove --epochs"),
+        (["--resume", str(tmp_path)], "sweep.json"),
+        ([*QUICK, "-o", str(folder)], "File exists"),
     ):
         assert main(["sweep", *arguments]) == 2
         assert message in capsys.readouterr().err
@@ -115,8 +117,8 @@ RECORD = {"options": {"data": "mine"}, "data": {"test": 9, "test_from": "the tes
 @pytest.mark.parametrize(
     ("validation", "line"),
     [
-        (0.5, "best by validation: surrogate arctan, with 40.0 % of the test set, one run"),
-        (0.1, "no setting learned: the highest validation accuracy, 10.0 %, is close to guessing one of 10 classes"),
+        (0.5, "best by validation: surrogate arctan, with 40.0% of the test set, runs: 1"),
+        (0.1, "no setting learned: the highest validation accuracy, 10.0%, is close to guessing one of 10 classes"),
     ],
 )
 def test_guessing_is_not_called_best(validation, line):
@@ -143,7 +145,7 @@ def test_heat_map_shows_each_mean_and_frames_the_best(at):
     accuracies[at] = 0.9
     pairs = [(spec, lr) for spec in specs for lr in lrs]
     rows = summaries([{**result(spec, 0, v, 0.5), "lr": lr} for (spec, lr), v in zip(pairs, accuracies, strict=True)])
-    panel = sweep_figure(rows, sweeping.best(rows), "mine").axes[0]
+    panel = sweep_figure(rows, ["surrogate", "lr"], "mine").axes[0]
     (image,), (frame,) = panel.get_images(), panel.patches
     np.testing.assert_allclose(image.get_array(), 100 * accuracies.reshape(2, 3))
     assert np.add(frame.get_xy(), 0.5).tolist() == [at % 3, at // 3]
@@ -160,16 +162,15 @@ def test_examples_to_choose_by_are_neither_trained_on_nor_held_out():
     y = data.train.y
     numbered = Sequences("numbered", np.arange(len(y))[:, None, None], y)
     data = dataclasses.replace(data, train=numbered)
-    rest, validation = sources.for_validation(data, 0.1, 3)
-    trained_on, chosen_by = (part.padded().ravel().astype(int) for part in (rest.train, validation.test))
+    rest = sources.for_validation(data, 0.1, 3)
+    trained_on, chosen_by = (part.padded().ravel().astype(int) for part in (rest.train, rest.validation))
     assert sorted([*trained_on, *chosen_by]) == list(range(len(y)))
     assert rest.test is data.test
-    assert validation.train is rest.train
-    assert np.array_equal(y[chosen_by], validation.test.y)
+    assert np.array_equal(y[chosen_by], rest.validation.y)
     assert np.array_equal(y[trained_on], rest.train.y)
-    share = np.bincount(validation.test.y) / np.bincount(y)
+    share = np.bincount(rest.validation.y) / np.bincount(y)
     assert abs(share - 0.1).max() < 0.005
-    assert not np.array_equal(chosen_by, sources.for_validation(data, 0.1, 4)[1].test.padded().ravel())
+    assert not np.array_equal(chosen_by, sources.for_validation(data, 0.1, 4).validation.padded().ravel())
     with pytest.raises(DataError, match="too few examples"):
         sources.for_validation(data, 0.001, 0)
 

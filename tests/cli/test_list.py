@@ -27,7 +27,7 @@ def listed():
 def test_list_has_every_surrogate_with_its_parameters(listed):
     assert list(listed) == names()
     assert all(get(first) == get(name) for name, (first, _, _) in listed.items())
-    assert listed["relu_grad"][:2] == ("relu_grad(alpha=0.3, width=1)", "max(0, α(w − |x|))")
+    assert listed["relu_grad"][:2] == ("relu_grad(alpha=0.3, width=1.0)", "max(0, α(w − |x|))")
     assert all(len(formula) > 4 for _, formula, _ in listed.values())
 
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import re
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +12,7 @@ from cli_helpers import images, options
 from spikegrad import LIF
 from spikegrad.cli import trainer
 from spikegrad.cli.networks import SpikingNetwork
-from spikegrad.cli.trainer import fit, make_evaluator, random_shift
+from spikegrad.cli.trainer import fit, random_shift
 from spikegrad.data import latency_encoding, load, rate_encoding
 from spikegrad.training import DivergedError
 
@@ -56,7 +55,7 @@ def test_noise_is_normal_and_new_for_each_key():
             return x[0], [x], x
 
     x = RNG.normal(size=(20, 64, 9)).astype(np.float32)
-    loss = trainer._loss(Network(), options(input_noise=0.25))
+    loss = trainer.loss_of(Network(), options(input_noise=0.25))
     for key in (0, 1, 0):
         loss({}, (x, np.zeros(64, int), None), jax.random.key(key))
     (first, encoding), (second, other), (again, _) = seen
@@ -79,7 +78,7 @@ def test_scores_do_not_depend_on_how_examples_are_batched():
         dataclasses.replace(layer, bias=jnp.linspace(-0.5, 0.3, len(layer.bias)))
         for layer in parameters_of(network, 1.4)
     )
-    scores = make_evaluator(network)(params, images(x))
+    scores = trainer.score(network, params, images(x))
     logits, spikes, _ = jax.jit(lambda params, x: network(params, x, jax.random.key(0)))(params, x[None])
     np.testing.assert_allclose(scores.logits, logits, rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(scores.rates, [s.mean() for s in spikes], rtol=1e-3)
@@ -97,7 +96,7 @@ def small(data, shift=0, seed=0, **changes):
 
 
 def leaves(result):
-    return [np.asarray(leaf) for leaf in jax.tree.leaves(result.params)]
+    return [np.asarray(leaf) for leaf in jax.tree.leaves(result[0])]
 
 
 def same(first, second):
@@ -116,10 +115,11 @@ def learnt(digits):
 
 
 def test_training_learns_and_the_seed_decides(digits, learnt):
-    assert learnt.curves["loss"] == sorted(learnt.curves["loss"], reverse=True)
-    assert learnt.curves["test"][-1] == learnt.scores.accuracy(digits.test.y) > 0.6
-    assert not learnt.interrupted
-    assert learnt.failure == ""
+    params, results = learnt
+    assert results["curves"]["loss"] == sorted(results["curves"]["loss"], reverse=True)
+    assert results["curves"]["test"][-1] == results["test"] > 0.6
+    assert results["test"] == trainer.score(NETWORK, params, digits.test).accuracy
+    assert not results["interrupted"]
     assert not same(learnt, small(digits, shift=1, seed=1))
 
 
@@ -129,7 +129,7 @@ def test_held_out_examples_have_no_part_in_training(digits, learnt):
     spoilt = dataclasses.replace(digits, test=test)
     other = small(spoilt, shift=1)
     assert same(learnt, other)
-    assert other.curves["test"] != learnt.curves["test"]
+    assert other[1]["curves"]["test"] != learnt[1]["curves"]["test"]
 
 
 def test_stopping_keeps_what_was_learnt_and_a_resumed_run_gives_the_same_bits(digits, learnt, tmp_path, monkeypatch):
@@ -137,23 +137,24 @@ def test_stopping_keeps_what_was_learnt_and_a_resumed_run_gives_the_same_bits(di
     whole = small(digits, shift=1)
     seen = []
     options = {"shift": 1, "folder": tmp_path, "minutes": 0.0}
-    first = small(digits, callbacks=[seen.append], stop=lambda: len(seen) == 4, **options)
-    assert first.interrupted
+    first, stopped = small(digits, callbacks=[seen.append], stop=lambda: len(seen) == 4, **options)
+    assert stopped["interrupted"]
     assert [now.step for now in seen] == [1, 2, 3, 4, 5]
-    assert len(first.curves["test"]) == 1
+    assert len(stopped["curves"]["test"]) == stopped["epochs"] == 1
     start = NETWORK.init(jax.random.key(0))
-    assert not np.array_equal(first.params[0].weight, start[0].weight)
-    assert np.array_equal(first.scores.logits, make_evaluator(NETWORK)(first.params, digits.test).logits)
+    assert not np.array_equal(first[0].weight, start[0].weight)
+    assert stopped["rates"] == trainer.score(NETWORK, first, digits.test).rates
     rest = small(digits, callbacks=[seen.append], **options)
     assert seen[5].step == 6
     assert same(whole, rest)
-    assert rest.curves == whole.curves
+    curves = whole[1]["curves"]
+    assert rest[1]["curves"] == curves
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == list(range(1, 67))
     assert {"network", "step", "epoch", "seconds", "loss", "accuracy", "rates", "learning_rate"} <= set(lines[0])
-    assert [line["test"] for line in lines if line.get("epoch_ended")] == whole.curves["test"]
+    assert [line["test"] for line in lines if line.get("epoch_ended")] == curves["test"]
     assert lines[33]["learning_rate"] == pytest.approx(2e-2 * (1 + np.cos(np.pi * 33 / 66)) / 2)
-    assert small(digits, callbacks=[seen.append], **options).curves == whole.curves  # of a finished one nothing is left
+    assert small(digits, callbacks=[seen.append], **options)[1]["curves"] == curves  # of a finished one nothing is left
     assert len(seen) == 66
 
 
@@ -171,9 +172,10 @@ def test_divergence_keeps_the_last_good_parameters(digits, monkeypatch):
     x = digits.train.x[:, 0].copy()
     x[200] = np.inf
     broken = dataclasses.replace(digits, train=images(x, digits.train.y))
-    result = small(broken, callbacks=[lambda now: good.append(now.step)])
-    assert re.match(r"the spiking network diverged: the loss is (nan|inf) at update \d+, in epoch 1. A", result.failure)
+    with pytest.raises(DivergedError, match=r"the loss is (nan|inf) at update \d+, in epoch 1\. A") as diverged:
+        small(broken, callbacks=[lambda now: good.append(now.step)])
     assert 0 < good[-1] < 22
-    assert not result.interrupted
-    assert all(np.isfinite(leaf).all() for leaf in leaves(result))
-    assert len(result.curves["loss"]) == len(result.curves["test"]) == 1
+    start = NETWORK.init(jax.random.key(0))
+    last = diverged.value.state.trainable
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(last))
+    assert not np.array_equal(last[0].weight, start[0].weight)

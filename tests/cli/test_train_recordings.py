@@ -106,7 +106,7 @@ def test_padding_changes_neither_loss_nor_gradient_nor_rates():
     network = network_of((4,), recurrent=True)
     params = network.init(jax.random.key(1))
     x, y = RNG.normal(size=(8, 9, 4)).astype(np.float32), np.arange(8) % CLASSES
-    loss = jax.value_and_grad(trainer._loss(network, options()), has_aux=True)
+    loss = jax.value_and_grad(trainer.loss_of(network, options()), has_aux=True)
     longer = np.concatenate([x, np.full((8, 6, 4), 7, np.float32)], 1)
     (value, metrics), gradient = jax.jit(loss)(params, batch_of(x, y), jax.random.key(0))
     (padded, same), other = jax.jit(loss)(params, batch_of(longer, y), jax.random.key(0))
@@ -114,8 +114,7 @@ def test_padding_changes_neither_loss_nor_gradient_nor_rates():
     np.testing.assert_allclose(same["rates"], metrics["rates"], rtol=1e-5)
     for a, b in zip(jax.tree.leaves(other), jax.tree.leaves(gradient), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
-    score = trainer.make_evaluator(network)
-    few, many = score(params, with_lengths(x, LENGTHS)), score(params, with_lengths(longer, LENGTHS))
+    few, many = (trainer.score(network, params, with_lengths(part, LENGTHS)) for part in (x, longer))
     np.testing.assert_allclose(many.logits, few.logits, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(few.rates, metrics["rates"], rtol=1e-5)
     np.testing.assert_allclose(many.rates, few.rates, rtol=1e-5)
@@ -155,9 +154,9 @@ def test_recordings_start_with_potentials_that_fluctuate_by_a_threshold(tmp_path
         traces.append(trace)
     squares = (np.array(traces).swapaxes(0, 1)[there] ** 2).sum(1).mean()
     assert np.sqrt((weight**2).mean() * squares) == pytest.approx(math.sqrt(0.9), rel=0.05)
-    rates = trainer.make_evaluator(network)(params, data.train).rates
+    rates = trainer.score(network, params, data.train).rates
     before = network.init(key)  # nearly silent
-    assert rates[0] > 0.005 > 10 * trainer.make_evaluator(network)(before, data.train).rates[0]
+    assert rates[0] > 0.005 > 10 * trainer.score(network, before, data.train).rates[0]
     of_images = dataclasses.replace(network, encoding="current")
     found, plain = trainer.starts(of_images, load("digits", 0).train)(key), of_images.init(key)
     assert all(np.array_equal(a, b) for a, b in zip(*map(jax.tree.leaves, (found, plain)), strict=True))
@@ -337,8 +336,9 @@ def test_data_larger_than_memory_is_read_by_batch(tmp_path, monkeypatch):
     network = given.network(whole)
     start = network.init(jax.random.key(0))
     fits = [trainer.fit(network, start, data, given) for data in (whole, parts)]
-    assert np.array_equal(fits[0].params[0].weight, fits[1].params[0].weight)
-    assert not np.array_equal(fits[0].params[0].weight, start[0].weight)
+    (first, _), (second, _) = fits
+    assert np.array_equal(first[0].weight, second[0].weight)
+    assert not np.array_equal(first[0].weight, start[0].weight)
 
 
 # Runs
@@ -383,7 +383,7 @@ def test_a_run_is_recorded_and_gone_on_with(trained):
         surrogate="arctan",
     )  # fmt: skip
     assert (record["options"]["input_noise"], record["options"]["encoding"]) == (0.1, "none")
-    assert runs.read_parameters(saved)[0].recurrent.shape == (8, 8)
+    assert saved.params[0].recurrent.shape == (8, 8)
     data = sources.load(mine, 0, Binning())
     assert (saved.data.mean, saved.data.std) == (data.mean, data.std)
     for result in record["results"].values():
@@ -391,7 +391,7 @@ def test_a_run_is_recorded_and_gone_on_with(trained):
         assert result["curves"]["loss"][-1] < 0.7 * result["curves"]["loss"][0]
     other = json.loads((folder / "stopped" / "run.json").read_text())
     assert not other["interrupted"]
-    whole, stopped = (runs.read_parameters(runs.read(folder / name)) for name in ("whole", "stopped"))
+    whole, stopped = (runs.read(folder / name).params for name in ("whole", "stopped"))
     assert all(jax.tree.leaves(jax.tree.map(np.array_equal, whole, stopped)))
     assert other["results"]["spiking"]["curves"] == record["results"]["spiking"]["curves"]
 
@@ -427,7 +427,7 @@ def test_recordings_are_scored(trained, tmp_path, capsys):
     saved = runs.read(folder / "whole")
     scaled = ((x - saved.data.mean) / saved.data.std).astype(np.float32)
     mask = mask_of(lengths, x.shape[1])
-    expected = saved.network(runs.read_parameters(saved), scaled.swapaxes(0, 1), jax.random.key(0), mask)[0]
+    expected = saved.network(saved.params, scaled.swapaxes(0, 1), jax.random.key(0), mask)[0]
     np.testing.assert_allclose(logits[0], expected, rtol=1e-4, atol=1e-4)
     capsys.readouterr()
     write_mine(tmp_path / "wide.npz", x=np.ones((40, 9, 5)))

@@ -86,19 +86,6 @@ def test_a_full_disk_leaves_the_old_file(path):
     assert names(path) == ["numbers.npz"]
 
 
-@pytest.mark.parametrize("links", [True, False])
-def test_a_new_file_takes_the_place_of_none(path, monkeypatch, links):
-    if not links:  # some file systems have none
-        monkeypatch.setattr(os, "link", lambda *args: (_ for _ in ()).throw(PermissionError))
-    with pytest.raises(FileExistsError):
-        write_atomically(path, lambda stream: stream.write(b"new"), new=True)
-    assert path.read_bytes() == OLD
-    path.unlink()
-    write_atomically(path, lambda stream: stream.write(b"new"), new=True)
-    assert path.read_bytes() == b"new"
-    assert names(path) == ["numbers.npz"]
-
-
 KILLED = """
 import os, runpy, sys
 from pathlib import Path
@@ -122,8 +109,7 @@ def test_a_kill_leaves_the_old_file(path):
     assert partial.endswith(".part")
 
 
-@pytest.mark.parametrize("new", [False, True])
-def test_contents_reach_the_disk_before_the_name(path, monkeypatch, new):
+def test_contents_reach_the_disk_before_the_name(path, monkeypatch):
     done = []
 
     def noted(name):
@@ -137,12 +123,10 @@ def test_contents_reach_the_disk_before_the_name(path, monkeypatch, new):
 
         monkeypatch.setattr(os, name, call)
 
-    for name in ("fsync", "replace", "link"):
+    for name in ("fsync", "replace"):
         noted(name)
-    if new:
-        path.unlink()
-    write_atomically(path, lambda stream: stream.write(b"new"), new=new)
-    assert done == [("fsync", 3), "link" if new else "replace", ("fsync", "folder")]
+    write_atomically(path, lambda stream: stream.write(b"new"))
+    assert done == [("fsync", 3), "replace", ("fsync", "folder")]
 
 
 def test_partial_files_of_killed_processes_are_removed(path):

@@ -20,20 +20,13 @@ def main(args: list[str] | None = None) -> int:
         SIGTERM.
     """
     try:
-        code = _run(args)
+        return _run(args)
     except ModuleNotFoundError as error:
-        package = (error.name or "").partition(".")[0]
-        if package in ("", __name__.partition(".")[0]):
-            raise
+        package = f"{error.name}".partition(".")[0]
         install = "pip install '.[train]' in a clone of spikegrad"
-        code = fail(
+        return fail(
             f"the command needs {package}, which is not installed: {install}", 2
         )
-    except KeyboardInterrupt:
-        code = fail("interrupted", 130)
-    if code and (processes := sys.modules.get(f"{__name__}.processes")):
-        processes.leave(code)
-    return code
 
 
 def _run(args: list[str] | None) -> int:
@@ -50,11 +43,18 @@ def _run(args: list[str] | None) -> int:
     except click.exceptions.NoArgsIsHelpError as error:
         print(error.format_message())
         return 2
-    except click.Abort:
-        raise KeyboardInterrupt from None
+    except click.Abort:  # of a KeyboardInterrupt
+        return fail("interrupted", 130)
     except click.ClickException as error:
         return fail(error.format_message(), error.exit_code)
-    except (DataError, CheckpointError) as error:
+    # A path that is wrong is a value of the user, and any other failure is one of the system.
+    except (
+        DataError,
+        CheckpointError,
+        FileExistsError,
+        FileNotFoundError,
+        NotADirectoryError,
+    ) as error:
         return fail(str(error), 2)
     except (DivergedError, jax.errors.JaxRuntimeError, OSError) as error:
         return fail(str(error).splitlines()[0], 1)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import shutil
-import time
 from functools import partial
-from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +14,6 @@ import numpy as np
 from .. import __version__, get, measure, names
 from .._consensus import from_first
 from .._files import write_atomically
-from ..data import Split
 from ..inspect.plot import plot as draw
 from ..training import DivergedError
 from . import (
@@ -29,36 +26,23 @@ from . import (
     tables,
     trainer,
 )
+from .networks import Params
 from .options import (
     Command,
     Options,
-    adapted,
     of_run,
-    options_of,
     options_of_class,
     output_file,
     output_option,
     parse_surrogate,
     quiet_option,
-    refuse_others,
     resume_option,
 )
 from .sweeping import sweep
 
 
-class Commands(click.Group):
-    """Commands in the order in which a user meets them."""
-
-    command_class = Command
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        """Return the names in their order."""
-        return [*self.commands]
-
-
 @click.group(
-    cls=Commands,
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110}
 )
 @click.version_option(__version__, prog_name="spikegrad")
 def command() -> None:
@@ -75,7 +59,7 @@ def command() -> None:
     """
 
 
-@command.command(context_settings={"show_default": True})
+@command.command(cls=Command, context_settings={"show_default": True})
 @options_of_class(Options)
 @click.option(
     "--baseline/--no-baseline",
@@ -108,7 +92,6 @@ def train(
     baseline: bool,
     target: str | None,
     bits: int,
-    quiet: bool,
     **values: Any,
 ) -> int:
     """Train a spiking network and save it.
@@ -147,111 +130,99 @@ def train(
       adaptive   membrane,adaptation
     One more value sets the readout, by default the membrane's.
     """
-    began = time.perf_counter()
-    if resume is not None:
-        refuse_others(
-            context,
-            *("resume", "checkpoint", "quiet", "target", "bits"),
-            *processes.NAMES,
-        )
-
-    def begin() -> tuple[runs.Run, Split]:
-        if resume is None:
-            options = options_of(context, **values)
-            split = options.load()
-            options = adapted(options, split)
-            if target:  # what the target lacks is reported before a folder is claimed
-                quantizing.check(options, split, target, bits)
-            return runs.start(output, options, split, baseline=baseline), split
-        run = runs.read(resume)
-        if run.record.get("finished"):
-            raise runs.RunError(f"{resume} is already finished. Start a new run")
-        split = run.options.load()
-        run.check_resumable(split)
-        return run, split
-
     # Only process 0 reads the data and claims the folder.
-    run, split = from_first(begin)
+    run, split = from_first(
+        lambda: runs.begin(
+            context,
+            Options,
+            output,
+            resume,
+            values,
+            check=partial(quantizing.check, target, bits),
+            baseline=baseline,
+        )
+    )
     options, record, network = run.options, run.record, run.network
-    tables.note(f"{options.data}, {network.sizes} neurons, {run.folder}", quiet)
+    tables.note(f"{options.data}, {network.sizes} neurons, {run.folder}")
     key = jax.random.key(options.seed)
+    # Drawn here and not within the training, because a diagnosis compares with it.
     start = trainer.starts(network, split.train)(key)
-    watch = diagnosis.Watch(network, start, split, options.lr, quiet)
+    watch = diagnosis.Watch(network, start, split, options.lr)
+    # A signal only sets a number until the end of a compiled call, so no file is cut and the last
+    # state is saved.
     with processes.deferred() as stop:
+        # Each network has its checkpoints, so a resumed run passes through one that was finished.
         learn = partial(
             trainer.fit,
             data=split,
             options=options,
-            quiet=quiet,
             stop=stop,
             folder=run.folder,
             minutes=checkpoint,
         )
         try:
-            spiking = learn(network, start, callbacks=[watch])
+            params, result = learn(network, start, callbacks=[watch])
         except DivergedError as error:
+            # They are finite, and show what grew.
+            run.save_parameters(error.state.trainable)
+            # Also with --quiet, as the reason of the error.
             for line in watch.issues(error.state.trainable):
-                tables.note(line)
+                click.echo(line, err=True)
             raise
-        results = {"spiking": spiking.summary()}
-        failure = spiking.failure
+        results = {"spiking": result}
         # Saved before the baseline, which may take as long.
-        record |= {"interrupted": spiking.interrupted, "results": results}
-        run.save_parameters(spiking.params)
-        run.save_record()
-        if not stop() and record["baseline"] and not failure:
-            rectified = network.without_spikes()
-            baseline_fit = learn(rectified, rectified.init(key))
-            results["ReLU"], failure = baseline_fit.summary(), baseline_fit.failure
-        record |= {
-            "interrupted": bool(stop()),
-            "finished": not stop() and not failure,
-            "seconds": sum(result["seconds"] for result in results.values()),
-        }
-        run.save_record()
+        run.save_parameters(params)
+        run.save_record(interrupted=result["interrupted"], results=results)
+        try:
+            if record["baseline"] and not stop():
+                rectified = network.without_spikes()
+                _, results["ReLU"] = learn(rectified, rectified.init(key))
+        except DivergedError as error:  # a baseline that diverges costs no results
+            click.echo(error, err=True)
+        seconds = sum(result["seconds"] for result in results.values())
+        run.save_record(interrupted=bool(stop()), seconds=seconds)
+        _report(run, params, watch)
+        if stop():
+            # As a shell reports a process that ended by this signal.
+            return 128 + stop()
+        run.save_record(finished=True)
         # A finished run cannot be resumed, so its checkpoints are useless.
-        if record["finished"] and jax.process_index() == 0:
+        if jax.process_index() == 0:
             shutil.rmtree(run.folder / trainer.CHECKPOINTS)
-    _report(run, spiking, watch)
-    tables.end(run.folder, began)
-    if stop():
-        return 128 + stop()
-    if failure:
-        raise click.ClickException(failure)
     if target:
-        epochs = max(1, options.epochs // 3)
-        quantizing.convert(run.folder, target, bits, epochs, None, quiet)
+        # The run is saved, so Ctrl-C may end the conversion immediately.
+        quantizing.convert(run.folder, target, bits, max(1, options.epochs // 3))
     return 0
 
 
-def _report(run: runs.Run, fit: trainer.Fit, watch: diagnosis.Watch) -> None:
+def _report(run: runs.Run, params: Params, watch: diagnosis.Watch) -> None:
     """Print the results of a run, and draw its figure."""
     options, record, network = run.options, run.record, run.network
-    test, quiet = watch.split.test, watch.quiet
+    test, flag = watch.split.test, ""
     tables.say(*tables.results(record, network.count))
-    tables.note("counting synaptic operations", quiet)
-    tables.say(diagnosis.costs(network, fit.params, test))
-    reached, flag = fit.scores.accuracy(test.y), ""
-    if reached < tables.learnt(test.classes) or fit.failure:
+    tables.note("counting synaptic operations")
+    tables.say(diagnosis.costs(network, params, test))
+    reached = record["results"]["spiking"]["test"]
+    if reached < tables.learnt(test.classes):
+        # The faults are most visible before the weights have drifted.
         flag = " --initial"
-        guess = f"{tables.percent(reached)} is {tables.guessing(test.classes)}"
-        for line in [guess, *(watch.issues(fit.params) or [diagnosis.SOUND])]:
+        guess = f"{reached:.1%} is close to guessing one of {test.classes} classes"
+        for line in [guess, *(watch.issues(params) or [diagnosis.SOUND])]:
             tables.say(f"warning: {line}")
-    tables.note(f"drawing {run.folder / runs.FIGURE}", quiet)
     title = (
-        f"{options.data}, {reached:.1%} of {len(test):,} test examples right, seed {options.seed}"
-        + ", interrupted" * record["interrupted"]
+        f"{options.data}, {options.surrogate}, seed {options.seed}: {reached:.1%} of "
+        f"{len(test):,} test examples right" + ", interrupted" * record["interrupted"]
     )
-    surrogate = get(options.surrogate)
-    run.save_figure(
-        figure.run_figure(
-            network, surrogate, fit.params, test, record["results"], title
-        )
+    run.save_figure(figure.run_figure(run, params, test, title))
+    tables.say(
+        f"saved in {run.folder}",
+        f"For more checks, run spikegrad diagnose {run.folder}{flag}",
     )
-    tables.say(f"For more checks, run spikegrad diagnose {run.folder}{flag}")
     if record["interrupted"]:
-        resume = f"spikegrad train --resume {run.folder}"
-        tables.say(f"interrupted: results so far are saved. To continue, run {resume}")
+        tables.say(
+            "interrupted: results so far are saved. To continue, run spikegrad train --resume "
+            f"{run.folder}"
+        )
 
 
 @command.command()
@@ -265,14 +236,17 @@ def predict(run: Path, data: str | None, output: Path | None) -> None:
     if they have none. A custom .npz may lack the labels y (m,), and images may be in one array
     x (m, ...). Values are scaled like the training data.
     """
-    saved, params, source, scored, labelled = runs.read_trained(run, data)
-    if data is None and runs.sha256(scored) != saved.data.test_sha256:
-        tables.note(f"warning: {source} has changed since the run drew its test set")
-    scores = trainer.make_evaluator(saved.network)(params, scored)
-    title = f"{source}: {len(scored):,} examples, {run}"
+    saved = runs.read(run)
+    network, params = saved.network, saved.params
+    scored, labelled = sources.load_to_score(data, saved.options, saved.data)
+    scores = trainer.score(network, params, scored)
+    title = f"{scored.name}: {len(scored):,} examples, {run}"
+    # The labels of a file without labels are all 0.
     labels = scored.y if labelled else None
-    tables.say(tables.by_class(scores.answers, labels, saved.data.classes, title))
-    tables.say(diagnosis.costs(saved.network, params, scored))
+    tables.say(
+        tables.by_class(scores.answers, labels, saved.data.classes, title),
+        diagnosis.costs(network, params, scored),
+    )
     if output is not None:
         arrays = {"y_pred": scores.answers.astype(np.int32), "logits": scores.logits}
         write_atomically(output, lambda stream: np.savez(stream, **arrays))
@@ -294,10 +268,7 @@ def list_() -> None:
     """List every surrogate: formula, default parameters, peak, area, half-width at half maximum."""
     for name in names():
         surrogate = get(name)
-        parameters = ", ".join(
-            f"{parameter}={getattr(surrogate, parameter):g}"
-            for parameter in signature(type(surrogate)).parameters
-        )
+        parameters = repr(surrogate).removeprefix(type(surrogate).__name__)
         measured = measure(surrogate)
         sizes = (
             f"peak {measured.peak:.4g}, area {measured.area:.4g}, "
@@ -305,7 +276,7 @@ def list_() -> None:
         )
         # The area of a periodic slope is not a number.
         sizes = sizes.replace("nan", "periodic").replace("inf", "unbounded")
-        tables.say(f"{name}({parameters})\n    {surrogate._formula}\n    {sizes}")
+        tables.say(f"{name}{parameters}\n    {surrogate._formula}\n    {sizes}")
 
 
 @command.command()

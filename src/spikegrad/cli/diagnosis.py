@@ -2,51 +2,33 @@
 
 from __future__ import annotations
 
-import functools
+import dataclasses
 import json
 from pathlib import Path
-from typing import Any
 
 import click
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
-from jax.tree_util import Partial
 
 from .. import training
 from .._files import write_atomically
-from ..data import Sequences, Split
+from ..data import DataError, Sequences, Split
 from ..diagnosis import Diagnosis, diagnose
 from ..inspect import cost_report
 from ..losses import reduce_time
-from ..network import Network
 from . import runs, sources, tables, trainer
-from .networks import Params, SpikingNetwork, spike_key
+from .networks import SAMPLE, Params, SpikingNetwork
 from .options import of_run, output_file
 
-EXAMPLES = 128
-"""More examples hardly change a diagnosis or a mean cost."""
 SOUND = "potentials and gradients show no other issue. More epochs may help"
 """The message if :class:`Watch` finds no issue."""
 
 
-def _applied(
-    network: SpikingNetwork, params: Params, source: Sequences, most: int
-) -> tuple[Network, jax.Array, dict[str, Any], np.ndarray]:
-    """Return layers with matrices as weights, examples over time, options of a call, and labels."""
-    x, y, mask = sources.sample(source, most).as_batch()
-    key = jax.random.key(0)
-    params = jax.tree.map(np.asarray, params)  # each process computes separately
-    inputs = network.inputs(jnp.asarray(x), key)
-    mask = None if mask is None else jnp.asarray(mask)
-    return Network(params), inputs, {"mask": mask, "key": spike_key(key)}, y
-
-
 def costs(network: SpikingNetwork, params: Params, source: Sequences) -> str:
     """Return the synaptic operations of the network per example, next to a dense network."""
-    layers, inputs, options, _ = _applied(network, params, source, EXAMPLES)
-    report = cost_report(layers, inputs, **options)
+    layers, inputs, settings, _ = network.applied(params, source)
+    report = cost_report(layers, inputs, **settings)
     cost, n = report.total, report.examples
     # a spike costs an addition per connection, any other value a multiplication
     products = cost.graded.effective + cost.real.effective
@@ -61,77 +43,67 @@ def examine(
     params: Params,
     source: Sequences,
     lr: float | None = None,
-    most: int = EXAMPLES,
+    most: int = SAMPLE,
     train: bool = False,
 ) -> Diagnosis:
     """Diagnose a network on some examples. With a learning rate, include the first update."""
-    layers, inputs, options, y = _applied(network, params, source, most)
-    loss = Partial(Partial(_loss, network.readout), jnp.asarray(y), options["mask"])
-    optimizer = None if lr is None else optax.adam(lr)
-    progress = tables.note if train else None
+    layers, inputs, settings, y = network.applied(params, source, most)
+
+    # The loss of the training, so the gradients are those of the run.
+    def loss(potentials: jax.Array) -> jax.Array:
+        logits = reduce_time(potentials, network.readout, settings["mask"])
+        return trainer.cross_entropy(logits, jnp.asarray(y)).mean()
+
     return diagnose(
         layers,
         inputs,
         loss,
-        optimizer=optimizer,
+        optimizer=None if lr is None else optax.adam(lr),
         train=train,
-        progress=progress,
-        **options,
+        progress=tables.note if train else None,
+        **settings,
     )
 
 
-def _loss(
-    readout: str, y: jax.Array, mask: jax.Array | None, potentials: jax.Array
-) -> jax.Array:
-    return trainer.cross_entropy(reduce_time(potentials, readout, mask), y).mean()
-
-
+@dataclasses.dataclass
 class Watch:
     """Issues of a run that does not learn. As a callback it prints them once, after an epoch.
 
     The initial parameters are diagnosed first, without training, because the run waits for it.
     """
 
-    def __init__(
-        self,
-        network: SpikingNetwork,
-        start: Params,
-        split: Split,
-        lr: float,
-        quiet: bool,
-    ) -> None:
-        self.network, self.start, self.split, self.lr = network, start, split, lr
-        self.quiet = self.done = quiet
-
-    @functools.cached_property
-    def issues_at_start(self) -> list[str]:
-        diagnosis = examine(self.network, self.start, self.split.train, self.lr)
-        return [f"at the start, {issue}" for issue in diagnosis.issues]
+    network: SpikingNetwork
+    start: Params
+    split: Split
+    lr: float
+    done: bool = False
 
     def issues(self, params: Params) -> list[str]:
         """Return the issues of the initial parameters, or else of these."""
-        tables.note("diagnosing", self.quiet)
-        if self.issues_at_start:
-            return self.issues_at_start
-        return [
-            str(issue)
-            for issue in examine(self.network, params, self.split.train).issues
-        ]
+        tables.note("diagnosing")
+        # The cause of a silent network is easier to see before its weights have drifted.
+        train = self.split.train
+        start = examine(self.network, self.start, train, self.lr)
+        if start.issues:
+            return [f"at the start, {issue}" for issue in start.issues]
+        return [*map(str, examine(self.network, params, train).issues)]
 
     def __call__(self, now: training.Report) -> None:
         least = tables.learnt(self.split.classes)
-        if self.done or not now.epoch_ended or now.epoch_metrics["accuracy"] >= least:
+        # A diagnosis takes seconds, and --quiet would not print it.
+        if self.done or tables.NOTES.quiet or not now.epoch_ended:
             return
-        self.done = True
-        for line in self.issues(now.state.trainable):
-            tables.note(f"no learning in epoch {now.epoch}: {line}")
+        if now.epoch_metrics["accuracy"] < least:
+            self.done = True
+            for line in self.issues(now.state.trainable):
+                tables.note(f"no learning in epoch {now.epoch}: {line}")
 
 
 @click.command("diagnose")
 @click.option("--initial", is_flag=True, help="Diagnose the initial weights.")
 @click.option(
     "--examples",
-    default=EXAMPLES,
+    default=SAMPLE,
     type=click.IntRange(2),
     show_default=True,
     help="Number of examples.",
@@ -153,28 +125,25 @@ def command(
     first update over the weights. Then follow the issues, with fixes as code, and a verdict.
     """
     saved = runs.read(run)
-    source = data or saved.options.data
-    scored, labelled = sources.load_to_score(source, saved.options, saved.data)
+    network, params = saved.network, saved.params
+    scored, labelled = sources.load_to_score(data, saved.options, saved.data)
     if not labelled:
-        raise runs.RunError(f"{source} must have labels, because the loss needs them")
-    params = runs.read_parameters(saved)
+        raise DataError(f"{scored.name} must have labels, because the loss needs them")
     if initial:
-        start = trainer.starts(saved.network, saved.options.load().train)
+        # Not saved, but drawn again by the seed of the run.
+        start = trainer.starts(network, saved.options.load().train)
         params = start(jax.random.key(saved.options.seed))
-    diagnosis = examine(
-        saved.network, params, scored, saved.options.lr, examples, train=True
-    )
+    diagnosis = examine(network, params, scored, saved.options.lr, examples, train=True)
     weights = "at the start" if initial else "as trained"
     tables.say(
-        f"{run}, weights {weights}, {min(examples, len(scored))} examples of {source}"
+        f"{run}, weights {weights}, {min(examples, len(scored))} examples of {scored.name}",
+        str(diagnosis),
     )
-    tables.say(str(diagnosis))
     if output is None:
         return
     if output.suffix == ".json":
         text = json.dumps(diagnosis.to_dict(), indent=1) + "\n"
         write_atomically(output, lambda stream: stream.write(text.encode()))
     else:
-        tables.note(f"drawing {output}")
         tables.save_figure(diagnosis.plot(), output, 150)
     tables.say(f"wrote {output}")

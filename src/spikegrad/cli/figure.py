@@ -2,45 +2,46 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Sequence
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
+from .. import get
 from .._files import Record
-from .._surrogate import Surrogate
 from ..data import Sequences
 from ..inspect.plot import draw, draw_activity, tidy
 from . import tables
-from .networks import Params, SpikingNetwork
+from .networks import Params
+from .runs import Run
 from .tables import Summary
 
 
-def run_figure(
-    network: SpikingNetwork,
-    surrogate: Surrogate,
-    params: Params,
-    test: Sequences,
-    results: Record,
-    title: str,
-) -> Figure:
+def run_figure(run: Run, params: Params, test: Sequences, title: str) -> Figure:
     """Draw learning curves, a test example in the network, and the surrogate."""
+    network, surrogate = run.network, get(run.options.surrogate)
     height = 1.2 * len(network.sizes)
     figure = Figure(figsize=(11, 5 + height), layout="constrained")
+    # A surrogate may have a $.
     figure.suptitle(title, fontsize=11, parse_math=False)
     top, middle, bottom = np.asarray(
         figure.subfigures(3, 1, height_ratios=(2.5, height, 2.5))
     )
-    _draw_curves(top.subplots(1, 3), results)
-    names, arrays = _example(network, params, test)
+    _draw_curves(top.subplots(1, 3), run.record["results"])
+    # Files often have the classes in order, so the middle is not always of the first class.
+    i = len(test) // 2
+    x, (y,), mask = test.subset([i]).as_batch()
+    _, spikes, potentials = jax.jit(network)(params, x, jax.random.key(0), mask)
+    # An image is a single step, which is encoded over all steps of the network.
+    steps = test.lengths[i] if test.masked else len(potentials)
+    names = [f"layer {k + 1}" for k in range(len(spikes))]
+    names.append(f"readout, test example {i} with label {y}")
+    arrays = [np.asarray(layer)[:steps, 0] for layer in (*spikes, potentials)]
     draw_activity(middle.subplots(len(names), 1, sharex=True), names, arrays)
-    bottom.suptitle(repr(surrogate), fontsize=9)
     left, right = bottom.subplots(1, 2)
     draw(left, right, (surrogate,))
     return figure
@@ -48,88 +49,71 @@ def run_figure(
 
 def _draw_curves(panels: Sequence[Axes], results: Record) -> None:
     loss, accuracy, rate = panels
+    # The baseline is grey, as it is there for comparison.
     for (name, result), color in zip(results.items(), ("C0", "0.55"), strict=False):
-        curves = result["curves"]
-        epochs = np.arange(1, len(curves["loss"]) + 1)
+        curves, epochs = result["curves"], np.arange(1, result["epochs"] + 1)
         test, training = (np.multiply(100, curves[key]) for key in ("test", "accuracy"))
         loss.plot(epochs, curves["loss"], ".-", color=color, label=name)
         accuracy.plot(epochs, test, ".-", color=color, label=f"{name}, test")
         accuracy.plot(epochs, training, ".:", color=color, label=f"{name}, training")
-    for i, rates in enumerate(
-        zip(*results["spiking"]["curves"]["rates"], strict=True), 1
-    ):
-        rate.plot(np.arange(1, len(rates) + 1), rates, f".-C{i}", label=f"layer {i}")
+    rates = np.asarray(results["spiking"]["curves"]["rates"])
+    labels = [f"layer {k + 1}" for k in range(rates.shape[1])]
+    rate.plot(np.arange(1, len(rates) + 1), rates, ".-", label=labels)
+    # A loss falls by factors.
     loss.set_yscale("log")
+    # As 0.2 and 0.5 instead of powers of ten.
     loss.yaxis.set_major_formatter("{x:g}")
     loss.yaxis.set_minor_formatter(lambda x, _: f"{x:g}" if f"{x:e}"[0] in "25" else "")
+    # Points at 100 % are not cut in half.
     accuracy.set_ylim(top=100.5)
     rate.set_ylim(bottom=0)
     tidy(loss, "loss", "epoch", "cross-entropy, nats")
     tidy(accuracy, "accuracy", "epoch", "%")
     tidy(rate, "firing rate", "epoch", "per neuron and step")
     for axes in panels:
+        # There is no half epoch.
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.legend(fontsize=7, frameon=False)
 
 
-def _example(
-    network: SpikingNetwork, params: Params, test: Sequences
-) -> tuple[list[str], list[np.ndarray]]:
-    """Return names, and the spikes and readout potentials of a test example."""
-    i = len(test) // 2
-    x, (y,), mask = test.subset([i]).as_batch()
-    _, spikes, potentials = jax.jit(network)(
-        params, jnp.asarray(x), jax.random.key(0), mask
-    )
-    steps = test.lengths[i] if test.masked else len(potentials)
-    names = [*(f"layer {k}" for k in range(1, len(spikes) + 1)), f"readout, label {y}"]
-    names[0] = f"test example {i}: {names[0]}"
-    return names, [np.asarray(layer)[:steps, 0] for layer in (*spikes, potentials)]
-
-
-def sweep_figure(rows: list[Summary], best: Summary, title: str) -> Figure:
+def sweep_figure(rows: list[Summary], varying: list[str], title: str) -> Figure:
     """Draw a heat map of the mean validation accuracy, with the best setting framed.
 
     The half-width is the horizontal axis if it varies, else the learning rate or the peak.
     """
     # In the order in which users vary them.
-    numbers = ("half_width", "lr", "peak")
-    varying = [
-        axis for axis in numbers if len({row.setting[axis] for row in rows}) > 1
-    ] or ["lr"]
-    x, *others = varying
-
-    def name(row: Summary) -> str:
-        return tables.setting_label(row.setting, ["surrogate", *others]).removeprefix(
+    axes = [axis for axis in ("half_width", "lr", "peak") if axis in varying]
+    x, *others = axes or ["lr"]
+    names = [
+        tables.setting_label(row.setting, ["surrogate", *others]).removeprefix(
             "surrogate "
         )
-
-    lines = list(dict.fromkeys(map(name, rows)))
+        for row in rows
+    ]
+    best = tables.best(rows)
+    # In the order of the options, so that a number grows to the right.
+    lines = list(dict.fromkeys(names))
     columns = list(dict.fromkeys(row.setting[x] for row in rows))
     size = max(4.8, 2.5 + 0.62 * len(columns)), 1.9 + 0.45 * len(lines)
     figure = Figure(figsize=size, layout="constrained")
     panel = figure.subplots()
+    # Settings without a finished run stay empty.
     grid = np.full((len(lines), len(columns)), np.nan)
-    for row in rows:
-        i, j = lines.index(name(row)), columns.index(row.setting[x])
+    for row, name in zip(rows, names, strict=True):
+        i, j = lines.index(name), columns.index(row.setting[x])
         grid[i, j] = 100 * row.validation[0]
         panel.text(j, i, f"{grid[i, j]:.1f}", ha="center", va="center", fontsize=7)
         if row is best:
-            panel.add_patch(
-                Rectangle((j - 0.5, i - 0.5), 1, 1, fill=False, ec="C3", lw=2.5)
-            )
+            corner = j - 0.5, i - 0.5
+            panel.add_patch(Rectangle(corner, 1, 1, fill=False, ec="C3", lw=2.5))
     image = panel.imshow(grid, cmap="YlGn", aspect="auto")
-    panel.set_xticks(range(len(columns)), map(tables.label, columns), fontsize=8)
-    panel.set_yticks(
-        range(len(lines)), [textwrap.fill(line, 28) for line in lines], fontsize=8
+    panel.set_xticks(range(len(columns)), map(tables.label, columns))
+    panel.set_yticks(range(len(lines)), lines)
+    panel.set_xlabel(x)
+    figure.colorbar(image).set_label("mean validation accuracy, %")
+    framed = (
+        f"the highest validation accuracy, {tables.spread(*best.test)} of the test set"
     )
-    panel.set_xlabel(x.replace("_", "-"), fontsize=8)
-    figure.colorbar(image).set_label(
-        "mean accuracy on the validation examples, %", fontsize=8
-    )
-    reached = tables.spread(*best.test)
-    text = (
-        f"{title}\nframed: the highest validation accuracy, {reached} of the test set"
-    )
+    text = f"{title}\nframed: {framed}"
     figure.suptitle(text, fontsize=9, parse_math=False)
     return figure

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from functools import partial
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from .._pytree import PyTree
 from .._struct import Real, parameter
-from ..data import constant_encoding, latency_encoding, rate_encoding, scale
+from ..data import (
+    Sequences,
+    constant_encoding,
+    latency_encoding,
+    rate_encoding,
+    scale,
+)
 from ..losses import reduce_time
 from ..network import Layer, Network
 from ..neurons import LIF, AdaptiveLIF, Cell, LeakyReadout, SynapticLIF
@@ -21,6 +27,8 @@ from ..training import partition
 Params: TypeAlias = tuple[Layer, ...]
 """The trainable part of the layers, from :func:`spikegrad.training.partition`."""
 
+SAMPLE = 128
+"""Number of examples that are measured. More hardly change a mean or a diagnosis."""
 ENCODINGS = ("current", "rate", "latency")
 NO_ENCODING = "none"
 """The encoding of recordings, because they have a time axis."""
@@ -119,13 +127,42 @@ class SpikingNetwork:
         else:
             inputs = self.inputs(x, key)
         _, activity = Network(params).observe(
-            inputs, parts=("output",), mask=mask, backward=self.mode, key=spike_key(key)
+            inputs,
+            parts=("output",),
+            mask=mask,
+            backward=self.mode,
+            key=jax.random.fold_in(key, 1),
         )
+        # The readout does not spike.
         *spikes, potentials = (layer.output for layer in activity.values())
         if isinstance(self.cell, Rectified):
             # Rates and silent units are counted as for spikes.
             spikes = [(out > 0).astype(out.dtype) for out in spikes]
+        # Padding takes no part in a mean, a maximum or a last value.
         return reduce_time(potentials, self.readout, mask), spikes, potentials
+
+    def applied(
+        self, params: Params, source: Sequences, most: int = SAMPLE
+    ) -> tuple[Network, jax.Array, dict[str, Any], np.ndarray]:
+        """Return what reports take, for up to ``most`` examples from the first to the last.
+
+        Returns
+        -------
+        network : Network
+            The layers with arrays of NumPy, because each process computes separately.
+        inputs : jax.Array
+            The examples over time.
+        settings : dict
+            Mask and key of a call.
+        y : numpy.ndarray
+            Labels.
+        """
+        # One key for all reports, so that they describe the same spikes.
+        x, y, mask = sample(source, most).as_batch()
+        key = jax.random.key(0)
+        settings = {"mask": mask, "key": jax.random.fold_in(key, 1)}
+        layers = jax.tree.map(np.asarray, params)
+        return Network(layers), self.inputs(jnp.asarray(x), key), settings, y
 
     def images(self, x: jax.Array) -> jax.Array:
         """Return the scaled features of images, ``(n, features)``."""
@@ -135,10 +172,12 @@ class SpikingNetwork:
         """Return examples over time, ``(steps, n, inputs)``."""
         if self.encoding == NO_ENCODING:
             return x.reshape(*x.shape[:2], -1)
-        if self.encoding == "rate":
-            return rate_encoding(self.images(x), self.steps, key)
-        encode = constant_encoding if self.encoding == "current" else latency_encoding
-        return encode(self.images(x), self.steps)
+        encoders = {
+            "current": constant_encoding,
+            "rate": partial(rate_encoding, key=key),
+            "latency": latency_encoding,
+        }
+        return encoders[self.encoding](self.images(x), self.steps)
 
     def init(
         self, key: jax.Array, x: jax.Array | None = None, mask: jax.Array | None = None
@@ -165,6 +204,7 @@ class SpikingNetwork:
             recurrent=self.recurrent and (x is not None or normal(0.25)),
             bias=True,
         )
+        # The arrays alone, because an optimizer cannot update the constants of a cell.
         return partition(tuple(start.layers.values()))[0]
 
     @property
@@ -180,7 +220,7 @@ class SpikingNetwork:
     @property
     def count(self) -> int:
         """Number of parameters."""
-        return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(self.shapes))
+        return sum(leaf.size for leaf in jax.tree.leaves(self.shapes))
 
     def without_spikes(self) -> SpikingNetwork:
         """Return a non-spiking network with an equal number of weights.
@@ -200,16 +240,15 @@ class SpikingNetwork:
         )
 
 
-def spike_key(key: jax.Array) -> jax.Array:
-    """Return the key for stochastic spikes, independent of the key of the input encoding."""
-    # The only kind of key that Network accepts, whatever JAX uses by default.
-    return jax.random.key(
-        jax.random.bits(jax.random.fold_in(key, 1)), impl="threefry2x32"
-    )
+def sample(source: Sequences, most: int = SAMPLE) -> Any:
+    """Return up to ``most`` examples, evenly from the first to the last."""
+    count = len(source)
+    return source.subset(np.linspace(0, count - 1, min(count, most)).astype(int))
 
 
 def with_surrogate(params: Params, surrogate: PyTree) -> Params:
     """Replace the surrogate of each hidden layer."""
+    # All hidden layers have the cell of the first.
     *hidden, readout = params
     cell = dataclasses.replace(hidden[0].cell, surrogate=surrogate)
     return (*(dataclasses.replace(layer, cell=cell) for layer in hidden), readout)

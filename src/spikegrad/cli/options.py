@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from collections.abc import Callable, Collection
 from contextlib import suppress
-from itertools import chain
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, TypeVar
+from typing import Any, Self
 
 import click
 from click.core import ParameterSource
@@ -26,6 +26,7 @@ from .networks import CELLS, ENCODINGS, NO_ENCODING, READOUTS, SpikingNetwork
 SECTIONS = {
     "--data": "Data",
     "--surrogate": "Network",
+    "--half-width": "Network",
     "--epochs": "Training",
     "--seeds": "Training",
     "--output": "Output",
@@ -36,23 +37,32 @@ SECTIONS = {
 PATH = click.Path(path_type=Path)
 COUNT = click.IntRange(1)
 POSITIVE = click.FloatRange(0, min_open=True)
-Number = TypeVar("Number", int, float)
 _LIF = LIF()
 
 
-def numbers(
-    parse: Callable[[str], list[Number]], example: str
-) -> Callable[[str], tuple[Number, ...]]:
-    """Return a parser of numbers above 0 with commas. ``parse`` reads the numbers of an item."""
+def numbers(kind: type, example: str) -> Callable[[str], tuple]:
+    """Return a parser of numbers above 0 and of ranges, with commas."""
 
-    def parse_all(text: str) -> tuple[Number, ...]:
+    def parse(text: str) -> tuple:
+        # All that fails has one message: no number, a factor of 1, a range that does not end.
         with suppress(ValueError, ArithmeticError):
-            values = tuple(chain.from_iterable(map(parse, text.split(","))))
+            values = tuple(kind(x) for item in text.split(",") for x in _range(item))
             if values and all(0 < value < math.inf for value in values):
                 return values
         raise click.BadParameter(f"{text!r}: pass numbers above 0, such as {example}")
 
-    return parse_all
+    return parse
+
+
+def _range(item: str) -> list[float]:
+    """Return the numbers of ``X`` or ``FROM:TO:xFACTOR``."""
+    match = re.fullmatch("(.+):(.+):x(.+)", item)
+    if match is None:
+        return [float(item)]
+    first, last, factor = map(float, match.groups())
+    # Rounded, so the last value is included in spite of errors.
+    steps = int(round(math.log(last / first) / math.log(factor), 9))
+    return [float(f"{first * factor**i:.12g}") for i in range(steps + 1)]
 
 
 def parse_surrogate(text: str) -> Surrogate:
@@ -70,6 +80,7 @@ class Command(click.Command):
         self, ctx: click.Context, formatter: click.HelpFormatter
     ) -> None:
         """Write the sections in the order of their first options."""
+        # In the order of first use, because click adds its own options at the end.
         sections: dict[str, list[tuple[str, str]]] = {}
         section = "Options"
         for parameter in self.get_params(ctx):
@@ -88,16 +99,14 @@ def option(help: str, kind: Any = None, **settings: Any) -> Any:
     )
 
 
-def options_of_class(
-    cls: type, without: Collection[str] = ()
-) -> Callable[[Callable], Callable]:
+def options_of_class(cls: type) -> Callable[[Callable], Callable]:
     """Add the options that a dataclass declares to a command."""
 
     def add(function: Callable) -> Callable:
+        # Decorators apply from the last, and the help has the order of the fields.
         for field in reversed(dataclasses.fields(cls)):
-            if field.name not in without:
-                name = f"--{field.name.replace('_', '-')}"
-                function = click.option(name, **field.metadata["click"])(function)
+            name = f"--{field.name.replace('_', '-')}"
+            function = click.option(name, **field.metadata["click"])(function)
         return function
 
     return add
@@ -105,7 +114,9 @@ def options_of_class(
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Everything that determines a run."""
+    """Everything that determines a run. Its record has the name ``file``."""
+
+    file = "run.json"
 
     data: str = option(
         "Training data, see spikegrad data.", default="mnist5k", metavar="DATA"
@@ -141,13 +152,14 @@ class Options:
     )
     surrogate: str = option(
         "The slope, such as 'arctan(alpha=2)', see spikegrad list.",
+        # In full, so a record also has the parameters that a default sets.
         lambda text: repr(parse_surrogate(text)),
         default=repr(_LIF.surrogate),
         metavar="SPEC",
     )
     hidden: tuple[int, ...] = option(
         "Neurons of each hidden layer.",
-        numbers(lambda item: [int(item)], "256,256"),
+        numbers(int, "256,256"),
         default="256,256",
         metavar="N,...",
     )
@@ -164,7 +176,7 @@ class Options:
     )
     taus: tuple[float, ...] = option(
         "Time constants in steps, of membrane, synapse or adaptation, and readout (see above).",
-        numbers(lambda item: [float(item)], "20 or 20,10, in steps"),
+        numbers(float, "20 or 20,10, in steps"),
         show_default="those of the cell",
         metavar="TAU,...",
     )
@@ -196,12 +208,12 @@ class Options:
 
     def __post_init__(self) -> None:
         """Check the number of time constants."""
+        # One for each decay of the cell, and maybe one more for the readout.
         count = len(CELLS[self.cell][1])
         if len(self.taus) not in (0, count, count + 1):
             raise click.BadParameter(
                 f"taus must have {count} or {count + 1} values for the cell {self.cell}, "
-                f"got {len(self.taus)}",
-                param_hint="'--taus'",
+                f"got {len(self.taus)}"
             )
 
     def network(self, data: Split | SimpleNamespace) -> SpikingNetwork:
@@ -230,14 +242,26 @@ class Options:
     @property
     def binning(self) -> Binning:
         """The binning of events. Other data only uses its number of time steps."""
+        # Other data has no length of a step, and a binning needs one above 0.
         return Binning(self.steps, self.bin * 1000 or 1, pool=self.pool)
 
     def load(self) -> Split:
         """Read the data of the run."""
         return sources.load(self.data, self.seed, self.binning)
 
+    def adapted(self, data: Split) -> Self:
+        """Adapt batch and steps to the data, which define the steps of recordings."""
+        # A run of few examples is a trial, and needs no options to start.
+        return dataclasses.replace(
+            self,
+            batch=min(self.batch, len(data.train)),
+            steps=data.train.steps if self.encoding == NO_ENCODING else self.steps,
+        )
 
-def options_of(context: click.Context, data: str, **values: Any) -> Options:
+
+def options_of(
+    context: click.Context, kind: type[Options], data: str, **values: Any
+) -> Options:
     """Return the options of a new run. Defaults depend on the data.
 
     Raises
@@ -247,43 +271,44 @@ def options_of(context: click.Context, data: str, **values: Any) -> Options:
     """
     form = sources.form_of(data)
     timed = form.read is not None
-    unsupported = {"encoding", "shift"} if timed else {"input_noise"}
-    if not form.bin_ms:
-        unsupported |= {"bin", "pool"}
-    if not form.steps:
-        unsupported.add("steps")
-    for parameter in passed(context):
-        name = parameter.opts[0]
-        if parameter.name in unsupported:
-            message = (
-                f"--data {data} does not support it. Remove {name}, or change --data"
-            )
-            raise click.BadParameter(message, param_hint=f"'{name}'")
-    # click has None for options that are not passed and have no default of their own.
+    supported = {
+        "encoding": not timed,
+        "shift": not timed,
+        "input_noise": timed,
+        "bin": form.bin_ms,
+        "pool": form.bin_ms,
+        "steps": form.steps,
+    }
+    unsupported = [name for name in supported if not supported[name]]
+    refuse(context, unsupported, f"--data {data} does not support it")
     defaults = {
         "encoding": NO_ENCODING if timed else "current",
         "shift": form.shift,
         "steps": form.steps or 1,
         "bin": form.bin_ms or 0.0,
         "pool": form.pool,
-        "taus": (),
     }
-    passed_values = {name: value for name, value in values.items() if value is not None}
-    return Options(data, **defaults | passed_values)
+    # click has None for options that are not passed and have no default of their own. Without a
+    # default of the data either, they are lists, such as time constants.
+    values = {
+        name: defaults.get(name, ()) if value is None else value
+        for name, value in values.items()
+    }
+    return kind(data, **values)
 
 
-def adapted(options: Options, data: Split) -> Options:
-    """Adapt options to the data, and print warnings."""
-    count = len(data.train)
-    if options.batch > count:
-        tables.note(
-            f"warning: --batch {options.batch} is cut to the {count} training examples"
-        )
-        options = dataclasses.replace(options, batch=count)
-    if options.encoding == NO_ENCODING:
-        # Recordings define their number of steps.
-        options = dataclasses.replace(options, steps=data.train.steps)
-    return options
+def refuse(context: click.Context, names: Collection[str | None], why: str) -> None:
+    """Raise if the command line has one of these options."""
+    for parameter in context.command.params:
+        # Values of the command line alone, because a default is not a decision of the user.
+        source = context.get_parameter_source(parameter.name or "")
+        if parameter.name in names and source == ParameterSource.COMMANDLINE:
+            raise click.UsageError(f"{why}. Remove {parameter.opts[0]}")
+
+
+def _set_quiet(context: click.Context, parameter: click.Parameter, quiet: bool) -> None:
+    # On the console and not as an argument, which all functions would pass on.
+    tables.NOTES.quiet = quiet
 
 
 output_option = click.option(
@@ -291,13 +316,8 @@ output_option = click.option(
     "-o",
     type=PATH,
     show_default="runs/<date>-<time>",
-    help="New or empty folder for the results. The command never overwrites a file.",
+    help="New folder for the results. The command never overwrites a file.",
 )
-quiet_option = click.option(
-    "--quiet", is_flag=True, show_default=False, help="No progress, only the results."
-)
-
-
 resume_option = click.option(
     "--resume",
     type=PATH,
@@ -305,44 +325,26 @@ resume_option = click.option(
     help="Resume an interrupted run or sweep with its original options. The result is "
     "bit-identical.",
 )
-
-
-def passed(context: click.Context) -> list[click.Parameter]:
-    """Return the options of the command line, without defaults."""
-    return [
-        parameter
-        for parameter in context.command.params
-        if context.get_parameter_source(parameter.name or "")
-        == ParameterSource.COMMANDLINE
-    ]
-
-
-def refuse_others(context: click.Context, *allowed: str) -> None:
-    """Raise if an option of a resumed run affects its result."""
-    for parameter in passed(context):
-        if parameter.name not in allowed:
-            raise click.BadParameter(
-                f"--resume uses the options of the original run; remove {parameter.opts[0]}",
-                param_hint="'--resume'",
-            )
+quiet_option = click.option(
+    "--quiet",
+    is_flag=True,
+    show_default=False,
+    expose_value=False,
+    callback=_set_quiet,
+    help="No progress, only the results.",
+)
 
 
 def output_file(
     help: str, *endings: str, **settings: Any
 ) -> Callable[[Callable], Callable]:
-    """Add ``--output`` for a file. The path is checked before the work."""
+    """Add ``--output`` for a file. Its ending is checked before the work."""
 
     def check(
         context: click.Context, parameter: click.Parameter, path: Path | None
     ) -> Path | None:
-        if path is None:
-            return None
-        if path.suffix not in endings:
+        if path and path.suffix not in endings:
             raise click.BadParameter(f"{path} must end in {' or '.join(endings)}")
-        if not path.parent.is_dir():
-            raise click.BadParameter(
-                f"{path}: the folder {path.parent} does not exist; create it"
-            )
         return path
 
     return click.option(

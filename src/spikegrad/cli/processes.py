@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import functools
-import os
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, redirect_stdout
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
@@ -17,15 +16,13 @@ from jax.sharding import PartitionSpec as P
 
 from .._consensus import gathered
 from ..data import Example
-from ..training import _processes, distributed
+from ..training import distributed
+from . import tables
 from .options import COUNT
-
-NAMES = ("joining", "coordinator_address", "num_processes", "process_id")
-"""The options that do not change a result."""
 
 
 def options(function: Callable[..., int]) -> Callable[..., int]:
-    """Add options for several processes to a command with an option ``quiet``."""
+    """Add options for several processes to a command."""
 
     @click.option(
         "--distributed",
@@ -50,23 +47,22 @@ def options(function: Callable[..., int]) -> Callable[..., int]:
         help="With --coordinator-address: number of this process, from 0.",
     )
     @functools.wraps(function)
-    def run(joining: bool, quiet: bool, **values: Any) -> int:
-        addresses = [values.pop(name) for name in NAMES[1:]]
-        if not joining and addresses == [None] * 3:
-            return function(quiet=quiet, **values)
-        with ExitStack() as stack:
-            try:
-                stack.enter_context(distributed(*addresses))
-            except (ValueError, RuntimeError) as error:
-                raise click.BadParameter(
-                    f"{error}", param_hint="'--distributed'"
-                ) from None
+    def run(
+        joining: bool,
+        coordinator_address: str | None,
+        num_processes: int | None,
+        process_id: int | None,
+        **values: Any,
+    ) -> int:
+        if not (joining or coordinator_address):
+            return function(**values)
+        with distributed(coordinator_address, num_processes, process_id):
             # JAX would only record the signal.
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
-            if jax.process_index():
-                nowhere = stack.enter_context(open(os.devnull, "w", encoding="utf-8"))
-                stack.enter_context(redirect_stdout(nowhere))
-            return function(quiet=quiet or jax.process_index() > 0, **values)
+            # All processes have the same results.
+            tables.OUT.quiet = jax.process_index() > 0
+            tables.NOTES.quiet |= tables.OUT.quiet
+            return function(**values)
 
     return run
 
@@ -85,6 +81,7 @@ def deferred() -> Iterator[Callable[[], int]]:
 
     def handle(signum: int, _: FrameType | None) -> None:
         nonlocal number
+        # The first signal decides the exit code.
         number = number or signum
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -94,29 +91,19 @@ def deferred() -> Iterator[Callable[[], int]]:
         if handler != signal.SIG_IGN:
             signal.signal(signum, handle)
     try:
+        # All processes ask after the same call, so all stop after the same update.
         yield lambda: int(gathered(number).max())
     finally:
         for signum, handler in before.items():
             signal.signal(signum, handler)
 
 
-def batch_sharding(batch: int, masked: bool) -> Example | None:
-    """Return the sharding of batches of this size, or None without ``--distributed``."""
+def batch_sharding(masked: bool) -> Example | None:
+    """Return the sharding of batches, or None without ``--distributed``."""
     if not jax.distributed.is_initialized():
         return None
-    if batch % jax.device_count():
-        raise click.BadParameter(
-            f"batches of {batch} examples cannot be sharded over {jax.device_count()} devices",
-            param_hint="'--batch'",
-        )
     # Sequences are (steps, n, ...), so the second axis is sharded. Labels are (n,).
     mesh = Mesh(jax.devices(), ("batch",))
     sequences = NamedSharding(mesh, P(None, "batch"))
     labels = NamedSharding(mesh, P("batch"))
     return Example(sequences, labels, sequences if masked else None)  # type: ignore[arg-type]
-
-
-def leave(code: int) -> None:
-    """End one of several processes after an error, without waiting for other processes."""
-    if jax.distributed.is_initialized():
-        _processes.leave(code, of_its_own=code < 128)

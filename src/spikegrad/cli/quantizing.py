@@ -9,19 +9,12 @@ from typing import Any
 import click
 import jax
 
+from ..data import DataError, Split
 from ..integers import TARGETS, QuantizationReport, quantize, replay, save, to_c
-from ..network import Network
 from ..training import partition
 from . import runs, tables, trainer
-from .networks import SpikingNetwork, spike_key
+from .networks import SpikingNetwork
 from .options import COUNT, PATH, Options, quiet_option
-from .sources import sample
-
-_MEASURED = 128
-"""Number of training examples that measure the states."""
-_REPLAYED = 64
-"""Number of test examples that are run in integers of NumPy too."""
-
 
 bits_option = click.option(
     "--bits", type=COUNT, default=8, help="Bits of a weight of integers."
@@ -48,7 +41,7 @@ bits_option = click.option(
 )
 @quiet_option
 def command(
-    run: Path, target: str, bits: int, epochs: int, output: Path | None, quiet: bool
+    run: Path, target: str, bits: int, epochs: int, output: Path | None
 ) -> None:
     """Convert a trained run to the integers of a chip, or of C.
 
@@ -57,63 +50,64 @@ def command(
     integers) and network.c with network.h (a program in C99), and prints the report and the test
     accuracy before and after.
     """
-    convert(run, target, bits, epochs, output, quiet)
+    convert(run, target, bits, epochs, output)
 
 
 def convert(
-    run: Path, target: str, bits: int, epochs: int, output: Path | None, quiet: bool
+    run: Path, target: str, bits: int, epochs: int, output: Path | None = None
 ) -> None:
     """Convert a run, train the integers on, and write them."""
     saved = runs.read(run)
-    network, options = saved.network, saved.options
-    folder = run / f"{target}-{bits}" if output is None else output
+    network, options, params = saved.network, saved.options, saved.params
+    folder = output or run / f"{target}-{bits}"
+    # Before minutes of training, although mkdir would refuse it, too.
     if folder.exists():
-        raise runs.RunError(f"{folder} already exists; pass another --output")
-    params, split = runs.read_parameters(saved), options.load()
-    score = trainer.make_evaluator(network)
-    before = score(params, split.test).accuracy(split.test.y)
+        raise DataError(f"{folder} already exists; pass another --output")
+    split = options.load()
+
+    def accuracy(params: Any) -> str:
+        return f"{trainer.score(network, params, split.test).accuracy:.1%}"
+
+    accuracies = f"{accuracy(params)} in real numbers"
     params, report = converted(network, params, split, target, bits)
-    after = score(params, split.test).accuracy(split.test.y)
-    accuracies = f"{before:.1%} in real numbers, {after:.1%} in integers"
+    accuracies += f", {accuracy(params)} in integers"
     if epochs:
+        # A smaller learning rate, because the network has learned already.
         settings = dataclasses.replace(options, epochs=epochs, lr=options.lr / 3)
-        fit = trainer.fit(network, partition(params)[0], split, settings, quiet=quiet)
-        params, trained = fit.params, fit.scores.accuracy(split.test.y)
-        accuracies += f", {trained:.1%} trained on for {epochs} epochs"
-    integers, inputs, _ = _network(network, params, sample(split.test, _REPLAYED))
+        params, _ = trainer.fit(network, partition(params)[0], split, settings)
+        accuracies += f", {accuracy(params)} trained on for {epochs} epochs"
+    integers, inputs, _, _ = network.applied(params, split.test)
     # A state that leaves its width raises here, before anything is written.
     replay(integers, inputs)
     folder.mkdir(parents=True)
     save(integers, folder / "network.json")
     to_c(integers, folder / "network")
-    tables.say(str(report))
-    tables.say(f"test accuracy {accuracies}", f"wrote {folder}")
+    tables.say(str(report), f"test accuracy {accuracies}", f"wrote {folder}")
 
 
-def check(options: Options, split: Any, target: str, bits: int) -> None:
+def check(target: str | None, bits: int, options: Options, split: Split) -> None:
     """Raise for what the target lacks, with initial parameters."""
-    network = options.network(split)
-    params = trainer.starts(network, split.train)(jax.random.key(options.seed))
-    converted(network, params, split, target, bits)
+    if target:
+        network = options.network(split)
+        params = trainer.starts(network, split.train)(jax.random.key(options.seed))
+        converted(network, params, split, target, bits)
 
 
 def converted(
-    network: SpikingNetwork, params: Any, split: Any, target: str, bits: int
+    network: SpikingNetwork, params: Any, split: Split, target: str, bits: int
 ) -> tuple[Any, QuantizationReport]:
     """Return the parameters as integers, and the report. Raise for what the target lacks."""
+    # A chip receives spikes or counts.
     if network.encoding == "current":
-        raise runs.RunError(
+        raise DataError(
             "the network has real inputs; train it with --encoding rate or latency"
         )
-    real, inputs, mask = _network(network, params, sample(split.train, _MEASURED))
+    real, inputs, settings, _ = network.applied(params, split.train)
     try:
-        integers, report = quantize(real, target, inputs, bits=bits, mask=mask)
+        integers, report = quantize(
+            real, target, inputs, bits=bits, mask=settings["mask"]
+        )
+    # The message names the layer and the limit of the target.
     except (TypeError, ValueError) as error:
-        raise runs.RunError(str(error)) from error
+        raise DataError(str(error)) from error
     return tuple(integers.layers.values()), report
-
-
-def _network(network: SpikingNetwork, params: Any, source: Any) -> tuple[Any, Any, Any]:
-    """Return the layers as a network, and the inputs and mask of some examples."""
-    x, _, mask = source.as_batch()
-    return Network(params), network.inputs(x, spike_key(jax.random.key(0))), mask

@@ -13,8 +13,9 @@ from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO
 
+import click
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -25,16 +26,12 @@ from .._files import Record, write_atomically
 from .._pytree import PyTree
 from .._system import processors
 from ..data import DataError, Sequences, Split
-from . import sources
+from . import tables
 from .networks import Params, SpikingNetwork
-from .options import Options
+from .options import Options, options_of, refuse
 
 FORMAT = 6
-RECORD, PARAMETERS, FIGURE = "run.json", "parameters.npz", "figure.png"
-
-
-class RunError(DataError):
-    """A folder or a run cannot be used. The message names it."""
+PARAMETERS, FIGURE = "parameters.npz", "figure.png"
 
 
 def describe(split: Split) -> Record:
@@ -51,12 +48,11 @@ def describe(split: Split) -> Record:
 
 @dataclasses.dataclass
 class Run:
-    """The folder of a run or of a sweep with its record. ``name`` is the file of the record."""
+    """The folder of a run or of a sweep, with its record."""
 
     folder: Path
-    options: Options
+    options: Any
     record: Record
-    name: str = RECORD
 
     @property
     def data(self) -> SimpleNamespace:
@@ -68,13 +64,14 @@ class Run:
         """The spiking network."""
         return self.options.network(self.data)
 
-    def check_resumable(self, split: Split) -> None:
-        """Raise if the data differs from the start of the run, because its bits would differ."""
-        if SimpleNamespace(**describe(split)) != self.data:
-            raise RunError(
-                f"{self.options.data} has changed since {self.folder} was started; restore the "
-                "original data to resume"
-            )
+    @property
+    def params(self) -> Params:
+        """The saved parameters."""
+        shapes = self.network.shapes
+        with np.load(self.folder / PARAMETERS) as arrays:
+            # By name, because the order in a file is not that of a pytree.
+            leaves = [jnp.asarray(arrays[name]) for name in _named(shapes)]
+        return jax.tree.unflatten(jax.tree.structure(shapes), leaves)
 
     def save(self, name: str, write: Callable[[BinaryIO], object]) -> None:
         """Write a file atomically, in process 0. ``write`` receives a stream."""
@@ -82,40 +79,86 @@ class Run:
         if jax.process_index() == 0:
             write_atomically(self.folder / name, write)
 
-    def save_record(self) -> None:
-        """Write the record."""
-        self.save(self.name, lambda stream: stream.write(_text(self.record)))
+    def save_record(self, **values: Any) -> None:
+        """Add values to the record, and write it."""
+        self.record |= values
+        text = json.dumps(self.record, indent=1) + "\n"
+        self.save(self.options.file, lambda stream: stream.write(text.encode()))
 
     def save_parameters(self, params: Params) -> None:
         """Write ``parameters.npz``, with ``weight_0``, ``bias_0``, ... for the layers."""
-        arrays: Record = {
-            name: np.asarray(leaf) for name, leaf in _named(params).items()
-        }
-        self.save(PARAMETERS, lambda stream: np.savez(stream, **arrays))
+        self.save(PARAMETERS, lambda stream: np.savez(stream, **_named(params)))
 
     def save_figure(self, figure: Figure) -> None:
         """Write the figure."""
+        tables.note(f"drawing {self.folder / FIGURE}")
         self.save(FIGURE, partial(figure.savefig, dpi=130, format="png"))
 
 
-def start(
-    output: Path | None, options: Options, split: Split, name: str = RECORD, **more: Any
-) -> Run:
-    """Claim a folder and return a new run. ``more`` are further values of its record.
+def begin(
+    context: click.Context,
+    kind: type[Options],
+    output: Path | None,
+    resume: Path | None,
+    values: Record,
+    *,
+    check: Callable[[Options, Split], object] = lambda options, split: None,
+    **more: Any,
+) -> tuple[Run, Any]:
+    """Start a run in a new folder, or resume the run of a folder, and read its data.
 
-    ``options`` are adapted to the data already, because a resumed run takes them from the record.
+    Parameters
+    ----------
+    context : click.Context
+        The command line.
+    kind : type of Options
+        The class of the options.
+    output, resume : Path, optional
+        The new folder, and the folder to resume.
+    values : dict
+        The options of a new run.
+    check : callable
+        Raises if a new run is impossible, before its folder is claimed.
+    **more
+        Further values of the record.
     """
-    record = {
+    if resume is None:
+        options = options_of(context, kind, **values)
+        split = options.load()
+        # Before they are recorded, because a resumed run takes its options from the record.
+        options = options.adapted(split)
+        # Before the folder is claimed, so the corrected command can name it again.
+        check(options, split)
+        record = _new_record(options, split) | more
+        run = Run(claim(output), options, record)
+        # A kill in the first epoch leaves a run that can be resumed.
+        run.save_record()
+        return run, split
+    settings = {field.name for field in dataclasses.fields(kind)} | {"output", *more}
+    refuse(context, settings, "--resume uses the options of the original run")
+    run = read(resume, kind)
+    # Its checkpoints are removed, so it would start again and replace its results.
+    if run.record.get("finished"):
+        raise DataError(f"{resume} is already finished. Start a new run")
+    split = run.options.load()
+    if SimpleNamespace(**describe(split)) != run.data:  # the bits would differ
+        raise DataError(
+            f"{run.options.data} has changed since {resume} was started; restore the original "
+            "data to resume"
+        )
+    return run, split
+
+
+def _new_record(options: Options, split: Split) -> Record:
+    packages = ("jax", "jaxlib", "numpy", "optax")
+    return {
         "format": FORMAT,
         "options": dataclasses.asdict(options),
         "data": describe(split),
         "versions": {
             "spikegrad": __version__,
             "python": platform.python_version(),
-            **{
-                package: version(package)
-                for package in ("jax", "jaxlib", "numpy", "optax")
-            },
+            **{package: version(package) for package in packages},
         },
         "machine": {
             "system": platform.platform(),
@@ -123,53 +166,33 @@ def start(
             "device": jax.devices()[0].device_kind,
             "devices": jax.device_count(),
             "processes": jax.process_count(),
+            # They change the last bits of a result.
             "xla_flags": os.environ.get("XLA_FLAGS", ""),
         },
-    } | more
-    return Run(claim(output, record, name), options, record, name)
+    }
 
 
-def claim(output: Path | None, record: Record, name: str = RECORD) -> Path:
-    """Create the folder of a run before training. If several processes try, one succeeds.
-
-    Parameters
-    ----------
-    output : Path, optional
-        A new or empty folder. By default ``runs/<date>-<time>`` with microseconds.
-    record : dict
-        The first record. The process that creates it owns the folder.
-    """
+def claim(output: Path | None) -> Path:
+    """Create the folder of a run. If several processes try, one succeeds."""
     # Microseconds, because a loop in a shell starts several runs in a second.
     folder = output or Path(datetime.now().strftime("runs/%Y%m%d-%H%M%S-%f"))
-    try:
-        folder.mkdir(parents=True, exist_ok=output is not None)
-        if any(folder.iterdir()):
-            raise FileExistsError
-        write_atomically(
-            folder / name, lambda stream: stream.write(_text(record)), new=True
-        )
-    except FileExistsError:
-        raise RunError(
-            f"output folder {folder} is not empty; choose an empty folder"
-        ) from None
+    folder.mkdir(parents=True)
     return folder
 
 
-def read(folder: Path, name: str = RECORD) -> Run:
+def read(folder: Path, kind: type[Options] = Options) -> Run:
     """Read a saved run."""
-    path = folder / name
-    if not path.exists():
-        raise RunError(f"{folder} contains no run: {name} is missing")
+    path = folder / kind.file
     record = json.loads(path.read_text(encoding="utf-8"))
     try:
         if record["format"] != FORMAT:
             raise TypeError(f"it has format {record['format']}, not {FORMAT}")
-        options = as_object(Options, record["options"])
+        options = as_object(kind, record["options"])
     except TypeError as error:  # also of a missing or an unknown option
-        raise RunError(
+        raise DataError(
             f"{path} is not a run of spikegrad {__version__}: {error}"
         ) from None
-    return Run(folder, options, record, name)
+    return Run(folder, options, record)
 
 
 def as_object(kind: type, values: Record) -> Any:
@@ -177,35 +200,6 @@ def as_object(kind: type, values: Record) -> Any:
     return kind(
         **{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
     )
-
-
-def read_parameters(run: Run) -> Params:
-    """Read saved parameters."""
-    path, shapes = run.folder / PARAMETERS, run.network.shapes
-    if not path.exists():
-        raise RunError(f"{run.folder} contains no trained run: {PARAMETERS} is missing")
-    with np.load(path) as arrays:
-        leaves = [jnp.asarray(arrays[name]) for name in _named(shapes)]
-    return jax.tree.unflatten(jax.tree.structure(shapes), leaves)
-
-
-class Trained(NamedTuple):
-    """A saved run with its parameters, and examples of data that a command reads for it."""
-
-    run: Run
-    params: Params
-    source: str
-    examples: Sequences
-    labelled: bool
-
-
-def read_trained(folder: Path, data: str | None = None) -> Trained:
-    """Read a trained run and examples on its scale, by default its test set."""
-    run = read(folder)
-    params = read_parameters(run)
-    source = data or run.options.data
-    examples, labelled = sources.load_to_score(source, run.options, run.data)
-    return Trained(run, params, source, examples, labelled)
 
 
 def sha256(source: Sequences) -> str:
@@ -231,7 +225,3 @@ def _named(params: Params) -> dict[str, PyTree]:
         for name in ("weight", "recurrent", "bias")
         if getattr(layer, name) is not None
     }
-
-
-def _text(record: Record) -> bytes:
-    return (json.dumps(record, indent=1) + "\n").encode()

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import os
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, TypeVar
+from typing import Any
 
+import click
 import numpy as np
 
 from .. import data as datasets
+from .._files import Record
 from ..data import (
     FORMS,
     Binned,
@@ -26,22 +27,19 @@ from ..data import (
     standardized,
     train_test_split,
 )
-from . import tables
-from .networks import NO_ENCODING
-
-Source = TypeVar("Source", bound=Sequences)
+from .networks import NO_ENCODING, sample
 
 FILES = [form for form in FORMS if form.key]
 """Files of the user, distinguished by their keys."""
-CSV = """numpy.loadtxt(file, delimiter=",", skiprows=1) reads a table of numbers, and
+TABLE = (
+    "\n".join(f"{form.written:20}  {form.about}" for form in FORMS)
+    + """
+
+A .csv: numpy.loadtxt(file, delimiter=",", skiprows=1) reads a table of numbers, and
 numpy.savez("my.npz", x_train=x, y_train=y) writes the file, with a label from 0
-for each row; numpy.unique(names, return_inverse=True)[1] makes labels of names"""
-"""The way from a table to the arrays of a file."""
-TABLE = "\n".join(
-    [*(f"{form.written:20}  {form.about}" for form in FORMS), "", f"A .csv: {CSV}."]
+for each row; numpy.unique(names, return_inverse=True)[1] makes labels of names."""
 )
-_SAMPLE = 100
-"""Number of recordings that are read quickly."""
+"""The help on data, with the way from a table to the arrays of a file."""
 
 
 def form_of(source: str) -> Form:
@@ -52,27 +50,18 @@ def form_of(source: str) -> Form:
     DataError
         If no form fits.
     """
-    name, _, path = source.partition(":")
-    for form in FORMS:
-        if form.name == name and not form.key and (":" in form.written) == bool(path):
-            return form
     if source.endswith(".npz"):
         # images if no key is known, because their reader reports it
         keys = keys_of(Path(source))
         return next((form for form in reversed(FILES) if form.key in keys), FILES[0])
-    if source.endswith((".csv", ".tsv")):
-        raise DataError(f"{source} must be a .npz file. {CSV}")
-    forms = {form.name: form.written for form in FORMS}
-    near = [forms[other] for other in difflib.get_close_matches(name, forms, 2)]
-    hint = f"did you mean {' or '.join(near)}? Else " if near else ""
-    raise DataError(f"unknown data {source!r}: {hint}use {', '.join(forms.values())}")
-
-
-def sample(source: Source, most: int) -> Source:
-    """Return up to ``most`` examples, evenly from the first to the last."""
-    count = len(source)
-    return source.subset(
-        np.unique(np.linspace(0, count - 1, min(count, most)).astype(int))
+    name, _, path = source.partition(":")
+    for form in FORMS:
+        if form.name == name and (":" in form.written) == bool(path):
+            return form
+    values = ", ".join(dict.fromkeys(form.written for form in FORMS))
+    raise DataError(
+        f"unknown data {source!r}: use {values}. spikegrad data describes them, and the way from "
+        "a .csv to a .npz"
     )
 
 
@@ -94,105 +83,104 @@ def load(source: str, seed: int, binning: Binning) -> Split:
         If the data does not exist or is malformed.
     """
     form = form_of(source)
-    if form.read is not None:
-        return _recordings(form, source, seed, binning)
-    split = datasets.load(source, seed)
-    _check_labels(form, source, split.train, "y_train")
-    return split
-
-
-def _check_labels(
-    form: Form, source: str, train: Sequences | Recordings, key: str
-) -> None:
-    missing = np.setdiff1d(np.arange(max(2, train.classes)), train.y)
+    if form.read is None:
+        split = datasets.load(source, seed)
+    else:
+        split = _recordings(form, source, seed, binning)
+    # Also of a file without labels, which is read as a single class.
+    missing = np.setdiff1d(np.arange(max(2, split.classes)), split.train.y)
     if form.key and missing.size:
+        y = "y" if form.read else "y_train"
         raise DataError(
-            f"{source}: {key} must hold at least two classes and every label from 0 to the "
-            f"greatest, but lacks {missing[0]}; numpy.unique({key}, return_inverse=True)[1] "
+            f"{source}: {y} must hold at least two classes and every label from 0 to the "
+            f"greatest, but lacks {missing[0]}; numpy.unique({y}, return_inverse=True)[1] "
             "numbers the classes"
         )
+    return split
 
 
 def _recordings(form: Form, source: str, seed: int, binning: Binning) -> Split:
     train, test = form.read(_path(source), binning.steps, seed)  # type: ignore[misc]
-    _check_labels(form, source, train, "y")
     test_from = "the test set"
     if test is None:
         test_from = form.test_from.format(seed)
         train, test = form.split(train, seed)
+    # Split first, because labels are known without binning.
     train, test = _sequences(train, binning), _sequences(test, binning)
     _warn_of_events_outside(train)
     mean = std = ()
+    # Spikes and counts keep their zeros, which real numbers do not have.
     if train.sequence(0).dtype.kind == "f":
         mean, std = moments(train)
         train, test = standardized(train, mean, std), standardized(test, mean, std)
-        mean, std = tuple(mean.ravel().tolist()), tuple(std.ravel().tolist())
+        mean, std = mean.ravel().tolist(), std.ravel().tolist()
     return Split(
-        train.in_memory(),
-        test.in_memory(),
-        test_from,
-        mean=mean,
-        std=std,
+        train.in_memory(), test.in_memory(), test_from, mean=(*mean,), std=(*std,)
     )
 
 
-def for_validation(split: Split, fraction: float, seed: int) -> tuple[Split, Split]:
-    """Return the split without its validation examples, and one with them as the test set."""
-    train, validation = train_test_split(split.train, fraction, seed)
-    split = dataclasses.replace(split, train=train.in_memory())
-    return split, dataclasses.replace(split, test=validation.in_memory())
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Validated(Split):
+    """A split whose training set lacks the examples of a validation set."""
+
+    validation: Sequences
+
+
+def for_validation(split: Split, fraction: float, seed: int) -> Validated:
+    """Take a validation set from the training set."""
+    train, validation = (
+        part.in_memory() for part in train_test_split(split.train, fraction, seed)
+    )
+    parts: Record = {"train": train, "validation": validation}
+    return Validated(**vars(split) | parts)
 
 
 def load_to_score(
-    source: str, options: Any, like: SimpleNamespace
+    data: str | None, options: Any, like: SimpleNamespace
 ) -> tuple[Sequences, bool]:
     """Read examples for a network that was trained with these options on data ``like`` these.
 
     Possible training examples are excluded: published training sets, and the training part of the
-    training data. The second value is True if the examples have labels.
+    training data, which is the default. The second value is True if the examples have labels.
     """
-    form, timed = form_of(source), options.encoding == NO_ENCODING
-    if timed == (form.read is None) and (timed or not form.key):
-        raise DataError(
-            f"{source} {'lacks' if timed else 'has'} a time axis, but the network was trained on "
-            f"{options.data} {'with' if timed else 'without'} one"
-        )
-    if timed:
-        test = _recordings_to_score(form, source, options)
-        # Only files of the user may lack labels.
-        labelled = not form.key or "y" in keys_of(Path(source))
-    else:
+    source = data or options.data
+    form = form_of(source)
+    # The network decides, because a .npz with x may have images or sequences.
+    if options.encoding != NO_ENCODING:
         test, labelled = datasets.images_to_score(
             source, options.seed, like.low, like.high
         )
+    elif form.read is None:
+        raise DataError(
+            f"{source} lacks a time axis, but the network was trained on {options.data} with one"
+        )
+    else:
+        path, trained = _path(source), _path(options.data)
+        train, test = form.read(path, options.steps, options.seed)
+        if test is None:
+            # The training part of the same file must not be scored. Another file was not trained
+            # on at all.
+            is_trained = os.path.realpath(path) == os.path.realpath(trained)
+            test = form.split(train, options.seed)[1] if is_trained else train
+        # Only files of the user may lack labels.
+        labelled = not form.key or "y" in keys_of(Path(source))
     scored = _sequences(test, options.binning)
+    # A label that the network lacks would count as a mistake of it.
     if scored.shape != like.shape or scored.y.max() >= like.classes:
         raise DataError(
             f"{source}: the network was trained on channels of shape {like.shape} and "
             f"{like.classes} classes, got {scored.shape} and label {scored.y.max()}"
         )
+    # By the training set of the run, not by these examples.
     if like.mean:
-        scored = standardized(
-            scored, *(np.reshape(v, like.shape) for v in (like.mean, like.std))
-        )
+        mean, std = (np.reshape(values, like.shape) for values in (like.mean, like.std))
+        scored = standardized(scored, mean, std)
     return scored.in_memory(), labelled
 
 
-def _recordings_to_score(
-    form: Form, source: str, options: Any
-) -> Sequences | Recordings:
-    path, trained = _path(source), _path(options.data)
-    train, test = form.read(path, options.steps, options.seed)  # type: ignore[misc]
-    if test is not None:
-        return test
-    # The same file has no published test set, so its training part must not be scored. Another
-    # file was not trained on at all.
-    is_trained = os.path.realpath(path) == os.path.realpath(trained)
-    return form.split(train, options.seed)[1] if is_trained else train
-
-
 def _path(source: str) -> str:
-    return source if form_of(source).key else source.partition(":")[2] or source
+    is_file = source.endswith(".npz")
+    return source if is_file else source.partition(":")[2] or source
 
 
 def _sequences(source: Sequences | Recordings, binning: Binning) -> Sequences:
@@ -203,12 +191,13 @@ def _warn_of_events_outside(sequences: Sequences) -> None:
     """Warn of a binning that loses many events, from a sample of recordings."""
     if not isinstance(sequences, Binned):
         return
-    part = sample(sequences, _SAMPLE)
+    part = sample(sequences)
     outside, events = part.outside()
     # Recordings have stray events at their ends, which change nothing.
     if outside > events / 1000:
         seconds = sequences.binning.steps * sequences.binning.step_us / 1e6
-        tables.note(
+        text = (
             f"warning: {outside:,} of {events:,} events of {len(part)} recordings are outside of "
             f"the {seconds:g} s of all steps: a longer --bin or more --steps take later ones in"
         )
+        click.echo(text, err=True)

@@ -4,111 +4,99 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import math
 import operator
 import re
-import time
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
+from statistics import fmean, stdev
 from typing import Any
 
 import click
 import numpy as np
 
-from .. import get, rescaled
+from .. import get, rescaled, training
 from .._files import Record
-from . import processes, runs, sources, tables, trainer
+from .._struct import lifted
+from . import processes, runs, tables, trainer
 from .figure import sweep_figure
+from .networks import Params, SpikingNetwork, with_surrogate
 from .options import (
     COUNT,
     Command,
     Options,
-    adapted,
     numbers,
     option,
-    options_of,
     options_of_class,
     output_option,
     parse_surrogate,
     quiet_option,
-    refuse_others,
     resume_option,
 )
+from .sources import Validated, for_validation
 from .tables import Summary, best
 
-RECORD, RESULTS = "sweep.json", "runs.jsonl"
+RESULTS = "runs.jsonl"
 AXES = ("surrogate", "peak", "half_width", "lr")
 """The options of a setting, which are also its names in results."""
 
 
-def summaries(results: Iterable[Record], settings: list[Record]) -> list[Summary]:
+def summaries(results: Iterable[Record], settings: Iterable[Record]) -> list[Summary]:
     """Summarize the seeds of each setting, independent of the order of the results."""
-    groups = [
-        # Rounding depends on the order.
-        sorted(
-            (row for row in results if all(row[axis] == values[axis] for axis in AXES)),
-            key=operator.itemgetter("seed"),
-        )
-        for values in settings
-    ]
+    groups, of_setting = defaultdict(list), operator.itemgetter(*AXES)
+    for row in results:
+        groups[of_setting(row)].append(row)
 
+    # The sums of ``statistics`` are exact, so they do not depend on the order.
     def moments(group: list[Record], name: str) -> tuple[float, float | None]:
         values = [result[name] for result in group]
-        std = float(np.std(values, ddof=1)) if len(values) > 1 else None
-        return float(np.mean(values)), std
+        return fmean(values), stdev(values) if values[1:] else None
 
     return [
         Summary(
-            {axis: group[0][axis] for axis in AXES},
+            {axis: values[axis] for axis in AXES},
             len(group),
             sum(result["diverged"] is not None for result in group),
             moments(group, "validation"),
             moments(group, "test"),
             # A run that diverges in its first update has no rates.
-            float(np.mean([np.mean(result.get("rates", 0.0)) for result in group])),
+            fmean(np.mean(result.get("rates", 0.0)) for result in group),
         )
-        for group in groups
-        if group
+        for values in settings
+        if (group := groups[of_setting(values)])
     ]
 
 
 def parse_surrogates(text: str) -> tuple[str, ...]:
     """Parse surrogates, ``SPEC,...``. Their brackets may contain commas."""
-    specs, depth = [""], 0
-    for character in text:
-        depth += (character in "([") - (character in ")]")
-        if character == "," and depth == 0:
-            specs.append("")
-        else:
-            specs[-1] += character
+    # A comma within brackets separates parameters.
+    specs = [spec.strip() for spec in re.split(r",(?![^(]*\))", text)]
     for spec in specs:
         parse_surrogate(spec)
-    return tuple(dict.fromkeys(map(str.strip, specs)))
+    return tuple(dict.fromkeys(specs))
 
 
-def parse_range(item: str) -> list[float]:
-    """Return the numbers of ``X`` or ``FROM:TO:xFACTOR``."""
-    match = re.fullmatch("(.+):(.+):x(.+)", item)
-    if match is None:
-        return [float(item)]
-    first, last, factor = map(float, match.groups())
-    # Rounded, so the last value is included in spite of errors.
-    steps = int(round(math.log(last / first) / math.log(factor), 9))
-    return [float(f"{first * factor**i:.12g}") for i in range(steps + 1)]
-
-
-RANGE = numbers(parse_range, "0.1,0.3, or a range, such as 0.05:3.2:x2")
+RANGE = numbers(float, "0.1,0.3, or a range, such as 0.05:3.2:x2")
 
 
 @dataclasses.dataclass(frozen=True)
-class Grid:
+class Grid(Options):
     """All combinations of values. Without peaks or half-widths, surrogates stay unchanged."""
 
-    surrogate: tuple[str, ...] = option(
+    file = "sweep.json"
+
+    surrogate: tuple[str, ...] = option(  # type: ignore[assignment]
         "Surrogates, such as 'sigmoid,arctan(alpha=2)'.",
         parse_surrogates,
         default="sigmoid,arctan,inv_square_grad",
         metavar="SPEC,...",
+    )
+    lr: tuple[float, ...] = option(  # type: ignore[assignment]
+        "Initial learning rates (cosine decay to 0).",
+        RANGE,
+        default="0.002",
+        metavar="RANGE",
     )
     half_width: tuple[float, ...] = option(
         "Half-widths at half maximum, in units of the potential.",
@@ -122,12 +110,6 @@ class Grid:
         show_default="each surrogate's own",
         metavar="RANGE",
     )
-    lr: tuple[float, ...] = option(
-        "Initial learning rates (cosine decay to 0).",
-        RANGE,
-        default="0.002",
-        metavar="RANGE",
-    )
     seeds: int = option(
         "Number of seeds per setting, starting at --seed.", COUNT, default=3
     )
@@ -138,37 +120,33 @@ class Grid:
         metavar="FRACTION",
     )
 
-    @property
-    def values(self) -> dict[str, tuple[Any, ...]]:
-        """The values of each of :data:`AXES`."""
-        return {axis: getattr(self, axis) or (None,) for axis in AXES}
+    def load(self) -> Validated:
+        """Read the data, with a validation set."""
+        return for_validation(super().load(), self.validation_fraction, self.seed)
 
     @property
     def varying(self) -> list[str]:
         """The surrogate, and the axes with more than one value."""
-        return [
-            axis
-            for axis, values in self.values.items()
-            if values[1:] or axis == "surrogate"
-        ]
+        return [axis for axis in AXES if axis == "surrogate" or getattr(self, axis)[1:]]
 
+    @property
     def settings(self) -> list[Record]:
-        """Return the settings for :func:`trainer.sweep`."""
-        settings = []
-        for values in itertools.product(*map(dict.fromkeys, self.values.values())):
+        """The settings for :func:`spikegrad.training.sweep`."""
+        # Equal values are one setting.
+        axes = (dict.fromkeys(getattr(self, axis) or (None,)) for axis in AXES)
+        settings: list[Record] = []
+        for values in itertools.product(*axes):
             try:
-                spike = rescaled(get(values[0]), *values[1:3])
+                # Peak and half-width, of which None changes nothing.
+                spike = rescaled(get(values[0] or ""), *values[1:3])
             except ValueError as error:  # a surrogate that cannot be rescaled
-                raise click.BadParameter(
-                    str(error), param_hint="'--surrogate'"
-                ) from None
-            settings.append({**dict(zip(AXES, values, strict=True)), "spike": spike})
+                raise click.UsageError(str(error)) from None
+            settings.append(dict(zip(AXES, values, strict=True)) | {"spike": spike})
         return settings
 
 
 @click.command(cls=Command, context_settings={"show_default": True})
 @options_of_class(Grid)
-@options_of_class(Options, without=("surrogate", "lr"))
 @click.option(
     "--jobs",
     type=COUNT,
@@ -184,7 +162,6 @@ def sweep(
     jobs: int | None,
     output: Path | None,
     resume: Path | None,
-    quiet: bool,
     **values: Any,
 ) -> int:
     """Train with many surrogates, widths and learning rates, and report the best.
@@ -209,65 +186,102 @@ def sweep(
 
     train --help describes data, encodings and time constants.
     """
-    began, run = time.perf_counter(), None
-    if resume is None:
-        grid = Grid(
-            **{field.name: values.pop(field.name) for field in dataclasses.fields(Grid)}
-        )
-        options = options_of(
-            context, surrogate=grid.surrogate[0], lr=grid.lr[0], **values
-        )
-    else:
-        refuse_others(context, "resume", "jobs", "quiet")
-        run = runs.read(resume, RECORD)
-        options, grid = run.options, runs.as_object(Grid, run.record["sweep"])
-    settings = grid.settings()
-    split = options.load()
-    data, validation = sources.for_validation(
-        split, grid.validation_fraction, options.seed
-    )
-    if run is None:
-        options = adapted(options, data)
-        run = runs.start(output, options, data, RECORD, sweep=dataclasses.asdict(grid))
-    else:
-        run.check_resumable(data)
-    options, record = run.options, run.record
-    total, results = len(settings) * grid.seeds, []
-    with (
-        processes.deferred() as stop,
-        tables.progress(quiet) as show,
-    ):
-        for result in trainer.sweep(
-            run.network,
-            data,
-            validation,
-            options,
-            settings,
-            range(options.seed, options.seed + grid.seeds),
+    run, split = runs.begin(context, Grid, output, resume, values)
+    grid, results = run.options, []
+    total = len(grid.settings) * grid.seeds
+    with processes.deferred() as stop, tables.progress() as show:
+        for result in trainings(
+            # Any surrogate, because that of the setting replaces it.
+            dataclasses.replace(grid, surrogate=grid.surrogate[0]).network(split),
+            split,
+            grid,
             stop=stop,
             path=run.folder / RESULTS,
             resume=resume is not None,
             jobs=jobs,
         ):
             results.append(result)
-            line = f"{len(results)}/{total}  {tables.result_line(result, grid.varying)}"
+            line = (
+                f"{len(results)}/{total}  {tables.setting_label(result, grid.varying)}  "
+                f"seed {result['seed']}  validation {result['validation']:.1%}"
+            )
+            line += "  diverged" * bool(result["diverged"])
             show(line, len(results), total)
     # Runs end in any order, and tables have the order of the options.
-    if rows := summaries(results, settings):
-        record["results"] = {
-            "interrupted": len(results) < total,
-            "settings": [row._asdict() for row in rows],
-            "best": best(rows)._asdict(),
-        }
-        run.save_record()
-        tables.say(*tables.sweep(rows, grid.varying, record, len(validation.test)))
-        tables.note(f"drawing {run.folder / runs.FIGURE}", quiet)
-        title = f"{options.data}, epochs {options.epochs}, seeds {grid.seeds}"
-        run.save_figure(sweep_figure(rows, best(rows), title))
-    if len(results) < total:
-        command = f"spikegrad sweep --resume {run.folder}"
-        tables.say(
-            f"interrupted: {len(results)} of {total} runs. To continue, run {command}"
+    if rows := summaries(results, grid.settings):
+        run.save_record(
+            results={
+                "interrupted": len(results) < total,
+                "settings": [row._asdict() for row in rows],
+                "best": best(rows)._asdict(),
+            }
         )
-    tables.end(run.folder, began)
+        tables.say(*tables.sweep(rows, grid.varying, run.record, len(split.validation)))
+        title = f"{grid.data}, epochs {grid.epochs}, seeds {grid.seeds}"
+        run.save_figure(sweep_figure(rows, grid.varying, title))
+    # Also if nothing is finished yet.
+    if len(results) < total:
+        tables.say(
+            f"interrupted: {len(results)} of {total} runs. To continue, run spikegrad sweep "
+            f"--resume {run.folder}"
+        )
+    tables.say(f"saved in {run.folder}")
     return 128 + stop() if stop() else 0
+
+
+def trainings(
+    network: SpikingNetwork, data: Validated, grid: Grid, **more: Any
+) -> Iterator[Record]:
+    """Train and score a network with all settings and seeds.
+
+    Parameters
+    ----------
+    network : SpikingNetwork
+        Its surrogate is replaced by that of each setting.
+    data : Validated
+        Training, validation and test set.
+    grid : Grid
+        The settings and seeds, and the settings of the training as for :func:`trainer.fit`.
+    **more
+        Further arguments of :func:`spikegrad.training.sweep`.
+
+    Yields
+    ------
+    dict
+        Results of :func:`spikegrad.training.sweep` with the accuracies ``validation`` and
+        ``test``, and with ``silent`` of :class:`trainer.Scores`.
+    """
+    loss_of_one = trainer.loss_of(network, grid)
+    start = trainer.starts(network, data.train)
+
+    def loss(params, batch, key, setting):
+        # In the parameters, so numbers of a surrogate are arguments of one program.
+        return loss_of_one(with_surrogate(params, setting["spike"]), batch, key)
+
+    def score(params: Params, setting: Mapping) -> Record:
+        # lifted numbers are arguments of the compiled function
+        params = with_surrogate(params, lifted(setting["spike"]))
+        validation, test = (
+            trainer.score(network, params, part)
+            for part in (data.validation, data.test)
+        )
+        return {
+            "validation": validation.accuracy,
+            "test": test.accuracy,
+            "silent": test.silent,
+        }
+
+    return training.sweep(
+        loss,
+        lambda key, setting: start(key),
+        partial(data.train.batches, grid.batch),
+        grid.settings,
+        optimizer=lambda setting: trainer.optimizer_of(
+            setting["lr"], trainer.updates_of(data, grid)
+        ),
+        seeds=range(grid.seed, grid.seed + grid.seeds),
+        epochs=grid.epochs,
+        updates_per_call=trainer.updates_per_call(network, data, grid),
+        score=score,
+        **more,
+    )

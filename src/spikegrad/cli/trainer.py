@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,17 +16,19 @@ import optax
 
 from .. import training
 from .._files import Record
-from .._struct import Real, lifted
+from .._struct import Real
 from ..data import Sequences, Split, scale
 from . import tables
-from .networks import NO_ENCODING, Params, SpikingNetwork, with_surrogate
+from .networks import (
+    NO_ENCODING,
+    Params,
+    SpikingNetwork,
+    sample,
+)
 from .options import Options
 from .processes import batch_sharding
-from .sources import sample
 
 CHECKPOINTS, METRICS = "checkpoints", "metrics.jsonl"
-_MEASURED = 128
-"""Number of recordings that scale the initial weights."""
 _SCORED = 512
 """Number of examples of a compiled call that scores."""
 _WORK = 1.6e10
@@ -42,27 +44,29 @@ def optimizer_of(lr: Real, updates: int) -> optax.GradientTransformation:
 
 def random_shift(x: jax.Array, pixels: int, key: jax.Array) -> jax.Array:
     """Move each image of ``(n, height, width, ...)`` by up to ``pixels`` in each direction."""
-    channel_axes = x.ndim - 3
-    padded = jnp.pad(
-        x, [(0, 0), (pixels, pixels), (pixels, pixels), *[(0, 0)] * channel_axes]
-    )
-    # (n, 2): one offset for height and width of each image. Channels do not move.
-    offsets = jax.random.randint(key, (len(x), 2), 0, 2 * pixels + 1)
-    offsets = jnp.pad(offsets, [(0, 0), (0, channel_axes)])
-    return jax.vmap(partial(jax.lax.dynamic_slice, slice_sizes=x.shape[1:]))(
-        padded, offsets
-    )
+    # Channels do not move.
+    margins = [(pixels, pixels)] * 2 + [(0, 0)] * (x.ndim - 3)
+
+    def moved(image: jax.Array, offsets: jax.Array) -> jax.Array:
+        # Zeros move in: the smallest value of an image.
+        padded = jnp.pad(image, margins)
+        for axis, size in enumerate(image.shape[:2]):
+            padded = jax.lax.dynamic_slice_in_dim(padded, offsets[axis], size, axis)
+        return padded
+
+    return jax.vmap(moved)(x, jax.random.randint(key, (len(x), 2), 0, 2 * pixels + 1))
 
 
 @dataclasses.dataclass(frozen=True)
 class Scores:
     """Predictions and firing statistics for a set of examples.
 
-    ``logits`` is ``(n, classes)``. For each hidden layer, ``rates`` has the spikes per neuron and
-    time step, and ``silent`` the fraction of neurons that never fire.
+    ``logits`` is ``(n, classes)``, and ``y`` has the labels. For each hidden layer, ``rates`` has
+    the spikes per neuron and time step, and ``silent`` the fraction of neurons that never fire.
     """
 
     logits: np.ndarray
+    y: np.ndarray
     rates: list[float]
     silent: list[float]
 
@@ -71,67 +75,37 @@ class Scores:
         """The class with the largest logit, ``(n,)``."""
         return self.logits.argmax(1)
 
-    def accuracy(self, y: np.ndarray) -> float:
-        """Return the fraction of answers that equal the labels."""
-        return float((self.answers == y).mean())
+    @property
+    def accuracy(self) -> float:
+        """The fraction of answers that equal the labels."""
+        return float((self.answers == self.y).mean())
 
 
-def make_evaluator(network: SpikingNetwork) -> Callable[..., Scores]:
-    """Return a function of parameters and :class:`spikegrad.data.Sequences` that scores them."""
-
-    @jax.jit
-    def run(params, x, mask, key):
-        logits, spikes, _ = network(params, x, key, mask)
-        return logits, [layer.mean(0) for layer in spikes]
-
-    key = jax.random.key(0)
-
-    def score(params: Params, source: Sequences) -> Scores:
-        # Parts of one size if possible, because another size is another program.
-        count = len(source)
-        size = math.ceil(count / math.ceil(count / _SCORED))
-        parts = [
-            jax.device_get(run(params, x, mask, jax.random.fold_in(key, i)))
-            for i, (x, _, mask) in enumerate(source.batches(size))
-        ]
-        logits, means = jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
-        # Masked steps have no spikes, so a mean over all steps is too small.
-        padding = source.steps / source.lengths.mean() if source.masked else 1.0
-        rates = [layer.mean(0) * padding for layer in means]
-        return Scores(
-            logits,
-            [float(layer.mean()) for layer in rates],
-            [float((layer == 0).mean()) for layer in rates],
-        )
-
-    return score
+@partial(jax.jit, static_argnums=0)
+def _run(network, params, x, mask, key):
+    logits, spikes, _ = network(params, x, key, mask)
+    return logits, [layer.mean(0) for layer in spikes]
 
 
-@dataclasses.dataclass(frozen=True)
-class Fit:
-    """A trained network: parameters, test scores and one value per epoch of each learning curve.
-
-    ``failure`` is the message of a divergence. The parameters are then the last finite ones.
-    """
-
-    params: Params
-    scores: Scores
-    curves: dict[str, list]
-    seconds: float
-    interrupted: bool
-    failure: str = ""
-
-    def summary(self) -> Record:
-        """Return the results of the last epoch, as in ``run.json``."""
-        return {
-            **{name: self.curves[name][-1] for name in ("test", "accuracy", "loss")},
-            "rates": self.scores.rates,
-            "silent": self.scores.silent,
-            "epochs": len(self.curves["loss"]),
-            "interrupted": self.interrupted,
-            "seconds": self.seconds,
-            "curves": self.curves,
-        }
+def score(network: SpikingNetwork, params: Params, source: Sequences) -> Scores:
+    """Return the scores of a set of examples."""
+    # Parts of one size if possible, because another size is another program.
+    count, key = len(source), jax.random.key(0)
+    size = math.ceil(count / math.ceil(count / _SCORED))
+    parts = [
+        jax.device_get(_run(network, params, x, mask, jax.random.fold_in(key, i)))
+        for i, (x, _, mask) in enumerate(source.batches(size))
+    ]
+    logits, means = jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
+    # Masked steps have no spikes, so a mean over all steps is too small.
+    padding = source.steps / source.lengths.mean()
+    rates = [layer.mean(0) * padding for layer in means]
+    return Scores(
+        logits,
+        source.y,
+        [float(layer.mean()) for layer in rates],
+        [float((layer == 0).mean()) for layer in rates],
+    )
 
 
 def fit(
@@ -140,12 +114,11 @@ def fit(
     data: Split,
     options: Options,
     *,
-    quiet: bool = True,
     stop: Callable[[], object] = lambda: False,
     folder: Path | None = None,
     minutes: float = 1.0,
     callbacks: Sequence[training.Callback] = (),
-) -> Fit:
+) -> tuple[Params, Record]:
     """Train on the cross-entropy of the logits.
 
     The test set is scored after each epoch for the learning curves. It is not used for decisions.
@@ -160,8 +133,6 @@ def fit(
         At least ``batch`` training examples.
     options : Options
         Settings of the training. Shuffling, shifts, noise and input encoding depend on the seed.
-    quiet : bool
-        If False, print the progress.
     stop : callable
         Called after each compiled call. If it returns true, training ends.
     folder : Path, optional
@@ -171,31 +142,39 @@ def fit(
     callbacks : sequence of Callback
         More callbacks of :func:`spikegrad.training.fit`.
 
+    Returns
+    -------
+    params : tuple of Layer
+        The trained parameters.
+    results : dict
+        The results of the last epoch as in ``run.json``, with one value per epoch of each learning
+        curve.
+
     Raises
     ------
     DivergedError
-        If the loss is not finite in the first compiled call.
+        If the loss or a parameter is not finite. It has the last good state.
     """
-    per_epoch = len(data.train) // options.batch
-    updates = per_epoch * options.epochs
+    # The schedule needs the end, so a resumed run has the number of its first start.
+    updates = updates_of(data, options)
     optimizer = optimizer_of(options.lr, updates)
-    score = make_evaluator(network)
-    curves: dict[str, list] = {
-        name: [] for name in ("loss", "accuracy", "rates", "test")
-    }
-    last: training.Report | None = None
+    # A value of each epoch.
+    curves: defaultdict[str, list] = defaultdict(list)
 
-    def append(now: training.Report) -> None:
-        test = score(now.state.trainable, data.test).accuracy(data.test.y)
-        for metric, value in (now.epoch_metrics | {"test": np.asarray(test)}).items():
-            curves[metric].append(value.tolist())
+    def append(state: training.State, metrics: Record) -> None:
+        test = score(network, state.trainable, data.test).accuracy
+        for name, value in {**metrics, "test": test}.items():
+            curves[name].append(np.asarray(value).tolist())
 
     def course(now: training.Report) -> bool:
-        nonlocal last
-        last = now
         if now.epoch_ended:
-            append(now)
-        line = tables.training_line(now, network.name, options.epochs, curves["test"])
+            append(now.state, now.epoch_metrics)
+        mean = now.epoch_metrics
+        test = "".join(f"  test {last:.1%}" for last in curves["test"][-1:])
+        line = (
+            f"{network.name:8}{now.epoch}/{options.epochs}  loss {mean['loss']:.3g}  "
+            f"train {mean['accuracy']:.1%}{test}  active {mean['rates'].mean():.2f}"
+        )
         show(line, now.step, now.total or now.step)
         return bool(stop())
 
@@ -203,129 +182,77 @@ def fit(
         # The rate of the last update: the schedule counts from 0, and ``step`` is the number of
         # updates made.
         rate = optax.cosine_decay_schedule(options.lr, updates)(now.step - 1)
-        return {"learning_rate": rate} | (
-            {"test": curves["test"][-1]} if now.epoch_ended else {}
-        )
+        # Scored by the callback before this one.
+        test = {"test": curves["test"][-1]} if now.epoch_ended else {}
+        return {"learning_rate": rate} | test
 
     state = training.State.create(params, optimizer, jax.random.key(options.seed))
+    # Integers are trained on without a folder.
     files = []
     if folder is not None:
         path = folder / CHECKPOINTS / network.name
         checkpoints = training.Checkpoints(path, minutes=minutes, extra=curves)
         state = checkpoints.restore(state)
-        labels = {"network": network.name}
         metrics = training.JsonLines(
-            folder / METRICS, of=labels, more=values, resume=True
+            folder / METRICS, of={"network": network.name}, more=values, resume=True
         )
+        # The curves have the epoch before a checkpoint saves them.
         files = [metrics, checkpoints]
-    failure = ""
     try:
-        with tables.progress(quiet) as show:
+        with tables.progress() as show:
             state = training.fit(
-                _loss(network, options),
+                loss_of(network, options),
                 state,
                 data.train.batches(options.batch, options.seed),
                 optimizer=optimizer,
                 epochs=options.epochs,
-                updates_per_call=_updates_per_call(network, options.batch, per_epoch),
-                batch_sharding=batch_sharding(options.batch, data.train.masked),
+                updates_per_call=updates_per_call(network, data, options),
+                batch_sharding=batch_sharding(data.train.masked),
                 callbacks=[course, *files, *callbacks],
             )
     except training.DivergedError as error:
-        failure = f"the {network.name} network diverged: {error}. A smaller learning rate may help"
-        # Without any finite update there is nothing to save.
-        if last is None and not curves["loss"]:
-            raise training.DivergedError(failure, error.state) from None
-        state = error.state
+        text = f"the {network.name} network diverged: {error}. A smaller learning rate may help"
+        raise training.DivergedError(text, error.state) from None
     # An interrupted epoch is the last point of the curves.
-    if last is not None and not last.epoch_ended:
-        append(dataclasses.replace(last, state=state))
-    scores = score(state.trainable, data.test)
-    interrupted = not failure and state.epoch < options.epochs
-    return Fit(state.trainable, scores, curves, state.seconds, interrupted, failure)
-
-
-def sweep(
-    network: SpikingNetwork,
-    data: Split,
-    validation: Split,
-    options: Options,
-    settings: list[Record],
-    seeds: Sequence[int],
-    **more: Any,
-) -> Iterator[Record]:
-    """Train and score a network with several settings and seeds.
-
-    Parameters
-    ----------
-    data, validation : Split
-        Both have the training set. ``data`` has the test set, ``validation`` the validation set.
-    options : Options
-        Settings of the training, as for :func:`fit`.
-    settings : list of dict
-        Each has the surrogate ``spike``, the learning rate ``lr``, and values for the results.
-    **more
-        Further arguments of :func:`spikegrad.training.sweep`.
-
-    Yields
-    ------
-    dict
-        Results of :func:`spikegrad.training.sweep` with the accuracies ``validation`` and
-        ``test``, and with ``silent`` of :class:`Scores`.
-    """
-    per_epoch = len(data.train) // options.batch
-    loss_of_one = _loss(network, options)
-
-    def loss(params, batch, key, setting):
-        return loss_of_one(with_surrogate(params, setting["spike"]), batch, key)
-
-    evaluate = make_evaluator(network)
-
-    def score(params: Params, setting: Mapping) -> Record:
-        # lifted numbers are arguments of the compiled function
-        params = with_surrogate(params, lifted(setting["spike"]))
-        chosen, reported = (
-            evaluate(params, split.test) for split in (validation, data)
-        )
-        return {
-            "validation": chosen.accuracy(validation.test.y),
-            "test": reported.accuracy(data.test.y),
-            "silent": reported.silent,
-        }
-
-    start = starts(network, data.train)
-    return training.sweep(
-        loss,
-        lambda key, setting: start(key),
-        partial(data.train.batches, options.batch),
-        settings,
-        optimizer=lambda setting: optimizer_of(
-            setting["lr"], per_epoch * options.epochs
-        ),
-        seeds=seeds,
-        epochs=options.epochs,
-        updates_per_call=_updates_per_call(network, options.batch, per_epoch),
-        score=score,
-        **more,
-    )
+    if state.batches:
+        append(state, {k: total / state.batches for k, total in state.sums.items()})
+    scores = score(network, state.trainable, data.test)
+    return state.trainable, {
+        **{name: curves[name][-1] for name in ("test", "accuracy", "loss")},
+        "rates": scores.rates,
+        "silent": scores.silent,
+        "epochs": len(curves["loss"]),
+        "interrupted": state.epoch < options.epochs,
+        "seconds": state.seconds,
+        "curves": curves,
+    }
 
 
 def starts(network: SpikingNetwork, train: Sequences) -> Callable[[jax.Array], Params]:
     """Return a function that draws initial parameters, scaled by a sample of recordings."""
     if network.encoding != NO_ENCODING:
         return network.init
-    x, _, mask = jax.tree.map(jnp.asarray, sample(train, _MEASURED).as_batch())
+    # Images have a known scale, recordings are measured.
+    x, _, mask = jax.tree.map(jnp.asarray, sample(train).as_batch())
     return jax.jit(lambda key: network.init(key, x, mask))
 
 
-def _updates_per_call(network: SpikingNetwork, batch: int, per_epoch: int) -> int:
+def updates_of(data: Split, options: Options) -> int:
+    """Return the number of updates of a training."""
+    return len(data.train) // options.batch * options.epochs
+
+
+def updates_per_call(network: SpikingNetwork, data: Split, options: Options) -> int:
     """Return enough updates to amortize a call, but few enough to notice an interrupt soon."""
     # A forward pass and twice as much backward, with two operations for each connection and step.
-    work_of_update = 6.0 * batch * network.steps * network.count
+    work_of_update = 6.0 * options.batch * network.steps * network.count
+    per_epoch = len(data.train) // options.batch
     return max(1, min(per_epoch, int(_WORK / work_of_update)))
 
 
-def _loss(network: SpikingNetwork, options: Options) -> training.Loss:
+def loss_of(network: SpikingNetwork, options: Options) -> training.Loss:
+    """Return the cross-entropy with the accuracy and the firing rates."""
+
     def loss(params, batch, key):
         x, y, mask = batch
         # Images are shifted and recordings get noise, never both, so one key serves for either.
