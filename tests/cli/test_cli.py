@@ -299,16 +299,18 @@ WRONG = {
     "reset": (["train", "--reset", "soft"], "'soft' is not one of 'subtract', 'value', 'none'"),
     "hidden": (["train", "--hidden", "256,,256"], "'256,,256': pass numbers above 0, such as 256,256"),
     "empty layer": (["train", "--hidden", "256,0"], "'256,0': pass numbers above 0"),
-    "no data": (["train", "--data", "my.csv"], "FILE.npz. spikegrad data describes them, and the way from a .csv"),
+    "near a name": (["train", "--data", "mnist"], "unknown data 'mnist': did you mean nmnist:PATH or mnist5k? "),
+    "near a form": (["train", "--data", "shdd:x"], "unknown data 'shdd:x': did you mean shd:PATH"),
+    "a table": (["train", "--data", "my.csv"], "my.csv must be a .npz file. numpy.loadtxt(file, "),
     "labels of text": (
         ["train", "--data", "text.npz"],
         "got <U3 of shape (20,); numpy.unique(y_train, return_inverse=True)[1] converts names",
     ),
-    "no path": (["train", "--data", "shd"], "unknown data 'shd': use mnist5k, "),
+    "no path": (["train", "--data", "shd"], "unknown data 'shd': did you mean shd:PATH"),
     "an empty path": (["train", "--data", "ts:"], "ts:PATH, FILE.npz"),
     "a path too many": (
         ["train", "--data", "randman:a"],
-        "unknown data 'randman:a': use mnist5k, ",
+        "unknown data 'randman:a': did you mean randman? ",
     ),
     "no folder": (["train", "--data", "nmnist:none"], "none: no such file or folder"),
     "encoding of recordings": (
@@ -327,8 +329,11 @@ WRONG = {
     "one class": (["train", "--data", "events.npz"], "events.npz: y must hold at least two classes"),
     "no sequences": (["train", "--data", "sequences.npz"], "x must hold numbers of shape (n, steps, channels...)"),
     "no file": (["train", "--data", "none.npz"], "none.npz: no such file"),
-    "output is a file": (["train", "--data", "digits", "--output", "table.npz"], "File exists: 'table.npz'"),
-    "output in use": (["train", "--data", "digits", "--output", "used"], "File exists: 'used'"),
+    "output is a file": (
+        ["train", "--data", "digits", "--output", "table.npz"],
+        "table.npz exists; choose a new output folder",
+    ),
+    "output in use": (["train", "--data", "digits", "--output", "used"], "used exists; choose a new output folder"),
     "resume with an option": (["train", "--resume", "used", "--lr", "1"], "options of the original run. Remove --lr"),
     "no name": (["plot", "-o", "a.png"], "Missing argument 'NAME...'"),
     "no output": (["plot", "sigmoid"], "Missing option '--output'"),
@@ -432,7 +437,7 @@ def together(times, function):
         start.wait()
         try:
             return function()
-        except FileExistsError as error:
+        except runs.DataError as error:
             return error
 
     with ThreadPoolExecutor(times) as pool:
@@ -450,7 +455,7 @@ def test_one_of_several_runs_claims_a_folder(tmp_path):
     for i in range(20):
         folder = tmp_path / str(i)
         refused = [error for error in together(2, lambda: runs.claim(folder)) if error != folder]  # noqa: B023
-        assert [str(error) for error in refused] == [f"[Errno 17] File exists: '{folder}'"]
+        assert [str(error) for error in refused] == [f"{folder} exists; choose a new output folder"]
 
 
 WITHOUT = """

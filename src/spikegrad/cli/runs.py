@@ -176,7 +176,10 @@ def claim(output: Path | None) -> Path:
     """Create the folder of a run. If several processes try, one succeeds."""
     # Microseconds, because a loop in a shell starts several runs in a second.
     folder = output or Path(datetime.now().strftime("runs/%Y%m%d-%H%M%S-%f"))
-    folder.mkdir(parents=True)
+    try:
+        folder.mkdir(parents=True)
+    except FileExistsError:
+        raise DataError(f"{folder} exists; choose a new output folder") from None
     return folder
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import os
 from pathlib import Path
 from types import SimpleNamespace
@@ -31,15 +32,13 @@ from .networks import NO_ENCODING, sample
 
 FILES = [form for form in FORMS if form.key]
 """Files of the user, distinguished by their keys."""
-TABLE = (
-    "\n".join(f"{form.written:20}  {form.about}" for form in FORMS)
-    + """
-
-A .csv: numpy.loadtxt(file, delimiter=",", skiprows=1) reads a table of numbers, and
+CSV = """numpy.loadtxt(file, delimiter=",", skiprows=1) reads a table of numbers, and
 numpy.savez("my.npz", x_train=x, y_train=y) writes the file, with a label from 0
-for each row; numpy.unique(names, return_inverse=True)[1] makes labels of names."""
+for each row; numpy.unique(names, return_inverse=True)[1] makes labels of names"""
+"""The way from a table to the arrays of a file."""
+TABLE = "\n".join(
+    [*(f"{form.written:20}  {form.about}" for form in FORMS), "", f"A .csv: {CSV}."]
 )
-"""The help on data, with the way from a table to the arrays of a file."""
 
 
 def form_of(source: str) -> Form:
@@ -58,11 +57,12 @@ def form_of(source: str) -> Form:
     for form in FORMS:
         if form.name == name and (":" in form.written) == bool(path):
             return form
-    values = ", ".join(dict.fromkeys(form.written for form in FORMS))
-    raise DataError(
-        f"unknown data {source!r}: use {values}. spikegrad data describes them, and the way from "
-        "a .csv to a .npz"
-    )
+    if source.endswith((".csv", ".tsv")):
+        raise DataError(f"{source} must be a .npz file. {CSV}")
+    forms = {form.name: form.written for form in FORMS}
+    near = [forms[other] for other in difflib.get_close_matches(name, forms, 2)]
+    hint = f"did you mean {' or '.join(near)}? Else " * bool(near)
+    raise DataError(f"unknown data {source!r}: {hint}use {', '.join(forms.values())}")
 
 
 def load(source: str, seed: int, binning: Binning) -> Split:
