@@ -141,8 +141,9 @@ def compilations(function):
 
 
 def few(values, *chosen):
-    """Values to parametrize with: the chosen ones stand for the others, which run with --every alone."""
-    return [pytest.param(value, marks=() if value in chosen else pytest.mark.every) for value in values]
+    """Values or rows to parametrize with: the chosen ones stand for the others, which run with --every alone."""
+    rows = [(value, value if isinstance(value, tuple) else (value,)) for value in values]
+    return [pytest.param(*row, marks=() if value in chosen else pytest.mark.every) for value, row in rows]
 
 
 def pairwise(rows):

@@ -35,9 +35,8 @@ KINDS = ("dense", "recurrent", "convolutional")
 rng = np.random.default_rng(0)
 
 
-def label(case):
-    kind, mode, way = case
-    return f"{kind}-{mode}-{way.__name__}"
+def label(value):
+    return getattr(value, "__name__", value)
 
 
 def array(*shape, scale=1.0):
@@ -142,10 +141,9 @@ WAYS = by_jit, by_explicit_mesh, by_shard_map
 BY_DEFAULT = ("recurrent", "8-bit", by_explicit_mesh), ("convolutional", "exact", by_jit)
 
 
-@pytest.mark.parametrize("case", few([*itertools.product(KINDS, MODES, WAYS)], *BY_DEFAULT), ids=label)
-def test_a_sharded_batch(case):
+@pytest.mark.parametrize(("kind", "mode", "way"), few(itertools.product(KINDS, MODES, WAYS), *BY_DEFAULT), ids=label)
+def test_a_sharded_batch(kind, mode, way):
     """No device gathers the batch of the others, each takes the memory of its share, the gradient is that of one."""
-    kind, mode, way = case
     gradient, args = way(functools.partial(loss, kind=kind, backward=mode), kind)
     compiled = gradient.lower(*args).compile()
     text = compiled.as_text()
