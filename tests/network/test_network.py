@@ -175,7 +175,7 @@ def test_forward_mode():
     p = draw()
     d = jax.tree.map(jnp.ones_like, p)
     run = lambda p, **options: build(p)(p["inputs"], **options)[1].sum()  # noqa: E731
-    functions = lambda p: run(p, backward="scan"), lambda p: loop(p).sum()  # noqa: E731
+    functions = lambda p: run(p, backward="scan"), lambda p: loop(p).sum()
     assert_close(*jax.jit(lambda: [jax.jvp(f, (p,), (d,))[1] for f in functions])(), 1e-5)
     for mode in ("exact", "half"):
         other = functools.partial(run, backward=mode)

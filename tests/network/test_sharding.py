@@ -165,6 +165,7 @@ def test_an_explicit_mesh_that_the_arrays_alone_know():
     assert_close(gradient(*args), one_device("recurrent", "exact"), 1e-5)
 
 
+@pytest.mark.every
 def test_an_explicit_mesh_without_jit():
     run, args = by_explicit_mesh(functools.partial(loss, kind="recurrent"), "recurrent")
     assert_close(run.__wrapped__(*args), one_device("recurrent", "exact"), 1e-5)

@@ -50,7 +50,7 @@ def test_the_network_is_its_equations(adaptive, gradient):
         weights = task.start(jax.random.key(0))
         setting = {"adaptive": adaptive, "gradient": gradient}
         value, found = jax.jit(lambda w: task.loss(w, (jnp.asarray(x), jnp.asarray(y)), None, setting))(weights)
-        outputs, spikes = map(np.asarray, task.run(weights, jnp.asarray(x), adaptive, gradient))
+        outputs, spikes = map(np.asarray, jax.jit(lambda w: task.run(w, jnp.asarray(x), adaptive, gradient))(weights))
     expected, all_spikes = reference(weights, x, adaptive)
     assert 0.01 < all_spikes.mean() < 0.2
     assert (spikes == all_spikes).all()
