@@ -536,6 +536,7 @@ def test_states_in_few_bits_fire_equally(mode):
     assert unsettled > 100
 
 
+@pytest.mark.every
 def test_the_backward_pass_of_a_network_fires_the_same():
     """The gradient of a readout's weights is linear in the spikes below, and in nothing that is rounded."""
     local = np.random.default_rng(2)

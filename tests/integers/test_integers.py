@@ -284,7 +284,7 @@ def test_quantized_network_trains():
         assert 0.8 < np.linalg.norm(b) / np.linalg.norm(a) < 1.25
 
 
-@pytest.mark.parametrize("target", ["fixed", "loihi"])
+@pytest.mark.parametrize("target", [pytest.param("fixed", marks=pytest.mark.every), "loihi"])
 def test_nir_takes_the_rounded_network(target):
     """The real network of the rounded weights and time constants rounds to itself, and NIR has its parameters."""
     network, spikes = real_network(0.04, SynapticLIF(0.9, reset="value", synaptic_decay=0.75))

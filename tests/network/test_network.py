@@ -192,17 +192,22 @@ def test_forward_mode():
 # --- memory: of the compiled program, so that no other load of the machine matters -----------------------------------
 
 
-@functools.cache
-def units(steps, batch=16, neurons=128, depth=1, cell=LIF, reported=False, **options):
+def units(steps, depth=1, cell=LIF, reported=False, backward="exact"):
     """Temporary bytes of a compiled gradient, in arrays of one float32 for each layer, step, example and neuron.
 
     With ``reported``, those that residual_report finds without compiling.
     """
+    return _units(steps, depth, cell, reported, backward)
+
+
+@functools.cache
+def _units(steps, depth, cell, reported, backward):
+    batch, neurons = 16, 128
 
     def loss(weights, x):
         layers = [Layer(w, cell(0.9), r) for w, r in weights]
         network = Network([*layers, Layer(jnp.ones((neurons, 1)), LeakyReadout(0.9))])
-        return network(x, **options)[1][-1].sum()
+        return network(x, backward=backward)[1][-1].sum()
 
     matrix = jax.ShapeDtypeStruct((neurons, neurons), jnp.float32)
     x = jax.ShapeDtypeStruct((steps, batch, neurons), jnp.float32)
