@@ -209,13 +209,21 @@ def test_the_state_gives_the_dtype(dtype, current_dtype, reset):
     )
     cell = LIF(decay=0.5, threshold=jnp.array([1.0, 0.75]), reset=reset)
     _, spikes, vs = run(0.5, np.array([1.0, 0.75]), reset, currents.astype(float), np.zeros(2))
-    given = currents if current_dtype in (int, np.float64) else jnp.asarray(currents, current_dtype)
-    v, out = unroll(cell, given, jnp.zeros(2, dtype))
+    given = currents if current_dtype in (int, np.float64) else np.asarray(currents, current_dtype)
+
+    @jax.jit
+    def both():
+        slopes = None
+        if current_dtype is not int:
+            total = lambda i: unroll(cell, i, jnp.zeros(2, dtype))[1].astype(jnp.float32).sum()  # noqa: E731
+            slopes = jax.grad(total)(jnp.asarray(given))
+        return unroll(cell, given, jnp.zeros(2, dtype)), slopes
+
+    (v, out), slopes = both()
     assert v.dtype == out.dtype == dtype
     np.testing.assert_array_equal(np.asarray(v, float), vs[-1])
     np.testing.assert_array_equal(np.asarray(out, float), spikes)
     if current_dtype is not int:
-        slopes = jax.grad(lambda i: unroll(cell, i, jnp.zeros(2, dtype))[1].astype(jnp.float32).sum())(given)
         assert slopes.dtype == jnp.asarray(given).dtype
         assert np.isfinite(np.asarray(slopes, float)).all()
 
