@@ -42,6 +42,17 @@ def x64():
         yield
 
 
+@pytest.fixture
+def default_promotion():
+    """A reader's JAX, not the strict one of the other tests."""
+    strict = jax.config.jax_numpy_dtype_promotion, jax.config.jax_numpy_rank_promotion
+    jax.config.update("jax_numpy_dtype_promotion", "standard")
+    jax.config.update("jax_numpy_rank_promotion", "allow")
+    yield
+    jax.config.update("jax_numpy_dtype_promotion", strict[0])
+    jax.config.update("jax_numpy_rank_promotion", strict[1])
+
+
 @pytest.fixture(autouse=True, scope="module")
 def _bounded_memory():
     """No module needs what another one has compiled, which would add up to gigabytes."""

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import GRADIENT_ERRORS, MODES, STORAGES, enable_x64, few
-from networks import backward_of, observed
+from networks import backward_of, observed, value_and_gradient
 
 import spikegrad
 from spikegrad import (
@@ -412,20 +412,11 @@ def loop(p, inputs, mask):
     return outs.swapaxes(0, 1)
 
 
-def value_and_gradient(run, p, x):
-    def loss(p, x):
-        spikes = run(p, x)
-        return (COTANGENTS * spikes).sum(), spikes
-
-    (_, spikes), gradient = jax.jit(jax.value_and_grad(loss, (0, 1), has_aux=True))(p, x)
-    return np.asarray(spikes), gradient
-
-
 @functools.cache
 def expected(masked):
     with jax.numpy_rank_promotion("allow"):
         mask = MASK if masked else np.ones_like(MASK)
-        return value_and_gradient(lambda p, x: loop(p, x, mask), given(), jnp.asarray(INPUT))
+        return value_and_gradient(lambda p, x: loop(p, x, mask), given(), jnp.asarray(INPUT), COTANGENTS)
 
 
 def given():
@@ -454,7 +445,7 @@ def test_every_mode_is_the_loop(x64, options, masked):
     assert [(layer.min(), layer.max()) for layer in spikes] == [(0, 1), (0, N), (-1, 1)]
     mask = jnp.asarray(MASK) if masked else None
     run = lambda p, x: jnp.stack([*observed(build(p), x, key=KEY, mask=mask, **options)[1].values()])  # noqa: E731
-    got, got_gradient = value_and_gradient(run, given(), jnp.asarray(INPUT))
+    got, got_gradient = value_and_gradient(run, given(), jnp.asarray(INPUT), COTANGENTS)
     assert np.array_equal(got, spikes)
     pairs = list(zip(jax.tree.leaves(got_gradient), jax.tree.leaves(gradient), strict=True))
     errors = np.array([np.linalg.norm(one - want) for one, want in pairs])

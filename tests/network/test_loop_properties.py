@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import STORAGES, few
-from networks import named, observed, truncated_options
+from networks import assert_close, named, observed, truncated_options
 
 from spikegrad import LIF, Backward, Cell, Layer, LeakyReadout, Network
 
@@ -125,11 +125,6 @@ def expected():
 @functools.cache
 def given():
     return parameters()
-
-
-def assert_close(found, wanted, error):
-    for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(found), jax.tree.leaves(wanted), strict=True):
-        assert np.abs(a - b).max() <= error * np.abs(b).max() > 0, jax.tree_util.keystr(path)
 
 
 @pytest.mark.parametrize("options", few(RUNS, RUNS[4]), ids=label)

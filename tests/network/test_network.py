@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import GRADIENT_ERRORS, MODES, ROOT, STORAGES, few
+from networks import assert_close
 
 from spikegrad import LIF, AdaptiveLIF, Backward, Cell, Layer, LeakyReadout, Network, Sigmoid, SynapticLIF, spike
 from spikegrad.inspect import residual_report
@@ -58,12 +59,6 @@ def loop(p):
 
     zeros = jnp.zeros((BATCH, NEURONS), p["readout"].dtype)
     return jax.lax.scan(step, (zeros, zeros, zeros[:, :CLASSES]), p["inputs"])[1]
-
-
-def assert_close(got, expected, error):
-    for (path, a), b in zip(jax.tree_util.tree_flatten_with_path(got)[0], jax.tree.leaves(expected), strict=True):
-        x, y = np.asarray(a, np.float64), np.asarray(b, np.float64)
-        assert np.abs(x - y).max() <= error * np.abs(y).max(), jax.tree_util.keystr(path)
 
 
 BY_DEFAULT = ("float32", "8-bit"), ("bfloat16", "exact")

@@ -10,6 +10,7 @@ import pytest
 from conftest import MODES, STORAGES, few
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
+from networks import assert_close
 
 from spikegrad import (
     ERF,
@@ -72,13 +73,6 @@ def build(kind, weights):
 def loss(weights, x, mask=None, *, kind, **options):
     out = build(kind, weights)(x, mask=mask, **options)[1]
     return (out**2).mean()
-
-
-def assert_close(got, expected, error):
-    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
-        x, y = np.asarray(a, np.float64), np.asarray(b, np.float64)
-        assert np.any(y)
-        assert np.abs(x - y).max() <= error * np.abs(y).max()
 
 
 def mesh_of(axis_type):

@@ -13,13 +13,9 @@ from conftest import ROOT, enable_x64, few
 sys.path.insert(0, str(ROOT / "benchmarks"))
 import binary_adding as task
 
+pytestmark = pytest.mark.usefixtures("default_promotion")
+
 KEPT = ROOT / "benchmarks" / "results" / "binary-adding.json"
-
-
-@pytest.fixture(autouse=True)
-def _standard_promotion():
-    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        yield
 
 
 def gaussian(x, mean, deviation):

@@ -12,14 +12,10 @@ from conftest import ROOT, enable_x64
 sys.path.insert(0, str(ROOT / "benchmarks"))
 import cue_accumulation as task
 
+pytestmark = pytest.mark.usefixtures("default_promotion")
+
 KEPT = ROOT / "benchmarks" / "results" / "cue-accumulation.json"
 STEPS = 160
-
-
-@pytest.fixture(autouse=True)
-def _standard_promotion():
-    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        yield
 
 
 def reference(weights, x, adaptive):
