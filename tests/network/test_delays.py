@@ -89,7 +89,7 @@ def test_whole_delays(kernel):
     d = np.asarray([[0.0, 5.0], [1.4, 1.6], [4.9, 0.2]])
     learned = DelayKernel(jnp.asarray(W), bounded(jnp.asarray(d.clip(0.01, 4.99)), 0, 5), LENGTH, kernel=kernel)
     network = rounded_delays(Network({"out": Layer(Window(learned), LeakyReadout(0.8))}))
-    found = np.asarray(jnp.asarray(network.layers["out"].weight.weight))
+    found = jax.jit(jnp.asarray)(network.layers["out"].weight.weight)
     wanted = np.where(np.arange(LENGTH).reshape(-1, 1, 1) == d.round(), W, 0)
     np.testing.assert_allclose(found, wanted, rtol=1e-5)
 

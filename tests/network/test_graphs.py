@@ -111,7 +111,7 @@ def test_a_network_of_functions_is_an_argument_of_jit():
 
 def test_step_gives_what_a_call_gives():
     network = looped()
-    states, outs = jax.tree.map(np.asarray, network(X))
+    states, outs = jax.tree.map(np.asarray, jax.jit(network)(X))
     now, step = network.initial_state(X[0]), jax.jit(network.step)
     for t, x in enumerate(np.asarray(X)):
         now, out = step(now, x)
