@@ -26,7 +26,7 @@ def name(page):
 RUN = [page for page in PAGES if blocks(page, "python")]
 # nine tenths of the time of all
 LONG = (
-    *("README", "cells", "cost", "diagnose", "exchange", "frameworks", "graphs", "integers", "layers", "losses"),
+    *("README", "cost", "diagnose", "exchange", "graphs", "integers", "layers", "losses"),
     *("memory", "neurons", "online", "rule", "saving", "starting", "surrogates", "sweep", "training"),
 )
 
