@@ -42,6 +42,17 @@ def x64():
         yield
 
 
+@pytest.fixture
+def default_promotion():
+    """A reader's JAX, not the strict one of the other tests."""
+    strict = jax.config.jax_numpy_dtype_promotion, jax.config.jax_numpy_rank_promotion
+    jax.config.update("jax_numpy_dtype_promotion", "standard")
+    jax.config.update("jax_numpy_rank_promotion", "allow")
+    yield
+    jax.config.update("jax_numpy_dtype_promotion", strict[0])
+    jax.config.update("jax_numpy_rank_promotion", strict[1])
+
+
 @pytest.fixture(autouse=True, scope="module")
 def _bounded_memory():
     """No module needs what another one has compiled, which would add up to gigabytes."""
@@ -141,8 +152,9 @@ def compilations(function):
 
 
 def few(values, *chosen):
-    """Values to parametrize with: the chosen ones stand for the others, which run with --every alone."""
-    return [pytest.param(value, marks=() if value in chosen else pytest.mark.every) for value in values]
+    """Values or rows to parametrize with: the chosen ones stand for the others, which run with --every alone."""
+    rows = [(value, value if isinstance(value, tuple) else (value,)) for value in values]
+    return [pytest.param(*row, marks=() if value in chosen else pytest.mark.every) for value, row in rows]
 
 
 def pairwise(rows):

@@ -1,6 +1,9 @@
-"""Calls of networks that several tests make."""
+"""Calls of networks that several tests make, and comparisons of what these return."""
 
 import dataclasses
+
+import jax
+import numpy as np
 
 from spikegrad import Backward
 
@@ -27,3 +30,22 @@ def backward_of(options):
 def truncated_options(options, truncate):
     """The options of a call with a window of truncated backpropagation."""
     return {**options, "backward": dataclasses.replace(backward_of(options), truncate=truncate)}
+
+
+def value_and_gradient(run, p, x, cotangents):
+    """The outputs of ``run(p, x)``, and the gradients of their weighted sum in both arguments."""
+
+    def loss(p, x):
+        outputs = run(p, x)
+        return (cotangents * outputs).sum(), outputs
+
+    (_, outputs), gradient = jax.jit(jax.value_and_grad(loss, (0, 1), has_aux=True))(p, x)
+    return np.asarray(outputs), gradient
+
+
+def assert_close(got, expected, error=3e-6, zero=False):
+    """Of each leaf the largest error, relative to its largest number, which is not 0 unless that is allowed."""
+    for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(got), jax.tree.leaves(expected), strict=True):
+        x, y = np.asarray(a, np.float64), np.asarray(b, np.float64)
+        assert zero or np.any(y), jax.tree_util.keystr(path)
+        assert np.abs(x - y).max() <= error * np.abs(y).max(), jax.tree_util.keystr(path)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import GRADIENT_ERRORS, MODES, STORAGES, enable_x64, few
-from networks import backward_of, observed
+from networks import backward_of, observed, value_and_gradient
 
 import spikegrad
 from spikegrad import (
@@ -155,13 +155,14 @@ class Asymmetric(Surrogate, pure=True):
 
 def test_signed_is_an_odd_function_of_the_potential():
     theta = 0.5
-    v = jnp.arange(-64, 65) / 32  # exact, the thresholds among them
+    v = np.arange(-64, 65, dtype=np.float32) / 32  # exact, the thresholds among them
     fire = signed(Asymmetric(), theta)
-    x, mirrored = v - theta, -v - theta
-    np.testing.assert_array_equal(fire(x), -fire(mirrored))
-    np.testing.assert_array_equal(fire(x), np.sign(v) * (np.abs(v) >= theta))
-    np.testing.assert_allclose(fire.surrogate_fun(x), -fire.surrogate_fun(mirrored), rtol=1e-6, atol=1e-7)
-    np.testing.assert_allclose(fire.surrogate_grad(x), fire.surrogate_grad(mirrored), rtol=1e-6)
+    run = jax.jit(lambda x: (fire(x), fire.surrogate_fun(x), fire.surrogate_grad(x)))
+    (spikes, primal, slope), mirrored = run(v - np.float32(theta)), run(-v - np.float32(theta))
+    np.testing.assert_array_equal(spikes, -mirrored[0])
+    np.testing.assert_array_equal(spikes, np.sign(v) * (np.abs(v) >= theta))
+    np.testing.assert_allclose(primal, -mirrored[1], rtol=1e-6, atol=1e-7)
+    np.testing.assert_allclose(slope, mirrored[2], rtol=1e-6)
 
 
 def test_multi_spike_of_one_is_the_step():
@@ -241,25 +242,31 @@ def test_the_mean_of_many_spikes_is_the_primal():
     for curve, p in wanted.items():
         p = np.clip(curve.surrogate_fun(x.astype(np.float32)), 0, 1) if p is None else p
         for dtype in (jnp.float32, jnp.bfloat16) if isinstance(curve, Logistic) else (jnp.float32,):
-            at = jnp.asarray(x, dtype)
+            at = np.asarray(x, dtype)
             if dtype == jnp.bfloat16:
                 p = 0.5 + 0.5 * np.tanh(2 * np.asarray(at, np.float64))
-            spikes = stochastic(curve)(jnp.broadcast_to(at, (draws, len(x))), key=KEY)
+            fire = jax.jit(lambda x, key, curve=curve: stochastic(curve)(jnp.broadcast_to(x, (draws, 7)), key=key))
+            spikes = np.asarray(fire(at, KEY), np.float32)
             assert set(np.unique(spikes)) <= {0, 1}
-            error = np.abs(spikes.astype(jnp.float32).mean(0) - p)
+            error = np.abs(spikes.mean(0) - p)
             assert np.all(error <= 5 * np.sqrt(p * (1 - p) / draws) + 1e-7), (curve, error)
 
 
 def test_keys():
-    fire, x = stochastic(Sigmoid()), jnp.linspace(-1, 1, 24).reshape(3, 2, 4)
-    assert np.array_equal(fire(x, key=KEY), fire(x, key=KEY))
-    assert not np.array_equal(fire(x, key=KEY), fire(x, key=jax.random.key(8)))
-    assert np.array_equal(fire(x, key=jax.random.PRNGKey(7)), fire(x, key=KEY))
-    assert np.array_equal(jax.jit(lambda x, key: fire(x, key=key))(x, KEY), fire(x, key=KEY))
-    keys = jax.random.split(KEY, (3, 2))
-    alone = jax.jit(lambda x, key: fire(x, key=key))
-    each = [[alone(x[i, j], keys[i, j]) for j in range(2)] for i in range(3)]
-    assert np.array_equal(fire(x, key=keys), jnp.asarray(each))
+    fire, x = stochastic(Sigmoid()), np.linspace(-1, 1, 24, dtype=np.float32).reshape(3, 2, 4)
+    spikes, jitted = fire(x, key=KEY), jax.jit(lambda x, key: fire(x, key=key))
+    assert np.array_equal(fire(x, key=KEY), spikes)
+    assert not np.array_equal(jitted(x, jax.random.key(8)), spikes)
+    assert np.array_equal(fire(x, key=jax.random.PRNGKey(7)), spikes)
+    assert np.array_equal(jitted(x, KEY), spikes)
+
+    @jax.jit
+    def one_by_one():
+        keys = jax.random.split(KEY, (3, 2))
+        return fire(x, key=keys), jnp.stack([fire(x[i, j], key=keys[i, j]) for i in range(3) for j in range(2)])
+
+    together, each = one_by_one()
+    assert np.array_equal(together.reshape(each.shape), each)
 
 
 class Noisy(Cell):
@@ -288,17 +295,21 @@ class Plain(Noisy):
 
 
 def test_a_cell_that_draws_gets_the_key_and_no_other():
-    x = jax.random.uniform(jax.random.key(1), (6, 2, 5)) * 2
-    noisy, again = unroll(Noisy(), x, key=KEY)[1], unroll(Noisy(), x, key=jax.random.key(8))[1]
-    assert not np.array_equal(noisy, again)
-    u = Noisy().integrate(jnp.zeros(x.shape[1:]), x[0])
-    first = u + jax.random.normal(jax.random.fold_in(KEY, 0), u.shape) >= 1
-    assert np.array_equal(noisy[0], first)
-    assert np.array_equal(unroll(Plain(), x, key=KEY)[1], unroll(Plain(), x)[1])
+    x = np.random.default_rng(1).uniform(0, 2, (6, 2, 5)).astype(np.float32)
+    identity = np.eye(5, dtype=np.float32)
+    network = Network([Layer(identity, cell) for cell in (Noisy(), Plain(), LIF())])
 
-    network = Network([Layer(jnp.eye(5), Noisy()), Layer(jnp.eye(5), Plain()), Layer(jnp.eye(5), LIF())])
-    outputs = jax.jit(lambda: [network(x, key=KEY, backward=mode)[1] for mode in ("recompute", "scan")])
-    recomputed, scanned = outputs()
+    @jax.jit
+    def run():
+        of_noisy = [unroll(Noisy(), x, key=key)[1] for key in (KEY, jax.random.key(8))]
+        first = x[0] + jax.random.normal(jax.random.fold_in(KEY, 0), x[0].shape) >= 1
+        of_plain = unroll(Plain(), x, key=KEY)[1], unroll(Plain(), x)[1]
+        return of_noisy, first, of_plain, [network(x, key=KEY, backward=mode)[1] for mode in ("recompute", "scan")]
+
+    (noisy, again), first, of_plain, (recomputed, scanned) = run()
+    assert not np.array_equal(noisy, again)
+    assert np.array_equal(noisy[0], first)
+    assert np.array_equal(*of_plain)
     assert np.array_equal(recomputed, scanned)
     assert scanned.any()
 
@@ -401,20 +412,11 @@ def loop(p, inputs, mask):
     return outs.swapaxes(0, 1)
 
 
-def value_and_gradient(run, p, x):
-    def loss(p, x):
-        spikes = run(p, x)
-        return (COTANGENTS * spikes).sum(), spikes
-
-    (_, spikes), gradient = jax.jit(jax.value_and_grad(loss, (0, 1), has_aux=True))(p, x)
-    return np.asarray(spikes), gradient
-
-
 @functools.cache
 def expected(masked):
     with jax.numpy_rank_promotion("allow"):
         mask = MASK if masked else np.ones_like(MASK)
-        return value_and_gradient(lambda p, x: loop(p, x, mask), given(), jnp.asarray(INPUT))
+        return value_and_gradient(lambda p, x: loop(p, x, mask), given(), jnp.asarray(INPUT), COTANGENTS)
 
 
 def given():
@@ -443,7 +445,7 @@ def test_every_mode_is_the_loop(x64, options, masked):
     assert [(layer.min(), layer.max()) for layer in spikes] == [(0, 1), (0, N), (-1, 1)]
     mask = jnp.asarray(MASK) if masked else None
     run = lambda p, x: jnp.stack([*observed(build(p), x, key=KEY, mask=mask, **options)[1].values()])  # noqa: E731
-    got, got_gradient = value_and_gradient(run, given(), jnp.asarray(INPUT))
+    got, got_gradient = value_and_gradient(run, given(), jnp.asarray(INPUT), COTANGENTS)
     assert np.array_equal(got, spikes)
     pairs = list(zip(jax.tree.leaves(got_gradient), jax.tree.leaves(gradient), strict=True))
     errors = np.array([np.linalg.norm(one - want) for one, want in pairs])
@@ -458,25 +460,27 @@ def test_every_mode_is_the_loop(x64, options, masked):
 
 def test_a_stream_draws_what_a_sequence_draws(x64):
     """Step by step, and for one example alone."""
-    network, x, mask = build(given()), jnp.asarray(INPUT), jnp.asarray(MASK)
-    step, states = jax.jit(network.step), network.initial_state(x[0])
-    for t, now in enumerate(x):
-        new, _ = step(states, now, key=jax.random.fold_in(KEY, t))
-        states = jax.tree.map(lambda a, b, m=mask[t][:, None]: jnp.where(m, a, b), new, states)
+    network = build(given())
+    step = jax.jit(lambda states, now, t: network.step(states, now, key=jax.random.fold_in(KEY, t))[0])
+    states = network.initial_state(INPUT[0])
+    for t, now in enumerate(INPUT):
+        active = MASK[t][:, None]
+        states = jax.tree.map(lambda a, b, m=active: np.where(m, a, b), step(states, now, t), states)
         for n, (_, s) in enumerate(states.values()):
-            assert np.array_equal(jnp.where(mask[t][:, None], s, 0), expected(True)[0][n, t])
-    alone = network(x[:, :1], key=KEY, mask=mask[:, :1], backward="scan")[1]
+            assert np.array_equal(np.where(active, s, 0), expected(True)[0][n, t])
+    alone = network(INPUT[:, :1], key=KEY, mask=MASK[:, :1], backward="scan")[1]
     assert np.array_equal(alone, expected(True)[0][-1][:, :1])
 
 
 def test_every_layer_draws_on_its_own():
     """Coins, in two layers: neither are they the same, nor others than the keys of step, layer and example give."""
     coin = LIF(threshold=0.0, surrogate=NOISY, reset="none")
-    network = Network([Layer(jnp.zeros((INPUTS, 64)), coin), Layer(jnp.zeros((64, 64)), coin)])
-    outs = observed(network, jnp.asarray(INPUT, jnp.float32), key=KEY)[1]
+    network = Network([Layer(np.zeros((n, 64), np.float32), coin) for n in (INPUTS, 64)])
+    outs = observed(network, np.asarray(INPUT, np.float32), key=KEY)[1]
     draw = jax.jit(lambda *place: jax.random.uniform(functools.reduce(jax.random.fold_in, place, KEY), (64,)))
-    for n, t, b in itertools.product(range(2), range(STEPS), range(BATCH)):
-        assert np.array_equal(outs[n][t, b], draw(t, n, b) < 0.5)
+    for n, spikes in outs.items():
+        for t, b in np.ndindex(STEPS, BATCH):
+            assert np.array_equal(np.asarray(spikes)[t, b], draw(t, int(n), b) < 0.5)
 
 
 @pytest.mark.parametrize("mode", few(MODES, "exact", "8-bit"))
@@ -523,10 +527,11 @@ def test_states_in_few_bits_fire_equally(mode):
     assert unsettled > 100
 
 
+@pytest.mark.every
 def test_the_backward_pass_of_a_network_fires_the_same():
     """The gradient of a readout's weights is linear in the spikes below, and in nothing that is rounded."""
     local = np.random.default_rng(2)
-    w, out, x = (jnp.asarray(local.normal(0.1, 0.3, n), jnp.float32) for n in ((8, 64), (64, 3), (20, 4, 8)))
+    w, out, x = (np.float32(local.normal(0.1, 0.3, n)) for n in ((8, 64), (64, 3), (20, 4, 8)))
 
     def gradient(mode):
         def loss(out):
@@ -540,29 +545,29 @@ def test_the_backward_pass_of_a_network_fires_the_same():
 
 def test_finite_differences_of_a_soft_network_hold(x64):
     """Of every parameter: weights, thresholds, widths."""
-    direction = jax.tree.map(lambda a: jnp.asarray(np.random.default_rng(0).normal(size=a.shape)), P)
+    direction = jax.tree.map(lambda a: np.random.default_rng(0).normal(size=a.shape), P)
 
-    @jax.jit
     def loss(p):
         s = soft(learnable(Sigmoid(p["alpha"])))
         cells = LIF(0.8, p["threshold"], s), AdaptiveLIF(0.9, p["threshold"], s, "value")
         layers = [Layer(w, cell) for w, cell in zip(p["w"], cells, strict=False)]
         return (COTANGENTS[0] * Network(layers)(jnp.asarray(INPUT))[1]).sum()
 
-    p, h = given(), 1e-5
-    ahead, behind = (loss(jax.tree.map(lambda a, d, s=s: a + s * d, p, direction)) for s in (h, -h))
-    along = sum(np.vdot(*pair) for pair in zip(*map(jax.tree.leaves, (jax.grad(loss)(p), direction)), strict=True))
+    h, run = 1e-5, jax.jit(jax.value_and_grad(loss))
+    ahead, behind = (run(jax.tree.map(lambda a, d, s=s: a + s * d, P, direction))[0] for s in (h, -h))
+    along = sum(np.vdot(*pair) for pair in zip(*map(jax.tree.leaves, (run(P)[1], direction)), strict=True))
     np.testing.assert_allclose(along, (ahead - behind) / (2 * h), rtol=1e-7)
 
 
 def test_cells_and_unroll_take_a_key():
-    cell, currents = LIF(0.9, 1.0, stochastic(Sigmoid())), jnp.asarray(INPUT[:, 0], jnp.float32)
+    cell, currents = LIF(0.9, 1.0, stochastic(Sigmoid())), np.asarray(INPUT[:, 0], np.float32)
     v, spikes = unroll(cell, currents, key=KEY)
-    one, outs = jnp.zeros(INPUTS), []
+    step = jax.jit(lambda v, current, t: cell(v, current, key=jax.random.fold_in(KEY, t)))
+    one, outs = np.zeros(INPUTS, np.float32), []
     for t, current in enumerate(currents):
-        one, s = cell(one, current, key=jax.random.fold_in(KEY, t))
+        one, s = step(one, current, t)
         outs.append(s)
-    assert np.array_equal(jnp.stack(outs), spikes)
+    assert np.array_equal(np.stack(outs), spikes)
     np.testing.assert_allclose(one, v, rtol=1e-6)
     assert np.array_equal(unroll(LIF(), currents, key=KEY)[1], unroll(LIF(), currents)[1])
 
@@ -570,11 +575,11 @@ def test_cells_and_unroll_take_a_key():
 def test_resets_of_several_and_of_negative_spikes():
     v, s = jax.jit(LIF(1.0, 0.5, multi_spike(Sigmoid(), 4)))(np.zeros(5), np.array([0.375, 0.5, 1.125, 1.5, 9.0]))
     assert (s.tolist(), v.tolist()) == ([0, 1, 2, 3, 4], [0.375, 0, 0.125, 0, 7])
-    v, s = LIF(1.0, 0.5, signed(Sigmoid()))(jnp.zeros(4), jnp.array([-0.75, -0.5, -0.25, 0.75]))
+    v, s = jax.jit(LIF(1.0, 0.5, signed(Sigmoid())))(np.zeros(4), np.array([-0.75, -0.5, -0.25, 0.75]))
     assert (s.tolist(), v.tolist()) == ([-1, -1, 0, 1], [-0.25, 0, -0.25, 0.25])
     _, spikes = unroll(Refractory(LIF(1.0, 0.5, signed(Sigmoid())), 2), jnp.full((5, 1), -0.5))
     assert spikes[:, 0].tolist() == [-1, 0, 0, -1, 0]
-    (v, a), s = AdaptiveLIF(1.0, 0.5, multi_spike(Sigmoid(), 4), adaptation=0.25)((1.75, 0.25), 0.0)
+    (v, a), s = jax.jit(AdaptiveLIF(1.0, 0.5, multi_spike(Sigmoid(), 4), adaptation=0.25))((1.75, 0.25), 0.0)
     assert (float(v), float(s)) == (0.25, 2)  # of thresholds of 0.75
     np.testing.assert_allclose(a, 0.99 * 0.25 + 2 * 0.25)
 
@@ -661,11 +666,11 @@ def test_nir_has_none_but_the_step():
 @pytest.mark.parametrize("slopes", ["sum", "nearest", "first"])
 def test_levels_at_a_subnormal_distance_are_numbers(slopes):
     """XLA flushes it to 0, and 0/0 is NaN."""
-    x = jnp.array([-1.0, -1e-38, 0.0, 1e-38, 1e-37, 1.0, jnp.inf])
+    x = np.float32([-1.0, -1e-38, 0.0, 1e-38, 1e-37, 1.0, np.inf])
     fire = multi_spike(Sigmoid(), 3, 1e-38, slopes)
-    assert fire(x)[jnp.array([0, 2, 5, 6])].tolist() == [0, 1, 3, 3]
-    for values in (fire(x), jax.vmap(jax.grad(fire))(x), fire.surrogate_fun(x)):
-        assert jnp.all(jnp.isfinite(values))
+    spikes, *derived = jax.jit(lambda x: (fire(x), jax.vmap(jax.grad(fire))(x), fire.surrogate_fun(x)))(x)
+    assert spikes[np.array([0, 2, 5, 6])].tolist() == [0, 1, 3, 3]
+    assert np.all(np.isfinite([spikes, *derived]))
 
 
 @pytest.mark.parametrize("n", [18, 300])
@@ -680,12 +685,10 @@ def test_slopes_of_many_levels_are_a_loop(x64, n):
     def fire(x, theta):
         return multi_spike(Sigmoid(alpha), n, theta)(x)
 
-    found, of_theta = jax.vmap(jax.grad(fire, (0, 1)), (0, None))(jnp.asarray(x), theta)
-    np.testing.assert_allclose(found, slope.sum(1), rtol=1e-12, atol=1e-15)
-    np.testing.assert_allclose(of_theta, -(k * slope).sum(1), rtol=1e-12, atol=1e-15)
-    np.testing.assert_allclose(
-        jax.vmap(jax.grad(jax.grad(fire)), (0, None))(jnp.asarray(x), theta), bend.sum(1), rtol=1e-12, atol=1e-15
-    )
+    derivatives = jax.vmap(lambda x: (*jax.grad(fire, (0, 1))(x, theta), jax.grad(jax.grad(fire))(x, theta)))
+    wanted = slope.sum(1), -(k * slope).sum(1), bend.sum(1)
+    for got, want in zip(jax.jit(derivatives)(x), wanted, strict=True):
+        np.testing.assert_allclose(got, want, rtol=1e-12, atol=1e-15)
     assert len(str(jax.make_jaxpr(jax.grad(fire))(0.3, theta))) < 20_000
 
 

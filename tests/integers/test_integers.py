@@ -44,12 +44,13 @@ def equal(network, got, expected):
 @pytest.mark.parametrize("seed", [0, *(pytest.param(n, marks=pytest.mark.every) for n in range(1, 100))])
 def test_random_networks(target, seed, tmp_path):
     """The call in a mode, the replay and the program in C compute the same integers."""
-    rng = np.random.default_rng([seed, reference.TARGETS.index(target)])
+    place = reference.TARGETS.index(target)
+    rng = np.random.default_rng([seed, place])
     network, inputs = reference.random_network(target, rng), reference.random_inputs(rng)
     expected = reference.run_apart(network, inputs)
     equal(network, replay(network, inputs), expected)
-    # Each mode sees every fifth network, and seed 0 sees all.
-    for mode in reference.MODES if seed == 0 else [reference.MODES[seed % 5]]:
+    # Each mode sees every fifth network, and of seed 0 one of the three.
+    for mode in reference.MODES[place::3] if seed == 0 else [reference.MODES[seed % 5]]:
         equal(network, network(jnp.asarray(inputs, jnp.float32), backward=mode), expected)
     if shutil.which("cc"):
         reference.check_c(network, inputs, expected[1], tmp_path)
@@ -195,13 +196,14 @@ def test_gradient_reaches_all_weights():
     def loss(network, mode):
         return sum((x**2).mean() for x in network(jnp.asarray(inputs, jnp.float32), backward=mode)[1].values())
 
-    expected = jax.grad(loss)(network, "scan")
+    modes = "scan", "exact", "recompute"
+    expected, *others = jax.jit(lambda network: [jax.grad(loss)(network, mode) for mode in modes])(network)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(expected))
     assert any(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(expected))
-    for mode in ("exact", "recompute"):
+    for gradient in others:
         jax.tree.map(
             lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5 * np.abs(b).max()),
-            jax.grad(loss)(network, mode),
+            gradient,
             expected,
         )
 
@@ -218,40 +220,42 @@ def test_clipped_weights_have_no_gradient():
 # --- quantize -------------------------------------------------------------------------------------------------------
 
 
-def real_network(cell, readout=None, key=1, hidden=20):
-    spikes = jax.random.bernoulli(jax.random.key(key), 0.2, (40, 6, 12)).astype(float)
+def real_network(size, cell, readout=None):
+    """Weights of this size, for which 3% of the neurons fire in a step."""
+    rng = np.random.default_rng(1)
+    spikes = jnp.asarray(rng.random((40, 6, 12)) < 0.2, jnp.float32)
+
+    def weight(*shape, size=size):
+        return jnp.asarray(rng.normal(0, size, shape), jnp.float32)
+
     readout = LeakyReadout(0.9) if readout is None else readout
-    return Network.init(jax.random.key(0), spikes, (hidden, 3), cell, readout, recurrent=True, bias=True), spikes
+    hidden = Layer(weight(12, 20), cell, weight(20, 20), weight(20, size=size / 10))
+    return Network([hidden, Layer(weight(20, 3, size=0.4), readout, None, weight(3))]), spikes
 
 
 @pytest.mark.parametrize(
-    ("target", "cell", "readout"),
+    ("target", "size", "cell", "readout"),
     [
-        (FixedLIF(0, 1, bits=24), LIF(0.9, reset="subtract", norm_input=True), None),
-        ("loihi", SynapticLIF(np.linspace(0.85, 0.95, 20), reset="value", synaptic_decay=0.75), None),
-        (
-            "xylo",
-            SynapticLIF(0.875, synaptic_decay=0.75),
-            SynapticLIF(0.875, synaptic_decay=0.75),
-        ),
+        (FixedLIF(0, 1, bits=24), 1.4, LIF(0.9, reset="subtract", norm_input=True), None),
+        ("loihi", 0.04, SynapticLIF(np.linspace(0.85, 0.95, 20), reset="value", synaptic_decay=0.75), None),
+        ("xylo", 0.05, SynapticLIF(0.875, synaptic_decay=0.75), SynapticLIF(0.875, synaptic_decay=0.75)),
     ],
     ids=["fixed", "loihi", "xylo"],
 )
-def test_quantized_network_follows_the_real_one(target, cell, readout):
+def test_quantized_network_follows_the_real_one(target, size, cell, readout):
     """Before the first spike, potentials differ by the rounding alone. The time constants and scales are those of
     the report."""
-    network, spikes = real_network(cell, readout)
+    network, spikes = real_network(size, cell, readout)
     integers, report = quantize(network, target, spikes)
     _, real = network.observe(spikes[:3])
-    _, fine = integers.observe(spikes[:3])
+    _, whole = integers.observe(spikes, parts=("output", "pre_spike"))
     for name, row in zip(network.layers, report.layers, strict=True):
-        u, v = (jax.tree.leaves(x[name].pre_spike)[0] for x in (real, fine))
+        u, v = (np.asarray(jax.tree.leaves(x[name].pre_spike)[0][:3]) for x in (real, whole))
         scale = row.scale * (64 if target == "loihi" else 1)
         silent = np.cumsum(np.asarray(real[name].output) != 0, 0) == 0
         if name == "0":
             # Two steps: a leak of Xylo takes at least 1 of a state that may be small.
             np.testing.assert_allclose((v / scale)[:2][silent[:2]], u[:2][silent[:2]], atol=0.03)
-        _, whole = integers.observe(spikes, parts="pre_spike")
         largest = max(np.abs(x).max() for x in jax.tree.leaves(whole[name].pre_spike))
         np.testing.assert_allclose(row.peak, largest / 2 ** (15 if target == "xylo" else 23), rtol=1e-4)
         assert row.tau[0] == pytest.approx(row.tau[1], rel=0.01)
@@ -260,30 +264,30 @@ def test_quantized_network_follows_the_real_one(target, cell, readout):
         assert "tau" in str(report)
         assert name in str(report)
     _, out = replay(integers, spikes)
-    np.testing.assert_array_equal(out, integers(spikes)[1])
+    np.testing.assert_array_equal(out, whole[name].output)
     rates = [row.rate for row in report.layers if row.rate is not None]
     assert all(abs(after - before) < 0.1 for before, after in rates)
 
 
 def test_quantized_network_trains():
     """Its gradient is that of the real network, but for the rounding."""
-    network, spikes = real_network(LIF(0.9, reset="value", surrogate=Arctan(2.0)))
+    network, spikes = real_network(0.14, LIF(0.9, reset="value", surrogate=Arctan(2.0)))
     integers, _ = quantize(network, FixedLIF(0, 1, bits=24), spikes, bits=16)
 
     def loss(network):
         return (network(spikes)[1] ** 2).mean()
 
-    real, rounded = jax.grad(loss)(network), jax.grad(loss)(integers)
+    real, rounded = jax.jit(lambda *networks: [jax.grad(loss)(each) for each in networks])(network, integers)
     for name in network.layers:
         a, b = real.layers[name].weight, rounded.layers[name].weight.value
         assert np.vdot(a, b) / np.linalg.norm(a) / np.linalg.norm(b) > 0.95
         assert 0.8 < np.linalg.norm(b) / np.linalg.norm(a) < 1.25
 
 
-@pytest.mark.parametrize("target", ["fixed", "loihi"])
+@pytest.mark.parametrize("target", [pytest.param("fixed", marks=pytest.mark.every), "loihi"])
 def test_nir_takes_the_rounded_network(target):
     """The real network of the rounded weights and time constants rounds to itself, and NIR has its parameters."""
-    network, spikes = real_network(SynapticLIF(0.9, reset="value", synaptic_decay=0.75))
+    network, spikes = real_network(0.04, SynapticLIF(0.9, reset="value", synaptic_decay=0.75))
     rounded = dequantize(quantize(network, target, spikes)[0])
     again = dequantize(quantize(rounded, target, spikes)[0])
     for a, b in zip(rounded.layers.values(), again.layers.values(), strict=True):
@@ -393,7 +397,7 @@ def test_window_and_delay_survive_a_file(tmp_path):
 def test_diagnosis_takes_integers(target):
     """A silent layer of integers is named, and a readout without a threshold is none."""
     cell = SynapticLIF(0.875, synaptic_decay=0.75, reset="subtract" if target == "xylo" else "value")
-    network, spikes = real_network(cell, cell if target == "xylo" else None)
+    network, spikes = real_network(0.05, cell, cell if target == "xylo" else None)
     integers, _ = quantize(network, target, spikes)
     first = integers.layers["0"]
     quiet = dataclasses.replace(first.weight, value=first.weight.value * 0.02)

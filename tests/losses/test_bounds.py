@@ -46,9 +46,9 @@ def test_several_layers_bounds_of_each_sequence_and_few_bits():
     rates = 0.5 * MASK.sum(0).astype(np.float32)
     masked = SPIKES * MASK[:, :, None]
     assert float(upper_bound(masked, rates)) == pytest.approx(expected(masked, rates, 0.1, 2, True, 1), rel=1e-5)
-    low = jnp.ones((300, 2, 3), jnp.bfloat16)
-    assert upper_bound(low, 299.0, 1.0) == 1  # 300 is no bfloat16
-    assert voltage_bound(low, high=0.0).dtype == jnp.float32
+    low = np.ones((300, 2, 3), jnp.bfloat16)
+    assert jax.jit(lambda low: upper_bound(low, 299.0, 1.0))(low) == 1  # 300 is no bfloat16
+    assert jax.eval_shape(lambda low: voltage_bound(low, high=0.0), low).dtype == jnp.float32
 
 
 def test_potentials():

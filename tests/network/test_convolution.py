@@ -17,7 +17,6 @@ from jax.sharding import PartitionSpec as P
 from spikegrad import LIF, Backward, Join, Layer, LeakyReadout, Network
 from spikegrad.network.engine._convolution import canonical, has_convolution
 
-OPTIMISED = True
 ORDERS = {1: ("NWC", "WIO", "NWC"), 2: ("NHWC", "HWIO", "NHWC"), 3: ("NDHWC", "DHWIO", "NDHWC")}
 CHANNELS_FIRST = ("NCHW", "OIHW", "NCHW")
 CPU = pytest.mark.skipif(jax.default_backend() != "cpu", reason="what the compiler for CPU is given")

@@ -9,6 +9,7 @@ import numpy as np
 import optax
 import pytest
 from conftest import GRADIENT_ERRORS, few
+from networks import assert_close
 
 from spikegrad import LIF, Cell, Layer, Network, Sigmoid, Surrogate, diagnose, parameter
 from spikegrad.training import combine, fit, partition
@@ -26,13 +27,6 @@ WEIGHTS = jnp.asarray(rng.normal(size=(STEPS, BATCH, NEURONS)), jnp.float32)
 def loss(network, x=X, **options):
     """Of all outputs, with different weights, so that nothing cancels."""
     return (WEIGHTS * network(x, **options)[1]).sum()
-
-
-def assert_close(got, expected, error=3e-6, zero=False):
-    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
-        x, y = np.asarray(a, np.float64), np.asarray(b, np.float64)
-        assert zero or np.any(y)
-        assert np.abs(x - y).max() <= error * np.abs(y).max()
 
 
 @functools.cache

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import STORAGES, few
-from networks import named, observed, truncated_options
+from networks import assert_close, named, observed, truncated_options
 
 from spikegrad import LIF, Backward, Cell, Layer, LeakyReadout, Network
 
@@ -69,25 +69,28 @@ def network_and_states(p):
 
 
 def by_hand(p):
-    """Steps in Python: those that do not take place hold the state, and windows cut its derivative."""
+    """Steps that do not take place hold the state, and windows cut its derivative."""
     network, states = network_and_states(p)
-    outs, before, window = [], [], np.zeros(BATCH, int)
-    for t, (x, active) in enumerate(zip(p["inputs"], MASK, strict=True)):
-        keep, cut = jnp.asarray(active)[:, None], jnp.asarray(window < t // TRUNCATE)[:, None]
-        below, shown = x, []
+
+    def step(carried, now):
+        (x, active, t), (states, window) = now, carried
+        keep, cut = active[:, None], (window < t // TRUNCATE)[:, None]
+        below, shown, states = x, [], [*states]
         for n, layer in enumerate(network.layers.values()):
-            v, out = jax.tree.map(lambda a, cut=cut: jnp.where(cut, jax.lax.stop_gradient(a), a), states[n])
+            v, out = jax.tree.map(lambda a: jnp.where(cut, jax.lax.stop_gradient(a), a), states[n])
             current = below @ layer.weight
             if n == 0:
                 current = current + layer.bias[None] + out @ layer.recurrent
             u = layer.cell.integrate(v, current)
             v, below = layer.cell.fire(u)
-            states[n] = jax.tree.map(lambda a, b, keep=keep: jnp.where(keep, a, b), (v, below), states[n])
-            shown.append(jax.tree.map(lambda a, keep=keep: jnp.where(keep, a, 0), (below, u)))
-        window = np.where(active, t // TRUNCATE, window)
-        outs.append([out for out, _ in shown])
-        before.append([u for _, u in shown])
-    return states, *(jax.tree.map(lambda *steps: jnp.stack(steps), *of_steps) for of_steps in (outs, before))
+            states[n] = jax.tree.map(lambda a, b: jnp.where(keep, a, b), (v, below), states[n])
+            shown.append(jax.tree.map(lambda a: jnp.where(keep, a, 0), (below, u)))
+        window = jnp.where(active, t // TRUNCATE, window)
+        return (states, window), ([out for out, _ in shown], [u for _, u in shown])
+
+    carried = states, jnp.zeros(BATCH, int)
+    (states, _), activity = jax.lax.scan(step, carried, (p["inputs"], jnp.asarray(MASK), jnp.arange(STEPS)))
+    return states, *activity
 
 
 def by_network(p, options):
@@ -122,11 +125,6 @@ def expected():
 @functools.cache
 def given():
     return parameters()
-
-
-def assert_close(found, wanted, error):
-    for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(found), jax.tree.leaves(wanted), strict=True):
-        assert np.abs(a - b).max() <= error * np.abs(b).max() > 0, jax.tree_util.keystr(path)
 
 
 @pytest.mark.parametrize("options", few(RUNS, RUNS[4]), ids=label)

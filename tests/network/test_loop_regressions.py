@@ -143,7 +143,8 @@ def gradients_at(cell, mode):
 def test_errors_of_few_bits_at_thresholds_of_any_size(mode, of_weights, of_decays, cell):
     """Of each parameter by itself. A decay is one number, the sum of terms of both signs; a readout's is kept well."""
     limits = of_weights, of_weights, 1e-6, of_decays, 1e-3
-    for got, expected, limit in zip(gradients_at(cell, mode), gradients_at(cell, "exact"), limits, strict=True):
+    both = (jax.tree.map(np.asarray, gradients_at(cell, each)) for each in (mode, "exact"))
+    for got, expected, limit in zip(*both, limits, strict=True):
         for n in range(5):
             assert relative(got[n], expected[n]) < limit
 

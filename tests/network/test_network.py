@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import GRADIENT_ERRORS, MODES, ROOT, STORAGES, few
+from networks import assert_close
 
 from spikegrad import LIF, AdaptiveLIF, Backward, Cell, Layer, LeakyReadout, Network, Sigmoid, SynapticLIF, spike
 from spikegrad.inspect import residual_report
@@ -22,6 +23,7 @@ def label(value):
     return str(value)
 
 
+@functools.cache
 def draw(dtype=jnp.float32):
     rng = np.random.default_rng(1)  # of which bfloat16 rounds no potential across its threshold
 
@@ -59,12 +61,6 @@ def loop(p):
     return jax.lax.scan(step, (zeros, zeros, zeros[:, :CLASSES]), p["inputs"])[1]
 
 
-def assert_close(got, expected, error):
-    for (path, a), b in zip(jax.tree_util.tree_flatten_with_path(got)[0], jax.tree.leaves(expected), strict=True):
-        x, y = np.asarray(a, np.float64), np.asarray(b, np.float64)
-        assert np.abs(x - y).max() <= error * np.abs(y).max(), jax.tree_util.keystr(path)
-
-
 BY_DEFAULT = ("float32", "8-bit"), ("bfloat16", "exact")
 
 
@@ -77,10 +73,11 @@ def weighted(out):
     return (jnp.asarray(np.random.default_rng(9).normal(size=out.shape), out.dtype) * out).sum()
 
 
-@pytest.mark.parametrize("case", few([*itertools.product(("float32", "bfloat16"), MODES)], *BY_DEFAULT), ids=label)
-def test_gradients_are_those_of_an_explicit_loop(case):
+@pytest.mark.parametrize(
+    ("dtype", "mode"), few(itertools.product(("float32", "bfloat16"), MODES), *BY_DEFAULT), ids=label
+)
+def test_gradients_are_those_of_an_explicit_loop(dtype, mode):
     """In the precisions that test_random_graphs.py has not. Errors are relative to the whole gradient."""
-    dtype, mode = case
     p, (value, wanted) = draw(dtype), expected(dtype)
     run = jax.jit(jax.value_and_grad(lambda p: weighted(build(p)(p["inputs"], backward=mode)[1])))
     got, gradient = run(p)
@@ -173,8 +170,8 @@ def test_forward_mode():
     p = draw()
     d = jax.tree.map(jnp.ones_like, p)
     run = lambda p, **options: build(p)(p["inputs"], **options)[1].sum()  # noqa: E731
-    got = jax.jvp(lambda p: run(p, backward="scan"), (p,), (d,))[1]
-    assert_close(got, jax.jvp(lambda p: loop(p).sum(), (p,), (d,))[1], 1e-5)
+    functions = lambda p: run(p, backward="scan"), lambda p: loop(p).sum()
+    assert_close(*jax.jit(lambda: [jax.jvp(f, (p,), (d,))[1] for f in functions])(), 1e-5)
     for mode in ("exact", "half"):
         other = functools.partial(run, backward=mode)
         compiled = jax.jit(other)
@@ -190,17 +187,22 @@ def test_forward_mode():
 # --- memory: of the compiled program, so that no other load of the machine matters -----------------------------------
 
 
-@functools.cache
-def units(steps, batch=16, neurons=128, depth=1, cell=LIF, reported=False, **options):
+def units(steps, depth=1, cell=LIF, reported=False, backward="exact"):
     """Temporary bytes of a compiled gradient, in arrays of one float32 for each layer, step, example and neuron.
 
     With ``reported``, those that residual_report finds without compiling.
     """
+    return _units(steps, depth, cell, reported, backward)
+
+
+@functools.cache
+def _units(steps, depth, cell, reported, backward):
+    batch, neurons = 16, 128
 
     def loss(weights, x):
         layers = [Layer(w, cell(0.9), r) for w, r in weights]
         network = Network([*layers, Layer(jnp.ones((neurons, 1)), LeakyReadout(0.9))])
-        return network(x, **options)[1][-1].sum()
+        return network(x, backward=backward)[1][-1].sum()
 
     matrix = jax.ShapeDtypeStruct((neurons, neurons), jnp.float32)
     x = jax.ShapeDtypeStruct((steps, batch, neurons), jnp.float32)

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from networks import assert_close
 
 from spikegrad import LIF, Layer, Network
 
@@ -52,12 +53,6 @@ def by_steps(function, params):
         return total, jnp.stack(below)
 
     return jax.jit(jax.grad(loss, has_aux=True))(params)
-
-
-def assert_close(got, expected, error=3e-6):
-    for a, b in zip(got, expected, strict=True):
-        assert np.any(b)
-        assert np.abs(a - b).max() <= error * np.abs(b).max()
 
 
 def dropped(mask):

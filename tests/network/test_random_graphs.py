@@ -2,18 +2,13 @@
 
 import sys
 
-import jax
 import pytest
 from conftest import ROOT, few
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 import random_graphs
 
-
-@pytest.fixture(autouse=True)
-def _standard_promotion():
-    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        yield
+pytestmark = pytest.mark.usefixtures("default_promotion")
 
 
 # By default small graphs, which have layers in each mode, and each transform, form of weights and part of an activity,

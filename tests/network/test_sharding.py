@@ -10,6 +10,7 @@ import pytest
 from conftest import MODES, STORAGES, few
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
+from networks import assert_close
 
 from spikegrad import (
     ERF,
@@ -35,9 +36,8 @@ KINDS = ("dense", "recurrent", "convolutional")
 rng = np.random.default_rng(0)
 
 
-def label(case):
-    kind, mode, way = case
-    return f"{kind}-{mode}-{way.__name__}"
+def label(value):
+    return getattr(value, "__name__", value)
 
 
 def array(*shape, scale=1.0):
@@ -73,13 +73,6 @@ def build(kind, weights):
 def loss(weights, x, mask=None, *, kind, **options):
     out = build(kind, weights)(x, mask=mask, **options)[1]
     return (out**2).mean()
-
-
-def assert_close(got, expected, error):
-    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
-        x, y = np.asarray(a, np.float64), np.asarray(b, np.float64)
-        assert np.any(y)
-        assert np.abs(x - y).max() <= error * np.abs(y).max()
 
 
 def mesh_of(axis_type):
@@ -142,10 +135,9 @@ WAYS = by_jit, by_explicit_mesh, by_shard_map
 BY_DEFAULT = ("recurrent", "8-bit", by_explicit_mesh), ("convolutional", "exact", by_jit)
 
 
-@pytest.mark.parametrize("case", few([*itertools.product(KINDS, MODES, WAYS)], *BY_DEFAULT), ids=label)
-def test_a_sharded_batch(case):
+@pytest.mark.parametrize(("kind", "mode", "way"), few(itertools.product(KINDS, MODES, WAYS), *BY_DEFAULT), ids=label)
+def test_a_sharded_batch(kind, mode, way):
     """No device gathers the batch of the others, each takes the memory of its share, the gradient is that of one."""
-    kind, mode, way = case
     gradient, args = way(functools.partial(loss, kind=kind, backward=mode), kind)
     compiled = gradient.lower(*args).compile()
     text = compiled.as_text()
@@ -167,6 +159,7 @@ def test_an_explicit_mesh_that_the_arrays_alone_know():
     assert_close(gradient(*args), one_device("recurrent", "exact"), 1e-5)
 
 
+@pytest.mark.every
 def test_an_explicit_mesh_without_jit():
     run, args = by_explicit_mesh(functools.partial(loss, kind="recurrent"), "recurrent")
     assert_close(run.__wrapped__(*args), one_device("recurrent", "exact"), 1e-5)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import GRADIENT_ERRORS, MODES
-from networks import observed
+from networks import observed, value_and_gradient
 
 from spikegrad import (
     LIF,
@@ -110,15 +110,6 @@ def loop(layers, p, x):
     return jax.lax.scan(step, [(zeros, zeros, zeros, zeros)] * 3, x)[1].swapaxes(0, 1)
 
 
-def value_and_gradient(run, p, x):
-    def loss(p, x):
-        spikes = run(p, x)
-        return (COTANGENTS * spikes).sum(), spikes
-
-    (_, spikes), gradient = jax.jit(jax.value_and_grad(loss, (0, 1), has_aux=True))(p, x)
-    return np.asarray(spikes), gradient
-
-
 EXPECTED: dict = {}
 
 
@@ -134,10 +125,10 @@ def test_every_mode_is_the_loop(x64, name, mode):
     p = jax.tree.map(jnp.asarray, P)
     with jax.numpy_rank_promotion("allow"):
         if name not in EXPECTED:
-            EXPECTED[name] = value_and_gradient(lambda p, x: loop(layers, p, x), p, jnp.asarray(X))
+            EXPECTED[name] = value_and_gradient(lambda p, x: loop(layers, p, x), p, jnp.asarray(X), COTANGENTS)
         expected, expected_gradient = EXPECTED[name]
     run = lambda p, x: jnp.stack([*observed(build(layers, p), x, backward=mode)[1].values()])  # noqa: E731
-    spikes, gradient = value_and_gradient(run, p, jnp.asarray(X))
+    spikes, gradient = value_and_gradient(run, p, jnp.asarray(X), COTANGENTS)
     assert np.array_equal(spikes, expected)
     assert all(0.05 < layer.mean() < 0.7 for layer in spikes)
     for got, want in zip(jax.tree.leaves(gradient), jax.tree.leaves(expected_gradient), strict=True):

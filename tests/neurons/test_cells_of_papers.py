@@ -230,11 +230,11 @@ def started(name, p):
 @pytest.mark.parametrize("name", CELLS)
 def test_cells_fire_and_learn_as_the_code_of_their_papers(x64, name):
     make, numbers, step, _, (mean, deviation) = CELLS[name]
-    currents = jnp.asarray(RNG.normal(mean, deviation, (4 * STEPS, SIZE)))
-    weights = jnp.asarray(RNG.normal(size=currents.shape))
-    parameters = {key: jnp.asarray(value * RNG.uniform(0.98, 1.0, SIZE)) for key, value in numbers.items()}
+    currents = RNG.normal(mean, deviation, (4 * STEPS, SIZE))
+    weights = RNG.normal(size=currents.shape)
+    parameters = {key: value * RNG.uniform(0.98, 1.0, SIZE) for key, value in numbers.items()}
     if name == "adLIF":
-        parameters["threshold"] = jnp.ones(SIZE)  # the source subtracts 1
+        parameters["threshold"] = np.ones(SIZE)  # the source subtracts 1
 
     def ours(p, x):
         spikes = unroll(make(**p, surrogate=fire), x)[1]
@@ -244,8 +244,8 @@ def test_cells_fire_and_learn_as_the_code_of_their_papers(x64, name):
         spikes = jax.lax.scan(lambda state, x: step(p, state, x), started(name, p), x)[1]
         return (weights * spikes).sum(), spikes
 
-    got, spikes = jax.grad(ours, (0, 1), has_aux=True)(parameters, currents)
-    wanted, expected = jax.grad(theirs, (0, 1), has_aux=True)(parameters, currents)
+    run = jax.jit(lambda *args: [jax.grad(each, (0, 1), has_aux=True)(*args) for each in (ours, theirs)])
+    (got, spikes), (wanted, expected) = run(parameters, currents)
     np.testing.assert_array_equal(spikes, expected)
     assert 0.005 < expected.mean() < 0.6
     if name == "adLIF":
@@ -282,7 +282,10 @@ def test_cells_of_papers_have_the_properties_of_cells(name):
 
 
 @pytest.mark.parametrize("name", few(CHECKED, "AdEx"))
-def test_every_mode_of_a_network_takes_them(name):
+@pytest.mark.parametrize(
+    ("mode", "error"), few([("exact", 1e-5), ("recompute", 1e-5), ("half", 0.05), ("8-bit", 0.3)], ("8-bit", 0.3))
+)
+def test_every_mode_of_a_network_takes_them(name, mode, error):
     cell, drive = CHECKED[name]
     inputs = jnp.asarray(RNG.normal(0.3 * drive, drive, (30, 3, 5)), jnp.float32)
 
@@ -295,9 +298,7 @@ def test_every_mode_of_a_network_takes_them(name):
     weight = jnp.asarray(RNG.normal(size=(5, 4)) / 2, jnp.float32)
     wanted = gradient(weight, "scan")
     assert np.abs(wanted).max() > 0
-    for mode, error in (("exact", 1e-5), ("recompute", 1e-5), ("half", 0.05), ("8-bit", 0.3)):
-        got = gradient(weight, mode)
-        assert np.linalg.norm(got - wanted) <= error * np.linalg.norm(wanted), mode
+    assert np.linalg.norm(gradient(weight, mode) - wanted) <= error * np.linalg.norm(wanted)
 
 
 def radius(cell, size=2):

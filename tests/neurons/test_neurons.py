@@ -185,14 +185,18 @@ every = [
 def test_any_surrogate(surrogate):
     """One step: the spike is the surrogate's, and its derivative in the current is too."""
     cell = LIF(decay=0.5, threshold=0.75, surrogate=surrogate, reset="none")
-    v, current = jnp.array([0.5, 1.0]), jnp.array([0.25, 0.75])
-    x = jnp.array([-0.25, 0.5])
-    new, s = cell(v, current)
+    v, current, x = np.float32([0.5, 1.0]), np.float32([0.25, 0.75]), np.float32([-0.25, 0.5])
+
+    @jax.jit
+    def run():
+        slopes = jax.grad(lambda i: cell(v, i)[1].sum())(current), jax.grad(lambda x: surrogate(x).sum())(x)
+        return cell(v, current), surrogate(x), slopes, unroll(cell, jnp.ones((3, 2)))[1]
+
+    (new, s), expected, slopes, spikes = run()
     assert new.tolist() == [0.5, 1.25]
-    np.testing.assert_array_equal(s, surrogate(x))
-    got = jax.grad(lambda i: cell(v, i)[1].sum())(current)
-    np.testing.assert_allclose(got, jax.grad(lambda x: surrogate(x).sum())(x), rtol=1e-6)
-    assert unroll(cell, jnp.ones((3, 2)))[1].shape == (3, 2)
+    np.testing.assert_array_equal(s, expected)
+    np.testing.assert_allclose(*slopes, rtol=1e-6)
+    assert spikes.shape == (3, 2)
 
 
 @pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16, jnp.float32], ids=lambda d: d.__name__)
@@ -209,13 +213,21 @@ def test_the_state_gives_the_dtype(dtype, current_dtype, reset):
     )
     cell = LIF(decay=0.5, threshold=jnp.array([1.0, 0.75]), reset=reset)
     _, spikes, vs = run(0.5, np.array([1.0, 0.75]), reset, currents.astype(float), np.zeros(2))
-    given = currents if current_dtype in (int, np.float64) else jnp.asarray(currents, current_dtype)
-    v, out = unroll(cell, given, jnp.zeros(2, dtype))
+    given = currents if current_dtype in (int, np.float64) else np.asarray(currents, current_dtype)
+
+    @jax.jit
+    def both():
+        slopes = None
+        if current_dtype is not int:
+            total = lambda i: unroll(cell, i, jnp.zeros(2, dtype))[1].astype(jnp.float32).sum()  # noqa: E731
+            slopes = jax.grad(total)(jnp.asarray(given))
+        return unroll(cell, given, jnp.zeros(2, dtype)), slopes
+
+    (v, out), slopes = both()
     assert v.dtype == out.dtype == dtype
     np.testing.assert_array_equal(np.asarray(v, float), vs[-1])
     np.testing.assert_array_equal(np.asarray(out, float), spikes)
     if current_dtype is not int:
-        slopes = jax.grad(lambda i: unroll(cell, i, jnp.zeros(2, dtype))[1].astype(jnp.float32).sum())(given)
         assert slopes.dtype == jnp.asarray(given).dtype
         assert np.isfinite(np.asarray(slopes, float)).all()
 

@@ -3,7 +3,6 @@
 import json
 import sys
 
-import jax
 import numpy as np
 import pytest
 from conftest import ROOT
@@ -11,13 +10,9 @@ from conftest import ROOT
 sys.path.insert(0, str(ROOT / "benchmarks"))
 import agreement
 
+pytestmark = pytest.mark.usefixtures("default_promotion")
+
 RESULTS = ROOT / "benchmarks" / "results" / "agreement.json"
-
-
-@pytest.fixture(autouse=True)
-def _standard_promotion():
-    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        yield
 
 
 def test_cosines_and_ratios():

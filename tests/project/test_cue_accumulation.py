@@ -12,14 +12,10 @@ from conftest import ROOT, enable_x64
 sys.path.insert(0, str(ROOT / "benchmarks"))
 import cue_accumulation as task
 
+pytestmark = pytest.mark.usefixtures("default_promotion")
+
 KEPT = ROOT / "benchmarks" / "results" / "cue-accumulation.json"
 STEPS = 160
-
-
-@pytest.fixture(autouse=True)
-def _standard_promotion():
-    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        yield
 
 
 def reference(weights, x, adaptive):
@@ -50,7 +46,7 @@ def test_the_network_is_its_equations(adaptive, gradient):
         weights = task.start(jax.random.key(0))
         setting = {"adaptive": adaptive, "gradient": gradient}
         value, found = jax.jit(lambda w: task.loss(w, (jnp.asarray(x), jnp.asarray(y)), None, setting))(weights)
-        outputs, spikes = map(np.asarray, task.run(weights, jnp.asarray(x), adaptive, gradient))
+        outputs, spikes = map(np.asarray, jax.jit(lambda w: task.run(w, jnp.asarray(x), adaptive, gradient))(weights))
     expected, all_spikes = reference(weights, x, adaptive)
     assert 0.01 < all_spikes.mean() < 0.2
     assert (spikes == all_spikes).all()

@@ -8,7 +8,6 @@ import doctest
 import re
 import shlex
 
-import jax
 import pytest
 from conftest import ROOT, few
 
@@ -24,22 +23,11 @@ def name(page):
     return str(page.relative_to(ROOT))
 
 
-@pytest.fixture
-def default_promotion():
-    """A reader's JAX, not the strict one of the other tests."""
-    strict = jax.config.jax_numpy_dtype_promotion, jax.config.jax_numpy_rank_promotion
-    jax.config.update("jax_numpy_dtype_promotion", "standard")
-    jax.config.update("jax_numpy_rank_promotion", "allow")
-    yield
-    jax.config.update("jax_numpy_dtype_promotion", strict[0])
-    jax.config.update("jax_numpy_rank_promotion", strict[1])
-
-
 RUN = [page for page in PAGES if blocks(page, "python")]
-# most of the time of all
+# nine tenths of the time of all
 LONG = (
-    *("diagnose", "exchange", "frameworks", "graphs", "layers", "losses", "neurons", "starting", "surrogates"),
-    *("sweep", "training"),
+    *("README", "cost", "diagnose", "exchange", "graphs", "integers", "layers", "losses"),
+    *("memory", "neurons", "online", "rule", "saving", "starting", "surrogates", "sweep", "training"),
 )
 
 

@@ -60,7 +60,10 @@ def test_every_example_is_run():
     }
 
 
-@pytest.mark.parametrize("name", [*FRAMEWORKS, *TRAINED, *few(LOOPS, "feedback"), *few(BLOCKS)])
+LOSSES = *FRAMEWORKS, *TRAINED, *LOOPS, *BLOCKS
+
+
+@pytest.mark.parametrize("name", few(LOSSES, "plain_jax", "with_flax_nnx", "fit_equinox", "feedback"))
 def test_the_loss_falls(name, capsys):
     with example(name) as module:
         losses = module.main(fast=True)
