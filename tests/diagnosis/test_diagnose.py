@@ -26,6 +26,7 @@ from spikegrad import (
     measure,
     parameter,
     rescaled,
+    shifted,
 )
 from spikegrad.neurons import RF, Refractory
 
@@ -128,6 +129,8 @@ def test_gradient_and_update_are_relative_to_the_weights():
         (stack(threshold=30.0), [("silent", "1")]),
         (stack(threshold=-1.0), [("saturated", "1")]),
         (stack(surrogate=PiecewiseQuadratic(300.0)), [("out of reach", "1")]),
+        (stack(surrogate=shifted(Sigmoid(4.0), 30.0)), [("out of reach", "1")]),
+        (stack(surrogate=-1.0 * Sigmoid(4.0)), [("out of reach", "1")]),
         (stack(surrogate=Sigmoid(0.1)), [("vanishes", "1")]),
         (stack(surrogate=Sigmoid(40.0)), [("explodes", "1")]),
         (stack(second=Layer(jnp.asarray(matrix(2, 1e-3, HIDDEN, HIDDEN)), CELL)), [("silent", "1")]),
@@ -304,6 +307,7 @@ def test_fixes_as_code_change_the_network_as_apply_does():
         stack(second=Layer(jnp.asarray(matrix(2, 300.0, HIDDEN, HIDDEN)), CELL)),
         stack(first=Layer(jnp.asarray(matrix(1, 3.0, UNITS, HIDDEN)) - 2, CELL)),
         stack(surrogate=PiecewiseQuadratic(300.0)),
+        stack(surrogate=shifted(Sigmoid(4.0), 30.0)),
         Network(
             {
                 "stem": Layer(jnp.asarray(matrix(1, 3.0, UNITS, HIDDEN)), CELL),
@@ -315,7 +319,7 @@ def test_fixes_as_code_change_the_network_as_apply_does():
     ]
     for network in networks:
         report = diagnose(network, X, loss, train=False)
-        scope = {"dataclasses": dataclasses, "jax": jax, "network": network, "rescaled": rescaled}
+        scope = {"dataclasses": dataclasses, "jax": jax, "network": network, "rescaled": rescaled, "shifted": shifted}
         exec(report.code, scope)
         before, pasted, repaired = (
             jax.grad(lambda network: loss(network(X)[1]))(n).layers["stem" if "stem" in n.layers else "0"].weight
@@ -431,6 +435,14 @@ def test_weights_that_overflow_are_scaled_down():
     report = diagnose(network, X, lambda out: loss(out.astype(jnp.float32)))
     assert [(issue.kind, issue.place) for issue in report.issues] == [("not finite", "2")]
     assert np.isfinite(report.repaired(X)[1]).all()
+
+
+def test_inputs_that_overflow_are_standardized():
+    network = jax.tree.map(lambda a: a.astype(jnp.float16), stack())
+    assert not np.isfinite(network((6e4 * X).astype(np.float16))[1]).all()
+    report = diagnose(network, (6e4 * X).astype(np.float16), lambda out: loss(out.astype(jnp.float32)))
+    assert [(issue.kind, issue.place) for issue in report.issues] == [("unscaled", "0")]
+    assert np.isfinite(report.repaired((6e4 * X).astype(np.float16))[1]).all()
 
 
 def test_numbers_that_are_not_finite_are_named():
@@ -599,7 +611,7 @@ def test_network_that_cannot_learn_is_never_fine():
     report = diagnose(stack(), inputs * 0, loss_of(noise), optimizer=optax.adam(1e-2), budget=60)
     assert report.outcome.learned < 0.2
     assert [(issue.kind, issue.fixes) for issue in report.issues] == [("silent", ())]
-    assert "(tried: all changes, other learning rates, " in report.verdict
+    assert "(tried: all changes, other memories, other learning rates, " in report.verdict
     assert "check what is outside of the network" in report.verdict
 
 

@@ -216,10 +216,9 @@ class Best(Search):
         near = (FACTOR, 1 / FACTOR) * bool(self.rate)
         lasting = self.propose(lasting=True)
         for name, issues, factors, enough in (
-            ("learning rates", changes, near, 1 - MUCH / 2),
             # A large enough rate may make up for what a memory forgets.
             ("memories", lasting, RATES[:1], LEARNS),
-            ("learning rates", changes, RATES, 1 - MUCH / 2),
+            ("learning rates", changes, (*near, *RATES), 1 - MUCH / 2),
             ("learning rates", [], RATES, LEARNS),
             ("slopes", self.propose(anyway=True), RATES[:3], LEARNS),
             ("memories", lasting, RATES[:3], LEARNS),
@@ -367,7 +366,11 @@ class Best(Search):
             texts.append("it learns")
         elif repaired is None:
             longer = f"{LONGER * UPDATES} updates remove {learned(self.longer)}"
-            texts.append(f"it learns, slowly: {longer}")
+            texts.append(
+                f"it learns, slowly: {longer}"
+                if self.is_slow
+                else f"{longer}: check the inputs and labels, or pass more examples"
+            )
         return "; ".join(texts)
 
 
@@ -426,6 +429,10 @@ def _obstacles(search: Search) -> Iterator[Issue]:
         text = (
             "the loss of constant outputs is NaN or infinite, so check labels and loss"
         )
+    # Measures outside of their bands explain more, such as a steep slope or inputs that are too
+    # large for the dtype.
+    elif search.propose() and search.report.is_finite:
+        return
     elif not np.isfinite(first.loss):
         # The first node in the order of a step is the cause of all others.
         nodes = [
@@ -441,9 +448,6 @@ def _obstacles(search: Search) -> Iterator[Issue]:
         fixes = search.shrunk(place, math.inf)
     elif joins:
         place, text = joins[-1], "the derivative of this join is NaN or infinite"
-    elif any(outside("steepness", r.steepness) > 0 for r in first.layers.values()):
-        # A search can mend a slope that explodes.
-        return
     else:
         # Gradients flow from the outputs, so the last layer with NaN is the cause.
         places = [_place_of(name) for name in first.not_finite]

@@ -147,6 +147,10 @@ class Report(NamedTuple):
     reads: np.ndarray
     """Size of the gradient of the loss in the outputs of each step."""
 
+    @property
+    def is_finite(self) -> bool:
+        return bool(np.isfinite(self.loss)) and not self.not_finite
+
 
 class Recorder(Surrogate):
     """A surrogate that never fires and remembers its argument."""
@@ -393,6 +397,7 @@ def _hides_spikes(cell: Any, output: np.ndarray) -> bool:
     return "custom_" in str(jax.make_jaxpr(cell.fire)(state))
 
 
+@np.errstate(invalid="ignore")  # potentials may be infinite
 def _activity_of(layer: Any, arrays: Any, problem: Problem) -> dict[str, Any]:
     """Return the fields of a :class:`LayerReport` for neurons that fire."""
     surrogate = getattr(parameters_of(layer.cell), surrogate_field(layer.cell))

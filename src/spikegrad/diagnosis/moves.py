@@ -20,7 +20,7 @@ from .._struct import domain
 from .._surrogate import Surrogate
 from ..network import Delayed, Join, Layer, Network, Window
 from ..neurons import parameters_of, with_parameters
-from ..surrogates import measure, rescaled
+from ..surrogates import measure, rescaled, shifted
 
 M = TypeVar("M", bound="Move")
 
@@ -161,27 +161,31 @@ class Center(Move):
 
 @_move
 class FitSlope(Move):
-    """Set peak and half-width of the slope: ``value`` has both, for :func:`rescaled`."""
+    """Set peak and half-width of the slope, and shift it: ``value`` has all three."""
 
     def change(self, layer: Layer) -> Layer:
         field = surrogate_field(layer.cell)
         base = getattr(parameters_of(layer.cell), field)
-        peak, half_width = self.value
+        peak, half_width, shift = self.value
         slope = rescaled(base, peak=peak, half_width=half_width)
+        # Most slopes have their peak at the threshold, where it stays.
+        if measure(base).at:
+            slope = shifted(slope, shift)
         return dataclasses.replace(
             layer, cell=with_parameters(layer.cell, **{field: slope})
         )
 
     @property
     def text(self) -> str:
-        peak, half_width = map(number, self.value)
-        return f"rescale its slope to a peak of {peak} and a half-width of {half_width}"
+        peak, half_width, _ = map(number, self.value)
+        where = " at the threshold" * bool(self.value[2])
+        return f"rescale its slope to a peak of {peak}{where} and a half-width of {half_width}"
 
     @property
     def argument(self) -> str:
-        peak, half_width = map(number, self.value)
+        peak, half_width, shift = map(number, self.value)
         slope = f"rescaled(layer.cell.surrogate, peak={peak}, half_width={half_width})"
-        return f"surrogate={slope}"
+        return "surrogate=" + (f"shifted({slope}, {shift})" if self.value[2] else slope)
 
 
 @_move
@@ -339,8 +343,8 @@ def _neutral_of_layers(network: Network) -> Iterator[Move]:
         cell = parameters_of(layer.cell)
         if field is not None and has_width(getattr(cell, field)):
             shape = measure(getattr(cell, field))
-            # Its own peak and half-width rescale a slope to itself.
-            yield FitSlope(name, (shape.peak, shape.half_width))
+            # Its own numbers rescale a slope to itself.
+            yield FitSlope(name, (shape.peak, shape.half_width, 0.0))
         for parameter in numbers_of(cell):
             yield SetParameter(name, getattr(cell, parameter.name), parameter.name)
 
@@ -388,7 +392,7 @@ def has_width(surrogate: Any) -> bool:
         shape = measure(surrogate)
     except (TypeError, ValueError):
         return False
-    return 0 < shape.half_width < math.inf and 0 < shape.peak < math.inf
+    return 0 < shape.half_width < math.inf and 0 < abs(shape.peak) < math.inf
 
 
 def has_arrays(weight: Any) -> bool:

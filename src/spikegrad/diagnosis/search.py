@@ -282,7 +282,9 @@ class Search:
                 "differed between examples"
             )
             yield Issue("vanishes", None, evidence)
-        elif last < 0 and any(self.first.outputs[n].any() for n in self.graph.outputs):
+        elif last < 0 and any(
+            abs(self.first.outputs[n]).max() > 0 for n in self.graph.outputs
+        ):
             evidence = (
                 "the gradient of the loss in the outputs is 0, as with an argmax in it"
             )
@@ -450,7 +452,9 @@ class Search:
                 f"{layer.steepness:.2g} over the threshold"
             )
             # A peak of one over the threshold is the usual slope in units of the threshold.
-            move = FitSlope(name, (rounded(1 / size), rounded(width)))
+            shape = measure(layer.surrogate)
+            shift = -shape.at if abs(shape.at) > shape.half_width else 0.0
+            move = FitSlope(name, (rounded(1 / size), rounded(width), shift))
             yield Issue(kind, name, text, (move,))
 
     def readout(self) -> Iterator[Issue]:
