@@ -149,15 +149,7 @@ def as_static(value: Any) -> Any:
 
 
 def jsonable(value: Any) -> Any:
-    """Convert a value to JSON: arrays to lists, NaN and infinity to null.
-
-    A dataclass or a named tuple becomes a dict of its fields, without those that ``repr`` hides.
-    """
-    if hasattr(value, "_asdict"):
-        value = value._asdict()
-    elif dataclasses.is_dataclass(value):
-        names = [field.name for field in dataclasses.fields(value) if field.repr]
-        value = {name: getattr(value, name) for name in names}
+    """Convert a value to JSON: arrays to lists, NaN and infinity to null."""
     if isinstance(value, dict):
         return {name: jsonable(entry) for name, entry in value.items()}
     if isinstance(value, (list, tuple)):

@@ -109,13 +109,18 @@ class Diagnosis:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the measures, the issues, the outcomes and the verdict in JSON types."""
+        outcomes = {
+            name: value and value._asdict()
+            for name in ("outcome", "outcome_repaired")
+            for value in [getattr(self, name)]
+        }
         issues = [
-            dataclasses.replace(
-                issue, fixes=[{"text": m.text, "code": m.code} for m in issue.fixes]
-            )
+            _shown(issue)
+            | {"fixes": [{"text": m.text, "code": m.code} for m in issue.fixes]}
             for issue in self.issues
         ]
-        return jsonable(dataclasses.replace(self, issues=issues))
+        layers = {name: _shown(layer) for name, layer in self.layers.items()}
+        return jsonable(_shown(self) | outcomes | {"layers": layers, "issues": issues})
 
     def plot(self) -> Figure:
         """Draw the potentials of each layer with its slope, and the measures against their bands.
@@ -125,3 +130,9 @@ class Diagnosis:
         from .figure import draw  # noqa: PLC0415  (matplotlib is an extra)
 
         return draw(self)
+
+
+def _shown(value: Any) -> dict[str, Any]:
+    """Return the fields that ``repr`` shows."""
+    names = [field.name for field in dataclasses.fields(value) if field.repr]
+    return {name: getattr(value, name) for name in names}
