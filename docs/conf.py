@@ -58,6 +58,7 @@ html_theme = "furo"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_title = f"spikegrad {version}"
+html_domain_indices = False  # the reference lists the modules
 html_show_copyright = False
 
 autodoc_typehints = "none"  # the docstrings contain the types
