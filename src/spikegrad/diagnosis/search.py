@@ -384,25 +384,28 @@ class Search:
         """Yield a memory that is shorter than the steps from the inputs to the loss."""
         gap = len(self.valid) if lasting else self.gap()
         # The decay factor with a time constant of these steps.
-        longest, moves, decay = 0.0, [], round(1 - 1 / max(gap, 2), 3)
+        decay = round(1 - 1 / max(gap, 2), 3)
+        decays: list[tuple[float, SetParameter]] = []
         for name, layer in self.graph.layers.items():
             for field in numbers_of(parameters_of(layer.cell)):
-                # Numbers from 0 to 1 are decay factors. The time constant of d is about 1 / (1 -
-                # d) steps.
-                if (domain(field).at_least, domain(field).at_most) != (0, 1):
-                    continue
                 value = getattr(parameters_of(layer.cell), field.name)
-                if not is_array(value):
-                    longest = max(longest, 1 / max(1 - value, 1e-6))
-                    moves.append(SetParameter(name, decay, field.name))
-        if longest and gap > longest * (1 if lasting else BANDS["memory"].high):
+                # Numbers from 0 to 1 are decay factors.
+                is_decay = (domain(field).at_least, domain(field).at_most) == (0, 1)
+                if is_decay and not is_array(value):
+                    decays.append((value, SetParameter(name, decay, field.name)))
+        if not decays:
+            return
+        # The time constant of d is about 1 / (1 - d) steps.
+        longest = 1 / max(1 - max(value for value, _ in decays), 1e-6)
+        if gap > longest * (1 if lasting else BANDS["memory"].high):
             evidence = (
                 f"the loss may read an input {gap} steps later, and the longest time constant is "
                 f"{longest:.2g} steps"
             )
             # The membrane is preferred, because every kind of neuron has it.
-            first = [move for move in moves if move.parameter == "decay"] or moves
-            yield Issue("forgets", first[0].place, evidence, tuple(first))
+            first = [d for d in decays if d[1].parameter == "decay"] or decays
+            place = min(first, key=operator.itemgetter(0))[1].place
+            yield Issue("forgets", place, evidence, tuple(move for _, move in first))
 
     def gap(self) -> int:
         """Return the steps from the last differences of the inputs to the first reading of them."""
