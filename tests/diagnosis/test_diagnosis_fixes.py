@@ -70,6 +70,7 @@ def test_readme_has_the_numbers_of_the_results():
     learns = [row["learns"] for row in faulty if row["fault"] not in INCURABLE]
     text = " ".join((ROOT / "README.md").read_text().split())
     assert (
-        f"finds the layer in {sum(row['place'] for row in faulty)} of {len(faulty)} deliberately broken networks. "
-        f"A fix can cure {len(learns)} of them, and {'all ' * all(learns)}{sum(learns)} learn with it"
+        f"finds the faulty layer in {sum(row['place'] for row in faulty)} of {len(faulty)} deliberately broken "
+        f"networks. A fix can cure {len(learns)} of the networks, and {'all ' * all(learns)}{sum(learns)} learn with "
+        "the proposed fix"
     ) in text
