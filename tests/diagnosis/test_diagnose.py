@@ -30,18 +30,14 @@ from spikegrad import (
 )
 from spikegrad.neurons import RF, Refractory
 
+# JAX as users have it: optax promotes.
+pytestmark = pytest.mark.usefixtures("default_promotion")
+
 STEPS, EXAMPLES, UNITS, HIDDEN = 20, 12, 10, 16
 SPIKES = np.random.default_rng(0).random((STEPS, EXAMPLES, UNITS)) < 0.2
 X = SPIKES.astype(np.float32)
 CELL = LIF(0.9, surrogate=Sigmoid(4.0))
 LABELS = np.arange(EXAMPLES) % 2
-
-
-@pytest.fixture(autouse=True)
-def default_promotion():
-    """JAX as users have it: optax promotes."""
-    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        yield
 
 
 def matrix(seed, gain, n, m):

@@ -4,10 +4,11 @@ import importlib
 import json
 import sys
 
-import jax
 import pytest
 from conftest import ROOT
 
+# JAX as users have it: optax promotes.
+pytestmark = pytest.mark.usefixtures("default_promotion")
 OPTIMISED = True  # here the most is to run and not to compile
 RESULTS = json.loads((ROOT / "benchmarks" / "results" / "diagnose.json").read_text())["rows"]
 FAULTS = [(row["network"], row["fault"]) for row in RESULTS if row["fault"]]
@@ -22,13 +23,6 @@ def benchmark():
     sys.path.insert(0, str(ROOT / "benchmarks"))
     yield importlib.import_module("_broken"), importlib.import_module("diagnose")
     sys.path.remove(str(ROOT / "benchmarks"))
-
-
-@pytest.fixture(autouse=True)
-def default_promotion():
-    """JAX as users have it: optax promotes."""
-    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        yield
 
 
 def some(cases, step):

@@ -143,7 +143,7 @@ class Center(Move):
     def change(self, layer: Layer) -> Layer:
         # A mean is a common current of all neurons, which shifts their potentials.
         def centered(w):
-            if not is_real_array(w) or (w.ndim < 2 and self.part != "bias"):
+            if not has_mean(self.part, w):
                 return w
             return (w - self.value * jnp.float32(w).mean()).astype(w.dtype)
 
@@ -393,6 +393,14 @@ def has_width(surrogate: Any) -> bool:
     except (TypeError, ValueError):
         return False
     return 0 < shape.half_width < math.inf and 0 < abs(shape.peak) < math.inf
+
+
+def has_mean(part: str, leaf: Any) -> bool:
+    """Return True for a leaf whose mean is a current: a matrix, a kernel or the bias.
+
+    The mean of another vector, such as a gain in a module, has its purpose.
+    """
+    return is_real_array(leaf) and (leaf.ndim > 1 or part == "bias")
 
 
 def has_arrays(weight: Any) -> bool:

@@ -110,9 +110,9 @@ class Diagnosis:
     def to_dict(self) -> dict[str, Any]:
         """Return the measures, the issues, the outcomes and the verdict in JSON types."""
         outcomes = {
-            name: value and value._asdict()
+            name: value._asdict()
             for name in ("outcome", "outcome_repaired")
-            for value in [getattr(self, name)]
+            if (value := getattr(self, name))
         }
         issues = [
             _shown(issue)

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from .._pytree import is_array, is_real_array
+from .._pytree import is_array
 from .._struct import domain
 from ..network import Join
 from ..neurons import parameters_of
@@ -26,6 +26,7 @@ from .moves import (
     Scale,
     SetParameter,
     Standardize,
+    has_mean,
     neutral_moves,
     numbers_of,
     rounded,
@@ -140,14 +141,14 @@ def activity_moves(layer: Any, report: Any, slots: Mapping) -> Iterator[Move]:
         yield move
     weights = {**layer.weights, "bias": layer.bias}
     for part in [slot[2] for slot in slots if slot[:2] == (Center, place)]:
-        arrays = map(np.float32, filter(is_real_array, jax.tree.leaves(weights[part])))
+        leaves = jax.tree.leaves(weights[part])
+        arrays = [np.float32(leaf) for leaf in leaves if has_mean(part, leaf)]
         # A bias acts on the potential itself, so it is compared with the threshold. The mean of a
         # matrix or a kernel matters relative to its spread.
         is_shifted = any(
             abs(a.mean())
             > (abs(report.scale or 1.0) if part == "bias" else a.std() / FACTOR)
             for a in arrays
-            if a.ndim > 1 or part == "bias"
         )
         if report.offset and is_shifted:
             yield Center(place, 1.0, part)
@@ -282,6 +283,7 @@ class Search:
                 "differed between examples"
             )
             yield Issue("vanishes", None, evidence)
+        # Not for outputs of NaN, whose gradient says nothing.
         elif last < 0 and any(
             abs(self.first.outputs[n]).max() > 0 for n in self.graph.outputs
         ):
