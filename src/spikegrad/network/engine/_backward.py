@@ -188,7 +188,7 @@ class _Cotangents:
         # States before each step, (chunk, batch, neurons), and pasts, (chunk, depth, batch,
         # neurons).
         befores = (
-            {name: back.steps(name)[0] for name in layers},
+            {name: back.steps(name) for name in layers},
             {
                 name: back.befores(name, depth)
                 for name, depth in component.depths.items()
@@ -316,22 +316,27 @@ class _Chunk:
         return self.over.layers[name].load(self.over.plan.storage, residual)
 
     @_once
-    def steps(self, name):
-        """Return states and outputs of a layer before each step, and the outputs of each step."""
-        over = self.over
-        layer = over.layers[name]
-        start = over.starts[name]
-        masks = self.masks
+    def fired(self, name):
+        """Return states and outputs of a layer after each step."""
+        layer = self.over.layers[name]
 
         # vmap over the steps of the chunk. Its function is elementwise: (batch, neurons) -> (chunk,
         # batch, neurons). Before its first valid step, an example has the initial state.
         def ended(residual, mask):
             started = None if mask.active is None else mask.active | mask.started
-            u = layer.load(over.plan.storage, residual)
-            return tree_where(started, layer.fire(u, mask.number), start)
+            u = layer.load(self.over.plan.storage, residual)
+            return tree_where(
+                started, layer.fire(u, mask.number), self.over.starts[name]
+            )
 
         residual = jax.tree.map(lambda a: at_index(a, self.i), self.residuals[name])
-        after = jax.vmap(ended)(residual, masks)
+        return jax.vmap(ended)(residual, self.masks)
+
+    @_once
+    def steps(self, name):
+        """Return states and outputs of a layer before each step."""
+        over = self.over
+        layer = over.layers[name]
         # The step before the chunk is the last one of the previous chunk, or of the previous
         # segment (``us``).
         residual = jax.tree.map(
@@ -339,17 +344,16 @@ class _Chunk:
         )
         last = layer.load(over.plan.storage, residual)
         before = tree_where(
-            masks.started[0],
+            self.masks.started[0],
             layer.fire(
                 tree_where(self.i > 0, last, self.us[name]),
                 over.number_before(self.start),
             ),
-            start,
+            over.starts[name],
         )
-        befores = jax.tree.map(
-            lambda a, b: jnp.concatenate([a[None], b[:-1]]), before, after
+        return jax.tree.map(
+            lambda a, b: jnp.concatenate([a[None], b[:-1]]), before, self.fired(name)
         )
-        return befores, after[1]
 
     @_once
     def outs(self, source):
@@ -360,7 +364,7 @@ class _Chunk:
         if source in over.inputs:
             return self.inputs[source]
         if source in over.layers:
-            return self.steps(source)[1]
+            return self.fired(source)[1]
         # A join of joins would be one kernel of all layers below. With a barrier each join is a
         # kernel that reads the one below, and XLA compiles equal kernels once.
         reads = self.reads(over.edges[source])
@@ -370,7 +374,7 @@ class _Chunk:
     def past(self, source):
         """Return the past of a source before the chunk."""
         if source not in self.old:
-            return self.steps(source)[0][1][:1]
+            return self.steps(source)[1][:1]
         over = self.over
         old = self.old[source]
         depth = len(old)

@@ -201,14 +201,16 @@ class Sequence:
             recorded = select(outs, self.plan.outputs), pre_spikes
             return (us, states, pasts), (recorded, residuals)
 
-        # The states at the start of a segment follow from the pre-spike states one step before. An
-        # example without an active step so far still has its initial state.
-        started = self.masks.started[first]
-        last = self.number_before(first)
-        fired = {
-            name: layer.fire(us[name], last) for name, layer in self.layers.items()
-        }
-        carry = us, tree_where(started, fired, self.starts), pasts
+        # The states at the start of a later segment follow from the pre-spike states one step
+        # before. An example without an active step so far still has its initial state.
+        states = self.starts
+        if isinstance(first, jax.Array):
+            last = self.number_before(first)
+            fired = {
+                name: layer.fire(us[name], last) for name, layer in self.layers.items()
+            }
+            states = tree_where(self.masks.started[first], fired, states)
+        carry = us, states, pasts
         # The scan runs over the first steps of the chunks, (chunks,). ``window`` slices inputs and
         # masks by them.
         starts = first + self.part.chunk * jnp.arange(
