@@ -36,7 +36,7 @@ def test_quantize(tmp_path):
     def refused(target):
         return str(run("quantize", folder, "--target", target, "--bits", 6).exception)
 
-    assert "already exists" in refused("loihi")
+    assert "exists; choose a new output folder" in refused("loihi")
     assert "each neuron has a synapse" in refused("xylo")
     record = json.loads((folder / "run.json").read_text())
     record["options"]["encoding"] = "current"

@@ -62,7 +62,7 @@ def convert(
     folder = output or run / f"{target}-{bits}"
     # Before minutes of training, although mkdir would refuse it, too.
     if folder.exists():
-        raise DataError(f"{folder} already exists; pass another --output")
+        raise DataError(runs.EXISTS.format(folder))
     split = options.load()
 
     def accuracy(params: Any) -> str:

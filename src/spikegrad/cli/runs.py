@@ -32,6 +32,7 @@ from .options import Options, options_of, refuse
 
 FORMAT = 6
 PARAMETERS, FIGURE = "parameters.npz", "figure.png"
+EXISTS = "{} exists; choose a new output folder"
 
 
 def describe(split: Split) -> Record:
@@ -179,7 +180,7 @@ def claim(output: Path | None) -> Path:
     try:
         folder.mkdir(parents=True)
     except FileExistsError:
-        raise DataError(f"{folder} exists; choose a new output folder") from None
+        raise DataError(EXISTS.format(folder)) from None
     return folder
 
 

@@ -329,8 +329,7 @@ def activity(
         figsize=figsize or (7, 0.6 + 1.4 * len(layers)), layout="constrained"
     )
     panels = figure.subplots(len(layers), 1, sharex=True, squeeze=False)[:, 0]
-    draw_activity(panels, [*layers], arrays)
-    _finish("activity", panels, arrays[0], example, mask)
+    draw_activity(panels, [*layers], arrays, example, mask)
     return figure
 
 
@@ -338,6 +337,8 @@ def draw_activity(
     panels: Sequence[Axes] | np.ndarray,
     names: Sequence[str],
     arrays: Sequence[np.ndarray],
+    example: int = 0,
+    mask: ArrayLike | None = None,
 ) -> None:
     """Draw the panels of :func:`activity` in existing axes. An array is ``(steps, neurons)``."""
     for axes, name, x in zip(panels, names, arrays, strict=True):
@@ -368,6 +369,7 @@ def draw_activity(
             )
             axes.figure.colorbar(image, ax=axes)
         axes.set_title(name, fontsize=9, loc="left")
+    _finish("activity", panels, arrays[0], example, mask)
 
 
 _LINES = 12
