@@ -121,7 +121,7 @@ def quantize(
     >>> spikes = spikes.astype(float)
     >>> cell = LIF(0.9, reset="value")
     >>> network = Network.init(
-    ...     jax.random.key(0), spikes, (30, 3), cell, LeakyReadout(0.9)
+    ...     jax.random.key(0), 20, (30, 3), cell, LeakyReadout(0.9), rate=0.1
     ... )
     >>> integers, report = quantize(network, "loihi", spikes)
     >>> bool((integers(spikes)[1] == replay(integers, spikes)[1]).all())

@@ -103,21 +103,19 @@ def draw_weights(
     Examples
     --------
     >>> import jax, jax.numpy as jnp
-    >>> from spikegrad import LIF, Delayed, Join, Layer, LeakyReadout, Network
+    >>> from spikegrad import LIF, Delayed, Layer, LeakyReadout, Network
     >>> from spikegrad.network import draw_weights
-    >>> w = jnp.zeros((40, 40))
+    >>> w = jnp.zeros((20, 20))
     >>> network = Network(
     ...     {
-    ...         "stem": Layer(w, LIF(0.9)),
-    ...         "branch": Layer({"stem": w, "branch": Delayed(w, 1)}, LIF(0.9)),
-    ...         "sum": Join(lambda a, b: a + b, ("stem", "branch")),
-    ...         "out": Layer(jnp.zeros((40, 3)), LeakyReadout(0.9)),
+    ...         "hidden": Layer({"input": w, "hidden": Delayed(w, 2)}, LIF(0.9)),
+    ...         "out": Layer(jnp.zeros((20, 3)), LeakyReadout(0.9)),
     ...     }
     ... )
-    >>> spikes = jax.random.bernoulli(jax.random.key(0), 0.1, (50, 8, 40))
-    >>> network = draw_weights(network, jax.random.key(1), spikes)
+    >>> spikes = jax.random.bernoulli(jax.random.key(1), 0.1, (50, 8, 20))
+    >>> network = draw_weights(network, jax.random.key(0), spikes)
     >>> _, activity = network.observe(spikes)
-    >>> bool(0.01 < activity["branch"].output.mean() < 0.5)
+    >>> bool(0.01 < activity["hidden"].output.mean() < 0.5)
     True
     >>> bool(0.3 < activity["out"].output.std() < 3)
     True

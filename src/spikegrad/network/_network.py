@@ -212,14 +212,14 @@ class Network(Struct):
         --------
         >>> import jax
         >>> from spikegrad import LIF, LeakyReadout, Network
-        >>> spikes = jax.random.bernoulli(jax.random.key(1), 0.05, (50, 8, 20))
+        >>> spikes = jax.random.bernoulli(jax.random.key(1), 0.1, (50, 8, 20))
         >>> network = Network.init(
-        ...     jax.random.key(0), spikes, (64, 64, 10), LIF(0.9), LeakyReadout(0.95)
+        ...     jax.random.key(0), spikes, (30, 3), LIF(0.9), LeakyReadout(0.9)
         ... )
         >>> _, activity = network.observe(spikes)
-        >>> bool(0.01 < activity["1"].output.mean() < 0.5)
+        >>> bool(0.01 < activity["0"].output.mean() < 0.5)
         True
-        >>> bool(0.3 < activity["2"].output.std() < 3)
+        >>> bool(0.3 < activity["1"].output.std() < 3)
         True
         """
         is_measured = np.ndim(inputs) > 0
@@ -434,7 +434,7 @@ class Network(Struct):
         ...     rate = activity["hidden"].output.mean()
         ...     power = (activity["hidden"].current ** 2).mean()
         ...     return (rate - 0.1) ** 2 + 1e-3 * power
-        >>> jax.grad(loss)(jnp.full((3, 5), 0.2)).shape
+        >>> jax.jit(jax.grad(loss))(jnp.full((3, 5), 0.2)).shape
         (3, 5)
         """
         parts = (parts,) if isinstance(parts, str) else parts

@@ -158,8 +158,9 @@ class Online(Struct):
     >>> carry = online.start(inputs)
     >>> def squares(outputs, target):
     ...     return ((outputs - target) ** 2).sum()
+    >>> step = jax.jit(lambda carry, x: online.step(carry, x, 1.0, squares))
     >>> for _ in range(5):
-    ...     carry, outputs, gradients = online.step(carry, inputs, 1.0, squares)
+    ...     carry, outputs, gradients = step(carry, inputs)
     >>> gradients.layers["0"].recurrent.shape
     (8, 8)
     """
@@ -393,17 +394,16 @@ class Online(Struct):
         Examples
         --------
         >>> import jax, jax.numpy as jnp
-        >>> from spikegrad import LIF, Network
+        >>> from spikegrad import LIF, Layer, Network
         >>> from spikegrad.training import Online, combine, partition
-        >>> spikes = jax.random.bernoulli(jax.random.key(1), 0.1, (50, 8, 20))
-        >>> network = Network.init(jax.random.key(0), spikes, (16, 2), LIF(0.9))
+        >>> network = Network([Layer(jnp.full((3, 2), 0.4), LIF(0.9))])
         >>> trainable, static = partition(network)
         >>> def loss(trainable):
         ...     online = Online(combine(trainable, static))
         ...     squares = lambda outputs, target: ((outputs - target) ** 2).mean()
-        ...     return online.loss(spikes, jnp.ones((50, 8, 2)), squares)
-        >>> jax.grad(loss)(trainable).layers["0"].weight.shape
-        (20, 16)
+        ...     return online.loss(jnp.ones((50, 8, 3)), jnp.ones(50), squares)
+        >>> jax.jit(jax.grad(loss))(trainable).layers["0"].weight.shape
+        (3, 2)
         """
         _, value, gradients = stop_gradient(self)._whole(
             inputs, targets, loss, mask=mask, key=key
