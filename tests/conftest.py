@@ -54,9 +54,11 @@ def default_promotion():
 
 
 @pytest.fixture(autouse=True, scope="module")
-def _bounded_memory():
-    """No module needs what another one has compiled, which would add up to gigabytes."""
+def _bounded_memory(request):
+    """No file of tests needs what another one has compiled, which would add up to gigabytes. Docstrings share theirs."""
     yield
+    if not request.path.is_relative_to(ROOT / "tests"):
+        return
     jax.clear_caches()
     if hasattr(LIBC, "malloc_trim"):  # GNU's allocator
         LIBC.malloc_trim(0)
@@ -109,8 +111,8 @@ def pytest_collection_finish():
 
 def pytest_collection_modifyitems(config, items):
     if not config.getoption("every"):
-        left_out = [item for item in items if item.get_closest_marker("every")]
-        config.hook.pytest_deselected(items=left_out)
+        left_out = {item for item in items if item.get_closest_marker("every")}
+        config.hook.pytest_deselected(items=[*left_out])
         items[:] = [item for item in items if item not in left_out]
 
 

@@ -9,7 +9,6 @@ import jax
 import numpy as np
 import pytest
 from cli_helpers import arrays
-from scipy import stats
 
 from spikegrad import data
 from spikegrad.cli import figure, main, tables, trainer
@@ -144,6 +143,8 @@ def cells(text, first):
 
 
 def with_interval(share, n):
+    from scipy import stats  # noqa: PLC0415 (half a second, which each worker would pay)
+
     low, high = stats.binomtest(round(share * n), n).proportion_ci(method="wilson")
     return f"{share:.1%} ({100 * low:.1f}-{100 * high:.1f})"
 

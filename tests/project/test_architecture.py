@@ -16,22 +16,22 @@ TREE, BETWEEN_FOLDERS, *_ = re.findall(
 
 def imports(path):
     """The files that a file of the library imports to run. A function may import what builds on its file."""
-    tree = ast.parse(path.read_text())
-    blocks = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef) or is_for_types(node)]
-    later = {id(node) for block in blocks for node in ast.walk(block)}
-    for node in ast.walk(tree):
-        if id(node) in later:
-            continue
+    for node in run_at_import(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and node.level:
             base = path.parents[node.level - 1].joinpath(*(node.module or "").split("."))
             for name in node.names:
                 yield next(p for p in candidates(base, name.name) if p.is_file())
 
 
+def run_at_import(node):
+    for child in ast.iter_child_nodes(node):
+        if not isinstance(child, ast.FunctionDef) and not is_for_types(child):
+            yield child
+            yield from run_at_import(child)
+
+
 def is_for_types(node):
-    return (
-        isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test) and "not" not in ast.unparse(node.test)
-    )
+    return isinstance(node, ast.If) and ast.unparse(node.test) in ("TYPE_CHECKING", "typing.TYPE_CHECKING")
 
 
 def candidates(base, name):

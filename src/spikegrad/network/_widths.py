@@ -83,9 +83,9 @@ def match_widths(
     >>> import jax
     >>> from spikegrad import LIF, Arctan, Network, measure
     >>> from spikegrad.network import match_widths
-    >>> spikes = jax.random.bernoulli(jax.random.key(1), 0.05, (50, 8, 20))
+    >>> spikes = jax.random.bernoulli(jax.random.key(1), 0.1, (50, 8, 20))
     >>> network = Network.init(
-    ...     jax.random.key(0), spikes, (64, 10), LIF(0.9, surrogate=Arctan(10.0))
+    ...     jax.random.key(0), spikes, (30, 3), LIF(0.9, surrogate=Arctan(10.0))
     ... )
     >>> network = match_widths(network, spikes)
     >>> u = network.observe(spikes)[1][0].potential

@@ -55,9 +55,9 @@ class AdaptWidths:
     >>> from spikegrad import LIF, Network
     >>> from spikegrad.network import match_widths
     >>> from spikegrad.training import AdaptWidths, combine, fit, partition
-    >>> spikes = jax.random.bernoulli(jax.random.key(1), 0.05, (50, 8, 20))
+    >>> spikes = jax.random.bernoulli(jax.random.key(1), 0.1, (50, 8, 20))
     >>> network = match_widths(
-    ...     Network.init(jax.random.key(0), spikes, (64, 10), LIF(0.9)), spikes
+    ...     Network.init(jax.random.key(0), spikes, (30, 3), LIF(0.9)), spikes
     ... )
     >>> trainable, static = partition(network)
     >>> def loss(trainable, batch, key):
