@@ -55,7 +55,7 @@ def default_promotion():
 
 @pytest.fixture(autouse=True, scope="module")
 def _bounded_memory(request):
-    """No file of tests needs what another one has compiled, which would add up to gigabytes. Docstrings share theirs."""
+    """No file of tests needs what another has compiled, which would add up to gigabytes. Docstrings share theirs."""
     yield
     if not request.path.is_relative_to(ROOT / "tests"):
         return

@@ -43,7 +43,7 @@ def everything(kind, given, x):
 def test_values_are_finite_and_within_bounds(case, request):
     never_falls = not case.signed and set(case.numbers) <= set(case.row.domain)
 
-    @settings(max_examples=1000 if request.config.getoption("every") else 60, deadline=None)
+    @settings(max_examples=1000 if request.config.getoption("every") else 30, deadline=None)
     @given(parameters(case), INPUTS)
     def check(given, x):
         x = np.array(x, np.float32)

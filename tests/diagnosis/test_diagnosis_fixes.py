@@ -40,7 +40,7 @@ def test_repair_makes_the_network_learn(case, benchmark):
     assert row["learns"] or fault.name in INCURABLE, row
 
 
-@pytest.mark.parametrize("name", some(HEALTHY, 7))
+@pytest.mark.parametrize("name", some(HEALTHY, 14))
 def test_healthy_network_gets_no_alarm(name, benchmark):
     broken, script = benchmark
     assert script.diagnosis_of(broken.healthy(name)).issues == ()

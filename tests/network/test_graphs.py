@@ -258,10 +258,8 @@ def test_widths_of_graphs():
     assert width == pytest.approx(float((before["a"] - 1).std()), rel=1e-4)
 
 
-@pytest.mark.parametrize(
-    ("of_mesh", "masked"),
-    [*(pytest.param("auto", masked, marks=pytest.mark.every) for masked in (False, True)), ("explicit", True)],
-)
+@pytest.mark.parametrize(("of_mesh", "masked"), [("auto", False), ("auto", True), ("explicit", True)])
+@pytest.mark.every  # by default those of test_sharding.py
 def test_a_sharded_batch_of_a_graph(of_mesh, masked):
     """Delays, a loop, and a join over time."""
     x = jnp.tile(X, (1, 4, 1))[:, :8]

@@ -72,7 +72,7 @@ def test_errors_of_distances_are_the_stated_ones(mode):
     assert 0.8 * storage.error < jnp.abs(found / distance - 1).max() <= storage.error
 
 
-@pytest.mark.parametrize("cell", few(CELLS, "AdaptiveLIF", "Offset"))
+@pytest.mark.parametrize("cell", few(CELLS, "Offset"))
 def test_resting_neuron_gives_its_decay_no_gradient(cell):
     """The potential is 0 at every time step, and so is the derivative of the next one in the decay."""
     cases = [("float32", "half"), ("float32", "8-bit"), ("bfloat16", "8-bit")]

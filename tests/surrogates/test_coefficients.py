@@ -3,19 +3,18 @@
 import runpy
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, few
 
 fitting = runpy.run_path(str(ROOT / "scripts" / "fit_coefficients.py"))
-functions = pytest.mark.parametrize("name", fitting["FUNCTIONS"])
 
 
-@functions
+@pytest.mark.parametrize("name", few(fitting["FUNCTIONS"], "exp"))
 def test_coefficients_are_as_good_as_the_fit(name):
     _, least, used = fitting["compare"](fitting["FUNCTIONS"][name])
     assert least <= used < fitting["ALLOWED"]
 
 
-@functions
+@pytest.mark.parametrize("name", fitting["FUNCTIONS"])
 def test_another_digit_would_be_seen(name):
     function = fitting["FUNCTIONS"][name]
     *others, last = function.in_use

@@ -52,14 +52,14 @@ class Cubic(Cell):
 CELLS = {
     "LIF": lambda n: LIF(0.8, 0.6, Arctan(2.0)),
     "detached": lambda n: LIF(0.8, 0.6, Arctan(2.0), detach_reset=True),
-    "decays": lambda n: LIF(jnp.linspace(0.5, 0.9, n), 0.6, Arctan(2.0), "value"),
+    "decays": lambda n: LIF(jnp.asarray(np.linspace(0.5, 0.9, n)), 0.6, Arctan(2.0), "value"),
     "synaptic": lambda n: SynapticLIF(0.8, 0.6, Arctan(2.0), synaptic_decay=0.7),
     "adaptive": lambda n: AdaptiveLIF(
-        jnp.array(0.8), jnp.full(n, 0.6), Arctan(2.0), adaptation=0.2, adaptation_decay=0.9
+        jnp.array(0.8), jnp.asarray(np.full(n, 0.6)), Arctan(2.0), adaptation=0.2, adaptation_decay=0.9
     ),
     "AdLIF": lambda n: AdLIF(threshold=0.3),
     "refractory": lambda n: Refractory(LIF(jnp.array(0.8), 0.6, Arctan(2.0)), 2),
-    "user": lambda n: Cubic(jnp.full((1, n), 0.3)),
+    "user": lambda n: Cubic(jnp.asarray(np.full((1, n), 0.3))),
     "readout": lambda n: LeakyReadout(0.7, norm_input=True),
 }
 OTTT = {  # the reset of OTTT has no derivative
@@ -176,7 +176,7 @@ def check(online, x, targets, mask, sizes, tolerance=1e-12):
     _, got, gradients = jax.jit(lambda x: online.scan(online.start(x[0]), x, targets, squares, mask=mask))(x)
     np.testing.assert_allclose(got, value, rtol=1e-12)
     assert jax.tree.structure(gradients) == jax.tree.structure(partition(online.network)[0])
-    largest = max(jnp.abs(leaf).max() for leaf in jax.tree.leaves(layers))
+    largest = max(np.abs(leaf).max() for leaf in jax.tree.leaves(layers))
     for name, wanted_of_layer in layers.items():
         for a, b in zip(jax.tree.leaves(gradients.layers[name]), jax.tree.leaves(wanted_of_layer), strict=True):
             np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance * largest, err_msg=name)
