@@ -139,6 +139,7 @@ def test_baseline_has_equal_weights_and_decays():
     assert active[0].min() == 1
 
 
+@pytest.mark.every  # by default those of test_initial.py
 def test_recordings_start_with_potentials_that_fluctuate_by_a_threshold(tmp_path):
     x = (np.random.default_rng(0).random((200, 40, 300)) < 0.005).astype(np.uint8)  # sparse events
     np.savez(tmp_path / "sparse.npz", x=x, y=np.arange(200) % CLASSES, lengths=np.arange(200) % 30 + 10)

@@ -393,7 +393,8 @@ def test_window_and_delay_survive_a_file(tmp_path):
         load(tmp_path / "net.json")
 
 
-@pytest.mark.parametrize("target", ["loihi", pytest.param("xylo", marks=pytest.mark.every)])
+@pytest.mark.every
+@pytest.mark.parametrize("target", ["loihi", "xylo"])
 def test_diagnosis_takes_integers(target):
     """A silent layer of integers is named, and a readout without a threshold is none."""
     cell = SynapticLIF(0.875, synaptic_decay=0.75, reset="subtract" if target == "xylo" else "value")

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import STORAGES, few
+from conftest import STORAGES
 from networks import assert_close, named, observed, truncated_options
 
 from spikegrad import LIF, Backward, Cell, Layer, LeakyReadout, Network
@@ -127,7 +127,8 @@ def given():
     return parameters()
 
 
-@pytest.mark.parametrize("options", few(RUNS, RUNS[4]), ids=label)
+@pytest.mark.every  # by default those of test_orders.py
+@pytest.mark.parametrize("options", RUNS, ids=label)
 def test_second_derivatives_of_all_that_a_network_returns(options, x64):
     """Of a cell without a rule of its own, which JAX before 0.12 loses in a loop that is differentiated twice."""
     assert_close(derivatives(lambda p: by_network(p, options)), expected(), 1e-11)

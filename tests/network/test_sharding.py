@@ -165,7 +165,8 @@ def test_an_explicit_mesh_without_jit():
     assert_close(run.__wrapped__(*args), one_device("recurrent", "exact"), 1e-5)
 
 
-@pytest.mark.parametrize("mode", few(["8-bit", "recompute"], "8-bit"))
+@pytest.mark.every
+@pytest.mark.parametrize("mode", ["8-bit", "recompute"])
 def test_networks_side_by_side_one_a_device(mode):
     networks = [jax.tree.map(lambda w, scale=scale: scale * w, WEIGHTS["recurrent"]) for scale in (1.0, 1.1, 0.9, 1.2)]
     weights = jax.tree.map(lambda *w: jnp.stack(w), *networks)

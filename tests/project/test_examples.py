@@ -63,7 +63,7 @@ def test_every_example_is_run():
 LOSSES = *FRAMEWORKS, *TRAINED, *LOOPS, *BLOCKS
 
 
-@pytest.mark.parametrize("name", few(LOSSES, "plain_jax", "with_flax_nnx", "fit_equinox", "feedback"))
+@pytest.mark.parametrize("name", few(LOSSES, "plain_jax", "with_flax_nnx", "feedback"))
 def test_the_loss_falls(name, capsys):
     with example(name) as module:
         losses = module.main(fast=True)
