@@ -177,7 +177,7 @@ def test_healthy_network_has_no_issue():
     ],
 )
 def test_silence_is_traced_to_inputs_or_mask(inputs, mask, reason):
-    [issue] = diagnose(stack(), inputs, loss, mask=mask, train=False).issues
+    issue, *_ = diagnose(stack(), inputs, loss, mask=mask, train=False).issues
     assert (issue.kind, issue.place) == ("silent", "0")
     assert reason in issue.description
 
@@ -315,7 +315,7 @@ def test_fixes_as_code_change_the_network_as_apply_does():
     ]
     for network in networks:
         report = diagnose(network, X, loss, train=False)
-        scope = {"dataclasses": dataclasses, "jax": jax, "network": network, "rescaled": rescaled, "shifted": shifted}
+        scope = {"dataclasses": dataclasses, "jax": jax, "network": network, "rescaled": rescaled, "Sigmoid": Sigmoid}
         exec(report.code, scope)
         before, pasted, repaired = (
             jax.grad(lambda network: loss(network(X)[1]))(n).layers["stem" if "stem" in n.layers else "0"].weight
