@@ -129,6 +129,9 @@ def test_gradient_and_update_are_relative_to_the_weights():
         (stack(surrogate=-1.0 * Sigmoid(4.0)), [("out of reach", "1")]),
         (stack(surrogate=Sigmoid(0.1)), [("vanishes", "1")]),
         (stack(surrogate=Sigmoid(40.0)), [("explodes", "1")]),
+        (stack(surrogate=Sigmoid(jnp.asarray(40.0))), [("explodes", "1")]),
+        (stack(surrogate=lambda x: (x >= 0).astype(x.dtype)), [("out of reach", "1")]),
+        (stack(decay=jnp.asarray(1.5)), [("explodes", "1")]),
         (stack(second=Layer(jnp.asarray(matrix(2, 1e-3, HIDDEN, HIDDEN)), CELL)), [("silent", "1")]),
         (stack(second=Layer(jnp.asarray(matrix(2, 300.0, HIDDEN, HIDDEN)), CELL)), [("saturated", "1")]),
         (stack(first=Layer(jnp.asarray(matrix(1, 3.0, UNITS, HIDDEN)) - 2, CELL)), [("silent", "0")]),
@@ -193,6 +196,21 @@ def test_silence_is_traced_to_a_delay():
     issue = diagnose(network, X, loss, train=False).issues[0]
     assert (issue.kind, issue.place) == ("silent", "late")
     assert "delay of 20 steps is longer than the sequence" in issue.description
+
+
+def test_silence_is_traced_to_a_delay_of_the_readout():
+    late = Layer(Delayed(jnp.asarray(matrix(3, 1.0, HIDDEN, 2)), STEPS), LeakyReadout(0.9))
+    network = Network([Layer(jnp.asarray(matrix(1, 3.0, UNITS, HIDDEN)), CELL), late])
+    assert issues(network)[:1] == [("silent", "1")]
+
+
+def test_inputs_that_tell_nothing_are_named():
+    equal = np.repeat(X[:, :1], EXAMPLES, 1)
+    assert issues(stack(), equal) == [("vanishes", None)]
+    weights = {"cue": jnp.asarray(matrix(1, 3.0, UNITS, 2)), "noise": jnp.asarray(matrix(2, 3.0, UNITS, 2))}
+    network = Network({"out": Layer(weights, LeakyReadout(0.9))}, inputs=("cue", "noise"))
+    first = diagnose(network, {"cue": 0 * X, "noise": X}, loss, train=False).issues[0]
+    assert (first.kind, first.place, first.description) == ("silent", "out", "its inputs are zero")
 
 
 def test_inputs_of_unusual_size_or_mean_are_standardized():
@@ -559,6 +577,22 @@ def test_memory_is_lengthened_if_noise_after_the_cue_hides_the_gap():
     assert texts.count("training with other learning rates") == 1
     assert (report.issues[0].kind, report.issues[0].place) == ("forgets", "0")
     assert report.outcome_repaired.learned > report.outcome.learned + 0.2
+
+
+def test_memory_longer_than_the_sequence_is_shortened():
+    optax = pytest.importorskip("optax")
+    inputs, labels = task()
+    noise = np.random.default_rng(4).random((100, *inputs.shape[1:])) < 0.3
+    inputs = np.concatenate([noise.astype(np.float32), inputs[:8]])
+    network = Network([Layer(jnp.asarray(matrix(1, 0.1, UNITS, 2)), LeakyReadout(0.999))])
+
+    def last(out):
+        return -jax.nn.log_softmax(out[-1])[jnp.arange(len(labels)), labels].mean()
+
+    report = diagnose(network, inputs, last, optimizer=optax.adam(1e-2))
+    assert [(issue.kind, issue.place) for issue in report.issues] == [("saturated", "0")]
+    assert report.repaired.layers["0"].cell.decay == pytest.approx(0.907)
+    assert report.outcome_repaired.held_out > report.outcome.held_out + 0.2
 
 
 def test_memory_is_lengthened_although_a_larger_rate_learns_the_noise_by_heart():

@@ -178,8 +178,7 @@ class Best(Search):
 
     def estimate(self) -> None:
         """Take the moves of all measures, without a training."""
-        changes = self.changes
-        self.issues = [*self.hidden, *changes, *_other_rate(self.report)]
+        self.issues = [*self.hidden, *self.changes, *_other_rate(self.report)]
 
     def train(self) -> None:
         """Train the network, and with changes if it does not learn."""
@@ -236,8 +235,9 @@ class Best(Search):
         if self.is_slow:
             return
         lasting = self.propose(lasting=True)
-        # Measures tell more than a memory that is tried anyway.
-        lasting.sort(key=lambda issue: issue.kind == "forgets")
+        # A measured fault tells more than a memory that is tried anyway, and its consequences.
+        kinds = {issue.kind for issue in changes}
+        lasting.sort(key=lambda issue: issue.kind not in kinds)
         if self.initial.trained >= LEARNS:
             # Noise after a cue may be learned by heart, and hides how long the cue must last.
             yield "other memories", lasting

@@ -23,7 +23,7 @@ def draw(diagnosis: Any) -> Figure:
     spiking = [layer for layer in diagnosis.layers.values() if layer.fires]
     columns = max(len(spiking), 1)
     with rc_context({"font.size": 8}):
-        figure = Figure(figsize=(max(2.6 * columns, 7), 2.5), layout="constrained")
+        figure = Figure(figsize=(2.6 * columns, 2.5), layout="constrained")
         panels = figure.subplots(1, columns, squeeze=False)[0]
         for n, layer in enumerate(spiking):
             _draw_potentials(panels[n], layer, f"C{n}")
