@@ -42,4 +42,3 @@ def _draw_potentials(axes: Axes, layer: Any, color: str) -> None:
     slope = axes.twinx()
     slope.plot(x, np.asarray(slope_of(layer.surrogate, x)), color="k", lw=1.2)
     slope.set_ylabel("slope")
-    slope.set_ylim(bottom=0)
