@@ -85,8 +85,8 @@ def inspect_inputs(problem: Problem) -> Iterator[Issue]:
         offset &= not np.isin(values, (0, 1)).all()
         # Once the mean is subtracted, the spread is the size that the weights get.
         size = np.where(offset, spread, size)
-        band, used = BANDS["inputs"], size > 0
-        off = used & (size != np.clip(size, *band))
+        used = size > 0
+        off = used & (size != np.clip(size, *BANDS["inputs"]))
         if not (off | offset).any():
             continue
         # Only channels outside of the band are divided, so the channels within it stay.
@@ -358,7 +358,8 @@ class Search:
             # A number that only moves the drive farther from its target is no cause.
             after = self.report.layers[name].drive or 1.0
             farther = abs(math.log(after)) > abs(math.log(now.drive or 1.0)) + LITTLE
-            if farther and isinstance(move, SetParameter):
+            is_worse = outside("drive", after) and farther
+            if is_worse and isinstance(move, SetParameter):
                 self.moves = before
                 self.take([])
             else:
