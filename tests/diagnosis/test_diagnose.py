@@ -640,7 +640,8 @@ def test_network_that_cannot_learn_is_never_fine():
     noise = np.random.default_rng(5).integers(0, 2, 40)
     report = diagnose(stack(), inputs * 0, loss_of(noise), optimizer=optax.adam(1e-2), budget=60)
     assert report.outcome.learned < 0.2
-    assert [(issue.kind, issue.fixes) for issue in report.issues] == [("silent", ())]
+    assert report.issues[0].kind == "silent"
+    assert not any(issue.fixes for issue in report.issues)
     assert "(tried: all changes, other memories, other learning rates, " in report.verdict
     assert "check what is outside of the network" in report.verdict
 

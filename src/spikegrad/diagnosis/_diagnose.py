@@ -168,6 +168,7 @@ class Best(Search):
     worth = -math.inf
     is_slow = False
     """True if a network learns, in more updates. An issue must then make it learn in the usual."""
+    is_by_heart = False
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
@@ -245,10 +246,12 @@ class Best(Search):
         # The network may need another learning rate only, so the rates are tried without the
         # changes too. Other slopes and memories change the size of the gradients, so the nearest
         # rates are tried with them.
+        # A first update tells the rate up to half a decade.
+        near = (FACTOR, 1 / FACTOR) * bool(self.rate)
         for name, issues, factors, enough in (
             # A large enough rate may make up for what a memory forgets.
             ("memories", lasting, RATES[:1], LEARNS),
-            ("learning rates", changes, RATES, 1 - MUCH / 2),
+            ("learning rates", changes, (*near, *RATES), 1 - MUCH / 2),
             ("learning rates", [], RATES, LEARNS),
             ("slopes", self.propose(anyway=True), RATES[:3], LEARNS),
         ):
@@ -310,19 +313,21 @@ class Best(Search):
         if self.is_slow and self.outcome.learned < LEARNS:
             self.issues = []
             return
-        is_by_heart = self.outcome.is_by_heart
-        learns = initial.trained >= LEARNS or is_by_heart
+        self.is_by_heart = self.outcome.is_by_heart
+        learns = initial.trained >= LEARNS or self.is_by_heart
         added = self.outcome.score - initial.score
-        if added >= MUCH and not is_by_heart:
+        if added >= MUCH and not self.is_by_heart:
             self.prune()
+        elif not learns:
+            issues = *self.hidden, *self.changes, *self.rate
+            self.issues = [dataclasses.replace(issue, fixes=()) for issue in issues]
         else:
             # Changes that help only the examples of the updates are not believed. A layer that
             # never fires is worth a word, although the layers above it learn.
-            self.issues = [
-                dataclasses.replace(issue, fixes=())
-                for issue in (*self.hidden, *self.changes, *self.rate)
-                if not learns or issue.kind == "silent"
-            ]
+            self.issues = [issue for issue in self.changes if issue.kind == "silent"]
+            self.outcome = self.outcome_of(_moves_of(self.issues))
+            if self.outcome.score < initial.score - MUCH:
+                self.issues = []
 
     def result(self) -> Diagnosis:
         moves = _moves_of(self.issues)
@@ -354,23 +359,21 @@ class Best(Search):
         is_split, last = self.trials["[]"].is_split, repaired or self.initial
 
         def learned(outcome):
-            others = f", and {max(outcome.held_out, 0):.0%} for other examples"
-            return f"{max(outcome.trained, 0):.0%} of the loss{others * is_split}"
+            others = f", and {outcome.held_out:.0%} for other examples"
+            return f"{outcome.trained:.0%} of the loss{others * is_split}"
 
         texts = [f"{UPDATES} updates remove {learned(self.initial)}"]
         tried = f" (tried: {', '.join(self.tried)})"
         if repaired is not None:
             texts.append(f"with these changes {learned(repaired)}")
-        if self.outcome.is_by_heart or last.is_by_heart:
+        if self.is_by_heart or last.is_by_heart:
             texts.append(
                 f"it learns by heart at best{tried}: check the labels, or pass more examples"
             )
         elif last.trained < LEARNS and not self.learns(moves):
             texts.append(
-                "the budget ended the search"
-                if self.is_late
-                else f"no change lets it learn{tried}: check what is outside of the network, as "
-                "labels, loss, mask, dropout and the order of the data"
+                f"no change lets it learn{tried}: check what is outside of the network, as labels, "
+                "loss, mask, dropout and the order of the data"
             )
         elif last.learned > 1 + MUCH:
             texts.append("more than all of it: check the labels and the loss")
@@ -452,11 +455,10 @@ def _obstacles(search: Search) -> Iterator[Issue]:
             for name in search.graph.nodes
             if not np.isfinite(np.float32(first.outputs[name])).all()
         ]
-        text = "its outputs are the first that are NaN or infinite"
-        if not nodes:
-            nodes = search.graph.outputs
-            text = "the loss of its outputs is NaN or infinite, that of constant outputs is not"
-        place = nodes[0]
+        text = (
+            "its outputs are the first that are NaN or infinite, or lead to such a loss"
+        )
+        place, *_ = *nodes, *search.graph.outputs
         fixes = search.shrunk(place, math.inf)
     elif joins:
         place, text = joins[-1], "the derivative of this join is NaN or infinite"

@@ -36,9 +36,7 @@ def _draw_potentials(axes: Axes, layer: Any, color: str) -> None:
     axes.set_xlabel("potential − threshold")
     size = abs(layer.scale) or 1.0
     low, high = samples.min(initial=-size), samples.max(initial=size)
-    axes.hist(samples, bins=60, range=(low, high), density=True, color=color, alpha=0.5)
-    axes.axvline(0, color="0.6", lw=0.8)
+    axes.hist(samples, bins=60, range=(low, high), density=True, color=color)
     x = np.linspace(low, high, 600, dtype=np.float32)
     slope = axes.twinx()
-    slope.plot(x, np.asarray(slope_of(layer.surrogate, x)), color="k", lw=1.2)
-    slope.set_ylabel("slope")
+    slope.plot(x, np.asarray(slope_of(layer.surrogate, x)), color="k")

@@ -332,13 +332,12 @@ def _report(problem: Problem, moves: Moves, arrays: dict[str, Any]) -> Report:
     )
 
 
-def _hides_spikes(cell: Any, output: np.ndarray) -> bool:
+def _hides_spikes(cell: Any, output: np.ndarray) -> Any:
     """Return True for spikes of a cell that makes its surrogate in ``fire``."""
-    if not np.isin(output, (0, 1)).all():
-        return False
     # A readout has no derivative of its own, although it may be 0 too.
     state = cell.initial_state(output.shape[1:], output.dtype)
-    return "custom_" in str(jax.make_jaxpr(cell.fire)(state))
+    is_custom = "custom_" in str(jax.make_jaxpr(cell.fire)(state))
+    return is_custom and np.isin(output, (0, 1)).all()
 
 
 @np.errstate(invalid="ignore")  # potentials may be infinite

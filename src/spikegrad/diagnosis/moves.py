@@ -242,8 +242,7 @@ class Standardize(Move):
 
     @property
     def text(self) -> str:
-        shift, scale = (f"{number(v.min())} to {number(v.max())}" for v in self.value)
-        return f"standardize the inputs: subtract {shift} and divide by {scale}"
+        return f"standardize the inputs {self.place!r} by their means and sizes"
 
     @property
     def code(self) -> str:
@@ -385,10 +384,8 @@ def has_width(surrogate: Any) -> bool:
         shape = measure(surrogate)
     except (TypeError, ValueError):
         return False
-    is_near = abs(shape.at) <= shape.half_width
-    return (
-        is_near and 0 < shape.half_width < math.inf and 0 < abs(shape.peak) < math.inf
-    )
+    is_near = abs(shape.at) <= shape.half_width < math.inf
+    return is_near and shape.half_width > 0 and 0 < abs(shape.peak) < math.inf
 
 
 def has_mean(part: str, leaf: Any) -> bool:

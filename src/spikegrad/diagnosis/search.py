@@ -17,6 +17,7 @@ from .._pytree import is_array
 from .._struct import domain
 from ..network import Join
 from ..neurons import parameters_of
+from ..surrogates import Sigmoid, measure
 from .measures import BANDS, SMALLER, measuring, outside
 from .moves import (
     PARTS,
@@ -109,8 +110,7 @@ def state_of(layer: Any) -> tuple[str, str]:
     if name is None:
         return "", ""
     is_low = sides[name] < 0 and name != "scale"
-    kind = "silent" if is_low else "explodes" if name == "feedback" else "saturated"
-    return kind, "; ".join(
+    return "silent" if is_low else "saturated", "; ".join(
         TEXTS[name].format(value)
         for name, value in values.items()
         if sides[name] or (name == "drive" and value is not None)
@@ -209,8 +209,8 @@ class Search:
         ]
 
     def say(self, stage: str) -> None:
-        """Report a stage when it starts, unless the budget leaves it out."""
-        if self.progress and not self.is_late:
+        """Report a stage when it starts."""
+        if self.progress:
             self.progress(stage)
 
     def add(self, issue: Issue) -> None:
@@ -279,8 +279,7 @@ class Search:
         reads, differ = self.first.reads, self.differ
         last = np.flatnonzero(reads).max(initial=-1)
         is_late = differ[: last + 1].sum() <= differ.sum() / DECADE
-        is_active = any(x.any() for x in self.problem.inputs.values())
-        if last >= 0 and is_late and is_active and examples.size > 1:
+        if last >= 0 and is_late and examples.size > 1:
             evidence = (
                 f"the loss reads no outputs after step {last}, when the inputs have hardly "
                 "differed between examples"
@@ -443,10 +442,14 @@ class Search:
             if not (layer.distance and (is_missed or steep or anyway)):
                 continue
             size = abs(layer.scale or 0.0) or 1.0
-            # The slope is half of its peak at a usual potential. Narrower slopes than a tenth of
-            # the widest would miss the potentials.
+            # Narrower slopes than a tenth of the widest would miss the potentials.
             widest = WIDEST * size
-            width = np.clip(math.hypot(*layer.distance), widest / DECADE, widest) / 2
+            spread = np.clip(layer.distance[1], widest / DECADE, widest)
+            fit = FitSlope if has_width(layer.surrogate) else ReplaceSlope
+            shape = measure(layer.surrogate if fit is FitSlope else Sigmoid())
+            # Chosen by the area and not the half-width, so slopes with long tails do not reach all
+            # potentials. Some slopes have an infinite area.
+            width = spread * (shape.half_width * shape.peak / shape.area or 0.5)
             kind = "explodes" if steep > 0 else "vanishes"
             kind = kind if steep and not is_missed else "out of reach"
             text = (
@@ -454,7 +457,6 @@ class Search:
                 f"{layer.steepness:.2g} over the threshold"
             )
             # A peak of one over the threshold is the usual slope in units of the threshold.
-            fit = FitSlope if has_width(layer.surrogate) else ReplaceSlope
             move = fit(name, (rounded(1 / size), rounded(width)))
             yield Issue(kind, name, text, (move,))
 

@@ -86,7 +86,7 @@ class Outcome:
         That of other examples is noisy for few of them, and that of the examples of the updates
         says little for networks with many weights.
         """
-        return (max(self.trained, 0.0) + max(self.held_out, 0.0)) / 2
+        return (self.trained + self.held_out) / 2
 
     @property
     def is_by_heart(self) -> bool:
@@ -141,7 +141,7 @@ class Trial:
     def __init__(self, problem: Problem, neutral: Moves) -> None:
         self.run = compiled(_train, problem, neutral)
         self.results: dict[Any, Outcome] = {}
-        examples = next(iter(problem.inputs.values())).shape[1]
+        examples = problem.valid.shape[1]
         # Held-out examples show if a change generalizes. A network may learn the labels of few
         # examples by heart, whatever its faults.
         self.is_split = examples >= FEW
@@ -157,9 +157,9 @@ class Trial:
         if known not in self.results:
             rate = np.float32(rate_of(moves.values()))
             parts = self.run(moves, self.held, rate, updates)
-            trained, held_out = (float(x) if np.isfinite(x) else 0.0 for x in parts)
+            trained, held_out = (max(float(np.nan_to_num(x)), 0.0) for x in parts)
             learned = min(trained, held_out) if self.is_split else trained
-            self.results[known] = Outcome(max(learned, 0.0), trained, held_out)
+            self.results[known] = Outcome(learned, trained, held_out)
         return self.results[known]
 
 
