@@ -63,8 +63,8 @@ def test_readme_has_the_numbers_of_the_results():
     faulty = [row for row in RESULTS if row["fault"]]
     learns = [row["learns"] for row in faulty if row["fault"] not in INCURABLE]
     text = " ".join((ROOT / "README.md").read_text().split())
+    curable = f"All {len(learns)}" if all(learns) else f"{sum(learns)} of {len(learns)}"
     assert (
         f"finds the faulty layer in {sum(row['place'] for row in faulty)} of {len(faulty)} deliberately broken "
-        f"networks. A fix can cure {len(learns)} of the networks, and {'all ' * all(learns)}{sum(learns)} learn with "
-        "the proposed fix"
+        f"networks. {curable} broken networks that can be repaired learn with the fix that `diagnose` proposes."
     ) in text

@@ -15,18 +15,20 @@ from jax.typing import ArrayLike
 from .._checks import brief
 from .._pytree import NOTHING_TO_TRAIN, is_real_array
 from ..network import Network, named_inputs
-from .measures import USUAL_UPDATE, Report, outside
+from .measures import SMALLER, Report, outside
 from .moves import (
     Move,
     Moves,
     ReplaceOptimizer,
     ScaleRate,
     WidenDtype,
+    by_slot,
     rounded,
 )
 from .report import Diagnosis, Issue
-from .search import ADAM, LATER, LONGER, RATES, Search
+from .search import Search
 from .trial import (
+    DECADE,
     FACTOR,
     LEARNS,
     LITTLE,
@@ -37,6 +39,18 @@ from .trial import (
     Trial,
     rate_of,
 )
+
+LATER, LONGER = 0.75, 4
+"""Neither has a slow network that removes this part in this number of times the updates. It must be
+more, because a network with a fault may learn a little too."""
+RATES = tuple(DECADE**k for k in (0, -1, 1, -2, 2, -3, 3))
+"""Factors of the learning rate to try, the smallest change first."""
+ADAM = SMALLER[2::-1]
+"""Learning rates of Adam as a last resort."""
+USUAL_UPDATE = FACTOR / DECADE**2
+"""The first update over the weights at usual learning rates, such as Adam at 1e-3 to 1e-2."""
+RATE = ScaleRate(None, None)
+"""The slot of the learning rate."""
 
 
 def diagnose(
@@ -159,133 +173,139 @@ class Best(Search):
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
         self.tried: dict[str, None] = {}
+        self.trials: dict[str, Trial] = {}
         self.issues = [*_obstacles(self)]
         self.is_blocked = bool(self.issues)
 
     def estimate(self) -> None:
         """Take the moves of all measures, without a training."""
-        issues = self.propose()
-        self.issues = [*self.hidden, *issues, *_other_rate(self.report)]
+        self.issues = [*self.hidden, *self.changes, *_other_rate(self.report)]
 
     def train(self) -> None:
         """Train the network, and with changes if it does not learn."""
-        self.used = self.trial = Trial(self.problem, self.slots)
         self.say("training")
-        self.initial = self.outcome = self.trial({})
+        self.initial = self.outcome = self.outcome_of({})
         self.worth = self.initial.score
         # No measure counts against a network that learns: unusual numbers are no fault by
         # themselves.
         if self.initial.learned >= LEARNS:
             return
         self.is_slow = self.learns({})
-        self.changes = self.propose()
+        # The report is the one with these changes.
+        changes = self.changes
         self.rate = [*_other_rate(self.report)] * (not self.is_slow)
-        for stage, issues, trial in self.attempts():
+        for stage, issues in self.attempts(changes):
             if self.is_late:
                 break
-            self.say(f"training with {stage}")
+            if stage not in self.tried:
+                self.say(f"training with {stage}")
             self.tried[stage] = None
-            self.attempt(issues, trial)
+            self.attempt(issues)
         self.accept()
+
+    def outcome_of(self, moves: Moves, updates: int = UPDATES) -> Outcome:
+        """Train the network with moves."""
+        # Other moves than arguments of a program need a program of their own. The learning rate of
+        # a replaced optimizer is an argument too.
+        others = [
+            dataclasses.replace(move, value=1.0)
+            if isinstance(move, ScaleRate)
+            else move
+            for slot, move in moves.items()
+            if slot not in {*self.slots, RATE}
+        ]
+        name = str(others)
+        if name not in self.trials:
+            self.trials[name] = Trial(_repaired(self.problem, others), self.slots)
+        return self.trials[name](moves, updates)
 
     def learns(self, moves: Moves) -> bool:
         """Return True if the network with moves learns, also if it takes more updates."""
-        outcome = self.used(moves)
+        outcome = self.outcome_of(moves)
         if MUCH < outcome.learned < LEARNS and not self.is_late:
-            self.longer = outcome = self.used(moves, LONGER * UPDATES)
+            self.longer = outcome = self.outcome_of(moves, LONGER * UPDATES)
             return outcome.learned >= LATER
         return outcome.learned >= LEARNS
 
-    def attempts(self) -> Iterator[tuple[str, list[Issue], Trial | None]]:
+    def attempts(self, changes: list[Issue]) -> Iterator[tuple[str, list[Issue]]]:
         """Yield sets of changes to train with, until the network learns."""
-        problem, changes, report = self.problem, self.changes, self.report
+        report = self.report
         # All changes at once. With two faults, the mending of one alone may not help, so single
         # trials would reject both. ``prune`` removes the needless ones.
-        yield "all changes", [*changes, *self.rate], None
+        yield "all changes", [*changes, *self.rate]
         if self.is_slow:
             return
+        lasting = self.propose(lasting=True)
+        # A measured fault tells more than a memory that is tried anyway, and its consequences.
+        kinds = {issue.kind for issue in changes}
+        lasting.sort(key=lambda issue: issue.kind not in kinds)
         if self.initial.trained >= LEARNS:
             # Noise after a cue may be learned by heart, and hides how long the cue must last.
-            if self.initial.is_by_heart:
-                yield "other memories", self.propose(lasting=True), None
+            yield "other memories", lasting
             return
         # The network may need another learning rate only, so the rates are tried without the
         # changes too. Other slopes and memories change the size of the gradients, so the nearest
         # rates are tried with them.
         # A first update tells the rate up to half a decade.
         near = (FACTOR, 1 / FACTOR) * bool(self.rate)
-        lasting = self.propose(lasting=True)
         for name, issues, factors, enough in (
             # A large enough rate may make up for what a memory forgets.
             ("memories", lasting, RATES[:1], LEARNS),
             ("learning rates", changes, (*near, *RATES), 1 - MUCH / 2),
             ("learning rates", [], RATES, LEARNS),
             ("slopes", self.propose(anyway=True), RATES[:3], LEARNS),
-            ("memories", lasting, RATES[:3], LEARNS),
         ):
             for rate in factors:
                 # A rate may learn by heart what a longer memory understands.
                 if self.outcome.trained < enough or self.outcome.is_by_heart:
-                    with_rate = [*issues, *_other_rate(report, rate)]
-                    yield f"other {name}", with_rate, None
-        lost, update = self.first.lost or 0.0, self.first.update or 0.0
-        is_infinite = not math.isfinite(update)
-        if self.outcome.trained < LEARNS and (is_infinite or outside("lost", lost)):
-            kind = "overshoots" if is_infinite else "stalls"
-            evidence = f"the dtype rounds {lost:.0%} of the first update away"
-            if is_infinite:
-                evidence = "the first update is infinite, so eps may be too small for the dtype"
-            move = WidenDtype(None, "float32")
-            trial = Trial(_repaired(problem, [move]), self.slots)
-            yield "float32", [*changes, Issue(kind, None, evidence, (move,))], trial
-        import optax  # noqa: PLC0415  (an extra, which the optimizer shows to be there)
-
-        # A learning rate of 1, which ``ReplaceOptimizer`` scales as an argument of the program.
-        trial = Trial(problem._replace(optimizer=optax.adam(1.0)), self.slots)
+                    yield f"other {name}", [*issues, *_other_rate(report, rate)]
         evidence = "no other change helps, and a plain optimizer does"
-        for issues, rate in itertools.product((changes, []), ADAM):
+        others: list[tuple[str, str, str, Move]] = [
+            ("Adam", "optimizer", evidence, ReplaceOptimizer(None, r)) for r in ADAM
+        ]
+        arrays = filter(is_real_array, jax.tree.leaves(self.problem.network))
+        if any(array.dtype.itemsize < 4 for array in arrays):
+            kind = "stalls" if math.isfinite(self.first.update) else "overshoots"
+            evidence = "half precision rounds updates away, or makes them infinite"
+            others.insert(0, ("float32", kind, evidence, WidenDtype(None, "float32")))
+        for (stage, kind, evidence, move), issues in itertools.product(
+            others, (changes, [])
+        ):
             if self.outcome.trained < LEARNS:
-                adam = Issue(
-                    "optimizer", None, evidence, (ReplaceOptimizer(None, rate),)
-                )
-                yield "Adam", [*issues, adam], trial
+                yield stage, [*issues, Issue(kind, None, evidence, (move,))]
 
-    def attempt(self, issues: list[Issue], trial: Trial | None) -> None:
+    def attempt(self, issues: list[Issue]) -> None:
         """Train with the moves of these issues."""
-        used, moves = trial or self.trial, _moves_of(issues)
-        outcome = used(moves)
+        moves = _moves_of(issues)
+        outcome = self.outcome_of(moves)
         # A change of the optimizer must be worth it: a decade of the learning rate must add as
         # much as another change, so small changes win. The factor that is measured costs nothing.
-        rates = 1.0, rate_of(_moves_of(self.rate).values())
-        distances = [abs(np.log10(abs(rate_of(moves.values()) / r))) for r in rates]
-        price = 1.0 if trial else min(distances)
+        measured = [*_moves_of(self.rate).values()]
+        ratio = rate_of([*moves.values(), *measured]) / rate_of(measured)
+        is_last = {ReplaceOptimizer, WidenDtype} & {*map(type, moves)}
+        price = 1.0 if is_last else abs(np.log10(abs(ratio)))
         if (worth := outcome.score - MUCH * price) > self.worth:
-            self.outcome, self.issues = outcome, issues
-            self.worth, self.used = worth, used
+            self.outcome, self.issues, self.worth = outcome, issues, worth
 
     def prune(self) -> None:
         """Leave out changes without which the network learns as much, the last first."""
-        # Arguments of the trial. Other moves, such as a wider dtype, would need another program.
-        compiled = {*self.slots, (ScaleRate, None)}
         # The last first, because issues go from the inputs to the outputs, and faults near the
         # inputs cause those above.
         for issue in reversed(self.issues):
-            moves = _moves_of(f for f in self.issues if f is not issue)
-            slots = {move.slot for move in issue.fixes}
-            if not (moves and slots and slots <= compiled) or self.is_late:
+            others = [other for other in self.issues if other is not issue]
+            moves = _moves_of(others)
+            if not (moves and issue.fixes) or self.is_late:
                 continue
             # A larger rate makes up for small weights, so it must not replace a measured silence.
-            rate = moves.get((ScaleRate, None))
-            is_free = rate is None or rate in _moves_of(self.rate).values()
+            is_free = moves.get(RATE) in (None, *_moves_of(self.rate).values())
             if issue.kind == "silent" and not is_free:
                 continue
-            outcome = self.used(moves)
+            outcome = self.outcome_of(moves)
             # A network that learns, slowly, needs no other learning rate.
             if outcome.score >= self.outcome.score - LITTLE or (
                 issue.place is None and self.learns(moves)
             ):
-                self.outcome = outcome
-                self.issues = [f for f in self.issues if f is not issue]
+                self.outcome, self.issues = outcome, others
 
     def accept(self) -> None:
         """Keep changes that add enough, and all issues of a network that does not learn."""
@@ -296,17 +316,16 @@ class Best(Search):
         self.is_by_heart = self.outcome.is_by_heart
         learns = initial.trained >= LEARNS or self.is_by_heart
         added = self.outcome.score - initial.score
-        if added >= (MUCH / 2 if learns else MUCH) and not self.is_by_heart:
+        if added >= MUCH and not self.is_by_heart:
             self.prune()
         elif not learns:
             issues = *self.hidden, *self.changes, *self.rate
-            self.issues = [dataclasses.replace(f, fixes=()) for f in issues]
-            self.outcome, self.used = None, self.trial
+            self.issues = [dataclasses.replace(issue, fixes=()) for issue in issues]
         else:
-            # A layer that never fires is worth a word, although the layers above it learn. Other
-            # changes that help the examples of the updates only are not believed.
-            self.issues = [f for f in self.changes if f.kind == "silent" and f.fixes]
-            self.outcome = self.trial(_moves_of(self.issues))
+            # Changes that help only the examples of the updates are not believed. A layer that
+            # never fires is worth a word, although the layers above it learn.
+            self.issues = [issue for issue in self.changes if issue.kind == "silent"]
+            self.outcome = self.outcome_of(_moves_of(self.issues))
             if self.outcome.score < initial.score - MUCH:
                 self.issues = []
 
@@ -321,7 +340,7 @@ class Best(Search):
             self.initial,
             repaired,
             problem.network,
-            moves.get((ScaleRate, None), ScaleRate(None, 1.0)).value,
+            moves.get(RATE, ScaleRate(None, 1.0)).value,
             problem.optimizer,
             None if problem.loss is None else self.first.loss,
         )
@@ -337,16 +356,14 @@ class Best(Search):
                     "the loss of constant outputs is not positive, so check its sign"
                 )
             return f"not trained: {reason}"
-        is_split, last = self.trial.is_split, repaired or self.initial
+        is_split, last = self.trials["[]"].is_split, repaired or self.initial
 
         def learned(outcome):
-            others = f", and {max(outcome.held_out, 0):.0%} for other examples"
-            return f"{max(outcome.trained, 0):.0%} of the loss{others * is_split}"
+            others = f", and {outcome.held_out:.0%} for other examples"
+            return f"{outcome.trained:.0%} of the loss{others * is_split}"
 
         texts = [f"{UPDATES} updates remove {learned(self.initial)}"]
         tried = f" (tried: {', '.join(self.tried)})"
-        if not is_split:
-            texts[0] += " (too few to hold some out)"
         if repaired is not None:
             texts.append(f"with these changes {learned(repaired)}")
         if self.is_by_heart or last.is_by_heart:
@@ -355,10 +372,8 @@ class Best(Search):
             )
         elif last.trained < LEARNS and not self.learns(moves):
             texts.append(
-                "the budget ended the search"
-                if self.is_late
-                else f"no change lets it learn{tried}: check what is outside of the network, as "
-                "labels, loss, mask, dropout and the order of the data"
+                f"no change lets it learn{tried}: check what is outside of the network, as labels, "
+                "loss, mask, dropout and the order of the data"
             )
         elif last.learned > 1 + MUCH:
             texts.append("more than all of it: check the labels and the loss")
@@ -384,7 +399,7 @@ def _repaired(problem: Problem, moves: Iterable[Move]) -> Problem:
 
 
 def _moves_of(issues: Iterable[Issue]) -> Moves:
-    return {move.slot: move for issue in issues for move in issue.fixes}
+    return by_slot(move for issue in issues for move in issue.fixes)
 
 
 def _other_rate(report: Report, factor: float = 1.0) -> Iterator[Issue]:
@@ -420,18 +435,18 @@ def _obstacles(search: Search) -> Iterator[Issue]:
     elif np.isfinite(first.loss) and len(arrays) == len(first.not_finite):
         return
     elif arrays:
-        # The first array of a layer is enough.
-        names = {_place_of(name): name for name in reversed(arrays)}
-        for place, name in reversed(names.items()):
-            yield Issue(kind, place, f"{name} has NaN or infinite numbers")
-        return
+        place, text = _place_of(arrays[0]), f"{arrays[0]} has NaN or infinite numbers"
     elif not np.isfinite(first.constant):
         text = (
             "the loss of constant outputs is NaN or infinite, so check labels and loss"
         )
     # Measures outside of their bands explain more, such as a steep slope or inputs that are too
     # large for the dtype.
-    elif search.propose() and search.report.is_finite:
+    elif (
+        search.changes
+        and not search.report.not_finite
+        and np.isfinite(search.report.loss)
+    ):
         return
     elif not np.isfinite(first.loss):
         # The first node in the order of a step is the cause of all others.
@@ -440,20 +455,17 @@ def _obstacles(search: Search) -> Iterator[Issue]:
             for name in search.graph.nodes
             if not np.isfinite(np.float32(first.outputs[name])).all()
         ]
-        text = "its outputs are the first that are NaN or infinite"
-        if not nodes:
-            nodes = search.graph.outputs
-            text = "the loss of its outputs is NaN or infinite, that of constant outputs is not"
-        place = nodes[0]
+        text = (
+            "its outputs are the first that are NaN or infinite, or lead to such a loss"
+        )
+        place, *_ = *nodes, *search.graph.outputs
         fixes = search.shrunk(place, math.inf)
     elif joins:
         place, text = joins[-1], "the derivative of this join is NaN or infinite"
     else:
         # Gradients flow from the outputs, so the last layer with NaN is the cause.
-        places = [_place_of(name) for name in first.not_finite]
-        place = next(n for n in reversed(search.graph.layers) if n in places)
-        name = first.not_finite[places.index(place)]
-        text = f"{name} has NaN or infinite numbers"
+        name = first.not_finite[-1]
+        place, text = _place_of(name), f"{name} has NaN or infinite numbers"
     yield Issue(kind, place, text, fixes)
 
 

@@ -1,28 +1,29 @@
 """Changes that may help a network to learn. Each can be applied, also to traced values.
 
-A move has a place, a value and a neutral value. All moves of a network with their neutral values
-are one pytree, so one compiled program tries any of their values.
+A move has a place and a value. The values of all moves of a network are arguments of one compiled
+program, which tries any of them.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping
-from typing import Any, TypeAlias, TypeVar, dataclass_transform
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._pytree import is_real_array
+from .._pytree import is_real_array, split
 from .._struct import domain
-from .._surrogate import Surrogate
-from ..network import Delayed, Join, Layer, Network, Window
+from .._surrogate import Surrogate, with_curve
+from ..network import Join, Layer, Network
 from ..neurons import parameters_of, with_parameters
-from ..surrogates import measure, rescaled, shifted
+from ..surrogates import Sigmoid, measure, rescaled
 
-M = TypeVar("M", bound="Move")
+PARTS = {"weight": "weights", "recurrent": "recurrent weights", "bias": "bias"}
+"""The fields of a layer with arrays, and their names in texts."""
 
 
 def number(value: Any) -> str:
@@ -35,15 +36,7 @@ def rounded(value: float) -> float:
     return float(number(value))
 
 
-@dataclass_transform(frozen_default=True)
-def _move(cls: type[M]) -> type[M]:
-    """Make a class a frozen dataclass, and a pytree with its value as leaf."""
-    cls = dataclasses.dataclass(frozen=True)(cls)
-    static = [f.name for f in dataclasses.fields(cls) if f.name != "value"]
-    return jax.tree_util.register_dataclass(cls, ["value"], static)
-
-
-@_move
+@dataclasses.dataclass(frozen=True)
 class Move:
     """A change of one part of a network."""
 
@@ -52,17 +45,9 @@ class Move:
     value: Any
 
     @property
-    def in_forward(self) -> bool:
-        """If True, it replaces constants. Otherwise it changes arrays before the training."""
-        is_number = isinstance(self, SetParameter) and np.ndim(self.value) == 0
-        return is_number or isinstance(self, FitSlope)
-
-    @property
-    def slot(self) -> tuple:
-        """The part that it changes. A network has one move for each part."""
-        # The value is not part of the slot, so a new value of a part replaces the old one.
-        static = [f.name for f in dataclasses.fields(self) if f.name != "value"]
-        return type(self), *(getattr(self, name) for name in static)
+    def slot(self) -> Move:
+        """The part that it changes, a move without a value. A network has one move for each."""
+        return dataclasses.replace(self, value=None)
 
     def apply(self, network: Network) -> Network:
         """Return the changed network."""
@@ -105,36 +90,36 @@ class Move:
         )
 
 
-@_move
+@dataclasses.dataclass(frozen=True)
 class Scale(Move):
-    """Scale a weight: ``weight``, one source of it, ``recurrent`` or ``bias``."""
+    """Scale ``weight``, ``recurrent`` or ``bias``."""
 
     part: str
 
     def change(self, layer: Layer) -> Layer:
-        return _with_part(layer, self.part, lambda w: scaled(w, self.value))
+        changed = scaled(getattr(layer, self.part), self.value)
+        return dataclasses.replace(layer, **{self.part: changed})
 
     @property
     def text(self) -> str:
-        return f"scale its {_named(self.part)} by {number(self.value)}"
+        return f"scale its {PARTS[self.part]} by {number(self.value)}"
 
     @property
     def argument(self) -> str:
-        return _changed(
-            self.part, f"jax.tree.map(lambda w: {number(self.value)} * w, {{}})"
-        )
+        change = f"lambda w: {number(self.value)} * w"
+        return f"{self.part}=jax.tree.map({change}, layer.{self.part})"
 
 
-@_move
 class ScaleOutput(Scale):
     """Scale the output of a function that hides its arrays."""
 
     @property
     def argument(self) -> str:
-        return _changed(self.part, f"lambda x, f={{}}: {number(self.value)} * f(x)")
+        factor = number(self.value)
+        return f"{self.part}=lambda x, f=layer.{self.part}: {factor} * f(x)"
 
 
-@_move
+@dataclasses.dataclass(frozen=True)
 class Center(Move):
     """Subtract the mean from the matrices and kernels of a weight, or from the bias."""
 
@@ -147,48 +132,57 @@ class Center(Move):
                 return w
             return (w - self.value * jnp.float32(w).mean()).astype(w.dtype)
 
-        return _with_part(layer, self.part, lambda w: jax.tree.map(centered, w))
+        changed = jax.tree.map(centered, getattr(layer, self.part))
+        return dataclasses.replace(layer, **{self.part: changed})
 
     @property
     def text(self) -> str:
-        return f"subtract the mean from its {_named(self.part)}"
+        return f"subtract the mean from its {PARTS[self.part]}"
 
     @property
     def argument(self) -> str:
         mean = "w.mean()" if self.part == "bias" else "(w.ndim > 1) * w.mean()"
-        return _changed(self.part, f"jax.tree.map(lambda w: w - {mean}, {{}})")
+        return f"{self.part}=jax.tree.map(lambda w: w - {mean}, layer.{self.part})"
 
 
-@_move
 class FitSlope(Move):
-    """Set peak and half-width of the slope, and shift it: ``value`` has all three."""
+    """Set peak and half-width of the slope: ``value`` has both."""
+
+    base, verb = "layer.cell.surrogate", "rescale its slope to"
+
+    def base_of(self, surrogate: Any) -> Surrogate:
+        return surrogate
 
     def change(self, layer: Layer) -> Layer:
         field = surrogate_field(layer.cell)
-        base = getattr(parameters_of(layer.cell), field)
-        peak, half_width, shift = self.value
+        base = self.base_of(getattr(parameters_of(layer.cell), field))
+        peak, half_width = self.value
         slope = rescaled(base, peak=peak, half_width=half_width)
-        # Most slopes have their peak at the threshold, where it stays.
-        if measure(base).at:
-            slope = shifted(slope, shift)
-        return dataclasses.replace(
-            layer, cell=with_parameters(layer.cell, **{field: slope})
-        )
+        cell = with_parameters(layer.cell, **{field: slope})
+        return dataclasses.replace(layer, cell=cell)
 
     @property
     def text(self) -> str:
-        peak, half_width, _ = map(number, self.value)
-        where = " at the threshold" * bool(self.value[2])
-        return f"rescale its slope to a peak of {peak}{where} and a half-width of {half_width}"
+        peak, half_width = map(number, self.value)
+        return f"{self.verb} a peak of {peak} and a half-width of {half_width}"
 
     @property
     def argument(self) -> str:
-        peak, half_width, shift = map(number, self.value)
-        slope = f"rescaled(layer.cell.surrogate, peak={peak}, half_width={half_width})"
-        return "surrogate=" + (f"shifted({slope}, {shift})" if self.value[2] else slope)
+        peak, half_width = map(number, self.value)
+        return f"surrogate=rescaled({self.base}, peak={peak}, half_width={half_width})"
 
 
-@_move
+class ReplaceSlope(FitSlope):
+    """Replace a slope that cannot be rescaled by the default, under the same settings."""
+
+    base, verb = "Sigmoid()", "replace its slope by a sigmoid with"
+
+    def base_of(self, surrogate: Any) -> Surrogate:
+        is_curve = isinstance(surrogate, Surrogate)
+        return with_curve(surrogate, Sigmoid()) if is_curve else Sigmoid()
+
+
+@dataclasses.dataclass(frozen=True)
 class SetParameter(Move):
     """Set a number of the cell, or an array of it before the training."""
 
@@ -210,7 +204,6 @@ class SetParameter(Move):
         return f"{self.parameter}={number}"
 
 
-@_move
 class Standardize(Move):
     """Subtract a shift from each channel of the inputs and divide by a scale: ``value`` has both.
 
@@ -218,16 +211,18 @@ class Standardize(Move):
     through the inputs.
     """
 
-    def of_inputs(self, x: jax.Array) -> jax.Array:
-        shift, scale = self.value
-        return _standardized(x, shift, scale)
-
     def apply(self, network: Network) -> Network:
         shift, scale = self.value
         name = f"{self.place} standardized"
+
+        def standardize(x):
+            # Integer inputs would be truncated after the division.
+            dtype = x.dtype if jnp.issubdtype(x.dtype, jnp.floating) else jnp.float32
+            return ((x.astype(jnp.float32) - shift) / scale).astype(dtype)
+
         # A join, because any kind of weight may read it. Its numbers are in the closure, where no
         # optimizer trains them.
-        join = Join(lambda x: _standardized(x, shift, scale), of=(self.place,))
+        join = Join(standardize, of=(self.place,))
 
         def renamed(names):
             return tuple(name if n == self.place else n for n in names)
@@ -247,8 +242,7 @@ class Standardize(Move):
 
     @property
     def text(self) -> str:
-        shift, scale = map(_brief, self.value)
-        return f"standardize the inputs: subtract {shift} and divide by {scale}"
+        return f"standardize the inputs {self.place!r} by their means and sizes"
 
     @property
     def code(self) -> str:
@@ -256,7 +250,6 @@ class Standardize(Move):
         return f"inputs = (inputs - {shift}) / {scale}"
 
 
-@_move
 class WidenDtype(Move):
     """Cast all arrays of the network to a wider dtype, the value."""
 
@@ -274,7 +267,6 @@ class WidenDtype(Move):
         return f"network = jax.tree.map(lambda a: a.astype({self.value!r}), network)"
 
 
-@_move
 class ScaleRate(Move):
     """Scale the learning rate of the optimizer."""
 
@@ -293,7 +285,6 @@ class ScaleRate(Move):
         return f"optimizer = optax.chain(optimizer, optax.scale({number(self.value)}))"
 
 
-@_move
 class ReplaceOptimizer(ScaleRate):
     """Train with Adam, at the learning rate ``value``."""
 
@@ -311,29 +302,25 @@ class ReplaceOptimizer(ScaleRate):
         return f"optimizer = optax.adam({number(self.value)})"
 
 
-Moves: TypeAlias = dict[tuple, Move]
+Moves: TypeAlias = dict[Move, Move]
 """Moves by slot."""
 
 
-def path_of(keys: Any) -> str:
-    """Return the path of a leaf, such as ``layers/0/weight``."""
-    return jax.tree_util.keystr(keys, simple=True, separator="/")
+def by_slot(moves: Iterable[Move]) -> Moves:
+    """Return the moves by slot. The last of a slot counts."""
+    return {move.slot: move for move in moves}
 
 
-def neutral_moves(network: Network, inputs: Mapping[str, Any]) -> Moves:
-    """Return every move of a network, by slot, with the value that changes nothing."""
-    of_inputs = [
-        Standardize(
-            name, tuple(f(x.shape[2:], np.float32) for f in (np.zeros, np.ones))
+def neutral_moves(network: Network, inputs: Mapping[str, Any]) -> Iterator[Move]:
+    """Yield every move of a network, with the value that changes nothing."""
+    for name, x in inputs.items():
+        shape = x.shape[2:]
+        yield Standardize(
+            name, (np.zeros(shape, np.float32), np.ones(shape, np.float32))
         )
-        for name, x in inputs.items()
-    ]
-    return {move.slot: move for move in (*_neutral_of_layers(network), *of_inputs)}
-
-
-def _neutral_of_layers(network: Network) -> Iterator[Move]:
     for name, layer in network.graph.layers.items():
-        for part, weight in {**layer.weights, "bias": layer.bias}.items():
+        for part in PARTS:
+            weight = getattr(layer, part)
             if has_arrays(weight):
                 yield Scale(name, 1.0, part)
                 yield Center(name, 0.0, part)
@@ -344,7 +331,7 @@ def _neutral_of_layers(network: Network) -> Iterator[Move]:
         if field is not None and has_width(getattr(cell, field)):
             shape = measure(getattr(cell, field))
             # Its own numbers rescale a slope to itself.
-            yield FitSlope(name, (shape.peak, shape.half_width, 0.0))
+            yield FitSlope(name, (shape.peak, shape.half_width))
         for parameter in numbers_of(cell):
             yield SetParameter(name, getattr(cell, parameter.name), parameter.name)
 
@@ -359,40 +346,46 @@ def numbers_of(cell: Any) -> list[dataclasses.Field]:
         and domain(field).number
         and (
             isinstance(value := getattr(cell, field.name), float)
-            or (is_real_array(value) and value.ndim > 0)
+            or is_real_array(value)
         )
     ]
 
 
-def apply_moves(network: Network, moves: Moves, in_forward: bool) -> Network:
-    """Apply the moves of constants, or all other moves, to a network."""
+def apply_moves(network: Network, moves: Moves) -> tuple[Network, Network]:
+    """Apply moves to a network. Return its arrays that an optimizer trains, and everything else."""
+    # Numbers of the moves are arrays in a compiled program, and must stay constants.
+    leaves = jax.tree_util.tree_leaves_with_path(network)
+    trained = {path for path, leaf in leaves if is_real_array(leaf)}
     for move in moves.values():
-        # Moves of inputs have other places, and ``standardized`` applies them.
-        if move.in_forward is in_forward and move.place in network.layers:
-            network = move.apply(network)
-    return network
+        network = move.apply(network)
+    return split(network, lambda path, _: path in trained)
 
 
 def surrogate_field(cell: Any) -> Any:
     """Return the name of the field with the surrogate, or None for a cell that never fires."""
-    cell = parameters_of(cell)
-    values = getattr(cell, "__dict__", {})
-    if getattr(cell, "threshold", 1) is None:
+    fields = vars(parameters_of(cell))
+    if fields.get("threshold", 1) is None:
         return None
-    if callable(values.get("surrogate")):
-        return "surrogate"
-    return next(
-        (name for name, value in values.items() if isinstance(value, Surrogate)), None
-    )
+    names = [
+        name
+        for name, value in fields.items()
+        # The field of the library also takes functions.
+        if isinstance(value, Surrogate) or (name == "surrogate" and callable(value))
+    ]
+    return next(iter(names), None)
 
 
 def has_width(surrogate: Any) -> bool:
-    """Return True if :func:`rescaled` can change the slope."""
+    """Return True if :func:`rescaled` can fit the slope, which is largest near the threshold."""
+    # A program would trace a trained parameter, which cannot be measured.
+    if has_arrays(surrogate):
+        return False
     try:
         shape = measure(surrogate)
     except (TypeError, ValueError):
         return False
-    return 0 < shape.half_width < math.inf and 0 < abs(shape.peak) < math.inf
+    is_near = abs(shape.at) <= shape.half_width < math.inf
+    return is_near and shape.half_width > 0 and 0 < abs(shape.peak) < math.inf
 
 
 def has_mean(part: str, leaf: Any) -> bool:
@@ -418,48 +411,3 @@ def scaled(weight: Any, factor: Any) -> Any:
         lambda a: (factor * jnp.float32(a)).astype(a.dtype) if is_real_array(a) else a,
         weight,
     )
-
-
-def _standardized(x, shift, scale):
-    # Integer inputs would be truncated after the division.
-    dtype = x.dtype if jnp.issubdtype(x.dtype, jnp.floating) else jnp.float32
-    return ((x.astype(jnp.float32) - shift) / scale).astype(dtype)
-
-
-def _with_part(layer: Layer, part: str, change: Any) -> Layer:
-    """Change one weight of a layer, within a delay or a window."""
-
-    def inner(weight):
-        if isinstance(weight, (Delayed, Window)):
-            return dataclasses.replace(weight, weight=change(weight.weight))
-        return change(weight)
-
-    field, _, source = part.partition("[")
-    new = getattr(layer, field)
-    if isinstance(new, Mapping):
-        source = source.strip("[]'\"")
-        new = {name: inner(w) if name == source else w for name, w in new.items()}
-    else:
-        new = inner(new)
-    return dataclasses.replace(layer, **{field: new})
-
-
-def _named(part: str) -> str:
-    field, _, source = part.partition("[")
-    names = {"weight": "weights", "recurrent": "recurrent weights", "bias": "bias"}
-    return names[field] + (f" of {source.rstrip(']')}" if source else "")
-
-
-def _changed(part: str, code: str) -> str:
-    """Return the argument of a layer with one part changed by code of its old value."""
-    field, _, source = part.partition("[")
-    if not source:
-        return f"{field}={code.format(f'layer.{field}')}"
-    return f"{field}=layer.{field} | {{{source[:-1]}: {code.format(f'layer.{part}')}}}"
-
-
-def _brief(value: Any) -> str:
-    array = np.unique(np.asarray(value))
-    if len(array) == 1:
-        return number(array[0])
-    return f"[{number(array[0])} ... {number(array[-1])}]"

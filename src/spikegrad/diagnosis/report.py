@@ -109,30 +109,24 @@ class Diagnosis:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the measures, the issues, the outcomes and the verdict in JSON types."""
-        outcomes = {
-            name: value._asdict()
-            for name in ("outcome", "outcome_repaired")
-            if (value := getattr(self, name))
-        }
-        issues = [
-            _shown(issue)
-            | {"fixes": [{"text": m.text, "code": m.code} for m in issue.fixes]}
-            for issue in self.issues
-        ]
-        layers = {name: _shown(layer) for name, layer in self.layers.items()}
-        return jsonable(_shown(self) | outcomes | {"layers": layers, "issues": issues})
+        return jsonable(_shown(self))
 
     def plot(self) -> Figure:
-        """Draw the potentials of each layer with its slope, and the measures against their bands.
-
-        Needs matplotlib.
-        """
+        """Draw the potentials of each layer with its slope. Needs matplotlib."""
         from .figure import draw  # noqa: PLC0415  (matplotlib is an extra)
 
         return draw(self)
 
 
-def _shown(value: Any) -> dict[str, Any]:
-    """Return the fields that ``repr`` shows."""
+def _shown(value: Any) -> Any:
+    """Return the fields of dataclasses that ``repr`` shows, and changes as text and code."""
+    if isinstance(value, Move):
+        return {"text": value.text, "code": value.code}
+    if isinstance(value, dict):
+        return {name: _shown(entry) for name, entry in value.items()}
+    if isinstance(value, tuple):
+        return [*map(_shown, value)]
+    if not dataclasses.is_dataclass(value):
+        return value
     names = [field.name for field in dataclasses.fields(value) if field.repr]
-    return {name: getattr(value, name) for name in names}
+    return {name: _shown(getattr(value, name)) for name in names}

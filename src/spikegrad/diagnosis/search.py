@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import operator
 import time
@@ -19,14 +20,18 @@ from ..neurons import parameters_of
 from ..surrogates import Sigmoid, measure
 from .measures import BANDS, SMALLER, measuring, outside
 from .moves import (
+    PARTS,
     Center,
     FitSlope,
     Move,
     Moves,
+    ReplaceSlope,
     Scale,
     SetParameter,
     Standardize,
+    by_slot,
     has_mean,
+    has_width,
     neutral_moves,
     numbers_of,
     rounded,
@@ -34,9 +39,6 @@ from .moves import (
 from .report import Issue
 from .trial import DECADE, FACTOR, LITTLE, Problem
 
-LATER, LONGER = 0.75, 4
-"""Neither has a slow network that removes this part in this number of times the updates. It must be
-more, because a network with a fault may learn a little too."""
 UNUSUAL = 5.0
 """A parameter is unusual if it is this factor from its default, or has the other sign."""
 WIDEST = 2.0
@@ -59,50 +61,45 @@ TEXTS = {
 """The measures of an activity, in the order of their causes."""
 ATTEMPTS = 5
 """The largest number of moves of one layer."""
-RATES = tuple(DECADE**k for k in (0, -1, 1, -2, 2, -3, 3))
-"""Factors of the learning rate to try, the smallest change first."""
-ADAM = SMALLER[2::-1]
-"""Learning rates of Adam as a last resort."""
 
 
-def inspect_inputs(problem: Problem, valid: np.ndarray) -> Iterator[Issue]:
+def inspect_inputs(problem: Problem) -> Iterator[Issue]:
     """Yield inputs with an unusual size or mean, channel by channel."""
     for name, x in problem.inputs.items():
         # In float32, because sums over half precision or uint8 would overflow.
-        values = np.asarray(x, np.float32)[valid]  # (valid steps, ...)
+        values = np.asarray(x, np.float32)[problem.valid]  # (valid steps, ...)
+        edges = problem.network.graph.edges
+        reader = next(n for n in edges if any(e.source == name for e in edges[n]))
+        if not values.any():
+            evidence = "its inputs are zero"
+            if x.any():
+                evidence = "the mask excludes every step with inputs that are not zero"
+            yield Issue("silent", reader, evidence)
         mean, spread = values.mean(0), values.std(0)
         # Zeros do not count, because the size of a rare spike should not depend on its rate.
         size = np.sqrt((values**2).sum(0) / np.maximum((values != 0).sum(0), 1))
         # A channel may hardly vary. Its mean is compared with the spread of a usual channel too,
         # so such a channel does not count as shifted.
-        least = np.maximum(spread, median(spread[spread > 0], 0.0))
-        offset = (spread > 0) & (np.abs(mean) > BANDS["input offset"].high * least)
+        least = np.maximum(spread, np.median(spread))
+        offset = (spread > 0) & (np.abs(mean) > FACTOR * least)
         # The mean of spikes is their rate, which is no shift.
         offset &= not np.isin(values, (0, 1)).all()
         # Once the mean is subtracted, the spread is the size that the weights get.
         size = np.where(offset, spread, size)
-        band, used = BANDS["inputs"], size > 0
-        off = used & (size != np.clip(size, *band))
+        used = size > 0
+        off = used & (size != np.clip(size, *BANDS["inputs"]))
         if not (off | offset).any():
             continue
-        # Only channels outside of the band are divided, and to the usual size, so the channels
-        # within it stay.
-        scale = np.where(off, size / median(size[used & ~off], 1.0), 1.0)
+        # Only channels outside of the band are divided, so the channels within it stay.
+        scale = np.where(off, size, 1.0)
         shift = np.where(offset, mean, 0.0)
         means, sizes = (f"{x.min():.2g} to {x.max():.2g}" for x in (mean, size[used]))
         evidence = (
             f"{(off | offset).sum()} of {size.size} input channels are unusual; means are from "
             f"{means}, sizes from {sizes}"
         )
-        edges = problem.network.graph.edges
-        reader = next(n for n in edges if any(e.source == name for e in edges[n]))
         move = Standardize(name, (np.float32(shift), np.float32(scale)))
         yield Issue("unscaled", reader, evidence, (move,))
-
-
-def median(values: np.ndarray, default: float) -> float:
-    """Return the median, or the default for no values."""
-    return float(np.median(values)) if values.size else default
 
 
 def state_of(layer: Any) -> tuple[str, str]:
@@ -113,8 +110,7 @@ def state_of(layer: Any) -> tuple[str, str]:
     if name is None:
         return "", ""
     is_low = sides[name] < 0 and name != "scale"
-    kind = "silent" if is_low else "explodes" if name == "feedback" else "saturated"
-    return kind, "; ".join(
+    return "silent" if is_low else "saturated", "; ".join(
         TEXTS[name].format(value)
         for name, value in values.items()
         if sides[name] or (name == "drive" and value is not None)
@@ -133,15 +129,14 @@ def activity_moves(layer: Any, report: Any, slots: Mapping) -> Iterator[Move]:
         if not isinstance(default, float) or domain(field).at_most is not None:
             continue
         value = float(np.mean(values))
-        ratio = value / default if default else UNUSUAL / (abs(value) or UNUSUAL)
+        ratio = value / (default or 1.0)
         if value and not 1 / UNUSUAL < ratio < UNUSUAL:
             move = SetParameter(place, default + 0 * values, field.name)
             numbers.append((-abs(math.log(abs(ratio))), move))
     for _, move in sorted(numbers, key=operator.itemgetter(0)):
         yield move
-    weights = {**layer.weights, "bias": layer.bias}
-    for part in [slot[2] for slot in slots if slot[:2] == (Center, place)]:
-        leaves = jax.tree.leaves(weights[part])
+    for part in PARTS:
+        leaves = jax.tree.leaves(getattr(layer, part))
         arrays = [np.float32(leaf) for leaf in leaves if has_mean(part, leaf)]
         # A bias acts on the potential itself, so it is compared with the threshold. The mean of a
         # matrix or a kernel matters relative to its spread.
@@ -152,8 +147,7 @@ def activity_moves(layer: Any, report: Any, slots: Mapping) -> Iterator[Move]:
         )
         if report.offset and is_shifted:
             yield Center(place, 1.0, part)
-    amplifies = outside("feedback", report.feedback) > 0
-    if amplifies and (Scale, place, "recurrent") in slots:
+    if outside("feedback", report.feedback) > 0:
         yield Scale(place, FADING / report.feedback, "recurrent")
     if report.drive == 0:
         return
@@ -172,9 +166,9 @@ def activity_moves(layer: Any, report: Any, slots: Mapping) -> Iterator[Move]:
 def scales(slots: Mapping, place: str, factor: float, *others: str) -> tuple[Move, ...]:
     """Return moves that scale the weights of a layer, all sources by one factor."""
     return tuple(
-        kind(place, factor, *part)
-        for kind, name, *part in slots
-        if name == place and issubclass(kind, Scale) and part[0] not in others
+        dataclasses.replace(slot, value=factor)
+        for slot in slots
+        if slot.place == place and isinstance(slot, Scale) and slot.part not in others
     )
 
 
@@ -200,13 +194,11 @@ class Search:
         self.problem, self.graph = problem, problem.network.graph
         # All moves with their neutral values are arguments of one program, so trying other values
         # does not compile.
-        self.slots = neutral_moves(problem.network, problem.inputs)
+        self.slots = by_slot(neutral_moves(problem.network, problem.inputs))
         self.measure = measuring(problem, self.slots)
-        self.trial: Any = None
-        self.deadline = None if budget is None else time.monotonic() + budget
-        self.progress, self.stage = progress, ""
-        self.moves: Moves = {}
-        self.valid = np.asarray(problem.valid)
+        self.deadline = time.monotonic() + (math.inf if budget is None else budget)
+        self.progress = progress
+        self.valid = problem.valid
         self.say("measuring")
         self.first = self.report = self.measure({})
         evidence = "its surrogate is not a field of the cell that it uses"
@@ -217,10 +209,9 @@ class Search:
         ]
 
     def say(self, stage: str) -> None:
-        """Report a stage when it starts, unless the budget leaves it out."""
-        if self.progress and not self.is_late and stage != self.stage:
+        """Report a stage when it starts."""
+        if self.progress:
             self.progress(stage)
-        self.stage = stage
 
     def add(self, issue: Issue) -> None:
         """Take an issue with its moves."""
@@ -232,8 +223,13 @@ class Search:
         """Measure the network with these moves too."""
         # Later layers are measured with the moves of earlier ones, because the spikes below are
         # the inputs above.
-        self.moves = self.moves | {move.slot: move for move in moves}
+        self.moves = self.moves | by_slot(moves)
         self.report = self.measure(self.moves)
+
+    @functools.cached_property
+    def changes(self) -> list[Issue]:
+        """The changes that the measures propose. Another training may propose more."""
+        return self.propose()
 
     def propose(self, lasting: bool = False, anyway: bool = False) -> list[Issue]:
         """Return all measures outside of their bands, from the inputs to the outputs.
@@ -243,17 +239,15 @@ class Search:
         """
         self.proposed: list[Issue] = []
         self.moves, self.report = {}, self.first
+        # Other memories change the potentials, so the activity is brought back afterwards.
         for issue in (
+            *inspect_inputs(self.problem),
             *self.idle(),
-            *inspect_inputs(self.problem, self.valid),
             *self.alike(),
+            *self.memories(lasting),
         ):
             self.add(issue)
         self.mend_activity()
-        # A longer memory raises the potentials, so the activity is brought back afterwards.
-        for issue in self.forgotten(lasting):
-            self.add(issue)
-            self.mend_activity()
         for issue in (*self.slopes(anyway), *self.readout()):
             self.add(issue)
         if outside("decay", self.first.decay) > 0:
@@ -275,9 +269,17 @@ class Search:
                 "True marks a valid step"
             )
             yield Issue("silent", None, evidence)
+        for name, edges in self.graph.edges.items():
+            lag = min(
+                (min(edge.lags) for edge in edges if edge.source != name), default=0
+            )
+            if lag >= len(self.valid):
+                evidence = f"its delay of {lag} steps is longer than the sequence"
+                yield Issue("silent", name, evidence)
         reads, differ = self.first.reads, self.differ
-        last = int(np.flatnonzero(reads).max(initial=-1))
-        if last >= 0 and differ[: last + 1].sum() < differ.sum() / DECADE:
+        last = np.flatnonzero(reads).max(initial=-1)
+        is_late = differ[: last + 1].sum() <= differ.sum() / DECADE
+        if last >= 0 and is_late and examples.size > 1:
             evidence = (
                 f"the loss reads no outputs after step {last}, when the inputs have hardly "
                 "differed between examples"
@@ -292,134 +294,133 @@ class Search:
             )
             yield Issue("vanishes", None, evidence)
 
-    def idle_join(self, name: str) -> Iterator[Issue]:
-        """Yield a join that passes no outputs or no gradients on."""
-        outputs = {**self.report.outputs, **self.problem.inputs}
-        sources = [outputs[edge.source].any() for edge in self.graph.edges[name]]
-        if all(sources) and not outputs[name].any():
-            evidence = (
-                "the outputs of this join are 0, and those of its sources are not"
-            )
-            yield Issue("silent", name, evidence)
-        elif outputs[name].any() and not self.report.joins[name]:
-            yield Issue("vanishes", name, "the derivative of this join is 0")
-
     def alike(self) -> Iterator[Issue]:
         """Yield layers of neurons with equal weights, which get equal updates."""
         for name, layer in self.graph.layers.items():
             arrays = [w for w in layer.weights.values() if is_array(w) and w.ndim == 2]
-            # w: (inputs, neurons). Rows that are constant over the neurons mean equal weights for
-            # all of them. Matrices of zeros and of one neuron are not a symptom.
-            if arrays and all(
-                w.any() and w.shape[1] > 1 and not np.ptp(np.asarray(w), 1).any()
-                for w in arrays
-            ):
+            # w: (inputs, neurons). Matrices of zeros and of one neuron are not a symptom.
+            varies = [np.ptp(np.asarray(w), 1).any() for w in arrays if w[:, 1:].any()]
+            if varies and not any(varies):
                 evidence = "its neurons have equal weights, and equal updates"
                 yield Issue("alike", name, evidence)
 
     def mend_activity(self) -> None:
-        """Bring the activity of each layer into its band, in the order of a step."""
+        """Bring the activity of each node into its band, in the order of a step."""
         hopeless = [issue.place for issue in self.proposed if not issue.fixes]
-        for name, layer in self.graph.nodes.items():
-            if name in hopeless:
-                continue
-            if isinstance(layer, Join):
-                self.proposed += self.idle_join(name)
-                continue
-            now = self.report.layers[name]
-            kind, evidence = state_of(now)
-            if not kind:
-                continue
-            if kind == "silent" and now.drive == 0:
-                # Currents are zero here, so no scale of this layer can help.
-                below = {edge.source for edge in self.graph.edges[name]} - {name}
-                # Otherwise the silence comes from the layer below.
-                outputs = self.report.outputs
-                if all(outputs[n].any() for n in below & {*self.graph.layers}):
-                    self.add(Issue(kind, name, self.source_of_silence(name)))
-                continue
-            # The moves of one layer are one issue, because two of them may help only together.
-            fixes: Moves = {}
-            tried: set[tuple] = set()
-            for _ in range(ATTEMPTS):
-                now, before = self.report.layers[name], self.moves
-                # Each kind of move is tried once. Only scales repeat, since the drive of a
-                # nonlinear cell needs several steps.
-                moves = [
-                    move
-                    for move in activity_moves(layer, now, self.slots)
-                    if fits(layer, *fixes.values(), move)
-                    if isinstance(move, Scale) or move.slot not in tried
-                ]
-                if not (state_of(now)[0] and moves):
-                    break
-                move = min(moves, key=lambda move: move.slot in tried)
-                if isinstance(move, Scale):
-                    value = before.get(move.slot, self.slots[move.slot]).value
-                    move = dataclasses.replace(move, value=rounded(move.value * value))
-                tried.add(move.slot)
-                self.take([move])
-                # A number that only moves the drive farther from its target is no cause.
-                after = self.report.layers[name].drive or 1.0
-                ratio = math.log(after) / (math.log(now.drive or 1.0) or 1.0)
-                is_worse = outside("drive", after) and ratio > 1 + LITTLE
-                if is_worse and isinstance(move, SetParameter):
-                    self.moves = before
-                    self.take([])
-                else:
-                    fixes[move.slot] = move
-            self.proposed.append(Issue(kind, name, evidence, tuple(fixes.values())))
+        for name, node in self.graph.nodes.items():
+            if name not in hopeless:
+                self.proposed += [*self.blocked(name, node), *self.mended(name, node)]
 
-    def source_of_silence(self, name: str) -> str:
-        """Return the reason for currents of zero."""
-        for edge in self.graph.edges[name]:
-            lag, x = min(edge.lags), self.problem.inputs.get(edge.source)
-            if lag >= len(self.valid):
-                return f"its delay of {lag} steps is longer than the sequence"
-            if x is not None and not np.asarray(x)[self.valid].any():
-                if x.any():
-                    return "the mask excludes every step with inputs that are not zero"
-                return "its inputs are zero"
-        return "its currents are zero, because its sources or weights are"
-
-    def forgotten(self, lasting: bool) -> Iterator[Issue]:
-        """Yield a memory that is shorter than the steps from the inputs to the loss."""
-        gap = len(self.valid) if lasting else self.gap()
-        # The decay factor with a time constant of these steps.
-        decay = round(1 - 1 / max(gap, 2), 3)
-        decays: list[tuple[float, SetParameter]] = []
-        for name, layer in self.graph.layers.items():
-            for field in numbers_of(parameters_of(layer.cell)):
-                value = getattr(parameters_of(layer.cell), field.name)
-                # Numbers from 0 to 1 are decay factors.
-                is_decay = (domain(field).at_least, domain(field).at_most) == (0, 1)
-                if is_decay and not is_array(value):
-                    decays.append((value, SetParameter(name, decay, field.name)))
-        if not decays:
+    def blocked(self, name: str, node: Any) -> Iterator[Issue]:
+        """Yield a node that passes nothing on, although its sources do."""
+        outputs = {**self.report.outputs, **self.problem.inputs}
+        below = {edge.source for edge in self.graph.edges[name]} - {name}
+        if not all(outputs[source].any() for source in below):
             return
-        # The time constant of d is about 1 / (1 - d) steps.
-        longest = 1 / max(1 - max(value for value, _ in decays), 1e-6)
-        if gap > longest * (1 if lasting else BANDS["memory"].high):
+        if not isinstance(node, Join):
+            if self.report.layers[name].drive == 0:
+                yield Issue("silent", name, "its currents are 0, as its weights are")
+        elif not outputs[name].any():
             evidence = (
-                f"the loss may read an input {gap} steps later, and the longest time constant is "
-                f"{longest:.2g} steps"
+                "the outputs of this join are 0, and those of its sources are not"
             )
-            # The membrane is preferred, because every kind of neuron has it.
-            first = [d for d in decays if d[1].parameter == "decay"] or decays
-            place = min(first, key=operator.itemgetter(0))[1].place
-            yield Issue("forgets", place, evidence, tuple(move for _, move in first))
+            yield Issue("silent", name, evidence)
+        elif not self.report.joins[name]:
+            yield Issue("vanishes", name, "the derivative of this join is 0")
+
+    def mended(self, name: str, layer: Any) -> Iterator[Issue]:
+        """Yield the moves that bring the activity of a layer into its band."""
+        if isinstance(layer, Join) or self.report.layers[name].drive == 0:
+            return
+        kind, evidence = state_of(self.report.layers[name])
+        # The moves of one layer are one issue, because two of them may help only together.
+        fixes: Moves = {}
+        tried: set[Move] = set()
+        for _ in range(ATTEMPTS):
+            now, before = self.report.layers[name], self.moves
+            # Each kind of move is tried once. Only scales repeat, since the drive of a
+            # nonlinear cell needs several steps.
+            moves = [
+                move
+                for move in activity_moves(layer, now, self.slots)
+                if fits(layer, *fixes.values(), move)
+                if isinstance(move, Scale) or move.slot not in tried
+            ]
+            if not (state_of(now)[0] and moves):
+                break
+            move = min(moves, key=lambda move: move.slot in tried)
+            if isinstance(move, Scale):
+                value = before.get(move.slot, self.slots[move.slot]).value
+                move = dataclasses.replace(move, value=rounded(move.value * value))
+            tried.add(move.slot)
+            self.take([move])
+            # A number that only moves the drive farther from its target is no cause.
+            after = self.report.layers[name].drive or 1.0
+            farther = abs(math.log(after)) > abs(math.log(now.drive or 1.0)) + LITTLE
+            is_worse = outside("drive", after) and farther
+            if is_worse and isinstance(move, SetParameter):
+                self.moves = before
+                self.take([])
+            else:
+                fixes[move.slot] = move
+        if kind:
+            yield Issue(kind, name, evidence, tuple(fixes.values()))
+
+    def memories(self, lasting: bool) -> Iterator[Issue]:
+        """Yield memories that grow, or do not fit the steps from the inputs to the loss."""
+        steps = len(self.valid)
+        gap = steps if lasting else self.gap()
+        decays: list[Any] = [
+            self.slots[SetParameter(name, None, field.name)]
+            for name, layer in self.graph.layers.items()
+            for field in numbers_of(parameters_of(layer.cell))
+            # Numbers from 0 to 1 are decay factors.
+            if domain(field).bounds == (0, 1)
+        ]
+
+        def remembering(move, time):
+            # The decay factor with a time constant of these steps.
+            decay = round(1 - 1 / max(time, 2), 3)
+            return dataclasses.replace(move, value=decay + 0 * move.value)
+
+        for move in decays:
+            # Readouts without leak are usual, and a memory longer than the sequence may be.
+            if (decay := np.max(move.value)) > 1 - lasting / steps:
+                # With a normalized input, the potential is small instead.
+                state = state_of(self.first.layers[move.place])[0] or "saturated"
+                kind = "explodes" if decay > 1 else state
+                evidence = f"its {move.parameter} of {decay:.6g} forgets no input"
+                shorter = remembering(move, steps / DECADE)
+                yield Issue(kind, move.place, evidence, (shorter,))
+
+        def time_of(move):
+            # The time constant of d is about 1 / (1 - d) steps.
+            return 1 / max(1 - np.max(move.value), 1e-6)
+
+        # The membrane is preferred, because every kind of neuron has it.
+        membranes = [move for move in decays if move.parameter == "decay"] or decays
+        membranes = sorted(membranes, key=time_of)
+        short = [move for move in membranes if time_of(move) < gap]
+        # After three time constants a twentieth of an input is left.
+        if short and (lasting or gap > FACTOR * time_of(membranes[-1])):
+            evidence = (
+                f"the loss may read an input {gap} steps later, and its time constant is "
+                f"{time_of(short[0]):.2g} steps"
+            )
+            moves = tuple(remembering(move, gap) for move in short)
+            yield Issue("forgets", short[0].place, evidence, moves)
 
     def gap(self) -> int:
         """Return the steps from the last differences of the inputs to the first reading of them."""
         differ = self.differ
         reads = np.nan_to_num(self.report.reads)
-        if not differ.any() or not reads.any():
+        if not differ.any():
             return 0
         # The step by which the inputs have shown all but the last tenth of their differences, so
         # that noise at the end does not hide a gap.
-        shown = int(np.searchsorted(differ.cumsum(), (1 - 1 / DECADE) * differ.sum()))
-        read = int(np.searchsorted(reads.cumsum(), reads.sum() / DECADE))
-        return max(read - shown, 0)
+        shown = np.searchsorted(differ.cumsum(), (1 - 1 / DECADE) * differ.sum())
+        read = np.searchsorted(reads.cumsum(), reads.sum() / DECADE)
+        return max(int(read - shown), 0)
 
     @property
     def differ(self) -> np.ndarray:
@@ -438,18 +439,17 @@ class Search:
         for name, layer in self.report.layers.items():
             steep = outside("steepness", layer.steepness)
             is_missed = outside("reach", layer.reach) < 0
-            # Slopes without a width cannot be changed.
-            if not (layer.distance and layer.reach is not None):
-                continue
-            if not (is_missed or steep or anyway):
+            if not (layer.distance and (is_missed or steep or anyway)):
                 continue
             size = abs(layer.scale or 0.0) or 1.0
             # Narrower slopes than a tenth of the widest would miss the potentials.
             widest = WIDEST * size
             spread = np.clip(layer.distance[1], widest / DECADE, widest)
+            fit = FitSlope if has_width(layer.surrogate) else ReplaceSlope
+            shape = measure(layer.surrogate if fit is FitSlope else Sigmoid())
             # Chosen by the area and not the half-width, so slopes with long tails do not reach all
-            # potentials.
-            width = spread * width_of_area(layer.surrogate)
+            # potentials. Some slopes have an infinite area.
+            width = spread * (shape.half_width * shape.peak / shape.area or 0.5)
             kind = "explodes" if steep > 0 else "vanishes"
             kind = kind if steep and not is_missed else "out of reach"
             text = (
@@ -457,40 +457,30 @@ class Search:
                 f"{layer.steepness:.2g} over the threshold"
             )
             # A peak of one over the threshold is the usual slope in units of the threshold.
-            shape = measure(layer.surrogate)
-            shift = -shape.at if abs(shape.at) > shape.half_width else 0.0
-            move = FitSlope(name, (rounded(1 / size), rounded(width), shift))
+            move = fit(name, (rounded(1 / size), rounded(width)))
             yield Issue(kind, name, text, (move,))
 
     def readout(self) -> Iterator[Issue]:
         """Yield a readout that is too large at the start."""
-        ratio = self.report.loss / self.report.constant if self.report.constant else 0.0
-        if outside("readout", ratio) <= 0:
+        first, constant = self.report.loss, self.report.constant
+        if not 0 < FACTOR * constant < first:
             return
         for name in self.graph.outputs:
             if not self.report.layers[name].fires:
                 evidence = (
-                    f"the first loss is {ratio:.2g} times that of constant outputs"
+                    f"the first loss is {first / constant:.2g} times that of constants"
                 )
-                usual = self.report.constant * BANDS["readout"].high / 2
-                yield Issue("too large", name, evidence, self.shrunk(name, usual))
+                fixes = self.shrunk(name, constant * FACTOR / 2)
+                yield Issue("too large", name, evidence, fixes)
 
     def shrunk(self, name: str, most: float) -> tuple[Move, ...]:
         """Return moves of a layer to a tenth, a hundredth, ..., with a loss of less than most."""
         for factor in SMALLER:
             moves = scales(self.slots, name, factor, "recurrent")
-            if self.measure(self.moves | {m.slot: m for m in moves}).loss < most:
+            if self.measure(self.moves | by_slot(moves)).loss < most:
                 return moves
         return ()
 
     @property
     def is_late(self) -> bool:
-        return self.deadline is not None and time.monotonic() > self.deadline
-
-
-def width_of_area(surrogate: Any) -> float:
-    """Return the half-width of a slope with an area of its peak. Long tails make it narrow."""
-    shape = measure(surrogate)
-    # Some slopes have an infinite area. They are treated like a sigmoid.
-    shape = shape if math.isfinite(shape.area) else measure(Sigmoid())
-    return shape.half_width * shape.peak / shape.area
+        return time.monotonic() > self.deadline

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -10,9 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._optimizer import updates_of
-from .._pytree import is_array, is_real_array, merge, split
+from .._pytree import is_array, merge, split
 from ..network import Network
-from .moves import Move, Moves, ScaleRate, Standardize, apply_moves
+from .moves import Move, Moves, ScaleRate, apply_moves
 
 FACTOR = 3.0
 """Half a decade: the least factor by which a ratio is unusual. Layers that learn differ by less."""
@@ -51,14 +53,14 @@ class Problem(NamedTuple):
         return {"key": self.key, "mask": self.mask, "backward": "scan"}
 
     @property
-    def valid(self) -> jax.Array:
+    def valid(self) -> np.ndarray:
         """The valid steps of each example, ``(steps, examples)``."""
         steps, examples = next(iter(self.inputs.values())).shape[:2]
         mask = self.mask
         # Measures need some steps, also of a mask without any.
         if mask is None or not mask.any():
-            mask = jnp.ones(steps, bool)
-        return jnp.broadcast_to(mask.reshape(steps, -1), (steps, examples))
+            mask = np.ones(steps, bool)
+        return np.broadcast_to(mask.reshape(steps, -1), (steps, examples))
 
     def arguments(self, inputs: Mapping[str, Any]) -> Any:
         """Return the inputs as a call of the network takes them."""
@@ -66,7 +68,8 @@ class Problem(NamedTuple):
         return inputs[names] if isinstance(names, str) else dict(inputs)
 
 
-class Outcome(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Outcome:
     """What a short training learned: parts of the loss of constant outputs that it removed."""
 
     learned: float
@@ -83,7 +86,7 @@ class Outcome(NamedTuple):
         That of other examples is noisy for few of them, and that of the examples of the updates
         says little for networks with many weights.
         """
-        return (max(self.trained, 0.0) + max(self.held_out, 0.0)) / 2
+        return (self.trained + self.held_out) / 2
 
     @property
     def is_by_heart(self) -> bool:
@@ -96,16 +99,6 @@ def rate_of(moves: Iterable[Move]) -> float:
     return next((move.value for move in moves if isinstance(move, ScaleRate)), 1.0)
 
 
-def standardized(
-    inputs: Mapping[str, Any], moves: Mapping[tuple, Any]
-) -> dict[str, Any]:
-    """Return the inputs after the moves that change them."""
-    return {
-        name: move.of_inputs(x) if (move := moves.get((Standardize, name))) else x
-        for name, x in inputs.items()
-    }
-
-
 def constant_loss(loss: Callable, outputs: Any) -> tuple[jax.Array, Any]:
     """Return the lower loss of two constant outputs, zeros and means of examples, and the outputs.
 
@@ -115,44 +108,40 @@ def constant_loss(loss: Callable, outputs: Any) -> tuple[jax.Array, Any]:
     means = jax.tree.map(
         lambda o: jnp.broadcast_to(o.mean(1, keepdims=True), o.shape), outputs
     )
-    of_zeros, of_means = loss(zeros), loss(means)
-    better = of_means < of_zeros
-    constant = jax.tree.map(lambda z, m: jnp.where(better, m, z), zeros, means)
-    return jnp.where(better, of_means, of_zeros), constant
+    is_better = loss(means) < loss(zeros)
+    constant = jax.tree.map(functools.partial(jnp.where, is_better), means, zeros)
+    return loss(constant), constant
 
 
-class Program:
-    """A compiled function of a network. Values of moves and further arguments are its arguments."""
+def compiled(
+    function: Callable, problem: Problem, neutral: Moves, **options: Any
+) -> Callable[..., Any]:
+    """Return a compiled function of a network, of the values of moves and further arguments."""
+    arrays, others = split(problem.network, lambda _, leaf: is_array(leaf))
 
-    def __init__(
-        self,
-        function: Any,
-        problem: Problem,
-        neutral: Moves,
-        **options: Any,
-    ) -> None:
-        self.problem, self.neutral = problem, neutral
-        self.arrays, others = split(problem.network, lambda _, leaf: is_array(leaf))
+    @functools.partial(jax.jit, **options)
+    def run(arrays, inputs, values, *arguments):
+        moves = {
+            slot: dataclasses.replace(slot, value=value)
+            for slot, value in zip(neutral, values, strict=True)
+        }
+        return function(problem, merge(arrays, others), inputs, moves, *arguments)
 
-        def run(arrays, *arguments):
-            return function(problem, merge(arrays, others), *arguments)
-
-        self._run = jax.jit(run, **options)
-
-    def run(self, moves: Moves, *arguments: Any) -> Any:
+    def call(moves, *arguments):
         # Every slot gets a value, in one order, so all calls have one structure and one program.
-        values = [moves.get(slot, move) for slot, move in self.neutral.items()]
-        inputs = dict(self.problem.inputs)
-        return jax.device_get(self._run(self.arrays, inputs, values, *arguments))
+        values = [moves.get(slot, move).value for slot, move in neutral.items()]
+        return jax.device_get(run(arrays, dict(problem.inputs), values, *arguments))
+
+    return call
 
 
-class Trial(Program):
+class Trial:
     """A compiled training of a network. Also the learning rate is an argument."""
 
     def __init__(self, problem: Problem, neutral: Moves) -> None:
-        super().__init__(_train, problem, neutral)
+        self.run = compiled(_train, problem, neutral)
         self.results: dict[Any, Outcome] = {}
-        examples = next(iter(problem.inputs.values())).shape[1]
+        examples = problem.valid.shape[1]
         # Held-out examples show if a change generalizes. A network may learn the labels of few
         # examples by heart, whatever its faults.
         self.is_split = examples >= FEW
@@ -168,34 +157,24 @@ class Trial(Program):
         if known not in self.results:
             rate = np.float32(rate_of(moves.values()))
             parts = self.run(moves, self.held, rate, updates)
-            trained, held_out = (float(x) if np.isfinite(x) else 0.0 for x in parts)
+            trained, held_out = (max(float(np.nan_to_num(x)), 0.0) for x in parts)
             learned = min(trained, held_out) if self.is_split else trained
-            self.results[known] = Outcome(max(learned, 0.0), trained, held_out)
+            self.results[known] = Outcome(learned, trained, held_out)
         return self.results[known]
 
 
 def _train(problem, network, inputs, moves, held, rate, updates):
     """Return the parts of the loss that training removes, for used and for other examples."""
-    moves = {move.slot: move for move in moves}
-    inputs = standardized(inputs, moves)
-    # Moves of arrays come before the training. Constants stay out of the arrays that it trains.
-    network = apply_moves(network, moves, in_forward=False)
-    trainable, static = split(network, lambda _, leaf: is_real_array(leaf))
+    trainable, static = apply_moves(network, moves)
     loss, optimizer = problem.loss, problem.optimizer
 
     def outputs_of(trainable, key):
-        moved = apply_moves(merge(trainable, static), moves, in_forward=True)
-        return moved(problem.arguments(inputs), **problem.options | {"key": key})[1]
+        network, options = merge(trainable, static), problem.options | {"key": key}
+        return network(problem.arguments(inputs), **options)[1]
 
+    @functools.partial(jax.vmap, in_axes=(0, 1, 1), out_axes=1)
     def choose(condition, first, second):
-        # condition: (examples,), outputs: (steps, examples, ...).
-        return jax.tree.map(
-            lambda a, b: jnp.where(
-                jnp.expand_dims(condition, (*range(1, a.ndim - 1),)), a, b
-            ),
-            first,
-            second,
-        )
+        return jax.tree.map(functools.partial(jnp.where, condition), first, second)
 
     def update(step, carry):
         trainable, state = carry
