@@ -405,4 +405,4 @@ def test_diagnosis_takes_integers(target):
     quiet = dataclasses.replace(first, weight=quiet, recurrent=None, bias=None)
     broken = dataclasses.replace(integers, layers=integers.layers | {"0": quiet})
     report = diagnose(broken, spikes, lambda outputs: (outputs**2).mean(), train=False)
-    assert (report.issues[0].kind, report.issues[0].place) == ("silent", "0")
+    assert ("silent", "0") in [(issue.kind, issue.place) for issue in report.issues]

@@ -166,7 +166,10 @@ def observe_layer(cell: Any, activity: Activity) -> dict[str, jax.Array]:
         activity,
     )
     # vmap over the steps, because ``fire`` takes the state of one step.
-    _, distance = jax.vmap(fire)(pre_spike)
+    try:
+        _, distance = jax.vmap(fire)(pre_spike)
+    except TypeError:  # the cell derives another surrogate, such as a stretched one
+        return {}
     if distance is None:
         return {}
     start = cell.initial_state(current.shape[1:], current.dtype)
