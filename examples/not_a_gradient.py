@@ -284,7 +284,7 @@ def draw_circle():
     for ax, slope in zip(axes, (1.0, 5.0, 20.0), strict=True):
         output, changes = around_a_circle(soft(Mismatched(STEEPNESS, slope)))
         own, exact = around_a_circle(soft(Sigmoid(slope)))
-        ax.plot(angle, output, color="0.75", label="output")
+        ax.plot(angle, output, color="0.55", label="output")
         ax.plot(angle, own, "--", color="C0", label="smooth output")
         ax.plot(
             angle,
@@ -312,6 +312,7 @@ def draw_circle():
         fontsize=8,
         frameon=False,
     )
+    axes[0].set_ylabel("output, integral", fontsize=8)
     _tidy(axes)
     return figure
 
@@ -331,7 +332,8 @@ def draw_line():
             -1,
             1,
             true * surrogate < 0,
-            color="0.92",
+            color="0.5",
+            alpha=0.25,
             label="signs differ",
         )
         for derivative, style in (

@@ -352,6 +352,7 @@ def draw_activity(
             )
             name = f"{name}, {about}"
         elif x.shape[1] <= _LINES:
+            axes.set_ylabel("output", fontsize=8)
             for n, line in enumerate(x.T):
                 axes.plot(
                     line, lw=1.2, color=f"C{n % 10}", ls=_DASHES[n // 10], label=str(n)
