@@ -1,15 +1,18 @@
 """Put one random mistake at a time into a copy of the library, and see whether its tests notice.
 
 A mistake changes one node of the syntax tree: a comparison, an operator, a number, a truth value, a
-negation, or a keyword argument that is left out. The draws go round the folders of the library. A
-file of a folder runs its doctests and the tests of the folder, in the usual selection.
+negation, or a keyword argument that is left out. The draws go round the folders of the library.
+First record which lines each test runs, and its seconds, in one run of all tests:
 
+    export COVERAGE_FILE=.coverage.tests COVERAGE_CORE=ctrace
+    pytest -n 2 --cov --cov-context=test --cov-report= --durations=0 -vv > .coverage-times
     python scripts/mutate.py --draws 30 --seed 1
-    python scripts/mutate.py --only network/engine --jobs 2
+    python scripts/mutate.py --only network/engine --json results.json
 
-Mistakes that passed are printed with their lines. Some of them nobody can notice, such as another
-tolerance or a loop that is slower. Judge these by hand. Tests that reach the limit of CPU time count
-neither as noticed nor as passed. All runs share compiled programs.
+A mistake runs the tests of its line, then the other tests of its file, near and short ones first,
+until their seconds add up to the limit. Mistakes that passed are printed. Some of them nobody can
+notice, such as another tolerance or a loop that is slower. Judge these by hand. Tests that use
+three times the limit count neither as noticed nor as passed. All runs share compiled programs.
 """
 
 from __future__ import annotations
@@ -18,36 +21,30 @@ import argparse
 import ast
 import copy
 import itertools
+import json
 import os
 import random
-import resource
+import re
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
+from coverage import CoverageData
+
 ROOT = Path(__file__).resolve().parent.parent
 LIBRARY = Path("src/spikegrad")
-PAIRS = (
-    (ast.Lt, ast.LtE),
-    (ast.Gt, ast.GtE),
-    (ast.Eq, ast.NotEq),
-    (ast.Is, ast.IsNot),
-    (ast.In, ast.NotIn),
-    (ast.Add, ast.Sub),
-    (ast.Mult, ast.Div),
-    (ast.And, ast.Or),
-    (ast.BitAnd, ast.BitOr),
-)
-OPPOSITE = {a: b for pair in PAIRS for a, b in itertools.permutations(pair)}
+PAIRS = "Lt LtE, Gt GtE, Eq NotEq, Is IsNot, In NotIn, Add Sub, Mult Div, And Or, BitAnd BitOr"
+OPPOSITE = {
+    getattr(ast, a): getattr(ast, b) for pair in PAIRS.split(", ") for a, b in itertools.permutations(pair.split())
+}
 RESULTS = "noticed", "PASSED", "limit"
-IGNORED = shutil.ignore_patterns(".git", ".venv*", "_build", "generated", "runs", "__pycache__")
+IGNORED = shutil.ignore_patterns(".git", ".venv*", ".coverage*", "_build", "generated", "runs")
+RECORD, TIMES = ROOT / ".coverage.tests", ROOT / ".coverage-times"
 
 
 class Mistake(NamedTuple):
@@ -94,7 +91,9 @@ def mutated(node: ast.expr) -> str | None:
     match node:
         case ast.Compare(ops=[first, *_]) if type(first) in OPPOSITE:
             node.ops[0] = OPPOSITE[type(first)]()
-        case ast.BinOp(op=op, left=left) if type(op) in OPPOSITE and not is_text(left):
+        case ast.BinOp(left=ast.JoinedStr() | ast.Constant(value=str())):
+            return None
+        case ast.BinOp(op=op) if type(op) in OPPOSITE:
             node.op = OPPOSITE[type(op)]()
         case ast.BoolOp(op=op) if type(op) in OPPOSITE:
             node.op = OPPOSITE[type(op)]()
@@ -112,10 +111,6 @@ def mutated(node: ast.expr) -> str | None:
     return f"({ast.unparse(node)})"
 
 
-def is_text(node: ast.expr) -> bool:
-    return isinstance(node, ast.JoinedStr) or (isinstance(node, ast.Constant) and isinstance(node.value, str))
-
-
 def drawn(only: str, draws: int, rng: random.Random) -> Iterator[Mistake]:
     """Draw mistakes evenly over folders, and over the mistakes of a folder."""
     folders: dict[Path, list[Mistake]] = {}
@@ -127,11 +122,32 @@ def drawn(only: str, draws: int, rng: random.Random) -> Iterator[Mistake]:
         yield rng.choice(folder)
 
 
-def tests_of(path: Path) -> list[str]:
-    """Return what checks a file: its doctests, and the tests of its folder."""
-    folder = path.relative_to(LIBRARY).parts[0]
-    tests = Path("tests", "core" if folder.endswith(".py") else folder)
-    return [str(path), *([str(tests)] if (ROOT / tests).exists() else [])]
+def tests_of(mistake: Mistake, limit: int) -> list[str]:
+    """Return the tests for a mistake in their order. The cases of a function are one test."""
+    seconds: Counter[str] = Counter()
+    pattern = re.compile(r"^([\d.]+)s \w+ +([^[\n]+)", re.MULTILINE)
+    for number, test in pattern.findall(TIMES.read_text()):
+        seconds[test] += float(number)
+    record = CoverageData(str(RECORD))
+    record.read()
+    contexts = record.contexts_by_lineno(str(ROOT / mistake.path))
+    lines = {n: {re.split(r"[|\[]", name)[0] for name in names} for n, names in contexts.items()}
+    of_file = set().union(*lines.values()) - {""}
+    folder = mistake.path.relative_to(LIBRARY).parts[0]
+    near = str(mistake.path), f"tests/{'core' if folder.endswith('.py') else folder}"
+    files: Counter[str] = Counter()
+    for test in of_file:
+        files[test.partition("::")[0]] += seconds[test]
+
+    def rank(test: str) -> tuple[object, ...]:
+        file = test.partition("::")[0]  # the tests of a file share programs
+        of_line = test in lines.get(mistake.line, ())
+        return not of_line, not test.startswith(near), files[file], file, seconds[test]
+
+    tests = sorted(of_file, key=rank)
+    starts = itertools.accumulate((seconds[test] for test in tests), initial=0)
+    chosen = [test for test, start in zip(tests, starts, strict=False) if start < limit]
+    return chosen or list(near)  # only other processes run these lines
 
 
 def result_of(mistake: Mistake, limit: int, programs: str) -> str:
@@ -140,42 +156,37 @@ def result_of(mistake: Mistake, limit: int, programs: str) -> str:
         clone = Path(folder, "clone")
         shutil.copytree(ROOT, clone, ignore=IGNORED, symlinks=True)
         (clone / mistake.path).write_text(mistake.source)
-        tests = [sys.executable, "-m", "pytest", "-q", "-x", "-n", "0", "--tb=no"]
         # The limit is of CPU time, because other programs of a machine make the tests slower.
-        run = subprocess.Popen(
-            [*tests, *tests_of(mistake.path)],
-            cwd=clone,
-            env={"JAX_COMPILATION_CACHE_DIR": programs, **os.environ, "PYTHONPATH": str(clone / "src")},
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        resource.prlimit(run.pid, resource.RLIMIT_CPU, (limit, limit))
-        try:
-            code = run.wait(timeout=5 * limit)
-        except subprocess.TimeoutExpired:
-            run.kill()
-            code = run.wait()
-    return "PASSED" if code == 0 else "limit" if code == -signal.SIGKILL else "noticed"
+        limits = "timeout", f"{15 * limit}", "prlimit", f"--cpu={3 * limit}"
+        pytest = sys.executable, "-m", "pytest", "-q", "-x", "-n", "0", "--tb=no"
+        command = *limits, *pytest, *tests_of(mistake, limit)
+        env = {"JAX_COMPILATION_CACHE_DIR": programs, **os.environ, "PYTHONPATH": str(clone / "src")}
+        code = subprocess.run(command, cwd=clone, env=env, capture_output=True, check=False).returncode
+    return {0: "PASSED", 124: "limit", -9: "limit"}.get(code, "noticed")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--draws", type=int, default=30)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--jobs", type=int, default=1, help="tests that run at the same time")
-    parser.add_argument("--limit", type=int, default=600, help="seconds of CPU time for a mistake")
+    parser.add_argument("--limit", type=int, default=100, help="seconds of tests for a mistake")
     parser.add_argument("--only", default="", help="a part of the path of a file")
+    parser.add_argument("--json", type=Path, help="file for the results")
     options = parser.parse_args()
-    chosen = list(drawn(options.only, options.draws, random.Random(options.seed)))
-    counts: Counter[str] = Counter()
-    with tempfile.TemporaryDirectory() as programs, ThreadPoolExecutor(options.jobs) as pool:
-        results = pool.map(lambda mistake: result_of(mistake, options.limit, programs), chosen)
-        for mistake, result in zip(chosen, results, strict=True):
-            counts[result] += 1
+    folders: dict[str, Counter[str]] = {}
+    passed = []
+    with tempfile.TemporaryDirectory() as programs:
+        for mistake in drawn(options.only, options.draws, random.Random(options.seed)):
+            result = result_of(mistake, options.limit, programs)
+            folders.setdefault(str(mistake.path.parent), Counter())[result] += 1
             print(f"{result:7} {mistake.path}:{mistake.line}", flush=True)
             if result != "noticed":
                 print(f"    - {mistake.before}\n    + {mistake.after}", flush=True)
-    print(", ".join(f"{counts[result]} {result}" for result in RESULTS))
+                passed.append([str(mistake.path), mistake.line, mistake.before, mistake.after])
+    total = sum(folders.values(), Counter())
+    print(", ".join(f"{total[result]} {result}" for result in RESULTS))
+    if options.json:
+        options.json.write_text(json.dumps({"folders": folders, "passed": passed}, indent=1))
 
 
 if __name__ == "__main__":
