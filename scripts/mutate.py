@@ -9,7 +9,7 @@ First record which lines each test runs, and its seconds, in one run of all test
     python scripts/mutate.py --draws 30 --seed 1
     python scripts/mutate.py --only network/engine --json results.json
 
-A mistake runs the tests of its line, then the other tests of its file, near and short ones first,
+A mistake runs the tests of its line, then the tests beside them, near and short ones first,
 until their seconds add up to the limit. Mistakes that passed are printed. Some of them nobody can
 notice, such as another tolerance or a loop that is slower. Judge these by hand. Tests that use
 three times the limit count neither as noticed nor as passed. All runs share compiled programs.
@@ -125,26 +125,27 @@ def drawn(only: str, draws: int, rng: random.Random) -> Iterator[Mistake]:
 def tests_of(mistake: Mistake, limit: int) -> list[str]:
     """Return the tests for a mistake in their order. The cases of a function are one test."""
     seconds: Counter[str] = Counter()
-    pattern = re.compile(r"^([\d.]+)s \w+ +([^[\n]+)", re.MULTILINE)
-    for number, test in pattern.findall(TIMES.read_text()):
+    times = TIMES.read_text()
+    for number, test in re.findall(r"(?m)^([\d.]+)s \w+ +([^[\n]+)", times):
         seconds[test] += float(number)
+        seconds[test.partition("::")[0]] += float(number)
     record = CoverageData(str(RECORD))
     record.read()
     contexts = record.contexts_by_lineno(str(ROOT / mistake.path))
-    lines = {n: {re.split(r"[|\[]", name)[0] for name in names} for n, names in contexts.items()}
-    of_file = set().union(*lines.values()) - {""}
+    of_line = {re.split(r"[|\[]", name)[0] for name in contexts.get(mistake.line, ())}
+    beside = {test.partition("::")[0] for test in of_line}
+    # A test can run what an earlier test of its file has traced, so all tests of a file count.
+    files = {name.partition("::")[0] for names in contexts.values() for name in names}
     folder = mistake.path.relative_to(LIBRARY).parts[0]
     near = str(mistake.path), f"tests/{'core' if folder.endswith('.py') else folder}"
-    files: Counter[str] = Counter()
-    for test in of_file:
-        files[test.partition("::")[0]] += seconds[test]
 
     def rank(test: str) -> tuple[object, ...]:
-        file = test.partition("::")[0]  # the tests of a file share programs
-        of_line = test in lines.get(mistake.line, ())
-        return not of_line, not test.startswith(near), files[file], file, seconds[test]
+        file = test.partition("::")[0]
+        distance = test not in of_line, file not in beside, not file.startswith(near)
+        return distance, seconds[file], file, seconds[test]
 
-    tests = sorted(of_file, key=rank)
+    tests = set(re.findall(r"(?:src|tests)/\S+\.py::[^\s[]+", times))
+    tests = sorted((test for test in tests if test.partition("::")[0] in files), key=rank)
     starts = itertools.accumulate((seconds[test] for test in tests), initial=0)
     chosen = [test for test, start in zip(tests, starts, strict=False) if start < limit]
     return chosen or list(near)  # only other processes run these lines
