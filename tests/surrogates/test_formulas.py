@@ -12,7 +12,9 @@ from reference import CASES, DEFAULTS, ROWS, mp
 
 import spikegrad
 
-cases = pytest.mark.parametrize("case", few(CASES, *DEFAULTS), ids=repr)
+# A default of 1 hides a mistake in its powers, so the first other parameters stand for all.
+OTHERS = [case for case in CASES if case.setting == case.row.settings[0]]
+cases = pytest.mark.parametrize("case", few(CASES, *OTHERS), ids=repr)
 dtypes = pytest.mark.parametrize("dtype", [np.float32, np.float64])
 # relative error where the slope is above a thousandth of its peak, and below; what counts as zero
 OPTIMISED = True
