@@ -281,9 +281,14 @@ def test_a_sharded_batch_of_a_graph(of_mesh, masked):
 
 
 def test_a_graph_that_is_drawn():
-    figure = graph(looped())
-    texts = [text.get_text() for text in figure.axes[0].texts]
+    (axes,) = graph(looped()).axes
+    texts = [text.get_text() for text in axes.texts]
     assert {"a\nLIF", "b\nLIF", "out\nLeakyReadout", "gate", "input", "2", "5", "0-1"} <= {*texts}
+    assert all(axes.viewLim.contains(*text.get_position()) for text in axes.texts)
+    # Only lines to the next column are straight. Others would cross the nodes in between.
+    arrows = [text.arrow_patch for text in axes.texts if not text.get_text()]
+    bends = [arrow.get_connectionstyle().rad != 0 for arrow in arrows]
+    assert bends == [False, True, False, True, True, False, False]
 
 
 def test_what_must_run_step_by_step():
