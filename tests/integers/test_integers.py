@@ -233,6 +233,16 @@ def real_network(size, cell, readout=None):
     return Network([hidden, Layer(weight(20, 3, size=0.4), readout, None, weight(3))]), spikes
 
 
+def test_a_large_weight_clips_for_finer_steps_of_the_others():
+    """The integers of 3 bits are -4 to 3. Ones are exact for a scale of 2, and 4/3 for 1.5, which clips nothing."""
+    weight = np.ones((12, 20), np.float32)
+    weight[0, 0] = 2
+    spikes = np.ones((2, 1, 12), np.float32)
+    _, report = quantize(Network([Layer(weight, LIF(0.9))]), "fixed", spikes, bits=3)
+    assert report.layers[0].scale == pytest.approx(2, rel=0.01)
+    assert report.layers[0].clipped == 1
+
+
 @pytest.mark.parametrize(
     ("target", "size", "cell", "readout"),
     [

@@ -193,6 +193,11 @@ class Changing(Surrogate):
         return self.calls / (1 + x * x)
 
 
+class Hole(Logistic):
+    def surrogate_grad(self, x):
+        return jnp.where(x == 0, jnp.nan, super().surrogate_grad(x))
+
+
 class ByShape(Logistic):
     def __call__(self, x):
         return super().__call__(x) * (0.5 if jnp.ndim(x) == 0 else 1)
@@ -218,6 +223,7 @@ BROKEN = {
         "every parameter has a gradient",
     },
     Rough(): {"all is finite, and NaN for NaN only", "in float32 the slope equals float64"} | SECOND,
+    Hole(): {"all is finite, and NaN for NaN only"} | PRIMAL - {"the primal is continuous"},
     ByShape(): {"jit and vmap change nothing"},
 }
 
