@@ -136,3 +136,12 @@ def _report(state):
 def test_bad_delays(make, error, message):
     with pytest.raises(error, match=message):
         make()
+
+
+def test_a_window_of_one_step_is_a_matrix():
+    x, w = RNG.normal(size=(5, 2, W.shape[0])), jnp.asarray(W, jnp.float32)
+    outs = [
+        Network({"out": Layer(weight, LeakyReadout(0.8))})(jnp.asarray(x, w.dtype))[1]
+        for weight in (Window(w[None]), w)
+    ]
+    np.testing.assert_allclose(*outs, rtol=1e-5)

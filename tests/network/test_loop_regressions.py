@@ -8,7 +8,19 @@ import numpy as np
 import pytest
 from conftest import MODES, compilations, few
 
-from spikegrad import LIF, AdaptiveLIF, Backward, Cell, Layer, LeakyReadout, Network, Sigmoid, SynapticLIF
+from spikegrad import (
+    LIF,
+    AdaptiveLIF,
+    Backward,
+    Cell,
+    Join,
+    Layer,
+    LeakyReadout,
+    Network,
+    Sigmoid,
+    SynapticLIF,
+    stochastic,
+)
 from spikegrad.inspect import residual_report
 
 SOME = ("exact", "8-bit", "recompute", "scan")
@@ -305,3 +317,21 @@ def test_a_network_as_labels():
     updates, _ = optimizer.update(gradient, optimizer.init(network))
     assert jnp.any(updates.layers[0].weight != 0)
     assert updates.layers[0].cell.decay == 0
+
+
+def test_the_backward_pass_draws_the_spikes_of_the_forward_pass():
+    """The join reads all steps, so the backward pass computes the spikes again from what is stored."""
+    mask = np.arange(12)[:, None] < [12, 7, 1]
+    cell = LIF(0.8, 0.3, stochastic(Sigmoid()))
+
+    @jax.grad
+    def gradient(weights, mode):
+        w, r, out = weights
+        sums = Join(lambda s, mask: jnp.cumsum(s, 0), of="hidden", over_time=True)
+        readout = Layer(out, LeakyReadout(0.9), of="sums")
+        network = Network({"hidden": Layer(w, cell, r), "sums": sums, "out": readout})
+        return jnp.sum(network(X, key=jax.random.key(1), mask=mask, backward=mode)[1] ** 2)
+
+    modes = "scan", Backward(chunk=1)
+    expected, got = jax.jit(lambda weights: [gradient(weights, mode) for mode in modes])((W, R, OUT))
+    assert relative(got, expected) < 1e-5
