@@ -25,7 +25,7 @@ from conftest import few
 
 import spikegrad
 from spikegrad import Layer, data
-from spikegrad.cli import commands, main, networks, runs, sources, trainer
+from spikegrad.cli import commands, main, networks, runs, sources, tables, trainer
 from spikegrad.cli.options import Options, options_of
 from spikegrad.cli.sweeping import Grid
 
@@ -418,6 +418,8 @@ def test_help_shows_the_defaults_and_the_data(monkeypatch, capsys):
     for default in ("mnist5k", "Sigmoid(alpha=4.0)", "40; x>=1", "256,256", "current", "0.002", "runs/<date>-<time>"):
         assert f"[default: {default}" in text or f"[default: ({default}" in text
     heads = [line for line in lines.splitlines() if re.fullmatch("[A-Z].*:", line)]
+    assert main(["sweep", "--help"]) == 0
+    assert "[default: sigmoid,arctan,inv_square_grad]" in " ".join(capsys.readouterr().out.split())
     assert heads == ["Data:", "Network:", "Training:", "Output:", "Several machines:", "Other:"]
     assert main(["data"]) == 0
     text = " ".join(capsys.readouterr().out.split())
@@ -427,6 +429,13 @@ def test_help_shows_the_defaults_and_the_data(monkeypatch, capsys):
     assert spikegrad.__version__ in capsys.readouterr().out
     assert main([]) == 2
     assert "Commands:" in capsys.readouterr().out
+
+
+def test_progress_in_a_log_is_a_line_for_each_tenth(capsys):
+    with tables.progress() as show:
+        for completed in range(201):
+            show(f"{completed} of 200", completed, 200)
+    assert capsys.readouterr().err.split("\n") == [*(f"{n} of 200" for n in range(0, 201, 20)), ""]
 
 
 def together(times, function):

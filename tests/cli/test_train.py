@@ -158,6 +158,21 @@ def test_stopping_keeps_what_was_learnt_and_a_resumed_run_gives_the_same_bits(di
     assert len(seen) == 66
 
 
+def test_checkpoints_are_minutes_apart(digits, tmp_path, monkeypatch):
+    monkeypatch.setattr(trainer, "_WORK", 1.0)
+    counts = {}
+    for minutes in (0.0, 1e3):
+        folder = tmp_path / str(minutes)
+        saved = counts[minutes] = []
+
+        def count(now, folder=folder, saved=saved):
+            saved.append(len([*(folder / trainer.CHECKPOINTS).rglob("*.*")]))
+
+        small(digits, callbacks=[count], stop=lambda saved=saved: len(saved) == 3, folder=folder, minutes=minutes)
+    assert counts[0.0][2] > 0
+    assert counts[1e3][:3] == [0, 0, 0]
+
+
 def test_a_loss_that_is_not_finite_ends_training(digits):
     broken = np.where(digits.train.x[:, 0] > 0, np.inf, 0).astype(np.float32)
     broken = dataclasses.replace(digits, train=images(broken, digits.train.y))
