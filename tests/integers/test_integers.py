@@ -240,6 +240,7 @@ def test_a_large_weight_clips_for_finer_steps_of_the_others():
     spikes = np.ones((2, 1, 12), np.float32)
     _, report = quantize(Network([Layer(weight, LIF(0.9))]), "fixed", spikes, bits=3)
     assert report.layers[0].scale == pytest.approx(2, rel=0.01)
+    assert report.layers[0].tau[0] == pytest.approx(-1 / np.log(0.9))
     assert report.layers[0].clipped == 1
 
 
