@@ -129,7 +129,7 @@ def test_folded_neurons_fire_the_same_spikes(reset, x64):
     ("make", "message"),
     [
         (lambda: MPBN().folded(), "MPBN: folded needs running statistics; pass mean and var"),
-        (lambda: running(gain=jnp.asarray([1.0, -0.5, 1])).folded(), "MPBN: folded needs gains above 0, got -0.5"),
+        (lambda: running(gain=jnp.asarray([1.0, 0.0, 1])).folded(), "MPBN: folded needs gains above 0, got 0"),
         (lambda: running(reset="subtract").folded(), "MPBN: folded needs reset='value' or 'none', got 'subtract'"),
         (lambda: MPBN(mean=jnp.zeros(3)), "MPBN: var is missing, but mean is not; pass both, or neither in training"),
         (lambda: MPBN(delay_reset=True), "MPBN: delay_reset must be False"),
