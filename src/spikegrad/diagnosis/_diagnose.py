@@ -172,8 +172,8 @@ class Best(Search):
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
-        self.tried: dict[str, None] = {}
-        self.trials: dict[str, Trial] = {}
+        self.tried = {}
+        self.trials = {}
         self.issues = [*_obstacles(self)]
         self.is_blocked = bool(self.issues)
 
@@ -260,14 +260,15 @@ class Best(Search):
                 if self.outcome.trained < enough or self.outcome.is_by_heart:
                     yield f"other {name}", [*issues, *_other_rate(report, rate)]
         evidence = "no other change helps, and a plain optimizer does"
-        others: list[tuple[str, str, str, Move]] = [
+        others = [
             ("Adam", "optimizer", evidence, ReplaceOptimizer(None, r)) for r in ADAM
         ]
         arrays = filter(is_real_array, jax.tree.leaves(self.problem.network))
         if any(array.dtype.itemsize < 4 for array in arrays):
             kind = "stalls" if math.isfinite(self.first.update) else "overshoots"
             evidence = "half precision rounds updates away, or makes them infinite"
-            others.insert(0, ("float32", kind, evidence, WidenDtype(None, "float32")))
+            wider = WidenDtype(None, "float32")
+            others = [("float32", kind, evidence, wider), *others]
         for (stage, kind, evidence, move), issues in itertools.product(
             others, (changes, [])
         ):
@@ -316,7 +317,9 @@ class Best(Search):
         self.is_by_heart = self.outcome.is_by_heart
         learns = initial.trained >= LEARNS or self.is_by_heart
         added = self.outcome.score - initial.score
-        if added >= MUCH and not self.is_by_heart:
+        # A network that learns its own examples needs changes that make it learn others too.
+        helps = initial.trained < LEARNS or self.outcome.learned >= LEARNS
+        if added >= MUCH and helps and not self.is_by_heart:
             self.prune()
         elif not learns:
             issues = *self.hidden, *self.changes, *self.rate
