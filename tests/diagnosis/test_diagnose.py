@@ -284,10 +284,11 @@ def test_array_of_thresholds_is_set():
     np.testing.assert_array_equal(scope["network"].layers["1"].cell.threshold, np.ones(HIDDEN))
 
 
-def test_readout_that_is_too_large_is_scaled():
+@pytest.mark.parametrize("joins", [{}, {"whole": Join(lambda out: out, "2")}], ids=["output", "below a join"])
+def test_readout_that_is_too_large_is_scaled(joins):
     network = stack()
     last = dataclasses.replace(network.layers[-1], weight=1000 * network.layers[-1].weight)
-    network = dataclasses.replace(network, layers=network.layers | {"2": last})
+    network = dataclasses.replace(network, layers=network.layers | {"2": last, **joins})
     report = diagnose(network, X, loss, train=False)
     assert [(issue.kind, issue.place) for issue in report.issues] == [("too large", "2")]
     assert loss(report.repaired(X)[1]) < 1.5 * loss(jnp.zeros((STEPS, EXAMPLES, 2)))

@@ -465,8 +465,9 @@ class Search:
         first, constant = self.report.loss, self.report.constant
         if not 0 < FACTOR * constant < first:
             return
-        for name in self.graph.outputs:
-            if not self.report.layers[name].fires:
+        # Also readouts below a join that is the output.
+        for name, layer in self.report.layers.items():
+            if not layer.fires:
                 evidence = (
                     f"the first loss is {first / constant:.2g} times that of constants"
                 )
