@@ -241,7 +241,11 @@ class Best(Search):
         lasting.sort(key=lambda issue: issue.kind not in kinds)
         if self.initial.trained >= LEARNS:
             # Noise after a cue may be learned by heart, and hides how long the cue must last.
+            measured = self.outcome, self.issues
             yield "other memories", lasting
+            # Memories that no measure asked for must make the network learn.
+            if self.outcome.learned < LEARNS:
+                self.outcome, self.issues = measured
             return
         # The network may need another learning rate only, so the rates are tried without the
         # changes too. Other slopes and memories change the size of the gradients, so the nearest
@@ -267,8 +271,7 @@ class Best(Search):
         if any(array.dtype.itemsize < 4 for array in arrays):
             kind = "stalls" if math.isfinite(self.first.update) else "overshoots"
             evidence = "half precision rounds updates away, or makes them infinite"
-            wider = WidenDtype(None, "float32")
-            others = [("float32", kind, evidence, wider), *others]
+            others = [("float32", kind, evidence, WidenDtype(None, "float32")), *others]
         for (stage, kind, evidence, move), issues in itertools.product(
             others, (changes, [])
         ):
@@ -315,13 +318,9 @@ class Best(Search):
             self.issues = []
             return
         self.is_by_heart = self.outcome.is_by_heart
-        learns = initial.trained >= LEARNS or self.is_by_heart
-        added = self.outcome.score - initial.score
-        # A network that learns its own examples needs changes that make it learn others too.
-        helps = initial.trained < LEARNS or self.outcome.learned >= LEARNS
-        if added >= MUCH and helps and not self.is_by_heart:
+        if self.outcome.score >= initial.score + MUCH and not self.is_by_heart:
             self.prune()
-        elif not learns:
+        elif initial.trained < LEARNS and not self.is_by_heart:
             issues = *self.hidden, *self.changes, *self.rate
             self.issues = [dataclasses.replace(issue, fixes=()) for issue in issues]
         else:
