@@ -297,9 +297,12 @@ class Search:
     def alike(self) -> Iterator[Issue]:
         """Yield layers of neurons with equal weights, which get equal updates."""
         for name, layer in self.graph.layers.items():
-            arrays = [w for w in layer.weights.values() if is_array(w) and w.ndim == 2]
+            # In NumPy, because JAX would compile each operation.
+            arrays = map(np.asarray, filter(is_array, layer.weights.values()))
             # w: (inputs, neurons). Matrices of zeros and of one neuron are not a symptom.
-            varies = [np.ptp(np.asarray(w), 1).any() for w in arrays if w[:, 1:].any()]
+            varies = [
+                np.ptp(w, 1).any() for w in arrays if w.ndim == 2 and w[:, 1:].any()
+            ]
             if varies and not any(varies):
                 evidence = "its neurons have equal weights, and equal updates"
                 yield Issue("alike", name, evidence)
