@@ -416,4 +416,6 @@ def test_diagnosis_takes_integers(target):
     quiet = dataclasses.replace(first, weight=quiet, recurrent=None, bias=None)
     broken = dataclasses.replace(integers, layers=integers.layers | {"0": quiet})
     report = diagnose(broken, spikes, lambda outputs: (outputs**2).mean(), train=False)
-    assert ("silent", "0") in [(issue.kind, issue.place) for issue in report.issues]
+    # The surrogate of Xylo's cells is not measured, which the report says first.
+    issue = report.issues[target == "xylo"]
+    assert (issue.kind, issue.place) == ("silent", "0")
