@@ -214,7 +214,8 @@ def common(spikes: list[np.ndarray], theirs: list[np.ndarray]) -> list[float]:
 def cells_of_the_page() -> dict[str, Callable]:
     """The functions of the page that has other libraries' neurons, which tests hold against those libraries."""
     functions: dict[str, Any] = {}
-    exec("\n".join(re.findall(r"^```python\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)), functions)
+    blocks = re.findall(r"^```python\n(?!>>>)(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)
+    exec("\n".join(blocks), functions)
     return functions
 
 
