@@ -19,6 +19,8 @@ It takes about ten minutes on two cores; nothing is timed.
 
 from __future__ import annotations
 
+import ast
+import contextlib
 import functools
 import inspect
 import re
@@ -36,6 +38,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
 
 from not_a_gradient import drawn_network, mean_loss
 
+import spikegrad
 from spikegrad import (
     LIF,
     Arctan,
@@ -211,12 +214,15 @@ def common(spikes: list[np.ndarray], theirs: list[np.ndarray]) -> list[float]:
     return [float(2 * (a & b).sum() / max(a.sum() + b.sum(), 1)) for a, b in zip(spikes, theirs, strict=True)]
 
 
-def cells_of_the_page() -> dict[str, Callable]:
-    """The functions of the page that has other libraries' neurons, which tests hold against those libraries."""
-    functions: dict[str, Any] = {}
-    blocks = re.findall(r"^```python\n(?!>>>)(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)
-    exec("\n".join(blocks), functions)
-    return functions
+def cell_of_the_page(library: str, name: str, **parameters: Any) -> LIF:
+    """A neuron of the page on other libraries, which tests compare with those libraries."""
+    _, section = re.split(rf"^## {library}$", PAGE.read_text(), flags=re.MULTILINE)
+    blocks = re.findall(r"^```py\n(.*?)^```$", section.partition("\n## ")[0], re.MULTILINE | re.DOTALL)
+    space = {**vars(spikegrad), **vars(spikegrad.neurons), **vars(spikegrad.surrogates), "jnp": jnp, **parameters}
+    for statement in ast.parse("\n".join(blocks)).body:
+        with contextlib.suppress(NameError):  # it reads a parameter of another neuron
+            exec(compile(ast.Module([statement], []), str(PAGE), "exec"), space)
+    return space[name]
 
 
 def conventions() -> Iterator[tuple[str, str, Spiking]]:
@@ -229,17 +235,22 @@ def conventions() -> Iterator[tuple[str, str, Spiking]]:
     yield "the reset", "none", neurons(LIF(DECAY, reset="none"))
     yield "the gain, weights as they are", "1 - decay", neurons(LIF(DECAY, norm_input=True))
     yield "the gain, weights divided by it", "1 - decay", scaled(neurons(LIF(DECAY, norm_input=True)), 1 / gain)
-    page = cells_of_the_page()
     whole = {
-        "snnTorch Leaky": ("snntorch_leaky_subtract", {"beta": DECAY, "threshold": 1.0}, 1),
-        "spyx LIF": ("spyx_lif", {"beta": DECAY, "threshold": 1.0}, 1),
-        "jaxpike LIF": ("jaxpike_lif", {"log_tau": jnp.log(-1 / jnp.log(DECAY))}, gain),
-        "norse LIFBoxCell": ("norse_lif_box", {"tau_mem_inv": 1000 * gain, "v_th": 1.0}, gain),
-        "sinabs LIF": ("sinabs_lif", {"alpha_mem": DECAY}, gain),
-        "SpikingJelly LIFNode": ("spikingjelly_lif", {"tau": 1 / gain}, gain),
+        "snnTorch Leaky": ("snnTorch", "leaky_subtract", {"beta": DECAY, "threshold": 1.0}, 1),
+        "spyx LIF": ("spyx", "lif", {"beta": DECAY, "threshold": 1.0}, 1),
+        "jaxpike LIF": ("jaxpike and sparx", "jaxpike_lif", {"log_tau": jnp.log(-1 / jnp.log(DECAY))}, gain),
+        "norse LIFBoxCell": ("norse", "lif_box", {"tau_mem_inv": 1000 * gain, "v_th": 1.0}, gain),
+        "sinabs LIF": ("sinabs", "lif", {"alpha_mem": DECAY}, gain),
+        "SpikingJelly LIFNode": ("SpikingJelly", "lif", {"tau": 1 / gain}, gain),
     }
-    for name, (function, parameters, of_input) in whole.items():
-        yield "a whole neuron", name, scaled(functools.partial(page[function], **parameters), 1 / of_input)
+    for name, (library, cell, parameters, of_input) in whole.items():
+        layer = neurons(cell_of_the_page(library, cell, **parameters))
+        yield "a whole neuron", name, scaled(late(layer) if library == "spyx" else layer, 1 / of_input)
+
+
+def late(layer: Spiking) -> Spiking:
+    """The layer, whose spikes come one step later, as the page says of spyx."""
+    return lambda w, x: jnp.pad(layer(w, x)[:-1], ((1, 0), (0, 0), (0, 0)))
 
 
 def scaled(layer: Spiking, factor: float) -> Spiking:
