@@ -236,7 +236,7 @@ def choices_of(rows, axes, place):
             setting = tuple(row[axis] for axis in axes)
             cells[setting, column] = f"**{text}**" if row["test"] >= bound else text
     title = {
-        "data": str,
+        "data": lambda name: name.replace("_", "_<wbr>"),  # long names are divided in a narrow table
         "depth": lambda depth: f"{depth} hidden",
         "detached": lambda detached: f"reset {'detached' if detached else 'differentiated'}",
     }[place]
@@ -272,7 +272,8 @@ def write(name, text):
 
 
 for page in sorted((HERE / "_templates" / "pages").iterdir()):
-    write(page.name, pages.from_string(page.read_text()).render(context))
+    text = pages.from_string(page.read_text()).render(context)
+    write(page.name, text.replace(" ± ", "\xa0±\xa0"))  # no line ends within a number
 module_page = pages.from_string((HERE / "_templates" / "module.rst").read_text())
 for module, text, names in module_pages():
     write(f"{module}.rst", module_page.render(module=module, text=text, names=names))

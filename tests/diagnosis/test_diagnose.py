@@ -718,7 +718,9 @@ def test_report_as_text_data_and_figure():
     assert "layer '1' is silent" in str(report)
     data = json.loads(json.dumps(report.to_dict()))
     assert data["issues"][0]["fixes"][0]["text"] == "set its threshold to 1"
-    assert len(report.plot().axes) >= 3
+    axes = report.plot().axes
+    assert len(axes) >= 3
+    assert {low for low, _ in (ax.get_ylim() for ax in axes)} == {0.0}  # of bars and of slopes
 
 
 def test_slope_of_a_repair_covers_the_potentials():

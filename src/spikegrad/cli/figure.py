@@ -106,7 +106,8 @@ def sweep_figure(rows: list[Summary], varying: list[str], title: str) -> Figure:
         if row is best:
             corner = j - 0.5, i - 0.5
             panel.add_patch(Rectangle(corner, 1, 1, fill=False, ec="C3", lw=2.5))
-    image = panel.imshow(grid, cmap="YlGn", aspect="auto")
+    # The darkest green would hide the numbers.
+    image = panel.imshow(grid, cmap="YlGn", aspect="auto", alpha=0.6)
     panel.set_xticks(range(len(columns)), map(tables.label, columns))
     panel.set_yticks(range(len(lines)), lines)
     panel.set_xlabel(x)

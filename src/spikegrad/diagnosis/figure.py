@@ -39,4 +39,6 @@ def _draw_potentials(axes: Axes, layer: Any, color: str) -> None:
     axes.hist(samples, bins=60, range=(low, high), density=True, color=color)
     x = np.linspace(low, high, 600, dtype=np.float32)
     slope = axes.twinx()
-    slope.plot(x, np.asarray(slope_of(layer.surrogate, x)), color="k")
+    (line,) = slope.plot(x, np.asarray(slope_of(layer.surrogate, x)), color="k")
+    # A slope of 0 lies on the lower edge, like the bars.
+    line.sticky_edges.y.append(0)

@@ -17,9 +17,9 @@ class DelayKernel(Struct, pure=True):
     Each weight acts on the outputs of :math:`K` steps, and most on steps near its delay :math:`d`,
     a real number:
 
-    .. math:: M_k = W \frac{g(k - d)}{\sum_j g(j - d)}, \qquad
-              g(x) = e^{-x^2 / 2 \sigma^2} \;\text{(gaussian)}, \qquad
-              g(x) = \max(0,\; 1 + \sigma - |x|) \;\text{(triangular)}.
+    .. math:: M_k &= W \frac{g(k - d)}{\sum_j g(j - d)}, \\
+              g(x) &= e^{-x^2 / 2 \sigma^2} \;\text{(gaussian)}, \\
+              g(x) &= \max(0,\; 1 + \sigma - |x|) \;\text{(triangular)}.
 
     A wider kernel extends the range of the gradient of a delay. So training starts with wide
     kernels, shrinks them, and ends with integer delays: :class:`spikegrad.training.ShrinkDelays`

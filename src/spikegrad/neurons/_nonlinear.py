@@ -30,8 +30,8 @@ class _Escaping(Spiking, pure=True):
 class QIF(_Escaping, pure=True):
     r"""Quadratic integrate-and-fire neurons (QIF).
 
-    .. math:: u_t = v_{t-1} + \frac1\tau \big(I_t + a\, (v_{t-1} - v_0)(v_{t-1} - v_c)\big), \qquad
-              s_t = H(u_t - \theta), \qquad v_t = u_t (1 - s_t) + v_r s_t
+    .. math:: u_t &= v_{t-1} + \frac1\tau \big(I_t + a\, (v_{t-1} - v_0)(v_{t-1} - v_c)\big), \\
+              s_t &= H(u_t - \theta), \qquad v_t = u_t (1 - s_t) + v_r s_t
 
     Parameters
     ----------

@@ -58,10 +58,10 @@ class Dspike(Surrogate, pure=True):
     r"""Logistic slope of area 1 within a window of width 1: g(x) = b/(2 tanh(b/2)) sech²(bx) for
     |x| ≤ 1/2, else 0.
 
-    .. math:: g(x) = \begin{cases} \frac{b}{2 \tanh(b/2)}\,\mathrm{sech}^2(bx) & |x| \le \frac12 \\
+    .. math:: g(x) &= \begin{cases} \frac{b}{2 \tanh(b/2)}\,\mathrm{sech}^2(bx) & |x| \le \frac12 \\
               0 & |x| > \frac12
-              \end{cases} \qquad
-              f(x) = \frac12 + \frac{\tanh(b u)}{2 \tanh(b/2)}, \quad
+              \end{cases} \\
+              f(x) &= \frac12 + \frac{\tanh(b u)}{2 \tanh(b/2)}, \quad
               u = \mathrm{clip}(x, -\tfrac12, \tfrac12)
 
     Parameters

@@ -81,8 +81,8 @@ piecewise_quadratic = functional(PiecewiseQuadratic)
 class ReluGrad(Surrogate, pure=True):
     r"""Triangle of any height and width: g(x) = max(0, α(w − |x|)).
 
-    .. math:: g(x) = \alpha \max(0,\ w - |x|), \qquad
-              f(x) = \frac12 + \alpha\left(w u - \frac{u |u|}{2}\right), \quad
+    .. math:: g(x) &= \alpha \max(0,\ w - |x|), \\
+              f(x) &= \frac12 + \alpha\left(w u - \frac{u |u|}{2}\right), \quad
               u = \mathrm{clip}(x, -w, w)
 
     Parameters

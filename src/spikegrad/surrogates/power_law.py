@@ -156,8 +156,8 @@ arctan = functional(Arctan)
 class QPseudoSpike(Surrogate, pure=True):
     r"""Power law with a free exponent: g(x) = (1 + 2|x|/(α+1))^(−α).
 
-    .. math:: g(x) = \left(1 + \frac{2 |x|}{\alpha + 1}\right)^{-\alpha}, \qquad
-              f(x) = \frac12 + \mathrm{sgn}(x)\,\frac{\alpha + 1}{2 (1 - \alpha)}
+    .. math:: g(x) &= \left(1 + \frac{2 |x|}{\alpha + 1}\right)^{-\alpha}, \\
+              f(x) &= \frac12 + \mathrm{sgn}(x)\,\frac{\alpha + 1}{2 (1 - \alpha)}
               \left[\left(1 + \frac{2 |x|}{\alpha + 1}\right)^{1 - \alpha} - 1\right]
 
     and at :math:`\alpha = 1` the limit :math:`f(x) = \frac12 + \mathrm{sgn}(x) \ln(1 + |x|)`.
