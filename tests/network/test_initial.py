@@ -92,7 +92,7 @@ def test_neurons_with_decays_of_their_own():
     cell = LIF(decays, threshold=np.repeat([1.0, 2.0], 200))
     spikes = rng().random((400, 6, few)) < 0.05
     for inputs in (0.05, spikes):
-        weight = np.asarray(jax.jit(lambda: fluctuation_driven(cell, inputs)(KEY, (few, 400)))(), np.float64)  # noqa: B023
+        weight = np.asarray(fluctuation_driven(cell, inputs)(KEY, (few, 400)), np.float64)
         found = potentials(spikes @ weight, decays, 0.0, 1.0)[0 if np.ndim(inputs) else 100 :]
         assert found[:, :, :200].std() == pytest.approx(1, rel=0.05)
         assert found[:, :, 200:].std() == pytest.approx(2, rel=0.05)
@@ -162,7 +162,7 @@ def test_keys_can_be_mapped_and_give_independent_weights():
         return [w for layer in network.layers.values() for w in (layer.weight, layer.recurrent) if w is not None]
 
     keys = jax.random.split(KEY, 2)
-    several, one = jax.jit(lambda: (jax.vmap(drawn)(keys), drawn(keys[1])))()
+    several, one = jax.jit(jax.vmap(drawn))(keys), drawn(keys[1])
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a[1], b, rtol=1e-5), several, one)
     correlations = np.corrcoef(np.stack([np.ravel(w) for w in one])) - np.eye(7)
     assert np.abs(correlations).max() < 0.2
@@ -246,13 +246,8 @@ def test_a_measured_response_is_that_of_the_declared_cell(name, measured):
     options = {"mean": 0.2} | ({"rate": WINDOW, "mask": HOLES} if measured else {"rate": 0.1})
     std = {} if threshold is None else {"std": threshold - 0.2}
     shape = (9, 3, 1) if name == "one receptor" else (9, 3)
-
-    @jax.jit
-    def drawn():
-        expected = fluctuation_driven(known, **options, **std)(KEY, (9, 3))
-        return expected, fluctuation_driven(cell, **options)(KEY, shape)
-
-    expected, found = drawn()
+    expected = fluctuation_driven(known, **options, **std)(KEY, (9, 3))
+    found = fluctuation_driven(cell, **options)(KEY, shape)
     assert np.linalg.norm(found.reshape(9, 3) - expected) < 1e-4 * np.linalg.norm(expected)
 
 
@@ -260,8 +255,7 @@ def test_a_cell_that_fires_without_inputs_responds_until_then():
     """It starts 0.75 below the threshold after its first step, and fires in the fourth."""
     n, p = 50, 0.1
     square = (p - p**2) * 3 + (3 * p) ** 2
-    draw = jax.jit(lambda: (fluctuation_driven(Steady(), p)(KEY, (n, 7)), jax.random.normal(KEY, (n, 7))))
-    weight, normal = draw()
+    weight, normal = fluctuation_driven(Steady(), p)(KEY, (n, 7)), jax.random.normal(KEY, (n, 7))
     np.testing.assert_allclose(weight, 0.75 / np.sqrt(n * square) * normal, rtol=1e-4)
 
 
@@ -269,7 +263,7 @@ def test_receptors_give_equal_parts_of_the_variance():
     gamma = np.array([0.3, 0.9])
     cell = MultiSynapticLIF(0.9, threshold=2.0, synaptic_decay=gamma)
     spikes = rng().random((300, 10, N)) < 0.05
-    layer = jax.jit(lambda: Layer.init(KEY, spikes, (NEURONS, 2), cell, recurrent=True, bias=True))()
+    layer = Layer.init(KEY, spikes, (NEURONS, 2), cell, recurrent=True, bias=True)
     assert layer.weight.shape == (N, NEURONS, 2)
     assert layer.recurrent.shape == (NEURONS, NEURONS, 2)
     assert layer.bias.shape == (NEURONS, 2)

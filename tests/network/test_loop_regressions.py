@@ -196,7 +196,7 @@ def test_export_with_an_open_batch():
     from jax import export  # noqa: PLC0415
 
     (batch,) = export.symbolic_shape("b")
-    network = Network([Layer(W, LIF())])
+    network = Network([Layer(W, LIF(), R)])
     run = jax.jit(jax.grad(lambda x: network(x, backward="8-bit")[1].sum()))
     exported = export.export(run)(jax.ShapeDtypeStruct((12, batch, 5), jnp.float32))
     assert relative(exported.call(X), run(X)) < 1e-6
@@ -220,11 +220,13 @@ def test_the_backward_pass_draws_the_spikes_of_the_forward_pass():
     cell = LIF(0.8, 0.3, stochastic(Sigmoid()))
 
     @jax.grad
-    def gradient(w, mode):
+    def gradient(weights, mode):
+        w, r, out = weights
         sums = Join(lambda s, mask: jnp.cumsum(s, 0), of="hidden", over_time=True)
-        network = Network({"hidden": Layer(w, cell), "sums": sums})
+        readout = Layer(out, LeakyReadout(0.9), of="sums")
+        network = Network({"hidden": Layer(w, cell, r), "sums": sums, "out": readout})
         return jnp.sum(network(X, key=jax.random.key(1), mask=mask, backward=mode)[1] ** 2)
 
     modes = "scan", Backward(chunk=1)
-    expected, got = jax.jit(lambda w: [gradient(w, mode) for mode in modes])(W)
+    expected, got = jax.jit(lambda weights: [gradient(weights, mode) for mode in modes])((W, R, OUT))
     assert relative(got, expected) < 1e-5
