@@ -1,9 +1,8 @@
 """Calls of networks that several tests make, and comparisons of what these return."""
 
-import dataclasses
-
 import jax
 import numpy as np
+import pytest
 
 from spikegrad import Backward
 
@@ -16,20 +15,10 @@ def observed(network, *args, **options):
     return states, type(activity)(outs), type(activity)(before)
 
 
-def named(states):
-    """The states of a list of layers."""
-    return None if states is None else {str(n): state for n, state in enumerate(states)}
-
-
 def backward_of(options):
     """The backward pass that the options of a call ask for."""
     backward = options.get("backward", "exact")
     return Backward(backward) if isinstance(backward, str) else backward
-
-
-def truncated_options(options, truncate):
-    """The options of a call with a window of truncated backpropagation."""
-    return {**options, "backward": dataclasses.replace(backward_of(options), truncate=truncate)}
 
 
 def value_and_gradient(run, p, x, cotangents):
@@ -49,3 +38,13 @@ def assert_close(got, expected, error=3e-6, zero=False):
         x, y = np.asarray(a, np.float64), np.asarray(b, np.float64)
         assert zero or np.any(y), jax.tree_util.keystr(path)
         assert np.abs(x - y).max() <= error * np.abs(y).max(), jax.tree_util.keystr(path)
+
+
+def assert_raises(call, message):
+    """The call raises an error with the class and the words of a message, as "TypeError: Layer: cell must be"."""
+    error, _, words = message.partition(": ")
+    with pytest.raises((TypeError, ValueError, NotImplementedError)) as raised:
+        call()
+    text = f"{type(raised.value).__name__}: {raised.value}"
+    assert text.startswith(f"{error}: ")
+    assert words in text

@@ -11,17 +11,10 @@ from conftest import ROOT
 
 nir = pytest.importorskip("nir")
 
+from networks import assert_raises  # noqa: E402
 from nir_reference import images, networks, simulate, spikes_in, weights, with_readout  # noqa: E402
 
-from spikegrad import (  # noqa: E402
-    LIF,
-    AdaptiveLIF,
-    Layer,
-    LeakyReadout,
-    Network,
-    SynapticLIF,
-    bounded,
-)
+from spikegrad import LIF, AdaptiveLIF, Layer, LeakyReadout, Network, SynapticLIF, bounded  # noqa: E402
 from spikegrad.exchange import from_nir, to_nir  # noqa: E402
 from spikegrad.neurons import Refractory  # noqa: E402
 
@@ -115,15 +108,10 @@ def test_a_potential_at_the_threshold_fires_on_both_sides():
     assert from_nir(graph, **EULER).layers[0].cell == network.layers[0].cell
 
 
-# --- functions ------------------------------------------------------------------------------------
-
-
 def test_images_with_channels_last():
     network, inputs = images()
     graph = to_nir(network, **EULER, input_shape=(7, 5, 2))
-    assert list(graph.nodes) == [
-        "input", "0.drive.input", "0", "1.flatten.0", "1.drive.0", "1", "output",
-    ]  # fmt: skip
+    assert list(graph.nodes) == ["input", "0.drive.input", "0", "1.flatten.0", "1.drive.0", "1", "output"]
     assert graph.input_type["input"].tolist() == [2, 7, 5]
     spikes, first = run(network, inputs), np.moveaxis(inputs, -1, 2)
     assert_close(spikes, reference(graph, first, EULER))
@@ -223,9 +211,6 @@ def test_modules_of_frameworks():
             assert_close(spikes, run(from_nir(graph, **EULER), inputs))
 
 
-# --- graphs of other libraries --------------------------------------------------------------------
-
-
 def each(value, n=4):
     return np.full(n, value)
 
@@ -306,9 +291,6 @@ def test_a_time_constant_of_one_step_forgets_all():
     assert cell.decay == pytest.approx(0.2)
 
 
-# --- errors ---------------------------------------------------------------------------------------
-
-
 class Stated(LIF):
     nir_node = "LIF"
 
@@ -335,8 +317,6 @@ NOT_WRITTEN = {
     "does not support: a difference from a constant": [Layer(lambda x: 1 - x @ W, ZERO)],
     "does not support: a padding of": [Layer(convolution((4, 2, 2, 2), padding="SAME"), ZERO)],
     "does not support: rev": [Layer(lambda x: x[:, ::-1] @ W, ZERO)],
-    "does not support: a result that does not depend": [Layer(lambda x: jnp.ones((len(x), 2)), ZERO)],
-    "does not support: a product along some": [Layer(lambda x: x[..., None] @ W[:1], ZERO)],
     "layer '0': a loop must have weights and neurons": [Layer(W, ZERO, recurrent=lambda s: s)],
     "a bias that differs within a channel": [Layer(lambda x: FUNCTIONS["plain"][0](x) + SPOT, ZERO)],
 }
@@ -384,33 +364,24 @@ NOT_READ = {
     "'sumpool2d' (SumPool2d) is not supported; use Linear, Affine": pooled,
     "'delay' (Delay): delay must be one number for all": lambda: line(nir.Delay(np.arange(4.0)), lif()),
     "'delay' (Delay): delay must be a multiple of dt=0.0001": lambda: line(nir.Delay(each(1.5e-4)), lif()),
-    "'lif' (LIF): Euler's method needs a dt of at most the time constant, 1e-05, got 0.0001": (
-        lambda: line(lif(tau=1e-5))
-    ),
+    "'lif' (LIF): Euler's method needs a dt of at most the time constant, 1e-05, got": lambda: line(lif(tau=1e-5)),
     "'cubalif' (CubaLIF): Euler's method needs": lambda: line(cuba(tau_syn=0.0)),
     "'li' (LI): neurons without a Threshold output their potential, so v_leak must be 0": (
         lambda: line(nir.LI(each(1.0), each(1.0), each(1.0)))
     ),
-    "'cubali' (CubaLI): neurons without a Threshold": lambda: line(
-        nir.CubaLI(each(1.0), each(1.0), each(1.0), each(0.0))
-    ),
     "'lif' (LIF): r must have shape (7,), got (4,)": lambda: line(nir.Linear(np.ones((7, 3))), lif(), type_check=False),
-    "'scale' (Scale): scale must have shape (4,), got (9,)": lambda: line(
-        lif(), nir.Scale(np.ones(9)), type_check=False
-    ),
-    "'linear_1' (Linear): the input must have shape (6,), got (5,)": lambda: line(
-        nir.Linear(np.ones((5, 3))), nir.Linear(np.ones((4, 6))), type_check=False
+    "'scale' (Scale): scale must have shape (4,), got (9,)": (
+        lambda: line(lif(), nir.Scale(np.ones(9)), type_check=False)
     ),
     "'w' (Linear): the input must have shape (5,), got (4,)": lambda: loop(lif(), nir.Linear(np.ones((4, 5)))),
     "'w' (Linear): the output must have shape (4,), got (5,)": lambda: loop(lif(), nir.Linear(np.ones((5, 4)))),
-    "'affine' (Affine): bias must have shape (4,), got (3,)": lambda: changed(
-        nir.Affine(np.ones((4, 4)), np.ones(4)), bias=np.ones(3)
+    "'affine' (Affine): bias must have shape (4,), got (3,)": (
+        lambda: changed(nir.Affine(np.ones((4, 4)), np.ones(4)), bias=np.ones(3))
     ),
     "'conv2d' (Conv2d): bias must have shape (4,), got (9,)": lambda: conv(bias=np.zeros(9)),
     "'conv2d' (Conv2d): conv_general_dilated": lambda: conv(groups=3),
     "'input' (Input): the shape must be integers above 0, got array([-4])": lambda: changed(nir.Input(np.array([-4]))),
     "does not exist in the graph": lambda: edited(IN, AB, OUT, ("a", "c")),
-    "Duplicate edge: ('a', 'b')": lambda: edited(IN, AB, AB, OUT),
     "'output' (Output) is not on a path from an Input; remove it": lambda: edited(IN, AB),
     "'a' (LIF) is not on a path from an Input; remove it": lambda: edited(AB, OUT),
     "no input reaches 'a', 'b'; remove them": lambda: edited(("input", "output"), AB, ("b", "a")),
@@ -423,22 +394,16 @@ def test_graphs_that_are_no_network(message):
         from_nir(NOT_READ[message](), **EULER)
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"dt": 0.0}, "dt must be > 0, got 0.0"),
-        ({"dt": "1"}, "dt must be a real number"),
-        ({"dt": np.inf}, "dt must be finite, got inf"),
-        ({"discretization": "Euler"}, "discretization must be one of 'exact', 'euler'"),
-    ],
-)
-def test_time_is_stated(changes, message):
-    for convert, value in (to_nir, with_readout(LeakyReadout())), (from_nir, line(lif())):
-        with pytest.raises((ValueError, TypeError), match=f"^{convert.__name__}: .*{message}"):
-            convert(value, **EULER | changes)
+@pytest.mark.parametrize("convert", [lambda way: to_nir(CELLS["lif"], **way), lambda way: from_nir(line(lif()), **way)])
+def test_time_is_stated(convert):
+    for way, message in (
+        (EULER | {"dt": 0.0}, "ValueError: dt must be > 0, got 0.0"),
+        (EULER | {"dt": "1"}, "TypeError: dt must be a real number"),
+        (EULER | {"dt": np.inf}, "ValueError: dt must be finite, got inf"),
+        (EULER | {"discretization": "Euler"}, "ValueError: discretization must be one of 'exact', 'euler'"),
+    ):
+        assert_raises(lambda way=way: convert(way), message)
 
-
-# --- outputs of other libraries, recorded by scripts/record_nir.py --------------------------------
 
 RECORDED = json.loads((ROOT / "tests" / "recorded" / "nir.json").read_text())
 SPIKES = [

@@ -1,12 +1,13 @@
 """Weights drawn for a network that is built: what each source adds to a potential, simulated in NumPy."""
 
+import dataclasses
 import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from networks import observed
+from networks import assert_raises, observed
 
 from spikegrad import LIF, Delayed, Join, Layer, LeakyReadout, Network, Window
 from spikegrad.network import DelayKernel, draw_weights
@@ -33,12 +34,11 @@ def later(x, lag):
 
 @functools.cache
 def network():
+    sources = {"stem": ZEROS, "input": Delayed(ZEROS, 3), "top": Delayed(ZEROS, 2)}
     built = Network(
         {
             "stem": Layer(ZEROS, CELL),
-            "branch": Layer(
-                {"stem": ZEROS, "input": Delayed(ZEROS, 3), "top": Delayed(ZEROS, 2)}, CELL, bias=jnp.ones(N)
-            ),
+            "branch": Layer(sources, CELL, bias=ONES),
             "window": Layer(Window(jnp.zeros((3, N, N))), CELL, recurrent=ZEROS, of="branch"),
             "top": Layer({"branch": ZEROS}, CELL),
             "sum": Join(lambda a, b: a + b, ("window", "top")),
@@ -79,10 +79,8 @@ def test_loops_have_a_tenth_of_the_variance():
     drawn, outs = network()
     branch = drawn.layers["branch"].weight["top"].weight
     # about: with these weights the loop fires at other times
-    assert leaked(later(outs["top"], 2) @ branch).std() == pytest.approx(0.1**0.5, rel=0.35)
-    assert leaked(later(outs["window"], 1) @ drawn.layers["window"].recurrent).std() == pytest.approx(
-        0.1**0.5, rel=0.35
-    )
+    of_std(leaked(later(outs["top"], 2) @ branch), 0.1**0.5, rel=0.35)
+    of_std(leaked(later(outs["window"], 1) @ drawn.layers["window"].recurrent), 0.1**0.5, rel=0.35)
 
 
 def test_parts_add_up_over_draws_for_correlated_sources():
@@ -105,47 +103,41 @@ def test_parts_add_up_over_draws_for_correlated_sources():
         assert variances.mean() == pytest.approx(wanted, abs=3 * variances.std() / draws**0.5)
 
 
-def test_a_deviation_for_each_layer():
-    built = Network({"top": Layer(ZEROS, CELL), "out": Layer(ZEROS, LeakyReadout(0.9))})
-
-    @jax.jit
-    def run():
-        drawn = draw_weights(built, KEY, SPIKES, std={"top": 0.5, "out": 3.0})
-        return drawn.layers["top"].weight, observed(drawn, SPIKES)[1]["top"] @ drawn.layers["out"].weight
-
-    first, currents = run()
-    of_std(leaked(np.asarray(SPIKES, float) @ first), 0.5, rel=0.03)
-    of_std(leaked(currents), 3.0)
-
-
-def test_a_list_and_a_kernel_of_delays():
+def test_lists_kernels_of_delays_and_a_deviation_for_each_layer():
     kernel = DelayKernel(ZEROS, jnp.full((N, N), 2.0), length=5, width=0.0)
-    wide = DelayKernel(ZEROS, jnp.full((N, N), 2.0), length=5, width=jnp.array(1.0))
+    wide = dataclasses.replace(kernel, width=jnp.array(1.0))
     networks = (
         Network({"a": Layer(Window(kernel), CELL)}),
         Network({"a": Layer(Window(wide), LIF(0.2))}),
         Network([Layer(ZEROS, CELL, ZEROS), Layer(lambda x: x, CELL)]),
+        Network({"top": Layer(ZEROS, CELL), "out": Layer(ZEROS, LeakyReadout(0.9))}),
     )
 
     @jax.jit
     def run():
-        drawn = [draw_weights(network, KEY, SPIKES) for network in networks]
-        return drawn, jnp.asarray(drawn[1].layers["a"].weight.weight)
+        stds = None, None, None, {"top": 0.5, "out": 3.0}
+        drawn = [draw_weights(network, KEY, SPIKES, std=std) for network, std in zip(networks, stds, strict=True)]
+        currents = observed(drawn[3], SPIKES)[1]["top"] @ drawn[3].layers["out"].weight
+        return drawn, jnp.asarray(drawn[1].layers["a"].weight.weight), currents
 
-    (drawn, _, chain), parts = run()
-    new = drawn.layers["a"].weight.weight
+    (drawn, _, chain, two), parts, currents = run()
+    spikes, new = np.asarray(SPIKES, float), drawn.layers["a"].weight.weight
     of_std(leaked(later(SPIKES, 2) @ new.weight), 1.0)
     assert jnp.array_equal(new.delay, kernel.delay)
     of_std(leaked(sum(later(SPIKES, lag) @ parts[lag] for lag in range(5)), 0.2), 1.0)
-    of_std(leaked(np.asarray(SPIKES, float) @ chain.layers[0].weight), 0.9**0.5)
+    of_std(leaked(spikes @ chain.layers[0].weight), 0.9**0.5)
     assert chain.layers[0].recurrent.std() > 0
+    of_std(leaked(spikes @ two.layers["top"].weight), 0.5, rel=0.03)
+    of_std(leaked(currents), 3.0)
 
 
 def test_bad_input():
-    silent = Network({"a": Layer(ZEROS, LIF(threshold=50.0)), "b": Layer(ZEROS, LIF())})
-    with pytest.raises(ValueError, match="Network: layer 'b': fluctuation_driven: inputs are all 0"):
-        draw_weights(silent, KEY, SPIKES, std=0.1)
-    with pytest.raises(ValueError, match=r"draw_weights: std must name layers of \['a', 'b'\], got 'c'"):
-        draw_weights(silent, KEY, SPIKES, std={"c": 1.0})
-    with pytest.raises(TypeError, match="draw_weights: key must be"):
-        draw_weights(silent, 3, SPIKES)
+    w, x = jnp.zeros((4, 4)), SPIKES[:5, :2, :4] | True
+    silent = Network({"a": Layer(w, LIF(threshold=50.0)), "b": Layer(w, LIF())})
+    refused = {
+        "ValueError: Network: layer 'b': fluctuation_driven: inputs are all 0": (KEY, 0.1),
+        "ValueError: draw_weights: std must name layers of ['a', 'b'], got 'c'": (KEY, {"c": 1.0}),
+        "TypeError: draw_weights: key must be": (3, 0.1),
+    }
+    for message, (key, std) in refused.items():
+        assert_raises(lambda key=key, std=std: draw_weights(silent, key, x, std=std), message)

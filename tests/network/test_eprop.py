@@ -54,11 +54,8 @@ def by_traces(adaptation, detach_reset):
 
 
 def by_network(adaptation, detach_reset, feedback, **options):
-    cell = LIF(BETA, THRESHOLD, Arctan(2.0), detach_reset=detach_reset)
-    if adaptation:
-        cell = AdaptiveLIF(
-            BETA, THRESHOLD, Arctan(2.0), detach_reset=detach_reset, adaptation=adaptation, adaptation_decay=RHO
-        )
+    more = {"adaptation": adaptation, "adaptation_decay": RHO} if adaptation else {}
+    cell = (AdaptiveLIF if adaptation else LIF)(BETA, THRESHOLD, Arctan(2.0), detach_reset=detach_reset, **more)
 
     def loss(w, r):
         network = Network([Layer(w, cell, recurrent=feedback(r)), Layer(jnp.asarray(OUT), LeakyReadout(LEAK))])

@@ -1,4 +1,4 @@
-"""Gradients of the modes that store states in few bits, next to a tape in NumPy and float64."""
+"""States in few bits: the stated errors, the signs of distances, and no gradient at rest."""
 
 import jax
 import jax.numpy as jnp
@@ -70,6 +70,29 @@ def test_errors_of_distances_are_the_stated_ones(mode):
     storage, encoded = STORAGES[mode], (distance, ())
     found = jax.jit(lambda: storage.read(storage.write(encoded), encoded)[0])()
     assert 0.8 * storage.error < jnp.abs(found / distance - 1).max() <= storage.error
+
+
+@pytest.mark.parametrize("mode", STORAGES)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_stored_distances_keep_their_sign_and_know_no_other_example(mode, dtype, x64):
+    """Of any size beside each other, down to numbers that fewer bits cannot tell from zero."""
+    rng = np.random.default_rng(0)
+    least = np.log10(float(jnp.finfo(dtype).tiny)) + 1
+    size = 10 ** rng.uniform([least, -12, -3], [0, 0, 3], (64, 3)).T
+    distance = jnp.asarray(np.where(rng.uniform(size=size.shape) < 0.5, -size, size), dtype)
+    distance = distance.at[:, 0].set(-jnp.finfo(dtype).tiny).at[:, 1].set(0.0)
+
+    @jax.jit
+    def stored(distance):
+        encoded = distance, ()
+        storage = STORAGES[mode]
+        return storage.read(storage.write(encoded), encoded)[0]
+
+    found = stored(distance)
+    np.testing.assert_array_equal(found >= 0, distance >= 0)
+    for n in range(3):
+        np.testing.assert_array_equal(found[n], stored(distance[n : n + 1])[0])
+    np.testing.assert_allclose(found[2], distance[2], rtol=1 / 15, atol=5e-5 * float(jnp.abs(distance[2]).max()))
 
 
 @pytest.mark.parametrize("cell", few(CELLS, "Offset"))

@@ -1,4 +1,4 @@
-"""Functions of whole sequences within a network, such as batch normalization, against layers run one by one."""
+"""Functions of whole sequences within a network, such as batch normalization."""
 
 import functools
 
@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import few
 
 from spikegrad import LIF, Delayed, Join, Layer, LeakyReadout, Network
 from spikegrad.inspect import residual_report
@@ -16,19 +15,11 @@ BATCH, UNITS = 3, 4
 CELL = LIF(0.8, 0.6)
 
 
-def normalized(x, gain, mask=None):
-    """Batch normalization over the steps that took place, and its statistics."""
-    wide = jnp.ones_like(x) if mask is None else jnp.broadcast_to(mask[..., None], x.shape).astype(x.dtype)
-
-    def mean_of(a):
-        return (wide * a).sum((0, 1), keepdims=True) / wide.sum((0, 1), keepdims=True)
-
-    mean = mean_of(x)
-    var = mean_of((x - mean) ** 2)
+def normalized(x, gain):
+    """Batch normalization, and its statistics."""
+    mean, var = x.mean((0, 1), keepdims=True), x.var((0, 1), keepdims=True)
     return gain[None, None] * (x - mean) / jnp.sqrt(var + 1e-5), {"mean": mean, "var": var}
 
-
-# --- one network in several ways ------------------------------------------------------------------------------------
 
 RNG = np.random.default_rng(0)
 X = jnp.asarray(RNG.uniform(0, 1.5, (12, BATCH, UNITS)), jnp.float32)
@@ -42,28 +33,15 @@ def same(x):
     return x
 
 
-def residual(params, function=normalized, cell=CELL):
+def residual(params):
     """Two blocks of weights, batch normalization and neurons, and a sum that skips the second."""
 
-    def block(name):
-        return lambda x, mask=None: function(x @ params[name], params["gain"], mask)
+    def block(name, of):
+        norm = Join(lambda x: normalized(x @ params[name], params["gain"]), of, over_time=True)
+        return {f"{name} norm": norm, name: Layer(same, CELL)}
 
-    return Network(
-        {
-            "stem norm": Join(block("stem"), "input", over_time=True),
-            "stem": Layer(same, cell),
-            "branch norm": Join(block("branch"), "stem", over_time=True),
-            "branch": Layer(same, cell),
-            "sum": Join(lambda a, b: a + b, ("stem", "branch")),
-            "deep norm": Join(block("deep"), "sum", over_time=True),
-            "deep": Layer(same, cell),
-        }
-    )
-
-
-def squared(params, x=X, **options):
-    weights = jnp.cos(jnp.arange(x.size, dtype=x.dtype)).reshape(x.shape)
-    return (weights * residual(params)(x, **options)[1]).sum()
+    blocks = block("stem", "input") | block("branch", "stem")
+    return Network(blocks | {"sum": Join(jnp.add, ("stem", "branch"))} | block("deep", "sum"))
 
 
 @pytest.mark.parametrize(("mode", "arrays"), [("exact", 3), ("half", 1.5), ("8-bit", 0.94)])
@@ -74,39 +52,15 @@ def test_only_the_states_of_the_layers_are_kept(mode, arrays):
     assert report.bytes <= 1.01 * arrays * bytes_of_a_layer
 
 
-@pytest.mark.every
-def test_second_derivatives(x64):
-    params, x = jax.tree.map(lambda a: a.astype(float), (PARAMS, X))
-
-    def twice(mode):
-        return jax.grad(lambda p: sum(jnp.vdot(g, g) for g in jax.tree.leaves(jax.grad(squared)(p, x, backward=mode))))
-
-    exact, scan = (jax.jit(twice(mode))(params) for mode in ("exact", "scan"))
-    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-8, atol=1e-8), exact, scan)
-    assert all(np.any(leaf) for leaf in jax.tree.leaves(scan))
-
-
-def delayed_norm(function):
-    return Network(
-        {
-            "norm": Join(function, "input", over_time=True),
-            "out": Layer({"norm": Delayed(PARAMS["stem"], 3)}, LeakyReadout(0.9)),
-        }
-    )
-
-
-@pytest.mark.parametrize("with_statistics", few([True, False], True))
-def test_a_delayed_read_of_a_join_over_time_goes_on(with_statistics):
-    def doubled(x, mask=None):
-        del mask
-        return (2 * x, {"sum": x.sum()}) if with_statistics else 2 * x
-
-    network = jax.jit(delayed_norm(doubled).__call__)
+def test_a_delayed_read_of_a_join_over_time_goes_on():
+    doubled = Join(lambda x: (2 * x, {"sum": x.sum()}), "input", over_time=True)
+    readout = Layer({"norm": Delayed(PARAMS["stem"], 3)}, LeakyReadout(0.9))
+    network = jax.jit(Network({"norm": doubled, "out": readout}))
     _, whole = network(X)
     states, before = network(X[:5])
-    past, statistics = states["norm"] if with_statistics else (states["norm"], None)
+    past, statistics = states["norm"]
     np.testing.assert_array_equal(past, 2 * X[2:5])
-    assert statistics is None or float(statistics["sum"]) == pytest.approx(float(X[:5].sum()))
+    assert float(statistics["sum"]) == pytest.approx(float(X[:5].sum()))
     _, after = network(X[5:], states)
     np.testing.assert_array_equal(whole, jnp.concatenate([before, after]))
 
@@ -133,36 +87,32 @@ def test_joins_over_time_share_a_stage_where_they_can():
     assert len([equation for equation in program.eqns if equation.primitive.name == "scan"]) == 3
 
 
-# --- bad input ------------------------------------------------------------------------------------------------------
-
-
-def test_a_function_of_whole_sequences_in_a_loop():
-    w = PARAMS["stem"]
-    with pytest.raises(
-        ValueError, match=r"join 'norm' takes all steps at once.*through 'cell'; normalize the inputs of the loop"
-    ):
-        Network({"cell": Layer({"input": w, "norm": Delayed(w, 1)}, LIF()), "norm": Join(same, "cell", over_time=True)})
-
-
-def test_a_network_that_needs_all_steps_has_no_step():
-    network = residual(PARAMS)
-    for call in (lambda: network.initial_state(X[0]), lambda: network.step({}, X[0])):
-        with pytest.raises(TypeError, match=r"join 'stem norm' takes all steps at once.*fold a normalization"):
-            call()
-
-
-def norm_of(function):
+def joined(function):
     return Network({"norm": Join(function, "input", over_time=True), "out": Layer(same, LeakyReadout(0.9))})
 
 
-def test_what_a_function_of_whole_sequences_must_take_and_return():
-    with pytest.raises(TypeError, match=r"join 'norm': the call has a mask.*function\(..., mask\)"):
-        norm_of(lambda x: x)(X, mask=jnp.ones(len(X), bool))
-    with pytest.raises(TypeError, match=r"join 'norm': .*leading axes steps and examples, \(12, 3\).*got float32\[4\]"):
-        norm_of(lambda x: x.mean((0, 1)))(X)
+LOOP = {"input": PARAMS["stem"], "norm": Delayed(PARAMS["stem"], 1)}
 
 
-# --- inference ------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("message", "call"),
+    [
+        (
+            r"join 'norm' takes all steps at once.*through 'cell'; normalize the inputs of the loop",
+            lambda: Network({"cell": Layer(LOOP, LIF()), "norm": Join(same, "cell", over_time=True)}),
+        ),
+        (r"'stem norm' takes all steps at once.*fold a norm", lambda: residual(PARAMS).initial_state(X[0])),
+        (r"'stem norm' takes all steps at once.*fold a norm", lambda: residual(PARAMS).step({}, X[0])),
+        (r"join 'norm': the call has a mask.*function\(..., mask\)", lambda: joined(same)(X, mask=jnp.ones(12, bool))),
+        (
+            r"join 'norm': .*leading axes steps and examples, \(12, 3\).*got float32\[4\]",
+            lambda: joined(lambda x: x.mean((0, 1)))(X),
+        ),
+    ],
+)
+def test_functions_of_whole_sequences_that_are_refused(message, call):
+    with pytest.raises((TypeError, ValueError), match=message):
+        call()
 
 
 @pytest.mark.parametrize("axis", [-1, 0])

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from networks import assert_raises
 
 from spikegrad import LIF, Arctan, Cell, Layer, Network, Sigmoid, SynapticLIF, parameter, unroll
 from spikegrad.inspect import residual_report
@@ -49,20 +50,6 @@ class Compartments(Receptors):
         return jnp.stack([u[..., 0], v], -1), s
 
 
-class CounterFirst(Cell):
-    def initial_state(self, shape, dtype):
-        return jnp.zeros(shape, jnp.int32), jnp.zeros(shape, dtype)
-
-    def integrate(self, v, current):
-        left, v = v
-        return left, 0.9 * v + jnp.where(left > 0, 0, current)
-
-    def fire(self, u):
-        left, u = u
-        v, s = fired(u)
-        return (jnp.where(s > 0, 2, jnp.maximum(left - 1, 0)), v), s
-
-
 class Named(Cell):
     def initial_state(self, shape, dtype):
         return {"v": jnp.zeros(shape, dtype), "above": jnp.zeros(shape, bool)}
@@ -87,7 +74,7 @@ class WithNumbers(Named):
         return (v, u[1]), s
 
 
-@pytest.mark.parametrize("cell", [Receptors(), Compartments(), CounterFirst(), Named(), WithNumbers()], ids=repr)
+@pytest.mark.parametrize("cell", [Receptors(), Compartments(), Named(), WithNumbers()], ids=repr)
 def test_unroll_and_call_take_every_state_that_a_network_takes(cell):
     spread = (lambda x: jnp.stack([x, x / 2], -1)) if type(cell) is Receptors else (lambda x: x)
     currents = spread(X)
@@ -102,9 +89,6 @@ def test_unroll_and_call_take_every_state_that_a_network_takes(cell):
 
 def test_unroll_takes_lists():
     assert unroll(LIF(), X.tolist())[1].sum() == unroll(LIF(), X)[1].sum()
-
-
-# --- wrappers --------------------------------------------------------------------------------------------------------
 
 
 class Held(Cell):
@@ -182,7 +166,7 @@ def test_wrapper_of_a_user_hands_on_its_inner_cell(wrap):
     assert not cell.draws
     kept = residual_report(lambda w: loss(w, cell, "8-bit"), W).arrays
     assert any(a.dtype == jnp.uint8 for a in kept)
-    exact, few = (jax.jit(jax.grad(loss), static_argnums=(1, 2))(W, cell, mode) for mode in ("exact", "8-bit"))
+    exact, few = jax.jit(lambda: [jax.grad(loss)(W, cell, mode) for mode in ("exact", "8-bit")])()
     assert 0 < np.linalg.norm(few - exact) < 0.1 * np.linalg.norm(exact)
 
 
@@ -209,9 +193,6 @@ def test_weights_and_widths_of_a_wrapper_are_those_of_its_inner_cell():
         fitted = match_widths(network, X).layers[0].cell
         assert type(fitted) is wrap
         assert parameters_of(fitted).surrogate != LIF().surrogate
-
-
-# --- messages --------------------------------------------------------------------------------------------------------
 
 
 class Pair(Cell):
@@ -283,11 +264,7 @@ class Elsewhere(Held):
 
 @pytest.mark.parametrize("message", REFUSED)
 def test_messages_name_the_remedy_and_the_layer(message):
-    error, _, text = message.partition(": ")
-    with pytest.raises((TypeError, ValueError)) as raised:
-        REFUSED[message]()
-    assert type(raised.value).__name__ == error
-    assert text in str(raised.value)
+    assert_raises(REFUSED[message], message)
 
 
 class Named(Cell):
