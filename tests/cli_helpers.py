@@ -25,6 +25,15 @@ def images(x, y=None):
     return Sequences("images", np.asarray(x)[:, None], np.zeros(len(x), int) if y is None else y)
 
 
+def only_line(capsys):
+    """The only line that was printed, of an error."""
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    (line,) = captured.err.splitlines()
+    assert line.startswith("spikegrad: error: ")
+    return line
+
+
 def arrays(params):
     """The arrays of each layer by name, in float64."""
     names = ("weight", "bias", "recurrent")

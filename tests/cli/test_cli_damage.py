@@ -9,14 +9,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cli_helpers import options
+from cli_helpers import only_line, options
 from matplotlib.figure import Figure
 
 from spikegrad import data
 from spikegrad.cli import commands, figure, main
 from spikegrad.training import Checkpoints
 
-ARGS = ["--hidden", "3", "--steps", "2", "--epochs", "2", "--batch", "16", "--no-baseline", "--quiet"]
+SIZES = ["--hidden", "3", "--steps", "2", "--epochs", "2", "--batch", "16"]
+ARGS = [*SIZES, "--encoding", "rate", "--no-baseline", "--quiet"]
 
 
 def train(folder, source):
@@ -65,14 +66,6 @@ def copy(killed, tmp_path):
     return shutil.copytree(killed / "run", tmp_path / "run")
 
 
-def only_line(capsys):
-    captured = capsys.readouterr()
-    assert captured.out == ""
-    (line,) = captured.err.splitlines()
-    assert line.startswith("spikegrad: error: ")
-    return line
-
-
 def test_changed_data_is_named(copy, tmp_path, capsys):
     other = tmp_path / "other.npz"
     np.savez(other, x_train=np.eye(40, 3), y_train=np.arange(40) % 2)
@@ -104,6 +97,14 @@ def test_resumed_run_has_the_bits_of_the_whole_and_removes_partial_files(copy, k
     assert written[0] == {"network": "spiking"}
     assert [line["step"] for line in written[1:]] == [2, 4]  # two updates to a call
     assert {path.name for path in copy.rglob("*")} == {"run.json", "parameters.npz", "metrics.jsonl", "figure.png"}
+
+
+def test_held_out_examples_get_their_random_spikes_again(killed, source, tmp_path):
+    assert main(["predict", str(killed / "run-whole"), str(source), "-o", str(tmp_path / "p.npz")]) == 0
+    results = json.loads((killed / "run-whole" / "run.json").read_text())["results"]
+    with np.load(tmp_path / "p.npz") as predictions:
+        accuracy = (predictions["y_pred"] == data.load(str(source), 0).test.y).mean()
+    assert {name: result["test"] for name, result in results.items()} == {"spiking": accuracy}
 
 
 def test_checkpoints_and_parameters_have_the_names_of_runs_that_were_saved_before(copy):

@@ -53,14 +53,6 @@ def test_too_little_training_is_no_fault(tmp_path, capsys):
     assert f"warning: {diagnosis.SOUND}" in printed.out
 
 
-@pytest.mark.every
-def test_a_learning_rate_that_moves_nothing_is_named(tmp_path, capsys):
-    assert main(["train", *QUICK, "--lr", "1e-6", "--output", str(tmp_path / "run")]) == 0
-    printed = " ".join(capsys.readouterr().out.split())
-    assert "stalls: the first update is" in printed
-    assert "multiply the learning rate by" in printed
-
-
 @pytest.mark.parametrize(("classes", "guessed", "learnt"), [(2, 0.6, 0.65), (10, 0.15, 0.25), (35, 0.08, 0.1)])
 def test_accuracy_above_guessing_counts_as_learning(classes, guessed, learnt):
     assert guessed < tables.learnt(classes) < learnt

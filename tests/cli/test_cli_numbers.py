@@ -19,21 +19,23 @@ ARGS = [
 ]  # hidden as 4,3
 
 
-def forward(layers, x, steps=OPTIONS["steps"], decay=0.8):
-    """The spiking network in float64: mean readout potentials and spikes of each hidden layer (steps, n, neurons)."""
+def forward(layers, x, steps=OPTIONS["steps"], decay=0.8, alpha=4.0):
+    """The spiking network in float64: potentials of the readout, and spikes and slopes of each hidden layer."""
     layers = [{name: np.asarray(value, np.float64) for name, value in layer.items()} for layer in layers]
     potentials = [np.zeros((len(x), len(layer["bias"]))) for layer in layers]
-    readout, spikes = [], [[] for _ in layers[:-1]]
+    readout, spikes, slopes = [], [[] for _ in layers[:-1]], [[] for _ in layers[:-1]]
     for _ in range(steps):
         out = np.asarray(x, np.float64)
         for k, layer in enumerate(layers):
             potentials[k] = decay * potentials[k] + out @ layer["weight"] + layer["bias"]
             if k < len(layers) - 1:
+                share = 1 / (1 + np.exp(-alpha * (potentials[k] - 1)))
+                slopes[k].append(alpha * share * (1 - share))
                 out = (potentials[k] >= 1).astype(float)
                 potentials[k] = potentials[k] - out
                 spikes[k].append(out)
         readout.append(potentials[-1])
-    return np.array(readout), [np.array(layer) for layer in spikes]
+    return np.array(readout), [np.array(layer) for layer in spikes], slopes
 
 
 def relu_forward(layers, x):
@@ -56,7 +58,7 @@ def cross_entropy(logits, y):
 
 def scores(name, layers, x, y):
     """Loss, accuracy, firing rates and silent shares."""
-    readout, spikes = RUN[name](layers, x)
+    readout, spikes, *_ = RUN[name](layers, x)
     logits = readout.mean(0)
     rates = [float(layer.mean()) for layer in spikes]
     silent = [float((layer.sum((0, 1)) == 0).mean()) for layer in spikes]
@@ -160,35 +162,22 @@ def test_saved_parameters_are_those_after_the_last_update(run):
         assert all(np.array_equal(layer[name], last[name]) for name in ("weight", "bias"))
 
 
-def gradients(layers, x, y, steps=OPTIONS["steps"], decay=0.8, alpha=4.0):
+def gradients(layers, x, y, steps=OPTIONS["steps"], decay=0.8):
     """Backpropagation through time in float64, with the derivative of a sigmoid for that of the spikes."""
-    layers = [{name: np.asarray(value, np.float64) for name, value in layer.items()} for layer in layers]
-    potentials = [np.zeros((len(x), len(layer["bias"]))) for layer in layers]
-    inputs, slopes, readout = [], [], []
-    for _ in range(steps):
-        out = np.asarray(x, np.float64)
-        inputs.append([])
-        slopes.append([])
-        for k, layer in enumerate(layers):
-            inputs[-1].append(out)
-            potentials[k] = decay * potentials[k] + out @ layer["weight"] + layer["bias"]
-            if k < len(layers) - 1:
-                share = 1 / (1 + np.exp(-alpha * (potentials[k] - 1)))
-                slopes[-1].append(alpha * share * (1 - share))
-                out = (potentials[k] >= 1).astype(float)
-                potentials[k] = potentials[k] - out
-        readout.append(potentials[-1])
-    logits = np.mean(readout, 0)
+    readout, spikes, slopes = forward(layers, x, steps, decay)
+    inputs = [np.broadcast_to(x, (steps, *x.shape)), *spikes]
+    logits = readout.mean(0)
     share = np.exp(logits - logits.max(1, keepdims=True))
     error = (share / share.sum(1, keepdims=True) - np.eye(share.shape[1])[y]) / len(y) / steps
+    layers = [{name: np.asarray(value, np.float64) for name, value in layer.items()} for layer in layers]
     found = [{name: np.zeros_like(value) for name, value in layer.items()} for layer in layers]
-    later = [np.zeros_like(v) for v in potentials]  # the gradient in each potential after its reset
+    later = [np.zeros((len(x), len(layer["bias"]))) for layer in layers]  # in each potential after its reset
     for t in reversed(range(steps)):
         through = error + later[-1]
         for k in reversed(range(len(layers))):
             if k < len(layers) - 1:  # a spike reaches the next layer and lowers the potential
-                through = later[k] + slopes[t][k] * (through @ layers[k + 1]["weight"].T - later[k])
-            found[k]["weight"] += inputs[t][k].T @ through
+                through = later[k] + slopes[k][t] * (through @ layers[k + 1]["weight"].T - later[k])
+            found[k]["weight"] += inputs[k][t].T @ through
             found[k]["bias"] += through.sum(0)
             later[k] = decay * through
     return found
@@ -283,7 +272,7 @@ def test_figure_shows_the_results(run):
             (line,) = [line for line in axes[panel].get_lines() if line.get_label() == label]
             assert line.get_xdata().tolist() == [1, 2, 3]
             np.testing.assert_allclose(line.get_ydata(), values)
-    readout, spikes = forward(run.layers, run.x_test[9:10])  # the example in the middle
+    readout, spikes, _ = forward(run.layers, run.x_test[9:10])  # the example in the middle
     panels = {panel.get_title(loc="left"): panel for panel in drawn.axes}
     for k, (start, layer) in enumerate(zip(("layer 1", "layer 2"), spikes, strict=True)):
         (panel,) = [panel for title, panel in panels.items() if title.startswith(start)]
@@ -321,7 +310,9 @@ def test_predict_scales_integers_like_the_training_data(run, source, tmp_path):
     assert all(np.isclose(raw, row, atol=1e-5).all(1).any() for row in restored)
     x = np.random.default_rng(5).integers(0, 4, (30, 5)).astype(np.uint8)
     np.savez(tmp_path / "mine.npz", x=x)
-    captured(["predict", str(run.folder), str(tmp_path / "mine.npz"), "-o", str(tmp_path / "p.npz")])
+    out = captured(["predict", str(run.folder), str(tmp_path / "mine.npz"), "-o", str(tmp_path / "p.npz")])
+    assert "answers" in out
+    assert "accuracy" not in out
     with np.load(tmp_path / "p.npz") as predicted:
         logits = forward(run.layers, (x - low) / (high - low))[0].mean(0)
         np.testing.assert_allclose(predicted["logits"], logits, rtol=1e-4, atol=1e-4)

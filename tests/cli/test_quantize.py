@@ -4,7 +4,9 @@ import json
 
 import numpy as np
 from click.testing import CliRunner
+from matplotlib.figure import Figure
 
+from spikegrad.cli import figure
 from spikegrad.cli.commands import command
 from spikegrad.integers import load
 
@@ -13,7 +15,8 @@ def run(*arguments):
     return CliRunner().invoke(command, [str(argument) for argument in arguments])
 
 
-def test_quantize(tmp_path):
+def test_quantize(tmp_path, monkeypatch):
+    monkeypatch.setattr(figure, "run_figure", lambda *_: Figure())  # which takes a second
     folder = tmp_path / "run"
     small = "--data digits --hidden 8 --steps 4 --epochs 1 --encoding rate --reset value --no-baseline --quiet"
     result = run("train", *small.split(), "--target", "loihi", "--bits", 6, "-o", folder)

@@ -17,7 +17,7 @@ from recording_files import EVENT, SHD, packet, write_aedat, write_nmnist, write
 
 from spikegrad.cli import commands, figure, main, runs, sources, trainer
 from spikegrad.cli.networks import CELLS, READOUTS, Rectified
-from spikegrad.data import Binning, DataError, Sequences, _sequences, binary_adding, load, randman
+from spikegrad.data import Binning, DataError, Sequences, _sequences, randman
 
 RNG = np.random.default_rng(0)
 LENGTHS = np.array([9, 1, 4, 9, 7, 2, 8, 5])
@@ -44,9 +44,6 @@ def batch_of(x, y):
 
 def with_lengths(x, lengths, y=None):
     return Sequences("some", x, np.zeros(len(x), int) if y is None else y, lengths=lengths, steps=x.shape[1])
-
-
-# The network
 
 
 def simulate(params, x, cell, taus):
@@ -139,33 +136,6 @@ def test_baseline_has_equal_weights_and_decays():
     assert active[0].min() == 1
 
 
-@pytest.mark.every  # by default those of test_initial.py
-def test_recordings_start_with_potentials_that_fluctuate_by_a_threshold(tmp_path):
-    x = (np.random.default_rng(0).random((200, 40, 300)) < 0.005).astype(np.uint8)  # sparse events
-    np.savez(tmp_path / "sparse.npz", x=x, y=np.arange(200) % CLASSES, lengths=np.arange(200) % 30 + 10)
-    data = sources.load(str(tmp_path / "sparse.npz"), 0, Binning())
-    network = network_of((300,), hidden=(80,), recurrent=True, steps=40)
-    key = jax.random.key(0)
-    params = trainer.starts(network, data.train)(key)
-    assert jax.tree.map(jnp.shape, params) == jax.tree.map(lambda leaf: leaf.shape, network.shapes)
-    weight = arrays(params)[0]["weight"]
-    trace, there, traces = 0.0, np.arange(40) < data.train.lengths[:, None], []
-    for values in data.train.padded().swapaxes(0, 1):
-        trace = 0.9 * trace + values
-        traces.append(trace)
-    squares = (np.array(traces).swapaxes(0, 1)[there] ** 2).sum(1).mean()
-    assert np.sqrt((weight**2).mean() * squares) == pytest.approx(math.sqrt(0.9), rel=0.05)
-    rates = trainer.score(network, params, data.train).rates
-    before = network.init(key)  # nearly silent
-    assert rates[0] > 0.005 > 10 * trainer.score(network, before, data.train).rates[0]
-    of_images = dataclasses.replace(network, encoding="current")
-    found, plain = trainer.starts(of_images, load("digits", 0).train)(key), of_images.init(key)
-    assert all(np.array_equal(a, b) for a, b in zip(*map(jax.tree.leaves, (found, plain)), strict=True))
-
-
-# What is read
-
-
 def test_heidelberg(tmp_path, capsys):
     write_shd(tmp_path / "shd_train.h5")
     binning = Binning(60, 28_000, pool=7)
@@ -217,30 +187,30 @@ def test_sequences(tmp_path, monkeypatch):
     folder = tmp_path / "Tiny"
     folder.mkdir()
     write_ts(folder / "Tiny_TRAIN.ts")
-    write_ts(folder / "Tiny_TEST.ts", ("7:8:up", "7,9,8,1:8,0,0,0:up"))
+    write_ts(folder / "Tiny_TEST.ts", ("7:8:up", "70,90,-80,11:8,300,20,-10:up"))
     for given in (folder, folder / "Tiny_TRAIN.ts"):
         data = sources.load(f"ts:{given}", 0, Binning())
         assert (data.train.x.shape, data.test.x.shape) == ((2, 3, 2), (2, 4, 2))
         assert (data.train.lengths.tolist(), data.test.lengths.tolist()) == ([3, 1], [3, 4])
+        for trained_on in (f"ts:{given}", "another.npz"):  # only the test set is scored
+            scored, _ = sources.load_to_score(f"ts:{given}", of_run(trained_on), data)
+            assert all(map(np.array_equal, scored.as_batch(), data.test.as_batch()))
     steps = np.array([[1.5, 4], [2, 5], [-0.3, 6], [7, 8]])  # over all steps that there are
     np.testing.assert_allclose(data.mean, steps.mean(0), rtol=1e-6)
     np.testing.assert_allclose(data.std, steps.std(0), rtol=1e-6)
     np.testing.assert_allclose(data.train.x[1, 0], (steps[3] - steps.mean(0)) / steps.std(0), rtol=1e-5)
+    tested = np.array([[70, 8], [90, 300], [-80, 20], [11, -10]])
+    np.testing.assert_allclose(data.test.x[1], (tested - steps.mean(0)) / steps.std(0), rtol=1e-5)
     assert not data.train.x[1, 1:].any()
     monkeypatch.setattr("spikegrad.data._randman.randman", functools.partial(randman, samples=10))
     made = sources.load("randman", 1, Binning(40))
     assert (made.train.x.shape, made.train.x.dtype, made.test_from[:7]) == ((90, 40, 20), bool, "a tenth")
 
 
-def test_generated_tasks_have_the_published_or_an_independent_test_set(monkeypatch):
+def test_generated_tasks_have_the_published_or_an_independent_test_set():
     points = sources.load("yin_yang", 7, Binning(60))
     assert (len(points.train), len(points.test), points.train.classes) == (5000, 1000, 3)
     assert points.train.y[:2].tolist() == [2, 1]  # whatever the seed
-    few = functools.partial(binary_adding, 300)
-    monkeypatch.setattr("spikegrad.data._tasks.binary_adding", lambda n=300, **options: few(**options))
-    loaded = [sources.load("binary_adding", seed, Binning(30)) for seed in (0, 1)]
-    rows = [{x.tobytes() for x in np.asarray(part.x)} for bits in loaded for part in (bits.train, bits.test)]
-    assert len(set().union(*rows)) == sum(map(len, rows)) == 4 * 300
     assert sources.load("cue_accumulation", 3, Binning(1)).test.shape == (40,)
 
 
@@ -298,20 +268,6 @@ def test_recordings_are_scaled_by_the_training_part(tmp_path, seed):
     assert np.array_equal(scaled.lengths, steps)
 
 
-def test_published_test_sets_are_scaled_by_the_training_set(tmp_path):
-    folder = tmp_path / "Tiny"
-    folder.mkdir()
-    write_ts(folder / "Tiny_TRAIN.ts")
-    write_ts(folder / "Tiny_TEST.ts", ("7:8:up", "70,90,-80,11:8,300,20,-10:up"))
-    data = sources.load(f"ts:{folder}", 0, Binning())
-    train = np.array([[1.5, 4], [2, 5], [-0.3, 6], [7, 8]])
-    expected = (np.array([[70, 8], [90, 300], [-80, 20], [11, -10]]) - train.mean(0)) / train.std(0)
-    np.testing.assert_allclose(data.test.x[1], expected, rtol=1e-5)
-    for trained_on in (f"ts:{folder}", "another.npz"):  # only the test set is scored
-        found, _ = sources.load_to_score(f"ts:{folder}", of_run(trained_on), data)
-        assert all(map(np.array_equal, found.as_batch(), data.test.as_batch()))
-
-
 def write_mine(path, **change):
     """40 sequences whose class is the channel that is greatest."""
     rng = np.random.default_rng(1)
@@ -341,8 +297,6 @@ def test_data_larger_than_memory_is_read_by_batch(tmp_path, monkeypatch):
     assert np.array_equal(first[0].weight, second[0].weight)
     assert not np.array_equal(first[0].weight, start[0].weight)
 
-
-# Runs
 
 OPTIONS = {
     "cell": "synaptic", "taus": "6,3,9", "readout": "max", "mode": "half", "input_noise": "0.1", "batch": "8",
@@ -410,27 +364,16 @@ def test_recordings_are_scored(trained, tmp_path, capsys):
         assert (test["y_pred"] == data.test.y).mean() == record["results"]["spiking"]["test"]
     # a file of its own is scored as a whole, on the scale of the training data, however far it is filled up
     with np.load(mine) as arrays:
-        x, y, lengths = (arrays[key][:7] for key in ("x", "y", "lengths"))
-    logits = []
-    for more in (0, 5):
-        np.savez(tmp_path / "seven.npz", x=np.pad(x, [(0, 0), (0, more), (0, 0)]), y=y, lengths=lengths)
-        assert main(["predict", run, str(tmp_path / "seven.npz"), "-o", out]) == 0
-        with np.load(out) as scores:
-            logits.append(scores["logits"])
-    assert logits[0].shape == (7, CLASSES)
-    np.testing.assert_allclose(logits[1], logits[0], rtol=1e-4, atol=1e-5)
-    capsys.readouterr()
-    np.savez(tmp_path / "seven.npz", x=x, lengths=lengths)  # and without labels
+        x, lengths = (arrays[key][:7] for key in ("x", "lengths"))
+    np.savez(tmp_path / "seven.npz", x=np.pad(x, [(0, 0), (0, 5), (0, 0)]), lengths=lengths)
     assert main(["predict", run, str(tmp_path / "seven.npz"), "-o", out]) == 0
-    with np.load(out) as scores:
-        np.testing.assert_array_equal(scores["logits"], logits[0])
     assert "accuracy" not in capsys.readouterr().out
     saved = runs.read(folder / "whole")
     scaled = ((x - saved.data.mean) / saved.data.std).astype(np.float32)
     mask = mask_of(lengths, x.shape[1])
     expected = saved.network(saved.params, scaled.swapaxes(0, 1), jax.random.key(0), mask)[0]
-    np.testing.assert_allclose(logits[0], expected, rtol=1e-4, atol=1e-4)
-    capsys.readouterr()
+    with np.load(out) as scores:
+        np.testing.assert_allclose(scores["logits"], expected, rtol=1e-4, atol=1e-4)
     write_mine(tmp_path / "wide.npz", x=np.ones((40, 9, 5)))
     write_mine(tmp_path / "more.npz", y=np.arange(40) % 5)
     for given, message in (

@@ -19,7 +19,6 @@ from spikegrad import (
     SquarewaveFourierSeries,
     Surrogate,
     learnable,
-    parameter,
     spike,
     unroll,
 )
@@ -55,27 +54,22 @@ def test_parameter_that_is_no_number_is_named(cls, name, domain):
 
 
 @one_of_each_domain
-@pytest.mark.parametrize(
-    ("value", "shown"),
-    [
+def test_not_a_real_number(cls, name, domain):
+    for value, shown in (
         ("1.0", "'1.0'"),
+        ("a" * 1_000_000, f"'{'a' * 99}... (1,000,002 characters)"),
         (None, "None"),
         (True, "True"),
         (np.True_, "np.True_"),
         (1j, "1j"),
         ([1.0], "[1.0]"),
-        ((1.0,), "(1.0,)"),
         (np.array([1j]), "an array of complex128"),
-        (np.array([True]), "an array of bool"),
         (np.array(["a"]), "an array of <U1"),
-        (jnp.array(1j), "an array of complex64"),
         (jnp.array([True]), "an array of bool"),
-    ],
-    ids=repr,
-)
-def test_not_a_real_number(cls, name, domain, value, shown):
-    with refuses(TypeError, f"{cls.__name__}: {name} must be a real number or array, got {shown}"):
-        cls(**{name: value})
+        (jax.random.key(0), "an array of key<fry>"),
+    ):
+        with refuses(TypeError, f"{cls.__name__}: {name} must be a real number or array, got {shown}"):
+            cls(**{name: value})
 
 
 def test_bounds_are_what_they_are_documented_to_be():
@@ -96,22 +90,20 @@ def test_a_traced_or_jax_value_is_never_read():
 
 
 def test_number_of_terms():
-    for value, error, expected in [
-        (0, ValueError, ">= 1"),
-        (-3, ValueError, ">= 1"),
-        (2.5, TypeError, "an integer"),
-        (2.0, TypeError, "an integer"),
-        (True, TypeError, "an integer"),
-        ("2", TypeError, "an integer"),
-        (None, TypeError, "an integer"),
-    ]:
-        with pytest.raises((ValueError, TypeError)) as caught:
+    for value, error, message in (
+        (0, ValueError, ">= 1, got 0"),
+        (1_000_000, ValueError, "<= 128, got 1000000"),
+        (10**5000, ValueError, "<= 128, got <int>"),
+        (2.0, TypeError, "an integer, got 2.0"),
+        (True, TypeError, "an integer, got True"),
+        (None, TypeError, "an integer, got None"),
+    ):
+        with refuses(error, f"SquarewaveFourierSeries: n must be {message}"):
             SquarewaveFourierSeries(n=value)
-        assert str(caught.value) == f"SquarewaveFourierSeries: n must be {expected}, got {value!r}"
-        assert type(caught.value) is error
     with pytest.raises(TypeError, match=r"SquarewaveFourierSeries: n must be an integer, got .*Trace"):
         jax.jit(lambda n: SquarewaveFourierSeries(n=n)(0.3))(2)
     assert SquarewaveFourierSeries(n=np.int64(3)).n == 3
+    assert float(SquarewaveFourierSeries(n=128).surrogate_grad(0.0)) == 4 * 128 / 8
 
 
 def test_wrong_arguments():
@@ -124,8 +116,6 @@ def test_wrong_arguments():
     with pytest.raises(TypeError, match=r"sigmoid: x is missing; use Sigmoid\(\) to pass the surrogate"):
         spikegrad.surrogates.sigmoid(alpha=1.0)
 
-
-# --- x -----------------------------------------------------------------------------------------------------------
 
 ways = pytest.mark.parametrize(
     "call",
@@ -141,28 +131,18 @@ ways = pytest.mark.parametrize(
 
 
 @ways
-@pytest.mark.parametrize(
-    ("x", "message"),
-    [
+def test_not_a_real_input(call):
+    for x, message in (
         (1j, "must be real, got complex"),
-        (np.complex64(1j), "must be real, got complex64"),
         (jnp.array([1j]), "must be real, got complex64"),
         ("1.0", "must be a real number or array, got str"),
         (None, "must be a real number or array, got NoneType"),
         ([0.1, 0.2], "must be a real number or array, got list"),
-        ((0.1, 0.2), "must be a real number or array, got tuple"),
-        ({}, "must be a real number or array, got dict"),
         (np.array(["a"]), "must be real, got <U1"),
         (np.array([None]), "must be real, got object"),
-    ],
-    ids=repr,
-)
-def test_not_a_real_input(call, x, message):
-    with pytest.raises(TypeError) as caught:
-        call(Sigmoid(), x)
-    assert re.fullmatch(
-        r"(Sigmoid|_?[Ll]earnable(\(Sigmoid\(alpha=4\.0\)\))?): x " + re.escape(message), str(caught.value)
-    )
+    ):
+        with pytest.raises(TypeError, match=rf"^(Sigmoid|_?[Ll]earnable\S*): x {message}$"):
+            call(Sigmoid(), x)
 
 
 def test_not_a_real_input_of_the_rule():
@@ -178,37 +158,24 @@ def test_not_a_real_input_of_the_rule():
 
 
 @pytest.mark.parametrize(
-    ("parameter_shape", "x_shape"),
-    [((3,), ()), ((3,), (2,)), ((3,), (3, 2)), ((2, 3), (3,)), ((1, 1), (5,)), ((2, 1), (3, 3)), ((0,), (2,))],
-    ids=repr,
-)
-@pytest.mark.parametrize("array", [np.ones, jnp.ones], ids=["numpy", "jax"])
-@pytest.mark.parametrize(
     "how",
     [
         lambda s, x: s(x),
         lambda s, x: s.surrogate_grad(x),
         lambda s, x: s.surrogate_fun(x),
-        lambda s, x: jax.jit(s)(x),
         jax.jit(lambda s, x: s(x)),
         lambda s, x: jax.grad(lambda x: s(x).sum())(x),
-        lambda s, x: jax.jvp(s, (x,), (x,)),
         lambda s, x: learnable(s)(x),
     ],
-    ids=["call", "surrogate_grad", "surrogate_fun", "jit", "argument", "grad", "jvp", "learnable"],
+    ids=["call", "surrogate_grad", "surrogate_fun", "jit", "grad", "learnable"],
 )
-def test_a_parameter_that_does_not_broadcast(parameter_shape, x_shape, array, how):
+def test_a_parameter_that_does_not_broadcast(how):
     """A peer returned a scalar for three slopes and a scalar x, and raised only in the gradient."""
-    surrogate = ReluGrad(width=array(parameter_shape))
-    with pytest.raises(
-        ValueError, match=re.escape(f"of shape {parameter_shape} does not broadcast to x of shape {x_shape}")
-    ) as caught:
-        how(surrogate, jnp.ones(x_shape))
-    assert "width" in str(caught.value)
-    assert "ReluGrad" in str(caught.value)
-
-
-# --- users' formulas ----------------------------------------------------------------------------------------------
+    for shape, x_shape in (((3,), ()), ((3,), (3, 2)), ((2, 3), (3,)), ((1, 1), (5,)), ((0,), (2,))):
+        for array in (np.ones, jnp.ones):
+            message = f"of shape {shape} does not broadcast to x of shape {x_shape}"
+            with pytest.raises(ValueError, match="ReluGrad.*width.*" + re.escape(message)):
+                how(ReluGrad(width=array(shape)), jnp.ones(x_shape))
 
 
 def answering(value):
@@ -220,24 +187,16 @@ def answering(value):
 
 
 @pytest.mark.parametrize("run", [lambda f: f, jax.jit], ids=["eager", "jit"])
-@pytest.mark.parametrize(
-    ("value", "error", "message"),
-    [
+def test_formula_with_a_wrong_result_raises(run):
+    for value, error, message in (
         (jnp.ones((2, 3)), ValueError, "of shape (2, 3) does not broadcast to x of shape (3,)"),
         (jnp.ones(4), ValueError, "of shape (4,) does not broadcast to x of shape (3,)"),
         (None, TypeError, "must be a real number or array, got NoneType"),  # no return statement
-        ("a", TypeError, "must be a real number or array, got str"),
         (jnp.ones(3, jnp.complex64), TypeError, "must be real, got complex64"),
-    ],
-    ids=["more axes", "longer", "None", "str", "complex"],
-)
-def test_formula_with_a_wrong_result_raises(value, error, message, run):
-    for ask in (answering(value).surrogate_grad, jax.grad(lambda x: answering(value)(x).sum())):
-        with refuses(error, f"Mine: surrogate_grad(x) {message}"):
-            run(ask)(jnp.ones(3))
-
-
-# --- learnable, neurons -------------------------------------------------------------------------------------------
+    ):
+        for ask in (answering(value).surrogate_grad, jax.grad(lambda x, value=value: answering(value)(x).sum())):
+            with refuses(error, f"Mine: surrogate_grad(x) {message}"):
+                run(ask)(jnp.ones(3))
 
 
 def test_learnable_of_the_wrong_thing():
@@ -245,7 +204,7 @@ def test_learnable_of_the_wrong_thing():
         def __init__(self):
             super().__init__()
 
-    for value in (3, None, "sigmoid", jnp.tanh, Sigmoid, LIF()):
+    for value in (3, "sigmoid", jnp.tanh, Sigmoid, LIF()):
         with refuses(TypeError, f"learnable: surrogate must be a Surrogate, got {value!r}"):
             learnable(value)
     with refuses(
@@ -255,26 +214,20 @@ def test_learnable_of_the_wrong_thing():
         learnable(Own())
 
 
-@pytest.mark.parametrize(
-    ("given", "error", "message"),
-    [
+def test_a_neuron_of_wrong_parameters():
+    for given, error, message in (
         ({"decay": -0.1}, ValueError, "decay must be >= 0, got -0.1"),
-        ({"decay": 1.5}, ValueError, "decay must be <= 1, got 1.5"),
         ({"decay": np.array([0.5, 2.0])}, ValueError, "decay must be <= 1, got array([0.5, 2. ])"),
         ({"decay": "0.9"}, TypeError, "decay must be a real number or array, got '0.9'"),
         ({"threshold": np.inf}, ValueError, "threshold must be finite, got inf"),
         ({"reset": "sub"}, ValueError, "reset must be one of 'subtract', 'value', 'none', got 'sub'"),
         ({"reset": None}, TypeError, "reset must be one of 'subtract', 'value', 'none', got None; write 'none'"),
         ({"detach_reset": 1}, ValueError, "detach_reset must be one of False, True, got 1"),
-        ({"detach_reset": "no"}, ValueError, "detach_reset must be one of False, True, got 'no'"),
         ({"surrogate": 3}, TypeError, "surrogate must be a Callable, got 3"),
-        ({"surrogate": None}, TypeError, "surrogate must be a Callable, got None"),
-    ],
-    ids=repr,
-)
-def test_a_neuron_of_wrong_parameters(given, error, message):
-    with refuses(error, f"LIF: {message}"):
-        LIF(**given)
+        ({"surrogate": Sigmoid}, TypeError, "surrogate must be an instance, got the class Sigmoid: write Sigmoid()"),
+    ):
+        with refuses(error, f"LIF: {message}"):
+            LIF(**given)
 
 
 @pytest.mark.parametrize("cell", [LIF(), LeakyReadout()], ids=repr)
@@ -300,9 +253,6 @@ def test_unroll_of_the_wrong_thing():
         unroll(LIF(), jnp.ones((5, 2)), v=0.0)
 
 
-# --- integers ------------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("dtype", [np.int8, np.int16, np.int32, np.int64, np.uint8, np.uint32, np.uint64])
 def test_every_numpy_integer_has_its_sign(dtype):
     info = np.iinfo(dtype)
@@ -316,9 +266,6 @@ def test_every_numpy_integer_has_its_sign(dtype):
 def test_an_integer_parameter_is_not_cut_to_32_bits(value):
     for alpha in (value, np.int64(value), np.array([value, value])):
         assert np.all(np.asarray(Sigmoid(alpha).surrogate_grad(jnp.zeros(2))) == value / 4)
-
-
-# --- objects that can be arrays ------------------------------------------------------------------------------------
 
 
 class Variable:
@@ -348,55 +295,5 @@ def test_a_variable_is_its_array():
     assert isinstance(LIF(decay=Variable(jnp.array(0.5))).decay, jax.Array)
 
 
-def test_a_variable_of_flax():
-    nnx = pytest.importorskip("flax.nnx")
-    alpha = nnx.Param(jnp.array([2.0, 4.0]))
-    assert Sigmoid(alpha) == Sigmoid(jnp.array([2.0, 4.0]))
-    assert type(Sigmoid(alpha).alpha) is type(jnp.ones(2))
-    np.testing.assert_array_equal(Sigmoid()(nnx.Param(jnp.array([-1.0, 1.0]))), [0, 1])
-
-
-# --- what is not real ----------------------------------------------------------------------------------------------
-
-
-def test_a_key_is_no_parameter():
-    with refuses(TypeError, "Sigmoid: alpha must be a real number or array, got an array of key<fry>"):
-        Sigmoid(jax.random.key(0))
-
-
-# --- classes, and names of other libraries -------------------------------------------------------------------------
-
-
-def test_class_instead_of_an_instance_raises():
-    with refuses(TypeError, "LIF: surrogate must be an instance, got the class Sigmoid: write Sigmoid()"):
-        LIF(surrogate=Sigmoid)
-
-    class Scaled(Surrogate):
-        surrogate: Surrogate = parameter(kind=Surrogate)
-
-    with refuses(TypeError, "Scaled: surrogate must be an instance, got the class Sigmoid: write Sigmoid()"):
-        Scaled(Sigmoid)
-
-
-# --- bounds and messages -------------------------------------------------------------------------------------------
-
-
-def test_the_number_of_terms_is_bounded():
-    with refuses(ValueError, "SquarewaveFourierSeries: n must be <= 128, got 1000000"):
-        SquarewaveFourierSeries(n=1_000_000)
-    with refuses(ValueError, "SquarewaveFourierSeries: n must be <= 128, got <int>"):
-        SquarewaveFourierSeries(n=10**5000)
-    assert float(SquarewaveFourierSeries(n=128).surrogate_grad(0.0)) == 4 * 128 / 8
-
-
-LONG = "a" * 1_000_000
-
-
-def test_shortened_message_has_the_full_length():
-    with refuses(
-        TypeError, f"Sigmoid: alpha must be a real number or array, got '{'a' * 99}... (1,000,002 characters)"
-    ):
-        Sigmoid(LONG)
-    with refuses(TypeError, "learnable: surrogate must be a Surrogate, got 'sigmoid'"):
-        learnable("sigmoid")
-    assert repr(GaussianGrad(jnp.ones(32))).count("1.0") == 32  # a repr is no message
+def test_a_repr_is_not_shortened():
+    assert repr(GaussianGrad(jnp.ones(32))).count("1.0") == 32

@@ -77,19 +77,3 @@ def test_functional_of_a_users_class():
     assert float(jax.grad(lambda x: my_q_spike(x, 3.0))(0.5)) == 3.0
     with pytest.raises(ValueError, match="MyQSpike: beta must be > 0, got -1"):
         my_q_spike(0.5, beta=-1)
-
-
-def test_functional_of_a_class_with_its_own_init():
-    class Own(Surrogate):
-        def __init__(self, height, *, width=2.0):
-            super().__init__()
-            self.height, self.width = height, width
-
-        def surrogate_grad(self, x):
-            return jnp.where(jnp.abs(x) < self.width, self.height, 0.0)
-
-    own = functional(Own)
-    assert str(inspect.signature(own).replace(return_annotation=inspect.Signature.empty)).endswith(
-        "height, *, width=2.0)"
-    )
-    assert float(jax.grad(lambda x: own(x, 3.0, width=1.0))(0.5)) == 3.0

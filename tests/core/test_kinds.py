@@ -18,7 +18,6 @@ from spikegrad import (
     Backward,
     Cell,
     Layer,
-    LeakyReadout,
     Network,
     PiecewiseLeakyRelu,
     Sigmoid,
@@ -190,7 +189,6 @@ def test_the_count_is_of_multiples_that_are_reached():
     for x in (multiples, *beside):
         wanted = np.clip((x[:, :, None] >= multiples[:, None, :150]).sum(2), 0, 150)
         np.testing.assert_array_equal(multi_spike(Sigmoid(), 150, theta)(x), wanted)
-    assert multi_spike(Sigmoid(), 3, 4.0)(jnp.float32(-1.5e-38)) == 0  # although XLA flushes the quotient to 0
     for n in range(4):  # where a compiler knows by what it divides
         got = jax.jit(lambda x, n=n: multi_spike(Sigmoid(), 150, theta[n, 0], "nearest")(x))(multiples[n])
         np.testing.assert_array_equal(got, np.minimum(np.arange(200) + 1, 150))
@@ -205,51 +203,19 @@ def test_spike_types_of_nan_and_infinity():
         assert jnp.isnan(nan)
 
 
-# --- drawn spikes ----------------------------------------------------------------------------------------------------
-
-
-class Escape(Surrogate, pure=True):
-    """Escape noise of rate p exp(x / width), and its derivative."""
-
-    p: float = parameter(default=0.01)
-    width: float = parameter(default=0.133)
-
-    def surrogate_fun(self, x):
-        return self.p * jnp.exp(x / self.width)
-
-
-class Logistic(Surrogate, pure=True):
-    """The pair of norse: a probability of 1/2 + tanh(k x) / 2, and the slope 1 - tanh(k x)^2."""
-
-    k: float = parameter(default=1.0)
-
-    def surrogate_fun(self, x):
-        return 0.5 + 0.5 * jnp.tanh(self.k * x)
-
-    def surrogate_grad(self, x):
-        return 1 / jnp.cosh(self.k * x) ** 2
-
-
 def test_the_mean_of_many_spikes_is_the_primal():
-    """Within five standard errors, of 60 means: by chance beyond it once in 30,000 keys."""
+    """Within five standard errors, of 21 means: by chance beyond it once in 80,000 keys."""
     draws, x = 100_000, np.array([-3.0, -0.5, -0.1, 0.0, 0.3, 0.61, 1.0])
-    wanted = {
-        Sigmoid(4.0): 1 / (1 + np.exp(-4 * x)),
-        Escape(): np.minimum(0.01 * np.exp(x / 0.133), 1),
-        Logistic(2.0): 0.5 + 0.5 * np.tanh(2 * x),
-        PiecewiseLeakyRelu(c=0.05): None,  # below 0 and above 1 far off
-    }
-    for curve, p in wanted.items():
-        p = np.clip(curve.surrogate_fun(x.astype(np.float32)), 0, 1) if p is None else p
-        for dtype in (jnp.float32, jnp.bfloat16) if isinstance(curve, Logistic) else (jnp.float32,):
-            at = np.asarray(x, dtype)
-            if dtype == jnp.bfloat16:
-                p = 0.5 + 0.5 * np.tanh(2 * np.asarray(at, np.float64))
-            fire = jax.jit(lambda x, key, curve=curve: stochastic(curve)(jnp.broadcast_to(x, (draws, 7)), key=key))
-            spikes = np.asarray(fire(at, KEY), np.float32)
-            assert set(np.unique(spikes)) <= {0, 1}
-            error = np.abs(spikes.mean(0) - p)
-            assert np.all(error <= 5 * np.sqrt(p * (1 - p) / draws) + 1e-7), (curve, error)
+    clipped = PiecewiseLeakyRelu(c=0.05), lambda x: np.clip(x / 2 + 0.5, 0, 1)
+    smooth = Sigmoid(4.0), lambda x: 1 / (1 + np.exp(-4 * x))
+    for (curve, formula), dtype in ((clipped, np.float32), (smooth, np.float32), (smooth, jnp.bfloat16)):
+        at = np.asarray(x, dtype)
+        p = formula(np.asarray(at, np.float64))
+        fire = jax.jit(lambda x, curve=curve: stochastic(curve)(jnp.broadcast_to(x, (draws, 7)), key=KEY))
+        spikes = np.asarray(fire(at), np.float32)
+        assert set(np.unique(spikes)) <= {0, 1}
+        error = np.abs(spikes.mean(0) - p)
+        assert np.all(error <= 5 * np.sqrt(p * (1 - p) / draws) + 1e-7), (curve, error)
 
 
 def test_keys():
@@ -314,8 +280,6 @@ def test_a_cell_that_draws_gets_the_key_and_no_other():
     assert scanned.any()
 
 
-# --- one object, whatever the order ----------------------------------------------------------------------------------
-
 WRAPPERS = {
     "learnable": learnable,
     "bfloat16": functools.partial(keep_slope, dtype="bfloat16"),
@@ -340,8 +304,6 @@ def test_settings_are_one_object_in_every_order_or_a_reason():
         assert pickle.loads(pickle.dumps(surrogate)) == surrogate
         assert jax.tree.map(lambda leaf: leaf, surrogate) == surrogate
 
-
-# --- cells and networks ----------------------------------------------------------------------------------------------
 
 STEPS, BATCH, INPUTS, NEURONS = 7, 3, 4, 5
 rng = np.random.default_rng(221)  # of which every layer gives every number of spikes
@@ -527,22 +489,6 @@ def test_states_in_few_bits_fire_equally(mode):
     assert unsettled > 100
 
 
-@pytest.mark.every
-def test_the_backward_pass_of_a_network_fires_the_same():
-    """The gradient of a readout's weights is linear in the spikes below, and in nothing that is rounded."""
-    local = np.random.default_rng(2)
-    w, out, x = (np.float32(local.normal(0.1, 0.3, n)) for n in ((8, 64), (64, 3), (20, 4, 8)))
-
-    def gradient(mode):
-        def loss(out):
-            network = Network([Layer(w, LIF(0.9, 0.3, stochastic(Sigmoid()))), Layer(out, LeakyReadout(0.5))])
-            return (network(10 * x, key=KEY, backward=mode)[1] * jnp.cos(jnp.arange(3.0))[None, None]).sum()
-
-        return jax.grad(loss)(out)
-
-    np.testing.assert_allclose(*jax.jit(lambda: (gradient("8-bit"), gradient("exact")))(), rtol=1e-5, atol=1e-4)
-
-
 def test_finite_differences_of_a_soft_network_hold(x64):
     """Of every parameter: weights, thresholds, widths."""
     direction = jax.tree.map(lambda a: np.random.default_rng(0).normal(size=a.shape), P)
@@ -563,28 +509,20 @@ def test_cells_and_unroll_take_a_key():
     cell, currents = LIF(0.9, 1.0, stochastic(Sigmoid())), np.asarray(INPUT[:, 0], np.float32)
     v, spikes = unroll(cell, currents, key=KEY)
     step = jax.jit(lambda v, current, t: cell(v, current, key=jax.random.fold_in(KEY, t)))
-    one, outs = np.zeros(INPUTS, np.float32), []
+    one = np.zeros(INPUTS, np.float32)
     for t, current in enumerate(currents):
         one, s = step(one, current, t)
-        outs.append(s)
-    assert np.array_equal(np.stack(outs), spikes)
+        assert np.array_equal(s, spikes[t])
     np.testing.assert_allclose(one, v, rtol=1e-6)
-    assert np.array_equal(unroll(LIF(), currents, key=KEY)[1], unroll(LIF(), currents)[1])
 
 
 def test_resets_of_several_and_of_negative_spikes():
-    v, s = jax.jit(LIF(1.0, 0.5, multi_spike(Sigmoid(), 4)))(np.zeros(5), np.array([0.375, 0.5, 1.125, 1.5, 9.0]))
+    v, s = LIF(1.0, 0.5, multi_spike(Sigmoid(), 4))(np.zeros(5), np.array([0.375, 0.5, 1.125, 1.5, 9.0]))
     assert (s.tolist(), v.tolist()) == ([0, 1, 2, 3, 4], [0.375, 0, 0.125, 0, 7])
-    v, s = jax.jit(LIF(1.0, 0.5, signed(Sigmoid())))(np.zeros(4), np.array([-0.75, -0.5, -0.25, 0.75]))
+    v, s = LIF(1.0, 0.5, signed(Sigmoid()))(np.zeros(4), np.array([-0.75, -0.5, -0.25, 0.75]))
     assert (s.tolist(), v.tolist()) == ([-1, -1, 0, 1], [-0.25, 0, -0.25, 0.25])
     _, spikes = unroll(Refractory(LIF(1.0, 0.5, signed(Sigmoid())), 2), jnp.full((5, 1), -0.5))
     assert spikes[:, 0].tolist() == [-1, 0, 0, -1, 0]
-    (v, a), s = jax.jit(AdaptiveLIF(1.0, 0.5, multi_spike(Sigmoid(), 4), adaptation=0.25))((1.75, 0.25), 0.0)
-    assert (float(v), float(s)) == (0.25, 2)  # of thresholds of 0.75
-    np.testing.assert_allclose(a, 0.99 * 0.25 + 2 * 0.25)
-
-
-# --- what is refused -------------------------------------------------------------------------------------------------
 
 
 class SlopeAlone(Surrogate):
@@ -604,9 +542,7 @@ LAYERS = Network([Layer(jnp.ones((2, 3)), LIF(surrogate=NOISY))])
 REFUSED = {
     "TypeError: stochastic: key is missing; pass it as surrogate(x, key=key)": lambda: NOISY(0.3),
     "TypeError: stochastic: key is missing; pass it as": lambda: LAYERS(jnp.ones((4, 2))),
-    "TypeError: stochastic: key is missing": lambda: LAYERS.step(LAYERS.initial_state(jnp.ones(2)), jnp.ones(2)),
     "TypeError: stochastic: key must be one of jax.random.key, got 3": lambda: NOISY(0.3, key=3),
-    "TypeError: Network: key must be one of jax.random.key, got 3": lambda: LAYERS(jnp.ones((4, 2)), key=3),
     "TypeError: Network: key must be one of jax.random.key(seed, impl='threefry2x32'), got key<rbg>()": (
         lambda: LAYERS(jnp.ones((4, 2)), key=jax.random.key(0, impl="rbg"))
     ),
@@ -616,9 +552,6 @@ REFUSED = {
     "TypeError: soft: SlopeAlone must define surrogate_fun": lambda: soft(SlopeAlone()),
     "TypeError: multi_spike: Loud must not override __call__": lambda: multi_spike(Loud(), 3),
     "TypeError: signed: surrogate must be a Surrogate, got 3": lambda: signed(3),
-    "TypeError: soft: surrogate already has a spike type, got signed(Sigmoid(alpha=4.0))": (
-        lambda: soft(signed(Sigmoid()))
-    ),
     "ValueError: multi_spike: threshold must be > 0, got -1.0": lambda: multi_spike(Sigmoid(), 2, -1),
     "ValueError: multi_spike: slopes must be one of 'sum', 'nearest', 'first', got 'all'": (
         lambda: multi_spike(Sigmoid(), 2, 1, "all")
@@ -629,9 +562,6 @@ REFUSED = {
     ),
     "ValueError: LIF: a reset to a value, which takes one spike a step, does not go with multi_spike(Sigmoid(": (
         lambda: LIF(surrogate=multi_spike(Sigmoid(), 2), reset="value")
-    ),
-    "ValueError: SynapticLIF: a reset to a value, which takes one spike a step, does not go with learnable(": (
-        lambda: SynapticLIF(surrogate=learnable(signed(Sigmoid())), reset="value")
     ),
     "ValueError: LIF: delay_reset, which computes the last spike again, does not go with stochastic": (
         lambda: LIF(surrogate=NOISY, delay_reset=True)
@@ -658,19 +588,6 @@ def test_nir_has_none_but_the_step():
         network = Network([Layer(np.ones((2, 3)), LIF(0.9, 1.0, make(Sigmoid(), 1.0), reset="none"))])
         with pytest.raises(ValueError, match="and neurons in NIR spike once or not at all"):
             exchange.to_nir(network, dt=1e-3, discretization="euler")
-
-
-# --- levels of any number and distance -------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("slopes", ["sum", "nearest", "first"])
-def test_levels_at_a_subnormal_distance_are_numbers(slopes):
-    """XLA flushes it to 0, and 0/0 is NaN."""
-    x = np.float32([-1.0, -1e-38, 0.0, 1e-38, 1e-37, 1.0, np.inf])
-    fire = multi_spike(Sigmoid(), 3, 1e-38, slopes)
-    spikes, *derived = jax.jit(lambda x: (fire(x), jax.vmap(jax.grad(fire))(x), fire.surrogate_fun(x)))(x)
-    assert spikes[np.array([0, 2, 5, 6])].tolist() == [0, 1, 3, 3]
-    assert np.all(np.isfinite([spikes, *derived]))
 
 
 @pytest.mark.parametrize("n", [18, 300])

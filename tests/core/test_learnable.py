@@ -12,7 +12,6 @@ from spikegrad import learnable
 
 WITH_PARAMETERS = (*RULE, "QPseudoSpike", "SlayerGrad")  # one, two and many, in all their places
 last_settings = {case.name: case for case in CASES}  # far from the defaults, at which a factor may be 1
-some = pytest.mark.parametrize("case", standing(DEFAULTS, RULE), ids=repr)
 x64 = pytest.mark.usefixtures("x64")
 SHAPES = ((), (3,), (4, 1))  # that broadcast to (4, 3)
 
@@ -81,36 +80,6 @@ def test_derivatives_in_every_parameter(case):
         epsilon = case.parameters.get("epsilon", 0)  # which one paper has in the primal and not in the slope
         if name != "epsilon":
             same("x of p", mixed, rtol=1e-11 + epsilon)
-
-
-@jax.jit
-def first_derivatives(surrogate, x):
-    return jax.tree.leaves(in_parameters(fire)(learnable(spread(surrogate, x)), x))
-
-
-@pytest.mark.parametrize("case", standing(DEFAULTS, WITH_PARAMETERS), ids=repr)
-def test_derivatives_in_single_precision(case):
-    x = case.near_grid(np.float32)
-    for name, got in zip(case.numbers, first_derivatives(case.make(), jnp.asarray(x)), strict=True):
-        truth = case.parameter_slope(x, name).astype(float)
-        steepest = np.abs(case.parameter_slope(x, name, of="grad").astype(float)).max()
-        phase = float(np.finfo(np.float32).eps) * np.abs(x) * steepest * case.signed
-        allowed = 2e-5 * np.abs(truth) + 1e-6 * np.abs(truth).max() + 2 * phase
-        assert (np.abs(np.asarray(got) - truth) <= allowed).all(), name
-
-
-@some
-def test_forward_mode_is_reverse_mode(case):
-    spike, x = learnable(spread(case.make(), jnp.ones(5))), jnp.linspace(-1.5, 2, 5)
-    direction = jax.tree.map(lambda leaf: jnp.cos(jnp.arange(5.0) + leaf), spike)
-
-    @jax.jit
-    def derivatives(spike, direction):
-        return in_parameters(fire)(spike, x), jax.jvp(lambda s: s(x), (spike,), (direction,))[1]
-
-    gradient, tangent = derivatives(spike, direction)
-    expected = sum(a * b for a, b in zip(jax.tree.leaves(gradient), jax.tree.leaves(direction), strict=True))
-    np.testing.assert_allclose(tangent, expected, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("case", standing(DEFAULTS, ("S2NN",)), ids=repr)

@@ -46,10 +46,6 @@ def arrays_of(record):
     return jax.tree.map(lambda leaf: jnp.full(3, leaf), with_arrays(record))
 
 
-def is_read_only(array):
-    return not array.flags.writeable
-
-
 defaults = [spikegrad.get(name) for name in spikegrad.names()]
 records = [
     *defaults,
@@ -82,22 +78,18 @@ def test_repr_of_what_no_expression_makes():
 
 
 @every_record
-@pytest.mark.parametrize(
-    "through",
-    [
+def test_a_copy_is_equal(record):
+    for through in (
         copy.copy,
         copy.deepcopy,
         dataclasses.replace,
         lambda r: pickle.loads(pickle.dumps(r)),
         lambda r: jax.tree.map(lambda a: a, r),
-    ],
-    ids=["copy", "deepcopy", "replace", "pickle", "tree"],
-)
-def test_a_copy_is_equal(record, through):
-    again = through(record)
-    assert again == record
-    assert hash(again) == hash(record)
-    assert not again != record  # noqa: SIM202
+    ):
+        again = through(record)
+        assert again == record
+        assert hash(again) == hash(record)
+        assert not again != record  # noqa: SIM202
 
 
 @every_record
@@ -116,16 +108,13 @@ def test_an_array_given_is_not_an_array_shared():
     mine[0] = 5.0
     assert hash(fire) == before
     assert fire.alpha.tolist() == [1.0, 2.0]
-    assert is_read_only(fire.alpha)
+    assert not fire.alpha.flags.writeable
 
 
 def test_replace_checks():
     assert dataclasses.replace(GaussianGrad(), sigma=2.0) == GaussianGrad(sigma=2.0)
     with pytest.raises(ValueError, match=r"Sigmoid: alpha must be > 0, got -1\.0"):
         dataclasses.replace(Sigmoid(), alpha=-1.0)
-
-
-# --- pytrees -----------------------------------------------------------------------------------------------------
 
 
 def test_arrays_are_leaves_and_numbers_are_constants():
@@ -191,59 +180,35 @@ def test_an_optimizer_moves_arrays_and_no_constants():
     assert repr(network) == before
 
 
-@pytest.mark.parametrize("leaf", [None, True, 0, 1.5, "label", ..., jax.ShapeDtypeStruct((2,), jnp.float32)], ids=repr)
 @pytest.mark.parametrize("record", [with_arrays(Sigmoid()), LIF(jnp.array(0.5)), learnable(Sigmoid())], ids=repr)
-def test_rebuilding_a_tree_checks_nothing(record, leaf):
-    rebuilt = jax.tree.map(lambda _: leaf, record)
-    assert type(rebuilt) is type(record)
-    assert jax.tree.leaves(rebuilt, is_leaf=lambda v: v is None) == [leaf] * len(jax.tree.leaves(record))
-    assert repr(rebuilt).startswith(repr(record).partition("(")[0])
-    if leaf is not None:
-        assert jax.tree.structure(rebuilt) == jax.tree.structure(record)
-
-
-@pytest.mark.parametrize(
-    "through",
-    [copy.deepcopy, lambda r: pickle.loads(pickle.dumps(r)), lambda r: jax.tree.map(lambda a: a, r)],
-    ids=["deepcopy", "pickle", "tree"],
-)
-def test_leaves_that_became_numbers_stay_leaves(through):
-    numbers = jax.tree.map(lambda _: 2.0, Sigmoid(jnp.array(1.0)))
-    assert jax.tree.leaves(through(numbers)) == [2.0]
-    assert jax.tree.leaves(dataclasses.replace(numbers, alpha=2.0)) == []
+def test_rebuilding_a_tree_checks_nothing(record):
+    for leaf in (None, True, 2.0, "label", jax.ShapeDtypeStruct((2,), jnp.float32)):
+        rebuilt = jax.tree.map(lambda _, leaf=leaf: leaf, record)
+        assert type(rebuilt) is type(record)
+        assert repr(rebuilt).startswith(repr(record).partition("(")[0])
+        for again in (rebuilt, copy.deepcopy(rebuilt), pickle.loads(pickle.dumps(rebuilt))):
+            assert jax.tree.leaves(again, is_leaf=lambda v: v is None) == [leaf] * len(jax.tree.leaves(record))
+        if leaf is not None:
+            assert jax.tree.structure(rebuilt) == jax.tree.structure(record)
+    assert jax.tree.leaves(dataclasses.replace(jax.tree.map(lambda _: 2.0, LIF(jnp.array(0.5))), decay=0.5)) == []
 
 
 def test_jit_argument_recompiles_for_a_number_and_not_for_an_array():
     traced = []
 
     @jax.jit
-    def slope(surrogate, x):
+    def slope(surrogate):
         traced.append(surrogate)
-        return jax.grad(surrogate)(x)
+        return surrogate.surrogate_grad(0.0)
 
-    for make, traces in ((lambda a: Sigmoid(jnp.array(a)), 1), (lambda a: with_arrays(Sigmoid(a)), 1), (Sigmoid, 3)):
+    for make, traces in ((lambda a: Sigmoid(jnp.array(a)), 1), (Sigmoid, 3)):
         traced.clear()
-        slope.clear_cache()
         for alpha in (1.0, 2.0, 3.0, 3.0):
-            e = np.exp(-alpha * 0.3)
-            np.testing.assert_allclose(slope(make(alpha), 0.3), alpha * e / (1 + e) ** 2, rtol=1e-6)
+            assert slope(make(alpha)) == alpha / 4
         assert len(traced) == traces
-    slope(with_arrays(SquarewaveFourierSeries(2)), 0.3)
-    slope(with_arrays(SquarewaveFourierSeries(3)), 0.3)
-    assert len(traced) == 5  # the number of terms is static
-
-
-def test_through_jit_scan_and_grad_and_out_again():
-    assert jax.jit(lambda s: s)(Sigmoid(jnp.array(2.0))) == Sigmoid(jnp.array(2.0))
-
-    def step(surrogate, x):
-        return jax.tree.map(lambda a: a / 2, surrogate), surrogate.surrogate_grad(x)
-
-    last, slopes = jax.lax.scan(step, Sigmoid(jnp.array(8.0)), jnp.zeros(3))
-    assert last == Sigmoid(jnp.array(1.0))
-    assert slopes.tolist() == [2.0, 1.0, 0.5]  # alpha / 4
-    grads = jax.grad(lambda s: s.surrogate_grad(0.0))(Sigmoid(jnp.array(8.0)))
-    assert grads == Sigmoid(jnp.array(0.25))
+    for terms in (2, 3):  # their number is static
+        slope(with_arrays(SquarewaveFourierSeries(terms)))
+    assert len(traced) == 5
 
 
 def test_traced_values_are_the_same_only_as_themselves():

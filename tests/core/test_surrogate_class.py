@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from spikegrad import LIF, Arctan, Sigmoid, Surrogate, learnable, parameter, unroll
+from spikegrad import LIF, Sigmoid, Surrogate, parameter, unroll
 
 X = np.float32([-1.5, -0.2, 0.0, 0.4, 2.0])
 SPIKES = [0.0, 0.0, 1.0, 1.0, 1.0]
@@ -16,9 +16,6 @@ SPIKES = [0.0, 0.0, 1.0, 1.0, 1.0]
 
 def slopes(surrogate, x=X):
     return jax.grad(lambda x: surrogate(x).sum())(x)
-
-
-# --- what a class may define: tanh, whose slope is known by hand ---------------------------------------------------
 
 
 class FrozenGrad(Surrogate):
@@ -96,12 +93,9 @@ def test_contract_of_the_methods(cls):
     assert np.isnan(jax.jit(fire.surrogate_grad)(np.float32(np.nan)))
 
 
-@pytest.mark.parametrize("constant", [1.0, 2, np.float64(0.5), jnp.array(0.25)], ids=repr)
+@pytest.mark.parametrize("constant", [2, jnp.array(0.25)], ids=repr)
 def test_a_constant_slope(constant):
     class Straight(Surrogate):
-        def __init__(self):
-            super().__init__()
-
         def surrogate_grad(self, x):
             return constant
 
@@ -120,15 +114,6 @@ def test_a_class_that_defines_nothing_says_so():
         Empty().surrogate_fun(1.0)
     with pytest.raises(NotImplementedError, match="FrozenGrad defines no surrogate_fun"):
         FrozenGrad().surrogate_fun(1.0)
-
-
-def test_array_parameters_of_a_users_class():
-    alpha = np.array([1.0, 2.0, 4.0], np.float32)
-    x = np.full((2, 3), 0.25, np.float32)
-    want = np.broadcast_to(alpha / np.cosh(0.25 * alpha) ** 2, (2, 3))
-    for fire in (FrozenGrad(alpha), FrozenFun(jnp.asarray(alpha))):
-        np.testing.assert_allclose(jax.jit(slopes)(fire, x), want, rtol=1e-5)
-        assert jax.eval_shape(slopes, fire, jnp.asarray(x, jnp.bfloat16)).dtype == jnp.bfloat16
 
 
 def test_a_plain_annotation_is_a_parameter_as_well():
@@ -163,12 +148,9 @@ def test_a_check_of_two_parameters_together():
     assert slopes(Window(-0.5, 0.5)).tolist() == [0, 1, 1, 1, 0]
     with pytest.raises(ValueError, match="low must be < high"):
         Window(1.0, 0.0)
-    assert (
-        jax.tree.map(lambda _: 0, Window(jnp.array(-1.0), jnp.array(1.0))).low == 0
-    )  # nor is this run when a tree is rebuilt
+    zeros = jax.tree.map(lambda _: 0, Window(jnp.array(-1.0), jnp.array(1.0)))  # a rebuilt tree is not checked
+    assert zeros.low == 0
 
-
-# --- staleness: each way to change a surrogate between two un-jitted calls -----------------------------------------
 
 GLOBAL = 1.0
 
@@ -208,11 +190,6 @@ def mutable_subclass_of_a_builtin():
     return fire, lambda value: setattr(fire, "alpha", value)
 
 
-def learnable_of_a_reader():
-    fire, change = frozen_global_primal()
-    return learnable(fire), change
-
-
 @pytest.fixture(autouse=True)
 def reset_the_global():
     yield
@@ -221,7 +198,7 @@ def reset_the_global():
 
 @pytest.mark.parametrize(
     "make",
-    [mutable, frozen_class_attribute, frozen_global_primal, mutable_subclass_of_a_builtin, learnable_of_a_reader],
+    [mutable, frozen_class_attribute, frozen_global_primal, mutable_subclass_of_a_builtin],
     ids=lambda f: f.__name__,
 )
 @pytest.mark.parametrize(
@@ -240,19 +217,6 @@ def test_a_changed_surrogate_is_never_answered_stale(make, ask):
     for alpha in (1.0, 3.0):
         change(alpha)
         np.testing.assert_allclose(ask(fire), alpha / np.cosh(alpha * 0.25) ** 2, rtol=1e-5)
-
-
-def test_a_kept_cell_whose_surrogate_changes():
-    """``scan`` remembers what it compiled for a function that is equal."""
-    fire = MutableGrad(1.0)
-    cell = LIF(1.0, 0.0, fire, reset="none")
-    for alpha in (1.0, 3.0):
-        fire.alpha = alpha
-        got = jax.grad(lambda i: unroll(cell, i)[1].sum())(jnp.full((1, 2), 0.25))
-        np.testing.assert_allclose(got, np.full((1, 2), alpha / np.cosh(alpha * 0.25) ** 2), rtol=1e-5)
-
-
-# --- subclasses of the library's surrogates ------------------------------------------------------------------------
 
 
 class Own(Sigmoid):
@@ -281,33 +245,20 @@ def test_a_subclass_with_its_own_init_is_a_mutable_object_of_its_own():
 
 def test_a_subclass_that_only_overrides_the_slope_stays_frozen():
     class Doubled(Sigmoid):
+        factor: float = parameter(default=2.0)
+
         def surrogate_grad(self, x):
-            return 2 * super().surrogate_grad(x)
+            return self.factor * super().surrogate_grad(x)
 
     fire = Doubled(alpha=4.0)
     assert fire == Doubled(4.0)
     assert fire != Sigmoid(4.0)
     assert hash(fire) == hash(Doubled(4.0))
-    assert repr(fire) == "Doubled(alpha=4.0)"
+    assert repr(fire) == "Doubled(alpha=4.0, factor=2.0)"
     assert float(jax.grad(fire)(0.0)) == 2.0
     assert float(fire.surrogate_fun(0.0)) == 0.5
     assert float(jax.grad(Doubled(jnp.array(8.0)))(0.0)) == 4.0
     with pytest.raises(ValueError, match=r"Doubled: alpha must be > 0, got -1\.0"):
         Doubled(-1)
-
-
-def test_a_subclass_that_adds_a_parameter():
-    class Scaled(Arctan):
-        factor: float = parameter(default=3.0)
-
-        def surrogate_grad(self, x):
-            return self.factor * super().surrogate_grad(x)
-
-    assert Scaled() == Scaled(1.0, 3.0)
-    assert float(jax.jit(jax.grad(Scaled(2.0, 5.0)))(0.0)) == 5.0
-    assert jax.tree.leaves(Scaled(jnp.array(2.0), jnp.array(5.0))) == [2.0, 5.0]
-    per_neuron = Scaled(jnp.array([2.0, 4.0]), jnp.array([1.0, 10.0]))
+    per_neuron = Doubled(jnp.array([4.0, 8.0]), jnp.array([1.0, 10.0]))
     assert jax.jit(slopes)(per_neuron, np.zeros((3, 2), np.float32)).tolist() == [[1.0, 20.0]] * 3
-
-
-# --- defects of other libraries ------------------------------------------------------------------------------------

@@ -1,7 +1,6 @@
 """A file is written whole, or the old one stays. Free memory is read from a system that is made up."""
 
 import contextlib
-import fcntl
 import os
 import resource
 import subprocess
@@ -153,23 +152,6 @@ def test_partial_files_that_are_being_written_stay(path):
     assert names(path) == ["numbers.npz"]
 
 
-def test_a_partial_file_that_is_removed_before_its_lock_is_made_again(path, monkeypatch):
-    flock, removed = fcntl.flock, []
-
-    def late(stream, operation):
-        if operation == fcntl.LOCK_EX and not removed:  # another process was faster
-            removed.extend(path.parent.glob("*.part"))
-            _files.remove_partials(path.parent)
-        flock(stream, operation)
-
-    monkeypatch.setattr(fcntl, "flock", late)
-    write_atomically(path, lambda stream: stream.write(b"new"))
-    assert len(removed) == 1
-    assert path.read_bytes() == b"new"
-
-
-# --- free memory and processors --------------------------------------------------------------------------------------
-
 FILES = {
     "/proc/meminfo": "MemTotal:       2000 kB\nMemFree:        500 kB\nMemAvailable:   1000 kB\n",
     "/proc/self/cgroup": "0::/job/step\n",
@@ -203,9 +185,3 @@ def test_system_that_forbids_questions(monkeypatch):
 
     monkeypatch.setattr(os, "sched_getaffinity", refuse, raising=False)
     assert _system.processors() == os.cpu_count()
-
-
-def test_this_machine():
-    assert 1 <= _system.processors() <= os.cpu_count()
-    free = _system.available_memory()
-    assert free is None or 2**20 < free < 2**50

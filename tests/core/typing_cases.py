@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import spikegrad
-from spikegrad import LIF, LeakyReadout, Sigmoid, SquarewaveFourierSeries, Surrogate, parameter
+from spikegrad import LIF, Sigmoid, SquarewaveFourierSeries, Surrogate, parameter
 from spikegrad.surrogates import functional, sigmoid
 
 
@@ -21,22 +21,6 @@ class Cauchy(Surrogate):
 
     def surrogate_grad(self, x: jax.Array) -> jax.Array:
         return self.height / (1 + (x / self.gamma) ** 2)
-
-
-class Required(Surrogate):
-    width: float = parameter(above=0)
-
-    def surrogate_fun(self, x: jax.Array) -> jax.Array:
-        return jnp.tanh(x / self.width)
-
-
-class Own(Surrogate):
-    def __init__(self, alpha: float = 1.0) -> None:
-        super().__init__()
-        self.alpha = alpha
-
-    def surrogate_grad(self, x: jax.Array) -> jax.Array:
-        return self.alpha * x
 
 
 class Doubled(Sigmoid):
@@ -50,25 +34,19 @@ cauchy = functional(Cauchy)
 def accepted(x: jax.Array) -> None:
     assert_type(Sigmoid(2.0), Sigmoid)
     assert_type(Sigmoid(alpha=2)(x), jax.Array)
-    assert_type(Sigmoid()(0.3), jax.Array)
-    assert_type(Sigmoid()(np.ones(3)), jax.Array)
     assert_type(Sigmoid().surrogate_grad(0.3), jax.Array)
     assert_type(Sigmoid().surrogate_fun(x), jax.Array)
+    assert_type(Sigmoid()(np.ones(3)), jax.Array)
     Sigmoid(jnp.ones(3))
     SquarewaveFourierSeries(n=3, t_period=jnp.ones(3))
 
-    assert_type(sigmoid(x), jax.Array)
     assert_type(sigmoid(0.3, 2.0), jax.Array)
-    assert_type(sigmoid(x, alpha=jnp.ones(3)), jax.Array)
     assert_type(cauchy(x, 1.0, height=3.0), jax.Array)
 
     assert_type(Cauchy(), Cauchy)
     assert_type(Cauchy(1.0, height=2.0).gamma, float)
-    Required(1.0)
-    Own(alpha=2.0).alpha = 3.0
     Doubled(alpha=2.0)
     jax.grad(Cauchy())(0.3)
-    jax.vmap(Doubled())(x)
 
     assert_type(spikegrad.get("sigmoid", alpha=2.0), Surrogate)
     assert_type(spikegrad.names(), list[str])
@@ -78,44 +56,31 @@ def accepted(x: jax.Array) -> None:
     cell = LIF(decay=0.5, threshold=jnp.ones(3), surrogate=Cauchy(), reset="value", detach_reset=True)
     LIF(surrogate=jnp.tanh)
     assert_type(spikegrad.unroll(cell, x)[1], jax.Array)
-    spikegrad.unroll(LeakyReadout(0.5), x, v=jnp.zeros(3))
     spikegrad.unroll(lambda v, current: (v + current, v), x)
 
 
 def refused(x: jax.Array) -> None:
     Sigmoid(beta=2.0)  # reportCallIssue
-    Sigmoid(1.0, 2.0)  # reportCallIssue
     Sigmoid("2")  # reportArgumentType
-    Sigmoid(alpha=None)  # reportArgumentType
-    Sigmoid(alpha=1j)  # reportArgumentType
     SquarewaveFourierSeries(n=2.5)  # reportArgumentType
     Sigmoid()("x")  # reportArgumentType
-    Sigmoid()(x, 2.0)  # reportCallIssue
     Sigmoid().slope(x)  # reportAttributeAccessIssue
 
     sigmoid(x, beta=2.0)  # reportCallIssue
-    sigmoid(x, alpha="2")  # reportArgumentType
     sigmoid()  # reportCallIssue
-    sigmoid("x")  # reportArgumentType
-    cauchy(x, 1.0, 2.0, 3.0)  # reportCallIssue
     cauchy(x, gamma="a")  # reportArgumentType
     functional(LIF)  # reportArgumentType
 
     Cauchy(gama=1.0)  # reportCallIssue
     Cauchy(gamma="1")  # reportArgumentType
-    Required()  # reportCallIssue
-    Own(beta=1.0)  # reportCallIssue
     Doubled(beta=1.0)  # reportCallIssue
 
     spikegrad.get(3)  # reportArgumentType
     spikegrad.learnable(jnp.tanh)  # reportArgumentType
-    spikegrad.names("sigmoid")  # reportCallIssue
     spikegrad.spike(x)  # reportCallIssue
     print(spikegrad.nothing)  # reportAttributeAccessIssue
 
     LIF(tau=0.5)  # reportCallIssue
     LIF(surrogate="sigmoid")  # reportArgumentType
-    LIF(surrogate=3)  # reportArgumentType
-    LIF(reset=True)  # reportArgumentType
     spikegrad.unroll(Sigmoid(), x)  # reportArgumentType
     spikegrad.unroll(LIF())  # reportCallIssue

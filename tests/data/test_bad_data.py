@@ -1,9 +1,7 @@
 """Mistakes in files and arguments: one line for each, with the file, the key and the fix."""
 
-import pickle
 import sys
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -24,7 +22,7 @@ from recording_files import (
 )
 
 from spikegrad import data
-from spikegrad.data import Binning, DataError, Events, Recordings, Sequences
+from spikegrad.data import Binning, Events, Recordings, Sequences
 
 SCORED = {"x": IMAGES["x_test"], "y": IMAGES["y_test"]}
 score = partial(data.images_to_score, seed=0, low=0.0, high=59.0)
@@ -38,8 +36,6 @@ def fails(message, function, *args, **kwargs):
     return str(error.value)
 
 
-# Files
-
 NPZ = {"load": data.load, "score": score, "dense": data.read_npz, "sparse": data.read_npz_events}
 ARRAYS = {"load": IMAGES, "score": SCORED, "dense": DENSE, "sparse": SPARSE}
 MALFORMED = {
@@ -48,8 +44,6 @@ MALFORMED = {
         ({"y_test": None}, "key 'y_test' is missing, got"),
         ({"X_test": 0}, "unknown key 'X_test', known are x_train, y_train, x_test, y_test"),
         ({"x_train": np.zeros(20)}, r"x_train must have shape \(n, features\), .* got \(20,\)"),
-        ({"x_train": np.zeros((20, 1, 1, 1, 1))}, r"got \(20, 1, 1, 1, 1\)"),
-        ({"x_train": np.zeros((0, 3))}, r"got \(0, 3\)"),
         ({"x_train": np.full((20, 3), "a")}, r"x_train must hold numbers, got <U1 of shape \(20, 3\)"),
         ({"x_train": np.full((20, 3), np.nan)}, r"x_train of shape \(20, 3\) has NaN or infinite values"),
         ({"x_test": np.zeros((4, 5))}, r"x_test of shape \(4, 5\) does not match x_train of shape \(20, 3\)"),
@@ -65,22 +59,17 @@ MALFORMED = {
         ({"y": None}, "key 'y' is missing, got lengths, x"),
         ({"Y": 0}, "unknown key 'Y', known are x, y, lengths"),
         ({"x": np.zeros((3, 4))}, r"x must hold numbers of shape \(n, steps, channels\.\.\.\), got float64"),
-        ({"x": np.full((3, 4, 1), "a")}, "x must hold numbers, got <U1"),
         ({"x": np.array([[[None]]], object)}, "x: cannot be read: Object arrays cannot be loaded"),
         ({"x": np.where(np.arange(24) == 19, np.nan, 0).reshape(3, 4, 2)}, "NaN or infinite values in sequence 2"),
         ({"lengths": np.array([4, 0, 1])}, "sequence 1 must have 1 to 4 steps, got 0"),
-        ({"lengths": np.array([4, 5, 1])}, "sequence 1 must have 1 to 4 steps, got 5"),
         ({"lengths": np.ones(3)}, r"lengths must hold integers of shape \(3,\), got float64"),
     ],
     "sparse": [
         ({"time_unit": None}, "key 'time_unit' is missing"),
         ({"time_unit": "min"}, "time_unit must be one of s, ms, us, got 'min'"),
-        ({"times": np.full(4, "a")}, "times must hold numbers, got <U1"),
         ({"units": np.zeros(4)}, r"units must hold integers of shape \(4,\), got float64"),
-        ({"units": np.zeros(3, int)}, r"units must hold integers of shape \(4,\), got int64 of shape \(3,\)"),
         ({"offsets": np.array([0, 3, 4])}, r"offsets must hold integers of shape \(4,\)"),
         ({"offsets": np.array([0, 3, 2, 4])}, "offsets must rise from 0 to the number of events, 4"),
-        ({"offsets": np.array([0, 1, 2, 3])}, "offsets must rise from 0 to the number of events, 4"),
         ({"shape": np.array([3, 0, 2])}, r"shape must be integers above 0, got \[3, 0, 2\]"),
         ({"speakers": np.array([3, 4])}, r"speakers must hold integers of shape \(3,\)"),
     ],
@@ -104,7 +93,6 @@ def test_labels_of_another_form_get_the_conversion(tmp_path):
             (text[number], f"got <U3 .* numpy.unique\\({key}, return_inverse=True\\)\\[1\\] converts names"),
             (np.eye(2, dtype=int)[number], f"got int64 of shape \\({count}, 2\\); .* {key}.argmax\\(1\\) one-hot rows"),
             (number / 1, f"{key} must have shape \\(({count}|n),\\), an integer label for each example, got float64"),
-            (2 * number - 1, f"{key} must hold labels from 0 to 65535, got -1; numpy.unique"),
             (number * 10**9, f"{key} must hold labels from 0 to 65535, got 1000000000; numpy.unique"),
         ):
             path = write_npz(tmp_path / "bad.npz", ARRAYS[name], **{key: y})
@@ -132,7 +120,6 @@ def test_malformed_hdf5_is_one_line(tmp_path, change, message):
     ("change", "message"),
     [
         (("@classLabel true up down", "@classLabel false"), "names no classes: it needs a line '@classLabel true"),
-        (("@classLabel true up down\n", "@targetLabel true\n"), "names no classes"),
         ((":up", ":left"), "line 13: cannot be read: .*'left' is not in list"),
         ((":4,5,6:", ":4,5:"), "line 11: cannot be read: all input arrays must have the same shape"),
         (("7:8:", "7:8:9:"), r"one shape of channels, got \[\('float32', \(2,\)\), \('float32', \(3,\)\)\]"),
@@ -154,7 +141,6 @@ def test_damaged_event_files_are_named_when_they_are_read(tmp_path):
     assert len(digits[2].times) == 0
     for content, message in (
         ([packet([EVENT])[:-3]], "bad.aedat: cannot be read: buffer is smaller"),
-        ([packet([EVENT]), packet([EVENT])[:20]], "bad.aedat: cannot be read: buffer is smaller"),
         ([packet([(128, 0, 0, 10)])], "bad.aedat: cannot be read: invalid entry in coordinates"),
     ):
         path = write_aedat(tmp_path / "bad.aedat", content, [(1, 0, 50)])
@@ -206,24 +192,6 @@ def test_missing_or_cut_file_is_one_line(tmp_path):
     fails(r"gone\.aedat: no such file", recordings.__getitem__, 0)
 
 
-class Bomb:
-    def __reduce__(self):
-        return (Path("exploded").write_text, ("",))
-
-
-def test_files_are_read_without_pickle(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    bomb = np.empty(1, object)
-    bomb[0] = Bomb()
-    for name, read in NPZ.items():
-        fails(": cannot be read: Object arrays", read, write_npz(tmp_path / "bomb.npz", ARRAYS[name], **{
-            next(iter(ARRAYS[name])): bomb
-        }))  # fmt: skip
-        (tmp_path / "pickle.npz").write_bytes(pickle.dumps(Bomb()))
-        fails(r"not a \.npz file", read, tmp_path / "pickle.npz")
-    assert not Path("exploded").exists()
-
-
 def test_absent_packages_are_named_with_the_way_to_install_them(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "h5py", None)
     path = write_npz(tmp_path / "file.h5.npz", DENSE)
@@ -235,8 +203,6 @@ def test_absent_packages_are_named_with_the_way_to_install_them(tmp_path, monkey
     fails("unknown recordings 'vowels': use japanese_vowels, self_reg", data.load_packaged, "vowels")
 
 
-# Arguments
-
 NOTHING = Events(np.zeros(0), np.zeros(0, int))
 RECORDINGS = Recordings("r", (3,), [0, 1, 0, 1], lambda number: NOTHING, speakers=[4, 4, 7, 7])
 TWO = Sequences("two", np.zeros((2, 3, 1)), [0, 1])
@@ -245,17 +211,11 @@ TWO = Sequences("two", np.zeros((2, 3, 1)), [0, 1])
 @pytest.mark.parametrize(
     ("message", "call"),
     [
-        ("not within", lambda: Binning()(Events(np.zeros(1), np.array([3])), (3,))),
         ("not within", lambda: Binning()(Events(np.zeros(1), np.array([-1])), (3,))),
         ("r: shape must be integers above 0, got 700", lambda: Recordings("r", 700, [0], print)),
-        ("speakers must be at least 3 for a test set of 2, got 2", lambda: data.split_by_speaker(RECORDINGS, 2)),
-        ("Batches: size must be from 1 to 2, got 0", lambda: TWO.batches(0)),
         ("Batches: size must be from 1 to 2, got 3", lambda: TWO.batches(3)),
-        ("two: too few examples for a test set of 0.01 of each class", lambda: data.train_test_split(TWO, 0.01)),
         ("train_test_split: share must be above 0 and below 1, got 1", lambda: data.train_test_split(TWO, 1)),
         ("two: indices must select at least one example", lambda: TWO.subset([])),
-        ("two: indices must select at least one example", lambda: TWO.subset([False, False])),
-        ("out of bounds", lambda: TWO.subset([2])),
         ("steps, 3, got 1", lambda: TWO.map(lambda x: x[:1])[0]),
         ("values must be finite", lambda: data.standardize(Sequences("s", np.full((1, 3, 4), np.nan), [0]))),
         (r"a sequence must have shape \(steps, channels\.\.\.\), got \(3,\)",
@@ -265,7 +225,6 @@ TWO = Sequences("two", np.zeros((2, 3, 1)), [0, 1])
          lambda: Sequences("s", [np.ones((1, 1)), np.ones((0, 1))], [0, 1])),
         ("sequence 0 must have 1 to 3 steps, got 5",
          lambda: Sequences("s", np.zeros((2, 3, 1)), [0, 1], lengths=[5, 5])),
-        ("one dtype", lambda: Sequences("s", [np.zeros((2, 1), np.float32), np.zeros((2, 1), int)], [0, 1])),
         ("class_names must have a name for label 1, got 1 names",
          lambda: Sequences("s", np.zeros((2, 3, 1)), [0, 1], class_names=["a"])),
     ],
@@ -282,7 +241,3 @@ def test_recordings_without_speakers_and_full_bins_say_the_fix(tmp_path):
     fails(message, Binning(), many, (1,))
     assert Binning()(Events(*(array[1:] for array in many)), (1,))[0][0, 0] == 2**16 - 1
     assert Binning(binary=True)(many, (1,))[0].sum() == 1
-
-
-def test_data_error_is_a_value_error():
-    assert issubclass(DataError, ValueError)

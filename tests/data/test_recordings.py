@@ -49,9 +49,6 @@ def pixels(recordings, index):
     return list(zip(x.tolist(), y.tolist(), polarity.tolist(), times.tolist(), strict=True))
 
 
-# SHD and SSC
-
-
 def test_shd(tmp_path):
     recordings = read_shd(write_shd(tmp_path / "shd_train.h5"))
     assert (len(recordings), recordings.shape, recordings.y.tolist()) == (6, (700,), SHD["labels"])
@@ -111,9 +108,6 @@ def test_recordings_travel_to_other_processes(tmp_path):
     assert pickle.loads(pickle.dumps(recordings.binned()))[3].x.sum() == 1
 
 
-# N-MNIST
-
-
 def test_nmnist(tmp_path):
     one, two, long = (camera_events(*case) for case in ((0, 50, 34, 315_000), (1, 5, 34, 300), (2, 40, 34, 9_000_000)))
     assert long[-1][3] > 2**23  # beyond 23 bits, so that there are markers
@@ -130,9 +124,6 @@ def test_nmnist(tmp_path):
     wanted = {(t // 15_000, y, x, p) for x, y, p, t in one}
     assert set(map(tuple, np.argwhere(x).tolist())) == wanted
     assert x.dtype == bool
-
-
-# DVS128 Gesture
 
 
 def test_dvs_gesture(tmp_path):
@@ -180,9 +171,6 @@ def test_dvs_gesture_reads_a_list_of_trials(tmp_path):
     assert [pixels(recordings, i) for i in (0, 1)] == [[(7, 2, 1, 40)], [(1, 2, 1, 40)]]
 
 
-# .ts
-
-
 def test_ts(tmp_path):
     sequences = read_ts(write_ts(tmp_path / "tiny.ts"))
     assert (sequences.y.tolist(), sequences.class_names) == ([1, 0], ("up", "down"))
@@ -195,9 +183,6 @@ def test_ts(tmp_path):
     assert (again.class_names, again.y.tolist()) == (sequences.class_names, sequences.y.tolist())
     (tmp_path / "marked.ts").write_text(TS, encoding="utf-8-sig")  # as editors of Windows write it
     assert read_ts(tmp_path / "marked.ts").class_names == ("up", "down")
-
-
-# What installed packages ship
 
 
 @pytest.mark.parametrize(
@@ -220,9 +205,6 @@ def test_packaged_recordings_have_the_published_sizes(name, sizes, steps, channe
     assert test.class_names[test.y[-1]] == label
     for channel, text in enumerate(values):
         assert test.sequence(-1)[:, channel].tolist() == [np.float32(value) for value in text.split(",")]
-
-
-# .npz of one's own
 
 
 def test_sequences_of_ones_own(tmp_path):
@@ -268,9 +250,6 @@ def test_files_of_ones_own_without_labels(tmp_path):
         assert read(write_npz(tmp_path / "mine.npz", arrays, y=None), label=2).y.tolist() == [2, 2, 2]
         labelled = read(write_npz(tmp_path / "mine.npz", arrays), label=2)
         assert labelled.y.tolist() == arrays["y"].tolist()
-
-
-# Binning
 
 
 def counted(events, shape, binning):
@@ -343,51 +322,3 @@ def test_a_subset_has_the_examples_of_the_whole():
                 if isinstance(part, Recordings):
                     assert part.speakers[index] == source.speakers[number]
     assert recordings.subset([4]).speakers.tolist() == [7]
-
-
-# The values of --data
-
-
-def test_each_reader_has_a_form_with_its_defaults():
-    defaults = {form.key or form.written: (form.steps, form.bin_ms, form.pool, form.shift) for form in datasets.FORMS}
-    assert defaults == {
-        "mnist5k": (8, None, 1, 2),
-        "digits": (8, None, 1, 0),
-        "randman": (100, None, 1, 0),
-        "yin_yang": (60, None, 1, 0),
-        "binary_adding": (100, None, 1, 0),
-        "cue_accumulation": (None, None, 1, 0),
-        "japanese_vowels": (None, None, 1, 0),
-        "self_regulation_scp1": (None, None, 1, 0),
-        "nmnist:PATH": (100, 3.5, 1, 0),
-        "dvs128:PATH": (100, 60, 4, 0),
-        "shd:PATH": (100, 14, 1, 0),
-        "ssc:PATH": (100, 14, 1, 0),
-        "ts:PATH": (None, None, 1, 0),
-        "x_train": (8, None, 1, 0),
-        "x": (None, None, 1, 0),
-        "times": (100, 14, 1, 0),
-    }
-    assert list(defaults)[-3:] == ["x_train", "x", "times"]  # in the order in which keys decide
-
-
-def test_form_finds_training_and_test_set(tmp_path):
-    forms = {form.name: form for form in datasets.FORMS}
-    (tmp_path / "Tiny").mkdir()
-    for part in ("TRAIN", "TEST"):
-        write_ts(tmp_path / "Tiny" / f"Tiny_{part}.ts")
-        write_shd(tmp_path / f"shd_{part.lower()}.h5")
-    for name, path, files in (
-        ("ts", "Tiny", ("Tiny/Tiny_TRAIN.ts", "Tiny/Tiny_TEST.ts")),
-        ("ts", "Tiny/Tiny_TRAIN.ts", ("Tiny/Tiny_TRAIN.ts", "Tiny/Tiny_TEST.ts")),
-        ("ts", "Tiny/Tiny_TEST.ts", ("Tiny/Tiny_TEST.ts",)),
-        ("shd", "", ("shd_train.h5", "shd_test.h5")),
-        ("shd", "shd_train.h5", ("shd_train.h5",)),
-    ):
-        sets = forms[name].read(str(tmp_path / path), 10, 0)
-        assert [Path(part.name) for part in sets if part] == [tmp_path / file for file in files]
-    train, test = forms["yin_yang"].read("", 20, 7)
-    assert (len(train), len(test), train.steps, train.name, test.name) == (
-        5000, 1000, 20, "Yin-Yang, seed 42", "Yin-Yang, seed 40",
-    )  # fmt: skip
-    assert train.sequence(0)[:, :2].argmax(0).tolist() == [7, 5]  # 0.68 and 0.45 of 10 steps

@@ -2,11 +2,9 @@
 
 import pickle
 
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from spikegrad import LIF, Layer, LeakyReadout, Network
 from spikegrad.data import Sequences, collate, standardize, train_test_split
 
 LENGTHS = [3, 5, 1, 4, 2, 5, 3]
@@ -107,18 +105,6 @@ def test_a_constant_channel_is_not_divided_by_the_rounding_of_its_mean():
     train, test = standardize(dead, other)
     np.testing.assert_allclose(train[0].x, 0, atol=1e-15)
     np.testing.assert_allclose(test[0].x, 0.1, rtol=1e-6)
-
-
-def test_a_network_takes_a_batch_as_it_is(ragged):
-    """What is filled up does not count: each sequence alone, not filled up, ends in the same state."""
-    rng = np.random.default_rng(1)
-    w, out = (jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in ((2, 6), (6, 3)))
-    network = Network([Layer(w, LIF(0.9)), Layer(out, LeakyReadout(0.9))])
-    x, _, mask = ragged.as_batch()
-    states, _ = network(x, mask=mask)
-    alone, _ = network(ragged.sequence(0)[:, None])
-    for layer in (0, 1):
-        np.testing.assert_allclose(states[layer][0][0], alone[layer][0][0], rtol=1e-5, atol=1e-6)
 
 
 def test_grain_takes_a_source_as_it_is(ragged):

@@ -117,20 +117,10 @@ def test_randman_is_the_formula(spectrum):
                 assert y == label
 
 
-def test_laws_of_randman():
-    source = randman(classes=3, units=5, samples=40)
-    x, y, mask = source.as_batch()
-    assert (x.shape, x.dtype, mask) == ((100, 120, 5), bool, None)
-    assert np.bincount(y).tolist() == [40] * 3
-    assert (x.sum(0) == 1).all()  # one spike a unit
-    times = x.argmax(0)
-    for label in range(3):
-        assert times[y == label].min(0).tolist() == [0] * 5
-        assert times[y == label].max(0).tolist() == [49] * 5
-    assert randman(classes=1, units=2, samples=9, fraction=1, steps=30).as_batch().x.argmax(0).max() == 29
-    again = randman(classes=3, units=5, samples=40).as_batch().x
-    assert np.array_equal(x, again)
-    assert not np.array_equal(x, randman(classes=3, units=5, samples=40, seed=1).as_batch().x)
+def test_randman_fills_a_fraction_of_the_steps():
+    x, _, mask = randman(classes=1, units=2, samples=9, fraction=1, steps=30).as_batch()
+    assert (x.shape, x.dtype, mask) == ((30, 9, 2), bool, None)
+    assert (x.argmax(0).min(), x.argmax(0).max()) == (0, 29)
 
 
 @pytest.mark.parametrize("make", [yin_yang, binary_adding, cue_accumulation])

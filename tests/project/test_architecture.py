@@ -3,8 +3,6 @@
 import ast
 import graphlib
 import re
-import subprocess
-import sys
 
 from conftest import ROOT
 
@@ -82,13 +80,3 @@ def test_three_files_of_training_know_networks():
 
 def test_no_circle():
     assert list(graphlib.TopologicalSorter(FILES).static_order())
-
-
-def test_a_doctest_before_a_test_makes_no_second_copy_of_its_module():
-    """Pickle finds a class by its name, and refuses one of another copy."""
-    files = ["src/spikegrad/data/_sequences.py", "tests/data/test_sequences.py"]
-    args = ["-n", "0", "-q", "-p", "no:cacheprovider", "-k", "collate or travel", *files]
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", *args], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    assert re.search(r"^2 passed", done.stdout, re.MULTILINE), done.stdout

@@ -9,10 +9,7 @@ from conftest import ROOT
 BENCHMARKS = ROOT / "benchmarks"
 RUNS = {  # with what must be printed; other tests import the benchmarks of tasks and of random graphs
     "bptt.py --sizes 8x6 --batch 4 --rounds 1": "recompute",
-    "cells.py --rounds 1 --neurons 4 --steps 5": "TCLIF",
     "elementwise.py --only arctan,shifted --elements 1024 --rounds 1": "shifted(sigmoid, 0.5)",
-    "gpu.py --small": "multi_gaussian_grad",
-    "graphs.py --neurons 6 --steps 12 --batch 4 --rounds 1": "sew, images",
     "random_integers.py --count 1 --modes exact": "xylo",
     "training.py --worker --epochs 2": "ReLU, an update",
 }

@@ -59,39 +59,6 @@ def test_the_network_is_its_equations(adaptive, gradient):
     assert found["error"] == pytest.approx((expected.mean(0).argmax(-1) != y).mean())
 
 
-def test_eprop_is_the_sum_of_eligibility_traces():
-    """Traces of e-prop, forward in time: derivatives of a neuron's spikes in its weights, for given other spikes."""
-    rng = np.random.default_rng(0)
-    x = rng.random((STEPS, 2, 40)) < 0.03
-    signals = rng.normal(size=(STEPS, 2, 100))  # the learning signals: derivatives of the objective in the spikes
-    with enable_x64():
-        weights = task.start(jax.random.key(0))
-
-        def objective(weights):
-            return (signals * task.run(weights, jnp.asarray(x), 50, "e-prop")[1]).sum()
-
-        found = [np.asarray(g) for g in jax.jit(jax.grad(objective))(weights)[:2]]
-    recurrent = np.asarray(weights[1]) * (1 - np.eye(100))
-    alpha, rho = np.exp(-1 / 20), np.exp(-1 / 2000)
-    beta = np.where(np.arange(100) < 50, 0, 1.7 * (1 - rho) / (1 - alpha))
-    v, a, s, rest = np.zeros((4, 2, 100))
-    of_v, of_a = np.zeros((2, 2, 140, 100))  # traces of potential and adaptation, for inputs and recurrent weights
-    expected = np.zeros((140, 100))
-    for now, signal in zip(x.astype(float), signals, strict=True):
-        before = np.concatenate([now, s], 1)[..., None]
-        held = (rest > 0)[:, None]
-        of_v = np.where(held, of_v, alpha * of_v + before)
-        u = np.where(rest > 0, v, alpha * v + now @ np.asarray(weights[0]) + s @ recurrent)
-        slope = np.where(rest > 0, 0, 0.3 / 0.6 * np.maximum(0, 1 - abs(u - 0.6 - a) / 0.6))
-        of_s = slope[:, None] * (of_v - of_a)
-        expected += (signal[:, None] * of_s).sum(0)
-        s = ((u >= 0.6 + a) & (rest == 0)) * 1.0
-        v, a, of_a = u - 0.6 * s, rho * a + beta * s, rho * of_a + beta * of_s
-        rest = np.where(s > 0, 4, np.maximum(rest - 1, 0))
-    assert found[0] == pytest.approx(expected[:40], rel=1e-9, abs=1e-9)
-    assert found[1] == pytest.approx(expected[40:] * (1 - np.eye(100)), rel=1e-9, abs=1e-9)
-
-
 def test_kept_results_show_the_need_of_adaptation():
     kept = json.loads(KEPT.read_text())
     adaptive, alone = kept["rows"]

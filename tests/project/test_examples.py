@@ -144,27 +144,3 @@ def test_blocks_have_the_published_number_of_parameters():
     assert count(example.init_block, 8, 8) == 1184
     assert count(example.init_block, 8, 16, stride=2) == 3680
     assert count(example.init, **example.SEW_RESNET_18) == 11_181_642
-
-
-@pytest.mark.every
-def test_the_network_for_images_has_stages():
-    """Of SEW-ResNet-18, only shapes are computed."""
-    example = importlib.import_module("sew_resnet")
-
-    def shapes(key, x):
-        network = example.sew_resnet(example.init(key, **example.SEW_RESNET_18))
-        return network.observe(x, parts=("output",))[1]
-
-    with jax.numpy_rank_promotion("allow"):
-        activity = jax.eval_shape(shapes, jax.random.key(0), jax.ShapeDtypeStruct((2, 1, 64, 64, 3), np.float32))
-    names = "stem", "pool", "block1", "block3", "block5", "block7", "out"
-    stages = {name: activity[name].output.shape[2:] for name in names}
-    assert stages == {
-        "stem": (32, 32, 64),
-        "pool": (16, 16, 64),
-        "block1": (16, 16, 64),
-        "block3": (8, 8, 128),
-        "block5": (4, 4, 256),
-        "block7": (2, 2, 512),
-        "out": (10,),
-    }

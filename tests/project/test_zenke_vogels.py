@@ -75,23 +75,6 @@ def test_the_network_is_that_of_the_paper(recurrent, some, x64):
         np.testing.assert_allclose(logits[n], expected, rtol=1e-12, atol=1e-14)
 
 
-@pytest.mark.parametrize("shape", task.SHAPES)
-def test_shapes_have_the_peak_1(shape, x64):
-    x = jnp.linspace(-2, 2, 41)
-    beta = 3.0
-    z = beta * np.abs(np.asarray(x))
-    sigma = 1 / (1 + np.exp(-z))
-    formula = {"SuperSpike": (1 + z) ** -2.0, "sigmoid": 4 * sigma * (1 - sigma), "Esser": np.maximum(0, 1 - z)}[shape]
-    np.testing.assert_allclose(task.SHAPES[shape](beta).surrogate_grad(x), formula, rtol=1e-12, atol=1e-15)
-
-
-def test_untrained_potentials_are_beyond_the_reach_of_a_compact_slope(some):
-    highest = [
-        reference(task.start(jax.random.key(seed), False), x)[2].max() for seed in range(3) for x in some[0][::16]
-    ]
-    assert 0.3 < max(highest) < 0.5  # Esser's slope begins at 1 - 1/β, 0.67 for β = 3
-
-
 @pytest.fixture(scope="module")
 def gradient(some):
     """Of the loss by the hidden weights, in float64."""
@@ -131,15 +114,6 @@ def result(group, beta, lr, seed, validation, test, epochs=10):
     return {**task._setting((group, beta), lr, epochs), "seed": seed, **scores}
 
 
-def test_a_grid_has_each_run_once():
-    grid = Grid()
-    planned = [tuple(task._setting(point, 0.05, 10).items()) for point in task._points(grid, task._groups())]
-    # 3 shapes, 7 conditions, 4 β; less 9 of β = 1, which two peaks share
-    assert len(set(planned)) == len(planned) == 75
-    assert grid.runs == 75 * 3 + 75 * 2 + 3 * 4
-    assert dataclasses.replace(grid, long_epochs=0, seeds=1).runs == 75 * 3
-
-
 def test_learning_rates_are_chosen_by_validation_with_seed_0():
     hard, mild = (HARD, "sigmoid"), (HARD._replace(asymptotic=False), "sigmoid")
     grid = Grid(betas=(1.0, 10.0), lrs=(0.05, 0.1))
@@ -168,17 +142,6 @@ def test_learning_rates_are_chosen_by_validation_with_seed_0():
         (1.0, 0.6, 0.4, 1),
         (1.0, 0.6, pytest.approx(0.2), 1),
     ]
-
-
-def test_runs_at_length_are_rows_of_their_own():
-    group = HARD, "SuperSpike"
-    grid = Grid(betas=(3.0,), lrs=(0.1,))
-    found = [result(group, 3.0, 0.1, 0, 0.5, 0.4), *(result(group, 3.0, 0.1, n, 0.9, 0.1 * n, 100) for n in (2, 1))]
-    assert [row["test"] for row in task.summary(grid, found)] == [[0.4]]
-    assert [row["test"] for row in task.at_length(grid, found)] == [[0.1, 0.2]]
-
-
-# --- what needs training: by the results that are kept, which the documentation shows ---
 
 
 @pytest.fixture(scope="module")

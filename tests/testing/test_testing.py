@@ -48,15 +48,6 @@ class Logistic(Surrogate):
         return self.alpha * y * (1 - y)
 
 
-class Cauchy(Surrogate):
-    """As in the documentation."""
-
-    gamma: float = parameter(default=1.0, above=0)
-
-    def surrogate_grad(self, x):
-        return 1 / (1 + (x / self.gamma) ** 2)
-
-
 class Tanh(Surrogate):
     """As in the documentation."""
 
@@ -75,15 +66,10 @@ class Window(Surrogate):
         return jnp.where(abs(x) < self.width / 2, 1 / self.width, 0.0)
 
 
-@pytest.mark.parametrize("surrogate", [Cauchy(2.0), Tanh(), Window()], ids=repr)
-def test_surrogates_of_the_documentation_pass(surrogate):
-    assert check_surrogate(surrogate).passed
-
-
 def test_custom_surrogates_pass():
-    report = check_surrogate(Logistic(jnp.array([2.0, 4.0])))
-    assert report.passed
-    assert str(report).startswith("Logistic(")
+    assert str(check_surrogate(Logistic(jnp.array([2.0, 4.0])))).startswith("Logistic(")
+    assert "Window declares no parameters" in str(check_surrogate(Window()))
+    assert check_surrogate(Tanh()).passed
 
 
 @pytest.mark.every
@@ -91,9 +77,6 @@ def test_other_spike_types_and_scales_pass():
     assert check_surrogate(learnable(signed(Logistic()))).passed
     assert check_surrogate(soft(Logistic())).passed
     assert check_surrogate(Logistic(0.01), scale=400.0).passed
-
-
-# --- broken surrogates -----------------------------------------------------------------------------------------------
 
 
 def as_step(x):
@@ -123,11 +106,6 @@ def mixed(slope):
 class Raises(Logistic):
     def surrogate_grad(self, x):
         raise RuntimeError("out of order")
-
-
-class Single(Logistic):
-    def __call__(self, x):
-        return super().__call__(x.astype("float32"))
 
 
 class ReverseOnly(Logistic):
@@ -184,15 +162,6 @@ class Rough(Surrogate):
         return e / (1 + e) ** 2 * (1 + 0.1 * jnp.sin(1e6 * x))
 
 
-class Changing(Surrogate):
-    def __init__(self):
-        self.calls = 0
-
-    def surrogate_grad(self, x):
-        self.calls += 1
-        return self.calls / (1 + x * x)
-
-
 class Hole(Logistic):
     def surrogate_grad(self, x):
         return jnp.where(x == 0, jnp.nan, super().surrogate_grad(x))
@@ -212,7 +181,6 @@ TYPES = {"shapes and dtypes are preserved"}
 SECOND = {"the second derivative is the derivative of the slope"}
 BROKEN = {
     Raises(): TYPES,
-    Single(): TYPES,
     ReverseOnly(): TYPES,
     Half(): {"the spike is the step", "the derivative is the slope"} | SECOND,
     Stopped(): SECOND,
@@ -255,12 +223,6 @@ def test_errors_of_broken_properties_are_the_largest_differences():
     assert broken_properties(Half())["the derivative is the slope"] == pytest.approx(1.0)
 
 
-def test_a_surrogate_that_changes_is_not_the_same_with_jit():
-    report = report_of(Changing())
-    assert "jit and vmap change nothing" in broken_properties(Changing())
-    assert "Changing declares no parameters" in str(report)
-
-
 @pytest.mark.parametrize("wrong", [-0.25, np.nan])
 def test_error_and_place_of_a_bump_in_the_slope(wrong):
     class Bump(Tanh):
@@ -291,8 +253,6 @@ def test_error_names_the_first_broken_property():
     with pytest.raises(TypeError, match="check_cell: cell must be a Cell, got 3"):
         check_cell(3)
 
-
-# --- cells -----------------------------------------------------------------------------------------------------------
 
 CELLS = {
     "LIF": LIF(jnp.array([0.5, 0.6, 0.7, 0.8, 0.9])),
@@ -329,13 +289,12 @@ class Quadratic(Cell):
     """Its potentials run away from each other, above a point of no return."""
 
     dt: float = parameter(default=0.2)
-    gain: float = parameter(default=1.0)
 
     def initial_state(self, shape, dtype):
         return jnp.full(shape, -1.0, dtype)
 
     def integrate(self, v, current):
-        return v + self.dt * self.gain * (v * v + 3 * current)
+        return v + self.dt * (v * v + 3 * current)
 
     def fire(self, u):
         s = Sigmoid(0.5)(u - 10)
@@ -348,29 +307,10 @@ class Quadratic(Cell):
         return distance + 10
 
 
-class Counting(Cell):
-    """A counter comes first, and one number is shared by all examples."""
-
-    def initial_state(self, shape, dtype):
-        return jnp.zeros(shape, jnp.int32), jnp.zeros(shape, dtype), 0
-
-    def integrate(self, v, current):
-        left, v, steps = v
-        return left, 0.9 * v + jnp.where(left > 0, 0, current), steps + 1
-
-    def fire(self, u):
-        left, u, steps = u
-        s = Sigmoid()(u - 1)
-        return (jnp.where(s > 0, 2, jnp.maximum(left - 1, 0)), u - s, steps), s
-
-
 RIGHT_CELLS = {
     "multisynaptic": (MultiSynapticLIF(synaptic_decay=jnp.array([0.5, 0.8])), {"features": (5, 2)}),
     "several receptors": (Receptors(), {"features": (5, 2), "steps": 60}),  # a loop in Python would not end
     "quadratic": (Quadratic(), {}),
-    "quadratic over many steps": (Quadratic(), {"steps": 60}),
-    "chaotic": (Quadratic(gain=4.0), {"steps": 40}),
-    "counter first": (Counting(), {}),
 }
 
 
@@ -426,24 +366,10 @@ class Quarter(LIF):
         return (u - self.threshold) / 4, ()
 
 
-class Early(LIF):
-    """It fires before the distance is 0."""
-
-    def decode(self, distance, rest):
-        return super().decode(distance, rest) + 1e-3
-
-
 class Narrow(LIF):
     def fire(self, u):
         v, s = super().fire(u)
         return v, s.astype("float32")
-
-
-class Misnamed(SynapticLIF):
-    state_names = "potential", "current", "trace"
-
-    def initial_state(self, shape, dtype):
-        return (jnp.zeros(shape, dtype),) * 2
 
 
 class Restless(Cell):
@@ -477,7 +403,6 @@ INVERSE = "decode is the inverse of encode"
 SIGN = "the sign of the distance is the spike"
 BROKEN_CELLS = {
     Narrow(): TYPES,
-    Misnamed(): TYPES,
     Silent(): {"it fires and is silent", "gradients are finite", INVERSE} | IN_EACH_MODE,
     Tangled(): {
         "examples do not see each other",
@@ -486,15 +411,10 @@ BROKEN_CELLS = {
         SIGN,
     }
     | IN_FEW_BITS,
-    Early(): {INVERSE, SIGN},
-    Quarter(): {INVERSE} | IN_FEW_BITS,
 }
 
 
-BY_DEFAULT = [cell for cell in BROKEN_CELLS if type(cell) not in (Early, Quarter)]
-
-
-@pytest.mark.parametrize("cell", few(BROKEN_CELLS, *BY_DEFAULT), ids=lambda cell: type(cell).__name__)
+@pytest.mark.parametrize("cell", BROKEN_CELLS, ids=lambda cell: type(cell).__name__)
 def test_broken_properties_of_cells_are_reported(cell):
     assert {*broken_properties(cell, steps=4)} == BROKEN_CELLS[cell], report_of(cell, steps=4)
 
@@ -508,10 +428,8 @@ def test_a_cell_that_changes_is_not_its_loop():
     ("change", "said"),
     [
         (lambda v, s: (v.astype("float32"), s), r"in float16 the state float16 \[2, 5\] becomes float32 \[2, 5\]"),
-        (lambda v, s: (v.sum(-1), s), r"in float16 the state float16 \[2, 5\] becomes float16 \[2\]"),
         (lambda v, s: ((v, v), s), "becomes"),
         (lambda v, s: (v, s.astype("float32")), r"in float16 the output is float32 \[2, 5\]"),
-        (lambda v, s: (v, s[:, :2]), r"in float16 the output is float16 \[2, 2\]"),
         (lambda v, s: (v, s > 0), r"in float16 the output is bool \[2, 5\]"),
     ],
 )

@@ -145,14 +145,6 @@ def test_a_full_disk_leaves_the_checkpoint_before(whole, tmp_path, monkeypatch):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step-000000002.npz", "step-000000010.npz"]
 
 
-def rewritten(path, change):
-    with np.load(path) as file:
-        arrays = dict(file)
-    about = json.loads(str(arrays["about"]))
-    change(arrays, about)
-    np.savez(path, **arrays | {"about": np.asarray(json.dumps(about))})
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -164,7 +156,12 @@ def rewritten(path, change):
 )
 def test_checkpoint_of_other_arrays_is_rejected(whole, tmp_path, change, message):
     Checkpoints(tmp_path).save(whole[0])
-    rewritten(tmp_path / "step-000000010.npz", lambda arrays, about: change(about))
+    path = tmp_path / "step-000000010.npz"
+    with np.load(path) as file:
+        arrays = dict(file)
+    about = json.loads(str(arrays["about"]))
+    change(about)
+    np.savez(path, **arrays | {"about": np.asarray(json.dumps(about))})
     with pytest.raises(CheckpointError, match=rf"step-000000010.npz:? .*{message}"):
         Checkpoints(tmp_path).restore(start())
 
@@ -176,17 +173,6 @@ def test_checkpoint_of_another_network_is_rejected(whole, tmp_path, scale):
     message = rf"/scale must be {scale.dtype} of shape .*, got float32 of shape \(2, 2\)"
     with pytest.raises(CheckpointError, match=message):
         Checkpoints(tmp_path).restore(other)
-
-
-def test_a_changed_byte_is_noticed(whole, tmp_path):
-    """By the checksums of the archive."""
-    Checkpoints(tmp_path).save(whole[0])
-    (path,) = tmp_path.iterdir()
-    content = bytearray(path.read_bytes())
-    content[content.index(np.asarray(whole[0].trainable["scale"]).tobytes())] ^= 1
-    path.write_bytes(content)
-    with pytest.raises(CheckpointError, match=r"is not a checkpoint or is damaged: .*CRC"):
-        Checkpoints(tmp_path).restore(start())
 
 
 def test_checkpoint_of_another_seed_need_not_be_removed(whole, tmp_path):
@@ -248,9 +234,7 @@ def test_raw_keys_and_sharded_arrays(tmp_path):
     assert same(read, sharded)
 
 
-# --- kills -----------------------------------------------------------------------------------------------------------
-
-KILLS = 10
+KILLS = 6
 RUN = ["--data", "digits", "--hidden", "32,16", "--steps", "4", "--batch", "8", "--quiet", "--checkpoint", "0"]
 
 

@@ -4,7 +4,6 @@ import dataclasses
 import functools
 import io
 import json
-import warnings
 
 import jax
 import jax.numpy as jnp
@@ -117,19 +116,6 @@ def test_how_batches_come_is_no_matter(whole):
     assert same(state, run(lambda epoch: list(BATCHES(epoch)), steps=12, updates_per_call=3))
 
 
-def test_batches_may_be_sharded():
-    mesh = jax.make_mesh((2,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:2])
-    shares = NamedSharding(mesh, PartitionSpec("data"))
-    batches = [(X[i : i + 4], Y[i : i + 4]) for i in (0, 4, 8)]
-    weight, bias, losses = by_hand(batches)
-    reports = []
-    state = run([jax.device_put(batch, shares) for batch in batches], updates_per_call=2, callbacks=[reports.append])
-    np.testing.assert_allclose(state.trainable["weight"], weight, rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(state.trainable["bias"], bias, rtol=1e-4, atol=1e-5)
-    assert reports[-1].epoch_metrics["loss"] == pytest.approx(losses.mean(), rel=1e-4)
-    assert len(state.trainable["weight"].sharding.device_set) == 2
-
-
 @pytest.mark.skipif(not hasattr(jax, "set_mesh"), reason="fit on an Explicit mesh")
 @pytest.mark.parametrize("size", few([1, 3], 3))
 def test_batches_may_be_spread_over_an_explicit_mesh(size):
@@ -171,9 +157,8 @@ def test_the_number_of_updates_per_call_and_shapes_of_batches():
 
 
 def test_any_optimiser():
-    full = [(X, Y)]
-    for optimizer in (optax.lbfgs(), optax.chain(optax.clip(1.0), optax.polyak_sgd(1.0)), optax.adamw(0.3)):
-        state = run(full, optimizer=optimizer, epochs=60, updates_per_call=20)
+    for optimizer in (optax.lbfgs(), optax.chain(optax.clip(1.0), optax.polyak_sgd(1.0))):
+        state = run([(X, Y)], optimizer=optimizer, epochs=60, updates_per_call=20)
         np.testing.assert_allclose(state.trainable["weight"], [1.0, -2.0, 0.5], atol=0.15)
 
 
@@ -183,7 +168,7 @@ def squared(weight, batch, key):
     return ((x @ weight - y) ** 2).mean(), {}
 
 
-@pytest.mark.parametrize("size", [1, 3])
+@pytest.mark.parametrize("size", few([1, 3], 3))
 def test_an_optimiser_that_asks_for_gradients_elsewhere(size):
     """Sharpness-aware minimisation, Foret et al. 2021: the gradient at the worst point within a radius."""
     radius, rate, weight = 0.3, 0.05, np.zeros(3)
@@ -216,26 +201,6 @@ def test_an_optimiser_that_asks_for_the_loss_by_another_name():
     np.testing.assert_allclose(state.trainable, weight, rtol=1e-4)
 
 
-def test_stopping():
-    seen, ended = [], []
-
-    class Stop:
-        def __call__(self, report):
-            seen.append(report.step)
-            return report.step >= 4
-
-        def end(self, state):
-            ended.append(state.step)
-
-    def after(report):
-        seen.append("after")
-
-    state = run(BATCHES, epochs=100, updates_per_call=2, callbacks=[Stop(), after])
-    assert seen == [2, "after", 4, "after"]
-    assert ended == [4]
-    assert (state.step, state.epoch) == (4, 1)
-
-
 def test_a_generator_is_read_no_further_than_needed():
     batches = iter([(X[:5], Y[:5])] * 10)
     run(batches, steps=3, updates_per_call=2)
@@ -248,10 +213,19 @@ def test_a_generator_is_read_no_further_than_needed():
 def test_divergence_has_the_last_good_state(size):
     good = [(X[:5], Y[:5])] * 6
     bad = [*good, (X[:5] * np.inf, Y[:5])]
+    ended = []
+
+    class Ends:
+        def __call__(self, report):
+            return None
+
+        def end(self, state):
+            ended.append(state.step)
+
     with pytest.raises(DivergedError, match=r"the loss is (nan|inf) at update 7, in epoch 1") as error:
-        run(bad, updates_per_call=size)
+        run(bad, updates_per_call=size, callbacks=[Ends()])
     state = error.value.state
-    assert state.step == (5 if size == 1 else 4)  # the loss after the sixth update is not known to be finite
+    assert ended == [state.step] == [5 if size == 1 else 4]  # the loss after the sixth is not known to be finite
     assert same(state, run(good[: state.step], updates_per_call=size))
     assert np.isfinite(state.trainable["weight"]).all()
 
@@ -279,15 +253,12 @@ def test_parameters_that_are_no_longer_finite_are_divergence_too():
 
 
 def test_fit_rejects_invalid_arguments():
-    def of(result):
-        return lambda params, batch, key: result(params)
-
     bad = {
-        r"loss must return \(scalar, {name: metric}\), got shape \(\); without metrics return \(scalar, {}\)": of(
-            lambda p: p["bias"]
+        r"loss must return \(scalar, {name: metric}\), got shape \(\); without metrics return \(scalar, {}\)": (
+            lambda params, batch, key: params["bias"]
         ),
         r"loss must take \(trainable, batch, key\), got <lambda>\(params, batch\)": lambda params, batch: (0.0, {}),
-        "a metric cannot be named 'loss'": of(lambda p: (p["bias"], {"loss": 1.0})),
+        "a metric cannot be named 'loss'": lambda params, batch, key: (params["bias"], {"loss": 1.0}),
     }
     for message, function in bad.items():
         with pytest.raises((TypeError, ValueError), match=message):
@@ -301,9 +272,7 @@ def test_fit_rejects_invalid_arguments():
             State.create(trainable, optax.sgd(0.1), KEY)
     for options, message in (
         ({"epochs": 0}, "epochs must be at least 1, got 0"),
-        ({"steps": -1}, "steps must be at least 1, got -1"),
         ({"steps": 10 * 200 / 32}, "steps must be an integer, got 62.5"),
-        ({"updates_per_call": 0}, "updates_per_call must be at least 1"),
         ({"key": None}, "key is missing"),
         ({"key": 0}, "fit: key must be one of jax.random.key, got 0"),
     ):
@@ -311,14 +280,14 @@ def test_fit_rejects_invalid_arguments():
             run(BATCHES, **options)
     with pytest.raises(TypeError, match="a State contains a key"):
         fit(loss, State.create(start(), optax.sgd(0.1), KEY), BATCHES, optimizer=optax.sgd(0.1), key=KEY)
-    with pytest.raises(ValueError, match="batches is empty in epoch 1"):
-        run([])
-    with pytest.raises(ValueError, match="batches is an iterator and lasts one epoch, got epochs=2"):
-        run(iter([]), epochs=2)
-    with pytest.raises(ValueError, match="size must be 1 to 23, the number of examples, got 24"):
-        ShuffledBatches((X, Y), 24, 0)
-    with pytest.raises(ValueError, match=r"one number of rows, got \[22, 23\]"):
-        ShuffledBatches((X, Y[1:]), 2, 0)
+    for call, message in (
+        (lambda: run([]), "batches is empty in epoch 1"),
+        (lambda: run(iter([]), epochs=2), "batches is an iterator and lasts one epoch, got epochs=2"),
+        (lambda: ShuffledBatches((X, Y), 24, 0), "size must be 1 to 23, the number of examples, got 24"),
+        (lambda: ShuffledBatches((X, Y[1:]), 2, 0), r"one number of rows, got \[22, 23\]"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            call()
 
 
 def test_note_on_batch_first_inputs():
@@ -352,11 +321,8 @@ def test_partition_warns_of_arrays_that_functions_hide():
 
     hiding = {
         "lambda": lambda x: x @ weight,
-        "mapped": jax.vmap(lambda x: x @ weight),
         "compiled": jax.jit(lambda x: x @ weight),
         "partial": functools.partial(jnp.dot, b=weight),
-        "default": lambda x, weight=weight: x @ weight,
-        "nested": lambda x: hiding["lambda"](x) + weight,
         "recursive": recursive,
         "object": Holder(),
     }
@@ -366,9 +332,6 @@ def test_partition_warns_of_arrays_that_functions_hide():
     scale = 2.0
     trainable, _ = partition([jnp.tanh, lambda x: scale * x, jax.tree_util.Partial(jnp.dot, b=weight)])
     assert [leaf.shape for leaf in jax.tree.leaves(trainable)] == [(3, 2)]
-
-
-# --- partition -------------------------------------------------------------------------------------------------------
 
 
 def test_partition_takes_floating_point_arrays_and_combine_puts_together():
@@ -390,9 +353,6 @@ def test_partition_takes_floating_point_arrays_and_combine_puts_together():
     assert len(jax.tree.leaves(some)) == 1
 
 
-# --- callbacks that write --------------------------------------------------------------------------------------------
-
-
 def test_json_lines(whole, tmp_path):
     _, reports = whole
     path = tmp_path / "metrics.jsonl"
@@ -406,10 +366,6 @@ def test_json_lines(whole, tmp_path):
     assert list(lines[1]) == ["network", "step", "epoch", "seconds", "loss", "each", "epoch_ended", "rate", "odd"]
     assert (lines[0]["rate"], lines[0]["odd"]) == (0.5, None)
     assert "epoch_ended" not in lines[0]
-    pandas = pytest.importorskip("pandas")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # pandas' own
-        assert pandas.read_json(path, lines=True)["step"].tolist() == [3, 4, 7, 8, 11, 12]
     with pytest.raises(FileExistsError, match="resume=True"):
         JsonLines(path)(reports[0])
     with path.open("a") as file:
@@ -438,9 +394,6 @@ def test_tensor_board(whole, tmp_path):
     for report in reports[:2]:
         for tag, value in (("loss", report.metrics["loss"]), ("each/1", report.metrics["each"][1]), ("rate", 0.5)):
             assert (report.step, tag, pytest.approx(value)) in found
-
-
-# --- encoders --------------------------------------------------------------------------------------------------------
 
 
 def test_constant_coding_repeats():
@@ -481,11 +434,6 @@ def test_delta_coding_follows_the_signal():
     assert {-1.0, 0.0, 1.0} == set(np.unique(spikes))
 
 
-def test_encoders_reject_complex_values():
-    with pytest.raises(TypeError, match="rate_encoding: x must be real, got complex64"):
-        rate_encoding(X + 1j, 3, KEY)
-
-
 def test_lines_of_steps_that_are_made_again_are_dropped(tmp_path):
     def toward(w, batch, key):
         return (w - batch) ** 2, {}
@@ -498,21 +446,6 @@ def test_lines_of_steps_that_are_made_again_are_dropped(tmp_path):
     go_on(middle, path, steps=5)
     go_on(middle, path, epochs=1, updates_per_call=3)
     assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [1, 2, 5, 8]
-
-
-def test_callbacks_end_where_training_diverges():
-    ended = []
-
-    class Ends:
-        def __call__(self, report):
-            return None
-
-        def end(self, state):
-            ended.append(state.step)
-
-    with pytest.raises(DivergedError) as error:
-        run([(X, Y)] * 3 + [(X * np.nan, Y)], callbacks=[Ends()])
-    assert ended == [error.value.state.step]
 
 
 def test_program_has_room_for_the_batches_of_an_epoch_only(whole, monkeypatch):

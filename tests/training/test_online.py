@@ -1,7 +1,6 @@
 """Gradients forward in time, against backpropagation through a plain loop with the other paths cut."""
 
 import dataclasses
-import functools
 import itertools
 
 import jax
@@ -223,30 +222,6 @@ def test_local_has_the_bits_of_backpropagation_within_a_step(x64, seed):
 
     want, got = (jax.jit(jax.value_and_grad(f))(trainable) for f in (loss, local))
     jax.tree.map(np.testing.assert_array_equal, got, want)
-
-
-@pytest.mark.every
-@pytest.mark.parametrize("seed", [0, 8, 9, 11])
-def test_local_adds_the_terms_of_backpropagation(x64, seed):
-    """Backpropagation adds from the last step. Its sum has equal bits in this order, without the fusion of XLA."""
-    network, x, mask, targets, _ = random_network(seed, CELLS)
-    trainable, static = partition(network)
-
-    def loss(trainable):
-        backward = Backward(truncate=1, chunk=1)
-        outputs = combine(trainable, static)(x, mask=mask, backward=backward)[1]
-        return squares(outputs, targets[:, None, None])
-
-    online = Online(network, "local")
-    with jax.disable_jit():
-        want = jax.grad(loss)(trainable)
-        carry, terms = online.start(x[0]), []
-        for t in range(STEPS):
-            active = None if mask is None else mask[t]
-            carry, _, gradients = online.step(carry, x[t], targets[t], squares, active=active)
-            terms.append(gradients)
-    total = functools.reduce(functools.partial(jax.tree.map, jnp.add), reversed(terms))
-    jax.tree.map(np.testing.assert_array_equal, total, want)
 
 
 def shallow(rule="eprop", **changed):

@@ -175,14 +175,13 @@ def environment(devices=1):
 class Processes:
     """Programs that are started together, of which none outlives the test."""
 
-    def __init__(self, calls, folder, environments=None):
+    def __init__(self, calls, folder):
         self.files = [[folder / f"{name}-{i}" for name in ("stdout", "stderr")] for i in range(len(calls))]
         self.all = []
         for i, call in enumerate(calls):
             out, err = (path.open("wb") for path in self.files[i])
             with out, err:
-                more = (environments or [{}] * len(calls))[i]
-                self.all.append(subprocess.Popen(call, stdout=out, stderr=err, env=environment() | more))
+                self.all.append(subprocess.Popen(call, stdout=out, stderr=err, env=environment()))
 
     def __enter__(self):
         return self
@@ -298,9 +297,7 @@ def test_replicated_names_arrays_that_differ_between_processes(monkeypatch):
     weight = tree()["layers"][0]["weight"]
     for name, value in (
         ("weight", weight.at[1, 2].set(5.0000005)),
-        ("weight", weight.reshape(3, 2)),
         ("weight", weight.astype(jnp.float16)),
-        ("steps", jnp.array([0, 2, 1])),
         ("key", jax.random.key(1)),
     ):
         for pair in ((tree(), tree(**{name: value})), (tree(**{name: value}), tree())):

@@ -1,6 +1,5 @@
 """Sweeps: each run is that of ``fit`` alone, and results survive a kill."""
 
-import dataclasses
 import importlib
 import json
 import threading
@@ -14,7 +13,6 @@ import pytest
 
 from spikegrad import Arctan, Sigmoid, rescaled
 from spikegrad.training import ShuffledBatches, fit, sweep
-from spikegrad.training._sweep import _Programs
 
 sweeps = importlib.import_module("spikegrad.training._sweep")
 X = np.random.default_rng(0).uniform(size=(40, 3)).astype(np.float32)
@@ -45,38 +43,6 @@ def loss(weight, batch, key, setting):
 
 def start(key, setting):
     return jax.random.normal(key, (3,))
-
-
-def test_only_one_run_compiles_the_shared_program(monkeypatch):
-    """The first call of a program compiles it. Other runs wait for this call, and then run at the same time."""
-    running, most, both = [], [], threading.Barrier(2, timeout=10)
-
-    def advance(number):
-        running.append(number)
-        most.append(len(running))
-        if number:  # after the first call
-            both.wait()
-        else:
-            time.sleep(0.1)
-        running.remove(number)
-
-    @dataclasses.dataclass
-    class Program:
-        advance: object
-        bound: object = None
-
-    monkeypatch.setattr("spikegrad.training._sweep.compiled", lambda *_: Program(advance))
-    program = _Programs(loss, optax.sgd(0.1), {"lr": 0.1}, 1, lambda *_: None).call({"lr": 0.2})
-    first, *others = (threading.Thread(target=program.advance, args=(number,)) for number in range(3))
-    first.start()
-    while not running:
-        time.sleep(0.001)
-    for thread in others:
-        thread.start()
-    for thread in (first, *others):
-        thread.join()
-    assert most[0] == 1
-    assert max(most) == 2  # the two that waited, and never the first with one of them
 
 
 def batches(seed):
@@ -133,19 +99,6 @@ def test_parallel_runs_compile_each_program_once():
     results = list(sweep(power, start, batches, settings, optimizer=adam, seeds=(3, 4), steps=2, jobs=4))
     assert len(results) == 8
     assert len(traced) == 2
-
-
-def test_programs_take_turns():
-    order = [(setting["surrogate"], setting["lr"]) for setting in SETTINGS[::4] + SETTINGS[1::4]]
-    begun = []
-
-    def callbacks(setting, seed):
-        begun.append((setting["surrogate"], setting["lr"]))
-        return ()
-
-    settings = [SETTINGS[i] for i in (0, 1, 4, 5)]  # two of each shape
-    list(run(settings, seeds=[3], steps=1, jobs=1, callbacks=callbacks))
-    assert begun == order
 
 
 def test_a_sweep_that_was_killed_is_gone_on_with(tmp_path):
