@@ -227,7 +227,7 @@ def test_sums_of_delayed_products_are_a_window():
 def test_loop_without_a_delay_is_named():
     edges = [edge for edge in FEEDBACK if "d" not in edge] + [("b", "ba")]
     graph = graph_of(edges, a=copy(), b=copy(), ab=linear(0.5), ba=linear(0.5))
-    with pytest.raises(ValueError, match=r"^from_nir: .* the loop 'a' -> 'b' -> 'a' arrive .* Delay"):
+    with pytest.raises(ValueError, match=r"^from_nir: a loop of several layers needs a Delay, .*'a', 'b' form a cycle"):
         from_nir(graph, **EULER)
 
 

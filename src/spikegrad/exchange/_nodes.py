@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import operator
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
@@ -55,12 +56,7 @@ def numbers(node: Node, name: str, shape: Shape | None = None) -> Array:
     Factors are multiplied in float64, and the weights are rounded once.
     """
     values = np.asarray(getattr(node, name), np.float64)
-    try:
-        return values if shape is None else np.broadcast_to(values, shape)
-    except ValueError:
-        raise ValueError(
-            f"{name} must have shape {shape}, got {values.shape}"
-        ) from None
+    return values if shape is None else np.broadcast_to(values, shape)
 
 
 class Time(NamedTuple):
@@ -74,10 +70,9 @@ class Time(NamedTuple):
     discretization: str
 
     @classmethod
-    def checked(cls, owner: str, dt: float, discretization: str) -> Time:
+    def checked(cls, dt: float, discretization: str) -> Time:
         # It checks dt and the discretization, and every dt is shorter than an infinite tau.
-        with named(owner):
-            decay_from_tau(np.inf, dt, discretization)
+        decay_from_tau(np.inf, dt, discretization)
         return cls(float(dt), discretization)
 
     def decay(self, tau: Array) -> Array:
@@ -138,13 +133,7 @@ class Linear(_Weights, pure=True):
 
     @classmethod
     def read(cls, node: Node, shape: Shape) -> Linear:
-        weight, bias = cls.read_arrays(node)
-        # JAX would take an image too, and multiply its last axis.
-        if weight.shape[1:] != shape:
-            raise ValueError(
-                f"the input must have shape {weight.shape[1:]}, got {shape}"
-            )
-        return cls(weight, bias)
+        return cls(*cls.read_arrays(node))
 
     def write(self, shape: Shape) -> Node:
         if self.bias is None:
@@ -258,7 +247,7 @@ def output_shape(function: Operation, shape: Shape) -> Shape:
     JAX checks strides, groups and paddings here.
     """
     example = jax.ShapeDtypeStruct((1, *shape), jnp.result_type(float))
-    return jax.eval_shape(lambda function, x: function(x), function, example).shape[1:]
+    return jax.eval_shape(operator.call, function, example).shape[1:]
 
 
 def scaled(functions: Sequence[Operation], factor: Array) -> list[Operation]:
@@ -282,32 +271,22 @@ def scaled(functions: Sequence[Operation], factor: Array) -> list[Operation]:
 def per_channel(values: Array, channels: int) -> Array | None:
     """Return one number for each channel, the first axis, or None if a channel has several."""
     rows = values.reshape(channels, -1)
-    is_equal = np.array_equal(
-        rows, np.broadcast_to(rows[:, :1], rows.shape), equal_nan=True
-    )
-    return rows[:, 0] if is_equal else None
+    return rows[:, 0] if (rows == rows[:, :1]).all() else None
 
 
-class Delay:
-    """``nir.Delay``, as a number of time steps."""
-
-    @staticmethod
-    def read(node: Node, dt: float) -> int:
-        # A network delays a source as a whole.
-        delays = np.unique(numbers(node, "delay"))
-        if len(delays) != 1:
-            raise ValueError(f"delay must be one number for all, got {delays}")
-        steps = float(delays[0]) / dt
-        # Seconds are rounded in float32, or by a product with dt.
-        if round(steps) < 0 or abs(steps - round(steps)) > 1e-6 * max(1.0, steps):
-            raise ValueError(
-                f"delay must be a multiple of {dt=}, 0 or more, got {delays[0]}"
-            )
-        return round(steps)
-
-    @staticmethod
-    def write(steps: int, shape: Shape, dt: float) -> Node:
-        return nir.Delay(np.full(shape, steps * dt))
+def delay_of(node: Node, dt: float) -> int:
+    """Return the time steps of a ``nir.Delay``."""
+    # A network delays a source as a whole.
+    delays = np.unique(numbers(node, "delay"))
+    if len(delays) != 1:
+        raise ValueError(f"delay must be one number for all, got {delays}")
+    steps = float(delays[0]) / dt
+    # Seconds are rounded in float32, or by a product with dt.
+    if round(steps) < 0 or abs(steps - round(steps)) > 1e-6 * max(1.0, steps):
+        raise ValueError(
+            f"delay must be a multiple of {dt=}, 0 or more, got {delays[0]}"
+        )
+    return round(steps)
 
 
 # --- the equations of JAX that give operations ----------------------------------------------------
@@ -553,17 +532,12 @@ class Membrane(NamedTuple):
         return self.node(**fields)
 
 
-class Threshold(NamedTuple):
-    """Neurons without a state, which fire above a threshold."""
-
-    node: Node = nir.Threshold
-    fires: bool = True
-
-    def read(
-        self, nodes: list[Node], shape: Shape, time: Time, surrogate: Surrogate
-    ) -> tuple[Cell, Array]:
-        threshold = _above(numbers(nodes[0], "threshold", shape))
-        return LIF(0.0, threshold, surrogate, "none"), np.ones(shape)
+def read_threshold(
+    nodes: list[Node], shape: Shape, time: Time, surrogate: Surrogate
+) -> tuple[Cell, Array]:
+    """Read neurons without a state."""
+    threshold = _above(numbers(nodes[0], "threshold", shape))
+    return LIF(0.0, threshold, surrogate, "none"), np.ones(shape)
 
 
 MEMBRANES = (
@@ -574,7 +548,12 @@ MEMBRANES = (
     Membrane(nir.I),
     Membrane(nir.CubaLI, "tau_mem", has_synapse=True),
 )
-NEURONS = {neurons.node: neurons for neurons in (*MEMBRANES, Threshold())}
+WITHOUT_SPIKES = nir.LI, nir.I, nir.CubaLI
+NEURONS: dict[type, Callable[..., tuple[Cell, Array]]] = {
+    **{membrane.node: membrane.read for membrane in MEMBRANES},
+    nir.Threshold: read_threshold,
+}
+"""The functions that read neurons."""
 
 
 def write_neurons(cell: Any, signal: Signal, time: Time) -> list[Node]:

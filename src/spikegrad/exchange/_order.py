@@ -11,7 +11,8 @@ Sources = Mapping[Name, Collection[Name]]
 
 def reached(sources: Sources[Name], known: Collection[Name]) -> list[tuple[Name, Name]]:
     """Return each node with a source that is known or comes before it."""
-    known, waiting = {*known}, dict.fromkeys(sources)
+    known = {*known}
+    waiting = {name: None for name in sources if name not in known}
     order: list[tuple[Name, Name]] = []
     while waiting:
         # The first in the order of the graph, so the result does not depend on hashes.

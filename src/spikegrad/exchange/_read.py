@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import graphlib
-import itertools
-from typing import NamedTuple
+from contextlib import AbstractContextManager
 
 import jax
 import jax.numpy as jnp
@@ -20,8 +18,8 @@ from ._nodes import (
     MARK,
     NEURONS,
     OPERATIONS,
+    WITHOUT_SPIKES,
     Array,
-    Delay,
     Linear,
     Node,
     Operation,
@@ -29,6 +27,7 @@ from ._nodes import (
     Shape,
     Surrogate,
     Time,
+    delay_of,
     named,
     output_shape,
     scaled,
@@ -105,20 +104,11 @@ def from_nir(
     ... )
     ((3, 2), 0.9, 'value', True)
     """
-    time = Time.checked("from_nir", dt, discretization)
-    # nir names edges without a node and edges that occur twice.
     with named("from_nir"):
+        time = Time.checked(dt, discretization)
+        # nir names edges without a node and edges that occur twice.
         graph.validate_structure()
-    reader = _Reader(graph, time, surrogate)
-    reader.read_shapes()
-    layers = {name: reader.read_layer(name) for name in reader.layers}
-    joins = {name: Join(_add, sources) for name, sources in reader.joins.items()}
-    # A file sorts names, and positions such as network.layers[-1] need the order of a time step.
-    nodes = layers | joins
-    ordered = {name: nodes[name] for name in reader.order() if name in nodes}
-    return Network(
-        ordered, inputs=_plain(reader.inputs), outputs=_plain(reader.outputs)
-    )
+        return _Reader(graph, time, surrogate).network()
 
 
 def _add(*outputs: Array) -> Array:
@@ -141,21 +131,7 @@ class _Sequence(Struct, pure=True):
         return x
 
 
-class _Chain(NamedTuple):
-    """The weights of a layer for one source."""
-
-    source: str
-    """An input, a layer or a join."""
-    nodes: list[str]
-    """Delays, and the operations after them."""
-
-
-class _Part(NamedTuple):
-    """The nodes of a layer."""
-
-    chains: list[_Chain]
-    neurons: list[str]
-    """Neurons, or neurons and their Threshold, or nothing."""
+_SUPPORTED = (*OPERATIONS, nir.Delay, *NEURONS)
 
 
 class _Reader:
@@ -163,53 +139,67 @@ class _Reader:
 
     def __init__(self, graph: nir.NIRGraph, time: Time, surrogate: Surrogate) -> None:
         self.time, self.surrogate = time, surrogate
-        self.nodes, edges = _flat(graph)
-        self.names: dict[str, str] = {}
-        """The names of layers in the network, if they differ from the last node."""
-        ends = self._of_type(nir.Input) + self._of_type(nir.Output)
-        for name in (name for name in ends if name not in graph.nodes):
-            # The Input and Output of a subgraph pass on their sources.
-            sources = [source for source, target in edges if target == name]
-            targets = [target for source, target in edges if source == name]
-            edges = [edge for edge in edges if name not in edge]
-            edges += itertools.product(sources, targets)
-            # Recurrent neurons have the name of their subgraph.
-            if isinstance(self.nodes.pop(name), nir.Output) and len(sources) == 1:
-                self.names[sources[0]] = name.rpartition("/")[0]
+        self.nodes, edges, self.names = _flat(graph)
         self.before: dict[str, list[str]] = {name: [] for name in self.nodes}
         self.after: dict[str, list[str]] = {name: [] for name in self.nodes}
         for source, target in edges:
             self.before[target].append(source)
             self.after[source].append(target)
-        self.inputs, ends = self._of_type(nir.Input), self._of_type(nir.Output)
-        supported = (*OPERATIONS, nir.Delay, *NEURONS)
+        self.inputs = self._of_type(nir.Input)
         for name, node in self.nodes.items():
-            if type(node) not in (*supported, nir.Input, nir.Output):
-                known = ", ".join(kind.__name__ for kind in supported)
-                raise ValueError(f"{self.owner(name)} is not supported; use {known}")
-            if not self.before[name] and name not in self.inputs:
+            if type(node) not in (*_SUPPORTED, nir.Input, nir.Output):
+                known = ", ".join(kind.__name__ for kind in _SUPPORTED)
                 raise ValueError(
-                    f"{self.owner(name)} is not on a path from an Input; remove it"
+                    f"{name!r} ({type(node).__name__}) is not supported; use {known}"
                 )
-        self.layers: dict[str, _Part] = {}
-        self.joins: dict[str, list[str]] = {}
-        for name in self.nodes:
-            if name not in (*self.inputs, *ends) and not self._is_inner(name):
-                self.layers[self.names.get(name, name)] = self._part(name)
-        self.outputs = [self._source(self.before[end], self.nodes[end]) for end in ends]
-        self.sources = {
-            name: [c.source for c in p.chains] for name, p in self.layers.items()
-        }
-        self.sources |= self.joins
-        self.undelayed = dict(self.joins)
+        self.joins: dict[str, Join] = {}
+        self.functions: dict[str, Operation] = {}
+        self.delays: dict[str, int] = {}
         self.shapes: dict[str, Shape] = {}
-        """The shape of one example of each input, layer and join."""
+        """The shape of one example after each node."""
+        for name in self.inputs:
+            with self._named(name):
+                shape = self.nodes[name].input_type["input"]
+                self.shapes[name] = checked_shape("the shape", shape)
+        # In a loop a node has a shape before all of its sources do.
+        for name, source in reached(self.before, self.inputs):
+            with self._named(name):
+                self.shapes[name] = self._read_node(name, self.shapes[source])
 
-    def owner(self, name: str) -> str:
-        return f"from_nir: {name!r} ({type(self.nodes[name]).__name__})"
+    def _named(self, name: str) -> AbstractContextManager[None]:
+        return named(f"{name!r} ({type(self.nodes[name]).__name__})")
 
     def _of_type(self, kind: type) -> list[str]:
         return [name for name, node in self.nodes.items() if isinstance(node, kind)]
+
+    def _read_node(self, name: str, shape: Shape) -> Shape:
+        """Read an operation or a delay, for an input of this shape. Return the shape after it."""
+        node = self.nodes[name]
+        if type(node) in OPERATIONS:
+            self.functions[name] = OPERATIONS[type(node)].read(node, shape)
+            return output_shape(self.functions[name], shape)
+        if isinstance(node, nir.Delay):
+            self.delays[name] = delay_of(node, self.time.dt)
+        return shape
+
+    def network(self) -> Network:
+        nodes: dict[str, Layer | Join] = {
+            self.names.get(name, name): self._read_layer(name)
+            for name, node in self.nodes.items()
+            if type(node) in _SUPPORTED and not self._is_inner(name)
+        }
+        outputs = [
+            self._source(self.before[end], [end]) for end in self._of_type(nir.Output)
+        ]
+        nodes |= self.joins
+        with named("a loop of several layers needs a Delay, of 0 s for one step"):
+            network = Network(
+                nodes, inputs=_plain(self.inputs), outputs=_plain(outputs)
+            )
+        # A file sorts names, and positions such as network.layers[-1] need the order of a time
+        # step.
+        ordered = {name: nodes[name] for name in network.graph.nodes}
+        return dataclasses.replace(network, layers=ordered)
 
     def _is_inner(self, name: str) -> bool:
         """If True, a node belongs to the layer of its only reader."""
@@ -224,97 +214,60 @@ class _Reader:
             return False
         # to_nir writes neurons without a reset as neurons that do not fire, and a Threshold.
         if kind in NEURONS:
-            return next_kind is nir.Threshold and not NEURONS[kind].fires
+            return next_kind is nir.Threshold and kind in WITHOUT_SPIKES
         # A delay also delays a bias before it, so it starts a layer, unlike other operations.
-        return next_kind in OPERATIONS or kind is next_kind is nir.Delay
+        return next_kind in OPERATIONS
 
-    def _part(self, last: str) -> _Part:
-        """Return the nodes of the layer with this last node."""
-        if type(self.nodes[last]) not in NEURONS:
-            return _Part([self._chain(last, is_last=True)], [])
-        neurons = [last]
-        for name in self.before[last]:
-            if type(self.nodes[name]) in NEURONS and self._is_inner(name):
-                neurons = [name, last]
-        return _Part([self._chain(name) for name in self.before[neurons[0]]], neurons)
-
-    def _chain(self, end: str, is_last: bool = False) -> _Chain:
-        """Return the operations up to this node, or none if the node is another layer."""
-        path: list[str] = []
-        sources = [end]
+    def _chain(self, sources: list[str], path: list[str]) -> tuple[str, list[str]]:
+        """Return the input, layer or join before a path, and the path with all nodes after it."""
         # An operation of several sources or for several readers ends the path.
-        while is_last or (len(sources) == 1 and self._is_inner(sources[0])):
+        while len(sources) == 1 and self._is_inner(sources[0]):
             path = [*sources, *path]
-            sources, is_last = self.before[path[0]], False
-        return _Chain(
-            self._source(sources, *(self.nodes[name] for name in path[:1])), path
-        )
+            sources = self.before[path[0]]
+        return self._source(sources, path), path
 
-    def _source(self, nodes: list[str], *reader: Node) -> str:
+    def _source(self, nodes: list[str], path: list[str]) -> str:
         """Return the input, layer or join of these nodes. A join is a sum of several."""
         names = [self.names.get(name, name) for name in nodes]
         if len(names) == 1:
             return names[0]
         # to_nir keeps the name of a join here, since NIR has no node for it.
-        join = reader[0].metadata.get(MARK, {"source": " + ".join(names)})["source"]
-        self.joins[join] = names
+        default = {"source": " + ".join(names)}
+        join = self.nodes[path[0]].metadata.get(MARK, default)["source"]
+        self.joins[join] = Join(_add, names)
         return join
 
-    def read_shapes(self) -> None:
-        for name in self.inputs:
-            shape = self.nodes[name].input_type["input"]
-            self.shapes[name] = checked_shape(f"{self.owner(name)}: the shape", shape)
-        # In a loop a layer has a shape before all of its sources do.
-        with named("from_nir"):
-            order = reached(self.sources, self.inputs)
-        for name, source in order:
-            chains = self.layers[name].chains if name in self.layers else ()
-            chain = next((chain for chain in chains if chain.source == source), None)
-            self.shapes[name] = (
-                self._functions(chain)[1] if chain else self.shapes[source]
-            )
-
-    def _functions(self, chain: _Chain) -> tuple[list[Operation], Shape, int]:
-        """Return the functions of a chain, the shape of their output, and the delay in steps."""
-        functions: list[Operation] = []
-        shape, steps = self.shapes[chain.source], 0
-        for name in chain.nodes:
-            node = self.nodes[name]
-            with named(self.owner(name)):
-                if isinstance(node, nir.Delay):
-                    steps += Delay.read(node, self.time.dt)
-                    continue
-                function = OPERATIONS[type(node)].read(node, shape)
-                shape = output_shape(function, shape)
-            # Weights with the factor are trained as one array.
-            if isinstance(function, Scale):
-                functions = scaled(functions, function.factor)
-            else:
-                functions.append(function)
-        return functions, shape, steps
-
-    def read_layer(self, name: str) -> Layer:
-        part, shape = self.layers[name], self.shapes[name]
-        cell, gain = LeakyReadout(0.0), np.ones(shape)
-        if part.neurons:
-            nodes = [self.nodes[node] for node in part.neurons]
-            with named(self.owner(part.neurons[0])):
-                read = NEURONS[type(nodes[0])].read
+    def _read_layer(self, last: str) -> Layer:
+        """Return the layer with this last node."""
+        name, shape = self.names.get(last, last), self.shapes[last]
+        if type(self.nodes[last]) in NEURONS:
+            before = [n for n in self.before[last] if type(self.nodes[n]) in NEURONS]
+            neurons = [*filter(self._is_inner, before), last]
+            nodes = [self.nodes[node] for node in neurons]
+            with self._named(neurons[0]):
+                read = NEURONS[type(nodes[0])]
                 cell, gain = read(nodes, shape, self.time, self.surrogate)
+            chains = [self._chain([end], []) for end in self.before[neurons[0]]]
+        else:
+            cell, gain = LeakyReadout(0.0), np.ones(shape)
+            chains = [self._chain(self.before[last], [last])]
         weights: dict[str, dict[int, Operation]] = {}
         biases: list[Array] = []
-        for chain in part.chains:
-            functions, out, lag = self._functions(chain)
-            lag += self._is_late(name, chain)
-            with named(self.owner([*part.neurons, *chain.nodes][-1])):
-                if out != shape:
-                    raise ValueError(f"the output must have shape {shape}, got {out}")
-                weight, bias = _weight(scaled(functions, gain))
+        for source, path in chains:
+            functions: list[Operation] = []
+            for function in (self.functions[n] for n in path if n in self.functions):
+                # Weights with the factor are trained as one array.
+                if isinstance(function, Scale):
+                    functions = scaled(functions, function.factor)
+                else:
+                    functions.append(function)
+            weight, bias = _weight(scaled(functions, gain))
             biases += bias
-            lags = weights.setdefault(chain.source, {})
+            lag = sum(self.delays.get(node, 0) for node in path)
+            lag += self._is_late(name, source, path)
+            lags = weights.setdefault(source, {})
             # Several nodes between two layers add up.
             lags[lag] = lags[lag] + weight if lag in lags else weight
-        self.undelayed[name] = [source for source, lags in weights.items() if 0 in lags]
         bias = _add(*biases) if biases else None
         # A layer that only reads itself has these weights as its input weights.
         recurrent = None
@@ -327,54 +280,50 @@ class _Reader:
             return Layer(weight, cell, recurrent, bias, of=source)
         return Layer(combined, cell, recurrent, bias)
 
-    def _is_late(self, name: str, chain: _Chain) -> bool:
+    def _is_late(self, name: str, source: str, path: list[str]) -> bool:
         """If True, the weights have the step that each loop takes in addition to its delays."""
-        first = self.nodes[chain.nodes[0]] if chain.nodes else None
-        if chain.source == name or first is None:
-            return chain.source == name
+        if source == name or not path:
+            return source == name
+        first = self.nodes[path[0]]
         if MARK in first.metadata:
             return bool(first.metadata[MARK]["late"])
         # In a graph of another library, the Delay in a loop states the weights with this step.
-        return isinstance(first, nir.Delay) and name in ancestors(
-            self.sources, chain.source
-        )
-
-    def order(self) -> list[str]:
-        """Return the order of a time step. The network would raise too, without the fix in NIR."""
-        try:
-            return [*graphlib.TopologicalSorter(self.undelayed).static_order()]
-        except graphlib.CycleError as error:
-            loop = " -> ".join(map(repr, error.args[1]))
-            raise ValueError(
-                f"from_nir: NIR does not define which weights of the loop {loop} arrive one step "
-                "later; insert a Delay before them, of 0 s for a delay of one step"
-            ) from None
+        return path[0] in self.delays and path[0] in ancestors(self.before, path[0])
 
 
 def _flat(
     graph: nir.NIRGraph, prefix: str = ""
-) -> tuple[dict[str, Node], list[tuple[str, str]]]:
-    """Return the nodes and edges of a graph and its subgraphs."""
+) -> tuple[dict[str, Node], list[tuple[str, str]], dict[str, str]]:
+    """Return the nodes and edges of a graph and its subgraphs, and the names of layers that differ
+    from their last node.
+    """
     nodes: dict[str, Node] = {}
     edges: list[tuple[str, str]] = []
+    names: dict[str, str] = {}
+    # The nodes of each entry that read its sources, and those that its readers read.
+    starts: dict[str, list[str]] = {}
+    ends: dict[str, list[str]] = {}
     for name, node in graph.nodes.items():
-        inner = {prefix + name: node}
-        if isinstance(node, nir.NIRGraph):
-            if len(node.inputs) != 1 or len(node.outputs) != 1:
-                raise ValueError(
-                    f"from_nir: the graph {name!r} must have one Input and one Output"
-                )
-            inner, inner_edges = _flat(node, f"{prefix}{name}/")
-            edges += inner_edges
-        nodes |= inner
-
-    def end(name: str, kind: str) -> str:
-        """Return the name of a node, or of the Input or Output of a subgraph."""
-        return "/".join([prefix + name, *getattr(graph.nodes[name], kind, ())])
-
-    return nodes, edges + [
-        (end(a, "outputs"), end(b, "inputs")) for a, b in graph.edges
-    ]
+        path = prefix + name
+        if not isinstance(node, nir.NIRGraph):
+            nodes[path] = node
+            starts[name] = ends[name] = [path]
+            continue
+        inner, links, inner_names = _flat(node, f"{path}/")
+        # The Input and Output of a subgraph pass on their sources.
+        (first,), (last,) = node.inputs, node.outputs
+        first, last = f"{path}/{first}", f"{path}/{last}"
+        starts[name] = [target for source, target in links if source == first]
+        ends[name] = [source for source, target in links if target == last]
+        nodes |= {key: inner[key] for key in inner if key not in (first, last)}
+        edges += [link for link in links if first not in link and last not in link]
+        names |= inner_names
+        # Recurrent neurons have the name of their subgraph.
+        if len(ends[name]) == 1:
+            names[ends[name][0]] = path
+    for source, target in graph.edges:
+        edges += [(a, b) for a in ends[source] for b in starts[target]]
+    return nodes, edges, names
 
 
 def _weight(functions: list[Operation]) -> tuple[Operation, list[Array]]:

@@ -22,7 +22,6 @@ from ._nodes import (
     PRIMITIVES,
     Array,
     AxisOrderError,
-    Delay,
     Equation,
     Node,
     Operands,
@@ -37,7 +36,7 @@ from ._nodes import (
     trace_sum,
     write_neurons,
 )
-from ._order import ancestors, reached
+from ._order import reached
 
 
 def to_nir(
@@ -141,150 +140,19 @@ def to_nir(
     >>> graph.nodes["0"].tau.round(6).tolist()
     [0.01, 0.01]
     """
-    time = Time.checked("to_nir", dt, discretization)
-    graph = _Graph(network)
-    shapes = graph.input_shapes(input_shape)
-    # The first convolution shows the order of the axes of the inputs.
     with named("to_nir"):
+        time = Time.checked(dt, discretization)
+        writer = _Writer(network, time, unit_resistance)
+        shapes = writer.input_shapes(input_shape)
+        # The first convolution shows the order of the axes of the inputs.
         try:
-            currents = graph.trace(shapes, channels_last=False)
+            writer.trace(shapes, channels_last=False)
         except AxisOrderError:
-            currents = graph.trace(shapes, channels_last=True)
-    writer = _Writer(graph, time, unit_resistance)
-    for name in graph.inputs:
-        writer.add_input(name)
-    for name in graphlib.TopologicalSorter(graph.undelayed).static_order():
-        if name in currents:
-            with named(f"to_nir: layer {name!r}"):
-                writer.add_layer(name, currents[name])
-        elif name in graph.nodes:
-            writer.add_join(name)
-    for name in graph.outputs:
-        writer.add_output(name)
-    return writer.graph(metadata={"dt": time.dt, "discretization": time.discretization})
+            writer.trace(shapes, channels_last=True)
+        return writer.write()
 
 
-# --- the network and the trace of its functions ---------------------------------------------------
-
-
-class _Edge(NamedTuple):
-    source: str
-    delay: int
-    layer: Layer
-    """A layer with only this weight."""
-
-
-class _Graph:
-    """The graph of a network, and the outputs of its nodes as signals.
-
-    Only the constructor depends on the form of networks.
-    """
-
-    def __init__(self, network: Network) -> None:
-        graph = network.graph
-        self.nodes, self.inputs = graph.nodes, graph.inputs
-        """Layers and joins in the order of a time step, and the names of inputs."""
-        self.outputs = [*graph.outputs]
-        self.sources = {
-            n: [edge.source for edge in edges] for n, edges in graph.edges.items()
-        }
-        self.edges: dict[str, list[_Edge]] = {}
-        for name, node in graph.nodes.items():
-            if isinstance(node, Join):
-                if node.over_time:
-                    raise ValueError(
-                        f"to_nir: the join {name!r} takes complete sequences, which NIR does not "
-                        "support; fold a normalization into the weights (fold_normalization)"
-                    )
-                continue
-            bias = node.bias
-            self.edges[name] = []
-            for edge, weight in graph.connections(name):
-                if edge.windowed:
-                    raise ValueError(
-                        f"to_nir: layer {name!r} has a function of a window, which NIR does not "
-                        "support"
-                    )
-                part = Layer(weight, node.cell, bias=bias)
-                self.edges[name].append(_Edge(edge.source, edge.lags[0], part))
-                bias = None  # the first weight has it
-        # Each loop leads back at least once in the order of a time step.
-        place = {name: n for n, name in enumerate(self.nodes)}
-        self.undelayed = {
-            name: [
-                source
-                for source in sources
-                if place.get(source, -1) < place[name]
-                or name not in ancestors(self.sources, source)
-            ]
-            for name, sources in self.sources.items()
-        }
-        """The sources that do not lead back. Other weights lose the step that a loop has in NIR."""
-
-    def input_shapes(self, input_shape: Any) -> dict[str, Shape]:
-        """Return the shape of one step of one example for each input."""
-        shapes: dict[str, Any] = {}
-        if isinstance(input_shape, Mapping):
-            shapes = {**input_shape}
-        elif input_shape is not None:
-            shapes = dict.fromkeys(self.inputs, input_shape)
-        else:
-            for edge in itertools.chain(*self.edges.values()):
-                weight = edge.layer.weight  # a variable of a framework may be callable
-                if hasattr(weight, "__jax_array__") or not callable(weight):
-                    shapes[edge.source] = jnp.asarray(weight).shape[:1]
-        for name in self.inputs:
-            if name not in shapes:
-                raise ValueError(
-                    f"to_nir: no weight of {name!r} is a matrix: give input_shape, of one step of "
-                    "one example, or a dict with the shape of each input"
-                )
-        return {k: checked_shape("to_nir: input_shape", shapes[k]) for k in self.inputs}
-
-    def trace(
-        self, shapes: dict[str, Shape], channels_last: bool
-    ) -> dict[str, list[Signal]]:
-        """Set the signals. Return the currents of each layer, one for each weight."""
-        self.signals: dict[str, Signal] = {}
-        for name, shape in shapes.items():
-            shape = (shape[-1], *shape[:-1]) if channels_last else shape
-            places = np.arange(np.prod(shape)).reshape(shape)
-            # The array in the function has its channels last, and ``places`` says where each
-            # number is in NIR's array.
-            places = np.moveaxis(places, 0, -1) if channels_last else places
-            self.signals[name] = Signal(shape, places[None], jnp.result_type(float))
-
-        # The trace of a function may take a second.
-        @functools.cache
-        def current(name: str, n: int) -> Signal:
-            text = f"layer {name!r} has a function that NIR does not support"
-            edge = self.edges[name][n]
-            return _traced(text, edge.layer.drive, self.signals[edge.source])
-
-        # In a loop a layer has an output before all of its sources do.
-        for name, source in reached(self.sources, self.inputs):
-            self.signals[name] = self.signals[source]
-            if name in self.edges:  # each current has the shape of the output
-                signal = current(name, self.sources[name].index(source))
-                self.signals[name] = signal._replace(functions=())
-        # Now the signals of sources that come later are known too.
-        currents = {
-            name: [current(name, n) for n in range(len(edges))]
-            for name, edges in self.edges.items()
-        }
-        for name, node in self.nodes.items():
-            if isinstance(node, Join):
-                text = f"the join {name!r} must add outputs of one shape, as in lambda a, b: a + b"
-                _traced(
-                    text, node.function, *(self.signals[source] for source in node.of)
-                )
-            elif not all(
-                signal.is_like(self.signals[name]) for signal in currents[name]
-            ):
-                raise ValueError(
-                    f"{name!r} must add arrays with their axes in one order"
-                )
-        return currents
+# --- the trace of functions -----------------------------------------------------------------------
 
 
 def _traced(text: str, function: Callable[..., Array], *signals: Signal) -> Signal:
@@ -352,77 +220,171 @@ class _Nodes:
             sources = [name]
         return sources
 
-    def graph(self, **options: Any) -> nir.NIRGraph:
+    def graph(self) -> nir.NIRGraph:
         edges = [
             (source, target) for sources, target in self.links for source in sources
         ]
-        return nir.NIRGraph(self.nodes, edges, **options)
+        return nir.NIRGraph(self.nodes, edges)
+
+
+class _Edge(NamedTuple):
+    source: str
+    delay: int
+    is_late: bool
+    """If True, the edge leads back in a loop. It loses the step that the loop has in NIR."""
+    layer: Layer
+    """A layer with only this weight."""
 
 
 class _Writer(_Nodes):
-    """The nodes of a network."""
+    """The nodes of a network, and the outputs of its layers and joins as signals."""
 
-    def __init__(self, graph: _Graph, time: Time, unit_resistance: bool) -> None:
+    def __init__(self, network: Network, time: Time, unit_resistance: bool) -> None:
         super().__init__()
+        graph = network.graph
         self.net, self.time, self.unit_resistance = graph, time, unit_resistance
         self.ends: dict[str, list[str]] = collections.defaultdict(list)
         """The nodes that add up to the output of an input, layer or join."""
+        self.sources = {
+            n: [edge.source for edge in edges] for n, edges in graph.edges.items()
+        }
+        self.edges: dict[str, list[_Edge]] = {}
+        order = [*graph.inputs, *graph.nodes]
+        for name, node in graph.nodes.items():
+            if isinstance(node, Join):
+                if node.over_time:
+                    raise ValueError(
+                        f"the join {name!r} takes complete sequences, which NIR does not support; "
+                        "fold a normalization into the weights (fold_normalization)"
+                    )
+                continue
+            bias = node.bias
+            self.edges[name] = []
+            for edge, weight in graph.connections(name):
+                if edge.windowed:
+                    raise ValueError(
+                        f"layer {name!r} has a function of a window, which NIR does not support"
+                    )
+                # Each loop leads back at least once in the order of a time step.
+                is_back = order.index(edge.source) >= order.index(name)
+                is_late = is_back and edge.label in graph.looped[name]
+                part = Layer(weight, node.cell, bias=bias)
+                self.edges[name].append(_Edge(edge.source, edge.lags[0], is_late, part))
+                bias = None  # the first weight has it
 
-    def add_input(self, name: str) -> None:
-        node = nir.Input({"input": np.array(self.net.signals[name].shape)})
-        self.ends[name].append(self.add(node, name))
+    def input_shapes(self, input_shape: Any) -> dict[str, Shape]:
+        """Return the shape of one step of one example for each input."""
+        shapes: dict[str, Any] = {}
+        if isinstance(input_shape, Mapping):
+            shapes = {**input_shape}
+        elif input_shape is not None:
+            shapes = dict.fromkeys(self.net.inputs, input_shape)
+        else:
+            for edge in itertools.chain(*self.edges.values()):
+                weight = edge.layer.weight  # a variable of a framework may be callable
+                if hasattr(weight, "__jax_array__") or not callable(weight):
+                    shapes[edge.source] = jnp.asarray(weight).shape[:1]
+        for name in self.net.inputs:
+            if name not in shapes:
+                raise ValueError(
+                    f"no weight of {name!r} is a matrix: give input_shape, of one step of one "
+                    "example, or a dict with the shape of each input"
+                )
+        return {k: checked_shape("input_shape", shapes[k]) for k in self.net.inputs}
 
-    def add_join(self, name: str) -> None:
-        for source in self.net.sources[name]:
-            self.ends[name] += self.ends[source]
+    def trace(self, shapes: dict[str, Shape], channels_last: bool) -> None:
+        """Set the signals, and the currents of each layer, one for each weight."""
+        self.signals: dict[str, Signal] = {}
+        self.currents: dict[str, list[Signal]] = {}
+        for name, shape in shapes.items():
+            shape = (shape[-1], *shape[:-1]) if channels_last else shape
+            places = np.arange(np.prod(shape)).reshape(shape)
+            # The array in the function has its channels last, and ``places`` says where each
+            # number is in NIR's array.
+            places = np.moveaxis(places, 0, -1) if channels_last else places
+            self.signals[name] = Signal(shape, places[None], jnp.result_type(float))
 
-    def add_output(self, name: str) -> None:
-        node = nir.Output({"output": np.array(self.net.signals[name].shape)})
-        node.metadata[MARK] = {"source": name}
-        # Importers expect the name "output".
-        is_single = len(self.net.outputs) == 1 and name in self.net.edges
-        self.connect(
-            self.ends[name],
-            [self.add(node, "output" if is_single else f"{name}.output")],
-        )
+        # The trace of a function may take a second.
+        @functools.cache
+        def current(name: str, n: int) -> Signal:
+            text = f"layer {name!r} has a function that NIR does not support"
+            edge = self.edges[name][n]
+            return _traced(text, edge.layer.drive, self.signals[edge.source])
 
-    def add_layer(self, name: str, currents: list[Signal]) -> None:
-        cell, signal = self.net.nodes[name].cell, self.net.signals[name]
+        # In a loop a layer has an output before all of its sources do.
+        for name, source in reached(self.sources, self.net.inputs):
+            self.signals[name] = self.signals[source]
+            if name in self.edges:  # each current has the shape of the output
+                self.signals[name] = current(name, self.sources[name].index(source))
+        # Now the signals of sources that come later are known too.
+        for name, node in self.net.nodes.items():
+            if isinstance(node, Join):
+                text = f"the join {name!r} must add outputs of one shape, as in lambda a, b: a + b"
+                _traced(text, node.function, *(self.signals[n] for n in node.of))
+                continue
+            currents = [current(name, n) for n in range(len(self.edges[name]))]
+            if not all(signal.is_like(self.signals[name]) for signal in currents):
+                raise ValueError(
+                    f"{name!r} must add arrays with their axes in one order"
+                )
+            self.currents[name] = currents
+
+    def write(self) -> nir.NIRGraph:
+        for name in self.net.inputs:
+            node = nir.Input({"input": np.array(self.signals[name].shape)})
+            self.ends[name].append(self.add(node, name))
+        undelayed = self.sources | {
+            name: [edge.source for edge in edges if not edge.is_late]
+            for name, edges in self.edges.items()
+        }
+        for name in graphlib.TopologicalSorter(undelayed).static_order():
+            if name in self.edges:
+                with named(f"layer {name!r}"):
+                    self.add_layer(name)
+                continue
+            # An input has no sources, and a join adds its sources.
+            for source in self.sources.get(name, ()):
+                self.ends[name] += self.ends[source]
+        for name in self.net.outputs:
+            node = nir.Output({"output": np.array(self.signals[name].shape)})
+            node.metadata[MARK] = {"source": name}
+            # Importers expect the name "output".
+            is_single = len(self.net.outputs) == 1
+            end = self.add(node, "output" if is_single else f"{name}.output")
+            self.connect(self.ends[name], [end])
+        return self.graph()
+
+    def add_layer(self, name: str) -> None:
+        cell, signal = self.net.nodes[name].cell, self.signals[name]
         with named(type(cell).__name__):
             neurons = write_neurons(cell, signal, self.time)
         # The weights get the factor that R would have compensated.
         factor = np.ones(signal.shape)
         if self.unit_resistance and neurons:
             factor, neurons[0].r = neurons[0].r, factor
-        chains: list[tuple[str, str, list[Node]]] = []
+        chains: list[tuple[_Edge, list[Node]]] = []
         recurrent: list[list[Node]] = []
-        for (source, delay, _), current in zip(
-            self.net.edges[name], currents, strict=True
-        ):
-            is_late = source not in self.net.undelayed[name]
-            shape, steps = self.net.signals[source].shape, delay - is_late
-            nodes: list[Node] = (
-                [Delay.write(steps, shape, self.time.dt)] if steps else []
-            )
+        for edge, current in zip(self.edges[name], self.currents[name], strict=True):
+            shape, steps = self.signals[edge.source].shape, edge.delay - edge.is_late
+            nodes: list[Node] = []
+            if steps:
+                nodes.append(nir.Delay(np.full(shape, steps * self.time.dt)))
             for function in scaled(current.functions, factor):
                 nodes.append(function.write(shape))
                 shape = output_shape(function, shape)
-            # A loop without a node on its way would be an edge of the neurons to themselves.
-            if is_late and not (nodes and (neurons or source != name)):
-                raise ValueError("a loop must have weights and neurons")
-            if source == name:
+            if edge.source == name:
                 recurrent.append(nodes)
                 continue
             # from_nir needs the name of a join, and the weights of loops.
             for node in nodes[:1]:
-                node.metadata[MARK] = {"source": source, "late": is_late}
-            chains.append((source, "recurrent" if is_late else "drive", nodes))
+                node.metadata[MARK] = {"source": edge.source, "late": edge.is_late}
+            chains.append((edge, nodes))
         if recurrent:
             neurons = [_recurrent(neurons, recurrent)]
-        elif not neurons and (len(chains) > 1 or not chains[0][2]):
+        elif not neurons and (len(chains) > 1 or not chains[0][1]):
             # One node adds the sources and has the name of the layer.
             neurons = [Scale(factor).write(signal.shape)]
-        *_, last = (None, *chains[-1][2], *neurons)
+        *_, last = (None, *chains[-1][1], *neurons)
 
         def add(node: Node, kind: str, suffix: str = "") -> str:
             # The output of a layer has its name.
@@ -431,12 +393,13 @@ class _Writer(_Nodes):
             return self.add(node, f"{name}.{_KINDS.get(type(node), kind)}", suffix)
 
         ends: list[str] = []
-        for source, kind, nodes in chains:
-            path = [add(node, kind, f".{source}") for node in nodes]
-            ends += self.connect(self.ends[source], path)
-        self.ends[name] += self.connect(
-            ends, [add(node, "neurons") for node in neurons]
-        )
+        for edge, nodes in chains:
+            kind = "recurrent" if edge.is_late else "drive"
+            path = [add(node, kind, f".{edge.source}") for node in nodes]
+            ends += self.connect(self.ends[edge.source], path)
+        path = [add(node, "neurons") for node in neurons]
+        # Weights that read the layer before it is added have this list.
+        self.ends[name] += self.connect(ends, path)
 
 
 _KINDS = {nir.Flatten: "flatten", nir.Threshold: "threshold", nir.Delay: "delay"}
