@@ -154,6 +154,15 @@ def test_list_with_longer_delays_is_a_list_again():
     np.testing.assert_array_equal(reference(graph, spikes_in(), EULER), spikes)
 
 
+def test_feedback_without_weights():
+    """An output that comes back as it is needs no node."""
+    network = Network([Layer(w(12, 8), lif, lambda spikes: spikes)])
+    graph = to_nir(network, **EULER)
+    spikes = run(network, spikes_in())["0"]
+    np.testing.assert_array_equal(reference(graph, spikes_in(), EULER), spikes)
+    np.testing.assert_array_equal(run(from_nir(graph, **EULER), spikes_in())["0"], spikes)
+
+
 def test_nodes_are_named_by_layers_and_sources():
     graph = to_nir(networks()["delayed feedback"], **EULER)
     assert [*graph.nodes] == [

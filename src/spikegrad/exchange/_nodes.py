@@ -59,21 +59,17 @@ def numbers(node: Node, name: str, shape: Shape | None = None) -> Array:
     return values if shape is None else np.broadcast_to(values, shape)
 
 
-class Time(NamedTuple):
+class Time:
     r"""The length of a time step, and the discretization of :math:`\tau \dot v = x - v`.
 
     A step is :math:`v_t = \beta v_{t-1} + (1 - \beta) x_t`, with the decay of
     :func:`~spikegrad.decay_from_tau`.
     """
 
-    dt: float
-    discretization: str
-
-    @classmethod
-    def checked(cls, dt: float, discretization: str) -> Time:
+    def __init__(self, dt: float, discretization: str) -> None:
         # It checks dt and the discretization, and every dt is shorter than an infinite tau.
         decay_from_tau(np.inf, dt, discretization)
-        return cls(float(dt), discretization)
+        self.dt, self.discretization = float(dt), discretization
 
     def decay(self, tau: Array) -> Array:
         if self.discretization == "euler":
@@ -218,10 +214,9 @@ class Flatten(Struct, pure=True):
     end: int = wiring(-1)
 
     def __call__(self, x: Array) -> Array:
-        # Axes may be negative, counted from the end.
-        axes = x.ndim - 1
-        before, after = self.start % axes + 1, self.end % axes + 2
-        return x.reshape(*x.shape[:before], -1, *x.shape[after:])
+        # The last axis of NIR is included, and may be -1.
+        stop = self.end + 1 or None
+        return jax.vmap(lambda x: jax.lax.collapse(x, self.start, stop))(x)
 
     @classmethod
     def read(cls, node: Node, shape: Shape) -> Flatten:
@@ -410,30 +405,27 @@ def trace_convolution(equation: Equation, operands: Operands, signal: Signal) ->
     if places.shape != signal.shape or (places.ravel() != np.arange(places.size)).any():
         raise AxisOrderError("a convolution of an array with its axes in another order")
     weight = _floats(np.asarray(operands[1]).transpose(kernels))
-    stride, dilation, padding = (
-        params["window_strides"],
-        params["rhs_dilation"],
-        params["padding"],
-    )
     # NIR pads both sides equally, as "SAME" does for kernels of odd sizes.
-    if any(low != high for low, high in padding):
-        raise UnknownError(f"a padding of {padding}")
-    groups = params["feature_group_count"]
-    functions = (
-        *signal.functions,
-        Convolution(weight, None, stride, padding, dilation, groups),
+    if any(low != high for low, high in params["padding"]):
+        raise UnknownError(f"a padding of {params['padding']}")
+    convolution = Convolution(
+        weight,
+        None,
+        params["window_strides"],
+        params["padding"],
+        params["rhs_dilation"],
+        params["feature_group_count"],
     )
     shape = tuple(out.shape[axis] for axis in (outputs[1], *outputs[2:]))
     # The function continues in its own layout.
     places = np.arange(out.size).reshape(1, *shape).transpose(np.argsort(outputs))
+    functions = (*signal.functions, convolution)
     return Signal(shape, places, out.dtype, functions, signal.sources)
 
 
 def _floats(values: Array) -> Array:
-    """Return a copy in a dtype of HDF5."""
-    return np.array(
-        values, np.float64 if values.dtype == np.float64 else np.float32, order="C"
-    )
+    """Return a copy in a dtype of HDF5, which lacks bfloat16."""
+    return np.array(values, np.promote_types(values.dtype, np.float32), order="C")
 
 
 PRIMITIVES: dict[str, Callable[[Equation, Operands, Signal], Signal]] = {
@@ -487,16 +479,11 @@ class Membrane(NamedTuple):
             fields["synaptic_decay"] = _field(decay)
             gain = gain * values("w_in") * (1 - decay)
         if self.fires:
-            fields |= {
-                "reset": "value",
-                "reset_value": _field(values("v_reset") - v_leak),
-            }
-            fields["threshold"] = _above(values("v_threshold") - v_leak)
+            threshold, fields["reset"] = values("v_threshold"), "value"
+            fields["reset_value"] = _field(values("v_reset") - v_leak)
         elif thresholds:
+            threshold = numbers(thresholds[0], "threshold", shape)
             fields["reset"] = "none"
-            fields["threshold"] = _above(
-                numbers(thresholds[0], "threshold", shape) - v_leak
-            )
         # The output is the potential itself, so it cannot be relative to v_leak.
         elif v_leak.any() or self.has_synapse:
             raise ValueError(
@@ -505,17 +492,15 @@ class Membrane(NamedTuple):
             )
         else:
             return LeakyReadout(**fields), gain
+        fields["threshold"] = _above(threshold - v_leak)
         cell = SynapticLIF if self.has_synapse else LIF
         return cell(surrogate=surrogate, **fields), gain
 
     def write(
-        self, cell: Any, values: Callable[[str], Array], time: Time, dtype: np.dtype
+        self, cell: Any, values: Callable[[str], Array], time: Time, **fields: Array
     ) -> Node:
         """Return the node of a cell. ``values`` has the parameters in NIR's order."""
-        decay, fields = values("decay"), {}
-        if self.fires:
-            fields["v_threshold"] = next_number(values("threshold"), dtype, -np.inf)
-            fields["v_reset"] = values("reset_value")
+        decay = values("decay")
         if self.tau:
             fields[self.tau], r = time.tau("decay", decay)
             fields["v_leak"] = np.zeros_like(decay)
@@ -563,14 +548,19 @@ def write_neurons(cell: Any, signal: Signal, time: Time) -> list[Node]:
     if kind is None:
         raise ValueError("not supported by NIR; train with LIF or SynapticLIF")
     fires, has_synapse = kind != "LI", kind == "CubaLIF"
-    if fires and spike_types(cell):
-        raise ValueError(
-            f"surrogate is {cell.surrogate!r}, and neurons in NIR spike once or not at all"
-        )
-    if fires and cell.reset == "subtract":
-        raise ValueError("NIR does not reset by subtraction; train with reset='value'")
-    if fires and cell.delay_reset:
-        raise ValueError("NIR does not reset a step late; train with delay_reset=False")
+    if fires:
+        if spike_types(cell):
+            raise ValueError(
+                f"surrogate is {cell.surrogate!r}, and neurons in NIR spike once or not at all"
+            )
+        if cell.reset == "subtract":
+            raise ValueError(
+                "NIR does not reset by subtraction; train with reset='value'"
+            )
+        if cell.delay_reset:
+            raise ValueError(
+                "NIR does not reset a step late; train with delay_reset=False"
+            )
 
     def values(name: str) -> Array:
         value = getattr(cell, name)
@@ -586,23 +576,23 @@ def write_neurons(cell: Any, signal: Signal, time: Time) -> list[Node]:
     # CubaLIF has no counterpart without a leak.
     leaks = has_synapse or bool((decay != 1).any())
     membrane = next(m for m in MEMBRANES if m[2:] == traits and bool(m.tau) == leaks)
-    nodes = [membrane.write(cell, values, time, signal.dtype)]
-    if fires and not membrane.fires:
-        threshold = next_number(values("threshold"), signal.dtype, -np.inf)
-        nodes.append(nir.Threshold(threshold))
-    return nodes
+    if not fires:
+        return [membrane.write(cell, values, time)]
+    threshold = next_number(values("threshold"), signal.dtype, -np.inf)
+    if not membrane.fires:
+        return [membrane.write(cell, values, time), nir.Threshold(threshold)]
+    reset = values("reset_value")
+    return [membrane.write(cell, values, time, v_threshold=threshold, v_reset=reset)]
 
 
 def next_number(threshold: Array, dtype: np.dtype, towards: float) -> Array:
     """Return the next number. NIR fires above a threshold, and a cell fires at its threshold."""
-    kind = np.float64 if dtype == np.float64 else np.float32
-    return np.nextafter(threshold.astype(kind), kind(towards))
+    kind = np.promote_types(dtype, np.float32)
+    return np.nextafter(threshold.astype(kind), towards)
 
 
 def _above(threshold: Array) -> float | Array:
-    return _field(
-        next_number(threshold, jnp.result_type(float), np.inf).astype(np.float64)
-    )
+    return _field(next_number(threshold, jnp.result_type(float), np.inf))
 
 
 def _field(values: Array) -> float | Array:

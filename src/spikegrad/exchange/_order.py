@@ -2,40 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Hashable, Mapping
-from typing import TypeVar
+from collections.abc import Collection, Mapping
+from typing import TypeAlias
 
-Name = TypeVar("Name", bound=Hashable)
-Sources = Mapping[Name, Collection[Name]]
+Sources: TypeAlias = Mapping[str, Collection[str]]
 
 
-def reached(sources: Sources[Name], known: Collection[Name]) -> list[tuple[Name, Name]]:
+def reached(sources: Sources, known: Collection[str]) -> list[tuple[str, str]]:
     """Return each node with a source that is known or comes before it."""
     known = {*known}
-    waiting = {name: None for name in sources if name not in known}
-    order: list[tuple[Name, Name]] = []
-    while waiting:
-        # The first in the order of the graph, so the result does not depend on hashes.
-        ready = [
-            (name, source)
-            for name in waiting
-            for source in sources[name]
-            if source in known
-        ]
-        if not ready:
-            raise ValueError(
-                f"no input reaches {', '.join(map(repr, waiting))}; remove them"
-            )
+    order: list[tuple[str, str]] = []
+    # The first in the order of the graph, so the result does not depend on hashes.
+    while ready := [
+        (name, source)
+        for name in sources
+        if name not in known
+        for source in sources[name]
+        if source in known
+    ]:
         order.append(ready[0])
         known.add(ready[0][0])
-        del waiting[ready[0][0]]
+    if missing := [name for name in sources if name not in known]:
+        raise ValueError(
+            f"no input reaches {', '.join(map(repr, missing))}; remove them"
+        )
     return order
 
 
-def ancestors(sources: Sources[Name], name: Name) -> set[Name]:
+def ancestors(sources: Sources, name: str) -> set[str]:
     """Return the nodes on the paths to a node."""
     # A node is its own ancestor only within a loop.
-    before: set[Name] = set()
+    before: set[str] = set()
     waiting = [name]
     while waiting:
         new = {*sources.get(waiting.pop(), ())} - before

@@ -105,7 +105,7 @@ def from_nir(
     ((3, 2), 0.9, 'value', True)
     """
     with named("from_nir"):
-        time = Time.checked(dt, discretization)
+        time = Time(dt, discretization)
         # nir names edges without a node and edges that occur twice.
         graph.validate_structure()
         return _Reader(graph, time, surrogate).network()
@@ -139,12 +139,12 @@ class _Reader:
 
     def __init__(self, graph: nir.NIRGraph, time: Time, surrogate: Surrogate) -> None:
         self.time, self.surrogate = time, surrogate
-        self.nodes, edges, self.names = _flat(graph)
-        self.before: dict[str, list[str]] = {name: [] for name in self.nodes}
-        self.after: dict[str, list[str]] = {name: [] for name in self.nodes}
-        for source, target in edges:
-            self.before[target].append(source)
-            self.after[source].append(target)
+        self.nodes: dict[str, Node] = {}
+        self.before: dict[str, list[str]] = {}
+        self.after: dict[str, list[str]] = {}
+        self.names: dict[str, str] = {}
+        """The names of layers in the network, if they differ from the last node."""
+        self._add(graph)
         self.inputs = self._of_type(nir.Input)
         for name, node in self.nodes.items():
             if type(node) not in (*_SUPPORTED, nir.Input, nir.Output):
@@ -165,6 +165,38 @@ class _Reader:
         for name, source in reached(self.before, self.inputs):
             with self._named(name):
                 self.shapes[name] = self._read_node(name, self.shapes[source])
+
+    def _add(
+        self, graph: nir.NIRGraph, prefix: str = ""
+    ) -> tuple[list[str], list[str]]:
+        """Add nodes and edges. Return the nodes after the Input and before the Output."""
+        ends: dict[str, tuple[list[str], list[str]]] = {}
+        """The first and last nodes of each entry."""
+        for name, node in graph.nodes.items():
+            path = prefix + name
+            if isinstance(node, nir.NIRGraph):
+                _, last = ends[name] = self._add(node, f"{path}/")
+                # Recurrent neurons have the name of their subgraph.
+                if len(last) == 1:
+                    self.names[last[0]] = path
+            elif prefix and isinstance(node, (nir.Input, nir.Output)):
+                # In a subgraph they pass on their sources.
+                ends[name] = [], []
+            else:
+                self.nodes[path] = node
+                self.before[path], self.after[path] = [], []
+                ends[name] = [path], [path]
+        first, last = [], []
+        for source, target in graph.edges:
+            for name in ends[target][0]:
+                self.before[name] += ends[source][1]
+            for name in ends[source][1]:
+                self.after[name] += ends[target][0]
+            if source in graph.inputs:
+                first += ends[target][0]
+            if target in graph.outputs:
+                last += ends[source][1]
+        return first, last
 
     def _named(self, name: str) -> AbstractContextManager[None]:
         return named(f"{name!r} ({type(self.nodes[name]).__name__})")
@@ -289,41 +321,6 @@ class _Reader:
             return bool(first.metadata[MARK]["late"])
         # In a graph of another library, the Delay in a loop states the weights with this step.
         return path[0] in self.delays and path[0] in ancestors(self.before, path[0])
-
-
-def _flat(
-    graph: nir.NIRGraph, prefix: str = ""
-) -> tuple[dict[str, Node], list[tuple[str, str]], dict[str, str]]:
-    """Return the nodes and edges of a graph and its subgraphs, and the names of layers that differ
-    from their last node.
-    """
-    nodes: dict[str, Node] = {}
-    edges: list[tuple[str, str]] = []
-    names: dict[str, str] = {}
-    # The nodes of each entry that read its sources, and those that its readers read.
-    starts: dict[str, list[str]] = {}
-    ends: dict[str, list[str]] = {}
-    for name, node in graph.nodes.items():
-        path = prefix + name
-        if not isinstance(node, nir.NIRGraph):
-            nodes[path] = node
-            starts[name] = ends[name] = [path]
-            continue
-        inner, links, inner_names = _flat(node, f"{path}/")
-        # The Input and Output of a subgraph pass on their sources.
-        (first,), (last,) = node.inputs, node.outputs
-        first, last = f"{path}/{first}", f"{path}/{last}"
-        starts[name] = [target for source, target in links if source == first]
-        ends[name] = [source for source, target in links if target == last]
-        nodes |= {key: inner[key] for key in inner if key not in (first, last)}
-        edges += [link for link in links if first not in link and last not in link]
-        names |= inner_names
-        # Recurrent neurons have the name of their subgraph.
-        if len(ends[name]) == 1:
-            names[ends[name][0]] = path
-    for source, target in graph.edges:
-        edges += [(a, b) for a in ends[source] for b in starts[target]]
-    return nodes, edges, names
 
 
 def _weight(functions: list[Operation]) -> tuple[Operation, list[Array]]:

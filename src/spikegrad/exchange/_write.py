@@ -141,7 +141,7 @@ def to_nir(
     [0.01, 0.01]
     """
     with named("to_nir"):
-        time = Time.checked(dt, discretization)
+        time = Time(dt, discretization)
         writer = _Writer(network, time, unit_resistance)
         shapes = writer.input_shapes(input_shape)
         # The first convolution shows the order of the axes of the inputs.
@@ -205,13 +205,22 @@ class _Nodes:
         self.links: list[tuple[list[str], str]] = []
         """Sources and a target. Sources that come later are added to the list."""
 
-    def add(self, node: Node, name: str, suffix: str = "") -> str:
+    def add(self, node: Node, name: str) -> str:
         """Add a node. Return its name, with a number if another node has this name."""
         # A layer may be called "output", and a weight may need several nodes.
-        names = (f"{name}{n or ''}{suffix}" for n in itertools.count())
+        names = (f"{name}{n or ''}" for n in itertools.count())
         name = next(name for name in names if name not in self.nodes)
         self.nodes[name] = node
         return name
+
+    def extend(
+        self, nodes: list[Node], kind: str, owner: str = "", suffix: str = ""
+    ) -> list[str]:
+        """Add nodes of one kind. Return their names."""
+        return [
+            self.add(node, f"{owner}{_KINDS.get(type(node), kind)}{suffix}")
+            for node in nodes
+        ]
 
     def connect(self, sources: list[str], path: list[str]) -> list[str]:
         """Add edges along a path. Return its end."""
@@ -381,25 +390,28 @@ class _Writer(_Nodes):
             chains.append((edge, nodes))
         if recurrent:
             neurons = [_recurrent(neurons, recurrent)]
-        elif not neurons and (len(chains) > 1 or not chains[0][1]):
-            # One node adds the sources and has the name of the layer.
+        elif not neurons and len(chains) == 1 and chains[0][1]:
+            neurons = [chains[0][1].pop()]
+        elif not neurons:  # one node adds the sources
             neurons = [Scale(factor).write(signal.shape)]
-        *_, last = (None, *chains[-1][1], *neurons)
-
-        def add(node: Node, kind: str, suffix: str = "") -> str:
-            # The output of a layer has its name.
-            if node is last:
-                return self.add(node, name)
-            return self.add(node, f"{name}.{_KINDS.get(type(node), kind)}", suffix)
-
-        ends: list[str] = []
-        for edge, nodes in chains:
-            kind = "recurrent" if edge.is_late else "drive"
-            path = [add(node, kind, f".{edge.source}") for node in nodes]
-            ends += self.connect(self.ends[edge.source], path)
-        path = [add(node, "neurons") for node in neurons]
-        # Weights that read the layer before it is added have this list.
-        self.ends[name] += self.connect(ends, path)
+        paths = [
+            self.extend(
+                nodes,
+                "recurrent" if edge.is_late else "drive",
+                f"{name}.",
+                f".{edge.source}",
+            )
+            for edge, nodes in chains
+        ]
+        # The last node has the name of the layer.
+        *others, last = neurons
+        first, *path = [
+            *self.extend(others, "neurons", f"{name}."),
+            self.add(last, name),
+        ]
+        for (edge, _), weights in zip(chains, paths, strict=True):
+            self.connect(self.ends[edge.source], [*weights, first])
+        self.ends[name] += self.connect([first], path)
 
 
 _KINDS = {nir.Flatten: "flatten", nir.Threshold: "threshold", nir.Delay: "delay"}
@@ -409,14 +421,13 @@ _KINDS = {nir.Flatten: "flatten", nir.Threshold: "threshold", nir.Delay: "delay"
 def _recurrent(neurons: list[Node], weights: list[list[Node]]) -> nir.NIRGraph:
     """Return recurrent neurons as a subgraph, as importers expect."""
     inner, shape = _Nodes(), neurons[0].input_type["input"]
-
-    def add(nodes: list[Node], kind: str) -> list[str]:
-        return [inner.add(node, _KINDS.get(type(node), kind)) for node in nodes]
-
-    path = add([nir.Input({"input": shape})], "input") + add(neurons, "neurons")
+    path = [
+        inner.add(nir.Input({"input": shape}), "input"),
+        *inner.extend(neurons, "neurons"),
+    ]
     # norse depends on the order of these edges.
     end = inner.connect([], path)
     for nodes in weights:
-        inner.connect(end, [*add(nodes, "recurrent"), path[1]])
-    inner.connect(end, add([nir.Output({"output": shape})], "output"))
+        inner.connect(end, [*inner.extend(nodes, "recurrent"), path[1]])
+    inner.connect(end, [inner.add(nir.Output({"output": shape}), "output")])
     return inner.graph()
