@@ -83,50 +83,33 @@ def _apply(equation: Any, operands: list, pattern: Callable) -> list:
         )
     if name not in _RULES:
         raise NotLinearError(f"{name} is not linear")
-    return _RULES[name](
-        equation,
-        operands,
-        signals,
-        lambda kernel: pattern(jnp.asarray(kernel)).astype(jnp.float64),
-    )
+    if name in _PRODUCTS:
+        operands = [
+            x if isinstance(x, _Signal) else pattern(jnp.asarray(x)).astype(jnp.float64)
+            for x in operands
+        ]
+    return _RULES[name](equation, operands, signals)
 
 
-def _moved(equation: Any, operands: list, signals: list, kernel: Callable) -> list:
+def _moved(equation: Any, operands: list, signals: list) -> list:
     """Operations that move or add values. Constants among them are biases."""
-    del kernel
-    products = max(signal.products for signal in signals)
-    dtype = next(
-        var.aval.dtype
-        for var, x in zip(equation.invars, operands, strict=True)
-        if isinstance(x, _Signal)
-    )
+    # Moves keep the dtype of the signal.
+    dtype = equation.outvars[0].aval.dtype
 
     def operand(x, var):
         if isinstance(x, _Signal):
             return x.value
-        # Else indices.
-        return (
-            # A constant of the signal's dtype is a bias or padding, which has no path from the
-            # input.
-            jnp.zeros(var.aval.shape, jnp.float64) if var.aval.dtype == dtype else x
-        )
+        # A constant of this dtype is a bias or padding, which has no path from the input. Others
+        # are indices.
+        return jnp.zeros(var.aval.shape, jnp.float64) if var.aval.dtype == dtype else x
 
-    out = bind(
-        equation,
-        [operand(x, var) for x, var in zip(operands, equation.invars, strict=True)],
-    )
-    return [_Signal(value, products) for value in out]
+    values = [operand(*pair) for pair in zip(operands, equation.invars, strict=True)]
+    products = max(signal.products for signal in signals)
+    return [_Signal(value, products) for value in bind(equation, values)]
 
 
-def _chosen(equation: Any, operands: list, signals: list, kernel: Callable) -> list:
-    if isinstance(operands[0], _Signal):
-        raise NotLinearError("a choice that depends on the input is not linear")
-    return _moved(equation, operands, signals, kernel)
-
-
-def _same(equation: Any, operands: list, signals: list, kernel: Callable) -> list:
+def _same(equation: Any, operands: list, signals: list) -> list:
     """A sign or another float changes no connection."""
-    del operands, kernel
     before = equation.invars[0].aval.dtype
     after = equation.outvars[0].aval.dtype
     if jnp.issubdtype(before, jnp.floating) and not jnp.issubdtype(after, jnp.floating):
@@ -134,16 +117,15 @@ def _same(equation: Any, operands: list, signals: list, kernel: Callable) -> lis
     return signals
 
 
-def _sum(equation: Any, operands: list, signals: list, kernel: Callable) -> list:
+def _sum(equation: Any, operands: list, signals: list) -> list:
     """Sums and differences. Counts add up in both."""
-    del operands, kernel
     total = sum(signal.value for signal in signals)
     # ``sub`` too: a count of paths has no sign.
     total = jnp.broadcast_to(total, equation.outvars[0].aval.shape)
     return [_Signal(total, max(signal.products for signal in signals))]
 
 
-def _scaled(equation: Any, operands: list, signals: list, kernel: Callable) -> list:
+def _scaled(equation: Any, operands: list, signals: list) -> list:
     """A product or quotient, number by number."""
     signal = _only(equation, signals)
     if equation.primitive.name == "div":
@@ -154,17 +136,17 @@ def _scaled(equation: Any, operands: list, signals: list, kernel: Callable) -> l
         return [signal]
     factor = operands[1] if operands[0] is signal else operands[0]
     # A scale of each value adds no product, because it can be folded into the kernel.
-    return [_Signal(signal.value * kernel(factor), signal.products)]
+    return [_Signal(signal.value * factor, signal.products)]
 
 
-def _product(equation: Any, operands: list, signals: list, kernel: Callable) -> list:
+def _product(equation: Any, operands: list, signals: list) -> list:
     """A matrix product or a convolution."""
     signal = _only(equation, signals)
     if signal.products:
         raise NotLinearError(
             "two products in series have operations that depend on the values between them"
         )
-    values = [signal.value if x is signal else kernel(x) for x in operands]
+    values = [x.value if x is signal else x for x in operands]
     return [
         _Signal(out, 1)
         for out in bind(equation, values, preferred_element_type=np.dtype(np.float64))
@@ -180,33 +162,36 @@ def _only(equation: Any, signals: list) -> _Signal:
 
 
 _MOVES = (
-    *(
-        "broadcast_in_dim",
-        "concatenate",
-        "copy",
-        "copy_p",
-        "cumsum",
-        "dynamic_slice",
-        "dynamic_update_slice",
-    ),
-    *(
-        "expand_dims",
-        "gather",
-        "pad",
-        "reduce_sum",
-        "reduce_window_sum",
-        "reshape",
-        "rev",
-        "scatter",
-        "scatter-add",
-    ),
-    *("scatter_add", "sharding_constraint", "slice", "split", "squeeze", "transpose"),
+    "broadcast_in_dim",
+    "concatenate",
+    "copy",
+    "copy_p",
+    "cumsum",
+    "dynamic_slice",
+    "dynamic_update_slice",
+    "expand_dims",
+    "gather",
+    "pad",
+    "reduce_sum",
+    "reduce_window_sum",
+    "reshape",
+    "rev",
+    "scatter",
+    "scatter-add",
+    "scatter_add",
+    "select_n",
+    "sharding_constraint",
+    "slice",
+    "split",
+    "squeeze",
+    "transpose",
 )
-_RULES: dict[str, Callable[[Any, list, list, Callable], list]] = {
+_PRODUCTS = "conv_general_dilated", "dot_general", "mul"
+"""Operations whose kernels become their patterns."""
+_RULES: dict[str, Callable[[Any, list, list], list]] = {
     **dict.fromkeys(_MOVES, _moved),
     **dict.fromkeys(("convert_element_type", "neg", "reduce_precision"), _same),
     **dict.fromkeys(("add", "add_any", "sub"), _sum),
     **dict.fromkeys(("mul", "div"), _scaled),
     **dict.fromkeys(("conv_general_dilated", "dot_general"), _product),
-    "select_n": _chosen,
 }

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
+import operator
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -96,11 +98,8 @@ class CostReport(NamedTuple):
     @property
     def layers(self) -> dict[Name, Cost]:
         """The sum of the rows of each layer."""
-        names = dict.fromkeys(row.layer for row in self.rows)
-        return {
-            name: _sum(row.cost for row in self.rows if row.layer == name)
-            for name in names
-        }
+        by_layer = itertools.groupby(self.rows, operator.attrgetter("layer"))
+        return {name: _sum(row.cost for row in rows) for name, rows in by_layer}
 
     def energy(
         self,
@@ -187,16 +186,13 @@ def _sum(costs: Iterable[Cost | None]) -> Cost:
 def _cells(layer: str, part: str, cost: Cost | None) -> tuple[str, ...]:
     if cost is None:
         return layer, part, *["?"] * 6, "", ""
-    neurons = [f"{cost.updates:,}", f"{cost.state_words:,}"]
-    if part == "neurons":
-        return layer, part, *[""] * 6, *neurons
     counts = *cost.spikes, cost.graded.effective, cost.real.effective, cost.dense
-    return (
-        layer,
-        part,
-        *(f"{count:,}" for count in counts),
-        *(neurons if not part else ["", ""]),
-    )
+    cells = [f"{count:,}" for count in (*counts, cost.updates, cost.state_words)]
+    if part == "neurons":
+        cells[:6] = [""] * 6
+    elif part:  # the total has all columns
+        cells[6:] = "", ""
+    return layer, part, *cells
 
 
 def cost_report(
@@ -283,11 +279,10 @@ def cost_report(
 
     states, counts, values = jax.device_get(run(arrays, x, mask))
     first = next(iter(x.values()))
-    steps = len(first)
-    active = np.ones((steps, 1), bool) if mask is None else np.asarray(mask)
     examples = first.shape[1] if first.ndim > 2 else 1
-    shape = steps, examples
-    steps = int(np.broadcast_to(active.reshape(steps, -1), shape).sum())
+    active = np.ones(len(first), bool) if mask is None else np.asarray(mask)
+    active = active.reshape(len(first), -1)
+    steps = int(np.broadcast_to(active, (len(first), examples)).sum())
     rows = []
     for name, layer in graph.layers.items():
         edges = {edge.label: edge for edge in graph.edges[name]}

@@ -97,11 +97,9 @@ class EnergyReport(NamedTuple):
             "per example, every neuron updated in every valid time step",
             "low: operands in registers, weights of zero skipped",
             "high: three words of memory per synaptic operation, two per multiply-add of the dense "
-            "network, and all "
-            "words of states",
+            "network, and all words of states",
             f"passes of the dense network per example: {self.passes:,}, one multiply-add per "
-            "connection, of unknown "
-            "accuracy",
+            "connection, of unknown accuracy",
             "not included: leakage, routing of spikes, input and output of a chip, operations of "
             "joins",
             *(f"{name}: {each.source}" for name, each in prices.items()),
@@ -150,14 +148,13 @@ def _prices(prices: str | EnergyPrices) -> EnergyPrices:
 
 
 def _spiking(prices: EnergyPrices, cost: Any, examples: int) -> EnergyRange:
-    products = cost.graded, cost.real
     multiplication = prices.multiplication
     if multiplication is None:
-        if count := sum(each.effective for each in products):
+        if count := cost.graded.effective + cost.real.effective:
             raise ValueError(
                 f"energy: prices must have a price of a multiplication for {count:,} "
-                "multiplications, got "
-                f"{prices.name!r}; encode the inputs as spikes, or pass EnergyPrices"
+                f"multiplications, got {prices.name!r}; encode the inputs as spikes, or pass "
+                "EnergyPrices"
             )
         multiplication = 0.0
     # Without a price, an update is a multiply-add for each number of the state, which is read and
@@ -168,24 +165,16 @@ def _spiking(prices: EnergyPrices, cost: Any, examples: int) -> EnergyRange:
         else cost.state_words / 2 * multiplication
     )
 
-    def operations(field):
-        return getattr(cost.spikes, field), sum(
-            getattr(each, field) for each in products
-        )
+    def energy(field, words_of_each, words):
+        added = getattr(cost.spikes, field)
+        multiplied = getattr(cost.graded, field) + getattr(cost.real, field)
+        words += words_of_each * (added + multiplied)
+        operations = added * prices.addition + multiplied * multiplication
+        return (operations + update + words * prices.word) / examples
 
-    def energy(added, multiplied, words):
-        total = (
-            added * prices.addition
-            + multiplied * multiplication
-            + update
-            + words * prices.word
-        )
-        return total / examples
-
-    added, multiplied = operations("fan_out")
     # A synaptic operation reads a weight, and reads and writes a potential.
-    high = energy(added, multiplied, 3 * (added + multiplied) + cost.state_words)
-    return EnergyRange(prices, energy(*operations("effective"), 0), high)
+    high = energy("fan_out", 3, cost.state_words)
+    return EnergyRange(prices, energy("effective", 0, 0), high)
 
 
 def _joules(picojoules: float) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -10,6 +11,7 @@ import jax
 
 from .._compat import used_inputs
 from .._pytree import PyTree
+from .._table import aligned
 
 
 class ResidualReport(NamedTuple):
@@ -28,10 +30,7 @@ class ResidualReport(NamedTuple):
             (f"{a.dtype.name}{list(a.shape)}", f"{_bytes(a):,}") for a in self.arrays
         ]
         rows.append(("total", f"{self.bytes:,}"))
-        left, right = (max(len(row[i]) for row in rows) for i in (0, 1))
-        return "\n".join(
-            f"{label:<{left}}  {size:>{right}} bytes" for label, size in rows
-        )
+        return "\n".join(f"{line} bytes" for line in aligned(rows, "<>"))
 
 
 def _bytes(array: jax.ShapeDtypeStruct) -> int:
@@ -67,22 +66,16 @@ def residual_report(fun: Callable, *args: PyTree) -> ResidualReport:
     True
     """
 
-    traced: dict[str, Any] = {}
-
     def backward(first, *others):
-        out, back = jax.vjp(lambda first: fun(first, *others), first)
-        leaves, traced["structure"] = jax.tree.flatten(back)
-        traced["out"] = jax.tree.map(jax.typeof, out)
-        return leaves
+        out, pullback = jax.vjp(lambda first: fun(first, *others), first)
+        return pullback, out
 
-    closed, leaves = jax.make_jaxpr(backward, return_shape=True)(*args)
+    closed, (pullback, out) = jax.make_jaxpr(backward, return_shape=True)(*args)
     jaxpr = closed.jaxpr
-    # ``vjp`` returns a pytree whose leaves are the residuals. Some of them may not be read, and
-    # XLA does not keep those.
-    pull = jax.make_jaxpr(
-        lambda leaves, cotangent: traced["structure"].unflatten(leaves)(cotangent)
-    )
-    read = used_inputs(pull(leaves, traced["out"]))[: len(leaves)]
+    # The leaves of the pullback are the residuals. Some of them may not be read, and XLA does not
+    # keep those.
+    reads = used_inputs(jax.make_jaxpr(operator.call)(pullback, out))
+    count = len(jax.tree.leaves(pullback))
     # arguments and constants are there anyway; a number takes no room, nor does an array of one
     # number repeated
     known = {*jaxpr.invars, *jaxpr.constvars}
@@ -97,7 +90,7 @@ def residual_report(fun: Callable, *args: PyTree) -> ResidualReport:
             known |= {*eqn.outvars}
     residuals: dict[Any, Any] = {
         var: var.aval
-        for var, used in zip(jaxpr.outvars, read, strict=True)
+        for var, used in zip(jaxpr.outvars[:count], reads[:count], strict=True)
         if used and not hasattr(var, "val") and var not in known
     }
     arrays = [

@@ -44,7 +44,7 @@ def plot(
         Points, ``(points,)``, in ascending order. By default 2001 points from -4 to 4, or from a
         smaller range around 0 if all slopes are steep.
     figsize : tuple of float, optional
-        Width and height in inches. By default 7 by 2.6, with more height for a legend.
+        Width and height in inches. By default 7 by 2.6, and the height of the legend.
 
     Returns
     -------
@@ -60,24 +60,19 @@ def plot(
     >>> [axes.get_title() for axes in figure.axes]
     ['step (grey) and primal', 'slope']
     """
-    rows = len(surrogates) if len(surrogates) > 1 else 0
+    # Two columns if the names are short.
     columns = 2 if max(len(_named(s)) for s in surrogates) < 45 else 1
-    rows = -(-rows // columns)
+    rows = -(-len(surrogates) // columns)
     figure = Figure(figsize=figsize or (7, 2.6 + 0.19 * rows), layout="constrained")
     left, right = figure.subplots(1, 2)
     draw(left, right, surrogates, x)
-    handles, labels = right.get_legend_handles_labels()
-    if rows:
-        figure.legend(
-            handles,
-            labels,
-            loc="outside lower center",
-            ncols=columns,
-            fontsize=8,
-            frameon=False,
-        )
-    else:
-        figure.suptitle(labels[0], fontsize=10)
+    figure.legend(
+        *right.get_legend_handles_labels(),
+        loc="outside lower center",
+        ncols=columns,
+        fontsize=8,
+        frameon=False,
+    )
     return figure
 
 
@@ -93,7 +88,7 @@ def draw(
     left.plot(x, x >= 0, color="0.6", lw=1.2, label="step", zorder=1)
     for i, surrogate in enumerate(surrogates):
         style = {
-            "color": f"C{i % 10}",
+            "color": f"C{i}",
             "ls": _DASHES[i // 10 % len(_DASHES)],
             "lw": 1.6,
             "label": _named(surrogate),
@@ -255,20 +250,18 @@ def traces(
     )[:, 0]
     for axes, (name, x) in zip(panels, arrays.items(), strict=True):
         if name == "spikes":
-            draw_spikes(
-                axes, x[:, chosen], colors=[f"C{i % 10}" for i in range(len(chosen))]
-            )
+            draw_spikes(axes, x[:, chosen], [f"C{i}" for i in range(len(chosen))])
             axes.set_yticks(range(len(chosen)), chosen)
             continue
         for i, n in enumerate(chosen):
-            axes.plot(x[:, n], color=f"C{i % 10}", lw=1.2, label=f"neuron {n}")
+            axes.plot(x[:, n], color=f"C{i}", lw=1.2, label=f"neuron {n}")
         axes.set_ylabel(name, fontsize=8)
         if name == "potential" and threshold is not None:
             axes.axhline(threshold, color="0.4", lw=0.8, ls="--")
     panels[0].legend(
         fontsize=8,
         frameon=False,
-        ncols=min(len(chosen), 6) or 1,
+        ncols=6,
         loc="lower left",
         bbox_to_anchor=(0, 1),
     )
@@ -345,17 +338,13 @@ def draw_activity(
         if (x == np.rint(x)).all():
             draw_spikes(axes, x)
             # zeros are of a silent layer, or of a readout below one
-            about = (
-                f"{(x != 0).mean():.3f} spikes per step"
-                if x.any()
-                else "all outputs are 0"
-            )
-            name = f"{name}, {about}"
+            rate = f"{(x != 0).mean():.3f} spikes per step"
+            name = f"{name}, {rate if x.any() else 'all outputs are 0'}"
         elif x.shape[1] <= _LINES:
             axes.set_ylabel("output", fontsize=8)
             for n, line in enumerate(x.T):
                 axes.plot(
-                    line, lw=1.2, color=f"C{n % 10}", ls=_DASHES[n // 10], label=str(n)
+                    line, lw=1.2, color=f"C{n}", ls=_DASHES[n // 10], label=str(n)
                 )
             axes.legend(
                 fontsize=7, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5)
@@ -479,7 +468,7 @@ def graph(network: Network, *, figsize: tuple[float, float] | None = None) -> Fi
         rows.setdefault(column, []).append(name)
     tallest = max(map(len, rows.values()))
     place = {
-        name: (1.9 * column, (len(members) - 1) / 2 - n)
+        name: np.array([1.9 * column, (len(members) - 1) / 2 - n])
         for column, members in rows.items()
         for n, name in enumerate(members)
     }
@@ -490,29 +479,19 @@ def graph(network: Network, *, figsize: tuple[float, float] | None = None) -> Fi
     axes = figure.add_subplot()
     boxes = {}
     for name, (x, y) in place.items():
-        text = name
-        shape = "square"
-        edge = "black"
-        if name in wires.inputs:
-            edge = "none"
-        elif name in wires.layers:
+        text, shape = name, "square" if name in wires.layers else "round"
+        if name in wires.layers:
             text = f"{name}\n{type(wires.layers[name].cell).__name__}"
-        else:
-            shape = "round"
+        edge = "none" if name in wires.inputs else "black"
         frame = {"boxstyle": f"{shape},pad=0.35", "fc": "white", "ec": edge}
         boxes[name] = axes.text(
             x, y, text, ha="center", va="center", fontsize=9, bbox=frame
-        )
+        ).get_bbox_patch()
     for name, edges in wires.edges.items():
         for source in dict.fromkeys(edge.source for edge in edges):
             lags = [lag for edge in edges if edge.source == source for lag in edge.lags]
-            _connect(
-                axes,
-                place[source],
-                place[name],
-                lags,
-                [boxes[end].get_bbox_patch() for end in (source, name)],
-            )
+            ends = boxes[source], boxes[name]
+            _connect(axes, place[source], place[name], lags, ends)
     widest = 1.9 * (len(rows) - 1)
     axes.set(
         xlim=(-0.8, widest + 1.0),
@@ -524,50 +503,32 @@ def graph(network: Network, *, figsize: tuple[float, float] | None = None) -> Fi
 
 
 def _connect(
-    axes: Axes,
-    start: tuple[float, float],
-    end: tuple[float, float],
-    lags: list[int],
-    boxes: list,
+    axes: Axes, start: np.ndarray, end: np.ndarray, lags: list[int], boxes: tuple
 ) -> None:
     """Draw an edge between two boxes, with its delays. It is dashed if all its lags are above 0."""
-    now = min(lags) == 0
-    itself = start == end
-    if itself:
-        start = (start[0] + 0.25, start[1] - 0.2)
-        end = (end[0] - 0.25, end[1] - 0.2)
-    dx = end[0] - start[0]
-    dy = end[1] - start[1]
+    is_now = min(lags) == 0
+    if (start == end).all():
+        # From the right part of the lower edge to its left part.
+        start, end = np.add(start, (0.25, -0.2)), np.subtract(end, (0.25, 0.2))
+    dx, dy = end - start
     length = math.hypot(dx, dy)
     # A line to the next column is straight. Other lines bend around the nodes in between, and lines
     # to the left pass below them.
-    height = 0.0 if 0 < dx < 2 and now else 0.3 + 0.08 * length
+    height = 0.0 if 0 < dx < 2 and is_now else 0.3 + 0.08 * length
     rad = -2 * height / length
-    style = {
+    arrow = {
         "arrowstyle": "-|>",
         "connectionstyle": f"arc3,rad={rad}",
-        "color": "black",
+        "linestyle": "-" if is_now else (0, (4, 3)),
         "lw": 0.9,
+        "fc": "black",
+        "patchA": boxes[0],
+        "patchB": boxes[1],
     }
-    style |= (
-        {"shrinkA": 0, "shrinkB": 0}
-        if itself
-        else {"patchA": boxes[0], "patchB": boxes[1]}
-    )
-    axes.annotate(
-        "", end, start, arrowprops={**style, "linestyle": "-" if now else (0, (4, 3))}
-    )
+    axes.annotate("", end, start, arrowprops=arrow)
     if max(lags) > 0:
         text = "-".join(map(str, sorted({min(lags), max(lags)})))
         # The middle of the curve.
-        x = (start[0] + end[0] + rad * dy) / 2
-        y = (start[1] + end[1] - rad * dx) / 2
-        axes.text(
-            x,
-            y,
-            text,
-            ha="center",
-            va="center",
-            fontsize=8,
-            bbox={"fc": "white", "ec": "none", "pad": 1},
-        )
+        x, y = (start + end + rad * np.array([dy, -dx])) / 2
+        frame = {"fc": "white", "ec": "none", "pad": 1}
+        axes.text(x, y, text, ha="center", va="center", fontsize=8, bbox=frame)
