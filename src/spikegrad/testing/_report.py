@@ -106,19 +106,24 @@ class NotApplicable(Exception):  # noqa: N818 (it is a result, not an error)
 
 
 def report_of(
-    owner: str, subject: PyTree, laws: Callable[[], Laws], raises: bool
+    kind: type, subject: PyTree, laws: Callable[[], Laws], raises: bool
 ) -> Report:
     """Check laws one after another. If the first one does not hold, the others cannot run."""
-    if any(kind.draws for kind in spike_types(subject)):
+    name = kind.__name__.lower()
+    if not isinstance(subject, kind):
         raise TypeError(
-            f"{owner}: {subject!r} must not be stochastic, because the check is exact; check the "
-            "surrogate inside it"
+            f"check_{name}: {name} must be a {kind.__name__}, got {subject!r}"
+        )
+    if any(spike.draws for spike in spike_types(subject)):
+        raise TypeError(
+            f"check_{name}: {subject!r} must not be stochastic, because the check is exact; check "
+            "the surrogate inside it"
         )
     results = []
     # Rounding in float32 would hide mistakes.
     with in_double_precision(), jax.numpy_rank_promotion("allow"):
-        for name, law in laws():
-            results.append(_result(law)._replace(property=name))
+        for text, law in laws():
+            results.append(_result(law)._replace(property=text))
             if not results[0].passed:
                 break
     report = Report(repr(subject), tuple(results))
@@ -167,7 +172,7 @@ def compare(
             errors = np.where(
                 (a == b) | (np.isnan(a) & np.isnan(b)), 0, np.abs(a - b) / unit
             )
-        errors = np.nan_to_num(errors, nan=np.inf, posinf=np.inf)
+        errors = np.where(np.isnan(errors), np.inf, errors)
         if errors.size and errors.max() > worst.error:
             first = np.unravel_index(np.argmax(errors), errors.shape)[:1]
             place = "" if at is None else f"x = {at[first][()]:.6g}"

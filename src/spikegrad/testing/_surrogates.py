@@ -93,13 +93,7 @@ def check_surrogate(
     ...     print(str(error).partition(", limit")[0])
     Logistic(alpha=4.0): the slope is the derivative of the primal: error 3
     """
-    if not isinstance(surrogate, Surrogate):
-        raise TypeError(
-            f"check_surrogate: surrogate must be a Surrogate, got {surrogate!r}"
-        )
-    return report_of(
-        "check_surrogate", surrogate, lambda: _laws(surrogate, scale), raises
-    )
+    return report_of(Surrogate, surrogate, lambda: _laws(surrogate, scale), raises)
 
 
 def _forward(f: Curve) -> Curve:
