@@ -25,16 +25,11 @@ _BY_NAME = {
 }
 
 
-def _order(name: str) -> tuple[bool, bool, str]:
-    """Sort acronyms first, then classes, then functions."""
-    return not name.isupper(), name[0].islower(), name
-
-
 PRESETS: dict[str, Callable[..., Surrogate]] = {
     f"{library}.{name}": getattr(module, name)
     for library, module in _BY_NAME.items()
     # Classes are re-exported.
-    for name in sorted(getattr(module, "__all__", functions_of(module)), key=_order)
+    for name in sorted(getattr(module, "__all__", functions_of(module)))
 }
 """Every preset by its name, ``"library.name"``."""
 

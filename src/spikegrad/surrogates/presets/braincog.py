@@ -16,14 +16,12 @@ from ._ratio import ratio
 
 ABSENT = {
     "EIGrad": "it fires 1 above the threshold, -1 below and 0 at it. Except at 0, it is 2 * "
-    "fire(x) - 1 with "
-    "fire = strict(0.5 * PiecewiseLeakyRelu(0, 0.5))"
+    "fire(x) - 1 with fire = strict(0.5 * PiecewiseLeakyRelu(0, 0.5))"
 }
 
 
 def SigmoidGrad(alpha: Real = 1.0, requires_grad: bool = False) -> Surrogate:
     """Logistic function. It fires for x ≥ 0."""
-    del requires_grad
     return Sigmoid(alpha)
 
 
@@ -34,13 +32,11 @@ def AtanGrad(alpha: Real = 2.0, requires_grad: bool = True) -> Surrogate:
 
 def GateGrad(alpha: Real = 2.0, requires_grad: bool = False) -> Surrogate:
     """Box of height 1. Its docstring states a logarithm. At its edges, BrainCog has 0."""
-    del requires_grad
     return strict(ratio(2, alpha) * PiecewiseLeakyRelu(0, ratio(1, alpha)))
 
 
 def QGateGrad(alpha: Real = 2.0, requires_grad: bool = False) -> Surrogate:
     """Triangle of area 1."""
-    del requires_grad
     return strict(PiecewiseQuadratic(alpha))
 
 
@@ -64,11 +60,9 @@ def straight_through_estimator() -> Surrogate:
 
 def STDPGrad(alpha: Real = 2.0, requires_grad: bool = False) -> Surrogate:
     """The spike itself as the slope. At the threshold, BrainCog has 0. It ignores alpha."""
-    del alpha, requires_grad
     return strict(LeakyRelu(0, 1))
 
 
 def BackEIGateGrad(alpha: Real = 2.0, requires_grad: bool = False) -> Surrogate:
     """Box of width and height 1. At its edges, BrainCog has 0. It ignores alpha."""
-    del alpha, requires_grad
     return strict(PiecewiseLeakyRelu(0, 0.5))

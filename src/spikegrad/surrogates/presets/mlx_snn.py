@@ -24,7 +24,6 @@ def arctan_surrogate(alpha: Real = 2.0) -> Surrogate:
 
 def straight_through_surrogate(scale: Real = 1.0) -> Surrogate:
     """Straight-through estimator. The scale is ignored."""
-    del scale
     return LeakyRelu(1, 1)
 
 
@@ -35,5 +34,4 @@ def sigmoid_surrogate(slope: Real = 25.0) -> Surrogate:
 
 def triangular_surrogate(scale: Real = 1.0) -> Surrogate:
     """Triangle of height and width 1. The scale is ignored."""
-    del scale
     return ReluGrad(1, 1)

@@ -13,16 +13,14 @@ ABSENT = {
     "heaviside": "it lacks a derivative in norse",
     "sign": "it is 2 * fire(x) - 1, with any of these for fire",
     "logistic_fn": "its slope, 2 / k * Sigmoid(2 * k), is not the derivative of its "
-    "probability: a pair is "
-    "stochastic(Sigmoid(2 * k))",
-    "circ_dist_fn": "its slope, Circle(k), is not the derivative of its probability, 1 / (2 * "
-    "k) * Circle(k)",
+    "probability: a pair is stochastic(Sigmoid(2 * k))",
+    "circ_dist_fn": "its slope, Circle(k), is not the derivative of its probability, "
+    "1 / (2 * k) * Circle(k)",
 }
 
 
 def super(alpha: Real = 100.0) -> Surrogate:
     """Inverse square of steepness 1. The release of 2024 ignores alpha, unlike super_git."""
-    del alpha
     return strict(InvSquareGrad(1))
 
 

@@ -11,10 +11,8 @@ from ._ratio import ratio
 
 ABSENT = {
     "MultiLevelSpikeCount": "it rounds x, so the first spike is at 1/2. In a cell of threshold "
-    "0.5 it is "
-    "multi_spike(shifted(truncated(LeakyRelu(1, 1), n / 2), n / 2 - 0.5), n, 2.0, 'first'), except "
-    "that ties are "
-    "rounded to even",
+    "0.5 it is multi_spike(shifted(truncated(LeakyRelu(1, 1), n / 2), n / 2 - 0.5), n, 2.0, "
+    "'first'), except that ties are rounded to even",
 }
 
 
@@ -117,11 +115,7 @@ def PoissonPass(spiking: bool = True) -> Surrogate:
 
     For other x, SpikingJelly raises an error.
     """
-    return (
-        stochastic(surrogates.LeakyRelu(1, 1))
-        if spiking
-        else soft(surrogates.LeakyRelu(1, 1))
-    )
+    return (stochastic if spiking else soft)(surrogates.LeakyRelu(1, 1))
 
 
 def Rect(alpha: Real = 1.0, spiking: bool = True) -> Surrogate:

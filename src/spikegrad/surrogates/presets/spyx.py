@@ -18,8 +18,7 @@ from ._ratio import ratio
 
 ABSENT = {
     "sigmoid_bernoulli": "its slope is the probability, max_prob * Softplus(k). "
-    "stochastic(Sigmoid(k)) has the "
-    "derivative of the probability",
+    "stochastic(Sigmoid(k)) has the derivative of the probability",
     "refractory_sigmoid_bernoulli": "its slope is the probability instead of its derivative, "
     "and is not a curve here",
 }
