@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 import operator
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, TypeAlias
@@ -377,7 +378,7 @@ def trace_product(equation: Equation, operands: Operands, signal: Signal) -> Sig
     place = int(operands[1] is signal)
     summed, rows = axes[place], axes[1 - place]
     size = signal.places.size
-    if np.prod([signal.places.shape[axis] for axis in summed], dtype=int) != size:
+    if math.prod(signal.places.shape[axis] for axis in summed) != size:
         raise UnknownError("a product along some of the axes of an example")
     # The rows of the matrix follow the axes of the signal, and then NIR's order.
     rows = [row for _, row in sorted(zip(summed, rows, strict=True))]
@@ -402,7 +403,7 @@ def trace_convolution(equation: Equation, operands: Operands, signal: Signal) ->
         )
     # The axes of any layout in the order of NIR: examples, channels, places.
     places = signal.places.transpose(images)[0]
-    if places.shape != signal.shape or (places.ravel() != np.arange(places.size)).any():
+    if not np.array_equal(places, np.arange(places.size).reshape(signal.shape)):
         raise AxisOrderError("a convolution of an array with its axes in another order")
     weight = _floats(np.asarray(operands[1]).transpose(kernels))
     # NIR pads both sides equally, as "SAME" does for kernels of odd sizes.
