@@ -36,7 +36,6 @@ Node: TypeAlias = Any
 Operation: TypeAlias = Any
 """One of the classes of ``OPERATIONS``."""
 Equation: TypeAlias = Any
-Operands: TypeAlias = list[Any]
 Surrogate: TypeAlias = Callable[[Array], Array]
 
 
@@ -175,16 +174,15 @@ class Convolution(_Weights, pure=True):
     def write(self, shape: Shape) -> Node:
         # Numbers, because a function to write is traced. Only files say "same".
         padding = tuple(low for low, _ in self.padding)
-        bias = (
-            np.zeros(len(self.weight)) if self.bias is None else self.bias.reshape(-1)
-        )
-        axes: Operands = [shape[1:], self.stride, padding, self.dilation]
+        bias = np.zeros(len(self.weight), self.weight.dtype)
+        if self.bias is not None:
+            bias = self.bias.reshape(-1)
+        kind: Node = nir.Conv2d
+        axes: list[Any] = [shape[1:], self.stride, padding, self.dilation]
         # Conv1d has numbers where Conv2d has pairs.
-        if is_line := len(shape) == 2:
-            axes = [values[0] for values in axes]
+        if len(shape) == 2:
+            kind, axes = nir.Conv1d, [values[0] for values in axes]
         size, stride, padding, dilation = axes
-        kind: Node = nir.Conv1d if is_line else nir.Conv2d
-        bias = bias.astype(self.weight.dtype)
         node = kind(size, self.weight, stride, padding, dilation, self.groups, bias)
         # nir infers wrong types for groups and for kernels that are not square
         node.input_type = {"input": np.array(shape)}
@@ -323,11 +321,11 @@ class Signal(NamedTuple):
         return self.shape == other.shape and np.array_equal(self.places, other.places)
 
 
-def trace_copy(equation: Equation, operands: Operands, signal: Signal) -> Signal:
+def trace_copy(equation: Equation, operands: list, signal: Signal) -> Signal:
     return signal._replace(dtype=equation.outvars[0].aval.dtype)
 
 
-def trace_move(equation: Equation, operands: Operands, signal: Signal) -> Signal:
+def trace_move(equation: Equation, operands: list, signal: Signal) -> Signal:
     """Move the numbers. No node is needed, because weights and parameters move to NIR's order."""
     # The equation moves the places as it moves the numbers.
     (places,) = map(
@@ -338,7 +336,7 @@ def trace_move(equation: Equation, operands: Operands, signal: Signal) -> Signal
     return signal._replace(places=places)
 
 
-def trace_sum(equation: Equation, operands: Operands, signal: Signal) -> Signal:
+def trace_sum(equation: Equation, operands: list, signal: Signal) -> Signal:
     """Add a bias to the last weights, or add several arguments of a join."""
     left, right = operands
     name = equation.primitive.name
@@ -372,7 +370,7 @@ def trace_sum(equation: Equation, operands: Operands, signal: Signal) -> Signal:
     return signal._replace(functions=(*before, dataclasses.replace(last, bias=bias)))
 
 
-def trace_product(equation: Equation, operands: Operands, signal: Signal) -> Signal:
+def trace_product(equation: Equation, operands: list, signal: Signal) -> Signal:
     # Axes of the batch have one example, or they would be missing in the sum.
     axes, _ = equation.params["dimension_numbers"]
     place = int(operands[1] is signal)
@@ -394,7 +392,7 @@ def trace_product(equation: Equation, operands: Operands, signal: Signal) -> Sig
     return Signal((out.size,), places, out.dtype, functions, signal.sources)
 
 
-def trace_convolution(equation: Equation, operands: Operands, signal: Signal) -> Signal:
+def trace_convolution(equation: Equation, operands: list, signal: Signal) -> Signal:
     params, out = equation.params, equation.outvars[0].aval
     images, kernels, outputs = params["dimension_numbers"]
     if len(images) > 4 or set(params["lhs_dilation"]) != {1}:
@@ -429,7 +427,7 @@ def _floats(values: Array) -> Array:
     return np.array(values, np.promote_types(values.dtype, np.float32), order="C")
 
 
-PRIMITIVES: dict[str, Callable[[Equation, Operands, Signal], Signal]] = {
+PRIMITIVES: dict[str, Callable[[Equation, list, Signal], Signal]] = {
     "dot_general": trace_product,
     "conv_general_dilated": trace_convolution,
     **dict.fromkeys(("add", "add_any", "sub"), trace_sum),

@@ -146,12 +146,6 @@ class _Reader:
         """The names of layers in the network, if they differ from the last node."""
         self._add(graph)
         self.inputs = self._of_type(nir.Input)
-        for name, node in self.nodes.items():
-            if type(node) not in (*_SUPPORTED, nir.Input, nir.Output):
-                known = ", ".join(kind.__name__ for kind in _SUPPORTED)
-                raise ValueError(
-                    f"{name!r} ({type(node).__name__}) is not supported; use {known}"
-                )
         self.joins: dict[str, Join] = {}
         self.functions: dict[str, Operation] = {}
         self.delays: dict[str, int] = {}
@@ -182,6 +176,11 @@ class _Reader:
             elif prefix and isinstance(node, (nir.Input, nir.Output)):
                 # In a subgraph they pass on their sources.
                 ends[name] = [], []
+            elif type(node) not in (*_SUPPORTED, nir.Input, nir.Output):
+                known = ", ".join(kind.__name__ for kind in _SUPPORTED)
+                raise ValueError(
+                    f"{path!r} ({type(node).__name__}) is not supported; use {known}"
+                )
             else:
                 self.nodes[path] = node
                 self.before[path], self.after[path] = [], []

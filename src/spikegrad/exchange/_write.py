@@ -24,7 +24,6 @@ from ._nodes import (
     AxisOrderError,
     Equation,
     Node,
-    Operands,
     Scale,
     Shape,
     Signal,
@@ -176,7 +175,7 @@ def _traced(text: str, function: Callable[..., Array], *signals: Signal) -> Sign
     return out
 
 
-def _trace_equation(equation: Equation, operands: Operands) -> Operands:
+def _trace_equation(equation: Equation, operands: list) -> list:
     """Return the output of an equation: values, or a signal with its operation."""
     signals = [x for x in operands if isinstance(x, Signal)]
     # Equations of weights only are computed.
@@ -414,20 +413,22 @@ class _Writer(_Nodes):
         self.ends[name] += self.connect([first], path)
 
 
-_KINDS = {nir.Flatten: "flatten", nir.Threshold: "threshold", nir.Delay: "delay"}
+_KINDS = {
+    nir.Input: "input",
+    nir.Flatten: "flatten",
+    nir.Threshold: "threshold",
+    nir.Delay: "delay",
+}
 """The names of nodes in a layer that differ from the name of their part."""
 
 
 def _recurrent(neurons: list[Node], weights: list[list[Node]]) -> nir.NIRGraph:
     """Return recurrent neurons as a subgraph, as importers expect."""
     inner, shape = _Nodes(), neurons[0].input_type["input"]
-    path = [
-        inner.add(nir.Input({"input": shape}), "input"),
-        *inner.extend(neurons, "neurons"),
-    ]
+    path = inner.extend([nir.Input({"input": shape}), *neurons], "neurons")
     # norse depends on the order of these edges.
     end = inner.connect([], path)
     for nodes in weights:
         inner.connect(end, [*inner.extend(nodes, "recurrent"), path[1]])
-    inner.connect(end, [inner.add(nir.Output({"output": shape}), "output")])
+    inner.connect(end, inner.extend([nir.Output({"output": shape})], "output"))
     return inner.graph()
