@@ -66,7 +66,7 @@ def from_nir(
 
     Raises
     ------
-    ValueError
+    TypeError, ValueError
         If spikegrad does not support a node, or if a node is not on a path from an input. If the
         shape of a parameter does not fit. If a time constant is shorter than a time step of Euler's
         method, or if a delay is not a multiple of ``dt``. If the graph does not define the edge of

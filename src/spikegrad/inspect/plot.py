@@ -468,7 +468,7 @@ def graph(network: Network, *, figsize: tuple[float, float] | None = None) -> Fi
         rows.setdefault(column, []).append(name)
     tallest = max(map(len, rows.values()))
     place = {
-        name: np.array([1.9 * column, (len(members) - 1) / 2 - n])
+        name: (1.9 * column, (len(members) - 1) / 2 - n)
         for column, members in rows.items()
         for n, name in enumerate(members)
     }
@@ -503,14 +503,19 @@ def graph(network: Network, *, figsize: tuple[float, float] | None = None) -> Fi
 
 
 def _connect(
-    axes: Axes, start: np.ndarray, end: np.ndarray, lags: list[int], boxes: tuple
+    axes: Axes,
+    start: tuple[float, float],
+    end: tuple[float, float],
+    lags: list[int],
+    boxes: tuple,
 ) -> None:
     """Draw an edge between two boxes, with its delays. It is dashed if all its lags are above 0."""
     is_now = min(lags) == 0
-    if (start == end).all():
+    (x, y), (to_x, to_y) = start, end
+    if start == end:
         # From the right part of the lower edge to its left part.
-        start, end = np.add(start, (0.25, -0.2)), np.subtract(end, (0.25, 0.2))
-    dx, dy = end - start
+        x, to_x, y, to_y = x + 0.25, x - 0.25, y - 0.2, y - 0.2
+    dx, dy = to_x - x, to_y - y
     length = math.hypot(dx, dy)
     # A line to the next column is straight. Other lines bend around the nodes in between, and lines
     # to the left pass below them.
@@ -525,10 +530,10 @@ def _connect(
         "patchA": boxes[0],
         "patchB": boxes[1],
     }
-    axes.annotate("", end, start, arrowprops=arrow)
+    axes.annotate("", (to_x, to_y), (x, y), arrowprops=arrow)
     if max(lags) > 0:
         text = "-".join(map(str, sorted({min(lags), max(lags)})))
         # The middle of the curve.
-        x, y = (start + end + rad * np.array([dy, -dx])) / 2
+        x, y = (x + to_x + rad * dy) / 2, (y + to_y - rad * dx) / 2
         frame = {"fc": "white", "ec": "none", "pad": 1}
         axes.text(x, y, text, ha="center", va="center", fontsize=8, bbox=frame)
