@@ -10,7 +10,6 @@ from .._checks import needed
 from .measures import slope_of
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 
@@ -25,20 +24,16 @@ def draw(diagnosis: Any) -> Figure:
     with rc_context({"font.size": 8}):
         figure = Figure(figsize=(2.6 * columns, 2.5), layout="constrained")
         panels = figure.subplots(1, columns, squeeze=False)[0]
-        for n, layer in enumerate(spiking):
-            _draw_potentials(panels[n], layer, f"C{n}")
+        for n, (axes, layer) in enumerate(zip(panels, spiking, strict=False)):
+            samples = layer.samples[np.isfinite(layer.samples)]
+            axes.set_title(f"layer {layer.place!r}, rate {layer.rate:.2g}")
+            axes.set_xlabel("potential − threshold")
+            size = abs(layer.scale) or 1.0
+            low, high = samples.min(initial=-size), samples.max(initial=size)
+            axes.hist(samples, 60, range=(low, high), density=True, color=f"C{n}")
+            x = np.linspace(low, high, 600, dtype=np.float32)
+            slope = np.asarray(slope_of(layer.surrogate, x))
+            (line,) = axes.twinx().plot(x, slope, color="k")
+            # A slope of 0 lies on the lower edge, like the bars.
+            line.sticky_edges.y.append(0)
     return figure
-
-
-def _draw_potentials(axes: Axes, layer: Any, color: str) -> None:
-    samples = layer.samples[np.isfinite(layer.samples)]
-    axes.set_title(f"layer {layer.place!r}, rate {layer.rate:.2g}")
-    axes.set_xlabel("potential − threshold")
-    size = abs(layer.scale) or 1.0
-    low, high = samples.min(initial=-size), samples.max(initial=size)
-    axes.hist(samples, bins=60, range=(low, high), density=True, color=color)
-    x = np.linspace(low, high, 600, dtype=np.float32)
-    slope = axes.twinx()
-    (line,) = slope.plot(x, np.asarray(slope_of(layer.surrogate, x)), color="k")
-    # A slope of 0 lies on the lower edge, like the bars.
-    line.sticky_edges.y.append(0)

@@ -152,9 +152,8 @@ class _Reader:
         self.shapes: dict[str, Shape] = {}
         """The shape of one example after each node."""
         for name in self.inputs:
-            with self._named(name):
-                shape = self.nodes[name].input_type["input"]
-                self.shapes[name] = checked_shape("the shape", shape)
+            shape = self.nodes[name].input_type["input"]
+            self.shapes[name] = checked_shape(f"{name!r} (Input): the shape", shape)
         # In a loop a node has a shape before all of its sources do.
         for name, source in reached(self.before, self.inputs):
             with self._named(name):

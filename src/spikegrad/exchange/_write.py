@@ -357,9 +357,8 @@ class _Writer(_Nodes):
             node = nir.Output({"output": np.array(self.signals[name].shape)})
             node.metadata[MARK] = {"source": name}
             # Importers expect the name "output".
-            is_single = len(self.net.outputs) == 1
-            end = self.add(node, "output" if is_single else f"{name}.output")
-            self.connect(self.ends[name], [end])
+            label = f"{name}.output" if len(self.net.outputs) > 1 else "output"
+            self.connect(self.ends[name], [self.add(node, label)])
         return self.graph()
 
     def add_layer(self, name: str) -> None:

@@ -173,17 +173,14 @@ class _Curves:
             """Its second derivative has the first and the second derivative of the spike."""
             return s(x) ** 2 + s(x)
 
-        def influence(name, x):
-            def curve(value):
-                changed = self.rebuild(others | {name: value})
-                primal_or_slope = (
-                    changed.surrogate_grad
-                    if self.without_primal
-                    else changed.surrogate_fun
-                )
-                return primal_or_slope(x)
+        # A slope without primal may depend on the parameter itself.
+        curve = "surrogate_grad" if self.without_primal else "surrogate_fun"
 
-            return jnp.abs(_forward(curve)(others[name])).max()
+        def influence(name, x):
+            def of_parameter(value):
+                return getattr(self.rebuild(others | {name: value}), curve)(x)
+
+            return jnp.abs(_forward(of_parameter)(others[name])).max()
 
         functions = self.curves | {
             "forward": _forward(s),
