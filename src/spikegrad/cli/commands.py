@@ -41,15 +41,7 @@ from .options import (
 from .sweeping import sweep
 
 
-class Commands(click.Group):
-    """Commands in the order in which a user meets them."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return [*self.commands]
-
-
 @click.group(
-    cls=Commands,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
 )
 @click.version_option(__version__, prog_name="spikegrad")
@@ -67,8 +59,11 @@ def command() -> None:
     """
 
 
-@command.command(cls=Command, context_settings={"show_default": True})
-@options_of_class(Options)
+@command.command(
+    cls=Command,
+    params=options_of_class(Options),
+    context_settings={"show_default": True},
+)
 @click.option(
     "--baseline/--no-baseline",
     default=True,
@@ -140,21 +135,16 @@ def train(
     """
     # Only process 0 reads the data and claims the folder.
     run, split = from_first(
-        lambda: runs.begin(
-            context,
-            Options,
-            output,
-            resume,
-            values,
-            check=partial(quantizing.check, target, bits),
-            baseline=baseline,
-        )
+        lambda: runs.begin(context, Options, output, resume, values, baseline=baseline)
     )
     options, record, network = run.options, run.record, run.network
     tables.note(f"{options.data}, {network.sizes} neurons, {run.folder}")
     key = jax.random.key(options.seed)
     # Drawn here and not within the training, because a diagnosis compares with it.
     start = trainer.starts(network, split.train)(key)
+    if target:
+        # It raises for what the target lacks, before the training.
+        quantizing.converted(network, start, split, target, bits)
     watch = diagnosis.Watch(network, start, split, options.lr)
     # A signal only sets a number until the end of a compiled call, so no file is cut and the last
     # state is saved.
@@ -176,7 +166,8 @@ def train(
             # Also with --quiet, as the reason of the error.
             for line in watch.issues(error.state.trainable):
                 click.echo(line, err=True)
-            raise
+            text = f"training diverged: {error}. A smaller learning rate may help"
+            raise click.ClickException(text) from None
         results = {"spiking": result}
         # Saved before the baseline, which may take as long.
         run.save_parameters(params)
@@ -186,9 +177,8 @@ def train(
                 rectified = network.without_spikes()
                 _, results["ReLU"] = learn(rectified, rectified.init(key))
         except DivergedError as error:  # a baseline that diverges costs no results
-            click.echo(error, err=True)
-        seconds = sum(result["seconds"] for result in results.values())
-        run.save_record(interrupted=bool(stop()), seconds=seconds)
+            click.echo(f"the baseline diverged: {error}", err=True)
+        run.save_record(interrupted=bool(stop()))
         _report(run, params, watch)
         if stop():
             # As a shell reports a process that ended by this signal.
@@ -297,5 +287,5 @@ def plot(surrogates: tuple, output: Path) -> None:
 
     NAME is a name from spikegrad list, with optional parameters: sigmoid 'arctan(alpha=2)'.
     """
-    tables.save_figure(draw(*surrogates), output, 200)
+    tables.save_figure(draw(*surrogates), output)
     tables.say(f"wrote {output}")

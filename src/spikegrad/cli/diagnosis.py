@@ -42,12 +42,11 @@ def examine(
     network: SpikingNetwork,
     params: Params,
     source: Sequences,
-    lr: float | None = None,
-    most: int = SAMPLE,
+    lr: float,
     train: bool = False,
 ) -> Diagnosis:
-    """Diagnose a network on some examples. With a learning rate, include the first update."""
-    layers, inputs, settings, y = network.applied(params, source, most)
+    """Diagnose a network on some examples."""
+    layers, inputs, settings, y = network.applied(params, source)
 
     # The loss of the training, so the gradients are those of the run.
     def loss(potentials: jax.Array) -> jax.Array:
@@ -58,7 +57,7 @@ def examine(
         layers,
         inputs,
         loss,
-        optimizer=None if lr is None else optax.adam(lr),
+        optimizer=optax.adam(lr),
         train=train,
         progress=tables.note if train else None,
         **settings,
@@ -86,7 +85,7 @@ class Watch:
         start = examine(self.network, self.start, train, self.lr)
         if start.issues:
             return [f"at the start, {issue}" for issue in start.issues]
-        return [*map(str, examine(self.network, params, train).issues)]
+        return [*map(str, examine(self.network, params, train, self.lr).issues)]
 
     def __call__(self, now: training.Report) -> None:
         least = tables.learnt(self.split.classes)
@@ -101,21 +100,12 @@ class Watch:
 
 @click.command("diagnose")
 @click.option("--initial", is_flag=True, help="Diagnose the initial weights.")
-@click.option(
-    "--examples",
-    default=SAMPLE,
-    type=click.IntRange(2),
-    show_default=True,
-    help="Number of examples.",
-)
 @of_run
 @output_file(
     "Draw it to a .png, .svg or .pdf, or write all numbers to a .json.",
     *(".png", ".svg", ".pdf", ".json"),
 )
-def command(
-    run: Path, data: str | None, initial: bool, examples: int, output: Path | None
-) -> None:
+def command(run: Path, data: str | None, initial: bool, output: Path | None) -> None:
     """Diagnose why a trained run does not learn.
 
     The network is trained for 60 updates on some of the examples, with and without changes, and
@@ -133,10 +123,10 @@ def command(
         # Not saved, but drawn again by the seed of the run.
         start = trainer.starts(network, saved.options.load().train)
         params = start(jax.random.key(saved.options.seed))
-    diagnosis = examine(network, params, scored, saved.options.lr, examples, train=True)
+    diagnosis = examine(network, params, scored, saved.options.lr, train=True)
     weights = "at the start" if initial else "as trained"
     tables.say(
-        f"{run}, weights {weights}, {min(examples, len(scored))} examples of {scored.name}",
+        f"{run}, weights {weights}, {min(SAMPLE, len(scored))} examples of {scored.name}",
         str(diagnosis),
     )
     if output is None:
@@ -145,5 +135,5 @@ def command(
         text = json.dumps(diagnosis.to_dict(), indent=1) + "\n"
         write_atomically(output, lambda stream: stream.write(text.encode()))
     else:
-        tables.save_figure(diagnosis.plot(), output, 150)
+        tables.save_figure(diagnosis.plot(), output)
     tables.say(f"wrote {output}")

@@ -11,10 +11,9 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
-from .. import get
 from .._files import Record
 from ..data import Sequences
-from ..inspect.plot import draw, draw_activity, tidy
+from ..inspect.plot import draw_activity, tidy
 from . import tables
 from .networks import Params
 from .runs import Run
@@ -22,15 +21,13 @@ from .tables import Summary
 
 
 def run_figure(run: Run, params: Params, test: Sequences, title: str) -> Figure:
-    """Draw learning curves, a test example in the network, and the surrogate."""
-    network, surrogate = run.network, get(run.options.surrogate)
+    """Draw learning curves, and a test example in the network."""
+    network = run.network
     height = 1.2 * len(network.sizes)
-    figure = Figure(figsize=(11, 5 + height), layout="constrained")
+    figure = Figure(figsize=(11, 2.5 + height), layout="constrained")
     # A surrogate may have a $.
     figure.suptitle(title, fontsize=11, parse_math=False)
-    top, middle, bottom = np.asarray(
-        figure.subfigures(3, 1, height_ratios=(2.5, height, 2.5))
-    )
+    top, bottom = np.asarray(figure.subfigures(2, 1, height_ratios=(2.5, height)))
     _draw_curves(top.subplots(1, 3), run.record["results"])
     # Files often have the classes in order, so the middle is not always of the first class.
     i = len(test) // 2
@@ -41,9 +38,7 @@ def run_figure(run: Run, params: Params, test: Sequences, title: str) -> Figure:
     names = [f"layer {k + 1}" for k in range(len(spikes))]
     names.append(f"readout, test example {i} with label {y}")
     arrays = [np.asarray(layer)[:steps, 0] for layer in (*spikes, potentials)]
-    draw_activity(middle.subplots(len(names), 1, sharex=True), names, arrays)
-    left, right = bottom.subplots(1, 2)
-    draw(left, right, (surrogate,))
+    draw_activity(bottom.subplots(len(names), 1, sharex=True), names, arrays)
     return figure
 
 
@@ -61,11 +56,6 @@ def _draw_curves(panels: Sequence[Axes], results: Record) -> None:
     rate.plot(np.arange(1, len(rates) + 1), rates, ".-", label=labels)
     # A loss falls by factors.
     loss.set_yscale("log")
-    # As 0.2 and 0.5 instead of powers of ten.
-    loss.yaxis.set_major_formatter("{x:g}")
-    loss.yaxis.set_minor_formatter(lambda x, _: f"{x:g}" if f"{x:e}"[0] in "25" else "")
-    # Points at 100 % are not cut in half.
-    accuracy.set_ylim(top=100.5)
     rate.set_ylim(bottom=0)
     tidy(loss, "loss", "epoch", "cross-entropy, nats")
     tidy(accuracy, "accuracy", "epoch", "%")

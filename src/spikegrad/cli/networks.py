@@ -112,7 +112,7 @@ class SpikingNetwork:
         logits : jax.Array
             ``(n, classes)``.
         spikes : list of jax.Array
-            Spikes of each hidden layer, ``(steps, n, neurons)``. 1 for active units of Rectified.
+            Outputs of each hidden layer, ``(steps, n, neurons)``, above 0 for active units.
         potentials : jax.Array
             Potentials of the readout, ``(steps, n, classes)``.
         """
@@ -135,16 +135,13 @@ class SpikingNetwork:
         )
         # The readout does not spike.
         *spikes, potentials = (layer.output for layer in activity.values())
-        if isinstance(self.cell, Rectified):
-            # Rates and silent units are counted as for spikes.
-            spikes = [(out > 0).astype(out.dtype) for out in spikes]
         # Padding takes no part in a mean, a maximum or a last value.
         return reduce_time(potentials, self.readout, mask), spikes, potentials
 
     def applied(
-        self, params: Params, source: Sequences, most: int = SAMPLE
+        self, params: Params, source: Sequences
     ) -> tuple[Network, jax.Array, dict[str, Any], np.ndarray]:
-        """Return what reports take, for up to ``most`` examples from the first to the last.
+        """Return what reports take, for some examples from the first to the last.
 
         Returns
         -------
@@ -158,7 +155,7 @@ class SpikingNetwork:
             Labels.
         """
         # One key for all reports, so that they describe the same spikes.
-        x, y, mask = sample(source, most).as_batch()
+        x, y, mask = sample(source).as_batch()
         key = jax.random.key(0)
         settings = {"mask": mask, "key": jax.random.fold_in(key, 1)}
         layers = jax.tree.map(np.asarray, params)
@@ -240,10 +237,10 @@ class SpikingNetwork:
         )
 
 
-def sample(source: Sequences, most: int = SAMPLE) -> Any:
-    """Return up to ``most`` examples, evenly from the first to the last."""
+def sample(source: Sequences) -> Any:
+    """Return up to ``SAMPLE`` examples, evenly from the first to the last."""
     count = len(source)
-    return source.subset(np.linspace(0, count - 1, min(count, most)).astype(int))
+    return source.subset(np.linspace(0, count - 1, min(count, SAMPLE)).astype(int))
 
 
 def with_surrogate(params: Params, surrogate: PyTree) -> Params:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import re
 from collections.abc import Callable, Collection
 from contextlib import suppress
 from pathlib import Path
@@ -34,9 +33,17 @@ SECTIONS = {
     "-h": "Other",
 }
 """The sections of a help text, by the option with which each begins."""
-PATH = click.Path(path_type=Path)
 COUNT = click.IntRange(1)
 POSITIVE = click.FloatRange(0, min_open=True)
+UNUSED = {
+    "steps": 1,
+    "encoding": NO_ENCODING,
+    "bin": 0.0,
+    "pool": 1,
+    "shift": 0,
+    "input_noise": 0.0,
+}
+"""The options that only some data have, with the values for other data."""
 _LIF = LIF()
 
 
@@ -56,10 +63,10 @@ def numbers(kind: type, example: str) -> Callable[[str], tuple]:
 
 def _range(item: str) -> list[float]:
     """Return the numbers of ``X`` or ``FROM:TO:xFACTOR``."""
-    match = re.fullmatch("(.+):(.+):x(.+)", item)
-    if match is None:
-        return [float(item)]
-    first, last, factor = map(float, match.groups())
+    first, *rest = map(float, item.replace(":x", ":").split(":"))
+    if not rest:
+        return [first]
+    last, factor = rest
     # Rounded, so the last value is included in spite of errors.
     steps = int(round(math.log(last / first) / math.log(factor), 9))
     return [float(f"{first * factor**i:.12g}") for i in range(steps + 1)]
@@ -99,17 +106,12 @@ def option(help: str, kind: Any = None, **settings: Any) -> Any:
     )
 
 
-def options_of_class(cls: type) -> Callable[[Callable], Callable]:
-    """Add the options that a dataclass declares to a command."""
-
-    def add(function: Callable) -> Callable:
-        # Decorators apply from the last, and the help has the order of the fields.
-        for field in reversed(dataclasses.fields(cls)):
-            name = f"--{field.name.replace('_', '-')}"
-            function = click.option(name, **field.metadata["click"])(function)
-        return function
-
-    return add
+def options_of_class(cls: type) -> list[click.Parameter]:
+    """Return the options that a dataclass declares."""
+    return [
+        click.Option([f"--{field.name.replace('_', '-')}"], **field.metadata["click"])
+        for field in dataclasses.fields(cls)
+    ]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -168,9 +170,7 @@ class Options:
         click.Choice(tuple(CELLS)),
         default="lif",
     )
-    recurrent: bool = option(
-        "Connect the neurons of each hidden layer.", is_flag=True, show_default=False
-    )
+    recurrent: bool = option("Connect the neurons of each hidden layer.", is_flag=True)
     readout: str = option(
         "Logits from the readout's potentials.", click.Choice(READOUTS), default="mean"
     )
@@ -185,9 +185,7 @@ class Options:
         click.Choice(domain(LIF.__dataclass_fields__["reset"]).choices or ()),
         default=_LIF.reset,
     )
-    detach_reset: bool = option(
-        "Pass no gradient through the reset.", is_flag=True, show_default=False
-    )
+    detach_reset: bool = option("Pass no gradient through the reset.", is_flag=True)
     epochs: int = option("Passes over the training data.", COUNT, default=40)
     batch: int = option("Examples per update.", COUNT, default=128)
     lr: float = option(
@@ -270,24 +268,8 @@ def options_of(
         If the command line has an option that does not apply to the data.
     """
     form = sources.form_of(data)
-    timed = form.read is not None
-    supported = {
-        "encoding": not timed,
-        "shift": not timed,
-        "input_noise": timed,
-        "bin": form.bin_ms,
-        "pool": form.bin_ms,
-        "steps": form.steps,
-    }
-    unsupported = [name for name in supported if not supported[name]]
-    refuse(context, unsupported, f"--data {data} does not support it")
-    defaults = {
-        "encoding": NO_ENCODING if timed else "current",
-        "shift": form.shift,
-        "steps": form.steps or 1,
-        "bin": form.bin_ms or 0.0,
-        "pool": form.pool,
-    }
+    refuse(context, UNUSED.keys() - form.options, f"--data {data} does not support it")
+    defaults = UNUSED | form.options
     # click has None for options that are not passed and have no default of their own. Without a
     # default of the data either, they are lists, such as time constants.
     values = {
@@ -306,21 +288,16 @@ def refuse(context: click.Context, names: Collection[str | None], why: str) -> N
             raise click.UsageError(f"{why}. Remove {parameter.opts[0]}")
 
 
-def _set_quiet(context: click.Context, parameter: click.Parameter, quiet: bool) -> None:
-    # On the console and not as an argument, which all functions would pass on.
-    tables.NOTES.quiet = quiet
-
-
 output_option = click.option(
     "--output",
     "-o",
-    type=PATH,
+    type=Path,
     show_default="runs/<date>-<time>",
     help="New folder for the results. The command never overwrites a file.",
 )
 resume_option = click.option(
     "--resume",
-    type=PATH,
+    type=Path,
     metavar="FOLDER",
     help="Resume an interrupted run or sweep with its original options. The result is "
     "bit-identical.",
@@ -328,9 +305,9 @@ resume_option = click.option(
 quiet_option = click.option(
     "--quiet",
     is_flag=True,
-    show_default=False,
     expose_value=False,
-    callback=_set_quiet,
+    # On the console and not as an argument, which all functions would pass on.
+    callback=lambda _, parameter, quiet: setattr(tables.NOTES, "quiet", quiet),
     help="No progress, only the results.",
 )
 
@@ -340,19 +317,15 @@ def output_file(
 ) -> Callable[[Callable], Callable]:
     """Add ``--output`` for a file. Its ending is checked before the work."""
 
-    def check(
-        context: click.Context, parameter: click.Parameter, path: Path | None
-    ) -> Path | None:
-        if path and path.suffix not in endings:
-            raise click.BadParameter(f"{path} must end in {' or '.join(endings)}")
-        return path
+    def path(text: str) -> Path:
+        if not text.endswith(endings):
+            raise click.BadParameter(f"{text} must end in {' or '.join(endings)}")
+        return Path(text)
 
-    return click.option(
-        "--output", "-o", type=PATH, callback=check, help=help, **settings
-    )
+    return click.option("--output", "-o", type=path, help=help, **settings)
 
 
 def of_run(function: Callable) -> Callable:
     """Add the arguments of a command that reads a run and data."""
     function = click.argument("data", metavar="[DATA]", required=False)(function)
-    return click.argument("run", type=PATH)(function)
+    return click.argument("run", type=Path)(function)

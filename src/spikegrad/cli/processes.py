@@ -85,11 +85,7 @@ def deferred() -> Iterator[Callable[[], int]]:
         number = number or signum
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
-    before = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
-    for signum, handler in before.items():
-        # A process in the background of a shell ignores Ctrl-C.
-        if handler != signal.SIG_IGN:
-            signal.signal(signum, handle)
+    before = {s: signal.signal(s, handle) for s in (signal.SIGINT, signal.SIGTERM)}
     try:
         # All processes ask after the same call, so all stop after the same update.
         yield lambda: int(gathered(number).max())

@@ -7,14 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import click
-import jax
 
 from ..data import DataError, Split
 from ..integers import TARGETS, QuantizationReport, quantize, replay, save, to_c
 from ..training import partition
 from . import runs, tables, trainer
 from .networks import SpikingNetwork
-from .options import COUNT, PATH, Options, quiet_option
+from .options import COUNT, quiet_option
 
 bits_option = click.option(
     "--bits", type=COUNT, default=8, help="Bits of a weight of integers."
@@ -22,7 +21,7 @@ bits_option = click.option(
 
 
 @click.command("quantize", context_settings={"show_default": True})
-@click.argument("run", type=PATH)
+@click.argument("run", type=Path)
 @click.option(
     "--target",
     type=click.Choice([*TARGETS]),
@@ -36,33 +35,22 @@ bits_option = click.option(
     default=0,
     help="Train the integers on, at a third of the learning rate of the run.",
 )
-@click.option(
-    "--output", "-o", type=PATH, show_default="RUN/<target>-<bits>", help="New folder."
-)
 @quiet_option
-def command(
-    run: Path, target: str, bits: int, epochs: int, output: Path | None
-) -> None:
+def command(run: Path, target: str, bits: int, epochs: int) -> None:
     """Convert a trained run to the integers of a chip, or of C.
 
     RUN is the folder that train wrote, with --reset value for loihi. Its inputs must be integers:
     images with --encoding rate or latency, or recordings of events. Writes network.json (all
-    integers) and network.c with network.h (a program in C99), and prints the report and the test
-    accuracy before and after.
+    integers) and network.c with network.h (a program in C99) to the folder RUN/<target>-<bits>, and
+    prints the report and the test accuracy before and after.
     """
-    convert(run, target, bits, epochs, output)
+    convert(run, target, bits, epochs)
 
 
-def convert(
-    run: Path, target: str, bits: int, epochs: int, output: Path | None = None
-) -> None:
+def convert(run: Path, target: str, bits: int, epochs: int) -> None:
     """Convert a run, train the integers on, and write them."""
     saved = runs.read(run)
     network, options, params = saved.network, saved.options, saved.params
-    folder = output or run / f"{target}-{bits}"
-    # Before minutes of training, although mkdir would refuse it, too.
-    if folder.exists():
-        raise DataError(runs.EXISTS.format(folder))
     split = options.load()
 
     def accuracy(params: Any) -> str:
@@ -71,6 +59,8 @@ def convert(
     accuracies = f"{accuracy(params)} in real numbers"
     params, report = converted(network, params, split, target, bits)
     accuracies += f", {accuracy(params)} in integers"
+    # Before minutes of training.
+    folder = runs.claim(run / f"{target}-{bits}")
     if epochs:
         # A smaller learning rate, because the network has learned already.
         settings = dataclasses.replace(options, epochs=epochs, lr=options.lr / 3)
@@ -79,18 +69,9 @@ def convert(
     integers, inputs, _, _ = network.applied(params, split.test)
     # A state that leaves its width raises here, before anything is written.
     replay(integers, inputs)
-    folder.mkdir(parents=True)
     save(integers, folder / "network.json")
     to_c(integers, folder / "network")
     tables.say(str(report), f"test accuracy {accuracies}", f"wrote {folder}")
-
-
-def check(target: str | None, bits: int, options: Options, split: Split) -> None:
-    """Raise for what the target lacks, with initial parameters."""
-    if target:
-        network = options.network(split)
-        params = trainer.starts(network, split.train)(jax.random.key(options.seed))
-        converted(network, params, split, target, bits)
 
 
 def converted(

@@ -9,7 +9,6 @@ import os
 import platform
 from collections.abc import Callable
 from datetime import datetime
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,7 +22,7 @@ from matplotlib.figure import Figure
 
 from .. import __version__
 from .._files import Record, write_atomically
-from .._pytree import PyTree
+from .._pytree import PyTree, jsonable
 from .._system import processors
 from ..data import DataError, Sequences, Split
 from . import tables
@@ -32,19 +31,15 @@ from .options import Options, options_of, refuse
 
 FORMAT = 6
 PARAMETERS, FIGURE = "parameters.npz", "figure.png"
-EXISTS = "{} exists; choose a new output folder"
 
 
 def describe(split: Split) -> Record:
-    """Return the record of the data of a run."""
+    """Return the record of the data of a run, as it is in JSON."""
     names = "shape", "classes", "low", "high", "mean", "std", "test_from"
-    return {
-        **{name: getattr(split, name) for name in names},
-        "training": len(split.train),
-        "test": len(split.test),
-        "training_sha256": sha256(split.train),
-        "test_sha256": sha256(split.test),
-    }
+    record = {name: getattr(split, name) for name in names}
+    for name, part in (("training", split.train), ("test", split.test)):
+        record |= {name: len(part), f"{name}_sha256": sha256(part)}
+    return jsonable(record)
 
 
 @dataclasses.dataclass
@@ -58,7 +53,7 @@ class Run:
     @property
     def data(self) -> SimpleNamespace:
         """The record of the data."""
-        return as_object(SimpleNamespace, self.record["data"])
+        return SimpleNamespace(**self.record["data"])
 
     @property
     def network(self) -> SpikingNetwork:
@@ -91,9 +86,10 @@ class Run:
         self.save(PARAMETERS, lambda stream: np.savez(stream, **_named(params)))
 
     def save_figure(self, figure: Figure) -> None:
-        """Write the figure."""
+        """Write the figure, in process 0."""
         tables.note(f"drawing {self.folder / FIGURE}")
-        self.save(FIGURE, partial(figure.savefig, dpi=130, format="png"))
+        if jax.process_index() == 0:
+            tables.save_figure(figure, self.folder / FIGURE)
 
 
 def begin(
@@ -102,8 +98,6 @@ def begin(
     output: Path | None,
     resume: Path | None,
     values: Record,
-    *,
-    check: Callable[[Options, Split], object] = lambda options, split: None,
     **more: Any,
 ) -> tuple[Run, Any]:
     """Start a run in a new folder, or resume the run of a folder, and read its data.
@@ -118,8 +112,6 @@ def begin(
         The new folder, and the folder to resume.
     values : dict
         The options of a new run.
-    check : callable
-        Raises if a new run is impossible, before its folder is claimed.
     **more
         Further values of the record.
     """
@@ -128,8 +120,6 @@ def begin(
         split = options.load()
         # Before they are recorded, because a resumed run takes its options from the record.
         options = options.adapted(split)
-        # Before the folder is claimed, so the corrected command can name it again.
-        check(options, split)
         record = _new_record(options, split) | more
         run = Run(claim(output), options, record)
         # A kill in the first epoch leaves a run that can be resumed.
@@ -142,7 +132,7 @@ def begin(
     if run.record.get("finished"):
         raise DataError(f"{resume} is already finished. Start a new run")
     split = run.options.load()
-    if SimpleNamespace(**describe(split)) != run.data:  # the bits would differ
+    if describe(split) != run.record["data"]:  # the bits would differ
         raise DataError(
             f"{run.options.data} has changed since {resume} was started; restore the original "
             "data to resume"
@@ -180,7 +170,7 @@ def claim(output: Path | None) -> Path:
     try:
         folder.mkdir(parents=True)
     except FileExistsError:
-        raise DataError(EXISTS.format(folder)) from None
+        raise DataError(f"{folder} exists; choose a new output folder") from None
     return folder
 
 
@@ -191,7 +181,7 @@ def read(folder: Path, kind: type[Options] = Options) -> Run:
     try:
         if record["format"] != FORMAT:
             raise TypeError(f"it has format {record['format']}, not {FORMAT}")
-        options = as_object(kind, record["options"])
+        options = kind(**record["options"])
     except TypeError as error:  # also of a missing or an unknown option
         raise DataError(
             f"{path} is not a run of spikegrad {__version__}: {error}"
@@ -199,25 +189,13 @@ def read(folder: Path, kind: type[Options] = Options) -> Run:
     return Run(folder, options, record)
 
 
-def as_object(kind: type, values: Record) -> Any:
-    """Return an object with the values of a record, which has lists instead of tuples."""
-    return kind(
-        **{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-    )
-
-
 def sha256(source: Sequences) -> str:
-    """Return a hash of examples: dtype, shape, values, labels and lengths."""
-    # No example yet: only the dtype, so sequences that differ only in their dtype have different
-    # hashes.
-    values = source.padded(slice(0))
-    digest = hashlib.sha256(f"{values.dtype} {source.steps} {source.shape}".encode())
-    for first in range(0, len(source), 1024):  # they may be read from files
-        digest.update(
-            np.ascontiguousarray(source.padded(slice(first, first + 1024))).data
-        )
-    for array in (source.y, source.lengths):
-        digest.update(array.tobytes())
+    """Return a hash of examples: dtype, shape, values, labels and masks."""
+    form = source.sequence(0).dtype, source.steps, source.shape
+    digest = hashlib.sha256(f"{form}".encode())
+    for example in source:  # one by one, because they may be read from files
+        for array in jax.tree.leaves(example):
+            digest.update(array.tobytes())
     return digest.hexdigest()
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import os
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -30,8 +29,6 @@ from ..data import (
 )
 from .networks import NO_ENCODING, sample
 
-FILES = [form for form in FORMS if form.key]
-"""Files of the user, distinguished by their keys."""
 CSV = """numpy.loadtxt(file, delimiter=",", skiprows=1) reads a table of numbers, and
 numpy.savez("my.npz", x_train=x, y_train=y) writes the file, with a label from 0
 for each row; numpy.unique(names, return_inverse=True)[1] makes labels of names"""
@@ -50,9 +47,10 @@ def form_of(source: str) -> Form:
         If no form fits.
     """
     if source.endswith(".npz"):
-        # images if no key is known, because their reader reports it
-        keys = keys_of(Path(source))
-        return next((form for form in reversed(FILES) if form.key in keys), FILES[0])
+        # Files of the user are distinguished by their keys. Without a known key it is a form of
+        # images, because their reader reports it.
+        keys = keys_of(source)
+        return next((form for form in reversed(FORMS) if form.key in keys), FORMS[0])
     name, _, path = source.partition(":")
     for form in FORMS:
         if form.name == name and (":" in form.written) == bool(path):
@@ -146,13 +144,9 @@ def load_to_score(
     source = data or options.data
     form = form_of(source)
     # The network decides, because a .npz with x may have images or sequences.
-    if options.encoding != NO_ENCODING:
+    if form.read is None or options.encoding != NO_ENCODING:
         test, labelled = datasets.images_to_score(
             source, options.seed, like.low, like.high
-        )
-    elif form.read is None:
-        raise DataError(
-            f"{source} lacks a time axis, but the network was trained on {options.data} with one"
         )
     else:
         path, trained = _path(source), _path(options.data)
@@ -163,12 +157,12 @@ def load_to_score(
             is_trained = os.path.realpath(path) == os.path.realpath(trained)
             test = form.split(train, options.seed)[1] if is_trained else train
         # Only files of the user may lack labels.
-        labelled = not form.key or "y" in keys_of(Path(source))
+        labelled = not form.key or "y" in keys_of(source)
     scored = _sequences(test, options.binning)
     # A label that the network lacks would count as a mistake of it.
-    if scored.shape != like.shape or scored.y.max() >= like.classes:
+    if scored.shape != tuple(like.shape) or scored.y.max() >= like.classes:
         raise DataError(
-            f"{source}: the network was trained on channels of shape {like.shape} and "
+            f"{source}: the network was trained on channels of shape {tuple(like.shape)} and "
             f"{like.classes} classes, got {scored.shape} and label {scored.y.max()}"
         )
     # By the training set of the run, not by these examples.

@@ -6,8 +6,7 @@ import dataclasses
 import itertools
 import operator
 import re
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from statistics import fmean, stdev
@@ -15,6 +14,7 @@ from typing import Any
 
 import click
 import numpy as np
+import optax
 
 from .. import get, rescaled, training
 from .._files import Record
@@ -42,11 +42,9 @@ AXES = ("surrogate", "peak", "half_width", "lr")
 """The options of a setting, which are also its names in results."""
 
 
-def summaries(results: Iterable[Record], settings: Iterable[Record]) -> list[Summary]:
+def summaries(results: Sequence[Record], settings: Iterable[Record]) -> list[Summary]:
     """Summarize the seeds of each setting, independent of the order of the results."""
-    groups, of_setting = defaultdict(list), operator.itemgetter(*AXES)
-    for row in results:
-        groups[of_setting(row)].append(row)
+    setting_of = operator.itemgetter(*AXES)
 
     # The sums of ``statistics`` are exact, so they do not depend on the order.
     def moments(group: list[Record], name: str) -> tuple[float, float | None]:
@@ -64,7 +62,7 @@ def summaries(results: Iterable[Record], settings: Iterable[Record]) -> list[Sum
             fmean(np.mean(result.get("rates", 0.0)) for result in group),
         )
         for values in settings
-        if (group := groups[of_setting(values)])
+        if (group := [row for row in results if setting_of(row) == setting_of(values)])
     ]
 
 
@@ -74,7 +72,7 @@ def parse_surrogates(text: str) -> tuple[str, ...]:
     specs = [spec.strip() for spec in re.split(r",(?![^(]*\))", text)]
     for spec in specs:
         parse_surrogate(spec)
-    return tuple(dict.fromkeys(specs))
+    return tuple(specs)
 
 
 RANGE = numbers(float, "0.1,0.3, or a range, such as 0.05:3.2:x2")
@@ -145,8 +143,11 @@ class Grid(Options):
         return settings
 
 
-@click.command(cls=Command, context_settings={"show_default": True})
-@options_of_class(Grid)
+@click.command(
+    cls=Command,
+    params=options_of_class(Grid),
+    context_settings={"show_default": True},
+)
 @click.option(
     "--jobs",
     type=COUNT,
@@ -276,8 +277,8 @@ def trainings(
         lambda key, setting: start(key),
         partial(data.train.batches, grid.batch),
         grid.settings,
-        optimizer=lambda setting: trainer.optimizer_of(
-            setting["lr"], trainer.updates_of(data, grid)
+        optimizer=lambda setting: optax.adam(
+            trainer.schedule_of(setting["lr"], data, grid)
         ),
         seeds=range(grid.seed, grid.seed + grid.seeds),
         epochs=grid.epochs,

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -163,16 +163,11 @@ def by_class(
     counts = np.bincount(answers, minlength=classes)
     if y is None:
         return f"{title}\nanswers of each class: {', '.join(map(str, counts))}"
-    headings = "class", "examples", "right, 95 % interval", "answers", "mistaken for"
-    lines = table(title, headings)
+    lines = table(title, ("class", "examples", "right, 95 % interval", "answers"))
     for k, count in enumerate(counts):
-        # The answers to examples of this class, and without the right ones its mistakes.
-        wrong = np.bincount(answers[y == k], minlength=classes)
-        n, right = int(wrong.sum()), wrong[k]
-        wrong[k] = 0
-        mistaken = f"{wrong.argmax()} ({wrong.max()})" if wrong.any() else ""
-        score = accuracy(right / n, n) if n else ""
-        lines.add_row(f"{k}", f"{n:,}", score, f"{count:,}", mistaken)
+        n = int((y == k).sum())
+        score = accuracy((answers[y == k] == k).mean(), n) if n else ""
+        lines.add_row(f"{k}", f"{n:,}", score, f"{count:,}")
     n = len(y)
     lines.add_row("all", f"{n:,}", accuracy((answers == y).mean(), n), f"{n:,}")
     return lines
@@ -181,25 +176,21 @@ def by_class(
 def sweep(
     rows: list[Summary], axes: list[str], record: Record, validation: int
 ) -> list[Table | str]:
-    """Return tables of all settings and of the best of each surrogate, and a line of the best."""
+    """Return a table of all settings, and a line of the best."""
     data, chosen = record["data"], best(rows)
-
-    def settings(title: str, summaries: Iterable[Summary], *scores: str) -> Table:
-        lines = table(
-            title,
-            (*axes, *scores, "runs", "firing"),
-            f"mean ± deviation of the seeds; {validation:,} validation examples, "
-            f"{data['test']:,} test examples ({data['test_from']})",
+    lines = table(
+        f"{record['options']['data']}, all settings",
+        (*axes, "validation", "runs", "firing"),
+        f"mean ± deviation of the seeds; {validation:,} validation examples, "
+        f"{data['test']:,} test examples ({data['test_from']})",
+    )
+    for row in rows:
+        lines.add_row(
+            *(label(row.setting[axis]) for axis in axes),
+            spread(*row.validation),
+            f"{row.n}" + f", {row.diverged} diverged" * bool(row.diverged),
+            f"{row.firing_rate:.3f}",
         )
-        for row in summaries:
-            lines.add_row(
-                *(label(row.setting[axis]) for axis in axes),
-                *(spread(*getattr(row, score)) for score in scores),
-                f"{row.n}" + f", {row.diverged} diverged" * bool(row.diverged),
-                f"{row.firing_rate:.3f}",
-            )
-        return lines
-
     if (reached := chosen.validation[0]) < learnt(data["classes"]):
         line = (
             f"no setting learned: the highest validation accuracy, {reached:.1%}, is close to "
@@ -210,21 +201,9 @@ def sweep(
             f"best by validation: {setting_label(chosen.setting, axes)}, with "
             f"{spread(*chosen.test)} of the test set, runs: {chosen.n}"
         )
-    # Settings of one surrogate are neighbors.
-    groups = itertools.groupby(rows, lambda row: row.setting["surrogate"])
-    return [
-        settings(f"{record['options']['data']}, all settings", rows, "validation"),
-        settings(
-            "chosen by validation, reported on the test set",
-            (best(group) for _, group in groups),
-            *("validation", "test"),
-        ),
-        line,
-    ]
+    return [lines, line]
 
 
-def save_figure(figure: Figure, path: Path, dpi: int) -> None:
+def save_figure(figure: Figure, path: Path) -> None:
     """Write a figure atomically, in the format of its path."""
-    write_atomically(
-        path, lambda stream: figure.savefig(stream, dpi=dpi, format=path.suffix[1:])
-    )
+    write_atomically(path, partial(figure.savefig, dpi=150, format=path.suffix[1:]))

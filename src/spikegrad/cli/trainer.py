@@ -37,9 +37,10 @@ _WORK = 1.6e10
 cross_entropy = optax.softmax_cross_entropy_with_integer_labels
 
 
-def optimizer_of(lr: Real, updates: int) -> optax.GradientTransformation:
-    """Return the optimizer of every run. Its learning rate falls to 0 along a cosine."""
-    return optax.adam(optax.cosine_decay_schedule(lr, updates))
+def schedule_of(lr: Real, data: Split, options: Options) -> optax.Schedule:
+    """Return the learning rate of every run, which falls to 0 along a cosine."""
+    updates = len(data.train) // options.batch * options.epochs
+    return optax.cosine_decay_schedule(lr, updates)
 
 
 def random_shift(x: jax.Array, pixels: int, key: jax.Array) -> jax.Array:
@@ -49,10 +50,8 @@ def random_shift(x: jax.Array, pixels: int, key: jax.Array) -> jax.Array:
 
     def moved(image: jax.Array, offsets: jax.Array) -> jax.Array:
         # Zeros move in: the smallest value of an image.
-        padded = jnp.pad(image, margins)
-        for axis, size in enumerate(image.shape[:2]):
-            padded = jax.lax.dynamic_slice_in_dim(padded, offsets[axis], size, axis)
-        return padded
+        starts = (*offsets, *[0] * (image.ndim - 2))
+        return jax.lax.dynamic_slice(jnp.pad(image, margins), starts, image.shape)
 
     return jax.vmap(moved)(x, jax.random.randint(key, (len(x), 2), 0, 2 * pixels + 1))
 
@@ -84,7 +83,7 @@ class Scores:
 @partial(jax.jit, static_argnums=0)
 def _run(network, params, x, mask, key):
     logits, spikes, _ = network(params, x, key, mask)
-    return logits, [layer.mean(0) for layer in spikes]
+    return logits, [(layer > 0).mean(0) for layer in spikes]
 
 
 def score(network: SpikingNetwork, params: Params, source: Sequences) -> Scores:
@@ -156,8 +155,8 @@ def fit(
         If the loss or a parameter is not finite. It has the last good state.
     """
     # The schedule needs the end, so a resumed run has the number of its first start.
-    updates = updates_of(data, options)
-    optimizer = optimizer_of(options.lr, updates)
+    schedule = schedule_of(options.lr, data, options)
+    optimizer = optax.adam(schedule)
     # A value of each epoch.
     curves: defaultdict[str, list] = defaultdict(list)
 
@@ -181,7 +180,7 @@ def fit(
     def values(now: training.Report) -> Record:
         # The rate of the last update: the schedule counts from 0, and ``step`` is the number of
         # updates made.
-        rate = optax.cosine_decay_schedule(options.lr, updates)(now.step - 1)
+        rate = schedule(now.step - 1)
         # Scored by the callback before this one.
         test = {"test": curves["test"][-1]} if now.epoch_ended else {}
         return {"learning_rate": rate} | test
@@ -198,21 +197,17 @@ def fit(
         )
         # The curves have the epoch before a checkpoint saves them.
         files = [metrics, checkpoints]
-    try:
-        with tables.progress() as show:
-            state = training.fit(
-                loss_of(network, options),
-                state,
-                data.train.batches(options.batch, options.seed),
-                optimizer=optimizer,
-                epochs=options.epochs,
-                updates_per_call=updates_per_call(network, data, options),
-                batch_sharding=batch_sharding(data.train.masked),
-                callbacks=[course, *files, *callbacks],
-            )
-    except training.DivergedError as error:
-        text = f"the {network.name} network diverged: {error}. A smaller learning rate may help"
-        raise training.DivergedError(text, error.state) from None
+    with tables.progress() as show:
+        state = training.fit(
+            loss_of(network, options),
+            state,
+            data.train.batches(options.batch, options.seed),
+            optimizer=optimizer,
+            epochs=options.epochs,
+            updates_per_call=updates_per_call(network, data, options),
+            batch_sharding=batch_sharding(data.train.masked),
+            callbacks=[course, *files, *callbacks],
+        )
     # An interrupted epoch is the last point of the curves.
     if state.batches:
         append(state, {k: total / state.batches for k, total in state.sums.items()})
@@ -235,11 +230,6 @@ def starts(network: SpikingNetwork, train: Sequences) -> Callable[[jax.Array], P
     # Images have a known scale, recordings are measured.
     x, _, mask = jax.tree.map(jnp.asarray, sample(train).as_batch())
     return jax.jit(lambda key: network.init(key, x, mask))
-
-
-def updates_of(data: Split, options: Options) -> int:
-    """Return the number of updates of a training."""
-    return len(data.train) // options.batch * options.epochs
 
 
 def updates_per_call(network: SpikingNetwork, data: Split, options: Options) -> int:
@@ -265,7 +255,7 @@ def loss_of(network: SpikingNetwork, options: Options) -> training.Loss:
         if options.input_noise:
             x = x + options.input_noise * jax.random.normal(varying, x.shape)
         logits, spikes, _ = network(params, x, encoding, mask)
-        rates = jnp.stack([layer.mean() for layer in spikes])
+        rates = jnp.stack([(layer > 0).mean() for layer in spikes])
         if mask is not None:  # padding has no spikes
             rates = rates / mask.mean()
         accuracy = (logits.argmax(-1) == y).mean()

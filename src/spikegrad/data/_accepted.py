@@ -50,20 +50,19 @@ def check_labels(
 ) -> np.ndarray:
     """Return labels in int32. ``count`` is the number of examples."""
     y = np.asarray(y)
-    shape = (count or y.size,)
-    if y.dtype.kind not in "ui" or y.shape != shape or not y.size:
-        raise DataError(
-            f"{owner}: {key} must have shape ({count or 'n'},), an integer label for each example, "
-            f"got {y.dtype} of shape {y.shape}; numpy.unique({key}, return_inverse=True)[1] "
-            f"converts names, {key}.argmax(1) one-hot rows"
-        )
     # A readout has a unit for each label up to the greatest, so an identifier as label would need
     # all memory.
-    outside = y[(y < 0) | (y >= MOST_CLASSES)]
-    if outside.size:
+    if (
+        y.dtype.kind not in "ui"
+        or y.shape != (count or y.size,)
+        or not y.size
+        or not 0 <= y.min() <= y.max() < MOST_CLASSES
+    ):
         raise DataError(
-            f"{owner}: {key} must hold labels from 0 to {MOST_CLASSES - 1}, got {outside[0]}; "
-            f"numpy.unique({key}, return_inverse=True)[1] numbers them"
+            f"{owner}: {key} must have shape ({count or 'n'},), an integer label from 0 to "
+            f"{MOST_CLASSES - 1} for each example, got {y.dtype} of shape {y.shape}; "
+            f"numpy.unique({key}, return_inverse=True)[1] numbers other labels, "
+            f"{key}.argmax(1) one-hot rows"
         )
     # The integers of JAX, which would convert wider ones for each batch.
     return y.astype(np.int32)

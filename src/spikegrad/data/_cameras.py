@@ -12,7 +12,7 @@ import numpy as np
 
 from ._accepted import DataError
 from ._events import Events, Recordings
-from ._forms import FORMS, Form, in_folder
+from ._forms import EVENTS, FORMS, Form, in_folder
 from ._reading import lines_of, reading
 
 # Height, width and polarity, in the order of the units.
@@ -86,7 +86,7 @@ def _nmnist_events(paths: Sequence[Path], number: int) -> Events:
         event = ~overflow
         axes = y[event], x[event], high[event] >> 7
         # It raises an error if an event is outside of the picture.
-        units = np.asarray(np.ravel_multi_index(axes, NMNIST))
+        units = np.ravel_multi_index(axes, NMNIST)
         return Events(times[event].astype(np.float64), units)
 
 
@@ -126,50 +126,30 @@ def read_dvs_gesture(path: str | os.PathLike) -> Recordings:
     .. [1] A. Amir et al., "A low power, fully event-based gesture recognition system", CVPR (2017).
     """
     path = Path(path)
-    clips = [
-        clip for recording in _listed(path) for clip in _labelled_intervals(recording)
-    ]
-    # The clips of a file share its index of packets.
-    files = {file: _Aedat(file) for file in {clip.path for clip in clips}}
-    read = functools.partial(_gesture_events, files, clips)
-    y = [clip.label for clip in clips]
+    is_list = path.suffix != ".aedat"
+    names = " ".join(lines_of(path)).split() if is_list else [path.name]
+    clips = [clip for name in names for clip in _clips_of(path.with_name(name))]
+    # Labels of the files start at 1.
+    y = [label - 1 for _, label, _, _ in clips]
+    read = functools.partial(_gesture_events, clips)
     return Recordings(str(path), DVS128, y, read, class_names=GESTURES)
 
 
-def _listed(path: Path) -> list[Path]:
-    if path.suffix == ".aedat":
-        return [path]
-    names = [] if path.is_dir() else " ".join(lines_of(path)).split()
-    if not names or not all(name.endswith(".aedat") for name in names):
-        raise DataError(
-            f"{path}: must be an .aedat file or a list of .aedat files, such as trials_to_train.txt"
-        )
-    return [path.parent / name for name in names]
-
-
-class _Clip(NamedTuple):
-    path: Path
-    label: int
-    start: int
-    end: int
-
-
-def _labelled_intervals(path: Path) -> list[_Clip]:
+def _clips_of(path: Path) -> list[tuple[_Aedat, int, int, int]]:
     labels = path.with_name(f"{path.stem}_labels.csv")
     with reading(labels):
         rows = np.loadtxt(labels, np.int64, delimiter=",", skiprows=1, ndmin=2)
-        # Labels of the files start at 1.
-        return [
-            _Clip(path, label - 1, start, end) for label, start, end in rows.tolist()
-        ]
+    # The intervals of a file share its index of packets.
+    file = _Aedat(path)
+    return [(file, label, start, end) for label, start, end in rows.tolist()]
 
 
 def _gesture_events(
-    files: dict[Path, _Aedat], clips: Sequence[_Clip], number: int
+    clips: Sequence[tuple[_Aedat, int, int, int]], number: int
 ) -> Events:
-    clip = clips[number]
-    with reading(clip.path):
-        return files[clip.path].events(clip.start, clip.end)
+    file, _, start, end = clips[number]
+    with reading(file.path):
+        return file.events(start, end)
 
 
 _VERSION, _END_OF_HEADER = b"#!AER-DAT3.1", b"#!END-HEADER\r\n"
@@ -246,16 +226,13 @@ FORMS += [
     Form(
         "nmnist:PATH",
         "the folder with Train and Test",
-        in_folder(read_nmnist, ("Train", "Test")),
-        steps=100,
-        bin_ms=3.5,
+        in_folder(read_nmnist, "Train", "Test"),
+        options=EVENTS | {"bin": 3.5},
     ),
     Form(
         "dvs128:PATH",
         "DVS128 Gesture, a folder or list",
-        in_folder(read_dvs_gesture, ("trials_to_train.txt", "trials_to_test.txt")),
-        steps=100,
-        bin_ms=60,
-        pool=4,
+        in_folder(read_dvs_gesture, "trials_to_train.txt", "trials_to_test.txt"),
+        options=EVENTS | {"bin": 60.0, "pool": 4},
     ),
 ]

@@ -32,7 +32,7 @@ def constant_encoding(x: npt.ArrayLike, steps: int) -> jax.Array:
            [0.1, 0.7],
            [0.1, 0.7]], dtype=float32)
     """
-    x = _array("constant_encoding", x)
+    x = real_array(jnp.asarray(x), "constant_encoding")
     return jnp.broadcast_to(x, (steps, *x.shape))
 
 
@@ -133,7 +133,7 @@ def delta_encoding(x: npt.ArrayLike, threshold: float) -> jax.Array:
     >>> print(delta_encoding([0.0, 0.6, 1.1, 1.2, 3.3, 3.3, 0.0], 1.0))
     [ 0.  0.  1.  0.  1.  1. -1.]
     """
-    x = _array("delta_encoding", x)
+    x = real_array(jnp.asarray(x), "delta_encoding")
     step_size = jnp.asarray(threshold, x.dtype)
 
     def step(reference: jax.Array, value: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -149,14 +149,6 @@ def delta_encoding(x: npt.ArrayLike, threshold: float) -> jax.Array:
 
 def _probability(owner: str, x: npt.ArrayLike) -> jax.Array:
     """Return values from 0 to 1."""
-    x = _array(owner, x)
+    x = real_array(jnp.asarray(x), owner)
     # Half precision is too coarse to draw from or to count time steps.
     return jnp.clip(x.astype(compute_dtype(x.dtype)), 0, 1)
-
-
-def _array(owner: str, x: npt.ArrayLike) -> jax.Array:
-    """Convert to a floating-point array."""
-    # A list may hold arrays of JAX.
-    if isinstance(x, list | tuple):
-        x = jnp.asarray(x)
-    return real_array(x, owner)

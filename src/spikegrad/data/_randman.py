@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from ._forms import FORMS, Form
+from ._forms import FORMS, SEQUENCES, Form
 from ._sequences import Sequences, train_test_split
 
 SPECTRA = ("paper", "numpy", "torch")
@@ -23,24 +23,6 @@ def _spectrum(name: str, alpha: float) -> tuple[np.ndarray, np.ndarray]:
     amplitude = (k + 1) ** -alpha if name == "numpy" else 1 / ((k + 1) ** alpha + 1)
     amplitude[0] = 0  # the constant term, disabled in the released classes
     return k, amplitude
-
-
-def _sums_of_sines(
-    x: np.ndarray,
-    amplitude: np.ndarray,
-    frequency: np.ndarray,
-    phase: np.ndarray,
-) -> np.ndarray:
-    """Return ``sum_k amplitude * sin(2 pi (frequency * x + phase))``, ``(samples, units)``.
-
-    Amplitude, frequency and phase are ``(units, terms)``.
-    """
-    # Unit by unit, to bound the memory.
-    sums = [
-        (a * np.sin(2 * np.pi * (b * x[:, None] + c))).sum(-1)
-        for a, b, c in zip(amplitude, frequency, phase, strict=True)
-    ]
-    return np.stack(sums, axis=1)
 
 
 def randman(
@@ -128,9 +110,10 @@ def randman(
         a, b, c = rng.uniform(size=(3, units, dimensions, len(frequency)))
         points = rng.uniform(size=(samples, dimensions))
         f = np.ones((samples, units))
-        for d in range(dimensions):
-            scaled = a[:, d] * amplitude, b[:, d] * frequency
-            f *= _sums_of_sines(points[:, d], *scaled, c[:, d])
+        # Unit by unit, to bound the memory.
+        for j, d in np.ndindex(units, dimensions):
+            turns = b[j, d] * frequency * points[:, d, None] + c[j, d]
+            f[:, j] *= (a[j, d] * amplitude * np.sin(2 * np.pi * turns)).sum(-1)
         # f: (samples, units), scaled for each unit of the class.
         share = (f - f.min(0)) / (f.max(0) - f.min(0))
         # The largest value is at the end of the last step.
@@ -149,6 +132,6 @@ FORMS.append(
         lambda path, steps, seed: (randman(steps=steps, seed=seed), None),
         test_from="a tenth of each class, drawn with seed {}",
         split=lambda source, seed: train_test_split(source, 0.1, seed),
-        steps=100,
+        options=SEQUENCES | {"steps": 100},
     )
 )

@@ -6,7 +6,6 @@ import dataclasses
 import functools
 import itertools
 import math
-import operator
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, Self, TypeAlias, TypeVar
 
@@ -119,11 +118,6 @@ class Labelled:
     def __len__(self) -> int:
         return len(self.y)
 
-    def _position(self, index: int) -> int:
-        """Return the index counted from 0."""
-        # The IndexError of a range ends loops over a source.
-        return range(len(self))[operator.index(index)]
-
     def subset(self, indices: npt.ArrayLike) -> Self:
         """Select examples by index, or by a bool for each example.
 
@@ -211,33 +205,27 @@ class Sequences(Labelled):
         class_names: Sequence[str] | None = None,
     ) -> None:
         # Other sequences, such as Lazy ones, are read when an example is used.
-        is_in_memory = isinstance(x, np.ndarray | list | tuple)
-        if is_in_memory:
+        if isinstance(x, np.ndarray | list | tuple):
             x = _arrays(str(name), x)
-        shape = x.shape[2:] if hasattr(x, "shape") else x[0].shape[1:]
+        shape = x[0].shape[1:]
         if not shape:
             raise DataError(
                 f"{name}: a sequence must have shape (steps, channels...), got {x[0].shape}"
             )
         super().__init__(name, shape, y, class_names, len(x))
         self.x = x
-        limits = (
-            [len(array) for array in x] if is_in_memory or lengths is None else lengths
-        )
-        lengths = limits if lengths is None else lengths
+        lengths = [len(array) for array in x] if lengths is None else lengths
         self.lengths = as_array(self.name, "lengths", lengths, "ui", self.y.shape)
         self.steps = int(self.lengths.max()) if steps is None else steps
-        limits = np.clip(limits, 1, self.steps)
-        for number in np.flatnonzero((self.lengths < 1) | (self.lengths > limits)):
+        most = min(self.steps, x.shape[1]) if isinstance(x, np.ndarray) else self.steps
+        for number in np.flatnonzero((self.lengths < 1) | (self.lengths > most)):
             raise DataError(
-                f"{name}: sequence {number} must have 1 to {limits[number]} steps, "
+                f"{name}: sequence {number} must have 1 to {most} steps, "
                 f"got {self.lengths[number]}"
             )
         has_shorter = bool((self.lengths != self.steps).any())
         # A subset without shorter sequences keeps masks, to fit the same compiled function.
         self.masked = has_shorter or bool(masked)
-        # If some are shorter, the array of the user may have other values than 0 after their end.
-        self._is_padded = isinstance(x, np.ndarray) and not has_shorter
 
     def __repr__(self) -> str:
         shortest = self.lengths.min()
@@ -253,7 +241,8 @@ class Sequences(Labelled):
 
     def sequence(self, index: int) -> np.ndarray:
         """Return one sequence without padding, ``(its steps, channels...)``."""
-        position = self._position(index)
+        # The IndexError of a range ends loops over a source.
+        position = range(len(self))[index]
         return self.x[position][: self.lengths[position]]
 
     def __getitem__(self, index: int) -> Example:
@@ -297,26 +286,16 @@ class Sequences(Labelled):
         """Return batches, time first: see :class:`Batches`."""
         return Batches(self, size, seed)
 
-    def padded(self, rows: slice | np.ndarray = slice(None)) -> np.ndarray:
-        """Return sequences as one array ``(n, steps, channels...)``, the examples first.
+    def padded(self) -> np.ndarray:
+        """Return all sequences as one array ``(n, steps, channels...)``, the examples first.
 
         Shorter sequences are zero-padded. Bools and integers of at most 16 bits keep their dtype,
         other numbers become float32.
-
-        Parameters
-        ----------
-        rows : slice or array of int, default all
-            The sequences, in this order. A source in memory returns all sequences without a copy.
         """
-        if self._is_padded:
-            return self.x[rows, : self.steps].astype(self._padded_dtype(), copy=False)
+        out = np.zeros((len(self), self.steps, *self.shape), self._padded_dtype())
         # Row by row, because each sequence may be read from a file.
-        numbers = np.arange(len(self))[rows]
-        shape = (len(numbers), self.steps, *self.shape)
-        out = np.zeros(shape, self._padded_dtype())
-        for row, number in zip(out, numbers, strict=True):
-            sequence = self.sequence(number)
-            row[: len(sequence)] = sequence
+        for number, row in enumerate(out):
+            row[: self.lengths[number]] = self.sequence(number)
         return out
 
     def _padded_dtype(self) -> np.dtype:
@@ -335,9 +314,7 @@ class Sequences(Labelled):
         values = len(self) * self.steps * math.prod(self.shape)
         if free is not None and values * self._padded_dtype().itemsize > free / 4:
             return self
-        sequences = self._with(self.padded())
-        sequences._is_padded = True
-        return sequences
+        return self._with(self.padded())
 
     def as_batch(self) -> Example:
         """Return all examples as one batch, for example for ``jax.device_put``."""
@@ -360,9 +337,6 @@ def _arrays(name: str, x: Arrays) -> Arrays:
 
 class Lazy:
     """Items that ``read(index)`` returns. ``read`` can be pickled, unlike a closure."""
-
-    shape: tuple[int, ...]
-    """Set if it is known without reading an item."""
 
     def __init__(self, count: int, read: Callable[[int], np.ndarray]) -> None:
         self.count, self.read = count, read
@@ -517,10 +491,6 @@ def train_test_split(
     >>> len(train), len(validation), len(test)
     (80, 10, 10)
     """
-    if not 0 < share < 1:
-        raise ValueError(
-            f"train_test_split: share must be above 0 and below 1, got {share}"
-        )
     # The draw of images from a file, so equal seeds give equal test sets.
     chosen = chosen_of_each(source.name, source.y, share, seed)
     return source.subset(~chosen), source.subset(chosen)

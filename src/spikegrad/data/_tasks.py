@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from ._forms import FORMS, Form
+from ._forms import FORMS, SEQUENCES, Form
 from ._sequences import Sequences
 
 _RADIUS, _DOT = 0.5, 0.1
@@ -280,10 +280,13 @@ FORMS += [
         "yin_yang",
         "5,000 points as spike times, 3 classes",
         _published_points,
-        steps=60,
+        options=SEQUENCES | {"steps": 60},
     ),
     Form(
-        "binary_adding", "counts of marked bits, made with the seed", _bits, steps=100
+        "binary_adding",
+        "counts of marked bits, made with the seed",
+        _bits,
+        options=SEQUENCES | {"steps": 100},
     ),
     Form("cue_accumulation", "sides of 7 cues, made with the seed", _cues),
 ]

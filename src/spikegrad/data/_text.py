@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from ._accepted import DataError
-from ._forms import FORMS, Form, Read, parts_of
+from ._forms import FORMS, Form, Read
 from ._reading import installed_file, lines_of, reading
 from ._sequences import Sequences
 
@@ -58,8 +58,8 @@ def read_ts(path: str | os.PathLike, *, steps: int | None = None) -> Sequences:
     ([[3.0, 0.0], [2.0, 1.0]], ('up', 'down'))
     """
     header, rows = _header_and_rows(lines_of(Path(path)))
-    has_classes, *names = header.get("classlabel", ["false"])
-    if has_classes.lower() != "true" or not names:
+    _, *names = header.get("classlabel", ["false"])
+    if not names:
         raise DataError(
             f"{path}: names no classes: it needs a line '@classLabel true ...'"
         )
@@ -142,8 +142,6 @@ def load_packaged(name: str, part: str = "train") -> Sequences:
        passing-through regions", Pattern Recognition Letters 20, 1103 (1999).
     .. [2] N. Birbaumer et al., "A spelling device for the paralysed", Nature 398, 297 (1999).
     """
-    if name not in PACKAGED:
-        raise DataError(f"unknown recordings {name!r}: use {', '.join(PACKAGED)}")
     package, file, project, steps, extra = PACKAGED[name]
     path = installed_file(package, file.format(part.upper()), project, extra)
     # Both parts have the steps of the longest sequence, so one compiled function fits them.
@@ -153,17 +151,12 @@ def load_packaged(name: str, part: str = "train") -> Sequences:
 
 
 def _ts(path: str, steps: int, seed: int) -> tuple[Sequences, Sequences | None]:
-    name = Path(path).name
-    train, test = parts_of(path, (f"{name}_TRAIN.ts", f"{name}_TEST.ts"))
+    train = Path(path)
     if train.is_dir():
-        files = sorted(file.name for file in train.glob("*.ts"))
-        raise DataError(
-            f"{path}: no {name}_TRAIN.ts in this folder, got {files}. Pass the path of a .ts file"
-        )
-    # A path to the training file has its test file in the same folder.
-    if test is None and train.name.endswith("_TRAIN.ts"):
-        test = train.with_name(train.name.replace("_TRAIN.ts", "_TEST.ts"))
-    return read_ts(train), read_ts(test) if test and test.exists() else None
+        train /= f"{train.name}_TRAIN.ts"
+    # The training set has its test set in the same folder.
+    test = train.with_name(train.name.replace("_TRAIN.ts", "_TEST.ts"))
+    return read_ts(train), read_ts(test) if test != train and test.exists() else None
 
 
 def _packaged(name: str) -> Read:
