@@ -129,28 +129,15 @@ def pytest_generate_tests(metafunc):
         metafunc.parametrize("combination", [dict(zip(factors, row, strict=True)) for row in rows], ids=names)
 
 
+_compiled = []
+jax.monitoring.register_event_duration_secs_listener(lambda event, duration, **_: _compiled.append(event))
+
+
 def compilations(function):
     """The number of programs that XLA compiles while the function runs."""
-    count = 0
-
-    def listen(event, duration, **_):
-        nonlocal count
-        count += event == "/jax/core/compile/backend_compile_duration"
-
-    jax.monitoring.register_event_duration_secs_listener(listen)
-    try:
-        function()
-    finally:
-        unregister = getattr(jax.monitoring, "unregister_event_duration_listener", None)
-        if unregister is None:  # JAX made it public late
-            from jax._src import monitoring  # noqa: PLC0415
-
-            unregister = (
-                getattr(monitoring, "unregister_event_duration_listener", None)
-                or monitoring._unregister_event_duration_listener_by_callback
-            )
-        unregister(listen)
-    return count
+    before = len(_compiled)
+    function()
+    return _compiled[before:].count("/jax/core/compile/backend_compile_duration")
 
 
 def few(values, *chosen):

@@ -275,14 +275,6 @@ def test_predict_rejects_other_shapes_and_older_runs(run, tmp_path, capsys):
         assert message in line
 
 
-def test_predict_replaces_a_file(run, tmp_path):
-    output = tmp_path / "other.npz"
-    output.write_text("mine")
-    assert main(["predict", str(run[0]), "-o", str(output)]) == 0
-    with np.load(output) as predictions:
-        assert predictions["logits"].shape == (359, 10)
-
-
 def test_hashes_differ_in_values_labels_and_shapes():
     x, y = np.arange(4, dtype=np.uint8).reshape(2, 2), np.arange(2)
     some = images(x, y)

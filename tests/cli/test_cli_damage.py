@@ -107,15 +107,6 @@ def test_held_out_examples_get_their_random_spikes_again(killed, source, tmp_pat
     assert {name: result["test"] for name, result in results.items()} == {"spiking": accuracy}
 
 
-def test_checkpoints_and_parameters_have_the_names_of_runs_that_were_saved_before(copy):
-    with np.load(newest(copy)) as file:
-        assert {name for name in file.files if name.startswith("trainable")} == {
-            f"trainable/{layer}/{name}" for layer in range(2) for name in ("weight", "bias")
-        }
-    with np.load(copy / "parameters.npz") as file:
-        assert set(file.files) == {"weight_0", "bias_0", "weight_1", "bias_1"}
-
-
 @pytest.mark.parametrize(("x", "y"), [("x", "y"), ("x_train", "y_train")])
 def test_a_class_without_examples_is_refused(tmp_path, capsys, x, y):
     path = tmp_path / "few.npz"

@@ -111,12 +111,6 @@ def test_an_array_given_is_not_an_array_shared():
     assert not fire.alpha.flags.writeable
 
 
-def test_replace_checks():
-    assert dataclasses.replace(GaussianGrad(), sigma=2.0) == GaussianGrad(sigma=2.0)
-    with pytest.raises(ValueError, match=r"Sigmoid: alpha must be > 0, got -1\.0"):
-        dataclasses.replace(Sigmoid(), alpha=-1.0)
-
-
 def test_arrays_are_leaves_and_numbers_are_constants():
     assert jax.tree.leaves(GaussianGrad(0.3, 0.7)) == []
     assert jax.tree.leaves(LIF(0.5, 2, Sigmoid(np.float32(3)))) == []

@@ -23,11 +23,7 @@ examples = functools.cache(task.examples)
 HARD = Condition(recurrent=False, detached=False, asymptotic=True)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def optax_promotes():
-    jax.config.update("jax_numpy_dtype_promotion", "standard")  # of all threads
-    yield
-    jax.config.update("jax_numpy_dtype_promotion", "strict")
+pytestmark = pytest.mark.usefixtures("default_promotion")
 
 
 @pytest.fixture(scope="module")

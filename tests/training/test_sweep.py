@@ -26,11 +26,7 @@ SETTINGS = [
 traced = []
 
 
-@pytest.fixture(autouse=True, scope="module")
-def optax_promotes():
-    jax.config.update("jax_numpy_dtype_promotion", "standard")  # of all threads
-    yield
-    jax.config.update("jax_numpy_dtype_promotion", "strict")
+pytestmark = pytest.mark.usefixtures("default_promotion")  # of all threads
 
 
 def loss(weight, batch, key, setting):
