@@ -13,7 +13,7 @@ import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from .._checks import order_of_axes
+from .._checks import brief, order_of_axes
 from .._compat import of_mesh
 from .._optimizer import updates_of
 from .._pytree import PyTree, is_array, split
@@ -59,7 +59,7 @@ class Call:
         )
         # Unused places repeat the last batch, so that a short group needs no program of its own.
         filled = group + [group[-1]] * (self.room[0] - len(group))
-        trainable, optimizer_state, metrics, finite = self.advance(
+        results = self.advance(
             self.bound,
             state.trainable,
             state.optimizer_state,
@@ -68,7 +68,7 @@ class Call:
             filled,
             np.int32(len(group)),
         )
-        return Result(trainable, optimizer_state, metrics, finite, len(group))
+        return Result(*results, updates=len(group))
 
 
 def compiled(
@@ -206,13 +206,8 @@ def _checked(result: object) -> Value:
     if not (
         isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], dict)
     ):
-        shape = (
-            f"shape {result.shape}"
-            if isinstance(result, jax.Array)
-            else type(result).__name__
-        )
         raise TypeError(
-            f"fit: loss must return (scalar, {{name: metric}}), got {shape}; "
+            f"fit: loss must return (scalar, {{name: metric}}), got {brief(result)}; "
             "without metrics return (scalar, {})"
         )
     value, metrics = result
@@ -233,7 +228,7 @@ def _order_of(batch: PyTree) -> str:
     hints = (
         order_of_axes("inputs", x, "labels", y, at=1) for x in inputs for y in labels
     )
-    return next(filter(None, hints), "")
+    return "".join(hints)
 
 
 def _all_finite(tree: PyTree) -> jax.Array:
