@@ -569,7 +569,7 @@ REFUSED = {
     "ValueError: AdaptiveLIF: adaptation, which spikes raise, does not go with signed": (
         lambda: AdaptiveLIF(surrogate=signed(Sigmoid()))
     ),
-    "ValueError: Refractory: cell must fire or not, got soft(Sigmoid(alpha=4.0))": (
+    "ValueError: LIF: a refractory period, which follows spikes, does not go with soft(Sigmoid(alpha=4.0))": (
         lambda: Refractory(LIF(surrogate=soft(Sigmoid())), 2)
     ),
 }
