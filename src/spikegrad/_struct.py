@@ -295,9 +295,10 @@ class Struct:
             cls._objects = tuple(
                 name for name, d in cls._domains.items() if d.kind is not None
             )
-            static = [name for name, d in cls._domains.items() if d.static]
-            cls._dynamic = tuple(name for name in cls._domains if name not in static)
-            _register(cls, cls._dynamic, static)
+            cls._dynamic = tuple(
+                name for name, d in cls._domains.items() if not d.static
+            )
+            _register(cls)
         elif pure:
             raise TypeError(
                 f"{cls.__name__}: pure=True needs annotated parameters, got a custom __init__"
@@ -421,11 +422,10 @@ def is_pure(value: object) -> bool:
     )
 
 
-def _register(cls: type, names: Sequence[str], static: Sequence[str]) -> None:
-    """Register a class as a pytree.
-
-    The fields ``names`` may be leaves, ``static`` fields never are.
-    """
+def _register(cls: type[Struct]) -> None:
+    """Register a class as a pytree."""
+    names = cls._dynamic
+    static = [name for name in cls._domains if name not in names]
 
     def flatten(record):
         values, constants = vars(record), _constants_of(record)

@@ -456,7 +456,8 @@ def configured(surrogate: Surrogate, **settings: Any) -> Surrogate:
 
 def with_spike_type(surrogate: Any, kind: SpikeType) -> Surrogate:
     """Set the spike type of a surrogate. Raise if it has another one already."""
-    owner, curve = kind._public_name(), curve_of(kind._public_name(), surrogate)
+    owner = kind._public_name()
+    curve = curve_of(owner, surrogate)
     before = settings_of(surrogate).forward
     if not before.is_step and before != kind:
         raise TypeError(

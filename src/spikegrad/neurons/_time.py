@@ -134,9 +134,7 @@ def unroll(
     if v is None:
         initial_state = cell.initial_state if isinstance(cell, Cell) else jnp.zeros
         # Also for 0 steps.
-        now = jax.eval_shape(
-            lambda currents: currents.sum(0, dtype=currents.dtype), currents
-        )
+        now = jax.eval_shape(lambda currents: currents.sum(0), currents)
         v = jax.tree.map(
             lambda leaf: shard_as(jnp.asarray(leaf), now),
             initial_state(now.shape, now.dtype),

@@ -13,7 +13,7 @@ import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from .._checks import brief, order_of_axes
+from .._checks import order_of_axes
 from .._compat import of_mesh
 from .._optimizer import updates_of
 from .._pytree import PyTree, is_array, split
@@ -207,8 +207,8 @@ def _checked(result: object) -> Value:
         isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], dict)
     ):
         raise TypeError(
-            f"fit: loss must return (scalar, {{name: metric}}), got {brief(result)}; "
-            "without metrics return (scalar, {})"
+            "fit: loss must return (scalar, {name: metric}), got a value of the type "
+            f"{type(result).__name__}; without metrics return (scalar, {{}})"
         )
     value, metrics = result
     if "loss" in metrics:
