@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, NoReturn, TypeVar
 import jax
 import jax.numpy as jnp
 from jax.interpreters import ad, batching, mlir, partial_eval
+from jax.sharding import NamedSharding, PartitionSpec
 
 T = TypeVar("T")
 
@@ -61,17 +62,9 @@ def match_varying_axes(tree: T, like: object = None) -> T:
 
 def explicit_sharding(x: jax.Array | jax.ShapeDtypeStruct) -> Any:
     """Return the sharding in the type of an array or shape on an Explicit mesh, None otherwise."""
-    sharding = getattr(
-        x if isinstance(x, jax.ShapeDtypeStruct) else jax.typeof(x), "sharding", None
-    )
-    mesh = getattr(sharding, "mesh", None)
-    if (
-        mesh is None
-        or getattr(mesh, "empty", True)
-        or not getattr(mesh, "_any_axis_explicit", False)
-    ):
-        return None
-    return sharding
+    kind = x if isinstance(x, jax.ShapeDtypeStruct) else jax.typeof(x)
+    mesh = getattr(kind.sharding, "mesh", None)
+    return kind.sharding if getattr(mesh, "_any_axis_explicit", False) else None
 
 
 def of_mesh(mesh: Any) -> AbstractContextManager:
@@ -89,9 +82,7 @@ def shard_as(x: jax.Array, like: jax.Array | jax.ShapeDtypeStruct) -> jax.Array:
         return x
     # Axes that only ``x`` has are not sharded.
     spec = [*sharding.spec, *[None] * x.ndim][: x.ndim]
-    sharding = jax.sharding.NamedSharding(
-        sharding.mesh, jax.sharding.PartitionSpec(*spec)
-    )
+    sharding = NamedSharding(sharding.mesh, PartitionSpec(*spec))
     return x if explicit_sharding(x) == sharding else jax.sharding.reshard(x, sharding)
 
 
@@ -114,8 +105,8 @@ def take(x: jax.Array, rows: jax.Array) -> jax.Array:
     sharding = explicit_sharding(rows)
     if sharding is None:
         return x[rows]
-    spec = jax.sharding.PartitionSpec(*sharding.spec, *[None] * (x.ndim - 1))
-    return x.at[rows].get(out_sharding=jax.sharding.NamedSharding(sharding.mesh, spec))
+    spec = PartitionSpec(*sharding.spec, *[None] * (x.ndim - 1))
+    return x.at[rows].get(out_sharding=NamedSharding(sharding.mesh, spec))
 
 
 def merge_leading(x: jax.Array) -> jax.Array:
@@ -124,10 +115,8 @@ def merge_leading(x: jax.Array) -> jax.Array:
     sharding = explicit_sharding(x)
     if sharding is None:
         return jax.lax.reshape(x, shape)
-    spec = jax.sharding.PartitionSpec(None, *tuple(sharding.spec)[2:])
-    return jnp.reshape(
-        x, shape, out_sharding=jax.sharding.NamedSharding(sharding.mesh, spec)
-    )
+    spec = PartitionSpec(None, *tuple(sharding.spec)[2:])
+    return jnp.reshape(x, shape, out_sharding=NamedSharding(sharding.mesh, spec))
 
 
 def contract_leading(a: jax.Array, b: jax.Array, like: jax.Array) -> jax.Array:
@@ -138,9 +127,7 @@ def contract_leading(a: jax.Array, b: jax.Array, like: jax.Array) -> jax.Array:
     leading = tuple(range(a.ndim - 1))
     sharding = explicit_sharding(like)
     if sharding is None and (summed := explicit_sharding(a)) is not None:
-        sharding = jax.sharding.NamedSharding(
-            summed.mesh, jax.sharding.PartitionSpec(None, None)
-        )
+        sharding = NamedSharding(summed.mesh, PartitionSpec(None, None))
     options: Any = {} if sharding is None else {"out_sharding": sharding}
     # Not sharded, and XLA would make a transposed copy to sum over two axes.
     if jax.device_count() == 1:
@@ -211,16 +198,9 @@ CALLS = frozenset(
 
 
 def used_inputs(closed: Any, outputs: list[bool] | None = None) -> list[bool]:
-    """Return True for each input of a closed jaxpr that the selected outputs, or any, depend on.
-
-    True for all inputs if JAX cannot compute it.
-    """
-    eliminate = getattr(partial_eval, "dce_jaxpr", None)
-    if eliminate is None:
-        return [True] * len(closed.jaxpr.invars)
-    return list(
-        eliminate(closed.jaxpr, outputs or [True] * len(closed.jaxpr.outvars))[1]
-    )
+    """Return True for each input of a closed jaxpr that the selected outputs, or any, depend on."""
+    outputs = outputs or [True] * len(closed.jaxpr.outvars)
+    return partial_eval.dce_jaxpr(closed.jaxpr, outputs)[1]
 
 
 def depends(function: Callable, first: Any, *others: Any) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pickle
-import struct
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -42,23 +41,11 @@ def from_first(make: Callable[[], T]) -> T:
         except Exception as error:
             message = pickle.dumps((None, error))
 
-    def sent(
-        numbers: np.ndarray,
-    ) -> bytes:  # as whole numbers of more bytes, from JAX 0.6
-        return (
-            np.asarray(multihost_utils.broadcast_one_to_all(numbers))
-            .astype(np.uint8)
-            .tobytes()
-        )
-
-    (length,) = struct.unpack(
-        "<q", sent(np.frombuffer(struct.pack("<q", len(message)), np.uint8))
-    )
-    value, error = pickle.loads(
-        sent(
-            np.frombuffer(message, np.uint8) if message else np.zeros(length, np.uint8)
-        )
-    )
+    high, low = map(int, gathered(*divmod(len(message), 1 << 30))[0])
+    numbers = np.frombuffer(message or bytes(high << 30 | low), np.uint8)
+    # JAX 0.6 returns whole numbers of more bytes.
+    sent = np.asarray(multihost_utils.broadcast_one_to_all(numbers)).astype(np.uint8)
+    value, error = pickle.loads(sent.tobytes())
     if error is not None:
         raise error
     return value

@@ -3,19 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import glob
 import os
 import secrets
-import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias
-
-try:
-    import fcntl
-except ModuleNotFoundError:  # only Unix has it
-    fcntl = None
 
 Record: TypeAlias = dict[str, Any]
 """Values by name, as in a file of JSON."""
@@ -24,26 +17,6 @@ PARTIAL = ".part"
 
 A killed process leaves an incomplete file next to the old one.
 """
-
-
-def regular_size(path: Path) -> int:
-    """Return the size of a regular file in bytes.
-
-    Raises
-    ------
-    OSError
-        If it does not exist or is not regular. Devices can be endless, and pipes can block.
-    """
-    status = path.stat()
-    if stat.S_ISDIR(status.st_mode):
-        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-    if not stat.S_ISREG(status.st_mode):
-        raise OSError(
-            errno.EINVAL,
-            "must be a regular file, got a device, a pipe or a socket",
-            str(path),
-        )
-    return status.st_size
 
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], Any]) -> None:
@@ -64,61 +37,29 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], Any]) -> None:
         pipe stays, too.
     """
     path = Path(os.path.realpath(path))  # follow links instead of replacing them
-    if path.exists():
-        regular_size(path)
-    partial, stream = _new_partial(path)
+    if path.exists() and not path.is_file():
+        raise OSError(f"{path} must be a regular file, to be replaced by a new one")
+    remove_partials(path.parent, glob.escape(path.name))
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}{PARTIAL}")
     try:
-        with stream:
-            remove_partials(path.parent, path.name)
+        with partial.open("xb") as stream:
             write(stream)
             stream.flush()
             os.fsync(stream.fileno())
-            os.replace(partial, path)
+        os.replace(partial, path)
     except BaseException:
-        with contextlib.suppress(OSError):
-            partial.unlink()
+        partial.unlink(missing_ok=True)
         raise
     _sync_folder(path.parent)
 
 
-def remove_partials(folder: Path, name: str | None = None) -> None:
-    """Remove the partial files of killed processes from a folder.
+def remove_partials(folder: Path, name: str = "*") -> None:
+    """Remove the partial files of killed processes, of files with this name pattern.
 
-    Partial files that are being written stay.
-
-    Parameters
-    ----------
-    folder : Path
-        The folder. Its subfolders are not searched.
-    name : str, optional
-        Only partial files of the file with this name.
+    A process that still writes such a file gets an error.
     """
-    if fcntl is None:  # without locks, abandoned and active files look equal
-        return
-    for path in folder.glob(
-        f".{'*' if name is None else glob.escape(name)}.{'[0-9a-f]' * 8}{PARTIAL}"
-    ):
-        with contextlib.suppress(OSError):
-            regular_size(path)
-            with path.open("rb") as stream:
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                path.unlink()
-
-
-def _new_partial(path: Path) -> tuple[Path, BinaryIO]:
-    """Create a partial file.
-
-    Its lock, which ends with the process, shows other processes that it is being written.
-    """
-    while True:
-        partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}{PARTIAL}")
-        stream = partial.open("xb")
-        if fcntl is not None:
-            with contextlib.suppress(OSError):  # some file systems lack locks
-                fcntl.flock(stream, fcntl.LOCK_EX)
-        if partial.exists():  # another process may remove it before it is locked
-            return partial, stream
-        stream.close()
+    for partial in folder.glob(f".{name}.{'[0-9a-f]' * 8}{PARTIAL}"):
+        partial.unlink(missing_ok=True)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -8,13 +8,15 @@ The types besides the step are in ``_spike_types.py``.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from typing import Any, ClassVar
 
 import jax
 
 from ._checks import snake_case
-from ._struct import Real, Struct
+from ._pytree import is_array
+from ._struct import Real, Struct, expression_of
 
 Curve = Any
 """An object with ``surrogate_fun`` and ``surrogate_grad``."""
@@ -46,7 +48,13 @@ class SpikeType(Struct):
 
     def expression(self, curve: str) -> str:
         """Return the expression that makes this surrogate, given the expression of its curve."""
-        return f"{self._public_name()}({curve})"
+        arguments = [*self._values().values()]
+        # Without defaults at the end. Arrays are no defaults.
+        for field in reversed(dataclasses.fields(self)):  # type: ignore[arg-type]
+            if is_array(arguments[-1]) or arguments[-1] != field.default:
+                break
+            arguments.pop()
+        return f"{self._public_name()}({', '.join([curve, *map(expression_of, arguments)])})"
 
     def value(
         self, curve: Curve, x: jax.Array, key: jax.Array | None = None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from ._checks import brief
 from ._struct import parts_of
 from ._surrogate import FLOATS, Surrogate, configured, curve_of, settings_of
 
@@ -115,13 +114,10 @@ def keep_slope(surrogate: Surrogate, dtype: DTypeLike) -> Surrogate:
     ('float32', True)
     """
     curve_of("keep_slope", surrogate)
-    try:
-        name = jnp.dtype(dtype).name
-    except TypeError:
-        name = None
+    name = jnp.dtype(dtype).name
     if name not in FLOATS:
         raise TypeError(
-            f"keep_slope: dtype must be one of {', '.join(FLOATS)}, got {name or brief(dtype)}"
+            f"keep_slope: dtype must be one of {', '.join(FLOATS)}, got {name}"
         )
     before = settings_of(surrogate).slope_dtype
     if before not in (None, name):

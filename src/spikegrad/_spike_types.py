@@ -18,7 +18,7 @@ from jax.typing import ArrayLike
 from ._checks import broadcast_checked, compute_dtype
 from ._compat import match_varying_axes, shard_as, spread_as, zeros_like
 from ._forward import Curve, SpikeType
-from ._struct import Real, expression_of, parameter
+from ._struct import Real, parameter
 from ._surrogate import Surrogate, with_spike_type
 
 
@@ -225,17 +225,6 @@ class MultiSpike(SpikeType, pure=True):
     def needs_magnitude(self) -> bool:  # type: ignore[override]
         return self.n > 1
 
-    def expression(self, curve: str) -> str:
-        threshold = (
-            f", {expression_of(self.threshold)}"
-            if not _is_one(self.threshold) or self.slopes != "sum"
-            else ""
-        )
-        return (
-            f"multi_spike({curve}, "
-            f"{self.n}{threshold}{', ' + repr(self.slopes) if self.slopes != 'sum' else ''})"
-        )
-
     def value(
         self, curve: Curve, x: jax.Array, key: jax.Array | None = None
     ) -> jax.Array:
@@ -258,12 +247,8 @@ class MultiSpike(SpikeType, pure=True):
 
     def primal(self, curve: Curve, x: jax.Array) -> jax.Array:
         theta = self._distance(x)
-        if self.slopes == "sum":
-            return _total(
-                lambda k: curve.surrogate_fun(x - k * theta), range(self.n), x
-            )
-        if self.slopes == "first":
-            return curve.surrogate_fun(x)
+        if self.slopes != "nearest":
+            return _total(lambda k: curve.surrogate_fun(x - k * theta), self._summed, x)
         # Half-way between two thresholds the nearest one changes. The rise joins the pieces there.
         k, half = self._nearest(x, theta), spread_as(theta / 2, x)
         # Between two levels.
@@ -272,13 +257,9 @@ class MultiSpike(SpikeType, pure=True):
 
     def slope(self, curve: Curve, x: jax.Array) -> jax.Array:
         theta = self._distance(x)
-        if self.slopes == "sum":
-            return _total(
-                lambda k: curve.surrogate_grad(x - k * theta), range(self.n), x
-            )
-        if self.slopes == "first":
-            return curve.surrogate_grad(x)
-        return curve.surrogate_grad(x - self._nearest(x, theta) * theta)
+        if self.slopes == "nearest":
+            return curve.surrogate_grad(x - self._nearest(x, theta) * theta)
+        return _total(lambda k: curve.surrogate_grad(x - k * theta), self._summed, x)
 
     def own_slopes(
         self, curve: Curve, x: jax.Array
@@ -287,23 +268,20 @@ class MultiSpike(SpikeType, pure=True):
         # The only threshold that counts is x = 0.
         if self.n == 1 or self.slopes == "first":
             return
-        if self.slopes == "sum":
-            moved = _total(
-                lambda k: -k * curve.surrogate_grad(x - k * theta), range(1, self.n), x
-            )
+
+        def moved_by(k):
+            return -k * curve.surrogate_grad(x - k * theta)
+
+        if self.slopes == "nearest":
+            moved = moved_by(self._nearest(x, theta))
         else:
-            k = self._nearest(x, theta)
-            moved = -k * curve.surrogate_grad(x - k * theta)
+            moved = _total(moved_by, self._summed[1:], x)
         yield spread_as(_threshold_like(self, x), x), moved
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.slopes == "sum" and self.n > _MOST_SLOPES:
-            raise ValueError(
-                f"multi_spike: n must be <= {_MOST_SLOPES:,} with slopes='sum', which computes n "
-                f"slopes, got {self.n}; "
-                "pass slopes='nearest' or slopes='first'"
-            )
+    @property
+    def _summed(self) -> range:
+        """The numbers of the thresholds whose slopes are summed."""
+        return range(1 if self.slopes == "first" else self.n)
 
     def _distance(self, x):
         """Return the distance between thresholds, at least the smallest normal number.
@@ -396,12 +374,6 @@ class Signed(SpikeType, pure=True):
 
     threshold: Real = parameter(default=1.0, above=0)
 
-    def expression(self, curve: str) -> str:
-        threshold = (
-            "" if _is_one(self.threshold) else f", {expression_of(self.threshold)}"
-        )
-        return f"signed({curve}{threshold})"
-
     def value(
         self, curve: Curve, x: jax.Array, key: jax.Array | None = None
     ) -> jax.Array:
@@ -491,7 +463,6 @@ def _scaled_threshold(kind: MultiSpike | Signed, threshold: Real, x: jax.Array) 
     )
 
 
-_MOST_SLOPES = 1 << 16
 _UNROLLED = 16
 
 

@@ -30,8 +30,8 @@ import numpy as np
 from jax.core import Tracer
 from jax.typing import DTypeLike
 
-from ._checks import brief, broadcast_checked
-from ._pytree import as_static
+from ._checks import brief, broadcast_checked, is_float
+from ._pytree import as_static, is_array
 
 Real: TypeAlias = float | jax.Array
 """A parameter: a number (a constant) or an array (a value to trace, batch, shard or train), of
@@ -77,15 +77,8 @@ class Domain:
         return not self.static and self.kind is None
 
     def check(self, owner: str, name: str, value: Any) -> Any:
-        def refuse(expected: str, fix: str = "") -> None:
-            raise_as = (
-                ValueError
-                if isinstance(value, (numbers.Real, str, np.ndarray))
-                else TypeError
-            )
-            raise raise_as(
-                f"{owner}: {name} must be {expected}, got {brief(value)}{fix}"
-            )
+        def message(expected: str) -> str:
+            return f"{owner}: {name} must be {expected}, got {brief(value)}"
 
         if self.choices is not None:
             # 1 == True, so only strings are compared by value.
@@ -93,10 +86,8 @@ class Domain:
                 value is choice or (isinstance(value, str) and value == choice)
                 for choice in self.choices
             ):
-                refuse(
-                    "one of " + ", ".join(map(repr, self.choices)),
-                    "; write 'none'" * (value is None and "none" in self.choices),
-                )
+                choices = ", ".join(map(repr, self.choices))
+                raise ValueError(message(f"one of {choices}"))
             return value
         if self.kind is not None:
             # Classes are callable and would pass as functions.
@@ -106,15 +97,11 @@ class Domain:
                     f"{owner}: {name} must be an instance, got the class {cls}: write {cls}()"
                 )
             if not isinstance(value, self.kind):
-                raise TypeError(
-                    f"{owner}: {name} must be a {self.kind.__name__}, got {brief(value)}"
-                )
+                raise TypeError(message(f"a {self.kind.__name__}"))
             return as_static(value) if self.kind is Callable else value
         if self.integer:
             if not isinstance(value, numbers.Integral) or isinstance(value, bool):
-                raise TypeError(
-                    f"{owner}: {name} must be an integer, got {brief(value)}"
-                )
+                raise TypeError(message("an integer"))
             value = int(value)
         else:
             value = as_real(owner, name, value)
@@ -126,9 +113,9 @@ class Domain:
                 (self.at_most, np.less_equal, "<="),
             ):
                 if bound is not None and not np.all(holds(value, bound)):
-                    refuse(f"{sign} {bound}")
+                    raise ValueError(message(f"{sign} {bound}"))
             if not self.bound and not np.all(np.isfinite(value)):
-                refuse("finite")
+                raise ValueError(message("finite"))
         return value
 
 
@@ -143,31 +130,19 @@ def as_real(owner: str, name: str, value: Any) -> Any:
     elif isinstance(value, numbers.Real) or (
         isinstance(value, np.generic) and jnp.issubdtype(value.dtype, jnp.floating)
     ):
-        try:
-            return float(value)
-        except OverflowError:
-            return math.inf  # the caller reports it as not finite
-    elif isinstance(value, np.ndarray) and jnp.issubdtype(value.dtype, jnp.integer):
-        # Like numbers, because JAX would truncate it to 32 bits.
-        return _read_only(value.astype(float))
-    elif isinstance(value, np.ndarray) and jnp.issubdtype(value.dtype, jnp.floating):
-        return _read_only(value.copy())
-    elif isinstance(value, jax.Array) and (
-        jnp.issubdtype(value.dtype, jnp.floating)
-        or jnp.issubdtype(value.dtype, jnp.integer)
+        return float(value)
+    elif is_array(value) and (
+        is_float(value) or jnp.issubdtype(value.dtype, jnp.integer)
     ):
-        return value
-    kind = (
-        f"an array of {value.dtype}"
-        if isinstance(value, (np.ndarray, jax.Array))
-        else brief(value)
+        if isinstance(value, jax.Array):
+            return value
+        # Integers become floats, because JAX would truncate them to 32 bits.
+        copied = np.array(value, value.dtype if is_float(value) else float)
+        copied.setflags(write=False)
+        return copied
+    raise TypeError(
+        f"{owner}: {name} must be a real number or array, got {brief(value)}"
     )
-    raise TypeError(f"{owner}: {name} must be a real number or array, got {kind}")
-
-
-def _read_only(array: np.ndarray) -> np.ndarray:
-    array.setflags(write=False)
-    return array
 
 
 def parameter(
@@ -249,7 +224,7 @@ def _by_value(value: object) -> object:
     if isinstance(value, Tracer):
         # JAX hashes arguments of jit, scan and checkpoint, also within a trace.
         return "traced", id(value)
-    if isinstance(value, (np.ndarray, jax.Array)):
+    if is_array(value):
         array = np.asarray(value)
         # By bytes, so a NaN equals itself and 0.0 differs from -0.0, as they do for a compiled
         # program.
@@ -261,7 +236,7 @@ def _by_value(value: object) -> object:
 
 def expression_of(value: object) -> str:
     """Return ``repr``. For a small array it is an expression that evaluates to the array."""
-    if isinstance(value, (np.ndarray, jax.Array)) and not isinstance(value, Tracer):
+    if is_array(value) and not isinstance(value, Tracer):
         if value.size <= 32:
             # jnp would round a float64 to float32
             made_by = "np" if isinstance(value, np.ndarray) else "jnp"
@@ -290,17 +265,16 @@ class Struct:
     structure."""
     _stated_pure: ClassVar[bool] = False
     _hints: ClassVar[MappingProxyType[str, str]] = MappingProxyType({})
-    """Replacements for parameter names of other libraries."""
+    """Replacements for parameter names of other libraries. Each begins with the parameter."""
 
     if not TYPE_CHECKING:  # a checker reads the parameters off __init__
 
         def __new__(cls, *args, **kwargs):
             del args
-            for name in kwargs if cls._frozen else ():
-                if name in cls._hints and name not in cls._domains:
-                    raise TypeError(
-                        f"{cls.__name__}: no parameter {name}; give {cls._hints[name]}"
-                    )
+            for name in kwargs.keys() - cls._domains.keys():
+                hint = cls._hints.get(name, "")
+                if hint.partition("=")[0] in cls._domains:
+                    raise TypeError(f"{cls.__name__}: no parameter {name}; give {hint}")
             return super().__new__(cls)
 
     def __init_subclass__(cls, *, pure: bool = False, **kwargs: object) -> None:
@@ -321,9 +295,10 @@ class Struct:
             cls._objects = tuple(
                 name for name, d in cls._domains.items() if d.kind is not None
             )
-            static = [name for name, d in cls._domains.items() if d.static]
-            cls._dynamic = tuple(name for name in cls._domains if name not in static)
-            _register(cls, cls._dynamic, static)
+            cls._dynamic = tuple(
+                name for name, d in cls._domains.items() if not d.static
+            )
+            _register(cls)
         elif pure:
             raise TypeError(
                 f"{cls.__name__}: pure=True needs annotated parameters, got a custom __init__"
@@ -442,39 +417,25 @@ def is_pure(value: object) -> bool:
     if not isinstance(value, Struct):
         return False
     return value._stated_pure and all(
-        _is_value(v) or is_pure(v) for v in (getattr(value, n) for n in value._objects)
+        part is None or isinstance(part, jax.Array) or is_pure(part)
+        for part in (getattr(value, name) for name in value._objects)
     )
 
 
-def _is_value(value: object) -> bool:
-    return value is None or isinstance(value, jax.Array)
-
-
-def _register(cls: type, names: Sequence[str], static: Sequence[str]) -> None:
-    """Register a class as a pytree.
-
-    The fields ``names`` may be leaves, ``static`` fields never are.
-    """
+def _register(cls: type[Struct]) -> None:
+    """Register a class as a pytree."""
+    names = cls._dynamic
+    static = [name for name in cls._domains if name not in names]
 
     def flatten(record):
-        values = record.__dict__
-        constants = (
-            values["_constants"] if "_constants" in values else _constants_of(record)
-        )
+        values, constants = vars(record), _constants_of(record)
+        others = [values[name] for name in static]
         if not constants:  # the fast path of eager calls
-            return [values[name] for name in names], (
-                (),
-                *[values[name] for name in static],
-            )
+            return [values[name] for name in names], (constants, *others)
         fixed = [values[name] for name in constants]
         leaves = [values[name] for name in names if name not in constants]
-        # types distinguish the equal values 1, 1.0 and True
-        return leaves, (
-            constants,
-            *map(type, fixed),
-            *fixed,
-            *(values[name] for name in static),
-        )
+        # Types distinguish the equal values 1, 1.0 and True.
+        return leaves, (constants, *map(type, fixed), *fixed, *others)
 
     def flatten_with_keys(record):
         leaves, structure = flatten(record)
@@ -501,13 +462,15 @@ def _constants_of(record: Struct) -> tuple[str, ...]:
     values = vars(record)
     if "_constants" in values:
         return values["_constants"]
-    return tuple(
-        [
-            name
-            for name in record._dynamic
-            if isinstance(values[name], (float, int, np.generic))
-        ]
-    )
+    return tuple([name for name in record._dynamic if _is_number(values[name])])
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (float, int, np.generic))
+
+
+def _is_record(value: object) -> TypeGuard[Struct]:
+    return isinstance(value, Struct) and value._frozen
 
 
 def new_unchecked(
@@ -527,7 +490,11 @@ def lifted(tree: Any) -> Any:
     As an argument of a compiled function, the tree does not recompile for other numbers.
     """
     if not _is_record(tree):
-        return _map_records(lifted, tree)
+        return jax.tree.map(
+            lambda leaf: lifted(leaf) if _is_record(leaf) else leaf,
+            tree,
+            is_leaf=_is_record,
+        )
     record = object.__new__(type(tree))
     values = record.__dict__
     values.update(tree.__dict__)
@@ -538,48 +505,10 @@ def lifted(tree: Any) -> Any:
 
 
 def as_arrays(tree: Any) -> Any:
-    """Turn every Python number of a record into an array, which gets a gradient.
-
-    A bool stays a constant.
-    """
-    if not _is_record(tree):
-        return _map_records(as_arrays, tree)
-    values = {name: as_arrays(value) for name, value in tree._values().items()}
-    constants = _constants_of(tree)
-    flags = tuple(
-        [name for name in constants if isinstance(values[name], (bool, np.bool_))]
-    )
-    for name in set(constants) - set(flags):
-        values[name] = jnp.asarray(values[name], jnp.result_type(float))
-    return new_unchecked(type(tree), values, constants=flags)
-
-
-def as_numbers(tree: T) -> T:
-    """Replace every array by its mean as a Python number."""
-
-    def number(leaf):
-        return (
-            leaf
-            if isinstance(leaf, Struct)
-            else float(np.mean(np.asarray(leaf, np.float64)))
-        )
-
-    return _constant(jax.tree.map(number, tree))
-
-
-def _constant(tree: Any) -> Any:
-    """Turn every Python number of a record into a constant, also if it replaced an array."""
-    if not _is_record(tree):
-        return _map_records(_constant, tree)
-    values = {name: _constant(value) for name, value in tree._values().items()}
-    return new_unchecked(type(tree), values)
-
-
-def _map_records(function: Callable, tree: T) -> T:
+    """Turn every Python number of a record into an array, which gets a gradient."""
     return jax.tree.map(
-        lambda x: function(x) if _is_record(x) else x, tree, is_leaf=_is_record
+        lambda leaf: (
+            jnp.asarray(leaf, jnp.result_type(float)) if _is_number(leaf) else leaf
+        ),
+        lifted(tree),
     )
-
-
-def _is_record(value: object) -> TypeGuard[Struct]:
-    return isinstance(value, Struct) and value._frozen

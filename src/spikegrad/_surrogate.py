@@ -190,20 +190,15 @@ class Surrogate(Struct):
         """
         curve, learn, _, forward = settings_of(self)
         x = real_array(x, type(curve).__name__)
-        keys = [] if key is None else [as_key("stochastic", key)]
-        # Another spike type must not recompile for a key.
-        keys = keys if forward.draws else []
-        if learn or isinstance(x, Tracer):
-            return _run(_fire, self, x, *keys)
-        # A constant x does not need a slope.
-        # Raises if a parameter does not broadcast.
-        curve._broadcast_to(x.dtype, x.shape)
-        if forward.is_step:
+        if forward.is_step and not learn and not isinstance(x, Tracer):
+            # A constant x does not need a slope.
+            # Raises if a parameter does not broadcast.
+            curve._broadcast_to(x.dtype, x.shape)
             # The second argument is the slope, which only a derivative reads. x takes its place.
             return _spike(x, x)
-        # A constant x has no derivative, but a traced threshold of the spike type may have one.
-        traced = any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(forward))
-        return _run(_fire if traced else _value, self, x, *keys)
+        # Another spike type must not recompile for a key.
+        draws = forward.draws and key is not None
+        return _run(_fire, self, x, *([as_key("stochastic", key)] if draws else []))
 
     def __mul__(self, factor: Real) -> Surrogate:
         """Multiply the slope by a number or an array."""
@@ -231,14 +226,6 @@ def _fire(
     if learn:
         zeros += _zeros_for_parameters(curve, x, forward)
     return functools.reduce(jnp.add, zeros, out)
-
-
-def _value(
-    surrogate: Surrogate, x: jax.Array, key: jax.Array | None = None
-) -> jax.Array:
-    """Return the forward output without derivatives."""
-    curve, _, _, forward = settings_of(surrogate)
-    return jnp.where(jnp.isnan(x), x, forward.value(curve, x, key))
 
 
 def _with_slope(
@@ -464,14 +451,13 @@ def with_curve(surrogate: Surrogate, curve: Surrogate) -> Surrogate:
 
 def configured(surrogate: Surrogate, **settings: Any) -> Surrogate:
     """Return the surrogate with further settings, all in one object."""
-    if isinstance(surrogate, _Configured):
-        return dataclasses.replace(surrogate, **settings)
-    return _Configured(surrogate, **settings)
+    return _Configured(*settings_of(surrogate))._replaced(**settings)
 
 
 def with_spike_type(surrogate: Any, kind: SpikeType) -> Surrogate:
     """Set the spike type of a surrogate. Raise if it has another one already."""
-    owner, curve = kind._public_name(), curve_of(kind._public_name(), surrogate)
+    owner = kind._public_name()
+    curve = curve_of(owner, surrogate)
     before = settings_of(surrogate).forward
     if not before.is_step and before != kind:
         raise TypeError(
@@ -569,6 +555,10 @@ class Composition(Surrogate):
         varying, constant, _ = self._primal(x)
         return varying + constant
 
+    def __repr__(self) -> str:
+        arguments = ", ".join(map(expression_of, self._values().values()))
+        return f"{self._public_name()}({arguments})"
+
 
 class Scaled(Composition, pure=True):
     """A multiple of a curve."""
@@ -641,12 +631,9 @@ def composed(
 
 def spike_types(tree: object) -> list[SpikeType]:
     """List the spike types of the surrogates in a pytree, such as a cell, except for the step."""
-    leaves = jax.tree.leaves(tree, is_leaf=_is_configured)
-    return [
-        leaf.forward
-        for leaf in leaves
-        if _is_configured(leaf) and not leaf.forward.is_step
-    ]
+    leaves = jax.tree.leaves(tree, is_leaf=lambda x: isinstance(x, _Configured))
+    kinds = [settings_of(leaf).forward for leaf in leaves]
+    return [kind for kind in kinds if not kind.is_step]
 
 
 def fold_in(key: jax.Array, data: ArrayLike) -> jax.Array:
@@ -669,10 +656,6 @@ def as_key(owner: str, key: Any) -> jax.Array:
     raise TypeError(
         f"{owner}: key must be one of jax.random.key, got {brief(key)}{hint}"
     )
-
-
-def _is_configured(value: object) -> bool:
-    return isinstance(value, _Configured)
 
 
 def in_units_of(surrogate: Callable, threshold: Real, x: jax.Array) -> Callable:

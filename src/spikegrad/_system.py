@@ -41,12 +41,11 @@ def _of_the_container() -> list[int]:
         for folder in (group, *group.parents):
             limit, used = _text(folder / "memory.max"), _text(folder / "memory.current")
             if limit.strip().isdigit() and used.strip().isdigit():
-                cache = [
-                    int(s.split()[1])
-                    for s in _text(folder / "memory.stat").splitlines()
-                    if "inactive_file" in s
-                ]
-                free.append(max(0, int(limit) - int(used) + sum(cache[:1])))
+                counts = dict(
+                    map(str.split, _text(folder / "memory.stat").splitlines())
+                )
+                cache = int(counts.get("inactive_file", 0))
+                free.append(max(0, int(limit) - int(used) + cache))
     return free
 
 

@@ -330,7 +330,7 @@ REFUSED = {
     "TypeError: Network: layers must be one or more Layer objects, got []": lambda: Network([]),
     "TypeError: Network.init: key must be one of jax.random.key": lambda: Network.init(0, 3, [2], LIF(), rate=0.1),
     "TypeError: got 0; pass jax.random.key(0)": lambda: Layer.init(0, 3, 2, LIF(), rate=0.1),
-    "TypeError: got None; write 'none'": lambda: LIF(reset=None),
+    "ValueError: LIF: reset must be one of 'subtract', 'value', 'none', got None": lambda: LIF(reset=None),
     "NotImplementedError: Cell defines no integrate": lambda: Cell()(0.0, 1.0),
     "TypeError: Pair: fire must return (state, output) with one array as": lambda: Network([Layer(W, Pair())])(X),
     "TypeError: Counting: fire must return floats as output, got int": lambda: Network([Layer(W, Counting())])(X),

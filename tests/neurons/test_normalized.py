@@ -111,7 +111,7 @@ REFUSED = {
     "ValueError: MPBN: folded needs running statistics; pass mean and var": lambda: MPBN().folded(),
     "ValueError: folded needs gains above 0, got 0": lambda: running(gain=jnp.asarray([1.0, 0.0, 1])).folded(),
     "ValueError: folded needs reset='value' or 'none', got 'subtract'": lambda: running(reset="subtract").folded(),
-    "TypeError: MPBN: var is missing, but mean is not; pass both, or neither": lambda: MPBN(mean=jnp.zeros(3)),
+    "TypeError: MPBN: pass both mean and var, or neither in training": lambda: MPBN(mean=jnp.zeros(3)),
     "ValueError: MPBN: delay_reset must be False": lambda: MPBN(delay_reset=True),
     "ValueError: MPBN: states must be of shape (batch, ..., neurons), got": lambda: MPBN()(jnp.zeros(3), jnp.zeros(3)),
 }

@@ -205,8 +205,9 @@ def test_a_generator_is_read_no_further_than_needed():
     batches = iter([(X[:5], Y[:5])] * 10)
     run(batches, steps=3, updates_per_call=2)
     assert len(list(batches)) == 7
-    with pytest.warns(UserWarning, match="batches ended after 2 of 5 updates"):
-        assert run(iter([(X, Y)] * 2), steps=5).step == 2
+    for limit in ({"steps": 5}, {"epochs": 2}):
+        with pytest.warns(UserWarning, match="batches is an iterator, which lasts one epoch, and ended after update 2"):
+            assert run(iter([(X, Y)] * 2), **limit).step == 2
 
 
 @pytest.mark.parametrize("size", [1, 4])
@@ -254,10 +255,10 @@ def test_parameters_that_are_no_longer_finite_are_divergence_too():
 
 def test_fit_rejects_invalid_arguments():
     bad = {
-        r"loss must return \(scalar, {name: metric}\), got shape \(\); without metrics return \(scalar, {}\)": (
+        r"loss must return \(scalar, {name: metric}\), got .*; without metrics return \(scalar, {}\)": (
             lambda params, batch, key: params["bias"]
         ),
-        r"loss must take \(trainable, batch, key\), got <lambda>\(params, batch\)": lambda params, batch: (0.0, {}),
+        "takes 2 positional arguments but 3 were given": lambda params, batch: (0.0, {}),
         "a metric cannot be named 'loss'": lambda params, batch, key: (params["bias"], {"loss": 1.0}),
     }
     for message, function in bad.items():
@@ -271,9 +272,9 @@ def test_fit_rejects_invalid_arguments():
         with pytest.raises(TypeError, match=f"trainable must hold floating-point arrays, {message}"):
             State.create(trainable, optax.sgd(0.1), KEY)
     for options, message in (
-        ({"epochs": 0}, "epochs must be at least 1, got 0"),
+        ({"epochs": 0}, "fit: epochs must be >= 1, got 0"),
         ({"steps": 10 * 200 / 32}, "steps must be an integer, got 62.5"),
-        ({"key": None}, "key is missing"),
+        ({"key": None}, "fit: key must be one of jax.random.key, got None"),
         ({"key": 0}, "fit: key must be one of jax.random.key, got 0"),
     ):
         with pytest.raises((TypeError, ValueError), match=message):
@@ -282,8 +283,7 @@ def test_fit_rejects_invalid_arguments():
         fit(loss, State.create(start(), optax.sgd(0.1), KEY), BATCHES, optimizer=optax.sgd(0.1), key=KEY)
     for call, message in (
         (lambda: run([]), "batches is empty in epoch 1"),
-        (lambda: run(iter([]), epochs=2), "batches is an iterator and lasts one epoch, got epochs=2"),
-        (lambda: ShuffledBatches((X, Y), 24, 0), "size must be 1 to 23, the number of examples, got 24"),
+        (lambda: ShuffledBatches((X, Y), 24, 0), "ShuffledBatches: size must be 1 to 23 "),
         (lambda: ShuffledBatches((X, Y[1:]), 2, 0), r"one number of rows, got \[22, 23\]"),
     ):
         with pytest.raises(ValueError, match=message):

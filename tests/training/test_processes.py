@@ -276,7 +276,7 @@ def test_processes_stop_and_save_if_any_of_them_must(monkeypatch):
 
 
 def test_replicated_names_arrays_that_differ_between_processes(monkeypatch):
-    mesh, hashes = Mesh(jax.devices()[:2], ("batch",)), []
+    mesh = Mesh(jax.devices()[:2], ("batch",))
 
     def tree(**change):
         plain = {"weight": jnp.arange(6.0).reshape(2, 3), "steps": jnp.arange(3), "key": jax.random.key(0)}
@@ -284,9 +284,10 @@ def test_replicated_names_arrays_that_differ_between_processes(monkeypatch):
 
     def in_both(first, second):
         """The second process compares its arrays with the hashes that the first process sent."""
+        hashes = []
         monkeypatch.setattr(_sharding, "gathered", lambda *values: hashes.append(values) or np.array([values, values]))
         _sharding.replicated(first, mesh, "start")
-        monkeypatch.setattr(_sharding, "gathered", lambda *values: np.array([hashes[-1], values]))
+        monkeypatch.setattr(_sharding, "gathered", lambda *values: np.array([hashes.pop(0), values]))
         return _sharding.replicated(second, mesh, "start")
 
     monkeypatch.setattr(jax, "process_count", lambda: 2)

@@ -9,10 +9,9 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from .._checks import brief, broadcast_checked, compute_dtype, real_array
+from .._checks import broadcast_checked, compute_dtype, real_array
+from .._struct import Domain
 from ._outputs import over_time
-
-_POWERS = (1, 2)
 
 
 def lower_bound(
@@ -251,10 +250,7 @@ def _bounded(
 
 
 def _above(x: jax.Array, power: int, owner: str) -> jax.Array:
-    if power not in _POWERS:
-        raise ValueError(
-            f"{owner}: power must be one of {', '.join(map(repr, _POWERS))}, got {brief(power)}"
-        )
+    Domain(choices=(1, 2)).check(owner, "power", power)
     return jax.nn.relu(x) ** power
 
 

@@ -19,6 +19,7 @@ from .._checks import (
     order_of_axes,
     real_array,
 )
+from .._struct import Domain
 
 REDUCTIONS = ("mean", "sum", "max", "last", "softmax_sum")
 
@@ -80,11 +81,7 @@ def reduce_time(
     0.813
     """
     x, valid = over_time("reduce_time", "outputs", outputs, mask)
-    if reduction not in REDUCTIONS:
-        known = ", ".join(map(repr, REDUCTIONS))
-        raise ValueError(
-            f"reduce_time: reduction must be one of {known}, got {brief(reduction)}"
-        )
+    Domain(choices=REDUCTIONS).check("reduce_time", "reduction", reduction)
     if reduction == "last":
         return _at(x, _last(valid), valid)
     if reduction == "max":
@@ -340,9 +337,7 @@ def van_rossum(
             f"van_rossum: targets must have the shape of spikes {x.shape}, got {y.shape}{hint}"
         )
     y = jnp.where(valid, y, 0)
-    if not isinstance(tau, Tracer) and not np.all(np.asarray(tau) > 0):
-        raise ValueError(f"van_rossum: tau must be > 0, got {brief(tau)}")
-    tau = real_array(tau, "van_rossum", "tau")
+    tau = real_array(Domain(above=0).check("van_rossum", "tau", tau), "van_rossum")
     tau = broadcast_checked(
         tau, x.dtype, x.shape[1:], "van_rossum", "tau", "spikes of one step"
     )

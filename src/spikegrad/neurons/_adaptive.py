@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from types import MappingProxyType
+from typing import Any
 
 import jax
 
@@ -67,14 +67,6 @@ class AdaptiveLIF(LIF, pure=True):
     )
     adaptation: Real = parameter(default=0.2)
     adaptation_decay: Real = share(0.99)
-
-    _hints = MappingProxyType(
-        LIF._hints
-        | {
-            "tau_adaptation": "adaptation_decay=decay_from_tau(tau_adaptation, dt)",
-            "rho": "adaptation_decay=rho",
-        }
-    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -160,14 +152,6 @@ class SynapticAdaptiveLIF(AdaptiveLIF, pure=True):
 
     synaptic_decay: Real = share(0.8)
 
-    _hints = MappingProxyType(
-        AdaptiveLIF._hints
-        | {
-            "tau_syn": "synaptic_decay=decay_from_tau(tau_syn, dt)",
-            "alpha": "synaptic_decay=alpha",
-        }
-    )
-
     def integrate(self, v: State, current: jax.Array) -> State:
         v, a, i = parts_of_state(self, v)
         i = self._broadcast_to(i.dtype, i.shape, "v").synaptic_decay * i + current
@@ -179,6 +163,16 @@ class SynapticAdaptiveLIF(AdaptiveLIF, pure=True):
 
     def linear_response(self) -> LinearResponse:
         return super().linear_response()._replace(synaptic_decay=self.synaptic_decay)
+
+
+def _driven(self: Any, v: State, current: jax.Array) -> State:
+    """Return the potential after its leak and the current minus the adaptation, and the unchanged
+    adaptation.
+    """
+    v, w = parts_of_state(self, v)
+    cell = self._broadcast_to(v.dtype, v.shape, "v")
+    # w of the last step: it changes in ``_after``, because it depends on this step's spike.
+    return cell.decay * v + (1 - cell.decay) * (current - w), w
 
 
 class AdLIF(Spiking, pure=True):
@@ -259,8 +253,7 @@ class AdLIF(Spiking, pure=True):
             *("decay", "adaptation_decay", "a"),
         )
 
-    def integrate(self, v: State, current: jax.Array) -> State:
-        return _driven(self, v, current)
+    integrate = _driven
 
     def _after(self, s: jax.Array, *u: jax.Array) -> State:
         v, w = u
@@ -268,16 +261,6 @@ class AdLIF(Spiking, pure=True):
         # w.
         after = v - self.threshold * self._for_reset(s)
         return after, self.adaptation_decay * w + self.a * v + self.b * s
-
-
-def _driven(cell: AdLIF | SymplecticAdLIF, v: State, current: jax.Array) -> State:
-    """Return the potential after its leak and the current minus the adaptation, and the unchanged
-    adaptation.
-    """
-    v, w = parts_of_state(cell, v)
-    cell = cell._broadcast_to(v.dtype, v.shape, "v")
-    # w of the last step: it changes in ``_after``, because it depends on this step's spike.
-    return cell.decay * v + (1 - cell.decay) * (current - w), w
 
 
 class SymplecticAdLIF(Spiking, pure=True):
@@ -363,8 +346,7 @@ class SymplecticAdLIF(Spiking, pure=True):
             q * a * (1 - alpha) * (1 - rho) <= (1 + alpha) * (1 + rho)
         )
 
-    def integrate(self, v: State, current: jax.Array) -> State:
-        return _driven(self, v, current)
+    integrate = _driven
 
     def _after(self, s: jax.Array, *u: jax.Array) -> State:
         v, w = u

@@ -9,10 +9,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from .._bounded import Bounded
-from .._checks import brief, is_float
+from .._checks import brief
+from .._pytree import is_real_array
 from ._cell import Cell, LinearResponse
 
 
@@ -60,9 +60,7 @@ def linear_response(cell: Any) -> LinearResponse | None:
     def as_default(leaf):
         # A bounded number counts as one leaf here, because its unconstrained number is not the
         # parameter.
-        is_number = isinstance(leaf, (np.ndarray, jax.Array, Bounded)) and is_float(
-            jnp.asarray(leaf)
-        )
+        is_number = isinstance(leaf, Bounded) or is_real_array(leaf)
         return jnp.asarray(leaf, jnp.result_type(float)) if is_number else leaf
 
     return jax.tree.map(

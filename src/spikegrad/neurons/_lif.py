@@ -104,6 +104,10 @@ class LIF(Spiking, pure=True):
             "reset_mechanism": "reset",
             "reset_delay": "delay_reset",
             "decay_input": "norm_input",
+            "tau_syn": "synaptic_decay=decay_from_tau(tau_syn, dt)",
+            "alpha": "synaptic_decay=alpha",
+            "tau_adaptation": "adaptation_decay=decay_from_tau(tau_adaptation, dt)",
+            "rho": "adaptation_decay=rho",
         }
     )
 
@@ -133,15 +137,13 @@ class LIF(Spiking, pure=True):
     def _reset(
         self, u: jax.Array, s: jax.Array, threshold: Real | None = None
     ) -> jax.Array:
-        s = self._for_reset(s)
         if self.reset == "none":
             return u
         if self.reset == "value":
-            # A select, ``jnp.where(s > 0, ...)``, would have the same values but no derivative in
-            # s.
-            return u * (1 - s) + self.reset_value * s
+            return self._to_value(u, s)
         # Several spikes in one step subtract as many thresholds.
-        return u - (self.threshold if threshold is None else threshold) * s
+        threshold = self.threshold if threshold is None else threshold
+        return u - threshold * self._for_reset(s)
 
     def decode(self, distance: jax.Array, rest: tuple[jax.Array, ...]) -> State:
         # The threshold is a parameter, so the sign of the distance survives the sum.
@@ -198,14 +200,6 @@ class SynapticLIF(LIF, pure=True):
     nir_node = "CubaLIF"
 
     synaptic_decay: Real = share(0.8)
-
-    _hints = MappingProxyType(
-        LIF._hints
-        | {
-            "tau_syn": "synaptic_decay=decay_from_tau(tau_syn, dt)",
-            "alpha": "synaptic_decay=alpha",
-        }
-    )
 
     def integrate(self, v: State, current: jax.Array) -> State:
         v, i = parts_of_state(self, v)

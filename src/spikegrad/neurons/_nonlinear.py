@@ -13,18 +13,20 @@ from ._cell import State, parts_of_state
 from ._spiking import Spikes, Spiking, share, spikes, spikes_of
 
 
-class _Escaping(Spiking, pure=True):
-    """Neurons that start at rest. A spike resets them to a value."""
-
+class _ResetToValue(Spiking, pure=True):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._refuse_counts()
+
+
+class _Escaping(_ResetToValue, pure=True):
+    """Neurons that start at rest."""
 
     def initial_state(self: Any, shape: tuple[int, ...], dtype: DTypeLike) -> State:
         return jnp.broadcast_to(jnp.asarray(self.rest, dtype), shape)
 
     def _after(self, s: jax.Array, *u: jax.Array) -> State:
-        return to_value(self, u[0], s)
+        return self._to_value(u[0], s)
 
 
 class QIF(_Escaping, pure=True):
@@ -155,7 +157,7 @@ class EIF(_Escaping, pure=True):
         return v + (current + cell.rest - v + rise) / cell.tau
 
 
-class AdEx(Spiking, pure=True):
+class AdEx(_ResetToValue, pure=True):
     r"""Adaptive exponential integrate-and-fire neurons (AdEx) with a synapse, in norse's order of
     operations.
 
@@ -223,10 +225,6 @@ class AdEx(Spiking, pure=True):
     surrogate: Spikes = spikes()
     detach_reset: bool = parameter(default=False)
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self._refuse_counts()
-
     def integrate(self, v: State, current: jax.Array) -> State:
         v, a, i = parts_of_state(self, v)
         cell = self._broadcast_to(v.dtype, v.shape, "v")
@@ -239,10 +237,10 @@ class AdEx(Spiking, pure=True):
 
     def _after(self, s: jax.Array, *u: jax.Array) -> State:
         v, a, i = u
-        return to_value(self, v, s), a + self.adaptation * s, i
+        return self._to_value(v, s), a + self.adaptation * s, i
 
 
-class Izhikevich(Spiking, pure=True):
+class Izhikevich(_ResetToValue, pure=True):
     r"""Izhikevich's neurons, in millivolts and milliseconds.
 
     .. math:: \dot v = 0.04\, v^2 + 5 v + 140 - w + I, \qquad \dot w = a\, (b\, v - w)
@@ -309,10 +307,6 @@ class Izhikevich(Spiking, pure=True):
         default="published", choices=("published", "semi-implicit", "euler")
     )
     dt: float = parameter(default=1.0, above=0)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self._refuse_counts()
 
     def initial_state(self, shape: tuple[int, ...], dtype: DTypeLike) -> State:
         v = jnp.broadcast_to(jnp.asarray(self.c, dtype), shape)
@@ -414,9 +408,3 @@ class CLIF(Spiking, pure=True):
         # m.
         m = m * jax.nn.sigmoid((1 - self.decay) * v) + s
         return v - self._for_reset(s) * (self.threshold + jax.nn.sigmoid(m)), m
-
-
-def to_value(cell: Any, u: jax.Array, s: jax.Array) -> jax.Array:
-    """Return the potential after a reset to ``cell.reset_value``."""
-    s = cell._for_reset(s)
-    return u * (1 - s) + cell.reset_value * s

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 import jax
@@ -100,11 +99,7 @@ class MPBN(LIF, pure=True):
                 "MPBN: delay_reset must be False, because the last spike depends on all examples"
             )
         if (self.mean is None) != (self.var is None):
-            present, missing = ("var", "mean") if self.mean is None else ("mean", "var")
-            raise TypeError(
-                f"MPBN: {missing} is missing, but {present} is not; pass both, or neither in "
-                "training"
-            )
+            raise TypeError("MPBN: pass both mean and var, or neither in training")
 
     @property
     def couples_examples(self) -> bool:  # type: ignore[override]
@@ -190,8 +185,5 @@ class MPBN(LIF, pure=True):
         threshold = (self.threshold - self.bias) * deviation / self.gain + jnp.asarray(
             self.mean
         )
-        parameters: dict[str, Any] = {
-            field.name: getattr(self, field.name) for field in dataclasses.fields(LIF)
-        }
-        parameters["threshold"] = threshold
-        return LIF(**parameters)
+        parameters: Any = {name: getattr(self, name) for name in LIF._domains}
+        return LIF(**parameters | {"threshold": threshold})

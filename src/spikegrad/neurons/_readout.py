@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from types import MappingProxyType
-
 import jax
 
 from .._struct import Real, parameter
@@ -40,9 +38,7 @@ class LeakyReadout(Cell, pure=True):
     decay: Real = share(0.9)
     norm_input: bool = parameter(default=False, kw_only=True)
 
-    _hints = MappingProxyType(
-        {name: LIF._hints[name] for name in ("tau", "tau_mem", "beta", "decay_input")}
-    )
+    _hints = LIF._hints
 
     def integrate(self, v: jax.Array, current: jax.Array) -> jax.Array:
         return leaky_integration(self._broadcast_to(v.dtype, v.shape, "v"), v, current)

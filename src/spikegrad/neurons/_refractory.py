@@ -11,9 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
 
-from .._checks import brief
 from .._struct import Real, parameter
-from .._surrogate import in_units_of, spike_types
+from .._surrogate import in_units_of
 from ._cell import Cell, State, parts_of_state
 from ._lif import LIF
 from ._spiking import spikes_of
@@ -68,10 +67,7 @@ class Refractory(Cell, pure=True):
             raise ValueError(
                 "Refractory: cell must reset with its spike, got delay_reset=True"
             )
-        if any(kind.graded for kind in spike_types(self.cell)):
-            raise ValueError(
-                f"Refractory: cell must fire or not, got {brief(self.cell.surrogate)}"
-            )
+        self.cell._refuse("a refractory period, which follows spikes", "graded")
 
     @property
     def inner(self) -> LIF:  # type: ignore[override]

@@ -79,6 +79,12 @@ class Spiking(Cell, pure=True):
         # the neuron.
         return jax.lax.stop_gradient(s) if self.detach_reset else s
 
+    def _to_value(self: Any, u: jax.Array, s: jax.Array) -> jax.Array:
+        """Return the potential after a reset to ``reset_value``."""
+        s = self._for_reset(s)
+        # A select, ``jnp.where(s > 0, ...)``, would have the same values but no derivative in s.
+        return u * (1 - s) + self.reset_value * s
+
     def _refuse(self: Any, feature: str, *flags: str) -> None:
         """Raise if the spike type has a flag that the feature does not support."""
         for kind in spike_types(self.surrogate):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -13,7 +14,7 @@ from jax.typing import ArrayLike
 from .._compat import match_varying_axes, shard_as
 from .._struct import Domain, Struct, is_pure
 from .._surrogate import as_key, fold_in
-from ._cell import Cell, State, Step, as_current, as_state, check_initial
+from ._cell import Cell, State, Step, as_current, as_state
 
 
 def decay_from_tau(
@@ -121,36 +122,24 @@ def unroll(
     >>> spikes[:, 0].tolist()
     [0.0, 1.0, 0.0, 1.0, 0.0, 1.0]
     """
-    _check_step(cell)
+    Domain(kind=Callable).check("unroll", "cell", cell)
+    if isinstance(cell, Struct) and not isinstance(cell, Cell):
+        raise TypeError(
+            "unroll: cell must be a Cell or a function of state and current, got a "
+            f"{type(cell).__name__}; a Network runs over time by itself: network(inputs)"
+        )
     currents = as_current(currents, "unroll", "currents")
     if currents.ndim == 0:
         raise ValueError("unroll: currents must have a time axis first, got a scalar")
     if v is None:
         initial_state = cell.initial_state if isinstance(cell, Cell) else jnp.zeros
         # Also for 0 steps.
-        now = jax.eval_shape(
-            lambda currents: currents.sum(0, dtype=currents.dtype), currents
-        )
+        now = jax.eval_shape(lambda currents: currents.sum(0), currents)
         v = jax.tree.map(
             lambda leaf: shard_as(jnp.asarray(leaf), now),
             initial_state(now.shape, now.dtype),
         )
         v = match_varying_axes(v, like=currents)
-        try:
-            return _scan(cell, currents, v, key)
-        except (TypeError, ValueError):
-            # Checked only now, because it takes as long as a short run.
-            if isinstance(cell, Cell):
-                check_initial(
-                    cell, v, now, key=None if key is None else jax.random.key(0)
-                )
-            raise
-    return _scan(cell, currents, v, key)
-
-
-def _scan(
-    cell: Step, currents: jax.Array, v: State, key: jax.Array | None
-) -> tuple[State, jax.Array]:
     # The steps are the first axis of the currents, so the state has the shape of the others.
     start = as_state(cell, v, currents.shape[1:], "unroll")
 
@@ -168,15 +157,3 @@ def _scan(
     # The number of the step and not a split key, so a step has one key whatever the length of the
     # sequence.
     return jax.lax.scan(keyed_step, start, (currents, jnp.arange(len(currents))))
-
-
-def _check_step(cell: object) -> None:
-    expected = "unroll: cell must be a Cell or a function of state and current"
-    if isinstance(cell, type):
-        raise TypeError(
-            f"{expected}, got the class {cell.__name__}: write {cell.__name__}()"
-        )
-    if isinstance(cell, Struct) and not isinstance(cell, Cell):
-        name = type(cell).__name__
-        fix = "; call it instead: network(inputs)" if name == "Network" else ""
-        raise TypeError(f"{expected}, got a {name}{fix}")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import jax.numpy as jnp
 import numpy as np
 
-from .._struct import Real, expression_of, parameter
+from .._struct import Real, parameter
 from .._surrogate import Composition, Surrogate, composed, finite, primal_of, slope_of
 from ._math import signed
 
@@ -29,9 +29,6 @@ class Shifted(Composition, pure=True):
     def _landmarks(self):
         return super()._landmarks() + float(self.center)
 
-    def __repr__(self) -> str:
-        return f"shifted({self.surrogate!r}, {expression_of(self.center)})"
-
 
 class Stretched(Composition, pure=True):
     """The curve of :func:`stretched`."""
@@ -47,9 +44,6 @@ class Stretched(Composition, pure=True):
 
     def _landmarks(self):
         return super()._landmarks() * float(self.width)
-
-    def __repr__(self) -> str:
-        return f"stretched({self.surrogate!r}, {expression_of(self.width)})"
 
 
 class Truncated(Composition, pure=True):
@@ -72,9 +66,6 @@ class Truncated(Composition, pure=True):
         h = float(self.half_width)
         # Points on both sides of each edge, so a measurement sees the jump.
         return np.union1d(super()._landmarks(), [-2 * h, -h, h, 2 * h])
-
-    def __repr__(self) -> str:
-        return f"truncated({self.surrogate!r}, {expression_of(self.half_width)})"
 
 
 def shifted(surrogate: Surrogate, center: Real) -> Surrogate:

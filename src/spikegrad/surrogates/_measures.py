@@ -14,7 +14,7 @@ from jax.core import Tracer
 
 from .._checks import brief
 from .._compat import in_double_precision
-from .._struct import Real, as_real, is_pure
+from .._struct import Domain, Real, as_real, is_pure
 from .._surrogate import Surrogate
 from ._algebra import shifted, stretched
 
@@ -181,16 +181,13 @@ def _measured(look: Callable, x: np.ndarray) -> Measures:
     )
 
 
-def _zoom(low: Any, high: Any, step: Callable[[np.ndarray], Any]) -> float:
-    """Find a position between two numbers.
-
-    ``step`` receives points and returns the index of the next interval.
-    """
+def _last(low: Any, high: Any, holds: Callable[[np.ndarray], np.ndarray]) -> float:
+    """Return the last position for which ``holds``, if it does for ``low`` and not for ``high``."""
     for _ in range(_ZOOMS):
         points = np.linspace(low, high, _BLOCK)
-        i = step(points)
-        low, high = points[i], points[min(i + 1, _BLOCK - 1)]
-    return low
+        i = max(np.flatnonzero(holds(points[:-1])), default=0)
+        low, high = points[i], points[i + 1]
+    return _clean(low)
 
 
 def _clean(x: Any) -> float:
@@ -207,9 +204,7 @@ def _peak(look: Callable, x: np.ndarray, slope: np.ndarray) -> tuple[float, floa
     low, high = x[max(i - 1, 0)], x[min(i + 1, len(x) - 1)]
     # Towards a larger slope, and for a smooth peak to a zero of its derivative.
     for _ in range(_ZOOMS):
-        points = np.linspace(low, high, _BLOCK - 1)
-        points = np.append(points, x[i])
-        points.sort()
+        points = np.sort(np.append(np.linspace(low, high, _BLOCK - 1), x[i]))
         g, second, _ = look(points)
         j = best(points, abs(g))
         if abs(g[j]) <= abs(slope[i]) * (1 + 1e-15) and x[i] in (0.0, points[j]):
@@ -234,31 +229,24 @@ def _reach(look: Callable, at: float, side: int, peak: float) -> float:
     if not outside.size:
         return math.inf
     first = outside[0]
-
-    def step(points):
-        beyond = np.flatnonzero(~within(points[1:]))
-        return beyond[0] if beyond.size else _BLOCK - 2
-
-    return _clean(_zoom(distance[first - 1] if first else 0.0, distance[first], step))
+    return _last(distance[first - 1] if first else 0.0, distance[first], within)
 
 
 def _edge(look: Callable, x: np.ndarray, at: float, side: int, peak: float) -> float:
     """Return the end of the slope in the direction ``side``."""
-    inside_x = np.flatnonzero(look(side * x)[0])
-    last = inside_x[-1]
+
+    def within(points):
+        return look(side * points)[0] != 0
+
+    last = np.flatnonzero(within(x))[-1]
     if last == len(x) - 1:
         return math.inf
-
-    def step(points):
-        nonzero = np.flatnonzero(look(side * points[:-1])[0])
-        return nonzero[-1] if nonzero.size else 0
-
-    edge = _zoom(x[last], x[last + 1], step)
+    edge = _last(x[last], x[last + 1], within)
     inside = edge - 1e-6 * max(abs(edge - at), 1e-12)
     # Underflow instead of an end.
     if abs(look(np.array([side * inside]))[0][0] / peak) < 1e-60:
         return math.inf
-    return _clean(edge)
+    return edge
 
 
 def _tail(look: Callable, at: float, side: int, unit: float) -> tuple[bool, float]:
@@ -345,9 +333,7 @@ def rescaled(
     """
     measured = measure(surrogate)
     if half_width is not None:
-        width: Any = as_real("rescaled", "half_width", half_width)
-        if not isinstance(width, jax.Array) and not np.all(width > 0):
-            raise ValueError(f"rescaled: half_width must be > 0, got {brief(width)}")
+        width = Domain(above=0).check("rescaled", "half_width", half_width)
         if not 0 < measured.half_width < math.inf:
             raise ValueError(
                 f"rescaled: surrogate must have a finite half-width > 0, got {brief(surrogate)}"

@@ -5,11 +5,11 @@ from __future__ import annotations
 import ast
 import difflib
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from .. import _spike_types
-from .._checks import brief, shorten, snake_case
+from .._checks import brief, snake_case
 from .._functional import functions_of
 from .._settings import keep_slope, learnable
 from .._surrogate import Surrogate
@@ -135,30 +135,14 @@ def get(spec: str, **parameters: object) -> Surrogate:
     ValueError: unknown surrogate 'boxcar': the slope 1/(2w) for |x| ≤ w is
     piecewise_leaky_relu(c=0, w=w)
     """
-    if not isinstance(spec, str):
-        raise TypeError(f"get: spec must be a string, got {brief(spec)}")
     try:
         node = ast.parse(spec.strip(), mode="eval").body
-        if not parameters:
-            return _read(node)
-        if isinstance(node, ast.Call) and not (node.args or node.keywords):
-            node = node.func
-        if isinstance(node, ast.Call):
-            raise TypeError(
-                f"get: parameters must be in spec or keywords, got both with {brief(spec)}"
-            )
-        if isinstance(node, (ast.Name, ast.Attribute)):
-            return _make(_dotted(node), (), parameters)
-    except (
-        SyntaxError,
-        MemoryError,
-        RecursionError,
-        _Malformed,
-    ):  # thousands of brackets raise the second and third
-        pass
-    raise ValueError(
-        f"malformed surrogate {brief(spec)}: write a name, or name(parameter=number, ...)"
-    )
+        return _make(_dotted(node), (), parameters) if parameters else _read(node)
+    except (SyntaxError, _Malformed):
+        raise ValueError(
+            f"malformed surrogate {brief(spec)}: write a name, or name(parameter=number, ...), or "
+            "pass a name and keywords"
+        ) from None
 
 
 class _Malformed(Exception):  # noqa: N818
@@ -182,12 +166,7 @@ def _read(node: ast.expr) -> Surrogate:
             return _make(_dotted(node), (), {})
         case ast.Call(called, args, keywords):
             name = _dotted(called)
-            options = {
-                keyword.arg or "": _number(keyword.value) for keyword in keywords
-            }
-            # **{...}, or a keyword twice.
-            if "" in options or len(options) < len(keywords):
-                raise _Malformed
+            options = {str(k.arg): _number(k.value) for k in keywords}
             if name in _operations and args:
                 return _operations[name](
                     _read(args[0]), *map(_number, args[1:]), **options
@@ -225,16 +204,16 @@ def _make(name: str, args: tuple[Any, ...], parameters: dict[str, Any]) -> Surro
         if known := _ELSEWHERE.get(name.lower().replace("_", "")):
             raise ValueError(f"unknown surrogate {brief(name)}: the slope {known}")
         near = difflib.get_close_matches(snake_case(name), _classes, n=1)
-        hint = (
-            f", did you mean {near[0]!r}?"
-            if near
-            else f", known are {', '.join(names())}"
-        )
-        raise ValueError(f"unknown surrogate {brief(name)}{hint}")
+        raise _unknown(name, near, names())
     size = {key: parameters[key] for key in ("peak", "half_width") if key in parameters}
     parameters = {key: value for key, value in parameters.items() if key not in size}
     surrogate = _called(cls, cls.__name__, args, parameters)
     return rescaled(surrogate, **size) if size else surrogate
+
+
+def _unknown(name: str, near: list[str], known: Iterable[str]) -> ValueError:
+    hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
+    return ValueError(f"unknown surrogate {brief(name)}, {hint}")
 
 
 def _preset(name: str) -> Callable[..., Surrogate]:
@@ -244,21 +223,11 @@ def _preset(name: str) -> Callable[..., Surrogate]:
         raise ValueError(f"no counterpart of {brief(name)} here: {why}")
     if name not in PRESETS:
         library = name.partition(".")[0]
+        known = [preset for preset in PRESETS if preset.startswith(f"{library}.")]
         libraries = dict.fromkeys(preset.partition(".")[0] for preset in PRESETS)
-        if library in libraries:
-            known = [preset for preset in PRESETS if preset.startswith(f"{library}.")]
-            near, hint = (
-                difflib.get_close_matches(name, known, n=1, cutoff=0.8),
-                f"known are {', '.join(known)}",
-            )
-        else:
-            near, hint = (
-                difflib.get_close_matches(name, PRESETS, n=1),
-                f"known libraries are {', '.join(libraries)}",
-            )
-        if near:
-            hint = f"did you mean {near[0]!r}?"
-        raise ValueError(f"unknown surrogate {brief(name)}, {hint}")
+        # Names of one library begin alike, so only very similar ones are near.
+        near = difflib.get_close_matches(name, known or PRESETS, n=1, cutoff=0.8)
+        raise _unknown(name, near, known or libraries)
     return PRESETS[name]
 
 
@@ -273,6 +242,6 @@ def _called(
         signature.bind(*args, **parameters)
     except TypeError as error:
         raise TypeError(
-            f"{name}: {shorten(str(error))}, its parameters are {', '.join(signature.parameters)}"
+            f"{name}: {error}, its parameters are {', '.join(signature.parameters)}"
         ) from None
     return make(*args, **parameters)

@@ -11,7 +11,7 @@ from jax.typing import ArrayLike
 from .._pytree import PyTree
 from ..network import Network, match_widths
 from ._partition import combine
-from ._sharding import is_spread
+from ._sharding import spread_like
 from ._state import Report, State
 
 
@@ -116,15 +116,10 @@ def _trainable(before: PyTree, new: Network) -> PyTree:
             "AdaptWidths: trainable contains no widths; call match_widths before partition"
         )
     leaves = [
-        old if same else _like(leaf, old)
+        old if same else spread_like(leaf.astype(old.dtype), old)
         for old, leaf, same in zip(olds, news, stays, strict=True)
     ]
     return structure.unflatten(leaves)
-
-
-def _like(new: jax.Array, old: jax.Array) -> jax.Array:
-    new = new.astype(old.dtype)
-    return jax.device_put(new, old.sharding) if is_spread(old) else new
 
 
 def _is_none(leaf: object) -> bool:

@@ -53,8 +53,7 @@ class ShuffledBatches:
         (self.count,) = counts
         if not 1 <= size <= self.count:
             raise ValueError(
-                f"ShuffledBatches: size must be 1 to {self.count}, the number of examples, "
-                f"got {size}"
+                f"ShuffledBatches: size must be 1 to {self.count} (all examples), got {size}"
             )
         self.examples, self.size, self.seed = examples, size, seed
 

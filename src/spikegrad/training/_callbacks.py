@@ -69,23 +69,18 @@ class JsonLines:
         resume: bool = False,
         of: Record | None = None,
     ) -> None:
-        self.path, self.more, self.resume, self.of = (
-            Path(path),
-            more,
-            resume,
-            dict(of or {}),
-        )
+        self.path, self.more, self.resume, self.of = Path(path), more, resume, of or {}
         self._is_begun = False
 
     def __call__(self, report: Report) -> None:
         """Write a line."""
-        line: Record = dict(self.of)
-        line |= {
+        line: Record = {
+            **self.of,
             "step": report.step,
             "epoch": report.epoch,
             "seconds": round(report.seconds, 3),
+            **report.metrics,
         }
-        line |= report.metrics
         if report.epoch_ended:
             line["epoch_ended"] = True
         line |= self.more(report)

@@ -6,7 +6,6 @@ import json
 import os
 import re
 import time
-from collections.abc import Mapping
 from pathlib import Path
 
 import jax
@@ -16,7 +15,7 @@ import numpy as np
 from .._consensus import agreed, from_first
 from .._files import Record, remove_partials, write_atomically
 from ._partition import name_of
-from ._sharding import is_spread, unwrap_key, wrap_like
+from ._sharding import spread_like, unwrap_key, wrap_like
 from ._state import Report, State
 
 FORMAT = 3
@@ -100,12 +99,11 @@ class Checkpoints:
         self._last_step: int | None = (
             None  # of the last state that was saved or restored
         )
-        self._is_checked = False
         self._when = time.monotonic()
 
     def __call__(self, report: Report) -> None:
         """Save the state at the end of an epoch, or if ``minutes`` have passed."""
-        if not self._is_checked:
+        if self._last_step is None:
             self._check_folder(report.step)
         # All processes agree on the end of an epoch without asking each other.
         due = report.epoch_ended
@@ -128,7 +126,7 @@ class Checkpoints:
                 f"{newest[0]} is of a later step than {step}; resume from it with restore, or "
                 "choose another folder"
             )
-        self._is_checked = True
+        self._last_step = 0
 
     def save(self, state: State) -> None:
         """Save a state, and remove old checkpoints.
@@ -139,15 +137,8 @@ class Checkpoints:
             If the checkpoint cannot be written. Earlier checkpoints stay unchanged.
         """
         path = self.folder / f"step-{state.step:09}.npz"
-        # By name and not by position, so a message names the array that differs.
-        named = _named(state)
-        for name, leaf in named.items():
-            if not (leaf.is_fully_addressable or leaf.is_fully_replicated):
-                raise CheckpointError(
-                    f"{path}: {name} is sharded over several processes; save it with Orbax"
-                )
         if jax.process_index() == 0:
-            self._write(path, named, state)
+            self._write(path, state)
         self._last_step, self._when = state.step, time.monotonic()
 
     def restore(self, start: State) -> State:
@@ -162,8 +153,7 @@ class Checkpoints:
         Raises
         ------
         CheckpointError
-            If the file cannot be read, does not match ``start``, or has another key. For a file
-            that cannot be read, the message names the previous checkpoint, if it exists.
+            If the file cannot be read, does not match ``start``, or has another key.
         """
         paths = from_first(self.all)  # other processes may see other files
         if not paths:
@@ -172,11 +162,9 @@ class Checkpoints:
         try:
             arrays, about = from_first(lambda: _read(path))
         except Exception as error:  # a damaged file can fail in any way
-            older = (
-                f"; remove it to resume from {paths[-2].name}" if len(paths) > 1 else ""
-            )
             raise CheckpointError(
-                f"{path} is not a checkpoint or is damaged: {error!r}{older}"
+                f"{path} is not a checkpoint or is damaged: {error!r}; remove it to resume from "
+                "the previous one"
             ) from error
         _compare(path, about, _about(start, {}))
         leaves = [_like(arrays[name], leaf) for name, leaf in named.items()]
@@ -205,16 +193,18 @@ class Checkpoints:
         ]
         return sorted(paths, key=_step_of)  # names of ten digits do not sort by step
 
-    def _write(self, path: Path, named: Mapping[str, jax.Array], state: State) -> None:
+    def _write(self, path: Path, state: State) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        host = {name: np.asarray(unwrap_key(leaf)) for name, leaf in named.items()}
-        # NumPy writes dtypes that it does not know, such as bfloat16, without their names.
-        arrays: Record = {
-            name: array.view(_plain(array.dtype)) for name, array in host.items()
-        }
-        arrays[_ABOUT] = np.asarray(
-            json.dumps(_about(state, self.extra), default=_as_list)
+        arrays: Record = {}
+        # By name and not by position, so a message names the array that differs.
+        for name, leaf in _named(state).items():
+            array = np.asarray(unwrap_key(leaf))
+            # NumPy writes dtypes that it does not know, such as bfloat16, without their names.
+            arrays[name] = array.view(_plain(array.dtype))
+        about = json.dumps(
+            _about(state, self.extra), default=lambda x: np.asarray(x).tolist()
         )
+        arrays[_ABOUT] = np.asarray(about)
         # Old checkpoints are removed only after the new one is on the disk.
         write_atomically(path, lambda stream: np.savez(stream, **arrays))
         for old in self.all()[: -self.keep]:
@@ -258,10 +248,6 @@ def _about(state: State, extra: Record) -> Record:
     return {"format": FORMAT, "types": types, "progress": progress, "extra": extra}
 
 
-def _as_list(array: np.ndarray | jax.Array) -> list | float:
-    return np.asarray(array).tolist()
-
-
 def _compare(path: Path, saved: Record, expected: Record) -> None:
     """Raise if a checkpoint lacks an array of the state that resumes from it, or has others."""
     # Names before values: they say which network, optimizer or precision was another.
@@ -286,7 +272,5 @@ def _plain(dtype: np.dtype) -> np.dtype:
 def _like(array: np.ndarray, leaf: jax.Array) -> jax.Array:
     """Return a saved array as a JAX array with the dtype and the sharding of ``leaf``."""
     numbers = unwrap_key(leaf)
-    placed = jnp.asarray(array.view(numbers.dtype))
-    return wrap_like(
-        jax.device_put(placed, numbers.sharding) if is_spread(numbers) else placed, leaf
-    )
+    placed = spread_like(jnp.asarray(array.view(numbers.dtype)), numbers)
+    return wrap_like(placed, leaf)

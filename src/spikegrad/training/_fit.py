@@ -9,17 +9,16 @@ import warnings
 from collections.abc import Callable, Iterable, Sequence
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from .._checks import check_takes
 from .._consensus import gathered
 from .._pytree import PyTree
+from .._struct import Domain
 from .._surrogate import as_key
 from ._partition import combine
-from ._sharding import is_spread, mesh_of, replicated
+from ._sharding import is_spread, replicated
 from ._source import Source
 from ._state import Callback, DivergedError, Report, State
 from ._update import Call, Loss, Result, arrays_apart, compiled, values_of
@@ -124,13 +123,12 @@ def fit(
     >>> print(state.step, state.trainable.round(3))
     100 [ 1. -2.]
     """
-    check_takes("fit: loss", loss, "trainable", "batch", "key")
     state = _first_state(trainable, optimizer, key)
     check_counts("fit", epochs=epochs, steps=steps, updates_per_call=updates_per_call)
     source = Source(batches, batch_sharding)
     mesh = None
     if batch_sharding is not None:
-        mesh = mesh_of(batch_sharding)
+        mesh = jax.tree.leaves(batch_sharding)[0].mesh
         state = _on(mesh, state)
     bound, static = arrays_apart(loss)
 
@@ -153,15 +151,7 @@ def run(
 ) -> State:
     """Make all calls of :func:`fit`."""
     epochs = 1 if epochs is None and steps is None else epochs
-    if source.once and epochs is not None and epochs > 1:
-        raise ValueError(
-            f"fit: batches is an iterator and lasts one epoch, got epochs={epochs}; "
-            "pass a list or a function"
-        )
-    limits = (
-        math.inf if epochs is None else epochs,
-        math.inf if steps is None else steps,
-    )
+    limits = epochs or math.inf, steps or math.inf
     began = time.perf_counter() - state.seconds  # for display
     # ``good`` is the last state whose loss was finite, for callbacks and errors after a
     # divergence.
@@ -169,7 +159,8 @@ def run(
     while not stopped and state.epoch < limits[0] and state.step < limits[1]:
         if source.once and state.epoch:
             warnings.warn(
-                f"fit: batches ended after {state.step} of {steps} updates",
+                "fit: batches is an iterator, which lasts one epoch, and ended after update "
+                f"{state.step}; pass a list or a function",
                 stacklevel=3,
             )
             break
@@ -199,7 +190,7 @@ def run(
             epoch_ended = following is None and source.has_ended(
                 state.batches + len(group)
             )
-            total = _total(source, epochs, steps)
+            total = min(limits[1], limits[0] * (source.length or math.inf))
             report = _report(state, result, values, epoch_ended, began, total)
             report, stop = _call_all(callbacks, report)
             state = report.state
@@ -231,10 +222,8 @@ def _call_all(callbacks: Sequence[Callback], report: Report) -> tuple[Report, bo
 def check_counts(owner: str, **counts: int | None) -> None:
     # A number of steps is often the result of a division, which is a float.
     for name, value in counts.items():
-        if value is not None and not hasattr(value, "__index__"):
-            raise TypeError(f"{owner}: {name} must be an integer, got {value!r}")
-        if value is not None and value < 1:
-            raise ValueError(f"{owner}: {name} must be at least 1, got {value}")
+        if value is not None:
+            Domain(integer=True, at_least=1).check(owner, name, value)
 
 
 def _first_state(
@@ -244,10 +233,7 @@ def _first_state(
         if key is not None:
             raise TypeError("fit: a State contains a key; leave key out")
         return trainable
-    if key is None:
-        raise TypeError("fit: key is missing; pass for example key=jax.random.key(0)")
-    as_key("fit", key)
-    return State.create(trainable, optimizer, jnp.asarray(key))
+    return State.create(trainable, optimizer, as_key("fit", key))
 
 
 def _on(mesh: Mesh, state: State) -> State:
@@ -298,7 +284,7 @@ def _report(
     values: dict[str, np.ndarray],
     epoch_ended: bool,
     began: float,
-    total: int | None,
+    total: float,
 ) -> Report:
     # Sums and not means, so that a resumed epoch has the bits of an uninterrupted one.
     sums = {
@@ -322,14 +308,5 @@ def _report(
         metrics={name: rows.mean(0) for name, rows in values.items()},
         epoch_metrics={name: values / batches for name, values in sums.items()},
         updates=result.updates,
-        total=total,
-    )
-
-
-def _total(source: Source, epochs: int | None, steps: int | None) -> int | None:
-    """Return the total number of updates, or None if unknown."""
-    if epochs is None or source.length is None:
-        return steps
-    return (
-        epochs * source.length if steps is None else min(epochs * source.length, steps)
+        total=None if total == math.inf else int(total),
     )

@@ -31,10 +31,9 @@ def resumed(
     lines = path.read_bytes().splitlines(keepends=True)
     values = {line: _value(line) for line in lines}
     remaining = [line for line in lines if values[line] and stays(values[line])]
-    if remaining != lines or not all(line.endswith(b"\n") for line in lines):
-        # Lines that will be written again would otherwise occur twice.
-        content = b"".join(line.rstrip() + b"\n" for line in remaining)
-        write_atomically(path, lambda stream: stream.write(content))
+    # Lines that will be written again would otherwise occur twice.
+    content = b"".join(line.rstrip() + b"\n" for line in remaining)
+    write_atomically(path, lambda stream: stream.write(content))
     return [values[line] for line in remaining]
 
 

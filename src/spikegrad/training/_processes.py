@@ -6,7 +6,6 @@ import atexit
 import contextlib
 import inspect
 import os
-import re
 import sys
 import time
 from collections.abc import Iterator
@@ -49,7 +48,7 @@ def distributed(
     Raises
     ------
     ValueError
-        If you pass no processes and JAX finds none, or if the address lacks a port.
+        If you pass no processes and JAX finds none.
     RuntimeError
         If a device has been used before, or if the coordinator cannot be reached.
 
@@ -60,25 +59,14 @@ def distributed(
     >>> with distributed():  # doctest: +SKIP
     ...     print(jax.process_index(), jax.process_count(), jax.devices())
     """
-    if coordinator_address is not None and not re.fullmatch(
-        r".+:\d+", coordinator_address
-    ):
-        raise ValueError(
-            f"distributed: coordinator_address must be host:port, got {coordinator_address!r}"
-        )
     if (
         "heartbeat_timeout_seconds"
         in inspect.signature(jax.distributed.initialize).parameters
     ):
         options = {"heartbeat_timeout_seconds": _HEARTBEAT} | options
-    try:
-        jax.distributed.initialize(
-            coordinator_address, num_processes, process_id, **options
-        )
-    except ValueError as error:
-        raise ValueError(
-            f"distributed: no processes found; pass all three arguments: {error}"
-        ) from None
+    jax.distributed.initialize(
+        coordinator_address, num_processes, process_id, **options
+    )
     try:
         # The first call connects the devices, so all processes must be alive in it.
         jax.process_count()

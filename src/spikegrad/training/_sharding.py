@@ -15,23 +15,6 @@ from .._pytree import PyTree
 from ._partition import name_of
 
 
-def mesh_of(batch_sharding: PyTree) -> Mesh:
-    """Return the mesh of a batch sharding.
-
-    Raises
-    ------
-    TypeError
-        If it does not consist of NamedSharding.
-    """
-    shardings = jax.tree.leaves(batch_sharding)
-    for sharding in shardings or [None]:
-        if not isinstance(sharding, NamedSharding):
-            raise TypeError(
-                f"fit: batch_sharding must consist of jax.sharding.NamedSharding, got {sharding!r}"
-            )
-    return shardings[0].mesh
-
-
 def spread(batch: PyTree, batch_sharding: PyTree) -> PyTree:
     """Shard a batch. Every process has the complete batch, and puts its part onto its devices."""
 
@@ -57,6 +40,11 @@ def is_spread(leaf: object) -> bool:
     return isinstance(leaf, jax.Array) and len(leaf.sharding.device_set) > 1
 
 
+def spread_like(array: jax.Array, leaf: jax.Array) -> jax.Array:
+    """Return an array with the sharding of another one."""
+    return jax.device_put(array, leaf.sharding) if is_spread(leaf) else array
+
+
 def replicated(tree: PyTree, mesh: Mesh, part: str) -> PyTree:
     """Put every array that is not sharded on all devices.
 
@@ -65,31 +53,23 @@ def replicated(tree: PyTree, mesh: Mesh, part: str) -> PyTree:
     ValueError
         If processes have different values of an array. The message starts its name with ``part``.
     """
-    paths, structure = jax.tree_util.tree_flatten_with_path(tree)
-    leaves = [leaf for _, leaf in paths]
-    local = [
-        i
-        for i, leaf in enumerate(leaves)
-        if isinstance(leaf, jax.Array) and not is_spread(leaf)
-    ]
-    # Keys are compared and placed as their numbers, because NumPy has no dtype for them.
-    host = {i: np.asarray(unwrap_key(leaves[i])) for i in local}
-    if local and jax.process_count() > 1:
-        # Hashes are enough to compare, and parameters may have gigabytes.
-        hashes = gathered(*map(_hash, host.values()))
-        for i, column in zip(local, hashes.T, strict=True):
-            if len(set(column)) > 1:
-                name = "/".join(filter(None, (part, name_of(paths[i][0]))))
-                raise ValueError(
-                    f"fit: {name} differs between processes; start all processes from one seed"
-                )
     everywhere = NamedSharding(mesh, PartitionSpec())
-    for i, array in host.items():
-        leaves[i] = wrap_like(
-            jax.make_array_from_callback(array.shape, everywhere, array.__getitem__),
-            leaves[i],
-        )
-    return structure.unflatten(leaves)
+
+    def placed(path, leaf):
+        if not isinstance(leaf, jax.Array) or is_spread(leaf):
+            return leaf
+        # Keys are compared and placed as their numbers, because NumPy has no dtype for them.
+        array = np.asarray(unwrap_key(leaf))
+        # Hashes are enough to compare, and parameters may have gigabytes.
+        if jax.process_count() > 1 and np.ptp(gathered(_hash(array))):
+            name = "/".join(filter(None, (part, name_of(path))))
+            raise ValueError(
+                f"fit: {name} differs between processes; start all processes from one seed"
+            )
+        whole = jax.make_array_from_callback(array.shape, everywhere, array.__getitem__)
+        return wrap_like(whole, leaf)
+
+    return jax.tree_util.tree_map_with_path(placed, tree)
 
 
 def _hash(array: np.ndarray) -> int:

@@ -66,7 +66,7 @@ class State:
         """
         for path, leaf in jax.tree_util.tree_leaves_with_path(trainable):
             if not is_float_array(leaf):
-                kind = leaf.dtype if hasattr(leaf, "dtype") else type(leaf).__name__
+                kind = getattr(leaf, "dtype", type(leaf).__name__)
                 raise TypeError(
                     f"fit: trainable must hold floating-point arrays, got {kind} at "
                     f"{name_of(path) or 'its root'}; separate these leaves with partition(tree)"

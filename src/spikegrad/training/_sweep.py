@@ -19,7 +19,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from .._checks import check_takes
 from .._files import Record
 from .._pytree import PyTree, jsonable
 from .._struct import lifted
@@ -160,7 +159,6 @@ def sweep(
     0.45 stretched(Arctan(alpha=1.0), 0.471...)
     0.50 stretched(Sigmoid(alpha=4.0), 0.680...)
     """
-    check_takes("sweep: loss", loss, "trainable", "batch", "key", "setting")
     check_counts(
         "sweep",
         epochs=epochs,
@@ -294,17 +292,18 @@ class _Programs:
 
 def _first_alone(function: Callable) -> Callable:
     """Delay other calls until the first call, which compiles, has returned."""
-    lock, called = threading.Lock(), threading.Event()
+    first, returned = threading.Lock(), threading.Event()
 
     def call(*arguments: PyTree) -> PyTree:
-        if not called.is_set():
-            with lock:
-                # Another thread may have called while this one waited for the lock.
-                if not called.is_set():
-                    result = function(*arguments)
-                    called.set()
-                    return result
-        return function(*arguments)
+        if not first.acquire(
+            blocking=False
+        ):  # one thread gets it, and never releases it
+            returned.wait()
+            return function(*arguments)
+        try:
+            return function(*arguments)
+        finally:
+            returned.set()
 
     return call
 

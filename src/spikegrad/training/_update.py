@@ -59,7 +59,7 @@ class Call:
         )
         # Unused places repeat the last batch, so that a short group needs no program of its own.
         filled = group + [group[-1]] * (self.room[0] - len(group))
-        trainable, optimizer_state, metrics, finite = self.advance(
+        results = self.advance(
             self.bound,
             state.trainable,
             state.optimizer_state,
@@ -68,7 +68,7 @@ class Call:
             filled,
             np.int32(len(group)),
         )
-        return Result(trainable, optimizer_state, metrics, finite, len(group))
+        return Result(*results, updates=len(group))
 
 
 def compiled(
@@ -206,14 +206,9 @@ def _checked(result: object) -> Value:
     if not (
         isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], dict)
     ):
-        shape = (
-            f"shape {result.shape}"
-            if isinstance(result, jax.Array)
-            else type(result).__name__
-        )
         raise TypeError(
-            f"fit: loss must return (scalar, {{name: metric}}), got {shape}; "
-            "without metrics return (scalar, {})"
+            "fit: loss must return (scalar, {name: metric}), got a value of the type "
+            f"{type(result).__name__}; without metrics return (scalar, {{}})"
         )
     value, metrics = result
     if "loss" in metrics:
@@ -233,7 +228,7 @@ def _order_of(batch: PyTree) -> str:
     hints = (
         order_of_axes("inputs", x, "labels", y, at=1) for x in inputs for y in labels
     )
-    return next(filter(None, hints), "")
+    return "".join(hints)
 
 
 def _all_finite(tree: PyTree) -> jax.Array:
