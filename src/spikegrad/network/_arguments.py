@@ -44,8 +44,8 @@ def checked_key(key: jax.Array | None) -> jax.Array | None:
     return key
 
 
-def check_shapes(inputs: Mapping[Name, jax.Array], mask: jax.Array | None) -> int:
-    """Return the number of steps. Raise if the shapes of inputs or mask do not fit."""
+def check_shapes(inputs: Mapping[Name, jax.Array], mask: jax.Array | None) -> None:
+    """Raise if the shapes of inputs or mask do not fit."""
     shapes = {name: x.shape for name, x in inputs.items()}
     for name, shape in shapes.items():
         if len(shape) < 2 or not shape[0]:
@@ -67,7 +67,6 @@ def check_shapes(inputs: Mapping[Name, jax.Array], mask: jax.Array | None) -> in
             f"{axes}, got {mask.dtype}{list(mask.shape)}"
             + order_of_axes("inputs", axes, "masks", mask.shape)
         )
-    return axes[0]
 
 
 def check_coupled(graph: Graph, mask: jax.Array | None, mode: str) -> None:

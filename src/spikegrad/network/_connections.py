@@ -182,12 +182,9 @@ class Join(Struct):
             raise TypeError(
                 f"Join: function must be callable, got {brief(self.function)}"
             )
-        sources = (self.of,) if isinstance(self.of, str) else self.of
-        if not sources:
-            raise TypeError(
-                f"Join: of must name one or more sources, got {brief(self.of)}"
-            )
-        object.__setattr__(self, "of", tuple(sources))
+        object.__setattr__(self, "of", as_names(self.of))
+        if not self.of:
+            raise TypeError("Join: of must name one or more sources")
         object.__setattr__(self, "function", as_static(self.function))
 
 
@@ -208,16 +205,14 @@ class Edge(NamedTuple):
         return reads if self.windowed else reads[0]
 
 
+def as_names(names: Name | Iterable[Name]) -> tuple[Name, ...]:
+    """Return one name or several as a tuple."""
+    return (names,) if isinstance(names, str) else tuple(names)
+
+
 def select(by_name: Mapping[Name, T], names: Iterable[Name]) -> dict[Name, T]:
     """Return the entries with these names."""
     return {name: by_name[name] for name in names}
-
-
-class Connection(NamedTuple):
-    """An edge and its weight."""
-
-    edge: Edge
-    weight: Weight
 
 
 def edges_of(label: str, source: Name, weight: Weight) -> list[Edge]:
@@ -282,11 +277,7 @@ def check_weight(owner: str, name: str, value: Weight) -> None:
     """Raise if a weight is neither a matrix nor callable."""
     matrix = matrix_of(value)
     # The third axis has the receptors of a neuron.
-    if matrix is not None and matrix.ndim not in (2, 3):
-        raise TypeError(
-            f"{owner}: {name} must be a matrix or callable, got an array of shape {matrix.shape}"
-        )
-    if matrix is None and not callable(value):
+    if not (callable(value) if matrix is None else matrix.ndim in (2, 3)):
         raise TypeError(
             f"{owner}: {name} must be a matrix or callable, got {brief(value)}"
         )

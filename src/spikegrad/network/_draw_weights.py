@@ -151,21 +151,19 @@ def draw_weights(
             return dict.fromkeys((*graph.inputs, *graph.nodes), rate)
         return x | run(split(network, lambda _, leaf: is_array(leaf))[0], x, mask)
 
+    # All weights are zeros until they are drawn. Values that a user passed would otherwise feed the
+    # measurement.
+    silent = {}
+    for name, layer in graph.layers.items():
+        forms = {label: _matrix(weight) for label, weight in layer.weights.items()}
+        zeros = {k: np.zeros(a.shape, a.dtype) for k, a in forms.items() if a}
+        silent[name] = _with_matrices(layer, zeros)
+    network = dataclasses.replace(network, layers=network.layers | silent)
     # In the order of the signals, because the outputs of a source depend on its weights. Delayed
-    # edges that close a loop come last. They are zeros until all layers of the loop have their
-    # other weights.
-    for names in graph.components(_EVER):
+    # edges that close a loop come last, after all other weights of the loop.
+    for names in graph.components():
         layers = [name for name in names if name in graph.layers]
         parts = {name: _parts(graph, name) for name in layers}
-        # The other layers of a loop are measured while these weights are zeros. Values that a
-        # user passed would otherwise feed the measurement.
-        silent = {}
-        for name, (_, feedback) in parts.items():
-            layer = graph.layers[name]
-            forms = {label: _matrix(layer.weights[label]) for label in feedback}
-            zeros = {label: np.zeros(a.shape, a.dtype) for label, a in forms.items()}
-            silent[name] = _with_matrices(layer, zeros)
-        network = dataclasses.replace(network, layers=network.layers | silent)
         for is_feedback, initializer in enumerate((weight, recurrent or weight)):
             for name in layers:
                 weights = parts[name][is_feedback]
@@ -206,10 +204,6 @@ def draw_weights(
                     network, layers=network.layers | {name: drawn}
                 )
     return network
-
-
-_EVER = 2**62
-"""A chunk that is longer than any delay. All edges then count as links of a loop."""
 
 
 def _parts(graph: Graph, name: Name) -> tuple[dict[str, list[Edge]], ...]:

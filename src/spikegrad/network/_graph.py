@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ._connections import Connection, Edge, Join, Name, depths_of, weights_of
+from ._connections import Edge, Join, Name, Weight, depths_of, weights_of
 
 if TYPE_CHECKING:
     from ._layer import Layer
@@ -29,14 +30,14 @@ class Graph(NamedTuple):
     numbers: dict[Name, int]
     """The number of each layer, used for its random keys."""
 
-    def connections(self, name: Name) -> tuple[Connection, ...]:
+    def connections(self, name: Name) -> list[tuple[Edge, Weight]]:
         """The edges of a layer and their weights."""
         weights = {
             k: w
             for label, weight in self.nodes[name].weights.items()
             for k, w in weights_of(label, weight).items()
         }
-        return tuple(Connection(edge, weights[edge.label]) for edge in self.edges[name])
+        return [(edge, weights[edge.label]) for edge in self.edges[name]]
 
     @property
     def layers(self) -> dict[Name, Layer]:
@@ -53,9 +54,9 @@ class Graph(NamedTuple):
         """
         return depths_of(itertools.chain(*self.edges.values()), self.layers)
 
-    def components(self, chunk: int) -> list[tuple[Name, ...]]:
+    def components(self, chunk: float = math.inf) -> list[tuple[Name, ...]]:
         """Return the sets of nodes that run step by step together, in the order of their
-        dependence.
+        dependence. By default these are all loops.
 
         Outputs with a delay of at least a chunk are known when the chunk starts, so no node waits
         for them.

@@ -89,12 +89,11 @@ def fluctuation_driven(
     Raises
     ------
     TypeError
-        If no state of the cell has the shape of its output, unless the cell defines
-        :meth:`~spikegrad.Cell.encode`.
+        If the first array of the cell's state does not have the shape of its output, unless the
+        cell defines :meth:`~spikegrad.Cell.encode`.
     ValueError
         If the rate is out of its domain, or if all inputs are zero. If inputs of mean 0 cannot give
-        the mean, or if equal weights for this mean already exceed the standard deviation. The
-        initializer raises it if the shape does not fit the inputs.
+        the mean, or if equal weights for this mean already exceed the standard deviation.
 
     Notes
     -----
@@ -187,25 +186,15 @@ class Driven(NamedTuple):
         like = shape[-axes:]
         summed = shape[:-axes]
         n = math.prod(summed)
-        measured = np.ndim(self.rate) > 0
-        # A kernel of a convolution has another number of taps than the inputs have channels, so
-        # only matrices are compared.
-        if measured and len(summed) == 1 and n != self.rate.shape[-1]:
-            raise ValueError(
-                f"fluctuation_driven: shape must fit {self.rate.shape[-1]} inputs, got {shape}"
-            )
         moments, threshold = self._moments(declared, like)
         if has_receptors:
             moments = _Moments(*(value.T for value in moments))
         square = moments.square
         _check(
-            square, abs(square) < np.inf, "inputs must be finite, got NaN or infinity"
-        )
-        _check(
             square,
-            square > 0,
-            "inputs are all 0, so no weights can drive the neurons; for recurrent "
-            "weights raise std",
+            (square > 0) & (square < np.inf),
+            "inputs must be finite and not all 0, because no weights can then drive the neurons; "
+            "for recurrent weights raise std",
         )
         sigma = self._deviation(threshold)
         if has_receptors and np.ndim(sigma):
@@ -216,7 +205,7 @@ class Driven(NamedTuple):
         variance = sigma**2 / parts
         mean = self.mean * self.mean_share
         if isinstance(mean, Tracer) or np.any(np.asarray(mean)):
-            if measured and len(summed) != 1:
+            if np.ndim(self.rate) and len(summed) != 1:
                 raise ValueError(
                     f"fluctuation_driven: mean must be 0 for inputs and shape {shape}, got {mean}"
                 )

@@ -18,7 +18,6 @@ from .._struct import Real, Struct, parameter, wiring
 from .._surrogate import as_key
 from ..neurons import Cell, State, check_initial
 from ._connections import (
-    Connection,
     Delayed,
     Edge,
     Name,
@@ -27,7 +26,6 @@ from ._connections import (
     Window,
     check_weight,
     edges_of,
-    matrix_of,
     product,
 )
 from ._initial import Initializer
@@ -64,8 +62,7 @@ class Layer(Struct):
     Raises
     ------
     TypeError, ValueError
-        If ``cell`` is not a :class:`Cell`, if a weight is neither a matrix nor callable, or if
-        ``of`` and a mapping are both given.
+        If ``cell`` is not a :class:`Cell`, or if a weight is neither a matrix nor callable.
 
     Notes
     -----
@@ -100,11 +97,6 @@ class Layer(Struct):
         super().__post_init__()
         weight = self.weight
         if isinstance(weight, Mapping):
-            if not weight or self.of is not None:
-                raise ValueError(
-                    f"Layer: a mapping as weight must name the sources, got {[*weight]} and "
-                    f"of={self.of!r}; leave of out"
-                )
             # JAX sorts the keys of a dict when it rebuilds one, so the names are sorted here too.
             weight = {name: _as_weight(weight[name]) for name in sorted(weight)}
         else:
@@ -118,11 +110,6 @@ class Layer(Struct):
             raise TypeError(
                 f"Layer: bias must be an array or None, got {self.bias}; Layer.init(..., "
                 "bias=True) creates one"
-            )
-        matrix = matrix_of(self.recurrent)
-        if matrix is not None and matrix.shape[0] != matrix.shape[1]:
-            raise ValueError(
-                f"Layer: recurrent must be square, got a matrix of shape {matrix.shape}"
             )
 
     @property
@@ -330,7 +317,7 @@ def plus_bias(layer: Layer, current: jax.Array) -> jax.Array:
 
 def current_of(
     layer: Layer,
-    connections: Sequence[Connection],
+    connections: Sequence[tuple[Edge, Weight]],
     looped: Collection[str],
     reads: Mapping[str, Read],
 ) -> jax.Array:

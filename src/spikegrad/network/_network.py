@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -12,12 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike, DTypeLike
 
-from .._compat import (
-    in_reverse_mode_alone,
-    is_forward_mode_error,
-    match_varying_axes,
-    shard_as,
-)
+from .._compat import match_varying_axes, shard_as
 from .._pytree import Entries, PyTree
 from .._struct import Real, Struct, is_pure, parameter, wiring
 from .._surrogate import as_key
@@ -28,13 +23,13 @@ from ._arguments import (
     checked_key,
     named_inputs,
 )
-from ._connections import Delayed, Join, Name, Window
+from ._connections import Delayed, Join, Name, Window, as_names
 from ._draw_weights import draw_weights
 from ._graph import INPUT, Graph, make_graph
 from ._initial import Initializer
 from ._layer import Layer
 from ._masks import Masks, make_masks
-from ._modes import Backward, Engine, as_backward
+from ._modes import Backward
 from ._nodes import initial_states, nodes_of
 from ._observe import Activity, current_of, with_currents
 from ._schedule import Plan
@@ -149,14 +144,14 @@ class Network(Struct):
     @property
     def graph(self) -> Graph:
         """The nodes and edges of the network."""
-        inputs = (self.inputs,) if isinstance(self.inputs, str) else tuple(self.inputs)
+        inputs = as_names(self.inputs)
         return make_graph(dict(self.layers.items()), inputs, self._output_names)
 
     @property
     def _output_names(self) -> tuple[Name, ...]:
         if self.outputs is None:
             return ([*self.layers][-1],)
-        return (self.outputs,) if isinstance(self.outputs, str) else tuple(self.outputs)
+        return as_names(self.outputs)
 
     @classmethod
     def init(
@@ -368,8 +363,7 @@ class Network(Struct):
         Raises
         ------
         ValueError, TypeError
-            If the mode is unknown, if a length is not an integer from 1 to the number of steps, or
-            if shapes do not fit.
+            If the mode is unknown, or if shapes do not fit.
 
         Notes
         -----
@@ -378,12 +372,12 @@ class Network(Struct):
         draw equal spikes, independent of other examples.
 
         Mode ``"scan"`` is differentiable in forward and reverse mode. The other modes define a
-        custom reverse-mode derivative, and ``jax.jvp`` raises a TypeError. The modes support
+        custom reverse-mode derivative, and ``jax.jvp`` raises JAX's TypeError. The modes support
         derivatives of all orders, including ``jax.hessian``. Only ``"half"`` and ``"8-bit"`` are
         limited to the first order, and raise a TypeError for higher orders.
         """
         observed = self._output_names, (), ()
-        ends, (outputs, _) = run(self, observed, inputs, states, key, mask, backward)
+        ends, (outputs, _) = _call(self, observed, inputs, states, key, mask, backward)
         return ends, self._select(outputs)
 
     def observe(
@@ -437,25 +431,22 @@ class Network(Struct):
         >>> jax.jit(jax.grad(loss))(jnp.full((3, 5), 0.2)).shape
         (3, 5)
         """
-        parts = (parts,) if isinstance(parts, str) else parts
-        layers = (layers,) if isinstance(layers, str) else layers
-        names = [*self.layers] if layers is None else [*layers]
+        names = as_names(self.layers if layers is None else layers)
         for label, values, known in (
             ("layers", names, [*self.layers]),
-            ("parts", parts, Activity._fields),
+            ("parts", as_names(parts), [*Activity._fields]),
         ):
-            for value in values:
-                if value not in known:
-                    raise ValueError(
-                        f"Network: {label} must be names of {[*known]}, got {values!r}"
-                    )
+            if not {*values} <= {*known}:
+                raise ValueError(
+                    f"Network: {label} must be names of {known}, got {values!r}"
+                )
         neurons = tuple(name for name in names if isinstance(self.layers[name], Layer))
         observed = (
-            tuple(names) if "output" in parts else (),
+            names if "output" in parts else (),
             neurons if "pre_spike" in parts else (),
             neurons if "current" in parts else (),
         )
-        ends, (outputs, pre_spike) = run(
+        ends, (outputs, pre_spike) = _call(
             self, observed, inputs, states, key, mask, backward
         )
         activity = {
@@ -467,11 +458,7 @@ class Network(Struct):
         return ends, Entries(activity)
 
 
-def _same(arrays: PyTree) -> PyTree:
-    return arrays
-
-
-def run(
+def _call(
     network: Network,
     observed: tuple[tuple[Name, ...], ...],
     inputs: PyTree,
@@ -490,46 +477,29 @@ def run(
     key = checked_key(key)
     mask = None if mask is None else jnp.asarray(mask)
     states = None if states is None else checked_entries(graph, states)
-    steps = check_shapes(x, mask)
-    backward = as_backward(backward)
-    outputs, pre_spike, layers = observed
-    outputs = *outputs, *map(current_of, layers)
-    plan = backward.plan(steps, outputs, pre_spike)
-    engine = backward.engine
-    message = (
-        "Network: for forward-mode differentiation use backward='scan', not "
-        f"{backward.mode!r}"
-    )
-    if engine.cuts:
+    check_shapes(x, mask)
+    backward = backward if isinstance(backward, Backward) else Backward(backward)
+    if backward.row.cuts:
         check_coupled(graph, mask, backward.mode)
-    mark = functools.partial(in_reverse_mode_alone, message) if engine.cuts else _same
-    try:
-        if is_pure_network(network):
-            # Marked outside the compiled function. It then stores these arrays instead of copies.
-            arguments = mark((network, x, states))
-            return _run_compiled(engine, plan, layers, *arguments, mask, key)
-        return _run(engine, plan, layers, network, x, states, mask, key, mark)
-    except TypeError as error:
-        if engine.cuts and is_forward_mode_error(error):
-            raise TypeError(message) from error
-        raise
+    outputs, pre_spike, currents = observed
+    outputs = *outputs, *map(current_of, currents)
+    plan = Plan(backward, outputs, pre_spike, currents)
+    run = _run_compiled if is_pure_network(network) else _run
+    return run(plan, network, x, states, mask, key)
 
 
 def _run(
-    engine: Engine,
     plan: Plan,
-    currents: tuple[Name, ...],
     network: Network,
     inputs: dict[Name, jax.Array],
     states: dict[Name, PyTree] | None,
     mask: jax.Array | None,
     key: jax.Array | None,
-    mark: Callable[[PyTree], PyTree] = _same,
 ):
     network, inputs, states, mask, key = match_varying_axes(
         (network, inputs, states, mask, key)
     )
-    graph = with_currents(network.graph, currents)
+    graph = with_currents(network.graph, plan.currents)
 
     def start(part, inputs):
         first_step = {name: x[0] for name, x in inputs.items()}
@@ -542,17 +512,10 @@ def _run(
         return as_parts(part, jax.tree.map(shard_as, at_rest | entries, at_rest))
 
     steps = len(next(iter(inputs.values())))
-    masks = match_varying_axes(make_masks(steps, mask, plan.truncate), like=inputs)
-    ran = run_stages(
-        graph,
-        inputs,
-        start,
-        masks,
-        key,
-        plan,
-        functools.partial(engine.run, mark=mark),
-        lean=engine.cuts,
+    masks = match_varying_axes(
+        make_masks(steps, mask, plan.backward.truncate), like=inputs
     )
+    ran = run_stages(graph, inputs, start, masks, key, plan)
     states = {n: state for n, state in ran.states.items() if n in network.layers}
     ends = as_entries(graph, (states, ran.pasts))
     for name, statistics in ran.statistics.items():
@@ -561,7 +524,7 @@ def _run(
     return ends, (ran.outputs, ran.pre_spike)
 
 
-_run_compiled = functools.partial(jax.jit, static_argnums=(0, 1, 2))(_run)
+_run_compiled = functools.partial(jax.jit, static_argnums=0)(_run)
 
 
 def _check_steps(graph: Graph) -> None:

@@ -27,10 +27,10 @@ from .._checks import append_axes, is_float, takes
 from .._pytree import PyTree
 from ..neurons import State
 from ._connections import Join, Name, select
-from ._graph import Graph, strongly_connected
+from ._graph import Graph
 from ._masks import Masks, tree_keep, with_finite_padding
 from ._schedule import RESIDUALS, Plan
-from ._states import is_over_time
+from ._states import Parts, is_over_time
 from ._step import LayerState
 from .engine._functions import known
 
@@ -64,9 +64,7 @@ def stages_of(graph: Graph) -> list[Stage]:
     # Components come sources first, so every source outside of the group has its number
     # already. A join over time starts a new stage, hence the increase by one.
     number = dict.fromkeys(graph.inputs, 0)
-    for group in strongly_connected(
-        {name: [s for s in read if s in graph.nodes] for name, read in sources.items()}
-    ):
+    for group in graph.components():
         over_time = [name for name in group if is_over_time(graph.nodes[name])]
         if over_time and len(group) > 1:
             others = [repr(name) for name in group if name != over_time[0]]
@@ -102,25 +100,20 @@ def stages_of(graph: Graph) -> list[Stage]:
 def run_stages(
     graph: Graph,
     inputs: dict[Name, jax.Array],
-    start: Callable[[Graph, dict[Name, jax.Array]], tuple[dict, dict]],
+    start: Callable[[Graph, dict[Name, jax.Array]], Parts],
     masks: Masks,
     key: jax.Array | None,
     plan: Plan,
-    run: Callable,
-    lean: bool,
 ) -> Run:
     """Run a network.
 
     ``start`` returns the states and pasts of a graph before its first step, from its inputs.
-
-    ``run`` is the engine, as a function of a graph, its inputs, states and pasts, the masks, the
-    key and the plan. With ``lean``, the backward pass of several stages stores only the residuals
-    of the engine.
     """
     stages = stages_of(graph)
     done = Run({}, {}, {}, {}, {})
-    # The backward pass of a single stage has nothing to compute again.
-    lean = lean and len(stages) > 1
+    # The backward pass of several stages stores only the residuals of the engine. That of a single
+    # stage has nothing to compute again.
+    staged = plan.backward.row.cuts and len(stages) > 1
     values = dict(inputs)
     again = {}
     # Dicts and not sets, because the order of a set of names differs between Python processes.
@@ -140,12 +133,12 @@ def run_stages(
         stage_plan = plan._replace(
             outputs=tuple(name for name in nodes if name in needed),
             pre_spike=tuple(name for name in plan.pre_spike if name in nodes),
-            staged=lean,
+            staged=staged,
         )
         names = dict.fromkeys(stage.graph.inputs) | read[n]
         sources = {name: values[name] for name in names if name in values}
-        run_stage = functools.partial(_run_stage, graph, stage, start, run, stage_plan)
-        if lean:
+        run_stage = functools.partial(_run_stage, graph, stage, start, stage_plan)
+        if staged:
             # The policy saves the named residuals of the loop. Everything else in the stage,
             # such as the normalized sequences, is computed again in the backward pass.
             run_stage = jax.checkpoint(
@@ -160,7 +153,7 @@ def run_stages(
     return done
 
 
-def _run_stage(graph, stage, start, run, plan, sources, again, masks, key):
+def _run_stage(graph, stage, start, plan, sources, again, masks, key):
     """Return the results of one stage, the outputs of its nodes, and functions that recompute
     outputs.
     """
@@ -181,8 +174,9 @@ def _run_stage(graph, stage, start, run, plan, sources, again, masks, key):
     if not stage.graph.nodes:
         return Run({}, {}, statistics, {}, {}), outputs, {}
     stage_inputs = select(values, stage.graph.inputs)
-    (states, pasts), (outs, pre_spike), again = run(
-        stage.graph, stage_inputs, *start(stage.graph, stage_inputs), masks, key, plan
+    starts = start(stage.graph, stage_inputs)
+    (states, pasts), (outs, pre_spike), again = plan.backward.row.run(
+        stage.graph, stage_inputs, starts, masks, key, plan
     )
     # Stages need different numbers of past outputs of a source. Only the longest past is a state of
     # the network.

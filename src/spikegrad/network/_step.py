@@ -155,17 +155,16 @@ def fire(
     active: jax.Array | None = None,
 ) -> LayerState:
     """Call ``cell.fire`` and check that it returns a state and an array of floats."""
-    owner = type(cell).__name__
     fired = fire_cell(cell, u, keys, active)
     if not (
-        isinstance(fired, tuple) and len(fired) == 2 and isinstance(fired[1], jax.Array)
+        isinstance(fired, tuple)
+        and len(fired) == 2
+        and isinstance(fired[1], jax.Array)
+        and is_float(fired[1])
     ):
         raise TypeError(
-            f"{owner}: fire must return (state, output) with one array as output, got {fired!r}"
-        )
-    if not is_float(fired[1]):
-        raise TypeError(
-            f"{owner}: fire must return floats as output, got {fired[1].dtype}"
+            f"{type(cell).__name__}: fire must return (state, output) with one array of floats as "
+            f"output, got {fired!r}"
         )
     return fired
 

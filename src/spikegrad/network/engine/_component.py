@@ -8,7 +8,6 @@ weights for the complete chunk (see ``_layer_vjp``).
 
 from __future__ import annotations
 
-import functools
 import itertools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -16,7 +15,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from ..._compat import in_reverse_mode_alone
+from ..._pytree import PyTree, is_inexact
 from ...neurons import State
 from .._connections import Edge, Name, depths_of, select
 from .._masks import Masks, tree_where
@@ -247,9 +246,10 @@ class _Rebuilt(NamedTuple):
         return _summed(self.layer.fire(_summed(u), number, active))
 
 
-# Identity that sums the cotangents of its uses before JAX passes them on. It fixes the order of
-# sums in the backward pass, so rounding does not depend on the number of times that a function of a
-# cell uses its argument.
-_summed = functools.partial(
-    in_reverse_mode_alone, "Network: the backward pass supports reverse mode only"
-)
+def _summed(tree: PyTree) -> PyTree:
+    """Identity that sums the cotangents of its uses before JAX passes them on.
+
+    It fixes the order of sums in the backward pass, so rounding does not depend on the number of
+    times that a function of a cell uses its argument. XLA removes the product.
+    """
+    return jax.tree.map(lambda x: x * 1 if is_inexact(x) else x, tree)

@@ -60,8 +60,8 @@ from ..._pytree import PyTree, inexact, is_inexact
 from .._connections import Name, select
 from .._graph import Graph
 from .._masks import Masks, tree_keep
-from .._schedule import RESIDUALS, Plan
-from .._step import LayerState
+from .._schedule import RESIDUALS, Plan, schedule
+from .._states import Parts
 from .._storage import Storage
 from ._backward import backward
 from ._functions import zero_cotangent
@@ -72,39 +72,34 @@ from ._sequence import Sequence
 def run(
     graph: Graph,
     inputs: dict[Name, jax.Array],
-    states: dict[Name, LayerState],
-    pasts: dict[Name, jax.Array],
+    starts: Parts,
     masks: Masks,
     key: jax.Array | None,
     plan: Plan,
-    mark: Callable[[PyTree], PyTree],
 ) -> tuple[tuple[dict, dict], tuple[dict, dict], dict[Name, Callable]]:
     """Return the states and pasts after the last step, and the requested outputs and pre-spike
     states of each step.
 
     If the network runs in stages, the third value has a function of the masks for some layers. It
     recomputes the outputs of a layer from the residuals, and exists if they determine these outputs
-    exactly. ``mark`` is applied to all arrays with a derivative.
+    exactly.
     """
     # Traced on the first step, because all steps have equal shapes: (steps, batch, features) ->
     # (batch, features).
     traced, arrays, pre_spike = trace_all(
-        graph, {name: x[0] for name, x in inputs.items()}, states, pasts, key
+        graph, {name: x[0] for name, x in inputs.items()}, *starts, key
     )
-    length = len(masks.started)
-    parts = plan.parts(length, per_step=_is_faster_per_step(traced, arrays, pre_spike))
+    per_step = _is_faster_per_step(traced, arrays, pre_spike)
     # In ``shard_map`` the inputs differ between devices. The weights get their type, because the
     # gradients are in the carry of the backward scan, and a scan must not change the types of its
     # carry.
-    arrays, inputs, starts = mark(
-        (match_varying_axes(arrays, like=inputs), inputs, (states, pasts))
-    )
+    arrays = match_varying_axes(arrays, like=inputs)
     # A second part takes the remaining steps if the number of steps is not a multiple of a chunk or
     # segment.
     # The states after one part start the next. Their derivatives pass between the parts as
     # those of ordinary arrays.
     results = []
-    for part in parts:
+    for part in schedule(len(masks.started), plan.backward, per_step):
         starts, *result = _run_part(
             plan, graph, traced, part, arrays, inputs, pre_spike, starts, masks
         )
@@ -249,7 +244,9 @@ def _run_part(plan, graph, traced, part, arrays, inputs, pre_spike, starts, mask
     def loop_backward(saved, cotangents):
         # A second derivative would treat the codes as constants and be silently wrong.
         if plan.storage.orders < 2:
-            saved, cotangents = _first_order_only(plan.mode, (saved, cotangents))
+            saved, cotangents = _first_order_only(
+                plan.backward.mode, (saved, cotangents)
+            )
         arrays, inputs, pre_spike, starts, masks, residuals = saved
         # Integers have cotangents of type float0, which ``inexact`` replaces by None. The third
         # cotangent belongs to the residuals. It is zero, because a later stage gives rebuilt

@@ -5,29 +5,25 @@ JAX differentiates it in both modes and chooses the residuals.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import jax
 import jax.numpy as jnp
 
-from ..._pytree import PyTree
 from .._connections import Name, select
 from .._graph import Graph
 from .._masks import Masks
 from .._nodes import nodes_of
 from .._schedule import Plan
-from .._step import LayerState, examples_of, graph_step
+from .._states import Parts
+from .._step import examples_of, graph_step
 
 
 def run(
     graph: Graph,
     inputs: dict[Name, jax.Array],
-    states: dict[Name, LayerState],
-    pasts: dict[Name, jax.Array],
+    starts: Parts,
     masks: Masks,
     key: jax.Array | None,
     plan: Plan,
-    mark: Callable[[PyTree], PyTree],
 ) -> tuple[tuple[dict, dict], tuple[dict, dict], dict]:
     """Return the states and pasts after the last step, and the requested outputs and pre-spike
     states of each step.
@@ -37,7 +33,6 @@ def run(
     The scan runs over the time steps. Its carry is the state ``(v, out)`` of each layer, arrays of
     ``(batch, neurons)``, and the pasts, ``(depth, batch, neurons)``.
     """
-    del mark  # JAX differentiates this loop, so no array needs a mark
     # The number of examples comes from the first step, ``(batch, features)``, because keys are
     # drawn per example.
     nodes = nodes_of(graph, key, examples_of(next(iter(inputs.values()))[0]))
@@ -58,5 +53,5 @@ def run(
         return (new.states, new.pasts), recorded
 
     return *jax.lax.scan(
-        step, (states, pasts), (inputs, masks), unroll=min(plan.unroll, length)
+        step, starts, (inputs, masks), unroll=min(plan.unroll, length)
     ), {}
