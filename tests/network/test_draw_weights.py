@@ -136,7 +136,7 @@ def test_bad_input():
     silent = Network({"a": Layer(w, LIF(threshold=50.0)), "b": Layer(w, LIF())})
     refused = {
         "ValueError: Network: layer 'b': fluctuation_driven: inputs must be finite and not all 0": (KEY, 0.1),
-        "ValueError: draw_weights: std must name layers of ['a', 'b'], got 'c'": (KEY, {"c": 1.0}),
+        "ValueError: draw_weights: std must name layers of ['a', 'b'], got ['c']": (KEY, {"c": 1.0}),
         "TypeError: draw_weights: key must be": (3, 0.1),
     }
     for message, (key, std) in refused.items():

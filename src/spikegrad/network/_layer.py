@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -15,7 +14,6 @@ from .._checks import broadcast_checked
 from .._compat import shard_as, zeros_like
 from .._pytree import as_static
 from .._struct import Real, Struct, parameter, wiring
-from .._surrogate import as_key
 from ..neurons import Cell, State, check_initial
 from ._connections import (
     Delayed,
@@ -239,7 +237,7 @@ class Layer(Struct):
         layer = cls.zeros(n, neurons, cell, bool(recurrent), bias, dtype)
         drawn = draw_weights(
             Network([layer]),
-            as_key("Layer.init", key),
+            key,
             inputs if is_measured else None,
             rate=rate,
             mask=mask,
@@ -276,10 +274,6 @@ class Layer(Struct):
             zeros(*axes) if bias else None,
         )
 
-    def drive(self, inputs: jax.Array) -> jax.Array:
-        """Return the part of the current that does not depend on the neurons: ``W x + b``."""
-        return plus_bias(self, product(self.weight, inputs, "weight"))
-
 
 def unchanged(x: jax.Array) -> jax.Array:
     """Return the output of a source as the current of a layer without a weight."""
@@ -288,16 +282,6 @@ def unchanged(x: jax.Array) -> jax.Array:
 
 def _as_weight(weight: Weight) -> Weight:
     return as_static(unchanged if weight is None else weight)
-
-
-def with_weights(layer: Layer, changed: Mapping[str, Weight]) -> Layer:
-    """Return the layer with other weights, by their labels in ``weights``."""
-    new = {**layer.weights, **changed}
-    recurrent = new.pop("recurrent", None)
-    weight = new.get("weight")
-    if isinstance(layer.weight, Mapping):
-        weight = dict(zip(layer.weight, new.values(), strict=True))
-    return dataclasses.replace(layer, weight=weight, recurrent=recurrent)
 
 
 def plus_bias(layer: Layer, current: jax.Array) -> jax.Array:
@@ -361,7 +345,7 @@ def sum_of(
 
 def initial_state(layer: Layer, current: jax.Array) -> tuple[State, jax.Array]:
     """Return state and output before the first step, for a current of this shape and dtype."""
-    key = jax.random.key(0) if layer.cell.draws else None
+    key = jax.random.key(0)  # a cell that does not draw gets none
     # On an Explicit mesh the sharding is part of the type of an array, and a scan must not
     # change the types of its carry.
     v = layer.cell.initial_state(current.shape, current.dtype)

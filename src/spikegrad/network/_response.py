@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.core import Tracer
 
 from ..neurons import Cell, State, fire, says_how_to_encode
@@ -49,11 +48,7 @@ def receptors_of(cell: Cell, shape: tuple[int, ...]) -> bool:
         v = cell.initial_state((1, *shape[-2:]), dtype)
         return fire(cell, v, jax.random.key(0))[1]
 
-    try:
-        return len(shape) > 2 and jax.eval_shape(out).shape == (1, shape[-2])
-    # Parameters of neurons, which do not fit these two axes.
-    except (TypeError, ValueError):
-        return False
+    return len(shape) > 2 and jax.eval_shape(out).shape == (1, shape[-2])
 
 
 @jax.ensure_compile_time_eval()  # known within jax.jit too, unless parameters are traced
@@ -125,16 +120,9 @@ def measure_response(cell: Cell, like: tuple[int, ...], steps: int) -> Response:
         # leave the linear range.
         peak = jnp.abs(response(0.1 * _SMALL * gap)).max(0)
         kernel = response(_SMALL * gap / jnp.where(peak > 0, peak, 1))
-        distance = None if threshold is None else threshold[0]
-        return Response(kernel, distance), (kernel != 0).any((0, 1))
+        return Response(kernel, None if threshold is None else threshold[0])
 
-    response, responds = respond(resting, threshold)
-    if not isinstance(responds, Tracer) and not np.all(responds):
-        raise ValueError(
-            f"fluctuation_driven: {type(cell).__name__} must respond to a current before it fires; "
-            "pass another initializer"
-        )
-    return response
+    return respond(resting, threshold)
 
 
 def _threshold_of(cell: Cell, u: State) -> tuple[Any, Any]:
