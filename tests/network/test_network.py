@@ -325,7 +325,7 @@ REFUSED = {
     "TypeError: Layer: weight must be a matrix or callable, got Array": lambda: Layer(jnp.ones(3), LIF()),
     "TypeError: got True; Layer.init(..., bias=True) creates one": lambda: Layer(W, LIF(), bias=True),
     "TypeError: Network: layers must be one or more Layer objects, got []": lambda: Network([]),
-    "TypeError: Network.init: key must be one of jax.random.key": lambda: Network.init(0, 3, [2], LIF(), rate=0.1),
+    "TypeError: draw_weights: key must be one of jax.random.key": lambda: Network.init(0, 3, [2], LIF(), rate=0.1),
     "TypeError: got 0; pass jax.random.key(0)": lambda: Layer.init(0, 3, 2, LIF(), rate=0.1),
     "TypeError: got None; write 'none'": lambda: LIF(reset=None),
     "NotImplementedError: Cell defines no integrate": lambda: Cell()(0.0, 1.0),

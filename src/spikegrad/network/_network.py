@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import itertools
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
@@ -15,15 +14,14 @@ from jax.typing import ArrayLike, DTypeLike
 from .._compat import match_varying_axes, shard_as
 from .._pytree import Entries, PyTree
 from .._struct import Real, Struct, is_pure, parameter, wiring
-from .._surrogate import as_key
-from ..neurons import Cell, LeakyReadout, State
+from ..neurons import Cell, LeakyReadout
 from ._arguments import (
     check_coupled,
     check_shapes,
     checked_key,
     named_inputs,
 )
-from ._connections import Delayed, Join, Name, Window, as_names
+from ._connections import Delayed, Join, Name, Window, as_names, select
 from ._draw_weights import draw_weights
 from ._graph import INPUT, Graph, make_graph
 from ._initial import Initializer
@@ -31,7 +29,7 @@ from ._layer import Layer
 from ._masks import Masks, make_masks
 from ._modes import Backward
 from ._nodes import initial_states, nodes_of
-from ._observe import Activity, current_of, with_currents
+from ._observe import Activity
 from ._schedule import Plan
 from ._stages import run_stages, stages_of
 from ._states import (
@@ -43,7 +41,7 @@ from ._states import (
     is_over_time,
     shapes_of,
 )
-from ._step import examples_of, graph_step
+from ._step import examples_of, graph_step, parts_of
 
 
 class Network(Struct):
@@ -126,11 +124,10 @@ class Network(Struct):
             names = getattr(self, field)
             if not isinstance(names, str | None):
                 object.__setattr__(self, field, tuple(names))
-        for name in self._output_names:
-            if name not in self.layers:
-                raise ValueError(
-                    f"Network: outputs must be names of {[*self.layers]}, got {name!r}"
-                )
+        if not {*self._output_names} <= {*self.layers}:
+            raise ValueError(
+                f"Network: outputs must be names of {[*self.layers]}, got {self.outputs!r}"
+            )
         graph = self.graph
         stages_of(graph)  # raises if the graph is invalid
         last = [*self.layers][-1] if self.outputs is None else None
@@ -144,8 +141,7 @@ class Network(Struct):
     @property
     def graph(self) -> Graph:
         """The nodes and edges of the network."""
-        inputs = as_names(self.inputs)
-        return make_graph(dict(self.layers.items()), inputs, self._output_names)
+        return make_graph(self.layers, as_names(self.inputs), self._output_names)
 
     @property
     def _output_names(self) -> tuple[Name, ...]:
@@ -226,7 +222,7 @@ class Network(Struct):
         network = cls([*layers, Layer.zeros(*last, readout, False, bias, dtype)])
         return draw_weights(
             network,
-            as_key("Network.init", key),
+            key,
             inputs if is_measured else None,
             rate=rate,
             mask=mask,
@@ -300,12 +296,12 @@ class Network(Struct):
             return as_entries(graph, initial_states(graph, x))
 
         if {*before} != {*graph.layers, *graph.depths}:
-            before = {**at_rest(), **before}
+            before = at_rest() | before
         fits = False
         try:
             new = graph_step(nodes, *as_parts(graph, before), x, {}, Masks())
             after = as_entries(graph, (new.states, new.pasts))
-            fits = shapes_of({**after}) == shapes_of(before)
+            fits = shapes_of(after) == shapes_of(before)
         finally:
             # Only now, because it takes as long as a step.
             if not fits:
@@ -317,7 +313,7 @@ class Network(Struct):
         names = self._output_names
         if isinstance(self.outputs, str | None):
             return outputs[names[0]]
-        return {name: outputs[name] for name in names}
+        return select(outputs, names)
 
     def __call__(
         self,
@@ -376,8 +372,8 @@ class Network(Struct):
         derivatives of all orders, including ``jax.hessian``. Only ``"half"`` and ``"8-bit"`` are
         limited to the first order, and raise a TypeError for higher orders.
         """
-        observed = self._output_names, (), ()
-        ends, (outputs, _) = _call(self, observed, inputs, states, key, mask, backward)
+        names = self._output_names
+        ends, outputs = _call(self, names, inputs, states, key, mask, backward)
         return ends, self._select(outputs)
 
     def observe(
@@ -440,50 +436,40 @@ class Network(Struct):
                 raise ValueError(
                     f"Network: {label} must be names of {known}, got {values!r}"
                 )
-        neurons = tuple(name for name in names if isinstance(self.layers[name], Layer))
-        observed = (
-            names if "output" in parts else (),
-            neurons if "pre_spike" in parts else (),
-            neurons if "current" in parts else (),
-        )
-        ends, (outputs, pre_spike) = _call(
-            self, observed, inputs, states, key, mask, backward
-        )
-        activity = {
-            name: Activity(
-                outputs.get(name), pre_spike.get(name), outputs.get(current_of(name))
-            )
+        observed = tuple(
+            label
             for name in names
-        }
+            for part, label in zip(Activity._fields, parts_of(name), strict=True)
+            if part in parts and (label == name or isinstance(self.layers[name], Layer))
+        )
+        ends, outputs = _call(self, observed, inputs, states, key, mask, backward)
+        activity = {name: Activity(*map(outputs.get, parts_of(name))) for name in names}
         return ends, Entries(activity)
 
 
 def _call(
     network: Network,
-    observed: tuple[tuple[Name, ...], ...],
+    outputs: tuple[Name, ...],
     inputs: PyTree,
     states: Mapping[Name, PyTree] | None,
     key: jax.Array | None,
     mask: ArrayLike | None,
     backward: str | Backward,
-) -> tuple[Entries, tuple[dict[Name, jax.Array], dict[Name, State]]]:
-    """Check the arguments of a call and run it. Return the states after the last step, outputs and
-    states before the spike.
+) -> tuple[Entries, dict[Name, PyTree]]:
+    """Check the arguments of a call and run it. Return the states after the last step, and outputs.
 
-    ``observed`` are the nodes with outputs, with states before the spike, and with currents.
+    The outputs may be any parts of the activity (``parts_of``).
     """
     graph = network.graph
     x = named_inputs(network.inputs, inputs)
     key = checked_key(key)
     mask = None if mask is None else jnp.asarray(mask)
-    states = None if states is None else checked_entries(graph, states)
+    states = {} if states is None else checked_entries(graph, states)
     check_shapes(x, mask)
     backward = backward if isinstance(backward, Backward) else Backward(backward)
     if backward.row.cuts:
         check_coupled(graph, mask, backward.mode)
-    outputs, pre_spike, currents = observed
-    outputs = *outputs, *map(current_of, currents)
-    plan = Plan(backward, outputs, pre_spike, currents)
+    plan = Plan(backward, outputs)
     run = _run_compiled if is_pure_network(network) else _run
     return run(plan, network, x, states, mask, key)
 
@@ -492,20 +478,18 @@ def _run(
     plan: Plan,
     network: Network,
     inputs: dict[Name, jax.Array],
-    states: dict[Name, PyTree] | None,
+    states: dict[Name, PyTree],
     mask: jax.Array | None,
     key: jax.Array | None,
 ):
     network, inputs, states, mask, key = match_varying_axes(
         (network, inputs, states, mask, key)
     )
-    graph = with_currents(network.graph, plan.currents)
+    graph = network.graph
 
     def start(part, inputs):
         first_step = {name: x[0] for name, x in inputs.items()}
         at_rest = match_varying_axes(initial_states(part, first_step), like=inputs)
-        if states is None:
-            return at_rest
         at_rest = as_entries(part, at_rest)
         entries = entries_of_part(part, graph, states)
         check_entries(part, entries, at_rest)
@@ -515,16 +499,15 @@ def _run(
     masks = match_varying_axes(
         make_masks(steps, mask, plan.backward.truncate), like=inputs
     )
-    ran = run_stages(graph, inputs, start, masks, key, plan)
-    states = {n: state for n, state in ran.states.items() if n in network.layers}
-    ends = as_entries(graph, (states, ran.pasts))
+    ran, outputs = run_stages(graph, inputs, start, masks, key, plan)
+    ends = as_entries(graph, (ran.states, ran.pasts))
     for name, statistics in ran.statistics.items():
         entry = (ran.pasts[name], statistics) if name in ran.pasts else statistics
         ends |= {name: entry}
-    return ends, (ran.outputs, ran.pre_spike)
+    return ends, outputs
 
 
-_run_compiled = functools.partial(jax.jit, static_argnums=0)(_run)
+_run_compiled = jax.jit(_run, static_argnums=0)
 
 
 def _check_steps(graph: Graph) -> None:

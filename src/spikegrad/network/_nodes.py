@@ -55,16 +55,16 @@ def initial_states(
     for names in graph.components():
         reached = any(e.source in outs for name in names for e in graph.edges[name])
         by_matrix = False
+        after = []
         # Each turn can only widen dtypes and complete shapes, and both are bounded, so the loop
         # ends.
         while True:
-            before = [_type(outs.get(name)) for name in names]
             for name in names:
                 with node_named(name, graph):
                     state = _evaluate(graph, name, outs, by_matrix)
                 if state is not None:
                     states[name], outs[name] = state, state[1]
-            after = [_type(outs.get(name)) for name in names]
+            before, after = after, [_type(outs.get(name)) for name in names]
             is_stable = after == before or not any(graph.looped[n] for n in names)
             if is_stable and None not in after:
                 break
@@ -129,10 +129,8 @@ def _joined(join: Join, sources: list[jax.Array]) -> jax.Array:
         or not is_float(out)
         or out.shape[:1] != sources[0].shape[:1]
     ):
-        shapes = ", ".join(str(source.shape) for source in sources)
         raise TypeError(
-            f"Join: function must return one array of floats with the examples in front, got {out} "
-            f"from {shapes}"
+            f"Join: function must return one array of floats with the examples in front, got {out}"
         )
     return zeros_like(out)
 

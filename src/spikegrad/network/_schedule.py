@@ -22,11 +22,7 @@ class Plan(NamedTuple):
 
     backward: Backward
     outputs: tuple[Name, ...]
-    """The nodes whose outputs are returned."""
-    pre_spike: tuple[Name, ...]
-    """The layers whose states before the spike are returned."""
-    currents: tuple[Name, ...]
-    """The layers whose currents are returned."""
+    """The names of the outputs and other parts of the activity that are returned."""
     staged: bool = False
     """If True, the network runs in stages, and later stages read outputs of earlier ones.
 

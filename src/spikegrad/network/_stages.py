@@ -23,15 +23,14 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from .._checks import append_axes, is_float, takes
+from .._checks import append_axes, is_float
 from .._pytree import PyTree
-from ..neurons import State
 from ._connections import Join, Name, select
 from ._graph import Graph
 from ._masks import Masks, tree_keep, with_finite_padding
 from ._schedule import RESIDUALS, Plan
 from ._states import Parts, is_over_time
-from ._step import LayerState
+from ._step import LayerState, parts_of
 from .engine._functions import known
 
 
@@ -50,8 +49,6 @@ class Run(NamedTuple):
     pasts: dict[Name, jax.Array]
     statistics: dict[Name, PyTree]
     """The second values that joins over time returned, such as running statistics."""
-    outputs: dict[Name, jax.Array]
-    pre_spike: dict[Name, State]
 
 
 def stages_of(graph: Graph) -> list[Stage]:
@@ -104,13 +101,13 @@ def run_stages(
     masks: Masks,
     key: jax.Array | None,
     plan: Plan,
-) -> Run:
-    """Run a network.
+) -> tuple[Run, dict[Name, PyTree]]:
+    """Run a network. Return its states and statistics, and the requested outputs.
 
     ``start`` returns the states and pasts of a graph before its first step, from its inputs.
     """
     stages = stages_of(graph)
-    done = Run({}, {}, {}, {}, {})
+    done = Run({}, {}, {})
     # The backward pass of several stages stores only the residuals of the engine. That of a single
     # stage has nothing to compute again.
     staged = plan.backward.row.cuts and len(stages) > 1
@@ -128,12 +125,10 @@ def run_stages(
     for n, stage in enumerate(stages):
         # A loop returns only outputs that a later stage or the caller reads. All others would
         # occupy ``(steps, batch, neurons)`` each.
-        nodes = stage.graph.nodes
         needed = {*plan.outputs}.union(*read[n + 1 :])
+        parts = (part for name in stage.graph.nodes for part in parts_of(name))
         stage_plan = plan._replace(
-            outputs=tuple(name for name in nodes if name in needed),
-            pre_spike=tuple(name for name in plan.pre_spike if name in nodes),
-            staged=staged,
+            outputs=tuple(part for part in parts if part in needed), staged=staged
         )
         names = dict.fromkeys(stage.graph.inputs) | read[n]
         sources = {name: values[name] for name in names if name in values}
@@ -149,8 +144,7 @@ def run_stages(
         done = Run(*map(operator.or_, done, ran))
         values |= outputs
         again |= functions
-    done.outputs.update(select(values, plan.outputs))
-    return done
+    return done, select(values, plan.outputs)
 
 
 def _run_stage(graph, stage, start, plan, sources, again, masks, key):
@@ -172,17 +166,17 @@ def _run_stage(graph, stage, start, plan, sources, again, masks, key):
         if extra is not None:
             statistics[name] = extra
     if not stage.graph.nodes:
-        return Run({}, {}, statistics, {}, {}), outputs, {}
+        return Run({}, {}, statistics), outputs, {}
     stage_inputs = select(values, stage.graph.inputs)
     starts = start(stage.graph, stage_inputs)
-    (states, pasts), (outs, pre_spike), again = plan.backward.row.run(
+    (states, pasts), outs, again = plan.backward.row.run(
         stage.graph, stage_inputs, starts, masks, key, plan
     )
     # Stages need different numbers of past outputs of a source. Only the longest past is a state of
     # the network.
     depths = graph.depths
     pasts = {n: past for n, past in pasts.items() if len(past) == depths.get(n)}
-    return Run(states, pasts, statistics, {}, pre_spike), outputs | outs, again
+    return Run(states, pasts, statistics), outputs | outs, again
 
 
 def _again(
@@ -210,19 +204,13 @@ def over_time(
     name: Name, join: Join, sequences: list[jax.Array], active: jax.Array | None
 ) -> tuple[jax.Array, PyTree]:
     """Return the outputs of a join over time, zeros in masked steps, and its statistics or None."""
-    owner = f"Network: join {name!r}"
     options = {}
     # (steps, batch), or (steps,) for a sequence without examples.
-    lead = sequences[0].shape[: min(2, sequences[0].ndim - 1)]
+    lead = sequences[0].shape[:-1][:2]
     if active is not None:
         # A mask for all examples is (steps,). The join always gets (steps, batch).
         options = {"mask": jnp.broadcast_to(append_axes(active, len(lead)), lead)}
         sequences = with_finite_padding(active, sequences)
-        if not takes(join.function, len(sequences), mask=None):
-            raise TypeError(
-                f"{owner}: the call has a mask, so a function over time must take it: "
-                "function(..., mask)"
-            )
     result = join.function(*sequences, **options)
     out, statistics = result if isinstance(result, tuple) else (result, None)
     if (
@@ -231,8 +219,8 @@ def over_time(
         or out.shape[: len(lead)] != lead
     ):
         raise TypeError(
-            f"{owner}: a function over time must return an array of floats with the leading axes "
-            f"steps and examples, {lead}, or a pair of it and statistics, got "
+            f"Network: join {name!r}: a function over time must return an array of floats with the "
+            f"leading axes steps and examples, {lead}, or a pair of it and statistics, got "
             f"{jax.tree.map(jax.typeof, result)}"
         )
     return tree_keep(options.get("mask"), out), statistics

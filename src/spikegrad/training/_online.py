@@ -97,8 +97,8 @@ class Probed(CellSteps):
 
     zero: jax.Array
 
-    def fire(self, u: Any, number: Any, active: Any = None) -> tuple[Any, jax.Array]:
-        state, out = super().fire(u, number, active)
+    def fire(self, u: Any, mask: Masks) -> tuple[Any, jax.Array]:
+        state, out = super().fire(u, mask)
         return state, out + self.zero
 
 

@@ -63,13 +63,12 @@ def has_convolution(jaxpr: Any) -> bool:
     """Return True if any equation is a convolution, including nested jaxprs."""
     return any(
         eqn.primitive.name == _CONVOLUTION
-        or any(map(has_convolution, _jaxprs(list(eqn.params.values()))))
+        or any(
+            hasattr(leaf, "eqns") and has_convolution(leaf)
+            for leaf in jax.tree.leaves(list(eqn.params.values()))
+        )
         for eqn in jaxpr.eqns
     )
-
-
-def _jaxprs(params: Any) -> list:
-    return [leaf for leaf in jax.tree.leaves(params) if hasattr(leaf, "eqns")]
 
 
 def _bind_canonical(equation: Any, operands: list) -> list:

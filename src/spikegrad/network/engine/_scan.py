@@ -8,6 +8,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from ..._pytree import PyTree
 from .._connections import Name, select
 from .._graph import Graph
 from .._masks import Masks
@@ -24,9 +25,8 @@ def run(
     masks: Masks,
     key: jax.Array | None,
     plan: Plan,
-) -> tuple[tuple[dict, dict], tuple[dict, dict], dict]:
-    """Return the states and pasts after the last step, and the requested outputs and pre-spike
-    states of each step.
+) -> tuple[Parts, dict[Name, PyTree], dict]:
+    """Return the states and pasts after the last step, and the requested outputs of each step.
 
     The third value is empty, because JAX stores the outputs that a later stage reads.
 
@@ -37,20 +37,15 @@ def run(
     # drawn per example.
     nodes = nodes_of(graph, key, examples_of(next(iter(inputs.values()))[0]))
     length = len(masks.started)
-    if key is not None:
-        # All examples share the number of the step, because spikes of masked steps are discarded.
-        masks = masks._replace(number=jnp.arange(length))
+    # All examples share the number of the step, because spikes of masked steps are discarded.
+    masks = masks._replace(number=jnp.arange(length))
 
     def step(carry, now):
         x, mask = now
         states, pasts = carry
         # No product is hoisted, hence the empty dict: JAX differentiates the complete step.
         new = graph_step(nodes, states, pasts, x, {}, mask)
-        recorded = (
-            select(new.outputs, plan.outputs),
-            select(new.pre_spike, plan.pre_spike),
-        )
-        return (new.states, new.pasts), recorded
+        return (new.states, new.pasts), select(new.outputs, plan.outputs)
 
     return *jax.lax.scan(
         step, starts, (inputs, masks), unroll=min(plan.unroll, length)
