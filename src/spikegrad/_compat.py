@@ -5,11 +5,11 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, NamedTuple, NoReturn, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
-from jax.interpreters import ad, batching, mlir, partial_eval
+from jax.interpreters import partial_eval
 from jax.sharding import NamedSharding, PartitionSpec
 
 T = TypeVar("T")
@@ -241,62 +241,6 @@ def bind_over_any_axes(equation: Any, operands: list) -> list:
     if name in ("pvary", "pcast") and params.get("to", "varying") == "varying":
         return [vary(jnp.asarray(x), frozenset(params["axes"])) for x in operands]
     return bind(equation, operands)
-
-
-# --- derivatives ----------------------------------------------------------------------------------
-
-
-def in_reverse_mode_alone(message: str, tree: T) -> T:
-    """Identity for functions with derivatives only in reverse mode.
-
-    Its derivative raises in forward mode.
-
-    JAX would raise too, without a fix in its message. In reverse mode the tangent is transposed and
-    never computed. A function that has been differentiated once has all higher derivatives.
-    """
-    return jax.tree.map(
-        lambda x: (
-            _reversible(message, x) if jnp.issubdtype(x.dtype, jnp.inexact) else x
-        ),
-        tree,
-    )
-
-
-@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _reversible(message: str, x: jax.Array) -> jax.Array:
-    del message
-    return x
-
-
-@_reversible.defjvp
-def _reversible_jvp(message, primals, tangents):
-    return primals[0], _tangent.bind(tangents[0], message=message)
-
-
-def is_forward_mode_error(error: TypeError) -> bool:
-    """Return True for JAX's error in forward mode.
-
-    Under ``jax.vmap`` it comes first. It lacks a class.
-    """
-    return "custom_vjp" in str(error)
-
-
-def _refuse(*_: object, message: str, **__: object) -> NoReturn:
-    raise TypeError(message)
-
-
-# A primitive that supports transposition and raises when computed. Its class is in ``jax.extend``,
-# whose import takes a third of the time of this library. An import at the first derivative would be
-# worse: it adds settings to JAX, and then everything is compiled again.
-_tangent: Any = type(jax.lax.add_p)("tangent_in_reverse_mode_alone")
-_tangent.def_abstract_eval(lambda x, **_: x)
-_tangent.def_impl(_refuse)
-ad.deflinear2(_tangent, lambda cotangent, _, **__: [cotangent])
-mlir.register_lowering(_tangent, _refuse)
-batching.primitive_batchers[_tangent] = lambda xs, axes, **params: (
-    _tangent.bind(*xs, **params),
-    *axes,
-)
 
 
 # --- precision ------------------------------------------------------------------------------------

@@ -135,8 +135,8 @@ def test_bad_input():
     w, x = jnp.zeros((4, 4)), SPIKES[:5, :2, :4] | True
     silent = Network({"a": Layer(w, LIF(threshold=50.0)), "b": Layer(w, LIF())})
     refused = {
-        "ValueError: Network: layer 'b': fluctuation_driven: inputs are all 0": (KEY, 0.1),
-        "ValueError: draw_weights: std must name layers of ['a', 'b'], got 'c'": (KEY, {"c": 1.0}),
+        "ValueError: Network: layer 'b': fluctuation_driven: inputs must be finite and not all 0": (KEY, 0.1),
+        "ValueError: draw_weights: std must name layers of ['a', 'b'], got ['c']": (KEY, {"c": 1.0}),
         "TypeError: draw_weights: key must be": (3, 0.1),
     }
     for message, (key, std) in refused.items():

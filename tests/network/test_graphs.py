@@ -159,10 +159,9 @@ REFUSED = {
     ),
     "ValueError: 'a' must name one source of": lambda: Network({"a": L}, inputs=("x", "y")),
     "TypeError: layers must be one or more Layer objects": lambda: Network({"a": W}),
-    "ValueError: must name the sources, got ['a'] and of='a'": lambda: Layer({"a": W}, LIF(), of="a"),
     "ValueError: Delayed: delay must be >= 1, got 0": lambda: Delayed(W, 0),
     "TypeError: Window: weight must be callable or of shape (length, inputs, neurons)": lambda: Window(W),
-    "ValueError: Window: length must be an integer >= 1 for a function, got None": lambda: Window(jnp.sin),
+    "ValueError: Window: length must be an integer >= 1 for a function": lambda: Window(jnp.sin),
     "ValueError: layer 'a': Layer: weight['b'] of shape": lambda: Network(BACK)(X),
     "ValueError: layer 'a': Layer: weight['b'] gives a current of shape (3, 2), weight['input'] one of": (
         lambda: Network({"b": Layer(W, LIF(), of="input"), "a": Layer({"input": W, "b": HALF}, LIF())})(X)

@@ -47,7 +47,11 @@ def relative(got, expected):
     return np.linalg.norm(a - b) / np.linalg.norm(b)
 
 
-@pytest.mark.parametrize("mode", few(MODES, "recompute"))
+LONG = Backward("half", chunk=3, segment=6)
+"""With a chunk and a segment that are longer than the sequence."""
+
+
+@pytest.mark.parametrize("mode", few([*MODES, LONG], "recompute", LONG))
 def test_fewer_steps_than_layers(mode):
     network = Network([Layer(jnp.eye(5), LIF(threshold=0.1))] * 3)
     ends, outs = network(X[:1], backward=mode)

@@ -44,19 +44,18 @@ def checked_key(key: jax.Array | None) -> jax.Array | None:
     return key
 
 
-def check_shapes(inputs: Mapping[Name, jax.Array], mask: jax.Array | None) -> int:
-    """Return the number of steps. Raise if the shapes of inputs or mask do not fit."""
-    shapes = {name: x.shape for name, x in inputs.items()}
-    for name, shape in shapes.items():
-        if len(shape) < 2 or not shape[0]:
+def check_shapes(inputs: Mapping[Name, jax.Array], mask: jax.Array | None) -> None:
+    """Raise if the shapes of inputs or mask do not fit."""
+    for name, x in inputs.items():
+        if x.ndim < 2 or not x.shape[0]:
             raise ValueError(
-                f"Network: inputs must be of shape (steps, ..., inputs), got {shape} for {name!r}"
+                f"Network: inputs must be of shape (steps, ..., inputs), got {x.shape} for {name!r}"
             )
     # Steps and examples, or steps alone without an axis of examples.
-    leading = {shape[: min(2, len(shape) - 1)] for shape in shapes.values()}
+    leading = {x.shape[:-1][:2] for x in inputs.values()}
     if len(leading) > 1:
         raise ValueError(
-            f"Network: all inputs must agree in steps and examples, got {shapes}"
+            f"Network: all inputs must agree in steps and examples, got {leading}"
         )
     (axes,) = leading
     if mask is not None and (
@@ -67,7 +66,6 @@ def check_shapes(inputs: Mapping[Name, jax.Array], mask: jax.Array | None) -> in
             f"{axes}, got {mask.dtype}{list(mask.shape)}"
             + order_of_axes("inputs", axes, "masks", mask.shape)
         )
-    return axes[0]
 
 
 def check_coupled(graph: Graph, mask: jax.Array | None, mode: str) -> None:

@@ -111,24 +111,22 @@ class Window(Struct):
     def __post_init__(self) -> None:
         super().__post_init__()
         shape = _shape_of(self.weight)
-        length = self.length
-        fits = callable(self.weight) if shape is None else len(shape) == 3
-        if not fits:
+        if not (callable(self.weight) if shape is None else len(shape) == 3):
             raise TypeError(
                 "Window: weight must be callable or of shape (length, inputs, neurons), got "
                 f"{brief(self.weight)}"
             )
-        if length is None and shape is not None:
-            length = shape[0]
-        if not isinstance(length, int | np.integer) or length < 1:
+        length = self.length if shape is None else shape[0]
+        if (
+            not isinstance(length, int)
+            or length < 1
+            or self.length not in (None, length)
+        ):
             raise ValueError(
-                f"Window: length must be an integer >= 1 for a function, got {length}"
+                "Window: length must be an integer >= 1 for a function, and the length of an "
+                f"array or None for an array, got {self.length}"
             )
-        if shape is not None and length != shape[0]:
-            raise ValueError(
-                f"Window: length must equal the length of the array, {shape[0]}, got {length}"
-            )
-        object.__setattr__(self, "length", int(length))
+        object.__setattr__(self, "length", length)
         object.__setattr__(self, "weight", as_static(self.weight))
 
 
@@ -182,12 +180,9 @@ class Join(Struct):
             raise TypeError(
                 f"Join: function must be callable, got {brief(self.function)}"
             )
-        sources = (self.of,) if isinstance(self.of, str) else self.of
-        if not sources:
-            raise TypeError(
-                f"Join: of must name one or more sources, got {brief(self.of)}"
-            )
-        object.__setattr__(self, "of", tuple(sources))
+        object.__setattr__(self, "of", as_names(self.of))
+        if not self.of:
+            raise TypeError("Join: of must name one or more sources")
         object.__setattr__(self, "function", as_static(self.function))
 
 
@@ -208,16 +203,14 @@ class Edge(NamedTuple):
         return reads if self.windowed else reads[0]
 
 
+def as_names(names: Name | Iterable[Name]) -> tuple[Name, ...]:
+    """Return one name or several as a tuple."""
+    return (names,) if isinstance(names, str) else tuple(names)
+
+
 def select(by_name: Mapping[Name, T], names: Iterable[Name]) -> dict[Name, T]:
     """Return the entries with these names."""
     return {name: by_name[name] for name in names}
-
-
-class Connection(NamedTuple):
-    """An edge and its weight."""
-
-    edge: Edge
-    weight: Weight
 
 
 def edges_of(label: str, source: Name, weight: Weight) -> list[Edge]:
@@ -282,11 +275,7 @@ def check_weight(owner: str, name: str, value: Weight) -> None:
     """Raise if a weight is neither a matrix nor callable."""
     matrix = matrix_of(value)
     # The third axis has the receptors of a neuron.
-    if matrix is not None and matrix.ndim not in (2, 3):
-        raise TypeError(
-            f"{owner}: {name} must be a matrix or callable, got an array of shape {matrix.shape}"
-        )
-    if matrix is None and not callable(value):
+    if not (callable(value) if matrix is None else matrix.ndim in (2, 3)):
         raise TypeError(
             f"{owner}: {name} must be a matrix or callable, got {brief(value)}"
         )
@@ -321,23 +310,15 @@ def product(weight: Weight, x: Read, name: str) -> jax.Array:
                 f"pass jax.vmap({name})"
             )
         return out
-    if x.ndim == 0 or x.shape[-1] != matrix.shape[0]:
+    if x.shape[-1:] != matrix.shape[:1]:
         raise ValueError(
             f"Layer: {name} of shape {matrix.shape} does not take an input of shape {x.shape}"
         )
     matrix = jnp.asarray(matrix)
     if not is_float(matrix):
         matrix = matrix.astype(x.dtype if is_float(x) else jnp.result_type(float))
-    return times_matrix(x, matrix)
-
-
-def times_matrix(x: jax.Array, matrix: jax.Array) -> jax.Array:
-    """``x W`` in the dtype of the matrix.
-
-    Leading axes stay apart, since devices may share one of them.
-    """
-    # (..., inputs) and (inputs, neurons) -> (..., neurons). ``dot_general`` does not promote,
-    # so x takes the dtype of the matrix.
+    # (..., inputs) and (inputs, neurons) -> (..., neurons). Leading axes stay apart, since devices
+    # may share one of them. ``dot_general`` does not promote, so x takes the dtype of the matrix.
     return jax.lax.dot_general(
         x.astype(matrix.dtype), matrix, (((x.ndim - 1,), (0,)), ((), ()))
     )

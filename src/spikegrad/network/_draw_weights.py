@@ -20,7 +20,7 @@ from ._connections import Delayed, Edge, Name, Weight, Window, weights_of
 from ._delays import DelayKernel
 from ._graph import Graph
 from ._initial import Driven, Initializer, checked_rate
-from ._layer import Layer, with_weights
+from ._layer import Layer
 from ._nodes import node_named
 from ._past import lagged, places_of
 from ._response import measure_response
@@ -125,14 +125,11 @@ def draw_weights(
         raise TypeError("draw_weights: pass inputs to measure, or a rate, or weight")
     graph = network.graph
     deviations = std if isinstance(std, Mapping) else dict.fromkeys(graph.layers, std)
-    for name in deviations:
-        if name not in graph.layers:
-            raise ValueError(
-                f"draw_weights: std must name layers of {[*graph.layers]}, got {name!r}"
-            )
-    mask = None if mask is None else jnp.asarray(mask)
-    draws = any(layer.cell.draws for layer in graph.layers.values())
-    noise = spiking if draws else None
+    if not {*deviations} <= {*graph.layers}:
+        raise ValueError(
+            f"draw_weights: std must name layers of {[*graph.layers]}, got {[*deviations]}"
+        )
+    noise = spiking if any(n.cell.draws for n in graph.layers.values()) else None
     # Arrays are arguments of the compiled function, so the weights of each turn do not
     # recompile it.
     _, functions = split(network, lambda _, leaf: is_array(leaf))
@@ -151,21 +148,19 @@ def draw_weights(
             return dict.fromkeys((*graph.inputs, *graph.nodes), rate)
         return x | run(split(network, lambda _, leaf: is_array(leaf))[0], x, mask)
 
+    # All weights are zeros until they are drawn. Values that a user passed would otherwise feed the
+    # measurement.
+    silent = {}
+    for name, layer in graph.layers.items():
+        forms = {label: _matrix(weight) for label, weight in layer.weights.items()}
+        zeros = {k: np.zeros(a.shape, a.dtype) for k, a in forms.items() if a}
+        silent[name] = _with_matrices(layer, zeros)
+    network = dataclasses.replace(network, layers=network.layers | silent)
     # In the order of the signals, because the outputs of a source depend on its weights. Delayed
-    # edges that close a loop come last. They are zeros until all layers of the loop have their
-    # other weights.
-    for names in graph.components(_EVER):
+    # edges that close a loop come last, after all other weights of the loop.
+    for names in graph.components():
         layers = [name for name in names if name in graph.layers]
         parts = {name: _parts(graph, name) for name in layers}
-        # The other layers of a loop are measured while these weights are zeros. Values that a
-        # user passed would otherwise feed the measurement.
-        silent = {}
-        for name, (_, feedback) in parts.items():
-            layer = graph.layers[name]
-            forms = {label: _matrix(layer.weights[label]) for label in feedback}
-            zeros = {label: np.zeros(a.shape, a.dtype) for label, a in forms.items()}
-            silent[name] = _with_matrices(layer, zeros)
-        network = dataclasses.replace(network, layers=network.layers | silent)
         for is_feedback, initializer in enumerate((weight, recurrent or weight)):
             for name in layers:
                 weights = parts[name][is_feedback]
@@ -184,13 +179,13 @@ def draw_weights(
                     mask,
                     mean,
                     deviations.get(name),
+                    # Several weights of a layer have the same cell, so its response is measured
+                    # once.
+                    functools.cache(functools.partial(measure_response, cell)),
                     # Variances of independent weights add up, so each edge gets an equal part.
                     share / edges,
                     # The mean of the potential comes only from the sources outside of the loop.
                     0.0 if is_feedback else 1 / edges,
-                    # Several weights of a layer have the same cell, so its response is measured
-                    # once.
-                    functools.cache(functools.partial(measure_response, cell)),
                 )
                 with node_named(name, graph):
                     sources = {} if initializer else outputs()
@@ -206,10 +201,6 @@ def draw_weights(
                     network, layers=network.layers | {name: drawn}
                 )
     return network
-
-
-_EVER = 2**62
-"""A chunk that is longer than any delay. All edges then count as links of a loop."""
 
 
 def _parts(graph: Graph, name: Name) -> tuple[dict[str, list[Edge]], ...]:
@@ -250,8 +241,16 @@ def _with_matrix(weight: Weight, matrix: ArrayLike) -> Weight:
 
 
 def _with_matrices(layer: Layer, matrices: Mapping[str, ArrayLike]) -> Layer:
-    changed = {k: _with_matrix(layer.weights[k], m) for k, m in matrices.items()}
-    return with_weights(layer, changed)
+    """Return the layer with other matrices, by the labels in its ``weights``."""
+    new = {
+        label: _with_matrix(weight, matrices[label]) if label in matrices else weight
+        for label, weight in layer.weights.items()
+    }
+    recurrent = new.pop("recurrent", None)
+    weight = new.get("weight")
+    if isinstance(layer.weight, Mapping):
+        weight = dict(zip(layer.weight, new.values(), strict=True))
+    return dataclasses.replace(layer, weight=weight, recurrent=recurrent)
 
 
 def _draw(
@@ -266,7 +265,7 @@ def _draw(
     matrices = {}
     for n, (label, edges) in enumerate(weights.items()):
         weight = layer.weights[label]
-        keys = _keys_of(key, n, len(edges))
+        keys = jax.random.split(jax.random.fold_in(key, n), len(edges))
         before = _matrix(weight)
         is_window = _is_window(weight)
         shape = before.shape[1:] if is_window else before.shape
@@ -287,12 +286,6 @@ def _draw(
 def _is_window(weight: Weight) -> bool:
     """If True, the first axis of the array has the lags of a window."""
     return isinstance(weight, Window) and is_array(weight.weight)
-
-
-@functools.partial(jax.jit, static_argnums=2)
-def _keys_of(key: jax.Array, place: int, count: int) -> list[jax.Array]:
-    """Return keys for the edges of the weight in this place."""
-    return [*jax.random.split(jax.random.fold_in(key, place), count)]
 
 
 @functools.partial(jax.jit, static_argnums=2)

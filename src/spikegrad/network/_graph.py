@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ._connections import Connection, Edge, Join, Name, depths_of, weights_of
+from ._connections import Edge, Join, Name, Weight, depths_of, weights_of
 
 if TYPE_CHECKING:
     from ._layer import Layer
@@ -29,14 +30,14 @@ class Graph(NamedTuple):
     numbers: dict[Name, int]
     """The number of each layer, used for its random keys."""
 
-    def connections(self, name: Name) -> tuple[Connection, ...]:
+    def connections(self, name: Name) -> list[tuple[Edge, Weight]]:
         """The edges of a layer and their weights."""
         weights = {
             k: w
             for label, weight in self.nodes[name].weights.items()
             for k, w in weights_of(label, weight).items()
         }
-        return tuple(Connection(edge, weights[edge.label]) for edge in self.edges[name])
+        return [(edge, weights[edge.label]) for edge in self.edges[name]]
 
     @property
     def layers(self) -> dict[Name, Layer]:
@@ -53,9 +54,9 @@ class Graph(NamedTuple):
         """
         return depths_of(itertools.chain(*self.edges.values()), self.layers)
 
-    def components(self, chunk: int) -> list[tuple[Name, ...]]:
+    def components(self, chunk: float = math.inf) -> list[tuple[Name, ...]]:
         """Return the sets of nodes that run step by step together, in the order of their
-        dependence.
+        dependence. By default these are all loops.
 
         Outputs with a delay of at least a chunk are known when the chunk starts, so no node waits
         for them.
@@ -69,7 +70,7 @@ class Graph(NamedTuple):
             for name in self.nodes
         }
         # The nodes of a component have the order of the graph, which a step needs.
-        return [tuple(group) for group in strongly_connected(waits)]
+        return strongly_connected(waits)
 
 
 def make_graph(
@@ -105,31 +106,21 @@ def make_graph(
                     f"Network: {name!r} reads {edge.source!r}, which is not one of "
                     f"{', '.join(map(repr, known))}"
                 )
+    graph = Graph(dict(nodes), edges, {}, inputs, outputs, {})
     # Only reads without a delay order the nodes of a step. A cycle of them would have no first
     # node.
-    now = {
-        name: [e.source for e in node_edges if 0 in e.lags and e.source in nodes]
-        for name, node_edges in edges.items()
-    }
-    groups = strongly_connected(now)
-    for group in groups:
-        if len(group) > 1 or group[0] in now[group[0]]:
+    order = []
+    for group in graph.components(1):
+        order += group
+        if any(e.source in group and 0 in e.lags for n in group for e in edges[n]):
             raise ValueError(
                 f"Network: {', '.join(map(repr, group))} form a cycle without a delay; give one of "
                 "these edges a delay: Delayed(weight, 1)"
             )
-    order = [name for (name,) in groups]
-    everything = {
-        name: [e.source for e in node_edges if e.source in nodes]
-        for name, node_edges in edges.items()
-    }
     # Here all edges count, also those with a delay, because a recurrent weight closes a loop
     # through time.
-    loop_of = {
-        name: n
-        for n, group in enumerate(strongly_connected(everything))
-        for name in group
-    }
+    groups = graph.components()
+    loop_of = {name: group for group in groups for name in group}
     looped = {
         name: frozenset(
             e.label for e in node_edges if loop_of.get(e.source) == loop_of[name]
@@ -144,18 +135,17 @@ def make_graph(
         # ``sorted`` is stable, so edges of equal kind keep the order of the user.
         return tuple(sorted(edges[name], key=lambda edge: edge.label in looped[name]))
 
-    layers = [name for name, node in nodes.items() if not isinstance(node, Join)]
-    return Graph(
-        {name: nodes[name] for name in order},
-        {name: in_order(name) for name in order},
-        looped,
-        inputs,
-        outputs,
-        {name: n for n, name in enumerate(layers)},
+    return graph._replace(
+        nodes={name: nodes[name] for name in order},
+        edges={name: in_order(name) for name in order},
+        looped=looped,
+        numbers={name: n for n, name in enumerate(graph.layers)},
     )
 
 
-def strongly_connected(sources: Mapping[Name, Iterable[Name]]) -> list[list[Name]]:
+def strongly_connected(
+    sources: Mapping[Name, Iterable[Name]],
+) -> list[tuple[Name, ...]]:
     """Return the strongly connected components, sources first."""
 
     def visited(name, before):
@@ -179,7 +169,7 @@ def strongly_connected(sources: Mapping[Name, Iterable[Name]]) -> list[list[Name
     for name in order:
         # A component ends with the last of its nodes.
         groups.pop(behind[name], None)
-        groups[behind[name]] = [
+        groups[behind[name]] = tuple(
             other for other in sources if behind[other] == behind[name]
-        ]
+        )
     return [*groups.values()]

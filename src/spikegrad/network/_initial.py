@@ -89,12 +89,11 @@ def fluctuation_driven(
     Raises
     ------
     TypeError
-        If no state of the cell has the shape of its output, unless the cell defines
-        :meth:`~spikegrad.Cell.encode`.
+        If the first array of the cell's state does not have the shape of its output, unless the
+        cell defines :meth:`~spikegrad.Cell.encode`.
     ValueError
         If the rate is out of its domain, or if all inputs are zero. If inputs of mean 0 cannot give
-        the mean, or if equal weights for this mean already exceed the standard deviation. The
-        initializer raises it if the shape does not fit the inputs.
+        the mean, or if equal weights for this mean already exceed the standard deviation.
 
     Notes
     -----
@@ -138,8 +137,8 @@ def fluctuation_driven(
     >>> bool(abs(activity[0].potential[50:].std() - 1) < 0.1)
     True
     """
-    mask = None if mask is None else jnp.asarray(mask)
-    return Driven(cell, checked_rate(rate), mask, mean, std)
+    respond = functools.partial(measure_response, cell)
+    return Driven(cell, checked_rate(rate), mask, mean, std, respond)
 
 
 def checked_rate(rate: Real) -> Real:
@@ -165,15 +164,15 @@ class Driven(NamedTuple):
     cell: Cell
     rate: Any
     """The probability of a spike, or inputs ``(steps, examples, ..., inputs)``."""
-    mask: jax.Array | None
+    mask: ArrayLike | None
     mean: float
     std: Real | None
+    respond: Callable[..., Response]
+    """:func:`measure_response` of the cell, with a memory for several weights."""
     share: float = 1.0
     """The part of the variance of the potential that these weights give."""
     mean_share: float = 1.0
     """The part of its mean that they give."""
-    respond: Callable[..., Response] | None = None
-    """:func:`measure_response` of the cell, with a memory for several weights."""
 
     def __call__(
         self, key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike | None = None
@@ -187,25 +186,13 @@ class Driven(NamedTuple):
         like = shape[-axes:]
         summed = shape[:-axes]
         n = math.prod(summed)
-        measured = np.ndim(self.rate) > 0
-        # A kernel of a convolution has another number of taps than the inputs have channels, so
-        # only matrices are compared.
-        if measured and len(summed) == 1 and n != self.rate.shape[-1]:
-            raise ValueError(
-                f"fluctuation_driven: shape must fit {self.rate.shape[-1]} inputs, got {shape}"
-            )
         moments, threshold = self._moments(declared, like)
-        if has_receptors:
-            moments = _Moments(*(value.T for value in moments))
         square = moments.square
         _check(
-            square, abs(square) < np.inf, "inputs must be finite, got NaN or infinity"
-        )
-        _check(
             square,
-            square > 0,
-            "inputs are all 0, so no weights can drive the neurons; for recurrent "
-            "weights raise std",
+            (square > 0) & (square < np.inf),
+            "inputs must be finite and not all 0, because no weights can then drive the neurons; "
+            "for recurrent weights raise std",
         )
         sigma = self._deviation(threshold)
         if has_receptors and np.ndim(sigma):
@@ -216,7 +203,7 @@ class Driven(NamedTuple):
         variance = sigma**2 / parts
         mean = self.mean * self.mean_share
         if isinstance(mean, Tracer) or np.any(np.asarray(mean)):
-            if measured and len(summed) != 1:
+            if np.ndim(self.rate) and len(summed) != 1:
                 raise ValueError(
                     f"fluctuation_driven: mean must be 0 for inputs and shape {shape}, got {mean}"
                 )
@@ -253,24 +240,19 @@ class Driven(NamedTuple):
             return _of_long_response(declared, self.rate), declared.threshold
         # A measured sequence sees no more of the response than its length.
         steps = len(self.rate) if measured else _LONG
+        # (steps, neurons), or (steps, neurons, receptors)
         if declared:
-            threshold = declared.threshold
-            # Neurons with equal leaks have equal kernels.
-            leaks, positions = _distinct(_leaks_of(declared))
-            kernels = _responses_of(leaks, steps)
-            axes = (-1,)
+            kernel, threshold = _kernel_of(*declared[:3], steps), declared.threshold
         else:
-            respond = self.respond or functools.partial(measure_response, self.cell)
-            kernel, threshold = _on_host(respond(like, steps))
-            # (neurons,), or (receptors, neurons)
-            axes = kernel.shape[-len(like) :]
-            if not measured:
-                return _of_short_response(
-                    kernel.reshape(steps, *axes), self.rate
-                ), threshold
-            kernels, positions = _distinct(kernel.reshape(steps, -1).T)
-        # Each kernel costs one transform of all inputs.
+            kernel, threshold = self.respond(like, steps)
+            kernel = kernel.swapaxes(1, 2).reshape(steps, *like)
+        kernel, threshold = _on_host((kernel, threshold))
+        if not measured:
+            return _of_short_response(kernel, self.rate), threshold
+        # Neurons with equal leaks have equal kernels. Each costs one transform of all inputs.
+        kernels, positions = _distinct(kernel.reshape(steps, -1).T)
         by_kernel = _on_host(_of_inputs(kernels, self.rate, self.mask))
+        axes = kernel.shape[1:]
         return jax.tree.map(lambda a: a[positions].reshape(axes), by_kernel), threshold
 
     def _deviation(self, threshold: Real | None) -> Any:
@@ -307,7 +289,7 @@ def _on_host(tree: Any) -> Any:
 class _Moments(NamedTuple):
     """Moments of inputs that have passed the leaks.
 
-    Each is a number, or has one for each neuron, or is ``(receptors, neurons)``.
+    Each is a number, or has one for each neuron, or is ``(neurons, receptors)``.
     """
 
     mean: Any
@@ -355,18 +337,15 @@ def _of_spikes(p: Real, total: Any, squares: Any) -> _Moments:
     return _Moments(p * total, variance + (p * total) ** 2, variance)
 
 
-def _leaks_of(response: LinearResponse) -> Any:
-    """Return decay, gain and synaptic decay of each neuron, ``(neurons, 3)``."""
-    traced = any(isinstance(a, Tracer) for a in response[:3])
-    xp: Any = jnp if traced else np
-    leaks = [xp.atleast_1d(xp.asarray(a, jnp.result_type(float))) for a in response[:3]]
-    return xp.stack(xp.broadcast_arrays(*leaks), -1)
-
-
-@functools.partial(jax.jit, static_argnums=1)
-def _responses_of(leaks: jax.Array, steps: int) -> jax.Array:
-    """Return the kernel of each row of leaks, ``(kernels, steps)``."""
-    decay, gain, synaptic_decay = leaks.T
+@jax.ensure_compile_time_eval()  # known within jax.jit too, unless parameters are traced
+@functools.partial(jax.jit, static_argnums=3)
+def _kernel_of(decay: Real, gain: Real, synaptic_decay: Real, steps: int) -> jax.Array:
+    """Return the response of each neuron to one spike, ``(steps, neurons)``."""
+    dtype = jnp.result_type(float)
+    leaks = (
+        jnp.atleast_1d(jnp.asarray(a, dtype)) for a in (decay, gain, synaptic_decay)
+    )
+    decay, gain, synaptic_decay = jnp.broadcast_arrays(*leaks)
 
     def step(v, current):
         u, i = v
@@ -374,14 +353,14 @@ def _responses_of(leaks: jax.Array, steps: int) -> jax.Array:
         u = decay * u + gain * i
         return (u, i), u
 
-    pulse = jnp.zeros(steps, leaks.dtype).at[0].set(1)
+    pulse = jnp.zeros(steps, dtype).at[0].set(1)
     at_rest = jnp.zeros_like(decay)
-    return jax.lax.scan(step, (at_rest, at_rest), pulse)[1].T
+    return jax.lax.scan(step, (at_rest, at_rest), pulse)[1]
 
 
 @jax.jit
 def _of_inputs(
-    kernels: jax.Array, inputs: jax.Array, mask: jax.Array | None
+    kernels: jax.Array, inputs: jax.Array, mask: ArrayLike | None
 ) -> _Moments:
     """Measure the moments of inputs ``(steps, examples, ..., inputs)``, for each kernel of
     ``(kernels, steps)``.
@@ -389,7 +368,7 @@ def _of_inputs(
     One example at a time, because a transform of all inputs would take much memory.
     """
     steps, examples = inputs.shape[:2]
-    active = jnp.ones(steps, bool) if mask is None else mask
+    active = jnp.asarray(True if mask is None else mask)
     active = jnp.broadcast_to(append_axes(active, 2), (steps, examples))
 
     def of_example(now):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -15,10 +14,8 @@ from .._checks import broadcast_checked
 from .._compat import shard_as, zeros_like
 from .._pytree import as_static
 from .._struct import Real, Struct, parameter, wiring
-from .._surrogate import as_key
 from ..neurons import Cell, State, check_initial
 from ._connections import (
-    Connection,
     Delayed,
     Edge,
     Name,
@@ -27,7 +24,6 @@ from ._connections import (
     Window,
     check_weight,
     edges_of,
-    matrix_of,
     product,
 )
 from ._initial import Initializer
@@ -64,8 +60,7 @@ class Layer(Struct):
     Raises
     ------
     TypeError, ValueError
-        If ``cell`` is not a :class:`Cell`, if a weight is neither a matrix nor callable, or if
-        ``of`` and a mapping are both given.
+        If ``cell`` is not a :class:`Cell`, or if a weight is neither a matrix nor callable.
 
     Notes
     -----
@@ -100,11 +95,6 @@ class Layer(Struct):
         super().__post_init__()
         weight = self.weight
         if isinstance(weight, Mapping):
-            if not weight or self.of is not None:
-                raise ValueError(
-                    f"Layer: a mapping as weight must name the sources, got {[*weight]} and "
-                    f"of={self.of!r}; leave of out"
-                )
             # JAX sorts the keys of a dict when it rebuilds one, so the names are sorted here too.
             weight = {name: _as_weight(weight[name]) for name in sorted(weight)}
         else:
@@ -118,11 +108,6 @@ class Layer(Struct):
             raise TypeError(
                 f"Layer: bias must be an array or None, got {self.bias}; Layer.init(..., "
                 "bias=True) creates one"
-            )
-        matrix = matrix_of(self.recurrent)
-        if matrix is not None and matrix.shape[0] != matrix.shape[1]:
-            raise ValueError(
-                f"Layer: recurrent must be square, got a matrix of shape {matrix.shape}"
             )
 
     @property
@@ -252,7 +237,7 @@ class Layer(Struct):
         layer = cls.zeros(n, neurons, cell, bool(recurrent), bias, dtype)
         drawn = draw_weights(
             Network([layer]),
-            as_key("Layer.init", key),
+            key,
             inputs if is_measured else None,
             rate=rate,
             mask=mask,
@@ -289,10 +274,6 @@ class Layer(Struct):
             zeros(*axes) if bias else None,
         )
 
-    def drive(self, inputs: jax.Array) -> jax.Array:
-        """Return the part of the current that does not depend on the neurons: ``W x + b``."""
-        return plus_bias(self, product(self.weight, inputs, "weight"))
-
 
 def unchanged(x: jax.Array) -> jax.Array:
     """Return the output of a source as the current of a layer without a weight."""
@@ -301,16 +282,6 @@ def unchanged(x: jax.Array) -> jax.Array:
 
 def _as_weight(weight: Weight) -> Weight:
     return as_static(unchanged if weight is None else weight)
-
-
-def with_weights(layer: Layer, changed: Mapping[str, Weight]) -> Layer:
-    """Return the layer with other weights, by their labels in ``weights``."""
-    new = {**layer.weights, **changed}
-    recurrent = new.pop("recurrent", None)
-    weight = new.get("weight")
-    if isinstance(layer.weight, Mapping):
-        weight = dict(zip(layer.weight, new.values(), strict=True))
-    return dataclasses.replace(layer, weight=weight, recurrent=recurrent)
 
 
 def plus_bias(layer: Layer, current: jax.Array) -> jax.Array:
@@ -330,7 +301,7 @@ def plus_bias(layer: Layer, current: jax.Array) -> jax.Array:
 
 def current_of(
     layer: Layer,
-    connections: Sequence[Connection],
+    connections: Sequence[tuple[Edge, Weight]],
     looped: Collection[str],
     reads: Mapping[str, Read],
 ) -> jax.Array:
@@ -374,7 +345,7 @@ def sum_of(
 
 def initial_state(layer: Layer, current: jax.Array) -> tuple[State, jax.Array]:
     """Return state and output before the first step, for a current of this shape and dtype."""
-    key = jax.random.key(0) if layer.cell.draws else None
+    key = jax.random.key(0)  # a cell that does not draw gets none
     # On an Explicit mesh the sharding is part of the type of an array, and a scan must not
     # change the types of its carry.
     v = layer.cell.initial_state(current.shape, current.dtype)

@@ -28,25 +28,21 @@ class Masks(NamedTuple):
 
     Before it, the state is the initial state. None if unused.
     """
-    cut: jax.Array | None = None
-    """True if the derivative of the state ends here, at the first valid step of a window.
-
-    None: at no step.
-    """
     number: jax.Array | None = None
     """The number of the last valid step up to this one. None if no key needs it."""
     age: jax.Array | None = None
     """The number of valid steps of the window before this one, a large number in the first window.
 
-    Older outputs have a
-    zero derivative here. None: all outputs have a derivative."""
+    Older outputs have a zero derivative here. At an age of 0, the first valid step of a window, the
+    derivative of the state ends. None: all outputs have a derivative.
+    """
 
     def part(self, start: int, stop: int) -> Masks:
         """Return the masks of a part of the sequence, as for a separate sequence."""
-        active, cut, age = jax.tree.map(
-            lambda mask: mask[start:stop], (self.active, self.cut, self.age)
+        active, age = jax.tree.map(
+            lambda mask: mask[start:stop], (self.active, self.age)
         )
-        return Masks(active, _started(active, stop - start), cut, age=age)
+        return Masks(active, steps_before(active, stop - start) > 0, age=age)
 
     def numbered(self, start: int) -> Masks:
         """Add the numbers of the steps, for a part that begins with step ``start``.
@@ -67,18 +63,23 @@ def make_masks(steps: int, active: jax.Array | None, truncate: int | None) -> Ma
 
     ``active`` is ``(steps,)`` or ``(steps, batch)``, ``truncate`` a window length.
     """
-    started = _started(active, steps)
-    if truncate is None:
-        return Masks(active, started)
-    cut = _cut(active, jnp.arange(steps) // truncate)
     before = steps_before(active, steps)
+    if truncate is None:
+        return Masks(active, before > 0)
+    window = jnp.arange(steps) // truncate
+    if active is not None:
+        # The window of the last valid step.
+        window = jnp.where(active, append_axes(window, active.ndim), 0)
+        window = jax.lax.associative_scan(jnp.maximum, window)
+    # A step that begins with a state of an earlier window, also after masked steps.
+    cut = jnp.concatenate([zeros_like(window[:1]), window[:-1]]) < window
     # The running maximum is the number of the last cut so far. Before any cut the start value
     # makes the age huge, so outputs of an earlier call keep their derivative. Half of the int32
     # range leaves room for the subtraction.
     age = before - jax.lax.associative_scan(
         jnp.maximum, jnp.where(cut, before, -(2**30))
     )
-    return Masks(active, started, cut, age=age)
+    return Masks(active, before > 0, age=age)
 
 
 def steps_before(active: jax.Array | None, steps: int) -> jax.Array:
@@ -87,24 +88,6 @@ def steps_before(active: jax.Array | None, steps: int) -> jax.Array:
         return jnp.arange(steps)
     # Exclusive: the step itself does not count.
     return jnp.cumsum(active, 0, dtype=int) - active.astype(int)
-
-
-def _cut(active: jax.Array | None, window: jax.Array) -> jax.Array:
-    """Return True for each step that begins with a state of an earlier window, also after masked
-    steps.
-    """
-    if active is not None:
-        window = jnp.where(active, append_axes(window, active.ndim), 0)
-        # The window of the last valid step.
-        window = jax.lax.associative_scan(jnp.maximum, window)
-    return jnp.concatenate([zeros_like(window[:1]), window[:-1]]) < window
-
-
-def _started(active: jax.Array | None, steps: int) -> jax.Array:
-    if active is None:
-        return jnp.arange(steps) > 0
-    active_so_far = jax.lax.associative_scan(jnp.logical_or, active)
-    return jnp.concatenate([jnp.zeros_like(active[:1]), active_so_far[:-1]])
 
 
 def tree_where(mask: jax.Array | None, yes: PyTree, no: PyTree) -> PyTree:
@@ -128,9 +111,9 @@ def young(mask: Masks, lag: int, x: jax.Array) -> jax.Array:
 
 def cut_off(mask: Masks, states: PyTree) -> PyTree:
     """Stop the gradient of the states before each step at which a window starts."""
-    if mask.cut is None:
+    if mask.age is None:
         return states
-    return tree_where(mask.cut, jax.lax.stop_gradient(states), states)
+    return tree_where(mask.age == 0, jax.lax.stop_gradient(states), states)
 
 
 def tree_keep(mask: jax.Array | None, tree: PyTree) -> PyTree:

@@ -10,27 +10,8 @@ import dataclasses
 from collections.abc import Callable
 from typing import NamedTuple
 
-import jax
-
-from ._connections import Name
-from ._schedule import Plan, check_length
 from ._storage import EIGHT_BIT, EXACT, HALF, Storage
 from .engine import _loop, _scan
-
-
-class Engine(NamedTuple):
-    """A loop over time."""
-
-    run: Callable
-    """``run(graph, inputs, states, pasts, masks, key, plan, mark)``, see ``engine._loop``."""
-    cuts: bool
-    """If True, the engine splits the steps into chunks and segments, and supports reverse-mode
-    derivatives only.
-    """
-
-
-LOOP = Engine(_loop.run, cuts=True)
-SCAN = Engine(_scan.run, cuts=False)
 
 
 class Mode(NamedTuple):
@@ -39,7 +20,12 @@ class Mode(NamedTuple):
     storage: Storage = EXACT
     recompute: bool = False
     """If True, states are stored at the start of each segment and recomputed within it."""
-    engine: Engine = LOOP
+    run: Callable = _loop.run
+    """The engine, a loop over time: ``run(graph, inputs, starts, masks, key, plan)``."""
+    cuts: bool = True
+    """If True, the engine splits the steps into chunks and segments, and supports reverse-mode
+    derivatives only.
+    """
 
 
 MODES = {
@@ -47,7 +33,7 @@ MODES = {
     "half": Mode(HALF),
     "8-bit": Mode(EIGHT_BIT),
     "recompute": Mode(recompute=True),
-    "scan": Mode(engine=SCAN),
+    "scan": Mode(run=_scan.run, cuts=False),
 }
 
 
@@ -90,7 +76,7 @@ class Backward:
 
     Raises
     ------
-    ValueError, TypeError
+    ValueError
         If the mode is unknown, if a length is not an integer above 0, if ``chunk`` does not divide
         ``segment``, and for a chunk or segment in mode ``"scan"``.
 
@@ -117,45 +103,22 @@ class Backward:
                 f"Backward: mode must be one of {', '.join(map(repr, MODES))}, got {self.mode!r}"
             )
         for name in ("chunk", "segment", "truncate", "unroll"):
-            check_length(name, getattr(self, name))
-        if (self.chunk or self.segment) and not self.engine.cuts:
+            length = getattr(self, name)
+            if length is not None and not (isinstance(length, int) and length > 0):
+                raise ValueError(
+                    f"Backward: {name} must be an integer >= 1, got {length!r}"
+                )
+        if (self.chunk or self.segment) and not self.row.cuts:
             raise ValueError(
                 f"Backward: mode {self.mode!r} does not take chunk or segment, got {self.chunk} "
                 f"and {self.segment}; leave them out"
             )
+        if self.chunk and self.segment and self.segment % self.chunk:
+            raise ValueError(
+                f"Backward: chunk must divide segment, got {self.chunk} and {self.segment}"
+            )
 
     @property
-    def engine(self) -> Engine:
-        return MODES[self.mode].engine
-
-    def plan(
-        self, steps: int, outputs: tuple[Name, ...], pre_spike: tuple[Name, ...]
-    ) -> Plan:
-        """Return the options of a call with this number of steps. Raise if lengths do not fit."""
-        check_length("truncate", self.truncate, steps)
-        row = MODES[self.mode]
-        plan = Plan(
-            mode=self.mode,
-            storage=row.storage,
-            recompute=row.recompute,
-            chunk=self.chunk,
-            segment=self.segment,
-            truncate=self.truncate,
-            outputs=outputs,
-            pre_spike=pre_spike,
-            unroll=self.unroll or (1 if jax.default_backend() == "cpu" else 4),
-        )
-        if row.engine.cuts:
-            plan.parts(steps)
-        return plan
-
-
-def as_backward(backward: str | Backward) -> Backward:
-    """Convert the name of a mode."""
-    if isinstance(backward, str):
-        return Backward(backward)
-    if not isinstance(backward, Backward):
-        raise TypeError(
-            f"Network: backward must be the name of a mode or a Backward, got {backward!r}"
-        )
-    return backward
+    def row(self) -> Mode:
+        """The row of the table of modes."""
+        return MODES[self.mode]

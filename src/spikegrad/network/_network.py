@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 import itertools
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -12,31 +11,25 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike, DTypeLike
 
-from .._compat import (
-    in_reverse_mode_alone,
-    is_forward_mode_error,
-    match_varying_axes,
-    shard_as,
-)
+from .._compat import match_varying_axes, shard_as
 from .._pytree import Entries, PyTree
 from .._struct import Real, Struct, is_pure, parameter, wiring
-from .._surrogate import as_key
-from ..neurons import Cell, LeakyReadout, State
+from ..neurons import Cell, LeakyReadout
 from ._arguments import (
     check_coupled,
     check_shapes,
     checked_key,
     named_inputs,
 )
-from ._connections import Delayed, Join, Name, Window
+from ._connections import Delayed, Join, Name, Window, as_names, select
 from ._draw_weights import draw_weights
 from ._graph import INPUT, Graph, make_graph
 from ._initial import Initializer
 from ._layer import Layer
 from ._masks import Masks, make_masks
-from ._modes import Backward, Engine, as_backward
+from ._modes import Backward
 from ._nodes import initial_states, nodes_of
-from ._observe import Activity, current_of, with_currents
+from ._observe import Activity
 from ._schedule import Plan
 from ._stages import run_stages, stages_of
 from ._states import (
@@ -48,7 +41,7 @@ from ._states import (
     is_over_time,
     shapes_of,
 )
-from ._step import examples_of, graph_step
+from ._step import examples_of, graph_step, parts_of
 
 
 class Network(Struct):
@@ -131,11 +124,10 @@ class Network(Struct):
             names = getattr(self, field)
             if not isinstance(names, str | None):
                 object.__setattr__(self, field, tuple(names))
-        for name in self._output_names:
-            if name not in self.layers:
-                raise ValueError(
-                    f"Network: outputs must be names of {[*self.layers]}, got {name!r}"
-                )
+        if not {*self._output_names} <= {*self.layers}:
+            raise ValueError(
+                f"Network: outputs must be names of {[*self.layers]}, got {self.outputs!r}"
+            )
         graph = self.graph
         stages_of(graph)  # raises if the graph is invalid
         last = [*self.layers][-1] if self.outputs is None else None
@@ -149,14 +141,13 @@ class Network(Struct):
     @property
     def graph(self) -> Graph:
         """The nodes and edges of the network."""
-        inputs = (self.inputs,) if isinstance(self.inputs, str) else tuple(self.inputs)
-        return make_graph(dict(self.layers.items()), inputs, self._output_names)
+        return make_graph(self.layers, as_names(self.inputs), self._output_names)
 
     @property
     def _output_names(self) -> tuple[Name, ...]:
         if self.outputs is None:
             return ([*self.layers][-1],)
-        return (self.outputs,) if isinstance(self.outputs, str) else tuple(self.outputs)
+        return as_names(self.outputs)
 
     @classmethod
     def init(
@@ -231,7 +222,7 @@ class Network(Struct):
         network = cls([*layers, Layer.zeros(*last, readout, False, bias, dtype)])
         return draw_weights(
             network,
-            as_key("Network.init", key),
+            key,
             inputs if is_measured else None,
             rate=rate,
             mask=mask,
@@ -305,12 +296,12 @@ class Network(Struct):
             return as_entries(graph, initial_states(graph, x))
 
         if {*before} != {*graph.layers, *graph.depths}:
-            before = {**at_rest(), **before}
+            before = at_rest() | before
         fits = False
         try:
             new = graph_step(nodes, *as_parts(graph, before), x, {}, Masks())
             after = as_entries(graph, (new.states, new.pasts))
-            fits = shapes_of({**after}) == shapes_of(before)
+            fits = shapes_of(after) == shapes_of(before)
         finally:
             # Only now, because it takes as long as a step.
             if not fits:
@@ -322,7 +313,7 @@ class Network(Struct):
         names = self._output_names
         if isinstance(self.outputs, str | None):
             return outputs[names[0]]
-        return {name: outputs[name] for name in names}
+        return select(outputs, names)
 
     def __call__(
         self,
@@ -368,8 +359,7 @@ class Network(Struct):
         Raises
         ------
         ValueError, TypeError
-            If the mode is unknown, if a length is not an integer from 1 to the number of steps, or
-            if shapes do not fit.
+            If the mode is unknown, or if shapes do not fit.
 
         Notes
         -----
@@ -378,12 +368,12 @@ class Network(Struct):
         draw equal spikes, independent of other examples.
 
         Mode ``"scan"`` is differentiable in forward and reverse mode. The other modes define a
-        custom reverse-mode derivative, and ``jax.jvp`` raises a TypeError. The modes support
+        custom reverse-mode derivative, and ``jax.jvp`` raises JAX's TypeError. The modes support
         derivatives of all orders, including ``jax.hessian``. Only ``"half"`` and ``"8-bit"`` are
         limited to the first order, and raise a TypeError for higher orders.
         """
-        observed = self._output_names, (), ()
-        ends, (outputs, _) = run(self, observed, inputs, states, key, mask, backward)
+        names = self._output_names
+        ends, outputs = _call(self, names, inputs, states, key, mask, backward)
         return ends, self._select(outputs)
 
     def observe(
@@ -437,131 +427,87 @@ class Network(Struct):
         >>> jax.jit(jax.grad(loss))(jnp.full((3, 5), 0.2)).shape
         (3, 5)
         """
-        parts = (parts,) if isinstance(parts, str) else parts
-        layers = (layers,) if isinstance(layers, str) else layers
-        names = [*self.layers] if layers is None else [*layers]
+        names = as_names(self.layers if layers is None else layers)
         for label, values, known in (
             ("layers", names, [*self.layers]),
-            ("parts", parts, Activity._fields),
+            ("parts", as_names(parts), [*Activity._fields]),
         ):
-            for value in values:
-                if value not in known:
-                    raise ValueError(
-                        f"Network: {label} must be names of {[*known]}, got {values!r}"
-                    )
-        neurons = tuple(name for name in names if isinstance(self.layers[name], Layer))
-        observed = (
-            tuple(names) if "output" in parts else (),
-            neurons if "pre_spike" in parts else (),
-            neurons if "current" in parts else (),
-        )
-        ends, (outputs, pre_spike) = run(
-            self, observed, inputs, states, key, mask, backward
-        )
-        activity = {
-            name: Activity(
-                outputs.get(name), pre_spike.get(name), outputs.get(current_of(name))
-            )
+            if not {*values} <= {*known}:
+                raise ValueError(
+                    f"Network: {label} must be names of {known}, got {values!r}"
+                )
+        observed = tuple(
+            label
             for name in names
-        }
+            for part, label in zip(Activity._fields, parts_of(name), strict=True)
+            if part in parts and (label == name or isinstance(self.layers[name], Layer))
+        )
+        ends, outputs = _call(self, observed, inputs, states, key, mask, backward)
+        activity = {name: Activity(*map(outputs.get, parts_of(name))) for name in names}
         return ends, Entries(activity)
 
 
-def _same(arrays: PyTree) -> PyTree:
-    return arrays
-
-
-def run(
+def _call(
     network: Network,
-    observed: tuple[tuple[Name, ...], ...],
+    outputs: tuple[Name, ...],
     inputs: PyTree,
     states: Mapping[Name, PyTree] | None,
     key: jax.Array | None,
     mask: ArrayLike | None,
     backward: str | Backward,
-) -> tuple[Entries, tuple[dict[Name, jax.Array], dict[Name, State]]]:
-    """Check the arguments of a call and run it. Return the states after the last step, outputs and
-    states before the spike.
+) -> tuple[Entries, dict[Name, PyTree]]:
+    """Check the arguments of a call and run it. Return the states after the last step, and outputs.
 
-    ``observed`` are the nodes with outputs, with states before the spike, and with currents.
+    The outputs may be any parts of the activity (``parts_of``).
     """
     graph = network.graph
     x = named_inputs(network.inputs, inputs)
     key = checked_key(key)
     mask = None if mask is None else jnp.asarray(mask)
-    states = None if states is None else checked_entries(graph, states)
-    steps = check_shapes(x, mask)
-    backward = as_backward(backward)
-    outputs, pre_spike, layers = observed
-    outputs = *outputs, *map(current_of, layers)
-    plan = backward.plan(steps, outputs, pre_spike)
-    engine = backward.engine
-    message = (
-        "Network: for forward-mode differentiation use backward='scan', not "
-        f"{backward.mode!r}"
-    )
-    if engine.cuts:
+    states = {} if states is None else checked_entries(graph, states)
+    check_shapes(x, mask)
+    backward = backward if isinstance(backward, Backward) else Backward(backward)
+    if backward.row.cuts:
         check_coupled(graph, mask, backward.mode)
-    mark = functools.partial(in_reverse_mode_alone, message) if engine.cuts else _same
-    try:
-        if is_pure_network(network):
-            # Marked outside the compiled function. It then stores these arrays instead of copies.
-            arguments = mark((network, x, states))
-            return _run_compiled(engine, plan, layers, *arguments, mask, key)
-        return _run(engine, plan, layers, network, x, states, mask, key, mark)
-    except TypeError as error:
-        if engine.cuts and is_forward_mode_error(error):
-            raise TypeError(message) from error
-        raise
+    plan = Plan(backward, outputs)
+    run = _run_compiled if is_pure_network(network) else _run
+    return run(plan, network, x, states, mask, key)
 
 
 def _run(
-    engine: Engine,
     plan: Plan,
-    currents: tuple[Name, ...],
     network: Network,
     inputs: dict[Name, jax.Array],
-    states: dict[Name, PyTree] | None,
+    states: dict[Name, PyTree],
     mask: jax.Array | None,
     key: jax.Array | None,
-    mark: Callable[[PyTree], PyTree] = _same,
 ):
     network, inputs, states, mask, key = match_varying_axes(
         (network, inputs, states, mask, key)
     )
-    graph = with_currents(network.graph, currents)
+    graph = network.graph
 
     def start(part, inputs):
         first_step = {name: x[0] for name, x in inputs.items()}
         at_rest = match_varying_axes(initial_states(part, first_step), like=inputs)
-        if states is None:
-            return at_rest
         at_rest = as_entries(part, at_rest)
         entries = entries_of_part(part, graph, states)
         check_entries(part, entries, at_rest)
         return as_parts(part, jax.tree.map(shard_as, at_rest | entries, at_rest))
 
     steps = len(next(iter(inputs.values())))
-    masks = match_varying_axes(make_masks(steps, mask, plan.truncate), like=inputs)
-    ran = run_stages(
-        graph,
-        inputs,
-        start,
-        masks,
-        key,
-        plan,
-        functools.partial(engine.run, mark=mark),
-        lean=engine.cuts,
+    masks = match_varying_axes(
+        make_masks(steps, mask, plan.backward.truncate), like=inputs
     )
-    states = {n: state for n, state in ran.states.items() if n in network.layers}
-    ends = as_entries(graph, (states, ran.pasts))
+    ran, outputs = run_stages(graph, inputs, start, masks, key, plan)
+    ends = as_entries(graph, (ran.states, ran.pasts))
     for name, statistics in ran.statistics.items():
         entry = (ran.pasts[name], statistics) if name in ran.pasts else statistics
         ends |= {name: entry}
-    return ends, (ran.outputs, ran.pre_spike)
+    return ends, outputs
 
 
-_run_compiled = functools.partial(jax.jit, static_argnums=(0, 1, 2))(_run)
+_run_compiled = jax.jit(_run, static_argnums=0)
 
 
 def _check_steps(graph: Graph) -> None:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from .._checks import is_float
 from .._compat import zeros_like
-from ._connections import Join, Name, matrix_of
+from ._connections import Join, Name, matrix_of, select
 from ._graph import Graph
 from ._layer import current_of, initial_state
 from ._step import CellSteps, LayerState, Nodes, keys_of
@@ -47,38 +47,33 @@ def initial_states(
     """Return the states of the layers at rest, and pasts of zeros, for inputs of this shape and
     dtype.
 
-    A loop may widen the dtype of a current and of outputs. The function repeats until all dtypes
-    are stable.
+    A loop may widen the dtype of a current and of outputs, so its nodes are evaluated until all
+    types are stable.
     """
     outs = dict(inputs)
-    results = {}
-    changed = True
-    # Each turn can only widen dtypes and complete shapes, and both are bounded, so the loop
-    # ends.
-    while changed:
-        changed = False
-        for name in graph.nodes:
-            types = {e.label: _type(outs.get(e.source)) for e in graph.edges[name]}
-            # A user's function runs again only if the types of its inputs have changed.
-            if name in results and results[name].reads == types:
-                continue
-            with node_named(name, graph):
-                result = results[name] = _evaluate(graph, name, outs, types)
-            if result.output is not None and _type(result.output) != _type(
-                outs.get(name)
-            ):
-                outs[name], changed = result.output, True
-        # A last resort. A matrix shows the number of neurons of its source, but no further
-        # axes.
-        if not changed and (known := _input_of_matrix(graph, outs)):
-            outs = outs | known
-            changed = True
-    missing = [name for name in graph.nodes if name not in outs]
-    if missing:
-        raise ValueError(
-            f"Network: {', '.join(map(repr, missing))} read only each other and no inputs"
-        )
-    states = {name: results[name].state for name in graph.layers}
+    states = {}
+    for names in graph.components():
+        reached = any(e.source in outs for name in names for e in graph.edges[name])
+        by_matrix = False
+        after = []
+        # Each turn can only widen dtypes and complete shapes, and both are bounded, so the loop
+        # ends.
+        while True:
+            for name in names:
+                with node_named(name, graph):
+                    state = _evaluate(graph, name, outs, by_matrix)
+                if state is not None:
+                    states[name], outs[name] = state, state[1]
+            before, after = after, [_type(outs.get(name)) for name in names]
+            is_stable = after == before or not any(graph.looped[n] for n in names)
+            if is_stable and None not in after:
+                break
+            if is_stable and (by_matrix or not reached):
+                raise ValueError(
+                    f"Network: {', '.join(map(repr, names))} read only each other and no inputs"
+                )
+            by_matrix = is_stable
+    states = select(states, graph.layers)
     # (depth, batch, neurons), zeros because no output precedes the first step.
     pasts = {
         name: jnp.stack([zeros_like(outs[name])] * depth)
@@ -87,72 +82,44 @@ def initial_states(
     return states, pasts
 
 
-def _input_of_matrix(
-    graph: Graph, outs: dict[Name, jax.Array]
-) -> dict[Name, jax.Array]:
-    """Return an unknown output that a matrix reads, whose shape follows from the matrix.
-
-    A loop through a join needs it, if the layer before the join reads only outputs of the loop.
-    """
-    x = next(iter(outs.values()))
-
-    def like(x, neurons):
-        return jnp.broadcast_to(
-            x.reshape(len(x), -1)[:, :1] if x.ndim > 1 else x[:1],
-            (*x.shape[:-1][:1], neurons),
-        )
-
-    # As many turns as nodes suffice, since the longest path without a cycle visits each node
-    # once.
-    reached = {*graph.inputs}
-    for _ in graph.nodes:
-        reached |= {
-            name
-            for name, edges in graph.edges.items()
-            if any(edge.source in reached for edge in edges)
-        }
-    for name in (name for name in graph.layers if name in reached):
-        for edge, weight in graph.connections(name):
-            matrix = matrix_of(weight)
-            if matrix is not None and edge.source not in outs:
-                out = jax.eval_shape(functools.partial(like, neurons=len(matrix)), x)
-                return {edge.source: zeros_like(out).astype(jnp.result_type(float))}
-    return {}
-
-
-class _Result(NamedTuple):
-    """A node before the first step, for reads of some types."""
-
-    reads: dict
-    output: jax.Array | None = None
-    """None if a source is not known yet."""
-    state: LayerState | None = None
-
-
 def _evaluate(
-    graph: Graph, name: Name, outs: dict[Name, jax.Array], types: dict
-) -> _Result:
+    graph: Graph, name: Name, outs: Mapping[Name, jax.Array], by_matrix: bool
+) -> tuple[Any, jax.Array] | None:
+    """Return the state and the output of a node before the first step, or None if too few of its
+    sources are known.
+
+    With ``by_matrix``, a matrix shows the number of neurons of a source, for a layer that only
+    reads earlier outputs of a loop through a join.
+    """
     node = graph.nodes[name]
-    known = [edge for edge in graph.edges[name] if edge.source in outs]
-    # A layer without any known source has no dtype yet. A read without a delay must be known,
-    # but a delayed read of a loop may follow in a later turn.
-    if not known or any(
-        edge.lags == (0,) and edge.source not in outs for edge in graph.edges[name]
-    ):
-        return _Result(types)
+    edges = graph.edges[name]
+    # A read without a delay must be known, but a delayed read of a loop may follow in a later turn.
+    if any(edge.lags == (0,) and edge.source not in outs for edge in edges):
+        return None
     if isinstance(node, Join):
-        return _Result(types, _joined(node, [outs[edge.source] for edge in known]))
+        return None, _joined(node, [outs[edge.source] for edge in edges])
+    connections = graph.connections(name)
+    if by_matrix and not any(edge.source in outs for edge in edges):
+        examples = next(iter(outs.values())).shape[:-1][:1]
+        outs = {
+            edge.source: jnp.zeros((*examples, len(matrix)))
+            for edge, weight in connections
+            if (matrix := matrix_of(weight)) is not None
+        }
+    connections = [c for c in connections if c[0].source in outs]
+    # A layer without any known source has no dtype yet.
+    if not connections:
+        return None
     # All lags of an edge have one shape, so the lag is ignored.
     reads = {
-        edge.label: edge.read(lambda _, edge=edge: outs[edge.source]) for edge in known
+        edge.label: edge.read(lambda _, edge=edge: outs[edge.source])
+        for edge, _ in connections
     }
-    connections = [c for c in graph.connections(name) if c.edge.label in reads]
     # partial makes a new function, since JAX looks up a method by a hash of all weights
     current = jax.eval_shape(
         functools.partial(current_of, node, connections, graph.looped[name]), reads
     )
-    state = initial_state(node, current)
-    return _Result(types, state[1], state)
+    return initial_state(node, current)
 
 
 def _joined(join: Join, sources: list[jax.Array]) -> jax.Array:
@@ -162,10 +129,8 @@ def _joined(join: Join, sources: list[jax.Array]) -> jax.Array:
         or not is_float(out)
         or out.shape[:1] != sources[0].shape[:1]
     ):
-        shapes = ", ".join(str(source.shape) for source in sources)
         raise TypeError(
-            f"Join: function must return one array of floats with the examples in front, got {out} "
-            f"from {shapes}"
+            f"Join: function must return one array of floats with the examples in front, got {out}"
         )
     return zeros_like(out)
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from .._checks import brief, real_array
+from .._checks import real_array
 
 
 def fold_normalization(
@@ -64,22 +64,12 @@ def fold_normalization(
     """
     weight = real_array(jnp.asarray(weight), "fold_normalization", "weight")
     neurons = weight.shape[axis]
-
-    def of_neurons(name: str, value: ArrayLike) -> jax.Array:
-        value = jnp.asarray(value, weight.dtype)
-        if value.shape not in ((), (neurons,)):
-            raise ValueError(
-                f"fold_normalization: {name} must be a number or of shape ({neurons},), got "
-                f"{brief(value)}; for values of each step, fold them into one weight for each step"
-            )
-        return jnp.broadcast_to(value, (neurons,))
-
-    mean, var, gain, shift = map(
-        of_neurons, ("mean", "var", "gain", "shift"), (mean, var, gain, shift)
+    mean, var, gain, shift, bias = (
+        jnp.broadcast_to(jnp.asarray(value, weight.dtype), (neurons,))
+        for value in (mean, var, gain, shift, 0.0 if bias is None else bias)
     )
     scale = gain / jnp.sqrt(var + epsilon)
-    before = jnp.zeros_like(mean) if bias is None else of_neurons("bias", bias)
     # The statistics are (neurons,), so they get axes of length 1 beside the outputs.
     along = [1] * weight.ndim
     along[axis] = neurons
-    return weight * scale.reshape(along), (before - mean) * scale + shift
+    return weight * scale.reshape(along), (bias - mean) * scale + shift

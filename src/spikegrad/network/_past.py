@@ -6,7 +6,7 @@ read outputs of different steps.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -55,25 +55,24 @@ def active_first(active: jax.Array) -> jax.Array:
 
 
 def lagged(
-    past: jax.Array, outs: jax.Array | None, lag: int, chunk: int, places: Places | None
+    past: jax.Array, outs: Any, lag: int, chunk: int, places: Places | None
 ) -> jax.Array:
     """Return the outputs ``lag`` steps before each step of a chunk, ``(chunk, batch, neurons)``.
 
     ``past`` is the past before the chunk. A lag of at least a chunk does not need ``outs``.
     """
     if lag == 0:
-        assert outs is not None
         return outs
     depth = len(past)
     # Without a mask all examples read the same steps, so slices suffice. A chunk of one step
     # reads the past only, which has no masked steps.
     if places is None or chunk == 1:
         old = past[depth - lag : depth - lag + chunk]
-        if outs is None or lag >= chunk:
+        if lag >= chunk:
             return old
         return jnp.concatenate([old, outs[: chunk - lag].astype(old.dtype)])
     known = past
-    if outs is not None and lag < chunk:
+    if lag < chunk:
         known = jnp.concatenate([past, pick(outs, places.order)])
     # Active steps are packed together here, so ``lag`` counts active steps and skips masked
     # ones.

@@ -13,10 +13,8 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.core import Tracer
 
-from .._pytree import is_inexact
 from ..neurons import Cell, State, fire, says_how_to_encode
 from ._masks import tree_where
 
@@ -50,11 +48,7 @@ def receptors_of(cell: Cell, shape: tuple[int, ...]) -> bool:
         v = cell.initial_state((1, *shape[-2:]), dtype)
         return fire(cell, v, jax.random.key(0))[1]
 
-    try:
-        return len(shape) > 2 and jax.eval_shape(out).shape == (1, shape[-2])
-    # Parameters of neurons, which do not fit these two axes.
-    except (TypeError, ValueError):
-        return False
+    return len(shape) > 2 and jax.eval_shape(out).shape == (1, shape[-2])
 
 
 @jax.ensure_compile_time_eval()  # known within jax.jit too, unless parameters are traced
@@ -88,9 +82,9 @@ def measure_response(cell: Cell, like: tuple[int, ...], steps: int) -> Response:
         # spike ends the response.
         resting = tree_where(fired.any(), start, resting)
         u = cell.integrate(resting, silence)
-        return resting, *_threshold_of(cell, u, fire(cell, u, jax.random.key(0))[1])
+        return resting, *_threshold_of(cell, u)
 
-    resting, place, threshold, may_fire = settle()
+    resting, threshold, may_fire = settle()
     if not isinstance(may_fire, Tracer) and not may_fire:
         threshold = None
 
@@ -99,8 +93,7 @@ def measure_response(cell: Cell, like: tuple[int, ...], steps: int) -> Response:
             return out
         if says_how_to_encode(cell):
             return jnp.asarray(cell.encode(u)[0])
-        leaves = jax.tree.leaves(u)
-        return jnp.stack([leaves[n] for n in _potentials_of(u, out)])[place]
+        return jax.tree.leaves(u)[0]
 
     @jax.jit
     def respond(resting, threshold):
@@ -127,30 +120,13 @@ def measure_response(cell: Cell, like: tuple[int, ...], steps: int) -> Response:
         # leave the linear range.
         peak = jnp.abs(response(0.1 * _SMALL * gap)).max(0)
         kernel = response(_SMALL * gap / jnp.where(peak > 0, peak, 1))
-        distance = None if threshold is None else threshold[0]
-        return Response(kernel, distance), (kernel != 0).any((0, 1))
+        return Response(kernel, None if threshold is None else threshold[0])
 
-    response, responds = respond(resting, threshold)
-    if not isinstance(responds, Tracer) and not np.all(responds):
-        raise ValueError(
-            f"fluctuation_driven: {type(cell).__name__} must respond to a current before it fires; "
-            "pass another initializer"
-        )
-    return response
+    return respond(resting, threshold)
 
 
-def _potentials_of(u: State, out: jax.Array) -> list[int]:
-    """Return the places of the arrays of a state that may be the potential."""
-    return [
-        n
-        for n, leaf in enumerate(jax.tree.leaves(u))
-        if is_inexact(leaf) and leaf.shape == out.shape
-    ]
-
-
-def _threshold_of(cell: Cell, u: State, out: jax.Array) -> tuple[Any, Any, Any]:
-    """Return the place of the potential among the arrays of a state, the distance of the
-    threshold, and whether the cell may fire.
+def _threshold_of(cell: Cell, u: State) -> tuple[Any, Any]:
+    """Return the distance of the threshold, and whether the cell may fire.
 
     ``u`` is the state at rest, before a spike.
     """
@@ -158,36 +134,19 @@ def _threshold_of(cell: Cell, u: State, out: jax.Array) -> tuple[Any, Any, Any]:
         # The distance to the threshold moves like the potential, also in cells with an adaptive
         # threshold. A readout has none.
         distance = cell.encode(u)[0]
-        return (
-            0,
-            None if distance is None else -jnp.asarray(distance),
-            distance is not None,
-        )
-    places = _potentials_of(u, out)
-    if not places:
-        raise TypeError(
-            f"fluctuation_driven: the state of {type(cell).__name__} must include an array of the "
-            f"output's shape, {out.shape}; define encode, or pass another initializer"
-        )
-    # The state does not show which of its arrays the threshold applies to. Each is raised by
-    # itself until the cell fires. If several arrays can cause a spike, use the one with the lowest
-    # threshold.
-    levels = jnp.stack([_level(cell, u, n) for n in places])
-    lowest = jnp.argmin(levels.reshape(len(places), -1).mean(1))
-    finite = jnp.isfinite(levels[lowest])
-    return lowest, jnp.where(finite, levels[lowest], 1), finite.any()
-
-
-def _level(cell: Cell, u: State, place: int) -> jax.Array:
-    """Return the rise above rest that causes a spike, in the shape of the output.
-
-    Infinite without a spike.
-    """
-    leaves, structure = jax.tree.flatten(u)
+        may_fire = distance is not None
+        return -jnp.asarray(distance) if may_fire else None, may_fire
+    # The potential is the first array of the state. It is raised until the cell fires.
+    (potential, *others), structure = jax.tree.flatten(u)
 
     def fires(level):
-        shifted = [*leaves[:place], leaves[place] + level, *leaves[place + 1 :]]
-        out = fire(cell, structure.unflatten(shifted), jax.random.key(0))[1]
+        raised = structure.unflatten([potential + level, *others])
+        out = fire(cell, raised, jax.random.key(0))[1]
+        if out.shape != potential.shape:
+            raise TypeError(
+                f"fluctuation_driven: the first array of the state of {type(cell).__name__} must "
+                f"have the output's shape, {out.shape}; define encode, or pass another initializer"
+            )
         # excludes readouts, because their outputs are not integers
         return (abs(out) >= 0.5) & (out == jnp.round(out))
 
@@ -197,8 +156,9 @@ def _level(cell: Cell, u: State, place: int) -> jax.Array:
         fired = fires(middle)
         return jnp.where(fired, low, middle), jnp.where(fired, middle, high)
 
-    ones = jnp.ones_like(leaves[place])
+    ones = jnp.ones_like(potential)
     # Half of the interval of exponents in each turn, down to the precision of float32.
     bounds = ones / _HIGHEST, ones * _HIGHEST
     _, level = jax.lax.fori_loop(0, 40, halve, bounds)
-    return jnp.where(fires(bounds[1]), level, jnp.inf)
+    reached = fires(bounds[1])
+    return jnp.where(reached, level, 1), reached.any()

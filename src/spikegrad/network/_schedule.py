@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-import numpy as np
+import jax
 
 from ._connections import Name
 from ._storage import Storage
+
+if TYPE_CHECKING:
+    from ._modes import Backward
 
 RESIDUALS = "spikegrad_residuals"
 """The name of the residuals of a loop for ``jax.checkpoint``."""
@@ -17,38 +20,22 @@ RESIDUALS = "spikegrad_residuals"
 class Plan(NamedTuple):
     """The static options of a call. A program is compiled for each plan and shape."""
 
-    mode: str
-    """The name of the mode, for messages."""
-    storage: Storage
-    recompute: bool
-    """If True, states are stored at the start of each segment and recomputed within it."""
-    chunk: int | None
-    segment: int | None
-    truncate: int | None
+    backward: Backward
     outputs: tuple[Name, ...]
-    """The nodes whose outputs are returned."""
-    pre_spike: tuple[Name, ...]
-    """The layers whose states before the spike are returned."""
-    unroll: int
+    """The names of the outputs and other parts of the activity that are returned."""
     staged: bool = False
     """If True, the network runs in stages, and later stages read outputs of earlier ones.
 
     See ``_stages``.
     """
 
-    def parts(self, steps: int, per_step: bool = False) -> tuple[Part, ...]:
-        """Schedule this number of steps."""
-        low_memory = self.storage.encodes or self.recompute
-        return schedule(
-            steps,
-            self.chunk,
-            self.segment,
-            # A chunk holds its rebuilt arrays at once, so modes that save memory have shorter
-            # ones.
-            near=5 if low_memory else 10,
-            recompute=self.recompute,
-            per_step=per_step,
-        )
+    @property
+    def storage(self) -> Storage:
+        return self.backward.row.storage
+
+    @property
+    def unroll(self) -> int:
+        return self.backward.unroll or (1 if jax.default_backend() == "cpu" else 4)
 
 
 class Part(NamedTuple):
@@ -65,30 +52,24 @@ class Part(NamedTuple):
     """The number of steps that compute their independent products together."""
 
 
-def schedule(
-    steps: int,
-    chunk: int | None = None,
-    segment: int | None = None,
-    *,
-    near: int = 10,
-    recompute: bool = False,
-    per_step: bool = False,
-) -> tuple[Part, ...]:
+def schedule(steps: int, backward: Backward, per_step: bool = False) -> list[Part]:
     """Return one part, and a second part for the remaining steps if segments or chunks do not
     divide the steps.
 
-    The default length of a chunk is about ``near`` steps. It is one step if ``per_step``, because
-    chunks are then not faster.
+    The default length of a chunk is one step if ``per_step``, because chunks are then not faster.
 
-    >>> schedule(250), schedule(250, near=5, recompute=True)
-    ((Part(start=0, steps=250, segment=250, chunk=10),),
-    (Part(start=0, steps=250, segment=10, chunk=5),))
-    >>> schedule(11, chunk=4)
-    (Part(start=0, steps=8, segment=8, chunk=4),
-    Part(start=8, steps=3, segment=3, chunk=3))
+    >>> from spikegrad import Backward
+    >>> schedule(250, Backward()), schedule(250, Backward("recompute"))
+    ([Part(start=0, steps=250, segment=250, chunk=10)],
+    [Part(start=0, steps=250, segment=10, chunk=5)])
+    >>> schedule(11, Backward(chunk=4))
+    [Part(start=0, steps=8, segment=8, chunk=4),
+    Part(start=8, steps=3, segment=3, chunk=3)]
     """
-    check_length("chunk", chunk, steps)
-    check_length("segment", segment, steps)
+    storage, recompute, *_ = backward.row
+    chunk, segment = backward.chunk, backward.segment
+    # A chunk holds its rebuilt arrays at once, so modes that save memory have shorter ones.
+    near = 5 if storage.encodes or recompute else 10
     if chunk is None and per_step:
         chunk = 1
     elif chunk is None and segment is not None:
@@ -101,30 +82,17 @@ def schedule(
         segment = chunk * _divisor(
             steps // chunk, max(1, round(math.sqrt(steps) / chunk))
         )
-    if segment is not None and segment % chunk:
-        raise ValueError(
-            f"Backward: chunk must divide segment, got {chunk} and {segment}"
-        )
     # A scan needs equal chunks. The remaining steps become a part with a scan of its own.
-    divisible = steps - steps % (segment or chunk)
-    parts = (Part(0, divisible, segment or divisible, chunk),)
-    if divisible == steps:
-        return parts
-    remaining = steps - divisible
-    # The largest chunk that divides the remaining steps. 1 always does.
-    last_chunk = max(d for d in range(1, 2 * chunk + 1) if remaining % d == 0)
-    return (*parts, Part(divisible, remaining, remaining, last_chunk))
-
-
-def check_length(name: str, value: int | None, steps: int | None = None) -> None:
-    """Raise unless an optional number of steps is an integer from 1 to ``steps``, if known."""
-    if value is None:
-        return
-    if not isinstance(value, int | np.integer):
-        raise TypeError(f"Backward: {name} must be an integer, got {value!r}")
-    if not 1 <= value <= (steps or value):
-        domain = f"from 1 to the {steps} steps of the inputs" if steps else "at least 1"
-        raise ValueError(f"Backward: {name} must be {domain}, got {value}")
+    remaining = steps % (segment or chunk)
+    divisible = steps - remaining
+    parts = []
+    if divisible:
+        parts.append(Part(0, divisible, segment or divisible, chunk))
+    if remaining:
+        # The largest chunk that divides the remaining steps. 1 always does.
+        last_chunk = max(d for d in range(1, 2 * chunk + 1) if remaining % d == 0)
+        parts.append(Part(divisible, remaining, remaining, last_chunk))
+    return parts
 
 
 def _divisor(n: int, near: int, least: int | None = None) -> int:

@@ -23,15 +23,14 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from .._checks import append_axes, is_float, takes
+from .._checks import append_axes, is_float
 from .._pytree import PyTree
-from ..neurons import State
 from ._connections import Join, Name, select
-from ._graph import Graph, strongly_connected
+from ._graph import Graph
 from ._masks import Masks, tree_keep, with_finite_padding
 from ._schedule import RESIDUALS, Plan
-from ._states import is_over_time
-from ._step import LayerState
+from ._states import Parts, is_over_time
+from ._step import LayerState, parts_of
 from .engine._functions import known
 
 
@@ -50,8 +49,6 @@ class Run(NamedTuple):
     pasts: dict[Name, jax.Array]
     statistics: dict[Name, PyTree]
     """The second values that joins over time returned, such as running statistics."""
-    outputs: dict[Name, jax.Array]
-    pre_spike: dict[Name, State]
 
 
 def stages_of(graph: Graph) -> list[Stage]:
@@ -64,9 +61,7 @@ def stages_of(graph: Graph) -> list[Stage]:
     # Components come sources first, so every source outside of the group has its number
     # already. A join over time starts a new stage, hence the increase by one.
     number = dict.fromkeys(graph.inputs, 0)
-    for group in strongly_connected(
-        {name: [s for s in read if s in graph.nodes] for name, read in sources.items()}
-    ):
+    for group in graph.components():
         over_time = [name for name in group if is_over_time(graph.nodes[name])]
         if over_time and len(group) > 1:
             others = [repr(name) for name in group if name != over_time[0]]
@@ -102,25 +97,20 @@ def stages_of(graph: Graph) -> list[Stage]:
 def run_stages(
     graph: Graph,
     inputs: dict[Name, jax.Array],
-    start: Callable[[Graph, dict[Name, jax.Array]], tuple[dict, dict]],
+    start: Callable[[Graph, dict[Name, jax.Array]], Parts],
     masks: Masks,
     key: jax.Array | None,
     plan: Plan,
-    run: Callable,
-    lean: bool,
-) -> Run:
-    """Run a network.
+) -> tuple[Run, dict[Name, PyTree]]:
+    """Run a network. Return its states and statistics, and the requested outputs.
 
     ``start`` returns the states and pasts of a graph before its first step, from its inputs.
-
-    ``run`` is the engine, as a function of a graph, its inputs, states and pasts, the masks, the
-    key and the plan. With ``lean``, the backward pass of several stages stores only the residuals
-    of the engine.
     """
     stages = stages_of(graph)
-    done = Run({}, {}, {}, {}, {})
-    # The backward pass of a single stage has nothing to compute again.
-    lean = lean and len(stages) > 1
+    done = Run({}, {}, {})
+    # The backward pass of several stages stores only the residuals of the engine. That of a single
+    # stage has nothing to compute again.
+    staged = plan.backward.row.cuts and len(stages) > 1
     values = dict(inputs)
     again = {}
     # Dicts and not sets, because the order of a set of names differs between Python processes.
@@ -135,17 +125,15 @@ def run_stages(
     for n, stage in enumerate(stages):
         # A loop returns only outputs that a later stage or the caller reads. All others would
         # occupy ``(steps, batch, neurons)`` each.
-        nodes = stage.graph.nodes
         needed = {*plan.outputs}.union(*read[n + 1 :])
+        parts = (part for name in stage.graph.nodes for part in parts_of(name))
         stage_plan = plan._replace(
-            outputs=tuple(name for name in nodes if name in needed),
-            pre_spike=tuple(name for name in plan.pre_spike if name in nodes),
-            staged=lean,
+            outputs=tuple(part for part in parts if part in needed), staged=staged
         )
         names = dict.fromkeys(stage.graph.inputs) | read[n]
         sources = {name: values[name] for name in names if name in values}
-        run_stage = functools.partial(_run_stage, graph, stage, start, run, stage_plan)
-        if lean:
+        run_stage = functools.partial(_run_stage, graph, stage, start, stage_plan)
+        if staged:
             # The policy saves the named residuals of the loop. Everything else in the stage,
             # such as the normalized sequences, is computed again in the backward pass.
             run_stage = jax.checkpoint(
@@ -156,11 +144,10 @@ def run_stages(
         done = Run(*map(operator.or_, done, ran))
         values |= outputs
         again |= functions
-    done.outputs.update(select(values, plan.outputs))
-    return done
+    return done, select(values, plan.outputs)
 
 
-def _run_stage(graph, stage, start, run, plan, sources, again, masks, key):
+def _run_stage(graph, stage, start, plan, sources, again, masks, key):
     """Return the results of one stage, the outputs of its nodes, and functions that recompute
     outputs.
     """
@@ -179,16 +166,17 @@ def _run_stage(graph, stage, start, run, plan, sources, again, masks, key):
         if extra is not None:
             statistics[name] = extra
     if not stage.graph.nodes:
-        return Run({}, {}, statistics, {}, {}), outputs, {}
+        return Run({}, {}, statistics), outputs, {}
     stage_inputs = select(values, stage.graph.inputs)
-    (states, pasts), (outs, pre_spike), again = run(
-        stage.graph, stage_inputs, *start(stage.graph, stage_inputs), masks, key, plan
+    starts = start(stage.graph, stage_inputs)
+    (states, pasts), outs, again = plan.backward.row.run(
+        stage.graph, stage_inputs, starts, masks, key, plan
     )
     # Stages need different numbers of past outputs of a source. Only the longest past is a state of
     # the network.
     depths = graph.depths
     pasts = {n: past for n, past in pasts.items() if len(past) == depths.get(n)}
-    return Run(states, pasts, statistics, {}, pre_spike), outputs | outs, again
+    return Run(states, pasts, statistics), outputs | outs, again
 
 
 def _again(
@@ -216,19 +204,13 @@ def over_time(
     name: Name, join: Join, sequences: list[jax.Array], active: jax.Array | None
 ) -> tuple[jax.Array, PyTree]:
     """Return the outputs of a join over time, zeros in masked steps, and its statistics or None."""
-    owner = f"Network: join {name!r}"
     options = {}
     # (steps, batch), or (steps,) for a sequence without examples.
-    lead = sequences[0].shape[: min(2, sequences[0].ndim - 1)]
+    lead = sequences[0].shape[:-1][:2]
     if active is not None:
         # A mask for all examples is (steps,). The join always gets (steps, batch).
         options = {"mask": jnp.broadcast_to(append_axes(active, len(lead)), lead)}
         sequences = with_finite_padding(active, sequences)
-        if not takes(join.function, len(sequences), mask=None):
-            raise TypeError(
-                f"{owner}: the call has a mask, so a function over time must take it: "
-                "function(..., mask)"
-            )
     result = join.function(*sequences, **options)
     out, statistics = result if isinstance(result, tuple) else (result, None)
     if (
@@ -237,8 +219,8 @@ def over_time(
         or out.shape[: len(lead)] != lead
     ):
         raise TypeError(
-            f"{owner}: a function over time must return an array of floats with the leading axes "
-            f"steps and examples, {lead}, or a pair of it and statistics, got "
+            f"Network: join {name!r}: a function over time must return an array of floats with the "
+            f"leading axes steps and examples, {lead}, or a pair of it and statistics, got "
             f"{jax.tree.map(jax.typeof, result)}"
         )
     return tree_keep(options.get("mask"), out), statistics

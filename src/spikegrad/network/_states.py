@@ -89,13 +89,13 @@ def checked_entries(graph: Graph, entries: PyTree) -> dict[Name, PyTree]:
 
 def entries_of_part(
     part: Graph, graph: Graph, entries: Mapping[Name, PyTree]
-) -> dict[Name, PyTree]:
+) -> Mapping[Name, PyTree]:
     """Return the entries that the loop of a part of the graph starts with, in its own form.
 
     A part may read fewer earlier outputs of a source than the whole graph.
     """
     if part is graph:
-        return dict(entries)
+        return entries
     states, pasts = as_parts(graph, entries)
     # A past of depth 1 is the last output.
     pasts = {name: out[None] for name, (_, out) in states.items()} | pasts
@@ -105,7 +105,7 @@ def entries_of_part(
         if name in pasts
     }
     members = {name: states[name] for name in part.layers if name in states}
-    return {**as_entries(part, (members, newest))}
+    return as_entries(part, (members, newest))
 
 
 def check_entries(

@@ -22,6 +22,7 @@ import jax.numpy as jnp
 
 from .._checks import is_float
 from .._compat import shard_as
+from .._pytree import PyTree
 from .._surrogate import fold_in
 from ..neurons import Cell, State
 from ..neurons import fire as fire_cell
@@ -46,9 +47,7 @@ class Steps(Protocol):
         """The state before the spike."""
         ...
 
-    def fire(
-        self, u: State, number: jax.Array | None, active: jax.Array | None = None, /
-    ) -> LayerState:
+    def fire(self, u: State, mask: Masks, /) -> LayerState:
         """The state after the spike, and the output.
 
         The number of the step selects the keys of stochastic spikes. A cell that couples examples
@@ -67,10 +66,17 @@ class Step(NamedTuple):
     states: dict[Name, LayerState]
     """The states after the step. A masked step holds the state before it."""
     pasts: dict[Name, jax.Array]
-    outputs: dict[Name, jax.Array]
-    """The outputs for other nodes and the caller. Zeros in a masked step."""
-    pre_spike: dict[Name, State]
-    """The states before the spike. Zeros in a masked step."""
+    outputs: dict[Name, PyTree]
+    """The outputs for other nodes, and all parts of the activity for the caller (see
+    :func:`parts_of`). Zeros in a masked step.
+    """
+
+
+def parts_of(name: Name) -> tuple[Name, Name, Name]:
+    """Return the names of a layer's output, state before the spike, and current, among the outputs
+    of a step. A join has only the first.
+    """
+    return name, f"state of {name!r} before the spike", f"current of {name!r}"
 
 
 def graph_step(
@@ -91,7 +97,6 @@ def graph_step(
     before = states
     outputs = dict(with_finite_padding(mask.active, outputs))
     states = {}
-    pre_spike = {}
 
     def read(source: Name, lag: int) -> jax.Array:
         if lag == 0:
@@ -117,17 +122,17 @@ def graph_step(
         # the examples of a batch may have different masks.
         current = node.current((hoisted.get(name), reads))
         u = node.integrate(before[name][0], current)
-        after = node.fire(u, mask.number, mask.active)
+        after = node.fire(u, mask)
         states[name] = tree_where(mask.active, after, before[name])
-        outputs[name] = tree_keep(mask.active, after[1])
-        pre_spike[name] = tree_keep(mask.active, u)
+        for part, value in zip(parts_of(name), (after[1], u, current), strict=True):
+            outputs[part] = tree_keep(mask.active, value)
     # A past has the axis of its outputs before the others.
     active = None if mask.active is None else mask.active[None]
     pasts = {
         source: tree_where(active, push(past, outputs[source]), past)
         for source, past in pasts.items()
     }
-    return Step(states, pasts, outputs, pre_spike)
+    return Step(states, pasts, outputs)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,10 +147,8 @@ class CellSteps:
     def integrate(self, v: State, current: jax.Array) -> State:
         return self.cell.integrate(v, current)
 
-    def fire(
-        self, u: State, number: jax.Array | None, active: jax.Array | None = None
-    ) -> LayerState:
-        return fire(self.cell, u, self.keys(number), active)
+    def fire(self, u: State, mask: Masks) -> LayerState:
+        return fire(self.cell, u, self.keys(mask.number), mask.active)
 
 
 def fire(
@@ -155,17 +158,16 @@ def fire(
     active: jax.Array | None = None,
 ) -> LayerState:
     """Call ``cell.fire`` and check that it returns a state and an array of floats."""
-    owner = type(cell).__name__
     fired = fire_cell(cell, u, keys, active)
     if not (
-        isinstance(fired, tuple) and len(fired) == 2 and isinstance(fired[1], jax.Array)
+        isinstance(fired, tuple)
+        and len(fired) == 2
+        and isinstance(fired[1], jax.Array)
+        and is_float(fired[1])
     ):
         raise TypeError(
-            f"{owner}: fire must return (state, output) with one array as output, got {fired!r}"
-        )
-    if not is_float(fired[1]):
-        raise TypeError(
-            f"{owner}: fire must return floats as output, got {fired[1].dtype}"
+            f"{type(cell).__name__}: fire must return (state, output) with one array of floats as "
+            f"output, got {fired!r}"
         )
     return fired
 

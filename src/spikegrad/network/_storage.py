@@ -9,7 +9,7 @@ stores the distance in a byte. It stores the remainder in bfloat16, because a re
 a trace may have any size. Integers and bools are stored unchanged, and so is the state of a cell
 without ``encode``.
 
-Graded and stochastic spikes depend on the value of the distance too. :meth:`FewBits.settle`
+Graded and stochastic spikes depend on the value of the distance too. :meth:`Storage.settle`
 preserves them.
 
 A byte holds a sign and one of 128 codes. All neurons of one example in one step share a unit. It is
@@ -84,7 +84,12 @@ def distance_at_rest(cell: Cell, encoded: PyTree, shape: tuple[int, ...]) -> AtR
 
 
 class Storage:
-    """Storage of the unchanged state, and the base of all storages."""
+    """Storage of the unchanged state, and the base of all storages.
+
+    A storage that encodes has the distance to the threshold in low precision, and the remainder of
+    the state in 16 bits. It declares its errors, and its number format by :meth:`pack`,
+    :meth:`unpack`, ``sign`` and ``largest``.
+    """
 
     orders: ClassVar[float] = math.inf
     """The highest order of derivatives that a network supports."""
@@ -97,33 +102,6 @@ class Storage:
     gradient_error: ClassVar[float] = 0.0
     """The tolerance of ``check_cell`` and the tests for gradients, relative to their norm."""
 
-    def write(self, encoded: PyTree, at_rest: AtRest | None = None) -> PyTree:
-        """Store ``encoded``, the distance and the remainder of a state."""
-        return encoded
-
-    def read(
-        self, residual: PyTree, like: PyTree, at_rest: AtRest | None = None
-    ) -> PyTree:
-        """Restore ``(distance, rest)``. ``like`` has its structure and dtypes."""
-        return residual
-
-    def settle(self, residual: PyTree, same: Callable[[PyTree], jax.Array]) -> PyTree:
-        """Change stored distances until they give the spikes of the forward pass, which
-        ``same(residual)`` tests.
-        """
-        return residual
-
-
-class FewBits(Storage):
-    """Storage of the distance to the threshold in low precision, and of the remainder of a state in
-    16 bits.
-
-    A subclass declares its errors, and its number format by :meth:`pack`, :meth:`unpack`, ``sign``
-    and ``largest``.
-    """
-
-    orders = 1
-    encodes = True
     sign: ClassVar[int]
     """The sign bit of a code. All lower bits increase with the magnitude."""
     largest: ClassVar[int]
@@ -141,6 +119,7 @@ class FewBits(Storage):
         return False
 
     def write(self, encoded: PyTree, at_rest: AtRest | None = None) -> PyTree:
+        """Store ``encoded``, the distance and the remainder of a state."""
         # distance: (batch, neurons). remainder: all arrays of the state that the distance does not
         # determine.
         distance, remainder = encoded
@@ -171,6 +150,7 @@ class FewBits(Storage):
     def read(
         self, residual: PyTree, like: PyTree, at_rest: AtRest | None = None
     ) -> PyTree:
+        """Restore ``(distance, rest)``. ``like`` has its structure and dtypes."""
         (distance, remainder), (distance_like, remainder_like) = residual, like
         remainder = jax.tree.map(
             lambda k, a: _from_half(k, a.dtype), remainder, remainder_like
@@ -187,7 +167,7 @@ class FewBits(Storage):
 
     def settle(self, residual: PyTree, same: Callable[[PyTree], jax.Array]) -> PyTree:
         """Move a stored distance to the next number above or below if only that number gives the
-        right spike.
+        right spike, which ``same(residual)`` tests.
 
         A state is between two numbers of the format. The output increases with the distance, so at
         least one of the two has the output of the state. It may be the farther one.
@@ -268,9 +248,11 @@ def _from_half(stored: jax.Array, dtype: DTypeLike) -> jax.Array:
     return jax.lax.bitcast_convert_type(stored, jnp.bfloat16).astype(dtype)
 
 
-class Half(FewBits):
+class Half(Storage):
     """Storage in bfloat16."""
 
+    orders = 1
+    encodes = True
     error = 2.0**-8
     gradient_error = 1e-2
     sign = 0x8000
@@ -293,9 +275,11 @@ _ONE = 127 << 3  # the exponent and the mantissa's first 3 bits of 1.0
 _SHIFT = 23 - 3  # the bits of a float32's mantissa that a code does not have
 
 
-class EightBit(FewBits):
+class EightBit(Storage):
     """Storage in bytes, in the format of the module's text."""
 
+    orders = 1
+    encodes = True
     error = 2.0**-4
     gradient_error = 0.1
     sign = 0x80

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-import numbers
 from typing import Any
 
 import jax
@@ -94,7 +93,7 @@ def match_widths(
     ... )
     1.000
     """
-    if not (isinstance(ratio, numbers.Real) and 0 < float(ratio) < math.inf):
+    if not 0 < ratio < math.inf:
         raise ValueError(
             f"match_widths: ratio must be > 0 and finite, got {brief(ratio)}"
         )

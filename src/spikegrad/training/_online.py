@@ -97,8 +97,8 @@ class Probed(CellSteps):
 
     zero: jax.Array
 
-    def fire(self, u: Any, number: Any, active: Any = None) -> tuple[Any, jax.Array]:
-        state, out = super().fire(u, number, active)
+    def fire(self, u: Any, mask: Masks) -> tuple[Any, jax.Array]:
+        state, out = super().fire(u, mask)
         return state, out + self.zero
 
 
@@ -642,9 +642,9 @@ def _has_arrays(tree: PyTree) -> bool:
 def _matrices(graph: Any, name: str) -> list[Any]:
     """Return the connections of a layer that learn a matrix."""
     return [
-        c
-        for c in graph.connections(name)
-        if is_array(c.weight) and is_float_array(c.weight)
+        (edge, weight)
+        for edge, weight in graph.connections(name)
+        if is_array(weight) and is_float_array(weight)
     ]
 
 

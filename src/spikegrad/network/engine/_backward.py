@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -10,26 +12,20 @@ import jax
 import jax.numpy as jnp
 
 from ..._checks import append_axes
-from ..._compat import merge_leading, zeros_like
+from ..._compat import merge_leading
 from ..._pytree import PyTree, is_inexact
+from ...neurons import State
 from .._connections import Name, select
 from .._masks import steps_before, tree_keep, tree_where
 from .._past import active_first, after, pick, places_of
+from .._step import parts_of
 from ._functions import pullback
 from ._layer_vjp import DRIVE
-from ._sequence import Sequence, at_index, window_of
+from ._sequence import Sequence, Sources, at_index, window_of
 
 
-def backward(
-    over: Sequence,
-    first: int | jax.Array,
-    us: dict,
-    pasts: dict,
-    residuals: dict,
-    carry: tuple,
-    ct_recorded: tuple,
-) -> tuple:
-    """Run backward over a segment.
+def backward(over: Sequence, segment: tuple, carry: tuple, ct_recorded: tuple) -> tuple:
+    """Run backward over a segment, see ``_Chunk``.
 
     Carry: the cotangents of states and pasts after it, and the gradients.
     """
@@ -40,17 +36,17 @@ def backward(
     # Cotangents of inputs are stacked: (chunks, chunk, batch, inputs).
     def body(carry, i):
         ct_states, ct_ends, grads = carry
-        back = _Chunk(over, first, i, us, pasts, residuals)
+        back = _Chunk(over, *segment, i=i)
         recorded = window_of(ct_recorded, back.start, chunk)
-        cts = _Cotangents(back, ct_states, grads, *recorded)
+        cts = _Cotangents(back, ct_states, grads, recorded)
         # The order matters: a source needs all cotangents of its outputs before its own steps run.
         # Its readers are in later components. A reader of a past adds to the cotangent of earlier
         # chunks.
         cts.ended(ct_ends)
         # Components are sorted with sources first, so the reverse order runs all readers before a
         # source.
-        for names in reversed(over.components):
-            cts.of_component(names)
+        for component in reversed(over.loops):
+            cts.of_component(component)
         ct_inputs = {
             name: _total(cts.outs[name])
             for name, x in over.inputs.items()
@@ -70,20 +66,19 @@ def backward(
 class _Cotangents:
     """The cotangents of one chunk, collected per source."""
 
-    def __init__(self, back, ct_states, grads, ct_outs, ct_pre_spike):
+    def __init__(self, back, ct_states, grads, ct_outs):
         self.back = back
         self.over = back.over
         # copies, because the methods below replace entries, and the arguments belong to the carry
         # of the scan
         self.states = dict(ct_states)
         self.grads = dict(grads)
-        self.pre_spike = ct_pre_spike
         sources = (*self.over.inputs, *self.over.nodes)
         # Lists, because a source may have several readers. They are added when the source runs,
         # so nothing is added to zeros.
         self.outs = {
-            source: [ct_outs[source]] if ct_outs.get(source) is not None else []
-            for source in sources
+            name: [ct_outs[name]] if ct_outs.get(name) is not None else []
+            for name in (*sources, *ct_outs)
         }
         """The cotangents of each source's outputs, (chunk, batch, ...), to be added."""
         self.pasts: dict[Name, list[jax.Array]] = {source: [] for source in sources}
@@ -97,7 +92,7 @@ class _Cotangents:
         for source, ct in ct_ends.items():
             self._to_source(
                 source,
-                lambda past, outs: after(past, outs, self.back.places),
+                lambda past, outs: after(past, outs, self.back.sources.places),
                 ct,
                 within=True,
             )
@@ -130,41 +125,34 @@ class _Cotangents:
                 # ct: (chunk, batch, neurons). The first ``lag`` steps belong to the past, (depth,
                 # batch, neurons). Later steps belong to outputs of this chunk.
                 def view(past, outs, source=edge.source, lag=lag):
-                    return self.over.read(
-                        source,
-                        lag,
-                        lambda _: past,
-                        lambda _: outs,
-                        self.back.masks,
-                        self.back.places,
-                    )
+                    views = {"past": lambda _: past, "outs": lambda _: outs}
+                    return self.back.sources._replace(**views).lagged(source, lag)
 
                 self._to_source(
                     edge.source, view, ct, within=lag < self.over.part.chunk
                 )
 
-    def of_component(self, names):
-        component = self.over.component(names)
-        if component is None:
-            self._of_join(*names)
+    def of_component(self, component):
+        if component.at_once:
+            ((name, edges),) = component.hoisted.items()
+            self._of_join(name, edges)
             return
         ct_hoisted = self._of_steps(component)
         # ct_hoisted: (chunk, batch, neurons) for the products of a layer, and (chunk, batch, ...)
         # for the reads of a join.
-        for name in reversed(names):
+        for name in reversed(component.nodes):
             if name in component.layers:
-                self._of_weights(name, ct_hoisted[name])
+                self._of_weights(component, name, ct_hoisted[name])
             else:
-                self._send(self.over.hoisted[name], ct_hoisted[name])
+                self._send(component.hoisted[name], ct_hoisted[name])
 
-    def _of_join(self, name):
+    def _of_join(self, name, edges):
         if not self.outs[name]:
             return  # it has no readers, so its cotangent is zero
-        edges = self.over.hoisted[name]
         # Outputs of masked steps are zeros, so their cotangents are dropped.
         ct = tree_keep(self.back.masks.active, _total(self.outs[name]))
         self.grads[name], ct_reads = self.over.joins[name].backward(
-            self.grads[name], self.back.reads(edges), ct
+            self.grads[name], self.back.sources.reads(edges), ct
         )
         self._send(edges, ct_reads)
 
@@ -172,60 +160,44 @@ class _Cotangents:
         """Run phase 1, the steps one by one, see :meth:`Component.backward_steps`."""
         over = self.over
         back = self.back
+        reads = back.sources.reads
         layers = component.layers
         hoisted = over.step_arguments(
-            {name: back.reads(over.hoisted[name]) for name in component.nodes}
+            {name: reads(edges) for name, edges in component.hoisted.items()}
         )
         # All outputs of the chunk are known here. One product of (chunk, batch, inputs) and a
         # matrix computes the currents of all steps, (chunk, batch, neurons).
         currents = {
             name: layer.current(
-                (hoisted[name], back.reads(over.within[name])), layer.call_chunk
+                (hoisted[name], reads(component.within[name])), layer.call_chunk
             )
             for name, layer in layers.items()
-            if over.within[name] and not layer.per_step
+            if component.within[name] and not layer.per_step
         }
+        parts = {part for name in component.nodes for part in parts_of(name)}
+        cts = {n: _total(cts) for n, cts in self.outs.items() if cts and n in parts}
         # States before each step, (chunk, batch, neurons), and pasts, (chunk, depth, batch,
         # neurons).
-        befores = (
-            {name: back.steps(name) for name in layers},
-            {
-                name: back.befores(name, depth)
-                for name, depth in component.depths.items()
-            },
-        )
+        states = {name: back.steps(name) for name in layers}
+        pasts = {name: back.befores(name, n) for name, n in component.depths.items()}
+        steps = jnp.arange(over.part.chunk)
         states, pasts, grads, ct_hoisted = component.backward_steps(
             select(self.states, layers),
             select(self.grads, component.nodes),
-            (
-                {
-                    name: _total(self.outs[name])
-                    for name in component.nodes
-                    if self.outs[name]
-                },
-                {
-                    name: self.pre_spike[name]
-                    for name in layers
-                    if self.pre_spike.get(name) is not None
-                },
-            ),
-            befores,
-            hoisted,
-            currents,
+            (steps, cts, states, pasts, hoisted, currents, back.masks),
             back.pre_spike,
-            back.masks,
         )
         self.states |= states
         self.grads |= grads
         for source, ct in pasts.items():
             # The steps carry only the newest outputs of a past. Older outputs get zeros.
-            self.pasts[source].append(_padded(ct, back.old[source]))
+            newest = operator.itemgetter(slice(-len(ct), None))
+            self.pasts[source] += pullback(newest, ct, back.old[source])
         return ct_hoisted
 
-    def _of_weights(self, name, ct):
+    def _of_weights(self, component, name, ct):
         """Run phase 2, the weights of a layer, for all steps of the chunk at once."""
-        over = self.over
-        layer = self.over.layers[name]
+        layer = component.layers[name]
         # Each matmul below needs a temporary of the size of its gradient, and rebuilt outputs of
         # (chunk, batch, neurons). Without barriers, XLA may run the matmuls in parallel and keep
         # all of these arrays alive. The first barrier delays the recurrent weights until phase 1
@@ -234,14 +206,16 @@ class _Cotangents:
         back = self.back.again(i)
         grads = self.grads[name]
         if not layer.per_step:
-            grads = layer.backward_looped(
-                grads, back.reads(over.within[name]), ct[DRIVE]
-            )
+            # The steps have already sent the cotangents of these reads to their sources, so only
+            # the gradients are used.
+            reads = back.sources.reads(component.within[name])
+            cts = dict.fromkeys(reads, ct[DRIVE])
+            grads, _ = layer.backward_products(grads, reads, cts)
         # The second barrier delays the input weights until the recurrent weights are done.
         ct, grads = jax.lax.optimization_barrier((ct, grads))
-        edges = over.hoisted[name]
+        edges = component.hoisted[name]
         self.grads[name], ct_reads = layer.backward_hoisted(
-            grads, back.reads(edges), ct
+            grads, back.sources.reads(edges), ct
         )
         self._send(edges, ct_reads)
 
@@ -269,43 +243,35 @@ def _once(method: Callable) -> Callable:
     return rebuild
 
 
+@dataclasses.dataclass(eq=False)
 class _Chunk:
-    """Chunk ``i`` of a segment: states, outputs and pasts, rebuilt from the residuals."""
+    """A chunk of a segment: states, outputs and pasts, rebuilt from the residuals."""
 
-    def __init__(
-        self,
-        over: Sequence,
-        first: int | jax.Array,
-        i: jax.Array,
-        us: dict,
-        pasts: dict[Name, jax.Array],
-        residuals: dict[Name, PyTree],
-    ):
-        # ``first`` is the number of the segment's first step. ``us`` and ``pasts`` belong to the
-        # step before it: (batch, neurons) and (depth, batch, neurons). ``residuals`` has those of
-        # all steps, (chunks, chunk, batch, neurons) in the dtypes of the storage.
-        self.over = over
-        self.first = first
-        self.i = i
-        self.start = first + i * over.part.chunk
-        self.us = us
-        self.old = pasts
-        self.residuals = residuals
-        self.inputs, self.masks = over.window(self.start)
-        self.places = places_of(self.masks.active)
-        self.rebuilt: dict[tuple, Any] = {}
+    over: Sequence
+    first: int | jax.Array
+    """The number of the segment's first step."""
+    us: dict[Name, State]
+    """The pre-spike states of the step before it, ``(batch, neurons)``."""
+    old: dict[Name, jax.Array]
+    """The pasts before it, ``(depth, batch, neurons)``."""
+    residuals: dict[Name, PyTree]
+    """Those of all steps of the segment, ``(chunks, chunk, batch, neurons)``."""
+    i: jax.Array
+    """The number of the chunk."""
+    rebuilt: dict[tuple, Any] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.start = self.first + self.i * self.over.part.chunk
+        self.inputs, self.masks = self.over.window(self.start)
+        places = places_of(self.masks.active)
+        self.sources = Sources(self.past, self.outs, self.masks, places)
 
     def again(self, i):
         """Return the same chunk, whose layers fire again. Joins do not run again."""
-        again = _Chunk(self.over, self.first, i, self.us, self.old, self.residuals)
         # The index is behind a barrier, so XLA does not share arrays with this chunk. For joins it
         # would have to run all layers below again.
-        again.rebuilt = {
-            key: value
-            for key, value in self.rebuilt.items()
-            if key[1] in self.over.joins
-        }
-        return again
+        joins = {k: v for k, v in self.rebuilt.items() if k[1] in self.over.joins}
+        return dataclasses.replace(self, i=i, rebuilt=joins)
 
     def pre_spike(self, name, t):
         """Return the pre-spike state of a layer at step t of the chunk."""
@@ -313,7 +279,7 @@ class _Chunk:
         residual = jax.tree.map(
             lambda a: at_index(at_index(a, self.i), t), self.residuals[name]
         )
-        return self.over.layers[name].load(self.over.plan.storage, residual)
+        return self.over.layers[name].load(residual)
 
     @_once
     def fired(self, name):
@@ -324,10 +290,8 @@ class _Chunk:
         # batch, neurons). Before its first valid step, an example has the initial state.
         def ended(residual, mask):
             started = None if mask.active is None else mask.active | mask.started
-            u = layer.load(self.over.plan.storage, residual)
-            return tree_where(
-                started, layer.fire(u, mask.number), self.over.starts[name]
-            )
+            u = layer.load(residual)
+            return tree_where(started, layer.fire(u, mask), self.over.starts[name])
 
         residual = jax.tree.map(lambda a: at_index(a, self.i), self.residuals[name])
         return jax.vmap(ended)(residual, self.masks)
@@ -336,21 +300,14 @@ class _Chunk:
     def steps(self, name):
         """Return states and outputs of a layer before each step."""
         over = self.over
-        layer = over.layers[name]
         # The step before the chunk is the last one of the previous chunk, or of the previous
         # segment (``us``).
         residual = jax.tree.map(
             lambda a: at_index(a, jnp.maximum(self.i - 1, 0))[-1], self.residuals[name]
         )
-        last = layer.load(over.plan.storage, residual)
-        before = tree_where(
-            self.masks.started[0],
-            layer.fire(
-                tree_where(self.i > 0, last, self.us[name]),
-                over.number_before(self.start),
-            ),
-            over.starts[name],
-        )
+        last = over.layers[name].load(residual)
+        u = tree_where(self.i > 0, last, self.us[name])
+        before = over.state_before(name, self.start, u)
         return jax.tree.map(
             lambda a, b: jnp.concatenate([a[None], b[:-1]]), before, self.fired(name)
         )
@@ -367,7 +324,7 @@ class _Chunk:
             return self.fired(source)[1]
         # A join of joins would be one kernel of all layers below. With a barrier each join is a
         # kernel that reads the one below, and XLA compiles equal kernels once.
-        reads = self.reads(over.edges[source])
+        reads = self.sources.reads(over.edges[source])
         return jax.lax.optimization_barrier(over.joins[source].over_chunk(reads))
 
     @_once
@@ -406,36 +363,19 @@ class _Chunk:
             chosen = pick(jax.tree.map(merge_leading, self.residuals[source]), steps)
             numbers = pick(over.masks.number, self.first + steps)
             # vmap over the chosen steps, (n,) or (n, batch).
-            outputs = functools.partial(over.layers[source].outputs, over.plan.storage)
-            return jax.vmap(outputs)(chosen, numbers)
+            return jax.vmap(over.layers[source].outputs)(chosen, numbers)
         # The outputs of a join follow from its sources at these steps.
         edges = over.edges[source]
         return over.joins[source].over_chunk(
             {e.label: self._outputs_at(e.source, steps) for e in edges}
         )
 
-    @property
-    def _views(self):
-        """The arguments of reads."""
-        return self.past, self.outs, self.masks, self.places
-
-    def reads(self, edges):
-        """Return the reads of edges, by label."""
-        return self.over.reads(edges, *self._views)
-
     def befores(self, source, depth):
         """Return the past of a source before each step, ``(chunk, depth, batch, neurons)``."""
         # One read for each place of the past, the oldest first, as ``push`` orders them. The new
         # axis is second, because the scan over steps slices the first axis.
         lags = range(depth, 0, -1)
-        return jnp.stack([self.over.read(source, lag, *self._views) for lag in lags], 1)
-
-
-def _padded(ct: jax.Array, past: jax.Array) -> jax.Array:
-    """Fill the cotangent of a past with zeros for older outputs."""
-    return jnp.concatenate(
-        [zeros_like(past[: len(past) - len(ct)]).astype(ct.dtype), ct]
-    )
+        return jnp.stack([self.sources.lagged(source, lag) for lag in lags], 1)
 
 
 def _total(cts: list[jax.Array]) -> jax.Array:

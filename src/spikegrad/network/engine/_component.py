@@ -8,7 +8,7 @@ weights for the complete chunk (see ``_layer_vjp``).
 
 from __future__ import annotations
 
-import functools
+import dataclasses
 import itertools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -16,76 +16,78 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from ..._compat import in_reverse_mode_alone
+from ..._pytree import PyTree, is_inexact
 from ...neurons import State
 from .._connections import Edge, Name, depths_of, select
 from .._masks import Masks, tree_where
-from .._step import LayerState, Nodes, graph_step
-from .._storage import Storage
+from .._step import LayerState, Nodes, graph_step, parts_of
 from ._convolution import canonical
 from ._functions import known, pullback
 from ._layer_vjp import Gradients, JoinVjp, LayerVjp, plus
 
 
+@dataclasses.dataclass(eq=False)
 class Component:
     """Layers, and the joins between them."""
 
-    def __init__(
-        self,
-        nodes: Mapping[Name, LayerVjp | JoinVjp],
-        within: Mapping[Name, tuple[Edge, ...]],
-        unroll: int,
-    ):
-        self.nodes = nodes
-        self.within = within
-        self.unroll = unroll
-        self.layers = {
-            name: node for name, node in nodes.items() if isinstance(node, LayerVjp)
+    nodes: dict[Name, LayerVjp | JoinVjp]
+    edges: dict[Name, tuple[Edge, ...]]
+    chunk: int
+    unroll: int
+
+    def __post_init__(self) -> None:
+        # An edge with several lags belongs to the loop if its shortest lag does, because one
+        # read returns all its lags.
+        self.within = {
+            name: tuple(
+                e for e in edges if e.source in self.nodes and min(e.lags) < self.chunk
+            )
+            for name, edges in self.edges.items()
         }
-        self.depths = depths_of(itertools.chain(*within.values()), self.layers)
+        """The edges that are read step by step, for each node."""
+        self.hoisted = {
+            name: tuple(edge for edge in edges if edge not in self.within[name])
+            for name, edges in self.edges.items()
+        }
+        """The edges that are read for all steps of a chunk at once."""
+        self.layers = {
+            n: node for n, node in self.nodes.items() if isinstance(node, LayerVjp)
+        }
+        self.depths = depths_of(itertools.chain(*self.within.values()), self.layers)
         """The number of past outputs that the steps carry."""
+        self.convolves = any(node.per_step for node in self.nodes.values())
+        self.at_once = not (self.layers or self.convolves or len(self.nodes) > 1)
+        """True for a join whose steps run at once, because it does not have a state."""
 
     def _fast(self, step: Callable) -> Callable:
         """Convert the convolutions of a step to the form that is fast inside a loop."""
-        return (
-            canonical(step)
-            if any(node.per_step for node in self.nodes.values())
-            else step
-        )
+        return canonical(step) if self.convolves else step
 
     def _as_steps(self, nodes: Mapping[Name, Any]) -> Nodes:
-        return {
-            name: (
-                # Only the edges within the component are read in a step. The products of all
-                # other edges are in ``hoisted``.
-                node.function if isinstance(node, JoinVjp) else node,
-                self.within[name],
-            )
-            for name, node in nodes.items()
-        }
+        # Only the edges within the component are read in a step. The products of all other edges
+        # are in ``hoisted``.
+        return {name: (node, self.within[name]) for name, node in nodes.items()}
 
     def forward(
         self,
-        us: dict[Name, State],
-        states: dict[Name, LayerState],
-        pasts: dict[Name, jax.Array],
+        carry: tuple[dict, dict, dict],
         hoisted: dict[Name, dict],
         masks: Masks,
-        storage: Storage | None,
-        pre_spike: tuple[Name, ...],
+        stores: bool,
+        recorded: tuple[Name, ...],
     ):
-        """Return pre-spike states and states after the chunk, and outputs, pre-spike states and
-        residuals of all steps.
+        """Return pre-spike states and states after the chunk, and outputs and residuals of all
+        steps.
 
-        If ``storage`` is None, the residuals are empty.
+        Unless it ``stores``, the residuals are empty.
         """
         nodes = self._as_steps(self.nodes)
 
         # Scan over the steps of a chunk. Carry: ``u``, ``v`` and ``out`` of each layer, each
         # (batch, neurons), and the pasts that are read within the steps, (depth, batch, neurons).
         # Slices: the drive (batch, neurons), or the inputs (batch, ...) if ``per_step``, and the
-        # masks of the step. Stacked: outputs, requested pre-spike states and residuals, each
-        # (chunk, batch, neurons).
+        # masks of the step. Stacked: outputs, with other parts that are requested, and residuals,
+        # each (chunk, batch, neurons).
         def step(carry, now):
             # ``graph_step`` gets no inputs, because every read of an input is hoisted.
             us, states, pasts = carry
@@ -94,46 +96,40 @@ class Component:
             # A masked step holds the pre-spike state like the state, because the backward pass
             # rebuilds the state from it.
             us = {
-                name: tree_where(mask.active, new.pre_spike[name], u)
+                name: tree_where(mask.active, new.outputs[parts_of(name)[1]], u)
                 for name, u in us.items()
             }
             # ``mask.number`` selects the keys, so stochastic spikes repeat when the storage checks
             # them.
-            residuals = {}
-            if storage is not None:
-                for name, u in us.items():
-                    layer = self.layers[name]
-                    residuals[name] = layer.store(storage, u, mask.number)
-            pre_spikes = select(new.pre_spike, us.keys() & pre_spike)
-            return (us, new.states, new.pasts), (new.outputs, pre_spikes, residuals)
+            residuals = {
+                name: self.layers[name].store(u, mask)
+                for name, u in us.items()
+                if stores
+            }
+            outs = select(new.outputs, new.outputs.keys() & {*nodes, *recorded})
+            return (us, new.states, new.pasts), (outs, residuals)
 
-        # A scan cannot unroll by more than its length, and the last part of a sequence may be
-        # short.
-        (us, states, _), (outs, pre_spikes, residuals) = jax.lax.scan(
+        (us, states, _), (outs, residuals) = jax.lax.scan(
             self._fast(step),
-            (us, states, pasts),
+            carry,
             (hoisted, masks),
-            unroll=min(self.unroll, len(masks.started)),
+            unroll=self.unroll,
         )
-        return us, states, outs, pre_spikes, residuals
+        return us, states, outs, residuals
 
     def backward_steps(
         self,
         ct_states: dict[Name, LayerState],
         grads: dict[Name, Gradients],
-        cts: tuple[dict, dict],
-        befores: tuple[dict, dict],
-        hoisted: dict[Name, dict],
-        currents: dict[Name, jax.Array],
+        slices: tuple,
         load: Callable,
-        masks: Masks,
     ):
         """Return cotangents of states and pasts before the chunk, the added gradients, and
         cotangents of ``hoisted``.
 
-        ``cts`` has the cotangents of outputs and pre-spike states of each step. The derivative of
-        ``integrate`` needs the current of the forward pass. ``currents`` has the currents that one
-        product computed for all steps of the chunk.
+        ``slices`` has arrays of each step: its number, the cotangents of outputs, the states and
+        pasts before it, ``hoisted``, the currents that one product computed for all steps of the
+        chunk, because the derivative of ``integrate`` needs them, and masks.
         """
         # Only these gradients are in the carry. Phase 2 adds the gradients of products that run for
         # a chunk at once.
@@ -141,7 +137,7 @@ class Component:
             name: select(grads[name], node.stepwise)
             for name, node in self.nodes.items()
         }
-        states, pasts = befores
+        _, _, _, pasts, *_ = slices
         # The cotangent of the pasts after the chunk starts at zero, because the caller has already
         # added it to the pasts before the chunk and to the outputs.
         ct_pasts = {name: jnp.zeros_like(pasts[name][0]) for name in self.depths}
@@ -149,14 +145,13 @@ class Component:
         # Scan over the steps of a chunk, from last to first. Carry: the cotangents of the states
         # after the step, each (batch, neurons), cotangents of the pasts, and the accumulated
         # gradients of ``stepwise``, in the shapes of their arrays. Slices: the cotangents of
-        # outputs and pre-spike states, the states before the step and ``hoisted``, each (batch,
-        # neurons). Stacked: the cotangents of ``hoisted``, each (chunk, batch, neurons), for phase
-        # 2.
+        # outputs, the states before the step and ``hoisted``, each (batch, neurons). Stacked: the
+        # cotangents of ``hoisted``, each (chunk, batch, neurons), for phase 2.
         def step(carry, now):
             ct_states, ct_pasts, grads = carry
             # ``currents`` lacks layers with a convolution. Their current is computed again in the
             # step.
-            t, (ct_outs, ct_pre_spike), states, pasts, hoisted, currents, mask = now
+            t, ct_outs, states, pasts, hoisted, currents, mask = now
             # the stored pre-spike states of this step, (batch, neurons)
             us = {name: load(name, t) for name in self.layers}
 
@@ -176,11 +171,7 @@ class Component:
                 new = graph_step(
                     self._as_steps(nodes), states, pasts, {}, hoisted, mask
                 )
-                recorded = (
-                    select(new.outputs, ct_outs),
-                    select(new.pre_spike, ct_pre_spike),
-                )
-                return new.states, new.pasts, *recorded
+                return new.states, new.pasts, select(new.outputs, ct_outs)
 
             # Differentiate with respect to the arrays in the carry only. All other arrays are
             # constants of the step.
@@ -190,7 +181,7 @@ class Component:
             }
             new, ct_states, ct_pasts, ct_hoisted = pullback(
                 again,
-                (ct_states, ct_pasts, ct_outs, ct_pre_spike),
+                (ct_states, ct_pasts, ct_outs),
                 differentiated,
                 states,
                 pasts,
@@ -200,21 +191,12 @@ class Component:
             # neurons). Phase 2 multiplies them by the reads of all steps at once.
             return (ct_states, ct_pasts, plus(grads, new)), ct_hoisted
 
-        xs = (
-            jnp.arange(len(masks.started)),
-            cts,
-            states,
-            pasts,
-            hoisted,
-            currents,
-            masks,
-        )
         (ct_states, ct_pasts, trained), ct_hoisted = jax.lax.scan(
             self._fast(step),
             (ct_states, ct_pasts, trained),
-            xs,
+            slices,
             reverse=True,
-            unroll=min(self.unroll, len(masks.started)),
+            unroll=self.unroll,
         )
         grads = {name: grads[name] | trained[name] for name in grads}
         return ct_states, ct_pasts, grads, ct_hoisted
@@ -239,17 +221,16 @@ class _Rebuilt(NamedTuple):
     def integrate(self, v: State, current: jax.Array) -> State:
         return jax.tree.map(known, self.u, self.layer.integrate(_summed(v), current))
 
-    def fire(
-        self, u: State, number: jax.Array | None, active: jax.Array | None = None
-    ) -> LayerState:
+    def fire(self, u: State, mask: Masks) -> LayerState:
         # A cell reads ``u`` several times, for the spike and for the reset. The outer identity
         # does the same for the state and the output, which also have several readers.
-        return _summed(self.layer.fire(_summed(u), number, active))
+        return _summed(self.layer.fire(_summed(u), mask))
 
 
-# Identity that sums the cotangents of its uses before JAX passes them on. It fixes the order of
-# sums in the backward pass, so rounding does not depend on the number of times that a function of a
-# cell uses its argument.
-_summed = functools.partial(
-    in_reverse_mode_alone, "Network: the backward pass supports reverse mode only"
-)
+def _summed(tree: PyTree) -> PyTree:
+    """Identity that sums the cotangents of its uses before JAX passes them on.
+
+    It fixes the order of sums in the backward pass, so rounding does not depend on the number of
+    times that a function of a cell uses its argument. XLA removes the product.
+    """
+    return jax.tree.map(lambda x: x * 1 if is_inexact(x) else x, tree)

@@ -63,13 +63,12 @@ def has_convolution(jaxpr: Any) -> bool:
     """Return True if any equation is a convolution, including nested jaxprs."""
     return any(
         eqn.primitive.name == _CONVOLUTION
-        or any(map(has_convolution, _jaxprs(list(eqn.params.values()))))
+        or any(
+            hasattr(leaf, "eqns") and has_convolution(leaf)
+            for leaf in jax.tree.leaves(list(eqn.params.values()))
+        )
         for eqn in jaxpr.eqns
     )
-
-
-def _jaxprs(params: Any) -> list:
-    return [leaf for leaf in jax.tree.leaves(params) if hasattr(leaf, "eqns")]
 
 
 def _bind_canonical(equation: Any, operands: list) -> list:
@@ -112,18 +111,11 @@ def _convolve(
 def _gains(params: dict, x: jax.Array, kernel: jax.Array) -> bool:
     """Return True if the canonical form differs and is faster."""
     numbers = params["dimension_numbers"]
-    spatial = x.ndim - 2
-    # Only these dtypes and ranks are known to gain.
-    known = (
-        x.dtype == kernel.dtype
-        and jnp.issubdtype(x.dtype, jnp.floating)
-        and 1 <= spatial <= 3
-    )
     if params["batch_group_count"] > 1:
-        return known
+        return True
     grouped = params["feature_group_count"] > 1
     narrow = grouped and kernel.shape[numbers.rhs_spec[1]] <= _FEW
-    return known and not narrow and numbers != _numbers(spatial)
+    return not narrow and numbers != _numbers(x.ndim - 2)
 
 
 def _numbers(spatial: int) -> jax.lax.ConvDimensionNumbers:

@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 import jax
 import jax.numpy as jnp
 
-from ..._compat import bind_over_any_axes, equations, evaluate, zeros_like
+from ..._compat import bind_over_any_axes, equations, evaluate
 from ..._pytree import PyTree, inexact, is_inexact, merge, split
 
 Arrays: TypeAlias = list[jax.Array]
@@ -46,10 +46,6 @@ def close(
     # Constants may be NumPy arrays. The loop differentiates with respect to them, so they
     # become JAX arrays.
     return call, [jnp.asarray(array) for array in consts], closed
-
-
-def zero_cotangent(tree: PyTree) -> PyTree:
-    return jax.tree.map(zeros_like, inexact(tree))
 
 
 def pullback(function: Callable, cotangent: PyTree, *args: PyTree) -> tuple:

@@ -26,7 +26,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple, TypeAlias
 
 import jax
@@ -40,6 +40,8 @@ from ...neurons import State, says_how_to_encode
 from .._connections import Join, Name, Read, matrix_of, product
 from .._graph import Graph
 from .._layer import plus_bias, sum_of
+from .._masks import Masks
+from .._schedule import Plan
 from .._step import LayerState, examples_of, fire, keys_of
 from .._storage import Storage, distance_at_rest
 from ._convolution import canonical, has_convolution
@@ -49,8 +51,6 @@ Gradients: TypeAlias = dict[str, Arrays]
 """Gradients by function, one for each of its arrays. None for integers."""
 
 
-WITHOUT_GRADIENT = {"encode", "decode", "at_rest", "key"}
-"""Functions with arrays that do not get a gradient."""
 DRIVE = ""
 """The label of the current from edges outside loops."""
 
@@ -65,47 +65,27 @@ class JoinVjp(NamedTuple):
     axes of steps and examples.
     """
 
-    # A join between the layers of a loop runs in the steps, and the loop over steps adds its
-    # gradients, as for a layer.
+    # A join with a convolution, or between the layers of a loop, runs in the steps, and the loop
+    # over steps adds its gradients, as for a layer.
     stepwise = ("function",)
 
-    def function(self, reads: dict[str, Read]) -> jax.Array:
+    def __call__(self, reads: dict[str, Read]) -> jax.Array:
         return self.call(self.arrays["function"], reads)
 
     def over_chunk(self, reads: dict[str, Read]) -> jax.Array:
         """Return the outputs of a chunk, ``(chunk, batch, ...)``."""
-        if self.per_step:
-            return jax.lax.map(canonical(self.function), reads)
-        return self._at_once(self.arrays["function"], reads)
-
-    @property
-    def _at_once(self):
-        # vmap over the steps: (chunk, batch, ...) -> (chunk, batch, ...). All steps share the
-        # arrays.
-        return jax.vmap(self.call, in_axes=(None, 0))
+        over_steps = functools.partial(jax.lax.map, canonical(self))
+        return (over_steps if self.per_step else jax.vmap(self))(reads)
 
     def backward(
         self, grads: Gradients, reads: dict[str, Read], ct: jax.Array
     ) -> tuple[Gradients, dict[str, Read]]:
         """Add the gradients of a chunk, and return the cotangents of its reads."""
-        arrays = self.arrays["function"]
-
-        # reads and ct: (chunk, batch, ...), or (batch, ...) in a step. A join has no state, so one
-        # pullback can cover all steps. Otherwise the scan carries the gradients. The derivative is
-        # taken within its body, because only then ``canonical`` includes the convolutions of the
-        # derivative.
-        def add(call, grads, now):
-            new, ct_reads = pullback(call, now[0], arrays, now[1])
-            return plus(grads, new), ct_reads
-
-        if self.per_step:
-            step = canonical(functools.partial(add, self.call))
-            total, ct_reads = jax.lax.scan(
-                step, grads["function"], (ct, reads), reverse=True
-            )
-        else:
-            total, ct_reads = add(self._at_once, grads["function"], (ct, reads))
-        return {"function": total}, ct_reads
+        # vmap over the steps: (chunk, batch, ...) -> (chunk, batch, ...). All steps share the
+        # arrays.
+        call = jax.vmap(self.call, in_axes=(None, 0))
+        new, ct_reads = pullback(call, ct, self.arrays["function"], reads)
+        return {"function": plus(grads["function"], new)}, ct_reads
 
 
 class LayerVjp(NamedTuple):
@@ -124,8 +104,9 @@ class LayerVjp(NamedTuple):
     """The labels of products with a matrix."""
     per_step: bool
     """If True, the layer contains a convolution and computes its products step by step."""
+    storage: Storage
     encoded: PyTree
-    """Shapes and dtypes of the result of ``encode``. None if the cell does not define it."""
+    """Shapes and dtypes of the result of ``encode``. None if states are stored unchanged."""
     needs_magnitude: bool
     """If True, spikes depend on the value of the distance to the threshold, besides its sign."""
     graded: bool
@@ -134,7 +115,7 @@ class LayerVjp(NamedTuple):
     """The number of the layer, used for its keys."""
     examples: int | None
     """The number of examples, for stochastic spikes."""
-    low_memory: bool = False
+    low_memory: bool
     """If True, the gradients of large matrices are added in parts."""
 
     @property
@@ -209,32 +190,25 @@ class LayerVjp(NamedTuple):
     def integrate(self, v: State, current: jax.Array) -> State:
         return self.call("integrate", v, current)
 
-    def fire(
-        self, u: State, number: jax.Array | None, active: jax.Array | None = None
-    ) -> LayerState:
+    def fire(self, u: State, mask: Masks) -> LayerState:
         """Return state and output after a step. Only stochastic spikes depend on its number."""
-        # Examples of a cell that couples them have one mask, see ``check_coupled``.
-        del active
-        # u: (batch, neurons). number: a scalar, or (batch,) with a mask per example. The backward
-        # pass calls this again and draws equal spikes, because the keys depend only on these
-        # numbers.
+        # Examples of a cell that couples them have one mask, see ``check_coupled``. u: (batch,
+        # neurons). The number is a scalar, or (batch,) with a mask per example. The backward pass
+        # calls this again and draws equal spikes, because the keys depend only on these numbers.
         keys = None
         for key in self.arrays.get("key", ()):
-            keys = keys_of(key, number, self.number, self.examples)
+            keys = keys_of(key, mask.number, self.number, self.examples)
         return self.call("fire", u, keys)
 
-    @property
-    def _at_rest(self):
-        is_known = "at_rest" in self.calls
-        return functools.partial(self.call, "at_rest") if is_known else None
+    def _at_rest(self, rest):
+        return self.call("at_rest", rest)
 
-    def store(self, storage: Storage, u: State, number: jax.Array | None) -> PyTree:
+    def store(self, u: State, mask: Masks) -> PyTree:
         """Return the residual of a pre-spike state."""
-        # u, and both results of ``encode``: (batch, neurons). A cell without ``encode`` is stored
-        # unchanged.
-        if not storage.encodes or self.encoded is None:
+        # u, and both results of ``encode``: (batch, neurons).
+        if self.encoded is None:
             return u
-        residual = storage.write(self.call("encode", u), self._at_rest)
+        residual = self.storage.write(self.call("encode", u), self._at_rest)
         # A step depends only on the sign of the distance, and every storage preserves signs. Graded
         # and stochastic spikes depend on its value, so the stored value may have to move until the
         # backward pass fires these spikes too.
@@ -242,44 +216,33 @@ class LayerVjp(NamedTuple):
             return residual
         # Equal keys make both calls draw the same random numbers, so a difference comes from
         # rounding only.
-        spikes = self.fire(u, number)[1]
-        return storage.settle(
-            residual, lambda code: self.outputs(storage, code, number) == spikes
+        spikes = self.fire(u, mask)[1]
+        return self.storage.settle(
+            residual, lambda code: self.outputs(code, mask.number) == spikes
         )
 
-    def load(self, storage: Storage, residual: PyTree) -> State:
+    def load(self, residual: PyTree) -> State:
         """Restore the pre-spike state from its residual."""
-        if not storage.encodes or self.encoded is None:
+        if self.encoded is None:
             return residual
         # ``encoded`` has the shapes and dtypes of the cell, because the stored arrays have fewer
         # bits.
-        return self.call("decode", *storage.read(residual, self.encoded, self._at_rest))
+        encoded = self.storage.read(residual, self.encoded, self._at_rest)
+        return self.call("decode", *encoded)
 
-    def outputs(
-        self, storage: Storage, residual: PyTree, number: jax.Array | None
-    ) -> jax.Array:
+    def outputs(self, residual: PyTree, number: jax.Array | None) -> jax.Array:
         """Return the outputs of a step from its residual."""
-        return self.fire(self.load(storage, residual), number)[1]
+        return self.fire(self.load(residual), Masks(number=number))[1]
 
-    def is_rebuilt_exactly(self, storage: Storage) -> bool:
-        """Return True if the residuals determine the outputs exactly, for example the spikes."""
+    @property
+    def is_rebuilt_exactly(self) -> bool:
+        """True if the residuals determine the outputs exactly, for example the spikes."""
         # A storage preserves the sign of the distance, which determines a spike. Graded outputs and
         # stochastic spikes depend on its value. A cell without a distance, such as a readout,
         # outputs other arrays. Both are rounded.
-        if not storage.encodes or self.encoded is None:
-            return True
-        return not (self.encoded[0] is None or self.needs_magnitude or self.graded)
-
-    def backward_looped(
-        self, grads: Gradients, reads: dict[str, Read], ct_current: jax.Array
-    ) -> Gradients:
-        """Add the gradients of the weights within loops."""
-        # read: (chunk, batch, inputs). ct_current: (chunk, batch, neurons). The steps have already
-        # sent the cotangents of these reads to their sources, so only the gradients are used.
-        return grads | {
-            label: self._add(label, grads[label], read, ct_current)[0]
-            for label, read in reads.items()
-        }
+        return self.encoded is None or not (
+            self.encoded[0] is None or self.needs_magnitude or self.graded
+        )
 
     def backward_hoisted(
         self, grads: Gradients, reads: dict[str, Read], cts: dict[str, Read]
@@ -299,62 +262,56 @@ class LayerVjp(NamedTuple):
         # cotangent.
         cts = cts | dict.fromkeys(self.outside, cts[DRIVE])
         cts |= dict.fromkeys(self.outside[:1], ct_first)
-        grads = {**grads, "bias": plus(grads["bias"], bias)}
+        return self.backward_products(
+            grads | {"bias": plus(grads["bias"], bias)}, reads, cts
+        )
+
+    def backward_products(
+        self, grads: Gradients, reads: dict[str, Read], cts: Mapping[str, jax.Array]
+    ) -> tuple[Gradients, dict[str, Read]]:
+        """Add the gradients of products, and return the cotangents of their reads."""
+        grads = dict(grads)
         ct_reads = {}
-        for label, read in reads.items():
-            grads[label], ct_reads[label] = self._add(
-                label, grads[label], read, cts[label]
-            )
-        return grads, ct_reads
-
-    def _add(self, name, grad, x, ct):
-        """Add the gradient of the arrays of a product to ``grad``.
-
-        Return the sum and the cotangent of the inputs.
-        """
         # x: (chunk, batch, inputs). ct: (chunk, batch, neurons).
-        if name not in self.matrices:
-            # A function: JAX's gradient of the vmapped call is already summed over the steps.
-            new, ct_x = pullback(self._over_chunk(name), ct, self.arrays[name], x)
-            return plus(grad, new), ct_x
-        # The gradient of a matrix is added in place, in parts if memory is scarce. ct_x: (chunk,
-        # batch, inputs). XLA removes this product if the caller does not use it.
-        (ct_x,) = pullback(functools.partial(self.call_chunk, name), ct, x)
-        (matrix,) = self.arrays[name]
-        add = _add_in_parts if self.low_memory else _add_product
-        return [add(grad[0], matrix, x.astype(matrix.dtype), ct)], ct_x
+        for label, x in reads.items():
+            ct, arrays = cts[label], self.arrays[label]
+            call = self._over_chunk(label)
+            if label in self.matrices:
+                # The gradient of a matrix is added in place. XLA removes the product for the
+                # cotangent of the reads if the caller does not use it.
+                (ct_reads[label],) = pullback(functools.partial(call, arrays), ct, x)
+                (grad,) = grads[label]
+                grads[label] = [_add_product(grad, x, ct, self.low_memory)]
+            else:
+                # A function: JAX's gradient of the vmapped call is already summed over the steps.
+                new, ct_reads[label] = pullback(call, ct, arrays, x)
+                grads[label] = plus(grads[label], new)
+        return grads, ct_reads
 
 
 def _add_product(
-    grad: jax.Array, matrix: jax.Array, x: jax.Array, ct: jax.Array
+    grad: jax.Array, x: jax.Array, ct: jax.Array, low_memory: bool
 ) -> jax.Array:
-    """Return ``grad`` plus the sum of ``x^T ct`` over all leading axes, without merging them
-    (``times_matrix``).
+    """Return ``grad`` plus the sum of ``x^T ct`` over all leading axes.
+
+    With ``low_memory``, the temporary of a large matrix has some of its rows.
     """
-    # (chunk, batch, inputs) and (chunk, batch, neurons) -> (inputs, neurons)
-    return grad + contract_leading(x, ct.astype(matrix.dtype), like=matrix)
-
-
-def _add_in_parts(
-    grad: jax.Array, matrix: jax.Array, x: jax.Array, ct: jax.Array
-) -> jax.Array:
-    """Like :func:`_add_product`, with a temporary of some rows of a large matrix."""
     # The temporary of a smaller matrix is small compared with the residuals, so one part is enough.
     most = 4 if grad.size >= 1 << 20 else 2 if grad.size >= 1 << 18 else 1
-    parts = math.gcd(len(grad), most)
+    parts = math.gcd(len(grad), most) if low_memory else 1
+    if parts == 1:
+        # (chunk, batch, inputs) and (chunk, batch, neurons) -> (inputs, neurons)
+        x, ct = x.astype(grad.dtype), ct.astype(grad.dtype)
+        return grad + contract_leading(x, ct, like=grad)
     rows = len(grad) // parts
 
     # Carry: the gradient (inputs, neurons). Each iteration updates ``rows`` rows.
     def add(i, grad):
-        part, some = (
-            jax.lax.dynamic_slice_in_dim(a, i * rows, rows) for a in (grad, matrix)
-        )
+        part = jax.lax.dynamic_slice_in_dim(grad, i * rows, rows)
         read = jax.lax.dynamic_slice_in_dim(x, i * rows, rows, axis=-1)
-        part = _add_product(part, some, read, ct)
+        part = _add_product(part, read, ct, False)
         return jax.lax.dynamic_update_slice_in_dim(grad, part, i * rows, axis=0)
 
-    if parts == 1:
-        return _add_product(grad, matrix, x, ct)
     return jax.lax.fori_loop(0, parts, add, grad)
 
 
@@ -365,6 +322,7 @@ def trace(
     state: LayerState,
     key: jax.Array | None,
     examples: int | None,
+    plan: Plan,
 ) -> tuple[LayerVjp, dict[str, Arrays], State]:
     """Trace a layer. Return its equations, its arrays, and an example of its pre-spike state.
 
@@ -386,15 +344,10 @@ def trace(
         convolutional.append(has_convolution(jaxpr))
 
     for (label, *_), weight in graph.connections(name):
+        add(label, functools.partial(product, weight, name=label), reads[label])
         matrix = matrix_of(weight)
         if matrix is not None and is_float(matrix) and matrix.ndim == 2:
-            # A known matrix is not traced. Its gradient is added in place, as one product per chunk
-            # (see ``_add``).
-            calls[label] = functools.partial(_matrix_product, label)
-            arrays[label] = [jnp.asarray(matrix)]
             matrices.add(label)
-        else:
-            add(label, functools.partial(product, weight, name=label), reads[label])
     # The products run once on the example step, because their dtypes determine the dtype of the
     # current.
     v, _ = state
@@ -425,7 +378,7 @@ def trace(
         arrays["key"], keys = [key], keys_of(key, None, number, examples)
     add("fire", lambda u, keys: fire(layer.cell, u, keys), u, keys)
     encoded = None
-    if says_how_to_encode(layer.cell):
+    if plan.storage.encodes and says_how_to_encode(layer.cell):
         add("encode", layer.cell.encode, u)
         encoded = layer.cell.encode(u)
         add("decode", layer.cell.decode, *encoded)
@@ -442,11 +395,16 @@ def trace(
         _type(began),
         frozenset(matrices),
         any(convolutional),
+        plan.storage,
         jax.tree.map(_type, encoded),
         any(kind.needs_magnitude for kind in kinds),
         any(kind.graded for kind in kinds),
         number,
         examples,
+        # These modes trade time for memory.
+        plan.storage.encodes
+        or plan.backward.row.recompute
+        or plan.backward.segment is not None,
     )
     return traced, arrays, u
 
@@ -457,6 +415,7 @@ def trace_all(
     states: dict[Name, LayerState],
     pasts: dict[Name, jax.Array],
     key: jax.Array | None,
+    plan: Plan,
 ) -> tuple[dict[Name, LayerVjp | JoinVjp], dict, dict[Name, State]]:
     """Trace all nodes.
 
@@ -491,13 +450,9 @@ def trace_all(
             traced[name] = JoinVjp({}, call, has_convolution(jaxpr))
         else:
             traced[name], arrays[name], pre_spike[name] = trace(
-                graph, name, reads, states[name], key, examples
+                graph, name, reads, states[name], key, examples, plan
             )
     return traced, arrays, pre_spike
-
-
-def _matrix_product(label, arrays, x):
-    return product(arrays[0], x, label)
 
 
 def _cast(call, dtype, arrays, x):

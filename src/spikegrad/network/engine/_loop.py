@@ -57,54 +57,46 @@ from jax.tree_util import Partial
 
 from ..._compat import match_varying_axes, merge_leading, spread_as, zeros_like
 from ..._pytree import PyTree, inexact, is_inexact
-from .._connections import Name, select
+from .._connections import Name
 from .._graph import Graph
 from .._masks import Masks, tree_keep
-from .._schedule import RESIDUALS, Plan
-from .._step import LayerState
-from .._storage import Storage
+from .._schedule import RESIDUALS, Plan, schedule
+from .._states import Parts
 from ._backward import backward
-from ._functions import zero_cotangent
-from ._layer_vjp import WITHOUT_GRADIENT, JoinVjp, LayerVjp, trace_all
+from ._layer_vjp import LayerVjp, trace_all
 from ._sequence import Sequence
 
 
 def run(
     graph: Graph,
     inputs: dict[Name, jax.Array],
-    states: dict[Name, LayerState],
-    pasts: dict[Name, jax.Array],
+    starts: Parts,
     masks: Masks,
     key: jax.Array | None,
     plan: Plan,
-    mark: Callable[[PyTree], PyTree],
-) -> tuple[tuple[dict, dict], tuple[dict, dict], dict[Name, Callable]]:
-    """Return the states and pasts after the last step, and the requested outputs and pre-spike
-    states of each step.
+) -> tuple[Parts, dict[Name, PyTree], dict[Name, Callable]]:
+    """Return the states and pasts after the last step, and the requested outputs of each step.
 
     If the network runs in stages, the third value has a function of the masks for some layers. It
     recomputes the outputs of a layer from the residuals, and exists if they determine these outputs
-    exactly. ``mark`` is applied to all arrays with a derivative.
+    exactly.
     """
     # Traced on the first step, because all steps have equal shapes: (steps, batch, features) ->
     # (batch, features).
     traced, arrays, pre_spike = trace_all(
-        graph, {name: x[0] for name, x in inputs.items()}, states, pasts, key
+        graph, {name: x[0] for name, x in inputs.items()}, *starts, key, plan
     )
-    length = len(masks.started)
-    parts = plan.parts(length, per_step=_is_faster_per_step(traced, arrays, pre_spike))
+    per_step = _is_faster_per_step(traced, arrays, pre_spike)
     # In ``shard_map`` the inputs differ between devices. The weights get their type, because the
     # gradients are in the carry of the backward scan, and a scan must not change the types of its
     # carry.
-    arrays, inputs, starts = mark(
-        (match_varying_axes(arrays, like=inputs), inputs, (states, pasts))
-    )
+    arrays = match_varying_axes(arrays, like=inputs)
     # A second part takes the remaining steps if the number of steps is not a multiple of a chunk or
     # segment.
     # The states after one part start the next. Their derivatives pass between the parts as
     # those of ordinary arrays.
     results = []
-    for part in parts:
+    for part in schedule(len(masks.started), plan.backward, per_step):
         starts, *result = _run_part(
             plan, graph, traced, part, arrays, inputs, pre_spike, starts, masks
         )
@@ -113,14 +105,14 @@ def run(
     # ``Partial`` is a pytree, so a stage inside ``jax.checkpoint`` can return it.
     again = {
         name: Partial(
-            functools.partial(_outputs, layer, plan.storage),
+            functools.partial(_outputs, layer),
             arrays[name],
             [r[name] for r in residuals],
         )
         for name, layer in traced.items()
         if name in residuals[0]
         and isinstance(layer, LayerVjp)
-        and layer.is_rebuilt_exactly(plan.storage)
+        and layer.is_rebuilt_exactly
     }
     # (steps of one part, batch, neurons) -> (steps, batch, neurons)
     return starts, jax.tree.map(lambda *a: jnp.concatenate(a), *recorded), again
@@ -132,13 +124,7 @@ def _is_faster_per_step(traced: dict, arrays: dict, states: dict) -> bool:
     """
     # A chunk reads the weights of its products once instead of once per step. For convolutions it
     # only adds arrays of (chunk, batch, neurons), which a single step keeps in the cache.
-    at_once = [
-        arrays[name]["function"]
-        if isinstance(node, JoinVjp)
-        else [arrays[name][label] for label in (*node.outside, *node.inside)]
-        for name, node in traced.items()
-        if not node.per_step
-    ]
+    at_once = [arrays[name] for name, node in traced.items() if not node.per_step]
     weights, neurons = (
         # An exported program may have a symbolic number of examples, which counts as one.
         sum(
@@ -151,16 +137,14 @@ def _is_faster_per_step(traced: dict, arrays: dict, states: dict) -> bool:
     return any(node.per_step for node in traced.values()) and weights <= neurons
 
 
-def _outputs(
-    layer: LayerVjp, storage: Storage, arrays: dict, residuals: list, masks: Masks
-) -> jax.Array:
+def _outputs(layer: LayerVjp, arrays: dict, residuals: list, masks: Masks) -> jax.Array:
     """Return the outputs of a layer in all steps, ``(steps, batch, ...)``, from its residuals."""
     layer = layer._replace(arrays=arrays)
 
     # Scan over chunks, because all steps at once would need several temporaries of their size. Each
     # residual is (chunks, chunk, batch, neurons). The number of a step selects its keys.
     def chunk(now):
-        return jax.vmap(functools.partial(layer.outputs, storage))(*now)
+        return jax.vmap(layer.outputs)(*now)
 
     outs = []
     start = 0
@@ -184,52 +168,38 @@ def _run_part(plan, graph, traced, part, arrays, inputs, pre_spike, starts, mask
     # The components depend on the length of a chunk: outputs with a delay of at least a chunk are
     # known when the chunk starts, so they do not close a loop.
     components = graph.components(part.chunk)
-    edges = graph.edges
 
     # Both passes build this from their own arguments, because a function with a custom derivative
-    # must not close over arrays, such as those of the graph.
+    # must not read other arrays, such as those of the graph.
     def sequence(arrays, inputs, starts, masks):
         if any("key" in node_arrays for node_arrays in arrays.values()):
             masks = masks.numbered(part.start)
-        # These modes trade time for memory, so large weight gradients are added in parts.
-        low_memory = plan.storage.encodes or segmented
-        nodes = {
-            name: node._replace(arrays=arrays[name], low_memory=low_memory)
-            if isinstance(node, LayerVjp)
-            else node._replace(arrays=arrays[name])
-            for name, node in traced.items()
-        }
-        return Sequence(plan, part, components, edges, nodes, inputs, starts[0], masks)
-
-    def forward(arrays, inputs, pre_spike, starts, masks, storage):
-        over = sequence(arrays, inputs, starts, masks)
-        if not segmented:
-            # recorded: (chunks, chunk, batch, neurons) -> (steps, batch, neurons). The residuals
-            # keep the axis of chunks, because the backward pass reads them by chunk.
-            _, ends, recorded, residuals = over.forward(
-                0, pre_spike, starts[1], storage
-            )
-            return (ends, jax.tree.map(merge_leading, recorded)), residuals
-
-        # Scan over segments. Carry: pre-spike state and state of each layer, each (batch, neurons),
-        # and the pasts. Stacked: outputs (segments, chunks, chunk, batch, neurons), and the
-        # residuals: pre-spike states (segments, batch, neurons) and pasts (segments, depth, batch,
-        # neurons), unrounded.
-        def segment(carry, first):
-            us, (_, pasts) = carry
-            new, ends, recorded, _ = over.forward(first, us, pasts, None)
-            return (new, ends), (recorded, (us, pasts))
-
-        (_, ends), (recorded, residuals) = jax.lax.scan(
-            segment, (pre_spike, starts), firsts
+        nodes = {n: node._replace(arrays=arrays[n]) for n, node in traced.items()}
+        return Sequence(
+            plan, part, components, graph.edges, nodes, inputs, starts[0], masks
         )
-        return (
-            ends,
-            jax.tree.map(lambda a: merge_leading(merge_leading(a)), recorded),
-        ), residuals
 
-    def results(storage, arrays, inputs, pre_spike, starts, masks):
-        out, residuals = forward(arrays, inputs, pre_spike, starts, masks, storage)
+    def results(stores, arrays, inputs, pre_spike, starts, masks):
+        over = sequence(arrays, inputs, starts, masks)
+        if segmented:
+            # Scan over segments. Carry: pre-spike state and state of each layer, each (batch,
+            # neurons), and the pasts. Stacked: outputs (segments, chunks, chunk, batch, neurons),
+            # and the residuals: pre-spike states (segments, batch, neurons) and pasts (segments,
+            # depth, batch, neurons), unrounded.
+            def segment(carry, first):
+                us, (_, pasts) = carry
+                new, ends, recorded, _ = over.forward(first, us, pasts, False)
+                return (new, ends), (recorded, (us, pasts))
+
+            (_, ends), (recorded, residuals) = jax.lax.scan(
+                segment, (pre_spike, starts), firsts
+            )
+            recorded = jax.tree.map(merge_leading, recorded)
+        else:
+            _, ends, recorded, residuals = over.forward(0, pre_spike, starts[1], stores)
+        # recorded: (chunks, chunk, batch, neurons) -> (steps, batch, neurons). The residuals keep
+        # the axis of chunks, because the backward pass reads them by chunk.
+        out = ends, jax.tree.map(merge_leading, recorded)
         out = _batched_alike(out, (arrays, inputs, starts, masks))
         if plan.staged:
             # The checkpoint of a stage saves the arrays with this name, and recomputes all others.
@@ -240,16 +210,18 @@ def _run_part(plan, graph, traced, part, arrays, inputs, pre_spike, starts, mask
     # differentiate, JAX runs ``loop_forward`` and ``loop_backward``.
     @jax.custom_vjp
     def loop(*args):
-        return results(plan.storage if onward else None, *args)[0]
+        return results(onward, *args)[0]
 
     def loop_forward(*args):
-        out, residuals = results(plan.storage, *args)
+        out, residuals = results(True, *args)
         return out, (*args, residuals)
 
     def loop_backward(saved, cotangents):
         # A second derivative would treat the codes as constants and be silently wrong.
         if plan.storage.orders < 2:
-            saved, cotangents = _first_order_only(plan.mode, (saved, cotangents))
+            saved, cotangents = _first_order_only(
+                plan.backward.mode, (saved, cotangents)
+            )
         arrays, inputs, pre_spike, starts, masks, residuals = saved
         # Integers have cotangents of type float0, which ``inexact`` replaces by None. The third
         # cotangent belongs to the residuals. It is zero, because a later stage gives rebuilt
@@ -257,18 +229,14 @@ def _run_part(plan, graph, traced, part, arrays, inputs, pre_spike, starts, mask
         (ct_states, ct_pasts), ct_recorded, _ = inexact(cotangents)
         over = sequence(arrays, inputs, starts, masks)
         # The gradients of each part start at zero, because JAX adds the cotangents of both parts.
-        trained = {
-            name: select(of_node, of_node.keys() - WITHOUT_GRADIENT)
-            for name, of_node in arrays.items()
-        }
-        grads = match_varying_axes(zero_cotangent(trained), like=inputs)
+        grads = jax.tree.map(zeros_like, inexact(arrays))
+        grads = match_varying_axes(grads, like=inputs)
         # Carry: cotangents of states, (batch, neurons), and of pasts, (depth, batch, neurons), and
         # the gradients.
         carry = ct_states, ct_pasts, grads
         if not segmented:
-            carry, ct_inputs = backward(
-                over, 0, pre_spike, starts[1], residuals, carry, ct_recorded
-            )
+            whole = 0, pre_spike, starts[1], residuals
+            carry, ct_inputs = backward(over, whole, carry, ct_recorded)
         else:
             # Scan over segments, from last to first. Slices: the first step of the segment, and its
             # stored pre-spike states and pasts. Each segment is recomputed from the pre-spike
@@ -276,36 +244,30 @@ def _run_part(plan, graph, traced, part, arrays, inputs, pre_spike, starts, mask
             # contain these (Griewank and Walther 2000).
             def segment(carry, now):
                 first, (us, pasts) = now
-                *_, residuals = over.forward(first, us, pasts, plan.storage)
-                return backward(over, first, us, pasts, residuals, carry, ct_recorded)
+                *_, residuals = over.forward(first, us, pasts, True)
+                whole = first, us, pasts, residuals
+                return backward(over, whole, carry, ct_recorded)
 
             carry, ct_inputs = jax.lax.scan(
                 segment, carry, (firsts, residuals), reverse=True
             )
             ct_inputs = jax.tree.map(merge_leading, ct_inputs)
-        ct_inputs = jax.tree.map(merge_leading, ct_inputs)
         # The loop takes the complete inputs, because a slice would be a copy. So the cotangent has
         # their shape (steps, batch, features), with zeros outside of this part.
         ct_inputs = {
             name: jax.lax.dynamic_update_slice_in_dim(
-                zeros_like(inputs[name]), ct, part.start, 0
+                zeros_like(inputs[name]), merge_leading(ct), part.start, 0
             )
             for name, ct in ct_inputs.items()
         }
-        ct_states, ct_pasts, grads = carry
+        *ct_starts, ct_arrays = carry
         # None is a zero cotangent: masks are bools and integers, and no step reads the first
         # pre-spike state.
-        ct_arrays = {name: _like(arrays[name], grads[name]) for name in arrays}
-        ct_starts = ct_states, _like(starts[1], ct_pasts)
-        return ct_arrays, _like(inputs, ct_inputs), None, ct_starts, None
+        ct_inputs = {name: ct_inputs.get(name) for name in inputs}
+        return ct_arrays, ct_inputs, None, tuple(ct_starts), None
 
     loop.defvjp(loop_forward, loop_backward)
     return loop(arrays, inputs, pre_spike, starts, masks)
-
-
-def _like(arrays, cts):
-    """Return a cotangent for each array, with None for arrays without one."""
-    return {name: cts.get(name) for name in arrays}
 
 
 def _batched_alike(outputs: PyTree, inputs: PyTree) -> PyTree:

@@ -5,8 +5,6 @@ JAX differentiates it in both modes and chooses the residuals.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import jax
 import jax.numpy as jnp
 
@@ -16,47 +14,39 @@ from .._graph import Graph
 from .._masks import Masks
 from .._nodes import nodes_of
 from .._schedule import Plan
-from .._step import LayerState, examples_of, graph_step
+from .._states import Parts
+from .._step import examples_of, graph_step
 
 
 def run(
     graph: Graph,
     inputs: dict[Name, jax.Array],
-    states: dict[Name, LayerState],
-    pasts: dict[Name, jax.Array],
+    starts: Parts,
     masks: Masks,
     key: jax.Array | None,
     plan: Plan,
-    mark: Callable[[PyTree], PyTree],
-) -> tuple[tuple[dict, dict], tuple[dict, dict], dict]:
-    """Return the states and pasts after the last step, and the requested outputs and pre-spike
-    states of each step.
+) -> tuple[Parts, dict[Name, PyTree], dict]:
+    """Return the states and pasts after the last step, and the requested outputs of each step.
 
     The third value is empty, because JAX stores the outputs that a later stage reads.
 
     The scan runs over the time steps. Its carry is the state ``(v, out)`` of each layer, arrays of
     ``(batch, neurons)``, and the pasts, ``(depth, batch, neurons)``.
     """
-    del mark  # JAX differentiates this loop, so no array needs a mark
     # The number of examples comes from the first step, ``(batch, features)``, because keys are
     # drawn per example.
     nodes = nodes_of(graph, key, examples_of(next(iter(inputs.values()))[0]))
     length = len(masks.started)
-    if key is not None:
-        # All examples share the number of the step, because spikes of masked steps are discarded.
-        masks = masks._replace(number=jnp.arange(length))
+    # All examples share the number of the step, because spikes of masked steps are discarded.
+    masks = masks._replace(number=jnp.arange(length))
 
     def step(carry, now):
         x, mask = now
         states, pasts = carry
         # No product is hoisted, hence the empty dict: JAX differentiates the complete step.
         new = graph_step(nodes, states, pasts, x, {}, mask)
-        recorded = (
-            select(new.outputs, plan.outputs),
-            select(new.pre_spike, plan.pre_spike),
-        )
-        return (new.states, new.pasts), recorded
+        return (new.states, new.pasts), select(new.outputs, plan.outputs)
 
     return *jax.lax.scan(
-        step, (states, pasts), (inputs, masks), unroll=min(plan.unroll, length)
+        step, starts, (inputs, masks), unroll=min(plan.unroll, length)
     ), {}

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +18,34 @@ from .._schedule import Part, Plan
 from .._step import LayerState
 from ._component import Component
 from ._layer_vjp import JoinVjp, LayerVjp
+
+
+class Sources(NamedTuple):
+    """The outputs that the nodes of a chunk read. ``past`` and ``outs`` are functions of a name."""
+
+    past: Callable
+    outs: Callable
+    masks: Masks
+    places: Places | None
+
+    def reads(self, edges):
+        """Return the reads of edges in all steps of a chunk, by label."""
+        # Each: (chunk, batch, neurons), or a tuple of these for a window.
+        return {
+            edge.label: edge.read(functools.partial(self.lagged, edge.source))
+            for edge in edges
+        }
+
+    def lagged(self, source: Name, lag: int) -> jax.Array:
+        """Return the outputs ``lag`` steps before each step, ``(chunk, batch, neurons)``."""
+        if lag == 0:
+            return self.outs(source)
+        chunk = len(self.masks.started)
+        # Outputs at least a chunk old are in the past. They do not need ``outs``, whose steps may
+        # not have run yet.
+        recent = None if lag >= chunk else self.outs(source)
+        old = lagged(self.past(source), recent, lag, chunk, self.places)
+        return young(self.masks, lag, old)
 
 
 @dataclasses.dataclass(eq=False)
@@ -43,40 +73,20 @@ class Sequence:
         nodes = self.nodes.items()
         self.layers = {n: node for n, node in nodes if isinstance(node, LayerVjp)}
         self.joins = {n: node for n, node in nodes if isinstance(node, JoinVjp)}
-        # An edge with several lags belongs to the loop if its shortest lag does, because one
-        # read returns all its lags.
-        self.within = {
-            name: tuple(
-                edge
-                for edge in self.edges[name]
-                if edge.source in names and min(edge.lags) < self.part.chunk
-            )
-            for names in self.components
-            for name in names
-        }
-        """The edges that a component reads step by step, for each node."""
-        self.hoisted = {
-            name: tuple(edge for edge in node_edges if edge not in self.within[name])
-            for name, node_edges in self.edges.items()
-        }
-        """The edges that are read for all steps of a chunk at once."""
-
-    def component(self, names):
-        """Return the loop over the steps of these nodes, or None for a single join."""
-        # A join does not have a state, so its steps do not depend on each other and run at once.
-        if len(names) == 1 and names[0] not in self.layers:
-            return None
-        return Component(
-            select(self.nodes, names), select(self.within, names), self.plan.unroll
-        )
+        chunk = self.part.chunk
+        # A scan cannot unroll by more than its length.
+        unroll = min(self.plan.unroll, chunk)
+        self.loops = [
+            Component(select(self.nodes, n), select(self.edges, n), chunk, unroll)
+            for n in self.components
+        ]
 
     def step_arguments(self, reads):
         """Return the arguments of the steps of a chunk, computed from its reads."""
         # Products of a layer: (chunk, batch, neurons). Reads of a join: unchanged, (chunk, batch,
         # ...).
-        chunk = self.part.chunk
         return {
-            n: self.layers[n].hoisted(node_reads, chunk)
+            n: self.layers[n].hoisted(node_reads, self.part.chunk)
             if n in self.layers
             else node_reads
             for n, node_reads in reads.items()
@@ -90,50 +100,20 @@ class Sequence:
         inputs = window_of(self.inputs, self.part.start + start, self.part.chunk)
         return with_finite_padding(masks.active, inputs), masks
 
-    def number_before(self, step):
-        """Return the number of the last active step before this one.
-
-        Without one, the value is unused.
+    def state_before(self, name, step, u):
+        """Return state and output of a layer before a step, from the pre-spike state ``u`` of the
+        step before.
         """
+        # The number of the last active step. Without one, it is unused.
         number = self.masks.number
-        return None if number is None else number[jnp.maximum(step - 1, 0)]
+        last = None if number is None else number[jnp.maximum(step - 1, 0)]
+        fired = self.layers[name].fire(u, Masks(number=last))
+        # An example without an active step so far still has its initial state.
+        return tree_where(self.masks.started[step], fired, self.starts[name])
 
-    def reads(self, edges, past, outs, masks, places):
-        """Return the reads of edges in all steps of a chunk, by label.
-
-        ``past`` and ``outs`` are functions of a source.
-        """
-        # Each: (chunk, batch, neurons), or a tuple of these for a window.
-        return {
-            edge.label: edge.read(
-                lambda lag, source=edge.source: self.read(
-                    source, lag, past, outs, masks, places
-                )
-            )
-            for edge in edges
-        }
-
-    def read(
-        self,
-        source: Name,
-        lag: int,
-        past: Callable,
-        outs: Callable,
-        masks: Masks,
-        places: Places | None,
-    ) -> jax.Array:
-        """Return the outputs ``lag`` steps before each step, ``(chunk, batch, neurons)``."""
-        chunk = self.part.chunk
-        if lag == 0:
-            return outs(source)
-        # Outputs at least a chunk old are in the past. They do not need ``outs``, whose steps may
-        # not have run yet.
-        recent = None if lag >= chunk else outs(source)
-        return young(masks, lag, lagged(past(source), recent, lag, chunk, places))
-
-    def forward(self, first, us, pasts, storage):
+    def forward(self, first, us, pasts, stores):
         """Return pre-spike states, states and pasts after the segment, the requested outputs, and
-        the residuals.
+        the residuals, which are empty unless it ``stores`` them.
         """
 
         # Scan over chunks. Carry: pre-spike state and state of each layer, each (batch, neurons),
@@ -144,72 +124,59 @@ class Sequence:
             # components read both alike.
             us, states, pasts = carry
             outs, masks = self.window(start)
-            places = places_of(masks.active)
             # Edges with a delay read the states before the chunk, so ``before`` keeps them while
             # components update ``states``.
             before = states
             us = dict(us)
             states = dict(states)
-            pre_spikes = {}
             residuals = {}
 
             def past(source):
                 # A layer with a delay of 1 has its past in its state.
                 return pasts[source] if source in pasts else before[source][1][None]
 
-            for names in self.components:
-                reads = {
-                    name: self.reads(
-                        self.hoisted[name], past, outs.__getitem__, masks, places
-                    )
-                    for name in names
-                }
-                component = self.component(names)
+            sources = Sources(past, outs.__getitem__, masks, places_of(masks.active))
+            for component in self.loops:
+                reads = {n: sources.reads(e) for n, e in component.hoisted.items()}
                 # Masked outputs of a join are zeros, like those of a layer, so a reader need
                 # not know the mask.
-                if component is None:
-                    (name,) = names
+                if component.at_once:
+                    (name,) = component.nodes
                     outs[name] = tree_keep(
                         masks.active, self.joins[name].over_chunk(reads[name])
                     )
                     continue
+                # The steps carry only the outputs that they read. The complete past is updated
+                # once per chunk, below.
+                depths = component.depths.items()
+                newest = {name: pasts[name][-depth:] for name, depth in depths}
+                layers = component.layers
                 results = component.forward(
-                    select(us, component.layers),
-                    select(before, component.layers),
-                    # The steps carry only the outputs that they read. The complete past is updated
-                    # once per chunk, below.
-                    {
-                        name: pasts[name][-depth:]
-                        for name, depth in component.depths.items()
-                    },
+                    (select(us, layers), select(before, layers), newest),
                     self.step_arguments(reads),
                     masks,
-                    storage,
-                    self.plan.pre_spike,
+                    stores,
+                    self.plan.outputs,
                 )
                 # Later components of the chunk read these outputs, (chunk, batch, ...).
                 for known, new in zip(
-                    (us, states, outs, pre_spikes, residuals), results, strict=True
+                    (us, states, outs, residuals), results, strict=True
                 ):
                     known |= new
             # A past has the outputs of earlier chunks only, so it is updated after all
             # components have read it.
             pasts = {
-                source: after(past, outs[source], places)
+                source: after(past, outs[source], sources.places)
                 for source, past in pasts.items()
             }
-            recorded = select(outs, self.plan.outputs), pre_spikes
+            recorded = select(outs, self.plan.outputs)
             return (us, states, pasts), (recorded, residuals)
 
         # The states at the start of a later segment follow from the pre-spike states one step
-        # before. An example without an active step so far still has its initial state.
+        # before.
         states = self.starts
         if isinstance(first, jax.Array):
-            last = self.number_before(first)
-            fired = {
-                name: layer.fire(us[name], last) for name, layer in self.layers.items()
-            }
-            states = tree_where(self.masks.started[first], fired, states)
+            states = {n: self.state_before(n, first, us[n]) for n in self.layers}
         carry = us, states, pasts
         # The scan runs over the first steps of the chunks, (chunks,). ``window`` slices inputs and
         # masks by them.
