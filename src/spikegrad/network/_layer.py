@@ -274,6 +274,10 @@ class Layer(Struct):
             zeros(*axes) if bias else None,
         )
 
+    def drive(self, inputs: jax.Array) -> jax.Array:
+        """Return the part of the current that does not depend on the neurons: ``W x + b``."""
+        return plus_bias(self, product(self.weight, inputs, "weight"))
+
 
 def unchanged(x: jax.Array) -> jax.Array:
     """Return the output of a source as the current of a layer without a weight."""
