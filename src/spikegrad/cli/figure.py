@@ -54,8 +54,6 @@ def _draw_curves(panels: Sequence[Axes], results: Record) -> None:
     rates = np.asarray(results["spiking"]["curves"]["rates"])
     labels = [f"layer {k + 1}" for k in range(rates.shape[1])]
     rate.plot(np.arange(1, len(rates) + 1), rates, ".-", label=labels)
-    # A loss falls by factors.
-    loss.set_yscale("log")
     rate.set_ylim(bottom=0)
     tidy(loss, "loss", "epoch", "cross-entropy, nats")
     tidy(accuracy, "accuracy", "epoch", "%")
