@@ -70,27 +70,15 @@ def test_what_is_published_is_consistent(published):
 
 def test_what_the_page_says_of_conventions(published):
     of = [row for row in published if row["part"] == "surrogates"]
-    three, six = (
-        [row for row in of if (row["depth"], row["steps"], row["detached"]) == (depth, 100, False)][1:]
-        for depth in (3, 6)
-    )
-    near = {row["name"] for row in three if row["cosine"][0] >= 0.845}
-    assert (len(near), len(three)) == (8, 13)
+    three = [row for row in of if (row["depth"], row["steps"], row["detached"]) == (3, 100, False)][1:]
+    assert (sum(row["cosine"][0] >= 0.845 for row in three), len(three)) == (8, 13)
     assert min(row["ratio"][0] for row in three) == pytest.approx(4e-7, rel=0.1)
     assert max(row["ratio"][0] for row in three) == pytest.approx(8e3, rel=0.1)
-    cosines = [row["cosine"][0] for row in six if row["name"] in near]
-    assert [min(cosines), max(cosines)] == pytest.approx([0.68, 0.97], abs=0.006)
-    lengths = [only(of, name="spyx.superspike", depth=3, steps=n, detached=False)["cosine"][0] for n in (10, 100, 1000)]
-    assert lengths == pytest.approx([0.31, 0.85, 0.91], abs=0.006)
-    for name, through, detached in (("snntorch.sigmoid", 0.03, 0.93), ("mlx_snn.fast_sigmoid_surrogate", 0.05, 0.92)):
-        both = [only(of, name=name, depth=3, steps=100, detached=d)["cosine"][0] for d in (False, True)]
-        assert both == pytest.approx([through, detached], abs=0.006)
     neurons = [row for row in published if row["part"] == "neurons" and row["steps"] == 100]
-    for depth, ratio in ((3, 76), (6, 6000)):
+    for depth, ratio in ((1, 4.1), (3, 76), (6, 6000)):
         assert only(neurons, name="reset detached", depth=depth)["ratio"][0] == pytest.approx(ratio, rel=0.02)
-    late, zero = only(neurons, name="a step late", depth=3), only(neurons, name="to zero", depth=3)
-    assert [late["common"][2], late["cosine"][2], zero["cosine"][0]] == pytest.approx([0.34, 0.99, 0.89], abs=0.006)
-    assert only(neurons, name="to zero", depth=6)["cosine"][0] == pytest.approx(0.54, abs=0.006)
+    late = only(neurons, name="a step late", depth=3)
+    assert [late["common"][2], late["cosine"][2]] == pytest.approx([0.34, 0.99], abs=0.006)
 
 
 def test_what_the_page_says_of_true_gradients(published):
@@ -110,10 +98,7 @@ def test_what_the_page_says_of_true_gradients(published):
     high = only(of, depth=3, noise=0.2, shape="logistic", normalised="height 1", detached=False)
     assert high["first_ratio"] == sorted(high["first_ratio"])
     assert [high["first_ratio"][0], high["first_ratio"][-1]] == pytest.approx([0.046, 4.2], rel=0.03)
-    assert max(widest["first_ratio"][2:6]) < 1.25
     drawn = [row for row in published if row["part"] == "drawn" and row["shape"] == "logistic"]
     for row in drawn:
         best = np.argmax(row["first_cosine"])
         assert best in ((1, 2) if row["noise"] < 0.2 else (3,)) or row["depth"] > 1
-    bests = [max(only(drawn, depth=d, steps=2, noise=0.4407, detached=False)["first_cosine"]) for d in (1, 2, 3)]
-    assert bests == pytest.approx([0.98, 0.81, 0.59], abs=0.006)
