@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import glob
 import os
 import secrets
@@ -50,7 +49,6 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], Any]) -> None:
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
-    _sync_folder(path.parent)
 
 
 def remove_partials(folder: Path, name: str = "*") -> None:
@@ -60,13 +58,3 @@ def remove_partials(folder: Path, name: str = "*") -> None:
     """
     for partial in folder.glob(f".{name}.{'[0-9a-f]' * 8}{PARTIAL}"):
         partial.unlink(missing_ok=True)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make the new name survive a power failure. Systems without this still have complete files."""
-    with contextlib.suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

@@ -302,6 +302,8 @@ def test_help_shows_the_defaults_and_the_data(monkeypatch, capsys):
     assert main(["sweep", "--help"]) == 0
     assert "[default: sigmoid,arctan,inv_square_grad]" in " ".join(capsys.readouterr().out.split())
     assert heads == ["Data:", "Network:", "Training:", "Output:", "Several machines:", "Other:"]
+    assert main(["--help"]) == 0
+    assert re.search(r"Commands:\s+train", capsys.readouterr().out)
     assert main(["data"]) == 0
     text = " ".join(capsys.readouterr().out.split())
     for form in sources.FORMS:

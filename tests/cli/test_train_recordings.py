@@ -278,7 +278,7 @@ def write_mine(path, **change):
 def test_data_larger_than_memory_is_read_by_batch(tmp_path, monkeypatch):
     path = write_mine(tmp_path / "mine.npz")
     whole = sources.load(path, 0, Binning())
-    monkeypatch.setattr(_sequences, "available_memory", lambda: 4 * whole.train.x.nbytes - 1)
+    monkeypatch.setattr(_sequences, "LARGEST", whole.train.x.nbytes - 1)
     parts = sources.load(path, 0, Binning())
     assert not isinstance(parts.train.x, np.ndarray)
     assert isinstance(parts.test.x, np.ndarray)

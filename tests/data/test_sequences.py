@@ -150,7 +150,7 @@ def test_small_integers_stay_what_they_are(dtype, padded):
 
 def test_sequences_that_would_fill_the_memory_are_read_one_by_one(monkeypatch):
     source = Sequences("four", np.ones((4, 3, 2), np.float32), [0, 1, 0, 1]).map(np.sqrt)
-    monkeypatch.setattr("spikegrad.data._sequences.available_memory", lambda: 4 * 4 * 3 * 2 * 4 - 1)
+    monkeypatch.setattr("spikegrad.data._sequences.LARGEST", 4 * 3 * 2 * 4 - 1)
     assert source.in_memory() is source
-    monkeypatch.setattr("spikegrad.data._sequences.available_memory", lambda: 4 * 4 * 3 * 2 * 4)
+    monkeypatch.setattr("spikegrad.data._sequences.LARGEST", 4 * 3 * 2 * 4)
     assert isinstance(source.in_memory().x, np.ndarray)

@@ -13,7 +13,6 @@ import numpy as np
 import numpy.typing as npt
 
 from .._checks import checked_shape
-from .._system import available_memory
 from ._accepted import DataError, as_array, check_labels, chosen_of_each
 
 
@@ -307,14 +306,11 @@ class Sequences(Labelled):
     def in_memory(self) -> Sequences:
         """Return the sequences in one padded array.
 
-        If it exceeds a quarter of the free memory, return ``self``, because a device may need as
-        much memory again.
+        If it exceeds 2 GB, return ``self``, so batches are read from their source.
         """
-        free = available_memory()  # None if the system does not report it
         values = len(self) * self.steps * math.prod(self.shape)
-        if free is not None and values * self._padded_dtype().itemsize > free / 4:
-            return self
-        return self._with(self.padded())
+        is_large = values * self._padded_dtype().itemsize > LARGEST
+        return self if is_large else self._with(self.padded())
 
     def as_batch(self) -> Example:
         """Return all examples as one batch, for example for ``jax.device_put``."""
@@ -333,6 +329,10 @@ def _arrays(name: str, x: Arrays) -> Arrays:
             f"{name}: sequences must have one dtype and one shape of channels, got {sorted(forms)}"
         )
     return arrays
+
+
+LARGEST = 2 << 30
+"""The largest number of bytes that ``in_memory`` reads at once."""
 
 
 class Lazy:
