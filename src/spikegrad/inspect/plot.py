@@ -355,7 +355,6 @@ def draw_activity(
                 aspect="auto",
                 origin="lower",
                 interpolation="nearest",
-                cmap="viridis",
             )
             axes.figure.colorbar(image, ax=axes)
         axes.set_title(name, fontsize=9, loc="left")
@@ -379,12 +378,10 @@ def draw_spikes(
     """Draw a vertical line for each nonzero value of ``(steps, neurons)``."""
     t, n = np.nonzero(spikes)
     line_colors = np.asarray(colors or ["black"] * max(spikes.shape[1], 1))[n]
-    # A gap between rows, if it is visible.
-    height = 0.4 if spikes.shape[1] < 100 else 0.5
     axes.vlines(
         t,
-        n - height,
-        n + height,
+        n - 0.5,
+        n + 0.5,
         colors=np.where(spikes[t, n] < 0, "red", line_colors).tolist(),
         lw=1.6,
     )
