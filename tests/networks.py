@@ -4,8 +4,6 @@ import jax
 import numpy as np
 import pytest
 
-from spikegrad import Backward
-
 
 def observed(network, *args, **options):
     """The states after the last step, and outputs and states before the spike of each node, by name and by place."""
@@ -13,12 +11,6 @@ def observed(network, *args, **options):
     outs = {name: node.output for name, node in activity.items()}
     before = {name: node.pre_spike for name, node in activity.items() if node.pre_spike is not None}
     return states, type(activity)(outs), type(activity)(before)
-
-
-def backward_of(options):
-    """The backward pass that the options of a call ask for."""
-    backward = options.get("backward", "exact")
-    return Backward(backward) if isinstance(backward, str) else backward
 
 
 def value_and_gradient(run, p, x, cotangents):
