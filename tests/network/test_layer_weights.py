@@ -11,7 +11,7 @@ import pytest
 from conftest import few
 from networks import assert_close
 
-from spikegrad import LIF, Cell, Layer, Network, Sigmoid, Surrogate, diagnose, parameter
+from spikegrad import LIF, Cell, Layer, Network, Sigmoid, Surrogate, bounded, diagnose, parameter
 from spikegrad.training import combine, fit, partition
 
 STEPS, BATCH, INPUTS, NEURONS = 6, 3, 5, 7
@@ -70,6 +70,16 @@ def test_functions_that_close_over_their_weights(form):
     of = FORMS[form]
     gradient = jax.grad(lambda w, r: loss(Network([Layer(of(w), LIF(), of(r))])), (0, 1))
     assert_close(jax.jit(gradient)(W, R), gradients())
+
+
+def test_matrix_within_bounds():
+    """The chain rule: its raw values get the gradient of the matrix times that of the bound."""
+    raw, jacobian = jax.vjp(lambda raw: -2 + 4 * jax.nn.sigmoid(raw), jnp.log((2 + W) / (2 - W)))
+    weight = bounded(W, -2, 2)
+    found = jax.jit(jax.grad(lambda weight: loss(Network([Layer(weight, LIF(), R)]))))(weight)
+    np.testing.assert_allclose(raw, W, rtol=1e-5)
+    (expected,) = jacobian(gradients()[0])
+    assert_close(found.raw, expected)
 
 
 def test_module_of_equinox_for_one_example():

@@ -344,10 +344,12 @@ def trace(
         convolutional.append(has_convolution(jaxpr))
 
     for (label, *_), weight in graph.connections(name):
-        add(label, functools.partial(product, weight, name=label), reads[label])
         matrix = matrix_of(weight)
         if matrix is not None and is_float(matrix) and matrix.ndim == 2:
+            # An array, because ``Fixed`` and ``Bounded`` compute one from the values they train.
+            weight = jnp.asarray(matrix)
             matrices.add(label)
+        add(label, functools.partial(product, weight, name=label), reads[label])
     # The products run once on the example step, because their dtypes determine the dtype of the
     # current.
     v, _ = state
