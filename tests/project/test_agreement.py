@@ -97,7 +97,6 @@ def test_what_the_page_says_of_true_gradients(published):
     assert widest["first_cosine"][-1] == pytest.approx(0.61, abs=0.006)
     high = only(of, depth=3, noise=0.2, shape="logistic", normalised="height 1", detached=False)
     assert high["first_ratio"] == sorted(high["first_ratio"])
-    assert [high["first_ratio"][0], high["first_ratio"][-1]] == pytest.approx([0.046, 4.2], rel=0.03)
     drawn = [row for row in published if row["part"] == "drawn" and row["shape"] == "logistic"]
     for row in drawn:
         best = np.argmax(row["first_cosine"])
