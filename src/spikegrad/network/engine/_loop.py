@@ -167,17 +167,15 @@ def _run_part(plan, graph, traced, part, arrays, inputs, pre_spike, starts, mask
 
     # The components depend on the length of a chunk: outputs with a delay of at least a chunk are
     # known when the chunk starts, so they do not close a loop.
-    components = graph.components(part.chunk)
+    components, edges = graph.components(part.chunk), graph.edges
 
     # Both passes build this from their own arguments, because a function with a custom derivative
-    # must not read other arrays, such as those of the graph.
+    # must not hold other arrays, such as those of the graph.
     def sequence(arrays, inputs, starts, masks):
         if any("key" in node_arrays for node_arrays in arrays.values()):
             masks = masks.numbered(part.start)
         nodes = {n: node._replace(arrays=arrays[n]) for n, node in traced.items()}
-        return Sequence(
-            plan, part, components, graph.edges, nodes, inputs, starts[0], masks
-        )
+        return Sequence(plan, part, components, edges, nodes, inputs, starts[0], masks)
 
     def results(stores, arrays, inputs, pre_spike, starts, masks):
         over = sequence(arrays, inputs, starts, masks)
