@@ -383,7 +383,6 @@ def draw_spikes(
         n - 0.5,
         n + 0.5,
         colors=np.where(spikes[t, n] < 0, "red", line_colors).tolist(),
-        lw=1.6,
     )
     axes.set_ylim(-0.5, max(spikes.shape[1], 1) - 0.5)
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))
@@ -522,7 +521,6 @@ def _connect(
         "arrowstyle": "-|>",
         "connectionstyle": f"arc3,rad={rad}",
         "linestyle": "-" if is_now else (0, (4, 3)),
-        "lw": 0.9,
         "fc": "black",
         "patchA": boxes[0],
         "patchB": boxes[1],
