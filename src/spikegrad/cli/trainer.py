@@ -83,7 +83,9 @@ class Scores:
 @partial(jax.jit, static_argnums=0)
 def _run(network, params, x, mask, key):
     logits, spikes, _ = network(params, x, key, mask)
-    return logits, [(layer > 0).mean(0) for layer in spikes]
+    # (steps, batch, neurons) -> (neurons,), because the activity of all examples would need more
+    # memory than the data.
+    return logits, [(layer > 0).mean(0).sum(0) for layer in spikes]
 
 
 def score(network: SpikingNetwork, params: Params, source: Sequences) -> Scores:
@@ -95,12 +97,12 @@ def score(network: SpikingNetwork, params: Params, source: Sequences) -> Scores:
         jax.device_get(_run(network, params, x, mask, jax.random.fold_in(key, i)))
         for i, (x, _, mask) in enumerate(source.batches(size))
     ]
-    logits, means = jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
+    logits, sums = zip(*parts, strict=True)
     # Masked steps have no spikes, so a mean over all steps is too small.
     padding = source.steps / source.lengths.mean()
-    rates = [layer.mean(0) * padding for layer in means]
+    rates = [sum(layer) / count * padding for layer in zip(*sums, strict=True)]
     return Scores(
-        logits,
+        np.concatenate(logits),
         source.y,
         [float(layer.mean()) for layer in rates],
         [float((layer == 0).mean()) for layer in rates],
