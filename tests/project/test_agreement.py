@@ -1,45 +1,12 @@
-"""The benchmark of agreement between gradients: its estimates where the truth is known, and what its page says."""
+"""The benchmark of agreement between gradients: consistent results, and what its page says."""
 
 import json
-import sys
 
 import numpy as np
 import pytest
 from conftest import ROOT
 
-sys.path.insert(0, str(ROOT / "benchmarks"))
-import agreement
-
-pytestmark = pytest.mark.usefixtures("default_promotion")
-
 RESULTS = ROOT / "benchmarks" / "results" / "agreement.json"
-
-
-def test_cosines_and_ratios():
-    rng = np.random.default_rng(0)
-    a, b = rng.normal(size=(2, 5, 7))
-    found = agreement.compared([a, 3 * b], [b, b])
-    each = [x @ y / np.sqrt((x @ x) * (y @ y)) for x, y in zip(a, b, strict=True)]
-    assert found["cosine"] == pytest.approx([np.mean(each), 1], abs=1e-3)
-    assert found["error"] == pytest.approx([np.std(each, ddof=1) / 5**0.5, 0], abs=1e-3)
-    sizes = [np.log(np.linalg.norm(x) / np.linalg.norm(y)) for x, y in zip(a, b, strict=True)]
-    assert found["ratio"] == pytest.approx([np.exp(np.mean(sizes)), 3], rel=1e-3)
-    silent = agreement.compared([0 * a], [b])
-    assert silent["cosine"] == [None]
-    assert silent["ratio"] == [0.0]
-
-
-def test_estimates_lose_their_own_noise():
-    """Of halves that are the truth and twice as much noise, the cosine and the ratio are those of the truth."""
-    rng = np.random.default_rng(0)
-    true = rng.normal(size=(20, 5000))
-    got = true + rng.normal(size=true.shape)
-    halves = [[true + 2 * rng.normal(size=true.shape)] for _ in range(2)]
-    found, exact = agreement.against_estimates([got], halves, [np.ones(20)]), agreement.compared([got], [true])
-    assert found["cosine"][0] == pytest.approx(exact["cosine"][0], abs=0.03)
-    assert found["ratio"][0] == pytest.approx(exact["ratio"][0], rel=0.03)
-    mean = agreement.compared([got], [(halves[0][0] + halves[1][0]) / 2])
-    assert mean["cosine"][0] < exact["cosine"][0] - 0.2  # as they are, they would not
 
 
 @pytest.fixture(scope="module")
