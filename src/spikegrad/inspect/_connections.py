@@ -41,17 +41,14 @@ def connections_of(
     not linear, except for a bias, raises :class:`NotLinearError`.
     """
     # partial makes a new function, because JAX caches the traces of functions
-    traced = jax.make_jaxpr(functools.partial(function))(
-        jax.ShapeDtypeStruct(like.shape, like.dtype)
-    )
-    program, consts = equations(traced)
+    program, consts = equations(jax.make_jaxpr(functools.partial(function))(like))
 
     def reached(pattern, consts):
         run = functools.partial(_apply, pattern=pattern)
 
         def ones(x):
             (out,) = evaluate(program, *consts, _Signal(x, 0), run=run)
-            return out.value if isinstance(out, _Signal) else jnp.zeros((), x.dtype)
+            return out.value
 
         x = jax.ShapeDtypeStruct(like.shape, jnp.float64)
         out = jax.eval_shape(ones, x)
@@ -84,6 +81,10 @@ def _apply(equation: Any, operands: list, pattern: Callable) -> list:
     if name not in _RULES:
         raise NotLinearError(f"{name} is not linear")
     if name in _PRODUCTS:
+        if len(signals) > 1:
+            raise NotLinearError(
+                f"{name} of two values that depend on the input is not linear"
+            )
         operands = [
             x if isinstance(x, _Signal) else pattern(jnp.asarray(x)).astype(jnp.float64)
             for x in operands
@@ -125,15 +126,17 @@ def _sum(equation: Any, operands: list, signals: list) -> list:
     return [_Signal(total, max(signal.products for signal in signals))]
 
 
+def _quotient(equation: Any, operands: list, signals: list) -> list:
+    if isinstance(operands[1], _Signal):
+        raise NotLinearError(
+            "a division by a value that depends on the input is not linear"
+        )
+    return signals
+
+
 def _scaled(equation: Any, operands: list, signals: list) -> list:
-    """A product or quotient, number by number."""
-    signal = _only(equation, signals)
-    if equation.primitive.name == "div":
-        if isinstance(operands[1], _Signal):
-            raise NotLinearError(
-                "a division by a value that depends on the input is not linear"
-            )
-        return [signal]
+    """A product, number by number."""
+    (signal,) = signals
     factor = operands[1] if operands[0] is signal else operands[0]
     # A scale of each value adds no product, because it can be folded into the kernel.
     return [_Signal(signal.value * factor, signal.products)]
@@ -141,7 +144,7 @@ def _scaled(equation: Any, operands: list, signals: list) -> list:
 
 def _product(equation: Any, operands: list, signals: list) -> list:
     """A matrix product or a convolution."""
-    signal = _only(equation, signals)
+    (signal,) = signals
     if signal.products:
         raise NotLinearError(
             "two products in series have operations that depend on the values between them"
@@ -151,14 +154,6 @@ def _product(equation: Any, operands: list, signals: list) -> list:
         _Signal(out, 1)
         for out in bind(equation, values, preferred_element_type=np.dtype(np.float64))
     ]
-
-
-def _only(equation: Any, signals: list) -> _Signal:
-    if len(signals) > 1:
-        raise NotLinearError(
-            f"{equation.primitive.name} of two values that depend on the input is not linear"
-        )
-    return signals[0]
 
 
 _MOVES = (
@@ -192,6 +187,7 @@ _RULES: dict[str, Callable[[Any, list, list], list]] = {
     **dict.fromkeys(_MOVES, _moved),
     **dict.fromkeys(("convert_element_type", "neg", "reduce_precision"), _same),
     **dict.fromkeys(("add", "add_any", "sub"), _sum),
-    **dict.fromkeys(("mul", "div"), _scaled),
+    "mul": _scaled,
+    "div": _quotient,
     **dict.fromkeys(("conv_general_dilated", "dot_general"), _product),
 }

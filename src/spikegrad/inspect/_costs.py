@@ -161,8 +161,8 @@ class CostReport(NamedTuple):
         rows = [
             titles,
             *(_cells(str(row.layer), row.part, row.cost) for row in self.rows),
+            _cells("total", "", self.total),
         ]
-        rows.append(_cells("total", "", self.total))
         lines = aligned(rows, "<<" + ">" * 8, gap=" ")
         lines.append(
             f"examples: {self.examples:,}, valid time steps of all examples together: "

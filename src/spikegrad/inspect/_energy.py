@@ -5,7 +5,6 @@ from __future__ import annotations
 import textwrap
 from typing import Any, NamedTuple
 
-from .._checks import brief
 from .._table import aligned
 
 
@@ -139,10 +138,10 @@ def energy_of(
 def _prices(prices: str | EnergyPrices) -> EnergyPrices:
     if isinstance(prices, EnergyPrices):
         return prices
-    if not isinstance(prices, str) or prices not in PRESETS:
+    if prices not in PRESETS:
         raise ValueError(
             f"energy: prices must be an EnergyPrices or one of {', '.join(map(repr, PRESETS))}, "
-            f"got {brief(prices)}"
+            f"got {prices!r}"
         )
     return PRESETS[prices]
 

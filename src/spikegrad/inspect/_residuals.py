@@ -80,23 +80,18 @@ def residual_report(fun: Callable, *args: PyTree) -> ResidualReport:
     # number repeated
     known = {*jaxpr.invars, *jaxpr.constvars}
     for eqn in jaxpr.eqns:
-        repeated = eqn.primitive.name == "broadcast_in_dim" and all(
-            hasattr(var, "val") for var in eqn.invars
-        )
-        if repeated or (
-            _is_identity(eqn)
-            and all(not hasattr(var, "val") and var in known for var in eqn.invars)
-        ):
+        # Literals have a ``val``.
+        read = {var for var in eqn.invars if not hasattr(var, "val")}
+        is_repeated = eqn.primitive.name == "broadcast_in_dim" and not read
+        if is_repeated or (_is_identity(eqn) and read <= known):
             known |= {*eqn.outvars}
-    residuals: dict[Any, Any] = {
-        var: var.aval
+    residuals: dict[Any, jax.ShapeDtypeStruct] = {
+        var: jax.ShapeDtypeStruct(var.aval.shape, var.aval.dtype)
         for var, used in zip(jaxpr.outvars[:count], reads[:count], strict=True)
         if used and not hasattr(var, "val") and var not in known
     }
-    arrays = [
-        jax.ShapeDtypeStruct(aval.shape, aval.dtype) for aval in residuals.values()
-    ]
-    return ResidualReport(tuple(sorted(arrays, key=_bytes, reverse=True)))
+    arrays = sorted(residuals.values(), key=_bytes, reverse=True)
+    return ResidualReport(tuple(arrays))
 
 
 def _is_identity(eqn: Any) -> bool:

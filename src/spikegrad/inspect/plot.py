@@ -21,6 +21,7 @@ from ..network import Activity, Network
 with needed("spikegrad.inspect.plot", "matplotlib", "plot"):
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.text import Text
     from matplotlib.ticker import MaxNLocator
 
 __all__ = ["activity", "graph", "plot", "raster", "traces"]
@@ -365,7 +366,7 @@ _LINES = 12
 """Maximum number of neurons with real outputs as lines. Outputs of more neurons are an image."""
 
 
-def _of_example(x: ArrayLike | None, example: int) -> np.ndarray:
+def _of_example(x: ArrayLike, example: int) -> np.ndarray:
     """Return one example of ``(steps, examples, neurons...)`` as ``(steps, neurons)``."""
     x = np.asarray(x, np.float64)
     x = x[:, example] if x.ndim > 2 else x
@@ -377,14 +378,14 @@ def draw_spikes(
 ) -> None:
     """Draw a vertical line for each nonzero value of ``(steps, neurons)``."""
     t, n = np.nonzero(spikes)
-    line_colors = np.asarray(colors or ["black"] * max(spikes.shape[1], 1))[n]
+    line_colors = np.asarray(colors or ["black"] * spikes.shape[1])[n]
     axes.vlines(
         t,
         n - 0.5,
         n + 0.5,
         colors=np.where(spikes[t, n] < 0, "red", line_colors).tolist(),
     )
-    axes.set_ylim(-0.5, max(spikes.shape[1], 1) - 0.5)
+    axes.set_ylim(-0.5, spikes.shape[1] - 0.5)
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_ylabel("neuron", fontsize=8)
 
@@ -463,31 +464,28 @@ def graph(network: Network, *, figsize: tuple[float, float] | None = None) -> Fi
     for name, column in columns.items():
         rows.setdefault(column, []).append(name)
     tallest = max(map(len, rows.values()))
-    place = {
-        name: (1.9 * column, (len(members) - 1) / 2 - n)
-        for column, members in rows.items()
-        for n, name in enumerate(members)
-    }
     figure = Figure(
         figsize=figsize or (1.45 * len(rows), 0.8 * tallest + 0.1 * len(rows) + 0.8),
         layout="constrained",
     )
     axes = figure.add_subplot()
     boxes = {}
-    for name, (x, y) in place.items():
-        text, shape = name, "square" if name in wires.layers else "round"
-        if name in wires.layers:
-            text = f"{name}\n{type(wires.layers[name].cell).__name__}"
-        edge = "none" if name in wires.inputs else "black"
-        frame = {"boxstyle": f"{shape},pad=0.35", "fc": "white", "ec": edge}
-        boxes[name] = axes.text(
-            x, y, text, ha="center", va="center", fontsize=9, bbox=frame
-        ).get_bbox_patch()
+    for column, members in rows.items():
+        for n, name in enumerate(members):
+            text, shape = name, "round"
+            if name in wires.layers:
+                shape = "square"
+                text = f"{name}\n{type(wires.layers[name].cell).__name__}"
+            edge = "none" if name in wires.inputs else "black"
+            frame = {"boxstyle": f"{shape},pad=0.35", "fc": "white", "ec": edge}
+            x, y = 1.9 * column, (len(members) - 1) / 2 - n
+            boxes[name] = axes.text(
+                x, y, text, ha="center", va="center", fontsize=9, bbox=frame
+            )
     for name, edges in wires.edges.items():
         for source in dict.fromkeys(edge.source for edge in edges):
             lags = [lag for edge in edges if edge.source == source for lag in edge.lags]
-            ends = boxes[source], boxes[name]
-            _connect(axes, place[source], place[name], lags, ends)
+            _connect(axes, boxes[source], boxes[name], lags)
     widest = 1.9 * (len(rows) - 1)
     axes.set(
         xlim=(-0.8, widest + 1.0),
@@ -498,17 +496,11 @@ def graph(network: Network, *, figsize: tuple[float, float] | None = None) -> Fi
     return figure
 
 
-def _connect(
-    axes: Axes,
-    start: tuple[float, float],
-    end: tuple[float, float],
-    lags: list[int],
-    boxes: tuple,
-) -> None:
+def _connect(axes: Axes, start: Text, end: Text, lags: list[int]) -> None:
     """Draw an edge between two boxes, with its delays. It is dashed if all its lags are above 0."""
     is_now = min(lags) == 0
-    (x, y), (to_x, to_y) = start, end
-    if start == end:
+    (x, y), (to_x, to_y) = start.get_position(), end.get_position()
+    if start is end:
         # From the right part of the lower edge to its left part.
         x, to_x, y, to_y = x + 0.25, x - 0.25, y - 0.2, y - 0.2
     dx, dy = to_x - x, to_y - y
@@ -522,8 +514,8 @@ def _connect(
         "connectionstyle": f"arc3,rad={rad}",
         "linestyle": "-" if is_now else (0, (4, 3)),
         "fc": "black",
-        "patchA": boxes[0],
-        "patchB": boxes[1],
+        "patchA": start.get_bbox_patch(),
+        "patchB": end.get_bbox_patch(),
     }
     axes.annotate("", (to_x, to_y), (x, y), arrowprops=arrow)
     if max(lags) > 0:
