@@ -363,8 +363,8 @@ NOT_READ = {
     "'sumpool2d' (SumPool2d) is not supported; use Linear, Affine": pooled,
     "'delay' (Delay): delay must be one number for all": lambda: line(nir.Delay(np.arange(4.0)), lif()),
     "'delay' (Delay): delay must be a multiple of dt=0.0001": lambda: line(nir.Delay(each(1.5e-4)), lif()),
-    "'lif' (LIF): Euler's method needs a dt of at most the time constant, 1e-05, got": lambda: line(lif(tau=1e-5)),
-    "'cubalif' (CubaLIF): Euler's method needs": lambda: line(cuba(tau_syn=0.0)),
+    "'lif' (LIF): decay_from_tau: dt must be <= tau for discretization 'euler', got": lambda: line(lif(tau=1e-5)),
+    "'cubalif' (CubaLIF): decay_from_tau: dt must be <= tau": lambda: line(cuba(tau_syn=5e-5)),
     "'li' (LI): neurons without a Threshold output their potential, so v_leak must be 0": (
         lambda: line(nir.LI(each(1.0), each(1.0), each(1.0)))
     ),

@@ -45,9 +45,9 @@ def named(owner: str) -> Iterator[None]:
     try:
         yield
     except (TypeError, ValueError) as error:
-        # Subclasses of these classes, such as those of Unicode, need other arguments.
-        kind = TypeError if isinstance(error, TypeError) else ValueError
-        raise kind(f"{owner}: {error}") from error
+        # The error stays, because subclasses have different arguments.
+        error.args = (f"{owner}: {error}",)
+        raise
 
 
 def numbers(node: Node, name: str, shape: Shape | None = None) -> Array:
@@ -73,21 +73,16 @@ class Time:
 
     def decay(self, tau: Array) -> Array:
         if self.discretization == "euler":
-            if (tau < self.dt * (1 - 1e-6)).any():
-                raise ValueError(
-                    f"Euler's method needs a dt of at most the time constant, {tau.min()}, got "
-                    f"{self.dt}; pass a smaller dt or discretization='exact'"
-                )
             # A time constant of one step may be rounded in the file.
-            tau = np.maximum(tau, self.dt)
+            is_rounded = (tau < self.dt) & (tau > self.dt * (1 - 1e-6))
+            tau = np.where(is_rounded, self.dt, tau)
         return np.asarray(decay_from_tau(tau, self.dt, self.discretization))
 
     def tau(self, name: str, decay: Array) -> tuple[Array, Array]:
         """Return the time constant, and the factor that compensates the factor of the input."""
-        # A decay of 0 has a time constant of 0 if exact, and of dt in Euler's method.
         is_euler = self.discretization == "euler"
-        least = 0 if is_euler else np.nextafter(0, 1)
-        if not ((decay >= least) & (decay < 1)).all():
+        # A decay of 0 has a time constant of 0 if exact, and of dt in Euler's method.
+        if not ((decay < 1) & ((decay > 0) | is_euler)).all():
             raise ValueError(
                 f"{name} must be below 1, or 1 for all neurons of a LIF, and above 0, or 0 with "
                 f"discretization='euler', got {decay.min()} to {decay.max()}"
@@ -274,23 +269,17 @@ def delay_of(node: Node, dt: float) -> int:
     delays = np.unique(numbers(node, "delay"))
     if len(delays) != 1:
         raise ValueError(f"delay must be one number for all, got {delays}")
-    steps = float(delays[0]) / dt
+    steps = delays[0] / dt
     # Seconds are rounded in float32, or by a product with dt.
-    if round(steps) < 0 or abs(steps - round(steps)) > 1e-6 * max(1.0, steps):
-        raise ValueError(
-            f"delay must be a multiple of {dt=}, 0 or more, got {delays[0]}"
-        )
+    if abs(steps - round(steps)) > 1e-6 * max(1.0, steps):
+        raise ValueError(f"delay must be a multiple of {dt=}, got {delays[0]}")
     return round(steps)
 
 
 # --- the equations of JAX that give operations ----------------------------------------------------
 
 
-class UnknownError(ValueError):
-    """The function has an operation without a node in NIR."""
-
-
-class AxisOrderError(UnknownError):
+class AxisOrderError(ValueError):
     """The axes of an input have another order."""
 
 
@@ -332,7 +321,7 @@ def trace_move(equation: Equation, operands: list, signal: Signal) -> Signal:
         np.asarray, bind(equation, [jnp.asarray(signal.places), *operands[1:]])
     )
     if places.size != signal.places.size:
-        raise UnknownError(f"{equation.primitive.name} to another number of values")
+        raise ValueError(f"{equation.primitive.name} to another number of values")
     return signal._replace(places=places)
 
 
@@ -348,23 +337,23 @@ def trace_sum(equation: Equation, operands: list, signal: Signal) -> Signal:
             or right.functions
             or not left.is_like(right)
         ):
-            raise UnknownError(f"{name} of two values that depend on the inputs")
+            raise ValueError(f"{name} of two values that depend on the inputs")
         return left._replace(sources=left.sources + right.sources)
     # The signal would need the factor -1.
     if name == "sub" and right is signal:
-        raise UnknownError("a difference from a constant")
+        raise ValueError("a difference from a constant")
     bias = np.asarray(right if left is signal else left)
     if not signal.functions and not bias.any():
         return signal  # Python's sum starts at 0
     *before, last = signal.functions or [None]
     if not isinstance(last, _Weights):
-        raise UnknownError("a sum without a product before it")
+        raise ValueError("a sum without a product before it")
     # A convolution in NIR has one bias for each channel.
     bias = per_channel(
         signal.in_nir(-bias if name == "sub" else bias), len(last.weight)
     )
     if bias is None:
-        raise UnknownError("a bias that differs within a channel")
+        raise ValueError("a bias that differs within a channel")
     bias = bias.astype(last.weight.dtype).reshape(-1, *[1] * (last.weight.ndim - 2))
     bias = bias if last.bias is None else last.bias + bias
     return signal._replace(functions=(*before, dataclasses.replace(last, bias=bias)))
@@ -377,7 +366,7 @@ def trace_product(equation: Equation, operands: list, signal: Signal) -> Signal:
     summed, rows = axes[place], axes[1 - place]
     size = signal.places.size
     if math.prod(signal.places.shape[axis] for axis in summed) != size:
-        raise UnknownError("a product along some of the axes of an example")
+        raise ValueError("a product along some of the axes of an example")
     # The rows of the matrix follow the axes of the signal, and then NIR's order.
     rows = [row for _, row in sorted(zip(summed, rows, strict=True))]
     matrix = np.moveaxis(np.asarray(operands[1 - place]), rows, range(len(rows)))
@@ -396,7 +385,7 @@ def trace_convolution(equation: Equation, operands: list, signal: Signal) -> Sig
     params, out = equation.params, equation.outvars[0].aval
     images, kernels, outputs = params["dimension_numbers"]
     if len(images) > 4 or set(params["lhs_dilation"]) != {1}:
-        raise UnknownError(
+        raise ValueError(
             "a convolution of three dimensions or a transposed convolution"
         )
     # The axes of any layout in the order of NIR: examples, channels, places.
@@ -406,7 +395,7 @@ def trace_convolution(equation: Equation, operands: list, signal: Signal) -> Sig
     weight = _floats(np.asarray(operands[1]).transpose(kernels))
     # NIR pads both sides equally, as "SAME" does for kernels of odd sizes.
     if any(low != high for low, high in params["padding"]):
-        raise UnknownError(f"a padding of {params['padding']}")
+        raise ValueError(f"a padding of {params['padding']}")
     convolution = Convolution(
         weight,
         None,
@@ -415,7 +404,7 @@ def trace_convolution(equation: Equation, operands: list, signal: Signal) -> Sig
         params["rhs_dilation"],
         params["feature_group_count"],
     )
-    shape = tuple(out.shape[axis] for axis in (outputs[1], *outputs[2:]))
+    shape = tuple(out.shape[axis] for axis in outputs[1:])
     # The function continues in its own layout.
     places = np.arange(out.size).reshape(1, *shape).transpose(np.argsort(outputs))
     functions = (*signal.functions, convolution)

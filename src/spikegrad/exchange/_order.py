@@ -32,10 +32,7 @@ def reached(sources: Sources, known: Collection[str]) -> list[tuple[str, str]]:
 def ancestors(sources: Sources, name: str) -> set[str]:
     """Return the nodes on the paths to a node."""
     # A node is its own ancestor only within a loop.
-    before: set[str] = set()
-    waiting = [name]
-    while waiting:
-        new = {*sources.get(waiting.pop(), ())} - before
+    before = {*sources[name]}
+    while new := {source for node in before for source in sources[node]} - before:
         before |= new
-        waiting += new
     return before

@@ -105,10 +105,9 @@ def from_nir(
     ((3, 2), 0.9, 'value', True)
     """
     with named("from_nir"):
-        time = Time(dt, discretization)
         # nir names edges without a node and edges that occur twice.
         graph.validate_structure()
-        return _Reader(graph, time, surrogate).network()
+        return _Reader(graph, Time(dt, discretization), surrogate).network()
 
 
 def _add(*outputs: Array) -> Array:

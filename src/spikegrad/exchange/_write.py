@@ -28,7 +28,6 @@ from ._nodes import (
     Shape,
     Signal,
     Time,
-    UnknownError,
     named,
     output_shape,
     scaled,
@@ -140,8 +139,7 @@ def to_nir(
     [0.01, 0.01]
     """
     with named("to_nir"):
-        time = Time(dt, discretization)
-        writer = _Writer(network, time, unit_resistance)
+        writer = _Writer(network, Time(dt, discretization), unit_resistance)
         shapes = writer.input_shapes(input_shape)
         # The first convolution shows the order of the axes of the inputs.
         try:
@@ -164,14 +162,12 @@ def _traced(text: str, function: Callable[..., Array], *signals: Signal) -> Sign
     signals = tuple(
         s._replace(functions=(), sources=(n,)) for n, s in enumerate(signals)
     )
-    try:
+    with named(text):
         out, *_ = evaluate(jaxpr, *consts, *signals, run=_trace_equation)
         if not isinstance(out, Signal):
-            raise UnknownError("a result that does not depend on the input")
+            raise ValueError("a result that does not depend on the input")
         if sorted(out.sources) != [*range(len(signals))]:
-            raise UnknownError("a sum that does not add each argument once")
-    except UnknownError as error:
-        raise type(error)(f"{text}: {error}") from None
+            raise ValueError("a sum that does not add each argument once")
     return out
 
 
@@ -187,9 +183,9 @@ def _trace_equation(equation: Equation, operands: list) -> list:
     name = equation.primitive.name
     trace = PRIMITIVES.get(name)
     if trace is None:
-        raise UnknownError(name)
+        raise ValueError(name)
     if len(signals) > 1 and trace is not trace_sum:
-        raise UnknownError(f"{name} of two values that depend on the inputs")
+        raise ValueError(f"{name} of two values that depend on the inputs")
     return [trace(equation, operands, signals[0])]
 
 

@@ -69,7 +69,8 @@ def decay_from_tau(
         decay = (np if known else jnp).exp(-share)
     elif known and not np.all(share <= 1):
         raise ValueError(
-            f"{owner}: dt must be <= tau for discretization 'euler', got dt={dt} and tau={tau}"
+            f"{owner}: dt must be <= tau for discretization 'euler', got dt={dt} and tau={tau}; "
+            "pass a smaller dt or discretization='exact'"
         )
     else:
         decay = 1 - share
