@@ -179,7 +179,7 @@ def train(
         results = {"spiking": result}
         # Saved before the baseline, which may take as long.
         run.save_parameters(params)
-        run.save_record(interrupted=result["interrupted"], results=results)
+        run.save_record(results=results)
         try:
             if record["baseline"] and not stop():
                 rectified = network.without_spikes()

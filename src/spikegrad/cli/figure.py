@@ -101,8 +101,8 @@ def sweep_figure(rows: list[Summary], varying: list[str], title: str) -> Figure:
     panel.set_xlabel(x)
     figure.colorbar(image).set_label("mean validation accuracy, %")
     framed = (
-        f"the highest validation accuracy, {tables.spread(*best.test)} of the test set"
+        "framed: the highest validation accuracy, "
+        f"{tables.spread(*best.test)} of the test set"
     )
-    text = f"{title}\nframed: {framed}"
-    figure.suptitle(text, fontsize=9, parse_math=False)
+    figure.suptitle(f"{title}\n{framed}", fontsize=9, parse_math=False)
     return figure

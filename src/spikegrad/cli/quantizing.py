@@ -20,7 +20,6 @@ bits_option = click.option(
 )
 
 
-@click.command("quantize", context_settings={"show_default": True})
 @click.argument("run", type=Path)
 @click.option(
     "--target",
@@ -36,7 +35,7 @@ bits_option = click.option(
     help="Train the integers on, at a third of the learning rate of the run.",
 )
 @quiet_option
-def command(run: Path, target: str, bits: int, epochs: int) -> None:
+def convert(run: Path, target: str, bits: int, epochs: int) -> None:
     """Convert a trained run to the integers of a chip, or of C.
 
     RUN is the folder that train wrote, with --reset value for loihi. Its inputs must be integers:
@@ -44,11 +43,6 @@ def command(run: Path, target: str, bits: int, epochs: int) -> None:
     integers) and network.c with network.h (a program in C99) to the folder RUN/<target>-<bits>, and
     prints the report and the test accuracy before and after.
     """
-    convert(run, target, bits, epochs)
-
-
-def convert(run: Path, target: str, bits: int, epochs: int) -> None:
-    """Convert a run, train the integers on, and write them."""
     saved = runs.read(run)
     network, options, params = saved.network, saved.options, saved.params
     split = options.load()
@@ -72,6 +66,10 @@ def convert(run: Path, target: str, bits: int, epochs: int) -> None:
     save(integers, folder / "network.json")
     to_c(integers, folder / "network")
     tables.say(str(report), f"test accuracy {accuracies}", f"wrote {folder}")
+
+
+# ``train --target`` calls the function too.
+command = click.command("quantize", context_settings={"show_default": True})(convert)
 
 
 def converted(

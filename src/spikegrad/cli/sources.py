@@ -111,10 +111,8 @@ def _recordings(form: Form, source: str, seed: int, binning: Binning) -> Split:
     if train.sequence(0).dtype.kind == "f":
         mean, std = moments(train)
         train, test = standardized(train, mean, std), standardized(test, mean, std)
-        mean, std = mean.ravel().tolist(), std.ravel().tolist()
-    return Split(
-        train.in_memory(), test.in_memory(), test_from, mean=(*mean,), std=(*std,)
-    )
+        mean, std = tuple(mean.ravel().tolist()), tuple(std.ravel().tolist())
+    return Split(train.in_memory(), test.in_memory(), test_from, mean=mean, std=std)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

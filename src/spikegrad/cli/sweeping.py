@@ -21,7 +21,7 @@ from .._files import Record
 from .._struct import lifted
 from . import processes, runs, tables, trainer
 from .figure import sweep_figure
-from .networks import Params, SpikingNetwork, with_surrogate
+from .networks import Params, with_surrogate
 from .options import (
     COUNT,
     Command,
@@ -192,8 +192,6 @@ def sweep(
     total = len(grid.settings) * grid.seeds
     with processes.deferred() as stop, tables.progress() as show:
         for result in trainings(
-            # Any surrogate, because that of the setting replaces it.
-            dataclasses.replace(grid, surrogate=grid.surrogate[0]).network(split),
             split,
             grid,
             stop=stop,
@@ -230,15 +228,11 @@ def sweep(
     return 128 + stop() if stop() else 0
 
 
-def trainings(
-    network: SpikingNetwork, data: Validated, grid: Grid, **more: Any
-) -> Iterator[Record]:
+def trainings(data: Validated, grid: Grid, **more: Any) -> Iterator[Record]:
     """Train and score a network with all settings and seeds.
 
     Parameters
     ----------
-    network : SpikingNetwork
-        Its surrogate is replaced by that of each setting.
     data : Validated
         Training, validation and test set.
     grid : Grid
@@ -252,6 +246,9 @@ def trainings(
         Results of :func:`spikegrad.training.sweep` with the accuracies ``validation`` and
         ``test``, and with ``silent`` of :class:`trainer.Scores`.
     """
+    # Any surrogate, because that of the setting replaces it.
+    options = dataclasses.replace(grid, surrogate=grid.surrogate[0])
+    network = options.network(data)
     loss_of_one = trainer.loss_of(network, grid)
     start = trainer.starts(network, data.train)
 
