@@ -71,7 +71,7 @@ def residual_report(fun: Callable, *args: PyTree) -> ResidualReport:
         return pullback, out
 
     closed, (pullback, out) = jax.make_jaxpr(backward, return_shape=True)(*args)
-    jaxpr = closed.jaxpr
+    jaxpr: Any = closed.jaxpr
     # The leaves of the pullback are the residuals. Some of them may not be read, and XLA does not
     # keep those.
     reads = used_inputs(jax.make_jaxpr(operator.call)(pullback, out))
@@ -90,8 +90,7 @@ def residual_report(fun: Callable, *args: PyTree) -> ResidualReport:
         for var, used in zip(jaxpr.outvars[:count], reads[:count], strict=True)
         if used and not hasattr(var, "val") and var not in known
     }
-    arrays = sorted(residuals.values(), key=_bytes, reverse=True)
-    return ResidualReport(tuple(arrays))
+    return ResidualReport(tuple(sorted(residuals.values(), key=_bytes, reverse=True)))
 
 
 def _is_identity(eqn: Any) -> bool:

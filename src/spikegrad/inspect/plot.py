@@ -366,7 +366,7 @@ _LINES = 12
 """Maximum number of neurons with real outputs as lines. Outputs of more neurons are an image."""
 
 
-def _of_example(x: ArrayLike, example: int) -> np.ndarray:
+def _of_example(x: ArrayLike | None, example: int) -> np.ndarray:
     """Return one example of ``(steps, examples, neurons...)`` as ``(steps, neurons)``."""
     x = np.asarray(x, np.float64)
     x = x[:, example] if x.ndim > 2 else x
