@@ -56,9 +56,9 @@ def test_a_run_is_written_in_full(run):
     assert about["versions"]["jax"] == jax.__version__
     assert about["machine"]["processors"] == len(os.sched_getaffinity(0))
     digits = data.load("digits", 0)
-    assert about["data"]["test_sha256"] == runs.sha256(digits.test)
+    assert about["data"]["test_sha256"] == sources.sha256(digits.test)
     reversed_labels = images(digits.train.x[:, 0], digits.train.y[::-1])
-    assert about["data"]["training_sha256"] != runs.sha256(reversed_labels)
+    assert about["data"]["training_sha256"] != sources.sha256(reversed_labels)
     assert about["data"]["test"] == 359
     assert not about["interrupted"]
     spiking, relu = about["results"]["spiking"], about["results"]["ReLU"]
@@ -81,7 +81,7 @@ def test_a_run_is_written_in_full(run):
     assert drawing == f"drawing {folder / 'figure.png'}"
     assert 2 <= len(lines) <= 24
     lines.remove("counting synaptic operations")
-    assert lines.pop(0) == f"digits, (64, 32, 16, 10) neurons, {folder}"
+    assert lines.pop(0) == f"digits of 8x8, (64, 32, 16, 10) neurons, {folder}"
     assert all(re.match(r"(spiking|ReLU) .*loss .* train .* active ", line) for line in lines)
     assert max(map(len, [*lines, *(line for line in done.stdout.splitlines() if str(folder) not in line)])) <= 80
 
@@ -230,7 +230,8 @@ WRONG = {
     "resume with an option": (["train", "--resume", "used", "--lr", "1"], "options of the original run. Remove --lr"),
     "no output": (["plot", "sigmoid"], "Missing option '--output'"),
     "plot format": (["plot", "sigmoid", "-o", "a.docx"], "a.docx must end in .png or .svg or .pdf"),
-    "no run": (["predict", "nowhere", "digits"], "No such file or directory: 'nowhere/run.json'"),
+    "no run": (["predict", "nowhere", "digits"], "nowhere is not the folder of a run: it has no run.json"),
+    "process": (["train", "--num-processes", "2"], "--num-processes and --process-id need --coordinator-address"),
 }
 
 
@@ -263,6 +264,10 @@ def test_predict_rejects_other_shapes_and_older_runs(run, tmp_path, capsys):
     shutil.copy(folder / "run.json", copy)
     assert main(["predict", str(copy)]) == 2
     assert "parameters.npz" in only_line(capsys)
+    shutil.copy(folder / "parameters.npz", copy)
+    (copy / "run.json").write_text((folder / "run.json").read_text().replace('"test_sha256": "', '"test_sha256": "0'))
+    assert main(["predict", str(copy)]) == 2
+    assert "digits is not the data of the run, or has changed" in only_line(capsys)
     for change, message in (
         (lambda options: {"format": 3}, "it has format 3, not 6"),
         (lambda options: {"options": options | {"depth": 2}}, "unexpected keyword argument 'depth'"),
@@ -279,7 +284,7 @@ def test_hashes_differ_in_values_labels_and_shapes():
     x, y = np.arange(4, dtype=np.uint8).reshape(2, 2), np.arange(2)
     some = images(x, y)
     changes = (x + 1, y), (x, y + 1), (x / 1, y), (x.reshape(2, 2, 1), y), (x, np.zeros(2, int))
-    hashes = {runs.sha256(some), *(runs.sha256(images(*changed)) for changed in changes)}
+    hashes = {sources.sha256(some), *(sources.sha256(images(*changed)) for changed in changes)}
     assert len(hashes) == 6
 
 

@@ -40,12 +40,12 @@ def test_quantize(tmp_path, monkeypatch):
         return str(run("quantize", folder, "--target", target, "--bits", 6).exception)
 
     assert "exists; choose a new output folder" in refused("loihi")
-    assert "each neuron has a synapse" in refused("xylo")
     record = json.loads((folder / "run.json").read_text())
     record["options"]["encoding"] = "current"
     (folder / "run.json").write_text(json.dumps(record))
     assert "--encoding rate or latency" in refused("fixed")
     # Before any training.
     result = run("train", *small.split()[:-4], "--target", "loihi", "-o", tmp_path / "other")
-    assert "it has reset='value'" in str(result.exception)
+    assert "it needs reset='value'" in str(result.exception)
     assert not (tmp_path / "other" / "parameters.npz").exists()
+    assert "it needs reset='value'" in str(run("train", "--resume", tmp_path / "other").exception)

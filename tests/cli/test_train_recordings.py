@@ -285,7 +285,7 @@ def test_data_larger_than_memory_is_read_by_batch(tmp_path, monkeypatch):
     assert parts.train.padded().dtype == whole.train.x.dtype
     for rows in (np.arange(3, 9), np.array([7, 0, 7])):
         assert all(map(np.array_equal, parts.train.subset(rows).as_batch(), whole.train.subset(rows).as_batch()))
-    assert runs.sha256(parts.train) == runs.sha256(whole.train)
+    assert sources.sha256(parts.train) == sources.sha256(whole.train)
     given = options(epochs=1, batch=8, input_noise=0.1)
     network = given.network(whole)
     start = network.init(jax.random.key(0))
@@ -343,7 +343,11 @@ def test_recordings_are_scored(trained, tmp_path, capsys):
     with np.load(mine) as arrays:
         x, lengths = (arrays[key][:7] for key in ("x", "lengths"))
     np.savez(tmp_path / "seven.npz", x=np.pad(x, [(0, 0), (0, 5), (0, 0)]), lengths=lengths)
-    assert main(["predict", run, str(tmp_path / "seven.npz"), "-o", out]) == 0
+    arguments = ["predict", run, str(tmp_path / "seven.npz"), "-o"]
+    assert main([*arguments, out]) == 2
+    assert "exists; choose a new file" in capsys.readouterr().err
+    out = str(tmp_path / "q.npz")
+    assert main([*arguments, out]) == 0
     assert "accuracy" not in capsys.readouterr().out
     saved = runs.read(folder / "whole")
     scaled = ((x - saved.data.mean) / saved.data.std).astype(np.float32)

@@ -212,7 +212,7 @@ TWO = Sequences("two", np.zeros((2, 3, 1)), [0, 1])
         ("not within", lambda: Binning()(Events(np.zeros(1), np.array([-1])), (3,))),
         ("r: shape must be integers above 0, got 700", lambda: Recordings("r", 700, [0], print)),
         ("Batches: size must be from 1 to 2, got 3", lambda: TWO.batches(3)),
-        ("two: too few examples for a test set of 1 of each class", lambda: data.train_test_split(TWO, 1)),
+        ("two: too few examples for a part of 1 of each class", lambda: data.train_test_split(TWO, 1)),
         ("two: indices must select at least one example", lambda: TWO.subset([])),
         ("steps, 3, got 1", lambda: TWO.map(lambda x: x[:1])[0]),
         ("values must be finite", lambda: data.standardize(Sequences("s", np.full((1, 3, 4), np.nan), [0]))),

@@ -288,7 +288,8 @@ SPIKES, SYNAPTIC = np.ones((5, 1, 2), int), layer(SynapticLIF())
 REAL, HALF = Network([layer(LIF())]), Network([layer(FixedLIF(0, 1), jnp.full((2, 2), 0.5))])
 GRAPH = Network({"a": layer(LIF()), "j": Join(lambda x: x, of=["a"]), "b": layer(LIF())})
 REFUSED = {
-    "ValueError: layer '0' on Loihi: it has reset='value', not 'subtract'": quantized("loihi", layer(LIF())),
+    "ValueError: layer '0' on Loihi: it needs reset='value', not 'subtract'": quantized("loihi", layer(LIF())),
+    "ValueError: layer '0' on FixedLIF: a weight is NaN or": quantized("fixed", layer(LIF(), jnp.full((2, 2), np.nan))),
     "ValueError: '0' on Xylo: each neuron has a synapse": quantized("xylo", layer(LIF())),
     "ValueError: '1' on Xylo: each neuron has a synapse and": quantized("xylo", SYNAPTIC, layer(LeakyReadout())),
     "ValueError: '0' on Xylo: it has no delays, got a Delayed": (

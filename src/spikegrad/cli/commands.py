@@ -79,7 +79,7 @@ def command() -> None:
 )
 @click.option(
     "--target",
-    type=click.Choice([*quantizing.TARGETS]),
+    type=click.Choice(quantizing.CHOICES),
     help="Then convert to integers and train these on, as quantize does.",
 )
 @quantizing.bits_option
@@ -143,10 +143,21 @@ def train(
     """
     # Only process 0 reads the data and claims the folder.
     run, split = from_first(
-        lambda: runs.begin(context, Options, output, resume, values, baseline=baseline)
+        lambda: runs.begin(
+            context,
+            Options,
+            output,
+            resume,
+            values,
+            baseline=baseline,
+            target=target,
+            bits=bits,
+        )
     )
     options, record, network = run.options, run.record, run.network
-    tables.note(f"{options.data}, {network.sizes} neurons, {run.folder}")
+    target, bits = record["target"], record["bits"]
+    shape = "x".join(map(str, split.shape))
+    tables.note(f"{options.data} of {shape}, {network.sizes} neurons, {run.folder}")
     key = jax.random.key(options.seed)
     # Drawn here and not within the training, because a diagnosis compares with it.
     start = trainer.starts(network, split.train)(key)
@@ -239,8 +250,9 @@ def predict(run: Path, data: str | None, output: Path | None) -> None:
 
     RUN is a folder written by train. DATA accepts the values of train. By default, and for the data
     of the run, its test set is scored. For other recordings it is their test set, or all examples
-    if they have none. A custom .npz may lack the labels y (m,), and images may be in one array
-    x (m, ...). Values are scaled like the training data.
+    if they have none. Of a file with images x_train, it is x_test or a fifth. To score all images,
+    save them as x (m, ...). The labels y (m,) may be missing. Values are scaled like the training
+    data.
     """
     saved = runs.read(run)
     network, params = saved.network, saved.params

@@ -320,6 +320,8 @@ def output_file(
     def path(text: str) -> Path:
         if not text.endswith(endings):
             raise click.BadParameter(f"{text} must end in {' or '.join(endings)}")
+        if Path(text).exists():
+            raise click.BadParameter(f"{text} exists; choose a new file")
         return Path(text)
 
     return click.option("--output", "-o", type=path, help=help, **settings)

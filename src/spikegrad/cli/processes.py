@@ -54,6 +54,10 @@ def options(function: Callable[..., int]) -> Callable[..., int]:
         process_id: int | None,
         **values: Any,
     ) -> int:
+        if not coordinator_address and (num_processes or process_id is not None):
+            raise click.UsageError(
+                "--num-processes and --process-id need --coordinator-address"
+            )
         if not (joining or coordinator_address):
             return function(**values)
         with distributed(coordinator_address, num_processes, process_id):

@@ -15,6 +15,8 @@ from . import runs, tables, trainer
 from .networks import SpikingNetwork
 from .options import COUNT, quiet_option
 
+# On other chips the readout fires too, but not in the command.
+CHOICES = [name for name, cell in TARGETS.items() if not cell.is_synaptic]
 bits_option = click.option(
     "--bits", type=COUNT, default=8, help="Bits of a weight of integers."
 )
@@ -23,7 +25,7 @@ bits_option = click.option(
 @click.argument("run", type=Path)
 @click.option(
     "--target",
-    type=click.Choice([*TARGETS]),
+    type=click.Choice(CHOICES),
     required=True,
     help="Arithmetic and limits.",
 )

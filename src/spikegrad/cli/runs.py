@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import os
 import platform
@@ -24,8 +23,8 @@ from .. import __version__
 from .._files import Record, write_atomically
 from .._pytree import PyTree, jsonable
 from .._system import processors
-from ..data import DataError, Sequences, Split
-from . import tables
+from ..data import DataError, Split
+from . import sources, tables
 from .networks import Params, SpikingNetwork
 from .options import Options, options_of, refuse
 
@@ -38,7 +37,7 @@ def describe(split: Split) -> Record:
     names = "shape", "classes", "low", "high", "mean", "std", "test_from"
     record = {name: getattr(split, name) for name in names}
     for name, part in (("training", split.train), ("test", split.test)):
-        record |= {name: len(part), f"{name}_sha256": sha256(part)}
+        record |= {name: len(part), f"{name}_sha256": sources.sha256(part)}
     return jsonable(record)
 
 
@@ -177,6 +176,8 @@ def claim(output: Path | None) -> Path:
 def read(folder: Path, kind: type[Options] = Options) -> Run:
     """Read a saved run."""
     path = folder / kind.file
+    if not path.exists():
+        raise DataError(f"{folder} is not the folder of a run: it has no {kind.file}")
     record = json.loads(path.read_text(encoding="utf-8"))
     try:
         if record["format"] != FORMAT:
@@ -187,16 +188,6 @@ def read(folder: Path, kind: type[Options] = Options) -> Run:
             f"{path} is not a run of spikegrad {__version__}: {error}"
         ) from None
     return Run(folder, options, record)
-
-
-def sha256(source: Sequences) -> str:
-    """Return a hash of examples: dtype, shape, values, labels and masks."""
-    form = source.sequence(0).dtype, source.steps, source.shape
-    digest = hashlib.sha256(f"{form}".encode())
-    for example in source:  # one by one, because they may be read from files
-        for array in jax.tree.leaves(example):
-            digest.update(array.tobytes())
-    return digest.hexdigest()
 
 
 def _named(params: Params) -> dict[str, PyTree]:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import hashlib
 import os
 from types import SimpleNamespace
 from typing import Any
 
 import click
+import jax
 import numpy as np
 
 from .. import data as datasets
@@ -47,10 +49,14 @@ def form_of(source: str) -> Form:
         If no form fits.
     """
     if source.endswith(".npz"):
-        # Files of the user are distinguished by their keys. Without a known key it is a form of
-        # images, because their reader reports it.
+        # Files of the user are distinguished by their keys.
         keys = keys_of(source)
-        return next((form for form in reversed(FORMS) if form.key in keys), FORMS[0])
+        kinds = {form.key: form for form in reversed(FORMS) if form.key}
+        for key, form in kinds.items():
+            if key in keys:
+                return form
+        known = "; ".join(form.about for form in kinds.values())
+        raise DataError(f"{source} has the keys {sorted(keys)}, pass {known}")
     name, _, path = source.partition(":")
     for form in FORMS:
         if form.name == name and (":" in form.written) == bool(path):
@@ -167,7 +173,23 @@ def load_to_score(
     if like.mean:
         mean, std = (np.reshape(values, like.shape) for values in (like.mean, like.std))
         scored = standardized(scored, mean, std)
-    return scored.in_memory(), labelled
+    scored = scored.in_memory()
+    # A relative path may be another file in another folder.
+    if data is None and sha256(scored) != like.test_sha256:
+        raise DataError(
+            f"{source} is not the data of the run, or has changed; pass the path of the data"
+        )
+    return scored, labelled
+
+
+def sha256(source: Sequences) -> str:
+    """Return a hash of examples: dtype, shape, values, labels and masks."""
+    form = source.sequence(0).dtype, source.steps, source.shape
+    digest = hashlib.sha256(f"{form}".encode())
+    for example in source:  # one by one, because they may be read from files
+        for array in jax.tree.leaves(example):
+            digest.update(array.tobytes())
+    return digest.hexdigest()
 
 
 def _path(source: str) -> str:

@@ -100,7 +100,7 @@ def score(network: SpikingNetwork, params: Params, source: Sequences) -> Scores:
     logits, sums = zip(*parts, strict=True)
     # Masked steps have no spikes, so a mean over all steps is too small.
     padding = source.steps / source.lengths.mean()
-    rates = [sum(layer) / count * padding for layer in zip(*sums, strict=True)]
+    rates = [np.sum(layer, 0) / count * padding for layer in zip(*sums, strict=True)]
     return Scores(
         np.concatenate(logits),
         source.y,

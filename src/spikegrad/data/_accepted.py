@@ -78,7 +78,7 @@ def chosen_of_each(owner: str, y: np.ndarray, share: float, seed: int) -> np.nda
         chosen[members[: round(share * len(members))]] = True
     if chosen.all() or not chosen.any():
         raise DataError(
-            f"{owner}: too few examples for a test set of {share:g} of each class"
+            f"{owner}: too few examples for a part of {share:g} of each class"
         )
     return chosen
 

@@ -188,6 +188,8 @@ def _options(owner: str, layer: Any, target: IntegerCell) -> dict[str, Any]:
             raise ValueError(
                 f"{owner}: it has no delays, got a {type(weight).__name__} as weight"
             )
+    if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(layer.weights)):
+        raise ValueError(f"{owner}: a weight is NaN or infinite")
     cell: Any = layer.cell
     if type(cell) not in (LIF, SynapticLIF, LeakyReadout):
         raise TypeError(
@@ -208,7 +210,7 @@ def _options(owner: str, layer: Any, target: IntegerCell) -> dict[str, Any]:
     for refused, problem in (
         (
             cell.reset not in target.resets,
-            f"has reset={target.resets[0]!r}, not {cell.reset!r}",
+            f"needs reset={target.resets[0]!r}, not {cell.reset!r}",
         ),
         (
             cell.delay_reset or np.any(cell.reset_value),
