@@ -161,7 +161,6 @@ ENDLESS = Network([Layer(weight(5, 8), LIF(surrogate=spikegrad.LeakyRelu()))])
 @pytest.mark.parametrize(
     ("message", "call"),
     [
-        ("ValueError: ratio must be > 0 and finite, got -1", lambda: match_widths(ONE, X, ratio=-1)),
         ("ValueError: keep must be one of 'peak', 'area', got 'height'", lambda: match_widths(ONE, X, keep="height")),
         ("ValueError: must have a finite half-width > 0, got LeakyRelu(", lambda: match_widths(ENDLESS, X)),
         ("ValueError: trainable contains no widths; call match_widths before partition", lambda: train_widths(ONE)),

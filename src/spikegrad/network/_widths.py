@@ -93,10 +93,6 @@ def match_widths(
     ... )
     1.000
     """
-    if not 0 < ratio < math.inf:
-        raise ValueError(
-            f"match_widths: ratio must be > 0 and finite, got {brief(ratio)}"
-        )
     if keep not in _KEEP:
         raise ValueError(
             f"match_widths: keep must be one of {', '.join(map(repr, _KEEP))}, got {brief(keep)}"
