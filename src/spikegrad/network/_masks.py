@@ -66,19 +66,17 @@ def make_masks(steps: int, active: jax.Array | None, truncate: int | None) -> Ma
     before = steps_before(active, steps)
     if truncate is None:
         return Masks(active, before > 0)
-    window = jnp.arange(steps) // truncate
-    if active is not None:
-        # The window of the last valid step.
-        window = jnp.where(active, append_axes(window, active.ndim), 0)
-        window = jax.lax.associative_scan(jnp.maximum, window)
-    # A step that begins with a state of an earlier window, also after masked steps.
-    cut = jnp.concatenate([zeros_like(window[:1]), window[:-1]]) < window
-    # The running maximum is the number of the last cut so far. Before any cut the start value
-    # makes the age huge, so outputs of an earlier call keep their derivative. Half of the int32
-    # range leaves room for the subtraction.
+    t = append_axes(jnp.arange(steps), before.ndim)
+    starts = (t > 0) & (t % truncate == 0)
+    # The running maximum is the number of valid steps before the window. In the first window the
+    # start value makes the age huge, so outputs of an earlier call keep their derivative. Half of
+    # the int32 range leaves room for the subtraction.
     age = before - jax.lax.associative_scan(
-        jnp.maximum, jnp.where(cut, before, -(2**30))
+        jnp.maximum, jnp.where(starts, before, -(2**30))
     )
+    if active is not None:
+        # A masked step holds a state with its derivative.
+        age = jnp.where(active, age, 2**30)
     return Masks(active, before > 0, age=age)
 
 
