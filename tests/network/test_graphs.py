@@ -157,7 +157,7 @@ REFUSED = {
     "ValueError: the last entry 'a' is the output by default, but 'b' reads it in the same step; name the outputs": (
         lambda: Network({"b": Layer(R, LIF(), of="a"), "a": Layer(W, LIF(), of="input")})
     ),
-    "ValueError: 'a' must name one source of": lambda: Network({"a": L}, inputs=("x", "y")),
+    "ValueError: 'a' reads None, which is not one of 'x', 'y', 'a'": lambda: Network({"a": L}, inputs=("x", "y")),
     "TypeError: layers must be one or more Layer objects": lambda: Network({"a": W}),
     "ValueError: Delayed: delay must be >= 1, got 0": lambda: Delayed(W, 0),
     "TypeError: Window: weight must be callable or of shape (length, inputs, neurons)": lambda: Window(W),

@@ -78,6 +78,7 @@ def make_graph(
 ) -> Graph:
     """Build the graph of layers and joins. Errors name the nodes."""
     edges: dict[Name, tuple[Edge, ...]] = {}
+    known = *inputs, *nodes
     # What a layer without a named source reads.
     above = inputs[0] if len(inputs) == 1 else None
     for name, node in nodes.items():
@@ -91,21 +92,15 @@ def make_graph(
             edges[name] = tuple(
                 Edge(f"{k:03}", source, (0,)) for k, source in enumerate(node.of)
             )
-        elif above is None and node.of is None and not isinstance(node.weight, Mapping):
-            raise ValueError(
-                f"Network: {name!r} must name one source of {[*inputs]}; pass of= to the layer"
-            )
         else:
             edges[name] = node.edges(name, above)
-        above = name
-    known = *inputs, *nodes
-    for name, node_edges in edges.items():
-        for edge in node_edges:
+        for edge in edges[name]:
             if edge.source not in known:
                 raise ValueError(
                     f"Network: {name!r} reads {edge.source!r}, which is not one of "
-                    f"{', '.join(map(repr, known))}"
+                    f"{', '.join(map(repr, known))}; name one of them in of= or in the weights"
                 )
+        above = name
     graph = Graph(dict(nodes), edges, {}, inputs, outputs, {})
     # Only reads without a delay order the nodes of a step. A cycle of them would have no first
     # node.
@@ -163,13 +158,11 @@ def strongly_connected(
     # Nodes that depend on each other depend on equal sets of nodes.
     behind = {name: frozenset(visited(name, {})) for name in sources}
     order = {}
-    groups = {}
     for name in sources:
         visited(name, order)
-    for name in order:
-        # A component ends with the last of its nodes.
-        groups.pop(behind[name], None)
-        groups[behind[name]] = tuple(
-            other for other in sources if behind[other] == behind[name]
-        )
-    return [*groups.values()]
+    # A component ends with the last of its nodes.
+    components = dict.fromkeys(behind[name] for name in reversed(order))
+    return [
+        tuple(name for name in sources if behind[name] == component)
+        for component in reversed(components)
+    ]
