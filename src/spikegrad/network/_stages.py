@@ -82,13 +82,10 @@ def stages_of(graph: Graph) -> list[Stage]:
         outside = dict.fromkeys(
             source for name in steps for source in sources[name] if source not in steps
         )
-        part = Graph(
-            select(graph.nodes, steps),
-            select(graph.edges, steps),
-            select(graph.looped, steps),
-            tuple(outside),
-            (),
-            graph.numbers,
+        part = graph._replace(
+            nodes=select(graph.nodes, steps),
+            edges=select(graph.edges, steps),
+            inputs=tuple(outside),
         )
         stages.append(Stage(over_time, part))
     return stages
@@ -113,14 +110,13 @@ def run_stages(
     staged = plan.backward.row.cuts and len(stages) > 1
     values = dict(inputs)
     again = {}
-    # Dicts and not sets, because the order of a set of names differs between Python processes.
     read = [
-        dict.fromkeys(
+        {
             edge.source
-            for name in (*s.over_time, *s.graph.nodes)
+            for name in (*stage.over_time, *stage.graph.nodes)
             for edge in graph.edges[name]
-        )
-        for s in stages
+        }
+        for stage in stages
     ]
     for n, stage in enumerate(stages):
         # A loop returns only outputs that a later stage or the caller reads. All others would
@@ -130,8 +126,9 @@ def run_stages(
         stage_plan = plan._replace(
             outputs=tuple(part for part in parts if part in needed), staged=staged
         )
-        names = dict.fromkeys(stage.graph.inputs) | read[n]
-        sources = {name: values[name] for name in names if name in values}
+        names = read[n].union(stage.graph.inputs)
+        # In the order of ``values``. The order of a set differs between Python processes.
+        sources = {name: out for name, out in values.items() if name in names}
         run_stage = functools.partial(_run_stage, graph, stage, start, stage_plan)
         if staged:
             # The policy saves the named residuals of the loop. Everything else in the stage,
