@@ -340,10 +340,8 @@ def sum_of(
     # In the dtype of the first product, before the promotion below. The engine casts in this
     # order too.
     current = plus_bias(layer, current)
-    dtype = current.dtype
     with jax.numpy_dtype_promotion("standard"):  # A user may have set strict promotion.
-        for _, other in others:
-            dtype = jnp.promote_types(dtype, other.dtype)
+        dtype = jnp.result_type(current.dtype, *(other.dtype for _, other in others))
     return sum((other.astype(dtype) for _, other in others), current.astype(dtype))
 
 
