@@ -129,6 +129,7 @@ def draw_weights(
         raise ValueError(
             f"draw_weights: std must name layers of {[*graph.layers]}, got {[*deviations]}"
         )
+    # A key of any kind will do if no layer draws.
     noise = spiking if any(n.cell.draws for n in graph.layers.values()) else None
     # Arrays are arguments of the compiled function, so the weights of each turn do not
     # recompile it.
@@ -296,8 +297,8 @@ def _arriving(weight: Weight, x: jax.Array, lag: int, mask: jax.Array | None) ->
     """
 
     def read(lag: int) -> jax.Array:
-        # (lag, batch, inputs) zeros precede the first step. A past cannot be empty.
-        past = jnp.zeros((max(lag, 1), *x.shape[1:]), x.dtype)
+        # (lag, batch, inputs) zeros precede the first step.
+        past = jnp.zeros((lag, *x.shape[1:]), x.dtype)
         return lagged(past, x, lag, len(x), places_of(mask))
 
     kernel = weight.weight if isinstance(weight, Window) else None
