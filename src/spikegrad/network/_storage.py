@@ -107,11 +107,11 @@ class Storage:
     largest: ClassVar[int]
     """The code of the largest finite magnitude."""
 
-    def pack(self, distance: jax.Array) -> PyTree:
-        """Return the codes, or a tuple of the codes and other arrays that :meth:`unpack` needs."""
+    def pack(self, distance: jax.Array) -> tuple[jax.Array, ...]:
+        """Return the codes, and other arrays that :meth:`unpack` needs."""
         raise NotImplementedError
 
-    def unpack(self, packed: PyTree, dtype: DTypeLike) -> jax.Array:
+    def unpack(self, packed: tuple[jax.Array, ...], dtype: DTypeLike) -> jax.Array:
         raise NotImplementedError
 
     def holds(self, dtype: DTypeLike) -> bool:
@@ -175,12 +175,12 @@ class Storage:
         distance, remainder = residual
         # Half has only codes, (batch, neurons). EightBit also has the exponent of the unit, (batch,
         # 1).
-        codes, *unit = distance if isinstance(distance, tuple) else (distance,)
+        codes, *unit = distance
         if not jnp.issubdtype(codes.dtype, jnp.unsignedinteger):
             return residual  # the state has 16 bits itself, and is stored exactly
 
         def with_codes(codes):
-            return ((codes, *unit) if unit else codes), remainder
+            return (codes, *unit), remainder
 
         # codes, fits: (batch, neurons). The three candidates fire in turn: the stored code, the
         # next above, the next below.
@@ -261,11 +261,11 @@ class Half(Storage):
     def holds(self, dtype: DTypeLike) -> bool:
         return jnp.finfo(dtype).bits <= 16
 
-    def pack(self, distance: jax.Array) -> jax.Array:
-        return _to_half(distance)
+    def pack(self, distance: jax.Array) -> tuple[jax.Array, ...]:
+        return (_to_half(distance),)
 
-    def unpack(self, packed: jax.Array, dtype: DTypeLike) -> jax.Array:
-        return _from_half(packed, dtype)
+    def unpack(self, packed: tuple[jax.Array, ...], dtype: DTypeLike) -> jax.Array:
+        return _from_half(packed[0], dtype)
 
 
 _LARGEST = 53248.0
@@ -285,7 +285,7 @@ class EightBit(Storage):
     sign = 0x80
     largest = _INFINITY - 1
 
-    def pack(self, distance: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def pack(self, distance: jax.Array) -> tuple[jax.Array, ...]:
         """Return the bytes, and the biased float32 exponent of the unit for each example."""
         x = distance
         # A code is a float32 with a shorter mantissa, so integer arithmetic on the bits of a
@@ -320,9 +320,7 @@ class EightBit(Storage):
         sign = (x < 0).astype(jnp.uint32) << 7
         return (code | sign).astype(jnp.uint8), exponent.astype(jnp.uint8)
 
-    def unpack(
-        self, packed: tuple[jax.Array, jax.Array], dtype: DTypeLike
-    ) -> jax.Array:
+    def unpack(self, packed: tuple[jax.Array, ...], dtype: DTypeLike) -> jax.Array:
         # byte: (batch, neurons). exponent: (batch, 1), the unit of each example.
         # uint32, because the shifts below exceed 8 bits.
         byte, exponent = (part.astype(jnp.uint32) for part in packed)
