@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
@@ -201,6 +202,15 @@ class Edge(NamedTuple):
         """Read each lag by ``read_lag(lag)``. Return a tuple for a window, else one array."""
         reads = tuple(map(read_lag, self.lags))
         return reads if self.windowed else reads[0]
+
+
+def reads_of(
+    edges: Iterable[Edge], read: Callable[[Name, int], jax.Array]
+) -> dict[str, Read]:
+    """Return the reads of edges, by label. ``read(source, lag)`` returns an output."""
+    return {
+        edge.label: edge.read(functools.partial(read, edge.source)) for edge in edges
+    }
 
 
 def as_names(names: Name | Iterable[Name]) -> tuple[Name, ...]:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from .._checks import is_float
 from .._compat import zeros_like
-from ._connections import Join, Name, matrix_of, select
+from ._connections import Join, Name, matrix_of, reads_of, select
 from ._graph import Graph
 from ._layer import current_of, initial_state
 from ._step import CellSteps, LayerState, Nodes, keys_of
@@ -111,10 +111,7 @@ def _evaluate(
     if not connections:
         return None
     # All lags of an edge have one shape, so the lag is ignored.
-    reads = {
-        edge.label: edge.read(lambda _, edge=edge: outs[edge.source])
-        for edge, _ in connections
-    }
+    reads = reads_of((edge for edge, _ in connections), lambda source, _: outs[source])
     # partial makes a new function, since JAX looks up a method by a hash of all weights
     current = jax.eval_shape(
         functools.partial(current_of, node, connections, graph.looped[name]), reads

@@ -16,12 +16,6 @@ from .._pytree import PyTree
 from ._masks import steps_before
 
 
-def push(past: jax.Array, out: jax.Array) -> jax.Array:
-    """Return the past after a step."""
-    # The oldest output leaves. The past keeps its dtype, since it is in the carry of a scan.
-    return jnp.concatenate([past[1:], out[None].astype(past.dtype)])
-
-
 class Places(NamedTuple):
     """The positions of the outputs of a chunk among the active steps."""
 
@@ -79,10 +73,11 @@ def lagged(
     return pick(known, places.before + (depth - lag))
 
 
-def after(past: jax.Array, outs: jax.Array, places: Places | None) -> jax.Array:
-    """Return the past after a chunk."""
+def push(past: jax.Array, outs: jax.Array, places: Places | None = None) -> jax.Array:
+    """Return the past after a chunk, or after one step."""
     depth = len(past)
     if places is None:
+        # The oldest outputs leave. The past keeps its dtype, since it is in the carry of a scan.
         return jnp.concatenate([past[len(outs) :], outs[-depth:].astype(past.dtype)])
     known = jnp.concatenate([past, pick(outs, places.order)])
     steps = jnp.arange(depth, dtype=int)

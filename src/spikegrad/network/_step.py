@@ -26,7 +26,7 @@ from .._pytree import PyTree
 from .._surrogate import fold_in
 from ..neurons import Cell, State
 from ..neurons import fire as fire_cell
-from ._connections import Edge, Name, Read
+from ._connections import Edge, Name, Read, reads_of
 from ._masks import Masks, cut_off, tree_keep, tree_where, with_finite_padding, young
 from ._past import push
 
@@ -110,10 +110,7 @@ def graph_step(
         return before[source][1]
 
     for name, (node, edges) in nodes.items():
-        reads = {
-            edge.label: edge.read(functools.partial(read, edge.source))
-            for edge in edges
-        }
+        reads = reads_of(edges, read)
         if callable(node):
             out = node({**hoisted.get(name, {}), **reads})
             outputs[name] = tree_keep(mask.active, out)
@@ -129,7 +126,7 @@ def graph_step(
     # A past has the axis of its outputs before the others.
     active = None if mask.active is None else mask.active[None]
     pasts = {
-        source: tree_where(active, push(past, outputs[source]), past)
+        source: tree_where(active, push(past, outputs[source][None]), past)
         for source, past in pasts.items()
     }
     return Step(states, pasts, outputs)

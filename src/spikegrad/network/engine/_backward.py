@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import functools
 import operator
@@ -15,13 +16,13 @@ from ..._checks import append_axes
 from ..._compat import merge_leading
 from ..._pytree import PyTree, is_inexact
 from ...neurons import State
-from .._connections import Name, select
+from .._connections import Name, reads_of, select
 from .._masks import steps_before, tree_keep, tree_where
-from .._past import active_first, after, pick, places_of
+from .._past import active_first, pick, places_of, push
 from .._step import parts_of
 from ._functions import pullback
 from ._layer_vjp import DRIVE
-from ._sequence import Sequence, Sources, at_index, window_of
+from ._sequence import Sequence, Sources, window_of
 
 
 def backward(over: Sequence, segment: tuple, carry: tuple, ct_recorded: tuple) -> tuple:
@@ -73,15 +74,14 @@ class _Cotangents:
         # of the scan
         self.states = dict(ct_states)
         self.grads = dict(grads)
-        sources = (*self.over.inputs, *self.over.nodes)
         # Lists, because a source may have several readers. They are added when the source runs,
         # so nothing is added to zeros.
-        self.outs = {
-            name: [ct_outs[name]] if ct_outs.get(name) is not None else []
-            for name in (*sources, *ct_outs)
-        }
+        self.outs = collections.defaultdict(list)
         """The cotangents of each source's outputs, (chunk, batch, ...), to be added."""
-        self.pasts: dict[Name, list[jax.Array]] = {source: [] for source in sources}
+        for name, ct in ct_outs.items():
+            if ct is not None:  # integers do not have a cotangent
+                self.outs[name].append(ct)
+        self.pasts = collections.defaultdict(list)
         """The cotangents of each source's past before the chunk, (depth, batch, ...), to be added.
         """
 
@@ -92,7 +92,7 @@ class _Cotangents:
         for source, ct in ct_ends.items():
             self._to_source(
                 source,
-                lambda past, outs: after(past, outs, self.back.sources.places),
+                lambda past, outs: push(past, outs, self.back.sources.places),
                 ct,
                 within=True,
             )
@@ -121,13 +121,9 @@ class _Cotangents:
                 if lag == 0:  # all of ct belongs to outputs of this chunk
                     self.outs[edge.source].append(ct)
                     continue
-
                 # ct: (chunk, batch, neurons). The first ``lag`` steps belong to the past, (depth,
                 # batch, neurons). Later steps belong to outputs of this chunk.
-                def view(past, outs, source=edge.source, lag=lag):
-                    views = {"past": lambda _: past, "outs": lambda _: outs}
-                    return self.back.sources._replace(**views).lagged(source, lag)
-
+                view = functools.partial(self.back.sources.view, lag=lag)
                 self._to_source(
                     edge.source, view, ct, within=lag < self.over.part.chunk
                 )
@@ -139,11 +135,11 @@ class _Cotangents:
             return
         ct_hoisted = self._of_steps(component)
         # ct_hoisted: (chunk, batch, neurons) for the products of a layer, and (chunk, batch, ...)
-        # for the reads of a join.
-        for name in reversed(component.nodes):
-            if name in component.layers:
+        # for reads.
+        for name, node in reversed(component.nodes.items()):
+            if name in component.layers and not node.per_step:
                 self._of_weights(component, name, ct_hoisted[name])
-            else:
+            else:  # the steps have added its gradients
                 self._send(component.hoisted[name], ct_hoisted[name])
 
     def _of_join(self, name, edges):
@@ -158,29 +154,30 @@ class _Cotangents:
 
     def _of_steps(self, component):
         """Run phase 1, the steps one by one, see :meth:`Component.backward_steps`."""
-        over = self.over
         back = self.back
         reads = back.sources.reads
         layers = component.layers
-        hoisted = over.step_arguments(
-            {name: reads(edges) for name, edges in component.hoisted.items()}
-        )
+        hoisted = component.arguments(reads)
         # All outputs of the chunk are known here. One product of (chunk, batch, inputs) and a
         # matrix computes the currents of all steps, (chunk, batch, neurons).
         currents = {
-            name: layer.current(
-                (hoisted[name], reads(component.within[name])), layer.call_chunk
+            name: jax.vmap(layer.current)(
+                (hoisted[name], reads(component.within[name]))
             )
             for name, layer in layers.items()
             if component.within[name] and not layer.per_step
         }
-        parts = {part for name in component.nodes for part in parts_of(name)}
-        cts = {n: _total(cts) for n, cts in self.outs.items() if cts and n in parts}
+        cts = {
+            part: _total(self.outs[part])
+            for name in component.nodes
+            for part in parts_of(name)
+            if self.outs[part]
+        }
         # States before each step, (chunk, batch, neurons), and pasts, (chunk, depth, batch,
         # neurons).
         states = {name: back.steps(name) for name in layers}
         pasts = {name: back.befores(name, n) for name, n in component.depths.items()}
-        steps = jnp.arange(over.part.chunk)
+        steps = jnp.arange(self.over.part.chunk)
         states, pasts, grads, ct_hoisted = component.backward_steps(
             select(self.states, layers),
             select(self.grads, component.nodes),
@@ -205,12 +202,11 @@ class _Cotangents:
         i, ct = jax.lax.optimization_barrier((self.back.i, ct))
         back = self.back.again(i)
         grads = self.grads[name]
-        if not layer.per_step:
-            # The steps have already sent the cotangents of these reads to their sources, so only
-            # the gradients are used.
-            reads = back.sources.reads(component.within[name])
-            cts = dict.fromkeys(reads, ct[DRIVE])
-            grads, _ = layer.backward_products(grads, reads, cts)
+        # The steps have already sent the cotangents of these reads to their sources, so only the
+        # gradients are used.
+        reads = back.sources.reads(component.within[name])
+        cts = dict.fromkeys(reads, ct[DRIVE])
+        grads, _ = layer.backward_products(grads, reads, cts)
         # The second barrier delays the input weights until the recurrent weights are done.
         ct, grads = jax.lax.optimization_barrier((ct, grads))
         edges = component.hoisted[name]
@@ -275,26 +271,21 @@ class _Chunk:
 
     def pre_spike(self, name, t):
         """Return the pre-spike state of a layer at step t of the chunk."""
-        # (chunks, chunk, batch, neurons) -> (batch, neurons), from the residual of this step only.
-        residual = jax.tree.map(
-            lambda a: at_index(at_index(a, self.i), t), self.residuals[name]
-        )
+        # (chunks, chunk, batch, neurons) -> (batch, neurons), from the residual of this step only,
+        # because a chunk of residuals would be a copy.
+        residual = _at_index(_at_index(self.residuals[name], self.i), t)
         return self.over.layers[name].load(residual)
 
     @_once
     def fired(self, name):
         """Return states and outputs of a layer after each step."""
-        layer = self.over.layers[name]
-
-        # vmap over the steps of the chunk. Its function is elementwise: (batch, neurons) -> (chunk,
-        # batch, neurons). Before its first valid step, an example has the initial state.
-        def ended(residual, mask):
-            started = None if mask.active is None else mask.active | mask.started
-            u = layer.load(residual)
-            return tree_where(started, layer.fire(u, mask), self.over.starts[name])
-
-        residual = jax.tree.map(lambda a: at_index(a, self.i), self.residuals[name])
-        return jax.vmap(ended)(residual, self.masks)
+        active, started, number, _ = self.masks
+        started = None if active is None else active | started
+        # vmap over the steps of the chunk. Its functions are elementwise: (batch, neurons) ->
+        # (chunk, batch, neurons).
+        residuals = _at_index(self.residuals[name], self.i)
+        u = jax.vmap(self.over.layers[name].load)(residuals)
+        return jax.vmap(functools.partial(self.over.fired, name))(u, started, number)
 
     @_once
     def steps(self, name):
@@ -302,10 +293,8 @@ class _Chunk:
         over = self.over
         # The step before the chunk is the last one of the previous chunk, or of the previous
         # segment (``us``).
-        residual = jax.tree.map(
-            lambda a: at_index(a, jnp.maximum(self.i - 1, 0))[-1], self.residuals[name]
-        )
-        last = over.layers[name].load(residual)
+        residuals = _at_index(self.residuals[name], jnp.maximum(self.i - 1, 0))
+        last = over.layers[name].load(jax.tree.map(lambda a: a[-1], residuals))
         u = tree_where(self.i > 0, last, self.us[name])
         before = over.state_before(name, self.start, u)
         return jax.tree.map(
@@ -365,10 +354,8 @@ class _Chunk:
             # vmap over the chosen steps, (n,) or (n, batch).
             return jax.vmap(over.layers[source].outputs)(chosen, numbers)
         # The outputs of a join follow from its sources at these steps.
-        edges = over.edges[source]
-        return over.joins[source].over_chunk(
-            {e.label: self._outputs_at(e.source, steps) for e in edges}
-        )
+        reads = reads_of(over.edges[source], lambda of, _: self._outputs_at(of, steps))
+        return over.joins[source].over_chunk(reads)
 
     def befores(self, source, depth):
         """Return the past of a source before each step, ``(chunk, depth, batch, neurons)``."""
@@ -376,6 +363,16 @@ class _Chunk:
         # axis is second, because the scan over steps slices the first axis.
         lags = range(depth, 0, -1)
         return jnp.stack([self.sources.lagged(source, lag) for lag in lags], 1)
+
+
+def _at_index(tree: PyTree, i: jax.Array) -> PyTree:
+    """Return ``a[i]`` of arrays, for an index that is not negative."""
+    return jax.tree.map(
+        lambda a: jax.lax.dynamic_index_in_dim(
+            a, i, keepdims=False, allow_negative_indices=False
+        ),
+        tree,
+    )
 
 
 def _total(cts: list[jax.Array]) -> jax.Array:

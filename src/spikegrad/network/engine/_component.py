@@ -18,7 +18,7 @@ import jax.numpy as jnp
 
 from ..._pytree import PyTree, is_inexact
 from ...neurons import State
-from .._connections import Edge, Name, depths_of, select
+from .._connections import Edge, Name, Read, depths_of, select
 from .._masks import Masks, tree_where
 from .._step import LayerState, Nodes, graph_step, parts_of
 from ._convolution import canonical
@@ -58,6 +58,14 @@ class Component:
         self.convolves = any(node.per_step for node in self.nodes.values())
         self.at_once = not (self.layers or self.convolves or len(self.nodes) > 1)
         """True for a join whose steps run at once, because it does not have a state."""
+
+    def arguments(self, reads: Callable) -> dict[Name, dict[str, Read]]:
+        """Return the arguments of the steps of a chunk that no step computes, by node."""
+        # Products of a layer: (chunk, batch, neurons). Reads of a join: (chunk, batch, ...).
+        return {
+            name: node.hoisted(reads(self.hoisted[name]), self.chunk)
+            for name, node in self.nodes.items()
+        }
 
     def _fast(self, step: Callable) -> Callable:
         """Convert the convolutions of a step to the form that is fast inside a loop."""

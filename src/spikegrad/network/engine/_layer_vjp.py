@@ -37,7 +37,7 @@ from ..._compat import contract_leading, zeros_like
 from ..._pytree import PyTree
 from ..._surrogate import spike_types
 from ...neurons import State, says_how_to_encode
-from .._connections import Join, Name, Read, matrix_of, product
+from .._connections import Join, Name, Read, matrix_of, product, reads_of
 from .._graph import Graph
 from .._layer import plus_bias, sum_of
 from .._masks import Masks
@@ -71,6 +71,10 @@ class JoinVjp(NamedTuple):
 
     def __call__(self, reads: dict[str, Read]) -> jax.Array:
         return self.call(self.arrays["function"], reads)
+
+    def hoisted(self, reads: dict[str, Read], chunk: int) -> dict[str, Read]:
+        """Return the arguments of the steps of a chunk, which are the reads."""
+        return reads
 
     def over_chunk(self, reads: dict[str, Read]) -> jax.Array:
         """Return the outputs of a chunk, ``(chunk, batch, ...)``."""
@@ -130,30 +134,24 @@ class LayerVjp(NamedTuple):
     def call(self, name: str, *args: PyTree) -> PyTree:
         return self.calls[name](self.arrays[name], *args)
 
-    def call_chunk(self, name: str, x: Read) -> jax.Array:
-        return self._over_chunk(name)(self.arrays[name], x)
-
     def _over_chunk(self, name):
         # vmap over the steps of a chunk: (chunk, batch, inputs) -> (chunk, batch, neurons). All
         # steps share the arrays.
         return jax.vmap(self.calls[name], in_axes=(None, 0))
 
-    def _first(self, call, reads, chunk=()):
-        """Return the product to which the bias is added, for one step or for a chunk."""
-        # (batch, neurons), or (chunk, batch, neurons)
+    def _first(self, reads):
+        """Return the product to which the bias is added, ``(batch, neurons)``."""
         for label in self.outside[:1]:
-            return call(label, reads[label])
-        return jnp.zeros((*chunk, *self.began.shape), self.began.dtype)
+            return self.call(label, reads[label])
+        return jnp.zeros(self.began.shape, self.began.dtype)
 
-    def drive(
-        self, call: Callable, reads: dict[str, Read], chunk: tuple[int, ...] = ()
-    ) -> jax.Array:
-        """Return the current from edges outside loops, ``W x + b``, for one step or a chunk."""
+    def drive(self, reads: dict[str, Read]) -> jax.Array:
+        """Return the current from edges outside loops, ``W x + b``, for one step."""
         # The bias is added to the first product, before the other products, so the order of the sum
         # is equal in all modes.
-        total = call("bias", self._first(call, reads, chunk))
+        total = self.call("bias", self._first(reads))
         for label in self.outside[1:]:
-            total = total + call(label, reads[label])
+            total = total + self.call(label, reads[label])
         return total
 
     def hoisted(self, reads: dict[str, Read], chunk: int) -> dict[str, Read]:
@@ -161,29 +159,30 @@ class LayerVjp(NamedTuple):
         ``per_step``."""
         if self.per_step:
             return reads
+
         # A product within a loop is hoisted too if its source is at least a chunk behind. These
         # products stay separate from the drive, because the sum must keep its order.
-        looped = [label for label in reads if label in self.inside]
-        return {
-            DRIVE: self.drive(self.call_chunk, reads, (chunk,)),
-            **{label: self.call_chunk(label, reads[label]) for label in looped},
-        }
+        def products(reads):
+            looped = [label for label in reads if label in self.inside]
+            return {
+                DRIVE: self.drive(reads),
+                **{label: self.call(label, reads[label]) for label in looped},
+            }
 
-    def current(self, arguments: tuple, call: Callable | None = None) -> jax.Array:
-        """Return the current, from hoisted products and the reads of one step, or of a chunk with
-        ``call_chunk``.
-        """
+        return jax.vmap(products, axis_size=chunk)(reads)
+
+    def current(self, arguments: tuple) -> jax.Array:
+        """Return the current of one step, from hoisted products and the reads of the step."""
         hoisted, reads = arguments
-        call = self.call if call is None else call
         if DRIVE not in hoisted:  # products step by step
             reads = {**hoisted, **reads}
-            hoisted = {DRIVE: self.drive(call, reads)}
+            hoisted = {DRIVE: self.drive(reads)}
         # The order of the sum is the order of the edges in every mode. Rounding could otherwise
         # change a spike.
         total = hoisted[DRIVE]
         for label in self.inside:
             total = total + (
-                hoisted[label] if label in hoisted else call(label, reads[label])
+                hoisted[label] if label in hoisted else self.call(label, reads[label])
             )
         return total
 
@@ -248,12 +247,9 @@ class LayerVjp(NamedTuple):
         self, grads: Gradients, reads: dict[str, Read], cts: dict[str, Read]
     ) -> tuple[Gradients, dict[str, Read]]:
         """Add the gradients of the hoisted weights, and return the cotangents of their reads."""
-        if self.per_step:
-            # The loop over steps has added these gradients, and ``cts`` belong to the reads.
-            return grads, cts
         # All arrays are (chunk, batch, ...). One product per weight sums over steps and examples.
         # The first product also passes the bias, which may change its dtype.
-        first = self._first(self.call_chunk, reads, cts[DRIVE].shape[:1])
+        first = jax.vmap(self._first, axis_size=len(cts[DRIVE]))(reads)
         bias, ct_first = pullback(
             self._over_chunk("bias"), cts[DRIVE], self.arrays["bias"], first
         )
@@ -350,17 +346,18 @@ def trace(
             weight = jnp.asarray(matrix)
             matrices.add(label)
         add(label, functools.partial(product, weight, name=label), reads[label])
-    # The products run once on the example step, because their dtypes determine the dtype of the
-    # current.
+    # The dtypes of the products determine the dtype of the current. Only types are computed.
     v, _ = state
-    products = {label: calls[label](arrays[label], reads[label]) for label in calls}
+    products = {
+        label: jax.eval_shape(call, arrays[label], reads[label])
+        for label, call in calls.items()
+    }
     outside = tuple(label for label in products if label not in looped)
     # (batch, neurons), in the dtype of the complete sum.
-    current = sum_of(layer, products, looped)
+    current = jax.eval_shape(functools.partial(sum_of, layer, looped=looped), products)
     # The bias is added to the first product. Without an edge outside loops, zeros replace it. The
     # order of the sum is then equal in all modes.
-    first, *_ = products
-    began = products[first] if outside else zeros_like(products[first])
+    began, *_ = products.values()
     # All later products are added to the current, so they are cast to its dtype first. The cast is
     # part of the product, so its transpose brings the cotangent of the current to the dtype of the
     # matrix.
@@ -382,7 +379,7 @@ def trace(
     encoded = None
     if plan.storage.encodes and says_how_to_encode(layer.cell):
         add("encode", layer.cell.encode, u)
-        encoded = layer.cell.encode(u)
+        encoded = jax.eval_shape(functools.partial(layer.cell.encode), u)
         add("decode", layer.cell.decode, *encoded)
         if encoded[0] is not None:
             # A cell without a threshold has no distance, and the storage needs no distance at rest.
@@ -394,11 +391,11 @@ def trace(
         calls,
         outside,
         tuple(label for label in products if label in looped),
-        _type(began),
+        began,
         frozenset(matrices),
         any(convolutional),
         plan.storage,
-        jax.tree.map(_type, encoded),
+        encoded,
         any(kind.needs_magnitude for kind in kinds),
         any(kind.graded for kind in kinds),
         number,
@@ -438,16 +435,13 @@ def trace_all(
         return pasts[source][-lag] if lag and source in pasts else outputs[source]
 
     for name, node in graph.nodes.items():
-        reads = {
-            edge.label: edge.read(functools.partial(read, edge.source))
-            for edge in graph.edges[name]
-        }
+        reads = reads_of(graph.edges[name], read)
         if isinstance(node, Join):
-            # Later nodes read the output of a join in this step, so it runs once on the examples.
-            outputs[name] = node.function(*reads.values())
             call, consts, jaxpr = close(
                 lambda reads, node=node: node.function(*reads.values()), reads
             )
+            # Later nodes read the output of a join in this step.
+            outputs[name] = jax.eval_shape(call, consts, reads)
             arrays[name] = {"function": consts}
             traced[name] = JoinVjp({}, call, has_convolution(jaxpr))
         else:
@@ -459,10 +453,6 @@ def trace_all(
 
 def _cast(call, dtype, arrays, x):
     return call(arrays, x).astype(dtype)
-
-
-def _type(x):
-    return jax.ShapeDtypeStruct(x.shape, x.dtype)
 
 
 def plus(a: PyTree, b: PyTree) -> PyTree:

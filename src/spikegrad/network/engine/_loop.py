@@ -122,19 +122,17 @@ def _is_faster_per_step(traced: dict, arrays: dict, states: dict) -> bool:
     """Return True if convolutions run step by step and outweigh the products that a chunk computes
     together.
     """
-    # A chunk reads the weights of its products once instead of once per step. For convolutions it
-    # only adds arrays of (chunk, batch, neurons), which a single step keeps in the cache.
-    at_once = [arrays[name] for name, node in traced.items() if not node.per_step]
-    weights, neurons = (
+
+    def size(tree):
         # An exported program may have a symbolic number of examples, which counts as one.
-        sum(
-            math.prod(n for n in leaf.shape if isinstance(n, int))
-            for leaf in jax.tree.leaves(tree)
-        )
-        for tree in (at_once, states)
-    )
-    # Only sizes are compared, so the choice is fixed when the program is traced.
-    return any(node.per_step for node in traced.values()) and weights <= neurons
+        shapes = (leaf.shape for leaf in jax.tree.leaves(tree))
+        return sum(math.prod(n for n in s if isinstance(n, int)) for s in shapes)
+
+    # A chunk reads the weights of its products once instead of once per step. For convolutions it
+    # only adds arrays of (chunk, batch, neurons), which a single step keeps in the cache. Only
+    # sizes are compared, so the choice is fixed when the program is traced.
+    at_once = [arrays[name] for name, node in traced.items() if not node.per_step]
+    return len(at_once) < len(traced) and size(at_once) <= size(states)
 
 
 def _outputs(layer: LayerVjp, arrays: dict, residuals: list, masks: Masks) -> jax.Array:
@@ -185,19 +183,21 @@ def _run_part(plan, graph, traced, part, arrays, inputs, pre_spike, starts, mask
             # and the residuals: pre-spike states (segments, batch, neurons) and pasts (segments,
             # depth, batch, neurons), unrounded.
             def segment(carry, first):
-                us, (_, pasts) = carry
-                new, ends, recorded, _ = over.forward(first, us, pasts, False)
-                return (new, ends), (recorded, (us, pasts))
+                us, _, pasts = carry
+                carry, recorded, _ = over.forward(first, carry, False)
+                return carry, (recorded, (us, pasts))
 
-            (_, ends), (recorded, residuals) = jax.lax.scan(
-                segment, (pre_spike, starts), firsts
+            (_, *ends), (recorded, residuals) = jax.lax.scan(
+                segment, (pre_spike, *starts), firsts
             )
             recorded = jax.tree.map(merge_leading, recorded)
         else:
-            _, ends, recorded, residuals = over.forward(0, pre_spike, starts[1], stores)
+            (_, *ends), recorded, residuals = over.forward(
+                0, (pre_spike, *starts), stores
+            )
         # recorded: (chunks, chunk, batch, neurons) -> (steps, batch, neurons). The residuals keep
         # the axis of chunks, because the backward pass reads them by chunk.
-        out = ends, jax.tree.map(merge_leading, recorded)
+        out = tuple(ends), jax.tree.map(merge_leading, recorded)
         out = _batched_alike(out, (arrays, inputs, starts, masks))
         if plan.staged:
             # The checkpoint of a stage saves the arrays with this name, and recomputes all others.
@@ -233,8 +233,9 @@ def _run_part(plan, graph, traced, part, arrays, inputs, pre_spike, starts, mask
         # the gradients.
         carry = ct_states, ct_pasts, grads
         if not segmented:
-            whole = 0, pre_spike, starts[1], residuals
-            carry, ct_inputs = backward(over, whole, carry, ct_recorded)
+            carry, ct_inputs = backward(
+                over, (0, pre_spike, starts[1], residuals), carry, ct_recorded
+            )
         else:
             # Scan over segments, from last to first. Slices: the first step of the segment, and its
             # stored pre-spike states and pasts. Each segment is recomputed from the pre-spike
@@ -242,9 +243,9 @@ def _run_part(plan, graph, traced, part, arrays, inputs, pre_spike, starts, mask
             # contain these (Griewank and Walther 2000).
             def segment(carry, now):
                 first, (us, pasts) = now
-                *_, residuals = over.forward(first, us, pasts, True)
-                whole = first, us, pasts, residuals
-                return backward(over, whole, carry, ct_recorded)
+                states = {n: over.state_before(n, first, us[n]) for n in over.layers}
+                *_, residuals = over.forward(first, (us, states, pasts), True)
+                return backward(over, (first, us, pasts, residuals), carry, ct_recorded)
 
             carry, ct_inputs = jax.lax.scan(
                 segment, carry, (firsts, residuals), reverse=True
@@ -289,6 +290,7 @@ def _first_order_only(mode: str, tree: PyTree) -> PyTree:
 
     Quantized residuals would otherwise act as constants.
     """
+    # Leaf by leaf, so JAX still removes leaves that no pass reads.
     return jax.tree.map(
         lambda leaf: _no_derivative(mode, leaf) if is_inexact(leaf) else leaf, tree
     )

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from ..._pytree import PyTree
-from .._connections import Edge, Name, select
+from .._connections import Edge, Name, reads_of, select
 from .._masks import Masks, tree_keep, tree_where, with_finite_padding, young
-from .._past import Places, after, lagged, places_of
+from .._past import Places, lagged, places_of, push
 from .._schedule import Part, Plan
 from .._step import LayerState
 from ._component import Component
@@ -31,21 +30,21 @@ class Sources(NamedTuple):
     def reads(self, edges):
         """Return the reads of edges in all steps of a chunk, by label."""
         # Each: (chunk, batch, neurons), or a tuple of these for a window.
-        return {
-            edge.label: edge.read(functools.partial(self.lagged, edge.source))
-            for edge in edges
-        }
+        return reads_of(edges, self.lagged)
 
     def lagged(self, source: Name, lag: int) -> jax.Array:
         """Return the outputs ``lag`` steps before each step, ``(chunk, batch, neurons)``."""
         if lag == 0:
             return self.outs(source)
-        chunk = len(self.masks.started)
         # Outputs at least a chunk old are in the past. They do not need ``outs``, whose steps may
         # not have run yet.
-        recent = None if lag >= chunk else self.outs(source)
-        old = lagged(self.past(source), recent, lag, chunk, self.places)
-        return young(self.masks, lag, old)
+        recent = None if lag >= len(self.masks.started) else self.outs(source)
+        return self.view(self.past(source), recent, lag)
+
+    def view(self, past: jax.Array, outs: Any, lag: int) -> jax.Array:
+        """Return these outputs, a linear function of the past and the outputs of a source."""
+        chunk = len(self.masks.started)
+        return young(self.masks, lag, lagged(past, outs, lag, chunk, self.places))
 
 
 @dataclasses.dataclass(eq=False)
@@ -81,17 +80,6 @@ class Sequence:
             for n in self.components
         ]
 
-    def step_arguments(self, reads):
-        """Return the arguments of the steps of a chunk, computed from its reads."""
-        # Products of a layer: (chunk, batch, neurons). Reads of a join: unchanged, (chunk, batch,
-        # ...).
-        return {
-            n: self.layers[n].hoisted(node_reads, self.part.chunk)
-            if n in self.layers
-            else node_reads
-            for n, node_reads in reads.items()
-        }
-
     def window(self, start):
         """Return the inputs and masks of a chunk."""
         # Inputs: (steps, batch, features) of all parts, so the slice starts at the first step of
@@ -107,13 +95,17 @@ class Sequence:
         # The number of the last active step. Without one, it is unused.
         number = self.masks.number
         last = None if number is None else number[jnp.maximum(step - 1, 0)]
-        fired = self.layers[name].fire(u, Masks(number=last))
-        # An example without an active step so far still has its initial state.
-        return tree_where(self.masks.started[step], fired, self.starts[name])
+        return self.fired(name, u, self.masks.started[step], last)
 
-    def forward(self, first, us, pasts, stores):
+    def fired(self, name, u, started, number):
+        """Return state and output of a layer after the step of this number."""
+        after = self.layers[name].fire(u, Masks(number=number))
+        # An example without an active step so far still has its initial state.
+        return tree_where(started, after, self.starts[name])
+
+    def forward(self, first, carry, stores):
         """Return pre-spike states, states and pasts after the segment, the requested outputs, and
-        the residuals, which are empty unless it ``stores`` them.
+        the residuals, which are empty unless it ``stores`` them. ``carry`` has those before it.
         """
 
         # Scan over chunks. Carry: pre-spike state and state of each layer, each (batch, neurons),
@@ -137,14 +129,12 @@ class Sequence:
 
             sources = Sources(past, outs.__getitem__, masks, places_of(masks.active))
             for component in self.loops:
-                reads = {n: sources.reads(e) for n, e in component.hoisted.items()}
                 # Masked outputs of a join are zeros, like those of a layer, so a reader need
                 # not know the mask.
                 if component.at_once:
-                    (name,) = component.nodes
-                    outs[name] = tree_keep(
-                        masks.active, self.joins[name].over_chunk(reads[name])
-                    )
+                    ((name, edges),) = component.hoisted.items()
+                    out = self.joins[name].over_chunk(sources.reads(edges))
+                    outs[name] = tree_keep(masks.active, out)
                     continue
                 # The steps carry only the outputs that they read. The complete past is updated
                 # once per chunk, below.
@@ -153,7 +143,7 @@ class Sequence:
                 layers = component.layers
                 results = component.forward(
                     (select(us, layers), select(before, layers), newest),
-                    self.step_arguments(reads),
+                    component.arguments(sources.reads),
                     masks,
                     stores,
                     self.plan.outputs,
@@ -166,26 +156,19 @@ class Sequence:
             # A past has the outputs of earlier chunks only, so it is updated after all
             # components have read it.
             pasts = {
-                source: after(past, outs[source], sources.places)
+                source: push(past, outs[source], sources.places)
                 for source, past in pasts.items()
             }
             recorded = select(outs, self.plan.outputs)
             return (us, states, pasts), (recorded, residuals)
 
-        # The states at the start of a later segment follow from the pre-spike states one step
-        # before.
-        states = self.starts
-        if isinstance(first, jax.Array):
-            states = {n: self.state_before(n, first, us[n]) for n in self.layers}
-        carry = us, states, pasts
         # The scan runs over the first steps of the chunks, (chunks,). ``window`` slices inputs and
         # masks by them.
         starts = first + self.part.chunk * jnp.arange(
             self.part.segment // self.part.chunk
         )
-        (us, states, pasts), (recorded, residuals) = jax.lax.scan(chunk, carry, starts)
-        # ``us`` is returned too, because the next segment derives its first states from it.
-        return us, (states, pasts), recorded, residuals
+        carry, (recorded, residuals) = jax.lax.scan(chunk, carry, starts)
+        return carry, recorded, residuals
 
 
 def window_of(tree: PyTree, start: int | jax.Array, length: int) -> PyTree:
@@ -197,11 +180,4 @@ def window_of(tree: PyTree, start: int | jax.Array, length: int) -> PyTree:
             a, start, length, allow_negative_indices=False
         ),
         tree,
-    )
-
-
-def at_index(array: jax.Array, i: jax.Array) -> jax.Array:
-    """Return ``array[i]`` for an index that is not negative, without equations for the others."""
-    return jax.lax.dynamic_index_in_dim(
-        array, i, keepdims=False, allow_negative_indices=False
     )
