@@ -331,7 +331,8 @@ REFUSED = {
     "NotImplementedError: Cell defines no integrate": lambda: Cell()(0.0, 1.0),
     "TypeError: Pair: fire must return (state, output) with one array of": lambda: Network([Layer(W, Pair())])(X),
     "TypeError: Counting: fire must return (state, output) with one": lambda: Network([Layer(W, Counting())])(X),
-    "TypeError: Layer: weight must return one array, got tu": lambda: Network([Layer(lambda x: (x, 1), LIF())])(X),
+    "TypeError: one array of floats, got int": lambda: Network([Layer(lambda x: x.astype(int), LIF())])(X),
+    "TypeError: one array of floats, got tu": lambda: Network([Layer(lambda x: (x, 1), LIF())])(X),
     "ValueError: ; initial_state(inputs[0]), with the inputs of one step, returns states that fit": (
         lambda: NETWORK.step(NETWORK.initial_state(X[0]), X)
     ),

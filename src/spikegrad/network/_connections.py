@@ -308,10 +308,10 @@ def product(weight: Weight, x: Read, name: str) -> jax.Array:
                 f"example pass jax.vmap({name}), for a module of Equinox eqx.filter_vmap({name})"
             )
             raise
-        if not isinstance(out, jax.Array):
+        if not (isinstance(out, jax.Array) and is_float(out)):
             raise TypeError(
-                f"Layer: {name} must return one array, got {type(out).__name__} from "
-                f"{brief(weight)}"
+                f"Layer: {name} must return one array of floats, got "
+                f"{getattr(out, 'dtype', type(out).__name__)} from {brief(weight)}"
             )
         if step.ndim > 1 and out.shape[:1] != step.shape[:1]:
             raise ValueError(
