@@ -164,7 +164,7 @@ ROWS = {
         lambda x, a, b, e: a * logistic(a * x) * logistic(-a * x) if x < 0 else b / (1 + x),
         lambda x, a, b, e: logistic(a * x) if x < 0 else b * log(1 + x + e) + 0.5,
         at_zero,
-        ({"alpha": 0.75, "beta": -0.5, "epsilon": 0.0}, {"alpha": 20.0, "beta": 2.0, "epsilon": 0.0}),
+        ({"alpha": 0.75, "beta": -0.5, "epsilon": 1e-7}, {"alpha": 20.0, "beta": 2.0, "epsilon": 0.0}),
         {"alpha": "> 0", "epsilon": ">= 0"},
     ),
     "QPseudoSpike": Row(

@@ -342,6 +342,8 @@ def test_functions_as_weights_are_scaled():
         report = diagnose(stack(Layer(weight, CELL)), X, loss, train=False)
         assert names(report.issues) == [("silent", "0")]
         assert diagnose(report.repaired, X).issues == ()
+    large = Layer(lambda x: x @ abs(100 * 45e3 * kernel), HiddenSurrogate())  # for which 45e3 is right, see below
+    assert "scale its weights by 0.01" in str(diagnose(stack(large), X, loss, train=False))
 
 
 def test_mean_of_a_kernel_is_subtracted():

@@ -301,6 +301,7 @@ def test_energy_is_a_sum_of_counts_times_prices():
     found = report.energy(prices, dense=prices, passes=2)
     assert found.spiking[0][1:] == (low / 2, high / 2)
     assert found.dense[1:] == (2 * 18 * 7, 2 * 18 * (7 + 2 * 11))
+    assert "252 pJ to 1.04 nJ" in str(found)
     assert found.ratio == (low / 2 / (2 * 18 * 29), high / 2 / (2 * 18 * 7))
 
 
@@ -308,8 +309,7 @@ def test_energy_text_names_prices_sources_and_assumptions():
     text = str(cost_report(NETWORK, X).energy("45nm fp32", "45nm int8", dense="45nm int8"))
     assert "spiking  45nm fp32" in text
     assert "dense    45nm int8" in text
-    assert "passes of the dense network per example: 1" in text
-    assert "not included: leakage" in text
+    assert "per example: 1, one multiply-add per connection, of\n  unknown accuracy\nnot included: leakage" in text
     assert "45nm fp32: Horowitz 2014" in text
 
 

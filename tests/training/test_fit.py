@@ -121,9 +121,11 @@ def test_how_batches_come_is_no_matter(whole):
 def test_batches_may_be_spread_over_an_explicit_mesh(size):
     """The same numbers as without, of examples and of their row numbers, whose examples are cut in the program."""
     mesh = jax.make_mesh((2,), ("data",), axis_types=(AxisType.Explicit,), devices=jax.devices()[:2])
-    options = {"epochs": 2, "updates_per_call": size}
+    options = {"epochs": 2, "updates_per_call": size, "optimizer": optax.sgd(0.1), "key": KEY}
     expected = run(ShuffledBatches((X, Y), 6, seed=3), **options).trainable
-    options |= {"optimizer": optax.sgd(0.1), "key": KEY, "batch_sharding": NamedSharding(mesh, PartitionSpec("data"))}
+    with jax.set_mesh(mesh):  # a loss may read the mesh of the user
+        fit(lambda p, x, key: loss(p, jax.sharding.reshard(x, PartitionSpec()), key), start(), BATCHES, **options)
+    options["batch_sharding"] = NamedSharding(mesh, PartitionSpec("data"))
     rows = ShuffledBatches(np.arange(len(X), dtype=np.int32), 6, seed=3)
     for of, batches in ((loss, ShuffledBatches((X, Y), 6, seed=3)), (with_device_data(loss, (X, Y)), rows)):
         got = fit(of, start(), batches, **options).trainable
