@@ -4,8 +4,6 @@ The small cases are those on which the counters were compared: NeuroBench 2.3.0,
 PR 444 and syops 0.0.5. ``docs/cost.md`` has their numbers.
 """
 
-import fractions
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -321,8 +319,7 @@ def test_presets_have_the_multiply_adds_of_their_source():
         found = one.energy(f"45nm {name}", dense=f"45nm {name}")
         assert found.dense.low == pytest.approx(add + multiply)
         assert found.spiking[0].low == pytest.approx(add + (add + multiply))
-        bits = fractions.Fraction(name.lstrip("fpint"))
-        assert found.dense.high - found.dense.low == pytest.approx(float(2 * 10 * bits / 64))
+        assert found.dense.high - found.dense.low == pytest.approx(2 * 10 * int(name.lstrip("fpint")) / 64)
 
 
 def test_devices_have_a_price_of_updates_and_none_of_multiplications():

@@ -294,9 +294,7 @@ def test_a_cell_declares_its_linear_response(rate):
 
 SPIKES = np.zeros((3, 2, 4), bool)
 REFUSED = {
-    "ValueError: the response must end within 4096 steps; pass inputs": lambda: fluctuation_driven(
-        neurons.TCLIF(), 0.1
-    ),
+    "ValueError: response must end within 4096 steps; pass inputs": lambda: fluctuation_driven(neurons.TCLIF(), 0.1),
     "TypeError: the first array of the state of InOneArray must have the output's shape, (1, 2); define encode": (
         lambda: fluctuation_driven(InOneArray(), 0.1)
     ),
