@@ -170,6 +170,23 @@ def test_without_jit_a_network_is_compiled_once(mode):
     assert compilations(lambda: run(W + 1)) <= 1  # the sum
 
 
+def test_equal_layers_share_the_trace_of_their_cell():
+    class Counted(LIF, pure=True):
+        def integrate(self, v, current):
+            calls.append(self)
+            return super().integrate(v, current)
+
+    def traced(depth):
+        calls.clear()
+        network = Network([Layer(R, Counted())] * depth)
+        jax.make_jaxpr(jax.grad(lambda network: network(jnp.ones((12, 3, 7)))[1].sum()))(network)
+        return len(calls)
+
+    calls = []
+    traced(1)
+    assert traced(7) == 7  # in the check of the initial states
+
+
 @pytest.mark.every  # JAX looks for leaks through all objects that there are
 @pytest.mark.parametrize("mode", MODES)
 def test_tracers_do_not_leak(mode):
