@@ -19,11 +19,12 @@ import jax
 import jax.numpy as jnp
 from _measure import arguments, report
 
-from spikegrad import LIF, Arctan, Join, Layer, LeakyReadout, Network
+from spikegrad import LIF, Arctan, Backward, Join, Layer, LeakyReadout, Network
 
 STEPS, BATCH, INPUTS, NEURONS, CLASSES = 100, 8, 16, 64, 10
 CELL, READOUT = LIF(0.9, surrogate=Arctan(2.0)), LeakyReadout(0.9)
 CASES = {f"chain {n}": (n, False) for n in (2, 4, 8)} | {f"residual {n}": (n, True) for n in (2, 4, 8, 16)}
+SINGLE = "exact, chunk=1"
 Weights = list[jax.Array]
 
 
@@ -42,7 +43,8 @@ def in_network(weights: Weights, x: jax.Array, residual: bool, mode: str) -> jax
         if residual:
             nodes[f"sum {n}"] = Join(jnp.add, (above, f"{n}"))
         above = f"sum {n}" if residual else f"{n}"
-    return Network({**nodes, "out": Layer(last, READOUT, of=above)})(x, backward=mode)[1]
+    network = Network({**nodes, "out": Layer(last, READOUT, of=above)})
+    return network(x, backward=Backward(chunk=1) if mode == SINGLE else mode)[1]
 
 
 def in_scan(weights: Weights, x: jax.Array, residual: bool) -> jax.Array:
@@ -101,7 +103,7 @@ def rows(cases: list[str], modes: list[str], rounds: int) -> list[dict[str, Any]
 if __name__ == "__main__":
     parser = arguments(__doc__)
     parser.add_argument("--only", choices=[*CASES], action="append", help="a case (default: all)")
-    parser.add_argument("--mode", action="append", help="a mode of the network (default: exact and 8-bit)")
+    parser.add_argument("--mode", action="append", help="a mode of the network (default: exact, 8-bit and chunk=1)")
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
-    report(rows(options.only or [*CASES], options.mode or ["exact", "8-bit"], options.rounds), options.json)
+    report(rows(options.only or [*CASES], options.mode or ["exact", SINGLE, "8-bit"], options.rounds), options.json)
