@@ -23,7 +23,7 @@ def test_memory_and_time_are_those_of_the_results():
     text = " ".join(TEXT.split())
     assert f"{share['exact']}% of a plain `jax.lax.scan` and about as fast" in text
     assert f"{share['recompute']}% with recomputation" in text
-    assert f"with {share['exact']}% of the memory of JAX's loop `jax.lax.scan`, or {share['8-bit']}% in 8 bits" in text
+    assert f"with {share['exact']}% of the memory of JAX's loop `jax.lax.scan`, or {share['8-bit']}% if states" in text
     assert all(0.8 < rows[mode]["time_ratio"] < 1.1 for mode in ("exact", "8-bit"))  # about as fast
 
 
