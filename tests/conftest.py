@@ -3,7 +3,7 @@
 import contextlib
 import ctypes
 import gc
-import importlib
+import importlib.metadata
 import itertools
 import os
 import sys
@@ -17,6 +17,8 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     _PROGRAMS = tempfile.TemporaryDirectory(prefix="spikegrad-tests-")  # the next run starts without
     os.environ["JAX_COMPILATION_CACHE_DIR"] = _PROGRAMS.name
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+if importlib.metadata.version("jax").startswith("0.6."):  # which reads some loops wrongly from its cache
+    os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"
 
 import jax
 import pytest

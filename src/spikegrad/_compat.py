@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple, TypeVar
 
 import jax
+import jax.core
 import jax.numpy as jnp
 from jax.interpreters import partial_eval
 from jax.sharding import NamedSharding, PartitionSpec
@@ -242,6 +243,22 @@ def bind_over_any_axes(equation: Any, operands: list) -> list:
     if name in ("pvary", "pcast") and params.get("to", "varying") == "varying":
         return [vary(jnp.asarray(x), frozenset(params["axes"])) for x in operands]
     return bind(equation, operands)
+
+
+def evaluated(function: Callable) -> Callable:
+    """Run a function of known numbers at once, also while JAX traces, so its results are known.
+
+    ``jax.ensure_compile_time_eval`` cannot run ``jax.lax.scan`` before JAX 0.8.
+    """
+
+    @functools.wraps(function)
+    def run(*args):
+        core: Any = jax.core
+        is_traced = any(isinstance(x, core.Tracer) for x in jax.tree.leaves(args))
+        with nullcontext() if is_traced else core.eval_context():
+            return function(*args)
+
+    return run
 
 
 # --- precision ------------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ from jax.core import Tracer
 from jax.typing import ArrayLike, DTypeLike
 
 from .._checks import append_axes, brief
+from .._compat import evaluated
 from .._struct import Real
 from ..neurons import Cell, LinearResponse, linear_response
 from ._response import Response, measure_response, receptors_of
@@ -337,7 +338,7 @@ def _of_spikes(p: Real, total: Any, squares: Any) -> _Moments:
     return _Moments(p * total, variance + (p * total) ** 2, variance)
 
 
-@jax.ensure_compile_time_eval()  # known within jax.jit too, unless parameters are traced
+@evaluated
 @functools.partial(jax.jit, static_argnums=3)
 def _kernel_of(decay: Real, gain: Real, synaptic_decay: Real, steps: int) -> jax.Array:
     """Return the response of each neuron to one spike, ``(steps, neurons)``."""

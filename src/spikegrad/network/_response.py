@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax.core import Tracer
 
+from .._compat import evaluated
 from ..neurons import Cell, State, fire, says_how_to_encode
 from ._masks import tree_where
 
@@ -51,7 +52,7 @@ def receptors_of(cell: Cell, shape: tuple[int, ...]) -> bool:
     return len(shape) > 2 and jax.eval_shape(out).shape == (1, shape[-2])
 
 
-@jax.ensure_compile_time_eval()  # known within jax.jit too, unless parameters are traced
+@evaluated
 def measure_response(cell: Cell, like: tuple[int, ...], steps: int) -> Response:
     """Measure the response over a number of steps.
 
