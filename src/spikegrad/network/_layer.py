@@ -347,7 +347,7 @@ def sum_of(
 
 def initial_state(layer: Layer, current: jax.Array) -> tuple[State, jax.Array]:
     """Return state and output before the first step, for a current of this shape and dtype."""
-    key = jax.random.key(0)  # a cell that does not draw gets none
+    key = jax.random.key(0) if layer.cell.draws else None
     # On an Explicit mesh the sharding is part of the type of an array, and a scan must not
     # change the types of its carry.
     v = layer.cell.initial_state(current.shape, current.dtype)

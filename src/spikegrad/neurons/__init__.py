@@ -21,6 +21,7 @@ from ._cell import (
     check_initial as check_initial,
 )  # for the library itself, as all with an alias
 from ._cell import fire as fire
+from ._cell import method as method
 from ._compartments import TCLIF
 from ._declared import linear_response as linear_response
 from ._declared import parameters_of as parameters_of

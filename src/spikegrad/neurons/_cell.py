@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple, TypeAlias
 
@@ -11,7 +12,7 @@ import numpy as np
 from jax.typing import ArrayLike, DTypeLike
 
 from .._checks import brief, broadcast_checked, is_float, real_array
-from .._struct import Real, Struct
+from .._struct import Real, Struct, is_pure
 from .._surrogate import spike_types
 
 Step: TypeAlias = Callable[..., tuple[Any, jax.Array]]
@@ -204,7 +205,19 @@ def fire(
     # One bool for all examples does not couple them: such a step is masked for all or for none.
     if cell.couples_examples and active is not None and jnp.ndim(active):
         options["mask"] = active
-    return cell.fire(u, **options)
+    return method(cell, "fire")(u, **options)
+
+
+def method(cell: Cell, name: str) -> Callable:
+    """Return a method of a cell. JAX traces it once for all equal cells if they are pure."""
+    return functools.partial(_call_compiled if is_pure(cell) else _call, cell, name)
+
+
+def _call(cell, name, *args, **options):
+    return getattr(cell, name)(*args, **options)
+
+
+_call_compiled = jax.jit(_call, static_argnums=1)
 
 
 def as_current(current: ArrayLike, owner: str, name: str) -> jax.Array:
@@ -274,7 +287,8 @@ def check_initial(
         )
 
     after = jax.eval_shape(
-        lambda v, current: fire(cell, cell.integrate(v, current), key)[0], v, current
+        lambda v, current: fire(cell, method(cell, "integrate")(v, current), key)[0],
+        *(v, current),
     )
     if jax.tree.structure(after) != jax.tree.structure(v):
         raise TypeError(

@@ -35,9 +35,8 @@ import jax.numpy as jnp
 from ..._checks import is_float
 from ..._compat import contract_leading, zeros_like
 from ..._pytree import PyTree
-from ..._struct import is_pure
 from ..._surrogate import spike_types
-from ...neurons import Cell, State, says_how_to_encode
+from ...neurons import State, method, says_how_to_encode
 from .._connections import Join, Name, Read, matrix_of, product, reads_of
 from .._graph import Graph
 from .._layer import plus_bias, sum_of
@@ -328,6 +327,7 @@ def trace(
     """
     # reads: {label: (batch, inputs)}. state: (v, output), each (batch, neurons).
     layer = graph.nodes[name]
+    cell = layer.cell
     looped = graph.looped[name]
     calls = {}
     arrays = {}
@@ -340,7 +340,6 @@ def trace(
         calls[name], arrays[name], jaxpr = close(function, *example)
         convolutional.append(has_convolution(jaxpr))
 
-    method = functools.partial(_method, layer.cell)
     for (label, *_), weight in graph.connections(name):
         matrix = matrix_of(weight)
         if matrix is not None and is_float(matrix) and matrix.ndim == 2:
@@ -367,27 +366,27 @@ def trace(
         if label not in outside[:1]:
             calls[label] = functools.partial(_cast, call, current.dtype)
     add("bias", lambda began: plus_bias(layer, began).astype(current.dtype), began)
-    add("integrate", method("integrate"), v, current)
+    add("integrate", method(cell, "integrate"), v, current)
     # The loop carries the last pre-spike state, so it needs a first value. No step reads it
     # (``Masks.started``).
-    u = jax.lax.stop_gradient(method("integrate")(v, zeros_like(current)))
+    u = jax.lax.stop_gradient(method(cell, "integrate")(v, zeros_like(current)))
     number = graph.numbers[name]
     keys = None
-    if key is not None and layer.cell.draws:
+    if key is not None and cell.draws:
         # One key of the call is an argument like an array. ``fire`` derives the keys of a step from
         # it, (batch,).
         arrays["key"], keys = [key], keys_of(key, None, number, examples)
-    add("fire", method("fire"), u, keys)
+    add("fire", functools.partial(fire, cell), u, keys)
     encoded = None
-    if plan.storage.encodes and says_how_to_encode(layer.cell):
-        add("encode", method("encode"), u)
-        encoded = jax.eval_shape(functools.partial(layer.cell.encode), u)
-        add("decode", method("decode"), *encoded)
+    if plan.storage.encodes and says_how_to_encode(cell):
+        add("encode", method(cell, "encode"), u)
+        encoded = jax.eval_shape(functools.partial(cell.encode), u)
+        add("decode", method(cell, "decode"), *encoded)
         if encoded[0] is not None:
             # A cell without a threshold has no distance, and the storage needs no distance at rest.
-            at_rest = distance_at_rest(layer.cell, encoded, current.shape)
+            at_rest = distance_at_rest(cell, encoded, current.shape)
             add("at_rest", at_rest, encoded[1])
-    kinds = spike_types(layer.cell)
+    kinds = spike_types(cell)
     traced = LayerVjp(
         {},
         calls,
@@ -459,17 +458,3 @@ def _cast(call, dtype, arrays, x):
 
 def plus(a: PyTree, b: PyTree) -> PyTree:
     return jax.tree.map(jnp.add, a, b)
-
-
-def _method(cell: Cell, name: str) -> Callable:
-    """Return a method of a cell. JAX traces it once for all equal cells if they are pure."""
-    run = _run_compiled if is_pure(cell) else _run
-    return functools.partial(run, cell, name)
-
-
-def _run(cell, name, *args):
-    # The function ``fire`` checks the result of the method.
-    return fire(cell, *args) if name == "fire" else getattr(cell, name)(*args)
-
-
-_run_compiled = jax.jit(_run, static_argnums=1)
