@@ -17,6 +17,7 @@ from typing import Any
 import jinja2
 import matplotlib
 from click.testing import CliRunner
+from docutils import nodes
 from sphinx.errors import ExtensionError
 from sphinx.pycode import ModuleAnalyzer
 
@@ -299,6 +300,14 @@ def notebooks_stand_alone(app, env):
         path.write_text(json.dumps(notebook, indent=1))
 
 
+def mark_tables(app, doctree, page):
+    """Mark the tables with sentences, which need a minimum width on a phone."""
+    for table in doctree.findall(nodes.table):
+        if any(len(entry.astext()) > 40 for entry in table.findall(nodes.entry)):
+            table["classes"].append("sentences")
+
+
 def setup(app):
+    app.connect("doctree-resolved", mark_tables)
     app.connect("env-updated", notebooks_stand_alone)
     app.connect("env-check-consistency", every_public_name_has_a_page)
