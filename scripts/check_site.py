@@ -29,6 +29,9 @@ AT_ANY_WIDTH = """() => {
     ...parts.filter(part => part.scrollWidth > part.clientWidth + 1).map(() => "the page scrolls sideways"),
     ...[...document.images].filter(image => !image.complete || !image.naturalWidth)
       .map(image => `image ${image.getAttribute("src")} did not load`),
+    ...[...document.querySelectorAll("div.math")]
+      .filter(formula => formula.scrollWidth > formula.clientWidth + 1)
+      .filter(formula => getComputedStyle(formula).overflowX == "visible").map(() => "a formula is clipped"),
   ];
 }"""
 AT_WIDE = r"""() => {
@@ -54,16 +57,16 @@ def faults_of(page, path):
     page.set_viewport_size({"width": WIDE, "height": HEIGHT})
     page.goto(path.resolve().as_uri())
     yield from page.evaluate(AT_WIDE)
-    for source, width in page.evaluate(PICTURES):
-        picture = Path(unquote(urlparse(source).path))
-        size = smallest_letters(picture, width)
-        if size < READABLE:
-            yield f"image {picture.name} has letters of {size:.1f} pixels"
-        if picture.suffix == ".svg" and OPAQUE.search(picture.read_text()):
-            yield f"image {picture.name} has a background, which is white on dark pages"
     for width in (WIDE, NARROW):
         page.set_viewport_size({"width": width, "height": HEIGHT})
         yield from (f"{fault} at {width} pixels" for fault in page.evaluate(AT_ANY_WIDTH))
+        for source, shown in page.evaluate(PICTURES):
+            picture = Path(unquote(urlparse(source).path))
+            size = smallest_letters(picture, shown)
+            if size < READABLE:
+                yield f"image {picture.name} has letters of {size:.1f} pixels at {width} pixels"
+            if picture.suffix == ".svg" and OPAQUE.search(picture.read_text()):
+                yield f"image {picture.name} has a background, which is white on dark pages"
 
 
 def smallest_letters(picture, width):

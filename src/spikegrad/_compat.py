@@ -232,12 +232,13 @@ def bind(equation: Any, operands: list, **changed: Any) -> list:
 def bind_over_any_axes(equation: Any, operands: list) -> list:
     """Apply an equation to operands that may vary over other mesh axes than its inputs.
 
-    Compiled functions have fixed types, so they run equation by equation for other types. Arrays
-    that vary over an axis stay unchanged.
+    Compiled functions have fixed types, so they run equation by equation for other types. They also
+    lose the sharding of cotangents on an Explicit mesh. Arrays that vary over an axis stay
+    unchanged.
     """
     name, params = equation.primitive.name, equation.params
-    types = [var.aval for var in equation.invars]
-    if name in ("jit", "pjit") and types != [*map(jax.typeof, operands)]:
+    differs = [var.aval for var in equation.invars] != [*map(jax.typeof, operands)]
+    if name in ("jit", "pjit") and (differs or any(map(explicit_sharding, operands))):
         inner, consts = equations(params["jaxpr"])
         return evaluate(inner, *consts, *operands, run=bind_over_any_axes)
     if name in ("pvary", "pcast") and params.get("to", "varying") == "varying":

@@ -43,7 +43,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from .._checks import compute_dtype
-from .._compat import depends
+from .._compat import depends, shard_as
 from .._pytree import PyTree, is_inexact
 from ..neurons import Cell
 
@@ -78,7 +78,8 @@ def distance_at_rest(cell: Cell, encoded: PyTree, shape: tuple[int, ...]) -> AtR
         def leaf(a, initial, varies):
             return jnp.asarray(initial, a.dtype) if varies else a
 
-        return jnp.asarray(cell.encode(jax.tree.map(leaf, u, resting, of_distance))[0])
+        u = jax.tree.map(leaf, u, resting, of_distance)
+        return shard_as(jnp.asarray(cell.encode(u)[0]), distance)
 
     return at_rest
 
