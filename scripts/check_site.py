@@ -65,7 +65,7 @@ def faults_of(page, path):
             size = smallest_letters(picture, shown)
             if size < READABLE:
                 yield f"image {picture.name} has letters of {size:.1f} pixels at {width} pixels"
-            if picture.suffix == ".svg" and OPAQUE.search(picture.read_text()):
+            if width == WIDE and picture.suffix == ".svg" and OPAQUE.search(picture.read_text()):
                 yield f"image {picture.name} has a background, which is white on dark pages"
 
 

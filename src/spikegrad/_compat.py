@@ -237,10 +237,11 @@ def bind_over_any_axes(equation: Any, operands: list) -> list:
     unchanged.
     """
     name, params = equation.primitive.name, equation.params
-    differs = [var.aval for var in equation.invars] != [*map(jax.typeof, operands)]
-    if name in ("jit", "pjit") and (differs or any(map(explicit_sharding, operands))):
-        inner, consts = equations(params["jaxpr"])
-        return evaluate(inner, *consts, *operands, run=bind_over_any_axes)
+    if name in ("jit", "pjit"):
+        differs = [var.aval for var in equation.invars] != [*map(jax.typeof, operands)]
+        if differs or any(map(explicit_sharding, operands)):
+            inner, consts = equations(params["jaxpr"])
+            return evaluate(inner, *consts, *operands, run=bind_over_any_axes)
     if name in ("pvary", "pcast") and params.get("to", "varying") == "varying":
         return [vary(jnp.asarray(x), frozenset(params["axes"])) for x in operands]
     return bind(equation, operands)

@@ -288,7 +288,8 @@ def check_initial(
 
     after = jax.eval_shape(
         lambda v, current: fire(cell, method(cell, "integrate")(v, current), key)[0],
-        *(v, current),
+        v,
+        current,
     )
     if jax.tree.structure(after) != jax.tree.structure(v):
         raise TypeError(

@@ -380,7 +380,7 @@ def trace(
     encoded = None
     if plan.storage.encodes and says_how_to_encode(cell):
         add("encode", method(cell, "encode"), u)
-        encoded = jax.eval_shape(functools.partial(cell.encode), u)
+        encoded = jax.eval_shape(method(cell, "encode"), u)
         add("decode", method(cell, "decode"), *encoded)
         if encoded[0] is not None:
             # A cell without a threshold has no distance, and the storage needs no distance at rest.
