@@ -50,22 +50,37 @@ def check_labels(
 ) -> np.ndarray:
     """Return labels in int32. ``count`` is the number of examples."""
     y = np.asarray(y)
+    renumber = f"numpy.unique({key}, return_inverse=True)[1] numbers other labels"
+    expected = y.size if count is None else count
+    if y.dtype.kind not in "ui" or y.shape != (expected,):
+        shape = "(n,)" if count is None else f"({count},)"
+        raise DataError(
+            f"{owner}: {key} must have shape {shape}, an integer label from 0 to "
+            f"{MOST_CLASSES - 1} for each example, got {y.dtype} of shape {y.shape}; "
+            f"{renumber}, {key}.argmax(1) one-hot rows"
+        )
+    if not y.size:
+        raise DataError(f"{owner}: {key} must have a label for each example, got none")
     # A readout has a unit for each label up to the greatest, so an identifier as label would need
     # all memory.
-    if (
-        y.dtype.kind not in "ui"
-        or y.shape != (count or y.size,)
-        or not y.size
-        or not 0 <= y.min() <= y.max() < MOST_CLASSES
-    ):
+    for index in np.flatnonzero((y < 0) | (y >= MOST_CLASSES)):
         raise DataError(
-            f"{owner}: {key} must have shape ({count or 'n'},), an integer label from 0 to "
-            f"{MOST_CLASSES - 1} for each example, got {y.dtype} of shape {y.shape}; "
-            f"numpy.unique({key}, return_inverse=True)[1] numbers other labels, "
-            f"{key}.argmax(1) one-hot rows"
+            f"{owner}: {key} must hold labels from 0 to {MOST_CLASSES - 1}, got {y[index]} at "
+            f"index {index}; {renumber}"
         )
     # The integers of JAX, which would convert wider ones for each batch.
     return y.astype(np.int32)
+
+
+def check_finite(owner: str, key: str, array: np.ndarray) -> None:
+    """Raise if an array has NaN or infinite values. The message has the place of the first."""
+    # Nearly all arrays are finite, so places are looked for only after a failure.
+    if not np.isfinite(array).all():
+        place = tuple(np.argwhere(~np.isfinite(array))[0].tolist())
+        raise DataError(
+            f"{owner}: {key} must be finite, got {array[place]} at index {place}; replace or "
+            "remove missing values"
+        )
 
 
 def chosen_of_each(owner: str, y: np.ndarray, share: float, seed: int) -> np.ndarray:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 import numpy.typing as npt
+from jax.core import Tracer
 
 from .._checks import compute_dtype, real_array
 
@@ -53,6 +54,11 @@ def rate_encoding(x: npt.ArrayLike, steps: int, key: jax.Array) -> jax.Array:
     jax.Array
         ``(steps, *x.shape)``, bool, without a derivative with respect to ``x``.
 
+    Raises
+    ------
+    ValueError
+        If ``x`` has NaN and is not traced.
+
     Examples
     --------
     >>> import jax
@@ -84,6 +90,11 @@ def latency_encoding(x: npt.ArrayLike, steps: int) -> jax.Array:
     -------
     jax.Array
         ``(steps, *x.shape)``, bool, without a derivative with respect to ``x``.
+
+    Raises
+    ------
+    ValueError
+        If ``x`` has NaN and is not traced.
 
     Examples
     --------
@@ -122,6 +133,11 @@ def delta_encoding(x: npt.ArrayLike, threshold: float) -> jax.Array:
         -1, 0 and 1 in the shape and dtype of ``x``, and 0 at the first time step. Integers and
         bools become the default float. They have no derivative with respect to ``x``.
 
+    Raises
+    ------
+    ValueError
+        If ``x`` has NaN and is not traced.
+
     References
     ----------
     .. [1] M. Miskowicz, "Send-on-delta concept: an event-based data reporting strategy", Sensors 6
@@ -133,7 +149,7 @@ def delta_encoding(x: npt.ArrayLike, threshold: float) -> jax.Array:
     >>> print(delta_encoding([0.0, 0.6, 1.1, 1.2, 3.3, 3.3, 0.0], 1.0))
     [ 0.  0.  1.  0.  1.  1. -1.]
     """
-    x = real_array(jnp.asarray(x), "delta_encoding")
+    x = _without_nan("delta_encoding", x)
     step_size = jnp.asarray(threshold, x.dtype)
 
     def step(reference: jax.Array, value: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -147,8 +163,19 @@ def delta_encoding(x: npt.ArrayLike, threshold: float) -> jax.Array:
     return jax.lax.stop_gradient(jax.lax.scan(step, x[0], x)[1])
 
 
+def _without_nan(owner: str, x: npt.ArrayLike) -> jax.Array:
+    """Return real numbers. A NaN has no spikes, so a missing value would go unnoticed."""
+    x = real_array(jnp.asarray(x), owner)
+    # The values of a traced array are unknown.
+    if not isinstance(x, Tracer) and bool(jnp.isnan(x).any()):
+        raise ValueError(
+            f"{owner}: x must not have NaN; replace missing values, as jnp.nan_to_num does"
+        )
+    return x
+
+
 def _probability(owner: str, x: npt.ArrayLike) -> jax.Array:
     """Return values from 0 to 1."""
-    x = real_array(jnp.asarray(x), owner)
+    x = _without_nan(owner, x)
     # Half precision is too coarse to draw from or to count time steps.
     return jnp.clip(x.astype(compute_dtype(x.dtype)), 0, 1)

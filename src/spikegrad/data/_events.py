@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import functools
 import math
+import numbers
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -56,6 +57,11 @@ class Binning:
         along height and width, and polarities stay separate. The last channel has fewer units if
         ``pool`` does not divide the size.
 
+    Raises
+    ------
+    ValueError
+        If a number is not within these bounds.
+
     Examples
     --------
     >>> from spikegrad.data import Binning
@@ -69,6 +75,19 @@ class Binning:
     step_us: float = 14_000
     binary: bool = False
     pool: int = 1
+
+    def __post_init__(self) -> None:
+        """Check the numbers."""
+        for name in ("steps", "pool"):
+            value = getattr(self, name)
+            if not isinstance(value, numbers.Integral) or value < 1:
+                raise ValueError(
+                    f"Binning: {name} must be an integer above 0, got {value}"
+                )
+        if not 0 < self.step_us < math.inf:
+            raise ValueError(
+                f"Binning: step_us must be microseconds above 0, got {self.step_us}"
+            )
 
     def __str__(self) -> str:
         values = "binary" if self.binary else "counts"

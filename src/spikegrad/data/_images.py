@@ -9,7 +9,13 @@ from typing import TypeAlias, TypeVar
 import jax
 import numpy as np
 
-from ._accepted import DataError, as_array, check_labels, chosen_of_each
+from ._accepted import (
+    DataError,
+    as_array,
+    check_finite,
+    check_labels,
+    chosen_of_each,
+)
 from ._forms import FORMS, IMAGES, Form
 from ._npz import keys_of, read_arrays
 from ._reading import installed_file, reading
@@ -74,6 +80,8 @@ def load(source: str | os.PathLike, seed: int = 0) -> Split:
     first, second, test_from = _split(name, seed)
     # By the range of the training set, as the scale is a part of the model.
     low, high = float(first[0].min()), float(first[0].max())
+    if low == high:
+        raise DataError(f"{name}: x_train must have different values, got only {low:g}")
     train = _images(name, first, low, high)
     test = _images(name, second, low, high, train.class_names)
     return Split(train, test, test_from, low, high)
@@ -170,6 +178,11 @@ def _split(name: str, seed: int) -> tuple[Pair, Pair, str]:
         x, y = _pair(name, arrays, "_train")
         if has_test:
             test = _pair(name, arrays, "_test")
+            if test[0].shape[1:] != x.shape[1:]:
+                raise DataError(
+                    f"{name}: x_test must have shape (n, {', '.join(map(str, x.shape[1:]))}) like "
+                    f"x_train, got {test[0].shape}"
+                )
             return (x, y), test, "x_test and y_test of the file"
     chosen = chosen_of_each(name, y, 0.2, seed)
     test_from = f"a fifth of each class, drawn with seed {seed}"
@@ -186,8 +199,7 @@ def _pair(name: str, arrays: dict[str, np.ndarray], part: str = "") -> Pair:
             f"(n, height, width, channels), got {x.shape}"
         )
     # A NaN would be the minimum and maximum, by which all values are scaled.
-    if not np.isfinite(x).all():
-        raise DataError(f"{name}: {key} of shape {x.shape} has NaN or infinite values")
+    check_finite(name, key, x)
     return x, check_labels(name, f"y{part}", arrays[f"y{part}"], len(x))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
@@ -35,10 +35,32 @@ def read_arrays(
     if not {*required} <= keys <= known.keys():
         raise DataError(
             f"{path}: keys must be {', '.join(known)}, at least {', '.join(required)}, "
-            f"got {', '.join(sorted(keys))}"
+            f"got {', '.join(sorted(keys))}; {_change(keys, required, known)}"
         )
     with reading(path), np.load(path, allow_pickle=False) as file:
-        return dict(file)
+        return {key: _array(path, file, key) for key in file}
+
+
+def _change(keys: set[str], required: Sequence[str], known: Collection[str]) -> str:
+    """Return the change of the keys, as the end of a message."""
+    missing = ", ".join(key for key in required if key not in keys)
+    unknown = ", ".join(sorted(keys.difference(known)))
+    changes = (f"add {missing}", missing), (f"rename or remove {unknown}", unknown)
+    return " and ".join(change for change, names in changes if names)
+
+
+def _array(path: str | os.PathLike, file: Mapping, key: str) -> np.ndarray:
+    try:
+        return file[key]
+    except ValueError as error:
+        # NumPy pickles lists of arrays of different lengths as objects.
+        if "Object arrays" not in str(error):
+            raise
+        raise DataError(
+            f"{path}: {key} must be an array of numbers, got Python objects; convert it with "
+            "numpy.asarray(..., float), or pad sequences of different lengths with "
+            "Sequences(...).padded() and save their lengths"
+        ) from None
 
 
 def keys_of(path: str | os.PathLike) -> set[str]:

@@ -7,7 +7,7 @@ import os
 
 import numpy as np
 
-from ._accepted import DataError
+from ._accepted import DataError, as_array, check_finite
 from ._events import Events, Recordings
 from ._forms import EVENTS, FORMS, Form
 from ._npz import read_arrays
@@ -64,12 +64,12 @@ def read_npz(path: str | os.PathLike, *, label: int | None = None) -> Sequences:
     required = ("x", "y") if label is None else ("x",)
     arrays = read_arrays(path, required, ("y", "lengths"))
     x, name = arrays["x"], str(path)
-    y = arrays["y"] if "y" in arrays else np.full(len(x), label)
-    sequences = Sequences(name, x, y, lengths=arrays.get("lengths"), steps=x.shape[1])
+    y = arrays["y"] if "y" in arrays else np.full(x.shape[:1], label)
+    steps = x.shape[1] if x.ndim > 1 else None
+    sequences = Sequences(name, x, y, lengths=arrays.get("lengths"), steps=steps)
     # One by one, because values after the end of a sequence may be NaN.
     for index in range(len(sequences)):
-        if not np.isfinite(sequences.sequence(index)).all():
-            raise DataError(f"{name}: x has NaN or infinite values in sequence {index}")
+        check_finite(name, f"x[{index}]", sequences.sequence(index))
     return sequences
 
 
@@ -135,7 +135,12 @@ def read_npz_events(path: str | os.PathLike, *, label: int | None = None) -> Rec
         )
     times, units = arrays["times"], arrays["units"]
     # Signed, because differences of unsigned integers are not negative.
-    bounds = arrays["offsets"].astype(np.int64)
+    bounds = as_array(name, "offsets", arrays["offsets"], "ui").astype(np.int64)
+    if bounds.ndim != 1 or len(bounds) < 2:
+        raise DataError(
+            f"{name}: offsets must have shape (n + 1,) for at least one recording, got "
+            f"{bounds.shape}"
+        )
     read = functools.partial(_part, times, units, bounds, MICROSECONDS[unit])
     y = arrays["y"] if "y" in arrays else np.full(len(bounds) - 1, label)
     shape, speakers = arrays["shape"].tolist(), arrays.get("speakers")

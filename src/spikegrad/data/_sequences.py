@@ -13,7 +13,13 @@ import numpy as np
 import numpy.typing as npt
 
 from .._checks import checked_shape
-from ._accepted import DataError, as_array, check_labels, chosen_of_each
+from ._accepted import (
+    DataError,
+    as_array,
+    check_finite,
+    check_labels,
+    chosen_of_each,
+)
 
 
 class Example(NamedTuple):
@@ -96,7 +102,10 @@ class Labelled:
         count: int | None = None,
     ) -> None:
         self.name = str(name)
-        self.shape = checked_shape(f"{name}: shape", shape)
+        try:
+            self.shape = checked_shape(f"{name}: shape", shape)
+        except ValueError as error:
+            raise DataError(str(error)) from None
         self.y = check_labels(self.name, "y", y, count)
         greatest = int(self.y.max())
         if class_names is None:
@@ -206,10 +215,18 @@ class Sequences(Labelled):
         # Other sequences, such as Lazy ones, are read when an example is used.
         if isinstance(x, np.ndarray | list | tuple):
             x = _arrays(str(name), x)
+        if len(x) == 0:
+            raise DataError(f"{name}: x must hold at least one sequence, got none")
         shape = x[0].shape[1:]
         if not shape:
             raise DataError(
                 f"{name}: a sequence must have shape (steps, channels...), got {x[0].shape}"
+            )
+        if isinstance(x, np.ndarray) and np.shape(y) == x.shape[1:2] != x.shape[:1]:
+            raise DataError(
+                f"{name}: x must have shape (n, steps, channels...) with {len(x)} labels, got "
+                f"{x.shape} with {x.shape[1]} labels: time seems to be the first axis; save "
+                "numpy.swapaxes(x, 0, 1)"
             )
         super().__init__(name, shape, y, class_names, len(x))
         self.x = x
@@ -320,7 +337,12 @@ class Sequences(Labelled):
 def _arrays(name: str, x: Arrays) -> Arrays:
     """Return arrays of numbers for JAX. Raise if dtypes or shapes of channels differ."""
     if isinstance(x, np.ndarray):
-        return as_array(name, "x", x)
+        x = as_array(name, "x", x)
+        if x.ndim < 3:
+            raise DataError(
+                f"{name}: x must have shape (n, steps, channels...), got {x.shape}"
+            )
+        return x
     arrays = [as_array(name, "x", array) for array in x]
     # padded() has the dtype and the channels of the first for all.
     forms = {(str(array.dtype), array.shape[1:]) for array in arrays}
@@ -539,9 +561,9 @@ def moments(train: Sequences) -> tuple[np.ndarray, np.ndarray]:
     squares = sum(((train.sequence(i) - mean) ** 2).sum(0) for i in rows)
     std = np.sqrt(squares / steps)
     if not np.isfinite(std).all():
-        raise DataError(
-            f"{train.name}: values must be finite, got NaN or infinite values"
-        )
+        for i in rows:
+            check_finite(train.name, f"sequence {i}", train.sequence(i))
+        raise DataError(f"{train.name}: values must have finite squares in float64")
     # The rounding of the mean gives a constant channel a deviation above 0.
     varies = std > 1e-12 * np.abs(mean)
     return mean, np.where(varies, std, 1)

@@ -63,6 +63,8 @@ def read_ts(path: str | os.PathLike, *, steps: int | None = None) -> Sequences:
         raise DataError(
             f"{path}: names no classes: it needs a line '@classLabel true ...'"
         )
+    if not rows:
+        raise DataError(f"{path}: needs a line '@data' and examples after it, got none")
     x, y = [], []
     for number, line in rows:
         with reading(f"{path}: line {number}"):
@@ -87,7 +89,7 @@ def _header_and_rows(
         if "data" in header and line and line[0] not in "#%":
             rows.append((number, line))
         elif line.startswith("@"):
-            key, *words = line[1:].split()
+            key, *words = line[1:].split() or [""]
             header[key.lower()] = words
     return header, rows
 
