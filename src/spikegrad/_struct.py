@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import inspect
 import math
 import numbers
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -245,9 +246,22 @@ def expression_of(value: object) -> str:
     return repr(value)
 
 
-@dataclass_transform(
-    field_specifiers=(parameter,)
-)  # not frozen_default: a class with its own __init__ sets attributes
+class _Signature:
+    """Descriptor of the parameters of a class. ``Struct.__new__`` hides them from ``inspect``."""
+
+    def __get__(self, record: object, cls: type) -> inspect.Signature:
+        if record is not None:
+            # A record may be callable, and has the signature of its __call__.
+            raise AttributeError("__signature__")
+        signature = inspect.signature(cls.__init__)
+        _, *parameters = signature.parameters.values()
+        return signature.replace(
+            parameters=parameters, return_annotation=inspect.Signature.empty
+        )
+
+
+# Not frozen_default, because a class with its own __init__ sets attributes.
+@dataclass_transform(field_specifiers=(parameter,))
 class Struct:
     """Base of all objects with parameters. The docstring of the module describes its two forms."""
 
@@ -260,14 +274,15 @@ class Struct:
     _constants: tuple[str, ...]
     """The fields of this record that contained a number when it was built.
 
-    They stay constants of the tree and other
-    fields stay leaves under any transformation. For example, ``jax.tree.map`` to floats keeps the
-    structure."""
+    They stay constants of the tree and other fields stay leaves under any transformation. For
+    example, ``jax.tree.map`` to floats keeps the structure.
+    """
     _stated_pure: ClassVar[bool] = False
     _hints: ClassVar[MappingProxyType[str, str]] = MappingProxyType({})
     """Replacements for parameter names of other libraries. Each begins with the parameter."""
 
     if not TYPE_CHECKING:  # a checker reads the parameters off __init__
+        __signature__ = _Signature()
 
         def __new__(cls, *args, **kwargs):
             del args
@@ -279,9 +294,8 @@ class Struct:
 
     def __init_subclass__(cls, *, pure: bool = False, **kwargs: object) -> None:
         super().__init_subclass__(**kwargs)
-        cls._stated_pure = (
-            pure  # each class states it, because a subclass has other methods
-        )
+        # Each class states it, because a subclass has other methods.
+        cls._stated_pure = pure
         # dataclass() has not run on cls yet, so an __init__ in its namespace is custom
         nearest = next(c for c in cls.__mro__ if "__init__" in vars(c))
         cls._frozen = nearest is object or (
@@ -321,8 +335,8 @@ class Struct:
         if self._frozen:
             object.__setattr__(self, "_constants", _constants_of(self))
 
-    # one pair of methods for all classes: dataclass(frozen=True) compiles a pair for each, a fifth
-    # of the import's time
+    # One pair of methods for all classes: dataclass(frozen=True) compiles a pair for each, which
+    # takes a fifth of the import's time.
     def __setattr__(self, name: str, value: object) -> None:
         # __init__ sets each field once.
         if self._frozen and (name in vars(self) or name not in self._domains):

@@ -2,7 +2,9 @@
 
 import copy
 import dataclasses
+import inspect
 import pickle
+import pydoc
 
 import jax
 import jax.numpy as jnp
@@ -29,6 +31,7 @@ from spikegrad import (
     parameter,
     stretched,
 )
+from spikegrad._struct import Struct
 from spikegrad.neurons import Refractory
 
 NAMES = {**vars(spikegrad), **vars(spikegrad.surrogates), "jnp": jnp, "np": np}
@@ -212,3 +215,33 @@ def test_traced_values_are_the_same_only_as_themselves():
         return a
 
     jax.jit(compare)(1.0, 1.0)
+
+
+def test_signature_has_the_parameters_and_their_defaults():
+    """They are those of the constructor, on each Python, and an instance has the signature of its call."""
+    shown = {name: parameter.default for name, parameter in inspect.signature(LIF).parameters.items()}
+    assert shown == {
+        "decay": 0.9, "threshold": 1.0, "surrogate": Sigmoid(4.0), "reset": "subtract", "detach_reset": False,
+        "reset_value": 0.0, "delay_reset": False, "norm_input": False,
+    }  # fmt: skip
+    assert str(inspect.signature(Cauchy)) == "(gamma: float = 1.0, height: float = 1.0)"
+    assert "class Cauchy(spikegrad._surrogate.Surrogate)\n |  Cauchy(gamma: float = 1.0," in pydoc.plain(
+        pydoc.render_doc(Cauchy)
+    )
+    assert list(inspect.signature(Sigmoid()).parameters) == ["x", "key"]
+    for module in (spikegrad, spikegrad.neurons, spikegrad.network, spikegrad.surrogates):
+        for cls in (getattr(module, name) for name in module.__all__):
+            if inspect.isclass(cls) and issubclass(cls, Struct) and dataclasses.is_dataclass(cls):
+                fields = sorted(dataclasses.fields(cls), key=lambda field: field.kw_only)
+                assert list(inspect.signature(cls).parameters) == [field.name for field in fields]
+
+
+def test_signature_of_a_constructor_of_its_own():
+    class Scaled(Surrogate):
+        def __init__(self, scale, *, offset=0.0):
+            self.scale, self.offset = scale, offset
+
+        def surrogate_grad(self, x):
+            return x
+
+    assert str(inspect.signature(Scaled)) == "(scale, *, offset=0.0)"
