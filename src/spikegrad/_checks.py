@@ -27,6 +27,17 @@ def needed(owner: str, package: str, extra: str) -> Iterator[None]:
         ) from error
 
 
+@contextlib.contextmanager
+def named(owner: str) -> Iterator[None]:
+    """Put the name of a node, a layer or a file before the message of an error."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        # The error stays, because subclasses have different arguments.
+        error.args = (f"{owner}: {error}",)
+        raise
+
+
 def real_array(x: Any, owner: str, name: str = "x") -> jax.Array:
     """Convert to a floating-point array.
 

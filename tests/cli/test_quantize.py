@@ -6,7 +6,7 @@ import numpy as np
 from click.testing import CliRunner
 from matplotlib.figure import Figure
 
-from spikegrad.cli import figure
+from spikegrad.cli import figure, quantizing
 from spikegrad.cli.commands import command
 from spikegrad.integers import load
 
@@ -35,6 +35,24 @@ def test_quantize(tmp_path, monkeypatch):
     with np.load(folder / "parameters.npz") as file:
         start = file["weight_0"]
     assert np.corrcoef(start.ravel(), weights.integers.ravel())[0, 1] > 0.9
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    def beyond(*_):
+        raise OverflowError("replay: layer '1', step 3: use a smaller scale")
+
+    # A run that ends early leaves no folder, which would refuse the next one.
+    for name, change, words in (
+        ("to_c", interrupted, ""),
+        ("replay", beyond, "layer '1', step 3: use a smaller scale, or fewer --bits"),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(quantizing, name, change)
+            result = run("quantize", folder, "--target", "fixed", "--bits", 5, "--quiet")
+            assert result.exit_code == 1
+            assert words in str(result.exception)
+            assert not (folder / "fixed-5").exists()
 
     def refused(target):
         return str(run("quantize", folder, "--target", target, "--bits", 6).exception)

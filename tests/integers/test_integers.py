@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import re
 import shutil
 from pathlib import Path
 
@@ -298,6 +300,13 @@ REFUSED = {
     "TypeError: a AdaptiveLIF has no counterpart": quantized("fixed", layer(AdaptiveLIF())),
     "TypeError: weight is a function": quantized("fixed", layer(LIF(), lambda x: x)),
     "ValueError: lacks the spike type": quantized("fixed", layer(LIF(surrogate=spikegrad.stochastic(Arctan())))),
+    "ValueError: needs a threshold above 0, not -1": quantized("fixed", layer(LIF(threshold=-1.0))),
+    "ValueError: needs a threshold above 0, not 0": quantized("fixed", layer(LIF(threshold=jnp.array([0.0, 1.0])))),
+    "ValueError: quantize: bits must be an integer from 2 to 16, got 8.5": (
+        lambda: quantize(REAL, "fixed", SPIKES, bits=8.5)
+    ),
+    "ValueError: fixed: bits must be an integer from 2 to 16, got 8.5": lambda: fixed(jnp.ones(2), 8.5),
+    "ValueError: FixedLIF: unit must be > 0": lambda: FixedLIF(0, 1, unit=0.0),
     "ValueError: resets to 0": quantized("fixed", layer(LIF(reset="value", reset_value=0.5))),
     "ValueError: fixed, loihi, xylo": quantized("chip", layer(LIF())),
     "ValueError: Xylo has 16 inputs and 1000 hidden neurons, the network has 17 and 2": (
@@ -317,7 +326,7 @@ REFUSED = {
     "ValueError: threshold must be an integer from 1 to 127": lambda: FixedLIF(5, 200, bits=8),
     "ValueError: Loihi: du must be an integer from 0 to 4095": lambda: Loihi(4096, 0, 1),
     "ValueError: Xylo: dash_mem must be an integer from 0 to 15": lambda: Xylo(16, 0, 1),
-    "ValueError: bits must be from 2 to 16, got 1": lambda: fixed(jnp.ones(2), 1),
+    "ValueError: bits must be an integer from 2 to 16, got 1": lambda: fixed(jnp.ones(2), 1),
     "ValueError: scale must be > 0": lambda: fixed(jnp.ones(2), scale=0.0),
     "ValueError: name in C, got 'my-net'": lambda: to_c(Network([layer(FixedLIF(0, 1))]), "my-net"),
     "TypeError: FixedLIF: integers need float32": (
@@ -340,7 +349,7 @@ def test_replay_raises_where_a_state_leaves_its_width():
     states, _ = replay(Network({"hidden": dataclasses.replace(network.layers[0], cell=saturating)}), SPIKES)
     assert states["hidden"].item() == 127
     huge = Network([Layer(np.full((2, 1), 2**24), FixedLIF(0, 1))])
-    with pytest.raises(OverflowError, match="layer '0', step 0: the current 33554432"):
+    with pytest.raises(OverflowError, match=r"layer '0', step 0: the products of the current .* 33554432"):
         replay(huge, SPIKES)
 
 
@@ -353,9 +362,191 @@ def test_window_and_delay_survive_a_file(tmp_path):
     first, second = (entry.weight for entry in load(tmp_path / "net.json").layers.values())
     assert (first.length, first.delay, second.delay) == (3, 1, 2)
     np.testing.assert_array_equal(second.weight, np.full((2, 2), 5))
-    (tmp_path / "net.json").write_text("{}")
-    with pytest.raises(ValueError, match=r"no file of spikegrad.integers.save"):
-        load(tmp_path / "net.json")
+
+
+def saved_network():
+    """Plain integers in a mapping, a layer with the name of a key of the file, and each kind of weight."""
+    eye = np.eye(2, dtype=int)
+    first = Layer(
+        Fixed(jnp.eye(2), 1.0, -128, 126, 2), Loihi(0, [0, 4], 9), recurrent=3 * eye, bias=jnp.ones(2), of="input"
+    )
+    second = Layer({"class": 7 * eye, "input": Window(np.stack([eye, 5 * eye]), delay=1)}, FixedLIF(9, [1, 2]))
+    third = Layer(Delayed(eye, 4), Xylo(1, 2, 3, n=4, bias=5), Window(eye[None], delay=2), of="class")
+    return Network({"class": first, "format": second, "last": third}, outputs=["format", "last"])
+
+
+def test_files_keep_every_part_of_a_network(tmp_path):
+    network = saved_network()
+    save(network, tmp_path / "net.json")
+    loaded = load(tmp_path / "net.json")
+    assert [*loaded.layers] == ["class", "format", "last"]
+    assert (loaded.inputs, loaded.outputs) == ("input", ("format", "last"))
+    for name in network.layers:
+        assert loaded.layers[name].cell == network.layers[name].cell
+    inputs = reference.random_inputs(np.random.default_rng(0))[..., :2]
+    expected, got = (replay(each, inputs)[1] for each in (network, loaded))
+    for name, spikes in expected.items():
+        assert spikes.any()
+        np.testing.assert_array_equal(got[name], spikes)
+    # A program of another language reads the delays.
+    record = json.loads((tmp_path / "net.json").read_text())
+    layers = record["layers"]
+    assert [layers[0]["recurrent"]["delay"], layers[2]["weights"][0]["delay"]] == [1, 4]
+    assert layers[1]["weights"][0]["array"] == {"integers": [[7, 0], [0, 7]]}
+
+
+FIXED_ARRAY = "layers", 0, "weights", 0, "array"
+WRONG = {  # the place in a file, its value there, and words of the message
+    "top, a list": ((), [], "it must be a file of"),
+    "format": (("format",), 1, "it must be a file of"),
+    "no key": (("outputs",), ..., "the file must be a record of format, inputs, outputs, layers"),
+    "another key": (("code",), "import os", "the file must be a record of"),
+    "inputs": (("inputs",), 3, "the file.inputs must be a text"),
+    "two inputs": (("inputs",), ["input", "more"], "no layer reads 'more'"),
+    "outputs": (("outputs",), ["other"], "outputs must be names of"),
+    "no layers": (("layers",), [], "layers must be a list that is not empty"),
+    "layers by name": (("layers",), {"a": 1}, "layers must be a list"),
+    "a text as layer": (("layers", 1), "a", "layers[1] must be a record of name, cell"),
+    "name": (("layers", 0, "name"), 1, "layers[0].name must be a text"),
+    "repeated name": (("layers", 1, "name"), "class", "layers[1].name must be a name of its own"),
+    "name of the inputs": (("layers", 0, "name"), "input", "names both an entry and inputs"),
+    "class": (("layers", 0, "cell", "class"), "LIF", "layers[0].cell must be a record with a class of FixedLIF"),
+    "list as class": (("layers", 0, "cell", "class"), ["Loihi"], "layers[0].cell must be a record with a class"),
+    "no class": (("layers", 0, "cell"), {"du": 1}, "layers[0].cell must be a record with a class"),
+    "cell": (("layers", 0, "cell"), None, "layers[0].cell must be a record with a class"),
+    "parameter": (("layers", 0, "cell", "more"), 1, "layers[0].cell must be a record of class, "),
+    "decay": (("layers", 1, "cell", "decay"), 0.4, "layers[1].cell: FixedLIF: decay must be an integer from 0"),
+    "decay as text": (("layers", 1, "cell", "decay"), "9", "layers[1].cell: FixedLIF: decay must be an integer"),
+    "decay as flag": (("layers", 1, "cell", "decay"), True, "layers[1].cell: FixedLIF: decay must be an integer"),
+    "decays": (("layers", 1, "cell", "decay"), [9, 0.4], "layers[1].cell.decay must be integers in nested lists"),
+    "three decays": (("layers", 1, "cell", "decay"), [9, 9, 9], "'format' must have one decay for each of 2"),
+    "record as decay": (("layers", 1, "cell", "decay"), {}, "layers[1].cell.decay must be a number, a text"),
+    "fraction": (("layers", 1, "cell", "fraction"), 99, "layers[1].cell: FixedLIF: fraction must be <= 12"),
+    "rounding": (("layers", 1, "cell", "rounding"), "up", "layers[1].cell: FixedLIF: rounding must be one of"),
+    "unit": (("layers", 1, "cell", "unit"), -1.0, "layers[1].cell: FixedLIF: unit must be > 0"),
+    "unit as text": (("layers", 1, "cell", "unit"), "1", "layers[1].cell: FixedLIF: unit must be a real number"),
+    "flag": (("layers", 1, "cell", "detach_reset"), 1, "layers[1].cell: FixedLIF: detach_reset must be one of"),
+    "bias of a cell": (("layers", 2, "cell", "bias"), 2**20, "layers[2].cell: Xylo: bias must be <= 32767"),
+    "no weights": (("layers", 0, "weights"), [], "layers[0].weights must be a list that is not empty"),
+    "source": (("layers", 0, "weights", 0, "source"), "x", "'class' reads 'x', which is not one of"),
+    "number as source": (("layers", 0, "weights", 0, "source"), 0, "layers[0].weights[0].source must be a text"),
+    "repeated source": (("layers", 1, "weights", 1, "source"), "class", "weights[1].source must be a source of its"),
+    "default of two": (("layers", 1, "weights", 1, "source"), None, "weights[1].source must be a text"),
+    "delay": (("layers", 2, "weights", 0, "delay"), -1, "layers[2].weights[0].delay: Delayed: delay must be >= 1"),
+    "half a delay": (("layers", 2, "weights", 0, "delay"), 1.5, "layers[2].weights[0].delay must be an integer"),
+    "window": (("layers", 2, "weights", 0, "is_window"), 1, "layers[2].weights[0].is_window must be true or false"),
+    "matrix as window": (("layers", 2, "weights", 0, "is_window"), True, "nested lists of one length, 3 deep"),
+    "a cycle": (("layers", 2, "recurrent", "delay"), 0, "'last' form a cycle without a delay"),
+    "a fraction": ((*FIXED_ARRAY, "integers", 0, 0), 0.4, "layers[0].weights[0].array.integers must be integers in"),
+    "true": ((*FIXED_ARRAY, "integers", 0, 0), True, "layers[0].weights[0].array.integers must be integers in"),
+    "beyond the limit": ((*FIXED_ARRAY, "integers", 0, 0), 10**6, "must be multiples of 2 from -128 to 126"),
+    "off the step": ((*FIXED_ARRAY, "integers", 0, 0), 3, "must be multiples of 2 from -128 to 126"),
+    "beyond float32": ((*FIXED_ARRAY, "integers", 0, 0), 2**70, "must be integers up to 16777216 in size"),
+    "other lengths": ((*FIXED_ARRAY, "integers", 0), [1], "integers must be integers in nested lists"),
+    "a row": ((*FIXED_ARRAY, "integers"), [2, 4], "integers must be integers in nested lists of one length, 2 deep"),
+    "three rows": ((*FIXED_ARRAY, "integers"), [[2, 2]] * 3, "must read 'input' by a matrix of shape (3, 2)"),
+    "an array of text": ((*FIXED_ARRAY, "integers"), "__import__('os')", "integers must be integers in nested"),
+    "scale": ((*FIXED_ARRAY, "scale"), 0, "layers[0].weights[0].array.scale must be a number above 0"),
+    "no scale": ((*FIXED_ARRAY, "scale"), ..., "layers[0].weights[0].array must be a record of integers, scale"),
+    "low": ((*FIXED_ARRAY, "low"), 300, "layers[0].weights[0].array: Fixed: low and high must be multiples of step"),
+    "high": ((*FIXED_ARRAY, "high"), 1.5, "layers[0].weights[0].array.high must be an integer up to"),
+    "step": ((*FIXED_ARRAY, "step"), -1, "layers[0].weights[0].array: Fixed: step must be >= 1"),
+    "bias": (("layers", 0, "bias"), {"integers": [[1, 1]]}, "layers[0].bias.integers must be integers in nested"),
+    "three biases": (("layers", 0, "bias"), {"integers": [1, 1, 1]}, "layer 'class'"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_files_that_are_wrong(name, tmp_path):
+    """One message of one line, with the place. Nothing loads silently."""
+    path, value, words = WRONG[name]
+    file = tmp_path / "net.json"
+    save(saved_network(), file)
+    record = json.loads(file.read_text())
+    *above, key = path or (None,)
+    entry = record
+    for part in above:
+        entry = entry[part]
+    if key is None:
+        record = value
+    elif value is ...:
+        del entry[key]
+    else:
+        entry[key] = value
+    file.write_text(json.dumps(record))
+    with pytest.raises(ValueError, match=re.escape(words)) as raised:
+        load(file)
+    assert str(raised.value).startswith(f"load: {file}: ")
+    assert "\n" not in str(raised.value)
+
+
+def test_files_that_are_no_json(tmp_path):
+    file = tmp_path / "net.json"
+    save(saved_network(), file)
+    text = file.read_text()
+    for data in (
+        b"",
+        b"\xff\xfe",
+        text[:-9].encode(),
+        text.replace('"format": 2', '"format": 2, "format": 2').encode(),
+        text.replace('"scale": 1.0', '"scale": NaN').encode(),
+        b"[" * 10**5,
+    ):
+        file.write_bytes(data)
+        with pytest.raises(ValueError, match=r"load: .*net.json: it must be JSON of spikegrad.integers.save: "):
+            load(file)
+
+
+class Slower(FixedLIF, pure=True):
+    """A rule of its own, in NumPy and JAX alone."""
+
+    def integrate(self, v, current):
+        return super().integrate(v, current) - 1
+
+
+def test_subclasses_have_no_files():
+    """Replay runs their Python, and a file would lose it."""
+    network = Network([Layer(np.full((2, 2), 3), Slower(4096, 10))])
+    assert replay(network, SPIKES)[0]["0"].tolist() == [[5, 5]]  # 6 - 1, 10, 15 fires
+    for write in save, to_c:
+        assert_raises(lambda write=write: write(network, "net"), "TypeError: has a Slower; use FixedLIF, Loihi, Xylo")
+
+
+def test_replay_refuses_sums_that_float32_rounds():
+    """33 products of 32767 * 255 and their negatives cancel in integers, not in float32."""
+    weight = np.full((66, 1), 32767)
+    weight[33:] *= -1
+    network = Network([Layer(weight, FixedLIF(0, None, bits=24))])
+    with pytest.raises(OverflowError, match=r"step 1: the products of the current .* 551468610"):
+        replay(network, np.stack([np.ones((1, 66), int), np.full((1, 66), 255)]))
+    for inputs in (np.full((1, 1, 66), 2**62), np.full((1, 1, 66), -(2**63))):
+        assert_raises(lambda x=inputs: replay(network, x), "ValueError: inputs must be integers up to 16777216")
+    large = Network([Layer(np.full((2, 1), 2.0**40), FixedLIF(0, 1))])
+    assert_raises(lambda: replay(large, SPIKES), "TypeError: weights of integers up to 16777216 in size")
+
+
+def test_masked_steps_do_not_count():
+    """Rates, states and checks of inputs are those of the valid steps, and padding may be NaN."""
+    network, spikes = real_network(0.14, LIF(0.9, reset="value", surrogate=Arctan(2.0)))
+    _, expected = quantize(network, "fixed", spikes)
+    mask = np.repeat(np.arange(2 * len(spikes)) < len(spikes), spikes.shape[1]).reshape(-1, spikes.shape[1])
+    padded = np.concatenate([spikes, np.full(spikes.shape, np.nan)])
+    _, report = quantize(network, "fixed", padded, mask=mask)
+    for row, other in zip(report.layers, expected.layers, strict=True):
+        assert row.scale == other.scale
+        assert row.rate == pytest.approx(other.rate)
+    assert report.layers[0].rate[0] > 0.01
+
+
+def test_report_of_thresholds_and_time_constants():
+    """The threshold of Loihi counts in units of a weight, so a small one moves."""
+    weight = np.full((2, 2), 0.5, np.float32)
+    network = Network([Layer(weight, SynapticLIF(1.0, threshold=0.01, reset="value", synaptic_decay=0.5))])
+    integers, report = quantize(network, "loihi", SPIKES, bits=4)
+    (row,), cell = report.layers, integers.layers["0"].cell
+    assert row.tau == (np.inf, np.inf)
+    assert row.threshold == (0.01, pytest.approx((64 * cell.vth + 1) / 64 / row.scale))
+    assert "threshold" in str(report)
 
 
 @pytest.mark.every

@@ -56,17 +56,20 @@ def convert(run: Path, target: str, bits: int, epochs: int) -> None:
     params, report = converted(network, params, split, target, bits)
     accuracies += f", {accuracy(params)} in integers"
     # Before minutes of training.
-    folder = runs.claim(run / f"{target}-{bits}")
-    if epochs:
-        # A smaller learning rate, because the network has learned already.
-        settings = dataclasses.replace(options, epochs=epochs, lr=options.lr / 3)
-        params, _ = trainer.fit(network, partition(params)[0], split, settings)
-        accuracies += f", {accuracy(params)} trained on for {epochs} epochs"
-    integers, inputs, _, _ = network.applied(params, split.test)
-    # A state that leaves its width raises here, before anything is written.
-    replay(integers, inputs)
-    save(integers, folder / "network.json")
-    to_c(integers, folder / "network")
+    with runs.claimed(run / f"{target}-{bits}") as folder:
+        if epochs:
+            # A smaller learning rate, because the network has learned already.
+            settings = dataclasses.replace(options, epochs=epochs, lr=options.lr / 3)
+            params, _ = trainer.fit(network, partition(params)[0], split, settings)
+            accuracies += f", {accuracy(params)} trained on for {epochs} epochs"
+        integers, inputs, _, _ = network.applied(params, split.test)
+        # Before anything is written.
+        try:
+            replay(integers, inputs)
+        except OverflowError as error:
+            raise DataError(f"{error}, or fewer --bits") from error
+        save(integers, folder / "network.json")
+        to_c(integers, folder / "network")
     tables.say(str(report), f"test accuracy {accuracies}", f"wrote {folder}")
 
 

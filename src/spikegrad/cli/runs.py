@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
 import platform
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -171,6 +173,18 @@ def claim(output: Path | None) -> Path:
     except FileExistsError:
         raise DataError(f"{folder} exists; choose a new output folder") from None
     return folder
+
+
+@contextlib.contextmanager
+def claimed(output: Path) -> Iterator[Path]:
+    """Claim a folder, and remove it if its files are not finished."""
+    folder = claim(output)
+    try:
+        yield folder
+    # Also after Ctrl-C, or a retry would find that the folder exists.
+    except BaseException:
+        shutil.rmtree(folder)
+        raise
 
 
 def read(folder: Path, kind: type[Options] = Options) -> Run:

@@ -6,11 +6,10 @@ JAX gives an operation, it also needs an entry in ``PRIMITIVES``.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import math
 import operator
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
@@ -37,17 +36,6 @@ Operation: TypeAlias = Any
 """One of the classes of ``OPERATIONS``."""
 Equation: TypeAlias = Any
 Surrogate: TypeAlias = Callable[[Array], Array]
-
-
-@contextlib.contextmanager
-def named(owner: str) -> Iterator[None]:
-    """Put the name of a node or layer before the message of an error."""
-    try:
-        yield
-    except (TypeError, ValueError) as error:
-        # The error stays, because subclasses have different arguments.
-        error.args = (f"{owner}: {error}",)
-        raise
 
 
 def numbers(node: Node, name: str, shape: Shape | None = None) -> Array:

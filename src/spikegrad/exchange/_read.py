@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import nir
 import numpy as np
 
-from .._checks import checked_shape
+from .._checks import checked_shape, named
 from .._struct import Struct, parameter
 from ..network import Delayed, Join, Layer, Network, Window
 from ..neurons import LIF, LeakyReadout
@@ -28,7 +28,6 @@ from ._nodes import (
     Surrogate,
     Time,
     delay_of,
-    named,
     output_shape,
     scaled,
 )

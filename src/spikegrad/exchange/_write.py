@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import nir
 import numpy as np
 
-from .._checks import checked_shape
+from .._checks import checked_shape, named
 from .._compat import bind, called, equations, evaluate
 from ..network import Join, Layer, Network
 from ._nodes import (
@@ -28,7 +28,6 @@ from ._nodes import (
     Shape,
     Signal,
     Time,
-    named,
     output_shape,
     scaled,
     trace_sum,

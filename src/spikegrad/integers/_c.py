@@ -11,7 +11,7 @@ import numpy as np
 
 from .._files import write_atomically
 from ..network import Network
-from ._replay import integer_layers
+from ._replay import chip_layers
 
 _FORMATS = "bits", "fraction", "rounding", "overflow", "reset", "bias"
 _HEADER = """\
@@ -191,9 +191,10 @@ def to_c(network: Network, path: str | Path) -> None:
     Raises
     ------
     TypeError
-        As :func:`replay`.
+        As :func:`replay`, and for cells other than :class:`FixedLIF`, :class:`Loihi` and
+        :class:`Xylo`.
     ValueError
-        If the last part of the path is not an identifier of C.
+        As :func:`replay`, and if the last part of the path is not an identifier of C.
 
     Examples
     --------
@@ -223,7 +224,7 @@ def to_c(network: Network, path: str | Path) -> None:
 
 def _tables(network: Network) -> dict[str, Any]:
     """Return the numbers and tables of the templates by name."""
-    layers, graph = integer_layers("to_c", network), network.graph
+    layers, graph = chip_layers("to_c", network), network.graph
     edges = [edge for layer in layers for edge in layer.edges]
     sizes = {edge.source: len(edge.weight) for edge in edges}
     sizes |= {layer.name: len(layer.bias) for layer in layers}

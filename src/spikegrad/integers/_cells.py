@@ -11,7 +11,7 @@ import numpy as np
 from jax.typing import DTypeLike
 
 from .._checks import brief
-from .._struct import parameter, wiring
+from .._struct import Domain, parameter, wiring
 from ..neurons import Cell, LinearResponse, State
 from ..surrogates import Sigmoid
 from ._arithmetic import (
@@ -25,6 +25,9 @@ from ._arithmetic import (
     scaled,
     wrapped,
 )
+
+POSITIVE = Domain(above=0)
+"""The domain of ``unit``, which is no parameter, because its number is never trained."""
 
 
 class WeightFormat(NamedTuple):
@@ -89,7 +92,10 @@ class IntegerCell(Cell, pure=True):
             # A part of the tree's structure: an integer, or a tuple of them.
             integers = array.astype(int).tolist()
             object.__setattr__(self, name, tuple(integers) if array.ndim else integers)
-        if self.unit is None:
+        if self.unit is not None:
+            unit = POSITIVE.check(type(self).__name__, "unit", self.unit)
+            object.__setattr__(self, "unit", unit)
+        else:
             # One number, because the real network has one surrogate for all neurons.
             unit = self.state_scale if self.threshold is None else self.threshold
             object.__setattr__(self, "unit", float(np.mean(unit)))
@@ -366,7 +372,8 @@ class Xylo(IntegerCell, pure=True):
     Notes
     -----
     A spike decays in the step in which it arrives. The chip adds the spikes of a step to the
-    current one by one. The sum is that of this cell unless a part of it exceeds 16 bits. Output
+    current one by one, and saturates after each. If a part of this sum exceeds 16 bits, the chip
+    has other currents than this cell, which adds all spikes first. Output
     neurons of the chip read the spikes of the step before, so their outputs come one step later.
 
     References
@@ -418,3 +425,7 @@ class Xylo(IntegerCell, pure=True):
         return tuple(
             -np.log2(np.clip(1 - x, 2.0**-15, 0.5)) for x in (decay, synaptic_decay)
         )
+
+
+CHIPS = FixedLIF, Loihi, Xylo
+"""The cells with a rule in files and in C."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from typing import Any
 
 import jax
@@ -10,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from .._struct import Struct, parameter, wiring
+from .._struct import Struct, parameter
 from ._arithmetic import clipped, rounded
 from ._cells import WeightFormat, signed
 
@@ -45,9 +46,17 @@ class Fixed(Struct, pure=True):
 
     value: Any = parameter(kind=object)
     scale: float = parameter(above=0)
-    low: int = wiring()
-    high: int = wiring()
-    step: int = wiring(1)
+    low: int = parameter(integer=True)
+    high: int = parameter(integer=True)
+    step: int = parameter(default=1, integer=True, at_least=1)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.low >= self.high or self.low % self.step or self.high % self.step:
+            raise ValueError(
+                "Fixed: low and high must be multiples of step, low below high, got "
+                f"low={self.low}, high={self.high}, step={self.step}"
+            )
 
     def __jax_array__(self) -> jax.Array:
         """Return the integers as floats, with the derivative of training."""
@@ -106,13 +115,25 @@ def fixed(
     >>> weight.scale, weight.integers.tolist()
     (256.0, [[77, -102, 51]])
     """
-    if not 2 <= bits <= 16:
-        raise ValueError(f"fixed: bits must be from 2 to 16, got {bits}")
+    bits = checked_bits("fixed", bits, 16)
     form = signed(bits, step)
     if scale is None:
         largest = float(np.abs(weight).max())
         scale = 2.0 ** math.floor(math.log2(form.high / largest)) if largest else 1.0
     return Fixed(weight, scale, *form)
+
+
+def checked_bits(owner: str, bits: int, most: int) -> int:
+    """Return the bits of a weight as an int, or raise if a weight cannot have them."""
+    try:
+        checked = operator.index(bits)
+    except TypeError:
+        checked = 0  # 8.5, for which powers of two would be fractions
+    if not 2 <= checked <= most:
+        raise ValueError(
+            f"{owner}: bits must be an integer from 2 to {most}, got {bits!r}"
+        )
+    return checked
 
 
 def best_scale(weights: list[np.ndarray], form: WeightFormat, most: float) -> float:

@@ -17,7 +17,7 @@ from ..network import Delayed, Layer, Network, Window
 from ..neurons import LIF, LeakyReadout, SynapticLIF
 from ._arithmetic import like
 from ._cells import FixedLIF, IntegerCell, Loihi, Xylo
-from ._fixed import Fixed, best_scale
+from ._fixed import Fixed, best_scale, checked_bits
 from ._replay import integer_layers, whole_inputs
 
 TARGETS: dict[str, IntegerCell] = {
@@ -44,10 +44,12 @@ class QuantizedLayer(NamedTuple):
     """Time constant of the potential in steps, before and after."""
     synaptic_tau: tuple[float, ...]
     """Time constant of the current in steps, before and after. 0 without a synapse."""
+    threshold: tuple[float, ...] | None
+    """Mean threshold, before and after. None for a readout."""
     peak: float
     """The largest state on the inputs, as a share of its width."""
     rate: tuple[float, float] | None
-    """Spikes per neuron and step, before and after. None for a readout."""
+    """Spikes per neuron and valid step, before and after. None for a readout."""
 
 
 class QuantizationReport(NamedTuple):
@@ -96,7 +98,7 @@ def quantize(
     bits : int, default 8
         The bits of a weight with its sign, from 2 to 8 on chips and to 16 in fixed-point numbers.
     mask : array of bool, optional
-        As in a call.
+        The valid steps, as in a call. Other steps do not count.
 
     Returns
     -------
@@ -132,11 +134,9 @@ def quantize(
         raise ValueError(
             f"quantize: target must be one of {', '.join(TARGETS)}, got {target!r}"
         )
-    if not 2 <= bits <= cell.weight_bits:
-        raise ValueError(
-            f"quantize: bits must be from 2 to {cell.weight_bits}, got {bits}"
-        )
-    jax.tree.map(lambda x: whole_inputs("quantize", x), inputs)
+    bits = checked_bits("quantize", bits, cell.weight_bits)
+    for sequence in jax.tree.leaves(inputs):
+        whole_inputs("quantize", sequence, mask)
     # All layers are checked before the network runs.
     owner = f"quantize: layer %r on {type(cell).__name__}"
     options = {
@@ -167,8 +167,10 @@ def quantize(
     }
     result = dataclasses.replace(network, layers=layers)
     _, integer = result.observe(inputs, parts=("output", "pre_spike"), mask=mask)
+    # The outputs of masked steps are 0.
+    valid = 1.0 if mask is None else float(np.mean(mask))
     rows = tuple(
-        _row(name, layer, layers[name], real[name], integer[name])
+        _row(name, layer, layers[name], real[name], integer[name], valid)
         for name, layer in network.layers.items()
     )
     return result, QuantizationReport(rows)
@@ -208,6 +210,10 @@ def _options(owner: str, layer: Any, target: IntegerCell) -> dict[str, Any]:
     ]:
         surrogate = surrogate.surrogate  # the cell counts spikes itself
     for refused, problem in (
+        (
+            np.any(jnp.asarray(cell.threshold) <= 0),
+            f"needs a threshold above 0, not {np.min(cell.threshold):g}",
+        ),
         (
             cell.reset not in target.resets,
             f"needs reset={target.resets[0]!r}, not {cell.reset!r}",
@@ -322,15 +328,24 @@ def _dequantized(layer: Layer) -> Layer:
     return _converted(layer, real, cell)
 
 
-def _row(name: str, before: Any, after: Any, real: Any, integer: Any) -> QuantizedLayer:
+def _row(
+    name: str, before: Any, after: Any, real: Any, integer: Any, valid: float
+) -> QuantizedLayer:
+    """Return the effects on a layer. ``valid`` is the share of steps without a mask."""
     weights, cell = _fixed_weights(after), after.cell
     scale = weights[0].scale
     pairs = [np.stack([w.integers, w.value]).reshape(2, -1) for w in weights]
     integers, values = np.concatenate(pairs, axis=1)
     size = max(np.linalg.norm(values), 1e-300)  # a layer of zeros has no error
     responses = before.cell.linear_response(), cell.linear_response()
-    decays, _, synaptic_decays, _ = zip(*responses, strict=True)
-    rates = float(real.output.mean()), float(integer.output.mean())
+    decays, _, synaptic_decays, (threshold, integer_threshold) = zip(
+        *responses, strict=True
+    )
+    rates = tuple(float(x.output.mean()) / valid for x in (real, integer))
+    thresholds = None
+    if threshold is not None:
+        unit = scale * cell.state_scale
+        thresholds = float(np.mean(threshold)), float(np.mean(integer_threshold)) / unit
     return QuantizedLayer(
         name,
         scale,
@@ -339,6 +354,7 @@ def _row(name: str, before: Any, after: Any, real: Any, integer: Any) -> Quantiz
         float(np.linalg.norm(integers / scale - values) / size),
         tuple(map(_tau, decays)),
         tuple(map(_tau, synaptic_decays)),
+        thresholds,
         _largest(integer.pre_spike) / cell.limits[1],
         None if cell.threshold is None else rates,
     )
@@ -355,4 +371,5 @@ def _largest(arrays: Any) -> float:
 def _tau(decay: Any) -> float:
     """Return the mean time constant in steps."""
     with np.errstate(divide="ignore"):
-        return float(np.mean(-1 / np.log(np.asarray(decay, np.float64))))
+        # The logarithm is at most 0. Its size makes 1 / 0 the positive infinity.
+        return float(np.mean(1 / abs(np.log(np.asarray(decay, np.float64)))))

@@ -6,9 +6,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from .._checks import named
 from ..network import Network
 from ._arithmetic import LARGEST
-from ._cells import IntegerCell
+from ._cells import CHIPS, IntegerCell
 from ._fixed import Fixed
 
 
@@ -57,32 +58,86 @@ def integer_layers(owner: str, network: Network) -> list[IntegerLayer]:
                 )
         bias = _integers(place, 0 if node.bias is None else node.bias)
         neurons = edges[0].weight.shape[1:]
-        layers.append(IntegerLayer(name, cell, edges, np.broadcast_to(bias, neurons)))
+        with named(place):
+            bias = np.broadcast_to(bias, neurons)
+        layers.append(IntegerLayer(name, cell, edges, bias))
+    _check_sizes(owner, layers, graph.inputs)
     return layers
+
+
+def chip_layers(owner: str, network: Network) -> list[IntegerLayer]:
+    """Return the layers, or raise for a cell whose rule only its own class knows."""
+    layers = integer_layers(owner, network)
+    for layer in layers:
+        # A subclass may have other equations.
+        if type(layer.cell) not in CHIPS:
+            raise TypeError(
+                f"{owner}: layer {layer.name!r} has a {type(layer.cell).__name__}; use "
+                f"{', '.join(cell.__name__ for cell in CHIPS)}"
+            )
+    return layers
+
+
+def _check_sizes(
+    owner: str, layers: list[IntegerLayer], inputs: tuple[str, ...]
+) -> None:
+    """Raise for the first weight or parameter that does not fit the numbers of neurons."""
+    sizes = {layer.name: layer.bias.size for layer in layers}
+    for name, cell, edges, _ in layers:
+        place = f"{owner}: layer {name!r}"
+        for source, _, weight in edges:
+            # The first layer that reads an input sets the number of inputs.
+            shape = sizes.setdefault(source, len(weight)), sizes[name]
+            if weight.shape != shape:
+                raise ValueError(
+                    f"{place} must read {source!r} by a matrix of shape {shape}, got "
+                    f"{weight.shape}"
+                )
+        for field in cell.integer_names:
+            shape = np.shape(getattr(cell, field) or 0)
+            if shape not in ((), (sizes[name],)):
+                raise ValueError(
+                    f"{place} must have one {field} for each of {sizes[name]} neurons, got "
+                    f"{shape[0]}"
+                )
+    if unread := [name for name in inputs if name not in sizes]:
+        raise ValueError(f"{owner}: no layer reads {unread[0]!r}; remove these inputs")
 
 
 def _integers(place: str, weight: Any) -> np.ndarray:
     if isinstance(weight, Fixed):
         return weight.integers
-    array = np.asarray(weight)
-    if callable(weight) or (array % 1 != 0).any():
+    if callable(weight):
         raise TypeError(
-            f"{place} must have weights of integers, fixed(weight), got "
-            f"{'a function' if callable(weight) else 'real numbers'}"
+            f"{place} must have weights of integers, fixed(weight), got a function"
+        )
+    array = np.asarray(weight)
+    refused = array[(array % 1 != 0) | _is_large(array)]
+    if refused.size:
+        raise TypeError(
+            f"{place} must have weights of integers up to {LARGEST} in size, fixed(weight), got "
+            f"{refused[0]:g}"
         )
     return array.astype(np.int64)
 
 
-def whole_inputs(owner: str, inputs: Any) -> Any:
-    """Return the inputs as int64, or raise if they are not whole numbers."""
+def whole_inputs(owner: str, inputs: Any, mask: Any = None) -> np.ndarray:
+    """Return the inputs of valid steps as int64, or raise if float32 has not these integers."""
     array = np.asarray(inputs)
-    fractions = array[array % 1 != 0]
-    if fractions.size:
+    # Padding may be NaN.
+    array = array if mask is None else array[np.asarray(mask, bool)]
+    refused = array[(array % 1 != 0) | _is_large(array)]
+    if refused.size:
         raise ValueError(
-            f"{owner}: inputs must be integers, such as spikes or counts, got {fractions[0]:g}; "
-            "see spikegrad.data.rate_encoding and latency_encoding"
+            f"{owner}: inputs must be integers up to {LARGEST} in size, such as spikes or counts, "
+            f"got {refused[0]:g}; see spikegrad.data.rate_encoding and latency_encoding"
         )
     return array.astype(np.int64)
+
+
+def _is_large(array: np.ndarray) -> np.ndarray:
+    # Without abs, because the least number of int64 has no positive one.
+    return (array > LARGEST) | (array < -LARGEST)
 
 
 def replay(network: Network, inputs: Any) -> tuple[dict[str, Any], Any]:
@@ -106,12 +161,13 @@ def replay(network: Network, inputs: Any) -> tuple[dict[str, Any], Any]:
     Raises
     ------
     OverflowError
-        If a state leaves its width and neither wraps nor saturates, or if a sum is not exact in
-        float32. The message names the layer, the step and the value.
+        If a state leaves its width and neither wraps nor saturates, or if the sizes of the
+        products of a current add up to more than :math:`2^{24}`, so that their sum in float32
+        depends on its order. The message names the layer, the step and the value.
     TypeError
         If a layer has a join, a cell or a weight that is not made of integers.
     ValueError
-        If an input is not an integer.
+        If an input is not an integer up to :math:`2^{24}` in size, or if sizes of layers differ.
 
     Examples
     --------
@@ -127,25 +183,32 @@ def replay(network: Network, inputs: Any) -> tuple[dict[str, Any], Any]:
     layers = integer_layers("replay", network)
     first, outputs = network.graph.inputs[0], network.graph.outputs
     inputs = {first: inputs} if isinstance(network.inputs, str) else inputs
+    inputs = {name: whole_inputs("replay", x) for name, x in inputs.items()}
     # Outputs of all steps by source, (batch, neurons) each.
-    history = {name: [*whole_inputs("replay", x)] for name, x in inputs.items()}
+    history = {name: [*x] for name, x in inputs.items()}
     batch, states = history[first][0].shape[:-1], {}
     for name, cell, _, bias in layers:
         zeros = np.zeros(batch + bias.shape, np.int64)
         states[name] = (zeros, zeros) if len(cell.state_names) > 1 else zeros
         history[name] = []
+    largest = {name: int(np.abs(x).max(initial=0)) for name, x in inputs.items()}
+    largest |= {layer.name: layer.cell.n for layer in layers}
+    is_exact = {layer.name: _has_exact_sums(layer, largest) for layer in layers}
     for step in range(len(history[first])):
-        for name, cell, edges, bias in layers:
-            reads = (
-                history[e.source][step - e.lag] @ e.weight
-                for e in edges
-                if e.lag <= step
-            )
-            current = sum(reads, bias)
-            where = f"replay: layer {name!r}, step {step}: the"
-            _check(f"{where} current", current, -LARGEST, LARGEST)
+        for layer in layers:
+            name, cell, edges, bias = layer
+            # Outputs before the first step are zeros.
+            reads = [
+                (history[edge.source][step - edge.lag], edge.weight)
+                for edge in edges
+                if edge.lag <= step
+            ]
+            current = sum((x @ weight for x, weight in reads), bias)
+            where = f"replay: layer {name!r}, step {step}:"
+            if not is_exact[name]:
+                _check_sums(where, reads, bias)
             u = cell.integrate(states[name], current)
-            _check(f"{where} state", u, *cell.limits)
+            _check_state(where, u, *cell.limits)
             states[name], out = cell.fire(u)
             history[name].append(out)
     sequences = {name: np.stack(history[name]) for name in outputs}
@@ -153,10 +216,33 @@ def replay(network: Network, inputs: Any) -> tuple[dict[str, Any], Any]:
     return states, sequences[outputs[0]] if is_single else sequences
 
 
-def _check(text: str, values: Any, low: int, high: int) -> None:
-    values = np.asarray(values)  # a state of two arrays too
+def _has_exact_sums(layer: IntegerLayer, largest: dict[str, int]) -> bool:
+    """Return True if float32 adds the current in any order, for inputs up to these sizes."""
+    sums = np.abs(layer.bias)
+    for source, _, weight in layer.edges:
+        sums = sums + largest[source] * np.abs(weight).sum(0)
+    return sums.max(initial=0) <= LARGEST
+
+
+def _check_sums(
+    where: str, reads: list[tuple[np.ndarray, np.ndarray]], bias: np.ndarray
+) -> None:
+    """Raise if a part of the sum of a current may need more than 24 bits.
+
+    Large products of both signs may cancel in the sum, but the order of a sum is unknown.
+    """
+    sums = sum((np.abs(x) @ np.abs(weight) for x, weight in reads), np.abs(bias))
+    if sums.max(initial=0) > LARGEST:
+        raise OverflowError(
+            f"{where} the products of the current have sizes that add up to {sums.max()}, above "
+            f"{LARGEST}, so float32 rounds them; use a smaller scale"
+        )
+
+
+def _check_state(where: str, state: Any, low: int, high: int) -> None:
+    values = np.asarray(state)  # of two arrays too
     outside = values[(values < low) | (values > high)]
     if outside.size:
         raise OverflowError(
-            f"{text} {outside[0]} is outside of {low} to {high}; use a smaller scale"
+            f"{where} the state {outside[0]} is outside of {low} to {high}; use a smaller scale"
         )

@@ -1,45 +1,59 @@
-"""Networks of integers as files of JSON."""
+"""Networks of integers as files of JSON.
+
+A file has one form, which ``save`` writes and ``load`` checks::
+
+    {"format": 2, "inputs": "input", "outputs": ["out"], "layers": [
+        {"name": "out",
+         "cell": {"class": "FixedLIF", "decay": 4000, "threshold": 100, ...},
+         "weights": [{"source": null, "delay": 0, "is_window": false, "array": ARRAY}],
+         "recurrent": {"delay": 1, "is_window": false, "array": ARRAY},
+         "bias": ARRAY}]}
+
+with ``null`` for a missing part. An ``ARRAY`` has ``integers``, nested lists with the inputs first.
+That of a :class:`Fixed` also has its ``scale``, ``low``, ``high`` and ``step``.
+"""
 
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, NoReturn
 
 import jax.numpy as jnp
 import numpy as np
 
-from .._files import write_atomically
-from .._struct import Struct
+from .._checks import brief, named
+from .._files import Record, write_atomically
 from ..network import Delayed, Layer, Network, Window
-from ._cells import FixedLIF, Loihi, Xylo
+from ._arithmetic import LARGEST
+from ._cells import CHIPS
 from ._fixed import Fixed
-from ._replay import integer_layers
+from ._replay import chip_layers
 
-_FORMAT = 1
-_CLASSES = {
-    cls.__name__: cls for cls in (Layer, Delayed, Window, Fixed, FixedLIF, Loihi, Xylo)
-}
+_FORMAT = 2
+_CELLS = {cell.__name__: cell for cell in CHIPS}
+_FIXED = "scale", "low", "high", "step"
 
 
 def save(network: Network, path: str | Path) -> None:
     """Save a network of integers as JSON.
 
-    The file has ``format``, ``inputs``, ``outputs`` and ``layers``. Each layer, cell and weight has
-    its ``class`` and the parameters of this class. The ``value`` of a :class:`Fixed` weight is
-    its integers, the inputs first.
+    The file has the integers of all weights, with the inputs first, the parameters of all cells,
+    and the names of layers, inputs and outputs. It has no surrogates.
 
     Parameters
     ----------
     network : Network
-        As in :func:`replay`.
+        As in :func:`replay`, with the cells :class:`FixedLIF`, :class:`Loihi` and :class:`Xylo`.
     path : str or Path
         The file.
 
     Raises
     ------
-    TypeError
-        As :func:`replay`.
+    TypeError, ValueError
+        As :func:`replay`, and for other cells.
 
     Examples
     --------
@@ -53,14 +67,14 @@ def save(network: Network, path: str | Path) -> None:
     >>> loaded.layers["0"].weight.integers.tolist()
     [[64, 64], [64, 64], [64, 64]]
     """
-    integer_layers("save", network)  # raises for what is not integers
+    chip_layers("save", network)  # raises for what is not integers
     record = {
         "format": _FORMAT,
         "inputs": network.inputs,
         "outputs": network.outputs,
-        "layers": dict(network.layers),
+        "layers": [_layer_record(name, x) for name, x in network.layers.items()],
     }
-    data = json.dumps(record, default=_fields).encode()
+    data = json.dumps(record, allow_nan=False).encode()
     write_atomically(Path(path), lambda stream: stream.write(data))
 
 
@@ -68,7 +82,7 @@ def load(path: str | Path) -> Network:
     """Load a network from a file of :func:`save`. Its integers are equal.
 
     Its surrogates are those of the defaults, and its real weights are the integers over their
-    scale.
+    scale. Nothing in a file is run.
 
     Parameters
     ----------
@@ -82,33 +96,237 @@ def load(path: str | Path) -> Network:
     Raises
     ------
     ValueError
-        If the file has another format.
+        If :func:`save` does not write such a file. The message names the place in the file.
     """
-    record = json.loads(Path(path).read_text(), object_hook=_object)
-    if record.get("format") != _FORMAT:
-        raise ValueError(f"load: {path} is no file of spikegrad.integers.save")
-    return Network(record["layers"], record["inputs"], record["outputs"])
+    data = Path(path).read_bytes()
+    try:
+        return _network(_parsed(data))
+    # A class raises TypeError for a parameter of another type, which here is a value of a file.
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"load: {path}: {error}") from error
 
 
-def _fields(value: Any) -> Any:
-    """Return an object as JSON: its class and its parameters, or the lists of an array."""
-    if not isinstance(value, Struct):
-        return value.tolist()
-    fields = {"class": type(value).__name__, **value._values()}
-    fields.pop("surrogate", None)  # any function, which JSON has not
-    if isinstance(value, Fixed):
-        fields["value"] = value.integers
-    return fields
+# --- writing --------------------------------------------------------------------------------------
 
 
-def _object(fields: dict[str, Any]) -> Any:
-    """Return the object of an entry of the file with a class."""
-    if "class" not in fields:
-        return fields
-    kind = _CLASSES[fields.pop("class")]
-    for name, value in fields.items():
-        if isinstance(value, list):
-            fields[name] = np.array(value)
-    if kind is Fixed:
-        fields["value"] = jnp.asarray(fields["value"] / fields["scale"])
-    return kind(**fields)
+def _layer_record(name: str, layer: Layer) -> Record:
+    weights = layer.weight
+    if not isinstance(weights, Mapping):
+        weights = {layer.of: weights}
+    recurrent = layer.recurrent
+    return {
+        "name": name,
+        "cell": _cell_record(layer.cell),
+        "weights": [
+            {"source": source, **_weight_record(weight, 0)}
+            for source, weight in weights.items()
+        ],
+        "recurrent": None if recurrent is None else _weight_record(recurrent, 1),
+        "bias": None if layer.bias is None else _array_record(layer.bias),
+    }
+
+
+def _cell_record(cell: Any) -> Record:
+    # A surrogate may be any function, and JSON has none.
+    values = {k: v for k, v in cell._values().items() if k != "surrogate"}
+    return {"class": type(cell).__name__, **values}
+
+
+def _weight_record(weight: Any, plain_delay: int) -> Record:
+    is_delayed = isinstance(weight, (Delayed, Window))
+    return {
+        "delay": weight.delay if is_delayed else plain_delay,
+        "is_window": isinstance(weight, Window),
+        "array": _array_record(weight.weight if is_delayed else weight),
+    }
+
+
+def _array_record(array: Any) -> Record:
+    if not isinstance(array, Fixed):
+        return {"integers": np.asarray(array).astype(int).tolist()}
+    numbers = {name: getattr(array, name) for name in _FIXED}
+    numbers["scale"] = float(array.scale)
+    return {"integers": array.integers.tolist(), **numbers}
+
+
+# --- reading --------------------------------------------------------------------------------------
+
+
+class _Entry(NamedTuple):
+    """A value of the file, with its place for messages."""
+
+    place: str
+    value: Any
+
+    def refuse(self, expected: str) -> NoReturn:
+        raise ValueError(f"{self.place} must be {expected}, got {brief(self.value)}")
+
+    def fields(self, *names: str) -> dict[str, _Entry]:
+        """Return the entries of a record that has these names and no others."""
+        if not isinstance(self.value, dict) or {*self.value} != {*names}:
+            self.refuse(f"a record of {', '.join(names)}")
+        return {
+            name: _Entry(f"{self.place}.{name}", self.value[name]) for name in names
+        }
+
+    def items(self) -> list[_Entry]:
+        if not isinstance(self.value, list) or not self.value:
+            self.refuse("a list that is not empty")
+        return [_Entry(f"{self.place}[{n}]", x) for n, x in enumerate(self.value)]
+
+    def text(self) -> str:
+        if not isinstance(self.value, str):
+            self.refuse("a text")
+        return self.value
+
+    def names(self) -> str | list[str]:
+        """Return one name, or several."""
+        if isinstance(self.value, list):
+            return [entry.text() for entry in self.items()]
+        return self.text()
+
+    def flag(self) -> bool:
+        if not isinstance(self.value, bool):
+            self.refuse("true or false")
+        return self.value
+
+    def integer(self) -> int:
+        # True is an int in Python.
+        if type(self.value) is not int or abs(self.value) > LARGEST:
+            self.refuse(f"an integer up to {LARGEST} in size")
+        return self.value
+
+    def scale(self) -> float:
+        if type(self.value) not in (int, float) or not 0 < self.value < math.inf:
+            self.refuse("a number above 0")
+        return float(self.value)
+
+    def array(self, least_axes: int, most_axes: int) -> np.ndarray:
+        """Return integers, of this number of axes."""
+        try:
+            array = np.array(self.value)
+        except ValueError:  # lists of several lengths
+            array = np.array(None)
+        # NumPy takes true as 1.
+        kinds = {*map(type, np.array(self.value, object).flat)} if array.size else {}
+        if kinds != {int} or not least_axes <= array.ndim <= most_axes:
+            self.refuse(f"integers in nested lists of one length, {most_axes} deep")
+        if array.dtype != np.int64 or np.abs(array).max() > LARGEST:
+            self.refuse(f"integers up to {LARGEST} in size")
+        return array
+
+
+def _parsed(data: bytes) -> _Entry:
+    """Return the top of a file, or raise if it is no JSON."""
+
+    def refuse_constant(name: str) -> NoReturn:
+        raise ValueError(f"must have finite numbers, got {name}")
+
+    try:
+        value = json.loads(
+            data, parse_constant=refuse_constant, object_pairs_hook=_without_repeats
+        )
+    except (ValueError, RecursionError) as error:
+        raise ValueError(
+            f"it must be JSON of spikegrad.integers.save: {error}"
+        ) from None
+    if not isinstance(value, dict) or value.get("format") != _FORMAT:
+        raise ValueError(
+            f"it must be a file of spikegrad.integers.save with format {_FORMAT}; save the network "
+            "again"
+        )
+    return _Entry("the file", value)
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    record = dict(pairs)
+    if len(record) < len(pairs):
+        raise ValueError(f"a record must have each name once, got {[*dict(pairs)]}")
+    return record
+
+
+def _network(entry: _Entry) -> Network:
+    top = entry.fields("format", "inputs", "outputs", "layers")
+    layers: dict[str, Layer] = {}
+    for place in _Entry("layers", top["layers"].value).items():
+        fields = place.fields("name", "cell", "weights", "recurrent", "bias")
+        name = fields["name"].text()
+        if name in layers:
+            fields["name"].refuse("a name of its own")
+        layers[name] = _layer(fields)
+    outputs = None if top["outputs"].value is None else top["outputs"].names()
+    network = Network(layers, top["inputs"].names(), outputs)
+    chip_layers("its network", network)  # raises if sizes of layers differ
+    return network
+
+
+def _layer(fields: dict[str, _Entry]) -> Layer:
+    weights: dict[Any, Any] = {}
+    for place in fields["weights"].items():
+        parts = place.fields("source", "delay", "is_window", "array")
+        source = parts["source"]
+        # One weight without a source reads the layer before.
+        is_default = source.value is None and len(fields["weights"].value) == 1
+        key = None if is_default else source.text()
+        if key in weights:
+            source.refuse("a source of its own")
+        weights[key] = _weight(parts, 0)
+    recurrent, bias = fields["recurrent"], None
+    if recurrent.value is not None:
+        parts = recurrent.fields("delay", "is_window", "array")
+        recurrent = recurrent._replace(value=_weight(parts, 1))
+    if fields["bias"].value is not None:
+        bias = _array(fields["bias"], 0, 1)
+    cell = _cell(fields["cell"])
+    if len(weights) == 1:
+        ((source, weight),) = weights.items()
+        return Layer(weight, cell, recurrent.value, bias, of=source)
+    return Layer(weights, cell, recurrent.value, bias)
+
+
+def _cell(entry: _Entry) -> Any:
+    name = entry.value.get("class") if isinstance(entry.value, dict) else None
+    if not isinstance(name, str) or name not in _CELLS:
+        entry.refuse(f"a record with a class of {', '.join(_CELLS)}")
+    kind = _CELLS[name]
+    names = [name for name in kind._domains if name != "surrogate"]
+    fields = entry.fields("class", *names)
+    values = {name: _cell_value(fields[name]) for name in names}
+    # The class checks its parameters itself.
+    with named(entry.place):
+        return kind(**values)
+
+
+def _cell_value(entry: _Entry) -> Any:
+    """Return a number, a name or a flag, or the integers of all neurons."""
+    if isinstance(entry.value, list):
+        return entry.array(1, 1)
+    if not isinstance(entry.value, str | int | float | None):
+        entry.refuse("a number, a text or a list of integers")
+    return entry.value
+
+
+def _weight(fields: dict[str, _Entry], plain_delay: int) -> Any:
+    delay, is_window = fields["delay"].integer(), fields["is_window"].flag()
+    axes = 3 if is_window else 2
+    array = _array(fields["array"], axes, axes)
+    with named(fields["delay"].place):
+        if is_window:
+            return Window(array, delay=delay)
+        return array if delay == plain_delay else Delayed(array, delay)
+
+
+def _array(entry: _Entry, least_axes: int, most_axes: int) -> Any:
+    """Return a weight or a bias: a :class:`Fixed`, or plain integers."""
+    if isinstance(entry.value, dict) and {*entry.value} == {"integers"}:
+        return entry.fields("integers")["integers"].array(least_axes, most_axes)
+    fields = entry.fields("integers", *_FIXED)
+    integers = fields["integers"].array(least_axes, most_axes)
+    scale = fields["scale"].scale()
+    low, high, step = (fields[name].integer() for name in _FIXED[1:])
+    with named(entry.place):
+        weight = Fixed(jnp.asarray(integers / scale), scale, low, high, step)
+    # Also false for numbers that are too large for their scale.
+    if not np.array_equal(weight.integers, integers):
+        fields["integers"].refuse(f"multiples of {step} from {low} to {high}")
+    return weight
