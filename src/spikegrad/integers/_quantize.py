@@ -341,7 +341,7 @@ def _row(
     decays, _, synaptic_decays, (threshold, integer_threshold) = zip(
         *responses, strict=True
     )
-    rates = tuple(float(x.output.mean()) / valid for x in (real, integer))
+    rates = float(real.output.mean()) / valid, float(integer.output.mean()) / valid
     thresholds = None
     if threshold is not None:
         unit = scale * cell.state_scale

@@ -94,11 +94,10 @@ def _check_sizes(
                     f"{weight.shape}"
                 )
         for field in cell.integer_names:
-            shape = np.shape(getattr(cell, field) or 0)
-            if shape not in ((), (sizes[name],)):
+            count = np.size(getattr(cell, field))
+            if count not in (1, sizes[name]):
                 raise ValueError(
-                    f"{place} must have one {field} for each of {sizes[name]} neurons, got "
-                    f"{shape[0]}"
+                    f"{place} must have one {field} for each of {sizes[name]} neurons, got {count}"
                 )
     if unread := [name for name in inputs if name not in sizes]:
         raise ValueError(f"{owner}: no layer reads {unread[0]!r}; remove these inputs")
