@@ -511,7 +511,8 @@ def lifted(tree: Any) -> Any:
         )
     record = object.__new__(type(tree))
     values = record.__dict__
-    values.update(tree.__dict__)
+    # Only the fields: a network also remembers its graph, which would keep the old numbers.
+    values.update(tree._values())
     for name in tree._objects:
         values[name] = lifted(values[name])
     values["_constants"] = ()  # no constants, so every number is a leaf

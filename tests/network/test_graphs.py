@@ -1,6 +1,8 @@
 """Networks as graphs: laws that random graphs do not have, names, and errors. test_random_graphs.py has the values."""
 
+import dataclasses
 import functools
+import pickle
 import re
 
 import jax
@@ -10,7 +12,9 @@ import pytest
 from networks import assert_raises, observed
 
 from spikegrad import LIF, Delayed, Join, Layer, LeakyReadout, Network, Window
+from spikegrad._struct import as_arrays
 from spikegrad.inspect.plot import graph
+from spikegrad.network._graph import strongly_connected
 
 STEPS, BATCH, UNITS = 6, 3, 3
 RNG = np.random.default_rng(0)
@@ -264,3 +268,50 @@ def test_parts_and_layers_that_are_observed():
     for name in ("gate", "b"):
         with pytest.raises(ValueError, match="potential is missing; observe a layer with 'pre_spike' among the parts"):
             activity[name].potential  # noqa: B018
+
+
+def test_components_of_random_graphs():
+    """Two nodes are in one component if each reaches the other, and no component comes before one that it reads."""
+    for seed in range(200):
+        rng = np.random.default_rng(seed)
+        names = [str(n) for n in rng.permutation(int(rng.integers(1, 9)))]
+        reads = rng.random((len(names),) * 2) < rng.random() / 2
+        sources = {a: [b for j, b in enumerate(names) if reads[i, j]] for i, a in enumerate(names)}
+        reached = reads | np.eye(len(names), dtype=bool)
+        for _ in names:  # the closure by squaring: paths of any length
+            reached = reached @ reached
+        together = reached & reached.T
+        expected = {tuple(b for j, b in enumerate(names) if together[i, j]) for i in range(len(names))}
+        components = strongly_connected(sources)
+        assert {*components} == expected
+        assert len(components) == len(expected)
+        known = set()
+        for component in components:
+            known |= {*component}
+            assert all({*sources[name]} <= known for name in component)
+
+
+def test_a_chain_longer_than_pythons_stack():
+    layers = [Layer(W, LIF(0.8))] * 1200
+    network = Network(layers)
+    assert network.graph.components() == [(str(n),) for n in range(1200)]
+    loop = Network([Layer({"input": W, "1199": Delayed(W, 1)}, LIF(0.8)), *layers[1:]], outputs="1199")
+    assert [*map(len, loop.graph.components())] == [1200]
+
+
+@pytest.mark.every  # a minute
+def test_a_long_chain_is_traced_and_drawn():
+    network = Network.init(jax.random.key(0), UNITS, [UNITS] * 1200, LIF(0.8), rate=0.1)
+    assert network.layers[-1].weight.std() > 0
+    gradient = jax.jit(jax.grad(lambda network: network(X)[1].sum())).trace(network)
+    assert len(jax.tree.leaves(gradient.out_info)) == 1200
+
+
+def test_a_network_builds_its_graph_once():
+    network = named()
+    assert network.graph is network.graph
+    # Networks with other arrays or numbers have graphs of their own.
+    others = jax.tree.map(lambda x: 2 * x, network), as_arrays(network), pickle.loads(pickle.dumps(network))
+    for other in (*others, dataclasses.replace(network, inputs="x")):
+        assert other.graph is not network.graph
+        assert all(other.graph.nodes[name] is other.layers[name] for name in other.layers)

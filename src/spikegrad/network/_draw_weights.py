@@ -143,20 +143,23 @@ def draw_weights(
 
     x = None if inputs is None else named_inputs(network.inputs, inputs)
 
+    def drawn_network() -> Network:
+        return dataclasses.replace(network, layers=network.layers | drawn_layers)
+
     def outputs() -> dict[Name, PyTree]:
         """Return the outputs of all sources with the weights so far, or the rate of each."""
         if x is None:
             return dict.fromkeys((*graph.inputs, *graph.nodes), rate)
-        return x | run(split(network, lambda _, leaf: is_array(leaf))[0], x, mask)
+        arrays, _ = split(drawn_network(), lambda _, leaf: is_array(leaf))
+        return x | run(arrays, x, mask)
 
     # All weights are zeros until they are drawn. Values that a user passed would otherwise feed the
     # measurement.
-    silent = {}
+    drawn_layers = {}
     for name, layer in graph.layers.items():
         forms = {label: _matrix(weight) for label, weight in layer.weights.items()}
         zeros = {k: np.zeros(a.shape, a.dtype) for k, a in forms.items() if a}
-        silent[name] = _with_matrices(layer, zeros)
-    network = dataclasses.replace(network, layers=network.layers | silent)
+        drawn_layers[name] = _with_matrices(layer, zeros)
     # In the order of the signals, because the outputs of a source depend on its weights. Delayed
     # edges that close a loop come last, after all other weights of the loop.
     for names in graph.components():
@@ -190,18 +193,15 @@ def draw_weights(
                 )
                 with node_named(name, graph):
                     sources = {} if initializer else outputs()
-                    drawn = _draw(
+                    drawn_layers[name] = _draw(
                         subkey,
-                        network.layers[name],
+                        drawn_layers[name],
                         weights,
                         initializer,
                         rule,
                         sources,
                     )
-                network = dataclasses.replace(
-                    network, layers=network.layers | {name: drawn}
-                )
-    return network
+    return drawn_network()
 
 
 def _parts(graph: Graph, name: Name) -> tuple[dict[str, list[Edge]], ...]:

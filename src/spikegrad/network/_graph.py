@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ._connections import Edge, Join, Name, Weight, depths_of, weights_of
@@ -17,7 +17,7 @@ INPUT = "input"
 
 
 class Graph(NamedTuple):
-    """The nodes of a network and their edges. It holds arrays, so each call builds it again."""
+    """The nodes of a network and their edges."""
 
     nodes: dict[Name, Any]
     """Layers and joins, in the order of a step."""
@@ -139,30 +139,49 @@ def make_graph(
 
 
 def strongly_connected(
-    sources: Mapping[Name, Iterable[Name]],
+    sources: Mapping[Name, Collection[Name]],
 ) -> list[tuple[Name, ...]]:
-    """Return the strongly connected components, sources first."""
+    """Return the strongly connected components, sources first.
 
-    def visited(name, before):
-        """Return the nodes before, then all new nodes behind a node, and the node itself last."""
-        if name in before:
-            return before
-        before[name] = None
-        for source in sources[name]:
-            visited(source, before)
-        # Nodes of a loop are entered before they end.
-        del before[name]
-        before[name] = None
-        return before
+    The nodes of a component have the order of ``sources``. The algorithm is from Tarjan 1972
+    ("Depth-first search and linear graph algorithms", SIAM Journal on Computing 1(2):146-160). Its
+    stack is a list, because Python limits the depth of recursion and so the length of a chain.
+    """
+    places = {name: place for place, name in enumerate(sources)}
+    entered: dict[Name, int] = {}
+    # The earliest open node that a node reaches: its index in ``entered``.
+    lowest: dict[Name, int] = {}
+    # Nodes of components that are not complete yet, in the order in which they were entered.
+    open_nodes: dict[Name, None] = {}
+    components: list[tuple[Name, ...]] = []
 
-    # Nodes that depend on each other depend on equal sets of nodes.
-    behind = {name: frozenset(visited(name, {})) for name in sources}
-    order = {}
-    for name in sources:
-        visited(name, order)
-    # A component ends with the last of its nodes.
-    components = dict.fromkeys(behind[name] for name in reversed(order))
-    return [
-        tuple(name for name in sources if behind[name] == component)
-        for component in reversed(components)
-    ]
+    def enter(name: Name) -> tuple[Name, Iterator[Name]]:
+        entered[name] = lowest[name] = len(entered)
+        open_nodes[name] = None
+        return name, iter(sources[name])
+
+    def complete(name: Name) -> None:
+        """Close a node. It is the first node of a component if it reaches no earlier open node."""
+        if lowest[name] < entered[name]:
+            return
+        component = []
+        while name in open_nodes:
+            component.append(open_nodes.popitem()[0])
+        components.append(tuple(sorted(component, key=places.__getitem__)))
+
+    for start in sources:
+        path = [] if start in entered else [enter(start)]
+        while path:
+            name, remaining = path[-1]
+            source = next(remaining, None)
+            if source is None:
+                path.pop()
+                complete(name)
+                if path:
+                    reader = path[-1][0]
+                    lowest[reader] = min(lowest[reader], lowest[name])
+            elif source not in entered:
+                path.append(enter(source))
+            elif source in open_nodes:
+                lowest[name] = min(lowest[name], entered[source])
+    return components

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
@@ -138,7 +139,8 @@ class Network(Struct):
                     "reads it in the same step; name the outputs, as in outputs='out'"
                 )
 
-    @property
+    # A network never changes, so it builds its graph once.
+    @functools.cached_property
     def graph(self) -> Graph:
         """The nodes and edges of the network."""
         return make_graph(self.layers, as_names(self.inputs), self._output_names)
