@@ -4,6 +4,7 @@ backward."""
 import contextlib
 import importlib
 import pkgutil
+import sys
 import typing
 
 from . import surrogates as surrogates
@@ -133,9 +134,15 @@ if not typing.TYPE_CHECKING:  # type checkers would accept any name
             # Its extra is not installed, which help() and hasattr() survive.
             except ModuleNotFoundError as error:
                 raise AttributeError(str(error)) from error
-        raise AttributeError(
-            f"module {__name__!r} has no attribute {name!r}{_home_of(name)}"
-        )
+        home = _home_of(name)
+        # ``from spikegrad import name`` hides the message of an AttributeError. Python first looks
+        # for the name in this function of importlib, where an ImportError keeps its message.
+        if home and sys._getframe(1).f_code.co_name == "_handle_fromlist":
+            raise ImportError(
+                f"cannot import name {name!r} from {__name__!r}; write from {home} import {name}"
+            )
+        hint = f"; write {home}.{name}" if home else ""
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}{hint}")
 
     def __dir__():
         return sorted([*__all__, *_modules(), "__version__"])
@@ -148,11 +155,11 @@ if not typing.TYPE_CHECKING:  # type checkers would accept any name
         ]
 
     def _home_of(name):
-        """Return the end of a message that names the module of a public name, or nothing."""
+        """Return the module that has a public name, or an empty text."""
         for module in _modules() if not name.startswith("_") else ():
             with contextlib.suppress(ImportError):
                 if name in getattr(
                     importlib.import_module(f".{module}", __name__), "__all__", ()
                 ):
-                    return f"; write {__name__}.{module}.{name}"
+                    return f"{__name__}.{module}"
         return ""

@@ -76,18 +76,23 @@ def broadcast_checked(
     target: str = "x",
 ) -> jax.Array:
     """Convert ``value`` to this dtype and rank. Raise if it does not broadcast to this shape."""
-    padded = (1,) * (len(shape) - value.ndim) + value.shape
-    if len(padded) != len(shape) or any(
-        n not in (1, m) for n, m in zip(padded, shape, strict=True)
-    ):
+    if not broadcasts(value.shape, shape):
         raise ValueError(
             f"{owner}: {name} of shape {value.shape} does not broadcast to {target} of shape "
             f"{shape}"
         )
     # Scalars need no axes, and other ranks must not be promoted silently.
     if value.ndim:
-        value = value.reshape(padded)
+        value = value.reshape((1,) * (len(shape) - value.ndim) + value.shape)
     return value.astype(dtype)
+
+
+def broadcasts(shape: tuple[int, ...], target: tuple[int, ...]) -> bool:
+    """Return True if an array of this shape broadcasts to another shape."""
+    padded = (1,) * (len(target) - len(shape)) + shape
+    return len(padded) == len(target) and all(
+        n in (1, m) for n, m in zip(padded, target, strict=True)
+    )
 
 
 def append_axes(x: jax.Array, ndim: int) -> jax.Array:
@@ -119,7 +124,11 @@ def order_of_axes(
 def takes(function: Callable, count: int, **options: object) -> bool:
     """Return False if a function does not take this number of arguments and these options."""
     try:
-        inspect.signature(function).bind(*[None] * count, **options)
+        signature = inspect.signature(function)
+    except ValueError:  # Some functions written in C do not have one.
+        return True
+    try:
+        signature.bind(*[None] * count, **options)
     except TypeError:
         return False
     return True
@@ -137,7 +146,8 @@ def checked_shape(owner: str, value: Any) -> tuple[int, ...]:
     except TypeError:
         shape = ()
     if not shape or min(shape) < 1:
-        raise ValueError(f"{owner} must be integers above 0, got {brief(value)}")
+        fix = f"; write ({value},)" if isinstance(value, int) else ""
+        raise ValueError(f"{owner} must be integers above 0, got {brief(value)}{fix}")
     return shape
 
 
@@ -145,6 +155,11 @@ def brief(value: object) -> str:
     """Return ``repr`` for a message, shortened if it is long."""
     text = repr(value)
     return text if len(text) <= 200 else f"{text[:100]}... ({len(text):,} characters)"
+
+
+def hint_of_name(value: object) -> str:
+    """Return the end of a message if a value is a text instead of the surrogate with this name."""
+    return f"; write get({value!r})" if isinstance(value, str) else ""
 
 
 def snake_case(name: str) -> str:

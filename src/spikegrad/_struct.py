@@ -31,7 +31,7 @@ import numpy as np
 from jax.core import Tracer
 from jax.typing import DTypeLike
 
-from ._checks import brief, broadcast_checked, is_float
+from ._checks import brief, broadcast_checked, hint_of_name, is_float
 from ._pytree import as_static, is_array
 
 Real: TypeAlias = float | jax.Array
@@ -98,7 +98,10 @@ class Domain:
                     f"{owner}: {name} must be an instance, got the class {cls}: write {cls}()"
                 )
             if not isinstance(value, self.kind):
-                raise TypeError(message(f"a {self.kind.__name__}"))
+                expected = (
+                    "a function" if self.kind is Callable else f"a {self.kind.__name__}"
+                )
+                raise TypeError(message(expected) + hint_of_name(value))
             return as_static(value) if self.kind is Callable else value
         if self.integer:
             if not isinstance(value, numbers.Integral) or isinstance(value, bool):

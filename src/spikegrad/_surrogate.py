@@ -20,7 +20,13 @@ import numpy as np
 from jax.core import Tracer
 from jax.typing import ArrayLike
 
-from ._checks import brief, broadcast_checked, compute_dtype, real_array
+from ._checks import (
+    brief,
+    broadcast_checked,
+    compute_dtype,
+    hint_of_name,
+    real_array,
+)
 from ._compat import shard_as, spread_as, zeros_like
 from ._forward import SpikeType, Step
 from ._rule import _spike, spike
@@ -431,6 +437,7 @@ def curve_of(owner: str, surrogate: object) -> Surrogate:
     if not isinstance(surrogate, Surrogate):
         raise TypeError(
             f"{owner}: surrogate must be a Surrogate, got {brief(surrogate)}"
+            + hint_of_name(surrogate)
         )
     if type(surrogate).__call__ is not Surrogate.__call__:
         raise TypeError(

@@ -201,7 +201,8 @@ def test_learnable_of_the_wrong_thing():
             super().__init__()
 
     for value in (3, "sigmoid", jnp.tanh, Sigmoid, LIF()):
-        with refuses(TypeError, f"learnable: surrogate must be a Surrogate, got {value!r}"):
+        fix = "; write get('sigmoid')" if value == "sigmoid" else ""
+        with refuses(TypeError, f"learnable: surrogate must be a Surrogate, got {value!r}{fix}"):
             learnable(value)
     with refuses(
         TypeError,
@@ -219,7 +220,7 @@ def test_a_neuron_of_wrong_parameters():
         ({"reset": "sub"}, ValueError, "reset must be one of 'subtract', 'value', 'none', got 'sub'"),
         ({"reset": None}, ValueError, "reset must be one of 'subtract', 'value', 'none', got None"),
         ({"detach_reset": 1}, ValueError, "detach_reset must be one of False, True, got 1"),
-        ({"surrogate": 3}, TypeError, "surrogate must be a Callable, got 3"),
+        ({"surrogate": 3}, TypeError, "surrogate must be a function, got 3"),
         ({"surrogate": Sigmoid}, TypeError, "surrogate must be an instance, got the class Sigmoid: write Sigmoid()"),
     ):
         with refuses(error, f"LIF: {message}"):
@@ -245,7 +246,10 @@ def test_unroll_of_the_wrong_thing():
         unroll(LIF(), 1.0)
     with refuses(TypeError, "unroll: currents must be real, got complex64"):
         unroll(LIF(), [[1.0j]])
-    with refuses(ValueError, "LIF: current of shape (2,) does not broadcast to v of shape ()"):
+    message = (
+        "unroll: v must have the shapes [(2,)] for currents of shape (5, 2), got [()]; leave v out to start at rest"
+    )
+    with refuses(ValueError, message):
         unroll(LIF(), jnp.ones((5, 2)), v=0.0)
 
 

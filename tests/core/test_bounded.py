@@ -94,7 +94,7 @@ def test_bounds_reject_invalid_arguments():
         assert str(raised.value) == message
     with pytest.raises(TypeError, match="bounded: value must be a real number or array, got 'a'"):
         bounded("a")
-    with pytest.raises(TypeError, match="LIF: surrogate must be a Callable, got Bounded"):
+    with pytest.raises(TypeError, match="LIF: surrogate must be a function, got Bounded"):
         LIF(surrogate=bounded(1.0))
 
 

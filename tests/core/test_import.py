@@ -71,10 +71,16 @@ def test_modules_are_imported_at_their_first_use():
         assert getattr(spikegrad, name) is sys.modules[f"spikegrad.{name}"]
 
 
-@pytest.mark.parametrize("name", ["surrogates.sigmoid", "network.match_widths", "diagnosis.LayerReport"])
+@pytest.mark.parametrize(
+    "name", ["surrogates.sigmoid", "network.match_widths", "diagnosis.LayerReport", "surrogates.Bounded"]
+)
 def test_missing_name_names_its_module(name):
+    module, _, last = name.rpartition(".")
     with pytest.raises(AttributeError, match=f"; write spikegrad.{name}$"):
-        getattr(spikegrad, name.rpartition(".")[2])
+        getattr(spikegrad, last)
+    assert not hasattr(spikegrad, last)
+    with pytest.raises(ImportError, match=f"; write from spikegrad.{module} import {last}$"):
+        exec(f"from spikegrad import {last}")
 
 
 FIRST_UPDATES = """

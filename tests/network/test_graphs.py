@@ -130,6 +130,30 @@ def test_graphs_are_compared_and_hashed_by_value():
     assert graph != make(scale=2.0)
 
 
+@pytest.mark.parametrize("backward", ["exact", "scan"])
+def test_joins_that_change_the_width_of_single_examples(backward):
+    """Under vmap, an example has no axis of examples."""
+    wide = jnp.concatenate([V, W])
+    nodes = {
+        "a": Layer(W, LIF(0.8), recurrent=R),
+        "both": Join(lambda a, x: jnp.concatenate([a, x], -1), ("a", "input")),
+        "half": Join(lambda x: x[..., :2], "input"),
+        "out": Layer({"both": wide, "half": W[:2]}, LeakyReadout(0.9)),
+    }
+
+    def run(weight, x):
+        network = Network(nodes | {"a": dataclasses.replace(nodes["a"], weight=weight)})
+        return network(x, backward=backward)[1]
+
+    def both(weight):
+        return run(weight, X), jax.vmap(functools.partial(run, weight), 1, 1)(X)
+
+    together, single = jax.jit(both)(W)
+    np.testing.assert_allclose(single, together, rtol=1e-5)
+    of_both = jax.jit(jax.jacobian(lambda weight: [(out**2).sum() for out in both(weight)]))(W)
+    np.testing.assert_allclose(*of_both, rtol=1e-4)
+
+
 def test_networks_that_share_a_layer():
     """The shared outputs have no batch axis, and a term of the loss reads them."""
     x, weights = jnp.ones((STEPS, BATCH, UNITS)), jnp.arange(1.0, 5.0)[:, None, None] * W[None]

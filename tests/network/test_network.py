@@ -10,8 +10,22 @@ import pytest
 from conftest import GRADIENT_ERRORS, MODES, ROOT, STORAGES, few
 from networks import assert_close, assert_raises
 
-from spikegrad import LIF, AdaptiveLIF, Backward, Cell, Layer, LeakyReadout, Network, Sigmoid, SynapticLIF, spike
+from spikegrad import (
+    LIF,
+    AdaptiveLIF,
+    Backward,
+    Cell,
+    Delayed,
+    Layer,
+    LeakyReadout,
+    Network,
+    Sigmoid,
+    SynapticLIF,
+    Window,
+    spike,
+)
 from spikegrad.inspect import residual_report
+from spikegrad.network import DelayKernel, fluctuation_driven
 from spikegrad.neurons import Refractory
 
 STEPS, BATCH, INPUTS, NEURONS, CLASSES = 8, 3, 5, 7, 4
@@ -290,9 +304,17 @@ BAD_CALLS = {
         "states": {"0": (jnp.zeros((3, 7)), jnp.zeros(2))}
     },
     "ValueError: states must have the keys ['0', '1'], got 'x'": {"states": {"x": jnp.zeros((3, 7))}},
-    f"ValueError: states of layer '0' must be {SHAPES}, got float32[3, 7]; initial_state(": {
-        "states": {"0": jnp.zeros((3, 7))}
+    "ValueError: states of layer '0' must be a pair (state of the cell, last output), got 'float32[3, 7]'; "
+    "initial_state(": {"states": {"0": jnp.zeros((3, 7))}},
+    "ValueError: states of layer '1' must be a pair (state of the cell, last output), got 'rest'; initial_state(": {
+        "states": {"1": "rest"}
     },
+    "TypeError: inputs must be one array, got a tuple of 2 arrays for 'input'; stack the steps with jnp.stack, or name "
+    "several inputs and pass a dict": {"inputs": (jnp.ones((8, 3, 5)),) * 2},
+    "TypeError: inputs must be an array, got a dict with the keys ['input']; pass the array itself, or give the "
+    "network a tuple of names: inputs=('input',)": {"inputs": {"input": jnp.ones((8, 3, 5))}},
+    "TypeError: layer '0': Layer: the input of weight must be real, got complex64; pass real and imaginary parts as "
+    "separate arrays": {"inputs": jnp.ones((8, 3, 5), complex)},
     "TypeError: states must be a mapping, one entry for each name, got Array": {"states": jax.random.key(0)},
     "ValueError: inputs must be of shape (steps, ..., inputs), got (3,)": {"inputs": jnp.ones(3)},
     "ValueError: weight of shape (5, 7) does not take an input of shape (3, 6)": {"inputs": jnp.ones((8, 3, 6))},
@@ -318,11 +340,24 @@ class Counting(Pair):
         return u, (u > 0).astype(jnp.int32)
 
 
-W, X = jnp.ones((3, 2)), jnp.ones((8, 4, 3))
+W, X, Z = jnp.ones((3, 2)), jnp.ones((8, 4, 3)), jnp.ones((3, 2), complex)
 NETWORK, SYNAPTIC = Network([Layer(W, LIF())]), Network([Layer(W, SynapticLIF())])
 REFUSED = {
     "TypeError: Layer: cell must be a Cell, got 'LIF'": lambda: Layer(W, "LIF"),
     "TypeError: Layer: weight must be a matrix or callable, got Array": lambda: Layer(jnp.ones(3), LIF()),
+    "TypeError: Layer: weight must be real, got complex64; pass": lambda: Layer(Z, LIF()),
+    "TypeError: Layer: weight['b'] must be real, got complex64": lambda: Layer({"a": W, "b": Z}, LIF()),
+    "TypeError: Layer: recurrent must be real, got complex64": lambda: Layer(W, LIF(), recurrent=Z[:2]),
+    "TypeError: Layer: bias must be real, got complex128": lambda: Layer(W, LIF(), bias=1j * np.ones(2)),
+    "TypeError: Delayed: weight must be real, got complex64": lambda: Layer(Delayed(Z, 1), LIF()),
+    "TypeError: Window: weight must be real, got complex64": lambda: Layer(Window(Z[None]), LIF()),
+    "TypeError: DelayKernel: weight must be real, got complex64": lambda: DelayKernel(Z, delay=0.0, length=1),
+    "TypeError: fluctuation_driven: inputs must be real, got complex64": (
+        lambda: fluctuation_driven(LIF(), jnp.ones_like(X, complex))
+    ),
+    "ValueError: Network.init: sizes must be integers above 0, got 2; write (2,)": (
+        lambda: Network.init(jax.random.key(0), 3, 2, LIF(), rate=0.1)
+    ),
     "TypeError: got True; Layer.init(..., bias=True) creates one": lambda: Layer(W, LIF(), bias=True),
     "TypeError: Network: layers must be one or more Layer objects, got []": lambda: Network([]),
     "TypeError: draw_weights: key must be one of jax.random.key": lambda: Network.init(0, 3, [2], LIF(), rate=0.1),

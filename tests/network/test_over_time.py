@@ -103,7 +103,14 @@ LOOP = {"input": PARAMS["stem"], "norm": Delayed(PARAMS["stem"], 1)}
         ),
         (r"'stem norm' takes all steps at once.*fold a norm", lambda: residual(PARAMS).initial_state(X[0])),
         (r"'stem norm' takes all steps at once.*fold a norm", lambda: residual(PARAMS).step({}, X[0])),
-        ("unexpected keyword argument 'mask'", lambda: joined(same)(X, mask=jnp.ones(12, bool))),
+        (
+            r"join 'norm': function must take the mask of the call; write it as function\(input, mask=None\)",
+            lambda: joined(same)(X, mask=jnp.ones(12, bool)),
+        ),
+        (
+            r"states of layer 'out' must be a pair \(state of the cell, last output\), got 'float32\[3, 4\]'",
+            lambda: joined(same)(X, {"out": X[0]}),
+        ),
         (
             r"join 'norm': .*leading axes steps and examples, \(12, 3\).*got .*float32\[4\]",
             lambda: joined(lambda x: x.mean((0, 1)))(X),

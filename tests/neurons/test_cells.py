@@ -216,6 +216,22 @@ REFUSED = {
     "TypeError: AdaptiveLIF: v must be a tuple (potential, adaptation), as": pair(AdaptiveLIF()),
     "TypeError: Refractory: v must be a tuple (the state of the cell, steps left), as": pair(Refractory(LIF(), 2)),
     "ValueError: LIF: reset_value requires reset='value', got": lambda: LIF(reset_value=np.array([0.0, 0.5])),
+    "ValueError: LIF: reset_value requires reset='value', got Array([": lambda: LIF(reset_value=jnp.ones(2)),
+    "ValueError: LIF: reset_value requires reset='value'": (
+        lambda: jax.jit(lambda v: LIF(reset_value=v)(v, v))(jnp.ones(2))
+    ),
+    "TypeError: LIF: v must be one array, as returned by initial_state, got a tuple of 2": (
+        lambda: LIF()((jnp.zeros(2), jnp.zeros(2)), jnp.ones(2))
+    ),
+    "TypeError: unroll: v must be a tuple (potential, synaptic current), as returned by initial_state, got one array": (
+        lambda: unroll(SynapticLIF(), jnp.ones((5, 2)), jnp.zeros(2))
+    ),
+    "ValueError: unroll: v must have the shapes [(2, 3)] for currents of shape (5, 2, 3), got [(2, 4)]; leave v out": (
+        lambda: unroll(LIF(), jnp.ones((5, 2, 3)), jnp.zeros((2, 4)))
+    ),
+    "TypeError: unroll: v must be one array, as returned by initial_state, got {'0': ": (
+        lambda: unroll(LIF(), jnp.ones((5, 2, 3)), Network([Layer(jnp.ones((3, 3)), LIF())])(jnp.ones((5, 2, 3)))[0])
+    ),
     "TypeError: LIF: no parameter tau; give decay=decay_from_tau(tau, dt)": lambda: LIF(tau=1.0),
     'TypeError: LIF: no parameter v_reset; give reset="value", reset_value=v_reset': lambda: LIF(v_reset=1.0),
     "TypeError: LIF: no parameter reset_delay; give delay_reset": lambda: LIF(reset_delay=1.0),

@@ -234,7 +234,7 @@ def test_state_of_two_arrays_needs_an_initial_state(run):
 
 
 REFUSED = {  # what users of other libraries write, and the fix that the message names
-    "TypeError: LIF: surrogate must be a Callable, got 'arctan'": lambda: LIF(surrogate="arctan"),
+    "TypeError: LIF: surrogate must be a function, got 'arctan'; write get('arctan')": lambda: LIF(surrogate="arctan"),
     "TypeError: no parameter spike_grad; give surrogate=Sigmoid()": lambda: LIF(spike_grad=abs),
     "TypeError: SynapticLIF: no parameter surrogate_fu": lambda: SynapticLIF(surrogate_function=abs),
     "ValueError: LIF: reset must be one of 'subtract', 'value', 'none', got 'zero'": lambda: LIF(reset="zero"),

@@ -117,14 +117,16 @@ def test_potentials_and_spikes(x64, reset, delay):
 )
 def test_gradients(x64, reset, detach, kind, delay, norm):
     decay, threshold = (0.8, 0.6) if kind == "numbers" else (np.linspace(0.5, 0.9, SIZE), np.linspace(0.4, 0.8, SIZE))
-    value = 0.1 * (reset == "value") * (1 if kind == "numbers" else np.linspace(0.5, 1, SIZE))
+    value = 0.0
+    if reset == "value":
+        value = 0.1 if kind == "numbers" else np.linspace(0.05, 0.1, SIZE)
     options = {"reset": reset, "detach_reset": detach, "delay_reset": delay, "norm_input": norm}
     cell = LIF(jnp.asarray(decay), jnp.asarray(threshold), reset_value=jnp.asarray(value), **options)
     currents, start = CURRENTS * (3 if norm else 1), START + 0.4 * delay
     of_cell, *of_data = jax.grad(jax_loss, argnums=(0, 1, 2))(cell, currents, start)
     want = gradient(decay, threshold, reset, detach, currents, start, value, delay, norm)
-    if kind == "numbers":
-        want = *(w.sum() for w in want[:3]), *want[3:]
+    parameters = decay, threshold, value
+    want = *(w if np.ndim(p) else w.sum() for w, p in zip(want[:3], parameters, strict=True)), *want[3:]
     for got, expected in zip((of_cell.decay, of_cell.threshold, of_cell.reset_value, *of_data), want, strict=True):
         np.testing.assert_allclose(got, expected, rtol=1e-10, atol=1e-12)
 

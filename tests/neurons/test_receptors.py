@@ -7,7 +7,7 @@ import pytest
 from networks import assert_raises
 
 from spikegrad import LIF, Layer, LeakyReadout, Network, SynapticLIF, unroll
-from spikegrad.neurons import MultiSynapticLIF
+from spikegrad.neurons import MultiSynapticLIF, Refractory
 
 rng = np.random.default_rng(0)
 GAMMA = np.array([0.3, 0.6, 0.95])
@@ -87,6 +87,29 @@ def by_hand(params, cell, mask):
 def by_network(params, cell, mask):
     layer = Layer(params["w"], cell, recurrent=params["r"], bias=params["b"])
     return Network([layer, Layer(params["out"], LeakyReadout(0.9))])(INPUTS, mask=mask)[1]
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+def test_receptors_go_on_while_neurons_rest(steps, x64):
+    cell = MultiSynapticLIF(0.9, 0.7, synaptic_decay=GAMMA)
+    v, i, left, expected = np.zeros((4, 5)), np.zeros((4, 5, 3)), np.zeros((4, 5)), []
+    for current in CURRENTS:
+        i = GAMMA * i + current
+        u = np.where(left > 0, v, 0.9 * v + i.sum(-1))
+        expected.append(np.where(left > 0, 0, u >= 0.7))
+        v = u - 0.7 * expected[-1]
+        left = np.where(expected[-1], steps, np.maximum(left - 1, 0))
+    resting = Refractory(cell, steps)
+    ((potential, synapse), rests), spikes = unroll(resting, CURRENTS)
+    np.testing.assert_array_equal(spikes, expected)
+    np.testing.assert_allclose(potential, v, rtol=1e-12)
+    np.testing.assert_allclose(synapse, i, rtol=1e-12)
+    np.testing.assert_array_equal(rests, left)
+    assert 50 < spikes.sum() < 400
+    # Each receptor is an input of its own.
+    weight = jnp.eye(15).reshape(15, 5, 3)
+    network = Network([Layer(weight, resting)])
+    np.testing.assert_array_equal(network(CURRENTS.reshape(40, 4, 15))[1], expected)
 
 
 def test_arrays_of_three_axes_as_weights():

@@ -426,6 +426,14 @@ def test_cell_that_changes_a_type_is_found(change, said):
         check_cell(cell)
 
 
+@pytest.mark.parametrize(
+    "cell", [LIF(np.full(3, 0.9)), MultiSynapticLIF(synaptic_decay=np.array([0.5, 0.9]))], ids=type
+)
+def test_currents_of_another_shape_need_features(cell):
+    with pytest.raises(CheckFailedError, match=r"; for currents of another shape pass features=, here \(5,\)"):
+        check_cell(cell)
+
+
 def test_each_mode_is_compared_with_a_loop(monkeypatch):
     """Outputs of one mode, and gradients of the others, that are wrong by a little more than their limit."""
     exact, call = 1.1e-9, Network.__call__

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from .._checks import brief, order_of_axes
-from .._pytree import PyTree
+from .._pytree import PyTree, is_array
 from .._surrogate import as_key
 from ._connections import Name
 from ._graph import Graph
@@ -18,17 +19,31 @@ from ._step import KEYS
 def named_inputs(names: str | Sequence[Name], inputs: PyTree) -> dict[Name, PyTree]:
     """Return the inputs by name, as arrays or shapes. Booleans and integers keep their dtype."""
     if isinstance(names, str):
+        if isinstance(inputs, Mapping):
+            raise TypeError(
+                f"Network: inputs must be an array, got a dict with the keys {[*inputs]}; pass the "
+                "array itself, or give the network a tuple of names: inputs=("
+                f"{names!r},)"
+            )
         names, inputs = (names,), {names: inputs}
     if not isinstance(inputs, Mapping) or {*inputs} != {*names}:
         got = [*inputs] if isinstance(inputs, Mapping) else brief(inputs)
         raise TypeError(
             f"Network: inputs must be a dict of arrays with the keys {[*names]}, got {got}"
         )
-    arrays = {name: inputs[name] for name in names}
-    return {
-        name: x if isinstance(x, jax.ShapeDtypeStruct) else jnp.asarray(x)
-        for name, x in arrays.items()
-    }
+    return {name: _as_input(name, inputs[name]) for name in names}
+
+
+def _as_input(name: Name, x: Any) -> jax.Array | jax.ShapeDtypeStruct:
+    if isinstance(x, jax.ShapeDtypeStruct):
+        return x
+    # A sequence of arrays would be stacked along a new axis, which then counts as the steps.
+    if isinstance(x, (tuple, list)) and any(map(is_array, jax.tree.leaves(x))):
+        raise TypeError(
+            f"Network: inputs must be one array, got a {type(x).__name__} of {len(x)} arrays for "
+            f"{name!r}; stack the steps with jnp.stack, or name several inputs and pass a dict"
+        )
+    return jnp.asarray(x)
 
 
 def checked_key(key: jax.Array | None) -> jax.Array | None:

@@ -12,7 +12,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from .._checks import brief, is_float
-from .._pytree import as_static
+from .._pytree import as_static, is_array
 from .._struct import Struct, parameter, wiring
 
 T = TypeVar("T")
@@ -127,6 +127,8 @@ class Window(Struct):
                 "Window: length must be an integer >= 1 for a function, and the length of an "
                 f"array or None for an array, got {self.length}"
             )
+        if is_array(self.weight):
+            check_real("Window", "weight", self.weight)
         object.__setattr__(self, "length", length)
         object.__setattr__(self, "weight", as_static(self.weight))
 
@@ -289,6 +291,17 @@ def check_weight(owner: str, name: str, value: Weight) -> None:
         raise TypeError(
             f"{owner}: {name} must be a matrix or callable, got {brief(value)}"
         )
+    if matrix is not None:
+        check_real(owner, name, matrix)
+
+
+def check_real(owner: str, name: str, array: jax.Array | np.ndarray) -> None:
+    """Raise if an array is complex. A conversion to a real dtype would drop its imaginary part."""
+    if jnp.issubdtype(array.dtype, jnp.complexfloating):
+        raise TypeError(
+            f"{owner}: {name} must be real, got {array.dtype}; pass real and imaginary parts as "
+            "separate arrays"
+        )
 
 
 def product(weight: Weight, x: Read, name: str) -> jax.Array:
@@ -324,6 +337,7 @@ def product(weight: Weight, x: Read, name: str) -> jax.Array:
         raise ValueError(
             f"Layer: {name} of shape {matrix.shape} does not take an input of shape {x.shape}"
         )
+    check_real("Layer", f"the input of {name}", x)
     matrix = jnp.asarray(matrix)
     if not is_float(matrix):
         matrix = matrix.astype(x.dtype if is_float(x) else jnp.result_type(float))

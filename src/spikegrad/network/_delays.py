@@ -8,7 +8,7 @@ from jax.typing import ArrayLike
 
 from .._pytree import PyTree
 from .._struct import Real, Struct, parameter
-from ._connections import matrix_of
+from ._connections import check_real, matrix_of
 
 
 class DelayKernel(Struct, pure=True):
@@ -81,6 +81,7 @@ class DelayKernel(Struct, pure=True):
             raise TypeError(
                 f"DelayKernel: weight must be a matrix, got {self.weight!r}"
             )
+        check_real("DelayKernel", "weight", matrix)
         if isinstance(self.delay, int | float) and self.delay > self.length - 1:
             raise ValueError(
                 f"DelayKernel: delay must be at most length - 1 = {self.length - 1}, got "

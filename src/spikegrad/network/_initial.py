@@ -22,6 +22,7 @@ from .._checks import append_axes, brief
 from .._compat import evaluated
 from .._struct import Real
 from ..neurons import Cell, LinearResponse, linear_response
+from ._connections import check_real
 from ._response import Response, measure_response, receptors_of
 
 Initializer: TypeAlias = Callable[..., jax.Array]
@@ -150,7 +151,9 @@ def checked_rate(rate: Real) -> Real:
                 "fluctuation_driven: inputs must be (steps, examples, inputs), got "
                 f"{np.shape(rate)}"
             )
-        return jnp.asarray(rate)
+        inputs = jnp.asarray(rate)
+        check_real("fluctuation_driven", "inputs", inputs)
+        return inputs
     _check(
         rate,
         (rate > 0) & (rate <= 1),

@@ -22,8 +22,10 @@ from ._connections import (
     Read,
     Weight,
     Window,
+    check_real,
     check_weight,
     edges_of,
+    matrix_of,
     product,
 )
 from ._initial import Initializer
@@ -109,6 +111,9 @@ class Layer(Struct):
                 f"Layer: bias must be an array or None, got {self.bias}; Layer.init(..., "
                 "bias=True) creates one"
             )
+        bias = matrix_of(self.bias)
+        if bias is not None:
+            check_real("Layer", "bias", bias)
 
     @property
     def weights(self) -> dict[str, Weight]:

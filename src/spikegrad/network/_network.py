@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike, DTypeLike
 
+from .._checks import checked_shape
 from .._compat import match_varying_axes, shard_as
 from .._pytree import Entries, PyTree
 from .._struct import Real, Struct, is_pure, parameter, wiring
@@ -40,7 +41,7 @@ from ._states import (
     checked_entries,
     entries_of_part,
     is_over_time,
-    shapes_of,
+    types_of,
 )
 from ._step import examples_of, graph_step, parts_of
 
@@ -217,6 +218,7 @@ class Network(Struct):
         """
         is_measured = np.ndim(inputs) > 0
         count: Any = np.shape(inputs)[-1] if is_measured else inputs
+        sizes = checked_shape("Network.init: sizes", sizes)
         *hidden, last = itertools.pairwise([count, *sizes])
         layers = [
             Layer.zeros(*pair, cell, bool(recurrent), bias, dtype) for pair in hidden
@@ -299,15 +301,16 @@ class Network(Struct):
 
         if {*before} != {*graph.layers, *graph.depths}:
             before = at_rest() | before
-        fits = False
+        # The states are checked only if the step fails or changes their types, because the states
+        # at rest take as long as a step.
         try:
             new = graph_step(nodes, *as_parts(graph, before), x, {}, Masks())
-            after = as_entries(graph, (new.states, new.pasts))
-            fits = shapes_of(after) == shapes_of(before)
-        finally:
-            # Only now, because it takes as long as a step.
-            if not fits:
-                check_entries(graph, before, at_rest())
+        except (TypeError, ValueError):
+            check_entries(graph, before, at_rest())
+            raise
+        after = as_entries(graph, (new.states, new.pasts))
+        if types_of(after) != types_of(before):
+            check_entries(graph, before, at_rest())
         return after, self._select(new.outputs)
 
     def _select(self, outputs: Mapping[Name, jax.Array]) -> PyTree:

@@ -121,10 +121,13 @@ def _evaluate(
 
 def _joined(join: Join, sources: list[jax.Array]) -> jax.Array:
     out: jax.Array = jax.eval_shape(functools.partial(join.function), *sources)
+    # The only axis of an input without examples is the features, which a join may change.
+    examples = next((source.shape[:1] for source in sources if source.ndim > 1), None)
     if (
         not isinstance(out, jax.ShapeDtypeStruct)
         or not is_float(out)
-        or out.shape[:1] != sources[0].shape[:1]
+        or not out.ndim
+        or examples not in (None, out.shape[:1])
     ):
         raise TypeError(
             f"Join: function must return one array of floats with the examples in front, got {out}"

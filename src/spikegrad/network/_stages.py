@@ -23,7 +23,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from .._checks import append_axes, is_float
+from .._checks import append_axes, is_float, takes
 from .._pytree import PyTree
 from ._connections import Join, Name, select
 from ._graph import Graph
@@ -208,6 +208,11 @@ def over_time(
         # A mask for all examples is (steps,). The join always gets (steps, batch).
         options = {"mask": jnp.broadcast_to(append_axes(active, len(lead)), lead)}
         sequences = with_finite_padding(active, sequences)
+        if not takes(join.function, len(sequences), **options):
+            raise TypeError(
+                f"Network: join {name!r}: function must take the mask of the call; write it as "
+                f"function({', '.join(join.of)}, mask=None), with mask of shape (steps, batch)"
+            )
     result = join.function(*sequences, **options)
     out, statistics = result if isinstance(result, tuple) else (result, None)
     if (

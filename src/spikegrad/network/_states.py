@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from .._checks import brief
-from .._pytree import Entries, PyTree
+from .._pytree import Entries, PyTree, is_array
 from ._connections import Join, Name
 from ._graph import Graph
 from ._step import LayerState
@@ -83,8 +83,17 @@ def checked_entries(graph: Graph, entries: PyTree) -> dict[Name, PyTree]:
                 f"Network: states must have the keys {sorted({*graph.layers, *depths})}, got "
                 f"{name!r}" + FIX
             )
+        if name in graph.layers and not is_pair(entry):
+            raise ValueError(
+                f"Network: states of layer {name!r} must be a pair (state of the cell, last "
+                f"output), got {brief(types_of(entry))}{FIX}"
+            )
         known[name] = jax.tree.map(jnp.asarray, entry)
     return known
+
+
+def is_pair(entry: object) -> bool:
+    return isinstance(entry, (tuple, list)) and len(entry) == 2
 
 
 def entries_of_part(
@@ -113,8 +122,8 @@ def check_entries(
 ) -> None:
     """Raise for the first entry that does not fit."""
     for name, entry in entries.items():
-        expected = shapes_of(at_rest[name])
-        got = shapes_of(entry)
+        expected = types_of(at_rest[name])
+        got = types_of(entry)
         if got != expected:
             kind = "layer " if name in graph.layers else ""
             raise ValueError(
@@ -122,5 +131,8 @@ def check_entries(
             )
 
 
-def shapes_of(tree: PyTree) -> PyTree:
-    return jax.tree.map(lambda leaf: f"{leaf.dtype}{list(leaf.shape)}", tree)
+def types_of(tree: PyTree) -> PyTree:
+    """Replace each array by a text with its dtype and shape."""
+    return jax.tree.map(
+        lambda leaf: f"{leaf.dtype}{list(leaf.shape)}" if is_array(leaf) else leaf, tree
+    )

@@ -12,6 +12,7 @@ import numpy as np
 from jax.typing import ArrayLike, DTypeLike
 
 from .._checks import brief, broadcast_checked, is_float, real_array
+from .._pytree import is_array
 from .._struct import Real, Struct, is_pure
 from .._surrogate import spike_types
 
@@ -239,19 +240,22 @@ def as_state(cell: Any, v: State, shape: tuple[int, ...], owner: str) -> State:
         raise TypeError(
             f"{owner}: v must be the state, an array or a tuple of arrays, got {brief(v)}"
         )
-    if isinstance(cell, Cell) and not all(
-        isinstance(leaf, jax.Array) and is_float(leaf) for leaf in leaves
+    # Without the initial state, which takes time, if the arrays are known to be as the cell needs
+    # them.
+    if not isinstance(cell, Cell) or (
+        len(leaves) == len(cell.state_names)
+        and all(isinstance(leaf, jax.Array) and is_float(leaf) for leaf in leaves)
     ):
-        like = _initial(cell, shape, jnp.result_type(float))
-        if jax.tree.structure(like) == jax.tree.structure(v):
-            # Integers, such as a counter of steps, stay integers.
-            return jax.tree.map(
-                lambda x, like: (
-                    real_array(x, owner, "v") if is_float(like) else jnp.asarray(x)
-                ),
-                *(v, like),
-            )
-    return jax.tree.map(lambda leaf: real_array(leaf, owner, "v"), v)
+        return jax.tree.map(lambda leaf: real_array(leaf, owner, "v"), v)
+    like = _initial(cell, shape, jnp.result_type(float))
+    v = tuple(v) if isinstance(v, list) else v
+    if jax.tree.structure(like) != jax.tree.structure(v):
+        raise _wrong_state(cell, owner, like, v)
+    # Integers, such as a counter of steps, stay integers.
+    return jax.tree.map(
+        lambda x, like: real_array(x, owner, "v") if is_float(like) else jnp.asarray(x),
+        *(v, like),
+    )
 
 
 def _matching(cell: Cell, v: State, current: jax.Array) -> jax.Array:
@@ -301,7 +305,17 @@ def check_initial(
 def _described(state: State) -> str:
     if isinstance(state, (tuple, list, dict)):
         return f"a {type(state).__name__} of {len(state)}"
-    return "one array"
+    return "one array" if is_array(state) else brief(state)
+
+
+def _wrong_state(cell: Cell, owner: str, like: State, v: State) -> TypeError:
+    """Return the error for a state of another structure than ``like``."""
+    names = cell.state_names
+    is_named = isinstance(like, tuple) and len(like) == len(names)
+    form = f"a tuple ({', '.join(names)})" if is_named else _described(like)
+    return TypeError(
+        f"{owner}: v must be {form}, as returned by initial_state, got {_described(v)}"
+    )
 
 
 def parts_of_state(cell: Cell, v: State) -> State:
@@ -312,10 +326,7 @@ def parts_of_state(cell: Cell, v: State) -> State:
     names = cell.state_names
     if isinstance(v, (tuple, list)) and len(v) == len(names):
         return v
-    raise TypeError(
-        f"{type(cell).__name__}: v must be a tuple ({', '.join(names)}), as returned by "
-        f"initial_state, got {_described(v)}"
-    )
+    raise _wrong_state(cell, type(cell).__name__, names, v)
 
 
 def leaky_integration(cell: Any, v: jax.Array, current: jax.Array) -> jax.Array:

@@ -6,6 +6,8 @@ from types import MappingProxyType
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
 from jax.typing import DTypeLike
 
 from .._checks import brief, broadcast_checked
@@ -113,9 +115,10 @@ class LIF(Spiking, pure=True):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.reset != "value":
-            self._check_known(
-                lambda v: v == 0, "reset_value requires reset='value'", "reset_value"
+        if self.reset != "value" and _is_set(self.reset_value):
+            raise ValueError(
+                f"{type(self).__name__}: reset_value requires reset='value', got "
+                f"{brief(self.reset_value)}"
             )
         # The state holds the potential only, so ``integrate`` fires it again. A second draw would
         # give other spikes.
@@ -152,6 +155,14 @@ class LIF(Spiking, pure=True):
 
     def linear_response(self) -> LinearResponse:
         return response_of_leak(self)._replace(threshold=self.threshold)
+
+
+def _is_set(reset_value: Real) -> bool:
+    """Return False for the default, 0, also as an array of one number that JAX may trace."""
+    if isinstance(reset_value, float):
+        return reset_value != 0
+    array = jnp.asarray(reset_value)
+    return array.ndim > 0 or (not isinstance(array, Tracer) and bool(np.asarray(array)))
 
 
 class SynapticLIF(LIF, pure=True):

@@ -78,9 +78,10 @@ class Refractory(Cell, pure=True):
         return self.cell.couples_examples
 
     def initial_state(self, shape: tuple[int, ...], dtype: DTypeLike) -> State:
-        return self.cell.initial_state(shape, dtype), jnp.zeros(
-            shape, np.min_scalar_type(self.steps)
-        )
+        v = self.cell.initial_state(shape, dtype)
+        # The currents of a cell with receptors have one more axis than its potential.
+        shape = jax.tree.leaves(v)[0].shape
+        return v, jnp.zeros(shape, np.min_scalar_type(self.steps))
 
     def integrate(self, v: State, current: jax.Array) -> State:
         v, left = parts_of_state(self, v)

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
+from .._checks import broadcasts
 from .._compat import match_varying_axes, shard_as
 from .._struct import Domain, Struct, is_pure
 from .._surrogate import as_key, fold_in
@@ -143,6 +144,8 @@ def unroll(
         v = match_varying_axes(v, like=currents)
     # The steps are the first axis of the currents, so the state has the shape of the others.
     start = as_state(cell, v, currents.shape[1:], "unroll")
+    if isinstance(cell, Cell):
+        _check_start(cell, start, currents)
 
     if key is None:
         # scan reuses the program that it compiled for an equal function. This is correct for pure
@@ -158,3 +161,18 @@ def unroll(
     # The number of the step and not a split key, so a step has one key whatever the length of the
     # sequence.
     return jax.lax.scan(keyed_step, start, (currents, jnp.arange(len(currents))))
+
+
+def _check_start(cell: Cell, start: State, currents: jax.Array) -> None:
+    """Raise if the currents of a step do not broadcast to a state."""
+    at_rest = jax.eval_shape(
+        lambda currents: cell.initial_state(currents.shape[1:], currents.dtype),
+        currents,
+    )
+    shapes = [tuple(leaf.shape) for leaf in jax.tree.leaves(start)]
+    needed = [tuple(leaf.shape) for leaf in jax.tree.leaves(at_rest)]
+    if not all(map(broadcasts, needed, shapes)):
+        raise ValueError(
+            f"unroll: v must have the shapes {needed} for currents of shape {currents.shape}, got "
+            f"{shapes}; leave v out to start at rest"
+        )

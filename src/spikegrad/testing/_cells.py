@@ -152,7 +152,14 @@ def _types(cell: Cell, features: tuple[int, ...]) -> CheckResult:
         )
 
     for dtype in DTYPES:
-        v, after, out = jax.eval_shape(step, jax.ShapeDtypeStruct(shape, dtype))
+        try:
+            v, after, out = jax.eval_shape(step, jax.ShapeDtypeStruct(shape, dtype))
+        except (TypeError, ValueError) as error:
+            first_line = str(error).partition("\n")[0]
+            return broken(
+                f"{type(error).__name__}: {first_line}; for currents of another shape pass "
+                f"features=, here {features}"
+            )
         before, after = types(v), types(after)
         if after != before:
             return broken(f"in {dtype} the state {before} becomes {after}")
