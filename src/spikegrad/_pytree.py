@@ -20,10 +20,17 @@ T = TypeVar("T")
 PyTree: TypeAlias = Any
 """Nested containers of arrays and other leaves, as in JAX."""
 
+_TO_TRAIN = (
+    "jax.tree_util.Partial(function, array), or for a module of Equinox "
+    "eqx.filter_vmap(module)"
+)
 NOTHING_TO_TRAIN = (
     "has no floating-point array to train. Functions hide the arrays of their closures: "
-    "pass arrays, jax.tree_util.Partial(function, array), "
-    "or for a module of Equinox eqx.filter_vmap(module)"
+    f"pass arrays, {_TO_TRAIN}"
+)
+FIX_OF_HIDDEN = (
+    f"to train them, pass {_TO_TRAIN}; for constants, write jax.lax.stop_gradient(array) in the "
+    "function"
 )
 
 

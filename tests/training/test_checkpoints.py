@@ -112,6 +112,25 @@ def test_when_and_how_many(tmp_path, monkeypatch):
     assert {path.name for path in (tmp_path / "c").iterdir()} == {"step-000000005.npz", "step-000000007.npz"}
 
 
+@pytest.mark.parametrize("keep", [0, -1, 1.5])
+def test_a_folder_keeps_at_least_one_checkpoint(tmp_path, keep):
+    with pytest.raises((TypeError, ValueError), match="Checkpoints: keep must be"):
+        Checkpoints(tmp_path, keep=keep)
+
+
+def test_the_state_of_a_loop_of_ones_own_comes_back(tmp_path):
+    """Adam's moments and its counter, an integer, without ``fit``."""
+    adam, parameters = optax.adam(0.1), {"w": jnp.ones(3)}
+    with jax.numpy_dtype_promotion("standard"):
+        moments = adam.update(parameters, adam.init(parameters))[1]
+    step = State.create((parameters, moments), optax.identity(), jax.random.key(0))
+    Checkpoints(tmp_path).save(step)
+    at_rest = State.create((parameters, adam.init(parameters)), optax.identity(), jax.random.key(0))
+    restored = Checkpoints(tmp_path).restore(at_rest)
+    assert restored.trainable[1][0].count == 1
+    assert same(restored, step)
+
+
 def test_checkpoints_are_ordered_by_step(whole, tmp_path):
     """Names are padded to nine digits, and steps may have ten."""
     steps = [20, 999_999_998, 1_000_000_000, 2**32 - 2, 5]

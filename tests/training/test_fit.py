@@ -1,5 +1,6 @@
 """The loop over updates against gradient descent in NumPy, and everything that it is told or tells."""
 
+import collections
 import dataclasses
 import functools
 import io
@@ -16,6 +17,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from spikegrad import LIF
 from spikegrad.data import constant_encoding, delta_encoding, latency_encoding, rate_encoding
 from spikegrad.training import (
+    Checkpoints,
     DivergedError,
     JsonLines,
     ShuffledBatches,
@@ -260,7 +262,7 @@ def test_fit_rejects_invalid_arguments():
         r"loss must return \(scalar, {name: metric}\), got .*; without metrics return \(scalar, {}\)": (
             lambda params, batch, key: params["bias"]
         ),
-        "takes 2 positional arguments but 3 were given": lambda params, batch: (0.0, {}),
+        r"loss must take \(trainable, batch, key\), got \(params, batch\); add": lambda params, batch: (0.0, {}),
         "a metric cannot be named 'loss'": lambda params, batch, key: (params["bias"], {"loss": 1.0}),
     }
     for message, function in bad.items():
@@ -268,21 +270,40 @@ def test_fit_rejects_invalid_arguments():
             fit(function, start(), [X], optimizer=optax.sgd(0.1), key=KEY)
     for trainable, message in (
         ({"size": jnp.arange(3)}, "got int32 at size"),
+        (State.create({"size": jnp.arange(3)}, optax.sgd(0.1), KEY), "got int32 at size"),
         (jnp.zeros(3, complex), "got complex64 at its root"),
         ({"cell": jax.tree.map(lambda _: 0.9, LIF(jnp.array(0.9)))}, "got float at cell/decay"),
     ):
+        options = {} if isinstance(trainable, State) else {"key": KEY}
         with pytest.raises(TypeError, match=f"trainable must hold floating-point arrays, {message}"):
-            State.create(trainable, optax.sgd(0.1), KEY)
+            fit(loss, trainable, BATCHES, optimizer=optax.sgd(0.1), **options)
+    with pytest.raises(TypeError, match="trainable must hold arrays, got float at its root"):
+        State.create(0.5, optax.sgd(0.1), KEY)
     for options, message in (
         ({"epochs": 0}, "fit: epochs must be >= 1, got 0"),
         ({"steps": 10 * 200 / 32}, "steps must be an integer, got 62.5"),
         ({"key": None}, "fit: key must be one of jax.random.key, got None"),
         ({"key": 0}, "fit: key must be one of jax.random.key, got 0"),
+        ({"optimizer": "adam"}, r"optimizer must be one of optax, got 'adam'; pass for example optax.adam\(1e-3\)"),
+        ({"optimizer": optax.adam}, "fit: optimizer must be one of optax, got <function adam"),
+        ({"callbacks": print}, "fit: callbacks must be a sequence, got <built-in function print>; pass a list"),
     ):
         with pytest.raises((TypeError, ValueError), match=message):
             run(BATCHES, **options)
-    with pytest.raises(TypeError, match="a State contains a key"):
-        fit(loss, State.create(start(), optax.sgd(0.1), KEY), BATCHES, optimizer=optax.sgd(0.1), key=KEY)
+    state = State.create(start(), optax.adam(0.1), KEY)
+    after = dataclasses.replace(state, epoch=1)
+    for given, options, message in (
+        (state, {"key": KEY}, "a State contains a key"),
+        (state, {"optimizer": optax.adamw(0.1)}, "optimizer must be the one that made the State, got one with another"),
+        (
+            state,
+            {"optimizer": optax.sgd(0.1)},
+            r"another state; pass that .* or State.create\(state.trainable",
+        ),
+        (after, {}, "epochs= and steps= are missing, and the State has 1 epochs"),
+    ):
+        with pytest.raises((TypeError, ValueError), match=message):
+            fit(loss, given, BATCHES, **{"optimizer": optax.adam(0.1), **options})
     for call, message in (
         (lambda: run([]), "batches is empty in epoch 1"),
         (lambda: ShuffledBatches((X, Y), 24, 0), "ShuffledBatches: size must be 1 to 23 "),
@@ -303,7 +324,11 @@ def test_note_on_batch_first_inputs():
     x, labels = np.ones((23, 4, 3), np.float32), np.zeros(23, int)
     with pytest.raises(ValueError, match="Incompatible shapes") as raised:
         fit(classify, start(), [(x, labels)], optimizer=optax.sgd(0.1), key=KEY)
-    assert any("23 steps, 4 examples; labels of shape (23,) fit" in note for note in raised.value.__notes__)
+    note = "axis 0 is time and axis 1 the examples; inputs are (steps, examples, ...): 23 steps, 4 examples; labels"
+    assert any(note in line for line in raised.value.__notes__)
+    with pytest.raises(KeyError) as raised:
+        fit(lambda w, batch, key: w["none"], {"w": x}, [x], optimizer=optax.sgd(0.1), key=KEY)
+    assert any(line.endswith("axis 0 is time and axis 1 the examples") for line in raised.value.__notes__)
     state = fit(classify, start(), [(x.swapaxes(0, 1), labels)], optimizer=optax.sgd(0.1), key=KEY)
     assert state.step == 1
 
@@ -329,7 +354,7 @@ def test_partition_warns_of_arrays_that_functions_hide():
         "object": Holder(),
     }
     for name, function in hiding.items():
-        with pytest.warns(UserWarning, match=f"partition: the function at {name} closes over arrays, which are not"):
+        with pytest.warns(UserWarning, match=f"partition: the function at {name} holds arrays that are not trained"):
             partition({name: function})
     scale = 2.0
     trainable, _ = partition([jnp.tanh, lambda x: scale * x, jax.tree_util.Partial(jnp.dot, b=weight)])
@@ -353,6 +378,54 @@ def test_partition_takes_floating_point_arrays_and_combine_puts_together():
     some, _ = partition(tree, lambda path, leaf: asked.append(path) or path.startswith("layers/1"))
     assert asked == ["cell/decay", "layers/0/0", "layers/1/0"]
     assert len(jax.tree.leaves(some)) == 1
+
+
+Moments = collections.namedtuple("Moments", ["mean", "var"])  # a pytree of its own class
+
+
+@pytest.mark.parametrize("size", few([1, 3], 3))
+def test_metrics_are_pytrees_averaged_leaf_by_leaf(size, tmp_path):
+    """Of numbers that the batches say themselves, so NumPy has their means."""
+    batches = np.random.default_rng(0).normal(size=(5, 4)).astype(np.float32)
+    reports, path = [], tmp_path / "metrics.jsonl"
+
+    def of_batch(w, batch, key):
+        moments = Moments(batch.mean(), batch.var()[None])
+        nested = {"by": {"size": (batch.max(), batch), "least": batch.min()}}
+        return w**2, {"norm": (batch.mean(), batch.var()), "moments": moments, "a": nested, "cell": LIF(batch.min())}
+
+    def go(state, steps, folder, *callbacks, **options):
+        checkpoints, adam = Checkpoints(tmp_path / folder), optax.adam(0.1)
+        state = checkpoints.restore(State.create(jnp.array(1.0), adam, KEY)) if state is None else state
+        options = {"optimizer": adam, "updates_per_call": size, "callbacks": [checkpoints, *callbacks]} | options
+        return fit(of_batch, state, list(batches), steps=steps, epochs=1, **options)
+
+    go(None, 3, "run")
+    state = go(None, 5, "run", reports.append, JsonLines(path))  # restored within the epoch
+    assert state.epoch == 1
+    for metrics, rows in ((reports[-1].epoch_metrics, batches), (reports[-1].metrics, batches[-(size - 1 or 1) :])):
+        want = rows.mean(1).mean(), rows.var(1).mean(), rows.max(1).mean(), rows.min(1).mean()
+        mean, var, most, least = want
+        assert jax.tree.structure(metrics["moments"]) == jax.tree.structure(Moments(0, 0))
+        got = *metrics["norm"], metrics["moments"].mean, metrics["moments"].var[0], metrics["a"]["by"]["size"][0]
+        np.testing.assert_allclose(got, [mean, var, mean, var, most], rtol=1e-6)
+        np.testing.assert_allclose(metrics["a"]["by"]["size"][1], rows.mean(0), rtol=1e-6)
+        np.testing.assert_allclose([metrics["a"]["by"]["least"], metrics["cell"].decay], least, rtol=1e-6)
+    line = json.loads(path.read_text().splitlines()[-1])
+    metrics = reports[-1].metrics
+    assert line["norm"] == [*metrics["norm"]]
+    assert line["moments"] == [metrics["moments"].mean, metrics["moments"].var.tolist()]
+    assert line["a"]["by"]["size"][1] == metrics["a"]["by"]["size"][1].tolist()
+    assert line["cell"] == {"decay": metrics["cell"].decay}
+
+
+def test_a_metric_has_a_name_of_its_own(whole, tmp_path):
+    report = whole[1][0]
+    taken = dataclasses.replace(report, metrics={**report.metrics, "step": np.float64(0.5)})
+    with pytest.raises(ValueError, match=r"JsonLines: 'step' has two values, 3 and 0.5; rename the metric"):
+        JsonLines(tmp_path / "m.jsonl")(taken)
+    with pytest.raises(ValueError, match="JsonLines: 'loss' has two values"):
+        JsonLines(tmp_path / "m.jsonl", more=lambda now: {"loss": 1})(report)
 
 
 def test_json_lines(whole, tmp_path):
@@ -382,7 +455,7 @@ def test_tensor_board(whole, tmp_path):
     from tensorboardX.proto.event_pb2 import Event  # noqa: PLC0415
 
     _, reports = whole
-    write = TensorBoard(tmp_path, more=lambda report: {"rate": 0.5})
+    write = TensorBoard(tmp_path, more=lambda report: {"rate": 0.5, "norm": {"all": (0.25, np.ones(2))}})
     for report in reports[:2]:
         write(report)
     write.end(reports[1].state)
@@ -396,6 +469,7 @@ def test_tensor_board(whole, tmp_path):
     for report in reports[:2]:
         for tag, value in (("loss", report.metrics["loss"]), ("each/1", report.metrics["each"][1]), ("rate", 0.5)):
             assert (report.step, tag, pytest.approx(value)) in found
+        assert {(report.step, "norm/all/0", 0.25), (report.step, "norm/all/1/1", 1.0)} <= {*found}
 
 
 def test_constant_coding_repeats():

@@ -159,6 +159,10 @@ def test_an_error_of_ones_own_comes_through():
         ({"epochs": 0}, "epochs must be >= 1, got 0"),
         ({"jobs": 0}, "jobs must be >= 1, got 0"),
         ({"seeds": [0.5]}, "float"),
+        (
+            {"loss": lambda weight, batch, setting: (weight.sum(), {})},
+            r"loss must take \(trainable, batch, key, se",
+        ),
     ],
 )
 def test_sweep_rejects_invalid_arguments_before_any_run(change, message):

@@ -5,6 +5,11 @@ from ._connections import Delayed, Join, Window
 from ._connections import Edge as Edge
 from ._delays import DelayKernel, rounded_delays
 from ._draw_weights import draw_weights
+from ._hidden_arrays import HiddenArray as HiddenArray
+from ._hidden_arrays import NetworkCall as NetworkCall
+from ._hidden_arrays import hidden_arrays as hidden_arrays
+from ._hidden_arrays import report_call as report_call
+from ._hidden_arrays import watch_calls as watch_calls
 from ._initial import fluctuation_driven
 from ._layer import Layer
 from ._masks import Masks as Masks

@@ -26,6 +26,7 @@ from ._arguments import (
 from ._connections import Delayed, Join, Name, Window, as_names, select
 from ._draw_weights import draw_weights
 from ._graph import INPUT, Graph, make_graph
+from ._hidden_arrays import report_call
 from ._initial import Initializer
 from ._layer import Layer
 from ._masks import Masks, make_masks
@@ -311,6 +312,7 @@ class Network(Struct):
         after = as_entries(graph, (new.states, new.pasts))
         if types_of(after) != types_of(before):
             check_entries(graph, before, at_rest())
+        report_call(self, jax.tree.map(lambda x: jnp.asarray(x)[None], inputs), key)
         return after, self._select(new.outputs)
 
     def _select(self, outputs: Mapping[Name, jax.Array]) -> PyTree:
@@ -475,8 +477,11 @@ def _call(
     if backward.row.cuts:
         check_coupled(graph, mask, backward.mode)
     plan = Plan(backward, outputs)
-    run = _run_compiled if is_pure_network(network) else _run
-    return run(plan, network, x, states, mask, key)
+    if is_pure_network(network):
+        return _run_compiled(plan, network, x, states, mask, key)
+    ran = _run(plan, network, x, states, mask, key)
+    report_call(network, inputs, key, mask)
+    return ran
 
 
 def _run(

@@ -13,7 +13,8 @@ import numpy as np
 from .._checks import needed
 from .._files import Record
 from .._pytree import jsonable
-from ._json_lines import append, resumed
+from ._json_lines import append, merged, plain, resumed
+from ._partition import name_of
 from ._state import Report, State
 
 
@@ -21,8 +22,9 @@ class JsonLines:
     """Write metrics to a file during training, one line of JSON for each compiled call.
 
     A line has ``step``, ``epoch``, ``seconds``, the loss and all metrics, as means over the call.
-    Arrays are lists. NaN and infinity are null. At the end of an epoch, ``epoch_ended`` is true.
-    Follow the file with ``tail -f``, or read it with ``pandas.read_json(path, lines=True)``.
+    Arrays and tuples are lists. NaN and infinity are null. At the end of an epoch, ``epoch_ended``
+    is true. Follow the file with ``tail -f``, or read it with ``pandas.read_json(path,
+    lines=True)``.
 
     Parameters
     ----------
@@ -41,6 +43,8 @@ class JsonLines:
     ------
     FileExistsError
         At the first report, if the file exists and ``resume`` is false.
+    ValueError
+        At the first report, if a metric has the name of another entry, such as ``step``.
 
     Examples
     --------
@@ -74,16 +78,15 @@ class JsonLines:
 
     def __call__(self, report: Report) -> None:
         """Write a line."""
-        line: Record = {
-            **self.of,
+        about = {
             "step": report.step,
             "epoch": report.epoch,
             "seconds": round(report.seconds, 3),
-            **report.metrics,
         }
-        if report.epoch_ended:
-            line["epoch_ended"] = True
-        line |= self.more(report)
+        ended = {"epoch_ended": True} if report.epoch_ended else {}
+        metrics = plain(report.metrics)
+        parts = self.of, about, metrics, ended, self.more(report)
+        line = merged("JsonLines", *parts)
         if jax.process_index() != 0:
             return
         if not self._is_begun:
@@ -133,16 +136,14 @@ class TensorBoard:
         )
 
     def __call__(self, report: Report) -> None:
-        """Write a point for each metric. Elements of an array have names, such as ``rates/0``."""
-        values = report.metrics | self.more(report)
+        """Write a point for each number of a metric, with a name such as ``rates/0``."""
+        values = merged("TensorBoard", report.metrics, self.more(report))
         if self._writer is None:
             return
-        for name, value in values.items():
-            array = np.asarray(value)
-            for place, number in np.ndenumerate(array):
-                self._writer.add_scalar(
-                    "/".join([name, *map(str, place)]), float(number), report.step
-                )
+        for path, value in jax.tree_util.tree_leaves_with_path(values):
+            for place, number in np.ndenumerate(np.asarray(value)):
+                name = "/".join([name_of(path), *map(str, place)])
+                self._writer.add_scalar(name, float(number), report.step)
         self._writer.flush()
 
     def end(self, state: State) -> None:

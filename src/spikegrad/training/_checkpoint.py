@@ -14,6 +14,7 @@ import numpy as np
 
 from .._consensus import agreed, from_first
 from .._files import Record, remove_partials, write_atomically
+from .._struct import Domain
 from ._partition import name_of
 from ._sharding import spread_like, unwrap_key, wrap_like
 from ._state import Report, State
@@ -94,6 +95,7 @@ class Checkpoints:
         keep: int = 2,
         extra: Record | None = None,
     ) -> None:
+        Domain(integer=True, at_least=1).check("Checkpoints", "keep", keep)
         self.folder, self.minutes, self.keep = Path(folder), minutes, keep
         self.extra = {} if extra is None else extra
         self._last_step: int | None = (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import math
 import time
 import warnings
@@ -13,6 +14,7 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
+from .._checks import brief, takes
 from .._consensus import gathered
 from .._pytree import PyTree
 from .._struct import Domain
@@ -20,7 +22,14 @@ from .._surrogate import as_key
 from ._partition import combine
 from ._sharding import is_spread, replicated
 from ._source import Source
-from ._state import Callback, DivergedError, Report, State
+from ._state import (
+    Callback,
+    DivergedError,
+    Report,
+    State,
+    check_optimizer,
+    check_trainable,
+)
 from ._update import Call, Loss, Result, arrays_apart, compiled, values_of
 
 
@@ -43,7 +52,8 @@ def fit(
     ----------
     loss : callable
         ``loss(trainable, batch, key) -> (scalar, {name: metric})``: the value to minimize, and a
-        dict of metrics to report, numbers or arrays. JAX traces it. Arrays that a
+        dict of metrics to report. A metric is a number, an array or a pytree of arrays, each of
+        which is averaged by itself. JAX traces the function. Arrays that a
         ``jax.tree_util.Partial`` binds are arguments of the compiled program. Arrays that a
         function closes over become its constants, which cost memory and compile time: bind large
         arrays.
@@ -64,7 +74,8 @@ def fit(
         unless ``trainable`` is a :class:`State`, which has a key.
     epochs, steps : int, optional
         Maximum numbers of epochs and updates. Training ends at the first that it reaches. They
-        count from the first update, also if training resumes. The default is one epoch.
+        count from the first update, also if training resumes. The default is one epoch. A
+        :class:`State` after its first epoch needs one of them.
     updates_per_call : int, default 1
         Number of updates in a compiled call. Callbacks are called after each call. Larger numbers
         are faster for small networks, and do not affect the result. A call ends early at the end of
@@ -92,7 +103,14 @@ def fit(
         If the loss or the parameters are not finite. It has the last finite state.
     TypeError, ValueError
         If an argument is invalid, or if processes have different initial states or numbers of
-        batches.
+        batches. Errors of the loss get a note on the axes of a network.
+
+    Warns
+    -----
+    UserWarning
+        If the loss trains a network, and a function in this network holds a floating-point array
+        that is no leaf of it, so no optimizer changes it. The warning has layer and shape. Arrays
+        that the function reads by ``jax.lax.stop_gradient(array)`` are constants without a warning.
 
     Notes
     -----
@@ -123,8 +141,14 @@ def fit(
     >>> print(state.step, state.trainable.round(3))
     100 [ 1. -2.]
     """
+    check_loss("fit", loss, "trainable", "batch", "key")
     state = _first_state(trainable, optimizer, key)
     check_counts("fit", epochs=epochs, steps=steps, updates_per_call=updates_per_call)
+    if state.epoch and epochs is None and steps is None:
+        raise TypeError(
+            f"fit: epochs= and steps= are missing, and the State has {state.epoch} epochs; pass "
+            "one of them, counted from the first update"
+        )
     source = Source(batches, batch_sharding)
     mesh = None
     if batch_sharding is not None:
@@ -150,6 +174,10 @@ def run(
     callbacks: Sequence[Callback],
 ) -> State:
     """Make all calls of :func:`fit`."""
+    if not isinstance(callbacks, Iterable):
+        raise TypeError(
+            f"fit: callbacks must be a sequence, got {brief(callbacks)}; pass a list of functions"
+        )
     epochs = 1 if epochs is None and steps is None else epochs
     limits = epochs or math.inf, steps or math.inf
     began = time.perf_counter() - state.seconds  # for display
@@ -178,6 +206,7 @@ def run(
             # The call returns before the device has finished. ``values_of`` below waits for it.
             result = call(state, group)
             following = next(groups, None)  # read while the device computes
+            call.watch.warn(stacklevel=3)  # after the first call, which traces the loss
             values, finite = values_of(result)  # waits for the device
             if np.isfinite(values["loss"][0]):  # the loss of the state before the call
                 good = state
@@ -219,6 +248,15 @@ def _call_all(callbacks: Sequence[Callback], report: Report) -> tuple[Report, bo
     return report, stop
 
 
+def check_loss(owner: str, loss: Callable, *arguments: str) -> None:
+    """Raise if a loss does not take these arguments."""
+    if not takes(loss, len(arguments)):
+        raise TypeError(
+            f"{owner}: loss must take ({', '.join(arguments)}), got {inspect.signature(loss)}; "
+            "add the missing arguments, even if the loss does not use them"
+        )
+
+
 def check_counts(owner: str, **counts: int | None) -> None:
     # A number of steps is often the result of a division, which is a float.
     for name, value in counts.items():
@@ -229,11 +267,30 @@ def check_counts(owner: str, **counts: int | None) -> None:
 def _first_state(
     trainable: PyTree, optimizer: optax.GradientTransformation, key: jax.Array | None
 ) -> State:
-    if isinstance(trainable, State):
-        if key is not None:
-            raise TypeError("fit: a State contains a key; leave key out")
-        return trainable
-    return State.create(trainable, optimizer, as_key("fit", key))
+    if not isinstance(trainable, State):
+        check_trainable(trainable)
+        return State.create(trainable, optimizer, as_key("fit", key))
+    state = trainable
+    if key is not None:
+        raise TypeError("fit: a State contains a key; leave key out")
+    check_trainable(state.trainable)
+    check_optimizer(optimizer)
+    # Of shapes only, because the numbers of the state have changed since its start.
+    expected = jax.eval_shape(optimizer.init, state.trainable)
+    if not _are_alike(expected, state.optimizer_state):
+        raise ValueError(
+            "fit: optimizer must be the one that made the State, got one with another state; pass "
+            "that optimizer, or State.create(state.trainable, optimizer, key) to start a new one"
+        )
+    return state
+
+
+def _are_alike(first: PyTree, second: PyTree) -> bool:
+    """Return True for pytrees of equal structure with arrays of equal shapes."""
+    if jax.tree.structure(first) != jax.tree.structure(second):
+        return False
+    pairs = zip(jax.tree.leaves(first), jax.tree.leaves(second), strict=True)
+    return all(np.shape(a) == np.shape(b) for a, b in pairs)
 
 
 def _on(mesh: Mesh, state: State) -> State:
@@ -281,14 +338,17 @@ def _diverged(state: State, losses: np.ndarray) -> str:
 def _report(
     state: State,
     result: Result,
-    values: dict[str, np.ndarray],
+    values: dict[str, PyTree],
     epoch_ended: bool,
     began: float,
     total: float,
 ) -> Report:
-    # Sums and not means, so that a resumed epoch has the bits of an uninterrupted one.
+    # Sums and not means, so that a resumed epoch has the bits of an uninterrupted one. By the names
+    # of their arrays and not as pytrees, so that a checkpoint contains arrays only.
     sums = {
-        name: state.sums.get(name, 0.0) + rows.sum(0) for name, rows in values.items()
+        name: state.sums.get(name, 0.0) + rows.sum(0)
+        for metric, tree in values.items()
+        for name, rows in _named(metric, tree)
     }
     batches, step = state.batches + result.updates, state.step + result.updates
     after = dataclasses.replace(
@@ -305,8 +365,24 @@ def _report(
         state=after,
         epoch=state.epoch + 1,
         epoch_ended=epoch_ended,
-        metrics={name: rows.mean(0) for name, rows in values.items()},
-        epoch_metrics={name: values / batches for name, values in sums.items()},
+        metrics={
+            metric: jax.tree.map(lambda rows: rows.mean(0), tree)
+            for metric, tree in values.items()
+        },
+        epoch_metrics={
+            metric: jax.tree.structure(tree).unflatten(
+                sums[name] / batches for name, _ in _named(metric, tree)
+            )
+            for metric, tree in values.items()
+        },
         updates=result.updates,
         total=None if total == math.inf else int(total),
     )
+
+
+def _named(metric: str, tree: PyTree) -> list[tuple[str, np.ndarray]]:
+    """Return the arrays of a metric with a name for each, such as ``norm[0]``."""
+    return [
+        (f"{metric}{jax.tree_util.keystr(path)}", rows)
+        for path, rows in jax.tree_util.tree_leaves_with_path(tree)
+    ]

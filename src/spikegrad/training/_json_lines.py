@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
+
+import jax
 
 from .._files import Record, write_atomically
+from .._pytree import PyTree
+from ._partition import name_of
 
 
 def resumed(
@@ -42,6 +47,32 @@ def _value(line: bytes) -> Record:
         return json.loads(line)
     except ValueError:  # incomplete after a kill
         return {}
+
+
+def merged(owner: str, *records: Mapping[str, Any]) -> Record:
+    """Return one record of all entries. Raise if two of them have one name."""
+    line: Record = {}
+    for record in records:
+        for name, value in record.items():
+            if name in line:
+                raise ValueError(
+                    f"{owner}: {name!r} has two values, {line[name]} and {value}; rename the "
+                    "metric, or the other entry that you pass"
+                )
+            line[name] = value
+    return line
+
+
+def plain(metric: PyTree) -> Any:
+    """Return a metric as dicts, lists and arrays. Other pytrees become dicts of named leaves."""
+    if isinstance(metric, Mapping):
+        return {str(name): plain(part) for name, part in metric.items()}
+    if isinstance(metric, (list, tuple)):
+        return [plain(part) for part in metric]
+    if jax.tree_util.all_leaves([metric]):
+        return metric
+    leaves = jax.tree_util.tree_leaves_with_path(metric)
+    return {name_of(path): leaf for path, leaf in leaves}
 
 
 def append(path: Path, line: str) -> None:

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import dis
+import types
 import warnings
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from .._pytree import PyTree, StaticFunction, is_array, merge, split
+from .._pytree import FIX_OF_HIDDEN, PyTree, StaticFunction, is_array, merge, split
+
+reported: weakref.WeakSet[Any] = weakref.WeakSet()
+"""Functions of which :func:`partition` has warned, so that :func:`fit` does not warn again."""
 
 
 def partition(
@@ -37,7 +44,8 @@ def partition(
     -----
     Arrays that a function closes over are not leaves of the pytree and are not trained. A warning
     names the function. For a module of Equinox write ``eqx.filter_vmap(module)``, a pytree, instead
-    of ``jax.vmap(module)``.
+    of ``jax.vmap(module)``. If the arrays are constants, write ``jax.lax.stop_gradient(array)`` in
+    the function: then there is no warning.
 
     A cell's ``decay=0.9`` is a Python number, a constant. ``decay=jnp.array(0.9)`` is trained.
 
@@ -61,11 +69,13 @@ def partition(
         tree, is_leaf=lambda part: isinstance(part, StaticFunction)
     )
     for path, leaf in with_functions:
-        if callable(leaf) and not is_array(leaf) and _closes_over_arrays(leaf, {}):
+        if callable(leaf) and not is_array(leaf) and _Search().finds_arrays(leaf):
+            function = leaf.function if isinstance(leaf, StaticFunction) else leaf
+            with contextlib.suppress(TypeError):  # a class may forbid weak references
+                reported.add(function)
             warnings.warn(
-                f"partition: the function at {name_of(path) or 'the root'} closes over arrays, "
-                "which are not trained; pass jax.tree_util.Partial(function, array), or for a "
-                "module of Equinox eqx.filter_vmap(module)",
+                f"partition: the function at {name_of(path) or 'the root'} holds arrays that are "
+                f"not trained; {FIX_OF_HIDDEN}",
                 stacklevel=2,
             )
     return split(
@@ -100,19 +110,55 @@ _PARTS = "__self__", "__dict__", "__defaults__", "func", "args", "keywords"
 """Attributes of functions, methods and partials that may hold arrays."""
 
 
-def _closes_over_arrays(function: Callable, visited: dict[int, Callable]) -> bool:
-    """Return True if a function refers to floating-point arrays, which JAX does not see in it."""
-    if id(function) in visited or isinstance(function, type):
-        return False
-    visited[id(function)] = function  # a new object may get the id of a deleted one
-    parts = [getattr(function, name, None) for name in _PARTS]
-    for cell in getattr(function, "__closure__", None) or ():
-        with contextlib.suppress(ValueError):  # a variable without a value yet
-            parts.append(cell.cell_contents)
-    return any(
-        is_float_array(leaf) or (callable(leaf) and _closes_over_arrays(leaf, visited))
-        for leaf in jax.tree.leaves(parts)
-    )
+class _Search:
+    """Search a function for floating-point arrays, which JAX does not see in it."""
+
+    def __init__(self) -> None:
+        # By id, with the object, because a new object may get the id of a deleted one.
+        self.visited: dict[int, object] = {}
+        self.module: Any = None
+        """The global variables of the first function of Python that was visited."""
+
+    def finds_arrays(self, function: Callable) -> bool:
+        """Return True if a function refers to an array that it does not mark as a constant."""
+        if id(function) in self.visited or isinstance(function, type):
+            return False
+        self.visited[id(function)] = function
+        parts = [getattr(function, name, None) for name in _PARTS]
+        for cell in getattr(function, "__closure__", None) or ():
+            with contextlib.suppress(ValueError):  # a variable without a value yet
+                parts.append(cell.cell_contents)
+        if isinstance(function, types.FunctionType):
+            codes = [*_codes_in(function.__code__)]
+            if any("stop_gradient" in code.co_names for code in codes):
+                return False
+            # Functions of libraries have global arrays too. Only those of the user's module count.
+            self.module = self.module or function.__globals__
+            if function.__globals__ is self.module:
+                parts += [self.module.get(name) for name in _globals_of(codes)]
+        return any(
+            is_float_array(leaf) or (callable(leaf) and self.finds_arrays(leaf))
+            for leaf in jax.tree.leaves(parts)
+        )
+
+
+def _codes_in(code: types.CodeType) -> Iterator[types.CodeType]:
+    """Return the code of a function, and of the functions within it."""
+    yield code
+    for const in code.co_consts:
+        if isinstance(const, types.CodeType):
+            yield from _codes_in(const)
+
+
+def _globals_of(codes: Iterable[types.CodeType]) -> set[str]:
+    """Return the names of the global variables that codes read."""
+    # ``co_names`` has attributes too.
+    return {
+        instruction.argval
+        for code in codes
+        for instruction in dis.get_instructions(code)
+        if instruction.opname == "LOAD_GLOBAL"
+    }
 
 
 def is_float_array(leaf: object) -> bool:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._checks import needed
-from .._pytree import NOTHING_TO_TRAIN, PyTree
+from .._checks import brief, needed
+from .._pytree import NOTHING_TO_TRAIN, PyTree, is_array
 from ._partition import is_float_array, name_of
 
 with needed("spikegrad.training", "optax", "train"):
@@ -37,7 +38,8 @@ class State:
     batches : int, default 0
         Number of used batches of the current epoch.
     sums : dict of numpy.ndarray, default {}
-        Sum of each metric over these batches, in float64.
+        Sum of each array of the metrics over these batches, in float64. The arrays of a metric that
+        is a pytree have names such as ``"norm[0]"``.
     seconds : float, default 0.0
         Training time.
     """
@@ -57,24 +59,48 @@ class State:
     ) -> State:
         """Return the state before the first update.
 
+        ``trainable`` may have arrays of any dtype, such as the counter of an optimizer of your own
+        loop, so that :class:`Checkpoints` can save them. :func:`fit` only takes floats.
+
         Raises
         ------
         TypeError
-            If a leaf of ``trainable`` is not a floating-point array.
+            If a leaf of ``trainable`` is not an array, or if ``optimizer`` is not one of optax.
         ValueError
             If ``trainable`` has no leaf.
         """
-        for path, leaf in jax.tree_util.tree_leaves_with_path(trainable):
-            if not is_float_array(leaf):
-                kind = getattr(leaf, "dtype", type(leaf).__name__)
-                raise TypeError(
-                    f"fit: trainable must hold floating-point arrays, got {kind} at "
-                    f"{name_of(path) or 'its root'}; separate these leaves with partition(tree)"
-                )
+        check_optimizer(optimizer)
+        _check_leaves(trainable, "arrays", is_array)
         trainable = _as_arrays(trainable)
         if not jax.tree.leaves(trainable):
             raise ValueError(f"fit: trainable {NOTHING_TO_TRAIN}")
         return cls(trainable, _as_arrays(optimizer.init(trainable)), key)
+
+
+def check_trainable(trainable: PyTree) -> None:
+    """Raise if a leaf is not a floating-point array."""
+    _check_leaves(trainable, "floating-point arrays", is_float_array)
+
+
+def _check_leaves(
+    trainable: PyTree, kinds: str, is_valid: Callable[[object], bool]
+) -> None:
+    for path, leaf in jax.tree_util.tree_leaves_with_path(trainable):
+        if not is_valid(leaf):
+            kind = getattr(leaf, "dtype", type(leaf).__name__)
+            raise TypeError(
+                f"fit: trainable must hold {kinds}, got {kind} at "
+                f"{name_of(path) or 'its root'}; separate these leaves with partition(tree)"
+            )
+
+
+def check_optimizer(optimizer: object) -> None:
+    """Raise if an optimizer is not one of optax, for example the function that makes one."""
+    if not (hasattr(optimizer, "init") and hasattr(optimizer, "update")):
+        raise TypeError(
+            f"fit: optimizer must be one of optax, got {brief(optimizer)}; pass for example "
+            "optax.adam(1e-3)"
+        )
 
 
 def _as_arrays(tree: PyTree) -> PyTree:
@@ -114,9 +140,10 @@ class Report:
         Number of the epoch of these updates, from 1.
     epoch_ended : bool
         If True, the epoch ended with this call.
-    metrics : dict of numpy.ndarray
+    metrics : dict
         ``"loss"`` and the metrics of the loss function, as means over the updates of this call.
-    epoch_metrics : dict of numpy.ndarray
+        Each is a float64 array, or a pytree of them in the structure of the metric.
+    epoch_metrics : dict
         Means over the updates of the epoch so far.
     updates : int
         Number of updates of this call.
@@ -127,8 +154,8 @@ class Report:
     state: State
     epoch: int
     epoch_ended: bool
-    metrics: dict[str, np.ndarray]
-    epoch_metrics: dict[str, np.ndarray]
+    metrics: dict[str, Any]
+    epoch_metrics: dict[str, Any]
     updates: int
     total: int | None
 

@@ -23,11 +23,11 @@ from .._files import Record
 from .._pytree import PyTree, jsonable
 from .._struct import lifted
 from .._system import processors
-from ._fit import check_counts, run
-from ._json_lines import append, resumed
+from ._fit import check_counts, check_loss, run
+from ._json_lines import append, merged, plain, resumed
 from ._partition import combine, is_float_array
 from ._source import Source
-from ._state import Callback, DivergedError, Report, State
+from ._state import Callback, DivergedError, Report, State, check_trainable
 from ._update import Call, Value, arrays_apart, compiled
 
 Setting: TypeAlias = Mapping[str, PyTree]
@@ -159,6 +159,7 @@ def sweep(
     0.45 stretched(Arctan(alpha=1.0), 0.471...)
     0.50 stretched(Sigmoid(alpha=4.0), 0.680...)
     """
+    check_loss("sweep", loss, "trainable", "batch", "key", "setting")
     check_counts(
         "sweep",
         epochs=epochs,
@@ -181,12 +182,12 @@ def sweep(
         means: Record = {"loss": np.nan}
 
         def note(now: Report) -> bool:
-            means.update(now.epoch_metrics)
+            means.update(plain(now.epoch_metrics))
             return is_stopped()
 
-        state = State.create(
-            start(key, setting), _optimizer_of(optimizer, setting), key
-        )
+        trainable = start(key, setting)
+        check_trainable(trainable)
+        state = State.create(trainable, _optimizer_of(optimizer, setting), key)
         try:
             call, source = programs.call(setting), Source(batches(seed))
             state = run(
@@ -204,7 +205,8 @@ def sweep(
             "seconds": seconds,
             "diverged": diverged,
         }
-        return {**setting, **about, **means, **programs.score(state.trainable, setting)}
+        scores = programs.score(state.trainable, setting)
+        return merged("sweep", setting, about, means, scores)
 
     def results() -> Iterator[Record]:
         yield from (done[name] for name in runs if name in done)

@@ -19,20 +19,24 @@ from .._optimizer import updates_of
 from .._pytree import PyTree, is_array, split
 from ._sharding import replicated
 from ._state import State
+from ._watch import NetworkWatch
 
-Value: TypeAlias = tuple[jax.typing.ArrayLike, dict[str, jax.typing.ArrayLike]]
+Value: TypeAlias = tuple[jax.typing.ArrayLike, dict[str, PyTree]]
 Loss = Callable[[PyTree, PyTree, jax.Array], Value]
-"""``loss(trainable, batch, key) -> (scalar, {name: metric})``."""
+"""``loss(trainable, batch, key) -> (scalar, {name: metric})``. A metric is a pytree of arrays."""
 Problem: TypeAlias = Callable[[PyTree], tuple[Loss, optax.GradientTransformation]]
 """The loss and the optimizer for the arrays that they depend on."""
 
 
 class Result(NamedTuple):
-    """Result of a call, on the device. ``metrics`` has a row for each update, then unused rows."""
+    """Result of a call, on the device.
+
+    Each array of ``metrics`` has a row for each update, then unused rows.
+    """
 
     trainable: PyTree
     optimizer_state: PyTree
-    metrics: dict[str, jax.Array]
+    metrics: dict[str, PyTree]
     finite: jax.Array
     updates: int
 
@@ -50,6 +54,8 @@ class Call:
     size: int
     room: list[int]
     """Number of batches that the program takes, up to ``size``. Each costs compile time."""
+    watch: NetworkWatch
+    """The networks that the loss has called while JAX traced it."""
 
     def __call__(self, state: State, group: list) -> Result:
         # The next power of two, so groups of unknown lengths need few programs: at most one for
@@ -97,7 +103,7 @@ def compiled(
             lambda x: x.sharding, (state.trainable, state.optimizer_state)
         )
         shardings = (*parts, everywhere, everywhere)
-    updates = _Updates(problem)
+    updates = _Updates(problem, NetworkWatch())
     # A loop of one turn would trace the loss twice.
     advance = jax.jit(
         updates.single if size == 1 else updates.loop, out_shardings=shardings
@@ -107,26 +113,40 @@ def compiled(
         with of_mesh(mesh):
             return advance(*arguments)
 
-    return Call(on_mesh, bound, size, [1 if length is None else size])
+    room = [1 if length is None else size]
+    return Call(on_mesh, bound, size, room, updates.watch)
 
 
 class _Updates(NamedTuple):
     """The functions of a compiled call, which JAX traces."""
 
     problem: Problem
+    watch: NetworkWatch
 
     def evaluate(
         self, bound: PyTree, trainable: PyTree, batch: PyTree, key: jax.Array
     ) -> Value:
         """Return the loss and the metrics."""
+        loss = self.problem(bound)[0]
         try:
-            return _checked(self.problem(bound)[0](trainable, batch, key))
-        except (TypeError, ValueError) as error:
-            if hint := _order_of(batch):
-                error.add_note(f"fit: if the loss calls a Network{hint}")
+            with self.watch.watching():
+                result = loss(trainable, batch, key)
+        except Exception as error:
+            error.add_note(
+                "fit: the loss raised this error; in inputs and outputs of a Network, axis 0 is "
+                f"time and axis 1 the examples{_order_of(batch)}"
+            )
             raise
+        return _checked(result)
 
-    def update(self, bound, trainable, optimizer_state, batch, key):
+    def update(
+        self,
+        bound: PyTree,
+        trainable: PyTree,
+        optimizer_state: PyTree,
+        batch: PyTree,
+        key: jax.Array,
+    ) -> tuple[PyTree, PyTree, dict[str, PyTree]]:
         """Return parameters, optimizer state and metrics after one update."""
 
         def value_of(trainable):
@@ -148,15 +168,33 @@ class _Updates(NamedTuple):
             trainable = optax.apply_updates(trainable, change)
         return trainable, optimizer_state, {"loss": value, **metrics}
 
-    def single(self, bound, trainable, optimizer_state, key, step, batches, count):
-        """Make one update. Metrics get the axis of the updates."""
+    def single(
+        self,
+        bound: PyTree,
+        trainable: PyTree,
+        optimizer_state: PyTree,
+        key: jax.Array,
+        step: jax.Array,
+        batches: list,
+        count: jax.Array,
+    ) -> tuple[PyTree, PyTree, dict[str, PyTree], jax.Array]:
+        """Make one update. Metrics get the axis of the updates. ``count`` is 1."""
         *state, metrics = self.update(
             bound, trainable, optimizer_state, batches[0], jax.random.fold_in(key, step)
         )
         rows = jax.tree.map(lambda x: jnp.asarray(x)[None], metrics)
         return *state, rows, _all_finite(state[0])
 
-    def loop(self, bound, trainable, optimizer_state, key, step, batches, count):
+    def loop(
+        self,
+        bound: PyTree,
+        trainable: PyTree,
+        optimizer_state: PyTree,
+        key: jax.Array,
+        step: jax.Array,
+        batches: list,
+        count: jax.Array,
+    ) -> tuple[PyTree, PyTree, dict[str, PyTree], jax.Array]:
         """Make ``count`` updates. The program has room for more batches."""
         # (batches, ...): a loop can index one array, not a list of arrays.
         stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *batches)
@@ -237,17 +275,18 @@ def _all_finite(tree: PyTree) -> jax.Array:
     return functools.reduce(jnp.logical_and, [jnp.isfinite(x).all() for x in leaves])
 
 
-def values_of(result: Result) -> tuple[dict[str, np.ndarray], bool]:
+def values_of(result: Result) -> tuple[dict[str, PyTree], bool]:
     """Wait for a call. Return the metrics of each update, and True if all are finite.
 
-    Only the loss and the parameters need to be finite. Metrics are in float64.
+    Each array of a metric is ``(updates, ...)``, in float64. Only the loss and the parameters need
+    to be finite.
     """
     metrics, finite = jax.device_get((result.metrics, result.finite))
     # JAX sorts names, and reports begin with the loss.
     metrics = {"loss": metrics.pop("loss"), **metrics}
     # In float64, because an epoch sums thousands of these values.
     values = {
-        name: np.asarray(rows[: result.updates], np.float64)
+        name: jax.tree.map(lambda x: np.asarray(x[: result.updates], np.float64), rows)
         for name, rows in metrics.items()
     }
     return values, bool(finite) and bool(np.isfinite(values["loss"]).all())

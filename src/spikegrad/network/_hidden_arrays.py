@@ -1,0 +1,203 @@
+"""Arrays that the functions of a network hold outside of its leaves.
+
+A weight or a join may be any function. An array in its closure is not a leaf of the network, so no
+optimizer finds it. JAX makes it a constant of the function's trace, and this module reads the
+constants of the traces.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, NamedTuple, TypeAlias
+
+import jax
+import jax.numpy as jnp
+from jax.core import Tracer
+from jax.typing import ArrayLike
+
+from .._compat import equations
+from .._pytree import Entries, PyTree, StaticFunction, is_array, merge, split
+from ._connections import Delayed, Join, Name, Weight, Window
+
+
+class HiddenArray(NamedTuple):
+    """A floating-point array that a function of a network holds outside of the leaves."""
+
+    node: Name
+    """The layer or join."""
+    label: str
+    """The function: ``"weight"``, ``"weight['source']"``, ``"recurrent"`` or ``"function"``."""
+    function: Callable
+    shape: tuple[int, ...]
+    dtype: Any
+    is_traced: bool
+    """If True, the array depends on an argument of a transformation, such as a derivative."""
+
+    def __str__(self) -> str:
+        return f"{list(self.shape)} in {self.label} of {self.node!r}"
+
+
+class NetworkCall(NamedTuple):
+    """The arguments of a call of a network."""
+
+    network: Any
+    inputs: PyTree
+    """``(steps, batch, inputs)``, or a dict of these."""
+    key: jax.Array | None
+    mask: jax.Array | None
+
+
+Watch: TypeAlias = Callable[[NetworkCall], None]
+_watch: ContextVar[Watch | None] = ContextVar("watch", default=None)
+
+
+@contextmanager
+def watch_calls(watch: Watch | None) -> Iterator[None]:
+    """Call ``watch`` after each call of a network with functions in this context."""
+    token = _watch.set(watch)
+    try:
+        yield
+    finally:
+        _watch.reset(token)
+
+
+def report_call(
+    network: Any,
+    inputs: PyTree,
+    key: jax.Array | None = None,
+    mask: jax.Array | None = None,
+) -> None:
+    """Pass a call of a network to the watch of the context, if there is one."""
+    watch = _watch.get()
+    if watch is not None:
+        watch(NetworkCall(network, inputs, key, mask))
+
+
+def hidden_arrays(
+    network: Any,
+    inputs: PyTree,
+    *,
+    key: jax.Array | None = None,
+    mask: ArrayLike | None = None,
+) -> list[HiddenArray]:
+    """Return the floating-point arrays in functions of a network that are not its leaves.
+
+    An array that the function only reads through ``jax.lax.stop_gradient`` is a constant by
+    intention, and is left out.
+
+    Parameters
+    ----------
+    network : Network
+        The network.
+    inputs : array_like or dict
+        The inputs of a call, ``(steps, batch, inputs)``. Nothing is computed with them.
+    key, mask
+        As in a call.
+
+    Returns
+    -------
+    list of HiddenArray
+        In the order of the nodes. A function that several weights share appears for each of them.
+    """
+    found: dict[tuple[Name, str], list[HiddenArray]] = {}
+
+    def watched(node: Name, label: str, function: Callable) -> StaticFunction:
+        def call(*args: Any, **options: Any) -> Any:
+            if (node, label) not in found:
+                constants = _constants_of(function, *args, **options)
+                found[node, label] = [
+                    HiddenArray(
+                        *(node, label, getattr(function, "function", function)),
+                        *(array.shape, array.dtype, isinstance(array, Tracer)),
+                    )
+                    for array in constants
+                ]
+            return function(*args, **options)
+
+        return StaticFunction(call)
+
+    nodes = {
+        name: _with_functions(node, lambda *part, name=name: watched(name, *part))
+        for name, node in network.layers.items()
+    }
+    if all(nodes[name] is node for name, node in network.layers.items()):
+        return []
+    copy = dataclasses.replace(network, layers=Entries(nodes))
+
+    def run() -> PyTree:
+        # This mode calls every function as it is, and traces one step.
+        return copy(inputs, key=key, mask=mask, backward="scan")[1]
+
+    with watch_calls(None):  # the copy is not a call of the user
+        jax.eval_shape(run)
+    order = [*network.layers]
+    places = sorted(found, key=lambda place: order.index(place[0]))
+    return [array for place in places for array in found[place]]
+
+
+def _with_functions(
+    node: Any, replace: Callable[[str, Callable], StaticFunction]
+) -> Any:
+    """Return a layer or join with other functions, or the node itself if it has none."""
+    if isinstance(node, Join):
+        return dataclasses.replace(node, function=replace("function", node.function))
+
+    def of_weight(label: str, weight: Weight) -> Weight:
+        if isinstance(weight, (Delayed, Window)):
+            inner = of_weight(label, weight.weight)
+            if inner is weight.weight:
+                return weight
+            return dataclasses.replace(weight, weight=inner)
+        if weight is None or is_array(weight) or hasattr(weight, "__jax_array__"):
+            return weight
+        return replace(label, weight)
+
+    changed: dict[str, Weight] = {"recurrent": of_weight("recurrent", node.recurrent)}
+    if isinstance(node.weight, Mapping):
+        weights = {
+            name: of_weight(f"weight[{name!r}]", weight)
+            for name, weight in node.weight.items()
+        }
+        is_equal = all(weights[name] is node.weight[name] for name in weights)
+        changed["weight"] = node.weight if is_equal else weights
+    else:
+        changed["weight"] = of_weight("weight", node.weight)
+    if all(getattr(node, field) is weight for field, weight in changed.items()):
+        return node
+    return dataclasses.replace(node, **changed)
+
+
+def _constants_of(function: Callable, *args: Any, **options: Any) -> list[Any]:
+    """Return the floating-point constants of the trace of a function."""
+    # The leaves of the function become arguments, so the constants are all other arrays.
+    leaves, static = split(function, lambda _, leaf: is_array(leaf))
+
+    def call(leaves: PyTree, *args: Any, **options: Any) -> Any:
+        return merge(leaves, static)(*args, **options)
+
+    return _live_constants(jax.make_jaxpr(call)(leaves, *args, **options))
+
+
+def _live_constants(jaxpr: Any) -> list[Any]:
+    """Return the constants of a jaxpr, and of those within it, that not only ``stop_gradient``
+    reads.
+    """
+    program, consts = equations(jaxpr)
+    live = {id(var) for var in program.outputs}
+    found = []
+    for equation in program.equations:
+        if equation.primitive.name != "stop_gradient":
+            live |= {id(var) for var in equation.invars}
+        for part in jax.tree.leaves([*equation.params.values()]):
+            if hasattr(part, "eqns"):
+                found += _live_constants(part)
+    # The constants are the first inputs.
+    own = [
+        const
+        for var, const in zip(program.inputs, consts, strict=False)
+        if id(var) in live and jnp.issubdtype(var.aval.dtype, jnp.floating)
+    ]
+    return own + found
