@@ -14,9 +14,21 @@ nir = pytest.importorskip("nir")
 from networks import assert_raises  # noqa: E402
 from nir_reference import images, networks, simulate, spikes_in, weights, with_readout  # noqa: E402
 
-from spikegrad import LIF, AdaptiveLIF, Layer, LeakyReadout, Network, SynapticLIF, bounded  # noqa: E402
+from spikegrad import (  # noqa: E402
+    LIF,
+    AdaptiveLIF,
+    Delayed,
+    Join,
+    Layer,
+    LeakyReadout,
+    Network,
+    Sigmoid,
+    SynapticLIF,
+    bounded,
+    strict,
+)
 from spikegrad.exchange import from_nir, to_nir  # noqa: E402
-from spikegrad.neurons import Refractory  # noqa: E402
+from spikegrad.neurons import MultiSynapticLIF, Refractory  # noqa: E402
 
 EULER = {"dt": 1e-4, "discretization": "euler"}
 EXACT = {"dt": 1e-3, "discretization": "exact"}
@@ -187,6 +199,24 @@ def test_functions(name):
     assert_close(outputs, run(from_nir(graph, **EULER), inputs))
 
 
+def test_two_convolutions_of_one_source():
+    """A layer has one function for each source, so a join gives the source a second name."""
+    first, second = convolution((4, 2, 3, 3)), convolution((4, 2, 5, 5), padding=[(1, 1)] * 2)
+    weights = {"input": first, "again": Delayed(second, 2), "more": second}
+    joins = {name: Join(lambda x: x, of=["input"]) for name in ("again", "more")}
+    network = Network(joins | {"a": Layer(weights, ZERO)})
+    graph, inputs = to_nir(network, **EULER, input_shape=IMAGE), spikes_in(IMAGE)[:8]
+    spikes = run(network, inputs)
+    assert_close(spikes, reference(graph, inputs, EULER))
+    again = from_nir(graph, **EULER)
+    assert {*again.layers} == {"again", "more", "a"}
+    assert_close(run(again, inputs), spikes)
+    # Without the metadata of to_nir, as other libraries write it.
+    for node in graph.nodes.values():
+        node.metadata.clear()
+    assert_close(run(from_nir(graph, **EULER), inputs), spikes)
+
+
 @pytest.mark.every
 def test_modules_of_frameworks():
     eqx, nnx = pytest.importorskip("equinox"), pytest.importorskip("flax.nnx")
@@ -301,8 +331,19 @@ class Inherited(Stated):
 
 W = np.ones((3, 2), np.float32)
 ZERO = LIF(0.9, reset="value")
+STRICT = LIF(0.9, surrogate=strict(Sigmoid()), reset="value")
+RECEPTORS = MultiSynapticLIF(0.9, synaptic_decay=np.array([0.5, 0.8]), reset="value")
 SPOT = jnp.zeros((1, 4, 5, 4)).at[0, 1, 2, 2].set(1.0)
 NOT_WRITTEN = {
+    "layer '0': MultiSynapticLIF: not supported by NIR; train with LIF or SynapticLIF": [
+        Layer(np.ones((3, 2, 2), np.float32), RECEPTORS, np.ones((2, 2, 2), np.float32))
+    ],
+    r"layer '0': LIF: .* surrogate is strict\(.*\); use surrogate=Sigmoid\(alpha=4.0\)$": [Layer(W, STRICT)],
+    "the join 'pool' must add outputs of one shape, .*; put any other function into the weights": {
+        "a": Layer(FUNCTIONS["plain"][0], ZERO),
+        "pool": Join(lambda x: jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, *[(1, 1, 2, 2)] * 2, "VALID"), ["a"]),
+        "b": Layer(lambda x: x.reshape(len(x), -1) @ np.ones((16, 3), np.float32), ZERO),
+    },
     "layer '1': LIF: .* subtraction; train with reset='value'": [Layer(W, ZERO), Layer(W.T, LIF())],
     "layer '0': LIF: .* late; train with delay_reset=False": [Layer(W, LIF(reset="value", delay_reset=True))],
     "LIF: decay must be below 1 with norm_input": [Layer(W, LIF(1.0, reset="value", norm_input=True))],
@@ -323,7 +364,7 @@ NOT_WRITTEN = {
 
 @pytest.mark.parametrize("message", NOT_WRITTEN)
 def test_export_rejects_networks_that_nir_lacks(message):
-    shape = IMAGE if "channel" in message or "padding" in message else (3,)
+    shape = IMAGE if any(word in message for word in ("channel", "padding", "pool")) else (3,)
     with pytest.raises(ValueError, match=f"^to_nir: .*{message}"), jax.numpy_rank_promotion("allow"):
         to_nir(Network(NOT_WRITTEN[message]), **EXACT, input_shape=shape)
 

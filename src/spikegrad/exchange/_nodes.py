@@ -517,17 +517,17 @@ NEURONS: dict[type, Callable[..., tuple[Cell, Array]]] = {
 """The functions that read neurons."""
 
 
-def write_neurons(cell: Any, signal: Signal, time: Time) -> list[Node]:
-    """Return the nodes of a cell for this current. The first node receives the current."""
+def kind_of(cell: Any) -> str:
+    """Return the kind of node of a cell, or raise if NIR has none."""
     # Each class states its node for itself, because a subclass may have other equations.
     kind = vars(type(cell)).get("nir_node")
     if kind is None:
         raise ValueError("not supported by NIR; train with LIF or SynapticLIF")
-    fires, has_synapse = kind != "LI", kind == "CubaLIF"
-    if fires:
+    if kind != "LI":
         if spike_types(cell):
             raise ValueError(
-                f"surrogate is {cell.surrogate!r}, and neurons in NIR spike once or not at all"
+                f"to_nir writes the threshold of a plain step, and surrogate is "
+                f"{cell.surrogate!r}; use surrogate={cell.surrogate.surrogate!r}"
             )
         if cell.reset == "subtract":
             raise ValueError(
@@ -537,6 +537,13 @@ def write_neurons(cell: Any, signal: Signal, time: Time) -> list[Node]:
             raise ValueError(
                 "NIR does not reset a step late; train with delay_reset=False"
             )
+    return kind
+
+
+def write_neurons(cell: Any, signal: Signal, time: Time) -> list[Node]:
+    """Return the nodes of a cell for this current. The first node receives the current."""
+    kind = kind_of(cell)
+    fires, has_synapse = kind != "LI", kind == "CubaLIF"
 
     def values(name: str) -> Array:
         value = getattr(cell, name)

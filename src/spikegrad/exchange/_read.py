@@ -265,6 +265,18 @@ class _Reader:
         self.joins[join] = Join(_add, names)
         return join
 
+    def _name_of(self, source: str, path: list[str]) -> str:
+        """Return the name of a source in the network that :func:`to_nir` wrote."""
+        metadata = self.nodes[path[0]].metadata if path else {}
+        return metadata.get(MARK, {}).get("source", source)
+
+    def _renamed(self, source: str, path: list[str]) -> str:
+        """Return a second name of a source, because a layer has one function for each name."""
+        name = self._name_of(source, path)
+        name = path[0] if name == source else name
+        self.joins[name] = Join(_add, [source])
+        return name
+
     def _read_layer(self, last: str) -> Layer:
         """Return the layer with this last node."""
         name, shape = self.names.get(last, last), self.shapes[last]
@@ -281,7 +293,10 @@ class _Reader:
             chains = [self._chain(self.before[last], [last])]
         weights: dict[str, dict[int, Operation]] = {}
         biases: list[Array] = []
-        for source, path in chains:
+        # The weights that keep the name of their source come first.
+        for source, path in sorted(
+            chains, key=lambda chain: self._name_of(*chain) != chain[0]
+        ):
             functions: list[Operation] = []
             for function in (self.functions[n] for n in path if n in self.functions):
                 # Weights with the factor are trained as one array.
@@ -293,8 +308,12 @@ class _Reader:
             biases += bias
             lag = sum(self.delays.get(node, 0) for node in path)
             lag += self._is_late(name, source, path)
+            if source in weights and any(
+                map(callable, (weight, *weights[source].values()))
+            ):
+                source = self._renamed(source, path)
             lags = weights.setdefault(source, {})
-            # Several nodes between two layers add up.
+            # Several matrices between two layers add up.
             lags[lag] = lags[lag] + weight if lag in lags else weight
         bias = _add(*biases) if biases else None
         # A layer that only reads itself has these weights as its input weights.

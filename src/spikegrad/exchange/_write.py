@@ -28,6 +28,7 @@ from ._nodes import (
     Shape,
     Signal,
     Time,
+    kind_of,
     output_shape,
     scaled,
     trace_sum,
@@ -261,6 +262,9 @@ class _Writer(_Nodes):
                         "fold a normalization into the weights (fold_normalization)"
                     )
                 continue
+            # Before any function is traced, because a cell may need weights of another form.
+            with named(f"layer {name!r}"), named(type(node.cell).__name__):
+                kind_of(node.cell)
             bias = node.bias
             self.edges[name] = []
             for edge, weight in graph.connections(name):
@@ -314,16 +318,27 @@ class _Writer(_Nodes):
             edge = self.edges[name][n]
             return _traced(text, edge.layer.drive, self.signals[edge.source])
 
+        @functools.cache
+        def check_join(name: str) -> None:
+            text = (
+                f"the join {name!r} must add outputs of one shape, as in lambda a, b: a + b; put "
+                "any other function into the weights of the layer that reads it"
+            )
+            node = self.net.nodes[name]
+            _traced(text, node.function, *(self.signals[n] for n in node.of))
+
         # In a loop a layer has an output before all of its sources do.
         for name, source in reached(self.sources, self.net.inputs):
             self.signals[name] = self.signals[source]
             if name in self.edges:  # each current has the shape of the output
                 self.signals[name] = current(name, self.sources[name].index(source))
+            # Before a layer reads an output of another shape.
+            elif self.signals.keys() >= {*self.sources[name]}:
+                check_join(name)
         # Now the signals of sources that come later are known too.
         for name, node in self.net.nodes.items():
             if isinstance(node, Join):
-                text = f"the join {name!r} must add outputs of one shape, as in lambda a, b: a + b"
-                _traced(text, node.function, *(self.signals[n] for n in node.of))
+                check_join(name)
                 continue
             currents = [current(name, n) for n in range(len(self.edges[name]))]
             if not all(signal.is_like(self.signals[name]) for signal in currents):
