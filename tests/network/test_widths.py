@@ -14,8 +14,8 @@ from networks import assert_raises, observed
 import spikegrad
 from spikegrad import LIF, AdaptiveLIF, Arctan, Join, Layer, LeakyReadout, Network, Sigmoid, SynapticLIF, measure
 from spikegrad.network import match_widths
-from spikegrad.neurons import Refractory
-from spikegrad.training import AdaptWidths, Checkpoints, State, combine, fit, partition
+from spikegrad.neurons import MPBN, Izhikevich, Refractory
+from spikegrad.training import AdaptWidths, Checkpoints, Report, State, combine, fit, partition
 
 KEY = jax.random.key(5)
 RNG = np.random.default_rng(0)
@@ -64,6 +64,46 @@ def test_curves_that_have_been_stretched_or_shifted_before(surrogate, keep):
     new = measure(match_widths(one, X, keep=keep).layers[0].cell.surrogate)
     assert new.half_width == pytest.approx(np.asarray(one.observe(X)[1][0].potential).std(), rel=1e-5)
     assert getattr(new, keep) == pytest.approx(getattr(measure(surrogate), keep), rel=1e-5)
+
+
+class Cubed(LIF):
+    """A custom cell with a unit of its own, and another name of the field."""
+
+    def _spike(self, u, threshold, key=None):
+        return super()._spike(u**3 / 100, threshold, key)
+
+
+def test_widths_are_in_the_unit_in_which_the_surrogate_is_called():
+    mpbn, izhikevich, cubed = MPBN(0.5, gain=2.0, bias=0.3), Izhikevich(width=5.0), Cubed(0.9)
+    nodes = {
+        "mpbn": Layer(100 * weight(5, 8), mpbn, of="input"),
+        "resting": Layer(100 * weight(5, 8), Refractory(mpbn, 2), of="input"),
+        "izhikevich": Layer(20 * weight(5, 4), izhikevich, of="input"),
+        "cubed": Layer(10 * weight(5, 4), cubed, of="input"),
+    }
+    before = Network(nodes, outputs=[*nodes])
+    options = {"mask": MASK, "keep": "area"}
+    states = jax.tree.map(np.float64, observed(before, X, mask=MASK, backward="scan")[2])
+
+    def normalized(u):
+        chosen = [of_step[active] for of_step, active in zip(u, MASK, strict=True)]
+        mean, var = (np.stack([f(a, 0) for a in chosen])[:, None] for f in (np.mean, np.var))
+        return 2.0 * (u - mean) / np.sqrt(var + 1e-5) + 0.3 - 0.5
+
+    arguments = {
+        "mpbn": normalized(states["mpbn"]),
+        "resting": normalized(states["resting"][0]),
+        "izhikevich": (states["izhikevich"][0] - 30) / 5,
+        "cubed": states["cubed"] ** 3 / 100 - 1,
+    }
+    trainable, static = partition(match_widths(before, X, **options))
+    moved = jax.tree.map(lambda leaf: 3 * leaf if leaf.ndim == 0 else leaf, trainable)
+    report = Report(State.create(moved, optax.sgd(0.1), KEY), 1, True, {}, {}, 1, None)
+    adapted = AdaptWidths(static, X, **options)(report).trainable
+    for after in (trainable, adapted):
+        for name, layer in combine(after, static).layers.items():
+            width = measure(surrogate_of(layer.cell)).half_width
+            assert width == pytest.approx(arguments[name][MASK].std(), rel=1e-4), name
 
 
 def test_modules_with_functions_among_their_leaves():

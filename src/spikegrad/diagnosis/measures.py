@@ -13,11 +13,10 @@ import numpy as np
 
 from .._optimizer import updates_of
 from .._pytree import is_array, merge
-from .._surrogate import Surrogate
 from ..network import Activity, Join, Network
-from ..neurons import parameters_of, with_parameters
+from ..neurons import parameters_of, quiet_cell, surrogate_field
 from ..surrogates import measure
-from .moves import Moves, apply_moves, has_width, surrogate_field
+from .moves import Moves, apply_moves, has_width
 from .trial import DECADE, FACTOR, Problem, compiled, constant_loss
 
 BANDS = {
@@ -132,18 +131,9 @@ class Report(NamedTuple):
     """Size of the gradient of the loss in the outputs of each step."""
 
 
-class Recorder(Surrogate):
-    """A surrogate that never fires and remembers its argument."""
-
-    def __init__(self) -> None:
-        self.x: Any = None
-
-    def __call__(self, x: Any, **options: Any) -> jax.Array:
-        self.x = x
-        return jnp.zeros_like(x)
-
-
-def observe_layer(cell: Any, activity: Activity) -> dict[str, jax.Array]:
+def observe_layer(
+    cell: Any, activity: Activity, active: np.ndarray | None
+) -> dict[str, jax.Array]:
     """Return distances to the threshold of a layer that fires, and its slopes, in float32.
 
     The result is empty for a cell that does not pass its distance to a field.
@@ -151,35 +141,28 @@ def observe_layer(cell: Any, activity: Activity) -> dict[str, jax.Array]:
     field = surrogate_field(cell)
     if field is None:
         return {}
-    # The cell itself computes the distance, whatever its threshold. A surrogate that records its
-    # argument shows it without a rule for each class.
-    recorder = Recorder()
-    quiet = with_parameters(cell, **{field: recorder})
-
-    def fire(u):
-        """Return the state after no spike, and the distance to the threshold."""
-        v, _ = quiet.fire(u)
-        return v, recorder.x
-
+    quiet = quiet_cell(cell, field)
     _, pre_spike, current = jax.tree.map(
         lambda a: a.astype(jnp.float32) if jnp.issubdtype(a.dtype, jnp.floating) else a,
         activity,
     )
     # vmap over the steps, because ``fire`` takes the state of one step.
-    try:
-        _, distance = jax.vmap(fire)(pre_spike)
-    except TypeError:  # the cell derives another surrogate, such as a stretched one
-        return {}
+    _, distance = jax.vmap(quiet.fire)(pre_spike, active)
     if distance is None:
         return {}
     start = cell.initial_state(current.shape[1:], current.dtype)
     start = jax.tree.map(jnp.asarray, start)
+
     # Without spikes there are no resets and no adaptation. The potential is then linear in the
     # weights, so its spread tells by which factor to scale them. A delayed reset fires in
     # ``integrate``, so that part is quiet too.
-    _, without = jax.lax.scan(lambda v, i: fire(quiet.integrate(v, i)), start, current)
+    def step(v, now):
+        current, active = now
+        return quiet.fire(quiet.cell.integrate(v, current), active)
+
+    _, without = jax.lax.scan(step, start, (current, active))
     slope = slope_of(getattr(parameters_of(cell), field), distance)
-    _, rest = fire(start)
+    _, rest = quiet.fire(start)
     return {"distance": distance, "quiet": without, "rest": rest, "slope": slope}
 
 
@@ -215,11 +198,12 @@ def _observed(problem: Problem, network: Network, inputs: Any, moves: Any):
     (gradient,) = pullback(read)
     graph = merge(trainable, static).graph
     outputs = {name: activity[name].output for name in graph.nodes}
+    active = None if problem.mask is None else problem.valid
     arrays: dict[str, Any] = {
         "loss": value,
         "constant": constant_loss(loss, out)[0],
         "layers": {
-            name: observe_layer(layer.cell, activity[name])
+            name: observe_layer(layer.cell, activity[name], active)
             for name, layer in graph.layers.items()
         },
         "outputs": outputs,

@@ -19,7 +19,7 @@ from .._pytree import is_real_array, split
 from .._struct import domain
 from .._surrogate import Surrogate, with_curve
 from ..network import Join, Layer, Network
-from ..neurons import parameters_of, with_parameters
+from ..neurons import parameters_of, surrogate_field, with_parameters
 from ..surrogates import Sigmoid, measure, rescaled
 
 PARTS = {"weight": "weights", "recurrent": "recurrent weights", "bias": "bias"}
@@ -359,20 +359,6 @@ def apply_moves(network: Network, moves: Moves) -> tuple[Network, Network]:
     for move in moves.values():
         network = move.apply(network)
     return split(network, lambda path, _: path in trained)
-
-
-def surrogate_field(cell: Any) -> Any:
-    """Return the name of the field with the surrogate, or None for a cell that never fires."""
-    fields = vars(parameters_of(cell))
-    if fields.get("threshold", 1) is None:
-        return None
-    names = [
-        name
-        for name, value in fields.items()
-        # The field of the library also takes functions.
-        if isinstance(value, Surrogate) or (name == "surrogate" and callable(value))
-    ]
-    return next(iter(names), None)
 
 
 def has_width(surrogate: Any) -> bool:

@@ -15,7 +15,12 @@ from jax.typing import ArrayLike
 from .._checks import append_axes, brief, compute_dtype
 from .._pytree import PyTree, is_array, merge, split
 from .._surrogate import Scaled, Surrogate, curve_of, with_curve
-from ..neurons import parameters_of, says_how_to_encode, with_parameters
+from ..neurons import (
+    parameters_of,
+    surrogate_arguments,
+    surrogate_field,
+    with_parameters,
+)
 from ..surrogates import Stretched, measure
 from ._connections import Name
 from ._network import Network
@@ -38,9 +43,11 @@ def match_widths(
 
     .. math:: w = r\, \sigma_U,
 
-    with :math:`\sigma_U` the standard deviation of the distance between potential and threshold,
-    before the spike, over all steps, examples and neurons of the layer. The slope then covers most
-    neurons, and is still specific to the threshold.
+    with :math:`\sigma_U` the standard deviation of the argument of the surrogate over all steps,
+    examples and neurons of the layer. This argument is the distance between potential and threshold
+    before the spike, for most cells in the unit of the potential. :class:`~spikegrad.neurons.MPBN`
+    normalizes the potential first, and :class:`~spikegrad.neurons.Izhikevich` divides the distance
+    by its ``width``. The slope then covers most neurons, and is still specific to the threshold.
 
     Parameters
     ----------
@@ -59,9 +66,9 @@ def match_widths(
     -------
     Network
         A network with surrogates that are :func:`~spikegrad.stretched` by an array. Another width
-        does not recompile. Layers without a :class:`~spikegrad.Surrogate`, such as readouts, are
-        unchanged. So is the width of a layer with constant potentials. A second call replaces the
-        widths that the first call set.
+        does not recompile. Layers without a :class:`~spikegrad.Surrogate` in a field that ``fire``
+        calls, such as readouts, are unchanged. So is the width of a layer with constant potentials.
+        A second call replaces the widths that the first call set.
 
     Raises
     ------
@@ -103,14 +110,13 @@ def match_widths(
         _spreads(tuple(leaves), structure, arrays, inputs, mask, key)
     )
     changed = {}
-    for name, layer in network.graph.layers.items():
-        surrogate = getattr(parameters_of(layer.cell), "surrogate", None)
-        if isinstance(surrogate, Surrogate):
-            width = ratio * float(spreads[name])
-            cell = with_parameters(
-                layer.cell, surrogate=_widened(surrogate, width, keep)
-            )
-            changed[name] = dataclasses.replace(layer, cell=cell)
+    for name, spread in spreads.items():
+        layer = network.graph.layers[name]
+        field = surrogate_field(layer.cell)
+        surrogate = getattr(parameters_of(layer.cell), field)
+        widened = _widened(surrogate, ratio * float(spread), keep)
+        cell = with_parameters(layer.cell, **{field: widened})
+        changed[name] = dataclasses.replace(layer, cell=cell)
     return dataclasses.replace(network, layers=network.layers | changed)
 
 
@@ -124,21 +130,29 @@ def _spreads(
     mask: ArrayLike | None,
     key: jax.Array | None,
 ) -> dict[Name, jax.Array]:
-    """Return the standard deviation of each layer's distance to the threshold, or of its potential
-    if it is unknown, over all valid steps, examples and neurons.
+    """Return the standard deviation of the argument of each layer's surrogate, over all valid
+    steps, examples and neurons.
     """
     network = merge(arrays, structure.unflatten(leaves))
-    _, activity = network.observe(inputs, parts=("pre_spike",), mask=mask, key=key)
+    # "scan", because the other modes refuse masks for cells that couple examples.
+    _, activity = network.observe(
+        inputs, parts=("pre_spike",), mask=mask, key=key, backward="scan"
+    )
+    valid = None if mask is None else jnp.asarray(mask)
     spreads = {}
     for name, layer in network.graph.layers.items():
-        u = activity[name].pre_spike
-        x = layer.cell.encode(u)[0] if says_how_to_encode(layer.cell) else None
-        x = activity[name].potential if x is None else x
+        field = surrogate_field(layer.cell)
+        if field is None:
+            continue
+        if not isinstance(getattr(parameters_of(layer.cell), field), Surrogate):
+            continue  # a function with a custom derivative has no width to set
+        x = surrogate_arguments(layer.cell, field, activity[name].pre_spike, valid)
+        if x is None:
+            continue
         # A sum of many values in float16 would overflow or stop growing.
         x = x.astype(compute_dtype(x.dtype))
-        valid = jnp.asarray(True if mask is None else mask)
-        valid = jnp.broadcast_to(append_axes(valid, x.ndim), x.shape)
-        spreads[name] = jnp.std(x, where=valid)
+        where = True if valid is None else append_axes(valid, x.ndim)
+        spreads[name] = jnp.std(x, where=jnp.broadcast_to(jnp.asarray(where), x.shape))
     return spreads
 
 

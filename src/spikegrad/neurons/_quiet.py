@@ -1,0 +1,83 @@
+"""A cell without spikes, which shows the argument of its surrogate.
+
+The cell itself computes the argument: the distance to the threshold, in the unit in which it calls
+its surrogate. So measurements need no rule for the threshold, the normalization or the unit of each
+class.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from .._surrogate import Surrogate
+from ._cell import Cell, State
+from ._cell import fire as fire_cell
+from ._declared import parameters_of, with_parameters
+
+
+class Recorder(Surrogate):
+    """A surrogate that never fires and remembers its argument."""
+
+    def __init__(self) -> None:
+        self.x: jax.Array | None = None
+
+    def __call__(self, x: Any, **options: Any) -> jax.Array:
+        del options
+        self.x = x
+        return jnp.zeros_like(x)
+
+
+class QuietCell(NamedTuple):
+    """A cell whose surrogate never fires."""
+
+    cell: Any
+    recorder: Recorder
+
+    def fire(
+        self, u: State, active: jax.Array | None = None
+    ) -> tuple[State, jax.Array | None]:
+        """Return the state after no spike, and the argument of the surrogate.
+
+        ``u`` is the state of one step, and ``active`` are the unmasked examples, ``(batch,)``. The
+        argument is None if the cell calls another surrogate than the one in its field.
+        """
+        self.recorder.x = None
+        try:
+            v, _ = fire_cell(self.cell, u, active=active)
+        except (TypeError, NotImplementedError):
+            # The cell derives another surrogate from it, such as a stretched one.
+            return u, None
+        return v, self.recorder.x
+
+
+def surrogate_field(cell: Any) -> str | None:
+    """Return the name of the field with the surrogate, or None for a cell that never fires."""
+    fields = vars(parameters_of(cell))
+    if fields.get("threshold", 1) is None:
+        return None
+    for name, value in fields.items():
+        # The field of the library also takes functions.
+        if isinstance(value, Surrogate) or (name == "surrogate" and callable(value)):
+            return name
+    return None
+
+
+def quiet_cell(cell: Cell, field: str) -> QuietCell:
+    """Return the cell with a recorder in the field of its surrogate."""
+    recorder = Recorder()
+    return QuietCell(with_parameters(cell, **{field: recorder}), recorder)
+
+
+def surrogate_arguments(
+    cell: Cell, field: str, states: State, mask: jax.Array | None = None
+) -> jax.Array | None:
+    """Return the arguments of the surrogate for the states before the spike of all steps.
+
+    ``states`` has arrays ``(steps, batch, ...)``, ``mask`` is ``(steps, batch)`` or ``(steps,)``.
+    """
+    quiet = quiet_cell(cell, field)
+    # vmap over the steps, because ``fire`` takes the state of one step.
+    return jax.vmap(lambda u, active: quiet.fire(u, active)[1])(states, mask)
