@@ -118,6 +118,9 @@ FUNCTIONS = {
     "rows picked": lambda x: x[:, :, PLACES, 1:3],
     "one by one": lambda x: x * GAIN,
     "differences": lambda x: x[..., 1:] - x[..., :-1],
+    "stacked": lambda x: jnp.stack([x, -x], 1),
+    "tiled": lambda x: jnp.tile(x, (1, 1, 2, 3)),
+    "unstacked": lambda x: jnp.unstack(x, axis=1)[0] + jnp.unstack(x, axis=1)[1],
     "padded and joined": lambda x: jnp.concatenate([jnp.pad(x, ((0, 0), (0, 0), (1, 0), (0, 0))), -x], 2),
     "one channel replaced": lambda x: x.at[:, 0].set(0.5),
     # 301 connections of each input, which bfloat16 has no number for
@@ -125,7 +128,9 @@ FUNCTIONS = {
 }
 
 
-@pytest.mark.parametrize("name", few(FUNCTIONS, "half precision", "pooling, then convolution"))
+@pytest.mark.parametrize(
+    "name", few(FUNCTIONS, "half precision", "pooling, then convolution", "stacked", "tiled", "unstacked")
+)
 def test_connections_of_a_function(name):
     weight = FUNCTIONS[name]
     x = rng.choice([0, 0, 1], (2, 3, 2, 6, 6))
@@ -164,6 +169,10 @@ def test_zeros_of_kernels_and_masks_are_not_effective():
     ("weight", "message"),
     [
         (lambda x: jax.nn.relu(x @ np.ones((2, 2), np.float32)), "max is not linear"),
+        (
+            lambda x: jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, (1, 2), (1, 1), "VALID"),
+            "max pooling (reduce_window_max)",
+        ),
         (lambda x: x * x, "mul of two values that depend on the input"),
         (lambda x: jnp.where(x > 0, x, 0), "gt is not linear"),
         (lambda x: x @ np.ones((2, 3), np.float32) @ np.ones((3, 2), np.float32), "two products in series"),
@@ -181,6 +190,44 @@ def test_a_function_that_is_not_linear_has_a_message_and_no_counts(weight, messa
     assert f"weight of layer '1' cannot be counted: {message}" in str(report)
     with pytest.raises(ValueError, match="all weights must have counts: weight of layer '1'"):
         report.energy("45nm fp32")
+
+
+def test_a_layer_without_a_weight_multiplies_nothing():
+    x = rng.choice([0, 0, 1, 2, 0.5], (3, 2, 4))
+    found = of(None, x)
+    assert found[:3] == tuple((kind.sum(), 0, 0) for kind in (x == 1, x == 2, x == 0.5))
+    assert (found.connections, found.dense, found.updates) == (0, 0, 3 * 2 * 4)
+
+
+def test_max_pooling_in_a_join_counts_what_it_passes_on():
+    x = spikes(5, 2, 1, 6, 6)
+    kernel = np.ones((2, 1, 3, 3), np.float32)
+
+    def pool(x):
+        return jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, (1, 1, 2, 2), (1, 1, 2, 2), "VALID")
+
+    layers = {"pool": Join(pool, of="input"), "out": Layer(conv(kernel), Silent())}
+    report = cost_report(Network(layers), jnp.asarray(x, jnp.float32))
+    pooled = x.reshape(5, 2, 1, 3, 2, 3, 2).any((4, 6))
+    assert report.complete
+    assert report.uncounted == ("pool",)
+    # One window covers all 3 x 3 values, for each of two channels.
+    assert report.total.spikes == (pooled.sum(), 2 * pooled.sum(), 2 * pooled.sum())
+
+
+def test_tokens_have_an_axis_of_examples():
+    tokens = rng.integers(0, 7, (5, 3))
+    mask = np.arange(5) < 4
+    table = jnp.asarray(rng.normal(size=(7, 6)), jnp.float32)
+    layers = [
+        Layer(jax.tree_util.Partial(lambda table, x: table[x], table), LIF(0.9)),
+        Layer(np.ones((6, 2), np.float32), LeakyReadout()),
+    ]
+    report = cost_report(Network(layers), tokens, mask=mask)
+    assert (report.examples, report.steps) == (3, 4 * 3)
+    assert report.layers["1"].dense == 12 * 12
+    assert report.layers["1"].updates == 12 * 2
+    assert report.layers["0"].state_words == 12 * 6 * 2
 
 
 def spikes(*shape, rate=0.3):

@@ -14,7 +14,7 @@ import numpy as np
 from .._optimizer import updates_of
 from .._pytree import is_array, merge
 from ..network import Activity, Join, Network
-from ..neurons import parameters_of, quiet_cell, surrogate_field
+from ..neurons import quiet_cell, surrogate_of
 from ..surrogates import measure
 from .moves import Moves, apply_moves, has_width
 from .trial import DECADE, FACTOR, Problem, compiled, constant_loss
@@ -138,10 +138,9 @@ def observe_layer(
 
     The result is empty for a cell that does not pass its distance to a field.
     """
-    field = surrogate_field(cell)
-    if field is None:
+    if surrogate_of(cell) is None:
         return {}
-    quiet = quiet_cell(cell, field)
+    quiet = quiet_cell(cell)
     _, pre_spike, current = jax.tree.map(
         lambda a: a.astype(jnp.float32) if jnp.issubdtype(a.dtype, jnp.floating) else a,
         activity,
@@ -161,7 +160,7 @@ def observe_layer(
         return quiet.fire(quiet.cell.integrate(v, current), active)
 
     _, without = jax.lax.scan(step, start, (current, active))
-    slope = slope_of(getattr(parameters_of(cell), field), distance)
+    slope = slope_of(surrogate_of(cell), distance)
     _, rest = quiet.fire(start)
     return {"distance": distance, "quiet": without, "rest": rest, "slope": slope}
 
@@ -330,7 +329,7 @@ def _hides_spikes(cell: Any, output: np.ndarray) -> Any:
 @np.errstate(invalid="ignore")  # potentials may be infinite
 def _activity_of(layer: Any, arrays: Any, problem: Problem) -> dict[str, Any]:
     """Return the fields of a :class:`LayerReport` for neurons that fire."""
-    surrogate = getattr(parameters_of(layer.cell), surrogate_field(layer.cell))
+    surrogate = surrogate_of(layer.cell)
     valid = problem.valid
     # (valid steps, neurons), without the steps that a mask excludes, whose outputs are 0.
     distance, quiet, slope = (

@@ -19,7 +19,12 @@ from .._pytree import is_real_array, split
 from .._struct import domain
 from .._surrogate import Surrogate, with_curve
 from ..network import Join, Layer, Network
-from ..neurons import parameters_of, surrogate_field, with_parameters
+from ..neurons import (
+    parameters_of,
+    surrogate_of,
+    with_parameters,
+    with_surrogate,
+)
 from ..surrogates import Sigmoid, measure, rescaled
 
 PARTS = {"weight": "weights", "recurrent": "recurrent weights", "bias": "bias"}
@@ -154,12 +159,10 @@ class FitSlope(Move):
         return surrogate
 
     def change(self, layer: Layer) -> Layer:
-        field = surrogate_field(layer.cell)
-        base = self.base_of(getattr(parameters_of(layer.cell), field))
+        base = self.base_of(surrogate_of(layer.cell))
         peak, half_width = self.value
         slope = rescaled(base, peak=peak, half_width=half_width)
-        cell = with_parameters(layer.cell, **{field: slope})
-        return dataclasses.replace(layer, cell=cell)
+        return dataclasses.replace(layer, cell=with_surrogate(layer.cell, slope))
 
     @property
     def text(self) -> str:
@@ -326,12 +329,12 @@ def neutral_moves(network: Network, inputs: Mapping[str, Any]) -> Iterator[Move]
                 yield Center(name, 0.0, part)
             elif callable(weight):
                 yield ScaleOutput(name, 1.0, part)
-        field = surrogate_field(layer.cell)
-        cell = parameters_of(layer.cell)
-        if field is not None and has_width(getattr(cell, field)):
-            shape = measure(getattr(cell, field))
+        surrogate = surrogate_of(layer.cell)
+        if surrogate is not None and has_width(surrogate):
+            shape = measure(surrogate)
             # Its own numbers rescale a slope to itself.
             yield FitSlope(name, (shape.peak, shape.half_width))
+        cell = parameters_of(layer.cell)
         for parameter in numbers_of(cell):
             yield SetParameter(name, getattr(cell, parameter.name), parameter.name)
 

@@ -78,6 +78,8 @@ def _apply(equation: Any, operands: list, pattern: Callable) -> list:
         return evaluate(
             program, *consts, *operands, run=functools.partial(_apply, pattern=pattern)
         )
+    if name in _MAXIMA:
+        raise NotLinearError(f"max pooling ({name}) is not linear")
     if name not in _RULES:
         raise NotLinearError(f"{name} is not linear")
     if name in _PRODUCTS:
@@ -179,8 +181,13 @@ _MOVES = (
     "slice",
     "split",
     "squeeze",
+    "stack",
+    "tile",
     "transpose",
+    "unstack",
 )
+_MAXIMA = "reduce_max", "reduce_window_max"
+"""Operations of max pooling."""
 _PRODUCTS = "conv_general_dilated", "dot_general", "mul"
 """Operations whose kernels become their patterns."""
 _RULES: dict[str, Callable[[Any, list, list], list]] = {

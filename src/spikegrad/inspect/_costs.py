@@ -18,6 +18,7 @@ from .._pytree import PyTree, is_array, is_inexact, merge, split
 from .._table import aligned
 from ..network import Network, named_inputs
 from ..network._connections import Edge, Name, Weight, matrix_of, weights_of
+from ..network._layer import unchanged
 from ..network._past import lagged, places_of
 from ._connections import NotLinearError, connections_of
 from ._energy import EnergyPrices, EnergyReport, energy_of
@@ -241,8 +242,10 @@ def cost_report(
     real. The costs of a batch are the sum of the costs of its examples.
 
     A weight may be any linear function: a matrix, a convolution, pooling, a mask, or several of
-    these with at most one product with a kernel. Biases do not count. For another function the row
-    has a message instead of counts. Padding does not count as effective or dense operations. A
+    these with at most one product with a kernel. Biases do not count, and a layer without a weight
+    has no operations. For another function the row has a message instead of counts. Max pooling
+    counts in a :class:`~spikegrad.Join` of its own: a weight that reads the join counts the pooled
+    values. Padding does not count as effective or dense operations. A
     :class:`~spikegrad.Window` counts an event once, and the operations of each delay. Operations
     within cells and joins are not counted.
 
@@ -278,11 +281,14 @@ def cost_report(
         return states, counts, {name: value[0] for name, value in values.items()}
 
     states, counts, values = jax.device_get(run(arrays, x, mask))
-    first = next(iter(x.values()))
-    examples = first.shape[1] if first.ndim > 2 else 1
-    active = np.ones(len(first), bool) if mask is None else np.asarray(mask)
-    active = active.reshape(len(first), -1)
-    steps = int(np.broadcast_to(active, (len(first), examples)).sum())
+    length = len(next(iter(x.values())))
+    # By the output of a layer, (batch, ...), because inputs of tokens, (steps, batch), look like
+    # those of one example, (steps, inputs).
+    output = values[next(iter(graph.layers))]
+    examples = len(output) if output.ndim > 1 else 1
+    active = np.ones(length, bool) if mask is None else np.asarray(mask)
+    active = active.reshape(length, -1)
+    steps = int(np.broadcast_to(active, (length, examples)).sum())
     rows = []
     for name, layer in graph.layers.items():
         edges = {edge.label: edge for edge in graph.edges[name]}
@@ -373,6 +379,10 @@ def _connections(
 
     Both broadcast to ``like``.
     """
+    if getattr(weight, "function", None) is unchanged:
+        # A layer without a weight adds its inputs to the potential, as part of the update.
+        none = np.zeros(like.shape, np.int64)
+        return none, none
     if (matrix := matrix_of(weight)) is None:
         return connections_of(weight, like)
     flat = np.asarray(matrix).reshape(len(matrix), -1)

@@ -15,12 +15,7 @@ from jax.typing import ArrayLike
 from .._checks import append_axes, brief, compute_dtype
 from .._pytree import PyTree, is_array, merge, split
 from .._surrogate import Scaled, Surrogate, curve_of, with_curve
-from ..neurons import (
-    parameters_of,
-    surrogate_arguments,
-    surrogate_field,
-    with_parameters,
-)
+from ..neurons import surrogate_arguments, surrogate_of, with_surrogate
 from ..surrogates import Stretched, measure
 from ._connections import Name
 from ._network import Network
@@ -112,10 +107,8 @@ def match_widths(
     changed = {}
     for name, spread in spreads.items():
         layer = network.graph.layers[name]
-        field = surrogate_field(layer.cell)
-        surrogate = getattr(parameters_of(layer.cell), field)
-        widened = _widened(surrogate, ratio * float(spread), keep)
-        cell = with_parameters(layer.cell, **{field: widened})
+        widened = _widened(surrogate_of(layer.cell), ratio * float(spread), keep)
+        cell = with_surrogate(layer.cell, widened)
         changed[name] = dataclasses.replace(layer, cell=cell)
     return dataclasses.replace(network, layers=network.layers | changed)
 
@@ -141,12 +134,10 @@ def _spreads(
     valid = None if mask is None else jnp.asarray(mask)
     spreads = {}
     for name, layer in network.graph.layers.items():
-        field = surrogate_field(layer.cell)
-        if field is None:
+        # A function with a custom derivative has no width to set.
+        if not isinstance(surrogate_of(layer.cell), Surrogate):
             continue
-        if not isinstance(getattr(parameters_of(layer.cell), field), Surrogate):
-            continue  # a function with a custom derivative has no width to set
-        x = surrogate_arguments(layer.cell, field, activity[name].pre_spike, valid)
+        x = surrogate_arguments(layer.cell, activity[name].pre_spike, valid)
         if x is None:
             continue
         # A sum of many values in float16 would overflow or stop growing.

@@ -33,7 +33,8 @@ from ._normalized import MPBN
 from ._oscillators import BRF, HRF, RF
 from ._quiet import quiet_cell as quiet_cell
 from ._quiet import surrogate_arguments as surrogate_arguments
-from ._quiet import surrogate_field as surrogate_field
+from ._quiet import surrogate_of as surrogate_of
+from ._quiet import with_surrogate as with_surrogate
 from ._readout import LeakyReadout
 from ._refractory import Refractory
 from ._time import decay_from_tau, unroll

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from .._surrogate import Surrogate
 from ._cell import Cell, State
@@ -36,9 +37,7 @@ class QuietCell(NamedTuple):
     cell: Any
     recorder: Recorder
 
-    def fire(
-        self, u: State, active: jax.Array | None = None
-    ) -> tuple[State, jax.Array | None]:
+    def fire(self, u: State, active: ArrayLike | None = None) -> tuple[State, Any]:
         """Return the state after no spike, and the argument of the surrogate.
 
         ``u`` is the state of one step, and ``active`` are the unmasked examples, ``(batch,)``. The
@@ -46,15 +45,47 @@ class QuietCell(NamedTuple):
         """
         self.recorder.x = None
         try:
-            v, _ = fire_cell(self.cell, u, active=active)
+            mask = None if active is None else jnp.asarray(active)
+            v, _ = fire_cell(self.cell, u, active=mask)
         except (TypeError, NotImplementedError):
             # The cell derives another surrogate from it, such as a stretched one.
             return u, None
         return v, self.recorder.x
 
 
-def surrogate_field(cell: Any) -> str | None:
-    """Return the name of the field with the surrogate, or None for a cell that never fires."""
+def surrogate_of(cell: Any) -> Any:
+    """Return the surrogate in a field of a cell, or None for a cell that never fires."""
+    field = _surrogate_field(cell)
+    return None if field is None else getattr(parameters_of(cell), field)
+
+
+def with_surrogate(cell: Any, surrogate: Any) -> Any:
+    """Return the cell with another surrogate in its field."""
+    field = _surrogate_field(cell)
+    if field is None:
+        raise ValueError(f"{type(cell).__name__}: no field has a surrogate")
+    return with_parameters(cell, **{field: surrogate})
+
+
+def quiet_cell(cell: Cell) -> QuietCell:
+    """Return a cell that fires with a recorder in the field of its surrogate."""
+    recorder = Recorder()
+    return QuietCell(with_surrogate(cell, recorder), recorder)
+
+
+def surrogate_arguments(
+    cell: Cell, states: State, mask: jax.Array | None = None
+) -> jax.Array | None:
+    """Return the arguments of the surrogate for the states before the spike of all steps.
+
+    ``states`` has arrays ``(steps, batch, ...)``, ``mask`` is ``(steps, batch)`` or ``(steps,)``.
+    """
+    quiet = quiet_cell(cell)
+    # vmap over the steps, because ``fire`` takes the state of one step.
+    return jax.vmap(lambda u, active: quiet.fire(u, active)[1])(states, mask)
+
+
+def _surrogate_field(cell: Any) -> str | None:
     fields = vars(parameters_of(cell))
     if fields.get("threshold", 1) is None:
         return None
@@ -63,21 +94,3 @@ def surrogate_field(cell: Any) -> str | None:
         if isinstance(value, Surrogate) or (name == "surrogate" and callable(value)):
             return name
     return None
-
-
-def quiet_cell(cell: Cell, field: str) -> QuietCell:
-    """Return the cell with a recorder in the field of its surrogate."""
-    recorder = Recorder()
-    return QuietCell(with_parameters(cell, **{field: recorder}), recorder)
-
-
-def surrogate_arguments(
-    cell: Cell, field: str, states: State, mask: jax.Array | None = None
-) -> jax.Array | None:
-    """Return the arguments of the surrogate for the states before the spike of all steps.
-
-    ``states`` has arrays ``(steps, batch, ...)``, ``mask`` is ``(steps, batch)`` or ``(steps,)``.
-    """
-    quiet = quiet_cell(cell, field)
-    # vmap over the steps, because ``fire`` takes the state of one step.
-    return jax.vmap(lambda u, active: quiet.fire(u, active)[1])(states, mask)
