@@ -22,7 +22,8 @@ from sphinx.errors import ExtensionError
 from sphinx.pycode import ModuleAnalyzer
 
 import spikegrad
-from spikegrad import data, diagnosis, exchange, integers, losses, network, neurons, surrogates, testing, training
+from spikegrad import conversion, data, diagnosis, exchange, integers, losses, network, neurons
+from spikegrad import surrogates, testing, training
 from spikegrad import inspect as reports
 from spikegrad.cli.commands import command
 from spikegrad.inspect import plot
@@ -33,7 +34,7 @@ ROOT = HERE.parent
 sys.path.insert(0, str(HERE))  # for pictures.py
 
 MODULES = (
-    *(spikegrad, data, diagnosis, exchange, integers, losses),
+    *(spikegrad, conversion, data, diagnosis, exchange, integers, losses),
     *(network, neurons, plot, reports, surrogates, testing, training),
 )
 

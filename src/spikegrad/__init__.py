@@ -43,6 +43,7 @@ from .surrogates import (
 )
 
 if typing.TYPE_CHECKING:
+    from . import conversion as conversion
     from . import data as data
     from . import exchange as exchange
     from . import inspect as inspect

@@ -24,7 +24,7 @@ from spikegrad import (
     soft,
     stochastic,
 )
-from spikegrad.neurons import MultiSynapticLIF, Refractory
+from spikegrad.neurons import MultiSynapticLIF, Refractory, Relu
 from spikegrad.testing import CheckFailedError, check_cell, check_surrogate
 
 
@@ -246,6 +246,7 @@ CELLS = {
     "AdaptiveLIF": AdaptiveLIF(0.9, threshold=0.5),
     "SynapticLIF": SynapticLIF(),
     "LeakyReadout": LeakyReadout(),
+    "Relu": Relu(),
     "Refractory": Refractory(LIF(0.9), 2),
     "delayed": LIF(0.9, reset="value", delay_reset=True),
 }

@@ -21,7 +21,7 @@ from ..data import (
 )
 from ..losses import reduce_time
 from ..network import Layer, Network
-from ..neurons import LIF, AdaptiveLIF, Cell, LeakyReadout, SynapticLIF
+from ..neurons import LIF, AdaptiveLIF, LeakyReadout, Relu, SynapticLIF
 from ..training import partition
 
 Params: TypeAlias = tuple[Layer, ...]
@@ -41,8 +41,8 @@ CELLS: dict[str, tuple[type[LIF], tuple[str, ...]]] = {
 """Cells by name, with their decay factors."""
 
 
-class Rectified(Cell, pure=True):
-    """A leaky unit without spikes and resets. Its output is the positive part of its potential.
+class Rectified(Relu, pure=True):
+    """A rectified unit with a leak. Its output is the positive part of its potential.
 
     Its gain is 1 for any decay factor, so recurrent units with long memory are stable.
     """
@@ -50,14 +50,9 @@ class Rectified(Cell, pure=True):
     decay: Real = parameter(default=0.9, at_least=0, at_most=1)
 
     def integrate(self, v: jax.Array, current: jax.Array) -> jax.Array:
-        return self.decay * v + (1 - self.decay) * current
-
-    def fire(
-        self, u: jax.Array, key: jax.Array | None = None
-    ) -> tuple[jax.Array, jax.Array]:
         # The potential itself is kept, so a negative one still decays instead of starting again
         # from 0.
-        return u, jnp.maximum(u, 0)
+        return self.decay * v + (1 - self.decay) * current
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,6 +2,8 @@
 extra ``plot``.
 """
 
+from ._connections import NotLinearError as NotLinearError  # for the library itself
+from ._connections import check_linear as check_linear
 from ._costs import cost_report
 from ._energy import EnergyPrices
 from ._residuals import residual_report

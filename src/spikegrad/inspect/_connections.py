@@ -31,6 +31,22 @@ class _Signal(NamedTuple):
     """The largest number of products on the way from the input."""
 
 
+def check_linear(function: Callable, *inputs: jax.ShapeDtypeStruct) -> None:
+    """Raise :class:`NotLinearError` for a function that is not linear, except for a bias.
+
+    The inputs have the shapes and dtypes of its arguments.
+    """
+    program, consts = equations(jax.make_jaxpr(functools.partial(function))(*inputs))
+    run = functools.partial(_apply, pattern=jnp.ones_like)
+
+    def raise_if_nonlinear(*arrays):
+        evaluate(program, *consts, *(_Signal(x, 0) for x in arrays), run=run)
+
+    with in_double_precision():
+        arrays = (jax.ShapeDtypeStruct(x.shape, jnp.float64) for x in inputs)
+        jax.eval_shape(raise_if_nonlinear, *arrays)
+
+
 def connections_of(
     function: Callable, like: jax.ShapeDtypeStruct
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -48,6 +64,10 @@ def connections_of(
 
         def ones(x):
             (out,) = evaluate(program, *consts, _Signal(x, 0), run=run)
+            if out.products > 1:
+                raise NotLinearError(
+                    "two products in series have operations that depend on the values between them"
+                )
             return out.value
 
         x = jax.ShapeDtypeStruct(like.shape, jnp.float64)
@@ -147,13 +167,9 @@ def _scaled(equation: Any, operands: list, signals: list) -> list:
 def _product(equation: Any, operands: list, signals: list) -> list:
     """A matrix product or a convolution."""
     (signal,) = signals
-    if signal.products:
-        raise NotLinearError(
-            "two products in series have operations that depend on the values between them"
-        )
     values = [x.value if x is signal else x for x in operands]
     return [
-        _Signal(out, 1)
+        _Signal(out, signal.products + 1)
         for out in bind(equation, values, preferred_element_type=np.dtype(np.float64))
     ]
 

@@ -3,6 +3,7 @@
 from ._arguments import named_inputs as named_inputs  # for the library itself
 from ._connections import Delayed, Join, Window
 from ._connections import Edge as Edge
+from ._connections import matrix_of as matrix_of
 from ._delays import DelayKernel, rounded_delays
 from ._draw_weights import draw_weights
 from ._hidden_arrays import HiddenArray as HiddenArray

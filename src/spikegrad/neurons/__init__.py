@@ -35,7 +35,7 @@ from ._quiet import quiet_cell as quiet_cell
 from ._quiet import surrogate_arguments as surrogate_arguments
 from ._quiet import surrogate_of as surrogate_of
 from ._quiet import with_surrogate as with_surrogate
-from ._readout import LeakyReadout
+from ._readout import LeakyReadout, Relu
 from ._refractory import Refractory
 from ._time import decay_from_tau, unroll
 
@@ -59,6 +59,7 @@ __all__ = [
     "LinearResponse",
     "MultiSynapticLIF",
     "Refractory",
+    "Relu",
     "State",
     "Step",
     "SymplecticAdLIF",

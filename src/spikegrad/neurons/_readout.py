@@ -1,4 +1,4 @@
-"""A neuron that never fires."""
+"""Neurons that never fire: leaky readouts, and rectified units without a memory."""
 
 from __future__ import annotations
 
@@ -58,3 +58,44 @@ class LeakyReadout(Cell, pure=True):
 
     def linear_response(self) -> LinearResponse:
         return response_of_leak(self)
+
+
+class Relu(Cell, pure=True):
+    r"""Rectified units without a memory, for networks without spikes.
+
+    .. math:: a_t = \max(0, I_t)
+
+    A network of these layers computes each time step separately. Use it as the first layer of a
+    spiking network, or train a network of them and convert it with
+    :func:`spikegrad.conversion.to_spiking`.
+
+    Notes
+    -----
+    The state is the current of the step. The next step ignores it.
+
+    Examples
+    --------
+    >>> import jax.numpy as jnp
+    >>> from spikegrad.neurons import Relu
+    >>> state, out = Relu()(jnp.array([1.0, 1.0]), jnp.array([-0.5, 0.25]))
+    >>> out.tolist()
+    [0.0, 0.25]
+    """
+
+    def integrate(self, v: jax.Array, current: jax.Array) -> jax.Array:
+        return current
+
+    def fire(
+        self, u: jax.Array, key: jax.Array | None = None
+    ) -> tuple[jax.Array, jax.Array]:
+        # Not jnp.maximum, whose derivative at 0 is 1/2.
+        return u, jax.nn.relu(u)
+
+    def encode(self, u: jax.Array) -> tuple[None, jax.Array]:
+        return None, u
+
+    def decode(self, distance: object, rest: jax.Array) -> jax.Array:
+        return rest
+
+    def linear_response(self) -> LinearResponse:
+        return LinearResponse(decay=0.0, gain=1.0)

@@ -1,0 +1,267 @@
+"""From a ReLU network to a spiking network.
+
+A neuron without a leak fires about ``steps * a / threshold`` times for a constant current ``a``. So
+the spikes of a layer, times its threshold, are its activations: each reader multiplies by it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .._checks import brief
+from .._pytree import PyTree, as_static
+from .._struct import Struct, parameter, wiring
+from .._surrogate import Surrogate
+from ..inspect import NotLinearError, check_linear
+from ..network import (
+    Delayed,
+    Edge,
+    Join,
+    Layer,
+    Network,
+    Window,
+    matrix_of,
+    named_inputs,
+)
+from ..neurons import LIF, LeakyReadout, Relu
+from ..surrogates import Sigmoid, stretched
+
+BINS = 4096
+"""Bins of a layer's activations. A threshold is then exact to about 1/4096 of the largest one."""
+CANDIDATES = 200
+"""Thresholds to compare, evenly up to the largest activation. The error is flat at its minimum."""
+
+
+def to_spiking(
+    network: Network,
+    inputs: PyTree,
+    steps: int,
+    *,
+    percentile: float | None = None,
+    surrogate: Surrogate = Sigmoid(),  # noqa: B008  (nothing changes it)
+) -> Network:
+    r"""Convert a ReLU network to a spiking network.
+
+    Each :class:`~spikegrad.neurons.Relu` layer becomes a layer of :class:`~spikegrad.LIF` neurons
+    without a leak, which reset by subtraction. With the threshold :math:`\theta_l` of layer
+    :math:`l` and :math:`T` steps, the current of a step is
+
+    .. math:: I_t = W\, (\theta_{l-1}\, s_t) + b + \frac{\theta_l}{2T}
+
+    The last term spreads half a threshold over the steps. It makes the number of spikes the rounded
+    :math:`T a / \theta_l` instead of the truncated one, for a constant current :math:`a`.
+
+    Parameters
+    ----------
+    network : Network
+        Layers of :class:`~spikegrad.neurons.Relu`, and of :class:`~spikegrad.LeakyReadout` with
+        decay 0 for linear layers such as the last one. Weights and joins are linear: matrices,
+        convolutions, average pooling, residual sums, batch normalization with running statistics.
+    inputs : array_like or dict
+        Inputs of ``network`` to measure activations, ``(steps, batch, ...)``, for example a
+        training batch with one step.
+    steps : int
+        :math:`T \ge 1`, the number of steps that the network will run. More steps are more exact.
+    percentile : float, optional
+        The threshold is this percentile of the activations of a layer, such as 99.9 in Rueckauer et
+        al. 2017. By default it is the threshold with the least squared error of activations that
+        are rounded to ``steps`` spikes. Few steps then have smaller thresholds.
+    surrogate : Surrogate, default Sigmoid()
+        The surrogate for further training. Its unit is the threshold of a layer.
+
+    Returns
+    -------
+    Network
+        It takes the inputs of ``network`` at each of ``steps`` steps. The mean of its outputs over
+        the steps stands for the outputs of ``network``. The spikes of a last layer of rectified
+        units stand for them in units of ``cell.threshold``.
+
+    Raises
+    ------
+    TypeError
+        For other cells, recurrent or delayed weights, joins over time, and functions that are not
+        linear, such as max pooling.
+    ValueError
+        If ``steps`` is below 1, or if a layer has no activation above 0.
+
+    Notes
+    -----
+    Weights keep their form. A matrix is multiplied by the threshold of its source. A function gets
+    its inputs times this threshold. Both can be trained further, as can the biases.
+
+    References
+    ----------
+    Diehl et al. 2015, "Fast-classifying, high-accuracy spiking deep networks through weight and
+    threshold balancing", IJCNN. Rueckauer et al. 2017, "Conversion of continuous-valued deep
+    networks to efficient event-driven networks for image classification", Frontiers in Neuroscience
+    11:682. Deng, Gu 2021, "Optimal conversion of conventional artificial neural networks to spiking
+    neural networks", ICLR: half a threshold.
+
+    Examples
+    --------
+    >>> import jax, jax.numpy as jnp
+    >>> from spikegrad import Layer, LeakyReadout, Network
+    >>> from spikegrad.conversion import to_spiking
+    >>> from spikegrad.neurons import Relu
+    >>> keys = jax.random.split(jax.random.key(0), 3)
+    >>> network = Network([
+    ...     Layer(jax.random.normal(keys[0], (20, 50)), Relu()),
+    ...     Layer(jax.random.normal(keys[1], (50, 3)), LeakyReadout(0.0)),
+    ... ])
+    >>> images = jax.random.uniform(keys[2], (1, 100, 20))  # one step, examples
+    >>> spiking = to_spiking(network, images, 8)
+    >>> _, expected = network(images)
+    >>> _, outputs = spiking(jnp.broadcast_to(images, (8, 100, 20)))
+    >>> error = outputs.mean(0) - expected[0]
+    >>> print(f"{error.std() / expected.std():.1%}")
+    14.3%
+    """
+    if steps < 1:
+        raise ValueError(f"to_spiking: steps must be >= 1, got {steps}")
+    # All cells and delays are checked before the network runs.
+    for name, node in network.layers.items():
+        _check_node(f"to_spiking: {name!r}", node)
+    values = _outputs(network, inputs)
+    thresholds = {
+        name: _threshold(f"to_spiking: layer {name!r}", values[name], steps, percentile)
+        for name, node in network.layers.items()
+        if _is_rectified(node)
+    }
+    # The number that a spike of a source stands for. Inputs and linear layers stand for themselves.
+    units = dict.fromkeys(values, 1.0) | thresholds
+    nodes = {}
+    for name, node in network.layers.items():
+        owner = f"to_spiking: {name!r}"
+        node = _in_units(owner, node, network.graph.edges[name], values, units)
+        if name in thresholds:
+            node = _with_spikes(node, thresholds[name], steps, surrogate)
+        nodes[name] = node
+    return dataclasses.replace(network, layers=nodes)
+
+
+class Scaled(Struct, pure=True):
+    """A function of inputs that are multiplied by a number each."""
+
+    function: Callable = parameter(kind=object)
+    factors: tuple[float, ...] = wiring()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "function", as_static(self.function))
+
+    def __call__(self, *inputs: jax.Array) -> jax.Array:
+        factors = zip(inputs, self.factors, strict=True)
+        return self.function(*(x * factor for x, factor in factors))
+
+
+def _is_rectified(node: Layer | Join) -> bool:
+    return isinstance(node, Layer) and type(node.cell) is Relu
+
+
+def _check_node(owner: str, node: Layer | Join) -> None:
+    """Raise for a node that has no spiking counterpart. Functions are checked later."""
+    if isinstance(node, Join):
+        if node.over_time:
+            raise TypeError(
+                f"{owner} must not be a join over time; use running statistics, or "
+                "fold_normalization"
+            )
+        return
+    cell = node.cell
+    is_linear = type(cell) is LeakyReadout and not np.any(np.asarray(cell.decay))
+    if not (is_linear or _is_rectified(node)):
+        raise TypeError(
+            f"{owner} must have Relu or LeakyReadout(0.0) cells, got {brief(cell)}"
+        )
+    is_delayed = any(isinstance(w, (Delayed, Window)) for w in node.weights.values())
+    if is_delayed or node.recurrent is not None:
+        raise TypeError(
+            f"{owner} must read outputs of the same step, not recurrent or delayed ones"
+        )
+
+
+def _outputs(network: Network, inputs: PyTree) -> dict[str, jax.Array]:
+    """Return the inputs and the outputs of all nodes, ``(steps, batch, ...)``."""
+    _, activity = network.observe(inputs, parts="output")
+    outputs = {name: node.output for name, node in activity.items()}
+    return named_inputs(network.inputs, inputs) | outputs
+
+
+def _threshold(
+    owner: str, activations: jax.Array, steps: int, percentile: float | None
+) -> float:
+    """Return the threshold of a layer: the activation that ``steps`` spikes stand for."""
+    values = np.asarray(activations, np.float64)
+    largest = float(values.max())
+    share = 100 if percentile is None else percentile
+    if not 0 < float(np.percentile(values, share)) < np.inf:
+        raise ValueError(
+            f"{owner} must have finite activations above 0 at percentile {share}; pass other "
+            "inputs or a higher percentile"
+        )
+    if percentile is not None:
+        return float(np.percentile(values, percentile))
+    # A histogram, because each candidate passes all values. Zeros are exact for every threshold.
+    counts, edges = np.histogram(values[values > 0], BINS, (0, largest))
+    centers = (edges[1:] + edges[:-1]) / 2
+    candidates = largest * np.arange(1, CANDIDATES + 1) / CANDIDATES
+    # (candidates, bins): the values that the spikes stand for
+    spikes = np.clip(np.rint(steps * centers / candidates[:, None]), 0, steps)
+    errors = ((spikes * candidates[:, None] / steps - centers) ** 2) @ counts
+    return float(candidates[errors.argmin()])
+
+
+def _in_units(
+    owner: str,
+    node: Any,
+    edges: Sequence[Edge],
+    values: Mapping[str, jax.Array],
+    units: Mapping[str, float],
+) -> Any:
+    """Return a node that reads outputs in units of their sources."""
+    sources = [edge.source for edge in edges]
+    examples = {
+        name: jax.ShapeDtypeStruct(x.shape[1:], x.dtype) for name, x in values.items()
+    }
+
+    def function_of(function: Callable, *sources: str) -> Callable:
+        try:
+            check_linear(function, *(examples[source] for source in sources))
+        except NotLinearError as error:
+            raise TypeError(
+                f"{owner} must be linear except for its cells: {error}"
+            ) from None
+        factors = tuple(units[source] for source in sources)
+        return function if {*factors} == {1.0} else Scaled(function, factors)
+
+    def weight_of(weight: Any, source: str) -> Any:
+        matrix = matrix_of(weight)
+        if matrix is None:
+            return function_of(weight, source)
+        return jnp.asarray(matrix) * units[source]
+
+    if isinstance(node, Join):
+        return dataclasses.replace(node, function=function_of(node.function, *sources))
+    if isinstance(node.weight, Mapping):
+        weight = {source: weight_of(node.weight[source], source) for source in sources}
+    else:
+        weight = weight_of(node.weight, sources[0])
+    return dataclasses.replace(node, weight=weight)
+
+
+def _with_spikes(
+    layer: Layer, threshold: float, steps: int, surrogate: Surrogate
+) -> Layer:
+    """Return a layer with neurons that fire instead of rectified units."""
+    bias = 0.0 if layer.bias is None else jnp.asarray(layer.bias)
+    # Slope and width in units of the threshold: a spike stands for this many units of the current.
+    cell = LIF(1.0, threshold, (1 / threshold) * stretched(surrogate, threshold))
+    return dataclasses.replace(
+        layer, cell=cell, bias=jnp.asarray(bias + threshold / (2 * steps))
+    )
