@@ -196,12 +196,39 @@ def test_divergence_is_one_line_after_its_reason(tmp_path, monkeypatch, capsys):
     reason, error = captured.err.splitlines()
     assert reason.startswith("at the start, not finite: the loss of constant outputs is NaN or infinite, so check")
     assert error == (
-        "spikegrad: error: training diverged: the loss is nan at update 1, in epoch 1. A smaller learning rate may help"
+        "spikegrad: error: training diverged: the loss is nan at update 1, in epoch 1. "
+        "Use a smaller learning rate, such as --lr 0.002"
     )
 
 
 WRONG = {
-    "no such command": (["learn"], "No such command 'learn'"),
+    "no such command": (["learn"], "unknown command 'learn': did you mean train? Else use train, predict, diagnose, "),
+    "values with spaces": (
+        ["train", "--seed", "1", "--hidden", "100", "50", "--recurrent"],
+        "--hidden must have commas between its values, got 100 50; write --hidden 100,50",
+    ),
+    "ranges with spaces": (["sweep", "--lr", "0.1", "0.2"], "write --lr 0.1,0.2"),
+    "data without its option": (["train", "my.npz"], "unexpected argument my.npz; write an option before it, such as"),
+    "a word too many": (["train", "--recurrent", "2"], "unexpected argument 2; write an option before it, such as"),
+    "labels below 0": (
+        ["train", "--data", "negative.npz"],
+        "y_train must hold labels from 0 to 65535, got -1 at index 3; numpy.unique(y_train, return_inverse=True)[1] n",
+    ),
+    "time first": (
+        ["train", "--data", "time.npz"],
+        "with 50 labels, got (50, 20, 2) with 20 labels: time seems to be the first axis; save numpy.swapaxes(x, 0, 1)",
+    ),
+    "objects": (["train", "--data", "objects.npz"], "objects.npz: x must be an array of numbers, got Python objects; "),
+    "NaN": (["train", "--data", "nan.npz"], "nan.npz: x_train must be finite, got nan at index (7, 1); replace or"),
+    "keys": (
+        ["train", "--data", "keys.npz"],
+        "keys.npz: keys must be x_train, y_train: images or features; or x, y: sequences (n, steps, channels); or "
+        "times, units, ...: events; got data, labels; rename the arrays, as numpy.savez(file, x_train=x, y_train=y)",
+    ),
+    "a test set of another shape": (
+        ["train", "--data", "test.npz"],
+        "x_test must have shape (n, 2) like x_train, got (20, 3)",
+    ),
     "no such option": (["train", "--epoch", "3"], "No such option"),
     "unknown surrogate": (["train", "--surrogate", "arctang"], "unknown surrogate 'arctang', did you mean 'arctan'?"),
     "parameter out of domain": (["train", "--surrogate", "arctan(-1)"], "Arctan: alpha must be > 0, got -1.0"),
@@ -244,6 +271,12 @@ def test_a_wrong_value_is_one_line_and_exit_code_2(name, tmp_path, monkeypatch, 
     np.savez("table.npz", x_train=np.arange(40.0).reshape(20, 2), y_train=labels)
     events = {"times": np.zeros(9), "time_unit": "ms", "units": np.zeros(9, int), "shape": [1]}
     np.savez("events.npz", **events, offsets=np.arange(10), y=np.zeros(9, int))
+    np.savez("keys.npz", data=np.zeros((20, 2)), labels=labels)
+    np.savez("negative.npz", x_train=np.eye(20), y_train=np.where(np.arange(20) == 3, -1, labels))
+    np.savez("time.npz", x=np.zeros((50, 20, 2)), y=labels)
+    np.savez("objects.npz", x=np.array([np.zeros((n % 3 + 1, 2)) for n in range(20)], object), y=labels)
+    np.savez("nan.npz", x_train=np.where(np.arange(40) == 15, np.nan, 1).reshape(20, 2), y_train=labels)
+    np.savez("test.npz", x_train=np.eye(20, 2), y_train=labels, x_test=np.eye(20, 3), y_test=labels)
     np.savez("sequences.npz", x=np.zeros((3, 2)), y=np.zeros(3, int))
     Path("used").mkdir()
     Path("used", "run.json").touch()

@@ -1,5 +1,6 @@
 """What the command says of why a network does not learn."""
 
+import dataclasses
 import json
 from types import SimpleNamespace
 
@@ -27,6 +28,7 @@ def test_train_reports_issues_of_a_run_that_does_not_learn(tmp_path, capsys):
     printed = capsys.readouterr()
     said = "at the start, overshoots: the first update is"
     assert f"no learning in epoch 1: {said}" in printed.err
+    assert "multiply the learning rate" not in printed.out + printed.err
     assert f"warning: {said}" in printed.out
     assert f"For more checks, run spikegrad diagnose {run} --initial" in printed.out
 
@@ -51,6 +53,31 @@ def test_too_little_training_is_no_fault(tmp_path, capsys):
     printed = capsys.readouterr()
     assert "is close to guessing one of 10 classes" in printed.out
     assert f"warning: {diagnosis.SOUND}" in printed.out
+
+
+def test_fixes_are_those_of_the_command(monkeypatch):
+    """A rate is the option to pass, and only values of a file, which the command does not standardize, can change."""
+    rng = np.random.default_rng(0)
+    y = np.arange(40) % 3
+    table = rng.normal(size=(40, 1, 6)).astype(np.float32) * np.float32([1, 1, 1, 1, 1, 1e-5])
+    counts = rng.poisson(300, (40, 7, 6)).astype(np.uint16)
+
+    def issues(x, name="mine.npz", lr=0.002):
+        encoding = "current" if x.shape[1] == 1 else "none"
+        network = networks.SpikingNetwork((6, 9, 3), networks.CELLS["lif"][0](0.8), 7, encoding, readout="last")
+        params = network.init(jax.random.key(3))
+        found = diagnosis.examine(network, params, Sequences(name, x, y), lr).issues
+        return {issue.kind: str(issue).partition("\n")[2].strip() for issue in found}
+
+    assert issues(table)["unscaled"] == "save each channel of the data with mean 0 and standard deviation 1"
+    assert issues(counts)["unscaled"] == issues(table)["unscaled"]
+    assert "unscaled" not in issues(table, "digits")  # of a package
+    assert "unscaled" not in issues(counts.astype(np.float32))  # standardized by the command
+    fix = issues(table, lr=100.0)["overshoots"]
+    option, rate = fix.rsplit(maxsplit=1)
+    assert option == "use --lr"
+    # An update of Adam is the rate, and the weights are about 1 / sqrt(inputs).
+    assert 1e-4 < float(rate) < 0.1
 
 
 @pytest.mark.parametrize(("classes", "guessed", "learnt"), [(2, 0.6, 0.65), (10, 0.15, 0.25), (35, 0.08, 0.1)])
@@ -115,7 +142,7 @@ def test_a_run_does_not_wait_for_trainings_of_the_diagnosis(monkeypatch):
 
     def diagnose(*args, optimizer, train, **options):
         told.append((optimizer is not None, train))
-        return SimpleNamespace(issues=[])
+        return dataclasses.make_dataclass("Diagnosis", ["issues"])([])
 
     monkeypatch.setattr(diagnosis, "diagnose", diagnose)
     split = SimpleNamespace(train=given)

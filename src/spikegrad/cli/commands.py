@@ -28,6 +28,7 @@ from . import (
 )
 from .networks import Params
 from .options import (
+    LEARNING_RATE,
     Command,
     Options,
     of_run,
@@ -46,6 +47,16 @@ class Commands(click.Group):
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return [*self.commands]
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args[0] not in self.commands:
+            known = {name: name for name in self.commands}
+            # Lower than for data, because a command may be meant in other words: learn is train.
+            text = tables.unknown("command", args[0], known, likeness=0.4)
+            raise click.UsageError(text)
+        return super().resolve_command(ctx, args)
 
 
 @click.group(
@@ -185,7 +196,8 @@ def train(
             # Also with --quiet, as the reason of the error.
             for line in watch.issues(error.state.trainable):
                 click.echo(line, err=True)
-            text = f"training diverged: {error}. A smaller learning rate may help"
+            lr = min(options.lr / 10, LEARNING_RATE)
+            text = f"training diverged: {error}. Use a smaller learning rate, such as --lr {lr:g}"
             raise click.ClickException(text) from None
         results = {"spiking": result}
         # Saved before the baseline, which may take as long.

@@ -15,10 +15,17 @@ from .. import training
 from .._files import write_atomically
 from ..data import DataError, Sequences, Split
 from ..diagnosis import Diagnosis, diagnose
+from ..diagnosis.moves import (
+    Move,
+    ReplaceOptimizer,
+    ScaleRate,
+    Standardize,
+    number,
+)
 from ..inspect import cost_report
 from ..losses import reduce_time
 from . import runs, sources, tables, trainer
-from .networks import SAMPLE, Params, SpikingNetwork
+from .networks import NO_ENCODING, SAMPLE, Params, SpikingNetwork
 from .options import of_run, output_file
 
 SOUND = "potentials and gradients show no other issue. More epochs may help"
@@ -53,7 +60,7 @@ def examine(
         logits = reduce_time(potentials, network.readout, settings["mask"])
         return trainer.cross_entropy(logits, jnp.asarray(y)).mean()
 
-    return diagnose(
+    diagnosis = diagnose(
         layers,
         inputs,
         loss,
@@ -62,6 +69,49 @@ def examine(
         progress=tables.note if train else None,
         **settings,
     )
+    # The command standardizes real recordings and scales images of packages, so only the values of
+    # a file can be changed.
+    is_real = source.sequence(0).dtype.kind == "f"
+    is_standardized = network.encoding == NO_ENCODING and is_real
+    can_scale = source.name.endswith(".npz") and not is_standardized
+    issues = (
+        dataclasses.replace(
+            issue, fixes=tuple(_at_the_command(move, lr) for move in issue.fixes)
+        )
+        for issue in diagnosis.issues
+        if can_scale or issue.kind != "unscaled"
+    )
+    return dataclasses.replace(diagnosis, issues=tuple(issues))
+
+
+@dataclasses.dataclass(frozen=True)
+class PassRate(ScaleRate):
+    """A change of the learning rate, whose text is the option of the command."""
+
+    rate: float
+
+    @property
+    def text(self) -> str:
+        return f"use --lr {number(self.rate)}"
+
+
+class StandardizeFile(Standardize):
+    """A change of the inputs, whose text is about the file of the user."""
+
+    @property
+    def text(self) -> str:
+        return "save each channel of the data with mean 0 and standard deviation 1"
+
+
+def _at_the_command(move: Move, lr: float) -> Move:
+    """Return a change with the text for a user of the command."""
+    if isinstance(move, ReplaceOptimizer):
+        return PassRate(move.place, move.value / lr, move.value)
+    if isinstance(move, ScaleRate):
+        return PassRate(move.place, move.value, lr * move.value)
+    if isinstance(move, Standardize):
+        return StandardizeFile(move.place, move.value)
+    return move
 
 
 @dataclasses.dataclass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Callable, Collection
 from contextlib import suppress
@@ -44,6 +45,10 @@ UNUSED = {
     "input_noise": 0.0,
 }
 """The options that only some data have, with the values for other data."""
+LEARNING_RATE = 2e-3
+"""The default of ``--lr``: 5,000 images reach their best accuracy within 40 epochs."""
+LISTS = ("N,...", "TAU,...", "SPEC,...", "RANGE")
+"""The values of options that take several values, divided by commas, as the help shows them."""
 _LIF = LIF()
 
 
@@ -82,6 +87,29 @@ def parse_surrogate(text: str) -> Surrogate:
 
 class Command(click.Command):
     """A command whose help has its options in sections."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        words = [*args]
+        ctx.allow_extra_args = True  # the message of click has no fix
+        extra = super().parse_args(ctx, args)
+        if extra:
+            raise click.UsageError(self._about_extra(words, extra[0]))
+        return extra
+
+    def _about_extra(self, words: list[str], extra: str) -> str:
+        """Return the message for a word that follows the value of an option."""
+        for parameter in self.params:
+            name = parameter.opts[0]
+            if parameter.metavar not in LISTS or name not in words:
+                continue
+            after = words[words.index(name) + 1 :]
+            values = [*itertools.takewhile(lambda word: word[:1] != "-", after)]
+            if extra in values[1:]:
+                return (
+                    f"{name} must have commas between its values, got {' '.join(values)}; write "
+                    f"{name} {','.join(values)}"
+                )
+        return f"unexpected argument {extra}; write an option before it, such as --data {extra}"
 
     def format_options(
         self, ctx: click.Context, formatter: click.HelpFormatter
@@ -191,7 +219,7 @@ class Options:
     lr: float = option(
         "Initial learning rate (cosine decay to 0).",
         POSITIVE,
-        default=2e-3,
+        default=LEARNING_RATE,
     )
     seed: int = option(
         "Seed of the split, the weights and the order.",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import hashlib
 import os
 from types import SimpleNamespace
@@ -29,6 +28,7 @@ from ..data import (
     standardized,
     train_test_split,
 )
+from . import tables
 from .networks import NO_ENCODING, sample
 
 CSV = """numpy.loadtxt(file, delimiter=",", skiprows=1) reads a table of numbers, and
@@ -55,8 +55,11 @@ def form_of(source: str) -> Form:
         for key, form in kinds.items():
             if key in keys:
                 return form
-        known = "; ".join(form.about for form in kinds.values())
-        raise DataError(f"{source} has the keys {sorted(keys)}, pass {known}")
+        known = "; or ".join(form.about for form in reversed(kinds.values()))
+        raise DataError(
+            f"{source}: keys must be {known}; got {', '.join(sorted(keys))}; rename the arrays, "
+            "as numpy.savez(file, x_train=x, y_train=y) does"
+        )
     name, _, path = source.partition(":")
     for form in FORMS:
         if form.name == name and (":" in form.written) == bool(path):
@@ -64,9 +67,7 @@ def form_of(source: str) -> Form:
     if source.endswith((".csv", ".tsv")):
         raise DataError(f"{source} must be a .npz file. {CSV}")
     forms = {form.name: form.written for form in FORMS}
-    near = [forms[other] for other in difflib.get_close_matches(name, forms, 2)]
-    hint = f"did you mean {' or '.join(near)}? Else " * bool(near)
-    raise DataError(f"unknown data {source!r}: {hint}use {', '.join(forms.values())}")
+    raise DataError(tables.unknown("data", name, forms))
 
 
 def load(source: str, seed: int, binning: Binning) -> Split:

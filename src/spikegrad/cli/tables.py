@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -75,6 +76,20 @@ def learnt(classes: int) -> float:
     """Return the least accuracy that counts as learning: 63 % for two classes, 22 % for ten."""
     # Above guessing, 1 / classes, by a factor that grows with the number of classes.
     return classes ** (-2 / 3)
+
+
+def unknown(
+    kind: str, name: str, known: Mapping[str, str], likeness: float = 0.6
+) -> str:
+    """Return the message for an unknown name.
+
+    ``known`` has the text that the user writes for each name. Names of this likeness, from 0 to 1,
+    are proposed first.
+    """
+    near = difflib.get_close_matches(name, known, 2, likeness)
+    proposal = " or ".join(known[other] for other in near)
+    hint = f"did you mean {proposal}? Else use" if near else "use"
+    return f"unknown {kind} {name!r}: {hint} {', '.join(known.values())}"
 
 
 @contextmanager
