@@ -34,7 +34,7 @@ def main():
     if python.exists():
         say(f"Bringing {home.name} up to date.")
     else:
-        say(f"Installing what they need, 1.4 GB, into {home.name}: a minute of it, more on a slow connection.")
+        say(f"Installing what they need, 1.4 GB, into {home.name}.")
         venv.create(home, with_pip=True)
 
     install(python, "--upgrade", "pip>=25.1")  # the first that knows --group

@@ -61,3 +61,12 @@ def test_links_work_on_github():
         assert path.is_file(), link
         if path.suffix == ".md":
             assert not re.search(r"^`{3,}\{(include|eval-rst|toctree)\}|^:{3,}\{", path.read_text(), re.MULTILINE), link
+
+
+def test_ci_runs_the_commands_of_each_section():
+    """The first block of a section. The second one of Start names a run that does not exist."""
+    run = re.findall(r"as_written (\S+)\.md (\w+)", (ROOT / ".ci" / "run").read_text())
+    for page in ("README", "CONTRIBUTING"):
+        sections = re.split(r"^## ", (ROOT / f"{page}.md").read_text(), flags=re.MULTILINE)[1:]
+        with_commands = [section.split()[0] for section in sections if "```bash\n" in section]
+        assert sorted(with_commands) == sorted(section for other, section in run if other == page)

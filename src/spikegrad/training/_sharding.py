@@ -75,7 +75,7 @@ def replicated(tree: PyTree, mesh: Mesh, part: str) -> PyTree:
 def _hash(array: np.ndarray) -> int:
     # Four bytes, because the processes exchange integers of 32 bits.
     about = hashlib.blake2b(f"{array.dtype} {array.shape} ".encode(), digest_size=4)
-    about.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+    about.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
     return int.from_bytes(about.digest(), "little", signed=True)
 
 
