@@ -80,7 +80,13 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
-    config.addinivalue_line("markers", "every: a combination for which others stand, run with --every alone")
+    for mark in (
+        "every: a combination for which others stand, run with --every alone",
+        "ci: of these, a combination that .ci/run does not leave out",
+        "oldest: depends most on JAX's transformations, so .ci/run also takes the oldest and the newest JAX",
+        "newest: changes with JAX and Python, so .ci/run also takes the newest ones",
+    ):
+        config.addinivalue_line("markers", mark)
     # Tests have more to compile than to run, small programs by the thousand. LLVM does less for most of them and gets
     # each in one piece. XLA writes loops in its older way, in two thirds of the time, where it still has it: a flag
     # that it does not know would end the process.
@@ -142,10 +148,19 @@ def compilations(function):
     return _compiled[before:].count("/jax/core/compile/backend_compile_duration")
 
 
-def few(values, *chosen):
-    """Values or rows to parametrize with: the chosen ones stand for the others, which run with --every alone."""
+def few(values, *chosen, ci=()):
+    """Values or rows to parametrize with: the chosen ones stand for the others, which run with --every alone.
+
+    Those in ``ci`` also run in .ci/run.
+    """
+
+    def marks(value):
+        if value in chosen:
+            return ()
+        return (pytest.mark.every, pytest.mark.ci) if value in ci else pytest.mark.every
+
     rows = [(value, value if isinstance(value, tuple) else (value,)) for value in values]
-    return [pytest.param(*row, marks=() if value in chosen else pytest.mark.every) for value, row in rows]
+    return [pytest.param(*row, marks=marks(value)) for value, row in rows]
 
 
 def pairwise(rows):

@@ -30,6 +30,8 @@ from spikegrad.cli import commands, figure, main, runs, sources, tables, trainer
 from spikegrad.cli.options import Options, options_of
 from spikegrad.cli.sweeping import Grid
 
+pytestmark = pytest.mark.newest
+
 QUICK = ["--data", "digits", "--epochs", "2", "--hidden", "32,16", "--steps", "4", "--lr", "0.02"]
 
 

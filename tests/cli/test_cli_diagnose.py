@@ -18,6 +18,8 @@ pytest.importorskip("optax")
 from spikegrad.cli import diagnosis, main, networks, tables, trainer
 from spikegrad.data import Sequences
 
+pytestmark = pytest.mark.ci
+
 QUICK = ["--data", "digits", "--epochs", "1", "--hidden", "16,12", "--steps", "4", "--no-baseline"]
 
 

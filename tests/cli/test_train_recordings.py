@@ -17,6 +17,8 @@ from spikegrad.cli import main, runs, sources, trainer
 from spikegrad.cli.networks import CELLS, READOUTS, Rectified
 from spikegrad.data import Binning, DataError, Sequences, _sequences, randman
 
+pytestmark = pytest.mark.ci
+
 RNG = np.random.default_rng(0)
 LENGTHS = np.array([9, 1, 4, 9, 7, 2, 8, 5])
 CLASSES = 3

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import MODES, STORAGES
+from conftest import MODES, STORAGES, few
 
 from spikegrad import (
     LIF,
@@ -148,8 +148,7 @@ def loss(made, mode):
     return (jnp.cos(jnp.arange(5.0)) * Network(layers)(X, backward=mode)[1]).sum()
 
 
-@pytest.mark.every
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", few(MODES, ci=("exact", "8-bit")))
 def test_in_every_mode_the_gradient_is_that_of_the_value_times_its_own(mode):
     """Numbers, and one per neuron: against the same cells of plain arrays, and the chain rule by hand."""
     values = jnp.float32(0.8), DECAYS, jnp.float32(3.0)

@@ -11,6 +11,8 @@ from reference import DEFAULTS, RULE, every_half, standing, with_arrays
 
 import spikegrad
 
+pytestmark = pytest.mark.newest
+
 HALVES = ["float16", "bfloat16"]
 DTYPES = [*HALVES, "float32", "float64"]
 PARAMETERS = {

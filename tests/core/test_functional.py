@@ -11,6 +11,8 @@ import spikegrad
 from spikegrad import Surrogate, parameter
 from spikegrad.surrogates import functional
 
+pytestmark = pytest.mark.oldest
+
 X = jnp.linspace(-2.0, 2.0, 9)
 NAMES = [name for name in spikegrad.names() if hasattr(spikegrad.surrogates, name)]
 pairs = [(getattr(spikegrad.surrogates, name), type(spikegrad.get(name))) for name in NAMES]

@@ -8,6 +8,8 @@ from reference import DEFAULTS, RULE, standing
 
 from spikegrad import Sigmoid, keep_slope
 
+pytestmark = pytest.mark.oldest
+
 OPTIMISED = True
 X = jnp.linspace(-3, 3, 241)
 DTYPES = ("bfloat16", "float16", "float8_e5m2", "float8_e4m3fn")

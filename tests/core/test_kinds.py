@@ -35,6 +35,8 @@ from spikegrad import (
 from spikegrad.inspect import residual_report
 from spikegrad.neurons import Refractory
 
+pytestmark = pytest.mark.newest
+
 ALPHA, THETA, N = 3.0, 0.75, 3
 KEY = jax.random.key(7)
 KINDS = {

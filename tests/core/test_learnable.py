@@ -10,6 +10,8 @@ from reference import CASES, DEFAULTS, RULE, standing, with_arrays
 import spikegrad
 from spikegrad import learnable
 
+pytestmark = pytest.mark.newest
+
 WITH_PARAMETERS = (*RULE, "QPseudoSpike", "SlayerGrad")  # one, two and many, in all their places
 last_settings = {case.name: case for case in CASES}  # far from the defaults, at which a factor may be 1
 x64 = pytest.mark.usefixtures("x64")

@@ -13,6 +13,8 @@ from reference import CASES, DEFAULTS, RULE, with_arrays
 
 import spikegrad
 
+pytestmark = pytest.mark.newest
+
 x64 = pytest.mark.usefixtures("x64")
 
 
@@ -27,6 +29,7 @@ def orders(surrogate, x):
     return second(x), reverse(second)(x)
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("case", few(CASES, *(case for case in DEFAULTS if case.name in RULE)), ids=repr)
 @x64
 def test_higher_orders_are_derivatives_of_the_closed_form(case):
@@ -138,6 +141,7 @@ STANDING_FOR_ALL = ("Sigmoid", "InvSquareGrad")  # one smooth and one with a kin
 of_two_curves = pytest.mark.parametrize("name", few(PRIMALS, *STANDING_FOR_ALL))
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("name", few(PRIMALS, STANDING_FOR_ALL[0]))
 @x64
 def test_hessian_vector_product_of_a_recurrent_network(name, recurrent):

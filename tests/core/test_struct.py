@@ -34,6 +34,8 @@ from spikegrad import (
 from spikegrad._struct import Struct
 from spikegrad.neurons import Refractory
 
+pytestmark = pytest.mark.oldest
+
 NAMES = {**vars(spikegrad), **vars(spikegrad.surrogates), "jnp": jnp, "np": np}
 
 

@@ -16,6 +16,8 @@ from reference import DEFAULTS, RULE, standing, with_arrays
 
 import spikegrad
 
+pytestmark = pytest.mark.oldest
+
 some = pytest.mark.parametrize("case", standing(DEFAULTS, RULE), ids=repr)
 X = jnp.concatenate([jnp.linspace(-3, 3, 25), jnp.array([0.0, -0.0, 1e-3, -1e-3, 20.0, -20.0, 1e-30])]).reshape(8, 4)
 

@@ -33,7 +33,7 @@ from spikegrad import (
 from spikegrad.neurons import RF, Refractory
 
 # JAX as users have it: optax promotes.
-pytestmark = pytest.mark.usefixtures("default_promotion")
+pytestmark = [pytest.mark.usefixtures("default_promotion"), pytest.mark.ci]
 
 STEPS, EXAMPLES, UNITS, HIDDEN = 20, 12, 10, 16
 SPIKES = np.random.default_rng(0).random((STEPS, EXAMPLES, UNITS)) < 0.2

@@ -8,7 +8,7 @@ import pytest
 from conftest import ROOT
 
 # JAX as users have it: optax promotes.
-pytestmark = pytest.mark.usefixtures("default_promotion")
+pytestmark = [pytest.mark.usefixtures("default_promotion"), pytest.mark.ci]
 OPTIMISED = True  # here the most is to run and not to compile
 RESULTS = json.loads((ROOT / "benchmarks" / "results" / "diagnose.json").read_text())["rows"]
 FAULTS = [(row["network"], row["fault"]) for row in RESULTS if row["fault"]]

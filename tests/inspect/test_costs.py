@@ -15,6 +15,8 @@ from spikegrad import LIF, AdaptiveLIF, Cell, Delayed, Join, Layer, LeakyReadout
 from spikegrad.inspect import EnergyPrices, cost_report
 from spikegrad.network import DelayKernel, rounded_delays
 
+pytestmark = pytest.mark.newest
+
 rng = np.random.default_rng(0)
 NOTHING = (0, 0, 0)
 

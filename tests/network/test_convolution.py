@@ -15,6 +15,8 @@ from jax import lax
 from spikegrad import LIF, Backward, Join, Layer, LeakyReadout, Network
 from spikegrad.network.engine._convolution import canonical, has_convolution
 
+pytestmark = pytest.mark.newest
+
 ORDERS = {1: ("NWC", "WIO", "NWC"), 2: ("NHWC", "HWIO", "NHWC"), 3: ("NDHWC", "DHWIO", "NDHWC")}
 CHANNELS_FIRST = ("NCHW", "OIHW", "NCHW")
 CPU = pytest.mark.skipif(jax.default_backend() != "cpu", reason="what the compiler for CPU is given")

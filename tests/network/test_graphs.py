@@ -16,6 +16,8 @@ from spikegrad._struct import as_arrays
 from spikegrad.inspect.plot import graph
 from spikegrad.network._graph import strongly_connected
 
+pytestmark = pytest.mark.newest
+
 STEPS, BATCH, UNITS = 6, 3, 3
 RNG = np.random.default_rng(0)
 X = jnp.asarray(RNG.uniform(0, 1.5, (12, BATCH, UNITS)), jnp.float32)
@@ -214,6 +216,7 @@ def test_graphs_that_are_refused(message):
     assert_raises(REFUSED[message], message)
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(("of_mesh", "masked"), [("auto", False), ("auto", True), ("explicit", True)])
 @pytest.mark.every  # by default those of test_sharding.py
 def test_a_sharded_batch_of_a_graph(of_mesh, masked):

@@ -104,6 +104,7 @@ def test_kernels_of_dcls(x64, case):
     recorded.check(found)
 
 
+@pytest.mark.ci
 @pytest.mark.every
 @pytest.mark.parametrize("case", ["wide", "rounded"])
 def test_delays_of_sparx(x64, case):
@@ -161,6 +162,7 @@ def test_graphs_in_nirtorch_and_a_queue_of_spikingjelly(x64, case):
     np.testing.assert_array_equal(out.ravel(), recorded["out"].ravel())
 
 
+@pytest.mark.ci
 @pytest.mark.every
 def test_graphs_of_jaxpike(x64):
     """A cycle reads the last output of the node before it. Here it is a join, with zeros for its past at the start.

@@ -12,6 +12,8 @@ from spikegrad.network import fluctuation_driven
 from spikegrad.neurons import LinearResponse, MultiSynapticLIF, Refractory
 from spikegrad.surrogates import sigmoid
 
+pytestmark = pytest.mark.oldest
+
 N, NEURONS = 300, 250
 KEY = jax.random.key(3)
 
@@ -276,6 +278,7 @@ def test_receptors_give_equal_parts_of_the_variance():
 OTHERS = "AdEx", "AdLIF", "BRF", "CLIF", "EIF", "EulerAdLIF", "HRF", "Izhikevich", "QIF", "RF", "TCLIF"
 
 
+@pytest.mark.ci
 @pytest.mark.every
 @pytest.mark.parametrize("name", OTHERS)
 def test_every_cell_of_the_library_fires_at_first(name):

@@ -22,6 +22,8 @@ from spikegrad import (
     stochastic,
 )
 
+pytestmark = pytest.mark.oldest
+
 rng = np.random.default_rng(0)
 
 
@@ -182,8 +184,8 @@ def test_equal_layers_share_the_trace_of_their_cell():
     assert len(calls) == 1
 
 
-@pytest.mark.every  # JAX looks for leaks through all objects that there are
-@pytest.mark.parametrize("mode", MODES)
+# JAX looks for leaks through all objects that there are.
+@pytest.mark.parametrize("mode", few(MODES, ci=("exact", "scan")))
 def test_tracers_do_not_leak(mode):
     def of_a_function(w, r):
         return Network([Layer(lambda x: x @ w, LIF(), r), Layer(r, LIF())])(X, backward=mode)[1].sum()

@@ -95,7 +95,7 @@ def test_stored_distances_keep_their_sign_and_know_no_other_example(mode, dtype,
     np.testing.assert_allclose(found[2], distance[2], rtol=1 / 15, atol=5e-5 * float(jnp.abs(distance[2]).max()))
 
 
-@pytest.mark.parametrize("cell", few(CELLS, "Offset"))
+@pytest.mark.parametrize("cell", few(CELLS, "Offset", ci=["AdaptiveLIF"]))
 def test_resting_neuron_gives_its_decay_no_gradient(cell):
     """The potential is 0 at every time step, and so is the derivative of the next one in the decay."""
     cases = [("float32", "half"), ("float32", "8-bit"), ("bfloat16", "8-bit")]

@@ -28,6 +28,8 @@ from spikegrad.inspect import residual_report
 from spikegrad.network import DelayKernel, fluctuation_driven
 from spikegrad.neurons import Refractory
 
+pytestmark = pytest.mark.oldest
+
 STEPS, BATCH, INPUTS, NEURONS, CLASSES = 8, 3, 5, 7, 4
 
 

@@ -8,6 +8,8 @@ from networks import assert_close
 
 from spikegrad import LIF, Layer, Network
 
+pytestmark = pytest.mark.ci
+
 STEPS, BATCH, INPUTS, HIDDEN, NEURONS = 6, 4, 5, 6, 7
 rng = np.random.default_rng(0)
 

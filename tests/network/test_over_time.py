@@ -11,6 +11,8 @@ from spikegrad import LIF, Delayed, Join, Layer, LeakyReadout, Network
 from spikegrad.inspect import residual_report
 from spikegrad.network import fold_normalization
 
+pytestmark = pytest.mark.newest
+
 BATCH, UNITS = 3, 4
 CELL = LIF(0.8, 0.6)
 

@@ -27,6 +27,7 @@ def test_values_and_gradients_are_those_of_a_loop(seed, x64):
     assert error <= 1, f"{graph.transform}, {graph.options}: {message}"
 
 
+@pytest.mark.ci
 @pytest.mark.every  # by default those of test_orders.py
 @pytest.mark.parametrize("seed", [155, 380, 410, 528])
 def test_second_derivatives_are_those_of_a_loop(seed, x64):

@@ -15,6 +15,8 @@ from networks import assert_close
 import spikegrad
 from spikegrad import ERF, LIF, AdaptiveLIF, Arctan, Backward, Layer, LeakyReadout, Network, Sigmoid, unroll
 
+pytestmark = pytest.mark.newest
+
 STEPS, BATCH, DEVICES = 20, 64, 4
 KINDS = ("recurrent", "convolutional")
 rng = np.random.default_rng(0)
@@ -133,6 +135,7 @@ def memory_of(compiled):
     return compiled.memory_analysis().temp_size_in_bytes
 
 
+@pytest.mark.ci
 @pytest.mark.every
 def test_an_explicit_mesh_that_the_arrays_alone_know_and_without_jit():
     mesh, expected = mesh_of(AxisType.Explicit), one_device("recurrent", "exact")
@@ -142,6 +145,7 @@ def test_an_explicit_mesh_that_the_arrays_alone_know_and_without_jit():
     assert_close(gradient(*args), expected, 1e-5)
 
 
+@pytest.mark.ci
 @pytest.mark.every
 @pytest.mark.parametrize("mode", ["8-bit", "recompute"])
 def test_networks_side_by_side_one_a_device(mode):

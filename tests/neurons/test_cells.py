@@ -14,6 +14,8 @@ import spikegrad
 from spikegrad import LIF, AdaptiveLIF, Layer, LeakyReadout, Network, Sigmoid, SynapticLIF, decay_from_tau, unroll
 from spikegrad.neurons import Refractory
 
+pytestmark = pytest.mark.ci
+
 STEPS, BATCH, INPUTS, NEURONS = 12, 2, 4, 5
 rng = np.random.default_rng(0)
 X = rng.uniform(0, 1.2, (STEPS, BATCH, INPUTS))

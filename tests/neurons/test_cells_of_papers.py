@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import few
 from networks import assert_raises
 
 from spikegrad import AdaptiveLIF, Sigmoid, multi_spike, neurons, signed, unroll
@@ -228,8 +229,7 @@ DRIVES = {"AdLIF": 15, "SymplecticAdLIF": 30, "EulerAdLIF": 30, "SynapticAdaptiv
 DRIVES |= {"HRF": 300, "TCLIF": 1, "QIF": 1.5, "EIF": 1.5, "AdEx": 3, "Izhikevich": 30, "CLIF": 1, "baseline": 1}
 
 
-@pytest.mark.every
-@pytest.mark.parametrize("name", DRIVES)
+@pytest.mark.parametrize("name", few(DRIVES, ci=("AdLIF", "BRF", "AdEx")))
 def test_cells_of_papers_have_the_properties_of_cells(name):
     frequency = {"BRF": (20.0,), "HRF": (20.0,)}.get(name, ())
     is_baseline = name == "baseline"

@@ -9,6 +9,8 @@ import spikegrad
 from spikegrad import LIF, LeakyReadout, Sigmoid, Surrogate, learnable, parameter, unroll
 from spikegrad.neurons import Refractory
 
+pytestmark = pytest.mark.oldest
+
 STEPS, SIZE = 12, 4
 rng = np.random.default_rng(0)
 CURRENTS = rng.uniform(-0.3, 0.9, (STEPS, SIZE))

@@ -19,6 +19,8 @@ from conftest import ROOT, few
 import spikegrad
 from spikegrad import Delayed, Layer, Network, neurons, surrogates
 
+pytestmark = pytest.mark.ci
+
 PAGE = ROOT / "docs" / "from-other-libraries.md"
 PAPERS = {"seadlif", "sparch", "brf", "tclif"}
 SPIKES_ONLY = {"norse_lif_refractory", "norse_lsnn_recurrent", "sinabs_alif"}

@@ -6,6 +6,8 @@ import sys
 import pytest
 from conftest import ROOT
 
+pytestmark = pytest.mark.ci
+
 BENCHMARKS = ROOT / "benchmarks"
 RUNS = {  # with what must be printed; other tests import the benchmarks of tasks and of random graphs
     "bptt.py --sizes 8x6 --batch 4 --rounds 1": "recompute",

@@ -11,6 +11,8 @@ import shlex
 import pytest
 from conftest import ROOT, few
 
+pytestmark = pytest.mark.ci
+
 PAGES = [ROOT / "README.md", *sorted(p for p in (ROOT / "docs").rglob("*.md") if "generated" not in p.parts)]
 BLOCK = re.compile(r"^```(python|bash)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 

@@ -63,7 +63,10 @@ def test_every_example_is_run():
 LOSSES = *FRAMEWORKS, *TRAINED, *LOOPS, *BLOCKS
 
 
-@pytest.mark.parametrize("name", few(LOSSES, "plain_jax", "with_flax_nnx", "feedback"))
+IN_CI = "with_equinox", "with_brainstate", "fit_equinox", "fit_flax_nnx"
+
+
+@pytest.mark.parametrize("name", few(LOSSES, "plain_jax", "with_flax_nnx", "feedback", ci=IN_CI))
 def test_the_loss_falls(name, capsys):
     with example(name) as module:
         losses = module.main(fast=True)

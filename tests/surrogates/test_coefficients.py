@@ -5,6 +5,8 @@ import runpy
 import pytest
 from conftest import ROOT, few
 
+pytestmark = pytest.mark.ci
+
 fitting = runpy.run_path(str(ROOT / "scripts" / "fit_coefficients.py"))
 
 

@@ -12,6 +12,8 @@ from reference import CASES, DEFAULTS, ROWS, STANDING, mp
 
 import spikegrad
 
+pytestmark = pytest.mark.ci
+
 # A default of 1 hides a mistake in its powers, so the first other parameters stand for all.
 OTHERS = [case for case in CASES if case.setting == case.row.settings[0]]
 cases = pytest.mark.parametrize("case", few(CASES, *OTHERS), ids=repr)

@@ -72,6 +72,7 @@ def test_custom_surrogates_pass():
     assert check_surrogate(Tanh()).passed
 
 
+@pytest.mark.ci
 @pytest.mark.every
 def test_other_spike_types_and_scales_pass():
     assert check_surrogate(learnable(signed(Logistic()))).passed
@@ -302,6 +303,7 @@ RIGHT_CELLS = {
 }
 
 
+@pytest.mark.ci
 @pytest.mark.every
 @pytest.mark.parametrize(
     ("cell", "note"),
@@ -319,6 +321,7 @@ def test_right_cells_of_users_pass(name):
     assert check_cell(cell, **options).passed
 
 
+@pytest.mark.ci
 @pytest.mark.every
 def test_a_cell_of_another_shape_and_unit():
     cell = LIF(jnp.full((2, 3), 0.9), threshold=50.0)
@@ -407,6 +410,7 @@ def test_broken_properties_of_cells_are_reported(cell):
     assert {*broken_properties(cell, steps=4)} == BROKEN_CELLS[cell], report_of(cell, steps=4)
 
 
+@pytest.mark.ci
 @pytest.mark.every
 def test_a_cell_that_changes_is_not_its_loop():
     assert "a step is integrate, then fire, with jit and vmap too" in broken_properties(Restless(), steps=4)

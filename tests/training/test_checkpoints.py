@@ -21,6 +21,8 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from spikegrad.training import CheckpointError, Checkpoints, ShuffledBatches, State, _checkpoint, fit
 
+pytestmark = pytest.mark.ci
+
 ROWS = ShuffledBatches(np.arange(20, dtype=np.float32), 4, seed=0)
 OPTIMIZER = optax.chain(optax.add_noise(0.01, 0.5, 0), optax.adam(0.1))  # it keeps a key and moments
 

@@ -30,6 +30,8 @@ from spikegrad.training import (
     with_device_data,
 )
 
+pytestmark = pytest.mark.newest
+
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(23, 3)).astype(np.float32)
 Y = (X @ np.array([1.0, -2.0, 0.5])).astype(np.float32)

@@ -32,6 +32,8 @@ from spikegrad import (
 from spikegrad.neurons import MPBN, AdLIF, MultiSynapticLIF, Refractory
 from spikegrad.training import Checkpoints, Online, State, combine, partition
 
+pytestmark = pytest.mark.newest
+
 STEPS, BATCH, INPUTS = 6, 2, 3
 
 

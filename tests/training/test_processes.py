@@ -36,6 +36,8 @@ from spikegrad.training import (
     with_device_data,
 )
 
+pytestmark = pytest.mark.ci
+
 NEW = hasattr(jax, "set_mesh")
 LIMIT = 100  # seconds after which nothing is waited for
 OPTIMIZER = optax.sgd(0.1, momentum=0.9)  # Adam makes of a gradient that is rounding alone a full step
