@@ -108,7 +108,19 @@ def apply(node, x):
         kernel, steps, spread = node.weight[:, :, None], (1, node.stride), (1, node.dilation)
         two = nir.Conv2d((1, node.input_shape), kernel, steps, padding, spread, node.groups, node.bias)
         return convolution(two, x[:, None])[:, 0]
-    return convolution(node, x) if isinstance(node, nir.Conv2d) else x
+    rules = {nir.Conv2d: convolution, nir.SumPool2d: pooling, nir.AvgPool2d: pooling}
+    return rules[type(node)](node, x) if type(node) in rules else x
+
+
+def pooling(node, x):
+    (high, wide), (down, right), (top, left) = map(np.ravel, (node.kernel_size, node.stride, node.padding))
+    x = np.pad(x, [(0, 0), (top, top), (left, left)])
+    rows = [
+        [x[:, i : i + high, j : j + wide].sum((1, 2)) for j in range(0, x.shape[2] - wide + 1, right)]
+        for i in range(0, x.shape[1] - high + 1, down)
+    ]
+    out = np.moveaxis(np.array(rows), -1, 0)
+    return out / (high * wide) if isinstance(node, nir.AvgPool2d) else out
 
 
 def convolution(node, x):

@@ -171,6 +171,26 @@ def convolved_sums(x):
 
 
 IMAGE = 2, 7, 6
+
+
+def pooling(window, strides=None, padding="VALID", channels_last=False):
+    """Sums of windows in a layout of images."""
+
+    def pool(x):
+        sizes = [(1, *each, 1) if channels_last else (1, 1, *each) for each in (window, strides or window)]
+        return jax.lax.reduce_window(x, 0.0, jax.lax.add, *sizes, padding)
+
+    return pool
+
+
+def pooled_channels_last(x):
+    x = jax.lax.conv_general_dilated(
+        x.transpose(0, 2, 3, 1), KERNEL_LAST, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+    return pooling((2, 2), channels_last=True)(x).reshape(len(x), -1) @ weights(16, 4) / 4
+
+
+KERNEL_LAST = np.random.default_rng(4).normal(size=(3, 3, 2, 4)).astype(np.float32)
 FUNCTIONS = {
     "plain": (convolution((4, 2, 3, 3)), IMAGE),
     "strides and dilation": (convolution((4, 2, 2, 3), (2, 1), dilation=(2, 1)), IMAGE),
@@ -182,21 +202,47 @@ FUNCTIONS = {
     "a matrix on the left": (lambda x: (weights(12, 4).T @ x.T).T, (12,)),
     "sums of a convolution": (convolved_sums, IMAGE),
     "another order of the inputs": (turned, (12,)),
+    "sums of windows": (
+        lambda x: convolution((4, 2, 3, 3))(pooling((2, 3), (1, 1), [(0, 0)] * 2 + [(1, 1)] * 2)(x)),
+        IMAGE,
+    ),
+    "averages": (lambda x: convolution((4, 2, 3, 3))(pooling((2, 2), (1, 1))(x) / 4), IMAGE),
+    "averages last": (lambda x: pooling((2, 2))(convolution((4, 2, 2, 3))(x)) / 4, IMAGE),
+    "sums with channels last": (pooled_channels_last, IMAGE),
+    "a factor": (lambda x: 0.25 * convolution((4, 2, 3, 3))(jnp.float32(3) * x), IMAGE),
 }
+POOLS = {"sums of windows": nir.SumPool2d, "averages": nir.AvgPool2d, "averages last": nir.AvgPool2d}
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_functions(name):
     function, example = FUNCTIONS[name]
     bias = None
-    if len(example) > 1:
+    if len(example) > 1 and name not in ("averages last", "sums with channels last"):  # no weights at their end
         bias = jnp.arange(4.0).reshape(4, *[1] * (len(example) - 1))
     network = Network([Layer(function, LeakyReadout(0.5), bias=bias)])
     inputs = np.random.default_rng(8).normal(size=(2, 1, *example)).astype(np.float32)
     graph = to_nir(network, **EULER, input_shape=example)
+    assert name not in POOLS or POOLS[name] in map(type, graph.nodes.values())
     outputs = run(network, inputs)
     assert_close(outputs, reference(graph, inputs, EULER))
     assert_close(outputs, run(from_nir(graph, **EULER), inputs))
+
+
+def test_joins_that_pool():
+    """A sum of two convolutions, averaged before a product. Both files and networks keep the numbers."""
+    flat = Layer(lambda x: x.reshape(len(x), -1) @ weights(16, 5), ZERO)
+    nodes = {
+        name: Layer(convolution((4, 2, 3, 3)), ZERO, bias=jnp.full((4, 1, 1), bias), of="input")
+        for name, bias in (("a", 0.1), ("b", -0.1))
+    }
+    pool = Join(lambda a, b: pooling((2, 2))(a + b) / 4, of=["a", "b"])
+    network, inputs = Network({**nodes, "pool": pool, "c": flat}), spikes_in(IMAGE)[:8]
+    graph = to_nir(network, **EULER, input_shape=IMAGE)
+    assert type(graph.nodes["pool.join"]) is nir.AvgPool2d
+    spikes = run(network, inputs)
+    assert_close(spikes, reference(graph, inputs, EULER))
+    assert_close(spikes, run(from_nir(graph, **EULER), inputs))
 
 
 def test_two_convolutions_of_one_source():
@@ -340,7 +386,7 @@ NOT_WRITTEN = {
         Layer(np.ones((3, 2, 2), np.float32), RECEPTORS, np.ones((2, 2, 2), np.float32))
     ],
     r"layer '0': LIF: .* surrogate is strict\(.*\); use surrogate=Sigmoid\(alpha=4.0\)$": [Layer(W, STRICT)],
-    "the join 'pool' must add outputs of one shape, .*; put any other function into the weights": {
+    "the join 'pool' must add its sources once each, .*; put other functions into the weights .*: reduce_window_max": {
         "a": Layer(FUNCTIONS["plain"][0], ZERO),
         "pool": Join(lambda x: jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, *[(1, 1, 2, 2)] * 2, "VALID"), ["a"]),
         "b": Layer(lambda x: x.reshape(len(x), -1) @ np.ones((16, 3), np.float32), ZERO),
@@ -395,14 +441,31 @@ def edited(*edges):
     return nir.NIRGraph({**ends, "a": lif(), "b": lif()}, list(edges), type_check=False)
 
 
-def pooled():
+def edited_pool(shape):
     two = np.array([2, 2])
-    return line(nir.SumPool2d(two, two, 0 * two), type_check=False)
+    nodes = {"input": nir.Input(shape), "sumpool2d": nir.SumPool2d(two, two, 0 * two), "output": nir.Output(shape)}
+    return nir.NIRGraph(nodes, [("input", "sumpool2d"), ("sumpool2d", "output")], type_check=False)
+
+
+class Unknown(nir.NIRNode):
+    """A node of a later version of NIR."""
+
+    def __init__(self):
+        self.input_type = self.output_type = {"input": np.array([4])}
+
+
+def unknown():
+    graph = line(lif())
+    graph.nodes["node"] = Unknown()
+    return graph
 
 
 IN, AB, OUT = ("input", "a"), ("a", "b"), ("b", "output")
 NOT_READ = {
-    "'sumpool2d' (SumPool2d) is not supported; use Linear, Affine": pooled,
+    "'sumpool2d' (SumPool2d): its input must be (channels, height, width), got (4,)": (
+        lambda: edited_pool(np.array([4]))
+    ),
+    "'node' (Unknown) is not supported; use Linear, Affine": unknown,
     "'delay' (Delay): delay must be one number for all": lambda: line(nir.Delay(np.arange(4.0)), lif()),
     "'delay' (Delay): delay must be a multiple of dt=0.0001": lambda: line(nir.Delay(each(1.5e-4)), lif()),
     "'lif' (LIF): decay_from_tau: dt must be <= tau for discretization 'euler', got": lambda: line(lif(tau=1e-5)),

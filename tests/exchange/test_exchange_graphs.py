@@ -242,10 +242,10 @@ def test_loop_without_a_delay_is_named():
 
 TWO = {"a": Layer(w(12, 8), lif), "b": Layer(w(8, 8), lif)}
 REFUSED = {
-    r"the join 'gate' must add outputs of one shape": TWO | {"gate": Join(lambda a, b: a * (1 - b), of=("a", "b"))},
-    r"the join 'twice' must add outputs": TWO | {"twice": Join(lambda a: a + a, of="a")},
-    r"the join 'first' must add outputs": TWO | {"first": Join(lambda a, b: a, of=("a", "b"))},
-    r"the join 'more' must add outputs": TWO | {"more": Join(lambda a: a + 1.0, of="a")},
+    r"the join 'gate' must add its sources once each": TWO | {"gate": Join(lambda a, b: a * (1 - b), of=("a", "b"))},
+    r"the join 'twice' must add its sources": TWO | {"twice": Join(lambda a: a + a, of="a")},
+    r"the join 'first' must add its sources": TWO | {"first": Join(lambda a, b: a, of=("a", "b"))},
+    r"the join 'more' must add its sources": TWO | {"more": Join(lambda a: a + 1.0, of="a")},
     r"the join 'norm' takes complete sequences": {
         "norm": Join(lambda x: x - x.mean(0), of="input", over_time=True),
         "a": Layer(w(12, 8), lif),

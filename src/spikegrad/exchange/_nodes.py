@@ -1,7 +1,7 @@
 """The nodes of NIR. Each class reads a node as a part of a network, and writes the part as a node.
 
-Another node needs a class here and its entry in ``OPERATIONS`` or ``MEMBRANES``. If an equation of
-JAX gives an operation, it also needs an entry in ``PRIMITIVES``.
+Another node needs a class here and its entry in ``OPERATIONS`` or ``MEMBRANES``. If functions of
+users may have this operation, see ``_weights.py``, it also needs an entry in ``AFTER``.
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ import dataclasses
 import math
 import operator
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, ClassVar, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import nir
 import numpy as np
 
-from .._compat import bind
+from .. import _weights as weights
 from .._struct import Struct, parameter, wiring
 from .._surrogate import spike_types
 from ..neurons import LIF, Cell, LeakyReadout, SynapticLIF, decay_from_tau
@@ -34,7 +34,6 @@ Node: TypeAlias = Any
 """A node of NIR. Its fields depend on its class."""
 Operation: TypeAlias = Any
 """One of the classes of ``OPERATIONS``."""
-Equation: TypeAlias = Any
 Surrogate: TypeAlias = Callable[[Array], Array]
 
 
@@ -189,6 +188,62 @@ class Scale(Struct, pure=True):
         return nir.Scale(self.factor)
 
 
+class SumPooling(Struct, pure=True):
+    """``nir.SumPool2d``."""
+
+    window: Shape = wiring()
+    stride: Shape = wiring()
+    padding: Shape = wiring()
+    node: ClassVar[Node] = nir.SumPool2d
+
+    def __call__(self, x: Array) -> Array:
+        padding = (0, 0, *self.padding)
+        return jax.lax.reduce_window(
+            x,
+            np.zeros((), x.dtype),
+            jax.lax.add,
+            (1, 1, *self.window),
+            (1, 1, *self.stride),
+            tuple((n, n) for n in padding),
+        )
+
+    @classmethod
+    def read(cls, node: Node, shape: Shape) -> SumPooling:
+        if len(shape) != 3:
+            raise ValueError(
+                f"its input must be (channels, height, width), got {shape}"
+            )
+        # Files have one number for both axes, or one for each.
+        fields = node.kernel_size, node.stride, node.padding
+        return cls(*(tuple(np.broadcast_to(field, 2).tolist()) for field in fields))
+
+    def write(self, shape: Shape) -> Node:
+        node = self.node(*map(np.array, (self.window, self.stride, self.padding)))
+        # nir infers no types for pooling.
+        node.input_type = {"input": np.array(shape)}
+        node.output_type = {"output": np.array(output_shape(self, shape))}
+        return node
+
+    def is_average(self, factor: Array) -> bool:
+        """Return True if the factor is one over the size of the window.
+
+        Zeros around an image count or do not, which NIR does not define.
+        """
+        size = math.prod(self.window)
+        return not any(self.padding) and bool(
+            (factor == factor.dtype.type(1 / size)).all()
+        )
+
+
+class AveragePooling(SumPooling, pure=True):
+    """``nir.AvgPool2d``. Zeros around an image count."""
+
+    node = nir.AvgPool2d
+
+    def __call__(self, x: Array) -> Array:
+        return super().__call__(x) * (1 / math.prod(self.window))
+
+
 class Flatten(Struct, pure=True):
     """``nir.Flatten``. It counts the axes of an example, without the batch."""
 
@@ -214,6 +269,8 @@ OPERATIONS: dict[type, Operation] = {
     nir.Conv1d: Convolution,
     nir.Conv2d: Convolution,
     nir.Scale: Scale,
+    nir.SumPool2d: SumPooling,
+    nir.AvgPool2d: AveragePooling,
     nir.Flatten: Flatten,
 }
 
@@ -264,7 +321,7 @@ def delay_of(node: Node, dt: float) -> int:
     return round(steps)
 
 
-# --- the equations of JAX that give operations ----------------------------------------------------
+# --- operations of functions in the order of NIR --------------------------------------------------
 
 
 class AxisOrderError(ValueError):
@@ -274,8 +331,8 @@ class AxisOrderError(ValueError):
 class Signal(NamedTuple):
     """An array that depends on the inputs of a function, as the output of operations.
 
-    The function is traced with one example. Its arrays may have the numbers of NIR's array in
-    another order, such as channels last, and ``places`` keeps track of them.
+    The array in the function may have the numbers of NIR's array in another order, such as channels
+    last, and ``places`` keeps track of them.
     """
 
     shape: Shape
@@ -284,8 +341,6 @@ class Signal(NamedTuple):
     """The position in NIR's array, for each number of the array in the function."""
     dtype: np.dtype
     functions: tuple[Operation, ...] = ()
-    sources: tuple[int, ...] = (0,)
-    """The arguments of the function that the signal adds up."""
 
     def in_nir(self, values: Array) -> Array:
         """Return values of the array, or one number for all, in NIR's order and shape."""
@@ -297,106 +352,101 @@ class Signal(NamedTuple):
     def is_like(self, other: Signal) -> bool:
         return self.shape == other.shape and np.array_equal(self.places, other.places)
 
+    def is_in_order(self, axes: Shape) -> bool:
+        """Return True if these axes of the array are the examples and then the axes of NIR."""
+        return np.array_equal(
+            self.places.transpose(axes)[0],
+            np.arange(self.places.size).reshape(self.shape),
+        )
 
-def trace_copy(equation: Equation, operands: list, signal: Signal) -> Signal:
-    return signal._replace(dtype=equation.outvars[0].aval.dtype)
+    def then(self, function: Operation, axes: Shape) -> Signal:
+        """Return the output of another function, with the axes of NIR in these axes."""
+        shape = output_shape(function, self.shape)
+        places = np.arange(math.prod(shape)).reshape(1, *shape)
+        # The function of the user continues in its own layout.
+        places = places.transpose(np.argsort(axes))
+        return Signal(shape, places, self.dtype, (*self.functions, function))
 
 
-def trace_move(equation: Equation, operands: list, signal: Signal) -> Signal:
-    """Move the numbers. No node is needed, because weights and parameters move to NIR's order."""
-    # The equation moves the places as it moves the numbers.
-    (places,) = map(
-        np.asarray, bind(equation, [jnp.asarray(signal.places), *operands[1:]])
-    )
-    if places.size != signal.places.size:
-        raise ValueError(f"{equation.primitive.name} to another number of values")
-    return signal._replace(places=places)
+def after_move(move: weights.Move, signal: Signal) -> Signal:
+    """Move the places. No node is needed, because weights and parameters move to NIR's order."""
+    places = signal.places.ravel()
+    if move.order is not None:
+        places = places[np.array(move.order)]
+    return signal._replace(places=places.reshape(move.shape))
 
 
-def trace_sum(equation: Equation, operands: list, signal: Signal) -> Signal:
-    """Add a bias to the last weights, or add several arguments of a join."""
-    left, right = operands
-    name = equation.primitive.name
-    # Only a join may add two signals, and only unchanged ones.
-    if isinstance(left, Signal) and isinstance(right, Signal):
-        if (
-            name == "sub"
-            or left.functions
-            or right.functions
-            or not left.is_like(right)
-        ):
-            raise ValueError(f"{name} of two values that depend on the inputs")
-        return left._replace(sources=left.sources + right.sources)
-    # The signal would need the factor -1.
-    if name == "sub" and right is signal:
-        raise ValueError("a difference from a constant")
-    bias = np.asarray(right if left is signal else left)
-    if not signal.functions and not bias.any():
-        return signal  # Python's sum starts at 0
+def after_bias(bias: weights.Bias, signal: Signal) -> Signal:
+    """Add a bias to the last weights."""
     *before, last = signal.functions or [None]
     if not isinstance(last, _Weights):
         raise ValueError("a sum without a product before it")
     # A convolution in NIR has one bias for each channel.
-    bias = per_channel(
-        signal.in_nir(-bias if name == "sub" else bias), len(last.weight)
-    )
-    if bias is None:
+    values = per_channel(signal.in_nir(np.asarray(bias.bias)), len(last.weight))
+    if values is None:
         raise ValueError("a bias that differs within a channel")
-    bias = bias.astype(last.weight.dtype).reshape(-1, *[1] * (last.weight.ndim - 2))
-    bias = bias if last.bias is None else last.bias + bias
-    return signal._replace(functions=(*before, dataclasses.replace(last, bias=bias)))
+    values = values.astype(last.weight.dtype).reshape(-1, *[1] * (last.weight.ndim - 2))
+    values = values if last.bias is None else last.bias + values
+    return signal._replace(functions=(*before, dataclasses.replace(last, bias=values)))
 
 
-def trace_product(equation: Equation, operands: list, signal: Signal) -> Signal:
-    # Axes of the batch have one example, or they would be missing in the sum.
-    axes, _ = equation.params["dimension_numbers"]
-    place = int(operands[1] is signal)
-    summed, rows = axes[place], axes[1 - place]
-    size = signal.places.size
-    if math.prod(signal.places.shape[axis] for axis in summed) != size:
-        raise ValueError("a product along some of the axes of an example")
-    # The rows of the matrix follow the axes of the signal, and then NIR's order.
-    rows = [row for _, row in sorted(zip(summed, rows, strict=True))]
-    matrix = np.moveaxis(np.asarray(operands[1 - place]), rows, range(len(rows)))
-    weight = _floats(matrix.reshape(size, -1).T)
+def after_factor(factor: weights.Factor, signal: Signal) -> Signal:
+    """Multiply the last weights, or a sum of a window to the average, or add a scale."""
+    values = signal.in_nir(np.asarray(factor.factor))
+    *before, last = signal.functions or [None]
+    if type(last) is SumPooling and last.is_average(values):
+        average = AveragePooling(last.window, last.stride, last.padding)
+        return signal._replace(functions=(*before, average))
+    return signal._replace(functions=tuple(scaled(signal.functions, values)))
+
+
+def after_product(product: weights.Product, signal: Signal) -> Signal:
+    weight = _floats(np.asarray(product.weight).T)
     # Columns in the order of the function move to the order of NIR. The copy is needed, because
     # both sides overlap.
     weight[:, signal.places.ravel()] = weight.copy()
     flatten = [Flatten()] if len(signal.shape) > 1 else []
     functions = (*signal.functions, *flatten, Linear(weight, None))
-    out = equation.outvars[0].aval
-    places = np.arange(out.size).reshape(out.shape)
-    return Signal((out.size,), places, out.dtype, functions, signal.sources)
+    size = math.prod(product.shape)
+    places = np.arange(size).reshape(product.shape)
+    return Signal((size,), places, signal.dtype, functions)
 
 
-def trace_convolution(equation: Equation, operands: list, signal: Signal) -> Signal:
-    params, out = equation.params, equation.outvars[0].aval
-    images, kernels, outputs = params["dimension_numbers"]
-    if len(images) > 4 or set(params["lhs_dilation"]) != {1}:
-        raise ValueError(
-            "a convolution of three dimensions or a transposed convolution"
-        )
-    # The axes of any layout in the order of NIR: examples, channels, places.
-    places = signal.places.transpose(images)[0]
-    if not np.array_equal(places, np.arange(places.size).reshape(signal.shape)):
+def after_convolution(convolution: weights.Convolution, signal: Signal) -> Signal:
+    if not signal.is_in_order(convolution.input_axes):
         raise AxisOrderError("a convolution of an array with its axes in another order")
-    weight = _floats(np.asarray(operands[1]).transpose(kernels))
     # NIR pads both sides equally, as "SAME" does for kernels of odd sizes.
-    if any(low != high for low, high in params["padding"]):
-        raise ValueError(f"a padding of {params['padding']}")
-    convolution = Convolution(
-        weight,
+    if any(low != high for low, high in convolution.padding):
+        raise ValueError(f"a padding of {convolution.padding}")
+    function = Convolution(
+        _floats(np.asarray(convolution.weight)),
         None,
-        params["window_strides"],
-        params["padding"],
-        params["rhs_dilation"],
-        params["feature_group_count"],
+        convolution.stride,
+        convolution.padding,
+        convolution.dilation,
+        convolution.groups,
     )
-    shape = tuple(out.shape[axis] for axis in outputs[1:])
-    # The function continues in its own layout.
-    places = np.arange(out.size).reshape(1, *shape).transpose(np.argsort(outputs))
-    functions = (*signal.functions, convolution)
-    return Signal(shape, places, out.dtype, functions, signal.sources)
+    return signal.then(function, convolution.output_axes)
+
+
+def after_pooling(pooling: weights.SumPooling, signal: Signal) -> Signal:
+    if len(signal.shape) != 3 or signal.places.ndim != 4:
+        raise ValueError(
+            "a sum of a window of other arrays than images; NIR has SumPool2d"
+        )
+    # NIR has channels first, and the user may have them first or last.
+    axes = next(filter(signal.is_in_order, ((0, 1, 2, 3), (0, 3, 1, 2))), None)
+    if axes is None or any(pooling.window[axis] != 1 for axis in axes[:2]):
+        raise AxisOrderError("a sum of a window over channels or examples")
+    window, stride = (
+        tuple(values[axis] for axis in axes[2:])
+        for values in (pooling.window, pooling.stride)
+    )
+    padding = tuple(pooling.padding[axis] for axis in axes[2:])
+    if any(low != high for low, high in padding):
+        raise ValueError(f"a padding of {padding}")
+    zeros = tuple(low for low, _ in padding)
+    return signal.then(SumPooling(window, stride, zeros), axes)
 
 
 def _floats(values: Array) -> Array:
@@ -404,16 +454,33 @@ def _floats(values: Array) -> Array:
     return np.array(values, np.promote_types(values.dtype, np.float32), order="C")
 
 
-PRIMITIVES: dict[str, Callable[[Equation, list, Signal], Signal]] = {
-    "dot_general": trace_product,
-    "conv_general_dilated": trace_convolution,
-    **dict.fromkeys(("add", "add_any", "sub"), trace_sum),
-    **dict.fromkeys(("convert_element_type", "copy", "copy_p"), trace_copy),
-    **dict.fromkeys(
-        ("reshape", "squeeze", "expand_dims", "broadcast_in_dim", "transpose"),
-        trace_move,
-    ),
+AFTER: dict[type[weights.Operation], Callable[[Any, Signal], Signal]] = {
+    weights.Product: after_product,
+    weights.Convolution: after_convolution,
+    weights.SumPooling: after_pooling,
+    weights.Factor: after_factor,
+    weights.Bias: after_bias,
+    weights.Move: after_move,
 }
+"""For each operation of a function of the user, the signal after it."""
+
+
+def after_function(function: Callable[..., Array], *signals: Signal) -> Signal:
+    """Return the output of a function of the user, which adds its arguments once each."""
+    examples = [
+        jax.ShapeDtypeStruct(signal.places.shape, signal.dtype) for signal in signals
+    ]
+    value = weights.read_function(function, *examples)
+    if sorted(value.sources) != [*range(len(signals))]:
+        raise ValueError("a sum that does not add each argument once")
+    first, *others = signals
+    if not all(map(first.is_like, others)):
+        raise ValueError("a sum of arrays with their axes in several orders")
+    signal = first._replace(functions=())
+    for operation in value.operations:
+        signal = AFTER[type(operation)](operation, signal)
+    return signal._replace(dtype=value.dtype)
+
 
 # --- neurons --------------------------------------------------------------------------------------
 

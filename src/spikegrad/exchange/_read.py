@@ -331,9 +331,14 @@ class _Reader:
         """If True, the weights have the step that each loop takes in addition to its delays."""
         if source == name or not path:
             return source == name
-        first = self.nodes[path[0]]
-        if MARK in first.metadata:
-            return bool(first.metadata[MARK]["late"])
+        # The nodes of a join may come before the weights with this mark.
+        marks = [
+            self.nodes[node].metadata[MARK]
+            for node in path
+            if MARK in self.nodes[node].metadata
+        ]
+        if marks:
+            return any(mark.get("late") for mark in marks)
         # In a graph of another library, the Delay in a loop states the weights with this step.
         return path[0] in self.delays and path[0] in ancestors(self.before, path[0])
 

@@ -6,32 +6,27 @@ import collections
 import functools
 import graphlib
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import nir
 import numpy as np
 
 from .._checks import checked_shape, named
-from .._compat import bind, called, equations, evaluate
 from ..network import Join, Layer, Network
 from ._nodes import (
     MARK,
-    PRIMITIVES,
-    Array,
     AxisOrderError,
-    Equation,
     Node,
     Scale,
     Shape,
     Signal,
     Time,
+    after_function,
     kind_of,
     output_shape,
     scaled,
-    trace_sum,
     write_neurons,
 )
 from ._order import reached
@@ -85,8 +80,9 @@ def to_nir(
     ------
     ValueError
         If NIR does not support a cell: spike types other than the step, a reset by subtraction, a
-        delayed reset, an adaptive threshold or a refractory period. If a function is not a
-        product, a convolution or a change of shape, or if a join does more than add its sources.
+        delayed reset, an adaptive threshold or a refractory period. If a function is not made of
+        products, convolutions, sums of windows, factors, biases and changes of shape, or if a join
+        does not add its sources first. The message names the layer or join.
         If NIR does not have a node for a decay factor of 1, or of 0 with ``"exact"``.
     TypeError
         If ``dt`` is not a number.
@@ -101,7 +97,7 @@ def to_nir(
     spikegrad                            NIR
     ===================================  =========================================================
     ``weight``, ``bias``, ``recurrent``  ``Linear``, ``Affine``, ``Conv1d``, ``Conv2d``,
-                                         ``Flatten``
+                                         ``SumPool2d``, ``AvgPool2d``, ``Scale``, ``Flatten``
     several sources, joins that add      several edges into one node
     ``Delayed``, ``Window`` of matrices  ``Delay`` and ``Linear``
     ``LIF``                              ``LIF``, or ``IF`` if the decay is 1
@@ -147,46 +143,6 @@ def to_nir(
         except AxisOrderError:
             writer.trace(shapes, channels_last=True)
         return writer.write()
-
-
-# --- the trace of functions -----------------------------------------------------------------------
-
-
-def _traced(text: str, function: Callable[..., Array], *signals: Signal) -> Signal:
-    """Return the output of a function, with its operations. The text describes an error."""
-    examples = [
-        jax.ShapeDtypeStruct(signal.places.shape, signal.dtype) for signal in signals
-    ]
-    # partial creates a new function, because JAX caches the traces of functions
-    jaxpr, consts = equations(jax.make_jaxpr(functools.partial(function))(*examples))
-    signals = tuple(
-        s._replace(functions=(), sources=(n,)) for n, s in enumerate(signals)
-    )
-    with named(text):
-        out, *_ = evaluate(jaxpr, *consts, *signals, run=_trace_equation)
-        if not isinstance(out, Signal):
-            raise ValueError("a result that does not depend on the input")
-        if sorted(out.sources) != [*range(len(signals))]:
-            raise ValueError("a sum that does not add each argument once")
-    return out
-
-
-def _trace_equation(equation: Equation, operands: list) -> list:
-    """Return the output of an equation: values, or a signal with its operation."""
-    signals = [x for x in operands if isinstance(x, Signal)]
-    # Equations of weights only are computed.
-    if not signals:
-        return bind(equation, operands)
-    if (inner := called(equation)) is not None:
-        jaxpr, consts = equations(inner)
-        return evaluate(jaxpr, *consts, *operands, run=_trace_equation)
-    name = equation.primitive.name
-    trace = PRIMITIVES.get(name)
-    if trace is None:
-        raise ValueError(name)
-    if len(signals) > 1 and trace is not trace_sum:
-        raise ValueError(f"{name} of two values that depend on the inputs")
-    return [trace(equation, operands, signals[0])]
 
 
 # --- the graph of NIR -----------------------------------------------------------------------------
@@ -303,6 +259,7 @@ class _Writer(_Nodes):
         """Set the signals, and the currents of each layer, one for each weight."""
         self.signals: dict[str, Signal] = {}
         self.currents: dict[str, list[Signal]] = {}
+        self.joined: dict[str, Signal] = {}
         for name, shape in shapes.items():
             shape = (shape[-1], *shape[:-1]) if channels_last else shape
             places = np.arange(np.prod(shape)).reshape(shape)
@@ -316,29 +273,25 @@ class _Writer(_Nodes):
         def current(name: str, n: int) -> Signal:
             text = f"layer {name!r} has a function that NIR does not support"
             edge = self.edges[name][n]
-            return _traced(text, edge.layer.drive, self.signals[edge.source])
-
-        @functools.cache
-        def check_join(name: str) -> None:
-            text = (
-                f"the join {name!r} must add outputs of one shape, as in lambda a, b: a + b; put "
-                "any other function into the weights of the layer that reads it"
-            )
-            node = self.net.nodes[name]
-            _traced(text, node.function, *(self.signals[n] for n in node.of))
+            with named(text):
+                return after_function(edge.layer.drive, self.signals[edge.source])
 
         # In a loop a layer has an output before all of its sources do.
         for name, source in reached(self.sources, self.net.inputs):
             self.signals[name] = self.signals[source]
             if name in self.edges:  # each current has the shape of the output
                 self.signals[name] = current(name, self.sources[name].index(source))
-            # Before a layer reads an output of another shape.
+            # A layer may read an output of another shape.
             elif self.signals.keys() >= {*self.sources[name]}:
-                check_join(name)
+                self.signals[name] = self.after_join(name)
         # Now the signals of sources that come later are known too.
         for name, node in self.net.nodes.items():
             if isinstance(node, Join):
-                check_join(name)
+                self.joined[name] = self.after_join(name)
+                if not self.joined[name].is_like(self.signals[name]):
+                    raise ValueError(
+                        f"the join {name!r} in a loop must keep the shape of its sources"
+                    )
                 continue
             currents = [current(name, n) for n in range(len(self.edges[name]))]
             if not all(signal.is_like(self.signals[name]) for signal in currents):
@@ -346,6 +299,16 @@ class _Writer(_Nodes):
                     f"{name!r} must add arrays with their axes in one order"
                 )
             self.currents[name] = currents
+
+    def after_join(self, name: str) -> Signal:
+        """Return the output of a join."""
+        node = self.net.nodes[name]
+        text = (
+            f"the join {name!r} must add its sources once each, as in lambda a, b: a + b; put "
+            "other functions into the weights of the layer that reads it"
+        )
+        with named(text):
+            return after_function(node.function, *(self.signals[n] for n in node.of))
 
     def write(self) -> nir.NIRGraph:
         for name in self.net.inputs:
@@ -361,8 +324,8 @@ class _Writer(_Nodes):
                     self.add_layer(name)
                 continue
             # An input has no sources, and a join adds its sources.
-            for source in self.sources.get(name, ()):
-                self.ends[name] += self.ends[source]
+            if name in self.joined:
+                self.add_join(name)
         for name in self.net.outputs:
             node = nir.Output({"output": np.array(self.signals[name].shape)})
             node.metadata[MARK] = {"source": name}
@@ -370,6 +333,17 @@ class _Writer(_Nodes):
             label = f"{name}.output" if len(self.net.outputs) > 1 else "output"
             self.connect(self.ends[name], [self.add(node, label)])
         return self.graph()
+
+    def add_join(self, name: str) -> None:
+        sources = [self.signals[source] for source in self.sources[name]]
+        nodes, shape = [], sources[0].shape
+        for function in self.joined[name].functions:
+            nodes.append(function.write(shape))
+            shape = output_shape(function, shape)
+        for node in nodes[:1]:
+            node.metadata[MARK] = {"source": name}
+        ends = [end for source in self.sources[name] for end in self.ends[source]]
+        self.ends[name] += self.connect(ends, self.extend(nodes, "join", f"{name}."))
 
     def add_layer(self, name: str) -> None:
         cell, signal = self.net.nodes[name].cell, self.signals[name]

@@ -1,0 +1,314 @@
+"""Weights that are functions, read as operations: products, convolutions, pooling, and so on.
+
+:func:`read_function` traces a function with one example, and translates each equation of JAX that
+depends on the example. The operations compute the function, one after the other. They are pytrees
+of their arrays, which are known numbers. Exports and integers read them.
+
+Another operation needs a class with ``read`` and ``__call__``, and the names of its primitives in
+``PRIMITIVES``.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ._compat import bind, called, equations, evaluate
+from ._struct import Struct, parameter, wiring
+
+Shape: TypeAlias = tuple[int, ...]
+Array: TypeAlias = Any
+"""Known numbers, an array of NumPy or JAX."""
+Equation: TypeAlias = Any
+
+
+class Value(NamedTuple):
+    """An array that depends on the arguments of a function.
+
+    It is a sum of arguments after some operations.
+    """
+
+    shape: Shape
+    """The shape for one example. The axis of the examples has length 1, wherever it is."""
+    dtype: np.dtype
+    operations: tuple[Operation, ...] = ()
+    sources: tuple[int, ...] = (0,)
+    """The numbers of the arguments that are added. The operations follow the sum."""
+
+    @property
+    def is_moved_only(self) -> bool:
+        return all(isinstance(operation, Move) for operation in self.operations)
+
+
+class Operation(Struct):
+    """A function of an array of one example, in the order of axes that the user wrote."""
+
+    @classmethod
+    def read(
+        cls, equation: Equation, operands: list[Any], value: Value
+    ) -> Operation | None:
+        """Return the operation of an equation, or None if it changes nothing.
+
+        ``operands`` has ``value`` and known numbers. Raise ValueError with the reason if there is
+        no such operation.
+        """
+        raise NotImplementedError
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        raise NotImplementedError
+
+
+class Product(Operation, pure=True):
+    """A product with all numbers of an example."""
+
+    weight: Array = parameter(kind=object)
+    """``(inputs, outputs)``, both in the order of the flat arrays."""
+    shape: Shape = wiring()
+    """The shape of the result."""
+
+    @classmethod
+    def read(cls, equation: Equation, operands: list[Any], value: Value) -> Product:
+        # Axes of the batch have one example, or they would be missing in the sum.
+        axes, _ = equation.params["dimension_numbers"]
+        place = int(operands[1] is value)
+        summed, rows = axes[place], axes[1 - place]
+        size = math.prod(value.shape)
+        if math.prod(value.shape[axis] for axis in summed) != size:
+            raise ValueError("a product along some of the axes of an example")
+        # The rows of the matrix follow the axes of the value.
+        rows = [row for _, row in sorted(zip(summed, rows, strict=True))]
+        matrix = np.moveaxis(np.asarray(operands[1 - place]), rows, range(len(rows)))
+        return cls(matrix.reshape(size, -1), _output_of(equation).shape)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return (x.reshape(-1) @ jnp.asarray(self.weight)).reshape(self.shape)
+
+
+class Convolution(Operation, pure=True):
+    """A convolution of one or two dimensions."""
+
+    weight: Array = parameter(kind=object)
+    """``(output channels, input channels of a group, *sizes)``."""
+    stride: Shape = wiring()
+    padding: tuple[tuple[int, int], ...] = wiring()
+    dilation: Shape = wiring()
+    groups: int = wiring()
+    input_axes: Shape = wiring()
+    """The axes of the array that are the examples, the channels and the places."""
+    output_axes: Shape = wiring()
+    """These axes in the result."""
+
+    @classmethod
+    def read(cls, equation: Equation, operands: list[Any], value: Value) -> Convolution:
+        params = equation.params
+        input_axes, kernel_axes, output_axes = params["dimension_numbers"]
+        if len(input_axes) > 4 or {*params["lhs_dilation"]} != {1}:
+            raise ValueError(
+                "a convolution of three dimensions or a transposed convolution"
+            )
+        if operands[1] is value or params["batch_group_count"] != 1:
+            raise ValueError("a convolution with a kernel from the inputs")
+        return cls(
+            np.asarray(operands[1]).transpose(kernel_axes),
+            params["window_strides"],
+            params["padding"],
+            params["rhs_dilation"],
+            params["feature_group_count"],
+            input_axes,
+            output_axes,
+        )
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return jax.lax.conv_general_dilated(
+            x,
+            jnp.asarray(self.weight),
+            self.stride,
+            self.padding,
+            rhs_dilation=self.dilation,
+            feature_group_count=self.groups,
+            dimension_numbers=jax.lax.ConvDimensionNumbers(
+                self.input_axes, (*range(x.ndim),), self.output_axes
+            ),
+        )
+
+
+class SumPooling(Operation, pure=True):
+    """The sum of a window. An average is this sum and a factor."""
+
+    window: Shape = wiring()
+    """The size of the window, for each axis of the array."""
+    stride: Shape = wiring()
+    padding: tuple[tuple[int, int], ...] = wiring()
+
+    @classmethod
+    def read(cls, equation: Equation, operands: list[Any], value: Value) -> SumPooling:
+        params = equation.params
+        if {*params["base_dilation"], *params["window_dilation"]} != {1}:
+            raise ValueError("a pooling with gaps")
+        return cls(
+            params["window_dimensions"], params["window_strides"], params["padding"]
+        )
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        zero = np.zeros((), x.dtype)
+        return jax.lax.reduce_window(
+            x, zero, jax.lax.add, self.window, self.stride, self.padding
+        )
+
+
+class Factor(Operation, pure=True):
+    """A product of each number with a constant."""
+
+    factor: Array = parameter(kind=object)
+    """One number, or an array of the shape of the value."""
+
+    @classmethod
+    def read(cls, equation: Equation, operands: list[Any], value: Value) -> Factor:
+        left, right = operands
+        if equation.primitive.name == "mul":
+            return cls(np.asarray(right if left is value else left))
+        if right is value:
+            raise ValueError("a division by a value that depends on the inputs")
+        divisor = np.asarray(right)
+        return cls((1 / divisor.astype(np.float64)).astype(divisor.dtype))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return x * jnp.asarray(self.factor, x.dtype)
+
+
+class Bias(Operation, pure=True):
+    """A sum of each number and a constant."""
+
+    bias: Array = parameter(kind=object)
+    """One number, or an array of the shape of the value."""
+
+    @classmethod
+    def read(cls, equation: Equation, operands: list[Any], value: Value) -> Bias | None:
+        left, right = operands
+        is_difference = equation.primitive.name == "sub"
+        # The value would need the factor -1.
+        if is_difference and right is value:
+            raise ValueError("a difference from a constant")
+        bias = np.asarray(right if left is value else left)
+        if value.is_moved_only and not bias.any():
+            return None  # Python's sum starts at 0
+        return cls(-bias if is_difference else bias)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return x + jnp.asarray(self.bias, x.dtype)
+
+
+class Move(Operation, pure=True):
+    """Another shape or order of the numbers, such as of a reshape or a transposition."""
+
+    order: tuple[int, ...] | None = wiring()
+    """For each number of the flat result, its place before. None: all places stay."""
+    shape: Shape = wiring()
+    """The shape of the result."""
+
+    @classmethod
+    def read(cls, equation: Equation, operands: list[Any], value: Value) -> Move:
+        # The equation moves the places as it moves the numbers.
+        before = np.arange(math.prod(value.shape)).reshape(value.shape)
+        (moved,) = bind(equation, [jnp.asarray(before), *operands[1:]])
+        places = np.asarray(moved)
+        if places.size != before.size:
+            raise ValueError(f"{equation.primitive.name} to another number of values")
+        order = places.ravel()
+        is_same = np.array_equal(order, before.ravel())
+        return cls(None if is_same else tuple(order.tolist()), places.shape)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        if self.order is None:
+            return x.reshape(self.shape)
+        return x.reshape(-1)[np.array(self.order)].reshape(self.shape)
+
+
+PRIMITIVES: dict[str, type[Operation]] = {
+    "dot_general": Product,
+    "conv_general_dilated": Convolution,
+    "reduce_window_sum": SumPooling,
+    **dict.fromkeys(("mul", "div"), Factor),
+    **dict.fromkeys(("add", "add_any", "sub"), Bias),
+    **dict.fromkeys(
+        ("reshape", "squeeze", "expand_dims", "broadcast_in_dim", "transpose"), Move
+    ),
+}
+COPIES = frozenset({"convert_element_type", "copy", "copy_p"})
+"""Primitives that change at most the dtype."""
+
+
+def read_function(
+    function: Callable[..., Array], *arguments: jax.ShapeDtypeStruct
+) -> Value:
+    """Return the result of a function as a sum of its arguments and operations.
+
+    Parameters
+    ----------
+    function : callable
+        A function of JAX, of one array or of several.
+    *arguments : jax.ShapeDtypeStruct
+        Shapes and dtypes of the arrays, with one example each.
+
+    Returns
+    -------
+    Value
+        The operations, and the arguments that are added before them.
+
+    Raises
+    ------
+    ValueError
+        If an equation is not one of the operations. The message is the reason: its primitive, such
+        as ``tanh``, or a sentence.
+    """
+    # partial creates a new function, because JAX caches the traces of functions
+    jaxpr, consts = equations(jax.make_jaxpr(functools.partial(function))(*arguments))
+    values = (Value(x.shape, x.dtype, sources=(n,)) for n, x in enumerate(arguments))
+    result, *_ = evaluate(jaxpr, *consts, *values, run=_read_equation)
+    if not isinstance(result, Value):
+        raise ValueError("a result that does not depend on the input")
+    return result
+
+
+def _read_equation(equation: Equation, operands: list[Any]) -> list[Any]:
+    """Return the outputs of an equation: known numbers, or a value with one more operation."""
+    values = [x for x in operands if isinstance(x, Value)]
+    # Equations of known numbers are computed.
+    if not values:
+        return bind(equation, operands)
+    if (inner := called(equation)) is not None:
+        jaxpr, consts = equations(inner)
+        return evaluate(jaxpr, *consts, *operands, run=_read_equation)
+    value, name = values[0], equation.primitive.name
+    output = _output_of(equation)
+    if name in COPIES:
+        return [value._replace(dtype=output.dtype)]
+    if name not in PRIMITIVES:
+        raise ValueError(name)
+    if len(values) > 1:
+        return [_sum(name, values)]
+    operation = PRIMITIVES[name].read(equation, operands, value)
+    operations = (
+        value.operations if operation is None else (*value.operations, operation)
+    )
+    return [Value(output.shape, output.dtype, operations, value.sources)]
+
+
+def _sum(name: str, values: list[Value]) -> Value:
+    """Return the sum of two values, as of a join. Only moves may come before it."""
+    left, right = values
+    is_sum = PRIMITIVES[name] is Bias and name != "sub"
+    if not is_sum or not left.is_moved_only or left.operations != right.operations:
+        raise ValueError(f"{name} of two values that depend on the inputs")
+    return left._replace(sources=left.sources + right.sources)
+
+
+def _output_of(equation: Equation) -> Any:
+    """Return the shape and dtype of the only output of an equation."""
+    return equation.outvars[0].aval
