@@ -30,6 +30,7 @@ from spikegrad import (
     rescaled,
     shifted,
 )
+from spikegrad.diagnosis import trial
 from spikegrad.neurons import RF, Refractory
 
 # JAX as users have it: optax promotes.
@@ -625,8 +626,36 @@ def test_loss_of_which_more_than_all_is_removed_is_doubted():
 
 def test_budget_of_no_time_trains_once():
     texts = []
-    trained(FAULTY, budget=0.0, progress=texts.append)
+    report = trained(FAULTY, budget=0.0, progress=texts.append)
     assert texts == ["measuring", "training"]
+    assert [(issue.kind, issue.fixes) for issue in report.issues] == [("silent", ())]
+    assert "the budget of 0 seconds ended before all changes were tried: pass a larger budget" in report.verdict
+    assert "no change lets it learn" not in report.verdict
+
+
+@pytest.mark.every
+def test_training_that_would_exceed_the_budget_does_not_start(monkeypatch):
+    """With a clock by which a compilation takes 20 seconds and an update a tenth of a second."""
+    now, compiled = [0.0], trial.compiled
+
+    def slow(function, *args, **options):
+        run, compilation = compiled(function, *args, **options), [20.0]
+
+        def call(moves, *arguments):
+            now[0] += compilation.pop() if compilation else 0.0
+            now[0] += arguments[-1] / 10 if arguments else 0.0
+            return run(moves, *arguments)
+
+        return call
+
+    monkeypatch.setattr(trial, "compiled", slow)
+    monkeypatch.setattr(trial.time, "monotonic", lambda: now[0])
+    # 20 seconds and 6 for each training of one program, and as many again for an optimizer.
+    for budget, spent in ((30, 26), (33, 32), (1000, None)):
+        now[0] = 0.0
+        report = trained(HEALTHY, 0 * INPUTS, NOISE, budget=budget)
+        assert ("the budget of" in report.verdict) == (spent is not None)
+        assert now[0] == pytest.approx(spent) if spent else 33 < now[0] < budget
 
 
 def test_report_as_text_data_and_figure():
@@ -648,6 +677,35 @@ def test_slope_of_a_repair_covers_the_potentials():
     _, spread = report.layers["1"].distance
     assert shape.peak == pytest.approx(1, rel=1e-2)
     assert shape.area / shape.peak == pytest.approx(min(spread, 2.0), rel=0.1)
+
+
+def test_inputs_of_symbols_stay_integers():
+    rng = np.random.default_rng(7)
+    labels = np.arange(40) % 2
+    # Words 0 to 299 for one class, and 300 to 599 for the other.
+    words = rng.integers(0, 300, (STEPS, 40)) + 300 * labels
+    table = jnp.asarray(rng.normal(size=(600, UNITS)), jnp.float32)
+    lookup = jax.tree_util.Partial(lambda table, x: table[x], table)
+    network = Network([Layer(lookup, CELL), Layer(matrix(3, 1.0, UNITS, 2), READOUT.cell)])
+    assert diagnose(network, words, lambda out: (out**2).mean()).issues == ()
+    one_hot = jax.tree_util.Partial(lambda table, x: (x[:, None] == jnp.arange(600)) @ table, table)
+    for weight, symbols in ((lookup, {"input"}), (one_hot, {"input"}), (lambda x: x[:, None] * table[:1], set())):
+        problem = trial.Problem(Network([Layer(weight, CELL)]), {"input": jnp.asarray(words)}, None, None, None, None)
+        assert trial.symbols_of(problem) == symbols
+    # Counts are numbers.
+    assert issues(stack(), (1000 * X).astype(np.int32))[0] == ("unscaled", "0")
+
+
+def test_inputs_that_no_layer_reads_are_named():
+    network = Network({"out": Layer(matrix(1, 3.0, UNITS, 2), LeakyReadout(0.9), of="cue")}, inputs=("cue", "noise"))
+    [issue] = diagnose(network, {"cue": X, "noise": X}, loss, train=False).issues
+    assert (issue.kind, issue.place) == ("silent", None)
+    assert "no layer reads the inputs 'noise'" in issue.description
+
+
+def test_diagnose_takes_a_function_as_loss():
+    with pytest.raises(TypeError, match=r"diagnose: loss must be a function .*, got .*; pass lambda outputs: loss"):
+        diagnose(HEALTHY, X, LABELS)
 
 
 def test_diagnose_takes_networks_only():

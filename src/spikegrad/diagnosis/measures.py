@@ -11,13 +11,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .._compat import called, equations
 from .._optimizer import updates_of
 from .._pytree import is_array, merge
 from ..network import Activity, Join, Network
 from ..neurons import quiet_cell, surrogate_of
 from ..surrogates import measure
 from .moves import Moves, apply_moves, has_width
-from .trial import DECADE, FACTOR, Problem, compiled, constant_loss
+from .trial import Problem, compiled, constant_loss
 
 BANDS = {
     # Distance from rest to the threshold.
@@ -25,7 +26,7 @@ BANDS = {
     # Spread of the potential without spikes, in distances from rest to the threshold. It is 1 after
     # fluctuation-driven initialization. Below the band no fluctuation reaches the
     # threshold, above it every input decides the output.
-    "drive": (1 / DECADE, DECADE),
+    "drive": (0.1, 10.0),
     # Mean of this potential over its spread. A larger one keeps neurons silent, or always firing.
     "offset": (-1.0, 1.0),
     # Neurons that ever fire. Training wakes some silent neurons, but rarely a layer.
@@ -33,28 +34,30 @@ BANDS = {
     # Spikes per neuron and step. A neuron that fires in most steps tells little.
     "rate": (0.0, 0.7),
     # Spread of the potential with spikes, over that without: an adaptation or a far reset.
-    "recoil": (0.0, FACTOR),
+    "recoil": (0.0, 3.0),
     # Mean slope over its peak: the part of a gradient that passes a spike.
     "reach": (0.005, 1.0),
     # Peak of the slope times the threshold, 1 for usual surrogates.
-    "steepness": (1 / DECADE, FACTOR),
+    "steepness": (0.1, 3.0),
     # Largest eigenvalue of the recurrent weights, over the threshold. From 1 on, activity grows.
-    "feedback": (0.0, FACTOR),
+    "feedback": (0.0, 3.0),
     # Size of the nonzero inputs of a channel. Spikes have 1.
-    "inputs": (1 / DECADE / FACTOR, DECADE * FACTOR),
+    "inputs": (1 / 30, 30.0),
     # The first update over the weights. With a smaller one, a thousand updates change less than a
     # tenth, and a larger one replaces the weights.
-    "update": (DECADE**-4, 1.0),
+    "update": (1e-4, 1.0),
     # Cosine of the first update and the gradient. Momentum of noise may give a small one.
-    "ascent": (-1.0, 1 / DECADE),
+    "ascent": (-1.0, 0.1),
     # Part of the weights that an update without gradients removes: most of them in 100 updates.
-    "decay": (0.0, 1 / DECADE**2),
+    "decay": (0.0, 0.01),
 }
 """The range of each measure. Outside of it, a layer may fail to learn."""
-
-
-SMALLER = tuple(DECADE**-k for k in range(1, 7))
-"""Factors of weights that are too large."""
+STRONG_DRIVE = 3.0
+"""The drive from which spikes limit the potential, so feedback cannot hide in a weak one."""
+WEAK_DRIVE = 0.1
+"""Below this drive, the spread of the potential with spikes over that without is noise."""
+SAMPLES = 10_000
+"""The largest number of potentials of a layer for the figure, which needs no more."""
 FAST_COMPILATION = {
     "xla_backend_optimization_level": 0,
     "xla_llvm_disable_expensive_passes": True,
@@ -108,7 +111,7 @@ class LayerReport:
     surrogate: Any = dataclasses.field(default=None, repr=False)
 
 
-class Report(NamedTuple):
+class NetworkReport(NamedTuple):
     """The measures of a network."""
 
     layers: dict[str, LayerReport]
@@ -129,6 +132,11 @@ class Report(NamedTuple):
     """Part of the weights that an update without gradients removes."""
     reads: np.ndarray
     """Size of the gradient of the loss in the outputs of each step."""
+
+    @property
+    def is_finite(self) -> bool:
+        """True if loss, arrays and gradients are finite."""
+        return not self.not_finite and math.isfinite(self.loss)
 
 
 def observe_layer(
@@ -172,7 +180,7 @@ def slope_of(surrogate: Any, x: Any) -> jax.Array:
     return jax.jvp(surrogate, (x,), (jnp.ones_like(x),))[1]
 
 
-def measuring(problem: Problem, neutral: Moves) -> Callable[[Moves], Report]:
+def measuring(problem: Problem, neutral: Moves) -> Callable[[Moves], NetworkReport]:
     """Return the compiled measurement of a network with moves."""
     # It runs a few times only, so compiling it is most of its time.
     run = compiled(_observed, problem, neutral, compiler_options=FAST_COMPILATION)
@@ -260,7 +268,7 @@ def _norm(tree: Any) -> float:
     return math.hypot(*(np.linalg.norm(np.float64(a)) for a in jax.tree.leaves(tree)))
 
 
-def _report(problem: Problem, moves: Moves, arrays: dict[str, Any]) -> Report:
+def _report(problem: Problem, moves: Moves, arrays: dict[str, Any]) -> NetworkReport:
     network = merge(*apply_moves(problem.network, moves))
     weights, gradient, outputs = (
         arrays[name] for name in ("weights", "gradients", "outputs")
@@ -304,7 +312,7 @@ def _report(problem: Problem, moves: Moves, arrays: dict[str, Any]) -> Report:
         for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
         if not np.isfinite(np.float32(leaf)).all()
     ]
-    return Report(
+    return NetworkReport(
         layers,
         outputs,
         arrays["joins"],
@@ -318,12 +326,22 @@ def _report(problem: Problem, moves: Moves, arrays: dict[str, Any]) -> Report:
     )
 
 
-def _hides_spikes(cell: Any, output: np.ndarray) -> Any:
+def _hides_spikes(cell: Any, output: np.ndarray) -> bool:
     """Return True for spikes of a cell that makes its surrogate in ``fire``."""
     # A readout has no derivative of its own, although it may be 0 too.
     state = cell.initial_state(output.shape[1:], output.dtype)
-    is_custom = "custom_" in str(jax.make_jaxpr(cell.fire)(state))
-    return is_custom and np.isin(output, (0, 1)).all()
+    fire = jax.make_jaxpr(cell.fire)(state)
+    return _has_custom_derivative(fire) and bool(np.isin(output, (0, 1)).all())
+
+
+def _has_custom_derivative(jaxpr: Any) -> bool:
+    """Return True if a function calls one with a custom derivative, as a surrogate has."""
+    program, _ = equations(jaxpr)
+    return any(
+        equation.primitive.name.startswith("custom_")
+        or ((inner := called(equation)) is not None and _has_custom_derivative(inner))
+        for equation in program.equations
+    )
 
 
 @np.errstate(invalid="ignore")  # potentials may be infinite
@@ -344,7 +362,7 @@ def _activity_of(layer: Any, arrays: Any, problem: Problem) -> dict[str, Any]:
     size, matrix, feedback = abs(scale) or 1.0, layer.recurrent, None
     # A neuron fires at most once per step, which bounds the feedback. It counts only with a strong
     # drive.
-    if is_array(matrix) and np.ndim(matrix) == 2 and spread > FACTOR * size:
+    if is_array(matrix) and np.ndim(matrix) == 2 and spread > STRONG_DRIVE * size:
         # Activity grows from step to step along the eigenvector with the largest magnitude. Over
         # the threshold, because a spike needs a potential of that size.
         feedback = abs(np.linalg.eigvals(np.float32(matrix))).max() / size
@@ -355,13 +373,13 @@ def _activity_of(layer: Any, arrays: Any, problem: Problem) -> dict[str, Any]:
         # fire.
         "offset": center / (spread or 1e-30) if abs(center) > size else 0.0,
         # A tiny spread without spikes is a fault of its own, and its ratio would be noise.
-        "recoil": deviation / spread if DECADE * spread > size else None,
+        "recoil": deviation / spread if spread > WEAK_DRIVE * size else None,
         "reach": abs(slope).mean() / (peak or 1.0),
         "steepness": peak * size,
         "feedback": feedback,
         "scale": scale,
         "distance": (distance.mean(), deviation),
-        # At most 10,000, evenly spaced, because a figure needs no more.
-        "samples": distance.ravel()[:: -(-distance.size // 10_000)],
+        # Evenly spaced.
+        "samples": distance.ravel()[:: -(-distance.size // SAMPLES)],
         "surrogate": surrogate,
     }

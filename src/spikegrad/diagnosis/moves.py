@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from typing import Any, TypeAlias
 
 import jax
@@ -81,28 +81,53 @@ class Move:
     @property
     def code(self) -> str:
         """Statements that change ``network``, to paste after its construction."""
-        argument, old = self.argument, "dataclasses.replace(layer"
-        changes = [f"layer = {old}, {argument})"]
-        if isinstance(self, (FitSlope, SetParameter)):
-            changes = [f"cell = {old}.cell, {argument})", f"layer = {old}, cell=cell)"]
         return "\n".join(
             [
                 f"layer = network.layers[{self.place!r}]",
-                *changes,
+                *self.layer_code(),
                 f"layers = network.layers | {{{self.place!r}: layer}}",
                 "network = dataclasses.replace(network, layers=layers)",
             ]
         )
 
+    def layer_code(self) -> list[str]:
+        """Return statements that change ``layer``."""
+        return [f"layer = dataclasses.replace(layer, {self.argument})"]
+
+    @property
+    def key(self) -> Hashable:
+        """The change as a value that hashes and compares by its numbers."""
+        fields = (getattr(self, field.name) for field in dataclasses.fields(self))
+        return type(self), *map(_hashable, fields)
+
+
+def _hashable(value: Any) -> Hashable:
+    if isinstance(value, tuple):
+        return tuple(map(_hashable, value))
+    if isinstance(value, (jax.Array, np.ndarray)):
+        array = np.asarray(value)
+        return array.shape, array.dtype.name, array.tobytes()
+    return value
+
+
+class CellMove(Move):
+    """A change of the cell of a layer."""
+
+    def layer_code(self) -> list[str]:
+        return [
+            f"cell = dataclasses.replace(layer.cell, {self.argument})",
+            "layer = dataclasses.replace(layer, cell=cell)",
+        ]
+
 
 @dataclasses.dataclass(frozen=True)
-class Scale(Move):
+class ScalePart(Move):
     """Scale ``weight``, ``recurrent`` or ``bias``."""
 
     part: str
 
     def change(self, layer: Layer) -> Layer:
-        changed = scaled(getattr(layer, self.part), self.value)
+        changed = with_factor(getattr(layer, self.part), self.value)
         return dataclasses.replace(layer, **{self.part: changed})
 
     @property
@@ -115,7 +140,7 @@ class Scale(Move):
         return f"{self.part}=jax.tree.map({change}, layer.{self.part})"
 
 
-class ScaleOutput(Scale):
+class ScaleOutput(ScalePart):
     """Scale the output of a function that hides its arrays."""
 
     @property
@@ -132,7 +157,7 @@ class Center(Move):
 
     def change(self, layer: Layer) -> Layer:
         # A mean is a common current of all neurons, which shifts their potentials.
-        def centered(w):
+        def centered(w: Any) -> Any:
             if not has_mean(self.part, w):
                 return w
             return (w - self.value * jnp.float32(w).mean()).astype(w.dtype)
@@ -150,7 +175,7 @@ class Center(Move):
         return f"{self.part}=jax.tree.map(lambda w: w - {mean}, layer.{self.part})"
 
 
-class FitSlope(Move):
+class FitSlope(CellMove):
     """Set peak and half-width of the slope: ``value`` has both."""
 
     base, verb = "layer.cell.surrogate", "rescale its slope to"
@@ -186,7 +211,7 @@ class ReplaceSlope(FitSlope):
 
 
 @dataclasses.dataclass(frozen=True)
-class SetParameter(Move):
+class SetParameter(CellMove):
     """Set a number of the cell, or an array of it before the training."""
 
     parameter: str
@@ -218,7 +243,7 @@ class Standardize(Move):
         shift, scale = self.value
         name = f"{self.place} standardized"
 
-        def standardize(x):
+        def standardize(x: jax.Array) -> jax.Array:
             # Integer inputs would be truncated after the division.
             dtype = x.dtype if jnp.issubdtype(x.dtype, jnp.floating) else jnp.float32
             return ((x.astype(jnp.float32) - shift) / scale).astype(dtype)
@@ -227,7 +252,7 @@ class Standardize(Move):
         # optimizer trains them.
         join = Join(standardize, of=(self.place,))
 
-        def renamed(names):
+        def renamed(names: Iterable[str]) -> tuple[str, ...]:
             return tuple(name if n == self.place else n for n in names)
 
         layers = {name: join, **network.layers}
@@ -314,6 +339,16 @@ def by_slot(moves: Iterable[Move]) -> Moves:
     return {move.slot: move for move in moves}
 
 
+def moves_of(issues: Iterable[Any]) -> Moves:
+    """Return the moves of all issues by slot."""
+    return by_slot(move for issue in issues for move in issue.fixes)
+
+
+def keys_of(moves: Iterable[Move]) -> frozenset:
+    """Return the keys of moves, whatever their order."""
+    return frozenset(move.key for move in moves)
+
+
 def neutral_moves(network: Network, inputs: Mapping[str, Any]) -> Iterator[Move]:
     """Yield every move of a network, with the value that changes nothing."""
     for name, x in inputs.items():
@@ -325,7 +360,7 @@ def neutral_moves(network: Network, inputs: Mapping[str, Any]) -> Iterator[Move]
         for part in PARTS:
             weight = getattr(layer, part)
             if has_arrays(weight):
-                yield Scale(name, 1.0, part)
+                yield ScalePart(name, 1.0, part)
                 yield Center(name, 0.0, part)
             elif callable(weight):
                 yield ScaleOutput(name, 1.0, part)
@@ -390,7 +425,7 @@ def has_arrays(weight: Any) -> bool:
     return any(map(is_real_array, jax.tree.leaves(weight)))
 
 
-def scaled(weight: Any, factor: Any) -> Any:
+def with_factor(weight: Any, factor: Any) -> Any:
     """Scale the arrays of a weight, in which it counts as linear, or else its output."""
     if not has_arrays(weight):
         # The dtype stays, so the types of the network do.

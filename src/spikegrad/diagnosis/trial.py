@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
+import time
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -11,30 +14,29 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .._compat import used_inputs
 from .._optimizer import updates_of
 from .._pytree import is_array, merge, split
 from ..network import Network
-from .moves import Move, Moves, ScaleRate, apply_moves
+from .moves import Move, Moves, ScaleRate, apply_moves, keys_of
 
-FACTOR = 3.0
-"""Half a decade: the least factor by which a ratio is unusual. Layers that learn differ by less."""
-DECADE = 10.0
-"""The factor by which a size is unusual that training itself can change."""
 UPDATES = 60
 """Updates of a short training. A network that learns shows it in so many."""
-HELD_OUT, FEW = 1 / 3, 30
-"""The part of the examples that the updates do not use, unless there are only a few."""
-LITTLE = FACTOR / DECADE**2
-"""The noise of what is learned."""
-CAUTION = 1.0, FACTOR / DECADE, 1 / DECADE
+HELD_OUT = 1 / 3
+"""The part of the examples that the updates do not use."""
+FEW_EXAMPLES = 30
+"""With fewer examples, none is held out, because the rest would be too few to learn from."""
+CAUTION = (1.0, 0.3, 0.1)
 """Right outputs may be too sure for examples that the updates do not use, so the best of these
 parts of the distances from constant outputs counts."""
+LITTLE = 0.03
+"""The noise of what is learned, as a part of the loss."""
+MUCH = 0.1
+"""Changes must add this part, which is more than the noise of few examples. A network that removes
+less for other examples learns by heart."""
 LEARNS = 0.6
 """A network that removes this part of the loss of constant outputs, which is most of it, learns. It
 has no issue if it removes this part also of other examples."""
-MUCH = 1 / DECADE
-"""Changes must add this part, which is more than the noise of few examples. A network that removes
-less for other examples learns by heart."""
 
 
 class Problem(NamedTuple):
@@ -46,6 +48,8 @@ class Problem(NamedTuple):
     optimizer: Any
     key: Any
     mask: Any
+    symbols: frozenset[str] = frozenset()
+    """The names of integer inputs that are no numbers, such as the indices of words."""
 
     @property
     def options(self) -> dict[str, Any]:
@@ -94,12 +98,27 @@ class Outcome:
         return self.trained >= LEARNS and self.learned < MUCH
 
 
+RATE = ScaleRate(None, None)
+"""The slot of the learning rate."""
+
+
 def rate_of(moves: Iterable[Move]) -> float:
     """Return the factor of the learning rate in the moves."""
     return next((move.value for move in moves if isinstance(move, ScaleRate)), 1.0)
 
 
-def constant_loss(loss: Callable, outputs: Any) -> tuple[jax.Array, Any]:
+def with_moves(problem: Problem, moves: Iterable[Move]) -> Problem:
+    """Return the problem after the moves."""
+    for move in moves:
+        network, optimizer = move.apply(problem.network), problem.optimizer
+        optimizer = None if optimizer is None else move.change_optimizer(optimizer)
+        problem = problem._replace(network=network, optimizer=optimizer)
+    return problem
+
+
+def constant_loss(
+    loss: Callable[[Any], jax.Array], outputs: Any
+) -> tuple[jax.Array, Any]:
     """Return the lower loss of two constant outputs, zeros and means of examples, and the outputs.
 
     Means may be far from any sensible output, but zeros may be.
@@ -135,40 +154,149 @@ def compiled(
     return call
 
 
-class Trial:
-    """A compiled training of a network. Also the learning rate is an argument."""
+def symbols_of(problem: Problem) -> frozenset[str]:
+    """Return the names of integer inputs without a derivative, or that cannot be floats at all."""
+    inputs = problem.inputs
+    return frozenset(
+        name
+        for name, x in inputs.items()
+        if jnp.issubdtype(x.dtype, jnp.integer) and not _is_number(problem, name)
+    )
 
-    def __init__(self, problem: Problem, neutral: Moves) -> None:
-        self.run = compiled(_train, problem, neutral)
-        self.results: dict[Any, Outcome] = {}
+
+def _is_number(problem: Problem, name: str) -> bool:
+    def outputs_of(x: jax.Array) -> Any:
+        inputs = {**problem.inputs, name: x}
+        return problem.network(problem.arguments(inputs), **problem.options)[1]
+
+    def tangent_of(x: jax.Array, tangent: jax.Array) -> Any:
+        return jax.jvp(outputs_of, (x,), (tangent,))[1]
+
+    x = jax.ShapeDtypeStruct(problem.inputs[name].shape, jnp.float32)
+    try:
+        # An index must be an integer, and one_hot warns of a float.
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            program = jax.make_jaxpr(tangent_of)(x, x)
+    except (TypeError, IndexError, Warning):
+        return False
+    # The tangent of a comparison, as in one_hot, does not depend on that of the input.
+    return used_inputs(program)[1]
+
+
+class Budget:
+    """The time for trainings: seconds from the construction, or no limit."""
+
+    def __init__(self, seconds: float | None) -> None:
+        self.seconds = math.inf if seconds is None else seconds
+        self.start = time.monotonic()
+
+    @property
+    def left(self) -> float:
+        """The seconds that are left."""
+        return self.seconds - (time.monotonic() - self.start)
+
+
+@dataclasses.dataclass
+class Durations:
+    """The longest times so far, from which the time of the next training is estimated."""
+
+    compilation: float = 0.0
+    """Seconds to compile one program."""
+    update: float = 0.0
+    """Seconds of one update."""
+
+
+class Trials:
+    """Short trainings of a network with moves.
+
+    Moves in slots and the learning rate are arguments of one compiled program. Other moves need a
+    program of their own. Programs and results are remembered, because the search tries the same
+    moves again, for example to prune them.
+    """
+
+    def __init__(self, problem: Problem, slots: Moves, budget: Budget) -> None:
+        self.problem, self.slots, self.budget = problem, slots, budget
+        self.durations = Durations()
+        self.programs: dict[frozenset, Callable[..., Any]] = {}
+        self.outcomes: dict[tuple[frozenset, int], Outcome] = {}
         examples = problem.valid.shape[1]
         # Held-out examples show if a change generalizes. A network may learn the labels of few
         # examples by heart, whatever its faults.
-        self.is_split = examples >= FEW
+        self.is_split = examples >= FEW_EXAMPLES
         # A permutation, because examples may be sorted by class.
         order = np.argsort(np.random.default_rng(0).permutation(examples))
         self.held = order < int(HELD_OUT * examples) * self.is_split
 
     def __call__(self, moves: Moves, updates: int = UPDATES) -> Outcome:
         """Train the network with moves."""
-        # The search tries the same moves again, for example to prune them. A training is slow, so
-        # its result is remembered.
-        known = updates, *sorted(map(str, moves.values()))
-        if known not in self.results:
-            rate = np.float32(rate_of(moves.values()))
-            parts = self.run(moves, self.held, rate, updates)
-            trained, held_out = (max(float(np.nan_to_num(x)), 0.0) for x in parts)
-            learned = min(trained, held_out) if self.is_split else trained
-            self.results[known] = Outcome(learned, trained, held_out)
-        return self.results[known]
+        key = keys_of(moves.values()), updates
+        if key not in self.outcomes:
+            self.outcomes[key] = self._train(moves, updates)
+        return self.outcomes[key]
+
+    def allows(self, moves: Moves, updates: int = UPDATES) -> bool:
+        """Return True if the training is known already, or should end within the budget."""
+        if (keys_of(moves.values()), updates) in self.outcomes:
+            return True
+        expected = updates * self.durations.update
+        if keys_of(self._own_program(moves)) not in self.programs:
+            expected += self.durations.compilation
+        return expected < self.budget.left
+
+    def _own_program(self, moves: Moves) -> list[Move]:
+        """Return the moves that are no arguments of a program."""
+        # The learning rate of a replaced optimizer is an argument too.
+        return [
+            dataclasses.replace(move, value=1.0)
+            if isinstance(move, ScaleRate)
+            else move
+            for slot, move in moves.items()
+            if slot not in self.slots and slot != RATE
+        ]
+
+    def _train(self, moves: Moves, updates: int) -> Outcome:
+        others = self._own_program(moves)
+        program = keys_of(others)
+        rate = np.float32(rate_of(moves.values()))
+        if program not in self.programs:
+            changed = with_moves(self.problem, others)
+            run = self.programs[program] = compiled(_train, changed, self.slots)
+            start = time.monotonic()
+            # No updates, so this is the time of the compilation alone.
+            run(moves, self.held, rate, 0)
+            self.durations.compilation = max(
+                self.durations.compilation, time.monotonic() - start
+            )
+        start = time.monotonic()
+        parts = self.programs[program](moves, self.held, rate, updates)
+        self.durations.update = max(
+            self.durations.update, (time.monotonic() - start) / updates
+        )
+        trained, held_out = (max(float(np.nan_to_num(x)), 0.0) for x in parts)
+        learned = min(trained, held_out) if self.is_split else trained
+        return Outcome(learned, trained, held_out)
 
 
-def _train(problem, network, inputs, moves, held, rate, updates):
-    """Return the parts of the loss that training removes, for used and for other examples."""
+def _train(
+    problem: Problem,
+    network: Network,
+    inputs: Mapping[str, jax.Array],
+    moves: Moves,
+    held: jax.Array,
+    rate: jax.Array,
+    updates: int,
+) -> jax.Array:
+    """Return the parts of the loss that training removes, ``(2,)``: of the examples that the
+    updates use, and of the held-out ones.
+
+    ``held`` is True for the held-out examples, ``(examples,)``.
+    """
     trainable, static = apply_moves(network, moves)
-    loss, optimizer = problem.loss, problem.optimizer
+    loss: Any = problem.loss
+    optimizer = problem.optimizer
 
-    def outputs_of(trainable, key):
+    def outputs_of(trainable: Network, key: Any) -> Any:
         network, options = merge(trainable, static), problem.options | {"key": key}
         return network(problem.arguments(inputs), **options)[1]
 

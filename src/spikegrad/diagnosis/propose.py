@@ -1,0 +1,553 @@
+"""Proposals: the measures outside of their bands, each with moves that bring it back.
+
+Everything goes from the inputs to the outputs. A layer is measured with the moves of the layers
+below, because the spikes below are the inputs above.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import operator
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from .._pytree import is_array
+from .._struct import domain
+from ..network import Join, Layer
+from ..neurons import parameters_of
+from ..surrogates import Sigmoid, measure
+from .measures import BANDS, LayerReport, NetworkReport, outside
+from .moves import (
+    PARTS,
+    Center,
+    FitSlope,
+    Move,
+    Moves,
+    ReplaceSlope,
+    ScalePart,
+    SetParameter,
+    Standardize,
+    by_slot,
+    has_mean,
+    has_width,
+    moves_of,
+    numbers_of,
+    rounded,
+)
+from .report import Issue
+from .trial import LITTLE, Problem
+
+UNUSUAL = 5.0
+"""A parameter is unusual if it is this factor from its default, or has the other sign."""
+SHIFTED = 3.0
+"""A mean is a shift if it exceeds this number of spreads. The mean of a matrix of weights counts
+from a third of its spread on, because many inputs add it up."""
+STEP, SPIKING_STEP = 10.0, 3.0
+"""Factors of weights if the measures do not tell the factor. Spikes show the effect of a smaller
+one."""
+SMALLER = (0.1, 0.01, 1e-3, 1e-4, 1e-5, 1e-6)
+"""Factors of weights that are too large."""
+TOO_LARGE = 3.0
+"""The first loss over that of constant outputs, from which on a readout is too large. Other scales
+learn more slowly and do not fail."""
+WIDEST = 2.0
+"""Slopes are fitted to the spread of the potential up to this number of thresholds, because wider
+ones are less specific."""
+NARROWEST = 0.1
+"""Slopes are not fitted to less than this part of the widest, which would miss the potentials."""
+FADING = 0.7
+"""The feedback of scaled recurrent weights. From 1 on, activity grows, and far below it has no
+memory."""
+SHOWN, HARDLY = 0.9, 0.1
+"""The inputs are shown by the step that has this first part of their differences, so noise at the
+end does not hide a gap. The loss reads from the step on that has the second part of its
+gradient."""
+LASTING = 3.0
+"""A gap may have this number of time constants. After three, a twentieth of an input is left."""
+SHORTER = 0.1
+"""A memory that is too long gets this part of the sequence."""
+ATTEMPTS = 5
+"""The largest number of moves of one layer."""
+TEXTS = {
+    # Neurons that fire at rest explain the measures below.
+    "scale": "the threshold is {:.2g} above the rest, so it fires at rest",
+    "firing": "{:.0%} of its neurons ever fire",
+    "drive": "without spikes, the spread of its potential is {:.2g} times the distance to the "
+    "threshold",
+    "rate": "it fires at {:.2g} per step",
+    "recoil": "its spikes spread its potential to {:.2g} times that without them",
+    "offset": "the mean of its potential is {:.2g} times its spread",
+    "feedback": "its recurrent weights amplify by {:.2g} per step",
+}
+"""The measures of an activity, in the order of their causes."""
+
+
+class Observed(NamedTuple):
+    """A network with its measures."""
+
+    problem: Problem
+    slots: Moves
+    """Every move that is an argument of compiled programs, with its neutral value."""
+    measure: Callable[[Moves], NetworkReport]
+    """Measures the network with moves."""
+    first: NetworkReport
+    """The measures without moves."""
+
+
+class Proposal(NamedTuple):
+    """Issues with their moves, and the measures with these moves."""
+
+    issues: tuple[Issue, ...]
+    moves: Moves
+    report: NetworkReport
+
+
+def propose(
+    network: Observed, *, lasting: bool = False, all_slopes: bool = False
+) -> Proposal:
+    """Return all measures outside of their bands, from the inputs to the outputs.
+
+    With ``lasting``, the first inputs of a sequence count until its end, and with ``all_slopes``,
+    all slopes are fitted.
+    """
+    # Other memories change the potentials, so the activity is brought back afterwards.
+    proposal = _extended(
+        network,
+        Proposal((), {}, network.first),
+        [
+            *inspect_inputs(network.problem),
+            *_idle(network),
+            *_alike(network),
+            *_memories(network, lasting),
+        ],
+    )
+    hopeless = [issue.place for issue in proposal.issues if not issue.fixes]
+    for name, node in network.problem.network.graph.nodes.items():
+        if name not in hopeless:
+            blocked = tuple(_blocked(network, proposal.report, name, node))
+            proposal = proposal._replace(issues=proposal.issues + blocked)
+            if isinstance(node, Layer):
+                proposal = _mended(network, proposal, name, node)
+    proposal = _extended(
+        network,
+        proposal,
+        [*_slopes(proposal.report, all_slopes), *_readout(network, proposal)],
+    )
+    return proposal._replace(issues=proposal.issues + _left_over(network, proposal))
+
+
+def _extended(
+    network: Observed, proposal: Proposal, issues: Iterable[Issue]
+) -> Proposal:
+    """Return the proposal with more issues and their moves."""
+    added = moves_of(issues)
+    moves = proposal.moves | added
+    report = network.measure(moves) if added else proposal.report
+    return Proposal((*proposal.issues, *issues), moves, report)
+
+
+def _left_over(network: Observed, proposal: Proposal) -> tuple[Issue, ...]:
+    """Return issues of the whole network that no other issue tells."""
+    first = network.first
+    issues = []
+    if outside("decay", first.decay) > 0:
+        evidence = (
+            f"an update without gradients removes {first.decay:.0%} of the weights"
+        )
+        issues.append(Issue("shrinks", None, evidence))
+    if not (proposal.issues or issues) and first.reads.any():
+        # Gradients flow from the outputs, so they are lost at the last of these layers.
+        lost = [layer.place for layer in first.layers.values() if layer.gradient == 0]
+        issues += [
+            Issue("vanishes", name, "the gradient of its weights is 0")
+            for name in lost[-1:]
+        ]
+    return tuple(issues)
+
+
+# --- inputs, mask and loss -----------------------------------------------------------------------
+
+
+def inspect_inputs(problem: Problem) -> Iterator[Issue]:
+    """Yield inputs with an unusual size or mean, channel by channel."""
+    edges = problem.network.graph.edges
+    for name, x in problem.inputs.items():
+        reader = next(
+            (n for n in edges if any(e.source == name for e in edges[n])), None
+        )
+        if reader is None:
+            evidence = (
+                f"no layer reads the inputs {name!r}; name them in of=, or among the weights of a "
+                "layer"
+            )
+            yield Issue("silent", None, evidence)
+            continue
+        # In float32, because sums over half precision or uint8 would overflow.
+        values = np.asarray(x, np.float32)[problem.valid]  # (valid steps, ...)
+        if not values.any() and name not in problem.symbols:
+            evidence = "its inputs are zero"
+            if x.any():
+                evidence = "the mask excludes every step with inputs that are not zero"
+            yield Issue("silent", reader, evidence)
+        # The size of a symbol, such as the index of a word, means nothing.
+        if name not in problem.symbols:
+            yield from _unscaled(name, reader, values)
+
+
+def _unscaled(name: str, reader: str, values: np.ndarray) -> Iterator[Issue]:
+    """Yield the issue of inputs ``(valid steps, ...)`` with channels of unusual size or mean."""
+    mean, spread = values.mean(0), values.std(0)
+    # Zeros do not count, because the size of a rare spike should not depend on its rate.
+    size = np.sqrt((values**2).sum(0) / np.maximum((values != 0).sum(0), 1))
+    # A channel may hardly vary. Its mean is compared with the spread of a usual channel too, so
+    # such a channel does not count as shifted.
+    least = np.maximum(spread, np.median(spread))
+    offset = (spread > 0) & (np.abs(mean) > SHIFTED * least)
+    # The mean of spikes is their rate, which is no shift.
+    offset &= not np.isin(values, (0, 1)).all()
+    # Once the mean is subtracted, the spread is the size that the weights get.
+    size = np.where(offset, spread, size)
+    used = size > 0
+    off = used & (size != np.clip(size, *BANDS["inputs"]))
+    if not (off | offset).any():
+        return
+    # Only channels outside of the band are divided, so the channels within it stay.
+    scale = np.where(off, size, 1.0)
+    shift = np.where(offset, mean, 0.0)
+    means, sizes = (f"{x.min():.2g} to {x.max():.2g}" for x in (mean, size[used]))
+    evidence = (
+        f"{(off | offset).sum()} of {size.size} input channels are unusual; means are from "
+        f"{means}, sizes from {sizes}"
+    )
+    move = Standardize(name, (np.float32(shift), np.float32(scale)))
+    yield Issue("unscaled", reader, evidence, (move,))
+
+
+def _idle(network: Observed) -> Iterator[Issue]:
+    """Yield a mask, a delay and a loss that pass nothing on."""
+    problem, first = network.problem, network.first
+    examples = problem.valid.any(0)
+    steps = len(problem.valid)
+    if not examples.all():
+        evidence = (
+            f"the mask leaves no step of {(~examples).sum()} of {examples.size} examples; "
+            "True marks a valid step"
+        )
+        yield Issue("silent", None, evidence)
+    graph = problem.network.graph
+    for name, edges in graph.edges.items():
+        lag = min((min(edge.lags) for edge in edges if edge.source != name), default=0)
+        if lag >= steps:
+            evidence = f"its delay of {lag} steps is longer than the sequence"
+            yield Issue("silent", name, evidence)
+    differ = _differences(problem)
+    last = np.flatnonzero(first.reads).max(initial=-1)
+    is_late = differ[: last + 1].sum() <= HARDLY * differ.sum()
+    if last >= 0 and is_late and examples.size > 1:
+        evidence = (
+            f"the loss reads no outputs after step {last}, when the inputs have hardly "
+            "differed between examples"
+        )
+        yield Issue("vanishes", None, evidence)
+    # Not for outputs of NaN, whose gradient says nothing.
+    elif last < 0 and any(abs(first.outputs[n]).max() > 0 for n in graph.outputs):
+        evidence = (
+            "the gradient of the loss in the outputs is 0, as with an argmax in it"
+        )
+        yield Issue("vanishes", None, evidence)
+
+
+def _alike(network: Observed) -> Iterator[Issue]:
+    """Yield layers of neurons with equal weights, which get equal updates."""
+    for name, layer in network.problem.network.graph.layers.items():
+        # In NumPy, because JAX would compile each operation.
+        arrays = map(np.asarray, filter(is_array, layer.weights.values()))
+        # w: (inputs, neurons). Matrices of zeros and of one neuron are not a symptom.
+        varies = [np.ptp(w, 1).any() for w in arrays if w.ndim == 2 and w[:, 1:].any()]
+        if varies and not any(varies):
+            evidence = "its neurons have equal weights, and equal updates"
+            yield Issue("alike", name, evidence)
+
+
+# --- memory --------------------------------------------------------------------------------------
+
+
+def _memories(network: Observed, lasting: bool) -> Iterator[Issue]:
+    """Yield memories that grow, or do not fit the steps from the inputs to the loss."""
+    problem = network.problem
+    steps = len(problem.valid)
+    decays: list[Any] = [
+        network.slots[SetParameter(name, None, field.name)]
+        for name, layer in problem.network.graph.layers.items()
+        for field in numbers_of(parameters_of(layer.cell))
+        # Numbers from 0 to 1 are decay factors.
+        if domain(field).bounds == (0, 1)
+    ]
+    # Readouts without leak are usual, and a memory longer than the sequence may be.
+    longest = 1 - 1 / steps if lasting else 1.0
+    for move in decays:
+        if (decay := np.max(move.value)) > longest:
+            # With a normalized input, the potential is small instead.
+            state = state_of(network.first.layers[move.place])[0] or "saturated"
+            kind = "explodes" if decay > 1 else state
+            evidence = f"its {move.parameter} of {decay:.6g} forgets no input"
+            shorter = _remembering(move, steps * SHORTER)
+            yield Issue(kind, move.place, evidence, (shorter,))
+    # The membrane is preferred, because every kind of neuron has it.
+    membranes = [move for move in decays if move.parameter == "decay"] or decays
+    membranes = sorted(membranes, key=_time_constant)
+    gap = steps if lasting else _gap(network)
+    short = [move for move in membranes if _time_constant(move) < gap]
+    if short and (lasting or gap > LASTING * _time_constant(membranes[-1])):
+        evidence = (
+            f"the loss may read an input {gap} steps later, and its time constant is "
+            f"{_time_constant(short[0]):.2g} steps"
+        )
+        moves = tuple(_remembering(move, gap) for move in short)
+        yield Issue("forgets", short[0].place, evidence, moves)
+
+
+def _remembering(move: SetParameter, time: float) -> SetParameter:
+    """Return the decay factor with a time constant of these steps."""
+    decay = round(1 - 1 / max(time, 2), 3)
+    return dataclasses.replace(move, value=decay + 0 * move.value)
+
+
+def _time_constant(move: SetParameter) -> float:
+    # The time constant of d is about 1 / (1 - d) steps.
+    return 1 / max(1 - np.max(move.value), 1e-6)
+
+
+def _gap(network: Observed) -> int:
+    """Return the steps from the last differences of the inputs to the first reading of them."""
+    differ = _differences(network.problem)
+    reads = np.nan_to_num(network.first.reads)
+    if not differ.any():
+        return 0
+    shown = np.searchsorted(differ.cumsum(), SHOWN * differ.sum())
+    read = np.searchsorted(reads.cumsum(), HARDLY * reads.sum())
+    return max(int(read - shown), 0)
+
+
+def _differences(problem: Problem) -> np.ndarray:
+    """Return the spread of the inputs over the examples, ``(steps,)``.
+
+    Inputs that are equal for all examples carry no information.
+    """
+    spreads = [
+        np.asarray(x, np.float32).std(1).reshape(len(x), -1).sum(1)
+        for x in problem.inputs.values()
+    ]
+    return np.sum(spreads, 0)
+
+
+# --- activity ------------------------------------------------------------------------------------
+
+
+def state_of(layer: LayerReport) -> tuple[str, str]:
+    """Return the kind and the evidence of an activity outside of its band, or empty strings."""
+    values = {name: getattr(layer, name) for name in TEXTS}
+    sides = {name: outside(name, value) for name, value in values.items()}
+    name = next((name for name, side in sides.items() if side), None)
+    if name is None:
+        return "", ""
+    is_low = sides[name] < 0 and name != "scale"
+    return "silent" if is_low else "saturated", "; ".join(
+        TEXTS[name].format(value)
+        for name, value in values.items()
+        if sides[name] or (name == "drive" and value is not None)
+    )
+
+
+def _blocked(
+    network: Observed, report: NetworkReport, name: str, node: Layer | Join
+) -> Iterator[Issue]:
+    """Yield a node that passes nothing on, although its sources do."""
+    outputs = {**report.outputs, **network.problem.inputs}
+    edges = network.problem.network.graph.edges[name]
+    below = {edge.source for edge in edges} - {name}
+    if not all(outputs[source].any() for source in below):
+        return
+    if not isinstance(node, Join):
+        if report.layers[name].drive == 0:
+            yield Issue("silent", name, "its currents are 0, as its weights are")
+    elif not outputs[name].any():
+        evidence = "the outputs of this join are 0, and those of its sources are not"
+        yield Issue("silent", name, evidence)
+    elif not report.joins[name]:
+        yield Issue("vanishes", name, "the derivative of this join is 0")
+
+
+def _mended(network: Observed, proposal: Proposal, name: str, layer: Layer) -> Proposal:
+    """Return the proposal with moves that bring the activity of a layer into its band."""
+    kind, evidence = state_of(proposal.report.layers[name])
+    if not kind or proposal.report.layers[name].drive == 0:
+        return proposal
+    # The moves of one layer are one issue, because two of them may help only together.
+    fixes: Moves = {}
+    tried: set[Move] = set()
+    moves, report = proposal.moves, proposal.report
+    for _ in range(ATTEMPTS):
+        now = report.layers[name]
+        # Each kind of move is tried once. Only scales repeat, since the drive of a nonlinear cell
+        # needs several steps.
+        candidates = [
+            move
+            for move in activity_moves(layer, now, network.slots)
+            if _fits(layer, *fixes.values(), move)
+            if isinstance(move, ScalePart) or move.slot not in tried
+        ]
+        if not (state_of(now)[0] and candidates):
+            break
+        move = min(candidates, key=lambda move: move.slot in tried)
+        if isinstance(move, ScalePart):
+            value = moves.get(move.slot, network.slots[move.slot]).value
+            move = dataclasses.replace(move, value=rounded(move.value * value))
+        tried.add(move.slot)
+        changed = network.measure(moves | by_slot([move]))
+        # A number that only moves the drive farther from its target is no cause.
+        after = changed.layers[name].drive or 1.0
+        farther = abs(math.log(after)) > abs(math.log(now.drive or 1.0)) + LITTLE
+        is_worse = outside("drive", after) and farther
+        if not (is_worse and isinstance(move, SetParameter)):
+            fixes[move.slot] = move
+            moves, report = moves | by_slot([move]), changed
+    issue = Issue(kind, name, evidence, tuple(fixes.values()))
+    return Proposal((*proposal.issues, issue), moves, report)
+
+
+def activity_moves(layer: Layer, report: LayerReport, slots: Moves) -> Iterator[Move]:
+    """Yield moves against too few or too many spikes, the most specific first."""
+    place = report.place
+    # One wrong number of a cell explains more than a scale of all weights.
+    yield from _unusual_numbers(place, parameters_of(layer.cell))
+    for part in PARTS:
+        leaves = jax.tree.leaves(getattr(layer, part))
+        arrays = [np.float32(leaf) for leaf in leaves if has_mean(part, leaf)]
+        # A bias acts on the potential itself, so it is compared with the threshold. The mean of a
+        # matrix or a kernel matters relative to its spread.
+        is_shifted = any(
+            abs(a.mean())
+            > (abs(report.scale or 1.0) if part == "bias" else a.std() / SHIFTED)
+            for a in arrays
+        )
+        if report.offset and is_shifted:
+            yield Center(place, 1.0, part)
+    if report.feedback is not None and outside("feedback", report.feedback) > 0:
+        yield ScalePart(place, FADING / report.feedback, "recurrent")
+    if report.drive == 0:
+        return
+    # The potential without spikes is linear in the weights, so this factor reaches the target at
+    # once. If the drive is fine but the rate is not, as in cells that rise by themselves, the
+    # measure does not give a factor, so the search takes fixed steps.
+    if report.drive is not None and outside("drive", report.drive):
+        factor = 1 / report.drive
+    else:
+        factor = SPIKING_STEP if report.fires else STEP
+        factor = factor if state_of(report)[0] == "silent" else 1 / factor
+    # Recurrent weights and the bias have moves of their own.
+    yield from scales(slots, place, factor, "recurrent", "bias")
+
+
+def _unusual_numbers(place: str, cell: Any) -> Iterator[Move]:
+    """Yield the defaults of unusual numbers of a cell, the most unusual first."""
+    numbers: list[tuple[float, Move]] = []
+    for field in numbers_of(cell):
+        values, default = getattr(cell, field.name), field.default
+        # Decay factors have an upper bound of 1. Their ratio to a default says nothing, since 0.9
+        # and 0.999 differ by a factor of 100 in time.
+        if not isinstance(default, float) or domain(field).at_most is not None:
+            continue
+        value = float(np.mean(values))
+        ratio = value / (default or 1.0)
+        if value and not 1 / UNUSUAL < ratio < UNUSUAL:
+            move = SetParameter(place, default + 0 * values, field.name)
+            numbers.append((-abs(math.log(abs(ratio))), move))
+    for _, move in sorted(numbers, key=operator.itemgetter(0)):
+        yield move
+
+
+def scales(slots: Moves, place: str, factor: float, *excluded: str) -> tuple[Move, ...]:
+    """Return moves that scale the parts of a layer except the excluded ones, all by one factor."""
+    return tuple(
+        dataclasses.replace(slot, value=factor)
+        for slot in slots
+        if slot.place == place
+        and isinstance(slot, ScalePart)
+        and slot.part not in excluded
+    )
+
+
+def _fits(layer: Layer, *moves: Move) -> bool:
+    """Return False if the cell refuses these numbers together, such as a frequency for its dt."""
+    try:
+        for move in moves:
+            layer = move.change(layer)
+    except ValueError:
+        return False
+    return True
+
+
+# --- slopes and readouts -------------------------------------------------------------------------
+
+
+def _slopes(report: NetworkReport, all_slopes: bool) -> Iterator[Issue]:
+    """Yield slopes that miss the potentials, or are too steep or flat."""
+    for name, layer in report.layers.items():
+        steep = outside("steepness", layer.steepness)
+        is_missed = outside("reach", layer.reach) < 0
+        if not (layer.distance and (is_missed or steep or all_slopes)):
+            continue
+        kind = "explodes" if steep > 0 else "vanishes"
+        kind = kind if steep and not is_missed else "out of reach"
+        text = (
+            f"its mean slope is {layer.reach:.2g} times its peak, which is "
+            f"{layer.steepness:.2g} over the threshold"
+        )
+        yield Issue(kind, name, text, (fitted_slope(layer),))
+
+
+def fitted_slope(layer: LayerReport) -> FitSlope:
+    """Return the slope that is as wide as the potentials of a layer vary."""
+    assert layer.distance is not None
+    size = abs(layer.scale or 0.0) or 1.0
+    widest = WIDEST * size
+    spread = np.clip(layer.distance[1], widest * NARROWEST, widest)
+    fit = FitSlope if has_width(layer.surrogate) else ReplaceSlope
+    shape = measure(layer.surrogate if fit is FitSlope else Sigmoid())
+    # Chosen by the area and not the half-width, so slopes with long tails do not reach all
+    # potentials. Some slopes have an infinite area.
+    width = spread * (shape.half_width * shape.peak / shape.area or 0.5)
+    # A peak of one over the threshold is the usual slope in units of the threshold.
+    return fit(layer.place, (rounded(1 / size), rounded(width)))
+
+
+def _readout(network: Observed, proposal: Proposal) -> Iterator[Issue]:
+    """Yield a readout that is too large at the start."""
+    first, constant = proposal.report.loss, proposal.report.constant
+    if not 0 < TOO_LARGE * constant < first:
+        return
+    # Also readouts below a join that is the output.
+    for name, layer in proposal.report.layers.items():
+        if not layer.fires:
+            evidence = (
+                f"the first loss is {first / constant:.2g} times that of constants"
+            )
+            # Halfway, so the next diagnosis finds nothing.
+            fixes = shrunk(network, proposal.moves, name, constant * TOO_LARGE / 2)
+            yield Issue("too large", name, evidence, fixes)
+
+
+def shrunk(
+    network: Observed, moves: Moves, name: str, largest: float
+) -> tuple[Move, ...]:
+    """Return moves of a layer to a tenth, a hundredth, ..., with a loss below ``largest``."""
+    for factor in SMALLER:
+        smaller = scales(network.slots, name, factor, "recurrent")
+        if network.measure(moves | by_slot(smaller)).loss < largest:
+            return smaller
+    return ()
