@@ -696,6 +696,20 @@ def test_inputs_of_symbols_stay_integers():
     assert issues(stack(), (1000 * X).astype(np.int32))[0] == ("unscaled", "0")
 
 
+def test_array_hidden_in_a_function_is_named_before_any_layer():
+    # A cue of which the layer remembers too little, but nothing except for a bias is trained.
+    inputs = INPUTS * (np.arange(STEPS)[:, None, None] < 3)
+    array = FIRST[:, :2]
+    hidden = Layer(lambda x: x @ array, LeakyReadout(0.3), bias=jnp.zeros(2), of="input")
+    network = Network({"hidden": hidden})
+    report = trained(network, inputs, read=last, budget=0)
+    assert names(report.issues) == [("not trained", "hidden"), ("forgets", "hidden")]
+    assert "layer 'hidden' is not trained: an array of shape [10, 2] is hidden" in str(report)
+    assert "jax.tree_util.Partial" in str(report)
+    # The network has no optimizer here, so nothing is to be trained.
+    assert issues(network)[:1] != [("not trained", "hidden")]
+
+
 def test_inputs_that_no_layer_reads_are_named():
     network = Network({"out": Layer(matrix(1, 3.0, UNITS, 2), LeakyReadout(0.9), of="cue")}, inputs=("cue", "noise"))
     [issue] = diagnose(network, {"cue": X, "noise": X}, loss, train=False).issues

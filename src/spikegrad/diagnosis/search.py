@@ -16,7 +16,8 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from .._pytree import is_real_array
+from .._pytree import FIX_OF_HIDDEN, is_real_array
+from ..network import hidden_arrays
 from .measures import NetworkReport, outside
 from .moves import (
     Moves,
@@ -66,12 +67,35 @@ class Study:
 
     @functools.cached_property
     def hidden(self) -> tuple[Issue, ...]:
-        """Layers that fire with a surrogate that cannot be measured."""
+        """Arrays that no optimizer finds, and surrogates that cannot be measured."""
         evidence = "its surrogate is not a field of the cell that it uses"
-        return tuple(
+        unmeasured = tuple(
             Issue("not measured", layer.place, evidence)
             for layer in self.network.first.layers.values()
             if layer.rate is not None and not layer.fires
+        )
+        return self.untrained + unmeasured
+
+    @functools.cached_property
+    def untrained(self) -> tuple[Issue, ...]:
+        """Arrays that functions hide from the optimizer."""
+        problem = self.network.problem
+        if problem.optimizer is None:
+            return ()
+        arrays = hidden_arrays(
+            problem.network,
+            problem.arguments(problem.inputs),
+            key=problem.key,
+            mask=problem.mask,
+        )
+        return tuple(
+            Issue(
+                "not trained",
+                array.node,
+                f"an array of shape {list(array.shape)} is hidden in the function of its "
+                f"{array.label}; {FIX_OF_HIDDEN}",
+            )
+            for array in arrays
         )
 
     @functools.cached_property
@@ -308,7 +332,9 @@ def accepted(study: Study, best: Candidate) -> Found:
         return Found((), None)
     if outcome.score >= initial.score + MUCH and not outcome.is_by_heart:
         best = pruned(study, best)
-        return Found(best.issues, best.outcome)
+        # Arrays that are not trained may be what the changes make up for in part.
+        untrained = study.untrained if best.outcome.trained < LEARNS else ()
+        return Found((*untrained, *best.issues), best.outcome)
     if initial.trained < LEARNS and not outcome.is_by_heart:
         issues = *study.hidden, *study.changes.issues, *study.rate
         return Found(
