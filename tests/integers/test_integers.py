@@ -6,6 +6,7 @@ import dataclasses
 import json
 import re
 import shutil
+import subprocess
 from pathlib import Path
 
 import integer_networks as reference
@@ -498,6 +499,55 @@ def test_files_that_are_no_json(tmp_path):
         file.write_bytes(data)
         with pytest.raises(ValueError, match=r"load: .*net.json: it must be JSON of spikegrad.integers.save: "):
             load(file)
+
+
+@pytest.mark.skipif(not shutil.which("cc"), reason="needs a C compiler")
+@pytest.mark.parametrize(("bits", "step"), [(2, 1), (3, 1), (4, 1), (4, 2), (8, 2), (9, 1)])
+def test_packed_weights_in_c(bits, step, tmp_path):
+    """Rows of 7 weights, which do not fill bytes. The tables have the bytes that the widths need."""
+    rng, low = np.random.default_rng(bits), -(2 ** (bits - 1))
+    first, second = (step * rng.integers(low, -low, shape) for shape in ((9, 7), (7, 3)))
+    first[0, :2] = step * low, step * (-low - 1)  # the whole range
+    cell = FixedLIF([4000] * 6 + [9], 6 * step)
+    network = Network({"a b": Layer(first, cell), "a-b": Layer(second, FixedLIF(0, None, unit=2.5))})
+    inputs = rng.integers(0, 2, (30, 1, 9))
+    _, outputs = replay(network, inputs)
+    expected = np.rint(outputs * 2.5).astype(int)
+    assert np.abs(expected).max() > 0
+    reference.check_c(network, inputs, {"a-b": expected}, tmp_path)
+    report = to_c(network, tmp_path / "net")
+    width = {2: 2, 3: 4, 4: 4, 8: 8, 9: 16}[bits]
+    weights = 9 * -(-7 * width // 8) + 7 * -(-3 * width // 8)
+    # 3 sources, 2 layers, 2 edges and an output of 4 bytes a number, and 7 + 1 leaks of 2 bytes, 2 current leaks,
+    # 2 thresholds and 2 biases of 1 byte.
+    numbers = 4 * (3 * 3 + 2 * 18 + 2 * 5 + 1)
+    assert report.tables == numbers + 8 * 2 + 6 + weights
+    assert report.operations == 9 * 7 + 7 * 3
+    assert report.state == 4 * (10 + 1 + 3 + 10)
+    header = (tmp_path / "net.h").read_text()
+    for line in ("A_B 0", "UNIT_A_B2 2.5", "SIZE_A_B2 3", "POTENTIAL_A_B2 7", "OUTPUT_A_B2 0", "INPUT_INPUT 0"):
+        assert line in header
+    # The compiler agrees on the sizes, and C++ takes the header.
+    check = f"""#include "net.c"
+    typedef char state_size[sizeof(net_state) == {report.state} ? 1 : -1];
+    enum {{ TABLES = sizeof source + sizeof layer + sizeof edge + sizeof output + sizeof leak + sizeof current_leak +
+                    sizeof threshold + sizeof bias + sizeof weight{width} }};
+    typedef char tables_size[TABLES == {report.tables} ? 1 : -1];"""
+    (tmp_path / "check.c").write_text(check)
+    subprocess.run(["cc", "-std=c99", "-c", "check.c", "-o", "check.o"], cwd=tmp_path, check=True)
+    assert 'extern "C" {' in header
+
+
+def test_largest_input_in_c(tmp_path):
+    """2^24 less 5 of the bias over the sum of sizes, 30, is 559,240.3."""
+    network = Network([Layer(np.array([[10], [-20]]), FixedLIF(0, None, bits=24), bias=np.array([5]))])
+    report = to_c(network, tmp_path / "net")
+    assert report.largest_input == 559_240
+    assert "#define NET_LARGEST_INPUT 559240 " in (tmp_path / "net.h").read_text()
+    replay(network, np.full((1, 1, 2), 559_240))
+    with pytest.raises(OverflowError):
+        replay(network, np.full((1, 1, 2), 559_241))
+    assert "largest input" in str(report)
 
 
 class Slower(FixedLIF, pure=True):

@@ -1,6 +1,6 @@
 """Networks on the integers of chips: cells, weights, quantization, replay and programs in C."""
 
-from ._c import to_c
+from ._c import ProgramReport, to_c
 from ._cells import FixedLIF, IntegerCell, Loihi, Xylo
 from ._fixed import Fixed, fixed
 from ._quantize import (
@@ -19,6 +19,7 @@ __all__ = [
     "FixedLIF",
     "IntegerCell",
     "Loihi",
+    "ProgramReport",
     "QuantizationReport",
     "QuantizedLayer",
     "Xylo",

@@ -1,32 +1,59 @@
-"""Networks of integers as programs in C."""
+"""Networks of integers as programs in C.
+
+The program is an interpreter of tables: its text is the same for all networks, and the tables have
+the sources, edges, layers and parameters. A weight takes as few bits as the weights of its edge
+need, from 2 to 32.
+"""
 
 from __future__ import annotations
 
+import math
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from string import Template
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from .._files import write_atomically
+from .._table import aligned
 from ..network import Network
-from ._replay import chip_layers
+from ._arithmetic import LARGEST
+from ._replay import IntegerLayer, chip_layers
 
-_FORMATS = "bits", "fraction", "rounding", "overflow", "reset", "bias"
 _HEADER = """\
+/* Made by spikegrad.integers.to_c.
+   Flash: $tables_bytes bytes of tables. RAM: $state_bytes bytes of state. Stack of a step: an
+   array of $stack_bytes bytes, with pointers of 4 bytes. A step has at most $operations products
+   and sums. */
 #ifndef ${NAME}_H
 #define ${NAME}_H
 #include <stdint.h>
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 #define ${NAME}_INPUTS $input_size
 #define ${NAME}_OUTPUTS $output_size
+#define ${NAME}_LARGEST_INPUT $largest_input /* sums of inputs up to this size are exact */
+
+/* The first number of each input and output, and of the potentials of each layer in the state. An
+   output of a readout is its potential times its unit. */
+$names
+
 typedef struct {
     int32_t values[$states]; /* potentials and currents, layer by layer */
-    int32_t past[$past];     /* outputs of earlier steps that a delay still needs */
-    int32_t row[$sources];   /* where the next past outputs of each source go */
+    int32_t past[$past]; /* outputs of earlier steps that a delay still needs */
+    int32_t row[$sources]; /* where the next past outputs of each source go */
+    int32_t currents[$neurons]; /* of the present step, then the outputs */
 } ${name}_state;
 void ${name}_start(${name}_state *state);
 void ${name}_step(${name}_state *state, const int32_t *inputs, int32_t *outputs);
+
+#ifdef __cplusplus
+}
+#endif
 #endif
 """
 
@@ -43,34 +70,42 @@ enum { VALUE, SUBTRACT, NONE };     /* the effect of a spike on the potential */
 /* Inputs, then layers: the outputs of a step, and where the outputs of `rows` earlier steps are. */
 static const struct { int32_t size, rows, past; } source[] = $source;
 
+/* The place of a parameter in its table: that of neuron n is first + n * each. */
+struct place { int32_t first, each; };
+
 /* A layer has `edges` of the edges, and `states` arrays of states. A neuron fires up to `most`
    times a step, 0 for a readout. */
 static const struct layer {
-    int32_t edges, states, most, rule, bits, fraction, rounding, overflow, reset, bias;
+    int32_t edges, states, most, rule, bits, fraction, rounding, overflow, reset, offset;
+    struct place leak, current_leak, threshold, bias;
 } layer[] = $layer;
 
-/* A matrix of weights: its source, and the delay of the inputs. */
-static const struct { int32_t source, lag; } edge[] = $edge;
+/* A matrix of weights: its source, the delay of the inputs, the bits of a weight, the place of the
+   first in the table of these bits, and a factor of all weights. The weights of an input follow
+   each other. */
+static const struct edge { int32_t source, lag, bits, first, factor; } edge[] = $edge;
 static const int32_t output[] = $output;
 #define LENGTH(array) ((int32_t)(sizeof array / sizeof *array))
 
-/* Of each neuron. The weights of an input of an edge follow each other. */
 $tables
-enum { NEURONS = LENGTH(leak), SOURCES = LENGTH(source), LAYERS = LENGTH(layer) };
-enum { INPUTS = SOURCES - LAYERS };
+enum { SOURCES = LENGTH(source), LAYERS = LENGTH(layer), INPUTS = SOURCES - LAYERS };
 
+/* Shifts of positive numbers, because those of negative ones are not portable. All products have
+   at most 31 bits. */
 static int32_t scaled(int32_t x, int32_t factor, int32_t bits, int32_t rounding) {
-    /* A quotient rounds to zero, and the shift of a negative number is not portable. */
-    const int64_t product = (int64_t)x * factor, unit = (int64_t)1 << bits;
-    return (int32_t)(product / unit - (rounding == FLOOR && product % unit < 0));
+    const int32_t size = x < 0 ? -x : x, one = (int32_t)1 << bits;
+    const int32_t low = (size & (one - 1)) * factor;
+    const int32_t whole = (size >> bits) * factor + (low >> bits);
+    if (x >= 0) return whole;
+    return -whole - (rounding == FLOOR && (low & (one - 1)));
 }
 static int32_t leaked(int32_t x, int32_t shift) {
-    const int32_t loss = scaled(x, 1, shift, FLOOR);
+    const int32_t loss = x < 0 ? -((((int32_t)1 << shift) - 1 - x) >> shift) : x >> shift;
     return x - loss - (x > 0 && loss == 0);
 }
 static int32_t wrapped(int32_t x, int32_t bits) {
-    const int64_t turn = (int64_t)1 << bits, rest = (x + turn / 2) % turn;
-    return (int32_t)(rest < 0 ? rest + turn / 2 : rest - turn / 2);
+    const int32_t half = (int32_t)1 << (bits - 1);
+    return (int32_t)(((uint32_t)x + (uint32_t)half) & (2 * (uint32_t)half - 1)) - half;
 }
 static int32_t clipped(int32_t x, int32_t low, int32_t high) {
     return x < low ? low : x > high ? high : x;
@@ -80,59 +115,73 @@ static int32_t keep(const struct layer *l, int32_t x) {
     if (l->overflow == ERROR) return x;
     return l->overflow == WRAP ? wrapped(x, l->bits) : clipped(x, -end, end - 1);
 }
+#define OF_NEURON(table) table[l->table.first + n * l->table.each]
 
 /* Adds a current to the states v and i of neuron n, and returns its output. */
 static int32_t fire(const struct layer *l, int32_t n, int32_t current, int32_t *v, int32_t *i) {
+    int32_t theta, count = 1;
     switch (l->rule) {
     case FIXEDLIF:
         if (l->states > 1) {
-            *i = keep(l, scaled(*i, current_leak[n], l->fraction, l->rounding) + current);
+            *i = keep(l, scaled(*i, OF_NEURON(current_leak), l->fraction, l->rounding) + current);
             current = *i;
         }
-        *v = keep(l, scaled(*v, leak[n], l->fraction, l->rounding) + current);
+        *v = keep(l, scaled(*v, OF_NEURON(leak), l->fraction, l->rounding) + current);
         break;
     case LOIHI:
-        *i = wrapped(scaled(*i, current_leak[n], 12, ZERO) + 64 * current, 24);
-        *v = clipped(scaled(*v, leak[n], 12, ZERO) + *i + l->bias, -8388607, 8388607);
+        /* By unsigned numbers, because 64 times a current may need more than 32 bits. */
+        current = (int32_t)(((uint32_t)current << 6) & 0xffffff);
+        *i = wrapped(scaled(*i, OF_NEURON(current_leak), 12, ZERO) + current, 24);
+        *v = clipped(scaled(*v, OF_NEURON(leak), 12, ZERO) + *i + l->offset, -8388607, 8388607);
         break;
     case XYLO:
-        *i = leaked(keep(l, *i + current), current_leak[n]);
-        current = keep(l, leaked(*v, leak[n]) - *v + *i);
-        *v = keep(l, *v + keep(l, current + l->bias));
+        *i = leaked(keep(l, *i + current), OF_NEURON(current_leak));
+        current = keep(l, leaked(*v, OF_NEURON(leak)) - *v + *i);
+        *v = keep(l, *v + keep(l, current + l->offset));
     }
     if (!l->most) return *v;
-    if (*v < threshold[n]) return 0;
-    current = clipped(*v / threshold[n], 0, l->most);
+    theta = OF_NEURON(threshold);
+    if (*v < theta) return 0;
+    if (l->most > 1) count = clipped(*v / theta, 0, l->most);
     if (l->reset == VALUE) *v = 0;
-    if (l->reset == SUBTRACT) *v -= current * threshold[n];
-    return current;
+    if (l->reset == SUBTRACT) *v -= count * theta;
+    return count;
+}
+
+/* Adds x times the weights of an input. */
+static void add(int32_t *current, int32_t size, const struct edge *e, int32_t input, int32_t x) {
+    const int32_t row = (size * e->bits + 7) / 8; /* bytes */
+    x *= e->factor;
+    switch (e->bits) {
+$adds
+    }
 }
 
 void ${name}_start(${name}_state *state) { memset(state, 0, sizeof *state); }
 
 void ${name}_step(${name}_state *state, const int32_t *inputs, int32_t *outputs) {
     const int32_t *present[SOURCES]; /* the outputs of this step */
-    int32_t currents[NEURONS], *current = currents, *v = state->values;
-    int32_t neuron = 0, e = 0, w = 0;
+    int32_t *current = state->currents, *v = state->values, e = 0;
     for (int32_t s = 0; s < INPUTS; inputs += source[s++].size) present[s] = inputs;
     for (int32_t k = 0; k < LAYERS; k++) {
         const struct layer *l = &layer[k];
         const int32_t size = source[INPUTS + k].size;
-        for (int32_t n = 0; n < size; n++) current[n] = bias[neuron + n];
+        for (int32_t n = 0; n < size; n++) current[n] = OF_NEURON(bias);
         for (const int32_t end = e + l->edges; e < end; e++) {
             const int32_t s = edge[e].source, lag = edge[e].lag, rows = source[s].rows;
             const int32_t many = source[s].size, *x = present[s];
-            if (lag) /* so many rows before the next one, in the ring below */
-                x = state->past + source[s].past + (state->row[s] + rows - lag) % rows * many;
+            if (lag) { /* so many rows before the next one, in the ring below */
+                const int32_t at = state->row[s] - lag;
+                x = state->past + source[s].past + (at < 0 ? at + rows : at) * many;
+            }
             /* Event-driven: the weights of an input are only read if it is not 0. */
-            for (int32_t j = 0; j < many; j++, w += size)
-                if (x[j])
-                    for (int32_t n = 0; n < size; n++) current[n] += x[j] * weight[w + n];
+            for (int32_t j = 0; j < many; j++)
+                if (x[j]) add(current, size, &edge[e], j, x[j]);
         }
         for (int32_t n = 0; n < size; n++)
-            current[n] = fire(l, neuron + n, current[n], v + n, v + (l->states - 1) * size + n);
+            current[n] = fire(l, n, current[n], v + n, v + (l->states - 1) * size + n);
         present[INPUTS + k] = current;
-        current += size, neuron += size, v += l->states * size;
+        current += size, v += l->states * size;
     }
     for (int32_t s = 0; s < SOURCES; s++) {
         const int32_t size = source[s].size;
@@ -140,7 +189,7 @@ void ${name}_step(${name}_state *state, const int32_t *inputs, int32_t *outputs)
         if (!source[s].rows) continue;
         /* The rows are a ring, and the new outputs replace the oldest. */
         memcpy(oldest, present[s], size * sizeof *oldest);
-        state->row[s] = (state->row[s] + 1) % source[s].rows;
+        if (++state->row[s] == source[s].rows) state->row[s] = 0;
     }
     for (int32_t k = 0; k < LENGTH(output); outputs += source[output[k++]].size)
         memcpy(outputs, present[output[k]], source[output[k]].size * sizeof(int32_t));
@@ -166,7 +215,36 @@ int main(void) {
 """
 
 
-def to_c(network: Network, path: str | Path) -> None:
+_ADDS = {
+    2: "current[n] += x * (((w[n >> 2] >> 2 * (n & 3) & 3) ^ 2) - 2);",
+    4: "current[n] += x * (((w[n >> 1] >> 4 * (n & 1) & 15) ^ 8) - 8);",
+    **dict.fromkeys((8, 16, 32), "current[n] += x * w[n];"),
+}
+"""The sum with a weight of each width. Weights of 2 and 4 bits fill bytes from the low bits."""
+
+
+class ProgramReport(NamedTuple):
+    """The sizes of a program in C, from :func:`to_c`. Printed, it is a table."""
+
+    tables: int
+    """Bytes of the constant tables, in flash. Instructions are not counted."""
+    state: int
+    """Bytes of the state, in RAM."""
+    stack: int
+    """Bytes of the array on the stack of a step, with pointers of 4 bytes."""
+    operations: int
+    """The most products and sums of a step, if all inputs are above 0 and all neurons fire."""
+    largest_input: int
+    """The largest size of an input for which each sum of a current is exact."""
+
+    def __str__(self) -> str:
+        rows = (
+            (name.replace("_", " "), f"{n:,}") for name, n in self._asdict().items()
+        )
+        return "\n".join(aligned([[*row] for row in rows]))
+
+
+def to_c(network: Network, path: str | Path) -> ProgramReport:
     """Write a network of integers as a program in C99: ``path.c`` and ``path.h``.
 
     The program has no dependencies beyond ``string.h``, allocates nothing and reads only the
@@ -177,9 +255,11 @@ def to_c(network: Network, path: str | Path) -> None:
         net_step(&state, inputs, outputs);
 
     Inputs and outputs are arrays of int32. Several inputs or outputs follow each other in the order
-    of the network. The outputs of a readout are its potentials as integers, see ``unit`` of
-    :class:`FixedLIF`. With ``-DNET_MAIN`` the file is a program that reads the inputs of each step
-    from the standard input, separated by spaces, and prints the outputs.
+    of the network, and the header has the first number of each by name. The outputs of a readout
+    are its potentials as integers, with ``NET_UNIT_OUT`` for the readout ``out``, see ``unit`` of
+    :class:`FixedLIF`. C++ can include the header. With ``-DNET_MAIN`` the file is a program that
+    reads the inputs of each step from the standard input, separated by spaces, and prints the
+    outputs.
 
     Parameters
     ----------
@@ -187,6 +267,11 @@ def to_c(network: Network, path: str | Path) -> None:
         As in :func:`replay`. The spikes and states of the program are those of :func:`replay`.
     path : str or Path
         The files, without a suffix. Its last part is the name of the functions.
+
+    Returns
+    -------
+    ProgramReport
+        Bytes of flash, RAM and stack, and the most operations of a step. The header has them too.
 
     Raises
     ------
@@ -204,72 +289,259 @@ def to_c(network: Network, path: str | Path) -> None:
     >>> cell = FixedLIF(decay=4000, threshold=100)
     >>> network = Network([Layer(fixed(jnp.ones((3, 2))), cell)])
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     to_c(network, f"{folder}/net")
+    ...     report = to_c(network, f"{folder}/net")
     ...     sorted(path.name for path in pathlib.Path(folder).iterdir())
     ['net.c', 'net.h']
+    >>> report.state, report.operations
+    (28, 6)
     """
     path = Path(path)
     if not (path.name.isascii() and path.name.isidentifier()):
         raise ValueError(
             f"to_c: the last part of path must be a name in C, got {path.name!r}"
         )
-    names = {"name": path.name, "NAME": path.name.upper()} | _tables(network)
+    program = _Program(network, path.name.upper())
+    report = program.report()
+    names = {"name": path.name, "NAME": path.name.upper(), **program.names(report)}
     for suffix, text in ((".h", _HEADER), (".c", _SOURCE)):
         data = Template(text).substitute(names).encode()
         write_atomically(
             path.with_suffix(suffix),
             lambda stream, data=data: stream.write(data),
         )
+    return report
 
 
-def _tables(network: Network) -> dict[str, Any]:
-    """Return the numbers and tables of the templates by name."""
-    layers, graph = chip_layers("to_c", network), network.graph
-    edges = [edge for layer in layers for edge in layer.edges]
-    sizes = {edge.source: len(edge.weight) for edge in edges}
-    sizes |= {layer.name: len(layer.bias) for layer in layers}
-    names = [*graph.inputs, *graph.nodes]
-    # A source remembers as many outputs as its longest delay.
-    rows = {
-        name: max([e.lag for e in edges if e.source == name], default=0)
-        for name in names
-    }
-    sources, past = [], 0
-    for name in names:
-        sources.append([sizes[name], rows[name], past])
-        past += sizes[name] * rows[name]
-    records, columns, states = [], [], 0
-    for name, cell, edges_in, bias in layers:
-        most, threshold = cell.n, cell.threshold
-        if threshold is None:
-            most = threshold = 0
-        parts = len(cell.state_names)
+# --- tables ---------------------------------------------------------------------------------------
+
+
+class _Table(NamedTuple):
+    """A constant array of the program."""
+
+    kind: str
+    """The type of a number, without ``_t``."""
+    values: np.ndarray
+
+    @classmethod
+    def smallest(cls, values: np.ndarray) -> _Table:
+        """Return a table with the smallest type that has all values."""
+        kind = np.min_scalar_type(min(values.min(initial=0), ~values.max(initial=0)))
+        return cls(str(kind), values)
+
+    @property
+    def size(self) -> int:
+        return self.values.size * np.dtype(self.kind).itemsize
+
+    def text(self, name: str) -> str:
+        numbers = _braces(self.values.tolist())
+        return f"static const {self.kind}_t {name}[{self.values.size}] = {numbers};"
+
+
+class _Parameters:
+    """A table with a parameter of all layers: one number for a layer, or one for each neuron."""
+
+    def __init__(self) -> None:
+        self.parts: list[np.ndarray] = []
+
+    def add(self, values: Any) -> list[int]:
+        """Add the numbers of a layer. Return their place."""
+        values, first = np.ravel(values), sum(part.size for part in self.parts)
+        is_one = bool((values == values[0]).all())
+        self.parts.append(values[:1] if is_one else values)
+        return [first, int(not is_one)]
+
+    def table(self) -> _Table:
+        return _Table.smallest(np.concatenate(self.parts))
+
+
+class _Program:
+    """The tables of a network."""
+
+    def __init__(self, network: Network, prefix: str) -> None:
+        self.layers, self.graph = chip_layers("to_c", network), network.graph
+        self.prefix = prefix
+        self.sizes = {
+            edge.source: len(edge.weight)
+            for layer in self.layers
+            for edge in layer.edges
+        }
+        self.sizes |= {layer.name: layer.bias.size for layer in self.layers}
+        self.sources = [*self.graph.inputs, *(layer.name for layer in self.layers)]
+        # A source remembers as many outputs as its longest delay.
+        self.rows = dict.fromkeys(self.sources, 0)
+        for layer in self.layers:
+            for edge in layer.edges:
+                self.rows[edge.source] = max(self.rows[edge.source], edge.lag)
+        self.parameters = {
+            name: _Parameters()
+            for name in ("leak", "current_leak", "threshold", "bias")
+        }
+        self.weights: dict[int, list[np.ndarray]] = {}
+        """The weights of each width, of all edges."""
+        self.layer_rows = [self._layer_row(layer) for layer in self.layers]
+        self.edge_rows = [
+            [self.sources.index(edge.source), edge.lag, *self._add_weights(edge.weight)]
+            for layer in self.layers
+            for edge in layer.edges
+        ]
+
+    def _layer_row(self, layer: IntegerLayer) -> list[Any]:
+        cell: Any = layer.cell
         # A cell without a format has the first of it.
-        formats = [getattr(cell, name, 0) for name in _FORMATS]
-        records.append([len(edges_in), parts, most, type(cell).__name__, *formats])
-        columns.append(np.broadcast_arrays(*cell.leaks, threshold, bias))
-        states += sizes[name] * parts
-    arrays = *np.hstack(columns), np.concatenate([e.weight.ravel() for e in edges])
-    names_of_tables = "leak", "current_leak", "threshold", "bias", "weight"
-    return {
-        "input_size": sum(sizes[name] for name in graph.inputs),
-        "output_size": sum(sizes[name] for name in graph.outputs),
-        "sources": len(names),
-        "states": states,
-        "past": max(past, 1),  # C has no empty arrays
-        "source": _braces(sources),
-        # The names of formats are constants of the program.
-        "layer": _braces(records).upper(),
-        "edge": _braces([[names.index(edge.source), edge.lag] for edge in edges]),
-        "output": _braces([names.index(name) for name in graph.outputs]),
-        "tables": "\n".join(map(_table, names_of_tables, arrays)),
-    }
+        formats = [
+            getattr(cell, name, 0)
+            for name in ("bits", "fraction", "rounding", "overflow", "reset", "bias")
+        ]
+        fires = cell.threshold is not None
+        values = *cell.leaks, cell.threshold if fires else 0, layer.bias
+        places = [
+            table.add(x)
+            for table, x in zip(self.parameters.values(), values, strict=True)
+        ]
+        rule, most = type(cell).__name__, cell.n if fires else 0
+        return [len(layer.edges), len(cell.state_names), most, rule, *formats, *places]
+
+    def _add_weights(self, weight: np.ndarray) -> list[int]:
+        """Add a matrix to the table of its width. Return width, place and common factor."""
+        factor = int(np.gcd.reduce(weight, axis=None)) or 1
+        numbers = weight // factor
+        # A width has the numbers from -half to half - 1.
+        half = max(-int(numbers.min(initial=0)), int(numbers.max(initial=0)) + 1)
+        width = next(n for n in _ADDS if half <= 2 ** (n - 1))
+        parts = self.weights.setdefault(width, [])
+        first = sum(part.size for part in parts)
+        parts.append(_packed(numbers, width) if width < 8 else numbers.ravel())
+        return [width, first, factor]
+
+    def tables(self) -> dict[str, _Table]:
+        tables = {name: x.table() for name, x in self.parameters.items()}
+        for width, parts in sorted(self.weights.items()):
+            kind = "uint8" if width < 8 else f"int{width}"
+            tables[f"weight{width}"] = _Table(kind, np.concatenate(parts))
+        return tables
+
+    def report(self) -> ProgramReport:
+        # The tables of sources, layers, edges and outputs have numbers of 4 bytes.
+        numbers = (
+            3 * len(self.sources) + 18 * len(self.layers) + 5 * len(self.edge_rows)
+        )
+        numbers += len(self.graph.outputs)
+        return ProgramReport(
+            tables=4 * numbers + sum(table.size for table in self.tables().values()),
+            state=4
+            * (self.states + max(self.past, 1) + len(self.sources) + self.neurons),
+            stack=4 * len(self.sources),
+            operations=sum(e.weight.size for layer in self.layers for e in layer.edges),
+            largest_input=self.largest_input(),
+        )
+
+    @property
+    def neurons(self) -> int:
+        return sum(layer.bias.size for layer in self.layers)
+
+    @property
+    def states(self) -> int:
+        return sum(x.bias.size * len(x.cell.state_names) for x in self.layers)
+
+    @property
+    def past(self) -> int:
+        return sum(self.sizes[name] * rows for name, rows in self.rows.items())
+
+    def largest_input(self) -> int:
+        """Return the largest input for which float32 and 32 bits have all sums of a current."""
+        largest = LARGEST
+        for layer in self.layers:
+            spikes, inputs = np.abs(layer.bias), np.zeros_like(layer.bias)
+            for edge in layer.edges:
+                sums = np.abs(edge.weight).sum(0)
+                if edge.source in self.graph.inputs:
+                    inputs = inputs + sums
+                else:
+                    cells = (x.cell for x in self.layers if x.name == edge.source)
+                    spikes = spikes + next(cells).n * sums
+            room = np.maximum(LARGEST - spikes, 0) // np.maximum(inputs, 1)
+            largest = min(largest, int(room[inputs > 0].min(initial=LARGEST)))
+        return largest
+
+    def names(self, report: ProgramReport) -> dict[str, Any]:
+        """Return the texts of the templates by name."""
+        past, sources = 0, []
+        for name in self.sources:
+            sources.append([self.sizes[name], self.rows[name], past])
+            past += self.sizes[name] * self.rows[name]
+        adds = []
+        for width in sorted(self.weights):
+            kind = "uint8" if width < 8 else f"int{width}"
+            start = f"weight{width} + e->first + input * (row / {max(width // 8, 1)})"
+            adds += [
+                f"    case {width}: {{",
+                f"        const {kind}_t *w = {start};",
+                f"        for (int32_t n = 0; n < size; n++) {_ADDS[width]}",
+                "        break;",
+                "    }",
+            ]
+        return {
+            "input_size": sum(self.sizes[name] for name in self.graph.inputs),
+            "output_size": sum(self.sizes[name] for name in self.graph.outputs),
+            "sources": len(self.sources),
+            "neurons": self.neurons,
+            "states": self.states,
+            "past": max(self.past, 1),  # C has no empty arrays
+            "source": _braces(sources),
+            # The names of formats are constants of the program.
+            "layer": _braces(self.layer_rows).upper(),
+            "edge": _braces(self.edge_rows),
+            "output": _braces([self.sources.index(x) for x in self.graph.outputs]),
+            "tables": "\n".join(x.text(name) for name, x in self.tables().items()),
+            "adds": "\n".join(adds),
+            "names": "\n".join(self._macros()),
+            "tables_bytes": report.tables,
+            "state_bytes": report.state,
+            "stack_bytes": report.stack,
+            "operations": report.operations,
+            "largest_input": report.largest_input,
+        }
+
+    def _macros(self) -> Iterable[str]:
+        """Yield the places of inputs, outputs and potentials by name."""
+        of = _identifiers(self.sources)
+        for kind, names in (
+            ("INPUT", self.graph.inputs),
+            ("OUTPUT", self.graph.outputs),
+        ):
+            first = 0
+            for name in names:
+                yield f"#define {self.prefix}_{kind}_{of[name]} {first}"
+                first += self.sizes[name]
+        first = 0
+        for name, cell, _, bias in self.layers:
+            yield f"#define {self.prefix}_POTENTIAL_{of[name]} {first}"
+            yield f"#define {self.prefix}_SIZE_{of[name]} {bias.size}"
+            if cell.threshold is None:
+                yield f"#define {self.prefix}_UNIT_{of[name]} {float(cell.unit)!r}"
+            first += bias.size * len(cell.state_names)
 
 
-def _table(name: str, values: np.ndarray) -> str:
-    """Return a constant array, with the smallest type."""
-    kind = np.min_scalar_type(min(values.min(), ~values.max()))
-    return f"static const {kind}_t {name}[{len(values)}] = {_braces(values.tolist())};"
+def _packed(weight: np.ndarray, width: int) -> np.ndarray:
+    """Return bytes with several weights each, the first in the low bits. A row starts a byte."""
+    per_byte = 8 // width
+    rows, size = weight.shape
+    codes = np.zeros((rows, math.ceil(size / per_byte) * per_byte), np.int64)
+    codes[:, :size] = weight & (2**width - 1)
+    shifts = width * np.arange(per_byte)
+    return (codes.reshape(rows, -1, per_byte) << shifts).sum(-1).ravel()
+
+
+def _identifiers(names: Iterable[str]) -> dict[str, str]:
+    """Return each name as a part of a macro of C. Equal ones get a number."""
+    identifiers: dict[str, str] = {}
+    for name in names:
+        text = re.sub(r"[^A-Z0-9_]", "_", name.upper())
+        number = 2
+        while text in identifiers.values():
+            text, number = f"{text.rstrip('0123456789')}{number}", number + 1
+        identifiers[name] = text
+    return identifiers
 
 
 def _braces(values: Any) -> str:
