@@ -19,6 +19,16 @@ than the file.
 """
 
 from ._accepted import DataError
+from ._augment import (
+    drop_batch,
+    drop_events,
+    flip_batch,
+    flip_events,
+    jitter_times,
+    shift_batch,
+    shift_events,
+    stretch_times,
+)
 from ._cameras import read_dvs_gesture, read_nmnist
 from ._encoders import (
     constant_encoding,
@@ -34,6 +44,7 @@ from ._images import BUILT_IN, load, scale
 from ._images import images_to_score as images_to_score
 from ._npz import keys_of as keys_of
 from ._npz_sequences import read_npz, read_npz_events
+from ._pairs import read_pairs
 from ._randman import randman
 from ._sequences import (
     Batches,
@@ -66,6 +77,11 @@ __all__ = [
     "constant_encoding",
     "cue_accumulation",
     "delta_encoding",
+    "drop_batch",
+    "drop_events",
+    "flip_batch",
+    "flip_events",
+    "jitter_times",
     "latency_encoding",
     "load",
     "load_packaged",
@@ -75,11 +91,15 @@ __all__ = [
     "read_nmnist",
     "read_npz",
     "read_npz_events",
+    "read_pairs",
     "read_shd",
     "read_ts",
     "scale",
+    "shift_batch",
+    "shift_events",
     "split_by_speaker",
     "standardize",
+    "stretch_times",
     "train_test_split",
     "yin_yang",
 ]

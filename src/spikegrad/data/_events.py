@@ -46,8 +46,9 @@ class Binning:
 
     Parameters
     ----------
-    steps : int, default 100
-        Number of time steps, above 0.
+    steps : int or None, default 100
+        Number of time steps, above 0. None: each recording ends with its last event, and has at
+        least one step.
     step_us : float, default 14000
         Length of a time step in microseconds, above 0.
     binary : bool, default False
@@ -69,9 +70,11 @@ class Binning:
     100 bins of 14 ms from 0, counts
     >>> print(Binning(250, 4_000, binary=True, pool=5))
     250 bins of 4 ms from 0, binary, 5 neighboring units a channel
+    >>> print(Binning(None))
+    bins of 14 ms from 0 to the last event, counts
     """
 
-    steps: int = 100
+    steps: int | None = 100
     step_us: float = 14_000
     binary: bool = False
     pool: int = 1
@@ -80,6 +83,8 @@ class Binning:
         """Check the numbers."""
         for name in ("steps", "pool"):
             value = getattr(self, name)
+            if name == "steps" and value is None:
+                continue
             if not isinstance(value, numbers.Integral) or value < 1:
                 raise ValueError(
                     f"Binning: {name} must be an integer above 0, got {value}"
@@ -92,9 +97,18 @@ class Binning:
     def __str__(self) -> str:
         values = "binary" if self.binary else "counts"
         pooled = f", {self.pool} neighboring units a channel" if self.pool > 1 else ""
+        number = "" if self.steps is None else f"{self.steps} "
+        end = " to the last event" if self.steps is None else ""
         return (
-            f"{self.steps} bins of {self.step_us / 1000:g} ms from 0, {values}{pooled}"
+            f"{number}bins of {self.step_us / 1000:g} ms from 0{end}, {values}{pooled}"
         )
+
+    def steps_of(self, events: Events) -> int:
+        """Return the number of time steps of a recording."""
+        if self.steps is not None:
+            return self.steps
+        last = _floor(np.max(events.times, initial=0.0) / self.step_us)
+        return int(last) + 1
 
     def channels(self, shape: Sequence[int]) -> tuple[int, ...]:
         """Return the shape of the channels for units of this shape."""
@@ -135,7 +149,8 @@ class Binning:
         times, units = check_events("Binning: a recording", events, shape)
         # As floats, because late times exceed the integers.
         step = _floor(times / self.step_us)
-        inside = (step >= 0) & (step < self.steps)
+        steps = self.steps_of(Events(times, units))
+        inside = (step >= 0) & (step < steps)
         units = units[inside]
         if self.pool > 1:
             axes = np.array(np.unravel_index(units, tuple(shape)))
@@ -144,8 +159,8 @@ class Binning:
         # Time steps and channels in one number, because bincount is the fastest histogram.
         size = math.prod(channels)
         cells = step[inside].astype(np.int64) * size + units
-        counts = np.bincount(cells, minlength=self.steps * size)
-        counts = counts.reshape(self.steps, *channels)
+        counts = np.bincount(cells, minlength=steps * size)
+        counts = counts.reshape(steps, *channels)
         outside = int(len(inside) - inside.sum())
         if self.binary:
             return counts > 0, outside
@@ -242,13 +257,48 @@ class Recordings(Labelled):
             part.speakers = self.speakers[chosen]
         return part
 
+    def augmented(
+        self,
+        function: Callable[[np.random.Generator, Events, tuple[int, ...]], Events],
+        seed: int | Sequence[int],
+    ) -> Recordings:
+        """Change the events of each recording at random when it is read.
+
+        Parameters
+        ----------
+        function : callable
+            ``function(rng, events, shape)`` returns :class:`Events`, such as :func:`drop_events`,
+            or a function of yours that calls several.
+        seed : int or sequence of int
+            Draws the changes. Each recording of a seed has equal changes whenever it is read. Pass
+            ``(seed, epoch)`` for other changes in each epoch.
+        """
+        augmented = copy.copy(self)
+        augmented._read = functools.partial(
+            _changed, self._read, function, self.shape, np.atleast_1d(seed).tolist()
+        )
+        return augmented
+
     def binned(self, binning: Binning | None = None) -> Binned:
         """Return sequences, which are computed lazily. By default in 100 bins of 14 ms."""
         return Binned(self, binning or Binning())
 
 
+def _changed(
+    read: Callable[[int], Events],
+    function: Callable,
+    shape: tuple[int, ...],
+    seed: list[int],
+    number: int,
+) -> Events:
+    return function(np.random.default_rng([*seed, number]), read(number), shape)
+
+
 class Binned(Sequences):
     """Recordings as sequences of counts or of bools, from :meth:`Recordings.binned`.
+
+    If ``binning.steps`` is None, each recording is read once for its length. Shorter recordings are
+    zero-padded to the longest, and have masks.
 
     Parameters
     ----------
@@ -261,12 +311,15 @@ class Binned(Sequences):
     def __init__(self, recordings: Recordings, binning: Binning) -> None:
         self.recordings, self.binning = recordings, binning
         count = len(recordings)
-        bins = Lazy(count, functools.partial(_bins_of, recordings, binning))
+        if binning.steps is None:
+            lengths = [binning.steps_of(recordings[index]) for index in range(count)]
+        else:
+            lengths = [binning.steps] * count
         super().__init__(
             recordings.name,
-            bins,
+            _bins_of(recordings, binning),
             recordings.y,
-            lengths=np.full(count, binning.steps),
+            lengths=lengths,
             class_names=recordings.class_names,
         )
 
@@ -286,11 +339,20 @@ class Binned(Sequences):
         return outside, events
 
     def _part(self, chosen: np.ndarray) -> Binned:
-        # A part of the recordings, so it counts its events outside.
-        return Binned(self.recordings.subset(chosen), self.binning)
+        # A part of the recordings, so it counts its events outside. The largest number of steps and
+        # the masks stay.
+        part = copy.copy(self)
+        part.recordings = self.recordings.subset(chosen)
+        part.x = _bins_of(part.recordings, self.binning)
+        part.y, part.lengths = self.y[chosen], self.lengths[chosen]
+        return part
 
 
-def _bins_of(recordings: Recordings, binning: Binning, index: int) -> np.ndarray:
+def _bins_of(recordings: Recordings, binning: Binning) -> Lazy:
+    return Lazy(len(recordings), functools.partial(_bins, recordings, binning))
+
+
+def _bins(recordings: Recordings, binning: Binning, index: int) -> np.ndarray:
     return binning(recordings[index], recordings.shape)[0]
 
 

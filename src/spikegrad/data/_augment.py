@@ -1,0 +1,387 @@
+"""Random changes of events and of batches of sequences, to train with more examples.
+
+Functions of events run on the host, ``function(rng, events, shape)``, see
+:meth:`Recordings.augmented`. Functions of batches run in ``jax.jit``, ``function(key, x)``, and
+each example has its own changes. Masked steps of zeros stay zeros.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ._events import Events
+
+KINDS = "none", "time", "area", "random"
+"""The choices of EventDrop, each with equal probability."""
+SHARES = tuple(n / 10 for n in range(1, 10))
+"""The dropped share of the time, or of all events, as in the authors' code."""
+AREA_SHARES = tuple(n / 20 for n in range(1, 6))
+"""The share of height and width of a dropped area, as in the authors' code."""
+
+
+def jitter_times(
+    rng: np.random.Generator,
+    events: Events,
+    shape: tuple[int, ...],
+    *,
+    deviation_us: float,
+) -> Events:
+    """Add a normal number to each time.
+
+    Times stay from 0 to the last time, so a recording keeps its number of events and its length.
+
+    Parameters
+    ----------
+    rng : numpy.random.Generator
+        Draws the changes.
+    events : Events
+        The events of one recording.
+    shape : tuple of int
+        Shape of the units.
+    deviation_us : float
+        Standard deviation in microseconds.
+
+    Returns
+    -------
+    Events
+        In the order of ``events``, so times need not ascend.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from spikegrad.data import Events, jitter_times
+    >>> rng = np.random.default_rng(0)
+    >>> events = Events(np.full(3, 50.0), np.arange(3))
+    >>> jitter_times(rng, events, (3,), deviation_us=10.0).times.round()
+    array([50., 49., 50.])
+    """
+    noise = rng.normal(0, deviation_us, events.times.shape)
+    last = np.max(events.times, initial=0)
+    return events._replace(times=np.clip(events.times + noise, 0, last))
+
+
+def stretch_times(
+    rng: np.random.Generator,
+    events: Events,
+    shape: tuple[int, ...],
+    *,
+    low: float = 0.8,
+    high: float = 1.25,
+) -> Events:
+    """Multiply all times of a recording by one number, which is uniform from ``low`` to ``high``.
+
+    Parameters
+    ----------
+    rng, events, shape
+        As in :func:`jitter_times`.
+    low, high : float
+        The bounds of the factor.
+
+    Returns
+    -------
+    Events
+    """
+    return events._replace(times=events.times * rng.uniform(low, high))
+
+
+def flip_events(
+    rng: np.random.Generator, events: Events, shape: tuple[int, ...]
+) -> Events:
+    """Mirror a recording left to right, with probability 1/2.
+
+    Parameters
+    ----------
+    rng, events, shape
+        As in :func:`jitter_times`. The second axis of the shape is the width, or the only one.
+
+    Returns
+    -------
+    Events
+    """
+    if rng.random() < 0.5:
+        return events
+    places = _places(events, shape)
+    width = min(1, len(shape) - 1)
+    places[width] = shape[width] - 1 - places[width]
+    return events._replace(units=_units(places, shape))
+
+
+def shift_events(
+    rng: np.random.Generator, events: Events, shape: tuple[int, ...], *, most: int
+) -> Events:
+    """Shift all events of a recording in space. Events that leave the sensor are dropped.
+
+    Parameters
+    ----------
+    rng, events, shape
+        As in :func:`jitter_times`. The first two axes of the shape are space.
+    most : int
+        The shift of each axis is a uniform integer from ``-most`` to ``most``.
+
+    Returns
+    -------
+    Events
+    """
+    places = _places(events, shape)
+    inside = np.ones(len(events.times), bool)
+    for axis, size in enumerate(shape[:2]):
+        places[axis] += rng.integers(-most, most + 1)
+        inside &= (places[axis] >= 0) & (places[axis] < size)
+    return Events(events.times[inside], _units(places[:, inside], shape))
+
+
+def drop_events(
+    rng: np.random.Generator,
+    events: Events,
+    shape: tuple[int, ...],
+    *,
+    kinds: Sequence[str] = KINDS,
+) -> Events:
+    """Drop events as in EventDrop [1]_: none, those of a time window, of an area, or at random.
+
+    Parameters
+    ----------
+    rng, events, shape
+        As in :func:`jitter_times`. The first two axes of the shape are space.
+    kinds : sequence of {"none", "time", "area", "random"}
+        One of these is drawn for each recording.
+
+    Returns
+    -------
+    Events
+
+    Notes
+    -----
+    As in the authors' code, the share of the time, or of all events, is 0.1, 0.2, ... or 0.9. The
+    share of height and width is 0.05, 0.1, ... or 0.25. A time window starts anywhere, so it may
+    reach beyond the end. The center of an area is anywhere. If no event would be left, all stay.
+    The authors' code drops all rows and all columns of an area. This function drops the area, as
+    the paper says.
+
+    References
+    ----------
+    .. [1] F. Gu, W. Sng, X. Hu and F. Yu, "EventDrop: Data augmentation for event-based learning",
+       IJCAI (2021).
+    """
+    kind = rng.choice(_checked("drop_events", kinds))
+    dropped = np.zeros(len(events.times), bool)
+    if kind == "time":
+        length = np.max(events.times, initial=0)
+        start = rng.random() * length
+        end = start + rng.choice(SHARES) * length
+        dropped = (events.times >= start) & (events.times < end)
+    elif kind == "area":
+        share, dropped = rng.choice(AREA_SHARES), ~dropped
+        for size, place in zip(shape[:2], _places(events, shape), strict=False):
+            start = max(0, rng.random() * size - share * size / 2)
+            dropped &= (place >= start) & (place < start + share * size)
+    elif kind == "random":
+        count = int(rng.choice(SHARES) * len(dropped))
+        dropped[rng.permutation(len(dropped))[:count]] = True
+    if dropped.all():
+        return events
+    return Events(events.times[~dropped], events.units[~dropped])
+
+
+def _places(events: Events, shape: tuple[int, ...]) -> np.ndarray:
+    """Return the position of each event along each axis, ``(axes, events)``."""
+    return np.stack(np.unravel_index(events.units, shape))
+
+
+def _units(places: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    return np.ravel_multi_index(tuple(places), shape)
+
+
+def _checked(owner: str, kinds: Sequence[str]) -> list[str]:
+    if not kinds or not {*kinds} <= {*KINDS}:
+        raise ValueError(f"{owner}: kinds must be among {KINDS}, got {kinds}")
+    return [*kinds]
+
+
+def flip_batch(key: jax.Array, x: jax.Array) -> jax.Array:
+    """Mirror each example left to right, with probability 1/2, as in NDA [1]_.
+
+    Parameters
+    ----------
+    key : array of jax.random.key
+        Draws the changes.
+    x : array
+        A batch ``(steps, batch, height, width, ...)``, or ``(steps, batch, channels)``.
+
+    Returns
+    -------
+    jax.Array
+        In the shape and dtype of ``x``.
+
+    References
+    ----------
+    .. [1] Y. Li, Y. Kim, H. Park, T. Geller and P. Panda, "Neuromorphic data augmentation for
+       training spiking neural networks", ECCV (2022).
+
+    Examples
+    --------
+    >>> import jax, jax.numpy as jnp
+    >>> from spikegrad.data import flip_batch
+    >>> x = jnp.arange(3)[None, None]  # steps, batch, channels
+    >>> flip_batch(jax.random.key(3), x)[0, 0].tolist()
+    [2, 1, 0]
+    """
+
+    def flip(key, x):
+        return jnp.where(jax.random.bernoulli(key), jnp.flip(x, _space(x)[-1]), x)
+
+    return _each(key, jnp.asarray(x), flip)
+
+
+def shift_batch(
+    key: jax.Array, x: jax.Array, *, most: int, circular: bool = False
+) -> jax.Array:
+    """Shift each example in space.
+
+    Parameters
+    ----------
+    key, x
+        As in :func:`flip_batch`.
+    most : int
+        The shift of each axis is a uniform integer from ``-most`` to ``most``.
+    circular : bool, default False
+        If True, values that leave one side enter at the other side, as in the rolling of NDA.
+        Otherwise zeros enter.
+
+    Returns
+    -------
+    jax.Array
+        In the shape and dtype of ``x``.
+    """
+
+    def shift(key, x):
+        axes = _space(x)
+        shifts = jax.random.randint(key, (len(axes),), -most, most + 1)
+        for axis, by in zip(axes, shifts, strict=True):
+            x = jnp.roll(x, by, axis)
+            # The positions before the shift, as far as they were within the sensor.
+            before = jnp.arange(x.shape[axis]) - by
+            entered = (before < 0) | (before >= x.shape[axis])
+            x = x if circular else _zeroed(x, _along(axis, entered, x.ndim))
+        return x
+
+    return _each(key, jnp.asarray(x), shift)
+
+
+def drop_batch(
+    key: jax.Array,
+    x: jax.Array,
+    mask: jax.Array | None = None,
+    *,
+    kinds: Sequence[str] = KINDS,
+) -> jax.Array:
+    """Drop counts of each example as in EventDrop: see :func:`drop_events`.
+
+    Parameters
+    ----------
+    key, x
+        As in :func:`flip_batch`. The values are counts or bools.
+    mask : array of bool, optional
+        ``(steps, batch)``, the valid steps. The time window is a share of these.
+    kinds : sequence of {"none", "time", "area", "random"}
+        One of these is drawn for each example. ``("area",)`` is the cutout of NDA, with areas of
+        EventDrop.
+
+    Returns
+    -------
+    jax.Array
+        In the shape and dtype of ``x``. ``"random"`` drops each event of a count independently.
+    """
+    kinds = _checked("drop_batch", kinds)
+    x = jnp.asarray(x)
+    lengths = jnp.full(x.shape[1], len(x)) if mask is None else mask.sum(0)
+    lengths = lengths.astype(float)
+
+    def drop_time(key, x, length):
+        start_key, share_key = jax.random.split(key)
+        start = jax.random.uniform(start_key) * length
+        share = jax.random.choice(share_key, jnp.asarray(SHARES))
+        return _zeroed(x, _window(x, 0, start, start + share * length))
+
+    def drop_area(key, x, length):
+        axes = _space(x)
+        share_key, *start_keys = jax.random.split(key, 1 + len(axes))
+        share = jax.random.choice(share_key, jnp.asarray(AREA_SHARES))
+        inside = jnp.ones((1,) * x.ndim, bool)
+        for start_key, axis in zip(start_keys, axes, strict=True):
+            size = x.shape[axis]
+            center = jax.random.uniform(start_key) * size
+            start = jnp.maximum(0, center - share * size / 2)
+            inside &= _window(x, axis, start, start + share * size)
+        return _zeroed(x, inside)
+
+    def drop_random(key, x, length):
+        share_key, key = jax.random.split(key)
+        share = jax.random.choice(share_key, jnp.asarray(SHARES))
+
+        counts = x.astype(jnp.int32)
+
+        # One draw for the first event of all counts, one for the second, and so on. It is much
+        # faster than jax.random.binomial, because counts are small.
+        def add_kept(state):
+            n, total = state
+            kept = jax.random.bernoulli(jax.random.fold_in(key, n), 1 - share, x.shape)
+            return n + 1, total + (kept & (n < counts)).astype(jnp.int32)
+
+        state = 0, jnp.zeros_like(counts)
+        most = counts.max()
+        return jax.lax.while_loop(lambda state: state[0] < most, add_kept, state)[
+            1
+        ].astype(x.dtype)
+
+    changes = {
+        "none": lambda key, x, length: x,
+        "time": drop_time,
+        "area": drop_area,
+        "random": drop_random,
+    }
+
+    def drop(key, x, length):
+        kind_key, key = jax.random.split(key)
+        kind = jax.random.randint(kind_key, (), 0, len(kinds))
+        changed = jax.lax.switch(
+            kind, [changes[name] for name in kinds], key, x, length
+        )
+        return jnp.where(changed.any(), changed, x)
+
+    return _each(key, x, drop, lengths)
+
+
+def _each(
+    key: jax.Array, x: jax.Array, function: Callable, *others: jax.Array
+) -> jax.Array:
+    """Apply ``function(key, x)`` to each example ``(steps, ...)`` of a batch, with its own key."""
+    keys = jax.random.split(key, x.shape[1])
+    return jax.vmap(function, (0, 1, *[0] * len(others)), 1)(keys, x, *others)
+
+
+def _space(x: jax.Array) -> tuple[int, ...]:
+    """Return the axes of space of an example.
+
+    It is ``(steps, height, width, ...)`` or ``(steps, channels)``.
+    """
+    return (1, 2) if x.ndim > 2 else (1,)
+
+
+def _window(x: jax.Array, axis: int, start: jax.Array, end: jax.Array) -> jax.Array:
+    """Return True for the positions of an axis from ``start`` to ``end``."""
+    places = jnp.arange(x.shape[axis], dtype=start.dtype)
+    return _along(axis, (places >= start) & (places < end), x.ndim)
+
+
+def _along(axis: int, values: jax.Array, ndim: int) -> jax.Array:
+    """Return values with an axis of length 1 for each other axis."""
+    return jnp.expand_dims(values, [n for n in range(ndim) if n != axis])
+
+
+def _zeroed(x: jax.Array, where: jax.Array) -> jax.Array:
+    return jnp.where(where, jnp.zeros_like(x), x)
