@@ -22,8 +22,19 @@ from sphinx.errors import ExtensionError
 from sphinx.pycode import ModuleAnalyzer
 
 import spikegrad
-from spikegrad import conversion, data, diagnosis, exchange, integers, losses, network, neurons
-from spikegrad import surrogates, testing, training
+from spikegrad import (
+    conversion,
+    data,
+    diagnosis,
+    exchange,
+    integers,
+    losses,
+    network,
+    neurons,
+    surrogates,
+    testing,
+    training,
+)
 from spikegrad import inspect as reports
 from spikegrad.cli.commands import command
 from spikegrad.inspect import plot

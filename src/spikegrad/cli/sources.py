@@ -210,7 +210,7 @@ def _warn_of_events_outside(sequences: Sequences) -> None:
     outside, events = part.outside()
     # Recordings have stray events at their ends, which change nothing.
     if outside > events / 1000:
-        seconds = sequences.binning.steps * sequences.binning.step_us / 1e6
+        seconds = sequences.steps * sequences.binning.step_us / 1e6
         text = (
             f"warning: {outside:,} of {events:,} events of {len(part)} recordings are outside of "
             f"the {seconds:g} s of all steps: a longer --bin or more --steps take later ones in"

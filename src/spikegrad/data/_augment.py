@@ -193,7 +193,7 @@ def _places(events: Events, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def _units(places: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    return np.ravel_multi_index(tuple(places), shape)
+    return np.asarray(np.ravel_multi_index(tuple(places), shape))
 
 
 def _checked(owner: str, kinds: Sequence[str]) -> list[str]:
