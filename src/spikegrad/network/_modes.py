@@ -62,7 +62,8 @@ class Backward:
         Longer chunks are faster and take more memory. The default is about 10 in mode ``"exact"``
         and about 5 in other modes. It is 1 if a layer or join is a convolution and the other
         weights have fewer elements than the states of a step. Convolutions are not faster
-        together. It must divide ``segment``, and should divide the number of steps.
+        together. On GPUs it is about 10 in all modes and 4 for convolutions, and less in networks
+        of more than 9 layers. It must divide ``segment``, and should divide the number of steps.
     segment : int, optional
         Number of steps in a segment. Other modes than ``"recompute"`` use segments only if you
         pass it.
@@ -71,8 +72,9 @@ class Backward:
         step of each window.
     unroll : int, optional
         Steps unrolled per iteration of a compiled loop. The default is 1 on CPUs, because more
-        steps only cost compilation time. It is 4 on other platforms, because an iteration of a loop
-        costs microseconds there.
+        steps only cost compilation time. It is the length of a chunk on GPUs, which then run a
+        chunk as one CUDA graph, and 4 in mode ``"scan"``. It is 4 on TPUs, because an iteration of
+        a loop costs microseconds there.
 
     Raises
     ------

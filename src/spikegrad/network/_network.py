@@ -24,6 +24,7 @@ from ._arguments import (
     named_inputs,
 )
 from ._connections import Delayed, Join, Name, Window, as_names, select
+from ._device import this_device
 from ._draw_weights import draw_weights
 from ._graph import INPUT, Graph, make_graph
 from ._hidden_arrays import report_call
@@ -476,7 +477,7 @@ def _call(
     backward = backward if isinstance(backward, Backward) else Backward(backward)
     if backward.row.cuts:
         check_coupled(graph, mask, backward.mode)
-    plan = Plan(backward, outputs)
+    plan = Plan(backward, outputs, this_device())
     if is_pure_network(network):
         return _run_compiled(plan, network, x, states, mask, key)
     ran = _run(plan, network, x, states, mask, key)

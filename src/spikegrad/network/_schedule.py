@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, NamedTuple
 
-import jax
-
 from ._connections import Name
+from ._device import CPU, Device
 from ._storage import Storage
 
 if TYPE_CHECKING:
@@ -23,6 +22,8 @@ class Plan(NamedTuple):
     backward: Backward
     outputs: tuple[Name, ...]
     """The names of the outputs and other parts of the activity that are returned."""
+    device: Device
+    """The defaults for the device on which the program runs."""
     staged: bool = False
     """If True, the network runs in stages, and later stages read outputs of earlier ones.
 
@@ -33,9 +34,12 @@ class Plan(NamedTuple):
     def storage(self) -> Storage:
         return self.backward.row.storage
 
-    @property
-    def unroll(self) -> int:
-        return self.backward.unroll or (1 if jax.default_backend() == "cpu" else 4)
+    def unroll_of_chunk(self, chunk: int, layers: int) -> int:
+        """Return the number of steps that the loop over a chunk unrolls per iteration."""
+        # A scan cannot unroll by more than its length.
+        if self.backward.unroll:
+            return min(self.backward.unroll, chunk)
+        return self.device.unroll_of_chunk(chunk, layers)
 
 
 class Part(NamedTuple):
@@ -52,11 +56,17 @@ class Part(NamedTuple):
     """The number of steps that compute their independent products together."""
 
 
-def schedule(steps: int, backward: Backward, per_step: bool = False) -> list[Part]:
+def schedule(
+    steps: int,
+    backward: Backward,
+    device: Device = CPU,
+    layers: int = 1,
+    convolves: bool = False,
+) -> list[Part]:
     """Return one part, and a second part for the remaining steps if segments or chunks do not
     divide the steps.
 
-    The default length of a chunk is one step if ``per_step``, because chunks are then not faster.
+    ``convolves`` is True if convolutions outweigh the products that a chunk computes together.
 
     >>> from spikegrad import Backward
     >>> schedule(250, Backward()), schedule(250, Backward("recompute"))
@@ -68,11 +78,8 @@ def schedule(steps: int, backward: Backward, per_step: bool = False) -> list[Par
     """
     storage, recompute, *_ = backward.row
     chunk, segment = backward.chunk, backward.segment
-    # A chunk holds its rebuilt arrays at once, so modes that save memory have shorter ones.
-    near = 5 if storage.encodes or recompute else 10
-    if chunk is None and per_step:
-        chunk = 1
-    elif chunk is None and segment is not None:
+    near = device.length_of_chunk(storage.encodes or recompute, convolves, layers)
+    if chunk is None and segment is not None:
         chunk = _divisor(segment, near, least=1)
     elif chunk is None:
         chunk = min(_divisor(steps, near), steps)

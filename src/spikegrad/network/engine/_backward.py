@@ -32,11 +32,11 @@ def backward(over: Sequence, segment: tuple, carry: tuple, ct_recorded: tuple) -
     """
     chunk = over.part.chunk
 
-    # Scan over chunks, from last to first. Carry: the cotangents of the states after the chunk,
-    # (batch, neurons), cotangents of the pasts, (depth, batch, neurons), and the gradients.
+    # Scan over chunks, from last to first. Carry: the number of the chunk, the cotangents of the
+    # states after it, (batch, neurons), cotangents of the pasts, (depth, batch, neurons), and the gradients.
     # Cotangents of inputs are stacked: (chunks, chunk, batch, inputs).
-    def body(carry, i):
-        ct_states, ct_ends, grads = carry
+    def body(carry, _):
+        i, ct_states, ct_ends, grads = carry
         back = _Chunk(over, *segment, i=i)
         recorded = window_of(ct_recorded, back.start, chunk)
         cts = _Cotangents(back, ct_states, grads, recorded)
@@ -54,14 +54,19 @@ def backward(over: Sequence, segment: tuple, carry: tuple, ct_recorded: tuple) -
             if cts.outs[name] and is_inexact(x)
         }
         return (
+            i - 1,
             cts.of_states(),
             {source: _total(cts.pasts[source]) for source in ct_ends},
             cts.grads,
         ), ct_inputs
 
-    return jax.lax.scan(
-        body, carry, jnp.arange(over.part.segment // chunk), reverse=True
+    chunks = over.part.segment // chunk
+    # The carry counts the chunks, because XLA reads a slice of numbers by a copy, and a GPU then
+    # cannot capture the body as one graph.
+    (_, ct_states, ct_ends, grads), ct_inputs = jax.lax.scan(
+        body, (jnp.asarray(chunks - 1), *carry), length=chunks, reverse=True
     )
+    return (ct_states, ct_ends, grads), ct_inputs
 
 
 class _Cotangents:

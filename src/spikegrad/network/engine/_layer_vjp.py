@@ -19,7 +19,8 @@ It is also computed for a chunk at once, after the steps (see ``_component``).
 
 A convolution is not a matrix product. Many steps of it together are not faster and take more
 memory. They would also merge the axis of examples with the axis of steps, and devices may shard the
-examples. So a layer with a convolution computes its products step by step.
+examples. So a layer with a convolution computes its products step by step, except on GPUs, where a
+step of its own takes longer (see ``_device``).
 """
 
 from __future__ import annotations
@@ -61,9 +62,9 @@ class JoinVjp(NamedTuple):
     arrays: dict[str, Arrays]
     call: Callable
     per_step: bool
-    """If True, it contains a convolution. It then runs step by step, because XLA would merge the
-    axes of steps and examples.
-    """
+    """If True, it runs step by step, because XLA would merge the axes of steps and examples."""
+    convolves: bool
+    """If True, it contains a convolution."""
 
     # A join with a convolution, or between the layers of a loop, runs in the steps, and the loop
     # over steps adds its gradients, as for a layer.
@@ -107,7 +108,9 @@ class LayerVjp(NamedTuple):
     matrices: frozenset[str]
     """The labels of products with a matrix."""
     per_step: bool
-    """If True, the layer contains a convolution and computes its products step by step."""
+    """If True, the layer computes its products step by step."""
+    convolves: bool
+    """If True, it contains a convolution."""
     storage: Storage
     encoded: PyTree
     """Shapes and dtypes of the result of ``encode``. None if states are stored unchanged."""
@@ -120,7 +123,7 @@ class LayerVjp(NamedTuple):
     examples: int | None
     """The number of examples, for stochastic spikes."""
     low_memory: bool
-    """If True, the gradients of large matrices are added in parts."""
+    """If True, the gradients of large matrices are added in parts, by a loop."""
 
     @property
     def stepwise(self) -> tuple[str, ...]:
@@ -394,6 +397,7 @@ def trace(
         tuple(label for label in products if label in looped),
         began,
         frozenset(matrices),
+        any(convolutional) and not plan.device.convolves_chunks,
         any(convolutional),
         plan.storage,
         encoded,
@@ -402,9 +406,12 @@ def trace(
         number,
         examples,
         # These modes trade time for memory.
-        plan.storage.encodes
-        or plan.backward.row.recompute
-        or plan.backward.segment is not None,
+        (
+            plan.storage.encodes
+            or plan.backward.row.recompute
+            or plan.backward.segment is not None
+        )
+        and not plan.device.captures_chunks,
     )
     return traced, arrays, u
 
@@ -444,7 +451,9 @@ def trace_all(
             # Later nodes read the output of a join in this step.
             outputs[name] = jax.eval_shape(call, consts, reads)
             arrays[name] = {"function": consts}
-            traced[name] = JoinVjp({}, call, has_convolution(jaxpr))
+            convolves = has_convolution(jaxpr)
+            per_step = convolves and not plan.device.convolves_chunks
+            traced[name] = JoinVjp({}, call, per_step, convolves)
         else:
             traced[name], arrays[name], pre_spike[name] = trace(
                 graph, name, reads, states[name], key, examples, plan

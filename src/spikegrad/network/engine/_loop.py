@@ -86,7 +86,7 @@ def run(
     traced, arrays, pre_spike = trace_all(
         graph, {name: x[0] for name, x in inputs.items()}, *starts, key, plan
     )
-    per_step = _is_faster_per_step(traced, arrays, pre_spike)
+    convolves = _is_convolutional(traced, arrays, pre_spike)
     # In ``shard_map`` the inputs differ between devices. The weights get their type, because the
     # gradients are in the carry of the backward scan, and a scan must not change the types of its
     # carry.
@@ -96,7 +96,10 @@ def run(
     # The states after one part start the next. Their derivatives pass between the parts as
     # those of ordinary arrays.
     results = []
-    for part in schedule(len(masks.started), plan.backward, per_step):
+    parts = schedule(
+        len(masks.started), plan.backward, plan.device, len(pre_spike), convolves
+    )
+    for part in parts:
         starts, *result = _run_part(
             plan, graph, traced, part, arrays, inputs, pre_spike, starts, masks
         )
@@ -118,10 +121,8 @@ def run(
     return starts, jax.tree.map(lambda *a: jnp.concatenate(a), *recorded), again
 
 
-def _is_faster_per_step(traced: dict, arrays: dict, states: dict) -> bool:
-    """Return True if convolutions run step by step and outweigh the products that a chunk computes
-    together.
-    """
+def _is_convolutional(traced: dict, arrays: dict, states: dict) -> bool:
+    """Return True if convolutions outweigh the products that a chunk computes together."""
 
     def size(tree):
         # An exported program may have a symbolic number of examples, which counts as one.
@@ -131,7 +132,7 @@ def _is_faster_per_step(traced: dict, arrays: dict, states: dict) -> bool:
     # A chunk reads the weights of its products once instead of once per step. For convolutions it
     # only adds arrays of (chunk, batch, neurons), which a single step keeps in the cache. Only
     # sizes are compared, so the choice is fixed when the program is traced.
-    at_once = [arrays[name] for name, node in traced.items() if not node.per_step]
+    at_once = [arrays[name] for name, node in traced.items() if not node.convolves]
     return len(at_once) < len(traced) and size(at_once) <= size(states)
 
 

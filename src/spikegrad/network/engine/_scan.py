@@ -47,6 +47,5 @@ def run(
         new = graph_step(nodes, states, pasts, x, {}, mask)
         return (new.states, new.pasts), select(new.outputs, plan.outputs)
 
-    return *jax.lax.scan(
-        step, starts, (inputs, masks), unroll=min(plan.unroll, length)
-    ), {}
+    unroll = min(plan.backward.unroll or plan.device.unroll, length)
+    return *jax.lax.scan(step, starts, (inputs, masks), unroll=unroll), {}

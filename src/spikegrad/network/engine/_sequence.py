@@ -73,8 +73,7 @@ class Sequence:
         self.layers = {n: node for n, node in nodes if isinstance(node, LayerVjp)}
         self.joins = {n: node for n, node in nodes if isinstance(node, JoinVjp)}
         chunk = self.part.chunk
-        # A scan cannot unroll by more than its length.
-        unroll = min(self.plan.unroll, chunk)
+        unroll = self.plan.unroll_of_chunk(chunk, len(self.layers))
         self.loops = [
             Component(select(self.nodes, n), select(self.edges, n), chunk, unroll)
             for n in self.components

@@ -1,0 +1,89 @@
+"""The defaults of the loops over time, for each kind of device.
+
+All other modules read them here, and no other module asks which device runs the program.
+
+On a CPU, an iteration of a compiled loop costs nothing. Unrolled steps only take longer to compile.
+Convolutions of several steps together need more memory and no less time.
+
+On a GPU, the host starts each kernel, and this takes longer than many kernels run. XLA compiles the
+unrolled steps of a layer to one kernel. It captures a sequence of kernels as one CUDA graph, which
+the host starts once, unless the sequence contains a loop. So a chunk is unrolled completely, and
+nothing in it is a loop. ``benchmarks/gpu.py --described h100`` counts kernels and starts.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+
+
+class Device(NamedTuple):
+    """The defaults for one kind of device."""
+
+    chunk: int
+    """The length of a chunk, the number of steps that compute their products together."""
+    saving_chunk: int
+    """The length of a chunk in the modes that save memory. A chunk holds its rebuilt arrays."""
+    image_chunk: int
+    """The largest length of a chunk if convolutions outweigh the other products."""
+    unroll: int
+    """The number of steps that a loop unrolls per iteration, if no graph captures it."""
+    captures_chunks: bool
+    """If True, a chunk is unrolled completely and contains no loop."""
+    convolves_chunks: bool
+    """If True, the convolutions of all steps of a chunk run together."""
+    layer_steps: int
+    """The largest number of unrolled steps of a captured chunk, added over all layers.
+
+    It bounds the compile time.
+    """
+
+    def length_of_chunk(self, saves: bool, convolves: bool, layers: int) -> int:
+        """Return the default length of a chunk in a network of this many layers."""
+        length = self.saving_chunk if saves else self.chunk
+        if convolves:
+            length = min(length, self.image_chunk)
+        # A shorter chunk is still one graph. A loop over its steps would not be.
+        return (
+            max(1, min(length, self.layer_steps // layers))
+            if self.captures_chunks
+            else length
+        )
+
+    def unroll_of_chunk(self, chunk: int, layers: int) -> int:
+        """Return the number of steps that the loop over a chunk unrolls per iteration."""
+        if not self.captures_chunks:
+            return min(self.unroll, chunk)
+        # Equal iterations, because a remainder would be a second copy of the steps.
+        most = max(1, self.layer_steps // layers)
+        return max(n for n in range(1, min(most, chunk) + 1) if chunk % n == 0)
+
+
+CPU = Device(
+    chunk=10,
+    saving_chunk=5,
+    image_chunk=1,
+    unroll=1,
+    captures_chunks=False,
+    convolves_chunks=False,
+    layer_steps=1,
+)
+# An iteration of a loop costs microseconds. Programs with more unrolled steps compile slowly for
+# TPUs.
+OTHER = CPU._replace(unroll=4)
+GPU = OTHER._replace(
+    # More steps start fewer graphs, but take memory and compile time.
+    saving_chunk=10,
+    image_chunk=4,
+    captures_chunks=True,
+    convolves_chunks=True,
+    # Ten steps of eight layers and a readout, which compile in about four times the time of a
+    # plain scan.
+    layer_steps=90,
+)
+
+
+def this_device() -> Device:
+    """Return the defaults for the device on which JAX runs programs."""
+    return {"cpu": CPU, "gpu": GPU}.get(jax.default_backend(), OTHER)
