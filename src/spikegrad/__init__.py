@@ -3,9 +3,11 @@ backward."""
 
 import contextlib
 import importlib
+import operator
 import pkgutil
 import sys
 import typing
+import warnings
 
 from . import surrogates as surrogates
 from ._bounded import bounded
@@ -120,15 +122,23 @@ __all__ = [
 
 
 _ON_DEMAND = "neurons", "network", "inspect", "diagnosis"
+_RENAMED: dict[str, tuple[str, str]] = {}
+"""Old public names: the new name within the package, and the version that removes the old one."""
 
 if not typing.TYPE_CHECKING:  # type checkers would accept any name
 
     def __getattr__(name):
         """Import modules at their first use, because they take as long as all other imports."""
-        for module in _ON_DEMAND if name in __all__ else ():
-            imported = importlib.import_module(f".{module}", __name__)
-            if hasattr(imported, name):
-                return globals().setdefault(name, getattr(imported, name))
+        if name in __all__:
+            for module in _ON_DEMAND:
+                imported = importlib.import_module(f".{module}", __name__)
+                if hasattr(imported, name):
+                    return globals().setdefault(name, getattr(imported, name))
+        if name in _RENAMED:
+            new, version = _RENAMED[name]
+            text = f"{name} is now {__name__}.{new}; version {version} removes the old name"
+            warnings.warn(f"{__name__}.{text}", DeprecationWarning, stacklevel=2)
+            return operator.attrgetter(new)(sys.modules[__name__])
         if name in _modules():
             try:
                 return importlib.import_module(f".{name}", __name__)
@@ -157,10 +167,11 @@ if not typing.TYPE_CHECKING:  # type checkers would accept any name
 
     def _home_of(name):
         """Return the module that has a public name, or an empty text."""
-        for module in _modules() if not name.startswith("_") else ():
+        if name.startswith("_"):
+            return ""
+        for module in _modules():
             with contextlib.suppress(ImportError):
-                if name in getattr(
-                    importlib.import_module(f".{module}", __name__), "__all__", ()
-                ):
-                    return f"{__name__}.{module}"
+                imported = importlib.import_module(f".{module}", __name__)
+                if name in getattr(imported, "__all__", ()):
+                    return imported.__name__
         return ""

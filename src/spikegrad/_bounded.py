@@ -150,12 +150,11 @@ def _bounded(value: Any, low: float, high: float, owner: str, name: str) -> Boun
     if not isinstance(x, Tracer) and not np.all(
         (low < np.asarray(x)) & (np.asarray(x) < high)
     ):
-        bounds = [f"> {low:g}"] * (low > -math.inf) + [f"< {high:g}"] * (
-            high < math.inf
-        )
+        above = f"> {low:g}" if low > -math.inf else ""
+        below = f"< {high:g}" if high < math.inf else ""
+        bounds = " and ".join(filter(None, (above, below))) or "finite"
         raise ValueError(
-            f"{owner}: {name} must be {' and '.join(bounds) or 'finite'} to be bounded, got "
-            f"{np.asarray(x)!s}"
+            f"{owner}: {name} must be {bounds} to be bounded, got {np.asarray(x)!s}"
         )
     if math.isinf(low) and math.isinf(high):
         return Bounded(x)

@@ -97,13 +97,12 @@ _spike = jax.jit(_step, inline=True)
 @_step.defjvp
 def _step_jvp(primals, tangents):
     x, slope = primals
-    dx, _ = (
-        tangents  # the slope is a value of the rule, so the spike does not depend on it
-    )
+    # The slope is a value of the rule, so the spike does not depend on it.
+    dx, _ = tangents
     # The output is the spike, so the next order of derivative uses this rule again.
-    return _spike(x, slope), (
-        _narrow_product if slope.dtype.itemsize < dx.dtype.itemsize else _product
-    )(slope, dx)
+    is_narrow = slope.dtype.itemsize < dx.dtype.itemsize
+    product = _narrow_product if is_narrow else _product
+    return _spike(x, slope), product(slope, dx)
 
 
 def _product(slope, dx):

@@ -13,7 +13,7 @@ def learnable(surrogate: Surrogate) -> Surrogate:
     r"""Give the parameters of a surrogate a gradient.
 
     The step does not depend on the parameters, so by default their gradient is 0. With
-    ``learnable``, it is the derivative of the smooth primal, as if the primal were the output:
+    ``learnable``, it is the derivative of the smooth step, as if the smooth step were the output:
 
     .. math:: \frac{\mathrm{d}\,s}{\mathrm{d}\alpha} =
               \frac{\partial}{\partial\alpha}\,\mathrm{surrogate\_fun}(x).
@@ -63,7 +63,7 @@ def learnable(surrogate: Surrogate) -> Surrogate:
                 "parameters from JAX; declare "
                 "them by annotations"
             )
-    if lacking := curve._without_primal():
+    if lacking := curve._without_smooth_step():
         raise TypeError(
             f"learnable: {lacking} must define surrogate_fun, because its derivative trains the "
             "parameters"

@@ -17,7 +17,7 @@ from jax.typing import ArrayLike
 
 from ._checks import broadcast_checked, compute_dtype
 from ._compat import match_varying_axes, shard_as, spread_as, zeros_like
-from ._forward import Curve, SpikeType
+from ._spike_base import Curve, SpikeType
 from ._struct import Real, parameter
 from ._surrogate import Surrogate, with_spike_type
 
@@ -75,7 +75,7 @@ class Soft(SpikeType, pure=True):
     """The spike type of :func:`soft`."""
 
     graded = True
-    needs_primal = True
+    needs_smooth_step = True
 
     def value(
         self, curve: Curve, x: jax.Array, key: jax.Array | None = None
@@ -84,11 +84,11 @@ class Soft(SpikeType, pure=True):
 
 
 def soft(surrogate: Surrogate) -> Surrogate:
-    r"""Return the smooth primal instead of a spike, so finite differences confirm the derivative.
+    r"""Return the smooth step instead of a spike, so finite differences confirm the derivative.
 
     .. math:: s = f(x), \qquad \mathrm{d}s = f'(x)\, \mathrm{d}x
 
-    with :math:`f` the primal, ``surrogate_fun``, and :math:`f'` the slope. Use it to check the
+    with :math:`f` the smooth step, ``surrogate_fun``, and :math:`f'` the slope. Use it to check the
     gradient of a network. It is also the reference for surrogate gradients: they approach the
     gradient of the soft network if all :math:`f` are near 0 or 1.
 
@@ -129,7 +129,7 @@ class Stochastic(SpikeType, pure=True):
     """The spike type of :func:`stochastic`."""
 
     draws = True
-    needs_primal = True
+    needs_smooth_step = True
     needs_magnitude = True
 
     def value(
@@ -163,11 +163,11 @@ def _uniform(key: jax.Array, like: jax.Array) -> jax.Array:
 
 
 def stochastic(surrogate: Surrogate) -> Surrogate:
-    r"""Draw the spike, with the smooth primal as its probability (escape noise).
+    r"""Draw the spike, with the smooth step as its probability (escape noise).
 
     .. math:: P(s = 1) = \min(\max(f(x), 0), 1), \qquad \mathrm{d}s = f'(x)\, \mathrm{d}x
 
-    with :math:`f` the primal, ``surrogate_fun``, and :math:`f'` the slope. The slope is the
+    with :math:`f` the smooth step, ``surrogate_fun``, and :math:`f'` the slope. The slope is the
     derivative of the mean if :math:`f` is a probability. Slope and noise are a pair:
     :class:`Sigmoid` gives logistic escape noise with probability :math:`\sigma(\alpha x)`.
 
@@ -245,7 +245,7 @@ class MultiSpike(SpikeType, pure=True):
             count + too_low.astype(wide.dtype) - too_high.astype(wide.dtype)
         ).astype(x.dtype)
 
-    def primal(self, curve: Curve, x: jax.Array) -> jax.Array:
+    def smooth_step(self, curve: Curve, x: jax.Array) -> jax.Array:
         theta = self._distance(x)
         if self.slopes != "nearest":
             return _total(lambda k: curve.surrogate_fun(x - k * theta), self._summed, x)
@@ -379,7 +379,7 @@ class Signed(SpikeType, pure=True):
     ) -> jax.Array:
         return (x >= 0).astype(x.dtype) - (self._mirrored(x) >= 0).astype(x.dtype)
 
-    def primal(self, curve: Curve, x: jax.Array) -> jax.Array:
+    def smooth_step(self, curve: Curve, x: jax.Array) -> jax.Array:
         return curve.surrogate_fun(x) - curve.surrogate_fun(self._mirrored(x))
 
     def slope(self, curve: Curve, x: jax.Array) -> jax.Array:

@@ -12,13 +12,13 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Iterator
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
-from jax.typing import ArrayLike
+from jax.typing import ArrayLike, DTypeLike
 
 from ._checks import (
     brief,
@@ -28,8 +28,8 @@ from ._checks import (
     real_array,
 )
 from ._compat import shard_as, spread_as, zeros_like
-from ._forward import SpikeType, Step
 from ._rule import _spike, spike
+from ._spike_base import SpikeType, UnitStep
 from ._struct import Real, Struct, as_arrays, expression_of, is_pure, lifted, parameter
 
 
@@ -73,9 +73,8 @@ class Surrogate(Struct):
     0.5
     """
 
-    _formula: ClassVar[str] = (
-        ""  # the slope in one line for `spikegrad list`, because -OO removes docstrings
-    )
+    _formula: ClassVar[str] = ""
+    """The slope in one line for ``spikegrad list``, because -OO removes docstrings."""
 
     __array_ufunc__ = (
         None  # NumPy then calls __rmul__ for the product of an array and a surrogate
@@ -145,10 +144,10 @@ class Surrogate(Struct):
         slope = jax.jvp(self.surrogate_fun, (x,), (jnp.ones_like(x),))[1]
         return jnp.where(jnp.isnan(x), x, slope)  # a formula may turn NaN into a number
 
-    def _without_primal(self) -> str:
-        """Name the class without a primal: this class or one of its parts.
+    def _without_smooth_step(self) -> str:
+        """Name the class without a smooth step: this class or one of its parts.
 
-        Empty if all have a primal.
+        Empty if all have a smooth step.
         """
         return (
             type(self).__name__
@@ -285,8 +284,8 @@ def _zeros_for_parameters(
     leaves = [leaf for _, leaf in paths]
     for i, (path, leaf) in enumerate(paths):
 
-        def primal(value, i=i):
-            return forward.primal(
+        def smooth_step(value, i=i):
+            return forward.smooth_step(
                 tree.unflatten([*leaves[:i], value, *leaves[i + 1 :]]), x
             )
 
@@ -297,9 +296,9 @@ def _zeros_for_parameters(
         value = spread_as(
             broadcast_checked(value, value.dtype, x.shape, owner, name), x
         )
-        slope = finite(jax.jvp(primal, (value,), (jnp.ones_like(value),))[1])
-        # Far from the threshold a primal is flat. Its derivative is 0 there, but the formula may be
-        # infinity times 0.
+        slope = finite(jax.jvp(smooth_step, (value,), (jnp.ones_like(value),))[1])
+        # Far from the threshold a smooth step is flat. Its derivative is 0 there, but the formula
+        # may be infinity times 0.
         wide = x.astype(compute_dtype(x.dtype))
         # The largest number with a finite square. Beyond it, formulas with x * x may give infinity
         # times 0.
@@ -362,7 +361,7 @@ class _Configured(Surrogate, pure=True):
     surrogate: Surrogate = parameter(kind=Surrogate)
     learn: bool = parameter(default=False)
     slope_dtype: str | None = parameter(default=None, choices=(None, *FLOATS))
-    forward: SpikeType = parameter(default=Step(), kind=SpikeType)
+    forward: SpikeType = parameter(default=UnitStep(), kind=SpikeType)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -371,13 +370,13 @@ class _Configured(Surrogate, pure=True):
             object.__setattr__(self, "surrogate", as_arrays(self.surrogate))
 
     def surrogate_fun(self, x):
-        return self.forward.primal(self.surrogate, x)
+        return self.forward.smooth_step(self.surrogate, x)
 
     def surrogate_grad(self, x):
         return self.forward.slope(self.surrogate, x)
 
-    def _without_primal(self) -> str:
-        return self.surrogate._without_primal()
+    def _without_smooth_step(self) -> str:
+        return self.surrogate._without_smooth_step()
 
     def in_units_of(self, threshold: Real, x: jax.Array) -> _Configured:
         forward = self.forward.in_units_of(threshold, x)
@@ -418,7 +417,7 @@ class Settings(NamedTuple):
     curve: Surrogate
     learn: bool = False
     slope_dtype: str | None = None
-    forward: SpikeType = Step()
+    forward: SpikeType = UnitStep()
 
 
 def settings_of(surrogate: Surrogate) -> Settings:
@@ -471,7 +470,7 @@ def with_spike_type(surrogate: Any, kind: SpikeType) -> Surrogate:
             f"{owner}: surrogate already has a spike type, got {brief(surrogate)}; use one spike "
             "type"
         )
-    if kind.needs_primal and (lacking := curve._without_primal()):
+    if kind.needs_smooth_step and (lacking := curve._without_smooth_step()):
         raise TypeError(
             f"{owner}: {lacking} must define surrogate_fun, because the output is computed from it"
         )
@@ -481,12 +480,11 @@ def with_spike_type(surrogate: Any, kind: SpikeType) -> Surrogate:
 # --- sums and multiples, which the operators of the class make ------------------------------------
 
 
-class _Primal(NamedTuple):
-    """A primal at ``x``, ``varying + constant``, and its value ``middle`` at the threshold of the
-    curve.
+class _SmoothStep(NamedTuple):
+    """A smooth step at ``x``, ``varying + constant``, and its value ``middle`` at the threshold.
 
-    The slope determines a primal up to a constant. A composition keeps the value that its parts
-    have at their threshold, usually 1/2. The constants are added up separately and added to
+    The slope determines a smooth step up to a constant. A composition keeps the value that its
+    parts have at their threshold, usually 1/2. The constants are added up separately and added to
     ``varying`` last. If they cancel, as in ``0.3 * s + 0.7 * t``, small tails stay accurate.
     """
 
@@ -494,10 +492,10 @@ class _Primal(NamedTuple):
     constant: ArrayLike
     middle: jax.Array
 
-    def scaled(self, factor: Real) -> _Primal:
+    def scaled(self, factor: Real) -> _SmoothStep:
         # factor * (p - middle) + middle, with p = varying + constant: a multiple about the value
         # at the threshold.
-        return _Primal(
+        return _SmoothStep(
             factor * self.varying,
             factor * self.constant + (1 - factor) * self.middle,
             self.middle,
@@ -519,9 +517,9 @@ def slope_of(curve: Surrogate, x: jax.Array) -> jax.Array:
     return _inner(curve, "surrogate_grad", x)
 
 
-def primal_of(curve: Surrogate, x: jax.Array) -> _Primal:
+def smooth_step_of(curve: Surrogate, x: jax.Array) -> _SmoothStep:
     if isinstance(curve, Composition):
-        return curve._broadcast_to(x.dtype, x.shape)._primal(x)
+        return curve._broadcast_to(x.dtype, x.shape)._smooth_step(x)
     # A curve with a custom __init__ is a leaf and may contain arrays.
     numbers = all(
         not isinstance(leaf, Struct) and jnp.ndim(leaf) == 0
@@ -529,7 +527,7 @@ def primal_of(curve: Surrogate, x: jax.Array) -> _Primal:
     )
     # One point is enough for numbers. Arrays have a value at the threshold for each entry of x.
     threshold = jnp.zeros((), x.dtype) if numbers else zeros_like(x)
-    return _Primal(
+    return _SmoothStep(
         _inner(curve, "surrogate_fun", x), 0.0, curve.surrogate_fun(threshold)
     )
 
@@ -541,25 +539,25 @@ class Composition(Surrogate):
     def _public_name(cls):
         return cls.__name__.lower()  # the public function that makes it
 
-    def _primal(self, x: jax.Array) -> _Primal:
+    def _smooth_step(self, x: jax.Array) -> _SmoothStep:
         raise NotImplementedError
 
-    def _broadcast_to(self, dtype, shape, target="x"):
+    def _broadcast_to(
+        self, dtype: DTypeLike, shape: tuple[int, ...], target: str = "x"
+    ) -> Self:
         for name in self._objects:
             # Raises if a parameter does not broadcast.
             getattr(self, name)._broadcast_to(dtype, shape, target)
         return super()._broadcast_to(dtype, shape, target)
 
-    def _without_primal(self):
-        return next(
-            filter(
-                None, (getattr(self, name)._without_primal() for name in self._objects)
-            ),
-            "",
-        )
+    def _without_smooth_step(self):
+        for name in self._objects:
+            if lacking := getattr(self, name)._without_smooth_step():
+                return lacking
+        return ""
 
     def surrogate_fun(self, x):
-        varying, constant, _ = self._primal(x)
+        varying, constant, _ = self._smooth_step(x)
         return varying + constant
 
     def __repr__(self) -> str:
@@ -577,8 +575,8 @@ class Scaled(Composition, pure=True):
     def _public_name(cls):
         return "*"
 
-    def _primal(self, x):
-        return primal_of(self.surrogate, x).scaled(self.factor)
+    def _smooth_step(self, x):
+        return smooth_step_of(self.surrogate, x).scaled(self.factor)
 
     def surrogate_grad(self, x):
         return self.factor * slope_of(self.surrogate, x)
@@ -599,12 +597,12 @@ class Sum(Composition, pure=True):
     def _public_name(cls):
         return "+"
 
-    def _primal(self, x):
-        a, b = primal_of(self.first, x), primal_of(self.second, x)
+    def _smooth_step(self, x):
+        a, b = smooth_step_of(self.first, x), smooth_step_of(self.second, x)
         middle = jnp.maximum(a.middle, b.middle)  # 1/2 if either curve has it
         # So that the sum of both curves has the value ``middle`` at the threshold.
         constant = a.constant + b.constant + (middle - a.middle - b.middle)
-        return _Primal(a.varying + b.varying, constant, middle)
+        return _SmoothStep(a.varying + b.varying, constant, middle)
 
     def surrogate_grad(self, x):
         return slope_of(self.first, x) + slope_of(self.second, x)

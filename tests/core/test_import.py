@@ -112,3 +112,11 @@ def test_everything_public_is_documented():
         text = getattr(spikegrad, name).__doc__
         assert text, name
         assert text[0] not in " \n", name
+
+
+def test_an_old_name_gives_the_new_one_with_a_warning(monkeypatch):
+    monkeypatch.setitem(spikegrad._RENAMED, "mean_over_time", ("losses.reduce_time", "0.3.0"))
+    text = r"spikegrad\.mean_over_time is now spikegrad\.losses\.reduce_time; version 0\.3\.0 removes the old name"
+    with pytest.warns(DeprecationWarning, match=text) as warned:
+        assert spikegrad.mean_over_time is spikegrad.losses.reduce_time
+    assert warned[0].filename == __file__

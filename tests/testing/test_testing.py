@@ -161,9 +161,9 @@ class ByShape(Logistic):
 
 
 PRIMAL = {
-    "the slope is the derivative of the primal",
-    "the slope is the derivative of the primal for other parameters",
-    "the primal is continuous",
+    "the slope is the derivative of the smooth step",
+    "the slope is the derivative of the smooth step for other parameters",
+    "the smooth step is continuous",
 }
 TYPES = {"shapes and dtypes are preserved"}
 SECOND = {"the second derivative is the derivative of the slope"}
@@ -174,12 +174,12 @@ BROKEN = {
     Stopped(): SECOND,
     Careless(): {"all is finite, and NaN for NaN only"} | SECOND | PRIMAL,
     Sloppy(): {
-        "the slope is the derivative of the primal for other parameters",
-        "the primal is continuous",
+        "the slope is the derivative of the smooth step for other parameters",
+        "the smooth step is continuous",
         "every parameter has a gradient",
     },
     Rough(): {"all is finite, and NaN for NaN only", "in float32 the slope equals float64"} | SECOND,
-    Hole(): {"all is finite, and NaN for NaN only"} | PRIMAL - {"the primal is continuous"},
+    Hole(): {"all is finite, and NaN for NaN only"} | PRIMAL - {"the smooth step is continuous"},
     ByShape(): {"jit and vmap change nothing"},
 }
 
@@ -205,8 +205,8 @@ def test_every_property_is_broken_by_something():
 
 def test_errors_of_broken_properties_are_the_largest_differences():
     broken = broken_properties(Careless())
-    assert 1e-6 < broken["the primal is continuous"] < 0.01
-    assert broken["the slope is the derivative of the primal"] == pytest.approx(0.01, rel=1e-3)
+    assert 1e-6 < broken["the smooth step is continuous"] < 0.01
+    assert broken["the slope is the derivative of the smooth step"] == pytest.approx(0.01, rel=1e-3)
     assert broken["all is finite, and NaN for NaN only"] == np.inf
     assert broken_properties(Half())["the derivative is the slope"] == pytest.approx(1.0)
     [at] = [result.at for result in report_of(Stopped()).results if not result.passed]
@@ -220,7 +220,7 @@ def test_error_and_place_of_a_bump_in_the_slope(wrong):
             slope = (1 - jnp.tanh(x) ** 2) / 2
             return slope + jnp.where(abs(x - 1) < 0.1, wrong, 0)
 
-    law = "the slope is the derivative of the primal"
+    law = "the slope is the derivative of the smooth step"
     result = next(result for result in report_of(Bump()).results if result.property == law)
     assert result.error == pytest.approx(np.inf if np.isnan(wrong) else 0.5, rel=1e-5)
     assert abs(float(result.at.removeprefix("x = ")) - 1) < 0.1
@@ -229,7 +229,7 @@ def test_error_and_place_of_a_bump_in_the_slope(wrong):
 def test_error_names_the_first_broken_property():
     with pytest.raises(CheckFailedError, match=r"Sloppy\(.*: the slope is .*: error 0.0.* at x = ") as error:
         check_surrogate(Sloppy())
-    assert "BROKEN  the primal is continuous" in str(error.value)
+    assert "BROKEN  the smooth step is continuous" in str(error.value)
     assert not error.value.report.passed
     assert "RuntimeError: out of order" in str(report_of(Raises()))
     assert "custom_vjp" in str(report_of(ReverseOnly()))

@@ -224,7 +224,7 @@ def train(
     return 0
 
 
-def _report(run: runs.Run, params: Params, watch: diagnosis.Watch) -> None:
+def _report(run: runs.RunFolder, params: Params, watch: diagnosis.Watch) -> None:
     """Print the results of a run, and draw its figure."""
     options, record, network = run.options, run.record, run.network
     test, flag = watch.split.test, ""
@@ -240,8 +240,10 @@ def _report(run: runs.Run, params: Params, watch: diagnosis.Watch) -> None:
             tables.say(f"warning: {line}")
     title = (
         f"{options.data}, {options.surrogate}, seed {options.seed}: {reached:.1%} of "
-        f"{len(test):,} test examples right" + ", interrupted" * record["interrupted"]
+        f"{len(test):,} test examples right"
     )
+    if record["interrupted"]:
+        title += ", interrupted"
     run.save_figure(figure.run_figure(run, params, test, title))
     tables.say(
         f"saved in {run.folder}",

@@ -16,11 +16,11 @@ from ..data import Sequences
 from ..inspect.plot import draw_activity, tidy
 from . import tables
 from .networks import Params
-from .runs import Run
+from .runs import RunFolder
 from .tables import Summary
 
 
-def run_figure(run: Run, params: Params, test: Sequences, title: str) -> Figure:
+def run_figure(run: RunFolder, params: Params, test: Sequences, title: str) -> Figure:
     """Draw learning curves, and a test example in the network."""
     network = run.network
     height = 1.2 * len(network.sizes)

@@ -44,7 +44,7 @@ def describe(split: Split) -> Record:
 
 
 @dataclasses.dataclass
-class Run:
+class RunFolder:
     """The folder of a run or of a sweep, with its record."""
 
     folder: Path
@@ -100,7 +100,7 @@ def begin(
     resume: Path | None,
     values: Record,
     **more: Any,
-) -> tuple[Run, Any]:
+) -> tuple[RunFolder, Any]:
     """Start a run in a new folder, or resume the run of a folder, and read its data.
 
     Parameters
@@ -122,7 +122,7 @@ def begin(
         # Before they are recorded, because a resumed run takes its options from the record.
         options = options.adapted(split)
         record = _new_record(options, split) | more
-        run = Run(claim(output), options, record)
+        run = RunFolder(claim(output), options, record)
         # A kill in the first epoch leaves a run that can be resumed.
         run.save_record()
         return run, split
@@ -187,7 +187,7 @@ def claimed(output: Path) -> Iterator[Path]:
         raise
 
 
-def read(folder: Path, kind: type[Options] = Options) -> Run:
+def read(folder: Path, kind: type[Options] = Options) -> RunFolder:
     """Read a saved run."""
     path = folder / kind.file
     if not path.exists():
@@ -201,7 +201,7 @@ def read(folder: Path, kind: type[Options] = Options) -> Run:
         raise DataError(
             f"{path} is not a run of spikegrad {__version__}: {error}"
         ) from None
-    return Run(folder, options, record)
+    return RunFolder(folder, options, record)
 
 
 def _named(params: Params) -> dict[str, PyTree]:

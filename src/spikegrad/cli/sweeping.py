@@ -13,6 +13,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 import click
+import jax
 import numpy as np
 import optax
 
@@ -204,7 +205,8 @@ def sweep(
                 f"{len(results)}/{total}  {tables.setting_label(result, grid.varying)}  "
                 f"seed {result['seed']}  validation {result['validation']:.1%}"
             )
-            line += "  diverged" * bool(result["diverged"])
+            if result["diverged"]:
+                line += "  diverged"
             show(line, len(results), total)
     # Runs end in any order, and tables have the order of the options.
     if rows := summaries(results, grid.settings):
@@ -252,7 +254,9 @@ def trainings(data: Validated, grid: Grid, **more: Any) -> Iterator[Record]:
     loss_of_one = trainer.loss_of(network, grid)
     start = trainer.starts(network, data.train)
 
-    def loss(params, batch, key, setting):
+    def loss(
+        params: Params, batch: trainer.Batch, key: jax.Array, setting: Mapping
+    ) -> tuple[jax.typing.ArrayLike, Record]:
         # In the parameters, so numbers of a surrogate are arguments of one program.
         return loss_of_one(with_surrogate(params, setting["spike"]), batch, key)
 

@@ -158,7 +158,9 @@ def results(record: Record, parameters: int) -> list[Table]:
             name,
             accuracy(result["test"], n),
             f"{result['accuracy']:.1%}",
-            f"{result['epochs']}" + f" of {options['epochs']}" * result["interrupted"],
+            f"{result['epochs']} of {options['epochs']}"
+            if result["interrupted"]
+            else f"{result['epochs']}",
             f"{result['seconds']:.1f} s",
         )
     layers = table(
@@ -203,7 +205,7 @@ def sweep(
         lines.add_row(
             *(label(row.setting[axis]) for axis in axes),
             spread(*row.validation),
-            f"{row.n}" + f", {row.diverged} diverged" * bool(row.diverged),
+            f"{row.n}, {row.diverged} diverged" if row.diverged else f"{row.n}",
             f"{row.firing_rate:.3f}",
         )
     if (reached := chosen.validation[0]) < learnt(data["classes"]):

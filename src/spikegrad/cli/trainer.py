@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -33,6 +34,9 @@ _SCORED = 512
 """Number of examples of a compiled call that scores."""
 _WORK = 1.6e10
 """Additions and multiplications of a compiled call: a tenth of a second on two cores."""
+
+Batch: TypeAlias = tuple[jax.Array, jax.Array, jax.Array | None]
+"""Sequences, labels and mask of a traced :class:`spikegrad.data.Example`."""
 
 cross_entropy = optax.softmax_cross_entropy_with_integer_labels
 
@@ -81,7 +85,14 @@ class Scores:
 
 
 @partial(jax.jit, static_argnums=0)
-def _run(network, params, x, mask, key):
+def _run(
+    network: SpikingNetwork,
+    params: Params,
+    x: jax.Array,
+    mask: jax.Array | None,
+    key: jax.Array,
+) -> tuple[jax.Array, list[jax.Array]]:
+    """Return the logits, and the spikes of each neuron, summed over examples."""
     logits, spikes, _ = network(params, x, key, mask)
     # (steps, batch, neurons) -> (neurons,), because the activity of all examples would need more
     # memory than the data.
@@ -245,7 +256,9 @@ def updates_per_call(network: SpikingNetwork, data: Split, options: Options) -> 
 def loss_of(network: SpikingNetwork, options: Options) -> training.Loss:
     """Return the cross-entropy with the accuracy and the firing rates."""
 
-    def loss(params, batch, key):
+    def loss(
+        params: Params, batch: Batch, key: jax.Array
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
         x, y, mask = batch
         # Images are shifted and recordings get noise, never both, so one key serves for either.
         varying, encoding = jax.random.split(key)

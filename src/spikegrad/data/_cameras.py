@@ -78,7 +78,8 @@ def _nmnist_events(paths: Sequence[Path], number: int) -> Events:
     with reading(paths[number]):
         # In 64 bits, because shifts of bytes would overflow.
         rows = np.fromfile(paths[number], np.uint8).reshape(-1, 5)
-        x, y, high, middle, low = rows.T.astype(np.int64)
+        x, y, *bytes_of_time = rows.T.astype(np.int64)
+        high, middle, low = bytes_of_time
         # Entries that are not events advance the time, which has only 23 bits.
         overflow = y == NMNIST_OVERFLOW_ROW
         times = (high & 0x7F) << 16 | middle << 8 | low
@@ -157,6 +158,18 @@ _VERSION, _END_OF_HEADER = b"#!AER-DAT3.1", b"#!END-HEADER\r\n"
 _HEADER_BYTES, _EVENT_WORDS, _POLARITY_EVENTS = 28, 2, 1
 
 
+class _Header(NamedTuple):
+    """The words before a packet."""
+
+    kind: int  # and the source in the upper half
+    size: int  # of an event, in bytes
+    offset_of_time: int
+    overflow: int  # how often the times of 31 bits started again
+    capacity: int  # space for events
+    events: int
+    valid: int  # events that are not marked as invalid
+
+
 class _Packet(NamedTuple):
     position: int  # offset of its first event in the file
     number: int
@@ -179,23 +192,26 @@ class _Aedat:
             raise DataError(f"{self.path}: not an AEDAT 3.1 file")
         packets, position = [], data.index(_END_OF_HEADER) + len(_END_OF_HEADER)
         while position < len(data):
-            # The first word has the type, and the source in its upper half.
             words = np.frombuffer(data, "<u4", _HEADER_BYTES // 4, position).tolist()
-            kind, size, _, overflow, capacity, number, valid = words
+            header = _Header(*words)
             position += _HEADER_BYTES
             # An empty packet has no smallest time.
-            if kind & 0xFFFF == _POLARITY_EVENTS and number:
-                times = np.frombuffer(data, "<u4", _EVENT_WORDS * number, position)[
-                    1::2
-                ]
+            if header.kind & 0xFFFF == _POLARITY_EVENTS and header.events:
+                count = _EVENT_WORDS * header.events
+                times = np.frombuffer(data, "<u4", count, position)[1::2]
                 # The times of a packet have 31 bits.
-                epoch = overflow << 31
-                first, last = epoch + int(times.min()), epoch + int(times.max())
-                packets.append(
-                    _Packet(position, number, valid >= number, epoch, first, last)
+                epoch = header.overflow << 31
+                packet = _Packet(
+                    position,
+                    header.events,
+                    header.valid >= header.events,
+                    epoch,
+                    first=epoch + int(times.min()),
+                    last=epoch + int(times.max()),
                 )
+                packets.append(packet)
             # The space after the last event is not empty, but arbitrary.
-            position += size * capacity
+            position += header.size * header.capacity
         return packets
 
     def events(self, start: int, end: int) -> Events:

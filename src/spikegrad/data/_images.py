@@ -174,7 +174,8 @@ def _split(name: str, seed: int) -> tuple[Pair, Pair, str]:
         training, testing = ("x_train", "y_train"), ("x_test", "y_test")
         # A test set needs both of its arrays.
         has_test = not keys_of(name).isdisjoint(testing)
-        arrays = read_arrays(name, training + testing * has_test, testing)
+        required = training + testing if has_test else training
+        arrays = read_arrays(name, required, testing)
         x, y = _pair(name, arrays, "_train")
         if has_test:
             test = _pair(name, arrays, "_test")

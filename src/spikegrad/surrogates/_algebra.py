@@ -1,6 +1,6 @@
 """Composed surrogates: shifted, stretched, truncated. Sums and multiples are in ``_surrogate.py``.
 
-Each is a curve: a slope, and a smooth step (primal) with the slope as its derivative. Settings of
+Each is a curve: a slope, and a smooth step with the slope as its derivative. Settings of
 the gradient rule apply to the composition.
 """
 
@@ -10,8 +10,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._struct import Real, parameter
-from .._surrogate import Composition, Surrogate, composed, finite, primal_of, slope_of
-from ._math import signed
+from .._surrogate import (
+    Composition,
+    Surrogate,
+    composed,
+    finite,
+    slope_of,
+    smooth_step_of,
+)
+from ._math import odd
 
 
 class Shifted(Composition, pure=True):
@@ -20,8 +27,8 @@ class Shifted(Composition, pure=True):
     surrogate: Surrogate = parameter(kind=Surrogate)
     center: Real = parameter()
 
-    def _primal(self, x):
-        return primal_of(self.surrogate, finite(x - self.center))
+    def _smooth_step(self, x):
+        return smooth_step_of(self.surrogate, finite(x - self.center))
 
     def surrogate_grad(self, x):
         return slope_of(self.surrogate, finite(x - self.center))
@@ -36,8 +43,8 @@ class Stretched(Composition, pure=True):
     surrogate: Surrogate = parameter(kind=Surrogate)
     width: Real = parameter(above=0)
 
-    def _primal(self, x):
-        return primal_of(self.surrogate, finite(x / self.width)).scaled(self.width)
+    def _smooth_step(self, x):
+        return smooth_step_of(self.surrogate, finite(x / self.width)).scaled(self.width)
 
     def surrogate_grad(self, x):
         return slope_of(self.surrogate, finite(x / self.width))
@@ -52,10 +59,10 @@ class Truncated(Composition, pure=True):
     surrogate: Surrogate = parameter(kind=Surrogate)
     half_width: Real = parameter(above=0)
 
-    def _primal(self, x):
+    def _smooth_step(self, x):
         # Jnp.clip halves the derivative at the edge.
-        edge = signed(x, jnp.asarray(self.half_width, x.dtype))
-        return primal_of(
+        edge = odd(x, jnp.asarray(self.half_width, x.dtype))
+        return smooth_step_of(
             self.surrogate, jnp.where(jnp.abs(x) <= self.half_width, x, edge)
         )
 

@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 
 
-def signed(x: jax.Array, y: jax.Array) -> jax.Array:
+def odd(x: jax.Array, y: jax.Array) -> jax.Array:
     """Return the odd function with the positive half ``y``: ``y`` for ``x >= 0``, else ``-y``."""
     return jnp.where(x < 0, -y, y)
 

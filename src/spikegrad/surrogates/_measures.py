@@ -128,14 +128,16 @@ def _evaluator(surrogate: Surrogate) -> Callable[[np.ndarray], tuple[np.ndarray,
     """Return a function that evaluates slope, its derivative, and smooth step at any number of
     points.
     """
-    has_primal = not surrogate._without_primal()
+    has_smooth_step = not surrogate._without_smooth_step()
 
     def curves(x):
         slope, second = jax.jvp(surrogate.surrogate_grad, (x,), (jnp.ones_like(x),))
         return (
             slope,
             second,
-            surrogate.surrogate_fun(x) if has_primal else jnp.full_like(x, jnp.nan),
+            surrogate.surrogate_fun(x)
+            if has_smooth_step
+            else jnp.full_like(x, jnp.nan),
         )
 
     # compiled ahead of time, so it also runs while JAX traces

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from .._functional import functional
 from .._struct import Real, parameter
 from .._surrogate import Surrogate
-from ._math import exp, from_tail, signed
+from ._math import exp, from_tail, odd
 
 
 def _decay(alpha, x):
@@ -89,7 +89,7 @@ class SlayerGrad(Surrogate, pure=True):
     alpha: Real = parameter(default=1.0, above=0)
 
     def surrogate_fun(self, x):
-        return 0.5 - signed(x, jnp.expm1(-self.alpha * jnp.abs(x))) / self.alpha
+        return 0.5 - odd(x, jnp.expm1(-self.alpha * jnp.abs(x))) / self.alpha
 
     def surrogate_grad(self, x):
         return _decay(self.alpha, x)

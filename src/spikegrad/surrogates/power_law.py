@@ -19,9 +19,9 @@ from ._math import (
     inverse_hypotenuse,
     inverse_square,
     log1p,
+    odd,
     reciprocal,
     shortcut,
-    signed,
 )
 
 
@@ -101,7 +101,7 @@ class InvSquareGrad(Surrogate, pure=True):
 
     def surrogate_fun(self, x):
         t = bounded(self.alpha * jnp.abs(x))
-        return 0.5 + signed(x, t / (1 + t) / self.alpha)
+        return 0.5 + odd(x, t / (1 + t) / self.alpha)
 
     def surrogate_grad(self, x):
         return inverse_square(self.alpha, x)
@@ -192,7 +192,7 @@ class QPseudoSpike(Surrogate, pure=True):
     def surrogate_fun(self, x):
         t = 2 / (self.alpha + 1) * jnp.abs(x)
         log = jnp.log1p(jnp.minimum(t, jnp.finfo(t.dtype).max))
-        return 0.5 + signed(
+        return 0.5 + odd(
             x, (self.alpha + 1) / 2 * log * expm1_over((1 - self.alpha) * log)
         )
 
@@ -264,7 +264,7 @@ class NonzeroSignLog(Surrogate, pure=True):
         a = jnp.abs(x)
         far = a > 1e20  # the product may overflow, and the 1 is below rounding
         tail = jnp.log(self.alpha) + jnp.log(jnp.where(far, a, 1))
-        return signed(
+        return odd(
             x, jnp.where(far, tail, jnp.log1p(self.alpha * jnp.where(far, 0, a)))
         )
 
@@ -399,9 +399,7 @@ class CappedInverse(Surrogate, pure=True):
     def surrogate_fun(self, x):
         level = self._level(x)
         tail = 1 + (jnp.log(self.alpha) + jnp.log(jnp.where(level, 1, jnp.abs(x))))
-        return 0.5 + jnp.where(
-            level, self.alpha * jnp.where(level, x, 0), signed(x, tail)
-        )
+        return 0.5 + jnp.where(level, self.alpha * jnp.where(level, x, 0), odd(x, tail))
 
     def surrogate_grad(self, x):
         level = self._level(x)

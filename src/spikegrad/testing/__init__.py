@@ -7,7 +7,13 @@ True
 """
 
 from ._cells import check_cell
-from ._report import CheckFailedError, CheckResult, Report
+from ._report import CheckFailedError, CheckReport, CheckResult
 from ._surrogates import check_surrogate
 
-__all__ = ["CheckFailedError", "CheckResult", "Report", "check_cell", "check_surrogate"]
+__all__ = [
+    "CheckFailedError",
+    "CheckReport",
+    "CheckResult",
+    "check_cell",
+    "check_surrogate",
+]

@@ -17,10 +17,10 @@ from ..network import MODES, Layer, Network
 from ..neurons import Cell, linear_response, says_how_to_encode
 from ._report import (
     DTYPES,
+    CheckReport,
     CheckResult,
     Laws,
     NotApplicable,
-    Report,
     broken,
     compare,
     peak_of,
@@ -36,7 +36,7 @@ def check_cell(
     drive: float = 1.0,
     steps: int = 12,
     raises: bool = True,
-) -> Report:
+) -> CheckReport:
     r"""Check all that the library promises of a cell.
 
     The check has these properties, each for every step of a random sequence:
@@ -68,7 +68,7 @@ def check_cell(
 
     Returns
     -------
-    Report
+    CheckReport
         Each property with its largest error. Print it.
 
     Raises

@@ -58,7 +58,7 @@ class CheckResult(NamedTuple):
         return f"{self.property}: {sizes}{place}{note}"
 
 
-class Report(NamedTuple):
+class CheckReport(NamedTuple):
     """The results for all properties. It prints with a line for each.
 
     Attributes
@@ -88,7 +88,7 @@ class Report(NamedTuple):
 class CheckFailedError(AssertionError):
     """A property does not hold. The message names the first one, ``report`` has all properties."""
 
-    def __init__(self, report: Report) -> None:
+    def __init__(self, report: CheckReport) -> None:
         self.report = report
         first = next(result for result in report.results if not result.passed)
         super().__init__(f"{report.subject}: {first}")
@@ -107,7 +107,7 @@ class NotApplicable(Exception):  # noqa: N818 (it is a result, not an error)
 
 def report_of(
     kind: type, subject: PyTree, laws: Callable[[], Laws], raises: bool
-) -> Report:
+) -> CheckReport:
     """Check laws one after another. If the first one does not hold, the others cannot run."""
     name = kind.__name__.lower()
     if not isinstance(subject, kind):
@@ -126,7 +126,7 @@ def report_of(
             results.append(_result(law)._replace(property=text))
             if not results[0].passed:
                 break
-    report = Report(repr(subject), tuple(results))
+    report = CheckReport(repr(subject), tuple(results))
     if raises and not report.passed:
         raise CheckFailedError(report)
     return report

@@ -14,10 +14,10 @@ from .._pytree import PyTree
 from .._surrogate import Surrogate, spike_types
 from ._report import (
     DTYPES,
+    CheckReport,
     CheckResult,
     Laws,
     NotApplicable,
-    Report,
     broken,
     compare,
     peak_of,
@@ -32,7 +32,7 @@ Curve: TypeAlias = Callable[[jax.Array], jax.Array]
 @np.errstate(under="ignore")
 def check_surrogate(
     surrogate: Surrogate, *, scale: float = 1.0, raises: bool = True
-) -> Report:
+) -> CheckReport:
     r"""Check all properties that the library promises for a surrogate.
 
     The check has these properties:
@@ -40,8 +40,8 @@ def check_surrogate(
     - Shapes and dtypes are preserved.
     - The spike is the step. Its derivative is the slope, in forward and reverse mode and to the
       second order.
-    - The slope is the derivative of the primal, for other values of the parameters too. The primal
-      is continuous.
+    - The slope is the derivative of the smooth step, for other values of the parameters too. The
+      smooth step is continuous.
     - Values are finite, and NaN only for NaN. The slope is accurate in float32.
     - Every parameter has a gradient (see :func:`spikegrad.learnable`).
     - ``jit`` and ``vmap`` change nothing.
@@ -57,7 +57,7 @@ def check_surrogate(
 
     Returns
     -------
-    Report
+    CheckReport
         Each property with its largest error and the position of this error. Print it.
 
     Raises
@@ -71,7 +71,7 @@ def check_surrogate(
     -----
     Errors are relative to the largest value of the curve, unless the note defines another
     reference. The report gives reasons for properties that do not apply, such as properties of an
-    undefined primal.
+    undefined smooth step.
 
     Examples
     --------
@@ -91,7 +91,7 @@ def check_surrogate(
     ...     check_surrogate(Logistic())
     ... except AssertionError as error:
     ...     print(str(error).partition(", limit")[0])
-    Logistic(alpha=4.0): the slope is the derivative of the primal: error 3
+    Logistic(alpha=4.0): the slope is the derivative of the smooth step: error 3
     """
     return report_of(Surrogate, surrogate, lambda: _laws(surrogate, scale), raises)
 
@@ -141,9 +141,9 @@ class _Curves:
             "slope": surrogate.surrogate_grad,
             "derivative": _reverse(surrogate),
         }
-        self.without_primal = surrogate._without_primal()
-        if not self.without_primal:
-            self.curves["primal"] = surrogate.surrogate_fun
+        self.without_smooth_step = surrogate._without_smooth_step()
+        if not self.without_smooth_step:
+            self.curves["smooth step"] = surrogate.surrogate_fun
         # Parameters may be arrays, such as one for each neuron.
         self.trailing = np.broadcast_shapes(*map(np.shape, self.parameters.values()))
         self.at = _grid(scale)
@@ -173,8 +173,8 @@ class _Curves:
             """Its second derivative has the first and the second derivative of the spike."""
             return s(x) ** 2 + s(x)
 
-        # A slope without primal may depend on the parameter itself.
-        curve = "surrogate_grad" if self.without_primal else "surrogate_fun"
+        # A slope without smooth step may depend on the parameter itself.
+        curve = "surrogate_grad" if self.without_smooth_step else "surrogate_fun"
 
         def influence(name, x):
             def of_parameter(value):
@@ -189,10 +189,10 @@ class _Curves:
             "vmap": jax.vmap(lambda x: (s(x), _reverse(s)(x))),
             "in float32": lambda x: s.surrogate_grad(x.astype("float32")),
         }
-        if not self.without_primal:
-            functions["of primal"] = _forward(s.surrogate_fun)
+        if not self.without_smooth_step:
+            functions["of smooth step"] = _forward(s.surrogate_fun)
             functions["other slope"] = other.surrogate_grad
-            functions["of other primal"] = _forward(other.surrogate_fun)
+            functions["of other smooth step"] = _forward(other.surrogate_fun)
         functions |= {
             f"parameter {name}": partial(influence, name) for name in self.parameters
         }
@@ -247,37 +247,39 @@ def _second_derivative(c: _Curves) -> CheckResult:
     return compare(c.values["second"], expected, 1e-12, at=c.at)
 
 
-def _primal(slope: str, primal: str, limit: float, c: _Curves) -> CheckResult:
-    return compare(_with_primal(c).values[primal], c.values[slope], limit, at=c.at)
+def _smooth_step(slope: str, smooth_step: str, limit: float, c: _Curves) -> CheckResult:
+    return compare(
+        _with_smooth_step(c).values[smooth_step], c.values[slope], limit, at=c.at
+    )
 
 
-def _with_primal(c: _Curves) -> _Curves:
-    if c.without_primal:
-        raise NotApplicable(f"{c.without_primal} defines no surrogate_fun")
+def _with_smooth_step(c: _Curves) -> _Curves:
+    if c.without_smooth_step:
+        raise NotApplicable(f"{c.without_smooth_step} defines no surrogate_fun")
     return c
 
 
 def _continuous(c: _Curves) -> CheckResult:
-    """Compare the rise of the primal in each interval near the threshold with that of the slope.
+    """Compare the rise of the smooth step near the threshold with that of the slope, by intervals.
 
     The integral is Simpson's. Its error is below the width times the second difference, also where
     the slope has a kink or a jump. Far away the intervals are too wide for periodic slopes.
     """
-    arrays = c.points, _with_primal(c).values["primal"], c.values["slope"]
-    x, primal, slope = (array[c.near] for array in arrays)
+    arrays = c.points, _with_smooth_step(c).values["smooth step"], c.values["slope"]
+    x, smooth_step, slope = (array[c.near] for array in arrays)
     left, middle, right = slope[:-1:2], slope[1::2], slope[2::2]
     width = x[2::2] - x[:-1:2]
-    rise = np.diff(primal[::2], axis=0)
+    rise = np.diff(smooth_step[::2], axis=0)
     integral = width * (left + 4 * middle + right) / 6
     unknown = width * np.abs(left - 2 * middle + right)
     excess = np.maximum(np.abs(rise - integral) - unknown, 0)
     return compare(
-        excess, 0 * excess, 1e-6, at=c.at[c.near][:-1:2], scale=peak_of(primal)
+        excess, 0 * excess, 1e-6, at=c.at[c.near][:-1:2], scale=peak_of(smooth_step)
     )
 
 
 def _parameters_matter(c: _Curves) -> CheckResult:
-    """Look for parameters in which the primal, or a slope without primal, has no derivative."""
+    """Look for parameters without a derivative of the smooth step, or of a slope without one."""
     if not c.parameters:
         raise NotApplicable(f"{type(c.surrogate).__name__} declares no parameters")
     still = [name for name in c.parameters if not c.values[f"parameter {name}"] > 0]
@@ -287,8 +289,8 @@ def _parameters_matter(c: _Curves) -> CheckResult:
 def _finite(c: _Curves) -> CheckResult:
     for dtype, x in c.extremes.items():
         for name, y in c.values[dtype].items():
-            # The primal of some surrogates grows without bound, so it may be infinite.
-            good = ~np.isnan(y) if name == "primal" else np.isfinite(y)
+            # The smooth step of some surrogates grows without bound, so it may be infinite.
+            good = ~np.isnan(y) if name == "smooth step" else np.isfinite(y)
             wrong = np.where(np.isnan(x), ~np.isnan(y), ~good)
             if wrong.any():
                 return broken(f"the {name} in {dtype}", f"x = {x[wrong][0]:.6g}")
@@ -317,13 +319,13 @@ _LAWS = {
     "the spike is the step": _step,
     "the derivative is the slope": _derivative,
     "the second derivative is the derivative of the slope": _second_derivative,
-    "the slope is the derivative of the primal": partial(
-        _primal, "slope", "of primal", 1e-6
+    "the slope is the derivative of the smooth step": partial(
+        _smooth_step, "slope", "of smooth step", 1e-6
     ),
-    "the slope is the derivative of the primal for other parameters": partial(
-        _primal, "other slope", "of other primal", 1e-4
+    "the slope is the derivative of the smooth step for other parameters": partial(
+        _smooth_step, "other slope", "of other smooth step", 1e-4
     ),
-    "the primal is continuous": _continuous,
+    "the smooth step is continuous": _continuous,
     "every parameter has a gradient": _parameters_matter,
     "all is finite, and NaN for NaN only": _finite,
     "in float32 the slope equals float64": _accurate,

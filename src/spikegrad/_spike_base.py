@@ -1,9 +1,9 @@
 """The base class of spike types, and the step.
 
-A spike type computes a value, a primal and a slope from a curve. The rule in ``_surrogate.py``
-returns the value. It uses the slope as the derivative in ``x`` and, under ``learnable``, the
-derivative of the primal in the parameters. So a spike type consists of formulas and a few flags.
-The types besides the step are in ``_spike_types.py``.
+A spike type computes a value, a smooth step and a slope from a curve. The rule in
+``_surrogate.py`` returns the value. It uses the slope as the derivative in ``x`` and, under
+``learnable``, the derivative of the smooth step in the parameters. So a spike type consists of
+formulas and a few flags. The types besides the step are in ``_spike_types.py``.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ class SpikeType(Struct):
     """If True, outputs may be below 0."""
     multiple: ClassVar[bool] = False
     """If True, one step may have more than one spike."""
-    needs_primal: ClassVar[bool] = False
-    """If True, the output is computed from the smooth primal."""
+    needs_smooth_step: ClassVar[bool] = False
+    """If True, the output is computed from the smooth step."""
     needs_magnitude: ClassVar[bool] = False
     """If True, the sign of ``x`` does not determine the output."""
 
@@ -62,7 +62,7 @@ class SpikeType(Struct):
         """Return the forward output in the dtype of ``x``. The caller handles NaN."""
         raise NotImplementedError
 
-    def primal(self, curve: Curve, x: jax.Array) -> jax.Array:
+    def smooth_step(self, curve: Curve, x: jax.Array) -> jax.Array:
         return curve.surrogate_fun(x)
 
     def slope(self, curve: Curve, x: jax.Array) -> jax.Array:
@@ -82,7 +82,7 @@ class SpikeType(Struct):
         return self
 
 
-class Step(SpikeType, pure=True):
+class UnitStep(SpikeType, pure=True):
     """The default spike type: 1 for ``x >= 0``, else 0."""
 
     is_step = True
