@@ -13,6 +13,7 @@ from jax.typing import ArrayLike
 from .._checks import brief
 from .._pytree import NOTHING_TO_TRAIN, is_real_array
 from ..network import Network, named_inputs
+from .attainable import Attainable
 from .measures import measuring
 from .moves import ScaleRate, by_slot, moves_of, neutral_moves
 from .propose import Observed, shrunk
@@ -26,7 +27,6 @@ from .trial import (
     Budget,
     Outcome,
     Problem,
-    Trials,
     symbols_of,
     with_moves,
 )
@@ -145,8 +145,7 @@ def diagnose(
         if not (train and loss is not None and optimizer is not None):
             reason = "pass loss= and optimizer= to see if the network learns"
             return _diagnosis(study, _estimated(study), f"not trained: {reason}")
-        if study.network.first.constant <= 0:
-            reason = "the loss of constant outputs is not positive, so check its sign"
+        if study.network.first.constant <= 0 and (reason := _doubt(study.attainable)):
             return _diagnosis(study, _estimated(study), f"not trained: {reason}")
         found = search(study)
         return _diagnosis(study, found, verdict(study, found), study.initial)
@@ -161,7 +160,14 @@ def _study_of(problem: Problem, budget: Budget, say: Callable[[str], Any]) -> St
     slots = by_slot(neutral_moves(problem.network, numbers))
     measure = measuring(problem, slots)
     network = Observed(problem, slots, measure, measure({}))
-    return Study(network, Trials(problem, slots, budget), say)
+    return Study(network, budget, say)
+
+
+def _doubt(attainable: Attainable) -> str:
+    """Return the reason against a loss that is not positive for constant outputs, or no text."""
+    if not attainable.is_bounded:
+        return "the loss falls without limit as outputs grow, so check its sign"
+    return "" if attainable.has_room else "no outputs lower the loss, so check it"
 
 
 def _estimated(study: Study) -> Found:
@@ -228,7 +234,7 @@ def _advice(study: Study, found: Found) -> str:
     tried = f" (tried: {', '.join(found.tried)})" if found.tried else ""
     if found.is_cut:
         return (
-            f"the budget of {study.trials.budget.seconds:g} seconds ended before all changes were "
+            f"the budget of {study.budget.seconds:g} seconds ended before all changes were "
             f"tried{tried}: pass a larger budget or fewer examples"
         )
     return (

@@ -18,6 +18,7 @@ import numpy as np
 
 from .._pytree import FIX_OF_HIDDEN, is_real_array
 from ..network import hidden_arrays
+from .attainable import Attainable, attainable_loss
 from .measures import NetworkReport, outside
 from .moves import (
     Moves,
@@ -29,7 +30,7 @@ from .moves import (
 )
 from .propose import Observed, Proposal, propose
 from .report import Issue
-from .trial import LEARNS, LITTLE, MUCH, RATE, UPDATES, Outcome, Trials, rate_of
+from .trial import LEARNS, LITTLE, MUCH, RATE, UPDATES, Budget, Outcome, Trials, rate_of
 
 LATER, LONGER = 0.75, 4
 """Neither has a slow network that removes this part in this number of times the updates. It must be
@@ -61,9 +62,20 @@ class Study:
     """Everything that the stages read. It does not change during a search."""
 
     network: Observed
-    trials: Trials
+    budget: Budget
     say: Callable[[str], object]
     """Reports a stage when it starts."""
+
+    @functools.cached_property
+    def attainable(self) -> Attainable:
+        """The loss that perfect outputs attain."""
+        return attainable_loss(self.network.problem, self.network.first)
+
+    @functools.cached_property
+    def trials(self) -> Trials:
+        """The short trainings."""
+        problem = self.network.problem._replace(floor=self.attainable.floor)
+        return Trials(problem, self.network.slots, self.budget)
 
     @functools.cached_property
     def hidden(self) -> tuple[Issue, ...]:

@@ -48,6 +48,8 @@ class Problem(NamedTuple):
     optimizer: Any
     key: Any
     mask: Any
+    floor: float = 0.0
+    """The loss of perfect outputs."""
     symbols: frozenset[str] = frozenset()
     """The names of integer inputs that are no numbers, such as the indices of words."""
 
@@ -331,21 +333,25 @@ def _train(
     trainable, _ = jax.lax.fori_loop(0, updates, update, start)
     out = outputs_of(trainable, problem.key)
     # The reference is a network that ignores its inputs. Removing a part of this loss needs
-    # information from them.
+    # information from them. All of it is what perfect outputs remove.
     before, constant = constant_loss(loss, out)
 
-    def parts(certainty):
-        """The parts removed by less sure outputs of used and of held-out examples."""
+    def removed(outputs: Any, chosen: jax.Array) -> jax.Array:
+        """Return the part of the loss that the chosen examples remove with these outputs."""
+        after = loss(choose(chosen, outputs, constant))
+        floor = problem.floor
+        part = (before - after) / (before - floor) if floor else 1 - after / before
+        # A loss is a mean over examples, so examples with constant outputs remove nothing. Dividing
+        # by the share gives the part for the others.
+        return part / chosen.mean()
+
+    def parts(certainty: jax.Array) -> jax.Array:
+        """Return the parts removed by less sure outputs of used and of held-out examples."""
         less_sure = jax.tree.map(
             lambda c, o: c + (certainty * (o - c)).astype(o.dtype), constant, out
         )
-        # A loss is a mean over examples, so examples with constant outputs remove nothing.
-        # Dividing by the share gives the part for the others.
         return jax.lax.map(
-            lambda chosen: (
-                (1 - loss(choose(chosen, less_sure, constant)) / before) / chosen.mean()
-            ),
-            jnp.stack([~held, held]),
+            functools.partial(removed, less_sure), jnp.stack([~held, held])
         )
 
     return jax.lax.map(parts, jnp.asarray(CAUTION)).max(0)

@@ -1,0 +1,113 @@
+"""The loss that outputs can attain, against which learning is judged.
+
+Many losses cannot reach 0: a softmax over rates of spikes, smoothed or soft labels, a likelihood
+with a constant. Others go below 0. So outputs are moved freely along the gradient of the loss, from
+constant outputs, on the same examples. Outputs that are spikes stay between none and one.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .measures import FAST_COMPILATION, LayerReport, NetworkReport
+from .trial import LITTLE, Problem, constant_loss
+
+SIZES = (1e-3, 1e-2, 1e-1, 1.0, 1e1, 1e2, 1e3)
+"""Sizes of the first step of outputs, because their unit is unknown. The smallest loss counts."""
+STEPS = 60
+"""Steps of outputs. They add up to thirty times the first one, and end at a sixtieth of it."""
+NEAR = 0.9
+"""The part of the way to the best outputs that counts. A loss such as the logarithm of an error is
+without a bound at the exact outputs, which no network reaches."""
+FALLING = 0.5
+"""A loss without a bound falls by this part again if outputs move ten times as far."""
+
+
+class Attainable(NamedTuple):
+    """The outputs that the loss asks for."""
+
+    constant: float
+    """The loss of constant outputs."""
+    loss: float
+    """The loss of outputs near the best ones."""
+    outputs: Any
+    """The best outputs, in the structure that the loss takes, each ``(steps, examples, ...)``."""
+    is_bounded: bool
+    """If False, the loss falls without limit as outputs grow."""
+
+    @property
+    def has_room(self) -> bool:
+        """True if outputs can lower the loss of constant outputs."""
+        return self.constant - self.loss > LITTLE * abs(self.constant)
+
+    @property
+    def floor(self) -> float:
+        """The loss of perfect outputs: 0 unless the loss stays above it, or goes below."""
+        is_zero = abs(self.loss) <= LITTLE * abs(self.constant)
+        return self.loss if self.is_bounded and self.has_room and not is_zero else 0.0
+
+
+def attainable_loss(problem: Problem, report: NetworkReport) -> Attainable:
+    """Return the loss that freely moved outputs attain. ``report`` has those of the network."""
+    loss: Any = problem.loss
+    network = problem.network
+    named = {name: report.outputs[name] for name in network.graph.outputs}
+    boxes = {name: _range_of(report.layers.get(name), o) for name, o in named.items()}
+    is_dict = isinstance(network.outputs, tuple)
+
+    def arranged(by_name: dict[str, Any]) -> Any:
+        return by_name if is_dict else next(iter(by_name.values()))
+
+    @jax.jit
+    def moved(outputs: Any) -> tuple[jax.Array, Any, Any, jax.Array]:
+        before, start = constant_loss(loss, outputs)
+
+        def step(n: int, now: tuple[Any, jax.Array]) -> tuple[Any, jax.Array]:
+            outputs, size = now
+            gradient = jax.grad(loss)(outputs)
+            # The sign, because gradients of saturated outputs are tiny, and steps that shrink, so
+            # that the last ones are as precise as the first ones are wide.
+            change = jax.tree.map(
+                lambda g: size * (1 - n / STEPS) * jnp.sign(jnp.nan_to_num(g)), gradient
+            )
+            outputs = jax.tree.map(
+                lambda o, c, box: jnp.clip(o - c, *box).astype(o.dtype),
+                *(outputs, change, arranged(boxes)),
+            )
+            return outputs, size
+
+        def attained(size: jax.Array) -> tuple[jax.Array, Any]:
+            best, _ = jax.lax.fori_loop(0, STEPS, step, (start, size))
+            near = jax.tree.map(
+                lambda c, o: c + (NEAR * (o - c)).astype(o.dtype), start, best
+            )
+            return loss(near), best
+
+        losses, best = jax.lax.map(attained, jnp.asarray(SIZES, jnp.float32))
+        losses = jnp.where(jnp.isfinite(losses), losses, jnp.inf)
+        chosen = jnp.argmin(losses)
+        return before, losses, jax.tree.map(lambda o: o[chosen], best), chosen
+
+    inputs = arranged(named)
+    run = moved.lower(inputs).compile(compiler_options=FAST_COMPILATION)
+    before, losses, best, chosen = jax.device_get(run(inputs))
+    before, losses = float(before), losses.astype(np.float64)
+    # A bounded loss is lowest before the largest step, or there as low as before.
+    fall, last_fall = before - losses[-2], losses[-2] - losses[-1]
+    is_bounded = chosen < len(SIZES) - 1 or last_fall <= FALLING * max(fall, 0.0)
+    return Attainable(before, float(losses[chosen]), best, bool(is_bounded))
+
+
+def _range_of(layer: LayerReport | None, output: np.ndarray) -> tuple[float, float]:
+    """Return the range of an output: that of its spikes, or no limits."""
+    # A join passes spikes on if all of its outputs look so.
+    looks_so = layer is None and output.any() and bool(np.isin(output, (0, 1)).all())
+    is_spikes = looks_so or (layer is not None and layer.rate is not None)
+    if not is_spikes or not np.isfinite(output).all():
+        return -np.inf, np.inf
+    # Spikes may be counts or negative, if the network shows so.
+    return min(float(output.min()), 0.0), max(float(output.max()), 1.0)
