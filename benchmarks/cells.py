@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from _measure import arguments, interleave, keep_memory, ratio, report
 
 from spikegrad import LIF, Layer, Network, neurons
-from spikegrad.inspect import residual_report
+from spikegrad.reports import residual_report
 
 TRANSCENDENTAL = {"exp", "exp2", "expm1", "log", "log1p", "tanh", "logistic", "sin", "cos", "erf", "pow", "sqrt"}
 

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 from _measure import arguments, interleave, ratio, report
 
 from spikegrad import LIF, Delayed, Join, Layer, LeakyReadout, Network
-from spikegrad.inspect import residual_report
+from spikegrad.reports import residual_report
 
 CELL, OUT = LIF(0.9), LeakyReadout(0.9)
 

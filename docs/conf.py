@@ -31,13 +31,13 @@ from spikegrad import (
     losses,
     network,
     neurons,
+    reports,
     surrogates,
     testing,
     training,
 )
-from spikegrad import inspect as reports
 from spikegrad.cli.commands import command
-from spikegrad.inspect import plot
+from spikegrad.reports import plot
 from spikegrad.surrogates import presets
 
 HERE = Path(__file__).parent
@@ -100,7 +100,7 @@ plot_pre_code = """
 import matplotlib.pyplot as plt
 import pictures
 import spikegrad
-from spikegrad.inspect.plot import plot
+from spikegrad.reports.plot import plot
 """
 
 

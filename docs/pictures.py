@@ -15,7 +15,7 @@ from matplotlib.ticker import MaxNLocator
 
 import spikegrad
 from spikegrad import Arctan, neurons
-from spikegrad.inspect.plot import tidy, traces
+from spikegrad.reports.plot import tidy, traces
 from spikegrad.training import Online
 
 HERE = Path(__file__).parent

@@ -26,7 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import spikegrad
-from spikegrad import data, inspect, losses, neurons
+from spikegrad import data, losses, neurons, reports
 
 ROOT = Path(__file__).resolve().parent.parent
 FILE = ROOT / "tests" / "recorded" / "behavior" / "behavior.npz"
@@ -378,7 +378,7 @@ def costs():
         mask = mask if "mask" in description["call"] else None
         cast = lambda tree: jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), tree)  # noqa: E731
         network, x = build(description, cast(weights)), cast(inputs)
-        report = inspect.cost_report(network, x if len(x) > 1 else x["x"], key=jax.random.key(1), mask=mask)
+        report = reports.cost_report(network, x if len(x) > 1 else x["x"], key=jax.random.key(1), mask=mask)
         yield f"costs/{number}", flat([row.cost for row in report.rows])
 
 

@@ -48,10 +48,10 @@ if typing.TYPE_CHECKING:
     from . import conversion as conversion
     from . import data as data
     from . import exchange as exchange
-    from . import inspect as inspect
     from . import losses as losses
     from . import network as network
     from . import neurons as neurons
+    from . import reports as reports
     from . import testing as testing
     from . import training as training
     from .diagnosis import diagnose
@@ -121,7 +121,7 @@ __all__ = [
 ]
 
 
-_ON_DEMAND = "neurons", "network", "inspect", "diagnosis"
+_ON_DEMAND = "neurons", "network", "reports", "diagnosis"
 _RENAMED: dict[str, tuple[str, str]] = {}
 """Old public names: the new name within the package, and the version that removes the old one."""
 

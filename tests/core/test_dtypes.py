@@ -133,5 +133,5 @@ def test_half_precision_keeps_sixteen_bits_of_each_spike(dtype):
 
         return jax.lax.scan(step, jnp.zeros(neurons, dtype), currents)[1].sum()
 
-    report = spikegrad.inspect.residual_report(loss, jnp.ones((steps, neurons), dtype))
+    report = spikegrad.reports.residual_report(loss, jnp.ones((steps, neurons), dtype))
     assert 2 * steps * neurons <= report.bytes < 2 * steps * neurons * 1.1

@@ -23,8 +23,8 @@ def test_importing_loads_jax_and_itself():
     # jax itself may come with a part that it loads on demand, such as jax.typing
     assert foreign <= {"jax", "jaxlib"}
     assert {name for name in extra if name.startswith("spikegrad.")}.isdisjoint(
-        {"spikegrad.cli", "spikegrad.training", "spikegrad.data", "spikegrad.inspect.plot", "spikegrad.exchange"}
-        | {"spikegrad.neurons", "spikegrad.network", "spikegrad.inspect"}
+        {"spikegrad.cli", "spikegrad.training", "spikegrad.data", "spikegrad.reports.plot", "spikegrad.exchange"}
+        | {"spikegrad.neurons", "spikegrad.network", "spikegrad.reports"}
     )
     heavy_standard_library = {"asyncio", "multiprocessing", "unittest", "tkinter", "sqlite3", "http", "xml"}
     assert heavy_standard_library.isdisjoint(extra)

@@ -32,8 +32,8 @@ from spikegrad import (
     stochastic,
     unroll,
 )
-from spikegrad.inspect import residual_report
 from spikegrad.neurons import Refractory
+from spikegrad.reports import residual_report
 
 pytestmark = pytest.mark.newest
 

@@ -24,9 +24,9 @@ from spikegrad import (
     Window,
     spike,
 )
-from spikegrad.inspect import residual_report
 from spikegrad.network import DelayKernel, fluctuation_driven
 from spikegrad.neurons import Refractory
+from spikegrad.reports import residual_report
 
 pytestmark = pytest.mark.oldest
 

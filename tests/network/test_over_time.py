@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from spikegrad import LIF, Delayed, Join, Layer, LeakyReadout, Network
-from spikegrad.inspect import residual_report
 from spikegrad.network import fold_normalization
+from spikegrad.reports import residual_report
 
 pytestmark = pytest.mark.newest
 

@@ -9,9 +9,9 @@ import pytest
 from networks import assert_raises
 
 from spikegrad import LIF, Arctan, Cell, Layer, Network, Sigmoid, SynapticLIF, parameter, unroll
-from spikegrad.inspect import residual_report
 from spikegrad.network import match_widths
 from spikegrad.neurons import Refractory, parameters_of, says_how_to_encode, with_parameters
+from spikegrad.reports import residual_report
 from spikegrad.surrogates import sigmoid
 
 rng = np.random.default_rng(0)

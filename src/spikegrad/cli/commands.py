@@ -14,7 +14,7 @@ import numpy as np
 from .. import __version__, get, measure, names
 from .._consensus import from_first
 from .._files import write_atomically
-from ..inspect.plot import plot as draw
+from ..reports.plot import plot as draw
 from ..training import DivergedError
 from . import (
     diagnosis,

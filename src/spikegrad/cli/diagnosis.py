@@ -22,8 +22,8 @@ from ..diagnosis.moves import (
     Standardize,
     number,
 )
-from ..inspect import cost_report
 from ..losses import reduce_time
+from ..reports import cost_report
 from . import runs, sources, tables, trainer
 from .networks import NO_ENCODING, SAMPLE, Params, SpikingNetwork
 from .options import of_run, output_file

@@ -13,7 +13,7 @@ from matplotlib.ticker import MaxNLocator
 
 from .._files import Record
 from ..data import Sequences
-from ..inspect.plot import draw_activity, tidy
+from ..reports.plot import draw_activity, tidy
 from . import tables
 from .networks import Params
 from .runs import RunFolder

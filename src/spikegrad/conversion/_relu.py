@@ -18,7 +18,6 @@ from .._checks import brief
 from .._pytree import PyTree, as_static
 from .._struct import Struct, parameter, wiring
 from .._surrogate import Surrogate
-from ..inspect import NotLinearError, check_linear
 from ..network import (
     Delayed,
     Edge,
@@ -30,6 +29,7 @@ from ..network import (
     named_inputs,
 )
 from ..neurons import LIF, LeakyReadout, Relu
+from ..reports import NotLinearError, check_linear
 from ..surrogates import Sigmoid, stretched
 
 BINS = 4096

@@ -17,7 +17,6 @@ from jax.typing import ArrayLike
 from .._pytree import PyTree, inexact, is_array, merge, split
 from .._struct import Struct, parameter, wiring
 from .._surrogate import as_key, fold_in
-from ..inspect import residual_report
 from ..network import (
     MODES,
     CellSteps,
@@ -34,6 +33,7 @@ from ..network import (
     tree_where,
 )
 from ..neurons import Cell, LeakyReadout, fire, linear_response
+from ..reports import residual_report
 from ._partition import combine, is_float_array, partition
 
 RULES = ("eprop", "ottt", "local")

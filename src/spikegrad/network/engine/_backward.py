@@ -33,8 +33,8 @@ def backward(over: Sequence, segment: tuple, carry: tuple, ct_recorded: tuple) -
     chunk = over.part.chunk
 
     # Scan over chunks, from last to first. Carry: the number of the chunk, the cotangents of the
-    # states after it, (batch, neurons), cotangents of the pasts, (depth, batch, neurons), and the gradients.
-    # Cotangents of inputs are stacked: (chunks, chunk, batch, inputs).
+    # states after it, (batch, neurons), cotangents of the pasts, (depth, batch, neurons), and the
+    # gradients. Cotangents of inputs are stacked: (chunks, chunk, batch, inputs).
     def body(carry, _):
         i, ct_states, ct_ends, grads = carry
         back = _Chunk(over, *segment, i=i)

@@ -58,7 +58,7 @@ def residual_report(fun: Callable, *args: PyTree) -> ResidualReport:
     --------
     >>> import jax, jax.numpy as jnp
     >>> from spikegrad import LIF, Layer, Network
-    >>> from spikegrad.inspect import residual_report
+    >>> from spikegrad.reports import residual_report
     >>> def loss(w, inputs, **options):
     ...     return Network([Layer(w, LIF())])(inputs, **options)[1].sum()
     >>> w, inputs = jnp.ones((3, 8)), jnp.ones((100, 16, 3))

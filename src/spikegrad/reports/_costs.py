@@ -253,7 +253,7 @@ def cost_report(
     --------
     >>> import jax.numpy as jnp
     >>> from spikegrad import LIF, Layer, Network
-    >>> from spikegrad.inspect import cost_report
+    >>> from spikegrad.reports import cost_report
     >>> network = Network([Layer(jnp.array([[0.5, 0.0], [0.5, 0.5]]), LIF(0.9))])
     >>> # two steps, one example, two inputs
     >>> spikes = jnp.array([[[1.0, 0.0]], [[1.0, 1.0]]])

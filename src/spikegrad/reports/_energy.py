@@ -13,7 +13,7 @@ class EnergyPrices(NamedTuple):
 
     Examples
     --------
-    >>> from spikegrad.inspect import EnergyPrices
+    >>> from spikegrad.reports import EnergyPrices
     >>> chip = EnergyPrices(
     ...     "my chip",
     ...     "its data sheet, 28 nm",

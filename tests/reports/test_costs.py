@@ -12,8 +12,8 @@ from conftest import few
 from networks import assert_raises, observed
 
 from spikegrad import LIF, AdaptiveLIF, Cell, Delayed, Join, Layer, LeakyReadout, Network, Window, stochastic
-from spikegrad.inspect import EnergyPrices, cost_report
 from spikegrad.network import DelayKernel, rounded_delays
+from spikegrad.reports import EnergyPrices, cost_report
 
 pytestmark = pytest.mark.newest
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from spikegrad import Arctan, InvSquareGrad, Sigmoid, Surrogate, learnable, names, rescaled
-from spikegrad.inspect.plot import activity, plot, raster, traces
 from spikegrad.network import Activity
+from spikegrad.reports.plot import activity, plot, raster, traces
 
 
 def curves(axes):
@@ -59,7 +59,7 @@ def test_a_slope_alone_is_drawn():
 
 
 def test_pyplot_is_not_touched(tmp_path):
-    code = "import sys; from spikegrad import Sigmoid; from spikegrad.inspect.plot import plot; "
+    code = "import sys; from spikegrad import Sigmoid; from spikegrad.reports.plot import plot; "
     code += f"plot(Sigmoid()).savefig({str(tmp_path / 'a.svg')!r}); sys.exit('matplotlib.pyplot' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
     assert b"<svg" in (tmp_path / "a.svg").read_bytes()
@@ -67,9 +67,9 @@ def test_pyplot_is_not_touched(tmp_path):
 
 def test_without_matplotlib_the_way_to_install_it_is_told(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.axes", None)
-    monkeypatch.delitem(sys.modules, "spikegrad.inspect.plot")
-    with pytest.raises(ModuleNotFoundError, match=r"inspect.plot needs matplotlib: pip install '.\[plot\]' in a clone"):
-        importlib.import_module("spikegrad.inspect.plot")
+    monkeypatch.delitem(sys.modules, "spikegrad.reports.plot")
+    with pytest.raises(ModuleNotFoundError, match=r"reports.plot needs matplotlib: pip install '.\[plot\]' in a clone"):
+        importlib.import_module("spikegrad.reports.plot")
 
 
 def test_long_numbers_are_short_in_the_legend():

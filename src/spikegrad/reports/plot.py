@@ -18,7 +18,7 @@ from .._checks import needed
 from .._surrogate import Surrogate
 from ..network import Activity, Network
 
-with needed("spikegrad.inspect.plot", "matplotlib", "plot"):
+with needed("spikegrad.reports.plot", "matplotlib", "plot"):
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from matplotlib.text import Text
@@ -56,7 +56,7 @@ def plot(
     Examples
     --------
     >>> from spikegrad import Arctan, Sigmoid
-    >>> from spikegrad.inspect.plot import plot
+    >>> from spikegrad.reports.plot import plot
     >>> figure = plot(Sigmoid(), Arctan(alpha=2.0))
     >>> [axes.get_title() for axes in figure.axes]
     ['step (grey) and smooth step', 'slope']
@@ -172,7 +172,7 @@ def raster(
     --------
     >>> import jax, jax.numpy as jnp
     >>> from spikegrad import LIF, Layer, Network
-    >>> from spikegrad.inspect.plot import raster
+    >>> from spikegrad.reports.plot import raster
     >>> _, spikes = Network([Layer(jnp.ones((3, 8)) / 8, LIF(0.9))])(
     ...     jnp.ones((100, 4, 3))
     ... )
@@ -230,7 +230,7 @@ def traces(
     --------
     >>> import jax.numpy as jnp
     >>> from spikegrad import LIF, Layer, Network
-    >>> from spikegrad.inspect.plot import traces
+    >>> from spikegrad.reports.plot import traces
     >>> network = Network([Layer(jnp.ones((3, 8)) / 8, LIF(0.9))])
     >>> layer = network.observe(jnp.ones((100, 4, 3)))[1][0]
     >>> len(traces(layer.potential, layer.output, threshold=1.0).axes)
@@ -306,7 +306,7 @@ def activity(
     --------
     >>> import jax, jax.numpy as jnp
     >>> from spikegrad import LIF, LeakyReadout, Network
-    >>> from spikegrad.inspect.plot import activity
+    >>> from spikegrad.reports.plot import activity
     >>> network = Network.init(
     ...     jax.random.key(0), 20, (30, 4), LIF(0.9), LeakyReadout(0.9), rate=0.1
     ... )
@@ -442,7 +442,7 @@ def graph(network: Network, *, figsize: tuple[float, float] | None = None) -> Fi
     --------
     >>> import jax.numpy as jnp
     >>> from spikegrad import LIF, Delayed, Join, Layer, LeakyReadout, Network
-    >>> from spikegrad.inspect.plot import graph
+    >>> from spikegrad.reports.plot import graph
     >>> w = jnp.ones((3, 3))
     >>> network = Network({
     ...     "a": Layer({"input": w, "b": Delayed(w, 2)}, LIF()),
