@@ -24,7 +24,6 @@ import contextlib
 import functools
 import inspect
 import re
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -33,9 +32,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from _measure import arguments, chosen, report
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
-
 from not_a_gradient import drawn_network, mean_loss
 
 import spikegrad

@@ -55,7 +55,6 @@ def test_every_example_is_run():
         "losses_of_other_libraries",
         "orbax_checkpoints",
         "parallel_neurons",
-        "not_a_gradient",
         "other_resets",
     }
 

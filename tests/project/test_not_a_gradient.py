@@ -1,4 +1,4 @@
-"""The experiments of Gygax and Zenke 2025 in ``examples/not_a_gradient.py``, against NumPy in double precision."""
+"""The experiments of Gygax and Zenke 2025 in ``benchmarks/not_a_gradient.py``, against NumPy in double precision."""
 
 import importlib
 import itertools
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.usefixtures("x64")
 
 @pytest.fixture
 def example(monkeypatch):
-    monkeypatch.syspath_prepend(ROOT / "examples")
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):  # a reader's JAX
         yield importlib.import_module("not_a_gradient")
 

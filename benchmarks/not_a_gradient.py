@@ -2,9 +2,8 @@
 networks so small that the truth is known.
 
 After Gygax and Zenke 2025, "Elucidating the theoretical underpinnings of
-surrogate gradient learning in spiking neural networks". Run with ``python
-examples/not_a_gradient.py``; the functions ``draw_...`` make the figures of the
-documentation.
+surrogate gradient learning in spiking neural networks". Run ``python
+benchmarks/not_a_gradient.py``. The functions ``draw_...`` make the figures of the documentation.
 """
 
 from dataclasses import replace
@@ -75,19 +74,9 @@ def around_a_circle(fire):
     """
     angle = 2 * jnp.pi * jnp.arange(POINTS) / POINTS
     first, second = jnp.asarray(PLANE)
-    weights = RADIUS * (
-        jnp.outer(jnp.sin(angle), first) + jnp.outer(jnp.cos(angle), second)
-    )
-    steps = (
-        RADIUS
-        * (jnp.outer(jnp.cos(angle), first) - jnp.outer(jnp.sin(angle), second))
-        * 2
-        * jnp.pi
-        / POINTS
-    )
-    outputs, slopes = jax.vmap(
-        lambda w: jax.value_and_grad(small_network)(w, fire)
-    )(weights)
+    weights = RADIUS * (jnp.outer(jnp.sin(angle), first) + jnp.outer(jnp.cos(angle), second))
+    steps = RADIUS * (jnp.outer(jnp.cos(angle), first) - jnp.outer(jnp.sin(angle), second)) * 2 * jnp.pi / POINTS
+    outputs, slopes = jax.vmap(lambda w: jax.value_and_grad(small_network)(w, fire))(weights)
     return outputs, (slopes * steps).sum(1)
 
 
@@ -98,9 +87,7 @@ def along_a_line(fire):
     """Values of the first weight, where the two hidden units nearly cancel; the
     output there, and its derivative."""
     line = jnp.linspace(-0.2, 0.2, 2001)
-    output = jax.value_and_grad(
-        lambda w: small_network((w, 0.05, 0.1, 1.0, -1.0), fire)
-    )
+    output = jax.value_and_grad(lambda w: small_network((w, 0.05, 0.1, 1.0, -1.0), fire))
     return line, *jax.vmap(output)(line)
 
 
@@ -140,9 +127,7 @@ def if_it_fired(spikes, weights, inputs, cell, noise, surrogate):
             probability *= jnp.where(s > 0, p, 1 - p).prod()
             states[n], x = replace(cell, surrogate=Given(s, surrogate)).fire(u)
         currents.append(x @ last)
-    return probability, unroll(LeakyReadout(cell.decay), jnp.stack(currents))[
-        1
-    ].mean(0)
+    return probability, unroll(LeakyReadout(cell.decay), jnp.stack(currents))[1].mean(0)
 
 
 def mean_loss(weights, inputs, loss, cell, noise, surrogate=None):
@@ -169,43 +154,24 @@ def mean_loss(weights, inputs, loss, cell, noise, surrogate=None):
     """
     shape = len(inputs), len(weights) - 1, weights[0].shape[1]
     bits = shape[0] * shape[1] * shape[2]
-    patterns = (
-        ((jnp.arange(2**bits)[:, None] >> jnp.arange(bits)) & 1)
-        .astype(inputs.dtype)
-        .reshape(-1, *shape)
-    )
+    patterns = ((jnp.arange(2**bits)[:, None] >> jnp.arange(bits)) & 1).astype(inputs.dtype).reshape(-1, *shape)
 
     def share(spikes):
-        probability, readout = if_it_fired(
-            spikes, weights, inputs, cell, noise, surrogate
-        )
-        return (
-            probability
-            if surrogate is None
-            else jax.lax.stop_gradient(probability)
-        ) * loss(readout)
+        probability, readout = if_it_fired(spikes, weights, inputs, cell, noise, surrogate)
+        return (probability if surrogate is None else jax.lax.stop_gradient(probability)) * loss(readout)
 
     return jax.vmap(share)(patterns).sum()
 
 
 def plain_loss(weights, inputs, loss, cell, surrogate):
     """The loss of the same network without noise."""
-    layers = [
-        Layer(w, replace(cell, surrogate=surrogate)) for w in weights[:-1]
-    ]
-    return loss(
-        Network([*layers, Layer(weights[-1], LeakyReadout(cell.decay))])(
-            inputs
-        )[1].mean(0)
-    )
+    layers = [Layer(w, replace(cell, surrogate=surrogate)) for w in weights[:-1]]
+    return loss(Network([*layers, Layer(weights[-1], LeakyReadout(cell.decay))])(inputs)[1].mean(0))
 
 
 def cosine(a, b):
     """The cosine of the angle between two pytrees of arrays."""
-    a, b = (
-        jnp.concatenate([leaf.ravel() for leaf in jax.tree.leaves(tree)])
-        for tree in (a, b)
-    )
+    a, b = (jnp.concatenate([leaf.ravel() for leaf in jax.tree.leaves(tree)]) for tree in (a, b))
     # squares of small numbers would be 0
     a, b = a / abs(a).max(), b / abs(b).max()
     return a @ b / (jnp.linalg.norm(a) * jnp.linalg.norm(b))
@@ -214,20 +180,15 @@ def cosine(a, b):
 CELL, NOISE = LIF(0.9), Sigmoid(10.0)
 
 
-def drawn_network(
-    key, depth, neurons=2, steps=2, examples=16, inputs=4, outputs=2
-):
+def drawn_network(key, depth, neurons=2, steps=2, examples=16, inputs=4, outputs=2):
     """Weights, inputs ``(examples, steps, inputs)`` and labels; potentials vary
     by about a threshold."""
     *keys, of_inputs, of_labels = jax.random.split(key, depth + 3)
     sizes = [inputs, *[neurons] * depth, outputs]
     weights = [
-        jax.random.normal(k, (n, m)) * (2 / n) ** 0.5
-        for k, n, m in zip(keys, sizes[:-1], sizes[1:], strict=True)
+        jax.random.normal(k, (n, m)) * (2 / n) ** 0.5 for k, n, m in zip(keys, sizes[:-1], sizes[1:], strict=True)
     ]
-    spikes = jax.random.bernoulli(
-        of_inputs, 0.5, (examples, steps, inputs)
-    ).astype(weights[0].dtype)
+    spikes = jax.random.bernoulli(of_inputs, 0.5, (examples, steps, inputs)).astype(weights[0].dtype)
     return (
         weights,
         spikes,
@@ -257,17 +218,13 @@ def agreement(key, depth, steepness):
         return jax.grad(loss)(weights)[:-1]
 
     true = gradient(None)
-    return jax.vmap(lambda alpha: cosine(gradient(Sigmoid(alpha)), true))(
-        steepness
-    )
+    return jax.vmap(lambda alpha: cosine(gradient(Sigmoid(alpha)), true))(steepness)
 
 
 def agreements(depth, steepness, networks=64):
     """The mean over random networks, and its standard error."""
     keys = jax.random.split(jax.random.key(0), networks)
-    found = jax.jit(jax.vmap(lambda key: agreement(key, depth, steepness)))(
-        keys
-    )
+    found = jax.jit(jax.vmap(lambda key: agreement(key, depth, steepness)))(keys)
     return found.mean(0), found.std(0) / networks**0.5
 
 
@@ -277,9 +234,7 @@ def agreements(depth, steepness, networks=64):
 def draw_circle():
     import matplotlib.pyplot as plt  # noqa: PLC0415
 
-    figure, axes = plt.subplots(
-        1, 3, figsize=(9, 3.1), sharex=True, layout="constrained"
-    )
+    figure, axes = plt.subplots(1, 3, figsize=(9, 3.1), sharex=True, layout="constrained")
     angle = 360 * jnp.arange(POINTS) / POINTS
     for ax, slope in zip(axes, (1.0, 5.0, 20.0), strict=True):
         output, changes = around_a_circle(soft(Mismatched(STEEPNESS, slope)))
@@ -320,9 +275,7 @@ def draw_circle():
 def draw_line():
     import matplotlib.pyplot as plt  # noqa: PLC0415
 
-    figure, axes = plt.subplots(
-        1, 2, figsize=(8, 3.1), sharex=True, sharey=True, layout="constrained"
-    )
+    figure, axes = plt.subplots(1, 2, figsize=(8, 3.1), sharex=True, sharey=True, layout="constrained")
     line, _, true = along_a_line(soft(Sigmoid(100.0)))
     for ax, slope in zip(axes, (15.0, 30.0), strict=True):
         _, _, surrogate = along_a_line(soft(Mismatched(100.0, slope)))
@@ -378,9 +331,7 @@ def draw_noise():
         )
     ax.set_xscale("log", base=2)
     ax.set_ylim(0, 1.02)
-    ax.set_xlabel(
-        "steepness of the slope, relative to that of the noise", fontsize=8
-    )
+    ax.set_xlabel("steepness of the slope, relative to that of the noise", fontsize=8)
     ax.set_ylabel("cosine with the true gradient", fontsize=8)
     ax.legend(fontsize=8, frameon=False)
     _tidy([ax])
@@ -401,32 +352,17 @@ def main():
             Sigmoid(slope),
             soft(Sigmoid(slope)),
         )
-        steep, step, own = (
-            float(around_a_circle(fire)[1].sum()) for fire in fires
-        )
-        print(
-            f"a turn, slope {slope:4}: {steep:6.3f}, "
-            f"with a step {step:6.3f}, with the slope's own output {own:.0e}"
-        )
+        steep, step, own = (float(around_a_circle(fire)[1].sum()) for fire in fires)
+        print(f"a turn, slope {slope:4}: {steep:6.3f}, with a step {step:6.3f}, with the slope's own output {own:.0e}")
     _, _, true = along_a_line(soft(Sigmoid(100.0)))
     for slope in (15.0, 30.0):
         line, _, surrogate = along_a_line(soft(Mismatched(100.0, slope)))
         wrong = line[true * surrogate < 0]
-        print(
-            f"a line, slope {slope:4}: the signs differ "
-            f"from {wrong.min():.3f} to {wrong.max():.3f}"
-        )
+        print(f"a line, slope {slope:4}: the signs differ from {wrong.min():.3f} to {wrong.max():.3f}")
     for depth in (1, 2):
-        mean, error = agreements(
-            depth, NOISE.alpha * jnp.array([0.25, 1.0, 4.0])
-        )
-        shown = ", ".join(
-            f"{m:.2f} ± {e:.2f}" for m, e in zip(mean, error, strict=True)
-        )
-        print(
-            f"noise, {depth} layers: cosines {shown} for slopes "
-            "a quarter, once and four times as steep as the noise"
-        )
+        mean, error = agreements(depth, NOISE.alpha * jnp.array([0.25, 1.0, 4.0]))
+        shown = ", ".join(f"{m:.2f} ± {e:.2f}" for m, e in zip(mean, error, strict=True))
+        print(f"noise, {depth} layers: cosines {shown} for slopes a quarter, once and four times as steep as the noise")
 
 
 if __name__ == "__main__":
