@@ -115,4 +115,4 @@ def test_deep_networks_have_short_chunks_on_a_gpu():
     assert found == [10, 10, 5, 1]
     assert [gpu.unroll_of_chunk(chunk, 9) for chunk in (1, 10, 50)] == [1, 10, 10]
     assert {schedule(100, Backward(), processor, layers)[0].chunk for layers in (1, 100)} == {10}
-    assert schedule(8, Backward(), gpu, 4, convolves=True) == [Part(0, 8, 8, 4)]
+    assert schedule(8, Backward(), gpu, 4, convolves=True) == [Part(0, 8, 8, 8)]

@@ -2,8 +2,8 @@
 
 All other modules read them here, and no other module asks which device runs the program.
 
-On a CPU, an iteration of a compiled loop costs nothing. Unrolled steps only take longer to compile.
-Convolutions of several steps together need more memory and no less time.
+On a CPU, an iteration of a compiled loop costs nothing. Unrolled steps only take longer to compile,
+and chunks of convolutions need more memory and no less time.
 
 On a GPU, the host starts each kernel, and this takes longer than many kernels run. XLA compiles the
 unrolled steps of a layer to one kernel. It captures a sequence of kernels as one CUDA graph, which
@@ -31,8 +31,6 @@ class Device(NamedTuple):
     """The number of steps that a loop unrolls per iteration, if no graph captures it."""
     captures_chunks: bool
     """If True, a chunk is unrolled completely and contains no loop."""
-    convolves_chunks: bool
-    """If True, the convolutions of all steps of a chunk run together."""
     layer_steps: int
     """The largest number of unrolled steps of a captured chunk, added over all layers.
 
@@ -66,7 +64,6 @@ CPU = Device(
     image_chunk=1,
     unroll=1,
     captures_chunks=False,
-    convolves_chunks=False,
     layer_steps=1,
 )
 # An iteration of a loop costs microseconds. Programs with more unrolled steps compile slowly for
@@ -75,9 +72,8 @@ OTHER = CPU._replace(unroll=4)
 GPU = OTHER._replace(
     # More steps start fewer graphs, but take memory and compile time.
     saving_chunk=10,
-    image_chunk=4,
+    image_chunk=8,
     captures_chunks=True,
-    convolves_chunks=True,
     # Ten steps of eight layers and a readout, which compile in about four times the time of a
     # plain scan.
     layer_steps=90,

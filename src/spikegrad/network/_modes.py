@@ -62,7 +62,7 @@ class Backward:
         Longer chunks are faster and take more memory. The default is about 10 in mode ``"exact"``
         and about 5 in other modes. It is 1 if a layer or join is a convolution and the other
         weights have fewer elements than the states of a step. Convolutions are not faster
-        together. On GPUs it is about 10 in all modes and 4 for convolutions, and less in networks
+        together. On GPUs it is about 10 in all modes and 8 for convolutions, and less in networks
         of more than 9 layers. It must divide ``segment``, and should divide the number of steps.
     segment : int, optional
         Number of steps in a segment. Other modes than ``"recompute"`` use segments only if you

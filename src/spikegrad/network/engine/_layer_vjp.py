@@ -19,8 +19,7 @@ It is also computed for a chunk at once, after the steps (see ``_component``).
 
 A convolution is not a matrix product. Many steps of it together are not faster and take more
 memory. They would also merge the axis of examples with the axis of steps, and devices may shard the
-examples. So a layer with a convolution computes its products step by step, except on GPUs, where a
-step of its own takes longer (see ``_device``).
+examples. So a layer with a convolution computes its products step by step.
 """
 
 from __future__ import annotations
@@ -62,9 +61,11 @@ class JoinVjp(NamedTuple):
     arrays: dict[str, Arrays]
     call: Callable
     per_step: bool
-    """If True, it runs step by step, because XLA would merge the axes of steps and examples."""
-    convolves: bool
-    """If True, it contains a convolution."""
+    """If True, it contains a convolution. It then runs step by step, because XLA would merge the
+    axes of steps and examples.
+    """
+    unrolls: bool
+    """If True, these steps are not a loop."""
 
     # A join with a convolution, or between the layers of a loop, runs in the steps, and the loop
     # over steps adds its gradients, as for a layer.
@@ -79,8 +80,13 @@ class JoinVjp(NamedTuple):
 
     def over_chunk(self, reads: dict[str, Read]) -> jax.Array:
         """Return the outputs of a chunk, ``(chunk, batch, ...)``."""
-        over_steps = functools.partial(jax.lax.map, canonical(self))
-        return (over_steps if self.per_step else jax.vmap(self))(reads)
+        if not self.per_step:
+            return jax.vmap(self)(reads)
+        step = canonical(self)
+        _, outs = jax.lax.scan(
+            lambda _, now: (None, step(now)), None, reads, unroll=self.unrolls
+        )
+        return outs
 
     def backward(
         self, grads: Gradients, reads: dict[str, Read], ct: jax.Array
@@ -108,9 +114,7 @@ class LayerVjp(NamedTuple):
     matrices: frozenset[str]
     """The labels of products with a matrix."""
     per_step: bool
-    """If True, the layer computes its products step by step."""
-    convolves: bool
-    """If True, it contains a convolution."""
+    """If True, the layer contains a convolution and computes its products step by step."""
     storage: Storage
     encoded: PyTree
     """Shapes and dtypes of the result of ``encode``. None if states are stored unchanged."""
@@ -397,7 +401,6 @@ def trace(
         tuple(label for label in products if label in looped),
         began,
         frozenset(matrices),
-        any(convolutional) and not plan.device.convolves_chunks,
         any(convolutional),
         plan.storage,
         encoded,
@@ -451,9 +454,9 @@ def trace_all(
             # Later nodes read the output of a join in this step.
             outputs[name] = jax.eval_shape(call, consts, reads)
             arrays[name] = {"function": consts}
-            convolves = has_convolution(jaxpr)
-            per_step = convolves and not plan.device.convolves_chunks
-            traced[name] = JoinVjp({}, call, per_step, convolves)
+            traced[name] = JoinVjp(
+                {}, call, has_convolution(jaxpr), plan.device.captures_chunks
+            )
         else:
             traced[name], arrays[name], pre_spike[name] = trace(
                 graph, name, reads, states[name], key, examples, plan

@@ -132,7 +132,7 @@ def _is_convolutional(traced: dict, arrays: dict, states: dict) -> bool:
     # A chunk reads the weights of its products once instead of once per step. For convolutions it
     # only adds arrays of (chunk, batch, neurons), which a single step keeps in the cache. Only
     # sizes are compared, so the choice is fixed when the program is traced.
-    at_once = [arrays[name] for name, node in traced.items() if not node.convolves]
+    at_once = [arrays[name] for name, node in traced.items() if not node.per_step]
     return len(at_once) < len(traced) and size(at_once) <= size(states)
 
 
