@@ -70,12 +70,12 @@ def test_each_line_has_what_its_files_import_from_lines_above():
     assert above == {between_folders(path) for path in FILES}
 
 
-def test_four_files_of_training_know_networks():
+def test_five_files_of_training_know_networks():
     """The others train anything that has a loss."""
     training, network = LIBRARY / "training", LIBRARY / "network"
     knowing = {path.name for path, imported in FILES.items() if path.parent == training
                and any(other.is_relative_to(network) for other in imported)}  # fmt: skip
-    assert knowing == {"_adapt_widths.py", "_online.py", "_shrink_delays.py", "_watch.py"}
+    assert knowing == {"_adapt_widths.py", "_eligibility.py", "_online.py", "_shrink_delays.py", "_watch.py"}
 
 
 def test_no_circle():

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -29,8 +30,9 @@ from spikegrad import (
     parameter,
     stochastic,
 )
+from spikegrad.integers import Fixed, FixedLIF, Loihi
 from spikegrad.neurons import MPBN, AdLIF, MultiSynapticLIF, Refractory
-from spikegrad.training import Checkpoints, Online, State, combine, partition
+from spikegrad.training import Checkpoints, Online, State, combine, fit, partition
 
 pytestmark = pytest.mark.newest
 
@@ -326,12 +328,17 @@ REFUSED = [
     ("local", {"hidden": Layer(jnp.ones((3, 4)), MPBN())}, r"MPBN reads all examples"),
     ("eprop", {"hidden": Layer(jnp.ones((3, 4)), Inhibition())}, r"Inhibition mixes neurons; pass rule='local'"),
     ("eprop", {"out": Layer(jnp.ones((4, 2)), LeakyReadout(jnp.array([0.8, 0.9])))}, r"layer 'out': .* one decay"),
+    ("eprop", {"out": Layer(jnp.ones((4, 2)), Loihi(4095, (819, 800), None))}, r"one decay; .* parameters of Loihi"),
     (
         "ottt",
         {"hidden": Layer(jnp.ones((3, 4)), LIF(jnp.full(4, 0.9)))},
-        r"numbers as parameters, which LIF does not have",
+        r"'ottt' needs numbers as parameters of LIF, got arrays as decay; pass numbers, or rule='eprop'",
     ),
-    ("ottt", {"hidden": Layer(jnp.ones((3, 4)), Cubic())}, r"a linear response .* Cubic does .* rule='eprop'"),
+    (
+        "ottt",
+        {"hidden": Layer(jnp.ones((3, 4)), Cubic())},
+        r"a linear response, which Cubic does not declare; .*'eprop'",
+    ),
     ("eprop", {"out": Join(lambda a: a, of=("hidden",), over_time=True)}, r"join 'out' takes all steps at once"),
     ("eprop", {"out": Join(jax.tree_util.Partial(jnp.multiply, jnp.ones((1, 4))), of=("hidden",))}, r"join 'out'"),
     ("rtrl", {}, r"rule must be one of .*'rtrl'"),
@@ -354,6 +361,89 @@ def test_feedback_names_layers_below():
     online, _, _ = shallow()
     with pytest.raises(ValueError, match=r"must name layers below 'out', here \['hidden'\], got 'in'"):
         Online(online.network, feedback={"out": {"in": jnp.ones((4, 2))}})
+
+
+@pytest.mark.parametrize(
+    ("feedback", "message"),
+    [
+        ({"out": {"hidden": np.ones((2, 4))}}, r"feedback\['out'\]\['hidden'\] must be of shape \(4, 2\), .* \(2, 4\)"),
+        ({"out": {"hidden": np.ones((4, 1))}}, r"the neurons of 'hidden' and 'out', got \(4, 1\)"),
+        ({"out": np.ones((4, 2))}, r"feedback\['out'\] must be a dict of matrices by layer, got array"),
+    ],
+)
+def test_feedback_has_the_shape_of_the_neurons(feedback, message):
+    online, x, targets = shallow()
+    carry = online.start(x[0])
+    with pytest.raises((TypeError, ValueError), match=message):
+        Online(online.network, feedback=feedback).start(x[0])
+    with pytest.raises((TypeError, ValueError), match=message):  # as in a compiled update, which starts nothing
+        Online(online.network, feedback=feedback).step(carry, x[0], targets[0], squares)
+
+
+INTEGERS = {
+    "fixed": (FixedLIF(230, 100, 200, fraction=8, unit=100), FixedLIF(205, None, 128, fraction=8, unit=50)),
+    "loihi": (Loihi(2000, 400, 100, unit=6400), Loihi(4095, 819, None, unit=6400)),
+}
+"""Neurons and a readout. Those of fixed-point numbers have synapses."""
+
+
+@pytest.mark.parametrize("target", few(INTEGERS, "fixed"))
+def test_integers_learn_online(target):
+    """One hidden layer without recurrence, so e-prop is backpropagation, also through a readout of integers."""
+    r = np.random.default_rng(0)
+    x = jnp.asarray(r.random((8, 2, 3)) < 0.5, jnp.float32)
+    targets = jnp.asarray(r.normal(size=8), jnp.float32)
+
+    def matrix(*shape):
+        return Fixed(jnp.asarray(r.normal(0.4, 0.4, shape), jnp.float32), 100.0, -128, 126, 2)
+
+    cell, readout = INTEGERS[target]
+    network = Network([Layer(matrix(3, 4), cell, bias=matrix(4)), Layer(matrix(4, 2), readout)])
+
+    def through_time(network):
+        return squares(network(x)[1], targets[:, None, None])
+
+    def forward_in_time(network):
+        online = Online(network)
+        return online.scan(online.start(x[0]), x, targets, squares)[1:]
+
+    run = jax.jit(lambda network: (jax.value_and_grad(through_time)(network), forward_in_time(network)))
+    (value, want), (got_value, got) = run(network)
+    np.testing.assert_allclose(got_value, value, rtol=1e-5)
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+        assert np.abs(b).max() > 0
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5 * np.abs(b).max())
+    with pytest.raises(TypeError, match=r"linear response, which (FixedLIF|Loihi) does not declare; pass rule='eprop'"):
+        Online(network, "ottt")
+
+
+def test_the_start_is_linear_in_the_layers():
+    """Counted in calls of Python functions: it was cubic."""
+
+    def calls(layers):
+        cells = [*[LIF(0.9)] * (layers - 1), LeakyReadout(0.9)]
+        online, count = Online(Network([Layer(jnp.ones((2, 2)), cell) for cell in cells])), itertools.count()
+        sys.setprofile(lambda frame, event, argument: next(count) if event == "call" else None)
+        try:
+            online.start(jnp.ones((1, 2)))
+        finally:
+            sys.setprofile(None)
+        return next(count)
+
+    calls(5)  # JAX traces and compiles what later starts find
+    assert calls(40) < 10 * calls(5)
+
+
+def test_fit_warns_of_arrays_that_functions_of_an_online_network_hide():
+    weight = jnp.ones((INPUTS, 4))
+    network = Network([Layer(lambda x: x @ weight, LIF(0.9)), Layer(jnp.ones((4, 2)), LeakyReadout())])
+
+    def loss(network, x, key):
+        return Online(network, "local").loss(x, jnp.ones(STEPS), squares), {}
+
+    x = np.ones((STEPS, BATCH, INPUTS), np.float32)
+    with pytest.warns(UserWarning, match=r"fit: functions hold .* \[3, 4\] in weight of '0'; to train them"):
+        fit(loss, network, [x], optimizer=optax.sgd(0.1), key=jax.random.key(0))
 
 
 def test_cost_compares_traces_with_residuals():

@@ -24,6 +24,7 @@ from ._states import as_entries as as_entries
 from ._states import as_parts as as_parts
 from ._step import CellSteps as CellSteps
 from ._step import graph_step as graph_step
+from ._step import parts_of as parts_of
 from ._widths import match_widths
 
 __all__ = [

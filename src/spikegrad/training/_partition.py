@@ -83,6 +83,11 @@ def partition(
     )
 
 
+def split_trainable(tree: PyTree) -> tuple[PyTree, PyTree]:
+    """Return all arrays that :func:`partition` trains and the static part, without a warning."""
+    return split(tree, lambda _, leaf: is_float_array(leaf))
+
+
 def combine(trainable: PyTree, static: PyTree) -> PyTree:
     """Merge the two parts that :func:`partition` returns.
 
