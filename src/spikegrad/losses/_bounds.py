@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+import operator
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -77,7 +79,8 @@ def lower_bound(
     >>> bool((jax.grad(term)(silent) < 0).all())  # it falls as weights grow
     True
     """
-    return _bounded("lower_bound", spikes, bound, strength, power, population, -1)
+    counts = _counts("lower_bound", spikes, bound, population)
+    return _penalty("lower_bound", [b - z for z, b in counts], strength, power)
 
 
 def upper_bound(
@@ -134,7 +137,8 @@ def upper_bound(
     >>> print(f"{upper_bound(spikes, 4, 1.0, power=1):.2f}")
     2.00
     """
-    return _bounded("upper_bound", spikes, bound, strength, power, population, 1)
+    counts = _counts("upper_bound", spikes, bound, population)
+    return _penalty("upper_bound", [z - b for z, b in counts], strength, power)
 
 
 def voltage_bound(
@@ -210,32 +214,38 @@ def voltage_bound(
     if mask is None:
         return strength * beyond.mean()
     active = jnp.broadcast_to(valid, u.shape)
-    # At least 1 in the denominator, because a batch may have no valid step.
+    # The mean over valid steps. The denominator is at least 1, because a batch may have none.
     return (
         strength * beyond.sum(where=active) / jnp.maximum(active.sum(dtype=u.dtype), 1)
     )
 
 
-def _bounded(
-    owner: str,
-    spikes: Any,
-    bound: ArrayLike,
-    strength: float,
-    power: int,
-    population: bool,
-    sign: int,
-) -> jax.Array:
-    terms, layers = [], spikes if isinstance(spikes, (list, tuple)) else [spikes]
+class Counts(NamedTuple):
+    """Spikes per sequence of a layer, and their bound."""
+
+    spikes: jax.Array
+    """``(examples, neurons...)``, or ``(examples,)`` for means over a population."""
+    bound: jax.Array
+    """It broadcasts to ``spikes``."""
+
+
+def _counts(
+    owner: str, spikes: Any, bound: ArrayLike, population: bool
+) -> list[Counts]:
+    """Return the spikes per sequence of each layer."""
+    layers = spikes if isinstance(spikes, (list, tuple)) else [spikes]
     if not layers:
         raise ValueError(f"{owner}: spikes must have one layer or more, got none")
+    counts = []
     for layer in layers:
         z = _wide(real_array(layer, owner, "spikes"))
         if z.ndim < 3:
             raise ValueError(
                 f"{owner}: spikes must be (steps, examples, neurons), got {z.shape}"
             )
-        # (steps, examples, neurons) -> (examples, neurons), the spikes per sequence.
+        # (steps, examples, neurons...) -> (examples, neurons...)
         z = z.sum(0)
+        # Neurons may have several axes, such as channels, height and width.
         z = z.mean(tuple(range(1, z.ndim))) if population else z
         b = broadcast_checked(
             real_array(bound, owner, "bound"),
@@ -245,8 +255,17 @@ def _bounded(
             "bound",
             "spikes",
         )
-        terms.append(strength * _above(sign * (z - b), power, owner).mean())
-    return sum(terms[1:], terms[0])
+        counts.append(Counts(z, b))
+    return counts
+
+
+def _penalty(
+    owner: str, excesses: list[jax.Array], strength: float, power: int
+) -> jax.Array:
+    """Return the sum over layers of the mean penalty for counts beyond their bound."""
+    # A mean for each layer, so the term of a layer does not depend on its number of neurons.
+    terms = [strength * _above(excess, power, owner).mean() for excess in excesses]
+    return functools.reduce(operator.add, terms)
 
 
 def _above(x: jax.Array, power: int, owner: str) -> jax.Array:

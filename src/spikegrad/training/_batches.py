@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -106,12 +107,14 @@ def with_device_data(loss: Callable, examples: PyTree) -> Callable:
     True
     """
 
-    def of_rows(examples, trainable, rows, key, *setting):
-        return loss(
-            trainable,
-            jax.tree.map(lambda array: take(array, rows), examples),
-            key,
-            *setting,
-        )
+    def of_rows(
+        examples: PyTree,
+        trainable: PyTree,
+        rows: jax.Array,
+        key: jax.Array,
+        *setting: Any,
+    ) -> Any:
+        batch = jax.tree.map(lambda array: take(array, rows), examples)
+        return loss(trainable, batch, key, *setting)
 
     return jax.tree_util.Partial(of_rows, jax.tree.map(jnp.asarray, examples))

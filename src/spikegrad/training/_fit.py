@@ -179,12 +179,12 @@ def run(
             f"fit: callbacks must be a sequence, got {brief(callbacks)}; pass a list of functions"
         )
     epochs = 1 if epochs is None and steps is None else epochs
-    limits = epochs or math.inf, steps or math.inf
+    last_epoch, last_step = epochs or math.inf, steps or math.inf
     began = time.perf_counter() - state.seconds  # for display
     # ``good`` is the last state whose loss was finite, for callbacks and errors after a
     # divergence.
     good, stopped = state, False
-    while not stopped and state.epoch < limits[0] and state.step < limits[1]:
+    while not stopped and state.epoch < last_epoch and state.step < last_step:
         if source.once and state.epoch:
             warnings.warn(
                 "fit: batches is an iterator, which lasts one epoch, and ended after update "
@@ -219,7 +219,7 @@ def run(
             epoch_ended = following is None and source.has_ended(
                 state.batches + len(group)
             )
-            total = min(limits[1], limits[0] * (source.length or math.inf))
+            total = min(last_step, last_epoch * (source.length or math.inf))
             report = _report(state, result, values, epoch_ended, began, total)
             report, stop = _call_all(callbacks, report)
             state = report.state
@@ -243,8 +243,8 @@ def _call_all(callbacks: Sequence[Callback], report: Report) -> tuple[Report, bo
         # Later callbacks, such as checkpoints, get the new state.
         if isinstance(answer, State):
             report = dataclasses.replace(report, state=answer)
-        else:
-            stop |= bool(answer)
+        elif answer:
+            stop = True
     return report, stop
 
 
@@ -356,7 +356,7 @@ def _report(
         trainable=result.trainable,
         optimizer_state=result.optimizer_state,
         step=step,
-        epoch=state.epoch + epoch_ended,
+        epoch=state.epoch + 1 if epoch_ended else state.epoch,
         batches=0 if epoch_ended else batches,
         sums={} if epoch_ended else sums,
         seconds=time.perf_counter() - began,

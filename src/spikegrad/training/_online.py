@@ -150,23 +150,11 @@ class Online(Struct):
         if self.rule not in RULES:
             raise ValueError(f"Online: rule must be one of {RULES}, got {self.rule!r}")
         object.__setattr__(self, "feedback", dict(self.feedback or {}))
-        graph = self.network.graph
-        order = [*graph.layers]
-        for readout, matrices in self.feedback.items():
-            if not isinstance(matrices, Mapping):
-                raise TypeError(
-                    f"Online: feedback[{readout!r}] must be a dict of matrices by layer, got "
-                    f"{brief(matrices)}"
-                )
-            below = order[: order.index(readout)] if readout in order else []
-            for name in matrices:
-                if name not in below:
-                    raise ValueError(
-                        f"Online: feedback[{readout!r}] must name layers below {readout!r}, here "
-                        f"{below}, got {name!r}"
-                    )
+        self._check_names()
         filtering = {name for name, layers in self._traced.filters().items() if layers}
-        for name, node in graph.nodes.items():
+        # Here and not in the first step, because a step runs in a compiled program, far from the
+        # line that chose the rule.
+        for name, node in self.network.graph.nodes.items():
             if isinstance(node, Join):
                 kind, reason = "join", self._obstacle_of_join(node)
             else:
@@ -175,6 +163,24 @@ class Online(Struct):
             if reason is not None:
                 raise TypeError(f"Online: {kind} {name!r}: {reason}")
 
+    def _check_names(self) -> None:
+        """Raise if the feedback names other layers than those below a readout."""
+        order = [*self.network.graph.layers]
+        for readout, matrices in self.feedback.items():
+            if not isinstance(matrices, Mapping):
+                raise TypeError(
+                    f"Online: feedback[{readout!r}] must be a dict of matrices by layer, got "
+                    f"{brief(matrices)}"
+                )
+            # A readout reads the outputs of this step, so its layers come before it in the step.
+            below = order[: order.index(readout)] if readout in order else []
+            for name in matrices:
+                if name not in below:
+                    raise ValueError(
+                        f"Online: feedback[{readout!r}] must name layers below {readout!r}, here "
+                        f"{below}, got {name!r}"
+                    )
+
     @property
     def _traced(self) -> Rule:
         """The rule, for the functions of a step."""
@@ -182,6 +188,7 @@ class Online(Struct):
 
     def _obstacle_of_join(self, join: Join) -> str | None:
         """Return the reason why the rule cannot learn a join, or None."""
+        # A join passes signals by its derivative, but its arrays would need traces of their own.
         if self.rule == "local" or not _array_names(join):
             return None
         return f"{self._no_trace} the arrays of its function; pass rule='local'"
@@ -191,10 +198,12 @@ class Online(Struct):
     ) -> str | None:
         """Return the reason why the rule cannot learn a layer, or None."""
         cell = type(layer.cell).__name__
+        # The statistics of a step are those of a few examples, and differ from those of a sequence.
         if layer.cell.couples_examples:
             return f"{cell} reads all examples of a step; pass a cell with fixed statistics"
         if self.rule == "local":
             return None
+        # A trace has the neurons of the layer below, so it cannot decay like each readout neuron.
         if filters_traces and _differs_between_neurons(layer.cell):
             return f"rule 'eprop' filters traces by one decay; pass numbers as parameters of {cell}"
         return self._obstacle_of_weights(name, cell) or self._obstacle_of_cell(layer)
@@ -203,6 +212,8 @@ class Online(Struct):
         """Return the reason why the rule has no trace for a weight, or None."""
         for edge, weight in self.network.graph.connections(name):
             matrix = matrix_of(weight)
+            # A trace belongs to a source and a neuron. An array of a function may act on several
+            # of both, like the kernel of a convolution.
             if matrix is None and _array_names(weight):
                 return (
                     f"{self._no_trace} the arrays of the function {edge.label}; pass a matrix, or "
@@ -215,12 +226,16 @@ class Online(Struct):
     def _obstacle_of_cell(self, layer: Layer) -> str | None:
         """Return the reason why ``"ottt"`` has no leak for its traces, or None."""
         cell, arrays = type(layer.cell).__name__, _array_names(layer.cell)
-        if self.rule == "ottt" and linear_response(layer.cell) is None:
+        if self.rule != "ottt":
+            return None
+        # The trace of a source is one for all neurons, so it leaks by one decay, and the decay gets
+        # no gradient.
+        if linear_response(layer.cell) is None:
             return (
                 f"rule 'ottt' needs a linear response, which {cell} does not declare; pass "
                 "rule='eprop'"
             )
-        if self.rule == "ottt" and arrays:
+        if arrays:
             return (
                 f"rule 'ottt' needs numbers as parameters of {cell}, got arrays as "
                 f"{', '.join(arrays)}; pass numbers, or rule='eprop'"
@@ -254,6 +269,7 @@ class Online(Struct):
         filters = self._traced.filters()
         for name, layer in graph.layers.items():
             state, _ = states[name]
+            # Integers of the state, such as counters of a refractory period, have no derivative.
             like = jax.tree.leaves(inexact(state))[0]
             if like.ndim != 2:
                 raise ValueError(
@@ -356,6 +372,7 @@ class Online(Struct):
 
         def terms(carry: Carry, now: tuple) -> tuple[Carry, tuple]:
             x, target, active, t = now
+            # The key of step t in a call of the network.
             key_of_step = None if key is None else fold_in(key, t)
             result = self._step(carry, x, target, loss, active, key_of_step)
             return result.carry, (result.gradients, result.value)
@@ -367,6 +384,7 @@ class Online(Struct):
 
         steps = len(jax.tree.leaves(inputs)[0])
         xs = jax.tree.map(jnp.asarray, (inputs, targets, mask, jnp.arange(steps)))
+        # The carry of the scan has the sums, so it needs their shapes before the first step.
         first = jax.tree.map(lambda x: x[0], xs)
         _, shapes = jax.eval_shape(terms, carry, first)
         zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
@@ -411,17 +429,18 @@ class Online(Struct):
         >>> jax.jit(jax.grad(loss))(trainable).layers["0"].weight.shape
         (3, 2)
         """
+        # Without a derivative, so JAX stores nothing of the steps.
         _, value, gradients = stop_gradient(self)._from_rest(
             inputs, targets, loss, mask=mask, key=key
         )
-        # Differences that are zero and have the gradients of the rule as derivative.
-        trainable = split_trainable(self.network)[0]
-        shares = jax.tree.map(
-            lambda x, g: jnp.vdot(x - stop_gradient(x), g).astype(value.dtype),
-            trainable,
-            gradients,
-        )
-        return sum(jax.tree.leaves(shares), value)
+        trainable, _ = split_trainable(self.network)
+
+        def zero(x: jax.Array, gradient: jax.Array) -> jax.Array:
+            # <x - stop(x), g> is zero, and its derivative by x is g.
+            return jnp.vdot(x - stop_gradient(x), gradient).astype(value.dtype)
+
+        zeros = jax.tree.map(zero, trainable, gradients)
+        return sum(jax.tree.leaves(zeros), value)
 
     def cosine(
         self,
@@ -446,16 +465,15 @@ class Online(Struct):
         """
         trainable, static = split_trainable(self.network)
 
-        def through_time(trainable):
+        def through_time(trainable: PyTree) -> jax.Array:
             network = combine(trainable, static)
             outputs = network(inputs, mask=mask, key=key)[1]
             return jax.vmap(loss)(outputs, targets).sum()
 
         _, _, gradients = self._from_rest(inputs, targets, loss, mask=mask, key=key)
-        a, b = (
-            ravel_pytree(tree)[0]
-            for tree in (gradients, jax.grad(through_time)(trainable))
-        )
+        # Both as one vector, so large arrays count most.
+        a, _ = ravel_pytree(gradients)
+        b, _ = ravel_pytree(jax.grad(through_time)(trainable))
         return a @ b / jnp.linalg.norm(a) / jnp.linalg.norm(b)
 
     def cost(self, inputs: Any, *, key: jax.Array | None = None) -> OnlineCost:
@@ -474,11 +492,12 @@ class Online(Struct):
             Compiled programs also need memory for temporaries.
         """
         trainable, static = split_trainable(self.network)
+        # The shapes of one step, also from shapes of a sequence.
         first = jax.eval_shape(partial(jax.tree.map, lambda x: x[0]), inputs)
         traces = jax.tree.leaves(jax.eval_shape(self.start, first).traces)
         size = sum(leaf.size * leaf.dtype.itemsize for leaf in traces)
 
-        def run(trainable, inputs, mode):
+        def run(trainable: PyTree, inputs: Any, mode: str) -> Any:
             return combine(trainable, static)(inputs, key=key, backward=mode)[1]
 
         residuals = {
@@ -486,6 +505,7 @@ class Online(Struct):
             for mode in MODES
         }
         steps = len(jax.tree.leaves(inputs)[0])
+        # Residuals grow with the steps, so equal bytes are at size / (residuals of one step).
         return OnlineCost(size, residuals, round(steps * size / residuals["exact"]))
 
     def _from_rest(
@@ -521,10 +541,12 @@ class Online(Struct):
         ran = forward(rule, step)
         traces, gradients = carry.traces, ran.gradients
         if self.rule != "local":
+            # Rows first and arrays at the end, because a trace belongs to a row.
             moved = next_traces(rule, carry.traces, ran.layers)
             of_rows = shares(rule, carry.traces, moved, ran.gradients)
             gradients = gradients_of(self.network, of_rows)
             traces = hold(active, moved, carry.traces)
+        # This step runs the graph without a call of the network, so ``fit`` learns of it here.
         sequence = jax.tree.map(lambda x: jnp.asarray(x)[None], inputs)  # of one step
         report_call(self.network, sequence, key)
         after = Carry(as_entries(graph, (ran.states, ran.pasts)), traces)

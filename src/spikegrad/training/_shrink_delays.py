@@ -78,12 +78,12 @@ class ShrinkDelays:
             raise ValueError(
                 f"ShrinkDelays: start, end and updates must be > 0, got {start}, {end}, {updates}"
             )
-        self._widths, self._updates = (start, end), updates
+        self._start, self._end, self._updates = start, end, updates
 
     def __call__(self, now: Report) -> State:
         """Return the state with new widths."""
-        start, end = self._widths
-        width = start * (end / start) ** min(1.0, now.state.step / self._updates)
+        progress = min(1.0, now.state.step / self._updates)
+        width = self._start * (self._end / self._start) ** progress
         changed = 0
 
         def narrowed(leaf: PyTree) -> PyTree:

@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -210,16 +210,17 @@ def sweep(
 
     def results() -> Iterator[Record]:
         yield from (done[name] for name in runs if name in done)
-        by_program: dict[PyTree, list[tuple]] = defaultdict(list)
-        for name, (setting, seed) in runs.items():
+        by_program: dict[PyTree, list[SeededSetting]] = defaultdict(list)
+        for name, seeded in runs.items():
             if name not in done:
                 # Settings that differ only in floating-point numbers share one compiled program,
                 # which takes the numbers as arguments.
-                by_program[_constants(setting)].append((setting, seed))
+                by_program[_constants(seeded.setting)].append(seeded)
         missing = []
         for group in by_program.values():
-            programs = _Programs(loss, optimizer, group[0][0], updates_per_call, score)
-            missing.append([(setting, seed, programs) for setting, seed in group])
+            first = group[0].setting
+            programs = _Programs(loss, optimizer, first, updates_per_call, score)
+            missing.append([(*seeded, programs) for seeded in group])
         # The programs take turns, so that runs of one do not wait while it compiles.
         turns = itertools.chain.from_iterable(itertools.zip_longest(*missing))
         default = processors() if jax.default_backend() == "cpu" else 1
@@ -327,12 +328,19 @@ def _constants(setting: Setting) -> tuple:
     return structure, tuple(None if _is_number(x) else (type(x), x) for x in leaves)
 
 
+class SeededSetting(NamedTuple):
+    """The setting and the seed of a run."""
+
+    setting: Setting
+    seed: int
+
+
 def _runs(
     settings: Iterable[Setting], seeds: Iterable[int]
-) -> dict[str, tuple[Setting, int]]:
+) -> dict[str, SeededSetting]:
     """Return setting and seed of each run by name: all settings with the first seed come first."""
     return {
-        _name({**setting, "seed": seed}): (setting, seed)
+        _name({**setting, "seed": seed}): SeededSetting(setting, seed)
         for seed, setting in itertools.product(map(operator.index, seeds), settings)
     }
 
@@ -345,9 +353,9 @@ def _name(run: Setting) -> str:
     return json.dumps(json.loads(_line(run)), sort_keys=True)
 
 
-def _read(path: Path, resume: bool, runs: dict[str, tuple[Setting, int]]) -> Record:
+def _read(path: Path, resume: bool, runs: dict[str, SeededSetting]) -> Record:
     """Return the results in a file by the names of their runs."""
-    names = {*next(iter(runs.values()))[0], "seed"}
+    names = {*next(iter(runs.values())).setting, "seed"}
     rows = resumed(path, "sweep", resume, lambda row: True)
     # runs of other settings stay in the file
     rows = [row for row in rows if names <= row.keys()]

@@ -41,6 +41,16 @@ class Result(NamedTuple):
     updates: int
 
 
+@dataclasses.dataclass
+class Room:
+    """The number of batches that a program takes, up to ``size`` of a call.
+
+    It grows with the groups. All runs of a program share it, because each number costs a compile.
+    """
+
+    batches: int
+
+
 @dataclasses.dataclass(frozen=True)
 class Call:
     """The compiled updates of a group of batches.
@@ -52,19 +62,17 @@ class Call:
     advance: Callable[..., tuple]
     bound: PyTree
     size: int
-    room: list[int]
-    """Number of batches that the program takes, up to ``size``. Each costs compile time."""
+    room: Room
     watch: NetworkWatch
     """The networks that the loss has called while JAX traced it."""
 
     def __call__(self, state: State, group: list) -> Result:
         # The next power of two, so groups of unknown lengths need few programs: at most one for
         # each power up to ``size``.
-        self.room[0] = min(
-            self.size, max(self.room[0], 1 << (len(group) - 1).bit_length())
-        )
+        power = 1 << (len(group) - 1).bit_length()
+        self.room.batches = min(self.size, max(self.room.batches, power))
         # Unused places repeat the last batch, so that a short group needs no program of its own.
-        filled = group + [group[-1]] * (self.room[0] - len(group))
+        filled = group + [group[-1]] * (self.room.batches - len(group))
         results = self.advance(
             self.bound,
             state.trainable,
@@ -113,7 +121,7 @@ def compiled(
         with of_mesh(mesh):
             return advance(*arguments)
 
-    room = [1 if length is None else size]
+    room = Room(1 if length is None else size)
     return Call(on_mesh, bound, size, room, updates.watch)
 
 
@@ -259,14 +267,15 @@ def _checked(result: object) -> Value:
 def _order_of(batch: PyTree) -> str:
     """Return a hint if integer labels of a batch fit the first axis of its inputs, or nothing."""
     leaves = jax.tree.leaves(batch)
-    inputs = [x.shape for x in leaves if x.ndim > 2][:1]
+    inputs = next((x.shape for x in leaves if x.ndim > 2), None)
+    if inputs is None:
+        return ""
     labels = [
         y.shape for y in leaves if y.ndim == 1 and jnp.issubdtype(y.dtype, jnp.integer)
     ]
-    hints = (
-        order_of_axes("inputs", x, "labels", y, at=1) for x in inputs for y in labels
+    return "".join(
+        order_of_axes("inputs", inputs, "labels", shape, at=1) for shape in labels
     )
-    return "".join(hints)
 
 
 def _all_finite(tree: PyTree) -> jax.Array:
