@@ -263,6 +263,45 @@ def evaluated(function: Callable) -> Callable:
     return run
 
 
+# --- derivatives ----------------------------------------------------------------------------------
+
+
+def with_jvp(function: Callable, rule: Callable) -> Callable:
+    """Return a function with this forward-mode rule, ``rule(primals, tangents)``.
+
+    Before JAX 0.12, the derivative of a ``jax.lax.scan`` drops the rules of ``jax.custom_jvp`` in
+    its body: it looks for values that do not depend on the step, and runs all other functions
+    without their rules. A second derivative would then differentiate ``function`` itself, and be
+    wrong without an error. ``jax.checkpoint`` keeps the rule. Where JAX has already unpacked the
+    checkpoint, the ``jax.custom_vjp`` inside still has the rule for reverse mode. It raises in
+    forward mode.
+    """
+    if jax.__version_info__ >= (0, 12):
+        ruled = jax.custom_jvp(function)
+        ruled.defjvp(rule)
+        return ruled
+
+    @jax.custom_vjp
+    def with_vjp(*args):
+        return function(*args)
+
+    def forward(*args):
+        return kept(*args), args
+
+    def backward(args, cotangent):
+        def tangent(*tangents):
+            return rule(args, tangents)[1]
+
+        return jax.linear_transpose(tangent, *args)(cotangent)
+
+    with_vjp.defvjp(forward, backward)
+    ruled = jax.custom_jvp(with_vjp)
+    ruled.defjvp(rule)
+    # It stores the arguments that the rule needs, and nothing else.
+    kept = jax.checkpoint(ruled, prevent_cse=False)
+    return kept
+
+
 # --- precision ------------------------------------------------------------------------------------
 
 

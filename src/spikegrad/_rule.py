@@ -8,6 +8,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from ._checks import broadcast_checked, real_array
+from ._compat import with_jvp
 
 
 def spike(x: ArrayLike, slope: ArrayLike) -> jax.Array:
@@ -61,18 +62,14 @@ def spike(x: ArrayLike, slope: ArrayLike) -> jax.Array:
     return _spike(x, jnp.broadcast_to(slope, x.shape))
 
 
-# A custom_jvp has both modes, because JAX transposes its linear tangent. It also keeps the rule
-# under vmap, scan and checkpoint. A custom_vjp would have no forward mode and no forward over
-# reverse.
-@jax.custom_jvp
-def _step(x, slope):
+def _step(x: jax.Array, slope: jax.Array) -> jax.Array:
     del slope  # only the derivative reads it
     if x.dtype.itemsize == 2:
         return _half_step(x)
     return jnp.where(jnp.isnan(x), x, (x >= 0).astype(x.dtype))
 
 
-def _half_step(x):
+def _half_step(x: jax.Array) -> jax.Array:
     """Compute the step in 16 bits.
 
     It compares bits, because many processors would convert bfloat16 to float32.
@@ -90,22 +87,25 @@ def _half_step(x):
     )
 
 
-# One compiled call instead of several, outside jit.
-_spike = jax.jit(_step, inline=True)
-
-
-@_step.defjvp
-def _step_jvp(primals, tangents):
+def _step_jvp(
+    primals: tuple[jax.Array, jax.Array], tangents: tuple[jax.Array, jax.Array]
+) -> tuple[jax.Array, jax.Array]:
     x, slope = primals
     # The slope is a value of the rule, so the spike does not depend on it.
     dx, _ = tangents
-    # The output is the spike, so the next order of derivative uses this rule again.
     is_narrow = slope.dtype.itemsize < dx.dtype.itemsize
     product = _narrow_product if is_narrow else _product
+    # The output is the spike, so the next order of derivative uses this rule again.
     return _spike(x, slope), product(slope, dx)
 
 
-def _product(slope, dx):
+# A forward-mode rule has both modes, because JAX transposes its linear tangent. It also keeps the
+# rule under vmap, scan and checkpoint. A custom_vjp would have no forward mode and no forward over
+# reverse. Outside jit, one compiled call replaces several.
+_spike = jax.jit(with_jvp(_step, _step_jvp), inline=True)
+
+
+def _product(slope: jax.Array, dx: jax.Array) -> jax.Array:
     """Return ``slope * dx``, computed in the wider dtype and rounded once to the dtype of
     ``dx``."""
     # A product in the narrow dtype would round the slope first and the product again.

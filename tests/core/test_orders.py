@@ -56,13 +56,6 @@ def unrolled(step, state, inputs):
     return state, jnp.stack(losses)
 
 
-# JAX before 0.12 drops any rule from the known half of a scan that is differentiated in reverse: its derivative, once
-# more differentiated, is that of the rule's body, a step. Forward mode within is right on every version.
-lost_in_scan = pytest.mark.xfail(
-    jax.__version_info__ < (0, 12), reason="JAX before 0.12 loses a custom_jvp in a scan differentiated in reverse"
-)
-
-
 def network(fire, weights, inputs, loop):
     """Steps of a recurrent spiking layer with a reset, and a loss of all its spikes."""
     recurrent, readout = weights
@@ -148,7 +141,6 @@ def test_hessian_vector_product_of_a_recurrent_network(name, recurrent):
     compare_with_straight_through(name, recurrent, WAYS)
 
 
-@lost_in_scan
 @of_two_curves
 @x64
 def test_hessian_vector_product_by_forward_over_reverse_mode_of_a_scan(name, recurrent):

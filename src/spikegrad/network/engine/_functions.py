@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 import jax
 import jax.numpy as jnp
 
-from ..._compat import bind_over_any_axes, equations, evaluate
+from ..._compat import bind_over_any_axes, equations, evaluate, with_jvp
 from ..._pytree import PyTree, inexact, is_inexact, merge, split
 
 Arrays: TypeAlias = list[jax.Array]
@@ -71,14 +71,17 @@ def known(value: jax.Array, computed: jax.Array) -> jax.Array:
     return _with_derivative_of(value, computed) if is_inexact(value) else value
 
 
-# A forward-mode rule, because JAX can transpose it and differentiate it again. In a second
-# derivative, ``value`` also has a derivative with respect to its residual.
-@jax.custom_jvp
-def _with_derivative_of(value, computed):
+def _value(value: jax.Array, computed: jax.Array) -> jax.Array:
     del computed
     return value
 
 
-@_with_derivative_of.defjvp
-def _with_derivative_of_jvp(primals, tangents):
+def _derivative_of_computed(
+    primals: tuple[jax.Array, jax.Array], tangents: tuple[jax.Array, jax.Array]
+) -> tuple[jax.Array, jax.Array]:
     return primals[0], tangents[1]
+
+
+# A forward-mode rule, because JAX can transpose it and differentiate it again. In a second
+# derivative, ``value`` also has a derivative with respect to its residual.
+_with_derivative_of = with_jvp(_value, _derivative_of_computed)
