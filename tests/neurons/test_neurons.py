@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import spikegrad
-from spikegrad import LIF, LeakyReadout, Sigmoid, Surrogate, learnable, parameter, unroll
+from spikegrad import LIF, Layer, LeakyReadout, Network, Sigmoid, Surrogate, SynapticLIF, learnable, parameter, unroll
 from spikegrad.neurons import Refractory
 
 pytestmark = pytest.mark.oldest
@@ -193,6 +193,35 @@ def test_the_state_gives_the_dtype(dtype):
     for slope, given in zip(slopes, currents, strict=True):
         assert slope.dtype == jnp.asarray(given).dtype
         assert np.isfinite(np.asarray(slope, float)).all()
+
+
+@pytest.mark.parametrize(("dtype", "stuck", "known"), [("bfloat16", 0.999, 0.98), ("float16", 0.9999, 0.995)])
+def test_potentials_that_16_bits_cannot_decay(dtype, stuck, known):
+    """The potential that never leaks, and one that leaks as it should, beside powers of the decay."""
+    start, currents = jnp.ones(2, dtype), jnp.zeros((50, 2), dtype)
+    for decay in (stuck, np.array([0.5, stuck])):
+        with pytest.warns(UserWarning, match=f"unroll: LeakyReadout: decay=.* less than {dtype} resolves"):
+            v, _ = unroll(LeakyReadout(decay), currents, start)
+        assert v[1] == 1 > stuck**50 + 0.004
+    v, _ = unroll(LeakyReadout(known), currents, start)
+    np.testing.assert_allclose(v.astype(float), known**50, rtol=0.15)
+    unroll(LeakyReadout(1.0), currents, start)  # never leaks on purpose
+    unroll(LeakyReadout(stuck), currents.astype("float32"))
+
+
+def test_a_network_names_the_layer_that_cannot_decay():
+    weight = jnp.eye(3, dtype=jnp.bfloat16)
+    resting = Refractory(SynapticLIF(0.9, synaptic_decay=0.999), 2)
+    network = Network({"a": Layer(weight, LIF(0.95)), "slow": Layer(weight, resting)})
+    with pytest.warns(UserWarning, match="Network: layer 'slow': SynapticLIF: synaptic_decay=0.999"):
+        network(jnp.zeros((4, 2, 3)))
+
+    def wide(x):
+        return jnp.dot(x.astype(weight.dtype), weight, preferred_element_type=jnp.float32)
+
+    states, _ = Network([Layer(wide, SynapticLIF(0.9, synaptic_decay=0.999))])(jnp.ones((100, 2, 3)))
+    (_, i), _ = states["0"]
+    np.testing.assert_allclose(i, (1 - 0.999**100) / (1 - 0.999), rtol=1e-5)
 
 
 def test_without_a_state_the_currents_give_the_dtype():

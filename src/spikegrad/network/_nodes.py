@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from .._checks import is_float
 from .._compat import zeros_like
+from ..neurons import warn_of_lost_leaks
 from ._connections import Join, Name, matrix_of, reads_of, select
 from ._graph import Graph
 from ._layer import current_of, initial_state
@@ -74,6 +75,8 @@ def initial_states(
                 )
             by_matrix = is_stable
     states = select(states, graph.layers)
+    for name, (v, _) in states.items():
+        warn_of_lost_leaks(f"Network: layer {name!r}", graph.layers[name].cell, v)
     # (depth, batch, neurons), zeros because no output precedes the first step.
     pasts = {
         name: jnp.stack([zeros_like(outs[name])] * depth)

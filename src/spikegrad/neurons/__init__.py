@@ -17,11 +17,12 @@ from ._adaptive import (
     SynapticAdaptiveLIF,
 )
 from ._cell import Cell, LinearResponse, State, Step
-from ._cell import (
-    check_initial as check_initial,
-)  # for the library itself, as all with an alias
+
+# Names with an alias are for the library itself.
+from ._cell import check_initial as check_initial
 from ._cell import fire as fire
 from ._cell import method as method
+from ._cell import warn_of_lost_leaks as warn_of_lost_leaks
 from ._compartments import TCLIF
 from ._declared import linear_response as linear_response
 from ._declared import parameters_of as parameters_of

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import functools
+import itertools
+import warnings
 from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jax.typing import ArrayLike, DTypeLike
 
 from .._checks import brief, broadcast_checked, is_float, real_array
 from .._pytree import is_array
-from .._struct import Real, Struct, is_pure
+from .._struct import Real, Struct, is_pure, parts_of
 from .._surrogate import spike_types
 
 Step: TypeAlias = Callable[..., tuple[Any, jax.Array]]
@@ -316,6 +319,37 @@ def _wrong_state(cell: Cell, owner: str, like: State, v: State) -> TypeError:
     return TypeError(
         f"{owner}: v must be {form}, as returned by initial_state, got {_described(v)}"
     )
+
+
+def warn_of_lost_leaks(owner: str, cell: Cell, v: State) -> None:
+    """Warn if the arrays of a state have too few bits for a decay of their cell.
+
+    A decay of 0.999 moves a potential by 0.001 of its size, and a potential in bfloat16 has 256
+    values between 1 and 2. It then rounds back to its old value at each step, whether or not the
+    product is computed in float32. Traced decays are unknown and not checked.
+    """
+    dtypes = {
+        x.dtype for x in jax.tree.leaves(v) if is_float(x) and x.dtype.itemsize == 2
+    }
+    cells = [part for part in parts_of(cell) if isinstance(part, Cell)]
+    for dtype, part in itertools.product(dtypes, cells):
+        for name, domain in part._domains.items():
+            value = getattr(part, name)
+            if hasattr(value, "_within"):  # a Bounded number
+                value = value.value
+            if domain.bounds != (0, 1) or isinstance(value, Tracer):
+                continue
+            leak = 1 - np.asarray(value, float)
+            # For larger leaks, rates of spikes are within 5 % of those in float64. For smaller ones
+            # they are off by 10 % or more.
+            if np.any((leak > 0) & (leak < 2 * float(jnp.finfo(dtype).eps))):
+                warnings.warn(
+                    f"{owner}: {type(part).__name__}: {name}={brief(value)} changes the state by "
+                    f"less than {dtype.name} resolves, so neurons leak at another rate or not at "
+                    "all; use currents in float32: float32 weights, with backward='half' to save "
+                    "memory, or a function as weight that returns float32",
+                    stacklevel=2,
+                )
 
 
 def parts_of_state(cell: Cell, v: State) -> State:

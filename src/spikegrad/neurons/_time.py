@@ -15,7 +15,7 @@ from .._checks import broadcasts
 from .._compat import match_varying_axes, shard_as
 from .._struct import Domain, Struct, is_pure
 from .._surrogate import as_key, fold_in
-from ._cell import Cell, State, Step, as_current, as_state
+from ._cell import Cell, State, Step, as_current, as_state, warn_of_lost_leaks
 
 
 def decay_from_tau(
@@ -146,6 +146,7 @@ def unroll(
     start = as_state(cell, v, currents.shape[1:], "unroll")
     if isinstance(cell, Cell):
         _check_start(cell, start, currents)
+        warn_of_lost_leaks("unroll", cell, start)
 
     if key is None:
         # scan reuses the program that it compiled for an equal function. This is correct for pure
