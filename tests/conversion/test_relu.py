@@ -66,25 +66,27 @@ def average_in_numpy(x):
     return (x[..., ::2, ::2] + x[..., 1::2, ::2] + x[..., ::2, 1::2] + x[..., 1::2, 1::2]) / 4
 
 
-def run_in_numpy(x, thresholds):
-    """The mean output over the steps: spikes that stand for thresholds, and half a threshold over all steps."""
+def run_in_numpy(x, thresholds, biases):
+    """The mean outputs over the steps, of spikes that stand for thresholds. Biases have half a threshold per STEPS."""
     potentials = {name: 0.0 for name in thresholds}
+    rates = dict.fromkeys(thresholds, 0.0)
 
     def fire(name, current):
         threshold = thresholds[name]
-        potentials[name] = potentials[name] + current + threshold / (2 * STEPS)
+        potentials[name] = potentials[name] + current + biases[name]
         fired = potentials[name] >= threshold
         potentials[name] = potentials[name] - threshold * fired
+        rates[name] = rates[name] + threshold * fired / STEPS
         return threshold * fired
 
     outputs = []
     for _ in range(STEPS):
-        stem = fire("stem", convolve_in_numpy(STEM, x) + STEM_BIAS)
+        stem = fire("stem", convolve_in_numpy(STEM, x))
         branch = fire("branch", convolve_in_numpy(BRANCH, stem) + BRANCH_BIAS)
         skip = convolve_in_numpy(SKIP, stem)
-        block = fire("block", average_in_numpy(branch) + average_in_numpy(skip) + 2)
+        block = fire("block", average_in_numpy(branch) + average_in_numpy(skip))
         outputs.append(block.reshape(len(x), -1) @ OUT + OUT_BIAS)
-    return np.mean(outputs, 0)
+    return rates | {"out": np.mean(outputs, 0)}
 
 
 def activations_in_numpy(x):
@@ -98,7 +100,15 @@ def test_a_residual_network_has_the_spikes_of_a_loop(network):
     spiking = to_spiking(network, IMAGES, STEPS)
     thresholds = {name: spiking.layers[name].cell.threshold for name in ("stem", "branch", "block")}
     _, outputs = jax.jit(spiking)(np.broadcast_to(IMAGES, (STEPS, *IMAGES.shape[1:])))
-    assert_close(outputs.mean(0), run_in_numpy(IMAGES[0], thresholds), 1e-5)
+    # Half a threshold, then the mean error of each layer, from the first to the last, as its bias can have it.
+    biases = {"stem": STEM_BIAS, "branch": np.zeros(()), "block": np.float32(2)}
+    biases = {name: bias + thresholds[name] / (2 * STEPS) for name, bias in biases.items()}
+    for name, activations in activations_in_numpy(IMAGES[0]).items():
+        error = activations - run_in_numpy(IMAGES[0], thresholds, biases)[name]
+        axes = (0, 2, 3) if biases[name].ndim else None
+        biases[name] = biases[name] + error.mean(axes, keepdims=True).reshape(biases[name].shape)
+        np.testing.assert_allclose(spiking.layers[name].bias, biases[name], atol=1e-6 * thresholds[name], rtol=1e-5)
+    assert_close(outputs.mean(0), run_in_numpy(IMAGES[0], thresholds, biases)["out"], 1e-5)
 
     by_percentile = to_spiking(network, IMAGES, STEPS, percentile=99)
     # The ReLU network itself, and the errors of the thresholds among many others.
@@ -146,12 +156,15 @@ def test_a_converted_network_is_trained_on(network):
 
 @pytest.mark.parametrize("percentile", [None, 99])
 def test_constant_currents_give_rounded_activations(percentile):
-    """The number of spikes has a closed form: T a / threshold, rounded, within 0 and T."""
+    """The number of spikes has a closed form: T a / threshold, rounded, within 0 and T, with a corrected bias."""
     layer = Layer(np.eye(4, dtype=np.float32), Relu(), bias=np.float32(0.25))
     spiking = to_spiking(Network([layer]), FEATURES, 7, percentile=percentile)
     threshold = spiking.layers[0].cell.threshold
     spikes = spiking(np.broadcast_to(FEATURES, (7, *FEATURES.shape[1:])))[1].sum(0)
-    expected = np.clip(np.floor(7 * (FEATURES[0] + 0.25) / threshold + 0.5), 0, 7)
+    activations = np.maximum(FEATURES[0] + 0.25, 0)
+    rounded = np.clip(np.floor(7 * activations / threshold + 0.5), 0, 7)
+    error = (activations - threshold * rounded / 7).mean()
+    expected = np.clip(np.floor(7 * (FEATURES[0] + 0.25 + error) / threshold + 0.5), 0, 7)
     np.testing.assert_array_equal(spikes, expected)
 
 

@@ -6,6 +6,13 @@ from ._connections import NotLinearError as NotLinearError  # for the library it
 from ._connections import check_linear as check_linear
 from ._costs import cost_report
 from ._energy import EnergyPrices
+from ._neurobench import NeuroBenchReport, neurobench
 from ._residuals import residual_report
 
-__all__ = ["EnergyPrices", "cost_report", "residual_report"]
+__all__ = [
+    "EnergyPrices",
+    "NeuroBenchReport",
+    "cost_report",
+    "neurobench",
+    "residual_report",
+]

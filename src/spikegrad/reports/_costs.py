@@ -351,7 +351,7 @@ def _cost_of(parts: list, examples: int, steps: int) -> Cost:
     for n, (weight, edge, value, counts) in enumerate(parts):
         # the values that the edge reads in one step
         shape = (len(edge.lags), *value.shape) if edge.windowed else value.shape
-        fan_out, effective = _connections(
+        fan_out, effective = connections_of_weight(
             weight, jax.ShapeDtypeStruct(shape, value.dtype)
         )
         counts = counts.astype(np.int64)
@@ -372,7 +372,7 @@ def _cost_of(parts: list, examples: int, steps: int) -> Cost:
     return _sum(costs)
 
 
-def _connections(
+def connections_of_weight(
     weight: Weight, like: jax.ShapeDtypeStruct
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the connections of each value, for all and for nonzero weights.

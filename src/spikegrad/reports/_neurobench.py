@@ -1,0 +1,197 @@
+"""The numbers of NeuroBench for a network, by the definitions of its harness."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .._pytree import PyTree, is_array
+from ..network import Delayed, Layer, Network, Window, named_inputs
+from ..network._connections import Edge, Weight, matrix_of, weights_of
+from ..network._past import lagged
+from ..neurons import LeakyReadout, parameters_of
+from ._costs import connections_of_weight
+
+
+class NeuroBenchReport(NamedTuple):
+    """The numbers of NeuroBench. ``_asdict()`` has its keys."""
+
+    Footprint: int
+    """Bytes of all arrays of the network."""
+    ConnectionSparsity: float
+    """The share of weights that are 0, without biases, rounded to 4 digits."""
+    ActivationSparsity: float
+    """The share of zeros among the outputs of all neurons that fire, over steps and examples."""
+    SynapticOperations: dict[str, float]
+    """``Effective_MACs``, ``Effective_ACs`` and ``Dense``, for each example."""
+    MembraneUpdates: float
+    """Potentials that a step changes, for each example. All change in the first step."""
+
+
+def neurobench(
+    network: Network, inputs: PyTree, *, key: jax.Array | None = None
+) -> NeuroBenchReport:
+    """Compute the numbers that NeuroBench 2.3.0 [1]_ reports for a network.
+
+    NeuroBench itself runs models of PyTorch only. Tests compare this function with its harness on
+    three networks of snnTorch.
+
+    Parameters
+    ----------
+    network : Network
+        Weights are matrices or linear functions, as in :func:`cost_report`.
+    inputs : array_like or dict
+        One batch of inputs, ``(steps, batch, ...)``.
+    key : array of jax.random.key, optional
+        For :func:`~spikegrad.stochastic` spikes.
+
+    Returns
+    -------
+    NeuroBenchReport
+
+    Raises
+    ------
+    TypeError, ValueError
+        If inputs or key do not fit the network, or if a weight is not linear.
+
+    Notes
+    -----
+    NeuroBench counts the operations of a weight in one step and one batch as accumulates (AC) if
+    all values of this batch are -1, 0 or 1, and all as multiply-accumulates (MAC) otherwise. So one
+    count of 2 changes the operations of all examples. :func:`cost_report` counts each value by
+    itself.
+
+    Differences from the harness:
+
+    - Footprint: modules of snnTorch also have buffers, such as thresholds and potentials.
+    - Operations are exact. The harness sums in float32, which is exact up to 16,777,216 in a step.
+    - :class:`~spikegrad.LeakyReadout` never fires, so it has no activations and membrane updates.
+    - Operations of joins and within cells are not counted. In functions as weights, arrays with one
+      axis longer than 1 are biases.
+
+    References
+    ----------
+    .. [1] J. Yik et al., "The NeuroBench framework for benchmarking neuromorphic computing
+       algorithms and systems", Nature Communications 16:1545 (2025).
+
+    Examples
+    --------
+    >>> import jax.numpy as jnp
+    >>> from spikegrad import LIF, Layer, Network
+    >>> from spikegrad.reports import neurobench
+    >>> network = Network([Layer(jnp.array([[0.5, 0.0], [0.5, 0.5]]), LIF(0.9))])
+    >>> # two steps, one example, two inputs
+    >>> spikes = jnp.array([[[1.0, 0.0]], [[1.0, 1.0]]])
+    >>> report = neurobench(network, spikes)
+    >>> report.SynapticOperations
+    {'Effective_MACs': 0.0, 'Effective_ACs': 4.0, 'Dense': 8.0}
+    >>> report.ConnectionSparsity, report.MembraneUpdates
+    (0.25, 4.0)
+    """
+    graph = network.graph
+    x = named_inputs(network.inputs, inputs)
+    examples = next(iter(x.values())).shape[1]
+    named = dataclasses.replace(network, inputs=graph.inputs)
+    _, activity = named.observe(x, parts="output", key=key)
+    values = x | {name: node.output for name, node in activity.items()}
+    multiplied = added = dense = 0
+    for name, layer in graph.layers.items():
+        edges = {edge.label: edge for edge in graph.edges[name]}
+        for label, weight in layer.weights.items():
+            for part, of_edge in weights_of(label, weight).items():
+                counts = _operations(of_edge, edges[part], values[edges[part].source])
+                multiplied += counts.multiplied
+                added += counts.added
+                dense += counts.dense
+    outputs = [values[name] for name, layer in graph.layers.items() if _fires(layer)]
+    zeros = sum(int((value == 0).sum()) for value in outputs)
+    weights = [w for layer in graph.layers.values() for w in _arrays_of_weights(layer)]
+    zero_weights = sum(int((w == 0).sum()) for w in weights)
+    return NeuroBenchReport(
+        sum(leaf.nbytes for leaf in jax.tree.leaves(network) if is_array(leaf)),
+        round(zero_weights / max(1, sum(w.size for w in weights)), 4),
+        zeros / max(1, sum(value.size for value in outputs)),
+        {
+            "Effective_MACs": multiplied / examples,
+            "Effective_ACs": added / examples,
+            "Dense": dense / examples,
+        },
+        _changed_potentials(named, x, key) / examples,
+    )
+
+
+class _Counts(NamedTuple):
+    """Operations of all examples and steps."""
+
+    multiplied: int
+    added: int
+    dense: int
+
+
+def _operations(weight: Weight, edge: Edge, value: jax.Array) -> _Counts:
+    """Count the operations of one weight. ``value`` is the output of its source."""
+    past = jnp.zeros((max(1, *edge.lags), *value.shape[1:]), value.dtype)
+    # (lags, steps, batch, ...): an output before the first step is 0
+    reads = np.stack(
+        [np.asarray(lagged(past, value, lag, len(value), None)) for lag in edge.lags]
+    )
+    reads = np.moveaxis(reads, 0, 1) if edge.windowed else reads[0]
+    fan_out, effective = connections_of_weight(
+        weight, jax.ShapeDtypeStruct(reads.shape[1:], value.dtype)
+    )
+    # One number for each step. float64 is exact up to 2^53.
+    per_step = (
+        ((reads != 0) * effective.astype(np.float64)).reshape(len(reads), -1).sum(1)
+    )
+    is_spiking = np.isin(reads, (-1, 0, 1)).reshape(len(reads), -1).all(1)
+    total = np.broadcast_to(fan_out, reads.shape).sum(dtype=np.int64)
+    return _Counts(
+        int(per_step[~is_spiking].sum()), int(per_step[is_spiking].sum()), int(total)
+    )
+
+
+def _fires(layer: Layer) -> bool:
+    return not isinstance(parameters_of(layer.cell), LeakyReadout)
+
+
+def _arrays_of_weights(layer: Layer) -> list[np.ndarray]:
+    """Return the matrices and kernels of a layer, without biases."""
+    found = []
+    for weight in layer.weights.values():
+        inner: Any = weight.weight if isinstance(weight, (Delayed, Window)) else weight
+        matrix = matrix_of(inner)
+        if matrix is not None:
+            found.append(np.asarray(matrix))
+            continue
+        arrays = [np.asarray(leaf) for leaf in jax.tree.leaves(inner) if is_array(leaf)]
+        found += [array for array in arrays if np.squeeze(array).ndim > 1]
+    return found
+
+
+def _changed_potentials(
+    network: Network, x: dict[str, jax.Array], key: jax.Array | None
+) -> int:
+    """Count the potentials that differ from those of the step before, of neurons that fire."""
+    layers = network.graph.layers
+    names = [name for name, layer in layers.items() if _fires(layer)]
+
+    def potentials(states: PyTree) -> list[jax.Array]:
+        return [jax.tree.leaves(states[name][0])[0] for name in names]
+
+    def step(states, now):
+        number, values = now
+        drawn = None if key is None else jax.random.fold_in(key, number)
+        after, _ = network.step(states, values, key=drawn)
+        pairs = zip(potentials(states), potentials(after), strict=True)
+        return after, [(before != now).sum() for before, now in pairs]
+
+    steps = len(next(iter(x.values())))
+    rest = network.initial_state({name: value[0] for name, value in x.items()})
+    _, changed = jax.lax.scan(step, rest, (jnp.arange(steps), x))
+    # As the harness does, the first step counts all potentials.
+    first = sum(potential.size for potential in potentials(rest))
+    return first + sum(int(count[1:].sum()) for count in changed)
