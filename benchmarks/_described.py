@@ -239,10 +239,12 @@ def launches(text: str, thunks: str) -> int:
 def types_of(text: str) -> tuple[int, dict[str, int]]:
     """Return the number of conversions in the text, and of products by the type of their operands."""
     converts = len(re.findall(r" convert\(", text))
+    types = dict(re.findall(r"%([\w.\-]+) = (\w+)\[", text))
     products: dict[str, int] = {}
     for line in text.splitlines():
-        if re.search(r' (dot|convolution)\(|custom_call_target="__(cublas|cudnn)', line):
-            operand = re.search(r"\((?:%[\w.\-]+ = )?(\w+)\[", line.split("= ", 1)[1].split(" ", 1)[1])
-            kind = operand.group(1) if operand else "?"
+        if found := re.search(r" (?:dot|convolution|custom-call)\(%([\w.\-]+)", line):
+            if "custom-call(" in line and not re.search(r'target="__(cublas|cudnn)', line):
+                continue
+            kind = types.get(found.group(1), "unknown")
             products[kind] = products.get(kind, 0) + 1
     return converts, products

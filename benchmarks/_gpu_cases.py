@@ -366,5 +366,5 @@ CASES: dict[str, Callable[[], Case]] = {
     "two inputs": lambda: two_inputs(200, 64, 512),
     "joins": lambda: residual(100, 64, 512),
     "stochastic": lambda: drawn(200, 64, 512),
-    "one layer, bfloat16": lambda: chain([512], 200, 64, dtype=jnp.bfloat16),
+    "bfloat16": lambda: chain([512], 200, 64, dtype=jnp.bfloat16),
 }

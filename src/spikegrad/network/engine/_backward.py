@@ -278,7 +278,7 @@ class _Chunk:
         """Return the pre-spike state of a layer at step t of the chunk."""
         # (chunks, chunk, batch, neurons) -> (batch, neurons), from the residual of this step only,
         # because a chunk of residuals would be a copy.
-        residual = _at_index(_at_index(self.residuals[name], self.i), t)
+        residual = at_index(at_index(self.residuals[name], self.i), t)
         return self.over.layers[name].load(residual)
 
     @_once
@@ -288,7 +288,7 @@ class _Chunk:
         started = None if active is None else active | started
         # vmap over the steps of the chunk. Its functions are elementwise: (batch, neurons) ->
         # (chunk, batch, neurons).
-        residuals = _at_index(self.residuals[name], self.i)
+        residuals = at_index(self.residuals[name], self.i)
         u = jax.vmap(self.over.layers[name].load)(residuals)
         return jax.vmap(functools.partial(self.over.fired, name))(u, started, number)
 
@@ -298,7 +298,7 @@ class _Chunk:
         over = self.over
         # The step before the chunk is the last one of the previous chunk, or of the previous
         # segment (``us``).
-        residuals = _at_index(self.residuals[name], jnp.maximum(self.i - 1, 0))
+        residuals = at_index(self.residuals[name], jnp.maximum(self.i - 1, 0))
         last = over.layers[name].load(jax.tree.map(lambda a: a[-1], residuals))
         u = tree_where(self.i > 0, last, self.us[name])
         before = over.state_before(name, self.start, u)
@@ -370,7 +370,7 @@ class _Chunk:
         return jnp.stack([self.sources.lagged(source, lag) for lag in lags], 1)
 
 
-def _at_index(tree: PyTree, i: jax.Array) -> PyTree:
+def at_index(tree: PyTree, i: jax.Array) -> PyTree:
     """Return ``a[i]`` of arrays, for an index that is not negative."""
     return jax.tree.map(
         lambda a: jax.lax.dynamic_index_in_dim(

@@ -59,10 +59,10 @@ from ..._compat import match_varying_axes, merge_leading, spread_as, zeros_like
 from ..._pytree import PyTree, inexact, is_inexact
 from .._connections import Name
 from .._graph import Graph
-from .._masks import Masks, tree_keep
+from .._masks import Masks, tree_keep, tree_where
 from .._schedule import RESIDUALS, Plan, schedule
 from .._states import Parts
-from ._backward import backward
+from ._backward import at_index, backward
 from ._layer_vjp import LayerVjp, trace_all
 from ._sequence import Sequence
 
@@ -182,10 +182,11 @@ def _run_part(plan, graph, traced, part, arrays, inputs, pre_spike, starts, mask
             # Scan over segments. Carry: pre-spike state and state of each layer, each (batch,
             # neurons), and the pasts. Stacked: outputs (segments, chunks, chunk, batch, neurons),
             # and the residuals: pre-spike states (segments, batch, neurons) and pasts (segments,
-            # depth, batch, neurons), unrounded.
+            # depth, batch, neurons), unrounded. They are stored after a segment, where they are
+            # computed. To store the carry, XLA would start a copy on its own.
             def segment(carry, first):
-                us, _, pasts = carry
                 carry, recorded, _ = over.forward(first, carry, False)
+                us, _, pasts = carry
                 return carry, (recorded, (us, pasts))
 
             (_, *ends), (recorded, residuals) = jax.lax.scan(
@@ -238,18 +239,27 @@ def _run_part(plan, graph, traced, part, arrays, inputs, pre_spike, starts, mask
                 over, (0, pre_spike, starts[1], residuals), carry, ct_recorded
             )
         else:
-            # Scan over segments, from last to first. Slices: the first step of the segment, and its
-            # stored pre-spike states and pasts. Each segment is recomputed from the pre-spike
-            # states at its start. Firing them again gives the states, so the residuals do not
-            # contain these (Griewank and Walther 2000).
-            def segment(carry, now):
-                first, (us, pasts) = now
+            # Scan over segments, from last to first. Carry: also the number of the segment. Each
+            # segment is recomputed from the pre-spike states and pasts after the previous one.
+            # Firing them again gives the states, so the residuals do not contain these (Griewank
+            # and Walther 2000).
+            def segment(carry, _):
+                number, carry = carry
+                first = number * part.segment
+                previous = at_index(residuals, jnp.maximum(number - 1, 0))
+                us, pasts = tree_where(number > 0, previous, (pre_spike, starts[1]))
                 states = {n: over.state_before(n, first, us[n]) for n in over.layers}
-                *_, residuals = over.forward(first, (us, states, pasts), True)
-                return backward(over, (first, us, pasts, residuals), carry, ct_recorded)
+                *_, stored = over.forward(first, (us, states, pasts), True)
+                carry, ct_inputs = backward(
+                    over, (first, us, pasts, stored), carry, ct_recorded
+                )
+                return (number - 1, carry), ct_inputs
 
-            carry, ct_inputs = jax.lax.scan(
-                segment, carry, (firsts, residuals), reverse=True
+            (_, carry), ct_inputs = jax.lax.scan(
+                segment,
+                (jnp.asarray(len(firsts) - 1), carry),
+                length=len(firsts),
+                reverse=True,
             )
             ct_inputs = jax.tree.map(merge_leading, ct_inputs)
         # The loop takes the complete inputs, because a slice would be a copy. So the cotangent has
