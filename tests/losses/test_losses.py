@@ -10,7 +10,7 @@ import pytest
 from networks import assert_raises
 
 from spikegrad import LIF, Layer, LeakyReadout, Network, losses
-from spikegrad.losses import count_error, first_spike_time, potential_error, rate_error, reduce_time, van_rossum
+from spikegrad.losses import count_error, first_spike_time, potential_error, rate_error, reduce_time, smape, van_rossum
 
 RNG = np.random.default_rng(3)
 STEPS, EXAMPLES, CLASSES = 12, 5, 4
@@ -245,3 +245,18 @@ REFUSED = {
 @pytest.mark.parametrize("message", REFUSED)
 def test_invalid_arguments_raise(message):
     assert_raises(REFUSED[message], message)
+
+
+def test_smape_of_a_loop():
+    """Pairs of zeros have no error, and no gradient that is not a number."""
+    rng = np.random.default_rng(9)
+    predictions, targets = rng.normal(size=(2, 6, 3)).astype(np.float32)
+    predictions[0, 0] = targets[0, 0] = targets[1, 1] = 0
+    errors = [
+        abs(p - y) / (abs(p) + abs(y)) if p or y else 0 for p, y in zip(predictions.flat, targets.flat, strict=True)
+    ]
+    value, gradient = jax.value_and_grad(smape)(predictions, targets)
+    np.testing.assert_allclose(value, 200 * np.mean(errors), rtol=1e-6)
+    assert np.isfinite(gradient).all()
+    assert np.any(gradient)
+    assert_raises(lambda: smape(predictions, targets[0]), "ValueError: smape: targets must have the shape of")

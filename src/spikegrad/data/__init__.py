@@ -42,6 +42,7 @@ from ._forms import Form as Form
 from ._heidelberg import read_shd
 from ._images import BUILT_IN, load, scale
 from ._images import images_to_score as images_to_score
+from ._mackey_glass import mackey_glass
 from ._npz import keys_of as keys_of
 from ._npz_sequences import read_npz, read_npz_events
 from ._pairs import read_pairs
@@ -85,6 +86,7 @@ __all__ = [
     "latency_encoding",
     "load",
     "load_packaged",
+    "mackey_glass",
     "randman",
     "rate_encoding",
     "read_dvs_gesture",

@@ -13,6 +13,7 @@ from ._outputs import (
     potential_error,
     rate_error,
     reduce_time,
+    smape,
     van_rossum,
 )
 
@@ -24,6 +25,7 @@ __all__ = [
     "potential_error",
     "rate_error",
     "reduce_time",
+    "smape",
     "upper_bound",
     "van_rossum",
     "voltage_bound",

@@ -183,6 +183,45 @@ def rate_error(
     return ((x.sum(0) / _count(valid, x) - targets) ** 2).mean()
 
 
+def smape(predictions: ArrayLike, targets: ArrayLike) -> jax.Array:
+    r"""Compute the symmetric mean absolute percentage error.
+
+    .. math:: 200\, \Big\langle \frac{|p - y|}{|p| + |y|} \Big\rangle
+
+    Parameters
+    ----------
+    predictions, targets : array_like
+        :math:`p` and :math:`y`, of one shape.
+
+    Returns
+    -------
+    jax.Array
+        A number from 0 to 200, the mean over all entries. An entry with both values 0 has no error.
+
+    Raises
+    ------
+    ValueError
+        If the shapes differ.
+
+    Examples
+    --------
+    >>> import jax.numpy as jnp
+    >>> from spikegrad.losses import smape
+    >>> print(f"{smape(jnp.array([1.0, 2.0]), jnp.array([1.0, 1.0])):.2f}")
+    33.33
+    """
+    p = real_array(predictions, "smape", "predictions")
+    y = real_array(targets, "smape", "targets").astype(p.dtype)
+    if p.shape != y.shape:
+        raise ValueError(
+            f"smape: targets must have the shape of predictions, {p.shape}, got {y.shape}"
+        )
+    scale = abs(p) + abs(y)
+    # A quotient of 0 by 0 would make the mean, and the gradient of each prediction, NaN.
+    is_zero = scale == 0
+    return 200 * jnp.where(is_zero, 0, abs(p - y) / jnp.where(is_zero, 1, scale)).mean()
+
+
 def potential_error(
     potentials: ArrayLike,
     labels: ArrayLike,

@@ -1,0 +1,106 @@
+"""The Mackey-Glass series, a chaotic series to predict."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+LYAPUNOV_TIME = 197.0
+"""For a delay of 17, in the unit of time: errors grow by a factor of e."""
+POINTS_PER_LYAPUNOV_TIME = 75
+LONGEST_STEP = 0.1
+"""Of the integration. The error of a step is of order 5."""
+
+
+def mackey_glass(
+    points: int = 1501,
+    *,
+    tau: float = 17.0,
+    past: float = 0.7206597,
+    interval: float = LYAPUNOV_TIME / POINTS_PER_LYAPUNOV_TIME,
+    beta: float = 0.2,
+    gamma: float = 0.1,
+    exponent: float = 10.0,
+) -> np.ndarray:
+    r"""Generate the Mackey-Glass series [1]_, as in NeuroBench [2]_.
+
+    .. math:: \dot x(t) = \beta\, \frac{x(t - \tau)}{1 + x(t - \tau)^n} - \gamma\, x(t)
+
+    Parameters
+    ----------
+    points : int, default 1501
+        Number of points. NeuroBench trains on 750 points, tests on the next 750, and predicts the
+        next point.
+    tau : float, default 17.0
+        Delay :math:`\tau`, above 0. NeuroBench has series with delays from 17 to 30, each with its
+        own ``past`` and ``interval``.
+    past : float, default 0.7206597
+        The value at all times up to 0.
+    interval : float, default 197 / 75
+        Time between two points. The first point is at time 0. A Lyapunov time, 197 for a delay of
+        17, has 75 points.
+    beta, gamma, exponent : float
+        :math:`\beta`, :math:`\gamma` and :math:`n`.
+
+    Returns
+    -------
+    numpy.ndarray
+        ``(points,)``, float64.
+
+    Notes
+    -----
+    Errors of the integration and rounding errors grow by a factor of e in a Lyapunov time, so two
+    programs have equal series for some Lyapunov times only. For published numbers, use the series
+    that NeuroBench provides.
+
+    References
+    ----------
+    .. [1] M. C. Mackey and L. Glass, "Oscillation and chaos in physiological control systems",
+       Science 197, 287-289 (1977).
+    .. [2] J. Yik et al., "The NeuroBench framework for benchmarking neuromorphic computing
+       algorithms and systems", Nature Communications 16:1545 (2025).
+
+    Examples
+    --------
+    >>> from spikegrad.data import mackey_glass
+    >>> series = mackey_glass(200)
+    >>> print(f"{series[0]:.4f} {series.min():.2f} {series.max():.2f}")
+    0.7207 0.43 1.31
+    """
+    # A whole number of steps for the delay, so delayed values are at steps or between two.
+    lag = math.ceil(tau / LONGEST_STEP)
+    step = tau / lag
+    count = math.ceil((points - 1) * interval / step) + 1
+
+    def slope(now: float, delayed: float) -> float:
+        return beta * delayed / (1 + delayed**exponent) - gamma * now
+
+    # Values and slopes at the steps, with the constant past before them.
+    x = np.full(lag + count + 1, past)
+    slopes = np.zeros(lag + count + 1)
+    for n in range(lag, lag + count):
+        now, delayed, next_delayed = x[n], x[n - lag], x[n - lag + 1]
+        # The past is constant up to time 0, where the slope jumps.
+        next_slope = slopes[n - lag + 1] if n >= 2 * lag else 0.0
+        middle = (delayed + next_delayed) / 2 + step / 8 * (
+            slopes[n - lag] - next_slope
+        )
+        slopes[n] = slope(now, delayed)
+        # The classical Runge-Kutta method.
+        second = slope(now + step / 2 * slopes[n], middle)
+        third = slope(now + step / 2 * second, middle)
+        fourth = slope(now + step * third, next_delayed)
+        x[n + 1] = now + step / 6 * (slopes[n] + 2 * second + 2 * third + fourth)
+    slopes[-1] = slope(x[-1], x[-1 - lag])
+    x, slopes = x[lag:], slopes[lag:]
+    # The cubic polynomial with the values and slopes at both ends of a step.
+    position = np.arange(points) * interval / step
+    start = np.minimum(position.astype(int), count - 1)
+    t = position - start
+    low, high, rise, fall = x[start], x[start + 1], slopes[start], slopes[start + 1]
+    return (
+        (1 + 2 * t) * (1 - t) ** 2 * low
+        + t**2 * (3 - 2 * t) * high
+        + step * (t * (1 - t) ** 2 * rise - t**2 * (1 - t) * fall)
+    )
