@@ -14,8 +14,8 @@ steps and examples of a learning signal of the neuron times a trace of the row.
 2. :func:`next_traces` moves the traces by one step. They need no signal.
 3. :func:`shares` multiplies the signals by the traces, and sums over the examples.
 
-Not optimal: rule ``"eprop"`` computes the derivatives of ``integrate`` and ``fire`` once for each
-row, although they are the same numbers for all rows of a neuron, as XLA finds for most cells.
+Not optimal: rule ``"eprop"`` also computes the rows of sources that have never fired, and a layer
+that several readouts read has a filtered trace for each of them.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.lax import stop_gradient
 
+from .._compat import evaluated
 from .._pytree import PyTree, inexact, merge
 from ..network import (
     CellSteps,
@@ -532,28 +533,43 @@ def _rows(network: Network, name: str, like: jax.Array) -> jax.Array:
 def check_elementwise(name: str, cell: Cell, like: jax.Array) -> None:
     """Raise if a neuron of a cell depends on another one.
 
-    The derivative in the direction of the first neuron is NaN there, and NaN spreads to each neuron
-    that depends on it. ``like`` is an array of the state, ``(batch, neurons)``.
+    ``like`` is an array of the state, ``(batch, neurons)``.
     """
-    with jax.ensure_compile_time_eval():
-        half = partial(jax.tree.map, lambda x: np.full(x.shape, 0.5, x.dtype))
-        cell = combine(half(arrays_of(cell)), cell)
-        v = cell.initial_state(like.shape, like.dtype)
-        keys = jax.random.split(jax.random.key(0), len(like))
+    # Numbers replace the arrays of the cell, because those may be tracers.
+    cell = combine(_halves(arrays_of(cell)), cell)
+    values, derivatives = _step_from_first_neuron(
+        cell, np.zeros(like.shape, like.dtype)
+    )
+    pairs = zip(jax.tree.leaves(values), jax.tree.leaves(derivatives), strict=True)
+    for value, derivative in pairs:
+        if value.shape != like.shape or np.isnan(derivative)[:, 1:].any():
+            raise TypeError(
+                f"Online: layer {name!r}: rule 'eprop' needs elementwise integrate and fire, "
+                f"and {type(cell).__name__} mixes neurons; pass rule='local'"
+            )
 
-        def move(real: PyTree, current: jax.Array) -> tuple[Any, jax.Array]:
-            state, out = fire(cell, cell.integrate(merge(real, v), current), keys)
-            return inexact(state), out
 
-        def first_is_nan(x: np.ndarray) -> np.ndarray:
-            return np.where(np.arange(x.shape[1]) == 0, np.nan, 0 * x)
+@evaluated
+def _step_from_first_neuron(cell: Cell, like: np.ndarray) -> tuple[Any, Any]:
+    """Return state and output of a step, and their derivatives in the direction of the first
+    neuron, which is NaN there and 0 elsewhere.
 
-        values = half((inexact(v), like))
-        results, marks = jax.jvp(move, values, jax.tree.map(first_is_nan, values))
-        pairs = zip(jax.tree.leaves(results), jax.tree.leaves(marks), strict=True)
-        for value, mark in pairs:
-            if value.shape != like.shape or jnp.any(jnp.isnan(mark)[:, 1:]):
-                raise TypeError(
-                    f"Online: layer {name!r}: rule 'eprop' needs elementwise integrate and fire, "
-                    f"and {type(cell).__name__} mixes neurons; pass rule='local'"
-                )
+    The derivative of each neuron that depends on the first one is NaN.
+    """
+    v = cell.initial_state(like.shape, like.dtype)
+    keys = jax.random.split(jax.random.key(0), len(like))
+
+    def move(real: PyTree, current: jax.Array) -> tuple[Any, jax.Array]:
+        state, out = fire(cell, cell.integrate(merge(real, v), current), keys)
+        return inexact(state), out
+
+    def first_is_nan(x: np.ndarray) -> np.ndarray:
+        return np.where(np.arange(x.shape[1]) == 0, np.nan, 0 * x)
+
+    values = _halves((inexact(v), like))
+    return jax.jvp(move, values, jax.tree.map(first_is_nan, values))
+
+
+def _halves(tree: PyTree) -> PyTree:
+    """Return arrays of 0.5, a number in the domain of most parameters and states."""
+    return jax.tree.map(lambda x: np.full(x.shape, 0.5, x.dtype), tree)
