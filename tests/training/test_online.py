@@ -311,6 +311,21 @@ def test_joins_without_arrays_pass_signals():
     np.testing.assert_allclose(a[1].layers["hidden"].weight, b[1].layers["hidden"].weight, rtol=1e-4)
 
 
+def test_a_readout_with_a_matrix_of_integers_filters_traces():
+    """It is a constant, with the signals of the same matrix of floats."""
+    online, x, targets = shallow()
+    matrix = np.arange(8).reshape(4, 2) % 3 - 1
+    networks = [Network({**online.network.layers, "out": Layer(m, LeakyReadout(0.8))}) for m in (matrix, 1.0 * matrix)]
+
+    @jax.jit
+    def run(x):
+        return [Online(n).scan(Online(n).start(x[0]), x, targets, squares)[2].layers["hidden"] for n in networks]
+
+    integers, floats = run(x)
+    assert np.abs(floats.weight).max() > 0
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), integers, floats)
+
+
 class Inhibition(Cell):
     def integrate(self, v, current):
         return 0.9 * v + current - v.mean(-1, keepdims=True)

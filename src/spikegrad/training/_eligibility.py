@@ -83,6 +83,11 @@ class Rule(NamedTuple):
     feedback: Mapping[str, Mapping[str, Any]]
     """A matrix ``(neurons of the layer, neurons of the readout)`` by readout and layer."""
 
+    @property
+    def fed_back(self) -> set[str]:
+        """The layers that get their signals through feedback only."""
+        return {name for layers in self.feedback.values() for name in layers}
+
     def filters(self) -> dict[str, dict[str, Any]]:
         """Return the matrices through which a signal reaches a layer whose traces a readout
         filters, by readout and layer.
@@ -90,7 +95,6 @@ class Rule(NamedTuple):
         if self.name != "eprop":
             return {}
         graph = self.network.graph
-        fed_back = {name for layers in self.feedback.values() for name in layers}
         filters = {}
         for readout, layer in graph.layers.items():
             if not is_readout(layer.cell):
@@ -101,7 +105,7 @@ class Rule(NamedTuple):
                 for connection in matrices_of(self.network, readout)
                 if connection.edge.lags == (0,)
                 and connection.edge.source in graph.layers
-                and connection.edge.source not in fed_back
+                and connection.edge.source not in self.fed_back
             }
             filters[readout] = {**direct, **self.feedback.get(readout, {})}
         return filters
@@ -163,7 +167,7 @@ class Moved(NamedTuple):
 
 
 class Connection(NamedTuple):
-    """An edge with a matrix that learns."""
+    """An edge with a matrix."""
 
     edge: Edge
     matrix: jax.Array
@@ -320,13 +324,12 @@ def _learning_nodes(
 
     Before each layer is a node with the reads of its matrices, because its traces need them.
     """
-    fed_back = {name for layers in rule.feedback.values() for name in layers}
     nodes: dict[str, Any] = {}
     for name, (node, edges) in nodes_of(
         network.graph, step.key, _examples(step)
     ).items():
         # A layer with feedback gets its signal only through the feedback.
-        edges = [Constant(*e) if e.source in fed_back else e for e in edges]
+        edges = [Constant(*e) if e.source in rule.fed_back else e for e in edges]
         if isinstance(node, CellSteps):
             feedback = rule.feedback.get(name, {})
             edges += [Edge(_feedback_from(source), source, (0,)) for source in feedback]
@@ -339,7 +342,7 @@ def _learning_nodes(
             else:
                 node = CellSteps(node.cell, current, node.keys)
             if rule.name != "local":
-                reads = tuple(c.edge for c in matrices_of(network, name))
+                reads = tuple(c.edge for c in learned_matrices_of(network, name))
                 nodes[_rows_of(name)] = _values, reads
         nodes[name] = node, tuple(edges)
     return nodes
@@ -470,7 +473,7 @@ def start_traces(
     cell = layers[name].cell
     real = inexact(state)
     like = jax.tree.leaves(real)[0]  # (batch, neurons)
-    rows = sum(len(c.matrix) for c in matrices_of(rule.network, name)) + 1
+    rows = sum(len(c.matrix) for c in learned_matrices_of(rule.network, name)) + 1
     if rule.name == "ottt":
         zeros = jnp.zeros((len(like), rows), like.dtype)
         return Presynaptic(zeros, zeros)
@@ -511,13 +514,20 @@ def arrays_of(cell: Cell) -> Any:
 
 
 def matrices_of(network: Network, name: str) -> list[Connection]:
-    """Return the connections of a layer that learn a matrix."""
-    connections = []
-    for edge, weight in network.graph.connections(name):
-        matrix = matrix_of(weight)
-        if matrix is not None and is_float_array(matrix):
-            connections.append(Connection(edge, jnp.asarray(matrix)))
-    return connections
+    """Return the connections of a layer that have a matrix."""
+    weights = [
+        (edge, matrix_of(weight)) for edge, weight in network.graph.connections(name)
+    ]
+    return [
+        Connection(edge, jnp.asarray(matrix))
+        for edge, matrix in weights
+        if matrix is not None
+    ]
+
+
+def learned_matrices_of(network: Network, name: str) -> list[Connection]:
+    """Return the connections of a layer that learn a matrix. One of integers is a constant."""
+    return [c for c in matrices_of(network, name) if is_float_array(c.matrix)]
 
 
 def _rows(network: Network, name: str, like: jax.Array) -> jax.Array:
@@ -525,7 +535,7 @@ def _rows(network: Network, name: str, like: jax.Array) -> jax.Array:
     layer = network.graph.layers[name]
     bias = jnp.zeros(()) if layer.bias is None else jnp.asarray(layer.bias)
     single = [bias, *jax.tree.leaves(arrays_of(layer.cell))]
-    rows = [connection.matrix for connection in matrices_of(network, name)]
+    rows = [c.matrix for c in learned_matrices_of(network, name)]
     rows += [jnp.broadcast_to(x, (1, like.shape[1])) for x in single]
     return jnp.concatenate([row.astype(like.dtype) for row in rows])
 
