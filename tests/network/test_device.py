@@ -9,8 +9,19 @@ import pytest
 from conftest import few
 from networks import assert_close
 
-from spikegrad import LIF, AdaptiveLIF, Backward, Delayed, Join, Layer, LeakyReadout, Network, Sigmoid, stochastic
-from spikegrad.network import _device
+from spikegrad import (
+    LIF,
+    AdaptiveLIF,
+    Backward,
+    Delayed,
+    Join,
+    Layer,
+    LeakyReadout,
+    Network,
+    Sigmoid,
+    _device,
+    stochastic,
+)
 from spikegrad.network._schedule import Part, schedule
 
 STEPS, BATCH, CHUNK = 4, 3, 2

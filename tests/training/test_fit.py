@@ -29,6 +29,7 @@ from spikegrad.training import (
     partition,
     with_device_data,
 )
+from spikegrad.training._source import Source
 
 pytestmark = pytest.mark.newest
 
@@ -118,6 +119,20 @@ def test_how_batches_come_is_no_matter(whole):
     everything = (jax.tree.map(jnp.asarray, batch) for epoch in range(3) for batch in BATCHES(epoch))
     assert same(state, run(everything, updates_per_call=3))
     assert same(state, run(lambda epoch: list(BATCHES(epoch)), steps=12, updates_per_call=3))
+
+
+def test_batches_of_the_next_call_are_copied_to_a_gpu_ahead(whole, monkeypatch):
+    """On a processor they stay arrays of NumPy, of which JAX has no copy while it computes."""
+    state, _ = whole
+    state_at_start = State.create(start(), optax.sgd(0.1), KEY)
+    (before,) = next(Source(BATCHES).groups(state_at_start, None, 1))
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    (ahead,) = next(Source(BATCHES).groups(state_at_start, None, 1))
+    for first, second in zip(before, ahead, strict=True):
+        assert isinstance(first, np.ndarray)
+        assert isinstance(second, jax.Array)
+        np.testing.assert_array_equal(first, second)
+    assert same(run(BATCHES, epochs=3), state)
 
 
 @pytest.mark.skipif(not hasattr(jax, "set_mesh"), reason="fit on an Explicit mesh")

@@ -14,6 +14,7 @@ from jax.typing import ArrayLike, DTypeLike
 
 from .._checks import checked_shape
 from .._compat import match_varying_axes, shard_as
+from .._device import this_device
 from .._pytree import Entries, PyTree
 from .._struct import Real, Struct, is_pure, parameter, wiring
 from ..neurons import Cell, LeakyReadout
@@ -24,7 +25,6 @@ from ._arguments import (
     named_inputs,
 )
 from ._connections import Delayed, Join, Name, Window, as_names, select
-from ._device import this_device
 from ._draw_weights import draw_weights
 from ._graph import INPUT, Graph, make_graph
 from ._hidden_arrays import report_call

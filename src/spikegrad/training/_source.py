@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import jax
 import numpy as np
 
+from .._device import this_device
 from .._pytree import PyTree
 from ._sharding import spread
 from ._state import State
@@ -42,9 +43,15 @@ class Source:
     def _arrays(self, batch: PyTree) -> PyTree:
         if self.sharding is not None:
             return spread(batch, self.sharding)
-        return jax.tree.map(
-            lambda x: x if isinstance(x, jax.Array) else np.asarray(x), batch
-        )
+        ahead = this_device().copies_ahead
+
+        def leaf(x):
+            if isinstance(x, jax.Array):
+                return x
+            # The copy starts now, and the device goes on with the present call.
+            return jax.device_put(np.asarray(x)) if ahead else np.asarray(x)
+
+        return jax.tree.map(leaf, batch)
 
     def has_ended(self, used: int) -> bool:
         """Return True if the epoch is used up, False if ``steps`` may have cut it short."""

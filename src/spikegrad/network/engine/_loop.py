@@ -229,11 +229,10 @@ def _run_part(plan, graph, traced, part, arrays, inputs, pre_spike, starts, mask
         (ct_states, ct_pasts), ct_recorded, _ = inexact(cotangents)
         over = sequence(arrays, inputs, starts, masks)
         # The gradients of each part start at zero, because JAX adds the cotangents of both parts.
-        grads = jax.tree.map(zeros_like, inexact(arrays))
-        grads = match_varying_axes(grads, like=inputs)
+        zeros = jax.tree.map(zeros_like, inexact(arrays))
         # Carry: cotangents of states, (batch, neurons), and of pasts, (depth, batch, neurons), and
         # the gradients.
-        carry = ct_states, ct_pasts, grads
+        carry = ct_states, ct_pasts, match_varying_axes(zeros, like=inputs)
         if not segmented:
             carry, ct_inputs = backward(
                 over, (0, pre_spike, starts[1], residuals), carry, ct_recorded
@@ -246,8 +245,7 @@ def _run_part(plan, graph, traced, part, arrays, inputs, pre_spike, starts, mask
             def segment(carry, _):
                 number, carry = carry
                 first = number * part.segment
-                previous = at_index(residuals, jnp.maximum(number - 1, 0))
-                us, pasts = tree_where(number > 0, previous, (pre_spike, starts[1]))
+                us, pasts = _before(number, residuals, (pre_spike, starts[1]))
                 states = {n: over.state_before(n, first, us[n]) for n in over.layers}
                 *_, stored = over.forward(first, (us, states, pasts), True)
                 carry, ct_inputs = backward(
@@ -278,6 +276,12 @@ def _run_part(plan, graph, traced, part, arrays, inputs, pre_spike, starts, mask
 
     loop.defvjp(loop_forward, loop_backward)
     return loop(arrays, inputs, pre_spike, starts, masks)
+
+
+def _before(number: jax.Array, residuals: PyTree, start: PyTree) -> PyTree:
+    """Return the stored arrays after the segment before a segment, or the start of the part."""
+    previous = at_index(residuals, jnp.maximum(number - 1, 0))
+    return tree_where(number > 0, previous, start)
 
 
 def _batched_alike(outputs: PyTree, inputs: PyTree) -> PyTree:

@@ -1,6 +1,4 @@
-"""The defaults of the loops over time, for each kind of device.
-
-All other modules read them here, and no other module asks which device runs the program.
+"""The defaults of the loops over time and of training, for each kind of device.
 
 On a CPU, an iteration of a compiled loop costs nothing. Unrolled steps only take longer to compile,
 and chunks of convolutions need more memory and no less time.
@@ -36,6 +34,8 @@ class Device(NamedTuple):
 
     It bounds the compile time.
     """
+    copies_ahead: bool
+    """If True, ``fit`` copies the batches of the next call while the device computes."""
 
     def length_of_chunk(self, saves: bool, convolves: bool, layers: int) -> int:
         """Return the default length of a chunk in a network of this many layers."""
@@ -65,10 +65,11 @@ CPU = Device(
     unroll=1,
     captures_chunks=False,
     layer_steps=1,
+    copies_ahead=False,
 )
 # An iteration of a loop costs microseconds. Programs with more unrolled steps compile slowly for
 # TPUs.
-OTHER = CPU._replace(unroll=4)
+OTHER = CPU._replace(unroll=4, copies_ahead=True)
 GPU = OTHER._replace(
     # More steps start fewer graphs, but take memory and compile time.
     saving_chunk=10,
