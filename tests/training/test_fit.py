@@ -14,7 +14,7 @@ import pytest
 from conftest import few
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from spikegrad import LIF
+from spikegrad import LIF, Delayed, Join, Layer, LeakyReadout, Network
 from spikegrad.data import constant_encoding, delta_encoding, latency_encoding, rate_encoding
 from spikegrad.training import (
     Checkpoints,
@@ -443,6 +443,32 @@ def test_a_metric_has_a_name_of_its_own(whole, tmp_path):
         JsonLines(tmp_path / "m.jsonl")(taken)
     with pytest.raises(ValueError, match="JsonLines: 'loss' has two values"):
         JsonLines(tmp_path / "m.jsonl", more=lambda now: {"loss": 1})(report)
+
+
+def test_print_shows_what_is_trained():
+    half = LIF(jnp.full(2, 0.5, jnp.bfloat16), threshold=2)
+    network = Network(
+        {
+            "a": Layer(np.ones((3, 2), np.float32), half, recurrent=Delayed(jnp.ones((2, 2)), 3)),
+            "both": Join(jnp.add, of=("a", "a")),
+            "out": Layer({"both": jnp.ones((2, 1), int)}, LeakyReadout(0.9), bias=jnp.zeros(())),
+        }
+    )
+    text = """Network: fit trains {} numbers, and all else is constant
+a: LIF
+    trained:  weight float32[3, 2], {}
+    constant: cell/threshold=2.0, cell/surrogate/alpha=4.0, cell/reset_value=0.0, recurrent/delay=3
+both: Join
+    constant: function=add
+out: LeakyReadout
+{}    constant: weight/both int32[2, 1], cell/decay=0.9"""
+    others = "cell/decay bfloat16[2], recurrent/weight float32[2, 2]"
+    assert str(network) == text.format("4 arrays with 13", others, "    trained:  bias float32[]\n")
+    one, static = partition(network, lambda path, leaf: path == "layers/out/bias")
+    assert "fit trains 1 array with 1 numbers" in str(one)
+    assert "int32[2, 1]" not in str(one)
+    assert str(jax.tree.map(lambda leaf: leaf, network)) == str(network)
+    assert "fit trains 3 arrays with 12 numbers" in str(static)
 
 
 def test_json_lines(whole, tmp_path):

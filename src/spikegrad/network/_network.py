@@ -46,6 +46,7 @@ from ._states import (
     types_of,
 )
 from ._step import examples_of, graph_step, parts_of
+from ._summary import summary
 
 
 class Network(Struct):
@@ -147,6 +148,10 @@ class Network(Struct):
     def graph(self) -> Graph:
         """The nodes and edges of the network."""
         return make_graph(self.layers, as_names(self.inputs), self._output_names)
+
+    def __str__(self) -> str:
+        """Return the trained arrays and the constants of each node. ``repr`` has all values."""
+        return summary(self.layers)
 
     @property
     def _output_names(self) -> tuple[Name, ...]:

@@ -1,0 +1,75 @@
+"""The text of ``print(network)``: the parameters that are trained, and the constants."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from .._pytree import StaticFunction, is_array
+from .._struct import Struct
+from ._connections import Join, Name
+
+
+def summary(nodes: Mapping[Name, Any]) -> str:
+    """Return a text with the arrays and constants of each node, by their names in a pytree."""
+    leaves = [x for x in jax.tree.leaves(nodes) if is_array(x) and _is_trained(x)]
+    numbers = sum(leaf.size for leaf in leaves)
+    arrays = "1 array" if len(leaves) == 1 else f"{len(leaves)} arrays"
+    lines = [
+        f"Network: fit trains {arrays} with {numbers:,} numbers, and all else is constant"
+    ]
+    for name, node in nodes.items():
+        kind = "Join" if isinstance(node, Join) else type(node.cell).__name__
+        paths = jax.tree_util.tree_leaves_with_path(node)
+        arrays = {_name(path): leaf for path, leaf in paths if is_array(leaf)}
+        trained = [
+            f"{path} {_type(leaf)}"
+            for path, leaf in arrays.items()
+            if _is_trained(leaf)
+        ]
+        constant = [
+            f"{path} {_type(leaf)}"
+            for path, leaf in arrays.items()
+            if not _is_trained(leaf)
+        ]
+        constant += [f"{path}={value}" for path, value in _constants(node, "")]
+        lines.append(f"{name}: {kind}")
+        for label, parts in (("trained", trained), ("constant", constant)):
+            if parts:
+                lines.append(f"    {label + ':':9} {', '.join(parts)}")
+    return "\n".join(lines)
+
+
+def _is_trained(leaf: Any) -> bool:
+    """Return True for an array that ``fit`` and ``partition`` train."""
+    return jnp.issubdtype(leaf.dtype, jnp.floating)
+
+
+def _name(path: tuple) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def _type(leaf: Any) -> str:
+    return f"{leaf.dtype}{list(leaf.shape)}"
+
+
+def _constants(value: Any, path: str) -> Iterator[tuple[str, Any]]:
+    """Yield the names and values of the numbers and functions in a node, without its arrays."""
+    fields: Mapping[str, Any] = {}
+    if dataclasses.is_dataclass(value) and isinstance(value, Struct):
+        # Not vars, whose order is another one after JAX has rebuilt the record.
+        fields = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+    elif isinstance(value, Struct):
+        fields = vars(value)
+    elif isinstance(value, Mapping):
+        fields = value
+    elif isinstance(value, StaticFunction):
+        yield path, getattr(value.function, "__name__", type(value.function).__name__)
+    elif isinstance(value, (int, float)) and not isinstance(value, bool):
+        yield path, value
+    for name, field in fields.items():
+        yield from _constants(field, f"{path}/{name}" if path else name)
