@@ -190,7 +190,8 @@ def _changed_potentials(
         return after, [(before != now).sum() for before, now in pairs]
 
     steps = len(next(iter(x.values())))
-    rest = network.initial_state({name: value[0] for name, value in x.items()})
+    first_step: Any = {name: value[0] for name, value in x.items()}
+    rest = network.initial_state(first_step)
     _, changed = jax.lax.scan(step, rest, (jnp.arange(steps), x))
     # As the harness does, the first step counts all potentials.
     first = sum(potential.size for potential in potentials(rest))
