@@ -24,6 +24,7 @@ from spikegrad import (
     Sigmoid,
     Surrogate,
     Window,
+    bounded,
     diagnose,
     measure,
     parameter,
@@ -560,6 +561,28 @@ def test_memory_longer_than_the_sequence_is_shortened():
     assert names(report.issues) == [("saturated", "0")]
     assert report.repaired.layers["0"].cell.decay == pytest.approx(0.907)
     assert report.outcome_repaired.held_out > report.outcome.held_out + 0.2
+
+
+@pytest.mark.parametrize("is_bounded", few([True, False], True))
+def test_memory_is_the_one_change_although_it_makes_the_readout_too_large(is_bounded):
+    """The first loss is many times that of constant outputs, so "all changes" has a scale of the readout."""
+    rng = np.random.default_rng(3)
+    labels = np.arange(60) % 2
+    inputs = (rng.random((150, 60, UNITS)) < 0.2).astype(np.float32)
+    inputs[-15:] = rng.random((15, 60, UNITS)) < np.where(np.arange(UNITS) % 2 == labels[:, None], 0.3, 0.1)
+    decay = bounded(0.999) if is_bounded else 0.999
+    network = Network([Layer(FIRST, LIF(0.8)), Layer(OUT, LeakyReadout(decay))])
+    texts = []
+    report = trained(network, inputs, labels, read=last, progress=texts.append)
+    assert "training with all changes" in texts
+    assert names(report.issues) == [("saturated", "1")]
+    assert report.outcome_repaired.learned > 0.6 > report.outcome.learned
+    scope = {"dataclasses": dataclasses, "bounded": bounded, "network": network}
+    exec(report.code, scope)
+    for repaired in (report.repaired, scope["network"]):
+        # A tenth of the sequence.
+        assert float(repaired.layers["1"].cell.decay) == pytest.approx(1 - 1 / 15, abs=1e-3)
+        assert type(repaired.layers["1"].cell.decay) is type(decay)
 
 
 def test_memory_is_lengthened_although_a_larger_rate_learns_the_noise_by_heart():

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .._bounded import Bounded, bounded
 from .._pytree import is_real_array, split
 from .._struct import domain
 from .._surrogate import Surrogate, with_curve
@@ -216,20 +217,62 @@ class SetParameter(CellMove):
 
     parameter: str
 
+    @property
+    def number(self) -> Any:
+        """The number, or the array of numbers."""
+        return self.value
+
+    def with_number(self, number: float) -> SetParameter:
+        """Return the move to one number, in the shape of the present one."""
+        return dataclasses.replace(self, value=number + 0 * self.value)
+
     def change(self, layer: Layer) -> Layer:
         cell = with_parameters(layer.cell, **{self.parameter: self.value})
         return dataclasses.replace(layer, cell=cell)
 
     @property
     def text(self) -> str:
-        return f"set its {self.parameter} to {np.mean(self.value):.3g}"
+        return f"set its {self.parameter} to {np.mean(self.number):.3g}"
 
     @property
     def argument(self) -> str:
-        number = f"{np.mean(self.value):.3g}"
+        return f"{self.parameter}={self._expression}"
+
+    @property
+    def _expression(self) -> str:
+        number = f"{np.mean(self.number):.3g}"
         if np.ndim(self.value):
-            number = f"np.full({np.shape(self.value)}, {number}, np.float32)"
-        return f"{self.parameter}={number}"
+            return f"np.full({np.shape(self.value)}, {number}, np.float32)"
+        return number
+
+
+@dataclasses.dataclass(frozen=True)
+class SetBounded(SetParameter):
+    """Set a :func:`~spikegrad.bounded` number. ``value`` is its ``raw`` number."""
+
+    low: float
+    high: float
+
+    @property
+    def number(self) -> Any:
+        return np.asarray(Bounded(self.value, self.low, self.high).value)
+
+    def with_number(self, number: float) -> SetBounded:
+        # Not in terms of the present number, which may be infinite where it is saturated.
+        numbers = np.full(np.shape(self.value), number, np.float32)
+        raw = bounded(numbers, self.low, self.high).raw
+        return dataclasses.replace(self, value=np.asarray(raw))
+
+    def change(self, layer: Layer) -> Layer:
+        present = getattr(parameters_of(layer.cell), self.parameter)
+        raw = jnp.asarray(self.value).astype(present.raw.dtype)
+        changed = dataclasses.replace(present, raw=raw)
+        cell = with_parameters(layer.cell, **{self.parameter: changed})
+        return dataclasses.replace(layer, cell=cell)
+
+    @property
+    def argument(self) -> str:
+        return f"{self.parameter}=bounded({self._expression}, {self.low}, {self.high})"
 
 
 class Standardize(Move):
@@ -370,8 +413,16 @@ def neutral_moves(network: Network, inputs: Mapping[str, Any]) -> Iterator[Move]
             # Its own numbers rescale a slope to itself.
             yield FitSlope(name, (shape.peak, shape.half_width))
         cell = parameters_of(layer.cell)
-        for parameter in numbers_of(cell):
-            yield SetParameter(name, getattr(cell, parameter.name), parameter.name)
+        for field in numbers_of(cell):
+            yield present_number(name, cell, field.name)
+
+
+def present_number(place: str, cell: Any, name: str) -> SetParameter:
+    """Return the move of a number of a cell with the value that it has."""
+    value = getattr(parameters_of(cell), name)
+    if isinstance(value, Bounded):
+        return SetBounded(place, value.raw, name, value.low, value.high)
+    return SetParameter(place, value, name)
 
 
 def numbers_of(cell: Any) -> list[dataclasses.Field]:
@@ -383,7 +434,7 @@ def numbers_of(cell: Any) -> list[dataclasses.Field]:
         if "domain" in field.metadata
         and domain(field).number
         and (
-            isinstance(value := getattr(cell, field.name), float)
+            isinstance(value := getattr(cell, field.name), (float, Bounded))
             or is_real_array(value)
         )
     ]

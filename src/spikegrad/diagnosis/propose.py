@@ -36,6 +36,7 @@ from .moves import (
     has_width,
     moves_of,
     numbers_of,
+    present_number,
     rounded,
 )
 from .report import Issue
@@ -122,7 +123,7 @@ def propose(
             *inspect_inputs(network.problem),
             *_idle(network),
             *_alike(network),
-            *_memories(network, lasting),
+            *memories(network, lasting),
         ],
     )
     hopeless = [issue.place for issue in proposal.issues if not issue.fixes]
@@ -276,12 +277,12 @@ def _alike(network: Observed) -> Iterator[Issue]:
 # --- memory --------------------------------------------------------------------------------------
 
 
-def _memories(network: Observed, lasting: bool) -> Iterator[Issue]:
+def memories(network: Observed, lasting: bool) -> Iterator[Issue]:
     """Yield memories that grow, or do not fit the steps from the inputs to the loss."""
     problem = network.problem
     steps = len(problem.valid)
-    decays: list[Any] = [
-        network.slots[SetParameter(name, None, field.name)]
+    decays = [
+        present_number(name, layer.cell, field.name)
         for name, layer in problem.network.graph.layers.items()
         for field in numbers_of(parameters_of(layer.cell))
         # Numbers from 0 to 1 are decay factors.
@@ -290,7 +291,7 @@ def _memories(network: Observed, lasting: bool) -> Iterator[Issue]:
     # Readouts without leak are usual, and a memory longer than the sequence may be.
     longest = 1 - 1 / steps if lasting else 1.0
     for move in decays:
-        if (decay := np.max(move.value)) > longest:
+        if (decay := np.max(move.number)) > longest:
             # With a normalized input, the potential is small instead.
             state = state_of(network.first.layers[move.place])[0] or "saturated"
             kind = "explodes" if decay > 1 else state
@@ -314,12 +315,12 @@ def _memories(network: Observed, lasting: bool) -> Iterator[Issue]:
 def _remembering(move: SetParameter, time: float) -> SetParameter:
     """Return the decay factor with a time constant of these steps."""
     decay = round(1 - 1 / max(time, 2), 3)
-    return dataclasses.replace(move, value=decay + 0 * move.value)
+    return move.with_number(decay)
 
 
 def _time_constant(move: SetParameter) -> float:
     # The time constant of d is about 1 / (1 - d) steps.
-    return 1 / max(1 - np.max(move.value), 1e-6)
+    return 1 / max(1 - float(np.max(move.number)), 1e-6)
 
 
 def _gap(network: Observed) -> int:
@@ -457,16 +458,16 @@ def _unusual_numbers(place: str, cell: Any) -> Iterator[Move]:
     """Yield the defaults of unusual numbers of a cell, the most unusual first."""
     numbers: list[tuple[float, Move]] = []
     for field in numbers_of(cell):
-        values, default = getattr(cell, field.name), field.default
+        present, default = present_number(place, cell, field.name), field.default
         # Decay factors have an upper bound of 1. Their ratio to a default says nothing, since 0.9
         # and 0.999 differ by a factor of 100 in time.
         if not isinstance(default, float) or domain(field).at_most is not None:
             continue
-        value = float(np.mean(values))
+        value = float(np.mean(present.number))
         ratio = value / (default or 1.0)
         if value and not 1 / UNUSUAL < ratio < UNUSUAL:
-            move = SetParameter(place, default + 0 * values, field.name)
-            numbers.append((-abs(math.log(abs(ratio))), move))
+            size = abs(math.log(abs(ratio)))
+            numbers.append((-size, present.with_number(default)))
     for _, move in sorted(numbers, key=operator.itemgetter(0)):
         yield move
 

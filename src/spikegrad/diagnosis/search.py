@@ -28,7 +28,7 @@ from .moves import (
     moves_of,
     rounded,
 )
-from .propose import Observed, Proposal, propose
+from .propose import Observed, Proposal, memories, propose
 from .report import Issue
 from .trial import LEARNS, LITTLE, MUCH, RATE, UPDATES, Budget, Outcome, Trials, rate_of
 
@@ -124,6 +124,11 @@ class Study:
         return tuple(sorted(lasting, key=lambda issue: issue.kind not in measured))
 
     @functools.cached_property
+    def memories_alone(self) -> tuple[Issue, ...]:
+        """The changes of memories, without those of their consequences."""
+        return tuple(memories(self.network, lasting=True))
+
+    @functools.cached_property
     def slopes(self) -> tuple[Issue, ...]:
         """The changes with all slopes fitted."""
         return propose(self.network, all_slopes=True).issues
@@ -192,6 +197,8 @@ class Stage(NamedTuple):
     """Factors of the learning rate that the measures propose. None keeps that of the optimizer."""
     accepts: Callable[[Outcome], bool] = lambda outcome: True
     """If False, a trial is not a candidate, however much it adds."""
+    margin: float = 0.0
+    """A trial that adds this much less is still better."""
 
     def attempts(self, study: Study) -> Iterator[tuple[Issue, ...]]:
         """Yield the issues of each trial at each learning rate."""
@@ -241,6 +248,22 @@ def _memories(study: Study) -> Iterator[tuple[Issue, ...]]:
     yield study.memories
 
 
+def _shorter_memories(study: Study) -> Iterator[tuple[Issue, ...]]:
+    long = tuple(issue for issue in study.memories_alone if issue.kind != "forgets")
+    if long:
+        yield long
+
+
+def _longer_memories(study: Study) -> Iterator[tuple[Issue, ...]]:
+    short = tuple(issue for issue in study.memories_alone if issue.kind == "forgets")
+    if short:
+        yield short
+
+
+def _learns(outcome: Outcome) -> bool:
+    return outcome.learned >= LEARNS
+
+
 def _slopes(study: Study) -> Iterator[tuple[Issue, ...]]:
     yield study.slopes
 
@@ -272,6 +295,11 @@ STAGES = (
     # All changes at once. With two faults, the mending of one alone may not help, so single trials
     # would reject both. ``pruned`` removes the needless ones.
     Stage("all changes", _always, _changes),
+    # A memory that is too long makes outputs large, updates too, and layers fire at all steps. So
+    # its consequences may be proposed and help, although it is the one cause.
+    Stage("shorter memories", _always, _shorter_memories, None, _learns, MUCH),
+    # A memory that is too short may be the one fault of unusual layers that learn.
+    Stage("longer memories", _below(LEARNS), _longer_memories, None, _learns),
     # Noise after a cue may be learned by heart, and hides how long the cue must last. Memories
     # that no measure asked for must make the network learn.
     Stage(
@@ -279,7 +307,7 @@ STAGES = (
         _is_learned_by_heart,
         _memories,
         None,
-        lambda outcome: outcome.learned >= LEARNS,
+        _learns,
     ),
     # A large enough rate may make up for what a memory forgets, so memories come first.
     Stage("other memories", _below(LEARNS), _memories),
@@ -332,7 +360,8 @@ def search(study: Study) -> Found:
                 study.say(f"training with {stage.name}")
             tried[stage.name] = None
             candidate = study.candidate(issues)
-            if candidate.worth > best.worth and stage.accepts(candidate.outcome):
+            is_better = candidate.worth > best.worth - stage.margin
+            if is_better and stage.accepts(candidate.outcome):
                 best = candidate
     return accepted(study, best)._replace(tried=(*tried,))
 
