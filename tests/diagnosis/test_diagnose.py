@@ -195,7 +195,9 @@ def test_silence_is_traced_to_inputs_mask_or_delay(network, inputs, mask, expect
 
 def test_inputs_that_tell_nothing_are_named():
     equal = np.repeat(X[:, :1], EXAMPLES, 1)
-    assert issues(stack(), equal) == [("vanishes", None)]
+    _, issue = one_issue(stack(), equal)
+    assert (issue.kind, issue.place) == ("vanishes", None)
+    assert issue.description == "the inputs of all examples are equal"
     weights = {"cue": matrix(1, 3.0, UNITS, 2), "noise": matrix(2, 3.0, UNITS, 2)}
     network = Network({"out": Layer(weights, LeakyReadout(0.9))}, inputs=("cue", "noise"))
     first = diagnose(network, {"cue": 0 * X, "noise": X}, loss, train=False).issues[0]
@@ -776,6 +778,100 @@ def test_array_hidden_in_a_function_is_named_before_any_layer():
     assert "jax.tree_util.Partial" in str(report)
     # The network has no optimizer here, so nothing is to be trained.
     assert issues(network)[:1] != [("not trained", "hidden")]
+
+
+def one_issue(network, inputs=X, loss=loss, **options):
+    report = diagnose(network, inputs, loss, train=False, **options)
+    [issue] = report.issues
+    return report, issue
+
+
+def test_function_without_a_derivative_is_named_before_its_consequences():
+    held = jax.tree_util.Partial(lambda w, x: x @ jax.lax.stop_gradient(w), 300 * SECOND)
+    first = diagnose(stack(second=Layer(held, CELL)), X, loss, train=False).issues[0]
+    assert (first.kind, first.place) == ("vanishes", "1")
+    assert "no derivative in its arrays, as after stop_gradient" in first.description
+    cut = jax.tree_util.Partial(lambda w, x: jax.lax.stop_gradient(x) @ w, SECOND)
+    _, issue = one_issue(stack(second=Layer(cut, CELL)))
+    assert (issue.kind, issue.place) == ("vanishes", "1")
+    assert "pass no gradient on" in issue.description
+
+
+def test_loss_without_a_gradient_comes_before_unscaled_inputs():
+    report = diagnose(stack(), 1000 * X, lambda out: (out.argmax(-1) * 1.0).mean(), train=False)
+    assert names(report.issues) == [("vanishes", None), ("unscaled", "0")]
+
+
+def test_period_of_rest_as_long_as_the_sequence_is_shortened():
+    report, issue = one_issue(stack(second=Layer(SECOND, Refractory(NUMBERS, 200))))
+    assert (issue.kind, issue.place) == ("silent", "1")
+    assert "rest for 200 steps after a spike, and the sequence has 20" in issue.description
+    scope = {"dataclasses": dataclasses, "network": stack(second=Layer(SECOND, Refractory(NUMBERS, 200)))}
+    exec(report.code, scope)
+    assert report.repaired.layers["1"].cell.steps == scope["network"].layers["1"].cell.steps == 2
+
+
+def test_delay_above_the_length_is_shortened():
+    report = diagnose(stack(second=Layer(Delayed(SECOND, 50), CELL)), X, loss, train=False)
+    issue = report.issues[0]
+    assert (issue.kind, issue.place) == ("silent", "1")
+    assert "delay of 50 steps is longer" in issue.description
+    assert report.repaired.layers["1"].weight.delay == 1
+
+
+def test_weights_that_overflow_products_are_scaled():
+    report, issue = one_issue(stack(first=3e38 * jnp.sign(FIRST)))
+    assert (issue.kind, issue.place) == ("not finite", "0")
+    assert "its weights are as large as 3e+38" in issue.description
+    assert abs(report.repaired.layers["0"].weight).max() < 10
+    assert np.isfinite(outputs_of(report.repaired, X)).all()
+
+
+def test_biases_that_silence_most_neurons_are_scaled():
+    bias = jnp.where(jnp.arange(HIDDEN) == 3, 0.0, -20.0)
+    report, issue = one_issue(stack(second=Layer(SECOND, CELL, bias=bias)))
+    assert (issue.kind, issue.place) == ("silent", "1")
+    assert "6% of its neurons ever fire" in issue.description
+    assert abs(report.repaired.layers["1"].bias).max() < 0.1
+    assert issues(report.repaired) == []
+
+
+class Broken(Surrogate):
+    """A slope that is NaN far from the threshold."""
+
+    def surrogate_grad(self, x):
+        return jnp.where(abs(x) < 1, 1 - abs(x), jnp.sqrt(-abs(x)))
+
+
+def test_slope_of_nan_is_replaced():
+    report, issue = one_issue(stack(cell=NUMBERS, surrogate=Broken()))
+    assert (issue.kind, issue.place) == ("not finite", "1")
+    assert "its slope is NaN at some of its potentials" in issue.description
+    gradient = value_and_gradient(report.repaired)[1]
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
+
+
+def test_update_of_exactly_zero_is_the_optimizer():
+    report = trained(stack(cell=NUMBERS), labels=NOISE, optimizer=optax.set_to_zero(), budget=0)
+    assert names(report.issues)[:3] == [("stalls", "0"), ("stalls", "1"), ("stalls", "2")]
+    assert "its first update is exactly 0, although its gradient is not" in report.issues[0].description
+
+
+def test_mean_of_targets_far_above_their_spread_is_added_to_the_outputs():
+    targets = np.float32(200 + CLASS)
+
+    def squares(out):
+        return ((out.mean(0) - targets) ** 2).mean()
+
+    network = dataclasses.replace(HEALTHY, layers=HEALTHY.layers | {"2": Layer(0.1 * OUT, READOUT.cell)})
+    report = diagnose(network, INPUTS, squares, optimizer=optax.adam(1e-2))
+    assert names(report.issues) == [("unscaled", None)]
+    assert "outputs with a mean of 200 and a spread of" in report.issues[0].description
+    assert report.outcome_repaired.learned > 0.6 > report.outcome.learned
+    scope = {"dataclasses": dataclasses, "np": np, "network": network, "Join": Join}
+    exec(report.code, scope)
+    for repaired in (report.repaired, scope["network"]):
+        assert outputs_of(repaired, INPUTS).mean() == pytest.approx(200, abs=3)
 
 
 def test_inputs_that_no_layer_reads_are_named():

@@ -16,7 +16,7 @@ from ..network import Network, named_inputs
 from .attainable import Attainable
 from .measures import measuring
 from .moves import ScaleRate, by_slot, moves_of, neutral_moves
-from .propose import Observed, shrunk
+from .propose import Observed, shrunk, tamed
 from .report import Diagnosis, Issue
 from .search import LONGER, Found, Study, other_rate, search
 from .trial import (
@@ -30,6 +30,10 @@ from .trial import (
     symbols_of,
     with_moves,
 )
+
+PARTLY, MOST = 0.3, 0.75
+"""A network that removes the first part of the loss, and of other examples the second part of it,
+learns in part. Noise of the targets bounds both parts."""
 
 
 def diagnose(
@@ -237,6 +241,17 @@ def _advice(study: Study, found: Found) -> str:
             f"the budget of {study.budget.seconds:g} seconds ended before all changes were "
             f"tried{tried}: pass a larger budget or fewer examples"
         )
+    if found.repaired is not None:
+        return (
+            f"no other change adds to it{tried}: check what is left of the loss outside of the "
+            "network, as labels, loss, mask, dropout and the order of the data"
+        )
+    outcome = study.longer or study.initial
+    if outcome.learned >= PARTLY and outcome.held_out >= MOST * outcome.trained:
+        return (
+            f"it learns this part, also of other examples, and no change adds to it{tried}: the "
+            "rest may be noise of the targets"
+        )
     return (
         f"no change lets it learn{tried}: check what is outside of the network, as labels, "
         "loss, mask, dropout and the order of the data"
@@ -256,6 +271,10 @@ def _obstacles(study: Study) -> Iterator[Issue]:
     # NaN inputs behind a mask do no harm.
     elif np.isfinite(first.loss) and len(arrays) == len(first.not_finite):
         return
+    # Before others, because a mean of such weights overflows too.
+    elif huge := [*tamed(study.network)]:
+        yield from huge
+        return
     elif arrays:
         place, text = _place_of(arrays[0]), f"{arrays[0]} has NaN or infinite numbers"
     elif not np.isfinite(first.constant):
@@ -264,7 +283,7 @@ def _obstacles(study: Study) -> Iterator[Issue]:
         )
     # Measures outside of their bands explain more, such as a steep slope or inputs that are too
     # large for the dtype.
-    elif study.changes.issues and study.changes.report.is_finite:
+    elif _may_mend(study):
         return
     elif not np.isfinite(first.loss):
         # The first node in the order of a step is the cause of all others.
@@ -285,6 +304,14 @@ def _obstacles(study: Study) -> Iterator[Issue]:
         name = first.not_finite[-1]
         place, text = _place_of(name), f"{name} has NaN or infinite numbers"
     yield Issue(kind, place, text, fixes)
+
+
+def _may_mend(study: Study) -> bool:
+    """Return True if the proposed changes may make all numbers finite."""
+    changes = study.changes
+    # Another slope has a program of its own, so only a training shows its effect.
+    has_slope = any(issue.kind == "not finite" for issue in changes.issues)
+    return has_slope or bool(changes.issues and changes.report.is_finite)
 
 
 def _place_of(name: str) -> str | None:

@@ -13,11 +13,11 @@ import numpy as np
 
 from .._compat import called, equations
 from .._optimizer import updates_of
-from .._pytree import is_array, merge
-from ..network import Activity, Join, Network
+from .._pytree import is_array, is_real_array, merge, split
+from ..network import Activity, Delayed, Join, Network, Window
 from ..neurons import quiet_cell, surrogate_of
 from ..surrogates import measure
-from .moves import Moves, apply_moves, has_width
+from .moves import Moves, apply_moves, has_arrays, has_width
 from .trial import Problem, compiled, constant_loss
 
 BANDS = {
@@ -111,6 +111,15 @@ class LayerReport:
     surrogate: Any = dataclasses.field(default=None, repr=False)
 
 
+class Derivatives(NamedTuple):
+    """Sizes of the derivative of a weight function, along a random direction of its outputs."""
+
+    arrays: Any
+    """In its arrays."""
+    inputs: Any
+    """In its inputs, or infinite for integers."""
+
+
 class NetworkReport(NamedTuple):
     """The measures of a network."""
 
@@ -119,6 +128,8 @@ class NetworkReport(NamedTuple):
     """The outputs of each layer and join."""
     joins: dict[str, float]
     """The size of the derivative of each join."""
+    functions: dict[str, list[Derivatives]]
+    """The derivatives of the weights of each layer that are functions with arrays."""
     loss: float
     constant: float
     """The loss of the better of two constant outputs."""
@@ -221,6 +232,16 @@ def _observed(problem: Problem, network: Network, inputs: Any, moves: Any):
             for name, node in graph.nodes.items()
             if isinstance(node, Join)
         },
+        "functions": {
+            name: [
+                derivatives_of(
+                    layer.weights[edge.label], (outputs | inputs)[edge.source]
+                )
+                for edge in graph.edges[name]
+                if _is_function(layer.weights.get(edge.label))
+            ]
+            for name, layer in graph.layers.items()
+        },
         "weights": trainable,
         "gradients": gradient,
         "inputs": inputs,
@@ -256,6 +277,36 @@ def derivative_of(join: Join, sources: list[jax.Array], problem: Problem) -> Any
     # At random, because ones have no derivative through a normalization.
     along = jax.random.normal(jax.random.key(0), out.shape, out.dtype)
     return sum(abs(g).sum() for g in pullback(along))
+
+
+def _is_function(weight: Any) -> bool:
+    """Return True for a function with arrays. Matrices have a derivative, and so have delays."""
+    is_plain = not isinstance(weight, (jax.Array, np.ndarray, Delayed, Window))
+    return is_plain and callable(weight) and has_arrays(weight)
+
+
+def derivatives_of(weight: Any, x: jax.Array) -> Derivatives:
+    """Return the sizes of the derivatives of a weight function. ``x`` has the inputs of all
+    steps.
+    """
+    arrays, others = split(weight, lambda _, leaf: is_real_array(leaf))
+    if not jnp.issubdtype(x.dtype, jnp.inexact):
+        out, pullback = jax.vjp(
+            lambda a: jax.vmap(merge(a, others))(x), jax.tree.map(jnp.asarray, arrays)
+        )
+    else:
+        out, pullback = jax.vjp(
+            lambda a, x: jax.vmap(merge(a, others))(x),
+            *(jax.tree.map(jnp.asarray, arrays), x),
+        )
+    gradients = pullback(jax.random.normal(jax.random.key(0), out.shape, out.dtype))
+    sizes = [
+        sum(abs(jnp.float32(g)).sum() for g in jax.tree.leaves(gradient))
+        for gradient in gradients
+    ]
+    # A weight of zeros has no derivative in its inputs either, and may learn.
+    passes = jnp.where(jnp.any(out != 0), sizes[-1], jnp.inf)
+    return Derivatives(sizes[0], passes if len(sizes) > 1 else jnp.inf)
 
 
 def mean_size(outputs: Any) -> Any:
@@ -316,6 +367,7 @@ def _report(problem: Problem, moves: Moves, arrays: dict[str, Any]) -> NetworkRe
         layers,
         outputs,
         arrays["joins"],
+        arrays["functions"],
         float(arrays["loss"]),
         float(arrays["constant"]),
         not_finite,

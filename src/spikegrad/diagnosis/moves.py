@@ -19,7 +19,7 @@ from .._bounded import Bounded, bounded
 from .._pytree import is_real_array, split
 from .._struct import domain
 from .._surrogate import Surrogate, with_curve
-from ..network import Join, Layer, Network
+from ..network import Delayed, Join, Layer, Network, Window
 from ..neurons import (
     parameters_of,
     surrogate_of,
@@ -336,6 +336,77 @@ class WidenDtype(Move):
     @property
     def code(self) -> str:
         return f"network = jax.tree.map(lambda a: a.astype({self.value!r}), network)"
+
+
+@dataclasses.dataclass(frozen=True)
+class ShortenDelays(Move):
+    """Set delays of at least ``longest`` steps to the value."""
+
+    longest: int
+
+    def change(self, layer: Layer) -> Layer:
+        def shortened(weight: Any) -> Any:
+            if isinstance(weight, Mapping):
+                return {name: shortened(entry) for name, entry in weight.items()}
+            is_long = isinstance(weight, (Delayed, Window)) and (
+                weight.delay >= self.longest
+            )
+            return dataclasses.replace(weight, delay=self.value) if is_long else weight
+
+        return dataclasses.replace(layer, weight=shortened(layer.weight))
+
+    @property
+    def text(self) -> str:
+        return f"set its delay to {self.value}"
+
+    @property
+    def argument(self) -> str:
+        return f"weight=dataclasses.replace(layer.weight, delay={self.value})"
+
+
+class ShortenRest(CellMove):
+    """Set the refractory period of a :class:`~spikegrad.neurons.Refractory` cell."""
+
+    def change(self, layer: Layer) -> Layer:
+        cell = dataclasses.replace(layer.cell, steps=self.value)
+        return dataclasses.replace(layer, cell=cell)
+
+    @property
+    def text(self) -> str:
+        return f"set its refractory period to {self.value}"
+
+    @property
+    def argument(self) -> str:
+        return f"steps={self.value}"
+
+
+class ShiftOutput(Move):
+    """Add the value to an output of the network, by a join after it."""
+
+    def apply(self, network: Network) -> Network:
+        name = f"{self.place} shifted"
+        # Its numbers are in the closure, where no optimizer trains them.
+        join = Join(lambda x: x + self.value.astype(x.dtype), of=(self.place,))
+        outputs = network.outputs if network.outputs is None else name
+        return dataclasses.replace(
+            network, layers=network.layers | {name: join}, outputs=outputs
+        )
+
+    @property
+    def text(self) -> str:
+        return f"add {number(np.mean(self.value))} to the outputs of {self.place!r}"
+
+    @property
+    def code(self) -> str:
+        numbers = f"np.array({np.round(self.value, 6).tolist()}, np.float32)"
+        name, out = f"{self.place} shifted", self.place
+        return "\n".join(
+            [
+                f"join = Join(lambda x: x + {numbers}, of={out!r})",
+                f"layers = network.layers | {{{name!r}: join}}",
+                "network = dataclasses.replace(network, layers=layers, outputs=None)",
+            ]
+        )
 
 
 class ScaleRate(Move):

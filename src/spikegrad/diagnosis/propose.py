@@ -15,10 +15,10 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from .._pytree import is_array
+from .._pytree import is_array, is_real_array
 from .._struct import domain
 from ..network import Join, Layer
-from ..neurons import parameters_of
+from ..neurons import Refractory, parameters_of
 from ..surrogates import Sigmoid, measure
 from .measures import BANDS, LayerReport, NetworkReport, outside
 from .moves import (
@@ -30,6 +30,8 @@ from .moves import (
     ReplaceSlope,
     ScalePart,
     SetParameter,
+    ShortenDelays,
+    ShortenRest,
     Standardize,
     by_slot,
     has_mean,
@@ -52,6 +54,9 @@ STEP, SPIKING_STEP = 10.0, 3.0
 one."""
 SMALLER = (0.1, 0.01, 1e-3, 1e-4, 1e-5, 1e-6)
 """Factors of weights that are too large."""
+HUGE, SMALLEST = 1e15, 1.2e-38
+"""Weights that are larger overflow float32 in products of a few layers. The second number is the
+smallest factor against it."""
 TOO_LARGE = 3.0
 """The first loss over that of constant outputs, from which on a readout is too large. Other scales
 learn more slowly and do not fail."""
@@ -71,6 +76,13 @@ LASTING = 3.0
 """A gap may have this number of time constants. After three, a twentieth of an input is left."""
 SHORTER = 0.1
 """A memory that is too long gets this part of the sequence."""
+SHORT_REST = 2
+"""Steps of a refractory period that are usual."""
+QUIET_BIAS = 0.01
+"""Biases that differ by more than the threshold get this part of it, which a leak of a hundredth
+adds up to the threshold."""
+FEW_FIRE = 0.1
+"""A layer is silent and not saturated if fewer of its neurons ever fire."""
 ATTEMPTS = 5
 """The largest number of moves of one layer."""
 TEXTS = {
@@ -120,13 +132,20 @@ def propose(
         network,
         Proposal((), {}, network.first),
         [
+            *_deaf(network),
             *inspect_inputs(network.problem),
             *_idle(network),
+            *_cut_off(network),
             *_alike(network),
             *memories(network, lasting),
         ],
     )
-    hopeless = [issue.place for issue in proposal.issues if not issue.fixes]
+    # A measurement shows the effect of moves in slots only.
+    hopeless = [
+        issue.place
+        for issue in proposal.issues
+        if not any(move.slot in network.slots for move in issue.fixes)
+    ]
     for name, node in network.problem.network.graph.nodes.items():
         if name not in hopeless:
             blocked = tuple(_blocked(network, proposal.report, name, node))
@@ -244,22 +263,57 @@ def _idle(network: Observed) -> Iterator[Issue]:
         lag = min((min(edge.lags) for edge in edges if edge.source != name), default=0)
         if lag >= steps:
             evidence = f"its delay of {lag} steps is longer than the sequence"
-            yield Issue("silent", name, evidence)
+            fixes = ()
+            if isinstance(graph.nodes[name], Layer):
+                fixes = (ShortenDelays(name, 1, steps),)
+            yield Issue("silent", name, evidence, fixes)
     differ = _differences(problem)
     last = np.flatnonzero(first.reads).max(initial=-1)
     is_late = differ[: last + 1].sum() <= HARDLY * differ.sum()
-    if last >= 0 and is_late and examples.size > 1:
+    if last >= 0 and examples.size > 1 and not differ.any():
+        yield Issue("vanishes", None, "the inputs of all examples are equal")
+    elif last >= 0 and is_late and examples.size > 1:
         evidence = (
             f"the loss reads no outputs after step {last}, when the inputs have hardly "
             "differed between examples"
         )
         yield Issue("vanishes", None, evidence)
-    # Not for outputs of NaN, whose gradient says nothing.
-    elif last < 0 and any(abs(first.outputs[n]).max() > 0 for n in graph.outputs):
+
+
+def _deaf(network: Observed) -> Iterator[Issue]:
+    """Yield a loss without a gradient, which comes before all else."""
+    first, outputs = network.first, network.problem.network.graph.outputs
+    # Not for outputs of NaN or zeros, whose gradient says nothing.
+    if not first.reads.any() and any(abs(first.outputs[n]).max() > 0 for n in outputs):
         evidence = (
             "the gradient of the loss in the outputs is 0, as with an argmax in it"
         )
         yield Issue("vanishes", None, evidence)
+
+
+def _cut_off(network: Observed) -> Iterator[Issue]:
+    """Yield functions without a derivative, and neurons that rest until the end."""
+    for name, derivatives in network.first.functions.items():
+        if any(of.arrays == 0 for of in derivatives):
+            evidence = (
+                "the gradient of its weights is 0, because its function has no derivative in its "
+                "arrays, as after stop_gradient"
+            )
+            yield Issue("vanishes", name, evidence)
+        if any(of.inputs == 0 for of in derivatives):
+            evidence = (
+                "its weights pass no gradient on, because their function has no derivative in its "
+                "inputs, as after stop_gradient"
+            )
+            yield Issue("vanishes", name, evidence)
+    steps = len(network.problem.valid)
+    for name, layer in network.problem.network.graph.layers.items():
+        if isinstance(layer.cell, Refractory) and layer.cell.steps >= steps:
+            evidence = (
+                f"its neurons rest for {layer.cell.steps} steps after a spike, and the sequence "
+                f"has {steps}"
+            )
+            yield Issue("silent", name, evidence, (ShortenRest(name, SHORT_REST),))
 
 
 def _alike(network: Observed) -> Iterator[Issue]:
@@ -357,10 +411,15 @@ def state_of(layer: LayerReport) -> tuple[str, str]:
     if name is None:
         return "", ""
     is_low = sides[name] < 0 and name != "scale"
+    # A few neurons that always fire spread the potential, although most neurons are silent.
+    is_sparse = layer.firing is not None and layer.firing <= FEW_FIRE
+    is_low = is_low or (is_sparse and name != "scale")
     return "silent" if is_low else "saturated", "; ".join(
         TEXTS[name].format(value)
         for name, value in values.items()
-        if sides[name] or (name == "drive" and value is not None)
+        if sides[name]
+        or (name == "drive" and value is not None)
+        or (name == "firing" and is_sparse)
     )
 
 
@@ -431,12 +490,16 @@ def activity_moves(layer: Layer, report: LayerReport, slots: Moves) -> Iterator[
         arrays = [np.float32(leaf) for leaf in leaves if has_mean(part, leaf)]
         # A bias acts on the potential itself, so it is compared with the threshold. The mean of a
         # matrix or a kernel matters relative to its spread.
+        size = abs(report.scale or 1.0)
         is_shifted = any(
-            abs(a.mean())
-            > (abs(report.scale or 1.0) if part == "bias" else a.std() / SHIFTED)
+            abs(a.mean()) > (size if part == "bias" else a.std() / SHIFTED)
             for a in arrays
         )
-        if report.offset and is_shifted:
+        if part == "bias" and any(np.ptp(a) > size for a in arrays):
+            # The mean of such biases would only move the silent neurons into saturation.
+            largest = max(float(abs(a).max()) for a in arrays)
+            yield ScalePart(place, rounded(QUIET_BIAS * size / largest), part)
+        elif report.offset and is_shifted:
             yield Center(place, 1.0, part)
     if report.feedback is not None and outside("feedback", report.feedback) > 0:
         yield ScalePart(place, FADING / report.feedback, "recurrent")
@@ -499,6 +562,11 @@ def _fits(layer: Layer, *moves: Move) -> bool:
 def _slopes(report: NetworkReport, all_slopes: bool) -> Iterator[Issue]:
     """Yield slopes that miss the potentials, or are too steep or flat."""
     for name, layer in report.layers.items():
+        if layer.reach is not None and math.isnan(layer.reach):
+            slope = ReplaceSlope(name, fitted_slope(layer).value)
+            evidence = "its slope is NaN at some of its potentials"
+            yield Issue("not finite", name, evidence, (slope,))
+            continue
         steep = outside("steepness", layer.steepness)
         is_missed = outside("reach", layer.reach) < 0
         if not (layer.distance and (is_missed or steep or all_slopes)):
@@ -541,6 +609,20 @@ def _readout(network: Observed, proposal: Proposal) -> Iterator[Issue]:
             # Halfway, so the next diagnosis finds nothing.
             fixes = shrunk(network, proposal.moves, name, constant * TOO_LARGE / 2)
             yield Issue("too large", name, evidence, fixes)
+
+
+def tamed(network: Observed) -> Iterator[Issue]:
+    """Yield layers with weights so large that their products overflow."""
+    for name, layer in network.problem.network.graph.layers.items():
+        leaves = filter(is_real_array, jax.tree.leaves(layer.weight))
+        sizes = [float(abs(np.float32(a)).max(initial=0.0)) for a in leaves]
+        largest = max(sizes, default=0.0)
+        if HUGE < largest < math.inf:
+            # Not smaller than normal numbers of float32, which computers may flush to 0.
+            factor = max(rounded(1 / largest), SMALLEST)
+            evidence = f"its weights are as large as {largest:.2g}"
+            moves = scales(network.slots, name, factor, "recurrent", "bias")
+            yield Issue("not finite", name, evidence, moves)
 
 
 def shrunk(

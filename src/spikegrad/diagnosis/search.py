@@ -24,6 +24,7 @@ from .moves import (
     Moves,
     ReplaceOptimizer,
     ScaleRate,
+    ShiftOutput,
     WidenDtype,
     moves_of,
     rounded,
@@ -44,6 +45,9 @@ NEAR_RATES = (3.0, 1 / 3.0)
 """Factors of a measured learning rate. A first update tells the rate up to half a decade."""
 ADAM = (1e-3, 1e-2, 1e-1)
 """Learning rates of Adam as a last resort."""
+SHIFTED_TARGETS = 10.0
+"""Outputs that a loss asks for are shifted if their mean is this number of their spreads, so that
+almost all of the loss is the mean."""
 USUAL_UPDATE = 0.03
 """The first update over the weights at usual learning rates, such as Adam at 1e-3 to 1e-2."""
 
@@ -109,6 +113,41 @@ class Study:
             )
             for array in arrays
         )
+
+    @functools.cached_property
+    def frozen(self) -> tuple[Issue, ...]:
+        """Layers that the optimizer leaves out."""
+        evidence = (
+            "its first update is exactly 0, although its gradient is not, as with a mask or labels "
+            "of the optimizer"
+        )
+        return tuple(
+            Issue("stalls", layer.place, evidence)
+            for layer in self.network.first.layers.values()
+            if layer.update == 0 and layer.gradient
+        )
+
+    @functools.cached_property
+    def shifted_targets(self) -> tuple[Issue, ...]:
+        """A loss that asks for outputs with a mean far above their spread."""
+        network = self.network.problem.network
+        [*names] = network.graph.outputs
+        wanted = self.attainable.outputs
+        # Several outputs are a dict for the loss.
+        if isinstance(wanted, dict) or not self.attainable.is_bounded:
+            return ()
+        outputs = np.float32(self.network.first.outputs[names[0]])
+        # wanted: (steps, examples, ...)
+        means, spread = wanted.mean((0, 1)), wanted.std(1).mean()
+        least = SHIFTED_TARGETS * max(float(spread), float(outputs.std()))
+        if not 0 < least < float(abs(means).min()):
+            return ()
+        evidence = (
+            f"the loss asks for outputs with a mean of {means.mean():.3g} and a spread of "
+            f"{spread:.2g} over examples"
+        )
+        move = ShiftOutput(names[0], np.float32(means))
+        return (Issue("unscaled", None, evidence, (move,)),)
 
     @functools.cached_property
     def changes(self) -> Proposal:
@@ -241,7 +280,7 @@ def _not_trained(study: Study, best: Candidate) -> bool:
 
 
 def _changes(study: Study) -> Iterator[tuple[Issue, ...]]:
-    yield study.changes.issues
+    yield *study.changes.issues, *study.shifted_targets
 
 
 def _memories(study: Study) -> Iterator[tuple[Issue, ...]]:
@@ -284,9 +323,17 @@ def _wider_dtypes(study: Study) -> Iterator[tuple[Issue, ...]]:
 
 
 def _other_optimizers(study: Study) -> Iterator[tuple[Issue, ...]]:
+    kind = "optimizer"
     evidence = "no other change helps, and a plain optimizer does"
+    if study.frozen:
+        kind = "stalls"
+        layers = ", ".join(repr(issue.place) for issue in study.frozen)
+        evidence = (
+            f"the first update of layers {layers} is exactly 0, although their gradient is not, "
+            "and an optimizer without a mask helps"
+        )
     for rate in ADAM:
-        issue = Issue("optimizer", None, evidence, (ReplaceOptimizer(None, rate),))
+        issue = Issue(kind, None, evidence, (ReplaceOptimizer(None, rate),))
         yield *study.changes.issues, issue
         yield (issue,)
 
@@ -377,7 +424,8 @@ def accepted(study: Study, best: Candidate) -> Found:
         untrained = study.untrained if best.outcome.trained < LEARNS else ()
         return Found((*untrained, *best.issues), best.outcome)
     if initial.trained < LEARNS and not outcome.is_by_heart:
-        issues = *study.hidden, *study.changes.issues, *study.rate
+        causes = *study.hidden, *study.frozen, *study.shifted_targets
+        issues = *causes, *study.changes.issues, *study.rate
         return Found(
             tuple(dataclasses.replace(issue, fixes=()) for issue in issues), None
         )
