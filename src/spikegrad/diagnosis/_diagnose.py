@@ -18,7 +18,7 @@ from .measures import measuring
 from .moves import ScaleRate, by_slot, moves_of, neutral_moves
 from .propose import Observed, shrunk, tamed
 from .report import Diagnosis, Issue
-from .search import LONGER, Found, Study, other_rate, search
+from .search import LONGER, SearchResult, Study, other_rate, search
 from .trial import (
     LEARNS,
     MUCH,
@@ -144,15 +144,15 @@ def diagnose(
         study = _study_of(problem, clock, say)
         if issues := tuple(_obstacles(study)):
             return _diagnosis(
-                study, Found(issues, None), "not trained: mend this first"
+                study, SearchResult(issues, None), "not trained: mend this first"
             )
         if not (train and loss is not None and optimizer is not None):
             reason = "pass loss= and optimizer= to see if the network learns"
             return _diagnosis(study, _estimated(study), f"not trained: {reason}")
         if study.network.first.constant <= 0 and (reason := _doubt(study.attainable)):
             return _diagnosis(study, _estimated(study), f"not trained: {reason}")
-        found = search(study)
-        return _diagnosis(study, found, verdict(study, found), study.initial)
+        result = search(study)
+        return _diagnosis(study, result, verdict(study, result), study.initial)
 
 
 def _study_of(problem: Problem, budget: Budget, say: Callable[[str], Any]) -> Study:
@@ -174,23 +174,23 @@ def _doubt(attainable: Attainable) -> str:
     return "" if attainable.has_room else "no outputs lower the loss, so check it"
 
 
-def _estimated(study: Study) -> Found:
+def _estimated(study: Study) -> SearchResult:
     """Return the issues of all measures, with moves that no training has tried."""
     rate = other_rate(study.changes.report)
-    return Found((*study.hidden, *study.changes.issues, *rate), None)
+    return SearchResult((*study.hidden, *study.changes.issues, *rate), None)
 
 
 def _diagnosis(
-    study: Study, found: Found, text: str, initial: Outcome | None = None
+    study: Study, result: SearchResult, text: str, initial: Outcome | None = None
 ) -> Diagnosis:
-    moves = moves_of(found.issues)
+    moves = moves_of(result.issues)
     problem = with_moves(study.network.problem, moves.values())
     return Diagnosis(
         study.network.first.layers,
-        found.issues,
+        result.issues,
         text,
         initial,
-        found.repaired,
+        result.repaired,
         problem.network,
         moves.get(RATE, ScaleRate(None, 1.0)).value,
         problem.optimizer,
@@ -198,9 +198,9 @@ def _diagnosis(
     )
 
 
-def verdict(study: Study, found: Found) -> str:
+def verdict(study: Study, result: SearchResult) -> str:
     """Return what the network learned, and what is left to check outside of it."""
-    initial, repaired, longer = study.initial, found.repaired, study.longer
+    initial, repaired, longer = study.initial, result.repaired, study.longer
     last = repaired or initial
 
     def learned(outcome: Outcome) -> str:
@@ -210,15 +210,15 @@ def verdict(study: Study, found: Found) -> str:
         return text
 
     texts = [f"{UPDATES} updates remove {learned(initial)}"]
-    tried = f" (tried: {', '.join(found.tried)})"
+    tried = f" (tried: {', '.join(result.tried)})"
     if repaired is not None:
         texts.append(f"with these changes {learned(repaired)}")
-    if found.is_by_heart or last.is_by_heart:
+    if result.is_by_heart or last.is_by_heart:
         texts.append(
             f"it learns by heart at best{tried}: check the labels, or pass more examples"
         )
-    elif last.trained < LEARNS and not study.learns(moves_of(found.issues)):
-        texts.append(_advice(study, found))
+    elif last.trained < LEARNS and not study.learns(moves_of(result.issues)):
+        texts.append(_advice(study, result))
     elif last.learned > 1 + MUCH:
         texts.append("more than all of it: check the labels and the loss")
     elif repaired is None and longer is None:
@@ -233,15 +233,15 @@ def verdict(study: Study, found: Found) -> str:
     return "; ".join(texts)
 
 
-def _advice(study: Study, found: Found) -> str:
+def _advice(study: Study, result: SearchResult) -> str:
     """Return what to do about a network that does not learn."""
-    tried = f" (tried: {', '.join(found.tried)})" if found.tried else ""
-    if found.is_cut:
+    tried = f" (tried: {', '.join(result.tried)})" if result.tried else ""
+    if result.is_cut:
         return (
             f"the budget of {study.budget.seconds:g} seconds ended before all changes were "
             f"tried{tried}: pass a larger budget or fewer examples"
         )
-    if found.repaired is not None:
+    if result.repaired is not None:
         return (
             f"no other change adds to it{tried}: check what is left of the loss outside of the "
             "network, as labels, loss, mask, dropout and the order of the data"

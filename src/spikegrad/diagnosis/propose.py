@@ -294,13 +294,13 @@ def _deaf(network: Observed) -> Iterator[Issue]:
 def _cut_off(network: Observed) -> Iterator[Issue]:
     """Yield functions without a derivative, and neurons that rest until the end."""
     for name, derivatives in network.first.functions.items():
-        if any(of.arrays == 0 for of in derivatives):
+        if any(weight.arrays == 0 for weight in derivatives):
             evidence = (
                 "the gradient of its weights is 0, because its function has no derivative in its "
                 "arrays, as after stop_gradient"
             )
             yield Issue("vanishes", name, evidence)
-        if any(of.inputs == 0 for of in derivatives):
+        if any(weight.inputs == 0 for weight in derivatives):
             evidence = (
                 "its weights pass no gradient on, because their function has no derivative in its "
                 "inputs, as after stop_gradient"
@@ -383,9 +383,9 @@ def _gap(network: Observed) -> int:
     reads = np.nan_to_num(network.first.reads)
     if not differ.any():
         return 0
-    shown = np.searchsorted(differ.cumsum(), SHOWN * differ.sum())
+    end = np.searchsorted(differ.cumsum(), SHOWN * differ.sum())
     read = np.searchsorted(reads.cumsum(), HARDLY * reads.sum())
-    return max(int(read - shown), 0)
+    return max(int(read - end), 0)
 
 
 def _differences(problem: Problem) -> np.ndarray:

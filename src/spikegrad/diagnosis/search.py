@@ -132,13 +132,13 @@ class Study:
         """A loss that asks for outputs with a mean far above their spread."""
         network = self.network.problem.network
         [*names] = network.graph.outputs
-        wanted = self.attainable.outputs
+        targets = self.attainable.outputs
         # Several outputs are a dict for the loss.
-        if isinstance(wanted, dict) or not self.attainable.is_bounded:
+        if isinstance(targets, dict) or not self.attainable.is_bounded:
             return ()
         outputs = np.float32(self.network.first.outputs[names[0]])
-        # wanted: (steps, examples, ...)
-        means, spread = wanted.mean((0, 1)), wanted.std(1).mean()
+        # targets: (steps, examples, ...)
+        means, spread = targets.mean((0, 1)), targets.std(1).mean()
         least = SHIFTED_TARGETS * max(float(spread), float(outputs.std()))
         if not 0 < least < float(abs(means).min()):
             return ()
@@ -373,7 +373,7 @@ STAGES = (
 # --- search --------------------------------------------------------------------------------------
 
 
-class Found(NamedTuple):
+class SearchResult(NamedTuple):
     """The result of a search."""
 
     issues: tuple[Issue, ...]
@@ -387,12 +387,12 @@ class Found(NamedTuple):
     """True if the budget ended the search."""
 
 
-def search(study: Study) -> Found:
+def search(study: Study) -> SearchResult:
     """Train the network, and with changes if it does not learn."""
     study.say("training")
     # No measure counts against a network that learns: unusual numbers are no fault by themselves.
     if study.initial.learned >= LEARNS:
-        return Found((), None)
+        return SearchResult((), None)
     best = Candidate((), study.initial, study.initial.score)
     tried: dict[str, None] = {}
     for stage in STAGES:
@@ -413,20 +413,20 @@ def search(study: Study) -> Found:
     return accepted(study, best)._replace(tried=(*tried,))
 
 
-def accepted(study: Study, best: Candidate) -> Found:
+def accepted(study: Study, best: Candidate) -> SearchResult:
     """Keep changes that add enough, and all issues of a network that does not learn."""
     initial, outcome = study.initial, best.outcome
     if study.is_slow and outcome.learned < LEARNS:
-        return Found((), None)
+        return SearchResult((), None)
     if outcome.score >= initial.score + MUCH and not outcome.is_by_heart:
         best = pruned(study, best)
         # Arrays that are not trained may be what the changes make up for in part.
         untrained = study.untrained if best.outcome.trained < LEARNS else ()
-        return Found((*untrained, *best.issues), best.outcome)
+        return SearchResult((*untrained, *best.issues), best.outcome)
     if initial.trained < LEARNS and not outcome.is_by_heart:
         causes = *study.hidden, *study.frozen, *study.shifted_targets
         issues = *causes, *study.changes.issues, *study.rate
-        return Found(
+        return SearchResult(
             tuple(dataclasses.replace(issue, fixes=()) for issue in issues), None
         )
     # Changes that help only the examples of the updates are not believed. A layer that never fires
@@ -438,7 +438,7 @@ def accepted(study: Study, best: Candidate) -> Found:
             silent = ()
         elif (repaired := study.trials(moves)).score < initial.score - MUCH:
             silent, repaired = (), None
-    return Found(silent, repaired, is_by_heart=outcome.is_by_heart)
+    return SearchResult(silent, repaired, is_by_heart=outcome.is_by_heart)
 
 
 def pruned(study: Study, best: Candidate) -> Candidate:

@@ -142,8 +142,8 @@ def _spreads(
             continue
         # A sum of many values in float16 would overflow or stop growing.
         x = x.astype(compute_dtype(x.dtype))
-        where = True if valid is None else append_axes(valid, x.ndim)
-        spreads[name] = jnp.std(x, where=jnp.broadcast_to(jnp.asarray(where), x.shape))
+        counted = jnp.asarray(True if valid is None else append_axes(valid, x.ndim))
+        spreads[name] = jnp.std(x, where=jnp.broadcast_to(counted, x.shape))
     return spreads
 
 
