@@ -24,7 +24,7 @@ import jax
 import pytest
 
 from spikegrad._compat import in_double_precision as enable_x64
-from spikegrad.network._modes import MODES as _MODES
+from spikegrad.network.engine._modes import MODES as _MODES
 
 MODES = tuple(_MODES)
 STORAGES = {name: mode.storage for name, mode in _MODES.items() if mode.storage.encodes}

@@ -22,7 +22,7 @@ from spikegrad import (
     _device,
     stochastic,
 )
-from spikegrad.network._schedule import Part, schedule
+from spikegrad.network.engine._schedule import Part, schedule
 
 STEPS, BATCH, CHUNK = 4, 3, 2
 FIRE = Sigmoid(4.0)

@@ -13,7 +13,7 @@ from networks import assert_raises, observed
 
 from spikegrad import LIF, Delayed, Join, Layer, LeakyReadout, Network, Window
 from spikegrad._struct import as_arrays
-from spikegrad.network._graph import strongly_connected
+from spikegrad.network.graph._graph import strongly_connected
 from spikegrad.reports.plot import graph
 
 pytestmark = pytest.mark.newest

@@ -14,7 +14,15 @@ TREE, BETWEEN_FOLDERS, *_ = re.findall(
 
 def imports(path):
     """The files that a file of the library imports to run. A function may import what builds on its file."""
-    for node in run_at_import(ast.parse(path.read_text())):
+    return imported_by(path, run_at_import(ast.parse(path.read_text())))
+
+
+def imported_anywhere(path):
+    return imported_by(path, ast.walk(ast.parse(path.read_text())))
+
+
+def imported_by(path, nodes):
+    for node in nodes:
         if isinstance(node, ast.ImportFrom) and node.level:
             base = path.parents[node.level - 1].joinpath(*(node.module or "").split("."))
             for name in node.names:
@@ -68,6 +76,30 @@ def test_each_line_has_what_its_files_import_from_lines_above():
         assert not names & above, f"{left}is drawn twice"
         above |= names
     assert above == {between_folders(path) for path in FILES}
+
+
+FLOORS = ("graph", "step", "engine", "start")
+"""The folders of networks, from the lowest. The files beside them are above."""
+
+
+def test_networks_are_built_in_floors():
+    """A file imports from its own folder and from lower ones, also for types and within functions."""
+    network = LIBRARY / "network"
+
+    def floor(path):
+        folder = path.relative_to(network).parts[0]
+        return FLOORS.index(folder) if folder in FLOORS else len(FLOORS)
+
+    files = [path for path in FILES if path.is_relative_to(network)]
+    upward = [
+        f"{path.relative_to(network)} imports {other.relative_to(network)}"
+        for path in files
+        for other in imported_anywhere(path)
+        if other.is_relative_to(network) and floor(other) > floor(path)
+    ]
+    assert not upward
+    folders = {path.relative_to(network).parts[0] for path in files if path.parent != network}
+    assert folders == {*FLOORS}
 
 
 def test_five_files_of_training_know_networks():

@@ -12,7 +12,19 @@ VAGUE = {
     *("what", "where", "which", "whole"),
 }
 FOLDERS = (
-    *("network", "network/engine", "surrogates", "surrogates/presets", "neurons", "losses", "reports", "diagnosis"),
+    *(
+        "network",
+        "network/start",
+        "network/engine",
+        "network/step",
+        "network/graph",
+        "surrogates",
+        "surrogates/presets",
+        "neurons",
+        "losses",
+        "reports",
+        "diagnosis",
+    ),
     *("data", "training", "exchange", "testing", "cli"),
 )
 FILES = [*LIBRARY.glob("_*.py"), *(path for folder in FOLDERS for path in (LIBRARY / folder).glob("*.py"))]

@@ -1,31 +1,31 @@
 """Layers of neurons over time, and what the backward pass keeps of them."""
 
-from ._arguments import named_inputs as named_inputs  # for the library itself
-from ._connections import Delayed, Join, Window
-from ._connections import Edge as Edge
-from ._connections import matrix_of as matrix_of
-from ._delays import DelayKernel, rounded_delays
-from ._draw_weights import draw_weights
-from ._hidden_arrays import HiddenArray as HiddenArray
-from ._hidden_arrays import NetworkCall as NetworkCall
-from ._hidden_arrays import hidden_arrays as hidden_arrays
-from ._hidden_arrays import report_call as report_call
-from ._hidden_arrays import watch_calls as watch_calls
-from ._initial import fluctuation_driven
 from ._layer import Layer
-from ._masks import Masks as Masks
-from ._masks import tree_where as tree_where
-from ._modes import MODES, Backward
 from ._network import Network
-from ._nodes import nodes_of as nodes_of
-from ._normalization import fold_normalization
-from ._observe import Activity
-from ._states import as_entries as as_entries
-from ._states import as_parts as as_parts
-from ._step import CellSteps as CellSteps
-from ._step import graph_step as graph_step
-from ._step import parts_of as parts_of
-from ._widths import match_widths
+from .engine._modes import MODES, Backward
+from .graph._connections import Delayed, Join, Window
+from .graph._connections import Edge as Edge
+from .graph._connections import matrix_of as matrix_of
+from .graph._delays import DelayKernel, rounded_delays
+from .graph._hidden_arrays import HiddenArray as HiddenArray
+from .graph._hidden_arrays import NetworkCall as NetworkCall
+from .graph._hidden_arrays import hidden_arrays as hidden_arrays
+from .graph._hidden_arrays import report_call as report_call
+from .graph._hidden_arrays import watch_calls as watch_calls
+from .graph._normalization import fold_normalization
+from .start._draw_weights import draw_weights
+from .start._initial import fluctuation_driven
+from .start._widths import match_widths
+from .step._arguments import named_inputs as named_inputs  # for the library itself
+from .step._masks import Masks as Masks
+from .step._masks import tree_where as tree_where
+from .step._nodes import nodes_of as nodes_of
+from .step._observe import Activity
+from .step._states import as_entries as as_entries
+from .step._states import as_parts as as_parts
+from .step._step import CellSteps as CellSteps
+from .step._step import graph_step as graph_step
+from .step._step import parts_of as parts_of
 
 __all__ = [
     "MODES",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -10,16 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike, DTypeLike
 
-from .._checks import broadcast_checked
-from .._compat import shard_as, zeros_like
 from .._pytree import as_static
 from .._struct import Real, Struct, parameter, wiring
-from ..neurons import Cell, State, check_initial
-from ._connections import (
+from ..neurons import Cell
+from .graph._connections import (
     Delayed,
     Edge,
     Name,
-    Read,
     Weight,
     Window,
     check_real,
@@ -28,8 +25,9 @@ from ._connections import (
     matrix_of,
     product,
 )
-from ._initial import Initializer
-from ._step import fire
+from .start._draw_weights import draw_weights
+from .start._initial import Initializer
+from .step._currents import plus_bias
 
 
 class Layer(Struct):
@@ -234,8 +232,7 @@ class Layer(Struct):
         >>> Layer.init(jax.random.key(0), 700, 128, LIF(0.9), weight=he).weight.shape
         (700, 128)
         """
-        from ._draw_weights import draw_weights  # noqa: PLC0415  (it draws for networks of layers)
-        from ._network import Network  # noqa: PLC0415
+        from ._network import Network  # noqa: PLC0415  (a network has layers)
 
         is_measured = np.ndim(inputs) > 0
         n: Any = np.shape(inputs)[-1] if is_measured else inputs
@@ -291,71 +288,3 @@ def unchanged(x: jax.Array) -> jax.Array:
 
 def _as_weight(weight: Weight) -> Weight:
     return as_static(unchanged if weight is None else weight)
-
-
-def plus_bias(layer: Layer, current: jax.Array) -> jax.Array:
-    """Add the bias to ``W x``."""
-    if layer.bias is None:
-        return current
-    bias = broadcast_checked(
-        jnp.asarray(layer.bias),
-        current.dtype,
-        current.shape,
-        "Layer",
-        "bias",
-        "the current",
-    )
-    return current + bias
-
-
-def current_of(
-    layer: Layer,
-    connections: Sequence[tuple[Edge, Weight]],
-    looped: Collection[str],
-    reads: Mapping[str, Read],
-) -> jax.Array:
-    """Return the current of one step, from the reads of each connection."""
-    products = {
-        edge.label: product(weight, reads[edge.label], edge.label)
-        for edge, weight in connections
-    }
-    return sum_of(layer, products, looped)
-
-
-def sum_of(
-    layer: Layer, products: Mapping[str, jax.Array], looped: Collection[str]
-) -> jax.Array:
-    """Return the current of one step, from the product of each connection.
-
-    All modes add the products in the order of the connections. The bias is added to the first
-    product, before any product within a loop.
-    """
-    (first, current), *others = products.items()
-    for label, other in others:
-        if other.shape != current.shape:
-            raise ValueError(
-                f"Layer: {first} gives a current of shape {current.shape}, {label} one of shape "
-                f"{other.shape}"
-            )
-    if first in looped:
-        # The engine adds the drive outside of loops first. Zeros take its place, so the order
-        # of the sum is equal in all modes.
-        others = [(first, current), *others]
-        current = zeros_like(current)
-    # In the dtype of the first product, before the promotion below. The engine casts in this
-    # order too.
-    current = plus_bias(layer, current)
-    with jax.numpy_dtype_promotion("standard"):  # A user may have set strict promotion.
-        dtype = jnp.result_type(current.dtype, *(other.dtype for _, other in others))
-    return sum((other.astype(dtype) for _, other in others), current.astype(dtype))
-
-
-def initial_state(layer: Layer, current: jax.Array) -> tuple[State, jax.Array]:
-    """Return state and output before the first step, for a current of this shape and dtype."""
-    key = jax.random.key(0) if layer.cell.draws else None
-    # On an Explicit mesh the sharding is part of the type of an array, and a scan must not
-    # change the types of its carry.
-    v = layer.cell.initial_state(current.shape, current.dtype)
-    v = jax.tree.map(lambda leaf: shard_as(jnp.asarray(leaf), current), v)
-    check_initial(layer.cell, v, current, key)
-    return v, zeros_like(fire(layer.cell, v, key)[1])

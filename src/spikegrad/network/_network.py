@@ -18,25 +18,21 @@ from .._device import this_device
 from .._pytree import Entries, PyTree
 from .._struct import Real, Struct, is_pure, parameter, wiring
 from ..neurons import Cell, LeakyReadout
-from ._arguments import (
-    check_coupled,
-    check_shapes,
-    checked_key,
-    named_inputs,
-)
-from ._connections import Delayed, Join, Name, Window, as_names, select
-from ._draw_weights import draw_weights
-from ._graph import INPUT, Graph, make_graph
-from ._hidden_arrays import report_call
-from ._initial import Initializer
 from ._layer import Layer
-from ._masks import Masks, make_masks
-from ._modes import Backward
-from ._nodes import initial_states, nodes_of
-from ._observe import Activity
-from ._schedule import Plan
-from ._stages import run_stages, stages_of
-from ._states import (
+from .engine._modes import Backward
+from .engine._schedule import Plan
+from .engine._stages import run_stages, stages_of
+from .graph._connections import Delayed, Join, Name, Window, as_names, select
+from .graph._graph import INPUT, Graph, make_graph
+from .graph._hidden_arrays import report_call
+from .graph._summary import summary
+from .start._draw_weights import draw_weights
+from .start._initial import Initializer
+from .step._arguments import check_coupled, check_shapes, checked_key, named_inputs
+from .step._masks import Masks, make_masks
+from .step._nodes import initial_states, nodes_of
+from .step._observe import Activity
+from .step._states import (
     as_entries,
     as_parts,
     check_entries,
@@ -45,8 +41,7 @@ from ._states import (
     is_over_time,
     types_of,
 )
-from ._step import examples_of, graph_step, parts_of
-from ._summary import summary
+from .step._step import examples_of, graph_step, parts_of
 
 
 class Network(Struct):
@@ -242,13 +237,14 @@ class Network(Struct):
             recurrent=None if isinstance(recurrent, bool) else recurrent,
         )
 
-    def initial_state(self, inputs: ArrayLike | jax.ShapeDtypeStruct) -> Entries:
+    def initial_state(self, inputs: PyTree) -> Entries:
         """Return the states before the first step: neurons at rest, no spikes.
 
         Parameters
         ----------
-        inputs : array_like or jax.ShapeDtypeStruct
-            The inputs of one step. Only shape and dtype matter.
+        inputs : array_like, jax.ShapeDtypeStruct or dict
+            The inputs of one step, a dict if the network has several inputs. Only shape and dtype
+            matter.
 
         Returns
         -------

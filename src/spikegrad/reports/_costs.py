@@ -17,9 +17,9 @@ from .._checks import append_axes
 from .._pytree import PyTree, is_array, is_inexact, merge, split
 from .._table import aligned
 from ..network import Network, named_inputs
-from ..network._connections import Edge, Name, Weight, matrix_of, weights_of
 from ..network._layer import unchanged
-from ..network._past import lagged, places_of
+from ..network.graph._connections import Edge, Name, Weight, matrix_of, weights_of
+from ..network.step._past import lagged, places_of
 from ._connections import NotLinearError, connections_of
 from ._energy import EnergyPrices, EnergyReport, energy_of
 

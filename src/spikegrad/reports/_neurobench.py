@@ -10,9 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._pytree import PyTree, is_array
-from ..network import Delayed, Layer, Network, Window, named_inputs
-from ..network._connections import Edge, Weight, matrix_of, weights_of
-from ..network._past import lagged
+from ..network import Delayed, Network, Window, named_inputs
+from ..network.graph._connections import Edge, Weight, matrix_of, weights_of
+from ..network.graph._graph import LayerFields
+from ..network.step._past import lagged
 from ..neurons import LeakyReadout, parameters_of
 from ._costs import connections_of_weight
 
@@ -154,11 +155,11 @@ def _operations(weight: Weight, edge: Edge, value: jax.Array) -> _Counts:
     )
 
 
-def _fires(layer: Layer) -> bool:
+def _fires(layer: LayerFields) -> bool:
     return not isinstance(parameters_of(layer.cell), LeakyReadout)
 
 
-def _arrays_of_weights(layer: Layer) -> list[np.ndarray]:
+def _arrays_of_weights(layer: LayerFields) -> list[np.ndarray]:
     """Return the matrices and kernels of a layer, without biases."""
     found = []
     for weight in layer.weights.values():

@@ -16,10 +16,10 @@ from ..._checks import append_axes
 from ..._compat import merge_leading
 from ..._pytree import PyTree, is_inexact
 from ...neurons import State
-from .._connections import Name, reads_of, select
-from .._masks import steps_before, tree_keep, tree_where
-from .._past import active_first, pick, places_of, push
-from .._step import parts_of
+from ..graph._connections import Name, reads_of, select
+from ..step._masks import steps_before, tree_keep, tree_where
+from ..step._past import active_first, pick, places_of, push
+from ..step._step import parts_of
 from ._functions import pullback
 from ._layer_vjp import DRIVE
 from ._sequence import Sequence, Sources, window_of

@@ -18,9 +18,9 @@ import jax.numpy as jnp
 
 from ..._pytree import PyTree, is_inexact
 from ...neurons import State
-from .._connections import Edge, Name, Read, depths_of, select
-from .._masks import Masks, tree_where
-from .._step import LayerState, Nodes, graph_step, parts_of
+from ..graph._connections import Edge, Name, Read, depths_of, select
+from ..step._masks import Masks, tree_where
+from ..step._step import LayerState, Nodes, graph_step, parts_of
 from ._convolution import canonical
 from ._functions import known, pullback
 from ._layer_vjp import Gradients, JoinVjp, LayerVjp, plus

@@ -37,15 +37,15 @@ from ..._compat import contract_leading, zeros_like
 from ..._pytree import PyTree
 from ..._surrogate import spike_types
 from ...neurons import State, method, says_how_to_encode
-from .._connections import Join, Name, Read, matrix_of, product, reads_of
-from .._graph import Graph
-from .._layer import plus_bias, sum_of
-from .._masks import Masks
-from .._schedule import Plan
-from .._step import LayerState, examples_of, fire, keys_of
-from .._storage import Storage, distance_at_rest
+from ..graph._connections import Join, Name, Read, matrix_of, product, reads_of
+from ..graph._graph import Graph
+from ..step._currents import plus_bias, sum_of
+from ..step._masks import Masks
+from ..step._step import LayerState, examples_of, fire, keys_of
 from ._convolution import canonical, has_convolution
 from ._functions import Arrays, close, pullback
+from ._schedule import Plan
+from ._storage import Storage, distance_at_rest
 
 Gradients: TypeAlias = dict[str, Arrays]
 """Gradients by function, one for each of its arrays. None for integers."""

@@ -57,13 +57,13 @@ from jax.tree_util import Partial
 
 from ..._compat import match_varying_axes, merge_leading, spread_as, zeros_like
 from ..._pytree import PyTree, inexact, is_inexact
-from .._connections import Name
-from .._graph import Graph
-from .._masks import Masks, tree_keep, tree_where
-from .._schedule import RESIDUALS, Plan, schedule
-from .._states import Parts
+from ..graph._connections import Name
+from ..graph._graph import Graph
+from ..step._masks import Masks, tree_keep, tree_where
+from ..step._states import Parts
 from ._backward import at_index, backward
 from ._layer_vjp import LayerVjp, trace_all
+from ._schedule import RESIDUALS, Plan, schedule
 from ._sequence import Sequence
 
 

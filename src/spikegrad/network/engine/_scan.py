@@ -9,13 +9,13 @@ import jax
 import jax.numpy as jnp
 
 from ..._pytree import PyTree
-from .._connections import Name, select
-from .._graph import Graph
-from .._masks import Masks
-from .._nodes import nodes_of
-from .._schedule import Plan
-from .._states import Parts
-from .._step import examples_of, graph_step
+from ..graph._connections import Name, select
+from ..graph._graph import Graph
+from ..step._masks import Masks
+from ..step._nodes import nodes_of
+from ..step._states import Parts
+from ..step._step import examples_of, graph_step
+from ._schedule import Plan
 
 
 def run(

@@ -10,13 +10,13 @@ import jax
 import jax.numpy as jnp
 
 from ..._pytree import PyTree
-from .._connections import Edge, Name, reads_of, select
-from .._masks import Masks, tree_keep, tree_where, with_finite_padding, young
-from .._past import Places, lagged, places_of, push
-from .._schedule import Part, Plan
-from .._step import LayerState
+from ..graph._connections import Edge, Name, reads_of, select
+from ..step._masks import Masks, tree_keep, tree_where, with_finite_padding, young
+from ..step._past import Places, lagged, places_of, push
+from ..step._step import LayerState
 from ._component import Component
 from ._layer_vjp import JoinVjp, LayerVjp
+from ._schedule import Part, Plan
 
 
 class Sources(NamedTuple):

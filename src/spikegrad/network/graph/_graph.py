@@ -5,15 +5,36 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Collection, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Protocol
 
+from jax.typing import ArrayLike
+
+from ...neurons import Cell
 from ._connections import Edge, Join, Name, Weight, depths_of, weights_of
-
-if TYPE_CHECKING:
-    from ._layer import Layer
 
 INPUT = "input"
 """The default name of the inputs."""
+
+
+class LayerFields(Protocol):
+    """The fields of a :class:`~spikegrad.Layer` that the folders of this package read.
+
+    The class itself is above them, because ``Layer.init`` runs a network.
+    """
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    @property
+    def cell(self) -> Cell: ...
+
+    @property
+    def weight(self) -> Weight: ...
+
+    @property
+    def bias(self) -> ArrayLike | None: ...
+
+    @property
+    def weights(self) -> Mapping[str, Weight]: ...
 
 
 class Graph(NamedTuple):
@@ -40,7 +61,7 @@ class Graph(NamedTuple):
         return [(edge, weights[edge.label]) for edge in self.edges[name]]
 
     @property
-    def layers(self) -> dict[Name, Layer]:
+    def layers(self) -> dict[Name, LayerFields]:
         return {
             name: node
             for name, node in self.nodes.items()

@@ -13,10 +13,10 @@ from typing import TypeAlias
 import jax
 import jax.numpy as jnp
 
-from .._checks import brief
-from .._pytree import Entries, PyTree, is_array
-from ._connections import Join, Name
-from ._graph import Graph
+from ..._checks import brief
+from ..._pytree import Entries, PyTree, is_array
+from ..graph._connections import Join, Name
+from ..graph._graph import Graph
 from ._step import LayerState
 
 Parts: TypeAlias = tuple[dict[Name, LayerState], dict[Name, jax.Array]]

@@ -10,12 +10,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from .._checks import is_float
-from .._compat import zeros_like
-from ..neurons import warn_of_lost_leaks
-from ._connections import Join, Name, matrix_of, reads_of, select
-from ._graph import Graph
-from ._layer import current_of, initial_state
+from ..._checks import is_float
+from ..._compat import zeros_like
+from ...neurons import warn_of_lost_leaks
+from ..graph._connections import Join, Name, matrix_of, reads_of, select
+from ..graph._graph import Graph
+from ._currents import current_of, initial_state
 from ._step import CellSteps, LayerState, Nodes, keys_of
 
 

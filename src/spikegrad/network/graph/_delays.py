@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from .._pytree import PyTree
-from .._struct import Real, Struct, parameter
+from ..._pytree import PyTree
+from ..._struct import Real, Struct, parameter
 from ._connections import check_real, matrix_of
 
 

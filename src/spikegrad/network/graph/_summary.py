@@ -9,8 +9,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from .._pytree import StaticFunction, is_array
-from .._struct import Struct
+from ..._pytree import StaticFunction, is_array
+from ..._struct import Struct
 from ._connections import Join, Name
 
 

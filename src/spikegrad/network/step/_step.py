@@ -20,13 +20,13 @@ from typing import NamedTuple, Protocol, TypeAlias
 import jax
 import jax.numpy as jnp
 
-from .._checks import is_float
-from .._compat import shard_as
-from .._pytree import PyTree
-from .._surrogate import fold_in
-from ..neurons import Cell, State
-from ..neurons import fire as fire_cell
-from ._connections import Edge, Name, Read, reads_of
+from ..._checks import is_float
+from ..._compat import shard_as
+from ..._pytree import PyTree
+from ..._surrogate import fold_in
+from ...neurons import Cell, State
+from ...neurons import fire as fire_cell
+from ..graph._connections import Edge, Name, Read, reads_of
 from ._masks import Masks, cut_off, tree_keep, tree_where, with_finite_padding, young
 from ._past import push
 

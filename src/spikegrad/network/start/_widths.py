@@ -12,26 +12,26 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from .._checks import append_axes, brief, compute_dtype
-from .._pytree import PyTree, is_array, merge, split
-from .._surrogate import Scaled, Surrogate, curve_of, with_curve
-from ..neurons import surrogate_arguments, surrogate_of, with_surrogate
-from ..surrogates import Stretched, measure
-from ._connections import Name
-from ._network import Network
+from ..._checks import append_axes, brief, compute_dtype
+from ..._pytree import PyTree, is_array, merge, split
+from ..._surrogate import Scaled, Surrogate, curve_of, with_curve
+from ...neurons import surrogate_arguments, surrogate_of, with_surrogate
+from ...surrogates import Stretched, measure
+from ..graph._connections import Name
+from ..step._observe import NetworkFields, NetworkT
 
 _KEEP = ("peak", "area")
 
 
 def match_widths(
-    network: Network,
+    network: NetworkT,
     inputs: PyTree,
     *,
     ratio: float = 1.0,
     keep: str = "peak",
     mask: ArrayLike | None = None,
     key: jax.Array | None = None,
-) -> Network:
+) -> NetworkT:
     r"""Match the widths of the surrogates of a network to the spread of its potentials.
 
     The half-width at half maximum of each layer's surrogate derivative (slope) becomes
@@ -118,7 +118,7 @@ def match_widths(
 def _spreads(
     leaves: tuple,
     structure: Any,
-    arrays: Network,
+    arrays: NetworkFields,
     inputs: PyTree,
     mask: ArrayLike | None,
     key: jax.Array | None,

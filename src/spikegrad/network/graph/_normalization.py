@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from .._checks import real_array
+from ..._checks import real_array
 
 
 def fold_normalization(

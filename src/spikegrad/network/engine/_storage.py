@@ -42,10 +42,10 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from .._checks import compute_dtype
-from .._compat import depends, shard_as
-from .._pytree import PyTree, is_inexact
-from ..neurons import Cell
+from ..._checks import compute_dtype
+from ..._compat import depends, shard_as
+from ..._pytree import PyTree, is_inexact
+from ...neurons import Cell
 
 BFLOAT16 = jnp.finfo(jnp.bfloat16)
 

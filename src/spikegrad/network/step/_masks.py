@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from .._checks import append_axes
-from .._compat import zeros_like
-from .._pytree import PyTree, is_inexact
+from ..._checks import append_axes
+from ..._compat import zeros_like
+from ..._pytree import PyTree, is_inexact
 
 
 class Masks(NamedTuple):

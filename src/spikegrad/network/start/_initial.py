@@ -18,11 +18,11 @@ import numpy as np
 from jax.core import Tracer
 from jax.typing import ArrayLike, DTypeLike
 
-from .._checks import append_axes, brief
-from .._compat import evaluated
-from .._struct import Real
-from ..neurons import Cell, LinearResponse, linear_response
-from ._connections import check_real
+from ..._checks import append_axes, brief
+from ..._compat import evaluated
+from ..._struct import Real
+from ...neurons import Cell, LinearResponse, linear_response
+from ..graph._connections import check_real
 from ._response import Response, measure_response, receptors_of
 
 Initializer: TypeAlias = Callable[..., jax.Array]

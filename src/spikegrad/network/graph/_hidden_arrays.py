@@ -18,8 +18,8 @@ import jax.numpy as jnp
 from jax.core import Tracer
 from jax.typing import ArrayLike
 
-from .._compat import equations
-from .._pytree import Entries, PyTree, StaticFunction, is_array, merge, split
+from ..._compat import equations
+from ..._pytree import Entries, PyTree, StaticFunction, is_array, merge, split
 from ._connections import Delayed, Join, Name, Weight, Window
 
 

@@ -5,28 +5,25 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from .._pytree import PyTree, is_array, merge, split
-from .._struct import Real
-from .._surrogate import as_key
-from ._arguments import named_inputs
-from ._connections import Delayed, Edge, Name, Weight, Window, weights_of
-from ._delays import DelayKernel
-from ._graph import Graph
+from ..._pytree import PyTree, is_array, merge, split
+from ..._struct import Real
+from ..._surrogate import as_key
+from ..graph._connections import Delayed, Edge, Name, Weight, Window, weights_of
+from ..graph._delays import DelayKernel
+from ..graph._graph import Graph, LayerFields
+from ..step._arguments import named_inputs
+from ..step._nodes import node_named
+from ..step._observe import NetworkT
+from ..step._past import lagged, places_of
 from ._initial import Driven, Initializer, checked_rate
-from ._layer import Layer
-from ._nodes import node_named
-from ._past import lagged, places_of
 from ._response import measure_response
-
-if TYPE_CHECKING:
-    from ._network import Network
 
 FEEDFORWARD = 0.9
 """Fraction of a potential's variance that comes from the sources below, if a layer has a loop, as
@@ -35,7 +32,7 @@ in the paper.
 
 
 def draw_weights(
-    network: Network,
+    network: NetworkT,
     key: jax.Array,
     inputs: PyTree = None,
     *,
@@ -45,7 +42,7 @@ def draw_weights(
     std: Real | Mapping[Name, Real | None] | None = None,
     weight: Initializer | None = None,
     recurrent: Initializer | None = None,
-) -> Network:
+) -> NetworkT:
     r"""Draw new values for all matrices of a network.
 
     Each potential then fluctuates up to its threshold.
@@ -143,7 +140,7 @@ def draw_weights(
 
     x = None if inputs is None else named_inputs(network.inputs, inputs)
 
-    def drawn_network() -> Network:
+    def drawn_network() -> NetworkT:
         return dataclasses.replace(network, layers=network.layers | drawn_layers)
 
     def outputs() -> dict[Name, PyTree]:
@@ -241,7 +238,9 @@ def _with_matrix(weight: Weight, matrix: ArrayLike) -> Weight:
     return matrix
 
 
-def _with_matrices(layer: Layer, matrices: Mapping[str, ArrayLike]) -> Layer:
+def _with_matrices(
+    layer: LayerFields, matrices: Mapping[str, ArrayLike]
+) -> LayerFields:
     """Return the layer with other matrices, by the labels in its ``weights``."""
     new = {
         label: _with_matrix(weight, matrices[label]) if label in matrices else weight
@@ -256,12 +255,12 @@ def _with_matrices(layer: Layer, matrices: Mapping[str, ArrayLike]) -> Layer:
 
 def _draw(
     key: jax.Array,
-    layer: Layer,
+    layer: LayerFields,
     weights: Mapping[str, list[Edge]],
     initializer: Initializer | None,
     rule: Driven,
     sources: Mapping[Name, PyTree],
-) -> Layer:
+) -> LayerFields:
     """Return a layer with matrices that have a share of the variance of its potential together."""
     matrices = {}
     for n, (label, edges) in enumerate(weights.items()):

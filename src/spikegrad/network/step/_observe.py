@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar
 
 import jax
 
-from ..neurons import State
+from ..._pytree import Entries
+from ...neurons import State
 
 
 class Activity(NamedTuple):
@@ -29,3 +31,27 @@ class Activity(NamedTuple):
                 "Activity: potential is missing; observe a layer with 'pre_spike' among the parts"
             )
         return jax.tree.leaves(self.pre_spike)[0]
+
+
+class NetworkFields(Protocol):
+    """The parts of a :class:`~spikegrad.Network` that initial weights and widths need."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    @property
+    def layers(self) -> Entries: ...
+
+    @property
+    def inputs(self) -> str | Sequence[str]: ...
+
+    @property
+    def graph(self) -> Any:
+        """A :class:`Graph`. Type checkers do not accept the remembered value as one."""
+        ...
+
+    @property
+    def observe(self) -> Callable[..., tuple[Entries, Entries]]: ...
+
+
+NetworkT = TypeVar("NetworkT", bound=NetworkFields)
+"""A network. Functions return one of the same class."""

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from .._checks import append_axes
-from .._pytree import PyTree
+from ..._checks import append_axes
+from ..._pytree import PyTree
 from ._masks import steps_before
 
 

@@ -15,9 +15,9 @@ import jax
 import jax.numpy as jnp
 from jax.core import Tracer
 
-from .._compat import evaluated
-from ..neurons import Cell, State, fire, says_how_to_encode
-from ._masks import tree_where
+from ..._compat import evaluated
+from ...neurons import Cell, State, fire, says_how_to_encode
+from ..step._masks import tree_where
 
 _SETTLE = 1000
 """Time steps from the initial state to rest."""

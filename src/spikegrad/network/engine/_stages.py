@@ -23,15 +23,15 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from .._checks import append_axes, is_float, takes
-from .._pytree import PyTree
-from ._connections import Join, Name, select
-from ._graph import Graph
-from ._masks import Masks, tree_keep, with_finite_padding
+from ..._checks import append_axes, is_float, takes
+from ..._pytree import PyTree
+from ..graph._connections import Join, Name, select
+from ..graph._graph import Graph
+from ..step._masks import Masks, tree_keep, with_finite_padding
+from ..step._states import Parts, is_over_time
+from ..step._step import LayerState, parts_of
+from ._functions import known
 from ._schedule import RESIDUALS, Plan
-from ._states import Parts, is_over_time
-from ._step import LayerState, parts_of
-from .engine._functions import known
 
 
 class Stage(NamedTuple):

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, NamedTuple
 
-from .._device import CPU, Device
-from ._connections import Name
+from ..._device import CPU, Device
+from ..graph._connections import Name
 from ._storage import Storage
 
 if TYPE_CHECKING:

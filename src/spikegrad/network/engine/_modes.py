@@ -10,8 +10,8 @@ import dataclasses
 from collections.abc import Callable
 from typing import NamedTuple
 
+from . import _loop, _scan
 from ._storage import EIGHT_BIT, EXACT, HALF, Storage
-from .engine import _loop, _scan
 
 
 class Mode(NamedTuple):

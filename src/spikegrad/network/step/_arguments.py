@@ -8,11 +8,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from .._checks import brief, order_of_axes
-from .._pytree import PyTree, is_array
-from .._surrogate import as_key
-from ._connections import Name
-from ._graph import Graph
+from ..._checks import brief, order_of_axes
+from ..._pytree import PyTree, is_array
+from ..._surrogate import as_key
+from ..graph._connections import Name
+from ..graph._graph import Graph
 from ._step import KEYS
 
 

@@ -11,9 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from .._checks import brief, is_float
-from .._pytree import as_static, is_array
-from .._struct import Struct, parameter, wiring
+from ..._checks import brief, is_float
+from ..._pytree import as_static, is_array
+from ..._struct import Struct, parameter, wiring
 
 T = TypeVar("T")
 Linear: TypeAlias = ArrayLike | Callable[[jax.Array], jax.Array]

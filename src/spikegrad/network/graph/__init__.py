@@ -1,0 +1,1 @@
+"""Layers' connections, and the graph of a network."""
