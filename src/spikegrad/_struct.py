@@ -263,8 +263,9 @@ class _Signature:
         )
 
 
-# Not frozen_default, because a class with its own __init__ sets attributes.
-@dataclass_transform(field_specifiers=(parameter,))
+# Not frozen_default, because a class with its own __init__ sets attributes. Not eq_default, because
+# Struct defines __eq__ and __hash__ for all subclasses.
+@dataclass_transform(eq_default=False, field_specifiers=(parameter,))
 class Struct:
     """Base of all objects with parameters. The docstring of the module describes its two forms."""
 

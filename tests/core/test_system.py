@@ -88,7 +88,8 @@ KILLED = """
 import os, runpy, sys
 from pathlib import Path
 
-write_atomically = runpy.run_path(sys.argv[1])["write_atomically"]  # without JAX, which takes seconds
+# Without JAX, which takes seconds to import.
+write_atomically = runpy.run_path(sys.argv[1])["write_atomically"]
 
 def write(stream):
     stream.write(b"n")

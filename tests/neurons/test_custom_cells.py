@@ -267,7 +267,7 @@ def test_messages_name_the_remedy_and_the_layer(message):
     assert_raises(REFUSED[message], message)
 
 
-class Named(Cell):
+class Counting(Cell):
     """Three arrays that start at zeros."""
 
     state_names = "potential", "trace", "count"
@@ -283,9 +283,9 @@ class Named(Cell):
 
 
 def test_state_names_make_the_initial_state():
-    state = Named().initial_state((2, 3), jnp.bfloat16)
+    state = Counting().initial_state((2, 3), jnp.bfloat16)
     assert [(a.shape, a.dtype, float(abs(a).max())) for a in state] == [((2, 3), jnp.bfloat16, 0.0)] * 3
-    (_, _, count), spikes = unroll(Named(), jnp.full((9, 2), 0.7))
+    (_, _, count), spikes = unroll(Counting(), jnp.full((9, 2), 0.7))
     np.testing.assert_array_equal(count, spikes.sum(0))
 
 

@@ -35,7 +35,7 @@ def test_the_curves_are_the_step_the_primals_and_the_slopes():
 
 def test_many_curves_are_distinguishable():
     surrogates = [learnable(Sigmoid(jnp.float32(n + 1))) for n in range(len(names()))]
-    lines = [line for line in plot(*surrogates).axes[1].lines if line.get_label()[0] != "_"]
+    lines = [line for line in plot(*surrogates).axes[1].lines if str(line.get_label())[0] != "_"]
     assert len({(line.get_color(), line.get_linestyle()) for line in lines}) == len(lines) == len(names())
 
 
