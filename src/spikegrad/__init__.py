@@ -121,6 +121,7 @@ __all__ = [
 ]
 
 
+# These modules define names of ``__all__`` that the lines above do not import.
 _ON_DEMAND = "neurons", "network", "reports", "diagnosis"
 _RENAMED: dict[str, tuple[str, str]] = {}
 """Old public names: the new name within the package, and the version that removes the old one."""
@@ -132,6 +133,7 @@ if not typing.TYPE_CHECKING:  # type checkers would accept any name
         if name in __all__:
             for module in _ON_DEMAND:
                 imported = importlib.import_module(f".{module}", __name__)
+                # Remembered as an attribute, so Python does not call this function again.
                 if hasattr(imported, name):
                     return globals().setdefault(name, getattr(imported, name))
         if name in _RENAMED:
@@ -167,6 +169,7 @@ if not typing.TYPE_CHECKING:  # type checkers would accept any name
 
     def _home_of(name):
         """Return the module that has a public name, or an empty text."""
+        # Python itself looks for private names, such as ``__wrapped__``.
         if name.startswith("_"):
             return ""
         for module in _modules():

@@ -76,9 +76,8 @@ class Surrogate(Struct):
     _formula: ClassVar[str] = ""
     """The slope in one line for ``spikegrad list``, because -OO removes docstrings."""
 
-    __array_ufunc__ = (
-        None  # NumPy then calls __rmul__ for the product of an array and a surrogate
-    )
+    # NumPy then calls __rmul__ for the product of an array and a surrogate.
+    __array_ufunc__ = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)

@@ -66,8 +66,8 @@ class Layer(Struct):
     -----
     Inputs are cast to the dtype of a float matrix. A matrix of integers or bools, such as a
     connection mask, is cast to the dtype of the inputs. If :math:`W x` and :math:`R s` differ in
-    dtype, the current has the wider one. For
-    other layers, pass a function as weight, or define a custom cell.
+    dtype, the current has the wider one. For other layers, pass a function as weight, or define a
+    custom cell.
 
     A function takes all examples of a step and has no side effects. It closes over its dropout key
     or running statistics, and you change these outside of the network. A function that is no pytree

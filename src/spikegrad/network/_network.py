@@ -22,7 +22,7 @@ from ._layer import Layer
 from .engine._modes import Backward
 from .engine._schedule import Plan
 from .engine._stages import run_stages, stages_of
-from .graph._connections import Delayed, Join, Name, Window, as_names, select
+from .graph._connections import Delayed, Join, Name, Weight, Window, as_names, select
 from .graph._graph import INPUT, Graph, make_graph
 from .graph._hidden_arrays import report_call
 from .graph._summary import summary
@@ -33,6 +33,7 @@ from .step._masks import Masks, make_masks
 from .step._nodes import initial_states, nodes_of
 from .step._observe import Activity
 from .step._states import (
+    Parts,
     as_entries,
     as_parts,
     check_entries,
@@ -112,6 +113,7 @@ class Network(Struct):
     def __post_init__(self) -> None:
         super().__post_init__()
         layers = self.layers
+        # The layers of a list have their places for names.
         if not isinstance(layers, Mapping):
             layers = {str(n): node for n, node in enumerate(layers)}
         nodes = layers.values()
@@ -128,8 +130,10 @@ class Network(Struct):
             raise ValueError(
                 f"Network: outputs must be names of {[*self.layers]}, got {self.outputs!r}"
             )
+        # Both raise for an invalid graph, here instead of in the first call.
         graph = self.graph
-        stages_of(graph)  # raises if the graph is invalid
+        stages_of(graph)
+        # A default output that another layer reads in the same step is usually a forgotten name.
         last = [*self.layers][-1] if self.outputs is None else None
         for name, edges in graph.edges.items():
             if any(edge.source == last and 0 in edge.lags for edge in edges):
@@ -218,6 +222,7 @@ class Network(Struct):
         >>> bool(0.3 < activity["1"].output.std() < 3)
         True
         """
+        # A number says how many inputs there are. Anything else is an array to measure.
         is_measured = np.ndim(inputs) > 0
         count: Any = np.shape(inputs)[-1] if is_measured else inputs
         sizes = checked_shape("Network.init: sizes", sizes)
@@ -232,6 +237,7 @@ class Network(Struct):
             inputs if is_measured else None,
             rate=rate,
             mask=mask,
+            # The readout keeps its default, because it has no threshold.
             std=dict.fromkeys([*network.layers][:-1], std),
             weight=weight,
             recurrent=None if isinstance(recurrent, bool) else recurrent,
@@ -302,6 +308,7 @@ class Network(Struct):
         def at_rest() -> Entries:
             return as_entries(graph, initial_states(graph, x))
 
+        # Layers that the states leave out start at rest.
         if {*before} != {*graph.layers, *graph.depths}:
             before = at_rest() | before
         # The states are checked only if the step fails or changes their types, because the states
@@ -445,6 +452,7 @@ class Network(Struct):
                 raise ValueError(
                     f"Network: {label} must be names of {known}, got {values!r}"
                 )
+        # A join has its output only, so it is asked for neither state nor current.
         observed = tuple(
             label
             for name in names
@@ -479,6 +487,8 @@ def _call(
     if backward.row.cuts:
         check_coupled(graph, mask, backward.mode)
     plan = Plan(backward, outputs, this_device())
+    # A pure network is determined by its tree, so JAX can find the program that it compiled for an
+    # equal one. Functions of a user may have changed since.
     if is_pure_network(network):
         return _run_compiled(plan, network, x, states, mask, key)
     ran = _run(plan, network, x, states, mask, key)
@@ -493,13 +503,17 @@ def _run(
     states: dict[Name, PyTree],
     mask: jax.Array | None,
     key: jax.Array | None,
-):
+) -> tuple[Entries, dict[Name, PyTree]]:
+    """Run a network over a sequence, from checked arguments."""
+    # In shard_map, all arrays get the type of the inputs, because a loop must not change the types
+    # of its carry.
     network, inputs, states, mask, key = match_varying_axes(
         (network, inputs, states, mask, key)
     )
     graph = network.graph
 
-    def start(part, inputs):
+    def start(part: Graph, inputs: dict[Name, jax.Array]) -> Parts:
+        # (steps, batch, features) -> (batch, features)
         first_step = {name: x[0] for name, x in inputs.items()}
         at_rest = match_varying_axes(initial_states(part, first_step), like=inputs)
         at_rest = as_entries(part, at_rest)
@@ -513,6 +527,7 @@ def _run(
     )
     ran, outputs = run_stages(graph, inputs, start, masks, key, plan)
     ends = as_entries(graph, (ran.states, ran.pasts))
+    # Statistics are for the caller. The next call reads the past of such a join, if it has one.
     for name, statistics in ran.statistics.items():
         entry = (ran.pasts[name], statistics) if name in ran.pasts else statistics
         ends |= {name: entry}
@@ -535,7 +550,7 @@ def _check_steps(graph: Graph) -> None:
 def is_pure_network(network: Network) -> bool:
     """Return True if arrays, numbers and classes determine the network completely."""
 
-    def is_pure_weight(weight):
+    def is_pure_weight(weight: Weight) -> bool:
         if isinstance(weight, (Delayed, Window)):
             weight = weight.weight
         # Not ArrayLike: for a union, Python 3.11 asks the class of a tracer, which is no array.

@@ -60,7 +60,7 @@ class Truncated(Composition, pure=True):
     half_width: Real = parameter(above=0)
 
     def _smooth_step(self, x):
-        # Jnp.clip halves the derivative at the edge.
+        # The function jnp.clip halves the derivative at the edge.
         edge = odd(x, jnp.asarray(self.half_width, x.dtype))
         return smooth_step_of(
             self.surrogate, jnp.where(jnp.abs(x) <= self.half_width, x, edge)

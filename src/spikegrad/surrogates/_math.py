@@ -246,7 +246,7 @@ def cauchy(w: jax.Array) -> jax.Array:
 @cauchy.defjvp
 def _cauchy_jvp(primals, tangents):
     y = cauchy(*primals)
-    # Y * y would underflow first.
+    # The product of y and y would underflow first.
     return y, -2 * (y * bounded(primals[0])) * y * tangents[0]
 
 

@@ -50,8 +50,8 @@ class Part(NamedTuple):
     segment: int
     """The number of steps between stored states.
 
-    Other values are recomputed. With all steps, no value is
-    recomputed."""
+    Other values are recomputed. With all steps, no value is recomputed.
+    """
     chunk: int
     """The number of steps that compute their independent products together."""
 

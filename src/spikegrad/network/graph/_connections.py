@@ -111,6 +111,7 @@ class Window(Struct):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        # A function has no shape. The first axis of an array has the lags.
         shape = _shape_of(self.weight)
         if not (callable(self.weight) if shape is None else len(shape) == 3):
             raise TypeError(
@@ -259,6 +260,7 @@ def weights_of(label: str, weight: Weight) -> dict[str, Weight]:
     """The weights of these edges, by label."""
     if not isinstance(weight, (Delayed, Window)):
         return {label: weight}
+    # The labels are those of edges_of: one for each lag of a window of matrices.
     matrices = matrix_of(weight.weight) if isinstance(weight, Window) else None
     if matrices is None:
         return {label: weight.weight}

@@ -20,9 +20,8 @@ class Places(NamedTuple):
     """The positions of the outputs of a chunk among the active steps."""
 
     before: jax.Array
-    """The number of active steps of the chunk before each step:
-
-    ``(chunk,)`` or ``(chunk, batch)``.
+    """The number of active steps of the chunk before each step, ``(chunk,)`` or ``(chunk,
+    batch)``.
     """
     order: jax.Array
     """The active steps in order, followed by the masked steps. Same shape."""
@@ -88,9 +87,8 @@ def push(past: jax.Array, outs: jax.Array, places: Places | None = None) -> jax.
 
 
 def pick(tree: PyTree, steps: jax.Array) -> PyTree:
-    """Select steps of a sequence:
-
-    ``(n,)``, or ``(n, batch)`` for separate steps of each example.
+    """Select steps of a sequence, ``(n,)``, or ``(n, batch)`` for separate steps of each
+    example.
     """
     if steps.ndim == 1:
         return jax.tree.map(lambda a: a[steps], tree)
