@@ -140,6 +140,7 @@ def diagnose(
     )
     # Users may forbid promotion in their own code.
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        # The measurement and one training run whatever the budget is.
         say("measuring")
         study = _study_of(problem, clock, say)
         if issues := tuple(_obstacles(study)):
@@ -219,7 +220,8 @@ def verdict(study: Study, result: SearchResult) -> str:
         )
     elif last.trained < LEARNS and not study.learns(moves_of(result.issues)):
         texts.append(_advice(study, result))
-    elif last.learned > 1 + MUCH:
+    # A network may do better than outputs near the best ones, but not better than a loss of 0.
+    elif last.learned > 1 + MUCH and not study.attainable.floor:
         texts.append("more than all of it: check the labels and the loss")
     elif repaired is None and longer is None:
         texts.append("it learns")
@@ -241,6 +243,7 @@ def _advice(study: Study, result: SearchResult) -> str:
             f"the budget of {study.budget.seconds:g} seconds ended before all changes were "
             f"tried{tried}: pass a larger budget or fewer examples"
         )
+    # Not "no change", because the accepted ones do help.
     if result.repaired is not None:
         return (
             f"no other change adds to it{tried}: check what is left of the loss outside of the "

@@ -57,6 +57,7 @@ class Move:
 
     def apply(self, network: Network) -> Network:
         """Return the changed network."""
+        # A move of the optimizer.
         if self.place is None:
             return network
         layer = self.change(network.graph.nodes[self.place])
@@ -105,6 +106,7 @@ class Move:
 def _hashable(value: Any) -> Hashable:
     if isinstance(value, tuple):
         return tuple(map(_hashable, value))
+    # By bytes, so a NaN equals itself.
     if isinstance(value, (jax.Array, np.ndarray)):
         array = np.asarray(value)
         return array.shape, array.dtype.name, array.tobytes()
@@ -172,6 +174,7 @@ class Center(Move):
 
     @property
     def argument(self) -> str:
+        # As ``has_mean`` chooses, without a private name in the user's program.
         mean = "w.mean()" if self.part == "bias" else "(w.ndim > 1) * w.mean()"
         return f"{self.part}=jax.tree.map(lambda w: w - {mean}, layer.{self.part})"
 
@@ -186,6 +189,7 @@ class FitSlope(CellMove):
 
     def change(self, layer: Layer) -> Layer:
         base = self.base_of(surrogate_of(layer.cell))
+        # Neither number is one of the surrogate, whose parameter has another meaning in each class.
         peak, half_width = self.value
         slope = rescaled(base, peak=peak, half_width=half_width)
         return dataclasses.replace(layer, cell=with_surrogate(layer.cell, slope))
@@ -207,6 +211,7 @@ class ReplaceSlope(FitSlope):
     base, verb = "Sigmoid()", "replace its slope by a sigmoid with"
 
     def base_of(self, surrogate: Any) -> Surrogate:
+        # A function with a custom derivative has no settings to keep.
         is_curve = isinstance(surrogate, Surrogate)
         return with_curve(surrogate, Sigmoid()) if is_curve else Sigmoid()
 
@@ -264,6 +269,7 @@ class SetBounded(SetParameter):
         return dataclasses.replace(self, value=np.asarray(raw))
 
     def change(self, layer: Layer) -> Layer:
+        # The raw leaf is replaced and not the number, so it stays the leaf that is trained.
         present = getattr(parameters_of(layer.cell), self.parameter)
         raw = jnp.asarray(self.value).astype(present.raw.dtype)
         changed = dataclasses.replace(present, raw=raw)
@@ -298,6 +304,9 @@ class Standardize(Move):
         def renamed(names: Iterable[str]) -> tuple[str, ...]:
             return tuple(name if n == self.place else n for n in names)
 
+        # First, because the entries are in the order of a step. Every reader of the inputs must
+        # read the join instead: by name, by the keys of its weights, or by default as the first
+        # layer.
         layers = {name: join, **network.layers}
         for reader, node in network.layers.items():
             change = {}
@@ -345,6 +354,7 @@ class ShortenDelays(Move):
     longest: int
 
     def change(self, layer: Layer) -> Layer:
+        # A mapping has a weight for each source, and only some of them may be too late.
         def shortened(weight: Any) -> Any:
             if isinstance(weight, Mapping):
                 return {name: shortened(entry) for name, entry in weight.items()}
@@ -387,6 +397,7 @@ class ShiftOutput(Move):
         name = f"{self.place} shifted"
         # Its numbers are in the closure, where no optimizer trains them.
         join = Join(lambda x: x + self.value.astype(x.dtype), of=(self.place,))
+        # By default the last entry is the output, and the join is appended.
         outputs = network.outputs if network.outputs is None else name
         return dataclasses.replace(
             network, layers=network.layers | {name: join}, outputs=outputs
@@ -473,6 +484,7 @@ def neutral_moves(network: Network, inputs: Mapping[str, Any]) -> Iterator[Move]
     for name, layer in network.graph.layers.items():
         for part in PARTS:
             weight = getattr(layer, part)
+            # A function with its arrays in a closure can only be scaled as a whole.
             if has_arrays(weight):
                 yield ScalePart(name, 1.0, part)
                 yield Center(name, 0.0, part)
@@ -530,6 +542,7 @@ def has_width(surrogate: Any) -> bool:
         shape = measure(surrogate)
     except (TypeError, ValueError):
         return False
+    # A largest slope far from the threshold, or at all potentials, has no width around it.
     is_near = abs(shape.at) <= shape.half_width < math.inf
     return is_near and shape.half_width > 0 and 0 < abs(shape.peak) < math.inf
 

@@ -300,7 +300,7 @@ def _cut_off(network: Observed) -> Iterator[Issue]:
                 "arrays, as after stop_gradient"
             )
             yield Issue("vanishes", name, evidence)
-        if any(weight.inputs == 0 for weight in derivatives):
+        elif any(weight.inputs == 0 for weight in derivatives):
             evidence = (
                 "its weights pass no gradient on, because their function has no derivative in its "
                 "inputs, as after stop_gradient"

@@ -56,8 +56,9 @@ class Issue:
 
     def _text_of(self, move: Move) -> str:
         # A change of inputs has the name of the inputs.
-        is_elsewhere = move.place not in (self.place, None) and self.kind != "unscaled"
-        return move.text + f" in layer {move.place!r}" * is_elsewhere
+        if move.place in (self.place, None) or self.kind == "unscaled":
+            return move.text
+        return f"{move.text} in layer {move.place!r}"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
