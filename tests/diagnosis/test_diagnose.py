@@ -33,6 +33,7 @@ from spikegrad import (
 )
 from spikegrad.diagnosis import measures, trial
 from spikegrad.diagnosis.attainable import attainable_loss
+from spikegrad.network import hidden_arrays
 from spikegrad.neurons import RF, Refractory
 
 # JAX as users have it: optax promotes.
@@ -213,6 +214,7 @@ def test_inputs_of_unusual_size_or_mean_are_standardized():
         # the wrapped weights and the pasted code give the same outputs
         scope = {"np": np, "inputs": inputs}
         exec(first.fixes[0].code, scope)
+        assert hidden_arrays(first.apply(stack()), inputs) == []
         pasted = outputs_of(stack(), scope["inputs"].astype(np.float32))
         np.testing.assert_allclose(pasted, outputs_of(first.apply(stack()), inputs), rtol=1e-3, atol=1e-3)
 
@@ -868,10 +870,12 @@ def test_mean_of_targets_far_above_their_spread_is_added_to_the_outputs():
     assert names(report.issues) == [("unscaled", None)]
     assert "outputs with a mean of 200 and a spread of" in report.issues[0].description
     assert report.outcome_repaired.learned > 0.6 > report.outcome.learned
-    scope = {"dataclasses": dataclasses, "np": np, "network": network, "Join": Join}
+    scope = {"dataclasses": dataclasses, "jax": jax, "np": np, "network": network, "Join": Join}
     exec(report.code, scope)
     for repaired in (report.repaired, scope["network"]):
         assert outputs_of(repaired, INPUTS).mean() == pytest.approx(200, abs=3)
+        # Constants are meant, so nobody is warned of them.
+        assert hidden_arrays(repaired, INPUTS) == []
 
 
 def test_inputs_that_no_layer_reads_are_named():

@@ -113,6 +113,11 @@ def _hashable(value: Any) -> Hashable:
     return value
 
 
+def constants(values: Any) -> Any:
+    """Return arrays in a function as constants, about which a partition does not warn."""
+    return jax.tree.map(lambda a: jax.lax.stop_gradient(jnp.asarray(a)), values)
+
+
 class CellMove(Move):
     """A change of the cell of a layer."""
 
@@ -289,10 +294,10 @@ class Standardize(Move):
     """
 
     def apply(self, network: Network) -> Network:
-        shift, scale = self.value
         name = f"{self.place} standardized"
 
         def standardize(x: jax.Array) -> jax.Array:
+            shift, scale = constants(self.value)
             # Integer inputs would be truncated after the division.
             dtype = x.dtype if jnp.issubdtype(x.dtype, jnp.floating) else jnp.float32
             return ((x.astype(jnp.float32) - shift) / scale).astype(dtype)
@@ -396,7 +401,9 @@ class ShiftOutput(Move):
     def apply(self, network: Network) -> Network:
         name = f"{self.place} shifted"
         # Its numbers are in the closure, where no optimizer trains them.
-        join = Join(lambda x: x + self.value.astype(x.dtype), of=(self.place,))
+        join = Join(
+            lambda x: x + constants(self.value).astype(x.dtype), of=(self.place,)
+        )
         # By default the last entry is the output, and the join is appended.
         outputs = network.outputs if network.outputs is None else name
         return dataclasses.replace(
@@ -413,7 +420,8 @@ class ShiftOutput(Move):
         name, out = f"{self.place} shifted", self.place
         return "\n".join(
             [
-                f"join = Join(lambda x: x + {numbers}, of={out!r})",
+                f"shift = {numbers}",
+                f"join = Join(lambda x: x + jax.lax.stop_gradient(shift), of={out!r})",
                 f"layers = network.layers | {{{name!r}: join}}",
                 "network = dataclasses.replace(network, layers=layers, outputs=None)",
             ]

@@ -67,6 +67,7 @@ def plot(
     figure = Figure(figsize=figsize or (7, 2.6 + 0.19 * rows), layout="constrained")
     left, right = figure.subplots(1, 2)
     draw(left, right, surrogates, x)
+    # The right panel has a line of every surrogate, the left one only of those with a smooth step.
     figure.legend(
         *right.get_legend_handles_labels(),
         loc="outside lower center",
@@ -90,6 +91,7 @@ def draw(
     for i, surrogate in enumerate(surrogates):
         style = {
             "color": f"C{i}",
+            # The colors repeat after ten.
             "ls": _DASHES[i // 10 % len(_DASHES)],
             "lw": 1.6,
             "label": _named(surrogate),
@@ -126,12 +128,14 @@ def _around(surrogates: tuple[Surrogate, ...]) -> np.ndarray:
 
     Divide this range by 4 while all slopes fill less than an eighth of it.
     """
+    # The usual slopes have half-widths of 0.2 to 1.
     x = np.linspace(-4, 4, 2001)
 
-    def narrow(surrogate):
+    def narrow(surrogate: Surrogate) -> bool:
         slope = np.abs(np.asarray(surrogate.surrogate_grad(np.float32(x))))
-        return (slope[np.abs(x) > x[-1] / 8] < slope.max() / 10).all()
+        return bool((slope[np.abs(x) > x[-1] / 8] < slope.max() / 10).all())
 
+    # The bound ends the loop for slopes of zero.
     while x[-1] > 1e-3 and all(narrow(s) for s in surrogates):
         x = x / 4
     return x
@@ -236,12 +240,14 @@ def traces(
     >>> len(traces(layer.potential, layer.output, threshold=1.0).axes)
     2
     """
+    # The first array of a state is the potential.
     u = potentials[0] if isinstance(potentials, tuple) else potentials
     parts = {"current": currents, "potential": u, "spikes": spikes}
     arrays = {
         name: _of_example(x, example) for name, x in parts.items() if x is not None
     }
     chosen = [n for n in neurons if 0 <= n < arrays["potential"].shape[1]]
+    # Rows of spikes need less room than curves.
     heights = [1 if name == "spikes" else 2 for name in arrays]
     figure = Figure(
         figsize=figsize or (7, 0.6 + 0.8 * sum(heights)), layout="constrained"
@@ -351,6 +357,7 @@ def draw_activity(
                 fontsize=7, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5)
             )
         else:
+            # (neurons, steps), the first neuron at the bottom as in a raster.
             image = axes.imshow(
                 x.T,
                 aspect="auto",
@@ -368,6 +375,7 @@ _LINES = 12
 
 def _of_example(x: ArrayLike | None, example: int) -> np.ndarray:
     """Return one example of ``(steps, examples, neurons...)`` as ``(steps, neurons)``."""
+    # Matplotlib does not take bfloat16.
     x = np.asarray(x, np.float64)
     x = x[:, example] if x.ndim > 2 else x
     return x.reshape(len(x), -1)
@@ -377,6 +385,7 @@ def draw_spikes(
     axes: Axes, spikes: np.ndarray, colors: Sequence[str] | None = None
 ) -> None:
     """Draw a vertical line for each nonzero value of ``(steps, neurons)``."""
+    # One call for all lines, because a layer may have 100,000 spikes.
     t, n = np.nonzero(spikes)
     line_colors = np.asarray(colors or ["black"] * spikes.shape[1])[n]
     axes.vlines(
@@ -399,6 +408,7 @@ def _finish(
 ) -> None:
     """Set the time axis to the steps of the sequence, and shade the invalid steps."""
     steps = len(np.asarray(like))
+    # (steps,) or (steps, examples)
     valid = np.ones(steps, bool) if mask is None else np.asarray(mask)
     if valid.ndim > 1:
         valid = valid[:, example]
@@ -455,6 +465,7 @@ def graph(network: Network, *, figsize: tuple[float, float] | None = None) -> Fi
     ['2', 'a\\nLIF', 'b\\nLIF', 'input', 'out\\nLeakyReadout', 'sum']
     """
     wires = network.graph
+    # The nodes are in the order of a step, so the columns of all sources are known.
     columns = dict.fromkeys(wires.inputs, 0)
     for name, edges in wires.edges.items():
         columns[name] = 1 + max(
@@ -478,10 +489,12 @@ def graph(network: Network, *, figsize: tuple[float, float] | None = None) -> Fi
                 text = f"{name}\n{type(wires.layers[name].cell).__name__}"
             edge = "none" if name in wires.inputs else "black"
             frame = {"boxstyle": f"{shape},pad=0.35", "fc": "white", "ec": edge}
+            # The rows of a column are centered.
             x, y = 1.9 * column, (len(members) - 1) / 2 - n
             boxes[name] = axes.text(
                 x, y, text, ha="center", va="center", fontsize=9, bbox=frame
             )
+    # One arrow for all edges between two nodes, such as those of a window.
     for name, edges in wires.edges.items():
         for source in dict.fromkeys(edge.source for edge in edges):
             lags = [lag for edge in edges if edge.source == source for lag in edge.lags]
