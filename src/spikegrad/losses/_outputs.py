@@ -383,9 +383,8 @@ def van_rossum(
     decay = jnp.broadcast_to(jnp.exp(-1 / tau), x.shape[1:])
 
     def step(carry, now):
-        trace, area = (
-            carry  # the filtered difference before the step, and the sum of its squares
-        )
+        # The filtered difference before the step, and the sum of its squares.
+        trace, area = carry
         difference, valid = now
         after = decay * trace + difference
         return (

@@ -21,12 +21,8 @@ from ._state import Report, State
 
 FORMAT = 3
 _ABOUT = "about"  # the name of the JSON data among the arrays of a file
-# The parts of a state that are arrays of JAX.
-_DEVICE = (
-    "trainable",
-    "optimizer_state",
-    "key",
-)
+_DEVICE = ("trainable", "optimizer_state", "key")
+"""The parts of a state that are arrays of JAX."""
 _PROGRESS = ("step", "epoch", "batches", "seconds", "sums")
 
 
@@ -98,9 +94,8 @@ class Checkpoints:
         Domain(integer=True, at_least=1).check("Checkpoints", "keep", keep)
         self.folder, self.minutes, self.keep = Path(folder), minutes, keep
         self.extra = {} if extra is None else extra
-        self._last_step: int | None = (
-            None  # of the last state that was saved or restored
-        )
+        # The step of the last state that was saved or restored.
+        self._last_step: int | None = None
         self._when = time.monotonic()
 
     def __call__(self, report: Report) -> None:

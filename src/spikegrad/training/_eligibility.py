@@ -5,7 +5,7 @@ A layer computes in step :math:`t`, for each example,
 .. math:: I_t = x_t W + b, \qquad u_t = \operatorname{integrate}(v_{t-1}, I_t), \qquad
           (v_t, s_t) = \operatorname{fire}(u_t)
 
-Here :math:`x_t` is what its matrices read. A 1 at its end stands for the bias, so all weights of a
+Its matrices read :math:`x_t`. A 1 at the end of :math:`x_t` represents the bias, so all weights of a
 neuron are the rows of one matrix. The gradient of row :math:`i` of neuron :math:`j` is the sum over
 steps and examples of a learning signal of the neuron times a trace of the row.
 
@@ -134,7 +134,7 @@ class LayerStep(NamedTuple):
     current: jax.Array
     """``(batch, neurons)``"""
     rows: jax.Array
-    """What the matrices read, and 1 for the bias: ``(batch, rows)``."""
+    """The reads of the matrices, and 1 for the bias: ``(batch, rows)``."""
     keys: jax.Array | None
     """The keys of stochastic spikes."""
 
@@ -180,8 +180,8 @@ class Connection(NamedTuple):
 def forward(rule: Rule, step: Arguments) -> Forward:
     """Run a step and differentiate its loss.
 
-    Outputs of earlier steps are constants, because the states before the step are no arguments of
-    the derivative. So a signal reaches a layer only through edges within the step.
+    Outputs of earlier steps are constants, because the derivative does not have the states before
+    the step as arguments. So a signal reaches a layer only through edges within the step.
     """
     trainable, static = split_trainable(rule.network)
     graph = rule.network.graph
@@ -248,8 +248,8 @@ def shares(
         # and a derivative (batch, rows, neurons).
         share = signals[name][:, None] * factor
         for readout, trace in before[name].filtered.items():
-            # The signal above has passed the readout in this step. What is left is the memory of
-            # the readout: its state from earlier steps, without a new input.
+            # The signal above has passed the readout in this step. The memory of the readout is
+            # added: its state from earlier steps, without a new input.
             nothing = jnp.zeros_like(jax.tree.leaves(trace)[0])
             memory = _integrated(graph.layers[readout].cell, trace, nothing).output
             matrix = jnp.asarray(filters[readout][name], share.dtype)
@@ -498,7 +498,7 @@ def hold(active: jax.Array | None, moved: Mapping[str, Moved], before: Any) -> A
     return tree_where(active, after, before)
 
 
-# --- what a layer learns --------------------------------------------------------------------------
+# --- learned arrays --------------------------------------------------------------------------------
 
 
 def is_readout(cell: Cell) -> bool:

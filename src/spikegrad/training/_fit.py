@@ -108,9 +108,9 @@ def fit(
     Warns
     -----
     UserWarning
-        If the loss trains a network, and a function in this network holds a floating-point array
-        that is no leaf of it, so no optimizer changes it. The warning has layer and shape. Arrays
-        that the function reads by ``jax.lax.stop_gradient(array)`` are constants without a warning.
+        If a function in a trained network holds a floating-point array that is not a leaf of the
+        network, so the optimizer does not change it. The warning has layer and shape. Arrays that
+        the function reads by ``jax.lax.stop_gradient(array)`` are constants without a warning.
 
     Notes
     -----
@@ -343,8 +343,8 @@ def _report(
     began: float,
     total: float,
 ) -> Report:
-    # Sums and not means, so that a resumed epoch has the bits of an uninterrupted one. By the names
-    # of their arrays and not as pytrees, so that a checkpoint contains arrays only.
+    # Sums instead of means, because a resumed epoch then has the bits of an uninterrupted one. They
+    # have the names of their arrays, because a checkpoint contains arrays but no pytrees.
     sums = {
         name: state.sums.get(name, 0.0) + rows.sum(0)
         for metric, tree in values.items()

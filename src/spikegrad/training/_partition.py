@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from .._pytree import FIX_OF_HIDDEN, PyTree, StaticFunction, is_array, merge, split
 
 reported: weakref.WeakSet[Any] = weakref.WeakSet()
-"""Functions of which :func:`partition` has warned, so that :func:`fit` does not warn again."""
+"""Functions that :func:`partition` has warned about. :func:`fit` does not warn again."""
 
 
 def partition(
@@ -45,7 +45,7 @@ def partition(
     Arrays that a function closes over are not leaves of the pytree and are not trained. A warning
     names the function. For a module of Equinox write ``eqx.filter_vmap(module)``, a pytree, instead
     of ``jax.vmap(module)``. If the arrays are constants, write ``jax.lax.stop_gradient(array)`` in
-    the function: then there is no warning.
+    the function, which avoids the warning.
 
     A cell's ``decay=0.9`` is a Python number, a constant. ``decay=jnp.array(0.9)`` is trained.
 

@@ -23,9 +23,8 @@ class Source:
         # An iterator is its own iterator, so a second loop over it would continue instead of
         # starting again.
         self.once = not callable(batches) and iter(batches) is batches
-        self.last: int | None = (
-            None  # number of batches until ``steps`` cuts the epoch short
-        )
+        # The number of batches until ``steps`` cuts the epoch short.
+        self.last: int | None = None
 
     def groups(self, state: State, steps: int | None, size: int) -> Iterator[list]:
         """Read the remaining batches of the epoch, at most up to ``steps``."""

@@ -60,7 +60,7 @@ class State:
         """Return the state before the first update.
 
         ``trainable`` may have arrays of any dtype, such as the counter of an optimizer of your own
-        loop, so that :class:`Checkpoints` can save them. :func:`fit` only takes floats.
+        loop, and :class:`Checkpoints` saves them. :func:`fit` only takes floats.
 
         Raises
         ------

@@ -298,9 +298,8 @@ def _first_alone(function: Callable) -> Callable:
     first, returned = threading.Lock(), threading.Event()
 
     def call(*arguments: PyTree) -> PyTree:
-        if not first.acquire(
-            blocking=False
-        ):  # one thread gets it, and never releases it
+        # One thread gets the lock, and never releases it.
+        if not first.acquire(blocking=False):
             returned.wait()
             return function(*arguments)
         try:

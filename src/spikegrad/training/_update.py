@@ -101,10 +101,8 @@ def compiled(
     size = size if length is None else min(size, max(1, length))
     shardings = None
     if mesh is not None and state is not None:
-        bound, everywhere = (
-            replicated(bound, mesh, "loss"),
-            NamedSharding(mesh, PartitionSpec()),
-        )
+        bound = replicated(bound, mesh, "loss")
+        everywhere = NamedSharding(mesh, PartitionSpec())
         # Outputs with the sharding of the inputs can be the inputs of the next call without a
         # transfer.
         parts = jax.tree.map(

@@ -1,4 +1,4 @@
-"""What the trace of a loss shows of the networks that it calls."""
+"""The networks that a loss calls, and the arrays that their functions hide."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .._pytree import FIX_OF_HIDDEN
 from ..network import HiddenArray, NetworkCall, hidden_arrays, watch_calls
 from ._partition import reported
 
-_SHOWN = 4  # hidden arrays in a warning; a deep network may have hundreds
+_SHOWN = 4  # hidden arrays in a warning, because a deep network may have hundreds
 
 
 @dataclasses.dataclass
