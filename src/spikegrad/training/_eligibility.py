@@ -5,9 +5,9 @@ A layer computes in step :math:`t`, for each example,
 .. math:: I_t = x_t W + b, \qquad u_t = \operatorname{integrate}(v_{t-1}, I_t), \qquad
           (v_t, s_t) = \operatorname{fire}(u_t)
 
-Its matrices read :math:`x_t`. A 1 at the end of :math:`x_t` represents the bias, so all weights of a
-neuron are the rows of one matrix. The gradient of row :math:`i` of neuron :math:`j` is the sum over
-steps and examples of a learning signal of the neuron times a trace of the row.
+Its matrices read :math:`x_t`. A 1 at the end of :math:`x_t` represents the bias, so all weights of
+a neuron are the rows of one matrix. The gradient of row :math:`i` of neuron :math:`j` is the sum
+over steps and examples of a learning signal of the neuron times a trace of the row.
 
 1. :func:`forward` runs the step, and differentiates its loss. The derivatives by the output or the
    current of each layer are the signals.
@@ -498,7 +498,7 @@ def hold(active: jax.Array | None, moved: Mapping[str, Moved], before: Any) -> A
     return tree_where(active, after, before)
 
 
-# --- learned arrays --------------------------------------------------------------------------------
+# --- learned arrays -------------------------------------------------------------------------------
 
 
 def is_readout(cell: Cell) -> bool:
