@@ -7,6 +7,7 @@ A case has shapes instead of arrays, because nothing runs. The plain form takes 
 from __future__ import annotations
 
 import functools
+import inspect
 import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -15,8 +16,9 @@ from typing import Any, NamedTuple, TypeAlias
 import jax
 import jax.numpy as jnp
 
+import spikegrad
 from spikegrad import LIF, AdaptiveLIF, Delayed, Join, Layer, LeakyReadout, Network, Sigmoid, stochastic
-from spikegrad.neurons import Cell
+from spikegrad.neurons import Cell, Refractory
 
 PyTree: TypeAlias = Any
 FIRE = Sigmoid(4.0)
@@ -352,6 +354,30 @@ def dvs_gesture_net(steps: int, batch: int, size: int = 128, channels: int = 128
     return Case((norms, matrices), shape(steps, batch, size, size, 2), steps, network, plain)
 
 
+def each_cell(steps: int, batch: int, neurons: int) -> Case:
+    """Return a layer of each kind of neuron that has defaults for all parameters, without a plain form."""
+    found = [
+        kind()
+        for kind in vars(spikegrad.neurons).values()
+        if isinstance(kind, type) and issubclass(kind, Cell) and has_defaults(kind)
+    ]
+    cells = [*found, Refractory(CELL, 2)]
+
+    def network(weights, inputs, backward):
+        outputs = [Network([Layer(weights, cell)])(inputs, backward=backward)[1] for cell in cells]
+        return sum(outputs[1:], outputs[0])
+
+    def plain(weights, inputs, scan):
+        raise NotImplementedError
+
+    return Case(shape(neurons, neurons), shape(steps, batch, neurons), steps, network, plain)
+
+
+def has_defaults(kind: type) -> bool:
+    parameters = inspect.signature(kind).parameters.values()
+    return kind is not Cell and all(p.default is not p.empty for p in parameters)
+
+
 CASES: dict[str, Callable[[], Case]] = {
     "one layer": lambda: chain([512], 200, 64),
     "recurrent": lambda: chain([512], 200, 64, recurrent=True),
@@ -368,3 +394,5 @@ CASES: dict[str, Callable[[], Case]] = {
     "stochastic": lambda: drawn(200, 64, 512),
     "bfloat16": lambda: chain([512], 200, 64, dtype=jnp.bfloat16),
 }
+COMPILED = CASES | {"each cell": lambda: each_cell(20, 2, 8)}
+"""Cases that are compiled for a device and need not be counted."""

@@ -16,9 +16,11 @@ no GPU. Nothing counted is a time.
     python benchmarks/gpu.py --small
     python benchmarks/gpu.py --described h100 --json benchmarks/results/gpu-described.json
     python benchmarks/gpu.py --described h100 --only "one layer,recurrent" --modes exact,half
+    python benchmarks/gpu.py --described h100 --compile
     python benchmarks/gpu.py --described v5e
 
-For a TPU, which ``--described v5e`` describes, all cases are compiled in all modes, and nothing is counted.
+For a TPU, which ``--described v5e`` describes, all cases and each kind of neuron are compiled in all modes, and nothing
+is counted. This needs the package libtpu.
 """
 
 from __future__ import annotations
@@ -40,15 +42,15 @@ import bptt
 import elementwise
 import graphs
 import jax
-from _gpu_cases import CASES, Case, checkpointed, loss
+from _gpu_cases import CASES, COMPILED, Case, checkpointed, loss
 
 SURROGATES = "sigmoid", "arctan", "piecewise_quadratic", "relu_grad", "gaussian_grad", "multi_gaussian_grad"
 SIZES = (256, 100, 1), (1024, 250, 1), (512, 100, 3)  # neurons, steps, layers
 UNROLLED = 1, 2, 4, 8, 16
 MODES = "exact", "half", "8-bit", "recompute"
 PLAIN = "plain scan"
-GRAPHS = {"xla_gpu_enable_command_buffer": "+WHILE"}
-"""The option of XLA that captures loops in CUDA graphs, too."""
+GRAPHS = {"xla_gpu_enable_command_buffer": "FUSION,CUBLAS,CUBLASLT,CUSTOM_CALL,CUDNN,DYNAMIC_SLICE_FUSION,WHILE"}
+"""The option of XLA that captures loops in CUDA graphs, too: its default and ``WHILE``."""
 
 
 def measured(small: bool, rounds: int) -> list[dict[str, Any]]:
@@ -104,7 +106,7 @@ def counted(name: str, modes: list[str], rounds: int, options: dict[str, Any]) -
 
 def compiled(device: str, name: str, modes: list[str]) -> list[dict[str, Any]]:
     """Rows of a case that is compiled and not counted."""
-    case = CASES[name]()
+    case = COMPILED[name]()
     rows = []
     for mode in modes:
         step = training_step(variants(case, modes)[mode])
@@ -122,16 +124,18 @@ def main() -> None:
     )
     parser.add_argument("--only", metavar="CASES", help="the cases to count; the file keeps rows of other cases")
     parser.add_argument("--modes", default=",".join(MODES), help="to count, default %(default)s")
+    parser.add_argument("--compile", action="store_true", help="only compile the cases, and each kind of neuron")
     parser.add_argument("--graphs", action="store_true", help="count with loops in CUDA graphs, an option of XLA")
     options = parser.parse_args()
     if not options.described:
         report(measured(options.small, 1 if options.small else options.rounds or 9), options.json)
         return
-    names = options.only.split(",") if options.only else [*CASES]
+    counts = options.described == "h100" and not options.compile
+    names = options.only.split(",") if options.only else [*(CASES if counts else COMPILED)]
     modes = options.modes.split(",")
     kept = rows_of(options.json)
     for name in names:
-        if options.described == "h100":
+        if counts:
             rows = counted(name, modes, options.rounds or 1, GRAPHS if options.graphs else {})
         else:
             rows = compiled(options.described, name, modes)

@@ -29,27 +29,24 @@ class Device(NamedTuple):
     """The number of steps that a loop unrolls per iteration, if no graph captures it."""
     captures_chunks: bool
     """If True, a chunk is unrolled completely and contains no loop."""
-    allocates_early: bool
-    """If True, XLA allocates the results of all loops at the start of a program."""
     layer_steps: int
-    """The largest number of unrolled steps of a captured chunk, added over all layers.
+    """The largest number of steps of a chunk, added over all layers.
 
-    It bounds the compile time.
+    It bounds the compile time of unrolled chunks.
     """
     copies_ahead: bool
     """If True, ``fit`` copies the batches of the next call while the device computes."""
 
-    def length_of_chunk(self, saves: bool, convolves: bool, layers: int) -> int:
-        """Return the default length of a chunk in a network of this many layers."""
+    def length_of_chunk(self, saves: bool, convolves: bool) -> int:
+        """Return the usual length of a chunk. ``saves`` is True in modes that save memory."""
         length = self.saving_chunk if saves else self.chunk
-        if convolves:
-            length = min(length, self.image_chunk)
-        # A shorter chunk is still one graph. A loop over its steps would not be.
-        return (
-            max(1, min(length, self.layer_steps // layers))
-            if self.captures_chunks
-            else length
-        )
+        return min(length, self.image_chunk) if convolves else length
+
+    def longest_chunk(self, saves: bool, layers: int) -> int:
+        """Return the largest default length of a chunk in a network of this many layers."""
+        # A shorter chunk is still one graph. A loop over its steps would not be. A step has about
+        # twice as many instructions in modes that save memory.
+        return max(1, self.layer_steps // (2 * layers if saves else layers))
 
     def unroll_of_chunk(self, chunk: int, layers: int) -> int:
         """Return the number of steps that the loop over a chunk unrolls per iteration."""
@@ -66,13 +63,12 @@ CPU = Device(
     image_chunk=1,
     unroll=1,
     captures_chunks=False,
-    allocates_early=True,
-    layer_steps=1,
+    layer_steps=1 << 30,
     copies_ahead=False,
 )
 # An iteration of a loop costs microseconds. Programs with more unrolled steps compile slowly for
 # TPUs.
-OTHER = CPU._replace(unroll=4, allocates_early=False, copies_ahead=True)
+OTHER = CPU._replace(unroll=4, copies_ahead=True)
 GPU = OTHER._replace(
     # More steps start fewer graphs, but take memory and compile time.
     saving_chunk=10,

@@ -121,9 +121,21 @@ def test_chunks_contain_no_loop(mode, around):
 
 
 def test_deep_networks_have_short_chunks_on_a_gpu():
+    def chunk(mode, device, layers, steps=100, **options):
+        return schedule(steps, Backward(mode), device, layers, **options)[0].chunk
+
     gpu, processor = _device.GPU, _device.CPU
-    found = [schedule(100, Backward(), gpu, layers)[0].chunk for layers in (1, 9, 18, 100)]
-    assert found == [10, 10, 5, 1]
-    assert [gpu.unroll_of_chunk(chunk, 9) for chunk in (1, 10, 50)] == [1, 10, 10]
-    assert {schedule(100, Backward(), processor, layers)[0].chunk for layers in (1, 100)} == {10}
-    assert schedule(8, Backward(), gpu, 4, convolves=True) == [Part(0, 8, 8, 8)]
+    assert [chunk("exact", gpu, layers) for layers in (1, 9, 18, 100)] == [10, 10, 5, 1]
+    assert [chunk("8-bit", gpu, layers) for layers in (1, 5, 9)] == [10, 5, 5]
+    assert {chunk("exact", processor, layers) for layers in (1, 100)} == {10}
+    for layers in range(1, 100):  # no default leaves a loop in a chunk
+        for mode in ("exact", "8-bit", "recompute"):
+            length = chunk(mode, gpu, layers, steps=110)
+            assert gpu.unroll_of_chunk(length, layers) == length
+    assert [gpu.unroll_of_chunk(length, 9) for length in (1, 10, 50)] == [1, 10, 10]
+    assert chunk("exact", gpu, 4, steps=8, convolves=True) == 8
+    assert chunk("exact", processor, 4, steps=8, convolves=True) == 1
+
+
+def test_few_steps_are_recomputed_on_a_gpu_too():
+    assert schedule(8, Backward("recompute"), _device.GPU, 4, convolves=True) == [Part(0, 8, 4, 4)]

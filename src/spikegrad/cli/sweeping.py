@@ -135,16 +135,12 @@ class Grid(Options):
         axes = (dict.fromkeys(getattr(self, axis) or (None,)) for axis in AXES)
         settings: list[Record] = []
         for values in itertools.product(*axes):
-            setting: Record = dict(zip(AXES, values, strict=True))
             try:
-                spike = rescaled(
-                    get(setting["surrogate"]),
-                    peak=setting["peak"],
-                    half_width=setting["half_width"],
-                )
+                # Peak and half-width, of which None changes nothing.
+                spike = rescaled(get(values[0] or ""), *values[1:3])
             except ValueError as error:  # a surrogate that cannot be rescaled
                 raise click.UsageError(str(error)) from None
-            settings.append(setting | {"spike": spike})
+            settings.append(dict(zip(AXES, values, strict=True)) | {"spike": spike})
         return settings
 
 

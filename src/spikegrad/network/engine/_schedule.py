@@ -78,11 +78,16 @@ def schedule(
     """
     storage, recompute, *_ = backward.row
     chunk, segment = backward.chunk, backward.segment
-    near = device.length_of_chunk(storage.encodes or recompute, convolves, layers)
+    saves = storage.encodes or recompute
+    most = device.longest_chunk(saves, layers)
+    near = min(device.length_of_chunk(saves, convolves), most)
+    if recompute and segment is None and device.captures_chunks:
+        # A chunk of all steps would recompute nothing.
+        near = min(near, max(1, round(math.sqrt(steps))))
     if chunk is None and segment is not None:
-        chunk = _divisor(segment, near, least=1)
+        chunk = _divisor(segment, near, least=1, most=most)
     elif chunk is None:
-        chunk = min(_divisor(steps, near), steps)
+        chunk = min(_divisor(steps, near, most=most), steps)
     if recompute and segment is None:
         # About the square root of the number of steps: one state is stored per segment and all
         # states of one segment at a time, and their sum is least there.
@@ -97,17 +102,21 @@ def schedule(
         parts.append(Part(0, divisible, segment or divisible, chunk))
     if remaining:
         # The largest chunk that divides the remaining steps. 1 always does.
-        last_chunk = max(d for d in range(1, 2 * chunk + 1) if remaining % d == 0)
+        longest = min(2 * chunk, max(chunk, most))
+        last_chunk = max(d for d in range(1, longest + 1) if remaining % d == 0)
         parts.append(Part(divisible, remaining, remaining, last_chunk))
     return parts
 
 
-def _divisor(n: int, near: int, least: int | None = None) -> int:
+def _divisor(
+    n: int, near: int, least: int | None = None, most: int | None = None
+) -> int:
     """Return the divisor of n nearest to ``near``, or ``near`` if none is within a factor of two
-    (or ``least``).
+    (or ``least``), and at most ``most``.
     """
+    longest = min(2 * near, most or 2 * near)
     return min(
-        (d for d in range(least or -(-near // 2), 2 * near + 1) if n % d == 0),
+        (d for d in range(least or -(-near // 2), longest + 1) if n % d == 0),
         # Nearest as a ratio: 5 and 20 are equally far from 10.
         key=lambda d: abs(math.log(d / near)),
         default=near,
