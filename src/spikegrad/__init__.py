@@ -131,6 +131,7 @@ if not typing.TYPE_CHECKING:  # type checkers would accept any name
     def __getattr__(name):
         """Import modules at their first use, because they take as long as all other imports."""
         if name in __all__:
+            # Not a table of names: each module lists its names itself, in __all__.
             for module in _ON_DEMAND:
                 imported = importlib.import_module(f".{module}", __name__)
                 # Remembered as an attribute, so Python does not call this function again.
@@ -140,6 +141,7 @@ if not typing.TYPE_CHECKING:  # type checkers would accept any name
             new, version = _RENAMED[name]
             text = f"{name} is now {__name__}.{new}; version {version} removes the old name"
             warnings.warn(f"{__name__}.{text}", DeprecationWarning, stacklevel=2)
+            # The new name may be in a module, which this function imports again.
             return operator.attrgetter(new)(sys.modules[__name__])
         if name in _modules():
             try:
@@ -173,6 +175,7 @@ if not typing.TYPE_CHECKING:  # type checkers would accept any name
         if name.startswith("_"):
             return ""
         for module in _modules():
+            # A module may need an extra that is not installed.
             with contextlib.suppress(ImportError):
                 imported = importlib.import_module(f".{module}", __name__)
                 if name in getattr(imported, "__all__", ()):

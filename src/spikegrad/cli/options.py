@@ -55,6 +55,7 @@ _LIF = LIF()
 def numbers(kind: type, example: str) -> Callable[[str], tuple]:
     """Return a parser of numbers above 0 and of ranges, with commas."""
 
+    # A function and not a type of click, which would name the type and not an example.
     def parse(text: str) -> tuple:
         # All that fails has one message: no number, a factor of 1, a range that does not end.
         with suppress(ValueError, ArithmeticError):
@@ -98,6 +99,7 @@ class Command(click.Command):
 
     def _about_extra(self, words: list[str], extra: str) -> str:
         """Return the message for a word that follows the value of an option."""
+        # A shell divides a command line at spaces, so the values after the first one are extra.
         for parameter in self.params:
             name = parameter.opts[0]
             if parameter.metavar not in LISTS or name not in words:
@@ -252,6 +254,7 @@ class Options:
             detach_reset=self.detach_reset,
             **dict(zip(names, decays, strict=False)),
         )
+        # Channels of an image or a camera are connected like any other inputs.
         return SpikingNetwork(
             (math.prod(data.shape), *self.hidden, data.classes),
             cell,
@@ -296,6 +299,7 @@ def options_of(
         If the command line has an option that does not apply to the data.
     """
     form = sources.form_of(data)
+    # An option without an effect would be recorded as if it had one.
     refuse(context, UNUSED.keys() - form.options, f"--data {data} does not support it")
     defaults = UNUSED | form.options
     # click has None for options that are not passed and have no default of their own. Without a
@@ -346,6 +350,7 @@ def output_file(
     """Add ``--output`` for a file. Its ending is checked before the work."""
 
     def path(text: str) -> Path:
+        # The ending decides the format, and an old result is never replaced.
         if not text.endswith(endings):
             raise click.BadParameter(f"{text} must end in {' or '.join(endings)}")
         if Path(text).exists():

@@ -131,7 +131,7 @@ class Grid(Options):
     @property
     def settings(self) -> list[Record]:
         """The settings for :func:`spikegrad.training.sweep`."""
-        # Equal values are one setting.
+        # Equal values are one setting. An axis without values leaves each surrogate unchanged.
         axes = (dict.fromkeys(getattr(self, axis) or (None,)) for axis in AXES)
         settings: list[Record] = []
         for values in itertools.product(*axes):
@@ -188,6 +188,7 @@ def sweep(
 
     train --help describes data, encodings and time constants.
     """
+    # Not from_first as train does, because the runs of a sweep are threads of one process.
     run, split = runs.begin(context, Grid, output, resume, values)
     grid, results = run.options, []
     total = len(grid.settings) * grid.seeds

@@ -81,6 +81,7 @@ class Binning:
 
     def __post_init__(self) -> None:
         """Check the numbers."""
+        # A negative length would put every event before the first bin, where it is ignored.
         for name in ("steps", "pool"):
             value = getattr(self, name)
             if name == "steps" and value is None:

@@ -267,6 +267,7 @@ def _continuous(c: _Curves) -> CheckResult:
     """
     arrays = c.points, _with_smooth_step(c).values["smooth step"], c.values["slope"]
     x, smooth_step, slope = (array[c.near] for array in arrays)
+    # Simpson's rule takes two neighboring intervals together.
     left, middle, right = slope[:-1:2], slope[1::2], slope[2::2]
     width = x[2::2] - x[:-1:2]
     rise = np.diff(smooth_step[::2], axis=0)
