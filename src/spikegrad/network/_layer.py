@@ -25,8 +25,10 @@ from .graph._connections import (
     matrix_of,
     product,
 )
-from .start._draw_weights import draw_weights
+from .graph._graph import INPUT, make_graph
+from .start._draw_weights import draw_layers
 from .start._initial import Initializer
+from .step._arguments import named_inputs
 from .step._currents import plus_bias
 
 
@@ -232,15 +234,15 @@ class Layer(Struct):
         >>> Layer.init(jax.random.key(0), 700, 128, LIF(0.9), weight=he).weight.shape
         (700, 128)
         """
-        from ._network import Network  # noqa: PLC0415  (a network has layers)
-
         is_measured = np.ndim(inputs) > 0
         n: Any = np.shape(inputs)[-1] if is_measured else inputs
         layer = cls.zeros(n, neurons, cell, bool(recurrent), bias, dtype)
-        drawn = draw_weights(
-            Network([layer]),
+        # The graph of a network of this layer, because measured inputs run through it.
+        graph = make_graph({"0": layer}, (INPUT,), ("0",))
+        drawn = draw_layers(
+            graph,
+            named_inputs(INPUT, inputs) if is_measured else None,
             key,
-            inputs if is_measured else None,
             rate=rate,
             mask=mask,
             mean=mean,
@@ -248,7 +250,7 @@ class Layer(Struct):
             weight=weight,
             recurrent=None if isinstance(recurrent, bool) else recurrent,
         )
-        return drawn.layers[0]
+        return drawn["0"]
 
     @classmethod
     def zeros(

@@ -13,15 +13,16 @@ import numpy as np
 from jax.typing import ArrayLike, DTypeLike
 
 from .._checks import checked_shape
-from .._compat import match_varying_axes, shard_as
+from .._compat import match_varying_axes
 from .._device import this_device
 from .._pytree import Entries, PyTree
 from .._struct import Real, Struct, is_pure, parameter, wiring
 from ..neurons import Cell, LeakyReadout
 from ._layer import Layer
 from .engine._modes import Backward
+from .engine._run import run_sequence
 from .engine._schedule import Plan
-from .engine._stages import run_stages, stages_of
+from .engine._stages import stages_of
 from .graph._connections import Delayed, Join, Name, Weight, Window, as_names, select
 from .graph._graph import INPUT, Graph, make_graph
 from .graph._hidden_arrays import report_call
@@ -29,16 +30,14 @@ from .graph._summary import summary
 from .start._draw_weights import draw_weights
 from .start._initial import Initializer
 from .step._arguments import check_coupled, check_shapes, checked_key, named_inputs
-from .step._masks import Masks, make_masks
+from .step._masks import Masks
 from .step._nodes import initial_states, nodes_of
 from .step._observe import Activity
 from .step._states import (
-    Parts,
     as_entries,
     as_parts,
     check_entries,
     checked_entries,
-    entries_of_part,
     is_over_time,
     types_of,
 )
@@ -510,28 +509,7 @@ def _run(
     network, inputs, states, mask, key = match_varying_axes(
         (network, inputs, states, mask, key)
     )
-    graph = network.graph
-
-    def start(part: Graph, inputs: dict[Name, jax.Array]) -> Parts:
-        # (steps, batch, features) -> (batch, features)
-        first_step = {name: x[0] for name, x in inputs.items()}
-        at_rest = match_varying_axes(initial_states(part, first_step), like=inputs)
-        at_rest = as_entries(part, at_rest)
-        entries = entries_of_part(part, graph, states)
-        check_entries(part, entries, at_rest)
-        return as_parts(part, jax.tree.map(shard_as, at_rest | entries, at_rest))
-
-    steps = len(next(iter(inputs.values())))
-    masks = match_varying_axes(
-        make_masks(steps, mask, plan.backward.truncate), like=inputs
-    )
-    ran, outputs = run_stages(graph, inputs, start, masks, key, plan)
-    ends = as_entries(graph, (ran.states, ran.pasts))
-    # Statistics are for the caller. The next call reads the past of such a join, if it has one.
-    for name, statistics in ran.statistics.items():
-        entry = (ran.pasts[name], statistics) if name in ran.pasts else statistics
-        ends |= {name: entry}
-    return ends, outputs
+    return run_sequence(plan, network.graph, inputs, states, mask, key)
 
 
 _run_compiled = jax.jit(_run, static_argnums=0)

@@ -12,13 +12,18 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from ..._pytree import PyTree, is_array, merge, split
+from ..._compat import match_varying_axes
+from ..._device import this_device
+from ..._pytree import Entries, PyTree, is_array, merge, split
 from ..._struct import Real
 from ..._surrogate import as_key
+from ..engine._modes import Backward
+from ..engine._run import run_sequence
+from ..engine._schedule import Plan
 from ..graph._connections import Delayed, Edge, Name, Weight, Window, weights_of
 from ..graph._delays import DelayKernel
 from ..graph._graph import Graph, LayerFields
-from ..step._arguments import named_inputs
+from ..step._arguments import check_shapes, checked_key, named_inputs
 from ..step._nodes import node_named
 from ..step._observe import NetworkT
 from ..step._past import lagged, places_of
@@ -117,10 +122,39 @@ def draw_weights(
     >>> bool(0.3 < activity["out"].output.std() < 3)
     True
     """
+    drawn = draw_layers(
+        network.graph,
+        named_inputs(network.inputs, inputs) if inputs is not None else None,
+        key,
+        rate=rate,
+        mask=mask,
+        mean=mean,
+        std=std,
+        weight=weight,
+        recurrent=recurrent,
+    )
+    return dataclasses.replace(network, layers=network.layers | drawn)
+
+
+def draw_layers(
+    graph: Graph,
+    x: Mapping[Name, jax.Array] | None,
+    key: jax.Array,
+    *,
+    rate: float | None,
+    mask: ArrayLike | None,
+    mean: float,
+    std: Real | Mapping[Name, Real | None] | None,
+    weight: Initializer | None,
+    recurrent: Initializer | None,
+) -> dict[Name, Any]:
+    """Return the layers of a graph with new matrices, see :func:`draw_weights`.
+
+    ``x`` has the inputs to measure, by name.
+    """
     drawing, spiking = jax.random.split(as_key("draw_weights", key))
-    if weight is None and (inputs is None) == (rate is None):
+    if weight is None and (x is None) == (rate is None):
         raise TypeError("draw_weights: pass inputs to measure, or a rate, or weight")
-    graph = network.graph
     deviations = std if isinstance(std, Mapping) else dict.fromkeys(graph.layers, std)
     if not {*deviations} <= {*graph.layers}:
         raise ValueError(
@@ -128,31 +162,33 @@ def draw_weights(
         )
     # A key of any kind will do if no layer draws.
     noise = spiking if any(n.cell.draws for n in graph.layers.values()) else None
+    plan = Plan(Backward(), tuple(graph.nodes), this_device())
+    if x is not None:
+        mask = None if mask is None else jnp.asarray(mask)
+        check_shapes(x, mask)
     # Arrays are arguments of the compiled function, so the weights of each turn do not
     # recompile it.
-    _, functions = split(network, lambda _, leaf: is_array(leaf))
+    _, functions = split(Entries(graph.nodes), lambda _, leaf: is_array(leaf))
 
     @jax.jit
     def run(arrays, x, mask):
-        drawn = dataclasses.replace(merge(arrays, functions), inputs=graph.inputs)
-        observed = drawn.observe(x, parts=("output",), mask=mask, key=noise)[1]
-        return {name: activity.output for name, activity in observed.items()}
-
-    x = None if inputs is None else named_inputs(network.inputs, inputs)
-
-    def drawn_network() -> NetworkT:
-        return dataclasses.replace(network, layers=network.layers | drawn_layers)
+        nodes, x, mask, key = match_varying_axes(
+            (merge(arrays, functions), x, mask, checked_key(noise))
+        )
+        drawn = graph._replace(nodes=dict(nodes))
+        return run_sequence(plan, drawn, x, {}, mask, key)[1]
 
     def outputs() -> dict[Name, PyTree]:
         """Return the outputs of all sources with the weights so far, or the rate of each."""
         if x is None:
             return dict.fromkeys((*graph.inputs, *graph.nodes), rate)
-        arrays, _ = split(drawn_network(), lambda _, leaf: is_array(leaf))
-        return x | run(arrays, x, mask)
+        nodes = Entries(graph.nodes) | drawn_layers
+        arrays, _ = split(nodes, lambda _, leaf: is_array(leaf))
+        return {**x, **run(arrays, x, mask)}
 
     # All weights are zeros until they are drawn. Values that a user passed would otherwise feed the
     # measurement.
-    drawn_layers = {}
+    drawn_layers: dict[Name, Any] = {}
     for name, layer in graph.layers.items():
         forms = {label: _matrix(weight) for label, weight in layer.weights.items()}
         zeros = {k: np.zeros(a.shape, a.dtype) for k, a in forms.items() if a}
@@ -198,7 +234,7 @@ def draw_weights(
                         rule,
                         sources,
                     )
-    return drawn_network()
+    return drawn_layers
 
 
 def _parts(graph: Graph, name: Name) -> tuple[dict[str, list[Edge]], ...]:
