@@ -292,7 +292,9 @@ def quantized(target, *layers, inputs=2):
 
 SPIKES, SYNAPTIC = np.ones((5, 1, 2), int), layer(SynapticLIF())
 REAL, HALF = Network([layer(LIF())]), Network([layer(FixedLIF(0, 1), jnp.full((2, 2), 0.5))])
-GRAPH = Network({"a": layer(LIF()), "j": Join(lambda x: x, of=["a"]), "b": layer(LIF())})
+GRAPH = Network({"a": layer(LIF()), "j": Join(lambda x: x * x, of=["a"]), "b": layer(LIF())})
+VALUE = layer(LIF(reset="value"))
+RESET = Network({"a": VALUE, "j": Join(lambda x: x, of=["a"]), "b": VALUE})
 REFUSED = {
     "ValueError: layer '0' on Loihi: it needs reset='value', not 'subtract'": quantized("loihi", layer(LIF())),
     "ValueError: layer '0' on FixedLIF: a weight is NaN or": quantized("fixed", layer(LIF(), jnp.full((2, 2), np.nan))),
@@ -302,7 +304,10 @@ REFUSED = {
         quantized("xylo", layer(SynapticLIF(), Delayed(jnp.ones((2, 2)), 2)))
     ),
     "TypeError: a AdaptiveLIF has no counterpart": quantized("fixed", layer(AdaptiveLIF())),
-    "TypeError: weight is a function": quantized("fixed", layer(LIF(), lambda x: x)),
+    "TypeError: layer '0' on FixedLIF: a function has no integers: tanh; use products": (
+        quantized("fixed", layer(LIF(), jnp.tanh))
+    ),
+    "TypeError: weight is a function; only matrices have integers": quantized("xylo", layer(SynapticLIF(), jnp.tanh)),
     "ValueError: lacks the spike type": quantized("fixed", layer(LIF(surrogate=spikegrad.stochastic(Arctan())))),
     "ValueError: needs a threshold above 0, not -1": quantized("fixed", layer(LIF(threshold=-1.0))),
     "ValueError: needs a threshold above 0, not 0": quantized("fixed", layer(LIF(threshold=jnp.array([0.0, 1.0])))),
@@ -319,7 +324,10 @@ REFUSED = {
     "ValueError: Xylo has 16 inputs and 1000 hidden neurons, the network has 2 and 1001": (
         quantized("xylo", layer(SynapticLIF(), jnp.ones((2, 1001))), layer(SynapticLIF(), jnp.ones((1001, 2))))
     ),
-    "TypeError: a join is a function": lambda: quantize(GRAPH, "fixed", SPIKES),
+    "TypeError: join 'j' on FixedLIF: a function has no integers: mul of two values": (
+        lambda: quantize(GRAPH, "fixed", SPIKES)
+    ),
+    "TypeError: join 'j' on Loihi: it has no joins": lambda: quantize(RESET, "loihi", SPIKES),
     "ValueError: rate_encoding": lambda: quantize(REAL, "fixed", SPIKES / 2),
     "TypeError: layer '0' has a LIF": lambda: replay(REAL, SPIKES),
     "TypeError: layer '0' has a LI": lambda: save(REAL, "x.json"),
@@ -423,7 +431,11 @@ WRONG = {  # the place in a file, its value there, and words of the message
     "decay as text": (("layers", 1, "cell", "decay"), "9", "layers[1].cell: FixedLIF: decay must be an integer"),
     "decay as flag": (("layers", 1, "cell", "decay"), True, "layers[1].cell: FixedLIF: decay must be an integer"),
     "decays": (("layers", 1, "cell", "decay"), [9, 0.4], "layers[1].cell.decay must be integers in nested lists"),
-    "three decays": (("layers", 1, "cell", "decay"), [9, 9, 9], "'format' must have one decay for each of 2"),
+    "three decays": (
+        ("layers", 1, "cell", "decay"),
+        [9, 9, 9],
+        "'format' must have one decay for each of (2,) neurons",
+    ),
     "record as decay": (("layers", 1, "cell", "decay"), {}, "layers[1].cell.decay must be a number, a text"),
     "fraction": (("layers", 1, "cell", "fraction"), 99, "layers[1].cell: FixedLIF: fraction must be <= 12"),
     "rounding": (("layers", 1, "cell", "rounding"), "up", "layers[1].cell: FixedLIF: rounding must be one of"),
@@ -448,14 +460,18 @@ WRONG = {  # the place in a file, its value there, and words of the message
     "beyond float32": ((*FIXED_ARRAY, "integers", 0, 0), 2**70, "must be integers up to 16777216 in size"),
     "other lengths": ((*FIXED_ARRAY, "integers", 0), [1], "integers must be integers in nested lists"),
     "a row": ((*FIXED_ARRAY, "integers"), [2, 4], "integers must be integers in nested lists of one length, 2 deep"),
-    "three rows": ((*FIXED_ARRAY, "integers"), [[2, 2]] * 3, "must read 'input' by a matrix of shape (3, 2)"),
+    "three rows": (
+        (*FIXED_ARRAY, "integers"),
+        [[2, 2]] * 3,
+        "must read 'input' by a weight for (3,) inputs, got one for (2,)",
+    ),
     "an array of text": ((*FIXED_ARRAY, "integers"), "__import__('os')", "integers must be integers in nested"),
     "scale": ((*FIXED_ARRAY, "scale"), 0, "layers[0].weights[0].array.scale must be a number above 0"),
     "no scale": ((*FIXED_ARRAY, "scale"), ..., "layers[0].weights[0].array must be a record of integers, scale"),
     "low": ((*FIXED_ARRAY, "low"), 300, "layers[0].weights[0].array: Fixed: low and high must be multiples of step"),
     "high": ((*FIXED_ARRAY, "high"), 1.5, "layers[0].weights[0].array.high must be an integer up to"),
     "step": ((*FIXED_ARRAY, "step"), -1, "layers[0].weights[0].array: Fixed: step must be >= 1"),
-    "bias": (("layers", 0, "bias"), {"integers": [[1, 1]]}, "layers[0].bias.integers must be integers in nested"),
+    "bias": (("layers", 0, "bias"), {"integers": [[1, 1]]}, "'class' must have a bias for (2,) neurons"),
     "three biases": (("layers", 0, "bias"), {"integers": [1, 1, 1]}, "layer 'class'"),
 }
 
@@ -520,7 +536,7 @@ def test_packed_weights_in_c(bits, step, tmp_path):
     weights = 9 * -(-7 * width // 8) + 7 * -(-3 * width // 8)
     # 3 sources, 2 layers, 2 edges and an output of 4 bytes a number, and 7 + 1 leaks of 2 bytes, 2 current leaks,
     # 2 thresholds and 2 biases of 1 byte.
-    numbers = 4 * (3 * 3 + 2 * 18 + 2 * 5 + 1)
+    numbers = 4 * (3 * 3 + 2 * 18 + 2 * 7 + 1)
     assert report.tables == numbers + 8 * 2 + 6 + weights
     assert report.operations == 9 * 7 + 7 * 3
     assert report.state == 4 * (10 + 1 + 3 + 10)

@@ -18,9 +18,11 @@ import numpy as np
 
 from .._files import write_atomically
 from .._table import aligned
+from .._weights import Convolution, Factor, Move, Operation, Product, Shape
 from ..network import Network
 from ._arithmetic import LARGEST
-from ._replay import IntegerLayer, chip_layers
+from ._functions import run
+from ._replay import IntegerEdge, IntegerLayer, chip_layers
 
 _HEADER = """\
 /* Made by spikegrad.integers.to_c.
@@ -62,7 +64,7 @@ _SOURCE = """\
 
 #include <string.h>
 
-enum { FIXEDLIF, LOIHI, XYLO };     /* the rule of a neuron */
+enum { FIXEDLIF, LOIHI, XYLO, LINEAR }; /* the rule of a neuron; LINEAR is a sum without one */
 enum { FLOOR, ZERO };               /* where a decay rounds to */
 enum { SATURATE, WRAP, ERROR };     /* a state beyond its width; ERROR does not check */
 enum { VALUE, SUBTRACT, NONE };     /* the effect of a spike on the potential */
@@ -80,10 +82,12 @@ static const struct layer {
     struct place leak, current_leak, threshold, bias;
 } layer[] = $layer;
 
-/* A matrix of weights: its source, the delay of the inputs, the bits of a weight, the place of the
-   first in the table of these bits, and a factor of all weights. The weights of an input follow
-   each other. */
-static const struct edge { int32_t source, lag, bits, first, factor; } edge[] = $edge;
+enum { DENSE, SAME, WINDOW }; /* a matrix, the inputs themselves, or a convolution or pooling */
+
+/* Weights: their source, the delay of the inputs, the kind, the bits of a weight, the place of the
+   first in the table of these bits, a factor of all weights, and the number of the window. The
+   weights of an input follow each other. */
+static const struct edge { int32_t source, lag, kind, bits, first, factor, window; } edge[] = $edge;
 static const int32_t output[] = $output;
 #define LENGTH(array) ((int32_t)(sizeof array / sizeof *array))
 
@@ -157,6 +161,7 @@ $adds
     }
 }
 
+$window_source
 void ${name}_start(${name}_state *state) { memset(state, 0, sizeof *state); }
 
 void ${name}_step(${name}_state *state, const int32_t *inputs, int32_t *outputs) {
@@ -175,10 +180,18 @@ void ${name}_step(${name}_state *state, const int32_t *inputs, int32_t *outputs)
                 x = state->past + source[s].past + (at < 0 ? at + rows : at) * many;
             }
             /* Event-driven: the weights of an input are only read if it is not 0. */
-            for (int32_t j = 0; j < many; j++)
-                if (x[j]) add(current, size, &edge[e], j, x[j]);
+            switch (edge[e].kind) {
+            case DENSE:
+                for (int32_t j = 0; j < many; j++)
+                    if (x[j]) add(current, size, &edge[e], j, x[j]);
+                break;
+            case SAME:
+                for (int32_t n = 0; n < size; n++) current[n] += edge[e].factor * x[n];
+                break;
+$window_case
+            }
         }
-        for (int32_t n = 0; n < size; n++)
+        for (int32_t n = 0; n < size && l->rule != LINEAR; n++)
             current[n] = fire(l, n, current[n], v + n, v + (l->states - 1) * size + n);
         present[INPUTS + k] = current;
         current += size, v += l->states * size;
@@ -214,6 +227,69 @@ int main(void) {
 #endif
 """
 
+
+_WINDOW_SOURCE = """
+/* The geometry of a convolution: channels, rows and columns of inputs and outputs with the distance
+   of neighbours, and rows and columns of the kernel. Without groups it is a sum of the window. */
+static const struct window {
+    int32_t inputs[3], in_step[3], outputs[3], out_step[3];
+    int32_t kernel[2], stride[2], padding[2], dilation[2], groups;
+} window[] = $windows;
+
+/* Adds x times a row of weights to the channels of a place. */
+static void add_apart(
+    int32_t *current, int32_t step, int32_t size, const struct edge *e, int32_t input, int32_t x
+) {
+    const int32_t row = (size * e->bits + 7) / 8; /* bytes */
+    switch (e->bits) {
+$adds_apart
+    }
+}
+/* Returns the place of an output that reads an input by a weight of the kernel, or -1. */
+static int32_t place(const struct window *w, int32_t axis, int32_t input, int32_t k) {
+    const int32_t at = input + w->padding[axis] - k * w->dilation[axis];
+    if (at < 0 || at % w->stride[axis]) return -1;
+    return at / w->stride[axis] < w->outputs[axis + 1] ? at / w->stride[axis] : -1;
+}
+/* Adds an input, of a channel, row and column, to all outputs that read it. */
+static void spread(
+    int32_t *current, const struct edge *e, int32_t channel, int32_t row, int32_t column, int32_t x
+) {
+    const struct window *w = &window[e->window];
+    const int32_t groups = w->groups, size = groups ? w->outputs[0] / groups : 1;
+    const int32_t first = groups ? channel / (w->inputs[0] / groups) * size : channel;
+    x *= e->factor;
+    for (int32_t k = 0; k < w->kernel[0]; k++) {
+        const int32_t i = place(w, 0, row, k);
+        if (i < 0) continue;
+        for (int32_t m = 0; m < w->kernel[1]; m++) {
+            const int32_t j = place(w, 1, column, m);
+            int32_t *out = current + first * w->out_step[0] + i * w->out_step[1];
+            if (j < 0) continue;
+            out += j * w->out_step[2];
+            if (groups) {
+                const int32_t input = (channel * w->kernel[0] + k) * w->kernel[1] + m;
+                add_apart(out, w->out_step[0], size, e, input, x);
+            } else {
+                *out += x;
+            }
+        }
+    }
+}
+static void add_window(int32_t *current, const struct edge *e, const int32_t *x) {
+    const struct window *w = &window[e->window];
+    for (int32_t c = 0; c < w->inputs[0]; c++)
+        for (int32_t i = 0; i < w->inputs[1]; i++)
+            for (int32_t j = 0; j < w->inputs[2]; j++) {
+                const int32_t at = c * w->in_step[0] + i * w->in_step[1] + j * w->in_step[2];
+                if (x[at]) spread(current, e, c, i, j, x[at]);
+            }
+}
+"""
+_WINDOW_CASE = """\
+            case WINDOW:
+                add_window(current, &edge[e], x);
+                break;"""
 
 _ADDS = {
     2: "current[n] += x * (((w[n >> 2] >> 2 * (n & 3) & 3) ^ 2) - 2);",
@@ -254,7 +330,7 @@ def to_c(network: Network, path: str | Path) -> ProgramReport:
         net_start(&state);
         net_step(&state, inputs, outputs);
 
-    Inputs and outputs are arrays of int32. Several inputs or outputs follow each other in the order
+    Inputs and outputs are arrays of int32. Images have the order of axes of the network. Several inputs or outputs follow each other in the order
     of the network, and the header has the first number of each by name. The outputs of a readout
     are its potentials as integers, with ``NET_UNIT_OUT`` for the readout ``out``, see ``unit`` of
     :class:`FixedLIF`. C++ can include the header. With ``-DNET_MAIN`` the file is a program that
@@ -354,52 +430,219 @@ class _Parameters:
         return _Table.smallest(np.concatenate(self.parts))
 
 
+class _Window(NamedTuple):
+    """The geometry of a convolution or of a sum of windows, as the program reads it."""
+
+    inputs: list[int]
+    """Channels, rows and columns."""
+    in_step: list[int]
+    outputs: list[int]
+    out_step: list[int]
+    kernel: list[int]
+    stride: list[int]
+    padding: list[int]
+    dilation: list[int]
+    groups: int
+    """0 for a sum."""
+
+
+class _Stage(NamedTuple):
+    """An edge of the program: one operation with weights or windows, at most."""
+
+    source: str
+    lag: int
+    shape: Shape
+    """The shape of its input, with an axis of length 1 in front."""
+    output: Shape
+    operation: Operation | None = None
+    """None: the inputs themselves."""
+    factor: int = 1
+    result: Shape = ()
+    """The shape of the result of the operation, before changes of shape."""
+
+
+class _Node(NamedTuple):
+    """A layer of the program. Results between two operations are layers without neurons."""
+
+    name: str
+    cell: Any
+    stages: list[_Stage]
+    bias: np.ndarray
+
+
+def _nodes(layers: list[IntegerLayer]) -> list[_Node]:
+    """Return the layers of the program, in the order of a step."""
+    nodes: list[_Node] = []
+    for layer in layers:
+        last = []
+        for edge in layer.edges:
+            source = edge.source
+            *before, stage = _stages(edge)
+            for part in before:
+                nodes.append(
+                    _Node(
+                        # No layer of a user has this name.
+                        f"{layer.name}\0{len(nodes)}",
+                        None,
+                        [part._replace(source=source)],
+                        np.zeros(part.output, np.int64),
+                    )
+                )
+                source = nodes[-1].name
+            last.append(stage._replace(source=source))
+        nodes.append(_Node(layer.name, layer.cell, last, layer.bias))
+    return nodes
+
+
+def _stages(edge: IntegerEdge) -> list[_Stage]:
+    """Return the operations of an edge, one for each stage."""
+    stages = [_Stage(edge.source, edge.lag, edge.shape, edge.shape)]
+    for operation in edge.operations:
+        last = stages[-1]
+        shape = run([operation], np.zeros((1, *last.output), np.int64)).shape[1:]
+        if isinstance(operation, Factor):
+            stages[-1] = last._replace(factor=last.factor * int(operation.factor))
+        elif isinstance(operation, Move):
+            stages[-1] = last._replace(output=shape)
+        elif last.operation is None:
+            stages[-1] = last._replace(
+                operation=operation, shape=last.output, output=shape, result=shape
+            )
+        else:
+            stages.append(
+                _Stage(edge.source, 0, last.output, shape, operation, result=shape)
+            )
+    return stages
+
+
+def _steps(shape: Shape) -> list[int]:
+    """Return the distance of neighbours along each axis of a flat array."""
+    return [math.prod(shape[axis + 1 :]) for axis in range(len(shape))]
+
+
+def _window_of(stage: _Stage) -> _Window:
+    """Return the geometry of a stage with a convolution or a sum of windows."""
+    operation: Any = stage.operation
+    if isinstance(operation, Convolution):
+        in_axes, out_axes = operation.input_axes[1:], operation.output_axes[1:]
+        kernel, stride = operation.weight.shape[2:], operation.stride
+        padding, dilation = operation.padding, operation.dilation
+        groups = operation.groups
+    else:
+        # The channels are an axis without a window, if any.
+        axes = [*range(1, len(stage.shape))]
+        plain = [n for n in axes if operation.window[n] == operation.stride[n] == 1]
+        plain = [n for n in plain if operation.padding[n] == (0, 0)]
+        first = plain[:1] if len(axes) > 2 else []
+        windowed = [n for n in axes if n not in first]
+        if len(windowed) > 2 or operation.window[0] != 1:
+            raise TypeError("to_c: a sum of a window must have at most two axes")
+        in_axes = out_axes = (*first, *windowed)
+        kernel, stride, padding = (
+            [values[n] for n in windowed]
+            for values in (operation.window, operation.stride, operation.padding)
+        )
+        dilation, groups = [1] * len(windowed), 0
+        if not first:
+            in_axes = out_axes = (0, *windowed)  # the axis of length 1
+    missing = 3 - len(in_axes)  # without rows, there is one
+
+    def of_axes(values: Iterable[Any], one: int) -> list[int]:
+        return [one] * missing + [*values]
+
+    def sizes(shape: Shape, axes: Shape, one: int) -> list[int]:
+        channels, *places = (shape[axis] for axis in axes)
+        return [channels, *of_axes(places, one)]
+
+    return _Window(
+        sizes(stage.shape, in_axes, 1),
+        sizes(tuple(_steps(stage.shape)), in_axes, 0),
+        sizes(stage.result, out_axes, 1),
+        sizes(tuple(_steps(stage.result)), out_axes, 0),
+        of_axes(kernel, 1),
+        of_axes(stride, 1),
+        of_axes((low for low, _ in padding), 0),
+        of_axes(dilation, 1),
+        groups,
+    )
+
+
 class _Program:
     """The tables of a network."""
 
     def __init__(self, network: Network, prefix: str) -> None:
-        self.layers, self.graph = chip_layers("to_c", network), network.graph
-        self.prefix = prefix
+        layers, self.graph = chip_layers("to_c", network), network.graph
+        self.layers, self.nodes, self.prefix = layers, _nodes(layers), prefix
         self.sizes = {
-            edge.source: len(edge.weight)
-            for layer in self.layers
+            edge.source: math.prod(edge.shape)
+            for layer in layers
             for edge in layer.edges
         }
-        self.sizes |= {layer.name: layer.bias.size for layer in self.layers}
-        self.sources = [*self.graph.inputs, *(layer.name for layer in self.layers)]
+        self.sizes |= {node.name: node.bias.size for node in self.nodes}
+        self.sources = [*self.graph.inputs, *(node.name for node in self.nodes)]
         # A source remembers as many outputs as its longest delay.
         self.rows = dict.fromkeys(self.sources, 0)
-        for layer in self.layers:
-            for edge in layer.edges:
-                self.rows[edge.source] = max(self.rows[edge.source], edge.lag)
+        stages = [stage for node in self.nodes for stage in node.stages]
+        for stage in stages:
+            self.rows[stage.source] = max(self.rows[stage.source], stage.lag)
         self.parameters = {
             name: _Parameters()
             for name in ("leak", "current_leak", "threshold", "bias")
         }
         self.weights: dict[int, list[np.ndarray]] = {}
         """The weights of each width, of all edges."""
-        self.layer_rows = [self._layer_row(layer) for layer in self.layers]
-        self.edge_rows = [
-            [self.sources.index(edge.source), edge.lag, *self._add_weights(edge.weight)]
-            for layer in self.layers
-            for edge in layer.edges
-        ]
+        self.windows: list[_Window] = []
+        self.operations = 0
+        self.layer_rows = [self._layer_row(node) for node in self.nodes]
+        self.edge_rows = [self._edge_row(stage) for stage in stages]
 
-    def _layer_row(self, layer: IntegerLayer) -> list[Any]:
-        cell: Any = layer.cell
+    def _layer_row(self, node: _Node) -> list[Any]:
+        cell: Any = node.cell
+        if cell is None:
+            cell = _Linear()
         # A cell without a format has the first of it.
         formats = [
             getattr(cell, name, 0)
             for name in ("bits", "fraction", "rounding", "overflow", "reset", "bias")
         ]
         fires = cell.threshold is not None
-        values = *cell.leaks, cell.threshold if fires else 0, layer.bias
+        values = *cell.leaks, cell.threshold if fires else 0, node.bias
         places = [
             table.add(x)
             for table, x in zip(self.parameters.values(), values, strict=True)
         ]
-        rule, most = type(cell).__name__, cell.n if fires else 0
-        return [len(layer.edges), len(cell.state_names), most, rule, *formats, *places]
+        rule, most = type(cell).__name__.strip("_"), cell.n if fires else 0
+        return [len(node.stages), len(cell.state_names), most, rule, *formats, *places]
+
+    def _edge_row(self, stage: _Stage) -> list[Any]:
+        operation, row = stage.operation, [0, 0, 0]
+        kind, factor, number = "SAME", stage.factor, 0
+        self.operations += math.prod(stage.shape)
+        if isinstance(operation, Product):
+            kind, row = "DENSE", self._add_weights(operation.weight)
+            self.operations += operation.weight.size - math.prod(stage.shape)
+        elif operation is not None:
+            window = _window_of(stage)
+            kind, number = "WINDOW", len(self.windows)
+            self.windows.append(window)
+            outputs = math.prod(window.outputs[1:]) * math.prod(window.kernel)
+            self.operations -= math.prod(stage.shape)
+            if isinstance(operation, Convolution):
+                # A row has the weights of a channel and a place, for all outputs of its group.
+                groups, weight = window.groups, operation.weight
+                grouped = weight.reshape(
+                    groups, len(weight) // groups, *weight.shape[1:]
+                )
+                rows = np.moveaxis(grouped, 1, -1)
+                row = self._add_weights(rows.reshape(-1, rows.shape[-1]))
+                self.operations += outputs * weight.shape[0] * weight.shape[1]
+            else:
+                row = [8, 0, 1]
+                self.operations += outputs * window.outputs[0]
+        width, first, common = row
+        place = self.sources.index(stage.source)
+        factor *= common if kind != "SAME" else 1
+        return [place, stage.lag, kind, width, first, factor, number]
 
     def _add_weights(self, weight: np.ndarray) -> list[int]:
         """Add a matrix to the table of its width. Return width, place and common factor."""
@@ -421,27 +664,26 @@ class _Program:
         return tables
 
     def report(self) -> ProgramReport:
-        # The tables of sources, layers, edges and outputs have numbers of 4 bytes.
-        numbers = (
-            3 * len(self.sources) + 18 * len(self.layers) + 5 * len(self.edge_rows)
-        )
-        numbers += len(self.graph.outputs)
+        # The tables of sources, layers, edges, windows and outputs have numbers of 4 bytes.
+        numbers = 3 * len(self.sources) + 18 * len(self.nodes) + 7 * len(self.edge_rows)
+        numbers += 21 * len(self.windows) + len(self.graph.outputs)
         return ProgramReport(
             tables=4 * numbers + sum(table.size for table in self.tables().values()),
             state=4
             * (self.states + max(self.past, 1) + len(self.sources) + self.neurons),
             stack=4 * len(self.sources),
-            operations=sum(e.weight.size for layer in self.layers for e in layer.edges),
+            operations=self.operations,
             largest_input=self.largest_input(),
         )
 
     @property
     def neurons(self) -> int:
-        return sum(layer.bias.size for layer in self.layers)
+        return sum(node.bias.size for node in self.nodes)
 
     @property
     def states(self) -> int:
-        return sum(x.bias.size * len(x.cell.state_names) for x in self.layers)
+        cells = [(x.bias.size, x.cell) for x in self.layers if x.cell is not None]
+        return max(sum(size * len(cell.state_names) for size, cell in cells), 1)
 
     @property
     def past(self) -> int:
@@ -449,18 +691,24 @@ class _Program:
 
     def largest_input(self) -> int:
         """Return the largest input for which float32 and 32 bits have all sums of a current."""
+        # An output is at most a constant, and a slope times the largest input.
+        constants = {name: LARGEST for name in self.sources}
+        constants |= {x.name: x.cell.n for x in self.layers if x.cell is not None}
+        constants |= dict.fromkeys(self.graph.inputs, 0)
+        slopes = dict.fromkeys(self.sources, 0) | dict.fromkeys(self.graph.inputs, 1)
         largest = LARGEST
         for layer in self.layers:
-            spikes, inputs = np.abs(layer.bias), np.zeros_like(layer.bias)
+            constant, slope = np.abs(layer.bias), np.zeros_like(layer.bias)
             for edge in layer.edges:
-                sums = np.abs(edge.weight).sum(0)
-                if edge.source in self.graph.inputs:
-                    inputs = inputs + sums
-                else:
-                    cells = (x.cell for x in self.layers if x.name == edge.source)
-                    spikes = spikes + next(cells).n * sums
-            room = np.maximum(LARGEST - spikes, 0) // np.maximum(inputs, 1)
-            largest = min(largest, int(room[inputs > 0].min(initial=LARGEST)))
+                ones = np.ones((1, *edge.shape), np.int64)
+                sums = edge.absolute().run(ones)[0]
+                constant = constant + constants[edge.source] * sums
+                slope = slope + slopes[edge.source] * sums
+            room = np.maximum(LARGEST - constant, 0) // np.maximum(slope, 1)
+            largest = min(largest, int(room[slope > 0].min(initial=LARGEST)))
+            if layer.cell is None:
+                constants[layer.name] = int(constant.max(initial=0))
+                slopes[layer.name] = int(slope.max(initial=0))
         return largest
 
     def names(self, report: ProgramReport) -> dict[str, Any]:
@@ -469,17 +717,11 @@ class _Program:
         for name in self.sources:
             sources.append([self.sizes[name], self.rows[name], past])
             past += self.sizes[name] * self.rows[name]
-        adds = []
-        for width in sorted(self.weights):
-            kind = "uint8" if width < 8 else f"int{width}"
-            start = f"weight{width} + e->first + input * (row / {max(width // 8, 1)})"
-            adds += [
-                f"    case {width}: {{",
-                f"        const {kind}_t *w = {start};",
-                f"        for (int32_t n = 0; n < size; n++) {_ADDS[width]}",
-                "        break;",
-                "    }",
-            ]
+        window_texts = {
+            "windows": _braces([[*window] for window in self.windows]),
+            "adds_apart": self._adds().replace("current[n]", "current[n * step]"),
+        }
+        has_windows = bool(self.windows)
         return {
             "input_size": sum(self.sizes[name] for name in self.graph.inputs),
             "output_size": sum(self.sizes[name] for name in self.graph.outputs),
@@ -493,7 +735,11 @@ class _Program:
             "edge": _braces(self.edge_rows),
             "output": _braces([self.sources.index(x) for x in self.graph.outputs]),
             "tables": "\n".join(x.text(name) for name, x in self.tables().items()),
-            "adds": "\n".join(adds),
+            "adds": self._adds(),
+            "window_source": Template(_WINDOW_SOURCE).substitute(window_texts)
+            if has_windows
+            else "",
+            "window_case": _WINDOW_CASE if has_windows else "",
             "names": "\n".join(self._macros()),
             "tables_bytes": report.tables,
             "state_bytes": report.state,
@@ -502,9 +748,24 @@ class _Program:
             "largest_input": report.largest_input,
         }
 
+    def _adds(self) -> str:
+        """Return the cases of a switch by the width of a weight."""
+        lines = []
+        for width in sorted(self.weights):
+            kind = "uint8" if width < 8 else f"int{width}"
+            start = f"weight{width} + e->first + input * (row / {max(width // 8, 1)})"
+            lines += [
+                f"    case {width}: {{",
+                f"        const {kind}_t *w = {start};",
+                f"        for (int32_t n = 0; n < size; n++) {_ADDS[width]}",
+                "        break;",
+                "    }",
+            ]
+        return "\n".join(lines)
+
     def _macros(self) -> Iterable[str]:
         """Yield the places of inputs, outputs and potentials by name."""
-        of = _identifiers(self.sources)
+        of = _identifiers([*self.graph.inputs, *(layer.name for layer in self.layers)])
         for kind, names in (
             ("INPUT", self.graph.inputs),
             ("OUTPUT", self.graph.outputs),
@@ -515,11 +776,19 @@ class _Program:
                 first += self.sizes[name]
         first = 0
         for name, cell, _, bias in self.layers:
-            yield f"#define {self.prefix}_POTENTIAL_{of[name]} {first}"
             yield f"#define {self.prefix}_SIZE_{of[name]} {bias.size}"
+            if cell is None:
+                continue
+            yield f"#define {self.prefix}_POTENTIAL_{of[name]} {first}"
             if cell.threshold is None:
                 yield f"#define {self.prefix}_UNIT_{of[name]} {float(cell.unit)!r}"
             first += bias.size * len(cell.state_names)
+
+
+class _Linear:
+    """The parameters of a sum without neurons."""
+
+    leaks, threshold, state_names, n = (0, 0), None, (), 0
 
 
 def _packed(weight: np.ndarray, width: int) -> np.ndarray:

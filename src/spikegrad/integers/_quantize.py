@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -13,11 +14,13 @@ from jax.typing import ArrayLike
 
 from .._surrogate import spike_types
 from .._table import aligned
-from ..network import Delayed, Layer, Network, Window
+from .._weights import Factor, Shape, SumPooling
+from ..network import Delayed, Edge, Join, Layer, Network, Window
 from ..neurons import LIF, LeakyReadout, SynapticLIF
 from ._arithmetic import like
 from ._cells import FixedLIF, IntegerCell, Loihi, Xylo
 from ._fixed import Fixed, best_scale, checked_bits
+from ._functions import WEIGHTED, IntegerFunction, Reading, read
 from ._replay import integer_layers, whole_inputs
 
 TARGETS: dict[str, IntegerCell] = {
@@ -87,9 +90,11 @@ def quantize(
     Parameters
     ----------
     network : Network
-        Layers of :class:`~spikegrad.LIF` or :class:`~spikegrad.SynapticLIF` with matrices as
-        weights, also :class:`~spikegrad.Delayed` and :class:`~spikegrad.Window`, and
-        :class:`~spikegrad.LeakyReadout`.
+        Layers of :class:`~spikegrad.LIF` or :class:`~spikegrad.SynapticLIF`, and
+        :class:`~spikegrad.LeakyReadout`. A weight is a matrix, also :class:`~spikegrad.Delayed` or
+        :class:`~spikegrad.Window`, or a function with one product or convolution, sums and averages
+        of windows, changes of shape and biases. ``"fixed"`` also has joins of these without
+        weights.
     target : {"fixed", "loihi", "xylo"} or IntegerCell
         A cell sets formats, such as ``FixedLIF(0, 1, bits=12, fraction=8)`` for states of 12 bits
         and decay factors of 8. Its decays and thresholds are replaced.
@@ -110,7 +115,7 @@ def quantize(
     Raises
     ------
     TypeError
-        For joins, functions as weights, and cells without a counterpart on the target.
+        For other functions and joins, and for cells without a counterpart on the target.
     ValueError
         For resets and sizes that the target lacks, and for inputs that are not integers.
 
@@ -140,14 +145,19 @@ def quantize(
     # All layers are checked before the network runs.
     owner = f"quantize: layer %r on {type(cell).__name__}"
     options = {
-        name: _options(owner % name, x, cell) for name, x in network.layers.items()
+        name: _options(owner % name, x, cell)
+        for name, x in network.graph.layers.items()
     }
+    # A convolution of the user may not take integers.
+    inputs = jax.tree.map(lambda x: jnp.asarray(x, float), inputs)
     # A state is largest before its spike.
     _, real = network.observe(inputs, parts=("output", "pre_spike"), mask=mask)
+    by_name = {network.inputs: inputs} if isinstance(network.inputs, str) else inputs
+    shapes = {name: np.shape(x)[2:] for name, x in by_name.items()}
     sizes = (
-        sum(np.shape(x)[-1] for x in jax.tree.leaves(inputs)),
+        sum(math.prod(shape) for shape in shapes.values()),
         sum(
-            real[x].output.shape[-1]
+            math.prod(real[x].output.shape[2:])
             for x in network.layers
             if x not in network.graph.outputs
         ),
@@ -159,34 +169,35 @@ def quantize(
         )
     if cell.is_synaptic:  # its outputs fire once a step
         options |= {name: options[name] | {"n": 1} for name in network.graph.outputs}
+    shapes |= {name: real[name].output.shape[2:] for name in network.layers}
+    nodes = _with_operations(network, cell, shapes)
     layers = {
-        name: _quantized(
-            layer, cell._replaced(**options[name]), bits, real[name].pre_spike
+        name: node
+        if isinstance(node, Join)
+        else _quantized(
+            node, cell._replaced(**options[name]), bits, real[name].pre_spike
         )
-        for name, layer in network.layers.items()
+        for name, node in nodes.items()
     }
     result = dataclasses.replace(network, layers=layers)
     _, integer = result.observe(inputs, parts=("output", "pre_spike"), mask=mask)
     # The outputs of masked steps are 0.
     valid = 1.0 if mask is None else float(np.mean(mask))
     rows = tuple(
-        _row(name, layer, layers[name], real[name], integer[name], valid)
-        for name, layer in network.layers.items()
+        _row(name, nodes[name], layers[name], real[name], integer[name], valid)
+        for name in network.graph.layers
     )
     return result, QuantizationReport(rows)
 
 
 def _options(owner: str, layer: Any, target: IntegerCell) -> dict[str, Any]:
     """Return the parameters that stay, or raise for a property that the target lacks."""
-    if not isinstance(layer, Layer):
-        raise TypeError(f"{owner}: a join is a function, not integers")
     for weight in layer.weights.values():
-        is_delayed = isinstance(weight, (Delayed, Window))
-        if callable(getattr(weight, "weight", weight)):
+        if target.is_synaptic and _function_of(weight) is not None:
             raise TypeError(
                 f"{owner}: a weight is a function; only matrices have integers"
             )
-        if is_delayed and target.is_synaptic:
+        if target.is_synaptic and isinstance(weight, (Delayed, Window)):
             raise ValueError(
                 f"{owner}: it has no delays, got a {type(weight).__name__} as weight"
             )
@@ -234,6 +245,126 @@ def _options(owner: str, layer: Any, target: IntegerCell) -> dict[str, Any]:
     return options
 
 
+def _function_of(weight: Any) -> Callable | None:
+    """Return the function of a weight, or None for a matrix."""
+    inner: Any = weight.weight if isinstance(weight, (Delayed, Window)) else weight
+    is_function = callable(inner) and not hasattr(inner, "__jax_array__")
+    return inner if is_function else None
+
+
+def _with_operations(
+    network: Network, target: IntegerCell, shapes: dict[str, Shape]
+) -> dict[str, Layer | Join]:
+    """Return the nodes with functions of integers, whose weights are still real.
+
+    A sum of a window is an integer, and its average is not. So the factor of a join moves to the
+    weights of the layers that read it.
+    """
+    factors = dict.fromkeys(shapes, 1.0)
+    nodes: dict[str, Any] = dict(network.layers)
+    chip = type(target).__name__
+    for name, node in network.graph.nodes.items():
+        if not isinstance(node, Join):
+            continue
+        owner = f"quantize: join {name!r} on {chip}"
+        if not isinstance(target, FixedLIF):
+            raise TypeError(f"{owner}: it has no joins; read the layers themselves")
+        if node.over_time:
+            raise TypeError(
+                f"{owner}: it takes complete sequences; fold a normalization into the weights "
+                "(fold_normalization)"
+            )
+        several = {factors[source] for source in node.of}
+        if len(several) > 1:
+            raise TypeError(f"{owner}: it adds averages and sums")
+        reading = _reading(
+            owner, node.function, [shapes[source] for source in node.of], several.pop()
+        )
+        has_weights = any(isinstance(x, WEIGHTED) for x in reading.function.operations)
+        if has_weights or reading.bias is not None:
+            raise TypeError(
+                f"{owner}: it has weights; put them into the layer that reads it"
+            )
+        factors[name] = reading.factor
+        nodes[name] = Join(reading.function, node.of)
+    for name, layer in network.graph.layers.items():
+        owner = f"quantize: layer {name!r} on {chip}"
+        nodes[name] = _layer_with_operations(
+            owner, layer, target, network.graph.edges[name], shapes, factors
+        )
+    return nodes
+
+
+def _reading(
+    owner: str, function: Callable, shapes: list[Shape], factor: float
+) -> Reading:
+    try:
+        return read(function, shapes, factor)
+    except ValueError as error:
+        raise TypeError(
+            f"{owner}: a function has no integers: {error}; use products, convolutions, sums and "
+            "averages of windows"
+        ) from error
+
+
+def _layer_with_operations(
+    owner: str,
+    layer: Layer,
+    target: IntegerCell,
+    edges: tuple[Edge, ...],
+    shapes: dict[str, Shape],
+    factors: dict[str, float],
+) -> Layer:
+    biases = [] if layer.bias is None else [jnp.asarray(layer.bias)]
+
+    def converted(label: str, weight: Any) -> Any:
+        # The edges of a window have their numbers behind the label.
+        source = next(
+            e.source
+            for e in edges
+            if e.label == label or e.label.startswith(f"{label}[")
+        )
+        is_delayed, function = (
+            isinstance(weight, (Delayed, Window)),
+            _function_of(weight),
+        )
+        if function is None:
+            if factors[source] == 1:
+                return weight
+            scaled = jnp.asarray(weight.weight if is_delayed else weight)
+            scaled = scaled * factors[source]
+            return dataclasses.replace(weight, weight=scaled) if is_delayed else scaled
+        if isinstance(weight, Window):
+            raise TypeError(
+                f"{owner}: a window has a function; use a matrix for each step"
+            )
+        reading = _reading(owner, function, [shapes[source]], factors[source])
+        operations = reading.function.operations
+        # On a chip each weight is a connection, and a sum of windows would need more bits.
+        has_windows = any(isinstance(x, SumPooling) for x in operations)
+        if has_windows and not isinstance(target, FixedLIF):
+            raise TypeError(
+                f"{owner}: it has no sums of windows; use a convolution with strides"
+            )
+        if not any(isinstance(x, WEIGHTED) for x in operations):
+            # An array, because a number would be a constant of the network.
+            operations = *operations, Factor(np.array(reading.factor, np.float32))
+        if reading.bias is not None:
+            biases.append(jnp.asarray(reading.bias))
+        inner = IntegerFunction(operations, reading.function.shape)
+        return dataclasses.replace(weight, weight=inner) if is_delayed else inner
+
+    weights = {label: converted(label, x) for label, x in layer.weights.items()}
+    recurrent = weights.pop("recurrent", None)
+    weight: Any = (
+        dict(zip(layer.weight, weights.values(), strict=True))
+        if isinstance(layer.weight, Mapping)
+        else weights["weight"]
+    )
+    bias = sum(biases[1:], biases[0]) if biases else None
+    return dataclasses.replace(layer, weight=weight, recurrent=recurrent, bias=bias)
+
+
 def _quantized(layer: Layer, target: Any, bits: int, states: Any) -> Layer:
     response = layer.cell.linear_response()
     decay, real_gain, synaptic_decay, threshold = jax.tree.map(np.float64, response)
@@ -245,6 +376,13 @@ def _quantized(layer: Layer, target: Any, bits: int, states: Any) -> Layer:
     cell = target._replaced(**dict(zip(leak_names, leaks, strict=True)))
     # A current in units of a weight has the gain of the real one.
     gain = real_gain * (cell.state_scale / cell.linear_response().gain)
+    if np.size(gain) > 1 and any(
+        map(callable, map(_function_of, layer.weights.values()))
+    ):
+        raise ValueError(
+            "quantize: neurons with a function as weight must have one decay for all, or no "
+            "norm_input"
+        )
     weights = [np.asarray(w) * gain for w in jax.tree.leaves(layer.weights)]
     # A threshold is a state that a quiet neuron would reach.
     largest = _largest((threshold, states))
@@ -257,20 +395,29 @@ def _quantized(layer: Layer, target: Any, bits: int, states: Any) -> Layer:
         threshold = np.maximum(np.rint(threshold * scale), 1)
     settings = {threshold_name: threshold, "unit": scale * cell.state_scale}
 
-    def fix(weight):
-        value = jnp.asarray(weight)
-        # A bias has no connections. It is as wide as a state.
-        limits = form if value.ndim > 1 else cell.limits
-        return Fixed(value * like(value, gain), scale, *limits)
+    def fix(value: jax.Array, limits: tuple[int, ...]) -> Fixed:
+        return Fixed(jnp.asarray(value) * like(value, gain), scale, *limits)
 
-    return _converted(layer, fix, cell._replaced(**settings))
+    # A bias has no connections. It is as wide as a state.
+    return _converted(
+        layer,
+        lambda weight: fix(weight, form),
+        lambda bias: fix(bias, cell.limits),
+        cell._replaced(**settings),
+    )
 
 
-def _converted(layer: Layer, convert: Callable[[Any], Any], cell: Any) -> Layer:
-    """Return the layer with another cell and a function of each matrix and of the bias."""
-    arrays = {name: getattr(layer, name) for name in ("weight", "recurrent", "bias")}
-    changed = jax.tree.map(convert, arrays, is_leaf=_is_fixed)
-    return dataclasses.replace(layer, cell=cell, **changed)
+def _converted(
+    layer: Layer,
+    convert: Callable[[Any], Any],
+    convert_bias: Callable[[Any], Any],
+    cell: Any,
+) -> Layer:
+    """Return the layer with another cell and functions of each weight and of the bias."""
+    weights = {"weight": layer.weight, "recurrent": layer.recurrent}
+    changed = jax.tree.map(convert, weights, is_leaf=_is_fixed)
+    bias = None if layer.bias is None else convert_bias(layer.bias)
+    return dataclasses.replace(layer, cell=cell, bias=bias, **changed)
 
 
 def _is_fixed(weight: Any) -> bool:
@@ -305,7 +452,10 @@ def dequantize(network: Network) -> Network:
     (0.125, 0.9765625, 1.0)
     """
     integer_layers("dequantize", network)  # raises for what is not integers
-    layers = {name: _dequantized(layer) for name, layer in network.layers.items()}
+    layers = {
+        name: node if isinstance(node, Join) else _dequantized(node)
+        for name, node in network.layers.items()
+    }
     return dataclasses.replace(network, layers=layers)
 
 
@@ -325,7 +475,7 @@ def _dequantized(layer: Layer) -> Layer:
     def real(weight):
         return jnp.asarray(weight.integers * (gain / unit), weight.value.dtype)
 
-    return _converted(layer, real, cell)
+    return _converted(layer, real, real, cell)
 
 
 def _row(

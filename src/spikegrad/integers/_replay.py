@@ -2,38 +2,51 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from .._checks import named
-from ..network import Network
+from .._weights import Operation, Product
+from ..network import Join, Network
 from ._arithmetic import LARGEST
 from ._cells import CHIPS, IntegerCell
 from ._fixed import Fixed
+from ._functions import IntegerFunction, run, with_weights
 
 
 class IntegerEdge(NamedTuple):
-    """A matrix of integers, and the delay of its inputs."""
+    """A weight as operations of integers, and the delay of its inputs."""
 
     source: str
     lag: int
-    weight: np.ndarray
-    """``(inputs, neurons)``."""
+    operations: tuple[Operation, ...]
+    """With weights of int64, such as the product with a matrix."""
+    shape: tuple[int, ...]
+    """The shape of one example of the source, with an axis of length 1 in front."""
+
+    def run(self, x: np.ndarray) -> np.ndarray:
+        """Return the current ``(batch, ...)`` for outputs of the source."""
+        return run(self.operations, x.reshape(len(x), *self.shape))[:, 0]
+
+    def absolute(self) -> IntegerEdge:
+        """Return the edge with the sizes of its weights."""
+        return self._replace(operations=with_weights(self.operations, np.abs))
 
 
 class IntegerLayer(NamedTuple):
-    """A layer without JAX."""
+    """A layer or a join without JAX."""
 
     name: str
     cell: Any
+    """None for a join, whose output is the sum of its edges."""
     edges: tuple[IntegerEdge, ...]
     bias: np.ndarray
-    """``(neurons,)``."""
+    """One number for each neuron, in their shape."""
 
 
 def integer_layers(owner: str, network: Network) -> list[IntegerLayer]:
-    """Return the layers in the order of a step, or raise for the first that has no integers."""
+    """Return the nodes in the order of a step, or raise for the first that has no integers."""
     layers, graph = [], network.graph
     readouts = {
         name
@@ -41,25 +54,36 @@ def integer_layers(owner: str, network: Network) -> list[IntegerLayer]:
         if getattr(layer.cell, "threshold", 1) is None
     }
     for name, node in graph.nodes.items():
-        place = f"{owner}: layer {name!r}"
-        cell = getattr(node, "cell", node)  # a join has none
-        if not isinstance(cell, IntegerCell):
+        is_join = isinstance(node, Join)
+        place = f"{owner}: {'join' if is_join else 'layer'} {name!r}"
+        if is_join:
+            # Its operations are linear, so each source may have them before the sum.
+            weights = [(edge, node.function) for edge in graph.edges[name]]
+            cell, bias = None, 0
+        else:
+            weights, cell = graph.connections(name), node.cell
+            bias = 0 if node.bias is None else node.bias
+        if not (is_join or isinstance(cell, IntegerCell)):
             raise TypeError(
                 f"{place} has a {type(cell).__name__}, not a cell on integers; call quantize first"
             )
         edges = tuple(
-            IntegerEdge(edge.source, edge.lags[0], _integers(place, weight))
-            for edge, weight in graph.connections(name)
+            IntegerEdge(edge.source, edge.lags[0], *_operations(place, weight))
+            for edge, weight in weights
         )
         for edge in edges:
             if edge.source in readouts:
                 raise TypeError(
                     f"{place} reads the real outputs of the readout {edge.source!r}"
                 )
-        bias = _integers(place, 0 if node.bias is None else node.bias)
-        neurons = edges[0].weight.shape[1:]
-        with named(place):
+        bias = _integers(place, bias)
+        neurons = edges[0].run(np.zeros((1, *edges[0].shape), np.int64)).shape[1:]
+        try:
             bias = np.broadcast_to(bias, neurons)
+        except ValueError:
+            raise ValueError(
+                f"{place} must have a bias for {neurons} neurons, got shape {bias.shape}"
+            ) from None
         layers.append(IntegerLayer(name, cell, edges, bias))
     _check_sizes(owner, layers, graph.inputs)
     return layers
@@ -70,7 +94,7 @@ def chip_layers(owner: str, network: Network) -> list[IntegerLayer]:
     layers = integer_layers(owner, network)
     for layer in layers:
         # A subclass may have other equations.
-        if type(layer.cell) not in CHIPS:
+        if layer.cell is not None and type(layer.cell) not in CHIPS:
             raise TypeError(
                 f"{owner}: layer {layer.name!r} has a {type(layer.cell).__name__}; use "
                 f"{', '.join(cell.__name__ for cell in CHIPS)}"
@@ -82,25 +106,45 @@ def _check_sizes(
     owner: str, layers: list[IntegerLayer], inputs: tuple[str, ...]
 ) -> None:
     """Raise for the first weight or parameter that does not fit the numbers of neurons."""
-    sizes = {layer.name: layer.bias.size for layer in layers}
+    shapes = {layer.name: layer.bias.shape for layer in layers}
     for name, cell, edges, _ in layers:
-        place = f"{owner}: layer {name!r}"
-        for source, _, weight in edges:
-            # The first layer that reads an input sets the number of inputs.
-            shape = sizes.setdefault(source, len(weight)), sizes[name]
-            if weight.shape != shape:
+        place, shape = f"{owner}: layer {name!r}", shapes[name]
+        for edge in edges:
+            # The first layer that reads an input sets its shape.
+            expected = shapes.setdefault(edge.source, edge.shape[1:])
+            if edge.shape[1:] != expected:
                 raise ValueError(
-                    f"{place} must read {source!r} by a matrix of shape {shape}, got "
-                    f"{weight.shape}"
+                    f"{place} must read {edge.source!r} by a weight for {expected} inputs, got one "
+                    f"for {edge.shape[1:]}"
                 )
-        for field in cell.integer_names:
+            current = edge.run(np.zeros((1, *edge.shape), np.int64)).shape[1:]
+            if current != shape:
+                raise ValueError(
+                    f"{place} must read {edge.source!r} by a weight for {shape} neurons, got one "
+                    f"for {current}"
+                )
+        for field in getattr(cell, "integer_names", ()):
             count = np.size(getattr(cell, field))
-            if count not in (1, sizes[name]):
+            if count != 1 and shape != (count,):
                 raise ValueError(
-                    f"{place} must have one {field} for each of {sizes[name]} neurons, got {count}"
+                    f"{place} must have one {field} for each of {shape} neurons, got {count}"
                 )
-    if unread := [name for name in inputs if name not in sizes]:
+    if unread := [name for name in inputs if name not in shapes]:
         raise ValueError(f"{owner}: no layer reads {unread[0]!r}; remove these inputs")
+
+
+def _operations(
+    place: str, weight: Any
+) -> tuple[tuple[Operation, ...], tuple[int, ...]]:
+    """Return a weight as operations of integers, and the shape of its input."""
+    if isinstance(weight, IntegerFunction):
+        convert = functools.partial(_integers, place)
+        return with_weights(weight.operations, convert), weight.shape
+    matrix = _integers(place, weight)
+    if matrix.ndim != 2:
+        raise ValueError(f"{place} must have matrices, got shape {matrix.shape}")
+    inputs, neurons = matrix.shape
+    return (Product(matrix, (1, neurons)),), (1, inputs)
 
 
 def _integers(place: str, weight: Any) -> np.ndarray:
@@ -108,7 +152,7 @@ def _integers(place: str, weight: Any) -> np.ndarray:
         return weight.integers
     if callable(weight):
         raise TypeError(
-            f"{place} must have weights of integers, fixed(weight), got a function"
+            f"{place} must have weights of integers, fixed(weight), got a function; call quantize"
         )
     array = np.asarray(weight)
     refused = array[(array % 1 != 0) | _is_large(array)]
@@ -146,9 +190,11 @@ def replay(network: Network, inputs: Any) -> tuple[dict[str, Any], Any]:
     ----------
     network : Network
         Layers of integer cells, with weights of :class:`Fixed` or integers. From :func:`quantize`,
-        :func:`load`, or written by hand.
+        :func:`load`, or written by hand. Functions as weights, and joins, come from
+        :func:`quantize`.
     inputs : array of int or dict
-        As in a call of the network: ``(steps, batch, inputs)``, spikes or counts.
+        As in a call of the network: ``(steps, batch, inputs)``, or ``(steps, batch, ...)`` for
+        functions, spikes or counts.
 
     Returns
     -------
@@ -164,7 +210,7 @@ def replay(network: Network, inputs: Any) -> tuple[dict[str, Any], Any]:
         products of a current add up to more than :math:`2^{24}`, so that their sum in float32
         depends on its order. The message names the layer, the step and the value.
     TypeError
-        If a layer has a join, a cell or a weight that is not made of integers.
+        If a join, a cell or a weight is not made of integers.
     ValueError
         If an input is not an integer up to :math:`2^{24}` in size, or if sizes of layers differ.
 
@@ -185,27 +231,36 @@ def replay(network: Network, inputs: Any) -> tuple[dict[str, Any], Any]:
     inputs = {name: whole_inputs("replay", x) for name, x in inputs.items()}
     # Outputs of all steps by source, (batch, neurons) each.
     history = {name: [*x] for name, x in inputs.items()}
-    batch, states = history[first][0].shape[:-1], {}
+    batch, states = len(history[first][0]), {}
     for name, cell, _, bias in layers:
-        zeros = np.zeros(batch + bias.shape, np.int64)
-        states[name] = (zeros, zeros) if len(cell.state_names) > 1 else zeros
         history[name] = []
+        if cell is not None:
+            zeros = np.zeros((batch, *bias.shape), np.int64)
+            states[name] = (zeros, zeros) if len(cell.state_names) > 1 else zeros
     largest = {name: int(np.abs(x).max(initial=0)) for name, x in inputs.items()}
-    largest |= {layer.name: layer.cell.n for layer in layers}
-    is_exact = {layer.name: _has_exact_sums(layer, largest) for layer in layers}
+    largest |= {layer.name: layer.cell.n for layer in layers if layer.cell is not None}
+    is_exact = {}
+    for layer in layers:
+        bound = _largest_sum(layer, largest)
+        is_exact[layer.name] = bound <= LARGEST
+        largest.setdefault(layer.name, bound)
     for step in range(len(history[first])):
         for layer in layers:
             name, cell, edges, bias = layer
             # Outputs before the first step are zeros.
             reads = [
-                (history[edge.source][step - edge.lag], edge.weight)
+                (edge, history[edge.source][step - edge.lag])
                 for edge in edges
                 if edge.lag <= step
             ]
-            current = sum((x @ weight for x, weight in reads), bias)
+            current = np.broadcast_to(bias, (batch, *bias.shape))
+            current = sum((edge.run(x) for edge, x in reads), current)
             where = f"replay: layer {name!r}, step {step}:"
             if not is_exact[name]:
                 _check_sums(where, reads, bias)
+            if cell is None:
+                history[name].append(current)
+                continue
             u = cell.integrate(states[name], current)
             _check_state(where, u, *cell.limits)
             states[name], out = cell.fire(u)
@@ -215,22 +270,24 @@ def replay(network: Network, inputs: Any) -> tuple[dict[str, Any], Any]:
     return states, sequences[outputs[0]] if is_single else sequences
 
 
-def _has_exact_sums(layer: IntegerLayer, largest: dict[str, int]) -> bool:
-    """Return True if float32 adds the current in any order, for inputs up to these sizes."""
+def _largest_sum(layer: IntegerLayer, largest: dict[str, int]) -> int:
+    """Return the largest sum of sizes of products, for inputs up to these sizes."""
     sums = np.abs(layer.bias)
-    for source, _, weight in layer.edges:
-        sums = sums + largest[source] * np.abs(weight).sum(0)
-    return sums.max(initial=0) <= LARGEST
+    for edge in layer.edges:
+        # A delayed join may come later in the order of a step.
+        size = largest.get(edge.source, LARGEST)
+        sums = sums + edge.absolute().run(np.full((1, *edge.shape), size, np.int64))
+    return int(sums.max(initial=0))
 
 
 def _check_sums(
-    where: str, reads: list[tuple[np.ndarray, np.ndarray]], bias: np.ndarray
+    where: str, reads: list[tuple[IntegerEdge, np.ndarray]], bias: np.ndarray
 ) -> None:
     """Raise if a part of the sum of a current may need more than 24 bits.
 
     Large products of both signs may cancel in the sum, but the order of a sum is unknown.
     """
-    sums = sum((np.abs(x) @ np.abs(weight) for x, weight in reads), np.abs(bias))
+    sums: Any = sum((edge.absolute().run(np.abs(x)) for edge, x in reads), np.abs(bias))
     if sums.max(initial=0) > LARGEST:
         raise OverflowError(
             f"{where} the products of the current have sizes that add up to {sums.max()}, above "

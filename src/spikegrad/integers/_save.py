@@ -10,7 +10,14 @@ A file has one form, which ``save`` writes and ``load`` checks::
          "bias": ARRAY}]}
 
 with ``null`` for a missing part. An ``ARRAY`` has ``integers``, nested lists with the inputs first.
-That of a :class:`Fixed` also has its ``scale``, ``low``, ``high`` and ``step``.
+That of a :class:`Fixed` also has its ``scale``, ``low``, ``high`` and ``step``. Instead of an
+array, a weight may have a ``function``, and a join is a layer of another form::
+
+    {"name": "sum", "of": ["a", "b"], "function": {"shape": [1, 4, 8, 8], "operations": [
+        {"class": "SumPooling", "window": [1, 1, 2, 2], ...}]}}
+
+``shape`` is that of an example of a source. The operations have the fields of their classes, see
+``_weights.py``.
 """
 
 from __future__ import annotations
@@ -26,14 +33,19 @@ import numpy as np
 
 from .._checks import brief, named
 from .._files import Record, write_atomically
-from ..network import Delayed, Layer, Network, Window
+from .._weights import Convolution, Factor, Move, Operation, Product, SumPooling
+from ..network import Delayed, Join, Layer, Network, Window
 from ._arithmetic import LARGEST
 from ._cells import CHIPS
 from ._fixed import Fixed
+from ._functions import IntegerFunction, weight_name
 from ._replay import chip_layers
 
 _FORMAT = 2
 _CELLS = {cell.__name__: cell for cell in CHIPS}
+_OPERATIONS: dict[str, type[Operation]] = {
+    kind.__name__: kind for kind in (Product, Convolution, SumPooling, Factor, Move)
+}
 _FIXED = "scale", "low", "high", "step"
 
 
@@ -72,7 +84,7 @@ def save(network: Network, path: str | Path) -> None:
         "format": _FORMAT,
         "inputs": network.inputs,
         "outputs": network.outputs,
-        "layers": [_layer_record(name, x) for name, x in network.layers.items()],
+        "layers": [_node_record(name, x) for name, x in network.layers.items()],
     }
     data = json.dumps(record, allow_nan=False).encode()
     write_atomically(Path(path), lambda stream: stream.write(data))
@@ -109,6 +121,13 @@ def load(path: str | Path) -> Network:
 # --- writing --------------------------------------------------------------------------------------
 
 
+def _node_record(name: str, node: Layer | Join) -> Record:
+    if isinstance(node, Join):
+        of, function = list(node.of), _function_record(node.function)
+        return {"name": name, "of": of, "function": function}
+    return _layer_record(name, node)
+
+
 def _layer_record(name: str, layer: Layer) -> Record:
     weights = layer.weight
     if not isinstance(weights, Mapping):
@@ -134,11 +153,29 @@ def _cell_record(cell: Any) -> Record:
 
 def _weight_record(weight: Any, plain_delay: int) -> Record:
     is_delayed = isinstance(weight, (Delayed, Window))
-    return {
+    inner: Any = weight.weight if is_delayed else weight
+    record = {
         "delay": weight.delay if is_delayed else plain_delay,
         "is_window": isinstance(weight, Window),
-        "array": _array_record(weight.weight if is_delayed else weight),
     }
+    if isinstance(inner, IntegerFunction):
+        return {**record, "function": _function_record(inner)}
+    return {**record, "array": _array_record(inner)}
+
+
+def _function_record(function: Any) -> Record:
+    return {
+        "shape": list(function.shape),
+        "operations": [_operation_record(x) for x in function.operations],
+    }
+
+
+def _operation_record(operation: Operation) -> Record:
+    name = weight_name(operation)
+    values = operation._values()
+    if name is not None:
+        values[name] = _array_record(values[name])
+    return {"class": type(operation).__name__, **values}
 
 
 def _array_record(array: Any) -> Record:
@@ -196,6 +233,13 @@ class _Entry(NamedTuple):
             self.refuse(f"an integer up to {LARGEST} in size")
         return self.value
 
+    def integers(self, least: int, count: int | None = None) -> tuple[int, ...]:
+        """Return a list of integers, each at least ``least``."""
+        numbers = tuple(entry.integer() for entry in self.items())
+        if min(numbers) < least or count not in (None, len(numbers)):
+            self.refuse(f"{count or 'some'} integers of at least {least}")
+        return numbers
+
     def scale(self) -> float:
         if type(self.value) not in (int, float) or not 0 < self.value < math.inf:
             self.refuse("a number above 0")
@@ -247,23 +291,32 @@ def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _network(entry: _Entry) -> Network:
     top = entry.fields("format", "inputs", "outputs", "layers")
-    layers: dict[str, Layer] = {}
+    layers: dict[str, Layer | Join] = {}
     for place in _Entry("layers", top["layers"].value).items():
-        fields = place.fields("name", "cell", "weights", "recurrent", "bias")
+        is_join = isinstance(place.value, dict) and "of" in place.value
+        names = (
+            ("of", "function") if is_join else ("cell", "weights", "recurrent", "bias")
+        )
+        fields = place.fields("name", *names)
         name = fields["name"].text()
         if name in layers:
             fields["name"].refuse("a name of its own")
-        layers[name] = _layer(fields)
+        layers[name] = _join(fields) if is_join else _layer(fields)
     outputs = None if top["outputs"].value is None else top["outputs"].names()
     network = Network(layers, top["inputs"].names(), outputs)
     chip_layers("its network", network)  # raises if sizes of layers differ
     return network
 
 
+def _join(fields: dict[str, _Entry]) -> Join:
+    of = [entry.text() for entry in fields["of"].items()]
+    return Join(_function(fields["function"]), of)
+
+
 def _layer(fields: dict[str, _Entry]) -> Layer:
     weights: dict[Any, Any] = {}
     for place in fields["weights"].items():
-        parts = place.fields("source", "delay", "is_window", "array")
+        parts = place.fields("source", "delay", "is_window", _form(place))
         source = parts["source"]
         # One weight without a source reads the layer before.
         is_default = source.value is None and len(fields["weights"].value) == 1
@@ -273,10 +326,10 @@ def _layer(fields: dict[str, _Entry]) -> Layer:
         weights[key] = _weight(parts, 0)
     recurrent, bias = fields["recurrent"], None
     if recurrent.value is not None:
-        parts = recurrent.fields("delay", "is_window", "array")
+        parts = recurrent.fields("delay", "is_window", _form(recurrent))
         recurrent = recurrent._replace(value=_weight(parts, 1))
     if fields["bias"].value is not None:
-        bias = _array(fields["bias"], 0, 1)
+        bias = _array(fields["bias"], 0, 3)
     cell = _cell(fields["cell"])
     if len(weights) == 1:
         ((source, weight),) = weights.items()
@@ -306,14 +359,83 @@ def _cell_value(entry: _Entry) -> Any:
     return entry.value
 
 
+def _form(entry: _Entry) -> str:
+    """Return the name of the field with the weight."""
+    is_function = isinstance(entry.value, dict) and "function" in entry.value
+    return "function" if is_function else "array"
+
+
 def _weight(fields: dict[str, _Entry], plain_delay: int) -> Any:
     delay, is_window = fields["delay"].integer(), fields["is_window"].flag()
     axes = 3 if is_window else 2
-    array = _array(fields["array"], axes, axes)
+    if "function" in fields:
+        weight = _function(fields["function"])
+        if is_window:
+            fields["is_window"].refuse("false for a function")
+    else:
+        weight = _array(fields["array"], axes, axes)
     with named(fields["delay"].place):
         if is_window:
-            return Window(array, delay=delay)
-        return array if delay == plain_delay else Delayed(array, delay)
+            return Window(weight, delay=delay)
+        return weight if delay == plain_delay else Delayed(weight, delay)
+
+
+def _function(entry: _Entry) -> IntegerFunction:
+    fields = entry.fields("shape", "operations")
+    places = fields["operations"]
+    operations = [] if places.value == [] else [*map(_operation, places.items())]
+    function = IntegerFunction(tuple(operations), fields["shape"].integers(1))
+    try:
+        _ = function.output_shape
+    except (ValueError, IndexError):
+        places.refuse("operations that fit each other and the shape")
+    return function
+
+
+def _operation(entry: _Entry) -> Operation:
+    name = entry.value.get("class") if isinstance(entry.value, dict) else None
+    if not isinstance(name, str) or name not in _OPERATIONS:
+        entry.refuse(f"a record with a class of {', '.join(_OPERATIONS)}")
+    kind = _OPERATIONS[name]
+    fields = entry.fields("class", *kind._domains)
+    if kind is Product:
+        return Product(_array(fields["weight"], 2, 2), fields["shape"].integers(1))
+    if kind is Factor:
+        return Factor(_array(fields["factor"], 0, 0))
+    if kind is Move:
+        if fields["order"].value is not None:
+            fields["order"].refuse("null")
+        return Move(None, fields["shape"].integers(1))
+    if kind is SumPooling:
+        window = fields["window"].integers(1)
+        strides = fields["stride"].integers(1, len(window))
+        return SumPooling(window, strides, _paddings(fields["padding"], len(window)))
+    weight = _array(fields["weight"], 3, 4)
+    places = len(weight.shape) - 2
+    axes = [
+        fields[name].integers(0, places + 2) for name in ("input_axes", "output_axes")
+    ]
+    for name, values in zip(("input_axes", "output_axes"), axes, strict=True):
+        if sorted(values) != [*range(places + 2)]:
+            fields[name].refuse("all axes of the array, once each")
+    groups = fields["groups"].integer()
+    if groups < 1:
+        fields["groups"].refuse("an integer of at least 1")
+    return Convolution(
+        weight,
+        fields["stride"].integers(1, places),
+        _paddings(fields["padding"], places),
+        fields["dilation"].integers(1, places),
+        groups,
+        *axes,
+    )
+
+
+def _paddings(entry: _Entry, count: int) -> tuple[Any, ...]:
+    pairs = tuple(place.integers(0, 2) for place in entry.items())
+    if len(pairs) != count:
+        entry.refuse(f"{count} pairs of integers")
+    return pairs
 
 
 def _array(entry: _Entry, least_axes: int, most_axes: int) -> Any:
