@@ -5,8 +5,7 @@ above and recurrent weights; and a block of SEW-ResNet with 16 channels. ``in jo
 convolutions in joins instead of layers. ``temp_units`` are the temporary memory of the compiled program, in arrays of
 one float32 for each step, example and neuron; ``kept_units``, in the same unit, are the arrays that the backward pass
 is given. Times are ratios to ``scan`` of the same network, and to the stack in the same mode: the same layers without
-the joins. ``normalized`` is the stack with batch normalization over all steps in each layer. On a CPU it is compiled
-with a scheduler that saves memory, because the default one computes all normalizations again at the same time.
+the joins. ``normalized`` is the stack with batch normalization over all steps in each layer.
 
     python benchmarks/graphs.py --json FILE
 """
@@ -126,11 +125,8 @@ def measure(
         return (make(weights)(inputs, backward=mode)[1] ** 2).mean()
 
     losses = {key: functools.partial(loss, networks[key[0]], key[1]) for key in itertools.product(networks, modes)}
-    saving = {"xla_cpu_enable_concurrency_optimized_scheduler": False} if jax.default_backend() == "cpu" else {}
     compiled = {
-        (name, mode): jax.jit(jax.value_and_grad(loss))
-        .lower(weights, inputs)
-        .compile(saving if name == "normalized" else {})
+        (name, mode): jax.jit(jax.value_and_grad(loss)).lower(weights, inputs).compile()
         for (name, mode), loss in losses.items()
     }
     runs = {k: (lambda run=run: jax.block_until_ready(run(weights, inputs))) for k, run in compiled.items()}

@@ -29,6 +29,8 @@ class Device(NamedTuple):
     """The number of steps that a loop unrolls per iteration, if no graph captures it."""
     captures_chunks: bool
     """If True, a chunk is unrolled completely and contains no loop."""
+    allocates_early: bool
+    """If True, XLA allocates the results of all loops at the start of a program."""
     layer_steps: int
     """The largest number of steps of a chunk, added over all layers.
 
@@ -63,12 +65,13 @@ CPU = Device(
     image_chunk=1,
     unroll=1,
     captures_chunks=False,
+    allocates_early=True,
     layer_steps=1 << 30,
     copies_ahead=False,
 )
 # An iteration of a loop costs microseconds. Programs with more unrolled steps compile slowly for
 # TPUs.
-OTHER = CPU._replace(unroll=4, copies_ahead=True)
+OTHER = CPU._replace(unroll=4, allocates_early=False, copies_ahead=True)
 GPU = OTHER._replace(
     # More steps start fewer graphs, but take memory and compile time.
     saving_chunk=10,

@@ -11,23 +11,7 @@ VAGUE = {
     *("rest", "seen", "several", "shown", "taken", "there", "those", "told", "wanted", "ways"),
     *("what", "where", "which", "whole"),
 }
-FOLDERS = (
-    *(
-        "network",
-        "network/start",
-        "network/engine",
-        "network/step",
-        "network/graph",
-        "surrogates",
-        "surrogates/presets",
-        "neurons",
-        "losses",
-        "reports",
-        "diagnosis",
-    ),
-    *("data", "training", "exchange", "testing", "cli"),
-)
-FILES = [*LIBRARY.glob("_*.py"), *(path for folder in FOLDERS for path in (LIBRARY / folder).glob("*.py"))]
+FILES = [*LIBRARY.rglob("*.py")]
 
 
 def bindings(source):

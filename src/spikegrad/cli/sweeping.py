@@ -135,12 +135,16 @@ class Grid(Options):
         axes = (dict.fromkeys(getattr(self, axis) or (None,)) for axis in AXES)
         settings: list[Record] = []
         for values in itertools.product(*axes):
+            setting: Record = dict(zip(AXES, values, strict=True))
             try:
-                # Peak and half-width, of which None changes nothing.
-                spike = rescaled(get(values[0] or ""), *values[1:3])
+                spike = rescaled(
+                    get(setting["surrogate"]),
+                    peak=setting["peak"],
+                    half_width=setting["half_width"],
+                )
             except ValueError as error:  # a surrogate that cannot be rescaled
                 raise click.UsageError(str(error)) from None
-            settings.append(dict(zip(AXES, values, strict=True)) | {"spike": spike})
+            settings.append(setting | {"spike": spike})
         return settings
 
 

@@ -21,6 +21,7 @@ from ..step._masks import steps_before, tree_keep, tree_where
 from ..step._past import active_first, pick, places_of, push
 from ..step._step import parts_of
 from ._functions import pullback
+from ._late_scan import late_scan
 from ._layer_vjp import DRIVE
 from ._sequence import Sequence, Sources, window_of
 
@@ -63,8 +64,13 @@ def backward(over: Sequence, segment: tuple, carry: tuple, ct_recorded: tuple) -
     chunks = over.part.segment // chunk
     # The carry counts the chunks, because XLA reads a slice of numbers by a copy, and a GPU then
     # cannot capture the body as one graph.
-    (_, ct_states, ct_ends, grads), ct_inputs = jax.lax.scan(
-        body, (jnp.asarray(chunks - 1), *carry), length=chunks, reverse=True
+    (_, ct_states, ct_ends, grads), ct_inputs = late_scan(
+        body,
+        (jnp.asarray(chunks - 1), *carry),
+        None,
+        ready=over.when_ready(ct_recorded),
+        length=chunks,
+        reverse=True,
     )
     return (ct_states, ct_ends, grads), ct_inputs
 

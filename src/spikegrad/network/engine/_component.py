@@ -23,6 +23,7 @@ from ..step._masks import Masks, tree_where
 from ..step._step import LayerState, Nodes, graph_step, parts_of
 from ._convolution import canonical
 from ._functions import known, pullback
+from ._late_scan import late_scan
 from ._layer_vjp import Gradients, JoinVjp, LayerVjp, plus
 
 
@@ -117,10 +118,11 @@ class Component:
             outs = select(new.outputs, new.outputs.keys() & {*nodes, *recorded})
             return (us, new.states, new.pasts), (outs, residuals)
 
-        (us, states, _), (outs, residuals) = jax.lax.scan(
+        (us, states, _), (outs, residuals) = late_scan(
             self._fast(step),
             carry,
             (hoisted, masks),
+            ready=jax.tree.map(lambda a: a[0], hoisted),
             unroll=self.unroll,
         )
         return us, states, outs, residuals
@@ -145,7 +147,7 @@ class Component:
             name: select(grads[name], node.stepwise)
             for name, node in self.nodes.items()
         }
-        _, _, _, pasts, *_ = slices
+        _, ct_outs, _, pasts, *_ = slices
         # The cotangent of the pasts after the chunk starts at zero, because the caller has already
         # added it to the pasts before the chunk and to the outputs.
         ct_pasts = {name: jnp.zeros_like(pasts[name][0]) for name in self.depths}
@@ -199,10 +201,11 @@ class Component:
             # neurons). Phase 2 multiplies them by the reads of all steps at once.
             return (ct_states, ct_pasts, plus(grads, new)), ct_hoisted
 
-        (ct_states, ct_pasts, trained), ct_hoisted = jax.lax.scan(
+        (ct_states, ct_pasts, trained), ct_hoisted = late_scan(
             self._fast(step),
             (ct_states, ct_pasts, trained),
             slices,
+            ready=jax.tree.map(lambda a: a[0], ct_outs),
             reverse=True,
             unroll=self.unroll,
         )

@@ -56,12 +56,14 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.tree_util import Partial
 
 from ..._compat import match_varying_axes, merge_leading, spread_as, zeros_like
+from ..._device import Device
 from ..._pytree import PyTree, inexact, is_inexact
 from ..graph._connections import Name
 from ..graph._graph import Graph
 from ..step._masks import Masks, tree_keep, tree_where
 from ..step._states import Parts
 from ._backward import at_index, backward
+from ._late_scan import late_scan
 from ._layer_vjp import LayerVjp, trace_all
 from ._schedule import RESIDUALS, Plan, schedule
 from ._sequence import Sequence
@@ -108,7 +110,7 @@ def run(
     # ``Partial`` is a pytree, so a stage inside ``jax.checkpoint`` can return it.
     again = {
         name: Partial(
-            functools.partial(_outputs, layer),
+            functools.partial(_outputs, layer, plan.device),
             arrays[name],
             [r[name] for r in residuals],
         )
@@ -136,14 +138,16 @@ def _is_convolutional(traced: dict, arrays: dict, states: dict) -> bool:
     return len(at_once) < len(traced) and size(at_once) <= size(states)
 
 
-def _outputs(layer: LayerVjp, arrays: dict, residuals: list, masks: Masks) -> jax.Array:
+def _outputs(
+    layer: LayerVjp, device: Device, arrays: dict, residuals: list, masks: Masks
+) -> jax.Array:
     """Return the outputs of a layer in all steps, ``(steps, batch, ...)``, from its residuals."""
     layer = layer._replace(arrays=arrays)
 
     # Scan over chunks, because all steps at once would need several temporaries of their size. Each
     # residual is (chunks, chunk, batch, neurons). The number of a step selects its keys.
-    def chunk(now):
-        return jax.vmap(layer.outputs)(*now)
+    def chunk(carry, now):
+        return carry, jax.vmap(layer.outputs)(*now)
 
     outs = []
     start = 0
@@ -152,7 +156,14 @@ def _outputs(layer: LayerVjp, arrays: dict, residuals: list, masks: Masks) -> ja
         # and merged.
         shape = jax.tree.leaves(part)[0].shape[:2]
         numbers = start + jnp.arange(math.prod(shape)).reshape(shape)
-        outs.append(merge_leading(jax.lax.map(chunk, (part, numbers))))
+        first = jax.tree.map(lambda a: a[0], part)
+        _, chunks = late_scan(
+            chunk,
+            None,
+            (part, numbers),
+            ready=first if device.allocates_early else None,
+        )
+        outs.append(merge_leading(chunks))
         start += math.prod(shape)
     return tree_keep(masks.active, jnp.concatenate(outs))
 
@@ -189,8 +200,11 @@ def _run_part(plan, graph, traced, part, arrays, inputs, pre_spike, starts, mask
                 us, _, pasts = carry
                 return carry, (recorded, (us, pasts))
 
-            (_, *ends), (recorded, residuals) = jax.lax.scan(
-                segment, (pre_spike, *starts), firsts
+            (_, *ends), (recorded, residuals) = late_scan(
+                segment,
+                (pre_spike, *starts),
+                firsts,
+                ready=over.when_ready(inputs, part.start),
             )
             recorded = jax.tree.map(merge_leading, recorded)
         else:
@@ -253,9 +267,11 @@ def _run_part(plan, graph, traced, part, arrays, inputs, pre_spike, starts, mask
                 )
                 return (number - 1, carry), ct_inputs
 
-            (_, carry), ct_inputs = jax.lax.scan(
+            (_, carry), ct_inputs = late_scan(
                 segment,
                 (jnp.asarray(len(firsts) - 1), carry),
+                None,
+                ready=over.when_ready(ct_recorded),
                 length=len(firsts),
                 reverse=True,
             )

@@ -15,6 +15,7 @@ from ..step._masks import Masks, tree_keep, tree_where, with_finite_padding, you
 from ..step._past import Places, lagged, places_of, push
 from ..step._step import LayerState
 from ._component import Component
+from ._late_scan import late_scan
 from ._layer_vjp import JoinVjp, LayerVjp
 from ._schedule import Part, Plan
 
@@ -86,6 +87,12 @@ class Sequence:
         masks = window_of(self.masks, start, self.part.chunk)
         inputs = window_of(self.inputs, self.part.start + start, self.part.chunk)
         return with_finite_padding(masks.active, inputs), masks
+
+    def when_ready(self, tree: PyTree, start: int = 0) -> PyTree:
+        """Return a chunk of a sequence, for a loop over chunks to wait for (see ``late_scan``)."""
+        if not self.plan.device.allocates_early:
+            return None
+        return window_of(tree, start, self.part.chunk)
 
     def state_before(self, name, step, u):
         """Return state and output of a layer before a step, from the pre-spike state ``u`` of the
@@ -166,7 +173,9 @@ class Sequence:
         starts = first + self.part.chunk * jnp.arange(
             self.part.segment // self.part.chunk
         )
-        carry, (recorded, residuals) = jax.lax.scan(chunk, carry, starts)
+        carry, (recorded, residuals) = late_scan(
+            chunk, carry, starts, ready=self.when_ready(self.inputs, self.part.start)
+        )
         return carry, recorded, residuals
 
 

@@ -1,0 +1,95 @@
+"""A scan whose stacked results need no memory before it starts.
+
+``jax.lax.scan`` writes its stacked results into arrays of zeros. Zeros depend on nothing, and XLA
+for CPUs runs what depends on nothing first. So the stacked results of all loops of a program exist
+from its start, also those of loops that run one after the other. :func:`late_scan` writes into
+arrays that depend on an array that the loop reads. The loop overwrites all their elements, so the
+results are those of ``jax.lax.scan``.
+
+What is not optimal: the body is traced once more for the shapes of its results. A loop within the
+body is not, because JAX remembers its trace. The first values of states and cotangents are zeros
+too, and exist from the start of the program, one time step of each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import jax
+import jax.numpy as jnp
+
+from ..._checks import append_axes
+from ..._compat import explicit_sharding, match_varying_axes
+from ..._pytree import PyTree
+
+Carry = TypeVar("Carry")
+
+
+def late_scan(
+    body: Callable[[Carry, PyTree], tuple[Carry, PyTree]],
+    carry: Carry,
+    slices: PyTree,
+    *,
+    ready: PyTree,
+    length: int | None = None,
+    reverse: bool = False,
+    unroll: int = 1,
+) -> tuple[Carry, PyTree]:
+    """Return the results of ``jax.lax.scan``.
+
+    ``ready`` has the arrays to wait for, in the shapes that one iteration reads: ``(batch, ...)``
+    or ``(chunk, batch, ...)``. The loop is a plain scan if it has none.
+    """
+    if length is None:
+        length = len(jax.tree.leaves(slices)[0])
+    seeds = [leaf for leaf in jax.tree.leaves(ready) if 0 not in leaf.shape]
+    # XLA removes a loop of one iteration, and its zeros. An unrolled loop stacks the results of
+    # several steps at once. On an Explicit mesh, an element of a sharded axis has no type.
+    if length == 1 or unroll > 1 or not seeds or any(map(explicit_sharding, seeds)):
+        return jax.lax.scan(
+            body, carry, slices, length=length, reverse=reverse, unroll=unroll
+        )
+    # JAX remembers the trace of a compiled function, and inlines it in the body below.
+    body = jax.jit(body, inline=True)
+    first = jax.tree.map(lambda a: a[0], slices)
+    _, results = jax.eval_shape(body, carry, first)
+    stacks = jax.tree.map(lambda like: _first_values(seeds, length, like), results)
+    # In ``shard_map`` the carry must not change its type.
+    stacks = match_varying_axes(stacks, like=(carry, slices, seeds))
+
+    def write(
+        now: tuple[Carry, PyTree], indexed: tuple[jax.Array, PyTree]
+    ) -> tuple[tuple[Carry, PyTree], None]:
+        (carry, stacks), (i, step) = now, indexed
+        carry, results = body(carry, step)
+        stacks = jax.tree.map(
+            lambda stack, result: jax.lax.dynamic_update_index_in_dim(
+                stack, result, i, 0
+            ),
+            stacks,
+            results,
+        )
+        return (carry, stacks), None
+
+    ends, _ = jax.lax.scan(
+        write, (carry, stacks), (jnp.arange(length), slices), reverse=reverse
+    )
+    return ends
+
+
+def _first_values(
+    seeds: list[jax.Array], length: int, like: jax.ShapeDtypeStruct
+) -> jax.Array:
+    """Return an array ``(length, *like.shape)`` that depends on each seed."""
+    total = jnp.zeros((), like.dtype)
+    for seed in seeds:
+        # Devices may share the examples, so the leading axes that both arrays have stay.
+        kept = 0
+        for n, m in zip(seed.shape[:-1], like.shape, strict=False):
+            if n != m:
+                break
+            kept += 1
+        element = seed[(slice(None),) * kept + (0,) * (seed.ndim - kept)]
+        total = total + append_axes(element.astype(like.dtype), len(like.shape))
+    return jnp.broadcast_to(total, (length, *like.shape))
