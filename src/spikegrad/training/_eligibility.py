@@ -210,7 +210,11 @@ def forward(rule: Rule, step: Arguments) -> Forward:
 def next_traces(
     rule: Rule, before: Mapping[str, Any], layers: Mapping[str, LayerStep]
 ) -> dict[str, Moved]:
-    """Return the traces of all layers after a step."""
+    """Return the traces of all layers after a step, and the factors of their signals.
+
+    ``before`` has the :class:`Eligibility` or the :class:`Presynaptic` of each layer. Masked examples
+    are computed too, and :func:`hold` discards them.
+    """
     graph = rule.network.graph
     moved = {}
     for name, step in layers.items():
@@ -236,7 +240,10 @@ def shares(
     moved: Mapping[str, Moved],
     signals: Mapping[str, jax.Array],
 ) -> dict[str, jax.Array]:
-    """Return the gradients of the rows of each layer in this step: ``(rows, neurons)``."""
+    """Return the gradients of the rows of each layer in this step: ``(rows, neurons)``.
+
+    ``signals`` are ``(batch, neurons)``. They are zero for masked examples, whose outputs are zeros.
+    """
     graph, filters = rule.network.graph, rule.filters()
     by_layer = {}
     for name, (_, factor) in moved.items():
@@ -261,7 +268,10 @@ def shares(
 
 
 def gradients_of(network: Network, by_layer: dict[str, jax.Array]) -> PyTree:
-    """Return the gradients of all trainable arrays from the gradients of their rows."""
+    """Return the gradients of all trainable arrays, in the structure of ``partition(network)[0]``.
+
+    ``by_layer`` has the gradients of the rows of each layer, ``(rows, neurons)``.
+    """
     trainable, static = split_trainable(network)
 
     def rows(trainable: PyTree) -> dict[str, jax.Array]:
@@ -280,13 +290,18 @@ def gradients_of(network: Network, by_layer: dict[str, jax.Array]) -> PyTree:
 def _layer_steps(
     rule: Rule, step: Arguments, outputs: Mapping[str, Any]
 ) -> dict[str, LayerStep]:
-    """Return each layer in a step, from the outputs of all nodes."""
+    """Return each layer in a step, from the outputs of all nodes.
+
+    ``outputs`` also have the currents of the layers, and the reads of their matrices: a tuple of
+    arrays ``(batch, sources)`` for each layer.
+    """
     graph = rule.network.graph
     nodes: Any = nodes_of(graph, step.key, _examples(step))
     layers = {}
     for name in graph.layers:
         _, _, name_of_current = parts_of(name)
         current = outputs[name_of_current]
+        # The bias reads 1. Without a bias, its row is computed in vain.
         ones = jnp.ones((len(current), 1), current.dtype)
         reads = [read.astype(current.dtype) for read in outputs[_rows_of(name)]]
         cell_steps, _ = nodes[name]
@@ -354,6 +369,7 @@ def _rows_of(name: str) -> str:
 
 
 def _values(reads: Mapping[str, jax.Array]) -> tuple[jax.Array, ...]:
+    """Return the reads of the matrices of a layer, each ``(batch, sources)``, in their order."""
     return tuple(reads.values())
 
 
@@ -365,6 +381,7 @@ def _feedback_from(source: str) -> str:
 def _plus_zero(
     current: Callable[[tuple], jax.Array], zero: jax.Array, arguments: tuple
 ) -> jax.Array:
+    """Return the current of a layer plus a zero of its shape, ``(batch, neurons)``."""
     total = current(arguments)
     return total + zero.astype(total.dtype)
 
@@ -372,9 +389,10 @@ def _plus_zero(
 def _current_with_feedback(
     current: Callable[[tuple], jax.Array], feedback: Mapping[str, Any], arguments: tuple
 ) -> jax.Array:
-    """Return the current of a layer, with the derivative of its feedback.
+    """Return the current of a layer, ``(batch, neurons)``, with the derivative of its feedback.
 
-    ``arguments`` are those of a step, whose second one has the reads by label.
+    ``arguments`` are a pair: hoisted products, which a single step does not have, and the reads by
+    label. ``feedback`` has a matrix ``(neurons of the source, neurons)`` for each source.
     """
     total = current(arguments)
     _, reads = arguments
@@ -387,6 +405,7 @@ def _current_with_feedback(
 
 
 def _examples(step: Arguments) -> int:
+    """Return the number of examples in a step."""
     return len(jax.tree.leaves(step.inputs)[0])
 
 
@@ -445,17 +464,19 @@ def _next_eligibility(
 
 
 class Integrated(NamedTuple):
-    """State and output of a linear readout."""
+    """State and output of a linear readout, for derivatives: ``(batch, rows, neurons)``."""
 
     state: Any
+    """One array, or two with a synapse."""
     output: jax.Array
 
 
 def _integrated(cell: Cell, state: Any, current: jax.Array) -> Integrated:
     """Return one step of a readout for derivatives instead of values.
 
-    A readout is linear, so its derivative at rest is its step. A readout of integers rounds values,
-    but not derivatives.
+    ``state`` and ``current`` are ``(batch, rows, neurons)``, with the neurons of the layer that the
+    readout reads. A readout has one decay, so the number of neurons does not matter. It is linear,
+    so its derivative at rest is its step. A readout of integers rounds values, but not derivatives.
     """
 
     def step(state: Any, current: jax.Array) -> tuple[Any, jax.Array]:
@@ -468,7 +489,10 @@ def _integrated(cell: Cell, state: Any, current: jax.Array) -> Integrated:
 def start_traces(
     rule: Rule, name: str, state: Any, readouts: list[str]
 ) -> Eligibility | Presynaptic:
-    """Return traces of zeros for a layer with this state. ``readouts`` filter its traces."""
+    """Return traces of zeros for a layer.
+
+    ``state`` is its state, arrays ``(batch, neurons)``. ``readouts`` filter its traces.
+    """
     layers = rule.network.graph.layers
     cell = layers[name].cell
     real = inexact(state)
