@@ -212,8 +212,8 @@ def next_traces(
 ) -> dict[str, Moved]:
     """Return the traces of all layers after a step, and the factors of their signals.
 
-    ``before`` has the :class:`Eligibility` or the :class:`Presynaptic` of each layer. Masked examples
-    are computed too, and :func:`hold` discards them.
+    ``before`` has the :class:`Eligibility` or the :class:`Presynaptic` of each layer. Masked
+    examples are computed too, and :func:`hold` discards them.
     """
     graph = rule.network.graph
     moved = {}
@@ -242,7 +242,7 @@ def shares(
 ) -> dict[str, jax.Array]:
     """Return the gradients of the rows of each layer in this step: ``(rows, neurons)``.
 
-    ``signals`` are ``(batch, neurons)``. They are zero for masked examples, whose outputs are zeros.
+    ``signals`` are ``(batch, neurons)``. Those of masked examples are zero, like their outputs.
     """
     graph, filters = rule.network.graph, rule.filters()
     by_layer = {}
