@@ -29,7 +29,7 @@ def test_memory_and_time_are_those_of_the_results():
 
 def test_numbers_of_neurons_and_surrogates():
     cells = {getattr(neurons, name) for name in neurons.__all__ if hasattr(getattr(neurons, name), "integrate")}
-    models = cells - {neurons.Cell, neurons.LeakyReadout, neurons.Refractory}
+    models = cells - {neurons.Cell, neurons.LeakyReadout, neurons.Refractory, neurons.Relu}
     libraries = {name.partition(".")[0] for name in presets.PRESETS}
     assert TABLE["neurons, surrogates"][0] == f"{len(models)}, {len(spikegrad.names())}"
     assert len(libraries) == 15
