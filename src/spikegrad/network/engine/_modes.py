@@ -7,10 +7,8 @@ CLI and the tests read this table.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from typing import NamedTuple
 
-from . import _loop, _scan
 from ._storage import EIGHT_BIT, EXACT, HALF, Storage
 
 
@@ -20,11 +18,9 @@ class Mode(NamedTuple):
     storage: Storage = EXACT
     recompute: bool = False
     """If True, states are stored at the start of each segment and recomputed within it."""
-    run: Callable = _loop.run
-    """The engine, a loop over time: ``run(graph, inputs, starts, masks, key, plan)``."""
     cuts: bool = True
-    """If True, the engine splits the steps into chunks and segments, and supports reverse-mode
-    derivatives only.
+    """If True, the engine of ``_loop`` splits the steps into chunks and segments, and supports
+    reverse-mode derivatives only. Otherwise ``_scan`` runs the steps.
     """
 
 
@@ -33,7 +29,7 @@ MODES = {
     "half": Mode(HALF),
     "8-bit": Mode(EIGHT_BIT),
     "recompute": Mode(recompute=True),
-    "scan": Mode(run=_scan.run, cuts=False),
+    "scan": Mode(cuts=False),
 }
 
 

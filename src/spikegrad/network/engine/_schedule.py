@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from ..._device import CPU, Device
 from ..graph._connections import Name
+from ._modes import Backward
 from ._storage import Storage
-
-if TYPE_CHECKING:
-    from ._modes import Backward
 
 RESIDUALS = "spikegrad_residuals"
 """The name of the residuals of a loop for ``jax.checkpoint``."""

@@ -30,6 +30,7 @@ from ..graph._graph import Graph
 from ..step._masks import Masks, tree_keep, with_finite_padding
 from ..step._states import Parts, is_over_time
 from ..step._step import LayerState, parts_of
+from . import _loop, _scan
 from ._functions import known
 from ._schedule import RESIDUALS, Plan
 
@@ -166,7 +167,8 @@ def _run_stage(graph, stage, start, plan, sources, again, masks, key):
         return Run({}, {}, statistics), outputs, {}
     stage_inputs = select(values, stage.graph.inputs)
     starts = start(stage.graph, stage_inputs)
-    (states, pasts), outs, again = plan.backward.row.run(
+    engine = _loop if plan.backward.row.cuts else _scan
+    (states, pasts), outs, again = engine.run(
         stage.graph, stage_inputs, starts, masks, key, plan
     )
     # Stages need different numbers of past outputs of a source. Only the longest past is a state of
