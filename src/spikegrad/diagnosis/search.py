@@ -255,7 +255,8 @@ def _always(study: Study, best: Candidate) -> bool:
 
 
 def _is_learned_by_heart(study: Study, best: Candidate) -> bool:
-    return not study.is_slow and study.initial.trained >= LEARNS
+    is_trained = not study.is_slow and study.initial.trained >= LEARNS
+    return is_trained and best.outcome.learned < LEARNS
 
 
 def _below(enough: float) -> Callable[[Study, Candidate], bool]:

@@ -76,7 +76,9 @@ class Problem(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """What a short training learned: parts of the loss of constant outputs that it removed."""
+    """What a short training learned: parts of the way from the loss of constant outputs to that of
+    perfect outputs, which is 0 for most losses.
+    """
 
     learned: float
     """The smaller of both parts below."""
