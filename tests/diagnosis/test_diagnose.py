@@ -3,6 +3,7 @@
 import dataclasses
 import json
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -32,7 +33,9 @@ from spikegrad import (
     shifted,
 )
 from spikegrad.diagnosis import measures, trial
+from spikegrad.diagnosis._diagnose import _advice
 from spikegrad.diagnosis.attainable import attainable_loss
+from spikegrad.diagnosis.search import SearchResult
 from spikegrad.network import hidden_arrays
 from spikegrad.neurons import RF, Refractory
 
@@ -749,6 +752,23 @@ def test_slope_of_a_repair_covers_the_potentials():
     _, spread = report.layers["1"].distance
     assert shape.peak == pytest.approx(1, rel=1e-2)
     assert shape.area / shape.peak == pytest.approx(min(spread, 2.0), rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "result", "text"),
+    [
+        # The part that is learned of all examples, with noise in the targets.
+        ((0.4, 0.45, 0.4), {}, "it learns this part, also of other examples, and no change adds to it"),
+        ((0.1, 0.45, 0.1), {}, "no change lets it learn (tried: all changes): check what is outside"),
+        ((0.1, 0.1, 0.1), {}, "no change lets it learn"),
+        ((0.1, 0.1, 0.1), {"repaired": trial.Outcome(0.4, 0.4, 0.4)}, "no other change adds to it"),
+        ((0.4, 0.45, 0.4), {"is_cut": True}, "the budget of 7 seconds ended before all changes were tried"),
+    ],
+)
+def test_verdict_tells_no_help_from_some(outcome, result, text):
+    study = SimpleNamespace(initial=trial.Outcome(*outcome), longer=None, budget=trial.Budget(7))
+    found = SearchResult((), None, ("all changes",))._replace(**result)
+    assert text in _advice(study, found)
 
 
 def test_inputs_of_symbols_stay_integers():
