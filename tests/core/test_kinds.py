@@ -292,7 +292,10 @@ WRAPPERS = {
 def test_settings_are_one_object_in_every_order_or_a_reason():
     for names in [*itertools.product(WRAPPERS, repeat=2), *itertools.product(WRAPPERS, repeat=3)]:
         several = len(set(names) & set(KINDS)) > 1
-        under = lambda names: functools.reduce(lambda s, name: WRAPPERS[name](s), names, Sigmoid(2.0))  # noqa: E731
+
+        def under(names):
+            return functools.reduce(lambda s, name: WRAPPERS[name](s), names, Sigmoid(2.0))
+
         if several:
             with pytest.raises(TypeError, match=r"surrogate already has a spike type, got .*; use one spike type"):
                 under(names)

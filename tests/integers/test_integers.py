@@ -546,8 +546,8 @@ def test_packed_weights_in_c(bits, step, tmp_path):
     # The compiler agrees on the sizes, and C++ takes the header.
     check = f"""#include "net.c"
     typedef char state_size[sizeof(net_state) == {report.state} ? 1 : -1];
-    enum {{ TABLES = sizeof source + sizeof layer + sizeof edge + sizeof output + sizeof leak + sizeof current_leak +
-                    sizeof threshold + sizeof bias + sizeof weight{width} }};
+    enum {{ TABLES = sizeof source + sizeof layer + sizeof edge + sizeof output + sizeof leak +
+                    sizeof current_leak + sizeof threshold + sizeof bias + sizeof weight{width} }};
     typedef char tables_size[TABLES == {report.tables} ? 1 : -1];"""
     (tmp_path / "check.c").write_text(check)
     subprocess.run(["cc", "-std=c99", "-c", "check.c", "-o", "check.o"], cwd=tmp_path, check=True)

@@ -110,7 +110,10 @@ def expected_of(name):
 @pytest.mark.parametrize(("name", "mode"), few(itertools.product(NETWORKS, MODES), ("refractory", "exact")))
 def test_every_mode_is_the_loop(x64, name, mode):
     expected, expected_gradient = expected_of(name)
-    run = lambda p, x: jnp.stack([*observed(build(NETWORKS[name], p), x, backward=mode)[1].values()])  # noqa: E731
+
+    def run(p, x):
+        return jnp.stack([*observed(build(NETWORKS[name], p), x, backward=mode)[1].values()])
+
     spikes, gradient = value_and_gradient(run, P, jnp.asarray(X), COTANGENTS)
     assert np.array_equal(spikes, expected)
     assert all(0.05 < layer.mean() < 0.7 for layer in spikes)
