@@ -482,8 +482,8 @@ def _integrated(cell: Cell, state: Any, current: jax.Array) -> Integrated:
     def step(state: Any, current: jax.Array) -> tuple[Any, jax.Array]:
         return cell.fire(cell.integrate(state, current))
 
-    rest = jax.tree.map(jnp.zeros_like, (state, current))
-    return Integrated(*jax.jvp(step, rest, (state, current))[1])
+    at_rest = jax.tree.map(jnp.zeros_like, (state, current))
+    return Integrated(*jax.jvp(step, at_rest, (state, current))[1])
 
 
 def start_traces(

@@ -29,14 +29,14 @@ class NetworkWatch:
 
     def _note(self, call: NetworkCall) -> None:
         """Note the hidden arrays of a network that the loss has called."""
-        found = hidden_arrays(call.network, call.inputs, key=call.key, mask=call.mask)
+        arrays = hidden_arrays(call.network, call.inputs, key=call.key, mask=call.mask)
         # JAX traces a loss with tracers in place of its trained arrays. A network without a tracer
         # is a constant of the loss, such as a pretrained one, and hides nothing.
         leaves = jax.tree.leaves(call.network)
         is_trained = any(isinstance(leaf, Tracer) for leaf in leaves)
-        if not (is_trained or any(array.is_traced for array in found)):
+        if not (is_trained or any(array.is_traced for array in arrays)):
             return
-        for array in found:
+        for array in arrays:
             if not array.is_traced and array.function not in reported:
                 self.hidden[str(array)] = array
 
@@ -46,10 +46,10 @@ class NetworkWatch:
         self.hidden.clear()
         if not texts:
             return
-        shown = ", ".join(texts[:_SHOWN])
+        text = ", ".join(texts[:_SHOWN])
         if len(texts) > _SHOWN:
-            shown += f" and {len(texts) - _SHOWN} more"
+            text += f" and {len(texts) - _SHOWN} more"
         warnings.warn(
-            f"fit: functions hold arrays that are not trained: {shown}; {FIX_OF_HIDDEN}",
+            f"fit: functions hold arrays that are not trained: {text}; {FIX_OF_HIDDEN}",
             stacklevel=stacklevel + 1,
         )

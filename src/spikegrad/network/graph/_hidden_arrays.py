@@ -102,13 +102,13 @@ def hidden_arrays(
     list of HiddenArray
         In the order of the nodes. A function that several weights share appears for each of them.
     """
-    found: dict[tuple[Name, str], list[HiddenArray]] = {}
+    arrays: dict[tuple[Name, str], list[HiddenArray]] = {}
 
     def watched(node: Name, label: str, function: Callable) -> StaticFunction:
         def call(*args: Any, **options: Any) -> Any:
-            if (node, label) not in found:
+            if (node, label) not in arrays:
                 constants = _constants_of(function, *args, **options)
-                found[node, label] = [
+                arrays[node, label] = [
                     HiddenArray(
                         *(node, label, getattr(function, "function", function)),
                         *(array.shape, array.dtype, isinstance(array, Tracer)),
@@ -134,8 +134,8 @@ def hidden_arrays(
     with watch_calls(None):  # the copy is not a call of the user
         jax.eval_shape(run)
     order = [*network.layers]
-    places = sorted(found, key=lambda place: order.index(place[0]))
-    return [array for place in places for array in found[place]]
+    places = sorted(arrays, key=lambda place: order.index(place[0]))
+    return [array for place in places for array in arrays[place]]
 
 
 def _with_functions(
@@ -187,17 +187,17 @@ def _live_constants(jaxpr: Any) -> list[Any]:
     """
     program, consts = equations(jaxpr)
     live = {id(var) for var in program.outputs}
-    found = []
+    inner = []
     for equation in program.equations:
         if equation.primitive.name != "stop_gradient":
             live |= {id(var) for var in equation.invars}
         for part in jax.tree.leaves([*equation.params.values()]):
             if hasattr(part, "eqns"):
-                found += _live_constants(part)
+                inner += _live_constants(part)
     # The constants are the first inputs.
-    own = [
+    outer = [
         const
         for var, const in zip(program.inputs, consts, strict=False)
         if id(var) in live and jnp.issubdtype(var.aval.dtype, jnp.floating)
     ]
-    return own + found
+    return outer + inner
