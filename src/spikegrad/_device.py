@@ -1,7 +1,8 @@
 """The defaults of the loops over time and of training, for each kind of device.
 
 On a CPU, an iteration of a compiled loop costs nothing. Unrolled steps only take longer to compile,
-and chunks of convolutions need more memory and no less time.
+and chunks of convolutions need more memory and no less time. The arrays of a chunk exist at the
+same time, so a chunk is short compared with the sequence (:meth:`Device.length_of_chunk`).
 
 On a GPU, the host starts each kernel, and this takes longer than many kernels run. XLA compiles the
 unrolled steps of a layer to one kernel. It captures a sequence of kernels as one CUDA graph, which
@@ -11,9 +12,22 @@ nothing in it is a loop. ``benchmarks/gpu.py --described h100`` counts kernels a
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import jax
+
+
+class Work(NamedTuple):
+    """The work of one time step of a network. It determines the length of a chunk."""
+
+    layers: int = 1
+    convolves: bool = False
+    """If True, convolutions outweigh the products that a chunk computes together."""
+    weights: int = 0
+    """The number of elements of the weights of these products."""
+    states: int = 1
+    """The number of elements of the states of all layers and examples."""
 
 
 class Device(NamedTuple):
@@ -39,10 +53,18 @@ class Device(NamedTuple):
     copies_ahead: bool
     """If True, ``fit`` copies the batches of the next call while the device computes."""
 
-    def length_of_chunk(self, saves: bool, convolves: bool) -> int:
+    def length_of_chunk(self, steps: int, saves: bool, work: Work) -> int:
         """Return the usual length of a chunk. ``saves`` is True in modes that save memory."""
         length = self.saving_chunk if saves else self.chunk
-        return min(length, self.image_chunk) if convolves else length
+        if work.convolves:
+            length = min(length, self.image_chunk)
+        if self.captures_chunks:
+            return length
+        # A chunk holds the rebuilt states of its steps. The square root of the number of steps
+        # makes them a small part of the stored states. While they have fewer elements than the
+        # weights, a longer chunk costs little memory, and reads the weights less often.
+        short = max(round(math.sqrt(steps)), work.weights // max(1, work.states), 2)
+        return min(length, short)
 
     def longest_chunk(self, saves: bool, layers: int) -> int:
         """Return the largest default length of a chunk in a network of this many layers."""

@@ -22,6 +22,7 @@ from spikegrad import (
     _device,
     stochastic,
 )
+from spikegrad._device import Work
 from spikegrad.network.engine._schedule import Part, schedule
 
 STEPS, BATCH, CHUNK = 4, 3, 2
@@ -122,7 +123,7 @@ def test_chunks_contain_no_loop(mode, around):
 
 def test_deep_networks_have_short_chunks_on_a_gpu():
     def chunk(mode, device, layers, steps=100, **options):
-        return schedule(steps, Backward(mode), device, layers, **options)[0].chunk
+        return schedule(steps, Backward(mode), device, Work(layers, **options))[0].chunk
 
     gpu, processor = _device.GPU, _device.CPU
     assert [chunk("exact", gpu, layers) for layers in (1, 9, 18, 100)] == [10, 10, 5, 1]
@@ -138,4 +139,4 @@ def test_deep_networks_have_short_chunks_on_a_gpu():
 
 
 def test_few_steps_are_recomputed_on_a_gpu_too():
-    assert schedule(8, Backward("recompute"), _device.GPU, 4, convolves=True) == [Part(0, 8, 4, 4)]
+    assert schedule(8, Backward("recompute"), _device.GPU, Work(4, convolves=True)) == [Part(0, 8, 4, 4)]

@@ -4,9 +4,12 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from spikegrad import LIF, Backward, Join, Layer, Network
+from spikegrad._device import CPU, Work
+from spikegrad.network.engine._schedule import schedule
 
 BATCH, SIZE, CHANNELS = 2, 8, 8
 
@@ -57,3 +60,34 @@ def test_stages_hold_the_arrays_of_one_loop_at_a_time(chunk):
     assert exact < 9
     assert half < 0.85 * exact
     assert eight_bit < half
+
+
+def of_graph(adjacency):
+    """Three layers of a graph network, whose nodes are the examples of a step."""
+
+    def network(weights):
+        def layer(weight):
+            return Layer(lambda x: adjacency @ (x @ weight), LIF(0.9))
+
+        return Network([layer(weight) for weight in weights])
+
+    return network
+
+
+def test_chunks_are_short_beside_a_short_sequence():
+    """One chunk of all ten steps would hold more rebuilt arrays than stored ones."""
+    nodes, features = 64, 32
+    weights, (x,) = shapes(*[(features, features)] * 3), shapes((10, nodes, features))
+    network = of_graph(jnp.eye(nodes))
+    assert temporary(network, weights, x, "exact") < 0.7 * temporary(network, weights, x, Backward(chunk=10))
+
+
+def test_chunks_are_longer_if_weights_outweigh_their_states():
+    chunks = [schedule(10, Backward(), CPU, Work(weights=n, states=100))[0].chunk for n in (0, 500, 5000)]
+    assert chunks == [2, 5, 10]
+    assert [schedule(n, Backward())[0].chunk for n in (5, 7, 100, 1000)] == [5, 7, 10, 10]
+
+
+def test_lengths_may_be_integers_of_numpy():
+    assert Backward(chunk=np.int64(3), truncate=np.int8(2)) == Backward(chunk=3, truncate=2)
+    assert type(Backward(unroll=np.int64(3)).unroll) is int

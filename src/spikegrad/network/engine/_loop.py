@@ -56,7 +56,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.tree_util import Partial
 
 from ..._compat import match_varying_axes, merge_leading, spread_as, zeros_like
-from ..._device import Device
+from ..._device import Device, Work
 from ..._pytree import PyTree, inexact, is_inexact
 from ..graph._connections import Name
 from ..graph._graph import Graph
@@ -88,7 +88,7 @@ def run(
     traced, arrays, pre_spike = trace_all(
         graph, {name: x[0] for name, x in inputs.items()}, *starts, key, plan
     )
-    convolves = _is_convolutional(traced, arrays, pre_spike)
+    work = _work_of(traced, arrays, pre_spike)
     # In ``shard_map`` the inputs differ between devices. The weights get their type, because the
     # gradients are in the carry of the backward scan, and a scan must not change the types of its
     # carry.
@@ -98,10 +98,7 @@ def run(
     # The states after one part start the next. Their derivatives pass between the parts as
     # those of ordinary arrays.
     results = []
-    parts = schedule(
-        len(masks.started), plan.backward, plan.device, len(pre_spike), convolves
-    )
-    for part in parts:
+    for part in schedule(len(masks.started), plan.backward, plan.device, work):
         starts, *result = _run_part(
             plan, graph, traced, part, arrays, inputs, pre_spike, starts, masks
         )
@@ -123,8 +120,8 @@ def run(
     return starts, jax.tree.map(lambda *a: jnp.concatenate(a), *recorded), again
 
 
-def _is_convolutional(traced: dict, arrays: dict, states: dict) -> bool:
-    """Return True if convolutions outweigh the products that a chunk computes together."""
+def _work_of(traced: dict, arrays: dict, states: dict) -> Work:
+    """Return the work of a step, from sizes only, so it is fixed when the program is traced."""
 
     def size(tree):
         # An exported program may have a symbolic number of examples, which counts as one.
@@ -132,10 +129,11 @@ def _is_convolutional(traced: dict, arrays: dict, states: dict) -> bool:
         return sum(math.prod(n for n in s if isinstance(n, int)) for s in shapes)
 
     # A chunk reads the weights of its products once instead of once per step. For convolutions it
-    # only adds arrays of (chunk, batch, neurons), which a single step keeps in the cache. Only
-    # sizes are compared, so the choice is fixed when the program is traced.
+    # only adds arrays of (chunk, batch, neurons), which a single step keeps in the cache.
     at_once = [arrays[name] for name, node in traced.items() if not node.per_step]
-    return len(at_once) < len(traced) and size(at_once) <= size(states)
+    weights = size(at_once)
+    convolves = len(at_once) < len(traced) and weights <= size(states)
+    return Work(len(states), convolves, weights, size(states))
 
 
 def _outputs(

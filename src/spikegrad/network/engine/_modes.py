@@ -7,6 +7,7 @@ CLI and the tests read this table.
 from __future__ import annotations
 
 import dataclasses
+import numbers
 from typing import NamedTuple
 
 from ._storage import EIGHT_BIT, EXACT, HALF, Storage
@@ -56,10 +57,12 @@ class Backward:
     chunk : int, optional
         Number of steps that compute their independent products together, forward and backward.
         Longer chunks are faster and take more memory. The default is about 10 in mode ``"exact"``
-        and about 5 in other modes. It is 1 if a layer or join is a convolution and the other
-        weights have fewer elements than the states of a step. Convolutions are not faster
-        together. On GPUs it is about 10 in all modes and 8 for convolutions, and less in networks
-        of more than 9 layers. It must divide ``segment``, and should divide the number of steps.
+        and about 5 in other modes. It is at most about the square root of the number of steps,
+        unless the states of a longer chunk have fewer elements than the weights. It is 1 if a layer
+        or join is a convolution and the other weights have fewer elements than the states of a
+        step. Convolutions are not faster together. On GPUs it is about 10 in all modes and 8 for
+        convolutions, and less in networks of more than 9 layers. It must divide ``segment``, and
+        should divide the number of steps.
     segment : int, optional
         Number of steps in a segment. Other modes than ``"recompute"`` use segments only if you
         pass it.
@@ -102,10 +105,14 @@ class Backward:
             )
         for name in ("chunk", "segment", "truncate", "unroll"):
             length = getattr(self, name)
-            if length is not None and not (isinstance(length, int) and length > 0):
+            if length is None:
+                continue
+            # NumPy's integers too, which a computed length is.
+            if not (isinstance(length, numbers.Integral) and length > 0):
                 raise ValueError(
                     f"Backward: {name} must be an integer >= 1, got {length!r}"
                 )
+            object.__setattr__(self, name, int(length))
         if (self.chunk or self.segment) and not self.row.cuts:
             raise ValueError(
                 f"Backward: mode {self.mode!r} does not take chunk or segment, got {self.chunk} "

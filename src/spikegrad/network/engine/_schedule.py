@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-from ..._device import CPU, Device
+from ..._device import CPU, Device, Work
 from ..graph._connections import Name
 from ._modes import Backward
 from ._storage import Storage
@@ -55,21 +55,17 @@ class Part(NamedTuple):
 
 
 def schedule(
-    steps: int,
-    backward: Backward,
-    device: Device = CPU,
-    layers: int = 1,
-    convolves: bool = False,
+    steps: int, backward: Backward, device: Device = CPU, work: Work | None = None
 ) -> list[Part]:
     """Return one part, and a second part for the remaining steps if segments or chunks do not
     divide the steps.
-
-    ``convolves`` is True if convolutions outweigh the products that a chunk computes together.
 
     >>> from spikegrad import Backward
     >>> schedule(250, Backward()), schedule(250, Backward("recompute"))
     ([Part(start=0, steps=250, segment=250, chunk=10)],
     [Part(start=0, steps=250, segment=10, chunk=5)])
+    >>> schedule(10, Backward())
+    [Part(start=0, steps=10, segment=10, chunk=2)]
     >>> schedule(11, Backward(chunk=4))
     [Part(start=0, steps=8, segment=8, chunk=4),
     Part(start=8, steps=3, segment=3, chunk=3)]
@@ -77,21 +73,28 @@ def schedule(
     storage, recompute, *_ = backward.row
     chunk, segment = backward.chunk, backward.segment
     saves = storage.encodes or recompute
-    most = device.longest_chunk(saves, layers)
-    near = min(device.length_of_chunk(saves, convolves), most)
+    work = work or Work()
+    most = device.longest_chunk(saves, work.layers)
+    near = min(device.length_of_chunk(steps, saves, work), most)
     if recompute and segment is None and device.captures_chunks:
         # A chunk of all steps would recompute nothing.
         near = min(near, max(1, round(math.sqrt(steps))))
     if chunk is None and segment is not None:
-        chunk = _divisor(segment, near, least=1, most=most)
+        chunk = _divisor(segment, near, least=1, most=min(most, 2 * near))
     elif chunk is None:
-        chunk = min(_divisor(steps, near, most=most), steps)
+        least, longest = -(-near // 2), 2 * near
+        if not device.captures_chunks:
+            # Chunks of one step take longer than chunks of two. A few steps without a short
+            # divisor are one chunk, because a second part takes as long to compile as the first.
+            least, longest = max(least, min(near, 2)), 2 * max(near, device.chunk)
+        near = _divisor(steps, near, least=least, most=min(most, longest))
+        chunk = min(near, steps)
     if recompute and segment is None:
         # About the square root of the number of steps: one state is stored per segment and all
         # states of one segment at a time, and their sum is least there.
-        segment = chunk * _divisor(
-            steps // chunk, max(1, round(math.sqrt(steps) / chunk))
-        )
+        near = max(1, round(math.sqrt(steps) / chunk))
+        chunks = _divisor(steps // chunk, near, least=-(-near // 2), most=2 * near)
+        segment = chunk * chunks
     # A scan needs equal chunks. The remaining steps become a part with a scan of its own.
     remaining = steps % (segment or chunk)
     divisible = steps - remaining
@@ -106,15 +109,10 @@ def schedule(
     return parts
 
 
-def _divisor(
-    n: int, near: int, least: int | None = None, most: int | None = None
-) -> int:
-    """Return the divisor of n nearest to ``near``, or ``near`` if none is within a factor of two
-    (or ``least``), and at most ``most``.
-    """
-    longest = min(2 * near, most or 2 * near)
+def _divisor(n: int, near: int, *, least: int, most: int) -> int:
+    """Return the divisor of n nearest to ``near`` within these bounds, or ``near`` without one."""
     return min(
-        (d for d in range(least or -(-near // 2), longest + 1) if n % d == 0),
+        (d for d in range(least, most + 1) if n % d == 0),
         # Nearest as a ratio: 5 and 20 are equally far from 10.
         key=lambda d: abs(math.log(d / near)),
         default=near,
