@@ -140,6 +140,7 @@ def main() -> None:
         else:
             rows = compiled(options.described, name, modes)
         kept = [row for row in kept if row["case"] != name] + rows
+        kept.sort(key=lambda row: [*COMPILED].index(row["case"]))
         # after each case, because all of them take long
         report(kept, options.json)
 
