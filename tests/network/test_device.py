@@ -23,7 +23,7 @@ from spikegrad import (
     stochastic,
 )
 from spikegrad._device import Work
-from spikegrad.network.engine._schedule import Part, schedule
+from spikegrad.network.engine._schedule import schedule
 
 STEPS, BATCH, CHUNK = 4, 3, 2
 FIRE = Sigmoid(4.0)
@@ -138,5 +138,8 @@ def test_deep_networks_have_short_chunks_on_a_gpu():
     assert chunk("exact", processor, 4, steps=8, convolves=True) == 1
 
 
-def test_few_steps_are_recomputed_on_a_gpu_too():
-    assert schedule(8, Backward("recompute"), _device.GPU, Work(4, convolves=True)) == [Part(0, 8, 4, 4)]
+@pytest.mark.parametrize("mode", ["half", "8-bit", "recompute"])
+def test_few_steps_are_several_chunks_where_memory_is_saved(mode):
+    (part,) = schedule(8, Backward(mode), _device.GPU, Work(layers=4, convolves=True))
+    assert part.chunk == 4
+    assert part.segment == (4 if mode == "recompute" else 8)

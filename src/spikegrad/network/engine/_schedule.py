@@ -76,8 +76,8 @@ def schedule(
     work = work or Work()
     most = device.longest_chunk(saves, work.layers)
     near = min(device.length_of_chunk(steps, saves, work), most)
-    if recompute and segment is None and device.captures_chunks:
-        # A chunk of all steps would recompute nothing.
+    if saves and segment is None and device.captures_chunks:
+        # A chunk of all steps would recompute nothing, and keep its states in full precision.
         near = min(near, max(1, round(math.sqrt(steps))))
     if chunk is None and segment is not None:
         chunk = _divisor(segment, near, least=1, most=min(most, 2 * near))
