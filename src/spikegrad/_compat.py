@@ -286,7 +286,7 @@ def with_jvp(function: Callable, rule: Callable) -> Callable:
         return function(*args)
 
     def forward(*args):
-        return kept(*args), args
+        return checkpointed(*args), args
 
     def backward(args, cotangent):
         def tangent(*tangents):
@@ -298,8 +298,8 @@ def with_jvp(function: Callable, rule: Callable) -> Callable:
     ruled = jax.custom_jvp(with_vjp)
     ruled.defjvp(rule)
     # It stores the arguments that the rule needs, and nothing else.
-    kept = jax.checkpoint(ruled, prevent_cse=False)
-    return kept
+    checkpointed = jax.checkpoint(ruled, prevent_cse=False)
+    return checkpointed
 
 
 # --- precision ------------------------------------------------------------------------------------

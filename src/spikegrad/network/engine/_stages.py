@@ -145,13 +145,22 @@ def run_stages(
     return done, select(values, plan.outputs)
 
 
-def _run_stage(graph, stage, start, plan, sources, again, masks, key):
+def _run_stage(
+    graph: Graph,
+    stage: Stage,
+    start: Callable[[Graph, dict[Name, jax.Array]], Parts],
+    plan: Plan,
+    sources: dict[Name, jax.Array],
+    again: Mapping[Name, Callable],
+    masks: Masks,
+    key: jax.Array | None,
+) -> tuple[Run, dict[Name, PyTree], dict[Name, Callable]]:
     """Return the results of one stage, the outputs of its nodes, and functions that recompute
     outputs.
     """
-    values = {}
-    statistics = {}
-    outputs = {}
+    values: dict[Name, jax.Array] = {}
+    statistics: dict[Name, PyTree] = {}
+    outputs: dict[Name, PyTree] = {}
     for name, out in sources.items():
         # The backward pass stores only sources that residuals do not determine.
         rebuilt = _again(graph, again, masks, name)

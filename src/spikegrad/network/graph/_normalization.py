@@ -64,12 +64,13 @@ def fold_normalization(
     """
     weight = real_array(jnp.asarray(weight), "fold_normalization", "weight")
     neurons = weight.shape[axis]
-    mean, var, gain, shift, bias = (
-        jnp.broadcast_to(jnp.asarray(value, weight.dtype), (neurons,))
-        for value in (mean, var, gain, shift, 0.0 if bias is None else bias)
-    )
-    scale = gain / jnp.sqrt(var + epsilon)
+
+    def of_neurons(value: ArrayLike) -> jax.Array:
+        return jnp.broadcast_to(jnp.asarray(value, weight.dtype), (neurons,))
+
+    scale = of_neurons(gain) / jnp.sqrt(of_neurons(var) + epsilon)
     # The statistics are (neurons,), so they get axes of length 1 beside the outputs.
     along = [1] * weight.ndim
     along[axis] = neurons
-    return weight * scale.reshape(along), (bias - mean) * scale + shift
+    centered = of_neurons(0.0 if bias is None else bias) - of_neurons(mean)
+    return weight * scale.reshape(along), centered * scale + of_neurons(shift)

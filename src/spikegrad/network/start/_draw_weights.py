@@ -171,7 +171,9 @@ def draw_layers(
     _, functions = split(Entries(graph.nodes), lambda _, leaf: is_array(leaf))
 
     @jax.jit
-    def run(arrays, x, mask):
+    def run(
+        arrays: Entries, x: dict[Name, jax.Array], mask: jax.Array | None
+    ) -> dict[Name, jax.Array]:
         nodes, x, mask, key = match_varying_axes(
             (merge(arrays, functions), x, mask, checked_key(noise))
         )
@@ -184,7 +186,7 @@ def draw_layers(
             return dict.fromkeys((*graph.inputs, *graph.nodes), rate)
         nodes = Entries(graph.nodes) | drawn_layers
         arrays, _ = split(nodes, lambda _, leaf: is_array(leaf))
-        return {**x, **run(arrays, x, mask)}
+        return {**x, **run(arrays, dict(x), mask)}
 
     # All weights are zeros until they are drawn. Values that a user passed would otherwise feed the
     # measurement.

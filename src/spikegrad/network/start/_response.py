@@ -9,6 +9,7 @@ first spike.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -16,6 +17,7 @@ import jax.numpy as jnp
 from jax.core import Tracer
 
 from ..._compat import evaluated
+from ..._pytree import PyTree
 from ...neurons import Cell, State, fire, says_how_to_encode
 from ..step._masks import tree_where
 
@@ -63,7 +65,14 @@ def measure_response(cell: Cell, like: tuple[int, ...], steps: int) -> Response:
     receptors = like[1] if len(like) > 1 else 1
     shape = receptors, *like
 
-    def run(v, pulse, steps, look):
+    def run(
+        v: State,
+        pulse: jax.Array,
+        steps: int,
+        look: Callable[[State, jax.Array], PyTree],
+    ) -> tuple[State, tuple[PyTree, jax.Array]]:
+        """Return the last state, and for each step what ``look`` reads and whether neurons fire."""
+
         def step(v, n):
             u = cell.integrate(v, jnp.where(n == 0, pulse, 0))
             v, out = fire(cell, u, jax.random.fold_in(jax.random.key(0), n))
