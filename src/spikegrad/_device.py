@@ -70,6 +70,8 @@ class Device(NamedTuple):
         """Return the largest default length of a chunk in a network of this many layers."""
         # A shorter chunk is still one graph. A loop over its steps would not be. A step has about
         # twice as many instructions in modes that save memory.
+        # A stage may have joins only, which count as one layer.
+        layers = max(1, layers)
         return max(1, self.layer_steps // (2 * layers if saves else layers))
 
     def unroll_of_chunk(self, chunk: int, layers: int) -> int:
@@ -77,7 +79,8 @@ class Device(NamedTuple):
         if not self.captures_chunks:
             return min(self.unroll, chunk)
         # Equal iterations, because a remainder would be a second copy of the steps.
-        most = max(1, self.layer_steps // layers)
+        # A stage of joins only counts as one layer.
+        most = max(1, self.layer_steps // max(1, layers))
         return max(n for n in range(1, min(most, chunk) + 1) if chunk % n == 0)
 
 
