@@ -143,14 +143,14 @@ def compiled(
     arrays, others = split(problem.network, lambda _, leaf: is_array(leaf))
 
     @functools.partial(jax.jit, **options)
-    def run(arrays, inputs, values, *arguments):
+    def run(arrays: Network, inputs: Any, values: list[Any], *arguments: Any) -> Any:
         moves = {
             slot: dataclasses.replace(slot, value=value)
             for slot, value in zip(neutral, values, strict=True)
         }
         return function(problem, merge(arrays, others), inputs, moves, *arguments)
 
-    def call(moves, *arguments):
+    def call(moves: Moves, *arguments: Any) -> Any:
         # Every slot gets a value, in one order, so all calls have one structure and one program.
         values = [moves.get(slot, move).value for slot, move in neutral.items()]
         return jax.device_get(run(arrays, dict(problem.inputs), values, *arguments))
@@ -230,7 +230,8 @@ class Trials:
         self.is_split = examples >= FEW_EXAMPLES
         # A permutation, because examples may be sorted by class.
         order = np.argsort(np.random.default_rng(0).permutation(examples))
-        self.held = order < int(HELD_OUT * examples) * self.is_split
+        count = int(HELD_OUT * examples) if self.is_split else 0
+        self.held = order < count  # (examples,)
 
     def __call__(self, moves: Moves, updates: int = UPDATES) -> Outcome:
         """Train the network with moves."""
@@ -305,14 +306,14 @@ def _train(
         return network(problem.arguments(inputs), **options)[1]
 
     @functools.partial(jax.vmap, in_axes=(0, 1, 1), out_axes=1)
-    def choose(condition, first, second):
+    def choose(condition: jax.Array, first: Any, second: Any) -> Any:
         return jax.tree.map(functools.partial(jnp.where, condition), first, second)
 
-    def update(step, carry):
+    def update(step: int, carry: tuple[Network, Any]) -> tuple[Network, Any]:
         trainable, state = carry
         key = None if problem.key is None else jax.random.fold_in(problem.key, step)
 
-        def loss_of(trainable):
+        def loss_of(trainable: Network) -> jax.Array:
             out = outputs_of(trainable, key)
             # The loss takes the outputs of all examples, and labels may be in its closure, so no
             # example can be left out. Held-out ones keep their values but get no gradient.

@@ -267,7 +267,9 @@ def cost_report(
     arrays, functions = split(network, lambda _, leaf: is_array(leaf))
 
     @jax.jit
-    def run(arrays, x, mask):
+    def run(
+        arrays: Network, x: dict[Name, jax.Array], mask: jax.Array | None
+    ) -> tuple[PyTree, PyTree, dict[Name, jax.Array]]:
         named = dataclasses.replace(merge(arrays, functions), inputs=graph.inputs)
         states, activity = named.observe(x, parts=("output",), key=key, mask=mask)
         values = x | {name: node.output for name, node in activity.items()}
