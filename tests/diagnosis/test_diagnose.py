@@ -619,7 +619,7 @@ def test_network_that_cannot_learn_is_never_fine():
     report = trained(HEALTHY, 0 * INPUTS, NOISE, budget=60)
     assert report.outcome.learned < 0.2
     assert [(issue.kind, issue.fixes) for issue in report.issues] == [("silent", ()), ("vanishes", ())]
-    assert "(tried: all changes, other memories, other learning rates, " in report.verdict
+    assert "(tried: all changes, longer memories, other memories, other learning rates, " in report.verdict
     assert "check what is outside of the network" in report.verdict
 
 
