@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
+import textwrap
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -30,7 +31,15 @@ class ResidualReport(NamedTuple):
             (f"{a.dtype.name}{list(a.shape)}", f"{_bytes(a):,}") for a in self.arrays
         ]
         rows.append(("total", f"{self.bytes:,}"))
-        return "\n".join(f"{line} bytes" for line in aligned(rows, "<>"))
+        lines = [f"{line} bytes" for line in aligned(rows, "<>")]
+        return "\n".join([*lines, *textwrap.wrap(NOT_COUNTED, 80)])
+
+
+NOT_COUNTED = (
+    "The temporary arrays of a pass are not counted. In a sequence of few steps they may be larger "
+    "than the residuals. For their size, compile the gradient and call memory_analysis()."
+)
+"""The last lines of a report."""
 
 
 def _bytes(array: jax.ShapeDtypeStruct) -> int:
@@ -52,7 +61,9 @@ def residual_report(fun: Callable, *args: PyTree) -> ResidualReport:
     ResidualReport
         The arrays that the backward pass reads, without the arguments themselves. Temporaries of
         one pass (a chunk, a recomputed segment) are not included, so the peak of a compiled program
-        is higher.
+        is higher. They have a few time steps of each layer, so a short sequence may need more
+        memory for them than for its residuals. To get the memory of both, compile the gradient:
+        ``jax.jit(jax.grad(fun)).lower(*args).compile().memory_analysis().temp_size_in_bytes``.
 
     Examples
     --------
