@@ -221,8 +221,7 @@ def verdict(study: Study, result: SearchResult) -> str:
         )
     elif last.trained < LEARNS and not study.learns(moves_of(result.issues)):
         texts.append(_advice(study, result))
-    # A network may do better than outputs near the best ones, but not better than a loss of 0.
-    elif last.learned > 1 + MUCH and not study.attainable.floor:
+    elif last.learned > 1 + MUCH:
         texts.append("more than all of it: check the labels and the loss")
     elif repaired is None and longer is None:
         texts.append("it learns")

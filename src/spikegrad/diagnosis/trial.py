@@ -278,7 +278,11 @@ class Trials:
         self.durations.update = max(
             self.durations.update, (time.monotonic() - start) / updates
         )
-        trained, held_out = (max(float(np.nan_to_num(x)), 0.0) for x in parts)
+        # The loss of perfect outputs is an estimate, which a network may reach and pass.
+        most = 1.0 if self.problem.floor else math.inf
+        trained, held_out = (
+            min(max(float(np.nan_to_num(x)), 0.0), most) for x in parts
+        )
         learned = min(trained, held_out) if self.is_split else trained
         return Outcome(learned, trained, held_out)
 
