@@ -26,6 +26,7 @@ def test_quantize(tmp_path, monkeypatch):
     result = run("quantize", folder, "--target", "fixed", "--bits", 4, "--quiet")
     assert result.exit_code == 0, result.output
     assert "trained on" not in result.output
+    assert "largest input" in result.output  # of the report on the program in C
     assert load(folder / "fixed-4" / "network.json").layers[0].weight.high == 7
     network = load(folder / "loihi-6" / "network.json")
     weights = network.layers[0].weight

@@ -69,8 +69,10 @@ def convert(run: Path, target: str, bits: int, epochs: int) -> None:
         except OverflowError as error:
             raise DataError(f"{error}, or fewer --bits") from error
         save(integers, folder / "network.json")
-        to_c(integers, folder / "network")
-    tables.say(str(report), f"test accuracy {accuracies}", f"wrote {folder}")
+        program = to_c(integers, folder / "network")
+    tables.say(
+        str(report), str(program), f"test accuracy {accuracies}", f"wrote {folder}"
+    )
 
 
 # ``train --target`` calls the function too.

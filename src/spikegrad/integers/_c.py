@@ -332,11 +332,10 @@ def to_c(network: Network, path: str | Path) -> ProgramReport:
 
     Inputs and outputs are arrays of int32. Images have the order of axes of the network. Several
     inputs or outputs follow each other in the order of the network, and the header has the first
-    number of each by name. The outputs of a readout
-    are its potentials as integers, with ``NET_UNIT_OUT`` for the readout ``out``, see ``unit`` of
-    :class:`FixedLIF`. C++ can include the header. With ``-DNET_MAIN`` the file is a program that
-    reads the inputs of each step from the standard input, separated by spaces, and prints the
-    outputs.
+    number of each by name. The outputs of a readout are its potentials as integers, with
+    ``NET_UNIT_OUT`` for the readout ``out``, see ``unit`` of :class:`FixedLIF`. C++ can include the
+    header. With ``-DNET_MAIN`` the file is a program that reads the inputs of each step from the
+    standard input, separated by spaces, and prints the outputs.
 
     Parameters
     ----------
