@@ -217,6 +217,20 @@ def test_a_large_weight_clips_for_finer_steps_of_the_others():
     assert report.layers[0].clipped == 1
 
 
+@pytest.mark.parametrize("tail", ["laplace", "standard_t"])
+def test_scale_has_the_least_error_of_long_tails(tail):
+    """Two bits, and the least error of a thousand scales in plain NumPy."""
+    rng = np.random.default_rng(0)
+    weight = rng.laplace(size=(100, 100)) if tail == "laplace" else rng.standard_t(3, (100, 100))
+    scales = np.geomspace(0.1, 64, 1000) / np.abs(weight).max()
+    errors = [np.linalg.norm(np.clip(np.rint(weight * s), -2, 1) / s - weight) for s in scales]
+    network = Network([Layer(weight.astype(np.float32), LIF(0.9))])
+    _, report = quantize(network, FixedLIF(0, 1, bits=24), np.ones((2, 1, 100)), bits=2)
+    (row,) = report.layers
+    assert row.error <= 1.01 * min(errors) / np.linalg.norm(weight)
+    assert row.zeros < 0.9
+
+
 @pytest.mark.parametrize(
     ("target", "size", "cell", "readout"),
     [

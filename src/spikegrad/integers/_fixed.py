@@ -144,7 +144,8 @@ def best_scale(weights: list[np.ndarray], form: WeightFormat, most: float) -> fl
         steps = np.rint(values * (scale / form.step)) * form.step
         return np.square(np.clip(steps, form.low, form.high) / scale - values).sum()
 
-    # A few large weights may clip so that the others get finer steps.
+    # A few large weights may clip so that the others get finer steps. The tails of trained weights
+    # are long: 2 bits of a Laplace distribution are best at 7 times the scale that clips nothing.
     largest = np.abs(values).max(initial=0.0) or 1.0
-    scales = form.high / largest * np.geomspace(1, 4, 65)
+    scales = form.high / largest * np.geomspace(1, 64, 193)
     return float(min(scales[scales <= most], key=error, default=most))
