@@ -60,7 +60,7 @@ Nodes: TypeAlias = Mapping[Name, tuple[Steps | Callable, tuple[Edge, ...]]]
 """A layer or a function of the reads of a join, and the edges to read in the step."""
 
 
-class Step(NamedTuple):
+class StepResult(NamedTuple):
     """The results of a step of several nodes, by name."""
 
     states: dict[Name, LayerState]
@@ -86,7 +86,7 @@ def graph_step(
     outputs: dict,
     hoisted: Mapping[Name, Mapping[str, Read]],
     mask: Masks,
-) -> Step:
+) -> StepResult:
     """Make one step of several nodes, in the order of ``nodes``.
 
     ``states`` has the layers, ``pasts`` the sources with longer delays, ``outputs`` the inputs.
@@ -129,7 +129,7 @@ def graph_step(
         source: tree_where(active, push(past, outputs[source][None]), past)
         for source, past in pasts.items()
     }
-    return Step(states, pasts, outputs)
+    return StepResult(states, pasts, outputs)
 
 
 @dataclasses.dataclass(frozen=True)
