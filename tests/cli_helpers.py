@@ -7,13 +7,31 @@ import numpy as np
 from spikegrad.cli.options import Options
 from spikegrad.data import Sequences
 
-DEFAULTS = {field.name: field.metadata["click"].get("default") for field in dataclasses.fields(Options)}
+DEFAULTS = {
+    field.name: field.metadata["click"].get("default") for field in dataclasses.fields(Options)
+}
 PLAIN = DEFAULTS | {
-    "data": "mine.npz", "surrogate": "sigmoid", "epochs": 2, "seed": 0, "batch": 8, "hidden": (6,), "steps": 9,
-    "encoding": "none", "lr": 1e-2, "shift": 0, "reset": "subtract", "detach_reset": False,
-    "cell": "lif", "taus": (), "recurrent": False, "readout": "mean", "mode": "exact", "bin": 0.0, "pool": 1,
+    "data": "mine.npz",
+    "surrogate": "sigmoid",
+    "epochs": 2,
+    "seed": 0,
+    "batch": 8,
+    "hidden": (6,),
+    "steps": 9,
+    "encoding": "none",
+    "lr": 1e-2,
+    "shift": 0,
+    "reset": "subtract",
+    "detach_reset": False,
+    "cell": "lif",
+    "taus": (),
+    "recurrent": False,
+    "readout": "mean",
+    "mode": "exact",
+    "bin": 0.0,
+    "pool": 1,
     "input_noise": 0.0,
-}  # fmt: skip
+}
 
 
 def options(**changes):
@@ -38,4 +56,6 @@ def arrays(params):
     """The arrays of each layer by name, in float64."""
     names = ("weight", "bias", "recurrent")
     found = [{name: getattr(layer, name) for name in names} for layer in params]
-    return [{k: np.asarray(v, np.float64) for k, v in layer.items() if v is not None} for layer in found]
+    return [
+        {k: np.asarray(v, np.float64) for k, v in layer.items() if v is not None} for layer in found
+    ]

@@ -10,14 +10,21 @@ import sys
 import tempfile
 from pathlib import Path
 
-os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+)
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# Modules, workers and processes of a run compile many equal programs: the first one stores it for the others.
+# Modules, workers and processes of a run compile many equal programs: the first one stores it for
+# the others.
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-    _PROGRAMS = tempfile.TemporaryDirectory(prefix="spikegrad-tests-")  # the next run starts without
+    _PROGRAMS = tempfile.TemporaryDirectory(
+        prefix="spikegrad-tests-"
+    )  # the next run starts without
     os.environ["JAX_COMPILATION_CACHE_DIR"] = _PROGRAMS.name
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
-if importlib.metadata.version("jax").startswith("0.6."):  # which reads some loops wrongly from its cache
+if importlib.metadata.version("jax").startswith(
+    "0.6."
+):  # which reads some loops wrongly from its cache
     os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"
 
 import jax
@@ -57,7 +64,9 @@ def default_promotion():
 
 @pytest.fixture(autouse=True, scope="module")
 def _bounded_memory(request):
-    """No file of tests needs what another has compiled, which would add up to gigabytes. Docstrings share theirs."""
+    """No file of tests needs what another has compiled, which would add up to gigabytes. Docstrings
+    share theirs.
+    """
     yield
     if not request.path.is_relative_to(ROOT / "tests"):
         return
@@ -76,20 +85,25 @@ def _optimised(request):
 
 
 def pytest_addoption(parser):
-    parser.addoption("--every", action="store_true", help="all combinations, of which a part stands for the others")
+    parser.addoption(
+        "--every",
+        action="store_true",
+        help="all combinations, of which a part stands for the others",
+    )
 
 
 def pytest_configure(config):
     for mark in (
         "every: a combination for which others stand, run with --every alone",
         "ci: of these, a combination that .ci/run does not leave out",
-        "oldest: depends most on JAX's transformations, so .ci/run also takes the oldest and the newest JAX",
+        "oldest: depends most on JAX's transformations, so .ci/run also takes the oldest and the "
+        "newest JAX",
         "newest: changes with JAX and Python, so .ci/run also takes the newest ones",
     ):
         config.addinivalue_line("markers", mark)
-    # Tests have more to compile than to run, small programs by the thousand. LLVM does less for most of them and gets
-    # each in one piece. XLA writes loops in its older way, in two thirds of the time, where it still has it: a flag
-    # that it does not know would end the process.
+    # Tests have more to compile than to run, small programs by the thousand. LLVM does less for
+    # most of them and gets each in one piece. XLA writes loops in its older way, in two thirds of
+    # the time, where it still has it: a flag that it does not know would end the process.
     jax.config.update("jax_disable_most_optimizations", not config.getoption("every"))
     if not config.getoption("every"):
         os.environ["XLA_FLAGS"] += " --xla_cpu_parallel_codegen_split_count=1"
@@ -99,7 +113,9 @@ def pytest_configure(config):
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection(session):
-    """Import modules with doctests under their names. pytest would import a second copy before a test does."""
+    """Import modules with doctests under their names. pytest would import a second copy before a
+    test does.
+    """
     source = session.config.rootpath / "src"
     for argument in session.config.args:
         path = Path(argument.partition("::")[0]).resolve()
@@ -112,7 +128,8 @@ def pytest_collection(session):
 
 
 def pytest_collection_finish():
-    # tracing makes many objects that go by themselves; to look for circles among all that stays is a tenth of the time
+    # tracing makes many objects that go by themselves; to look for circles among all that stays is
+    # a tenth of the time
     gc.freeze()
     gc.set_threshold(100_000, 20, 100)
 
@@ -125,20 +142,30 @@ def pytest_collection_modifyitems(config, items):
 
 
 def pytest_generate_tests(metafunc):
-    """``combination``: values of the factors that a module names, those that EVERY names with --every alone."""
+    """``combination``: values of the factors that a module names, those that EVERY names with
+    --every alone.
+    """
     if "combination" in metafunc.fixturenames:
         factors = metafunc.module.FACTORS
         rows = list(itertools.product(*factors.values()))
         if not metafunc.config.getoption("every"):
             left_out = getattr(metafunc.module, "EVERY", {})
-            rows = [row for row in rows if not any(v in left_out.get(k, ()) for k, v in zip(factors, row, strict=True))]
+            rows = [
+                row
+                for row in rows
+                if not any(v in left_out.get(k, ()) for k, v in zip(factors, row, strict=True))
+            ]
             rows = pairwise(rows)
         names = ["-".join(map(metafunc.module.label, row)) for row in rows]
-        metafunc.parametrize("combination", [dict(zip(factors, row, strict=True)) for row in rows], ids=names)
+        metafunc.parametrize(
+            "combination", [dict(zip(factors, row, strict=True)) for row in rows], ids=names
+        )
 
 
 _compiled = []
-jax.monitoring.register_event_duration_secs_listener(lambda event, duration, **_: _compiled.append(event))
+jax.monitoring.register_event_duration_secs_listener(
+    lambda event, duration, **_: _compiled.append(event)
+)
 
 
 def compilations(function):
@@ -149,7 +176,8 @@ def compilations(function):
 
 
 def few(values, *chosen, ci=()):
-    """Values or rows to parametrize with: the chosen ones stand for the others, which run with --every alone.
+    """Values or rows to parametrize with: the chosen ones stand for the others, which run with
+    --every alone.
 
     Those in ``ci`` also run in .ci/run.
     """
@@ -167,7 +195,10 @@ def pairwise(rows):
     """Few of the rows, which still have all pairs of values of any two columns."""
 
     def pairs(row):
-        return {(i, j, repr(row[i]), repr(row[j])) for i, j in itertools.combinations(range(len(row)), 2)}
+        return {
+            (i, j, repr(row[i]), repr(row[j]))
+            for i, j in itertools.combinations(range(len(row)), 2)
+        }
 
     missing = set().union(*map(pairs, rows))
     chosen = []

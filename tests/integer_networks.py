@@ -1,4 +1,6 @@
-"""Random networks of integers, and their steps in plain Python integers, written apart from the library."""
+"""Random networks of integers, and their steps in plain Python integers, written apart from the
+library.
+"""
 
 from __future__ import annotations
 
@@ -17,8 +19,9 @@ TARGETS = "fixed", "loihi", "xylo"
 
 
 def random_network(target: str, rng: np.random.Generator) -> Network:
-    """Two or three layers with recurrence, delays, windows and several sources. Weights are large enough to
-    saturate and to wrap."""
+    """Two or three layers with recurrence, delays, windows and several sources. Weights are large
+    enough to saturate and to wrap.
+    """
     sizes = {"input": 4, "a": int(rng.integers(2, 7)), "b": int(rng.integers(2, 6)), "c": 3}
     gain = 10.0 ** rng.uniform(0.5, 2.2)
 
@@ -48,10 +51,14 @@ def random_network(target: str, rng: np.random.Generator) -> Network:
     return Network(layers, outputs=[*layers])
 
 
-def random_cell(target: str, neurons: int, rng: np.random.Generator, is_readout: bool = False) -> Any:
+def random_cell(
+    target: str, neurons: int, rng: np.random.Generator, is_readout: bool = False
+) -> Any:
     def some(low: int, high: int) -> Any:
         """Return one integer, or one for each neuron."""
-        return rng.integers(low, high, neurons) if rng.random() < 0.5 else int(rng.integers(low, high))
+        return (
+            rng.integers(low, high, neurons) if rng.random() < 0.5 else int(rng.integers(low, high))
+        )
 
     if target == "loihi":
         vth = None if is_readout else some(0, 400)
@@ -78,7 +85,7 @@ def random_inputs(rng: np.random.Generator, steps: int = 24, batch: int = 3) -> 
     return rng.integers(0, 4, (steps, batch, 4)) * (rng.random((steps, batch, 4)) < 0.5)
 
 
-# --- the steps in integers of Python, from the sources that the docstrings of the cells name ----------------------
+# --- the steps in integers of Python, from the sources that the docstrings of the cells name ------
 
 
 def toward_zero(x: int, factor: int, bits: int) -> int:
@@ -124,7 +131,9 @@ def step_of(cell: Any, k: int, v: int, i: int, current: int) -> tuple[int, int, 
     fraction = cell.fraction
 
     def decay(x: int, factor: int) -> int:
-        return toward_zero(x, factor, fraction) if cell.rounding == "zero" else x * factor >> fraction
+        return (
+            toward_zero(x, factor, fraction) if cell.rounding == "zero" else x * factor >> fraction
+        )
 
     def keep(x: int) -> int:
         return {"saturate": clip, "wrap": wrap}.get(cell.overflow, lambda x, bits: x)(x, cell.bits)
@@ -142,14 +151,20 @@ def step_of(cell: Any, k: int, v: int, i: int, current: int) -> tuple[int, int, 
     return v, i, spike
 
 
-def run_apart(network: Network, inputs: np.ndarray) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Return the last potentials and currents, ``(2, batch, neurons)``, and the outputs of each layer. Readouts give
-    integers."""
+def run_apart(
+    network: Network, inputs: np.ndarray
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Return the last potentials and currents, ``(2, batch, neurons)``, and the outputs of each
+    layer. Readouts give integers.
+    """
     steps, batch, _ = inputs.shape
     edges, states, history = {}, {}, {"input": inputs}
     for name, layer in network.layers.items():
         matrices = []
-        weights = [*layer.weight.items(), *([(name, layer.recurrent)] if layer.recurrent is not None else [])]
+        weights = [
+            *layer.weight.items(),
+            *([(name, layer.recurrent)] if layer.recurrent is not None else []),
+        ]
         for source, weight in weights:
             if isinstance(weight, Window):
                 array = weight.weight.integers
@@ -191,14 +206,21 @@ def as_arrays(network: Network, states: Any, outputs: Any) -> tuple[dict[str, An
     return arrays, {name: np.asarray(x) for name, x in outputs.items()}
 
 
-def check_c(network: Network, inputs: np.ndarray, outputs: dict[str, np.ndarray], folder: Path) -> None:
+def check_c(
+    network: Network, inputs: np.ndarray, outputs: dict[str, np.ndarray], folder: Path
+) -> None:
     """Compile the program in C with all warnings and sanitizers, and compare its outputs."""
     to_c(network, folder / "net")
-    flags = "-std=c99 -Wall -Wextra -Werror -fsanitize=address,undefined -fno-sanitize-recover=all -DNET_MAIN"
+    flags = (
+        "-std=c99 -Wall -Wextra -Werror -fsanitize=address,undefined "
+        "-fno-sanitize-recover=all -DNET_MAIN"
+    )
     subprocess.run(["cc", *flags.split(), folder / "net.c", "-o", folder / "net"], check=True)
     expected = np.concatenate([*outputs.values()], -1)
     for b in range(inputs.shape[1]):
         text = "\n".join(" ".join(map(str, row)) for row in inputs[:, b].tolist())
-        program = subprocess.run([folder / "net"], input=text, capture_output=True, text=True, check=True)
+        program = subprocess.run(
+            [folder / "net"], input=text, capture_output=True, text=True, check=True
+        )
         rows = np.array([line.split() for line in program.stdout.splitlines()], np.int64)
         np.testing.assert_array_equal(rows, expected[:, b])

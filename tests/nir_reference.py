@@ -1,4 +1,6 @@
-"""What the equations of NIR say of a graph, one step after the other, in NumPy and float64; and networks to try."""
+"""What the equations of NIR say of a graph, one step after the other, in NumPy and float64; and
+networks to try.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -9,19 +11,27 @@ from spikegrad import LIF, Layer, Network, SynapticLIF
 
 
 def simulate(graph, inputs, dt, discretization):
-    """Outputs ``(steps, ...)`` of one example, of inputs ``(steps, ...)``. What comes back comes a step later.
+    """Outputs ``(steps, ...)`` of one example, of inputs ``(steps, ...)``. What comes back comes a
+    step later.
 
     Of several inputs or outputs a dict. Neurons take their steps in the order of the nodes.
     """
     nodes, edges = flat(graph)
     sources = {name: [a for a, b in edges if b == name] for name in nodes}
-    states = {name: Neurons(node, dt, discretization) for name, node in nodes.items() if hasattr(node, "r")}
+    states = {
+        name: Neurons(node, dt, discretization)
+        for name, node in nodes.items()
+        if hasattr(node, "r")
+    }
     delays = {
         name: [np.zeros(np.shape(node.delay))] * round(np.ravel(node.delay)[0] / dt)
         for name, node in nodes.items()
         if isinstance(node, nir.Delay)
     }
-    starts, ends = ([n for n in graph.nodes if isinstance(nodes.get(n), kind)] for kind in (nir.Input, nir.Output))
+    starts, ends = (
+        [n for n in graph.nodes if isinstance(nodes.get(n), kind)]
+        for kind in (nir.Input, nir.Output)
+    )
     inputs = inputs if isinstance(inputs, dict) else {starts[0]: inputs}
     delayed = {}  # of this step
 
@@ -51,7 +61,9 @@ def simulate(graph, inputs, dt, discretization):
 
 
 def flat(graph, name=""):
-    """Nodes and edges of a graph and of those within it, whose inputs and outputs pass on what they get."""
+    """Nodes and edges of a graph and of those within it, whose inputs and outputs pass on what they
+    get.
+    """
     nodes, edges = {}, []
     for key, node in graph.nodes.items():
         if isinstance(node, nir.NIRGraph):
@@ -70,7 +82,11 @@ def flat(graph, name=""):
 class Neurons:
     def __init__(self, node, dt, discretization):
         def decay(tau):
-            return np.exp(-dt / np.float64(tau)) if discretization == "exact" else 1 - dt / np.float64(tau)
+            return (
+                np.exp(-dt / np.float64(tau))
+                if discretization == "exact"
+                else 1 - dt / np.float64(tau)
+            )
 
         self.node, self.dt = node, dt
         self.beta = decay(getattr(node, "tau", getattr(node, "tau_mem", np.inf)))
@@ -106,17 +122,24 @@ def apply(node, x):
     if isinstance(node, nir.Conv1d):
         padding = node.padding if isinstance(node.padding, str) else (0, node.padding)
         kernel, steps, spread = node.weight[:, :, None], (1, node.stride), (1, node.dilation)
-        two = nir.Conv2d((1, node.input_shape), kernel, steps, padding, spread, node.groups, node.bias)
+        two = nir.Conv2d(
+            (1, node.input_shape), kernel, steps, padding, spread, node.groups, node.bias
+        )
         return convolution(two, x[:, None])[:, 0]
     rules = {nir.Conv2d: convolution, nir.SumPool2d: pooling, nir.AvgPool2d: pooling}
     return rules[type(node)](node, x) if type(node) in rules else x
 
 
 def pooling(node, x):
-    (high, wide), (down, right), (top, left) = map(np.ravel, (node.kernel_size, node.stride, node.padding))
+    (high, wide), (down, right), (top, left) = map(
+        np.ravel, (node.kernel_size, node.stride, node.padding)
+    )
     x = np.pad(x, [(0, 0), (top, top), (left, left)])
     rows = [
-        [x[:, i : i + high, j : j + wide].sum((1, 2)) for j in range(0, x.shape[2] - wide + 1, right)]
+        [
+            x[:, i : i + high, j : j + wide].sum((1, 2))
+            for j in range(0, x.shape[2] - wide + 1, right)
+        ]
         for i in range(0, x.shape[1] - high + 1, down)
     ]
     out = np.moveaxis(np.array(rows), -1, 0)
@@ -127,9 +150,15 @@ def convolution(node, x):
     kernel = np.float64(node.weight)
     outs, per_group, *size = kernel.shape
     reach = [d * (n - 1) for d, n in zip(node.dilation, size, strict=True)]
-    pads = [(r // 2, r - r // 2) for r in reach] if node.padding == "same" else [(p, p) for p in node.padding]
+    pads = (
+        [(r // 2, r - r // 2) for r in reach]
+        if node.padding == "same"
+        else [(p, p) for p in node.padding]
+    )
     x = np.pad(x, [(0, 0), *pads])
-    rows, columns = ((n - r - 1) // s + 1 for n, r, s in zip(x.shape[1:], reach, node.stride, strict=True))
+    rows, columns = (
+        (n - r - 1) // s + 1 for n, r, s in zip(x.shape[1:], reach, node.stride, strict=True)
+    )
     out = np.empty((outs, rows, columns))
     for o in range(outs):
         group = o // (outs // node.groups) * per_group
@@ -154,19 +183,34 @@ def spikes_in(shape=(INPUTS,), seed=0):
 
 
 def weights(*shape, seed=1, scale=1.5):
-    return np.random.default_rng([seed, *shape]).normal(0.05, scale / np.sqrt(shape[0]), shape).astype(np.float32)
+    return (
+        np.random.default_rng([seed, *shape])
+        .normal(0.05, scale / np.sqrt(shape[0]), shape)
+        .astype(np.float32)
+    )
 
 
 def networks():
-    """By name: what the libraries that read NIR are given too, of one decay and threshold for each layer."""
+    """By name: what the libraries that read NIR are given too, of one decay and threshold for each
+    layer.
+    """
     lif, synaptic = LIF(0.9, reset="value"), SynapticLIF(0.85, reset="value", synaptic_decay=0.6)
     bias = np.linspace(-0.1, 0.2, 8, dtype=np.float32)
     back = 0.4 * weights(16, 16)
     return {
-        "lif": Network([Layer(weights(12, 16), lif), Layer(weights(16, 8), LIF(0.8, 1.3, reset="value"), bias=bias)]),
-        "synaptic": Network([Layer(weights(12, 16), synaptic), Layer(weights(16, 8), synaptic, bias=bias)]),
+        "lif": Network(
+            [
+                Layer(weights(12, 16), lif),
+                Layer(weights(16, 8), LIF(0.8, 1.3, reset="value"), bias=bias),
+            ]
+        ),
+        "synaptic": Network(
+            [Layer(weights(12, 16), synaptic), Layer(weights(16, 8), synaptic, bias=bias)]
+        ),
         "lif, recurrent": Network([Layer(weights(12, 16), lif, back), Layer(weights(16, 8), lif)]),
-        "synaptic, recurrent": Network([Layer(weights(12, 16), synaptic, back), Layer(weights(16, 8), synaptic)]),
+        "synaptic, recurrent": Network(
+            [Layer(weights(12, 16), synaptic, back), Layer(weights(16, 8), synaptic)]
+        ),
     }
 
 
@@ -175,14 +219,20 @@ def images():
     kernel = np.random.default_rng(5).normal(0.1, 0.5, (3, 3, 2, 4)).astype(np.float32)
 
     def convolve(x):
-        return jax.lax.conv_general_dilated(x, kernel, (2, 2), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+        return jax.lax.conv_general_dilated(
+            x, kernel, (2, 2), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
 
     def dense(x):
         return x.reshape(len(x), -1) @ jnp.asarray(weights(3 * 2 * 4, 5, seed=4))
 
     lif = LIF(0.9, reset="value")
-    return Network([Layer(convolve, lif, bias=jnp.linspace(-0.2, 0.1, 4)), Layer(dense, lif)]), spikes_in((7, 5, 2))
+    return Network(
+        [Layer(convolve, lif, bias=jnp.linspace(-0.2, 0.1, 4)), Layer(dense, lif)]
+    ), spikes_in((7, 5, 2))
 
 
 def with_readout(readout):
-    return Network([Layer(weights(12, 16), LIF(0.9, reset="value")), Layer(weights(16, 5), readout)])
+    return Network(
+        [Layer(weights(12, 16), LIF(0.9, reset="value")), Layer(weights(16, 5), readout)]
+    )

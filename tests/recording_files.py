@@ -1,4 +1,6 @@
-"""Files of data sets for the tests: their contents, and functions that write them in the formats of the data sets."""
+"""Files of data sets for the tests: their contents, and functions that write them in the formats of
+the data sets.
+"""
 
 import random
 import struct
@@ -52,7 +54,9 @@ def write_shd(path, **change):
 
 
 def nmnist_bytes(events):
-    """Each event as x, y, polarity and 23 bits of time, with the markers that 8192 us have passed."""
+    """Each event as x, y, polarity and 23 bits of time, with the markers that 8192 us have
+    passed.
+    """
     written, passed = b"", 0
     for x, y, polarity, time in events:
         while time - passed >= 2**23:
@@ -80,7 +84,10 @@ def camera_events(seed, number, size, longest):
 
 # DVS128 Gesture
 
-AEDAT_HEADER = b"#!AER-DAT3.1\r\n#Format: RAW\r\n#Source 1: DVS128\r\n#Start-Time: 2015-10-06 13:00:00 (TZ+0200)\r\n"
+AEDAT_HEADER = (
+    b"#!AER-DAT3.1\r\n#Format: RAW\r\n#Source 1: DVS128\r\n#Start-Time: 2015-10-06 "
+    b"13:00:00 (TZ+0200)\r\n"
+)
 
 
 VALID = 1
@@ -95,13 +102,19 @@ def packet(events, *, kind=1, capacity=None, valid=None, overflow=0, size=8):
         for x, y, p, time, mark in (e + (1,) * (5 - len(e)) for e in events)
     )
     noise = b"\xab" * (size * capacity - len(body))
-    return struct.pack("<HHIIIIII", kind, 1, size, 4, overflow, capacity, len(events), valid) + body + noise
+    return (
+        struct.pack("<HHIIIIII", kind, 1, size, 4, overflow, capacity, len(events), valid)
+        + body
+        + noise
+    )
 
 
 def write_aedat(path, packets, labels, header=AEDAT_HEADER + b"#!END-HEADER\r\n"):
     path.write_bytes(header + b"".join(packets))
     rows = "\n".join(",".join(map(str, row)) for row in labels)
-    path.with_name(f"{path.stem}_labels.csv").write_text(f"class,startTime_usec,endTime_usec\n{rows}\n")
+    path.with_name(f"{path.stem}_labels.csv").write_text(
+        f"class,startTime_usec,endTime_usec\n{rows}\n"
+    )
     return path
 
 
@@ -156,5 +169,7 @@ SPARSE = {
 
 
 def write_npz(path, arrays, **change):
-    np.savez(path, **{key: value for key, value in {**arrays, **change}.items() if value is not None})
+    np.savez(
+        path, **{key: value for key, value in {**arrays, **change}.items() if value is not None}
+    )
     return path

@@ -1,7 +1,7 @@
 """The surrogates once more, in arbitrary precision: the oracle of the tests.
 
-Written from the published formulas, literally, without a thought for rounding: at this precision none matters. A new
-surrogate adds one row to ``ROWS``, and no test.
+Written from the published formulas, literally, without a thought for rounding: at this precision
+none matters. A new surrogate adds one row to ``ROWS``, and no test.
 """
 
 from __future__ import annotations
@@ -50,7 +50,9 @@ def periodic_exp(x, alpha, beta, t):
         return 0.5 + mp.expm1(alpha * x) / alpha
     k = mp.nint(x / t)
     rest = x - k * t
-    return 0.5 + (2 * k * (1 - exp(-beta * t / 2)) + sign(rest) * (1 - exp(-beta * abs(rest)))) / beta
+    return (
+        0.5 + (2 * k * (1 - exp(-beta * t / 2)) + sign(rest) * (1 - exp(-beta * abs(rest)))) / beta
+    )
 
 
 class Row(NamedTuple):
@@ -92,7 +94,9 @@ ROWS = {
     "PiecewiseQuadratic": Row(
         {"alpha": 1.0},
         lambda x, a: max(mp.zero, a - a**2 * abs(x)),
-        lambda x, a: mp.zero if x < -1 / a else mp.one if x > 1 / a else a * x * (1 - a * abs(x) / 2) + 0.5,
+        lambda x, a: (
+            mp.zero if x < -1 / a else mp.one if x > 1 / a else a * x * (1 - a * abs(x) / 2) + 0.5
+        ),
         lambda a: (-1 / a, 0, 1 / a),
         ({"alpha": 0.5}, {"alpha": 2.5}),
         {"alpha": "> 0"},
@@ -145,7 +149,9 @@ ROWS = {
     "PiecewiseLeakyRelu": Row(
         {"c": 0.01, "w": 1.0},
         lambda x, c, w: 1 / (2 * w) if abs(x) <= w else c,
-        lambda x, c, w: c * x + c * w if x < -w else c * x - c * w + 1 if x > w else x / (2 * w) + 0.5,
+        lambda x, c, w: (
+            c * x + c * w if x < -w else c * x - c * w + 1 if x > w else x / (2 * w) + 0.5
+        ),
         lambda c, w: (-w, w),
         ({"c": 0.0, "w": 0.5}, {"c": 0.125, "w": 3.0}),
         {"w": "> 0"},
@@ -153,7 +159,10 @@ ROWS = {
     "SquarewaveFourierSeries": Row(
         {"n": 2, "t_period": 8.0},
         lambda x, n, t: 4 / t * sum(cos((2 * i - 1) * 2 * pi * x / t) for i in range(1, n + 1)),
-        lambda x, n, t: 0.5 + 2 / pi * sum(sin((2 * i - 1) * 2 * pi * x / t) / (2 * i - 1) for i in range(1, n + 1)),
+        lambda x, n, t: (
+            0.5
+            + 2 / pi * sum(sin((2 * i - 1) * 2 * pi * x / t) / (2 * i - 1) for i in range(1, n + 1))
+        ),
         smooth,
         ({"n": 1, "t_period": 3.0}, {"n": 5, "t_period": 20.0}),
         {"n": ">= 1, <= 128", "t_period": "> 0"},
@@ -164,7 +173,10 @@ ROWS = {
         lambda x, a, b, e: a * logistic(a * x) * logistic(-a * x) if x < 0 else b / (1 + x),
         lambda x, a, b, e: logistic(a * x) if x < 0 else b * log(1 + x + e) + 0.5,
         at_zero,
-        ({"alpha": 0.75, "beta": -0.5, "epsilon": 1e-7}, {"alpha": 20.0, "beta": 2.0, "epsilon": 0.0}),
+        (
+            {"alpha": 0.75, "beta": -0.5, "epsilon": 1e-7},
+            {"alpha": 20.0, "beta": 2.0, "epsilon": 0.0},
+        ),
         {"alpha": "> 0", "epsilon": ">= 0"},
     ),
     "QPseudoSpike": Row(
@@ -210,11 +222,18 @@ ROWS = {
     "MultiGaussianGrad": Row(
         {"h": 0.15, "s": 6.0, "sigma": 0.5, "scale": 0.5},
         lambda x, h, s, sigma, scale: (
-            scale * ((1 + h) * normal(x, 0, sigma) - h * (normal(x, sigma, s * sigma) + normal(x, -sigma, s * sigma)))
+            scale
+            * (
+                (1 + h) * normal(x, 0, sigma)
+                - h * (normal(x, sigma, s * sigma) + normal(x, -sigma, s * sigma))
+            )
         ),
         multi_gaussian,
         smooth,
-        ({"h": 0.0, "s": 2.0, "sigma": 1.0, "scale": 1.0}, {"h": -0.5, "s": 0.75, "sigma": 0.25, "scale": 2.0}),
+        (
+            {"h": 0.0, "s": 2.0, "sigma": 1.0, "scale": 1.0},
+            {"h": -0.5, "s": 0.75, "sigma": 0.25, "scale": 2.0},
+        ),
         {"s": "> 0", "sigma": "> 0"},
         (SIGNED,),
     ),
@@ -313,7 +332,11 @@ ROWS = {
         {"alpha": 1.0},
         lambda x, a: 1 + min(max(a * x, -1), 1),
         lambda x, a: (
-            0.5 - 1 / (2 * a) if x < -1 / a else 0.5 + 2 * x - 1 / (2 * a) if x > 1 / a else 0.5 + x + a * x * x / 2
+            0.5 - 1 / (2 * a)
+            if x < -1 / a
+            else 0.5 + 2 * x - 1 / (2 * a)
+            if x > 1 / a
+            else 0.5 + x + a * x * x / 2
         ),
         lambda a: (-1 / a, 1 / a),
         ({"alpha": 100.0}, {"alpha": 0.375}),
@@ -324,7 +347,10 @@ ROWS = {
         lambda x, a, b, t: exp(a * x) if x < 0 else exp(-b * abs(x - t * mp.nint(x / t))),
         periodic_exp,
         lambda a, b, t: [i * t / 2 for i in range(int(82 / t) + 1)],
-        ({"alpha": 0.5, "beta": 4.0, "t_period": 3.25}, {"alpha": 4.0, "beta": 0.5, "t_period": 12.0}),
+        (
+            {"alpha": 0.5, "beta": 4.0, "t_period": 3.25},
+            {"alpha": 4.0, "beta": 0.5, "t_period": 12.0},
+        ),
         {"alpha": "> 0", "beta": "> 0", "t_period": "> 0"},
         (PERIODIC,),
     ),
@@ -332,7 +358,9 @@ ROWS = {
 
 
 class Case:
-    """A surrogate with one setting of its parameters: the library's object, and the truth about it."""
+    """A surrogate with one setting of its parameters: the library's object, and the truth
+    about it.
+    """
 
     def __init__(self, name: str, setting: dict[str, Any]):
         self.name, self.setting, self.row = name, setting, ROWS[name]
@@ -356,7 +384,9 @@ class Case:
 
     def values(self, dtype=np.float64) -> list[Any]:
         """The parameters as the library sees them: rounded to the dtype in which it computes."""
-        return [mp.mpf(float(dtype(v))) if isinstance(v, float) else v for v in self.parameters.values()]
+        return [
+            mp.mpf(float(dtype(v))) if isinstance(v, float) else v for v in self.parameters.values()
+        ]
 
     @property
     def signed(self) -> bool:
@@ -376,7 +406,9 @@ class Case:
         return [mp.mpf(knot) for knot in self.row.knots(*self.values(dtype))]
 
     def grid(self, dtype=np.float64) -> np.ndarray:
-        """Both zeros, knots and their neighbors, the neighbourhood of the threshold, and tails: always 128 points."""
+        """Both zeros, knots and their neighbors, the neighbourhood of the threshold, and tails:
+        always 128 points.
+        """
         far = 10.0 ** np.arange(-30, 31, 2)
         knots = np.array([dtype(float(k)) for k in self.knots() if k != 0][:3], dtype)
         parts = (
@@ -389,17 +421,23 @@ class Case:
             np.nextafter(knots, dtype(-np.inf)),
         )
         points = np.concatenate([part.astype(dtype) for part in parts])
-        return np.pad(points, (0, 128 - points.size), mode="edge")  # one shape, so that JAX compiles once for all
+        return np.pad(
+            points, (0, 128 - points.size), mode="edge"
+        )  # one shape, so that JAX compiles once for all
 
     def near_grid(self, dtype=np.float64) -> np.ndarray:
-        """The grid, sorted, with its far tails and far too small values brought near: for derivatives of the slope."""
+        """The grid, sorted, with its far tails and far too small values brought near: for
+        derivatives of the slope.
+        """
         x = np.sort(np.clip(self.grid(dtype), -40, 40))
         return np.where((x != 0) & (np.abs(x) < 1e-16), x.dtype.type(1e-16) * np.sign(x), x)
 
     def near_knot(self, x) -> np.ndarray:
         """Whether a point is a knot but for the rounding of the knot's own formula."""
         eps = float(np.finfo(x.dtype).eps)
-        return np.array([any(abs(float(v) - k) <= 4 * eps * abs(k) for k in self.knots()) for v in x.ravel()])
+        return np.array(
+            [any(abs(float(v) - k) <= 4 * eps * abs(k) for k in self.knots()) for v in x.ravel()]
+        )
 
     def side(self, x) -> int:
         """The direction in which nothing happens to the formula close to ``x``."""
@@ -407,7 +445,9 @@ class Case:
         return 0 if nearest is None else sign(x - nearest)
 
     def _pointwise(self, formula, x, *key):
-        """The formula at each point; what has been asked for under the same key and dtype is remembered."""
+        """The formula at each point; what has been asked for under the same key and dtype is
+        remembered.
+        """
         x = np.asarray(x)
         known = self.known.setdefault((*key, x.dtype), {})
         for v in map(float, x.ravel()):
@@ -416,7 +456,9 @@ class Case:
         return np.array([known[float(v)] for v in x.ravel()], object).reshape(x.shape)
 
     def grad(self, x, order: int = 0, side: int | None = None):
-        """The slope, or a derivative of it in x, at each point; at a knot from the side that is asked for."""
+        """The slope, or a derivative of it in x, at each point; at a knot from the side that is
+        asked for.
+        """
         dtype = np.asarray(x).dtype.type
         values = self.values(dtype)
         slope = functools.partial(_call, self.row.grad, values)
@@ -428,7 +470,9 @@ class Case:
     def fun(self, x):
         dtype = np.asarray(x).dtype.type
         with mp.workprec(1100):  # a primal of 1e-300 may be a difference of halves
-            return self._pointwise(functools.partial(_call, self.row.fun, self.values(dtype)), x, "fun")
+            return self._pointwise(
+                functools.partial(_call, self.row.fun, self.values(dtype)), x, "fun"
+            )
 
     def fun_slope(self, x):
         """The derivative of the primal in x."""
@@ -475,16 +519,22 @@ STANDING = (
 )
 
 
-RULE = ("Sigmoid", "PiecewiseQuadratic", "S2NN")  # smooth; with kinks and zero slope; with parameters and a jump
+RULE = (
+    "Sigmoid",
+    "PiecewiseQuadratic",
+    "S2NN",
+)  # smooth; with kinks and zero slope; with parameters and a jump
 
 
 def standing(cases: Sequence[Case], names: Sequence[str] = STANDING) -> list[Any]:
     """A few cases that stand for the others, which come with --every.
 
-    ``STANDING`` are one of each family, and of each way to write a formula. For a test about the rule, which is the
-    same for every curve, ``RULE`` will do.
+    ``STANDING`` are one of each family, and of each way to write a formula. For a test about the
+    rule, which is the same for every curve, ``RULE`` will do.
     """
-    return [pytest.param(case, marks=[] if case.name in names else pytest.mark.every) for case in cases]
+    return [
+        pytest.param(case, marks=[] if case.name in names else pytest.mark.every) for case in cases
+    ]
 
 
 def every_half(dtype: str) -> np.ndarray:
@@ -495,5 +545,7 @@ def every_half(dtype: str) -> np.ndarray:
 
 
 def with_arrays(surrogate):
-    """The surrogate with an array in place of every number: JAX traces, batches and differentiates it."""
+    """The surrogate with an array in place of every number: JAX traces, batches and differentiates
+    it.
+    """
     return spikegrad.learnable(surrogate).surrogate

@@ -25,7 +25,10 @@ def train(folder, source):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(commands, "shutil", SimpleNamespace(rmtree=lambda *args: None))
         patch.setattr(figure, "run_figure", lambda *_: Figure())
-        assert main(["train", "--data", str(source), *ARGS, "--checkpoint", "0", "-o", str(folder)]) == 0
+        assert (
+            main(["train", "--data", str(source), *ARGS, "--checkpoint", "0", "-o", str(folder)])
+            == 0
+        )
     whole = folder.with_name(f"{folder.name}-whole")
     shutil.copytree(folder, whole)
     change_record(lambda record: record.update(finished=False))(folder)
@@ -71,7 +74,10 @@ def test_changed_data_is_named(copy, tmp_path, capsys):
     np.savez(other, x_train=np.eye(40, 3), y_train=np.arange(40) % 2)
     change_record(lambda record: record["options"].update(data=str(other)))(copy)
     assert main(["train", "--resume", str(copy)]) == 2
-    assert f"other.npz has changed since {copy} was started; restore the original data" in only_line(capsys)
+    assert (
+        f"other.npz has changed since {copy} was started; restore the original data"
+        in only_line(capsys)
+    )
 
 
 def test_damaged_checkpoint_is_one_line(copy, capsys):
@@ -81,7 +87,10 @@ def test_damaged_checkpoint_is_one_line(copy, capsys):
 
 
 def test_resumed_run_has_the_bits_of_the_whole_and_removes_partial_files(copy, killed):
-    for name in (".run.json.0123abcd.part", "checkpoints/spiking/.step-000000009.npz.0123abcd.part"):
+    for name in (
+        ".run.json.0123abcd.part",
+        "checkpoints/spiking/.step-000000009.npz.0123abcd.part",
+    ):
         (copy / name).touch()
     lines = (copy / "metrics.jsonl").read_bytes()
     (copy / "metrics.jsonl").write_bytes(b'{"network": "spiking"}\n' + lines + b'{"network": "spi')
@@ -96,11 +105,19 @@ def test_resumed_run_has_the_bits_of_the_whole_and_removes_partial_files(copy, k
     written = [json.loads(line) for line in (copy / "metrics.jsonl").read_text().splitlines()]
     assert written[0] == {"network": "spiking"}
     assert [line["step"] for line in written[1:]] == [2, 4]  # two updates to a call
-    assert {path.name for path in copy.rglob("*")} == {"run.json", "parameters.npz", "metrics.jsonl", "figure.png"}
+    assert {path.name for path in copy.rglob("*")} == {
+        "run.json",
+        "parameters.npz",
+        "metrics.jsonl",
+        "figure.png",
+    }
 
 
 def test_held_out_examples_get_their_random_spikes_again(killed, source, tmp_path):
-    assert main(["predict", str(killed / "run-whole"), str(source), "-o", str(tmp_path / "p.npz")]) == 0
+    assert (
+        main(["predict", str(killed / "run-whole"), str(source), "-o", str(tmp_path / "p.npz")])
+        == 0
+    )
     results = json.loads((killed / "run-whole" / "run.json").read_text())["results"]
     with np.load(tmp_path / "p.npz") as predictions:
         accuracy = (predictions["y_pred"] == data.load(str(source), 0).test.y).mean()
@@ -114,16 +131,16 @@ def test_a_class_without_examples_is_refused(tmp_path, capsys, x, y):
     for command in ("train", "sweep"):
         assert main([command, "--data", str(path), "-o", str(tmp_path / "run")]) == 2
         assert (
-            f"every label from 0 to the greatest, but lacks 1; numpy.unique({y}, return_inverse=True)[1] numbers"
-            in only_line(capsys)
+            f"every label from 0 to the greatest, but lacks 1; numpy.unique({y}, "
+            f"return_inverse=True)[1] numbers" in only_line(capsys)
         )
     assert not (tmp_path / "run").exists()
 
 
 def test_stochastic_spikes_are_drawn_with_the_key(source):
-    network = options(surrogate="stochastic(arctan)", hidden=(4,), steps=3, encoding="current").network(
-        data.load(str(source), 0)
-    )
+    network = options(
+        surrogate="stochastic(arctan)", hidden=(4,), steps=3, encoding="current"
+    ).network(data.load(str(source), 0))
     hidden, readout = network.init(jax.random.key(0))
     # The potential is at the threshold.
     params = dataclasses.replace(hidden, weight=jnp.zeros((3, 4)), bias=jnp.ones(4)), readout

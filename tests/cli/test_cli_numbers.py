@@ -13,15 +13,29 @@ from cli_helpers import arrays
 from spikegrad import data
 from spikegrad.cli import figure, main, tables, trainer
 
-OPTIONS = {"epochs": 3, "batch": 16, "hidden": (4, 3), "steps": 3, "lr": 0.2, "taus": -1 / np.log(0.8), "seed": 3}
+OPTIONS = {
+    "epochs": 3,
+    "batch": 16,
+    "hidden": (4, 3),
+    "steps": 3,
+    "lr": 0.2,
+    "taus": -1 / np.log(0.8),
+    "seed": 3,
+}
 ARGS = [
-    text for name, value in OPTIONS.items() for text in (f"--{name}", re.sub(r"[() ]", "", str(value)))
+    text
+    for name, value in OPTIONS.items()
+    for text in (f"--{name}", re.sub(r"[() ]", "", str(value)))
 ]  # hidden as 4,3
 
 
 def forward(layers, x, steps=OPTIONS["steps"], decay=0.8, alpha=4.0):
-    """The spiking network in float64: potentials of the readout, and spikes and slopes of each hidden layer."""
-    layers = [{name: np.asarray(value, np.float64) for name, value in layer.items()} for layer in layers]
+    """The spiking network in float64: potentials of the readout, and spikes and slopes of each
+    hidden layer.
+    """
+    layers = [
+        {name: np.asarray(value, np.float64) for name, value in layer.items()} for layer in layers
+    ]
     potentials = [np.zeros((len(x), len(layer["bias"]))) for layer in layers]
     readout, spikes, slopes = [], [[] for _ in layers[:-1]], [[] for _ in layers[:-1]]
     for _ in range(steps):
@@ -75,7 +89,10 @@ class Run:
 
         def plain(layers):
             """In the dtype of the layers."""
-            return [{name: np.asarray(getattr(layer, name)) for name in ("weight", "bias")} for layer in layers]
+            return [
+                {name: np.asarray(getattr(layer, name)) for name in ("weight", "bias")}
+                for layer in layers
+            ]
 
         def noting(network, params, **settings):
             def spy(loss, state, batches, *, callbacks, **options):
@@ -99,11 +116,15 @@ class Run:
         self.out = captured(["train", "--data", str(source), *ARGS, "--quiet", "-o", str(folder)])
         monkeypatch.undo()
         self.record = json.loads((folder / "run.json").read_text())
-        self.lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        self.lines = [
+            json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()
+        ]
         self.data = data.load(str(source), OPTIONS["seed"])
         self.x, self.x_test = of_unit_range(self.data)
         with np.load(folder / "parameters.npz") as saved:
-            self.layers = [{"weight": saved[f"weight_{i}"], "bias": saved[f"bias_{i}"]} for i in range(3)]
+            self.layers = [
+                {"weight": saved[f"weight_{i}"], "bias": saved[f"bias_{i}"]} for i in range(3)
+            ]
 
 
 def of_unit_range(split):
@@ -126,7 +147,10 @@ def source(tmp_path_factory):
     rng = np.random.default_rng(1)
     path = tmp_path_factory.mktemp("data") / "few.npz"
     y = np.arange(90) % 3
-    x = rng.uniform(size=(90, 5)) + 2 * np.eye(3, 5)[np.where(rng.uniform(size=90) < 0.3, rng.integers(0, 3, 90), y)]
+    x = (
+        rng.uniform(size=(90, 5))
+        + 2 * np.eye(3, 5)[np.where(rng.uniform(size=90) < 0.3, rng.integers(0, 3, 90), y)]
+    )
     np.savez(path, x_train=x.astype(np.float32), y_train=y)
     return path
 
@@ -163,15 +187,21 @@ def test_saved_parameters_are_those_after_the_last_update(run):
 
 
 def gradients(layers, x, y, steps=OPTIONS["steps"], decay=0.8):
-    """Backpropagation through time in float64, with the derivative of a sigmoid for that of the spikes."""
+    """Backpropagation through time in float64, with the derivative of a sigmoid for that of the
+    spikes.
+    """
     readout, spikes, slopes = forward(layers, x, steps, decay)
     inputs = [np.broadcast_to(x, (steps, *x.shape)), *spikes]
     logits = readout.mean(0)
     share = np.exp(logits - logits.max(1, keepdims=True))
     error = (share / share.sum(1, keepdims=True) - np.eye(share.shape[1])[y]) / len(y) / steps
-    layers = [{name: np.asarray(value, np.float64) for name, value in layer.items()} for layer in layers]
+    layers = [
+        {name: np.asarray(value, np.float64) for name, value in layer.items()} for layer in layers
+    ]
     found = [{name: np.zeros_like(value) for name, value in layer.items()} for layer in layers]
-    later = [np.zeros((len(x), len(layer["bias"]))) for layer in layers]  # in each potential after its reset
+    later = [
+        np.zeros((len(x), len(layer["bias"]))) for layer in layers
+    ]  # in each potential after its reset
     for t in reversed(range(steps)):
         through = error + later[-1]
         for k in reversed(range(len(layers))):
@@ -196,7 +226,9 @@ def test_updates_are_adam_on_the_numpy_gradient(run):
         square = jax.tree.map(lambda s, g: 0.999 * s + 0.001 * g**2, square, gradient)
         lr = OPTIONS["lr"] * (1 + np.cos(np.pi * i / (3 * per_epoch))) / 2
         unbiased, spread = 1 - 0.9 ** (i + 1), 1 - 0.999 ** (i + 1)
-        for old, new, m, s in zip(*map(jax.tree.leaves, (layers[i], layers[i + 1], mean, square)), strict=True):
+        for old, new, m, s in zip(
+            *map(jax.tree.leaves, (layers[i], layers[i + 1], mean, square)), strict=True
+        ):
             np.testing.assert_allclose(
                 new - old, -lr * m / unbiased / (np.sqrt(s / spread) + 1e-8), rtol=1e-3, atol=1e-5
             )
@@ -218,13 +250,18 @@ def test_metrics_are_those_of_each_batch_before_its_update(run, name):
         assert line["accuracy"] == pytest.approx(accuracy)
         assert line["rates"] == pytest.approx(rates)
         share = (line["step"] - 1) / (3 * per_epoch)
-        assert line["learning_rate"] == pytest.approx(OPTIONS["lr"] * (1 + np.cos(np.pi * share)) / 2, rel=1e-5)
+        assert line["learning_rate"] == pytest.approx(
+            OPTIONS["lr"] * (1 + np.cos(np.pi * share)) / 2, rel=1e-5
+        )
         assert ("epoch_ended" in line) == ("test" in line) == (batch == per_epoch - 1)
 
 
 @pytest.mark.parametrize("name", RUN)
 def test_results_are_recomputed_from_parameters(run, name):
-    found, lines = run.record["results"][name], [line for line in run.lines if line["network"] == name]
+    found, lines = (
+        run.record["results"][name],
+        [line for line in run.lines if line["network"] == name],
+    )
     per_epoch = 72 // 16
     for epoch in range(3):
         mine = lines[epoch * per_epoch : (epoch + 1) * per_epoch]
@@ -238,7 +275,10 @@ def test_results_are_recomputed_from_parameters(run, name):
     assert found["test"] == accuracy
     assert found["rates"] == pytest.approx(rates)
     assert found["silent"] == pytest.approx(silent)
-    assert (found["accuracy"], found["loss"]) == (found["curves"]["accuracy"][-1], found["curves"]["loss"][-1])
+    assert (found["accuracy"], found["loss"]) == (
+        found["curves"]["accuracy"][-1],
+        found["curves"]["loss"][-1],
+    )
     assert abs(found["accuracy"] - accuracy) > 0.001  # or a table could mix them up
     assert (run.record["finished"], run.record["interrupted"], found["epochs"]) == (True, False, 3)
 
@@ -255,7 +295,11 @@ def test_printed_tables_have_the_results(run):
         assert f"{parameters} parameters" in re.sub(r"\s+", " ", run.out)
     _, _, rates, silent = scores("spiking", run.layers, run.x_test, run.data.test.y)
     for i, (rate, never) in enumerate(zip(rates, silent, strict=True)):
-        assert cells(run.out, str(i + 1)) == [str(OPTIONS["hidden"][i]), f"{rate:.3f}", f"{never:.1%}"]
+        assert cells(run.out, str(i + 1)) == [
+            str(OPTIONS["hidden"][i]),
+            f"{rate:.3f}",
+            f"{never:.1%}",
+        ]
     assert "72 training examples, 18 test examples" in re.sub(r"\s+", " ", run.out)
 
 
@@ -279,13 +323,20 @@ def test_figure_shows_the_results(run):
         found = sorted(tuple(ends.mean(0).round(6)) for ends in panel.collections[0].get_segments())
         assert found == sorted(zip(*np.nonzero(layer[:, 0]), strict=True)), k
     lines = panels[f"readout, test example 9 with label {run.data.test.y[9]}"].get_lines()
-    np.testing.assert_allclose([line.get_ydata() for line in lines], readout[:, 0].T, rtol=1e-4, atol=1e-5)
-    assert f"{scores('spiking', run.layers, run.x_test, run.data.test.y)[1]:.1%}" in drawn.get_suptitle()
+    np.testing.assert_allclose(
+        [line.get_ydata() for line in lines], readout[:, 0].T, rtol=1e-4, atol=1e-5
+    )
+    assert (
+        f"{scores('spiking', run.layers, run.x_test, run.data.test.y)[1]:.1%}"
+        in drawn.get_suptitle()
+    )
 
 
 @pytest.mark.parametrize("named", [False, True])
 def test_predict_scores_the_held_out_examples(run, source, tmp_path, named):
-    out = captured(["predict", str(run.folder), *([str(source)] * named), "-o", str(tmp_path / "p.npz")])
+    out = captured(
+        ["predict", str(run.folder), *([str(source)] * named), "-o", str(tmp_path / "p.npz")]
+    )
     logits = forward(run.layers, run.x_test)[0].mean(0)
     with np.load(tmp_path / "p.npz") as predicted:
         np.testing.assert_allclose(predicted["logits"], logits, rtol=1e-4, atol=1e-4)
@@ -293,7 +344,10 @@ def test_predict_scores_the_held_out_examples(run, source, tmp_path, named):
     y, answers = run.data.test.y, logits.argmax(1)
     for label in range(3):
         mine = answers[y == label]
-        share, given = with_interval((mine == label).mean(), len(mine)), int((answers == label).sum())
+        share, given = (
+            with_interval((mine == label).mean(), len(mine)),
+            int((answers == label).sum()),
+        )
         assert cells(out, str(label)) == [f"{len(mine)}", share, f"{given}"]
     right = int((answers == y).sum())
     assert cells(out, "all") == ["18", with_interval(right / 18, 18), "18"]
@@ -308,7 +362,9 @@ def test_predict_scales_integers_like_the_training_data(run, source, tmp_path):
     assert all(np.isclose(raw, row, atol=1e-5).all(1).any() for row in restored)
     x = np.random.default_rng(5).integers(0, 4, (30, 5)).astype(np.uint8)
     np.savez(tmp_path / "mine.npz", x=x)
-    out = captured(["predict", str(run.folder), str(tmp_path / "mine.npz"), "-o", str(tmp_path / "p.npz")])
+    out = captured(
+        ["predict", str(run.folder), str(tmp_path / "mine.npz"), "-o", str(tmp_path / "p.npz")]
+    )
     assert "answers" in out
     assert "accuracy" not in out
     with np.load(tmp_path / "p.npz") as predicted:
@@ -316,7 +372,9 @@ def test_predict_scales_integers_like_the_training_data(run, source, tmp_path):
         np.testing.assert_allclose(predicted["logits"], logits, rtol=1e-4, atol=1e-4)
 
 
-def test_sweep_chooses_by_validation_and_reports_the_held_out_examples(source, tmp_path, monkeypatch):
+def test_sweep_chooses_by_validation_and_reports_the_held_out_examples(
+    source, tmp_path, monkeypatch
+):
     found, score = [], trainer.score
 
     def spy(network, params, source):
@@ -325,30 +383,61 @@ def test_sweep_chooses_by_validation_and_reports_the_held_out_examples(source, t
 
     monkeypatch.setattr(trainer, "score", spy)
     folder = tmp_path / "sweep"
-    args = [*ARGS[: ARGS.index("--lr")], *ARGS[ARGS.index("--lr") + 2 :], "--lr", "0.02,0.2", "--seeds", "2"]
+    args = [
+        *ARGS[: ARGS.index("--lr")],
+        *ARGS[ARGS.index("--lr") + 2 :],
+        "--lr",
+        "0.02,0.2",
+        "--seeds",
+        "2",
+    ]
     out = captured(
-        ["sweep", "--data", str(source), *args, "--surrogate", "sigmoid", "--jobs", "1", "--quiet", "-o", str(folder)]
+        [
+            "sweep",
+            "--data",
+            str(source),
+            *args,
+            "--surrogate",
+            "sigmoid",
+            "--jobs",
+            "1",
+            "--quiet",
+            "-o",
+            str(folder),
+        ]
     )
     results = [json.loads(line) for line in (folder / "runs.jsonl").read_text().splitlines()]
     assert [(r["lr"], r["seed"]) for r in results] == [(0.02, 3), (0.2, 3), (0.02, 4), (0.2, 4)]
     loaded = data.load(str(source), OPTIONS["seed"])
     train, test = loaded.train.x[:, 0], loaded.test.x[:, 0]
     low, high = train.min(), train.max()
-    for result, (layers, chosen_by), (again, told) in zip(results, found[::2], found[1::2], strict=True):
-        assert all(np.array_equal(a["weight"], b["weight"]) for a, b in zip(layers, again, strict=True))
+    for result, (layers, chosen_by), (again, told) in zip(
+        results, found[::2], found[1::2], strict=True
+    ):
+        assert all(
+            np.array_equal(a["weight"], b["weight"]) for a, b in zip(layers, again, strict=True)
+        )
         assert np.array_equal(told, test)
-        rows = [np.flatnonzero((train == x).all(1)).item() for x in chosen_by]  # of the training examples
+        rows = [
+            np.flatnonzero((train == x).all(1)).item() for x in chosen_by
+        ]  # of the training examples
         x = (train[rows] - low) / (high - low)
         assert result["validation"] == scores("spiking", layers, x, loaded.train.y[rows])[1]
-        _, accuracy, _, silent = scores("spiking", layers, (test - low) / (high - low), loaded.test.y)
+        _, accuracy, _, silent = scores(
+            "spiking", layers, (test - low) / (high - low), loaded.test.y
+        )
         assert result["test"] == accuracy
         assert result["silent"] == pytest.approx(silent)
         assert result["step"] == OPTIONS["epochs"] * ((72 - len(rows)) // OPTIONS["batch"])
     means = {
-        lr: [np.mean([r[k] for r in results if r["lr"] == lr]) for k in ("validation", "test")] for lr in (0.02, 0.2)
+        lr: [np.mean([r[k] for r in results if r["lr"] == lr]) for k in ("validation", "test")]
+        for lr in (0.02, 0.2)
     }
     spreads = {
-        lr: [np.std([r[k] for r in results if r["lr"] == lr], ddof=1) for k in ("validation", "test")] for lr in means
+        lr: [
+            np.std([r[k] for r in results if r["lr"] == lr], ddof=1) for k in ("validation", "test")
+        ]
+        for lr in means
     }
     best = max(means, key=lambda lr: means[lr][0])
     record = json.loads((folder / "sweep.json").read_text())["results"]
@@ -360,5 +449,9 @@ def test_sweep_chooses_by_validation_and_reports_the_held_out_examples(source, t
     shown = [f"{100 * m:.1f} ± {s:.1%}" for m, s in zip(means[best], spreads[best], strict=True)]
     assert re.search(rf"^sigmoid +{best:g} +{re.escape(shown[0])} ", out, re.MULTILINE)
     guessed = means[best][0] < 3 ** (-2 / 3)
-    line = "no setting learned" if guessed else f"lr {best:g}, with {shown[1]} of the test set, runs: 2"
+    line = (
+        "no setting learned"
+        if guessed
+        else f"lr {best:g}, with {shown[1]} of the test set, runs: 2"
+    )
     assert line in re.sub(r"\s+", " ", out)

@@ -1,4 +1,6 @@
-"""The command ``sweep``: a run is that of ``train``, a killed one goes on, and the best is chosen by validation."""
+"""The command ``sweep``: a run is that of ``train``, a killed one goes on, and the best is chosen
+by validation.
+"""
 
 import dataclasses
 import json
@@ -49,8 +51,12 @@ def test_a_sweep_is_written_in_full(swept):
 def test_a_run_of_the_command_is_that_of_train_alone(swept):
     data = sources.for_validation(load("digits", 5), 0.1, 5)
     setting = {"surrogate": "arctan", "half_width": 0.4, "lr": 0.02, "seed": 6}
-    found = next(r for r in lines(swept) if setting.items() <= r.items())  # they stand as they ended
-    network = SpikingNetwork((64, 16, 10), LIF(surrogate=rescaled(Arctan(), half_width=0.4)), 4, "current", high=16.0)
+    found = next(
+        r for r in lines(swept) if setting.items() <= r.items()
+    )  # they stand as they ended
+    network = SpikingNetwork(
+        (64, 16, 10), LIF(surrogate=rescaled(Arctan(), half_width=0.4)), 4, "current", high=16.0
+    )
     params = network.init(jax.random.key(6))
     params, alone = trainer.fit(
         network, params, data, options(encoding="current", epochs=2, batch=128, lr=0.02, seed=6)
@@ -97,7 +103,12 @@ def summaries(results):
 
 def test_the_best_is_chosen_by_validation_alone():
     rows = summaries(
-        [result("a", 0, 0.9, 0.1), result("b", 0, 0.8, 0.99), result("a", 1, 0.7, 0.3), result("b", 1, 0.75, 0.99)]
+        [
+            result("a", 0, 0.9, 0.1),
+            result("b", 0, 0.8, 0.99),
+            result("a", 1, 0.7, 0.3),
+            result("b", 1, 0.75, 0.99),
+        ]
     )
     chosen = sweeping.best(rows)
     assert chosen.setting["surrogate"] == "a"
@@ -106,19 +117,29 @@ def test_the_best_is_chosen_by_validation_alone():
 
 
 def test_means_do_not_depend_on_which_run_ended_first():
-    results = [result("arctan", seed, v, 1 - v) for seed, v in enumerate(np.random.default_rng(0).random(9))]
+    results = [
+        result("arctan", seed, v, 1 - v)
+        for seed, v in enumerate(np.random.default_rng(0).random(9))
+    ]
     (expected,) = summaries(results)
     assert all(summaries(results[n:] + results[:n]) == [expected] for n in range(9))
 
 
-RECORD = {"options": {"data": "mine"}, "data": {"test": 9, "test_from": "the test set", "classes": 10}}
+RECORD = {
+    "options": {"data": "mine"},
+    "data": {"test": 9, "test_from": "the test set", "classes": 10},
+}
 
 
 @pytest.mark.parametrize(
     ("validation", "line"),
     [
         (0.5, "best by validation: surrogate arctan, with 40.0% of the test set, runs: 1"),
-        (0.1, "no setting learned: the highest validation accuracy, 10.0%, is close to guessing one of 10 classes"),
+        (
+            0.1,
+            "no setting learned: the highest validation accuracy, 10.0%, is close to guessing "
+            "one of 10 classes",
+        ),
     ],
 )
 def test_guessing_is_not_called_best(validation, line):
@@ -144,7 +165,12 @@ def test_heat_map_shows_each_mean_and_frames_the_best(at):
     accuracies = np.linspace(0.2, 0.7, 6)
     accuracies[at] = 0.9
     pairs = [(spec, lr) for spec in specs for lr in lrs]
-    rows = summaries([{**result(spec, 0, v, 0.5), "lr": lr} for (spec, lr), v in zip(pairs, accuracies, strict=True)])
+    rows = summaries(
+        [
+            {**result(spec, 0, v, 0.5), "lr": lr}
+            for (spec, lr), v in zip(pairs, accuracies, strict=True)
+        ]
+    )
     panel = sweep_figure(rows, ["surrogate", "lr"], "mine").axes[0]
     (image,), (frame,) = panel.get_images(), panel.patches
     np.testing.assert_allclose(image.get_array(), 100 * accuracies.reshape(2, 3))
@@ -163,14 +189,18 @@ def test_examples_to_choose_by_are_neither_trained_on_nor_held_out():
     numbered = Sequences("numbered", np.arange(len(y))[:, None, None], y)
     data = dataclasses.replace(data, train=numbered)
     rest = sources.for_validation(data, 0.1, 3)
-    trained_on, chosen_by = (part.padded().ravel().astype(int) for part in (rest.train, rest.validation))
+    trained_on, chosen_by = (
+        part.padded().ravel().astype(int) for part in (rest.train, rest.validation)
+    )
     assert sorted([*trained_on, *chosen_by]) == list(range(len(y)))
     assert rest.test is data.test
     assert np.array_equal(y[chosen_by], rest.validation.y)
     assert np.array_equal(y[trained_on], rest.train.y)
     share = np.bincount(rest.validation.y) / np.bincount(y)
     assert abs(share - 0.1).max() < 0.005
-    assert not np.array_equal(chosen_by, sources.for_validation(data, 0.1, 4).validation.padded().ravel())
+    assert not np.array_equal(
+        chosen_by, sources.for_validation(data, 0.1, 4).validation.padded().ravel()
+    )
     with pytest.raises(DataError, match="too few examples"):
         sources.for_validation(data, 0.001, 0)
 

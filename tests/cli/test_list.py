@@ -21,7 +21,10 @@ def listed():
     with contextlib.redirect_stdout(out):
         assert main(["list"]) == 0
     entries = zip(*[iter(out.getvalue().splitlines())] * 3, strict=True)
-    return {first.partition("(")[0]: (first, formula.strip(), sizes.strip()) for first, formula, sizes in entries}
+    return {
+        first.partition("(")[0]: (first, formula.strip(), sizes.strip())
+        for first, formula, sizes in entries
+    }
 
 
 def test_list_has_every_surrogate_with_its_parameters(listed):
@@ -38,15 +41,25 @@ def test_list_has_peak_area_and_half_width(listed):
         "inv_square_grad": (1, 2 / 100),
         "q_pseudo_spike": (1, 3),
         "relu_grad": (0.3, 0.3),
-        "multi_gaussian_grad": (0.5 * (1.15 - 0.3 * np.exp(-1 / 72) / 6) / (0.5 * np.sqrt(2 * np.pi)), 0.5 * 0.85),
+        "multi_gaussian_grad": (
+            0.5 * (1.15 - 0.3 * np.exp(-1 / 72) / 6) / (0.5 * np.sqrt(2 * np.pi)),
+            0.5 * 0.85,
+        ),
         "leaky_relu": (1, "unbounded"),
         "piecewise_leaky_relu": (0.5, "unbounded"),
         "nonzero_sign_log": (1, "unbounded"),
         "squarewave_fourier_series": (1, "periodic"),
     }
-    sizes = {name: dict(part.split() for part in line.split(", ")) for name, (_, _, line) in listed.items()}
+    sizes = {
+        name: dict(part.split() for part in line.split(", "))
+        for name, (_, _, line) in listed.items()
+    }
     for name, (peak, area) in expected.items():
         assert float(sizes[name]["peak"]) == pytest.approx(peak, rel=1e-3), name
         found = sizes[name]["area"]
-        assert found == area if isinstance(area, str) else float(found) == pytest.approx(area, rel=1e-3)
+        assert (
+            found == area
+            if isinstance(area, str)
+            else float(found) == pytest.approx(area, rel=1e-3)
+        )
     assert sizes["sigmoid"] == {"peak": "1", "area": "1", "half-width": "0.4407"}

@@ -18,7 +18,10 @@ def run(*arguments):
 def test_quantize(tmp_path, monkeypatch):
     monkeypatch.setattr(figure, "run_figure", lambda *_: Figure())  # which takes a second
     folder = tmp_path / "run"
-    small = "--data digits --hidden 8 --steps 4 --epochs 1 --encoding rate --reset value --no-baseline --quiet"
+    small = (
+        "--data digits --hidden 8 --steps 4 --epochs 1 --encoding rate --reset value "
+        "--no-baseline --quiet"
+    )
     result = run("train", *small.split(), "--target", "loihi", "--bits", 6, "-o", folder)
     assert result.exit_code == 0, result.output
     assert "in real numbers" in result.output

@@ -25,7 +25,9 @@ def parameters_of(network, gain):
     return jax.tree.map(lambda leaf: gain * leaf, network.init(jax.random.key(1)))
 
 
-@pytest.mark.parametrize(("encoding", "encode"), [("latency", latency_encoding), ("rate", rate_encoding)])
+@pytest.mark.parametrize(
+    ("encoding", "encode"), [("latency", latency_encoding), ("rate", rate_encoding)]
+)
 def test_images_are_encoded_on_their_scale(encoding, encode):
     x, key = RNG.integers(0, 17, (5, 2, 3)), jax.random.key(3)
     network = SpikingNetwork(SIZES, LIF(), steps=4, encoding=encoding, high=16.0)
@@ -43,7 +45,9 @@ def test_shifts_move_images_and_zeros_move_in():
     assert len(set(zip(row, column, strict=True))) == 25
     corner = np.ones((50, 4, 4, 3), np.float32)
     sums = np.asarray(random_shift(corner, 2, jax.random.key(0))).sum((1, 2, 3))
-    assert set(sums) == {3 * (4 - a) * (4 - b) for a in range(3) for b in range(3)}  # channels move together
+    assert set(sums) == {
+        3 * (4 - a) * (4 - b) for a in range(3) for b in range(3)
+    }  # channels move together
 
 
 def test_noise_is_normal_and_new_for_each_key():
@@ -67,7 +71,11 @@ def test_noise_is_normal_and_new_for_each_key():
     np.testing.assert_allclose(noise.std((1, 2, 3)), 0.25, rtol=5 / np.sqrt(2 * count))
     within = (np.abs(noise) < 0.25).mean()  # of a normal distribution
     assert within == pytest.approx(0.6827, abs=5 * np.sqrt(0.22 / noise.size))
-    for a, b in ((noise[0], noise[1]), (noise[0, :10], noise[0, 10:]), (noise[0, :, :32], noise[0, :, 32:])):
+    for a, b in (
+        (noise[0], noise[1]),
+        (noise[0, :10], noise[0, 10:]),
+        (noise[0, :, :32], noise[0, :, 32:]),
+    ):
         assert abs(np.corrcoef(a.ravel(), b.ravel())[0, 1]) < 5 / np.sqrt(a.size)
 
 
@@ -79,7 +87,9 @@ def test_scores_do_not_depend_on_how_examples_are_batched():
         for layer in parameters_of(network, 1.4)
     )
     scores = trainer.score(network, params, images(x))
-    logits, spikes, _ = jax.jit(lambda params, x: network(params, x, jax.random.key(0)))(params, x[None])
+    logits, spikes, _ = jax.jit(lambda params, x: network(params, x, jax.random.key(0)))(
+        params, x[None]
+    )
     np.testing.assert_allclose(scores.logits, logits, rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(scores.rates, [s.mean() for s in spikes], rtol=1e-3)
     silent = [float((np.asarray(s).sum((0, 1)) == 0).mean()) for s in spikes]
@@ -139,7 +149,9 @@ def test_held_out_examples_have_no_part_in_training(digits, learnt):
     assert other[1]["curves"]["test"] != learnt[1]["curves"]["test"]
 
 
-def test_stopping_keeps_what_was_learnt_and_a_resumed_run_gives_the_same_bits(digits, learnt, tmp_path):
+def test_stopping_keeps_what_was_learnt_and_a_resumed_run_gives_the_same_bits(
+    digits, learnt, tmp_path
+):
     seen = []
     options = {"folder": tmp_path, "minutes": 0.0}
     first, stopped = small(digits, callbacks=[seen.append], stop=lambda: len(seen) == 4, **options)
@@ -156,10 +168,21 @@ def test_stopping_keeps_what_was_learnt_and_a_resumed_run_gives_the_same_bits(di
     assert rest[1]["curves"] == curves
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == list(range(1, 67))
-    assert {"network", "step", "epoch", "seconds", "loss", "accuracy", "rates", "learning_rate"} <= set(lines[0])
+    assert {
+        "network",
+        "step",
+        "epoch",
+        "seconds",
+        "loss",
+        "accuracy",
+        "rates",
+        "learning_rate",
+    } <= set(lines[0])
     assert [line["test"] for line in lines if line.get("epoch_ended")] == curves["test"]
     assert lines[33]["learning_rate"] == pytest.approx(2e-2 * (1 + np.cos(np.pi * 33 / 66)) / 2)
-    assert small(digits, callbacks=[seen.append], **options)[1]["curves"] == curves  # of a finished one nothing is left
+    assert (
+        small(digits, callbacks=[seen.append], **options)[1]["curves"] == curves
+    )  # of a finished one nothing is left
     assert len(seen) == 66
 
 
@@ -168,7 +191,9 @@ def test_divergence_keeps_the_last_good_parameters(digits):
     x = digits.train.x[:, 0].copy()
     x[200] = np.inf
     broken = dataclasses.replace(digits, train=images(x, digits.train.y))
-    with pytest.raises(DivergedError, match=r"the loss is (nan|inf) at update \d+, in epoch 1") as diverged:
+    with pytest.raises(
+        DivergedError, match=r"the loss is (nan|inf) at update \d+, in epoch 1"
+    ) as diverged:
         small(broken, callbacks=[lambda now: good.append(now.step)])
     assert 0 < good[-1] < 22
     start = NETWORK.init(jax.random.key(0))

@@ -26,7 +26,9 @@ CLASSES = 3
 
 def network_of(shape, **changes):
     """The network of some options for examples of this shape."""
-    return options(**changes).network(SimpleNamespace(shape=shape, classes=CLASSES, low=0.0, high=1.0))
+    return options(**changes).network(
+        SimpleNamespace(shape=shape, classes=CLASSES, low=0.0, high=1.0)
+    )
 
 
 def of_run(source, seed=0):
@@ -43,7 +45,9 @@ def batch_of(x, y):
 
 
 def with_lengths(x, lengths, y=None):
-    return Sequences("some", x, np.zeros(len(x), int) if y is None else y, lengths=lengths, steps=x.shape[1])
+    return Sequences(
+        "some", x, np.zeros(len(x), int) if y is None else y, lengths=lengths, steps=x.shape[1]
+    )
 
 
 def simulate(params, x, cell, taus):
@@ -68,7 +72,8 @@ def simulate(params, x, cell, taus):
 
 
 @pytest.mark.parametrize(
-    ("cell", "taus"), [("lif", (5.0, 8.0)), ("synaptic", (5.0, 3.0, 8.0)), ("adaptive", (5.0, 20.0, 8.0))]
+    ("cell", "taus"),
+    [("lif", (5.0, 8.0)), ("synaptic", (5.0, 3.0, 8.0)), ("adaptive", (5.0, 20.0, 8.0))],
 )
 def test_each_cell_and_readout_is_the_textbook_one_and_padding_has_no_effect(cell, taus):
     network = network_of((2, 2), cell=cell, taus=taus, recurrent=True)
@@ -80,13 +85,23 @@ def test_each_cell_and_readout_is_the_textbook_one_and_padding_has_no_effect(cel
     @jax.jit
     def each(params, x, mask):
         return [
-            dataclasses.replace(network, readout=readout)(params, x, jax.random.key(0), mask)[0] for readout in READOUTS
+            dataclasses.replace(network, readout=readout)(params, x, jax.random.key(0), mask)[0]
+            for readout in READOUTS
         ]
 
     found = dict(zip(READOUTS, each(params, x.swapaxes(0, 1), mask_of(LENGTHS, 12)), strict=True))
-    courses = [simulate(params, one[:n].reshape(n, 4), cell, taus) for one, n in zip(x, LENGTHS, strict=True)]
-    for readout, of in (("mean", lambda c: c.mean(0)), ("max", lambda c: c.max(0)), ("last", lambda c: c[-1])):
-        np.testing.assert_allclose(found[readout], [of(course) for course in courses], rtol=1e-4, atol=1e-4)
+    courses = [
+        simulate(params, one[:n].reshape(n, 4), cell, taus)
+        for one, n in zip(x, LENGTHS, strict=True)
+    ]
+    for readout, of in (
+        ("mean", lambda c: c.mean(0)),
+        ("max", lambda c: c.max(0)),
+        ("last", lambda c: c[-1]),
+    ):
+        np.testing.assert_allclose(
+            found[readout], [of(course) for course in courses], rtol=1e-4, atol=1e-4
+        )
 
 
 @pytest.mark.parametrize(("cell", "leaks"), [(cell, names) for cell, (_, names) in CELLS.items()])
@@ -96,7 +111,9 @@ def test_time_constants_become_leaks_in_their_order(cell, leaks):
         decays = [math.exp(-1 / tau) for tau in given] or [0.9]
         found = [getattr(network.cell, name) for name in leaks]
         assert found[: len(decays)] == pytest.approx(decays[: len(leaks)])
-        assert network.readout_decay == pytest.approx(decays[-1] if len(given) > len(leaks) else decays[0])
+        assert network.readout_decay == pytest.approx(
+            decays[-1] if len(given) > len(leaks) else decays[0]
+        )
 
 
 def test_padding_changes_neither_loss_nor_gradient_nor_rates():
@@ -111,20 +128,25 @@ def test_padding_changes_neither_loss_nor_gradient_nor_rates():
     np.testing.assert_allclose(same["rates"], metrics["rates"], rtol=1e-5)
     for a, b in zip(jax.tree.leaves(other), jax.tree.leaves(gradient), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
-    few, many = (trainer.score(network, params, with_lengths(part, LENGTHS)) for part in (x, longer))
+    few, many = (
+        trainer.score(network, params, with_lengths(part, LENGTHS)) for part in (x, longer)
+    )
     np.testing.assert_allclose(many.logits, few.logits, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(few.rates, metrics["rates"], rtol=1e-5)
     np.testing.assert_allclose(many.rates, few.rates, rtol=1e-5)
 
 
 def test_baseline_has_equal_weights_and_decays():
-    network = network_of((4,), cell="synaptic", taus=(5.0, 3.0, 8.0), recurrent=True, readout="last")
+    network = network_of(
+        (4,), cell="synaptic", taus=(5.0, 3.0, 8.0), recurrent=True, readout="last"
+    )
     other = network.without_spikes()
     assert isinstance(other.cell, Rectified)
     assert other.cell.decay == network.cell.decay == math.exp(-1 / 5)
     assert (other.readout, other.readout_decay) == ("last", pytest.approx(math.exp(-1 / 8)))
     assert other.count == network.count == 4 * 6 + 6 + 6 * 6 + 6 * 3 + 3
-    # on positive inputs and weights nothing is cut off: a cascade of leaky integrators with a gain of 1 - decay
+    # on positive inputs and weights nothing is cut off: a cascade of leaky integrators with a gain
+    # of 1 - decay
     params = jax.tree.map(lambda w: jnp.full_like(w, 0.1), other.init(jax.random.key(0)))
     _, active, course = other(params, jnp.ones((3, 1, 4)), jax.random.key(0))
     a, b, v, r, expected = math.exp(-1 / 5), math.exp(-1 / 8), 0.0, 0.0, []
@@ -147,14 +169,20 @@ def test_heidelberg(tmp_path, capsys):
     assert (alone.train.masked, alone.mean) == (False, ())
     assert not capsys.readouterr().err
     sources.load(f"shd:{tmp_path / 'shd_train.h5'}", 3, Binning(10, 14_000))
-    doubt = "are outside of the 0.14 s of all steps: a longer --bin or more --steps take later ones in"
+    doubt = (
+        "are outside of the 0.14 s of all steps: a longer --bin or more --steps take later ones in"
+    )
     assert doubt in capsys.readouterr().err
     write_shd(tmp_path / "few.h5", **{"extra/speaker": [1, 2] * 3})
     with pytest.raises(DataError, match=r"few\.h5: indices must select at least one example"):
         sources.load(f"shd:{tmp_path / 'few.h5'}", 3, binning)
     write_shd(tmp_path / "shd_test.h5", labels=[1] * 6)
     both = sources.load(f"shd:{tmp_path}", 3, binning)
-    assert (both.test_from, both.test.y.tolist(), both.train.y.tolist()) == ("the test set", [1] * 6, SHD["labels"])
+    assert (both.test_from, both.test.y.tolist(), both.train.y.tolist()) == (
+        "the test set",
+        [1] * 6,
+        SHD["labels"],
+    )
     assert not capsys.readouterr().err
     write_shd(tmp_path / "ssc_train.h5", **{"extra/speaker": None}, labels=[0, 1] * 3)
     ssc = sources.load(f"ssc:{tmp_path / 'ssc_train.h5'}", 0, binning)
@@ -198,13 +226,19 @@ def test_sequences(tmp_path, monkeypatch):
     steps = np.array([[1.5, 4], [2, 5], [-0.3, 6], [7, 8]])  # over all steps that there are
     np.testing.assert_allclose(data.mean, steps.mean(0), rtol=1e-6)
     np.testing.assert_allclose(data.std, steps.std(0), rtol=1e-6)
-    np.testing.assert_allclose(data.train.x[1, 0], (steps[3] - steps.mean(0)) / steps.std(0), rtol=1e-5)
+    np.testing.assert_allclose(
+        data.train.x[1, 0], (steps[3] - steps.mean(0)) / steps.std(0), rtol=1e-5
+    )
     tested = np.array([[70, 8], [90, 300], [-80, 20], [11, -10]])
     np.testing.assert_allclose(data.test.x[1], (tested - steps.mean(0)) / steps.std(0), rtol=1e-5)
     assert not data.train.x[1, 1:].any()
     monkeypatch.setattr("spikegrad.data._randman.randman", functools.partial(randman, samples=10))
     made = sources.load("randman", 1, Binning(40))
-    assert (made.train.x.shape, made.train.x.dtype, made.test_from[:7]) == ((90, 40, 20), bool, "a tenth")
+    assert (made.train.x.shape, made.train.x.dtype, made.test_from[:7]) == (
+        (90, 40, 20),
+        bool,
+        "a tenth",
+    )
 
 
 def test_generated_tasks_have_the_published_or_an_independent_test_set():
@@ -219,7 +253,9 @@ NUMBERED = np.arange(1.0, 41)
 
 
 def write_numbered(path, first=NUMBERED, shift=0.0, **more):
-    """Write recordings of two channels whose deviation grows with their number, with a mean of ``shift``."""
+    """Write recordings of two channels whose deviation grows with their number, with a mean of
+    ``shift``.
+    """
     rng, n = np.random.default_rng(2), len(first)
     lengths = rng.integers(2, 7, n)
     x = first[:, None, None] * rng.normal(size=(n, 6, 2)) + shift
@@ -234,7 +270,9 @@ def numbers(x, data):
 
 
 def standardized(x, lengths, rows, by):
-    """Some recordings in float64 by the statistics of the valid steps of others, with zeros as padding."""
+    """Some recordings in float64 by the statistics of the valid steps of others, with zeros as
+    padding.
+    """
     valid = np.arange(x.shape[1]) < lengths[:, None]
     steps = x[by][valid[by]]
     return np.where(valid[rows][..., None], (x[rows] - steps.mean(0)) / steps.std(0), 0)
@@ -248,7 +286,9 @@ def test_recordings_are_scaled_by_the_training_part(tmp_path, seed):
     assert sorted([*train, *test]) == list(range(40))
     assert np.bincount(test % 2).tolist() == [4, 4]  # a fifth of each class
     for part, rows in ((data.train, train), (data.test, test)):
-        np.testing.assert_allclose(part.padded(), standardized(x, lengths, rows, train), rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(
+            part.padded(), standardized(x, lengths, rows, train), rtol=1e-4, atol=1e-5
+        )
         assert np.array_equal(part.y, rows % 2)
         assert np.array_equal(part.lengths, lengths[rows])
     # from the data of the run, the held-out part is scored, also through a link
@@ -262,7 +302,10 @@ def test_recordings_are_scaled_by_the_training_part(tmp_path, seed):
     scaled, _ = sources.load_to_score(other, of_run(path, seed), data)
     both, both_steps = np.concatenate([x, more]), np.concatenate([lengths, steps])
     np.testing.assert_allclose(
-        scaled.padded(), standardized(both, both_steps, np.arange(40, 47), train), rtol=1e-4, atol=1e-5
+        scaled.padded(),
+        standardized(both, both_steps, np.arange(40, 47), train),
+        rtol=1e-4,
+        atol=1e-5,
     )
     assert np.array_equal(scaled.y, np.arange(7) % 2)
     assert np.array_equal(scaled.lengths, steps)
@@ -286,7 +329,13 @@ def test_data_larger_than_memory_is_read_by_batch(tmp_path, monkeypatch):
     assert isinstance(parts.test.x, np.ndarray)
     assert parts.train.padded().dtype == whole.train.x.dtype
     for rows in (np.arange(3, 9), np.array([7, 0, 7])):
-        assert all(map(np.array_equal, parts.train.subset(rows).as_batch(), whole.train.subset(rows).as_batch()))
+        assert all(
+            map(
+                np.array_equal,
+                parts.train.subset(rows).as_batch(),
+                whole.train.subset(rows).as_batch(),
+            )
+        )
     assert sources.sha256(parts.train) == sources.sha256(whole.train)
     given = options(epochs=1, batch=8, input_noise=0.1)
     network = given.network(whole)
@@ -298,29 +347,62 @@ def test_data_larger_than_memory_is_read_by_batch(tmp_path, monkeypatch):
 
 
 OPTIONS = {
-    "cell": "synaptic", "taus": "6,3,9", "readout": "max", "mode": "half", "input_noise": "0.1", "batch": "8",
-    "hidden": "8", "epochs": "6", "lr": "0.1", "surrogate": "arctan",
-}  # fmt: skip
+    "cell": "synaptic",
+    "taus": "6,3,9",
+    "readout": "max",
+    "mode": "half",
+    "input_noise": "0.1",
+    "batch": "8",
+    "hidden": "8",
+    "epochs": "6",
+    "lr": "0.1",
+    "surrogate": "arctan",
+}
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
     mine = write_mine(folder / "mine.npz")
-    args = [text for name, value in OPTIONS.items() for text in (f"--{name.replace('_', '-')}", value)]
+    args = [
+        text for name, value in OPTIONS.items() for text in (f"--{name.replace('_', '-')}", value)
+    ]
     with jax.numpy_dtype_promotion("standard"):
-        assert main(["train", "--data", mine, "--recurrent", "--quiet", *args, "-o", str(folder / "whole")]) == 0
+        assert (
+            main(
+                [
+                    "train",
+                    "--data",
+                    mine,
+                    "--recurrent",
+                    "--quiet",
+                    *args,
+                    "-o",
+                    str(folder / "whole"),
+                ]
+            )
+            == 0
+        )
     return folder, mine
 
 
 @pytest.mark.every
 def test_a_run_is_recorded(trained):
     folder, mine = trained
-    saved, record = runs.read(folder / "whole"), json.loads((folder / "whole" / "run.json").read_text())
+    saved, record = (
+        runs.read(folder / "whole"),
+        json.loads((folder / "whole" / "run.json").read_text()),
+    )
     assert saved.network == network_of(
-        (4,), cell="synaptic", taus=(6.0, 3.0, 9.0), readout="max", mode="half", recurrent=True, hidden=(8,),
+        (4,),
+        cell="synaptic",
+        taus=(6.0, 3.0, 9.0),
+        readout="max",
+        mode="half",
+        recurrent=True,
+        hidden=(8,),
         surrogate="arctan",
-    )  # fmt: skip
+    )
     assert (record["options"]["input_noise"], record["options"]["encoding"]) == (0.1, "none")
     assert saved.params[0].recurrent.shape == (8, 8)
     data = sources.load(mine, 0, Binning())
@@ -341,7 +423,8 @@ def test_recordings_are_scored(trained, tmp_path, capsys):
     data = sources.load(mine, 0, Binning())
     with np.load(out) as test:
         assert (test["y_pred"] == data.test.y).mean() == record["results"]["spiking"]["test"]
-    # a file of its own is scored as a whole, on the scale of the training data, however far it is filled up
+    # a file of its own is scored as a whole, on the scale of the training data, however far it is
+    # filled up
     with np.load(mine) as arrays:
         x, lengths = (arrays[key][:7] for key in ("x", "lengths"))
     np.savez(tmp_path / "seven.npz", x=np.pad(x, [(0, 0), (0, 5), (0, 0)]), lengths=lengths)

@@ -1,4 +1,6 @@
-"""Spiking networks made from ReLU networks, against a loop in NumPy that shares nothing with the library."""
+"""Spiking networks made from ReLU networks, against a loop in NumPy that shares nothing with the
+library.
+"""
 
 import equinox as eqx
 import jax
@@ -40,7 +42,9 @@ def average(x):
 
 @pytest.fixture(scope="module")
 def network():
-    """A stem, a residual block with a bias within its function, average pooling, and a linear layer."""
+    """A stem, a residual block with a bias within its function, average pooling, and a linear
+    layer.
+    """
     flat = jax.tree_util.Partial(lambda w, x: x.reshape(len(x), -1) @ w, OUT)
     branch = jax.tree_util.Partial(lambda k, b, x: convolve(k, x, b), BRANCH, BRANCH_BIAS)
     return Network({
@@ -69,7 +73,9 @@ def average_in_numpy(x):
 
 
 def run_in_numpy(x, thresholds, biases):
-    """The mean outputs over the steps, of spikes that stand for thresholds. Biases have half a threshold per STEPS."""
+    """The mean outputs over the steps, of spikes that stand for thresholds. Biases have half a
+    threshold per STEPS.
+    """
     potentials = {name: 0.0 for name in thresholds}
     rates = dict.fromkeys(thresholds, 0.0)
 
@@ -94,7 +100,9 @@ def run_in_numpy(x, thresholds, biases):
 def activations_in_numpy(x):
     stem = np.maximum(convolve_in_numpy(STEM, x) + STEM_BIAS, 0)
     branch = np.maximum(convolve_in_numpy(BRANCH, stem) + BRANCH_BIAS, 0)
-    block = np.maximum(average_in_numpy(branch) + average_in_numpy(convolve_in_numpy(SKIP, stem)) + 2, 0)
+    block = np.maximum(
+        average_in_numpy(branch) + average_in_numpy(convolve_in_numpy(SKIP, stem)) + 2, 0
+    )
     return {"stem": stem, "branch": branch, "block": block}
 
 
@@ -102,15 +110,22 @@ def test_a_residual_network_has_the_spikes_of_a_loop(network):
     spiking = to_spiking(network, IMAGES, STEPS)
     thresholds = {name: spiking.layers[name].cell.threshold for name in ("stem", "branch", "block")}
     _, outputs = jax.jit(spiking)(np.broadcast_to(IMAGES, (STEPS, *IMAGES.shape[1:])))
-    # Half a threshold, then the mean difference from rounded activations, layer by layer, as a bias can have it.
+    # Half a threshold, then the mean difference from rounded activations, layer by layer, as a bias
+    # can have it.
     biases = {"stem": STEM_BIAS, "branch": np.zeros(()), "block": np.float32(2)}
     biases = {name: bias + thresholds[name] / (2 * STEPS) for name, bias in biases.items()}
     for name, activations in activations_in_numpy(IMAGES[0]).items():
-        rounded = np.clip(np.floor(STEPS * activations / thresholds[name] + 0.5), 0, STEPS) * thresholds[name] / STEPS
+        rounded = (
+            np.clip(np.floor(STEPS * activations / thresholds[name] + 0.5), 0, STEPS)
+            * thresholds[name]
+            / STEPS
+        )
         error = rounded - run_in_numpy(IMAGES[0], thresholds, biases)[name]
         axes = (0, 2, 3) if biases[name].ndim else None
         biases[name] = biases[name] + error.mean(axes, keepdims=True).reshape(biases[name].shape)
-        np.testing.assert_allclose(spiking.layers[name].bias, biases[name], atol=1e-6 * thresholds[name], rtol=1e-5)
+        np.testing.assert_allclose(
+            spiking.layers[name].bias, biases[name], atol=1e-6 * thresholds[name], rtol=1e-5
+        )
     assert_close(outputs.mean(0), run_in_numpy(IMAGES[0], thresholds, biases)["out"], 1e-5)
 
     by_percentile = to_spiking(network, IMAGES, STEPS, percentile=99)
@@ -147,10 +162,14 @@ def test_a_converted_network_runs_in_integers_and_in_c(tmp_path):
 def test_a_converted_network_is_trained_on(network):
     spiking = to_spiking(network, IMAGES, STEPS)
     trainable, static = partition(spiking)
-    assert len(jax.tree.leaves(trainable)) == 5 + 4  # weights, biases of their own and within functions
+    assert (
+        len(jax.tree.leaves(trainable)) == 5 + 4
+    )  # weights, biases of their own and within functions
 
     def loss(trainable):
-        merged = jax.tree.map(lambda a, b: b if a is None else a, trainable, static, is_leaf=lambda x: x is None)
+        merged = jax.tree.map(
+            lambda a, b: b if a is None else a, trainable, static, is_leaf=lambda x: x is None
+        )
         return (merged(jnp.tile(IMAGES, (STEPS, 1, 1, 1, 1)))[1].mean(0) ** 2).sum()
 
     gradients = jax.tree.leaves(jax.jit(jax.grad(loss))(trainable))
@@ -183,21 +202,52 @@ def maximum(x):
 
 MATRIX = np.eye(4, dtype=np.float32)
 REFUSED = {
-    "spikes": ([Layer(MATRIX, LIF())], "TypeError: to_spiking: '0' must have Relu or LeakyReadout(0.0) cells, got LIF"),
-    "a leak": ([Layer(MATRIX, LeakyReadout(0.5))], "TypeError: to_spiking: '0' must have Relu or LeakyReadout(0.0)"),
-    "recurrence": ([Layer(MATRIX, Relu(), MATRIX)], "TypeError: to_spiking: '0' must read outputs of the same step"),
-    "a delay": ([Layer(Delayed(MATRIX, 1), Relu())], "TypeError: to_spiking: '0' must read outputs of the same step"),
-    "a window": ([Layer(Window(MATRIX[None]), Relu())], "TypeError: to_spiking: '0' must read outputs of the same"),
-    "max pooling": ([Layer(maximum, Relu())], "TypeError: to_spiking: '0' must be linear except for its cells: max"),
-    "a sigmoid": ([Layer(lambda x: jax.nn.sigmoid(x @ MATRIX), Relu())], "TypeError: to_spiking: '0' must be linear "
-                  "except for its cells: logistic is not linear"),
-    "a product": ({"a": Layer(MATRIX, Relu()), "b": Layer(MATRIX, Relu()), "c": Join(lambda a, b: a * b, ("a", "b"))},
-                  "TypeError: to_spiking: 'c' must be linear except for its cells: mul of two values"),
-    "statistics": ({"a": Layer(MATRIX, Relu()), "b": Join(lambda x: x - x.mean(), ("a",), over_time=True)},
-                   "TypeError: to_spiking: 'b' must not be a join over time; use running statistics"),
-    "silence": ([Layer(MATRIX, Relu(), bias=np.float32(-100))], "ValueError: to_spiking: layer '0' must have finite "
-                "activations above 0 at percentile 100; pass other inputs or a higher percentile"),
-}  # fmt: skip
+    "spikes": (
+        [Layer(MATRIX, LIF())],
+        "TypeError: to_spiking: '0' must have Relu or LeakyReadout(0.0) cells, got LIF",
+    ),
+    "a leak": (
+        [Layer(MATRIX, LeakyReadout(0.5))],
+        "TypeError: to_spiking: '0' must have Relu or LeakyReadout(0.0)",
+    ),
+    "recurrence": (
+        [Layer(MATRIX, Relu(), MATRIX)],
+        "TypeError: to_spiking: '0' must read outputs of the same step",
+    ),
+    "a delay": (
+        [Layer(Delayed(MATRIX, 1), Relu())],
+        "TypeError: to_spiking: '0' must read outputs of the same step",
+    ),
+    "a window": (
+        [Layer(Window(MATRIX[None]), Relu())],
+        "TypeError: to_spiking: '0' must read outputs of the same",
+    ),
+    "max pooling": (
+        [Layer(maximum, Relu())],
+        "TypeError: to_spiking: '0' must be linear except for its cells: max",
+    ),
+    "a sigmoid": (
+        [Layer(lambda x: jax.nn.sigmoid(x @ MATRIX), Relu())],
+        "TypeError: to_spiking: '0' must be linear except for its cells: logistic is not linear",
+    ),
+    "a product": (
+        {
+            "a": Layer(MATRIX, Relu()),
+            "b": Layer(MATRIX, Relu()),
+            "c": Join(lambda a, b: a * b, ("a", "b")),
+        },
+        "TypeError: to_spiking: 'c' must be linear except for its cells: mul of two values",
+    ),
+    "statistics": (
+        {"a": Layer(MATRIX, Relu()), "b": Join(lambda x: x - x.mean(), ("a",), over_time=True)},
+        "TypeError: to_spiking: 'b' must not be a join over time; use running statistics",
+    ),
+    "silence": (
+        [Layer(MATRIX, Relu(), bias=np.float32(-100))],
+        "ValueError: to_spiking: layer '0' must have finite "
+        "activations above 0 at percentile 100; pass other inputs or a higher percentile",
+    ),
+}
 
 
 @pytest.mark.parametrize("name", REFUSED)
@@ -208,15 +258,23 @@ def test_refusals_name_the_entry_and_the_function(name):
 
 def test_the_number_of_steps():
     network = Network([Layer(MATRIX, Relu())])
-    assert_raises(lambda: to_spiking(network, FEATURES, 0), "ValueError: to_spiking: steps must be >= 1, got 0")
+    assert_raises(
+        lambda: to_spiking(network, FEATURES, 0),
+        "ValueError: to_spiking: steps must be >= 1, got 0",
+    )
 
 
 @pytest.mark.every
 def test_modules_of_equinox_and_flax():
-    """Their outputs at many steps are near those of the ReLU network, with the biases within them."""
+    """Their outputs at many steps are near those of the ReLU network, with the biases
+    within them.
+    """
     keys = jax.random.split(jax.random.key(4), 2)
     rngs = nnx.Rngs(0)
-    linear, norm = nnx.Linear(72, 16, rngs=rngs), nnx.BatchNorm(16, rngs=rngs, use_running_average=True)
+    linear, norm = (
+        nnx.Linear(72, 16, rngs=rngs),
+        nnx.BatchNorm(16, rngs=rngs, use_running_average=True),
+    )
     norm.mean[...] = jnp.linspace(-0.5, 0.5, 16)
     pooling = eqx.nn.AvgPool2d(2, 2)
     network = Network([

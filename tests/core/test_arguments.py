@@ -1,4 +1,6 @@
-"""Unusual and wrong arguments: messages name them with their values, and all real numbers are taken."""
+"""Unusual and wrong arguments: messages name them with their values, and all real numbers are
+taken.
+"""
 
 import dataclasses
 import re
@@ -30,18 +32,25 @@ def refuses(error, message):
 
 
 classes = [type(spikegrad.get(name)) for name in spikegrad.names()]
-fields = [(cls, name, domain) for cls in (*classes, LIF, LeakyReadout) for name, domain in cls._domains.items()]
+fields = [
+    (cls, name, domain)
+    for cls in (*classes, LIF, LeakyReadout)
+    for name, domain in cls._domains.items()
+]
 
 
 def of_fields(rows):
     return pytest.mark.parametrize(
-        ("cls", "name", "domain"), [pytest.param(*row, id=f"{row[0].__name__}.{row[1]}") for row in rows]
+        ("cls", "name", "domain"),
+        [pytest.param(*row, id=f"{row[0].__name__}.{row[1]}") for row in rows],
     )
 
 
 numbers = [row for row in fields if row[2].number]
 every_number = of_fields(numbers)
-one_of_each_domain = of_fields({domain: (cls, name, domain) for cls, name, domain in reversed(numbers)}.values())
+one_of_each_domain = of_fields(
+    {domain: (cls, name, domain) for cls, name, domain in reversed(numbers)}.values()
+)
 
 
 @every_number
@@ -49,7 +58,9 @@ def test_parameter_that_is_no_number_is_named(cls, name, domain):
     with refuses(TypeError, f"{cls.__name__}: {name} must be a real number or array, got 'a'"):
         cls(**{name: "a"})
     for value in (np.nan, np.inf, -np.inf):
-        with pytest.raises(ValueError, match=rf"^{cls.__name__}: {name} must be (finite|[<>]=? [01]), got {value}$"):
+        with pytest.raises(
+            ValueError, match=rf"^{cls.__name__}: {name} must be (finite|[<>]=? [01]), got {value}$"
+        ):
             cls(**{name: value})
 
 
@@ -68,7 +79,9 @@ def test_not_a_real_number(cls, name, domain):
         (jnp.array([True]), "Array([ True], dtype=bool)"),
         (jax.random.key(0), "Array((), dtype=key<fry>) overlaying:"),
     ):
-        with refuses(TypeError, f"{cls.__name__}: {name} must be a real number or array, got {shown}"):
+        with refuses(
+            TypeError, f"{cls.__name__}: {name} must be a real number or array, got {shown}"
+        ):
             cls(**{name: value})
 
 
@@ -99,7 +112,9 @@ def test_number_of_terms():
     ):
         with refuses(error, f"SquarewaveFourierSeries: n must be {message}"):
             SquarewaveFourierSeries(n=value)
-    with pytest.raises(TypeError, match=r"SquarewaveFourierSeries: n must be an integer, got .*Trace"):
+    with pytest.raises(
+        TypeError, match=r"SquarewaveFourierSeries: n must be an integer, got .*Trace"
+    ):
         jax.jit(lambda n: SquarewaveFourierSeries(n=n)(0.3))(2)
     assert SquarewaveFourierSeries(n=np.int64(3)).n == 3
     assert float(SquarewaveFourierSeries(n=128).surrogate_grad(0.0)) == 4 * 128 / 8
@@ -108,11 +123,15 @@ def test_number_of_terms():
 def test_wrong_arguments():
     with pytest.raises(TypeError, match=r"Sigmoid.*unexpected keyword argument 'beta'"):
         Sigmoid(beta=1.0)
-    with pytest.raises(TypeError, match=r"Sigmoid.*takes from 1 to 2 positional arguments but 3 were given"):
+    with pytest.raises(
+        TypeError, match=r"Sigmoid.*takes from 1 to 2 positional arguments but 3 were given"
+    ):
         Sigmoid(1.0, 2.0)
     with pytest.raises(TypeError, match=r"Sigmoid.*unexpected keyword argument 'beta'"):
         spikegrad.surrogates.sigmoid(0.3, beta=1.0)
-    with pytest.raises(TypeError, match=r"sigmoid: x is missing; use Sigmoid\(\) to pass the surrogate"):
+    with pytest.raises(
+        TypeError, match=r"sigmoid: x is missing; use Sigmoid\(\) to pass the surrogate"
+    ):
         spikegrad.surrogates.sigmoid(alpha=1.0)
 
 
@@ -167,7 +186,13 @@ def test_not_a_real_input_of_the_rule():
 )
 def test_a_parameter_that_does_not_broadcast(how):
     """A peer returned a scalar for three slopes and a scalar x, and raised only in the gradient."""
-    for shape, x_shape in (((3,), ()), ((3,), (3, 2)), ((2, 3), (3,)), ((1, 1), (5,)), ((0,), (2,))):
+    for shape, x_shape in (
+        ((3,), ()),
+        ((3,), (3, 2)),
+        ((2, 3), (3,)),
+        ((1, 1), (5,)),
+        ((0,), (2,)),
+    ):
         for array in (np.ones, jnp.ones):
             message = f"of shape {shape} does not broadcast to x of shape {x_shape}"
             with pytest.raises(ValueError, match="ReluGrad.*width.*" + re.escape(message)):
@@ -190,7 +215,10 @@ def test_formula_with_a_wrong_result_raises(run):
         (None, TypeError, "must be a real number or array, got NoneType"),  # no return statement
         (jnp.ones(3, jnp.complex64), TypeError, "must be real, got complex64"),
     ):
-        for ask in (answering(value).surrogate_grad, jax.grad(lambda x, value=value: answering(value)(x).sum())):
+        for ask in (
+            answering(value).surrogate_grad,
+            jax.grad(lambda x, value=value: answering(value)(x).sum()),
+        ):
             with refuses(error, f"Mine: surrogate_grad(x) {message}"):
                 run(ask)(jnp.ones(3))
 
@@ -206,7 +234,8 @@ def test_learnable_of_the_wrong_thing():
             learnable(value)
     with refuses(
         TypeError,
-        "learnable: Own has a custom __init__, which hides its parameters from JAX; declare them by annotations",
+        "learnable: Own has a custom __init__, which hides its parameters from JAX; declare them "
+        "by annotations",
     ):
         learnable(Own())
 
@@ -217,11 +246,19 @@ def test_a_neuron_of_wrong_parameters():
         ({"decay": np.array([0.5, 2.0])}, ValueError, "decay must be <= 1, got array([0.5, 2. ])"),
         ({"decay": "0.9"}, TypeError, "decay must be a real number or array, got '0.9'"),
         ({"threshold": np.inf}, ValueError, "threshold must be finite, got inf"),
-        ({"reset": "sub"}, ValueError, "reset must be one of 'subtract', 'value', 'none', got 'sub'"),
+        (
+            {"reset": "sub"},
+            ValueError,
+            "reset must be one of 'subtract', 'value', 'none', got 'sub'",
+        ),
         ({"reset": None}, ValueError, "reset must be one of 'subtract', 'value', 'none', got None"),
         ({"detach_reset": 1}, ValueError, "detach_reset must be one of False, True, got 1"),
         ({"surrogate": 3}, TypeError, "surrogate must be a function, got 3"),
-        ({"surrogate": Sigmoid}, TypeError, "surrogate must be an instance, got the class Sigmoid: write Sigmoid()"),
+        (
+            {"surrogate": Sigmoid},
+            TypeError,
+            "surrogate must be an instance, got the class Sigmoid: write Sigmoid()",
+        ),
     ):
         with refuses(error, f"LIF: {message}"):
             LIF(**given)
@@ -231,7 +268,10 @@ def test_a_neuron_of_wrong_parameters():
 def test_a_neuron_of_wrong_input(cell):
     name = type(cell).__name__
     for current_shape in ((3,), (2, 2), (1, 2)):
-        with refuses(ValueError, f"{name}: current of shape {current_shape} does not broadcast to v of shape (2,)"):
+        with refuses(
+            ValueError,
+            f"{name}: current of shape {current_shape} does not broadcast to v of shape (2,)",
+        ):
             cell(jnp.zeros(2), jnp.zeros(current_shape))
     with refuses(TypeError, f"{name}: current must be a real number or array, got str"):
         cell(0.0, "a")
@@ -247,16 +287,21 @@ def test_unroll_of_the_wrong_thing():
     with refuses(TypeError, "unroll: currents must be real, got complex64"):
         unroll(LIF(), [[1.0j]])
     message = (
-        "unroll: v must have the shapes [(2,)] for currents of shape (5, 2), got [()]; leave v out to start at rest"
+        "unroll: v must have the shapes [(2,)] for currents of shape (5, 2), got [()]; "
+        "leave v out to start at rest"
     )
     with refuses(ValueError, message):
         unroll(LIF(), jnp.ones((5, 2)), v=0.0)
 
 
-@pytest.mark.parametrize("dtype", [np.int8, np.int16, np.int32, np.int64, np.uint8, np.uint32, np.uint64])
+@pytest.mark.parametrize(
+    "dtype", [np.int8, np.int16, np.int32, np.int64, np.uint8, np.uint32, np.uint64]
+)
 def test_every_numpy_integer_has_its_sign(dtype):
     info = np.iinfo(dtype)
-    values = np.array([info.min, info.max, 0, *(-(2**k) for k in range(63) if -(2**k) >= info.min)], dtype)
+    values = np.array(
+        [info.min, info.max, 0, *(-(2**k) for k in range(63) if -(2**k) >= info.min)], dtype
+    )
     for given in (values, *values):
         np.testing.assert_array_equal(Sigmoid()(given), given >= 0)
         assert Sigmoid()(given).dtype == jnp.float32
@@ -284,11 +329,20 @@ def test_a_variable_is_its_array():
     assert isinstance(given.alpha, jax.Array)
     assert given == Sigmoid(alpha)
     np.testing.assert_array_equal(given(Variable(x)), Sigmoid(alpha)(x))
-    np.testing.assert_array_equal(given.surrogate_grad(Variable(x)), Sigmoid(alpha).surrogate_grad(x))
+    np.testing.assert_array_equal(
+        given.surrogate_grad(Variable(x)), Sigmoid(alpha).surrogate_grad(x)
+    )
     np.testing.assert_array_equal(spike(Variable(x), Variable(alpha)), [0, 1])
-    gradient = jax.grad(lambda a: jax.grad(lambda x: Sigmoid(Variable(a))(Variable(x)).sum())(x).sum())(alpha)
-    np.testing.assert_array_equal(gradient, jax.grad(lambda a: jax.grad(lambda x: Sigmoid(a)(x).sum())(x).sum())(alpha))
-    with refuses(TypeError, "Sigmoid: alpha must be a real number or array, got Array([1.+0.j], dtype=complex64)"):
+    gradient = jax.grad(
+        lambda a: jax.grad(lambda x: Sigmoid(Variable(a))(Variable(x)).sum())(x).sum()
+    )(alpha)
+    np.testing.assert_array_equal(
+        gradient, jax.grad(lambda a: jax.grad(lambda x: Sigmoid(a)(x).sum())(x).sum())(alpha)
+    )
+    with refuses(
+        TypeError,
+        "Sigmoid: alpha must be a real number or array, got Array([1.+0.j], dtype=complex64)",
+    ):
         Sigmoid(Variable(jnp.ones(1, jnp.complex64)))
     with refuses(ValueError, "Sigmoid: alpha must be > 0, got array([-1.])"):
         Sigmoid(Variable(np.array([-1.0])))

@@ -69,13 +69,20 @@ def test_within_bounds_however_far(dtype):
 
 
 def test_the_bounds_are_the_parameter_s_own():
-    cell = SynapticLIF(bounded(0.9), threshold=bounded(1.0, 0.1, 10.0), synaptic_decay=bounded(DECAYS, low=0.4))
+    cell = SynapticLIF(
+        bounded(0.9), threshold=bounded(1.0, 0.1, 10.0), synaptic_decay=bounded(DECAYS, low=0.4)
+    )
     assert (cell.decay.low, cell.decay.high) == (0, 1)
     assert (cell.threshold.low, cell.threshold.high) == (0.1, 10)
-    assert (cell.synaptic_decay.low, cell.synaptic_decay.high) == (np.float32(0.4).item() and 0.4, 1)
+    assert (cell.synaptic_decay.low, cell.synaptic_decay.high) == (
+        np.float32(0.4).item() and 0.4,
+        1,
+    )
     alpha = Sigmoid(bounded(4.0)).alpha
     assert (alpha.low, alpha.high) == (0, math.inf)
-    np.testing.assert_allclose([cell.decay.value, cell.threshold.value, alpha.value], [0.9, 1, 4], rtol=1e-6)
+    np.testing.assert_allclose(
+        [cell.decay.value, cell.threshold.value, alpha.value], [0.9, 1, 4], rtol=1e-6
+    )
     np.testing.assert_allclose(cell.synaptic_decay.value, DECAYS, rtol=1e-6)
     assert bounded(1.0).raw == 1
 
@@ -84,7 +91,10 @@ def test_bounds_reject_invalid_arguments():
     for make, message in (
         (lambda: LIF(bounded(1.0)), "LIF: decay must be > 0 and < 1 to be bounded, got 1.0"),
         (lambda: LIF(bounded(0.9, 0.95)), "bounded: value must be > 0.95 to be bounded, got 0.9"),
-        (lambda: LIF(bounded(np.array([0.5, 0.0]))), "LIF: decay must be > 0 and < 1 to be bounded, got [0.5 0. ]"),
+        (
+            lambda: LIF(bounded(np.array([0.5, 0.0]))),
+            "LIF: decay must be > 0 and < 1 to be bounded, got [0.5 0. ]",
+        ),
         (lambda: Sigmoid(bounded(-1.0)), "Sigmoid: alpha must be > 0 to be bounded, got -1.0"),
         (lambda: bounded(math.nan), "bounded: value must be finite to be bounded, got nan"),
         (lambda: bounded(0.5, 1.0, 0.0), "bounded: low must be below high, got 1 and 0"),
@@ -101,17 +111,24 @@ def test_bounds_reject_invalid_arguments():
 def test_bounded_number_is_a_record():
     cell = LIF(bounded(0.9), surrogate=Arctan(bounded(2.0)))
     for again in (
-        eval(repr(cell), {"LIF": LIF, "Arctan": Arctan, "Bounded": Bounded, "jnp": jnp, "inf": math.inf}),
+        eval(
+            repr(cell),
+            {"LIF": LIF, "Arctan": Arctan, "Bounded": Bounded, "jnp": jnp, "inf": math.inf},
+        ),
         pickle.loads(pickle.dumps(cell)),
         dataclasses.replace(cell),
         jax.tree.map(lambda leaf: leaf, cell),
-        jax.jit(lambda cell: cell)(dataclasses.replace(cell, threshold=jnp.float32(1), reset_value=jnp.float32(0))),
+        jax.jit(lambda cell: cell)(
+            dataclasses.replace(cell, threshold=jnp.float32(1), reset_value=jnp.float32(0))
+        ),
     ):
         assert again.decay == cell.decay
         assert again.surrogate == cell.surrogate
         assert hash(again.decay) == hash(cell.decay)
     assert cell != LIF(bounded(0.8), surrogate=Arctan(bounded(2.0)))
-    paths = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_flatten_with_path(cell)[0]]
+    paths = [
+        jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_flatten_with_path(cell)[0]
+    ]
     assert paths == [".decay.raw", ".surrogate.alpha.raw"]
     assert isinstance(cell.decay.raw, jax.Array)  # which is what frameworks train
     hidden = jax.tree.map(lambda leaf: None, cell)
@@ -150,20 +167,31 @@ def loss(made, mode):
 
 @pytest.mark.parametrize("mode", few(MODES, ci=("exact", "8-bit")))
 def test_in_every_mode_the_gradient_is_that_of_the_value_times_its_own(mode):
-    """Numbers, and one per neuron: against the same cells of plain arrays, and the chain rule by hand."""
+    """Numbers, and one per neuron: against the same cells of plain arrays, and the chain rule by
+    hand.
+    """
     values = jnp.float32(0.8), DECAYS, jnp.float32(3.0)
     with jax.numpy_rank_promotion("allow"):
         want, of_values = jax.jit(jax.value_and_grad(lambda v: loss(cells(*v), mode)))(values)
-        got, of_cells = jax.jit(jax.value_and_grad(lambda made: loss(made, mode)))(cells(*map(bounded, values)))
+        got, of_cells = jax.jit(jax.value_and_grad(lambda made: loss(made, mode)))(
+            cells(*map(bounded, values))
+        )
     np.testing.assert_allclose(got, want, rtol=1e-5)
     synaptic, adaptive, readout = of_cells
     decay, second, alpha = (np.asarray(v, np.float64) for v in values)
     low_precision = mode in STORAGES
     for grads, value, slope in (
         ((synaptic.decay, adaptive.decay), of_values[0], decay * (1 - decay)),
-        ((synaptic.synaptic_decay, adaptive.adaptation_decay, readout.decay), of_values[1], second * (1 - second)),
+        (
+            (synaptic.synaptic_decay, adaptive.adaptation_decay, readout.decay),
+            of_values[1],
+            second * (1 - second),
+        ),
         ((synaptic.surrogate.surrogate.alpha,), of_values[2], alpha),
     ):
         np.testing.assert_allclose(
-            sum(g.raw for g in grads), slope * value, rtol=1e-3 if low_precision else 1e-4, atol=1e-5
+            sum(g.raw for g in grads),
+            slope * value,
+            rtol=1e-3 if low_precision else 1e-4,
+            atol=1e-5,
         )

@@ -1,4 +1,6 @@
-"""Properties of the gradient rule, of spike types within a cell, and of numbers, that hold for any curve."""
+"""Properties of the gradient rule, of spike types within a cell, and of numbers, that hold for any
+curve.
+"""
 
 import dataclasses
 import functools
@@ -95,14 +97,22 @@ def test_spike_types_scale_with_the_threshold_of_the_cell(kind, own, x64):
 @pytest.mark.parametrize("name", RULE)
 @pytest.mark.parametrize("factor", [0.3, -2.0])
 def test_measures_of_a_product_and_of_a_mirror(name, factor):
-    """A factor scales peak and area with its sign, and nothing else; a slope is symmetric or it is not."""
+    """A factor scales peak and area with its sign, and nothing else; a slope is symmetric or it is
+    not.
+    """
     curve = getattr(surrogates, name)()
     found, scaled = measure(curve), measure(factor * curve)
-    np.testing.assert_allclose((scaled.peak, scaled.area), (factor * found.peak, factor * found.area), rtol=1e-9)
-    np.testing.assert_allclose((scaled.half_width, *scaled.support), (found.half_width, *found.support), rtol=1e-9)
+    np.testing.assert_allclose(
+        (scaled.peak, scaled.area), (factor * found.peak, factor * found.area), rtol=1e-9
+    )
+    np.testing.assert_allclose(
+        (scaled.half_width, *scaled.support), (found.half_width, *found.support), rtol=1e-9
+    )
     assert scaled.symmetric == found.symmetric
     wanted = measure(rescaled(factor * curve, peak=1.5, half_width=0.7))
-    np.testing.assert_allclose((wanted.peak, wanted.half_width, wanted.at), (1.5, 0.7, found.at), rtol=1e-6)
+    np.testing.assert_allclose(
+        (wanted.peak, wanted.half_width, wanted.at), (1.5, 0.7, found.at), rtol=1e-6
+    )
 
 
 RECORDS = [LIF(), SynapticLIF(), AdaptiveLIF(), LeakyReadout(), *map(get, names())]
@@ -114,7 +124,11 @@ def test_parameters_take_their_closed_bounds_and_no_open_one():
         for name, domain in type(record)._domains.items():
             if not domain.number:
                 continue
-            sides = (domain.above, True, -1), (domain.at_least, False, -1), (domain.at_most, False, 1)
+            sides = (
+                (domain.above, True, -1),
+                (domain.at_least, False, -1),
+                (domain.at_most, False, 1),
+            )
             for bound, is_open, outwards in sides:
                 if bound is None:
                     continue
@@ -124,7 +138,9 @@ def test_parameters_take_their_closed_bounds_and_no_open_one():
                         with pytest.raises(ValueError, match=f": {name} must be (>|<)"):
                             dataclasses.replace(record, **{name: value})
                     else:
-                        assert np.all(getattr(dataclasses.replace(record, **{name: value}), name) == bound)
+                        assert np.all(
+                            getattr(dataclasses.replace(record, **{name: value}), name) == bound
+                        )
                     checked += 1
     assert checked > 60
 
@@ -133,7 +149,11 @@ def test_records_are_equal_if_type_dtype_shape_and_values_are():
     """The bytes of zeros do not show their dtype or shape."""
     makers = [
         lambda array=array, dtype=dtype, shape=shape: array(shape, dtype)
-        for array in (lambda *args: jnp.asarray(np.zeros(*args)), np.zeros, lambda *args: jnp.asarray(np.ones(*args)))
+        for array in (
+            lambda *args: jnp.asarray(np.zeros(*args)),
+            np.zeros,
+            lambda *args: jnp.asarray(np.ones(*args)),
+        )
         for dtype in ("float16", "bfloat16", "float32")
         for shape in ((2,), (1, 2))
     ]
@@ -147,11 +167,17 @@ def test_records_are_equal_if_type_dtype_shape_and_values_are():
 
 
 def test_waves_are_right_at_any_number_of_periods():
-    """Beyond 2^12 periods their number has more bits than a product in float32 can hold beside a period's."""
+    """Beyond 2^12 periods their number has more bits than a product in float32 can hold beside a
+    period's.
+    """
     rng = np.random.default_rng(0)
     for period in np.float32([3.25, 0.7, 1.1e-3, 57.3]):
-        x = (np.exp2(rng.uniform(0, 23.9, 4000)) * rng.choice([-1, 1], 4000) * period).astype(np.float32)
+        x = (np.exp2(rng.uniform(0, 23.9, 4000)) * rng.choice([-1, 1], 4000) * period).astype(
+            np.float32
+        )
         exact = np.float64(x) / np.float64(period)  # both have 24 bits
         rest = (np.float64(x) - np.round(exact) * np.float64(period)) / np.float64(period)
-        wave = surrogates.SquarewaveFourierSeries(1, jnp.asarray(period)).surrogate_grad(jnp.asarray(x))
+        wave = surrogates.SquarewaveFourierSeries(1, jnp.asarray(period)).surrogate_grad(
+            jnp.asarray(x)
+        )
         np.testing.assert_allclose(wave * period / 4, np.cos(2 * np.pi * rest), atol=5e-6)

@@ -21,7 +21,10 @@ every_pair = pytest.mark.parametrize(("function", "cls"), pairs, ids=NAMES)
 
 def other_values(cls):
     defaults = {name: p.default for name, p in inspect.signature(cls).parameters.items()}
-    return {name: value + 1 if isinstance(value, int) else value + 0.75 for name, value in defaults.items()}
+    return {
+        name: value + 1 if isinstance(value, int) else value + 0.75
+        for name, value in defaults.items()
+    }
 
 
 def test_only_the_surrogates_of_braintools_have_one():
@@ -57,7 +60,9 @@ def test_equal_to_the_class(function, cls):
 
     found = slopes()
     for way, (got, want) in found.items():
-        np.testing.assert_allclose(got, want, rtol=3e-7, err_msg=way)  # XLA fuses a product and a sum, or does not
+        np.testing.assert_allclose(
+            got, want, rtol=3e-7, err_msg=way
+        )  # XLA fuses a product and a sum, or does not
     assert not np.array_equal(found["default"][0], found["by keyword"][0])  # they do matter
     np.testing.assert_array_equal(function(X), cls()(X))
     np.testing.assert_array_equal(function(x=X, **values), cls(**values)(X))

@@ -18,15 +18,36 @@ def printed(code):
 
 
 def test_importing_loads_jax_and_itself():
-    extra = set(printed("import sys, jax, jax.numpy; b = {*sys.modules}; import spikegrad; print(*{*sys.modules} - b)"))
-    foreign = {name.partition(".")[0] for name in extra} - set(sys.stdlib_module_names) - {"spikegrad"}
+    extra = set(
+        printed(
+            "import sys, jax, jax.numpy; b = {*sys.modules}; import spikegrad; "
+            "print(*{*sys.modules} - b)"
+        )
+    )
+    foreign = (
+        {name.partition(".")[0] for name in extra} - set(sys.stdlib_module_names) - {"spikegrad"}
+    )
     # jax itself may come with a part that it loads on demand, such as jax.typing
     assert foreign <= {"jax", "jaxlib"}
     assert {name for name in extra if name.startswith("spikegrad.")}.isdisjoint(
-        {"spikegrad.cli", "spikegrad.training", "spikegrad.data", "spikegrad.reports.plot", "spikegrad.exchange"}
+        {
+            "spikegrad.cli",
+            "spikegrad.training",
+            "spikegrad.data",
+            "spikegrad.reports.plot",
+            "spikegrad.exchange",
+        }
         | {"spikegrad.neurons", "spikegrad.network", "spikegrad.reports"}
     )
-    heavy_standard_library = {"asyncio", "multiprocessing", "unittest", "tkinter", "sqlite3", "http", "xml"}
+    heavy_standard_library = {
+        "asyncio",
+        "multiprocessing",
+        "unittest",
+        "tkinter",
+        "sqlite3",
+        "http",
+        "xml",
+    }
     assert heavy_standard_library.isdisjoint(extra)
 
 
@@ -72,7 +93,8 @@ def test_modules_are_imported_at_their_first_use():
 
 
 @pytest.mark.parametrize(
-    "name", ["surrogates.sigmoid", "network.match_widths", "diagnosis.LayerReport", "surrogates.Bounded"]
+    "name",
+    ["surrogates.sigmoid", "network.match_widths", "diagnosis.LayerReport", "surrogates.Bounded"],
 )
 def test_missing_name_names_its_module(name):
     module, _, last = name.rpartition(".")
@@ -98,7 +120,9 @@ print(update._cache_size())
 
 
 def test_first_update_compiles_once():
-    """An import within the first update may add settings to JAX, and then the second update compiles again."""
+    """An import within the first update may add settings to JAX, and then the second update
+    compiles again.
+    """
     assert printed(FIRST_UPDATES) == ["2"]
 
 
@@ -116,7 +140,10 @@ def test_everything_public_is_documented():
 
 def test_an_old_name_gives_the_new_one_with_a_warning(monkeypatch):
     monkeypatch.setitem(spikegrad._RENAMED, "mean_over_time", ("losses.reduce_time", "0.3.0"))
-    text = r"spikegrad\.mean_over_time is now spikegrad\.losses\.reduce_time; version 0\.3\.0 removes the old name"
+    text = (
+        r"spikegrad\.mean_over_time is now spikegrad\.losses\.reduce_time; version 0\.3\.0 "
+        r"removes the old name"
+    )
     with pytest.warns(DeprecationWarning, match=text) as warned:
         assert spikegrad.mean_over_time is spikegrad.losses.reduce_time
     assert warned[0].filename == __file__

@@ -26,7 +26,9 @@ def test_spikes_are_the_same_and_the_gradient_is_within_a_rounding(case):
 
     @jax.jit
     def curves():
-        return {dtype: (fire(X), slope(fire, X)) for dtype, fire in fires.items()}, surrogate.surrogate_grad(X)
+        return {
+            dtype: (fire(X), slope(fire, X)) for dtype, fire in fires.items()
+        }, surrogate.surrogate_grad(X)
 
     found, exact = curves()
     for dtype, (spikes, got) in found.items():
@@ -39,7 +41,9 @@ def test_spikes_are_the_same_and_the_gradient_is_within_a_rounding(case):
         )
 
 
-@pytest.mark.parametrize(("dtype", "share"), [("bfloat16", 0.55), ("float8_e5m2", 0.8), ("float8_e4m3fn", 0.8)])
+@pytest.mark.parametrize(
+    ("dtype", "share"), [("bfloat16", 0.55), ("float8_e5m2", 0.8), ("float8_e4m3fn", 0.8)]
+)
 def test_a_scan_keeps_less(dtype, share):
     if dtype == "bfloat16" and jax.__version_info__ < (0, 12):
         pytest.skip("XLA before that of JAX 0.12 keeps a float32 copy beside it")
@@ -55,6 +59,8 @@ def test_a_scan_keeps_less(dtype, share):
             return jax.lax.scan(step, jnp.zeros(neurons), currents)[1].mean()
 
         arguments = jnp.ones(neurons), jnp.ones((steps, neurons))
-        return jax.jit(jax.grad(loss)).lower(*arguments).compile().memory_analysis().temp_size_in_bytes
+        return (
+            jax.jit(jax.grad(loss)).lower(*arguments).compile().memory_analysis().temp_size_in_bytes
+        )
 
     assert bytes_of(keep_slope(Sigmoid(), dtype)) <= share * bytes_of(Sigmoid())

@@ -1,4 +1,6 @@
-"""Kinds of spike: what comes out, its derivatives, in cells and in every mode of a network, against formulas."""
+"""Kinds of spike: what comes out, its derivatives, in cells and in every mode of a network, against
+formulas.
+"""
 
 import functools
 import itertools
@@ -47,7 +49,25 @@ KINDS = {
     "signed": signed,
 }
 # at the thresholds, on both sides of them, between them, far off
-X = np.array([-9, -2 * THETA, -1.4, -1.0, -0.3, -1e-7, 0, 0.2, 0.37, THETA, 1.2, 2 * THETA, 2.0, 3 * THETA, 9])
+X = np.array(
+    [
+        -9,
+        -2 * THETA,
+        -1.4,
+        -1.0,
+        -0.3,
+        -1e-7,
+        0,
+        0.2,
+        0.37,
+        THETA,
+        1.2,
+        2 * THETA,
+        2.0,
+        3 * THETA,
+        9,
+    ]
+)
 
 
 def formulas(kind, x, alpha=ALPHA, theta=THETA):
@@ -81,7 +101,13 @@ def formulas(kind, x, alpha=ALPHA, theta=THETA):
             return count, g(y), dg(y), of_alpha(y) + 2 * k * of_alpha(theta / 2), -k * g(y)
         case "signed":
             value = 1.0 * (x >= 0) - (x <= -2 * theta)
-            return value, g(x) + g(mirrored), dg(x) - dg(mirrored), of_alpha(x) - of_alpha(mirrored), 2 * g(mirrored)
+            return (
+                value,
+                g(x) + g(mirrored),
+                dg(x) - dg(mirrored),
+                of_alpha(x) - of_alpha(mirrored),
+                2 * g(mirrored),
+            )
 
 
 def measured(kind, settings, x):
@@ -92,21 +118,39 @@ def measured(kind, settings, x):
     ones = jnp.ones_like(x)
     value, slope = jax.jvp(lambda x: fire(x, *args[1:]), (x,), (ones,))
     reverse = jax.vjp(fire, *args)[1](ones)
-    second = jax.jvp(lambda x: jax.vjp(lambda x: fire(x, *args[1:]), x)[1](ones)[0], (x,), (ones,))[1]
+    second = jax.jvp(lambda x: jax.vjp(lambda x: fire(x, *args[1:]), x)[1](ones)[0], (x,), (ones,))[
+        1
+    ]
     return value, slope, second, *reverse
 
 
-SETTINGS = {"learnable": learnable, "plain": lambda s: s, "narrow": lambda s: keep_slope(learnable(s), "bfloat16")}
+SETTINGS = {
+    "learnable": learnable,
+    "plain": lambda s: s,
+    "narrow": lambda s: keep_slope(learnable(s), "bfloat16"),
+}
 
 
-CASES = {("float64", "learnable"): 1e-13, ("float32", "narrow"): 2**-8, ("bfloat16", "plain"): 2**-7}
-MORE = {("float64", "plain"): 1e-13, ("float16", "learnable"): 2**-9, ("bfloat16", "learnable"): 2**-7}
+CASES = {
+    ("float64", "learnable"): 1e-13,
+    ("float32", "narrow"): 2**-8,
+    ("bfloat16", "plain"): 2**-7,
+}
+MORE = {
+    ("float64", "plain"): 1e-13,
+    ("float16", "learnable"): 2**-9,
+    ("bfloat16", "learnable"): 2**-7,
+}
 
 
 @functools.cache
 def found(cases):
     with enable_x64():
-        run = jax.jit(lambda: [[measured(kind, SETTINGS[s], jnp.asarray(X, d)) for kind in KINDS] for d, s in cases])
+        run = jax.jit(
+            lambda: [
+                [measured(kind, SETTINGS[s], jnp.asarray(X, d)) for kind in KINDS] for d, s in cases
+            ]
+        )
         arrays = jax.tree.map(lambda a: np.asarray(a, np.float64), run())
     return {case: dict(zip(KINDS, of, strict=True)) for case, of in zip(cases, arrays, strict=True)}
 
@@ -131,14 +175,18 @@ def check(kind, dtype, settings, got, error):
         assert set(value) == {0, 1}
         assert (value[0], value[-1]) == (0, 1)
     elif kind == "soft":
-        np.testing.assert_allclose(value, want_value, rtol=error, atol=1e-7 if dtype == "float16" else 0)
+        np.testing.assert_allclose(
+            value, want_value, rtol=error, atol=1e-7 if dtype == "float16" else 0
+        )
     else:
         np.testing.assert_array_equal(value, want_value)
     # absolute as well, where terms of opposite signs nearly cancel
     np.testing.assert_allclose(slope, want_slope, rtol=error, atol=1e-7)
     np.testing.assert_allclose(second, want_second, rtol=2 * error, atol=4 * error)
     np.testing.assert_allclose(in_theta, want_theta, rtol=error, atol=4 * error)
-    np.testing.assert_allclose(in_alpha, 0 * x if settings == "plain" else want_alpha, rtol=error, atol=error)
+    np.testing.assert_allclose(
+        in_alpha, 0 * x if settings == "plain" else want_alpha, rtol=error, atol=error
+    )
 
 
 class Asymmetric(Surrogate, pure=True):
@@ -169,7 +217,11 @@ def test_multi_spike_of_one_is_the_step():
     x = jnp.asarray(np.append(X, [-0.0, np.inf, -np.inf, np.nan]), jnp.float32)
     plain, *others = (
         learnable(s)
-        for s in (Asymmetric(), multi_spike(Asymmetric(), 1, 0.3), multi_spike(Asymmetric(), 1, 0.3, "nearest"))
+        for s in (
+            Asymmetric(),
+            multi_spike(Asymmetric(), 1, 0.3),
+            multi_spike(Asymmetric(), 1, 0.3, "nearest"),
+        )
     )
 
     @jax.jit
@@ -191,7 +243,9 @@ def test_the_count_is_of_multiples_that_are_reached():
         wanted = np.clip((x[:, :, None] >= multiples[:, None, :150]).sum(2), 0, 150)
         np.testing.assert_array_equal(multi_spike(Sigmoid(), 150, theta)(x), wanted)
     for n in range(4):  # where a compiler knows by what it divides
-        got = jax.jit(lambda x, n=n: multi_spike(Sigmoid(), 150, theta[n, 0], "nearest")(x))(multiples[n])
+        got = jax.jit(lambda x, n=n: multi_spike(Sigmoid(), 150, theta[n, 0], "nearest")(x))(
+            multiples[n]
+        )
         np.testing.assert_array_equal(got, np.minimum(np.arange(200) + 1, 150))
 
 
@@ -209,10 +263,16 @@ def test_the_mean_of_many_spikes_is_the_primal():
     draws, x = 100_000, np.array([-3.0, -0.5, -0.1, 0.0, 0.3, 0.61, 1.0])
     clipped = PiecewiseLeakyRelu(c=0.05), lambda x: np.clip(x / 2 + 0.5, 0, 1)
     smooth = Sigmoid(4.0), lambda x: 1 / (1 + np.exp(-4 * x))
-    for (curve, formula), dtype in ((clipped, np.float32), (smooth, np.float32), (smooth, jnp.bfloat16)):
+    for (curve, formula), dtype in (
+        (clipped, np.float32),
+        (smooth, np.float32),
+        (smooth, jnp.bfloat16),
+    ):
         at = np.asarray(x, dtype)
         p = formula(np.asarray(at, np.float64))
-        fire = jax.jit(lambda x, curve=curve: stochastic(curve)(jnp.broadcast_to(x, (draws, 7)), key=KEY))
+        fire = jax.jit(
+            lambda x, curve=curve: stochastic(curve)(jnp.broadcast_to(x, (draws, 7)), key=KEY)
+        )
         spikes = np.asarray(fire(at), np.float32)
         assert set(np.unique(spikes)) <= {0, 1}
         error = np.abs(spikes.mean(0) - p)
@@ -230,7 +290,9 @@ def test_keys():
     @jax.jit
     def one_by_one():
         keys = jax.random.split(KEY, (3, 2))
-        return fire(x, key=keys), jnp.stack([fire(x[i, j], key=keys[i, j]) for i in range(3) for j in range(2)])
+        return fire(x, key=keys), jnp.stack(
+            [fire(x[i, j], key=keys[i, j]) for i in range(3) for j in range(2)]
+        )
 
     together, each = one_by_one()
     assert np.array_equal(together.reshape(each.shape), each)
@@ -271,7 +333,12 @@ def test_a_cell_that_draws_gets_the_key_and_no_other():
         of_noisy = [unroll(Noisy(), x, key=key)[1] for key in (KEY, jax.random.key(8))]
         first = x[0] + jax.random.normal(jax.random.fold_in(KEY, 0), x[0].shape) >= 1
         of_plain = unroll(Plain(), x, key=KEY)[1], unroll(Plain(), x)[1]
-        return of_noisy, first, of_plain, [network(x, key=KEY, backward=mode)[1] for mode in ("recompute", "scan")]
+        return (
+            of_noisy,
+            first,
+            of_plain,
+            [network(x, key=KEY, backward=mode)[1] for mode in ("recompute", "scan")],
+        )
 
     (noisy, again), first, of_plain, (recomputed, scanned) = run()
     assert not np.array_equal(noisy, again)
@@ -284,7 +351,11 @@ def test_a_cell_that_draws_gets_the_key_and_no_other():
 WRAPPERS = {
     "learnable": learnable,
     "bfloat16": functools.partial(keep_slope, dtype="bfloat16"),
-    **{name: functools.partial(make, theta=THETA) for name, make in KINDS.items() if name != "signed"},
+    **{
+        name: functools.partial(make, theta=THETA)
+        for name, make in KINDS.items()
+        if name != "signed"
+    },
     "signed": functools.partial(signed, threshold=THETA),
 }
 
@@ -297,7 +368,9 @@ def test_settings_are_one_object_in_every_order_or_a_reason():
             return functools.reduce(lambda s, name: WRAPPERS[name](s), names, Sigmoid(2.0))
 
         if several:
-            with pytest.raises(TypeError, match=r"surrogate already has a spike type, got .*; use one spike type"):
+            with pytest.raises(
+                TypeError, match=r"surrogate already has a spike type, got .*; use one spike type"
+            ):
                 under(names)
             continue
         surrogate, once = under(names), under(sorted(set(names)))
@@ -313,7 +386,10 @@ STEPS, BATCH, INPUTS, NEURONS = 7, 3, 4, 5
 rng = np.random.default_rng(221)  # of which every layer gives every number of spikes
 INPUT = rng.uniform(0, 1.5, (STEPS, BATCH, INPUTS))
 P = {
-    "w": [rng.normal(mean, 0.8, (n, NEURONS)) for n, mean in ((INPUTS, 0.3), (NEURONS, 0.5), (NEURONS, 0.05))],
+    "w": [
+        rng.normal(mean, 0.8, (n, NEURONS))
+        for n, mean in ((INPUTS, 0.3), (NEURONS, 0.5), (NEURONS, 0.05))
+    ],
     "r": rng.normal(0, 0.4, (NEURONS, NEURONS)),
     "threshold": np.linspace(0.4, 0.8, NEURONS),
     "alpha": np.linspace(0.6, 1.2, NEURONS),  # so flat that the noise matters
@@ -331,7 +407,10 @@ def build(p):
         SynapticLIF(0.7, p["threshold"], signed(s), synaptic_decay=0.6),
     ]
     return Network(
-        [Layer(w, cell, None if n else p["r"]) for n, (w, cell) in enumerate(zip(p["w"], cells, strict=True))]
+        [
+            Layer(w, cell, None if n else p["r"])
+            for n, (w, cell) in enumerate(zip(p["w"], cells, strict=True))
+        ]
     )
 
 
@@ -349,7 +428,9 @@ def loop(p, inputs, mask):
         keys = jax.vmap(lambda b: jax.random.fold_in(key, b))(jnp.arange(BATCH))
         noise = jax.vmap(lambda key: jax.random.uniform(key, x.shape[1:], x.dtype))(keys)
         s = plain(x)
-        return s + jax.lax.stop_gradient((noise < jax.nn.sigmoid(p["alpha"] * x)).astype(x.dtype) - s)
+        return s + jax.lax.stop_gradient(
+            (noise < jax.nn.sigmoid(p["alpha"] * x)).astype(x.dtype) - s
+        )
 
     def fire(n, v, second, current, t):
         if n == 0:
@@ -381,7 +462,9 @@ def loop(p, inputs, mask):
 @functools.cache
 def expected():
     with jax.numpy_rank_promotion("allow"):
-        return value_and_gradient(lambda p, x: loop(p, x, MASK), given(), jnp.asarray(INPUT), COTANGENTS)
+        return value_and_gradient(
+            lambda p, x: loop(p, x, MASK), given(), jnp.asarray(INPUT), COTANGENTS
+        )
 
 
 def given():
@@ -405,11 +488,15 @@ def test_a_network_is_the_loop(x64):
 def test_a_stream_draws_what_a_sequence_draws(x64):
     """Step by step, and for one example alone."""
     network = build(given())
-    step = jax.jit(lambda states, now, t: network.step(states, now, key=jax.random.fold_in(KEY, t))[0])
+    step = jax.jit(
+        lambda states, now, t: network.step(states, now, key=jax.random.fold_in(KEY, t))[0]
+    )
     states = network.initial_state(INPUT[0])
     for t, now in enumerate(INPUT):
         active = MASK[t][:, None]
-        states = jax.tree.map(lambda a, b, m=active: np.where(m, a, b), step(states, now, t), states)
+        states = jax.tree.map(
+            lambda a, b, m=active: np.where(m, a, b), step(states, now, t), states
+        )
         for n, (_, s) in enumerate(states.values()):
             assert np.array_equal(np.where(active, s, 0), expected()[0][n, t])
     alone = network(INPUT[:, :1], key=KEY, mask=MASK[:, :1], backward="scan")[1]
@@ -417,11 +504,15 @@ def test_a_stream_draws_what_a_sequence_draws(x64):
 
 
 def test_every_layer_draws_on_its_own():
-    """Coins, in two layers: neither are they the same, nor others than the keys of step, layer and example give."""
+    """Coins, in two layers: neither are they the same, nor others than the keys of step, layer and
+    example give.
+    """
     coin = LIF(threshold=0.0, surrogate=NOISY, reset="none")
     network = Network([Layer(np.zeros((n, 64), np.float32), coin) for n in (INPUTS, 64)])
     outs = observed(network, np.asarray(INPUT, np.float32), key=KEY)[1]
-    draw = jax.jit(lambda *place: jax.random.uniform(functools.reduce(jax.random.fold_in, place, KEY), (64,)))
+    draw = jax.jit(
+        lambda *place: jax.random.uniform(functools.reduce(jax.random.fold_in, place, KEY), (64,))
+    )
     for n, spikes in outs.items():
         for t, b in np.ndindex(STEPS, BATCH):
             assert np.array_equal(np.asarray(spikes)[t, b], draw(t, int(n), b) < 0.5)
@@ -482,8 +573,12 @@ def test_finite_differences_of_a_soft_network_hold(x64):
         return (COTANGENTS[0] * Network(layers)(jnp.asarray(INPUT))[1]).sum()
 
     h, run = 1e-5, jax.jit(jax.value_and_grad(loss))
-    ahead, behind = (run(jax.tree.map(lambda a, d, s=s: a + s * d, P, direction))[0] for s in (h, -h))
-    along = sum(np.vdot(*pair) for pair in zip(*map(jax.tree.leaves, (run(P)[1], direction)), strict=True))
+    ahead, behind = (
+        run(jax.tree.map(lambda a, d, s=s: a + s * d, P, direction))[0] for s in (h, -h)
+    )
+    along = sum(
+        np.vdot(*pair) for pair in zip(*map(jax.tree.leaves, (run(P)[1], direction)), strict=True)
+    )
     np.testing.assert_allclose(along, (ahead - behind) / (2 * h), rtol=1e-7)
 
 
@@ -499,7 +594,9 @@ def test_cells_and_unroll_take_a_key():
 
 
 def test_resets_of_several_and_of_negative_spikes():
-    v, s = LIF(1.0, 0.5, multi_spike(Sigmoid(), 4))(np.zeros(5), np.array([0.375, 0.5, 1.125, 1.5, 9.0]))
+    v, s = LIF(1.0, 0.5, multi_spike(Sigmoid(), 4))(
+        np.zeros(5), np.array([0.375, 0.5, 1.125, 1.5, 9.0])
+    )
     assert (s.tolist(), v.tolist()) == ([0, 1, 2, 3, 4], [0.375, 0, 0.125, 0, 7])
     v, s = LIF(1.0, 0.5, signed(Sigmoid()))(np.zeros(4), np.array([-0.75, -0.5, -0.25, 0.75]))
     assert (s.tolist(), v.tolist()) == ([-1, -1, 0, 1], [-0.25, 0, -0.25, 0.25])
@@ -525,16 +622,17 @@ REFUSED = {
     "TypeError: stochastic: key is missing; pass it as surrogate(x, key=key)": lambda: NOISY(0.3),
     "TypeError: stochastic: key is missing; pass it as": lambda: LAYERS(jnp.ones((4, 2))),
     "TypeError: stochastic: key must be one of jax.random.key, got 3": lambda: NOISY(0.3, key=3),
-    "TypeError: Network: key must be one of jax.random.key(seed, impl='threefry2x32'), got key<rbg>()": (
-        lambda: LAYERS(jnp.ones((4, 2)), key=jax.random.key(0, impl="rbg"))
-    ),
+    "TypeError: Network: key must be one of jax.random.key(seed, impl='threefry2x32'), got "
+    "key<rbg>()": (lambda: LAYERS(jnp.ones((4, 2)), key=jax.random.key(0, impl="rbg"))),
     "ValueError: stochastic: keys must have the leading axes of x, (3,), got shape (2,)": (
         lambda: NOISY(jnp.ones(3), key=jax.random.split(KEY))
     ),
     "TypeError: soft: SlopeAlone must define surrogate_fun": lambda: soft(SlopeAlone()),
     "TypeError: multi_spike: Loud must not override __call__": lambda: multi_spike(Loud(), 3),
     "TypeError: signed: surrogate must be a Surrogate, got 3": lambda: signed(3),
-    "ValueError: multi_spike: threshold must be > 0, got -1.0": lambda: multi_spike(Sigmoid(), 2, -1),
+    "ValueError: multi_spike: threshold must be > 0, got -1.0": lambda: multi_spike(
+        Sigmoid(), 2, -1
+    ),
     "ValueError: multi_spike: slopes must be one of 'sum', 'nearest', 'first', got 'all'": (
         lambda: multi_spike(Sigmoid(), 2, 1, "all")
     ),
@@ -542,18 +640,15 @@ REFUSED = {
     "ValueError: multi_spike: n must be <= 256, the largest exact count in bfloat16, got 257": (
         lambda: multi_spike(Sigmoid(), 257)(jnp.ones(2, jnp.bfloat16))
     ),
-    "ValueError: LIF: a reset to a value, which takes one spike a step, does not go with multi_spike(Sigmoid(": (
-        lambda: LIF(surrogate=multi_spike(Sigmoid(), 2), reset="value")
-    ),
-    "ValueError: LIF: delay_reset, which computes the last spike again, does not go with stochastic": (
-        lambda: LIF(surrogate=NOISY, delay_reset=True)
-    ),
+    "ValueError: LIF: a reset to a value, which takes one spike a step, does not go with "
+    "multi_spike(Sigmoid(": (lambda: LIF(surrogate=multi_spike(Sigmoid(), 2), reset="value")),
+    "ValueError: LIF: delay_reset, which computes the last spike again, does not go with "
+    "stochastic": (lambda: LIF(surrogate=NOISY, delay_reset=True)),
     "ValueError: AdaptiveLIF: adaptation, which spikes raise, does not go with signed": (
         lambda: AdaptiveLIF(surrogate=signed(Sigmoid()))
     ),
-    "ValueError: LIF: a refractory period, which follows spikes, does not go with soft(Sigmoid(alpha=4.0))": (
-        lambda: Refractory(LIF(surrogate=soft(Sigmoid())), 2)
-    ),
+    "ValueError: LIF: a refractory period, which follows spikes, does not go with "
+    "soft(Sigmoid(alpha=4.0))": (lambda: Refractory(LIF(surrogate=soft(Sigmoid())), 2)),
 }
 
 
@@ -567,14 +662,18 @@ def test_spike_types_reject_invalid_arguments(message):
 def test_nir_has_none_but_the_step():
     exchange = pytest.importorskip("spikegrad.exchange", reason="an extra")
     for make in KINDS.values():
-        network = Network([Layer(np.ones((2, 3)), LIF(0.9, 1.0, make(Sigmoid(), 1.0), reset="none"))])
+        network = Network(
+            [Layer(np.ones((2, 3)), LIF(0.9, 1.0, make(Sigmoid(), 1.0), reset="none"))]
+        )
         with pytest.raises(ValueError, match="and neurons in NIR spike once or not at all"):
             exchange.to_nir(network, dt=1e-3, discretization="euler")
 
 
 @pytest.mark.parametrize("n", [18, 300])
 def test_slopes_of_many_levels_are_a_loop(x64, n):
-    """Next to a sum in NumPy, also in the distance and to the second order; a program of constant size."""
+    """Next to a sum in NumPy, also in the distance and to the second order; a program of constant
+    size.
+    """
     x, theta, alpha = np.array([-1.3, 0.2, 4.6, 250.0]), 0.7, 3.0
     k = np.arange(n)
     e = np.exp(-alpha * np.abs(x[:, None] - k * theta))
@@ -584,7 +683,9 @@ def test_slopes_of_many_levels_are_a_loop(x64, n):
     def fire(x, theta):
         return multi_spike(Sigmoid(alpha), n, theta)(x)
 
-    derivatives = jax.vmap(lambda x: (*jax.grad(fire, (0, 1))(x, theta), jax.grad(jax.grad(fire))(x, theta)))
+    derivatives = jax.vmap(
+        lambda x: (*jax.grad(fire, (0, 1))(x, theta), jax.grad(jax.grad(fire))(x, theta))
+    )
     wanted = slope.sum(1), -(k * slope).sum(1), bend.sum(1)
     for got, want in zip(jax.jit(derivatives)(x), wanted, strict=True):
         np.testing.assert_allclose(got, want, rtol=1e-12, atol=1e-15)

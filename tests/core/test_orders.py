@@ -1,7 +1,7 @@
 """Derivatives of every order, in both modes, and what is built on them.
 
-At a kink of the slope its derivative does not exist. The convention: a value from one side to the other, both
-included, at second order, and a finite one at third.
+At a kink of the slope its derivative does not exist. The convention: a value from one side to the
+other, both included, at second order, and a finite one at third.
 """
 
 import jax
@@ -30,18 +30,25 @@ def orders(surrogate, x):
 
 
 @pytest.mark.ci
-@pytest.mark.parametrize("case", few(CASES, *(case for case in DEFAULTS if case.name in RULE)), ids=repr)
+@pytest.mark.parametrize(
+    "case", few(CASES, *(case for case in DEFAULTS if case.name in RULE)), ids=repr
+)
 @x64
 def test_higher_orders_are_derivatives_of_the_closed_form(case):
     x = case.near_grid()
-    # arrays, because XLA replaces a division by a constant by a product, which moves a point across the kink of a wave
-    for order, got in enumerate(map(np.asarray, orders(with_arrays(case.make()), jnp.asarray(x))), 2):
+    # arrays, because XLA replaces a division by a constant by a product, which moves a point across
+    # the kink of a wave
+    for order, got in enumerate(
+        map(np.asarray, orders(with_arrays(case.make()), jnp.asarray(x))), 2
+    ):
         assert np.isfinite(got).all()
         left, right = (case.grad(x, order - 1, side).astype(float) for side in (-1, 1))
         scale = max(np.abs(left).max(), np.abs(right).max())
         kink = case.near_knot(x)
         truth = case.grad(x, order - 1).astype(float)
-        np.testing.assert_allclose(got[~kink], truth[~kink], rtol=1e-11, atol=1e-13 * scale, err_msg=f"order {order}")
+        np.testing.assert_allclose(
+            got[~kink], truth[~kink], rtol=1e-11, atol=1e-13 * scale, err_msg=f"order {order}"
+        )
         if order == 2:
             rounding = 1e-11 * scale
             assert (got[kink] >= np.minimum(left, right)[kink] - rounding).all()
@@ -71,7 +78,9 @@ def network(fire, weights, inputs, loop):
 
 
 def straight_through(primal):
-    """The step as a primal that differentiates as itself plus a constant: no derivative rule anywhere."""
+    """The step as a primal that differentiates as itself plus a constant: no derivative rule
+    anywhere.
+    """
 
     def fire(x):
         smooth = primal(x)
@@ -84,7 +93,9 @@ PRIMALS = {  # smooth at second order, by hand
     "Sigmoid": lambda x: 1 / (1 + jnp.exp(-4 * x)),
     "Arctan": lambda x: jnp.arctan(jnp.pi / 2 * x) / jnp.pi,
     "InvSquareGrad": lambda x: jnp.where(x < 0, x / (1 - 100 * x), x / (1 + 100 * x)),
-    "SquarewaveFourierSeries": lambda x: 2 / jnp.pi * (jnp.sin(jnp.pi / 4 * x) + jnp.sin(3 * jnp.pi / 4 * x) / 3),
+    "SquarewaveFourierSeries": lambda x: (
+        2 / jnp.pi * (jnp.sin(jnp.pi / 4 * x) + jnp.sin(3 * jnp.pi / 4 * x) / 3)
+    ),
 }
 
 
@@ -107,11 +118,16 @@ WAYS = {
 def recurrent():
     """Weights of a network, a direction in their space, and inputs."""
     draw = np.random.default_rng(0).normal
-    return [(draw(size=(6, 6)) / 2, draw(size=(2, 6)) / 2), (draw(size=(6, 6)), draw(size=(2, 6))), draw(size=(3, 6))]
+    return [
+        (draw(size=(6, 6)) / 2, draw(size=(2, 6)) / 2),
+        (draw(size=(6, 6)), draw(size=(2, 6))),
+        draw(size=(3, 6)),
+    ]
 
 
 def compare_with_straight_through(name, recurrent, ways):
-    # stop_gradient is second-order right here: the spike enters the network by its value and smooth derivatives alone
+    # stop_gradient is second-order right here: the spike enters the network by its value and smooth
+    # derivatives alone
     weights, direction, inputs = jax.tree.map(jnp.asarray, recurrent)
 
     @jax.jit
@@ -127,10 +143,15 @@ def compare_with_straight_through(name, recurrent, ways):
     assert all(float(abs(leaf).max()) > 1e-3 for leaf in jax.tree.leaves(truth))
     for way, got in found.items():
         for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(truth), strict=True):
-            np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-10 * float(abs(b).max()), err_msg=way)
+            np.testing.assert_allclose(
+                a, b, rtol=1e-10, atol=1e-10 * float(abs(b).max()), err_msg=way
+            )
 
 
-STANDING_FOR_ALL = ("Sigmoid", "InvSquareGrad")  # one smooth and one with a kink: the rule is the same for every curve
+STANDING_FOR_ALL = (
+    "Sigmoid",
+    "InvSquareGrad",
+)  # one smooth and one with a kink: the rule is the same for every curve
 of_two_curves = pytest.mark.parametrize("name", few(PRIMALS, *STANDING_FOR_ALL))
 
 

@@ -1,4 +1,6 @@
-"""Whatever the parameters, over twelve decades, and whatever the input, over the whole range of float32."""
+"""Whatever the parameters, over twelve decades, and whatever the input, over the whole range of
+float32.
+"""
 
 import functools
 
@@ -25,12 +27,16 @@ WITHIN = {"> 0": SCALES, ">= 0": SCALES, "> 1": ABOVE_ONE}
 
 
 def parameters(case):
-    return st.fixed_dictionaries({name: WITHIN.get(case.row.domain.get(name), SIGNED) for name in case.numbers})
+    return st.fixed_dictionaries(
+        {name: WITHIN.get(case.row.domain.get(name), SIGNED) for name in case.numbers}
+    )
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def everything(kind, given, x):
-    """Step, primal, slope, second derivative, and the derivatives of primal and slope in each parameter."""
+    """Step, primal, slope, second derivative, and the derivatives of primal and slope in each
+    parameter.
+    """
     surrogate = kind(**given)
     slope, second = jax.jvp(surrogate.surrogate_grad, (x,), (jnp.ones_like(x),))
     each = jax.tree.map(lambda value: jnp.broadcast_to(value, x.shape), given)
@@ -47,9 +53,13 @@ def test_values_are_finite_and_within_bounds(case, request):
     @given(parameters(case), INPUTS)
     def check(given, x):
         x = np.array(x, np.float32)
-        x = np.where(np.abs(x) < np.finfo(np.float32).tiny, np.float32(0), x)  # as XLA on CPU takes them
+        x = np.where(
+            np.abs(x) < np.finfo(np.float32).tiny, np.float32(0), x
+        )  # as XLA on CPU takes them
         numbers = {name: jnp.float32(value) for name, value in given.items()}
-        step, primal, slope, second, of_primal, of_slope = jax.device_get(everything(case.kind, numbers, x))
+        step, primal, slope, second, of_primal, of_slope = jax.device_get(
+            everything(case.kind, numbers, x)
+        )
         np.testing.assert_array_equal(step, x >= 0)
         for name, value in {"primal": primal, "slope": slope, "second": second}.items():
             assert not np.isnan(value).any(), (name, value)
@@ -59,7 +69,11 @@ def test_values_are_finite_and_within_bounds(case, request):
         assert np.isfinite(slope).all(), slope
         if never_falls:
             assert (slope >= 0).all()
-            rise = np.diff(np.where(np.isfinite(primal), primal, np.sign(x) * 3e38)[np.argsort(x)].astype(float))
+            rise = np.diff(
+                np.where(np.isfinite(primal), primal, np.sign(x) * 3e38)[np.argsort(x)].astype(
+                    float
+                )
+            )
             assert (rise >= -1e-6 * np.abs(primal).max()).all(), "the primal falls"
         if SIGMOIDAL in case.row.traits:
             assert ((primal >= 0) & (primal <= 1)).all()

@@ -61,7 +61,16 @@ def runs_again(make):
         (lambda alpha: Holder(Pure(alpha)), False),
         (lambda alpha: Holder(Silent(alpha)), True),
     ],
-    ids=["pure", "stated again", "subclass", "learnable", "learnable subclass", "composed", "holder", "of a subclass"],
+    ids=[
+        "pure",
+        "stated again",
+        "subclass",
+        "learnable",
+        "learnable subclass",
+        "composed",
+        "holder",
+        "of a subclass",
+    ],
 )
 def test_only_pure_classes_of_pure_parts_run_once_for_all_numbers(make, expected):
     assert runs_again(make) == expected
@@ -85,7 +94,9 @@ def test_scan_of_a_pure_cell_is_compiled_once(pure):
 
 
 def test_an_object_that_changes_is_not_pure():
-    with pytest.raises(TypeError, match=r"^Own: pure=True needs annotated parameters, got a custom __init__"):
+    with pytest.raises(
+        TypeError, match=r"^Own: pure=True needs annotated parameters, got a custom __init__"
+    ):
 
         class Own(Surrogate, pure=True):
             def __init__(self):

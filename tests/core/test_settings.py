@@ -1,4 +1,6 @@
-"""Settings of the rule: each does what it says whatever stands beside it, in every order, or says why it cannot."""
+"""Settings of the rule: each does what it says whatever stands beside it, in every order, or says
+why it cannot.
+"""
 
 import functools
 import itertools
@@ -77,10 +79,15 @@ CURVES = [
     PrimalAlone(),
     Written(),
 ]
-BY_DEFAULT = [curve for curve in CURVES if type(curve) in (Sigmoid, SlopeAlone, Written)] + [CURVES[5]]
+BY_DEFAULT = [curve for curve in CURVES if type(curve) in (Sigmoid, SlopeAlone, Written)] + [
+    CURVES[5]
+]
 every_curve = pytest.mark.parametrize("curve", few(CURVES, *BY_DEFAULT), ids=repr)
 DTYPES = ("bfloat16", "float8_e5m2", "float32")  # the last is not narrower than X
-SETTINGS = {"learnable": learnable, **{dtype: functools.partial(keep_slope, dtype=dtype) for dtype in DTYPES}}
+SETTINGS = {
+    "learnable": learnable,
+    **{dtype: functools.partial(keep_slope, dtype=dtype) for dtype in DTYPES},
+}
 PAIRS_AND_TRIPLES = [*itertools.product(SETTINGS, repeat=2), *itertools.product(SETTINGS, repeat=3)]
 
 
@@ -114,13 +121,19 @@ def contradictions(settings, curve):
 
 
 def methods(curve):
-    """The slope, its derivative, and the primal's derivative in each parameter: by the two methods of a curve."""
+    """The slope, its derivative, and the primal's derivative in each parameter: by the two methods
+    of a curve.
+    """
     has_parameters = seen_by_jax(curve) and not isinstance(curve, SlopeAlone)
 
     @jax.jit
     def run(curve):
-        in_parameters = jax.grad(lambda c: c.surrogate_fun(X).sum())(curve) if has_parameters else None
-        return *jax.jvp(curve.surrogate_grad, (X,), (jnp.ones_like(X),)), jax.tree.leaves(in_parameters)
+        in_parameters = (
+            jax.grad(lambda c: c.surrogate_fun(X).sum())(curve) if has_parameters else None
+        )
+        return *jax.jvp(curve.surrogate_grad, (X,), (jnp.ones_like(X),)), jax.tree.leaves(
+            in_parameters
+        )
 
     return run(with_arrays(curve) if has_parameters else curve)
 
@@ -140,7 +153,9 @@ def check(curve, settings, got, expected):
         assert not in_parameters
         return
     for i, leaf in enumerate(in_parameters):
-        np.testing.assert_allclose(leaf, wanted[i] if "learnable" in settings else 0, rtol=2e-5, atol=1e-6)
+        np.testing.assert_allclose(
+            leaf, wanted[i] if "learnable" in settings else 0, rtol=2e-5, atol=1e-6
+        )
 
 
 @every_curve
@@ -179,7 +194,9 @@ def test_no_setting_is_lost_inside_a_curve():
             return self.factor * self.surrogate.surrogate_grad(x)
 
     for inner in (learnable(Arctan()), keep_slope(Arctan(), "bfloat16")):
-        message = f"Scaled: surrogate must be a curve without settings, got {inner!r}; apply the settings"
+        message = (
+            f"Scaled: surrogate must be a curve without settings, got {inner!r}; apply the settings"
+        )
         with pytest.raises(TypeError, match="^" + re.escape(message)):
             Scaled(inner)
     gradient = jax.grad(lambda s: s(X).sum())(learnable(Scaled(Arctan())))
@@ -193,5 +210,7 @@ def test_a_class_that_calls_itself_takes_no_setting():
             return 2 * super().__call__(x)
 
     for setting in SETTINGS.values():
-        with pytest.raises(TypeError, match=r": Loud must not override __call__, which would ignore settings$"):
+        with pytest.raises(
+            TypeError, match=r": Loud must not override __call__, which would ignore settings$"
+        ):
             setting(Loud())

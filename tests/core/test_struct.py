@@ -1,4 +1,6 @@
-"""Frozen records: values that print, compare, copy, travel and pass through JAX as what they are."""
+"""Frozen records: values that print, compare, copy, travel and pass through JAX as what
+they are.
+"""
 
 import copy
 import dataclasses
@@ -154,7 +156,9 @@ def test_an_optimizer_moves_arrays_and_no_constants():
         LeakyReadout(0.95),
     )
     rng = np.random.default_rng(0)
-    network = Network([Layer(jnp.asarray(rng.normal(size=(4, 4)), jnp.float32), cell, bias=0.5) for cell in cells])
+    network = Network(
+        [Layer(jnp.asarray(rng.normal(size=(4, 4)), jnp.float32), cell, bias=0.5) for cell in cells]
+    )
     spikes = np.float32(rng.random((12, 3, 4)) < 0.5)
     before, optimizer = repr(network), optax.adamw(0.1, weight_decay=0.1)
 
@@ -164,7 +168,9 @@ def test_an_optimizer_moves_arrays_and_no_constants():
         updates, state = optimizer.update(gradient, state, network)
         return (optax.apply_updates(network, updates), state), None
 
-    run = jax.jit(lambda network: jax.lax.scan(update, (network, optimizer.init(network)), length=2)[0][0])
+    run = jax.jit(
+        lambda network: jax.lax.scan(update, (network, optimizer.init(network)), length=2)[0][0]
+    )
     with jax.numpy_dtype_promotion("standard"):  # optax mixes dtypes
         trained = run(network)
     assert jax.tree.structure(trained) == jax.tree.structure(network)
@@ -179,17 +185,26 @@ def test_an_optimizer_moves_arrays_and_no_constants():
     assert repr(network) == before
 
 
-@pytest.mark.parametrize("record", [with_arrays(Sigmoid()), LIF(jnp.array(0.5)), learnable(Sigmoid())], ids=repr)
+@pytest.mark.parametrize(
+    "record", [with_arrays(Sigmoid()), LIF(jnp.array(0.5)), learnable(Sigmoid())], ids=repr
+)
 def test_rebuilding_a_tree_checks_nothing(record):
     for leaf in (None, True, 2.0, "label", jax.ShapeDtypeStruct((2,), jnp.float32)):
         rebuilt = jax.tree.map(lambda _, leaf=leaf: leaf, record)
         assert type(rebuilt) is type(record)
         assert repr(rebuilt).startswith(repr(record).partition("(")[0])
         for again in (rebuilt, copy.deepcopy(rebuilt), pickle.loads(pickle.dumps(rebuilt))):
-            assert jax.tree.leaves(again, is_leaf=lambda v: v is None) == [leaf] * len(jax.tree.leaves(record))
+            assert jax.tree.leaves(again, is_leaf=lambda v: v is None) == [leaf] * len(
+                jax.tree.leaves(record)
+            )
         if leaf is not None:
             assert jax.tree.structure(rebuilt) == jax.tree.structure(record)
-    assert jax.tree.leaves(dataclasses.replace(jax.tree.map(lambda _: 2.0, LIF(jnp.array(0.5))), decay=0.5)) == []
+    assert (
+        jax.tree.leaves(
+            dataclasses.replace(jax.tree.map(lambda _: 2.0, LIF(jnp.array(0.5))), decay=0.5)
+        )
+        == []
+    )
 
 
 def test_jit_argument_recompiles_for_a_number_and_not_for_an_array():
@@ -220,15 +235,26 @@ def test_traced_values_are_the_same_only_as_themselves():
 
 
 def test_signature_has_the_parameters_and_their_defaults():
-    """They are those of the constructor, on each Python, and an instance has the signature of its call."""
-    shown = {name: parameter.default for name, parameter in inspect.signature(LIF).parameters.items()}
+    """They are those of the constructor, on each Python, and an instance has the signature of its
+    call.
+    """
+    shown = {
+        name: parameter.default for name, parameter in inspect.signature(LIF).parameters.items()
+    }
     assert shown == {
-        "decay": 0.9, "threshold": 1.0, "surrogate": Sigmoid(4.0), "reset": "subtract", "detach_reset": False,
-        "reset_value": 0.0, "delay_reset": False, "norm_input": False,
-    }  # fmt: skip
+        "decay": 0.9,
+        "threshold": 1.0,
+        "surrogate": Sigmoid(4.0),
+        "reset": "subtract",
+        "detach_reset": False,
+        "reset_value": 0.0,
+        "delay_reset": False,
+        "norm_input": False,
+    }
     assert str(inspect.signature(Cauchy)) == "(gamma: float = 1.0, height: float = 1.0)"
-    assert "class Cauchy(spikegrad._surrogate.Surrogate)\n |  Cauchy(gamma: float = 1.0," in pydoc.plain(
-        pydoc.render_doc(Cauchy)
+    assert (
+        "class Cauchy(spikegrad._surrogate.Surrogate)\n |  Cauchy(gamma: float = 1.0,"
+        in pydoc.plain(pydoc.render_doc(Cauchy))
     )
     assert list(inspect.signature(Sigmoid()).parameters) == ["x", "key"]
     for module in (spikegrad, spikegrad.neurons, spikegrad.network, spikegrad.surrogates):

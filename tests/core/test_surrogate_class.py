@@ -1,4 +1,6 @@
-"""Users' own surrogates, in both forms: what they give, and that none is ever answered from a cache."""
+"""Users' own surrogates, in both forms: what they give, and that none is ever answered from a
+cache.
+"""
 
 import copy
 import pickle
@@ -59,7 +61,9 @@ class MutableBoth(MutableFun):
         return self.alpha / jnp.cosh(self.alpha * x) ** 2
 
 
-every_form = pytest.mark.parametrize("cls", [FrozenGrad, FrozenFun, FrozenBoth, MutableGrad, MutableFun, MutableBoth])
+every_form = pytest.mark.parametrize(
+    "cls", [FrozenGrad, FrozenFun, FrozenBoth, MutableGrad, MutableFun, MutableBoth]
+)
 
 
 @every_form
@@ -80,11 +84,15 @@ def test_spikes_and_slopes(cls):
 
 @every_form
 def test_contract_of_the_methods(cls):
-    """Half precision is float32 inside, ints become floats, NaN stays NaN: the formula never sees to it."""
+    """Half precision is float32 inside, ints become floats, NaN stays NaN: the formula never sees
+    to it.
+    """
     fire = cls(2.0)
     half = np.asarray(X, jnp.bfloat16)
     want = (2 / np.cosh(2 * half.astype(np.float32)) ** 2).astype(half.dtype)
-    run = jax.jit(lambda x: (slopes(fire, x), fire.surrogate_grad(x), fire(3), fire(True), fire(jnp.nan)))
+    run = jax.jit(
+        lambda x: (slopes(fire, x), fire.surrogate_grad(x), fire(3), fire(True), fire(jnp.nan))
+    )
     in_x, slope, three, true, nan = run(half)
     assert in_x.dtype == jnp.bfloat16
     np.testing.assert_array_equal(np.asarray(slope, np.float32), np.asarray(want, np.float32))
@@ -101,14 +109,19 @@ def test_a_constant_slope(constant):
 
     assert slopes(Straight()).tolist() == [float(constant)] * 5
     assert jax.vmap(jax.grad(Straight()))(X).tolist() == [float(constant)] * 5
-    assert jax.eval_shape(slopes, Straight(), jax.ShapeDtypeStruct((5,), jnp.float16)).dtype == jnp.float16
+    assert (
+        jax.eval_shape(slopes, Straight(), jax.ShapeDtypeStruct((5,), jnp.float16)).dtype
+        == jnp.float16
+    )
 
 
 def test_a_class_that_defines_nothing_says_so():
     class Empty(Surrogate):
         pass
 
-    with pytest.raises(NotImplementedError, match="Empty must define surrogate_grad or surrogate_fun"):
+    with pytest.raises(
+        NotImplementedError, match="Empty must define surrogate_grad or surrogate_fun"
+    ):
         jax.grad(Empty())(1.0)
     with pytest.raises(NotImplementedError, match="Empty defines no surrogate_fun"):
         Empty().surrogate_fun(1.0)
@@ -148,7 +161,9 @@ def test_a_check_of_two_parameters_together():
     assert slopes(Window(-0.5, 0.5)).tolist() == [0, 1, 1, 1, 0]
     with pytest.raises(ValueError, match="low must be < high"):
         Window(1.0, 0.0)
-    zeros = jax.tree.map(lambda _: 0, Window(jnp.array(-1.0), jnp.array(1.0)))  # a rebuilt tree is not checked
+    zeros = jax.tree.map(
+        lambda _: 0, Window(jnp.array(-1.0), jnp.array(1.0))
+    )  # a rebuilt tree is not checked
     assert zeros.low == 0
 
 
@@ -208,7 +223,9 @@ def reset_the_global():
         lambda fire: jax.grad(fire)(0.25),
         lambda fire: jax.jit(jax.grad(fire))(0.25),  # a new function each time
         lambda fire: jax.grad(lambda i: LIF(1.0, 0.0, fire, reset="none")(0.0, i)[1])(0.25),
-        lambda fire: jax.grad(lambda i: unroll(LIF(1.0, 0.0, fire, reset="none"), i[None])[1].sum())(jnp.array(0.25)),
+        lambda fire: jax.grad(
+            lambda i: unroll(LIF(1.0, 0.0, fire, reset="none"), i[None])[1].sum()
+        )(jnp.array(0.25)),
     ],
     ids=["surrogate_grad", "grad", "jit", "lif", "unroll"],
 )
@@ -240,7 +257,11 @@ def test_a_subclass_with_its_own_init_is_a_mutable_object_of_its_own():
     assert repr(one) == "Own(alpha=8.0, note='')"
     assert jax.tree.leaves(one) == []  # a part of the structure, so it may be in an argument of jit
     assert float(jax.jit(lambda fire: jax.grad(fire)(0.0))(one)) == 2.0
-    assert vars(copy.deepcopy(one)) == vars(pickle.loads(pickle.dumps(one))) == {"alpha": 8.0, "note": ""}
+    assert (
+        vars(copy.deepcopy(one))
+        == vars(pickle.loads(pickle.dumps(one)))
+        == {"alpha": 8.0, "note": ""}
+    )
 
 
 def test_a_subclass_that_only_overrides_the_slope_stays_frozen():

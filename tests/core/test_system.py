@@ -79,7 +79,9 @@ def small_disk():
 def test_a_full_disk_leaves_the_old_file(path):
     # A fixture would stop the writes of coverage between the fixture and the test.
     with small_disk(), pytest.raises(OSError, match="File too large"):
-        write_atomically(path, lambda stream: np.savez(stream, a=np.zeros(10**5), b=np.zeros(10**5)))
+        write_atomically(
+            path, lambda stream: np.savez(stream, a=np.zeros(10**5), b=np.zeros(10**5))
+        )
     assert path.read_bytes() == OLD
     assert names(path) == ["numbers.npz"]
 

@@ -1,4 +1,5 @@
-"""Surrogates under every transformation equal the same surrogate called eagerly; nothing is traced twice.
+"""Surrogates under every transformation equal the same surrogate called eagerly; nothing is traced
+twice.
 
 Those that ``check_surrogate`` knows are checked for every surrogate by test_testing.py.
 """
@@ -19,7 +20,9 @@ import spikegrad
 pytestmark = pytest.mark.oldest
 
 some = pytest.mark.parametrize("case", standing(DEFAULTS, RULE), ids=repr)
-X = jnp.concatenate([jnp.linspace(-3, 3, 25), jnp.array([0.0, -0.0, 1e-3, -1e-3, 20.0, -20.0, 1e-30])]).reshape(8, 4)
+X = jnp.concatenate(
+    [jnp.linspace(-3, 3, 25), jnp.array([0.0, -0.0, 1e-3, -1e-3, 20.0, -20.0, 1e-30])]
+).reshape(8, 4)
 
 
 def loss(out):
@@ -38,12 +41,16 @@ def value_and_slope(surrogate, x):
 
 
 def scaled(surrogate, factors):
-    """The surrogate with each parameter multiplied: one after another for a list, and stacked for an array."""
+    """The surrogate with each parameter multiplied: one after another for a list, and stacked for
+    an array.
+    """
     return jax.tree.map(lambda value: value * factors, with_arrays(surrogate))
 
 
 def check(got, expected, way=""):
-    """Spikes bit for bit; slopes to four roundings, since XLA fuses a product and a sum into one rounding or two."""
+    """Spikes bit for bit; slopes to four roundings, since XLA fuses a product and a sum into one
+    rounding or two.
+    """
     for a, b in zip(*(map(np.asarray, jax.tree.leaves(v)) for v in (got, expected)), strict=True):
         assert a.dtype == b.dtype
         if np.isin(b, (0, 1)).all():
@@ -63,11 +70,15 @@ WITHIN_JIT = {  # in one program
     "jit of the object": lambda s, x: value_and_slope(jax.jit(s), x),
     "vmap": lambda s, x: jax.vmap(lambda x: value_and_slope(s, x))(x),
     "nested vmap": lambda s, x: jax.vmap(jax.vmap(lambda x: value_and_slope(s, x), 0, 0), 1, 1)(x),
-    "scan": lambda s, x: jax.lax.scan(lambda n, x: (n + 1, value_and_slope(s, x)), jnp.int32(0), x)[1],
+    "scan": lambda s, x: jax.lax.scan(lambda n, x: (n + 1, value_and_slope(s, x)), jnp.int32(0), x)[
+        1
+    ],
     "map": lambda s, x: jax.lax.map(lambda x: value_and_slope(s, x), x),
     "checkpoint": lambda s, x: value_and_slope(jax.checkpoint(s), x),
     "linearize": lambda s, x: (y := jax.linearize(s, x), (y[0], y[1](of_loss(y[0]))))[1],
-    "cond": lambda s, x: jax.lax.cond(x.sum() > -1e9, lambda x: value_and_slope(s, x), lambda x: (x, x), x),
+    "cond": lambda s, x: jax.lax.cond(
+        x.sum() > -1e9, lambda x: value_and_slope(s, x), lambda x: (x, x), x
+    ),
     "while": lambda s, x: jax.lax.fori_loop(0, 2, lambda i, _: value_and_slope(s, x), (x, x)),
 }
 
@@ -78,7 +89,9 @@ def ways(surrogate, x, names=WITHIN_JIT):
 
 WAYS = {
     "an argument of jit": jax.jit(ways),
-    "a constant of jit": lambda s, x: jax.jit(lambda x: ways(s, x, ("value_and_slope", "vmap", "scan")))(x),
+    "a constant of jit": lambda s, x: jax.jit(
+        lambda x: ways(s, x, ("value_and_slope", "vmap", "scan"))
+    )(x),
     "static": lambda s, x: {"": jax.jit(value_and_slope, static_argnums=0)(s, x)},
     "compiled ahead": lambda s, x: {"": jax.jit(value_and_slope).lower(s, x).compile()(s, x)},
     "without jit": lambda s, x: ways(s, x, ("jvp", "vmap", "linearize")),
@@ -118,14 +131,23 @@ def test_gradients_of_a_compiled_vmap_are_those_of_each_example(name):
             return loss(jax.jit(jax.vmap(surrogate))(x))
 
         def over_time(x):
-            return loss(jax.vmap(lambda x: spikegrad.unroll(spikegrad.LIF(0.9, 1.0, surrogate), x)[1])(x[:, None]))
+            return loss(
+                jax.vmap(lambda x: spikegrad.unroll(spikegrad.LIF(0.9, 1.0, surrogate), x)[1])(
+                    x[:, None]
+                )
+            )
 
         one_by_one = [each(surrogate, one) for one in x]
-        parameters = jax.tree.map(lambda *each: sum(each), *[of_parameters for of_parameters, _ in one_by_one])
+        parameters = jax.tree.map(
+            lambda *each: sum(each), *[of_parameters for of_parameters, _ in one_by_one]
+        )
         # a single step from rest: the spike of the current minus the threshold
         expected = [each(surrogate, one - 1)[1] for one in x]
         return (
-            (jax.grad(batched, (0, 1))(surrogate, x), (parameters, jnp.stack([of_x for _, of_x in one_by_one]))),
+            (
+                jax.grad(batched, (0, 1))(surrogate, x),
+                (parameters, jnp.stack([of_x for _, of_x in one_by_one])),
+            ),
             (jax.grad(over_time)(x), jnp.stack(expected)),
         )
 
@@ -136,9 +158,14 @@ def test_gradients_of_a_compiled_vmap_are_those_of_each_example(name):
 @some
 def test_vmap_over_parameters(case):
     @jax.jit
-    def slopes(surrogate, xs):  # no constant: the XLA of JAX 0.6 folds a step of one along another axis wrongly
+    def slopes(
+        surrogate, xs
+    ):  # no constant: the XLA of JAX 0.6 folds a step of one along another axis wrongly
         factors = jnp.array([1.0, 0.625, 1.25])
-        stacked, one_by_one = scaled(surrogate, factors), [scaled(surrogate, factor) for factor in factors]
+        stacked, one_by_one = (
+            scaled(surrogate, factors),
+            [scaled(surrogate, factor) for factor in factors],
+        )
         return {
             "same x": (
                 jax.vmap(value_and_slope, (0, None))(stacked, X),
@@ -146,9 +173,14 @@ def test_vmap_over_parameters(case):
             ),
             "an x for each": (
                 jax.vmap(value_and_slope)(stacked, xs),
-                each := _stack([value_and_slope(s, x) for s, x in zip(one_by_one, xs, strict=True)]),
+                each := _stack(
+                    [value_and_slope(s, x) for s, x in zip(one_by_one, xs, strict=True)]
+                ),
             ),
-            "along another axis": (jax.vmap(value_and_slope, (0, -1))(stacked, jnp.moveaxis(xs, 0, -1)), each),
+            "along another axis": (
+                jax.vmap(value_and_slope, (0, -1))(stacked, jnp.moveaxis(xs, 0, -1)),
+                each,
+            ),
         }
 
     for way, (got, expected) in slopes(case.make(), jnp.stack([X, 2 * X, -X])).items():
@@ -171,7 +203,11 @@ def test_shard_map_over_devices(case):
     def split(surrogate, x):  # JAX splits the work itself, or is told to
         with_map = _shard_map(lambda x: value_and_slope(surrogate, x), mesh, spec)(x)
         outside = jax.grad(lambda x: loss(_shard_map(surrogate, mesh, spec)(x)))(x)
-        return {"jit": value_and_slope(surrogate, x), "map": with_map, "grad of map": (with_map[0], outside)}
+        return {
+            "jit": value_and_slope(surrogate, x),
+            "map": with_map,
+            "grad of map": (with_map[0], outside),
+        }
 
     found = split(surrogate, x)
     for out in jax.tree.leaves(found):  # shards are computed in place
@@ -202,7 +238,18 @@ def test_export_round_trip(case):
 def test_forward_alone_compiles_to_the_step(case):
     text = jax.jit(case.make()).lower(X).compile().as_text()
     operations = set(re.findall(r"= \S+ ([a-z][a-z0-9-]*)\(", text))
-    step = {"parameter", "constant", "compare", "convert", "select", "broadcast", "fusion", "call", "copy", "bitcast"}
+    step = {
+        "parameter",
+        "constant",
+        "compare",
+        "convert",
+        "select",
+        "broadcast",
+        "fusion",
+        "call",
+        "copy",
+        "bitcast",
+    }
     assert operations <= step | {"iota", "not", "tuple"}, operations - step
     assert "compare" in operations  # the pattern does read the program
 

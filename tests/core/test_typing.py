@@ -27,6 +27,8 @@ def test_planted_errors_are_found_and_no_others():
         if report["severity"] == "error"
     )
     lines = CASES.read_text().splitlines()
-    planted = [(n, m[1]) for n, line in enumerate(lines, 1) if (m := re.search(r"  # (report\w+)$", line))]
+    planted = [
+        (n, m[1]) for n, line in enumerate(lines, 1) if (m := re.search(r"  # (report\w+)$", line))
+    ]
     assert len(planted) > 15
     assert found == planted

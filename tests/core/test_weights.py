@@ -1,4 +1,6 @@
-"""Functions as operations: the operations compute what the function does, or the reason is named."""
+"""Functions as operations: the operations compute what the function does, or the reason is
+named.
+"""
 
 from __future__ import annotations
 
@@ -17,22 +19,39 @@ IMAGE, LAYOUT = (2, 7, 6), ("NHWC", "HWIO", "NHWC")
 
 
 def convolved(x):
-    return jax.lax.conv_general_dilated(x, KERNEL, (2, 1), [(1, 0), (2, 1)], rhs_dilation=(1, 2), feature_group_count=2)
+    return jax.lax.conv_general_dilated(
+        x, KERNEL, (2, 1), [(1, 0), (2, 1)], rhs_dilation=(1, 2), feature_group_count=2
+    )
 
 
 def images_last(x):
     """Images with channels last, averaged over windows with one row of zeros."""
     x = jax.lax.conv_general_dilated(x, LAST, (1, 1), "SAME", dimension_numbers=LAYOUT)
     window, stride = (1, 2, 3, 1), (1, 2, 1, 1)
-    return jax.lax.reduce_window(x, 0.0, jax.lax.add, window, stride, [(0, 0), (1, 0), (0, 0), (0, 0)]) / 6
+    return (
+        jax.lax.reduce_window(x, 0.0, jax.lax.add, window, stride, [(0, 0), (1, 0), (0, 0), (0, 0)])
+        / 6
+    )
 
 
 FUNCTIONS = {  # with the shape of an example, and the operations
     "product": (lambda x: x @ MATRIX, (12,), [Product]),
     "matrix on the left": (lambda x: (MATRIX.T @ x.T).T, (12,), [Move, Product, Move]),
-    "product of an image": (lambda x: jnp.tensordot(x, MATRIX.reshape(3, 4, 4), ((2, 1), (0, 1))), (4, 3), [Product]),
-    "turned": (jax.jit(lambda x: x.reshape(-1, 3, 4).mT.reshape(-1, 12) @ MATRIX - 0.5), (12,), None),
-    "convolution": (lambda x: convolved(x) + jnp.arange(4.0)[None, :, None, None], IMAGE, [Convolution, Bias]),
+    "product of an image": (
+        lambda x: jnp.tensordot(x, MATRIX.reshape(3, 4, 4), ((2, 1), (0, 1))),
+        (4, 3),
+        [Product],
+    ),
+    "turned": (
+        jax.jit(lambda x: x.reshape(-1, 3, 4).mT.reshape(-1, 12) @ MATRIX - 0.5),
+        (12,),
+        None,
+    ),
+    "convolution": (
+        lambda x: convolved(x) + jnp.arange(4.0)[None, :, None, None],
+        IMAGE,
+        [Convolution, Bias],
+    ),
     "channels last": (images_last, (7, 6, 2), [Convolution, SumPooling, Factor]),
     "scaled": (lambda x: jnp.arange(12.0)[None] * (x / 4) * 0.5, (12,), [Factor] * 3),
     "nothing": (lambda x: sum([x, 0.0]), (12,), []),
@@ -71,10 +90,16 @@ REASONS = {
     "a division by a value that depends on the inputs": lambda x: 1 / x,
     "add of two values that depend on the inputs": lambda x: x @ MATRIX + x @ MATRIX,
     "mul of two values that depend on the inputs": lambda x: x * x,
-    "a product along some of the axes of an example": lambda x: x.reshape(-1, 1, 3, 4) @ np.ones((4, 2), np.float32),
-    "broadcast_in_dim to another number of values": lambda x: jnp.broadcast_to(x[..., None], (1, 12, 2)),
+    "a product along some of the axes of an example": lambda x: (
+        x.reshape(-1, 1, 3, 4) @ np.ones((4, 2), np.float32)
+    ),
+    "broadcast_in_dim to another number of values": lambda x: jnp.broadcast_to(
+        x[..., None], (1, 12, 2)
+    ),
     "a result that does not depend on the input": lambda _: jnp.zeros((1, 3)),
-    "reduce_window_max": lambda x: jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, (1, 2), (1, 2), "VALID"),
+    "reduce_window_max": lambda x: jax.lax.reduce_window(
+        x, -jnp.inf, jax.lax.max, (1, 2), (1, 2), "VALID"
+    ),
     "a pooling with gaps": lambda x: jax.lax.reduce_window(
         x, 0.0, jax.lax.add, (1, 2), (1, 1), "VALID", window_dilation=(1, 2)
     ),

@@ -53,7 +53,9 @@ def accepted(x: jax.Array) -> None:
     assert_type(spikegrad.learnable(Sigmoid()), Surrogate)
     assert_type(spikegrad.spike(x, 1.0), jax.Array)
 
-    cell = LIF(decay=0.5, threshold=jnp.ones(3), surrogate=Cauchy(), reset="value", detach_reset=True)
+    cell = LIF(
+        decay=0.5, threshold=jnp.ones(3), surrogate=Cauchy(), reset="value", detach_reset=True
+    )
     LIF(surrogate=jnp.tanh)
     assert_type(spikegrad.unroll(cell, x)[1], jax.Array)
     spikegrad.unroll(lambda v, current: (v + current, v), x)

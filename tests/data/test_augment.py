@@ -1,4 +1,6 @@
-"""Random changes of events and batches: each is undone or done again by a loop, and what must stay stays."""
+"""Random changes of events and batches: each is undone or done again by a loop, and what must stay
+stays.
+"""
 
 import functools
 
@@ -30,7 +32,10 @@ SEEDS = range(150)
 
 def rows(events):
     """(time, y, x, polarity) of each event, by arithmetic."""
-    return [(t, u // 16, u // 2 % 8, u % 2) for t, u in zip(events.times.tolist(), events.units.tolist(), strict=True)]
+    return [
+        (t, u // 16, u // 2 % 8, u % 2)
+        for t, u in zip(events.times.tolist(), events.units.tolist(), strict=True)
+    ]
 
 
 def changed(function, **options):
@@ -46,7 +51,11 @@ def test_times():
         assert [row[1:] for row in after] == [row[1:] for row in BEFORE]
         assert all(0 <= row[0] <= BEFORE[-1][0] for row in after)
     inside = [i for i, row in enumerate(BEFORE) if 200 < row[0] < 800]  # nothing is clipped there
-    differences = [after[i][0] - BEFORE[i][0] for after in changed(jitter_times, deviation_us=20.0) for i in inside]
+    differences = [
+        after[i][0] - BEFORE[i][0]
+        for after in changed(jitter_times, deviation_us=20.0)
+        for i in inside
+    ]
     assert abs(np.mean(differences)) < 0.7
     assert abs(np.std(differences) - 20) < 0.5
 
@@ -54,7 +63,9 @@ def test_times():
     for after in changed(stretch_times, low=0.5, high=2.0):
         assert [row[1:] for row in after] == [row[1:] for row in BEFORE]
         factors += [after[-1][0] / BEFORE[-1][0]]
-        np.testing.assert_allclose([row[0] for row in after], [factors[-1] * row[0] for row in BEFORE])
+        np.testing.assert_allclose(
+            [row[0] for row in after], [factors[-1] * row[0] for row in BEFORE]
+        )
     assert 0.5 <= min(factors) < 0.6
     assert 1.9 < max(factors) <= 2
 
@@ -89,11 +100,17 @@ def test_dropped_events():
             axes = {"time": [0], "area": [1, 2], "random": []}[kind]
             bounds = [(min(g[a] for g in gone), max(g[a] for g in gone)) for a in axes if gone]
             for row in after if bounds else ():  # what stays is outside of the box of what is gone
-                assert any(not low <= row[a] <= high for a, (low, high) in zip(axes, bounds, strict=True))
+                assert any(
+                    not low <= row[a] <= high for a, (low, high) in zip(axes, bounds, strict=True)
+                )
             found.append(len(gone) / len(BEFORE))
     assert {*np.round(shares["random"], 6).tolist()} == {n / 10 for n in range(1, 10)}
-    assert 0.3 < np.mean(shares["time"]) < 0.45  # a mean share of 1/2, of which a part is beyond the end
-    assert max(shares["area"]) <= 2 * 3 / 48  # a quarter of 6 rows has at most 2, of 8 columns at most 3
+    assert (
+        0.3 < np.mean(shares["time"]) < 0.45
+    )  # a mean share of 1/2, of which a part is beyond the end
+    assert (
+        max(shares["area"]) <= 2 * 3 / 48
+    )  # a quarter of 6 rows has at most 2, of 8 columns at most 3
     kinds = changed(drop_events)
     assert 0.15 < np.mean([after == BEFORE for after in kinds]) < 0.4
     single = EVENTS._replace(times=EVENTS.times[:1], units=EVENTS.units[:1])
@@ -108,9 +125,15 @@ def test_dropped_events():
 
 def test_one_axis_of_space():
     clicks = Events(np.arange(5.0), np.arange(5))
-    flips = {tuple(flip_events(np.random.default_rng(seed), clicks, (5,)).units.tolist()) for seed in range(9)}
+    flips = {
+        tuple(flip_events(np.random.default_rng(seed), clicks, (5,)).units.tolist())
+        for seed in range(9)
+    }
     assert flips == {(0, 1, 2, 3, 4), (4, 3, 2, 1, 0)}
-    shifts = {tuple(shift_events(np.random.default_rng(seed), clicks, (5,), most=1).units.tolist()) for seed in SEEDS}
+    shifts = {
+        tuple(shift_events(np.random.default_rng(seed), clicks, (5,), most=1).units.tolist())
+        for seed in SEEDS
+    }
     assert shifts == {(0, 1, 2, 3), (0, 1, 2, 3, 4), (1, 2, 3, 4)}
 
 
@@ -183,7 +206,9 @@ def test_counts_dropped_at_random(x):
 
 def test_counts_of_windows_and_areas():
     windows = []
-    for b, before, after in batches(functools.partial(drop_batch, mask=jnp.asarray(MASK), kinds=("time",))):
+    for b, before, after in batches(
+        functools.partial(drop_batch, mask=jnp.asarray(MASK), kinds=("time",))
+    ):
         gone = [t for t in range(7) if not after[t].any() and before[t].any()]
         assert gone == [*range(gone[0], gone[-1] + 1)] if gone else True
         kept = [t for t in range(7) if t not in gone]
@@ -207,7 +232,9 @@ def test_counts_of_windows_and_areas():
 
 def test_a_batch_of_channels_and_all_kinds():
     x = COUNTS[..., 0, 0]
-    untouched = [np.array_equal(before, after) for _, before, after in batches(drop_batch, x[:, :, :])]
+    untouched = [
+        np.array_equal(before, after) for _, before, after in batches(drop_batch, x[:, :, :])
+    ]
     assert 0.2 < np.mean(untouched) < 0.6
     for _, before, after in batches(flip_batch, COUNTS[:, :, 0, :, 0]):
         assert np.array_equal(after, before) or np.array_equal(after, before[:, ::-1])

@@ -1,4 +1,6 @@
-"""Images from packages and from your files: values, splits, scales, memory. Encodings in low precision."""
+"""Images from packages and from your files: values, splits, scales, memory. Encodings in low
+precision.
+"""
 
 import gzip
 import importlib.util
@@ -45,7 +47,9 @@ def test_images_are_those_of_the_package(name, package, file, shape, scale):
         for part in (data.train, data.test)
     ]
     # every row once, so that no test image is trained on
-    assert sorted(map(bytes, np.concatenate(both).astype(np.uint8))) == sorted(map(bytes, rows.astype(np.uint8)))
+    assert sorted(map(bytes, np.concatenate(both).astype(np.uint8))) == sorted(
+        map(bytes, rows.astype(np.uint8))
+    )
 
 
 def test_the_split_follows_the_seed():
@@ -58,7 +62,9 @@ def test_a_file_is_scaled_by_its_training_values(tmp_path):
     data = load(write(tmp_path, **{**IMAGES, "x_train": IMAGES["x_train"] / 1}))
     assert values(data.train).dtype == np.float32
     assert (values(data.train).min(), values(data.train).max()) == (0, 1)
-    np.testing.assert_allclose(values(data.test), (np.arange(12).reshape(4, 3) + 50) / 59, rtol=1e-6)
+    np.testing.assert_allclose(
+        values(data.test), (np.arange(12).reshape(4, 3) + 50) / 59, rtol=1e-6
+    )
     assert data.test.y.tolist() == [0, 1, 0, 1]
 
 
@@ -95,14 +101,18 @@ def test_data_to_score(tmp_path):
     found, labelled = images_to_score(write(tmp_path, x=IMAGES["x_test"]), **RUN)
     assert not labelled
     np.testing.assert_allclose(values(found), IMAGES["x_test"] / 59, rtol=1e-6)
-    found, labelled = images_to_score(write(tmp_path, x=IMAGES["x_test"], y=IMAGES["y_test"]), **RUN)
+    found, labelled = images_to_score(
+        write(tmp_path, x=IMAGES["x_test"], y=IMAGES["y_test"]), **RUN
+    )
     assert (found.y.tolist(), labelled) == ([0, 1, 0, 1], True)
     path = write(tmp_path, **IMAGES)
     assert np.array_equal(values(images_to_score(path, **RUN)[0]), values(load(path).test))
     assert images_to_score(path, **RUN)[0].y.tolist() == [0, 1, 0, 1]
     path = write(tmp_path, x_train=IMAGES["x_train"], y_train=IMAGES["y_train"])
     data = load(path)
-    assert np.array_equal(images_to_score(path, **{**RUN, "low": data.low, "high": data.high})[0].x, data.test.x)
+    assert np.array_equal(
+        images_to_score(path, **{**RUN, "low": data.low, "high": data.high})[0].x, data.test.x
+    )
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])

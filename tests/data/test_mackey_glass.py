@@ -1,4 +1,6 @@
-"""The Mackey-Glass series against the closed form of its first interval and SciPy's solution of the next ones."""
+"""The Mackey-Glass series against the closed form of its first interval and SciPy's solution of the
+next ones.
+"""
 
 import numpy as np
 from scipy.integrate import solve_ivp
@@ -7,7 +9,9 @@ from spikegrad.data import mackey_glass
 
 
 def by_method_of_steps(times, tau, past, intervals):
-    """Each interval of length tau is an ordinary differential equation, with the solution of the last one."""
+    """Each interval of length tau is an ordinary differential equation, with the solution of the
+    last one.
+    """
     solutions = [lambda t: past]
     values = np.empty(len(times))
     start = past
@@ -19,7 +23,13 @@ def by_method_of_steps(times, tau, past, intervals):
             return 0.2 * late / (1 + late**10) - 0.1 * x
 
         solved = solve_ivp(
-            slope, (n * tau, (n + 1) * tau), [start], "DOP853", dense_output=True, rtol=1e-12, atol=1e-13
+            slope,
+            (n * tau, (n + 1) * tau),
+            [start],
+            "DOP853",
+            dense_output=True,
+            rtol=1e-12,
+            atol=1e-13,
         )
         solutions.append(lambda t, solved=solved: solved.sol(t)[0])
         inside = (times >= n * tau) & (times <= (n + 1) * tau)

@@ -1,4 +1,6 @@
-"""Files of recordings, made here in the formats of the data sets with their traps, read back event by event."""
+"""Files of recordings, made here in the formats of the data sets with their traps, read back event
+by event.
+"""
 
 import importlib.util
 import pickle
@@ -57,14 +59,18 @@ def test_shd(tmp_path):
     for index, (times, units) in enumerate(zip(SHD["times"], SHD["units"], strict=True)):
         events = recordings[index]
         # the value that float16 holds, exactly
-        assert events.times.tolist() == [float(Fraction(float(np.float16(t))) * 10**6) for t in times]
+        assert events.times.tolist() == [
+            float(Fraction(float(np.float16(t))) * 10**6) for t in times
+        ]
         assert events.units.tolist() == units
         assert events.times.dtype == np.float64
 
 
 def test_shd_is_binned_in_float64(tmp_path):
     sequences = read_shd(write_shd(tmp_path / "shd.h5")).binned()
-    assert repr(sequences).endswith("100 steps, channels (700,), 3 classes; 100 bins of 14 ms from 0, counts>")
+    assert repr(sequences).endswith(
+        "100 steps, channels (700,), 3 classes; 100 bins of 14 ms from 0, counts>"
+    )
     x = [sequences[index].x for index in range(6)]
     assert np.argwhere(x[0]).tolist() == [[0, 0], [17, 699], [92, 350], [97, 1]]
     assert np.argwhere(x[2]).tolist() == [[0, 7], [1, 7]]
@@ -94,7 +100,9 @@ def test_split_by_speaker_shares_no_speaker(tmp_path):
 def test_each_process_opens_the_file_for_itself(tmp_path, monkeypatch):
     recordings, opened = read_shd(write_shd(tmp_path / "shd.h5")), []
     h5py = pytest.importorskip("h5py")
-    monkeypatch.setattr(h5py, "File", lambda *args, file=h5py.File: opened.append(args) or file(*args))
+    monkeypatch.setattr(
+        h5py, "File", lambda *args, file=h5py.File: opened.append(args) or file(*args)
+    )
     recordings[3]
     assert not opened
     monkeypatch.setattr("os.getpid", lambda: 1)  # as after a fork
@@ -109,15 +117,23 @@ def test_recordings_travel_to_other_processes(tmp_path):
 
 
 def test_nmnist(tmp_path):
-    one, two, long = (camera_events(*case) for case in ((0, 50, 34, 315_000), (1, 5, 34, 300), (2, 40, 34, 9_000_000)))
+    one, two, long = (
+        camera_events(*case)
+        for case in ((0, 50, 34, 315_000), (1, 5, 34, 300), (2, 40, 34, 9_000_000))
+    )
     assert long[-1][3] > 2**23  # beyond 23 bits, so that there are markers
     marked = nmnist_bytes(long)
     assert bytes([0, 240]) in marked
     folder = write_nmnist(
-        tmp_path / "Train", [(3, "00002", nmnist_bytes(two)), (3, "00001", nmnist_bytes(one)), (9, "00003", marked)]
+        tmp_path / "Train",
+        [(3, "00002", nmnist_bytes(two)), (3, "00001", nmnist_bytes(one)), (9, "00003", marked)],
     )
     recordings = read_nmnist(folder)
-    assert (recordings.y.tolist(), recordings.classes, recordings.shape) == ([3, 3, 9], 10, (34, 34, 2))
+    assert (recordings.y.tolist(), recordings.classes, recordings.shape) == (
+        [3, 3, 9],
+        10,
+        (34, 34, 2),
+    )
     for index, expected in enumerate((one, two, long)):
         assert pixels(recordings, index) == expected
     x = recordings.binned(Binning(steps=21, step_us=15_000, binary=True))[0].x
@@ -134,7 +150,11 @@ def test_dvs_gesture(tmp_path):
         packet([(0, 0, 0, 50_000)], kind=0),  # special events are no spikes
         packet([]),
         packet(events[100:200]),
-        packet([(*event, VALID) for event in events[200:]] + [(1, 1, 1, 60_000, 0)], capacity=150, valid=100),
+        packet(
+            [(*event, VALID) for event in events[200:]] + [(1, 1, 1, 60_000, 0)],
+            capacity=150,
+            valid=100,
+        ),
         packet([(x, y, p, t - 2**31) for x, y, p, t in later], overflow=1),
     ]
     # the second overlaps the first; intervals begin at an event and end at one
@@ -178,7 +198,11 @@ def test_ts(tmp_path):
     assert sequences.sequence(1).tolist() == [[7, 8]]
     assert sequences[1].mask.tolist() == [True, False, False]
     assert read_ts(tmp_path / "tiny.ts", steps=5)[0].x.shape == (5, 2)
-    spaced = [("@classLabel true", "@classLabel\ttrue "), ("@data", "  @data "), ("#A comment", " #A comment")]
+    spaced = [
+        ("@classLabel true", "@classLabel\ttrue "),
+        ("@data", "  @data "),
+        ("#A comment", " #A comment"),
+    ]
     again = read_ts(write_ts(tmp_path / "spaced.ts", *spaced))
     assert (again.class_names, again.y.tolist()) == (sequences.class_names, sequences.y.tolist())
     (tmp_path / "marked.ts").write_text(TS, encoding="utf-8-sig")  # as editors of Windows write it
@@ -187,9 +211,14 @@ def test_ts(tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "sizes", "steps", "channels", "classes", "lengths"),
-    [("japanese_vowels", (270, 370), 29, 12, 9, (7, 29)), ("self_regulation_scp1", (268, 293), 896, 6, 2, (896, 896))],
+    [
+        ("japanese_vowels", (270, 370), 29, 12, 9, (7, 29)),
+        ("self_regulation_scp1", (268, 293), 896, 6, 2, (896, 896)),
+    ],
 )
-def test_packaged_recordings_have_the_published_sizes(name, sizes, steps, channels, classes, lengths):
+def test_packaged_recordings_have_the_published_sizes(
+    name, sizes, steps, channels, classes, lengths
+):
     package, file, *_ = datasets.PACKAGED[name]
     spec = importlib.util.find_spec(package)
     if spec is None:
@@ -200,11 +229,17 @@ def test_packaged_recordings_have_the_published_sizes(name, sizes, steps, channe
     both = [*train.lengths, *test.lengths]
     assert (min(both), max(both)) == lengths
     assert package not in sys.modules
-    line = Path(spec.submodule_search_locations[0], file.format("TEST")).read_text(errors="replace").splitlines()[-1]
+    line = (
+        Path(spec.submodule_search_locations[0], file.format("TEST"))
+        .read_text(errors="replace")
+        .splitlines()[-1]
+    )
     *values, label = line.split(":")
     assert test.class_names[test.y[-1]] == label
     for channel, text in enumerate(values):
-        assert test.sequence(-1)[:, channel].tolist() == [np.float32(value) for value in text.split(",")]
+        assert test.sequence(-1)[:, channel].tolist() == [
+            np.float32(value) for value in text.split(",")
+        ]
 
 
 def test_sequences_of_ones_own(tmp_path):
@@ -216,7 +251,12 @@ def test_sequences_of_ones_own(tmp_path):
     assert mask.tolist() == [True, True, False, False]
     assert read_npz(write_npz(tmp_path / "mine.npz", DENSE, lengths=None))[2].mask is None
     padded = np.where(np.arange(4)[None, :, None] < [[[4]], [[1]], [[2]]], 1.0, np.nan)
-    assert read_npz(write_npz(tmp_path / "mine.npz", DENSE, x=padded))[1].x.tolist() == [[1], [0], [0], [0]]
+    assert read_npz(write_npz(tmp_path / "mine.npz", DENSE, x=padded))[1].x.tolist() == [
+        [1],
+        [0],
+        [0],
+        [0],
+    ]
 
 
 def test_events_of_ones_own(tmp_path):
@@ -228,9 +268,15 @@ def test_events_of_ones_own(tmp_path):
         [float(seconds[3] * 10**6)],
     ]
     assert [recordings[i].units.tolist() for i in range(3)] == [[0, 5, 11], [], [3]]
-    assert (recordings.shape, recordings.y.tolist(), recordings.speakers.tolist()) == ((3, 2, 2), [1, 0, 1], [7, 8, 7])
+    assert (recordings.shape, recordings.y.tolist(), recordings.speakers.tolist()) == (
+        (3, 2, 2),
+        [1, 0, 1],
+        [7, 8, 7],
+    )
     for unit, factor in (("ms", 1000), ("us", 1)):
-        path = write_npz(tmp_path / "mine.npz", SPARSE, time_unit=unit, times=np.array([1, 2, 300_000, 4]))
+        path = write_npz(
+            tmp_path / "mine.npz", SPARSE, time_unit=unit, times=np.array([1, 2, 300_000, 4])
+        )
         assert read_npz_events(path)[0].times.tolist() == [factor, 2 * factor, 300_000 * factor]
 
 
@@ -247,7 +293,11 @@ def test_files_of_ones_own_are_read_in_a_dtype_of_jax(tmp_path, dtype):
 
 def test_files_of_ones_own_without_labels(tmp_path):
     for read, arrays in ((read_npz, DENSE), (read_npz_events, SPARSE)):
-        assert read(write_npz(tmp_path / "mine.npz", arrays, y=None), label=2).y.tolist() == [2, 2, 2]
+        assert read(write_npz(tmp_path / "mine.npz", arrays, y=None), label=2).y.tolist() == [
+            2,
+            2,
+            2,
+        ]
         labelled = read(write_npz(tmp_path / "mine.npz", arrays), label=2)
         assert labelled.y.tolist() == arrays["y"].tolist()
 
@@ -274,7 +324,9 @@ def test_binning_is_exact(pool):
     rng = np.random.default_rng(pool)
     shape, binning = (5, 4, 2), Binning(steps=7, step_us=1_400, pool=pool)
     edges = 1_400.0 * np.arange(-1, 9)
-    times = np.concatenate([edges, edges - 1, rng.uniform(-2_000, 12_000, 200), np.repeat(4_200.0, 70)])
+    times = np.concatenate(
+        [edges, edges - 1, rng.uniform(-2_000, 12_000, 200), np.repeat(4_200.0, 70)]
+    )
     events = Events(rng.permutation(times), rng.integers(0, 40, len(times)))
     x, outside = binning(events, shape)
     expected, expected_outside = counted(events, shape, binning)
@@ -293,7 +345,9 @@ def test_a_time_on_the_edge_of_a_step_belongs_to_it(unit, per_second, tmp_path):
     n, path = 20_000, tmp_path / "grid.npz"
     times = np.arange(n) / 1000 * per_second if unit == "s" else np.arange(n) * 0.1
     step_us = 1000 if unit == "s" else 100
-    np.savez(path, times=times, time_unit=unit, units=np.zeros(n, int), shape=[1], offsets=[0, n], y=[0])
+    np.savez(
+        path, times=times, time_unit=unit, units=np.zeros(n, int), shape=[1], offsets=[0, n], y=[0]
+    )
     assert (read_npz_events(path).binned(Binning(n, step_us))[0].x == 1).all()
     just_before = Events(np.array([np.nextafter(2000.0, 0) - 1e-9, 2000.0]), np.array([0, 0]))
     assert Binning(3, 1000)(just_before, (1,))[0].ravel().tolist() == [0, 1, 1]
@@ -303,10 +357,20 @@ def test_a_subset_has_the_examples_of_the_whole():
     rng = np.random.default_rng(3)
     all_events = [Events(rng.uniform(0, 9_000, 20), rng.integers(0, 12, 20)) for _ in range(6)]
     y, speakers, names = [0, 1, 2, 0, 1, 2], [5, 5, 6, 6, 7, 7], ["a", "b", "c", "d"]
-    recordings = Recordings("r", (2, 3, 2), y, all_events.__getitem__, speakers=speakers, class_names=names)
-    dense = Sequences("s", [rng.normal(size=(n, 2)) for n in (3, 5, 1, 4, 2, 5)], y, steps=7, class_names=names)
+    recordings = Recordings(
+        "r", (2, 3, 2), y, all_events.__getitem__, speakers=speakers, class_names=names
+    )
+    dense = Sequences(
+        "s", [rng.normal(size=(n, 2)) for n in (3, 5, 1, 4, 2, 5)], y, steps=7, class_names=names
+    )
     binned = recordings.binned(Binning(5, 1_500, binary=True, pool=2))
-    sources = [dense, dense.map(np.negative), binned, binned.map(np.float32), recordings.subset(np.arange(6)[::-1])]
+    sources = [
+        dense,
+        dense.map(np.negative),
+        binned,
+        binned.map(np.float32),
+        recordings.subset(np.arange(6)[::-1]),
+    ]
     for source in sources:
         chosen = rng.permutation(6)[:4]
         for part, numbers in (

@@ -13,7 +13,11 @@ LENGTHS = [3, 5, 1, 4, 2, 5, 3]
 @pytest.fixture
 def ragged():
     rng = np.random.default_rng(0)
-    return Sequences("ragged", [rng.normal(size=(n, 2)).astype(np.float32) for n in LENGTHS], [0, 1, 2, 0, 1, 2, 0])
+    return Sequences(
+        "ragged",
+        [rng.normal(size=(n, 2)).astype(np.float32) for n in LENGTHS],
+        [0, 1, 2, 0, 1, 2, 0],
+    )
 
 
 def test_sequence_is_padded_and_masked(ragged):
@@ -21,7 +25,11 @@ def test_sequence_is_padded_and_masked(ragged):
     assert repr(ragged) == "<ragged: 7 sequences, 1 to 5 steps, channels (2,), 3 classes>"
     for index, (x, y, mask) in enumerate(ragged):  # ends by itself
         assert x.shape == (5, 2)
-        assert x[: LENGTHS[index]].tolist() == ragged.x[index].tolist() == ragged.sequence(index).tolist()
+        assert (
+            x[: LENGTHS[index]].tolist()
+            == ragged.x[index].tolist()
+            == ragged.sequence(index).tolist()
+        )
         assert not x[LENGTHS[index] :].any()
         assert mask.tolist() == [step < LENGTHS[index] for step in range(5)]
         assert (y, y.dtype) == (ragged.y[index], np.int32)
@@ -59,10 +67,14 @@ def test_batches_follow_seed_and_epoch():
         assert [len(y) for y in epoch] == [3] * len(batches) == [3] * 3
         assert len({label for y in epoch for label in y}) == 9
     assert len({str(epoch) for epoch in epochs}) == 3
-    assert {label for epoch in epochs for y in epoch for label in y} == set(range(10))  # none is always left out
+    assert {label for epoch in epochs for y in epoch for label in y} == set(
+        range(10)
+    )  # none is always left out
     for batch in batches:
         assert batch.x.ravel().tolist() == batch.y.tolist()
-    assert [batch.y.tolist() for batch in source.batches(3, seed=5)(2)] == epochs[2]  # whatever was gone over before
+    assert [batch.y.tolist() for batch in source.batches(3, seed=5)(2)] == epochs[
+        2
+    ]  # whatever was gone over before
     assert [batch.y.tolist() for batch in source.batches(3, seed=6)] != epochs[0]
     in_order = source.batches(4)
     for _ in range(2):
@@ -109,7 +121,11 @@ def test_a_constant_channel_is_not_divided_by_the_rounding_of_its_mean():
 
 def test_grain_takes_a_source_as_it_is(ragged):
     grain = pytest.importorskip("grain", exc_type=ImportError)
-    loader = grain.MapDataset.source(ragged).shuffle(seed=3).batch(3, drop_remainder=True, batch_fn=collate)
+    loader = (
+        grain.MapDataset.source(ragged)
+        .shuffle(seed=3)
+        .batch(3, drop_remainder=True, batch_fn=collate)
+    )
     seen = []
     for x, y, mask in loader.to_iter_dataset():
         assert (x.shape, mask.shape) == ((5, 3, 2), (5, 3))
@@ -131,7 +147,9 @@ def test_sources_travel_to_other_processes(ragged):
 def test_padded_sequences_are_one_array_with_zeros_beyond_each_length():
     x = np.arange(1.0, 25).reshape(3, 4, 2)  # nothing is 0, what is beyond the lengths neither
     source = Sequences("three", x, [0, 1, 0], lengths=[4, 1, 2])
-    expected = np.where((np.arange(4) < source.lengths[:, None])[..., None], x, 0).astype(np.float32)
+    expected = np.where((np.arange(4) < source.lengths[:, None])[..., None], x, 0).astype(
+        np.float32
+    )
     read = source.map(lambda one: one)  # a sequence at a time
     for given in (source, read, source.in_memory(), read.in_memory()):
         assert given.padded().dtype == np.float32
@@ -141,7 +159,8 @@ def test_padded_sequences_are_one_array_with_zeros_beyond_each_length():
 
 
 @pytest.mark.parametrize(
-    ("dtype", "padded"), [("bool", "bool"), ("uint16", "uint16"), ("int32", "float32"), ("float64", "float32")]
+    ("dtype", "padded"),
+    [("bool", "bool"), ("uint16", "uint16"), ("int32", "float32"), ("float64", "float32")],
 )
 def test_small_integers_stay_what_they_are(dtype, padded):
     source = Sequences("four", np.ones((4, 3, 2), dtype), [0, 1, 0, 1])

@@ -10,7 +10,9 @@ from spikegrad.data import FORMS, Sequences, binary_adding, cue_accumulation, ra
 
 
 def test_yin_yang_points_are_the_published_ones():
-    """The first points and the counts of classes of the file that the authors published for training."""
+    """The first points and the counts of classes of the file that the authors published for
+    training.
+    """
     times = yin_yang(2, steps=100_001, last=100_000).as_batch().x.argmax(0)
     expected = np.array([[0.68030754, 0.45049925], [0.09767211, 0.68423303]])
     np.testing.assert_allclose(times[:, :4] / 1e5, np.hstack([expected, 1 - expected]), atol=5.1e-6)
@@ -20,7 +22,9 @@ def test_yin_yang_points_are_the_published_ones():
 
 
 def test_yin_yang_classes_are_areas_of_the_symbol():
-    """A turn of half a circle exchanges yin and yang, and keeps the dots, which have a radius of 0.1."""
+    """A turn of half a circle exchanges yin and yang, and keeps the dots, which have a radius of
+    0.1.
+    """
     source = yin_yang(1000, steps=4001, last=4000, seed=3)
     x, y, mask = source.as_batch()
     assert (x.shape, mask) == ((4001, 1000, 5), None)
@@ -31,7 +35,9 @@ def test_yin_yang_classes_are_areas_of_the_symbol():
     centered = times[:, :2] / 4000 - 0.5
     assert (np.hypot(*centered.T) <= 0.501).all()
     dots = np.minimum(*(np.hypot(centered[:, 0] - side, centered[:, 1]) for side in (0.25, -0.25)))
-    far = np.abs(dots - 0.1) > 1e-3  # from the border, where a rounded time may be on the other side
+    far = (
+        np.abs(dots - 0.1) > 1e-3
+    )  # from the border, where a rounded time may be on the other side
     assert ((dots < 0.1) == (y == 2))[far].all()
     # the border: a half circle below on the left and above on the right, of radius 0.25
     radius = np.hypot(np.abs(centered[:, 0]) - 0.25, centered[:, 1])
@@ -89,7 +95,9 @@ def amplitudes(spectrum, alpha, terms):
 @pytest.mark.parametrize("spectrum", ["paper", "numpy", "torch"])
 def test_randman_is_the_formula(spectrum):
     classes, units, samples, dimensions, alpha, seed = 2, 3, 6, 2, 1.7, 4
-    source = randman(classes, units, samples, dimensions=dimensions, alpha=alpha, spectrum=spectrum, seed=seed)
+    source = randman(
+        classes, units, samples, dimensions=dimensions, alpha=alpha, spectrum=spectrum, seed=seed
+    )
     terms = 59  # ceil(1000 ** (1 / 1.7)) = ceil(58.2)
     rng = np.random.default_rng(seed)
     for label in range(classes):
@@ -102,9 +110,16 @@ def test_randman_is_the_formula(spectrum):
                         coefficients[0, j, d, k]
                         * amplitude
                         * math.sin(
-                            2 * math.pi * (frequency * point[d] * coefficients[1, j, d, k] + coefficients[2, j, d, k])
+                            2
+                            * math.pi
+                            * (
+                                frequency * point[d] * coefficients[1, j, d, k]
+                                + coefficients[2, j, d, k]
+                            )
                         )
-                        for k, (frequency, amplitude) in enumerate(amplitudes(spectrum, alpha, terms))
+                        for k, (frequency, amplitude) in enumerate(
+                            amplitudes(spectrum, alpha, terms)
+                        )
                     )
                     for d in range(dimensions)
                 )
@@ -146,15 +161,23 @@ def test_defaults_are_those_of_the_publications():
         (binary_adding, [50_000, 100, 9, 0]),
         (cue_accumulation, [500, 7, 1200, 0.04, 0.7, 10, 0]),
     ):
-        assert [parameter.default for parameter in inspect.signature(task).parameters.values()] == expected
+        assert [
+            parameter.default for parameter in inspect.signature(task).parameters.values()
+        ] == expected
 
 
 @pytest.mark.parametrize(
     ("message", "call"),
     [
         ("cue_accumulation: cues must be odd, got 4", lambda: cue_accumulation(cues=4)),
-        ("cue_accumulation: delay must be at least 150, got 10", lambda: cue_accumulation(delay=10)),
-        ("randman: spectrum must be one of paper, numpy, torch, got 'jax'", lambda: randman(spectrum="jax")),
+        (
+            "cue_accumulation: delay must be at least 150, got 10",
+            lambda: cue_accumulation(delay=10),
+        ),
+        (
+            "randman: spectrum must be one of paper, numpy, torch, got 'jax'",
+            lambda: randman(spectrum="jax"),
+        ),
     ],
 )
 def test_tasks_reject_invalid_arguments(message, call):

@@ -187,8 +187,20 @@ def test_healthy_network_has_no_issue():
         # Zeros are also equal for all examples.
         (HEALTHY, 0 * X, None, [("silent", "0"), ("vanishes", None)], "its inputs are zero"),
         (HEALTHY, X * EARLY[:, None, None], ~EARLY, [("silent", "0")], "the mask excludes"),
-        (stack(second=Layer(Delayed(SECOND, STEPS), CELL)), X, None, [("silent", "1")], "delay of 20 steps is longer"),
-        (Network([Layer(FIRST, CELL), Layer(Delayed(OUT, STEPS), READOUT.cell)]), X, None, [("silent", "1")], ""),
+        (
+            stack(second=Layer(Delayed(SECOND, STEPS), CELL)),
+            X,
+            None,
+            [("silent", "1")],
+            "delay of 20 steps is longer",
+        ),
+        (
+            Network([Layer(FIRST, CELL), Layer(Delayed(OUT, STEPS), READOUT.cell)]),
+            X,
+            None,
+            [("silent", "1")],
+            "",
+        ),
     ],
 )
 def test_silence_is_traced_to_inputs_mask_or_delay(network, inputs, mask, expected, reason):
@@ -220,13 +232,19 @@ def test_inputs_of_unusual_size_or_mean_are_standardized():
         exec(first.fixes[0].code, scope)
         assert hidden_arrays(first.apply(stack()), inputs) == []
         pasted = outputs_of(stack(), scope["inputs"].astype(np.float32))
-        np.testing.assert_allclose(pasted, outputs_of(first.apply(stack()), inputs), rtol=1e-3, atol=1e-3)
+        np.testing.assert_allclose(
+            pasted, outputs_of(first.apply(stack()), inputs), rtol=1e-3, atol=1e-3
+        )
 
 
-@pytest.mark.parametrize("weight", [lambda w: w, lambda w: Delayed(w, 2), lambda w: Window(jnp.stack([w, w]))])
+@pytest.mark.parametrize(
+    "weight", [lambda w: w, lambda w: Delayed(w, 2), lambda w: Window(jnp.stack([w, w]))]
+)
 def test_inputs_of_any_weight_are_standardized(weight):
     inputs = 50 + 0.3 * np.random.default_rng(1).normal(size=X.shape).astype(np.float32)
-    network = Network({"out": Layer({"input": weight(matrix(1, 3.0, UNITS, 4))}, LeakyReadout(0.9))})
+    network = Network(
+        {"out": Layer({"input": weight(matrix(1, 3.0, UNITS, 4))}, LeakyReadout(0.9))}
+    )
     issue = diagnose(network, inputs, loss, train=False).issues[0]
     assert (issue.kind, issue.place) == ("unscaled", "out")
     assert "means are from 50 to 50, sizes from 0.2" in issue.description
@@ -241,10 +259,34 @@ def test_inputs_of_any_weight_are_standardized(weight):
         ("vanishes", "sum", "derivative of this join is 0", lambda a, b: jnp.round(a + b), {}),
         ("not finite", "sum", "derivative of this join is NaN", lambda a, b: jnp.sqrt(a * b), {}),
         ("not finite", "sum", "its outputs are the first", lambda a, b: jnp.log(a + b - 1), {}),
-        ("vanishes", None, "gradient of the loss", jnp.add, {"loss": lambda out: (out.argmax(-1) * 1.0).mean()}),
-        ("vanishes", None, "reads no outputs after step 1", jnp.add, {"loss": lambda out: loss(out[:2])}),
-        ("silent", None, "step of 3 of 12 examples", jnp.add, {"mask": np.tile(np.arange(EXAMPLES) > 2, (STEPS, 1))}),
-        ("silent", None, "True marks a valid step", jnp.add, {"mask": np.zeros((STEPS, EXAMPLES), bool)}),
+        (
+            "vanishes",
+            None,
+            "gradient of the loss",
+            jnp.add,
+            {"loss": lambda out: (out.argmax(-1) * 1.0).mean()},
+        ),
+        (
+            "vanishes",
+            None,
+            "reads no outputs after step 1",
+            jnp.add,
+            {"loss": lambda out: loss(out[:2])},
+        ),
+        (
+            "silent",
+            None,
+            "step of 3 of 12 examples",
+            jnp.add,
+            {"mask": np.tile(np.arange(EXAMPLES) > 2, (STEPS, 1))},
+        ),
+        (
+            "silent",
+            None,
+            "True marks a valid step",
+            jnp.add,
+            {"mask": np.zeros((STEPS, EXAMPLES), bool)},
+        ),
     ],
 )
 def test_parts_that_pass_nothing_on_are_named(kind, place, text, change, options):
@@ -263,7 +305,9 @@ def test_parts_that_pass_nothing_on_are_named(kind, place, text, change, options
 
 def test_gradient_is_lost_at_the_last_layer_without_one():
     weight = jax.tree_util.Partial(lambda w, x: jax.lax.stop_gradient(x @ w), matrix(2, 3.0, m=2))
-    [issue] = diagnose(Network([Layer(FIRST, CELL), Layer(weight, READOUT.cell)]), X, loss, train=False).issues
+    [issue] = diagnose(
+        Network([Layer(FIRST, CELL), Layer(weight, READOUT.cell)]), X, loss, train=False
+    ).issues
     assert (issue.kind, issue.place) == ("vanishes", "1")
     assert "the gradient of its weights is 0" in issue.description
 
@@ -283,7 +327,9 @@ def test_array_of_thresholds_is_set():
         np.testing.assert_array_equal(repaired.layers["1"].cell.threshold, np.ones(HIDDEN))
 
 
-@pytest.mark.parametrize("joins", [{}, {"whole": Join(lambda out: out, "2")}], ids=["output", "below a join"])
+@pytest.mark.parametrize(
+    "joins", [{}, {"whole": Join(lambda out: out, "2")}], ids=["output", "below a join"]
+)
 def test_readout_that_is_too_large_is_scaled(joins):
     network = stack()
     last = dataclasses.replace(READOUT, weight=1000 * OUT)
@@ -329,7 +375,13 @@ GRAPH = Network(
 )
 def test_fixes_as_code_change_the_network_as_apply_does(network, kind, place):
     report = diagnose(network, X, loss, train=False)
-    scope = {"dataclasses": dataclasses, "jax": jax, "network": network, "rescaled": rescaled, "Sigmoid": Sigmoid}
+    scope = {
+        "dataclasses": dataclasses,
+        "jax": jax,
+        "network": network,
+        "rescaled": rescaled,
+        "Sigmoid": Sigmoid,
+    }
     exec(report.code, scope)
     before, pasted, repaired = (
         next(iter(value_and_gradient(n)[1].layers.values())).weight
@@ -347,7 +399,9 @@ def test_functions_as_weights_are_scaled():
         report = diagnose(stack(Layer(weight, CELL)), X, loss, train=False)
         assert names(report.issues) == [("silent", "0")]
         assert diagnose(report.repaired, X).issues == ()
-    large = Layer(lambda x: x @ abs(100 * 45e3 * kernel), HiddenSurrogate())  # for which 45e3 is right, see below
+    large = Layer(
+        lambda x: x @ abs(100 * 45e3 * kernel), HiddenSurrogate()
+    )  # for which 45e3 is right, see below
     assert "scale its weights by 0.01" in str(diagnose(stack(large), X, loss, train=False))
 
 
@@ -362,7 +416,9 @@ def test_mean_of_a_kernel_is_subtracted():
 
 
 def test_slope_with_gradients_that_overflow_is_rescaled():
-    network = stack(cell=dataclasses.replace(NUMBERS, surrogate=rescaled(NUMBERS.surrogate, peak=1e30)))
+    network = stack(
+        cell=dataclasses.replace(NUMBERS, surrogate=rescaled(NUMBERS.surrogate, peak=1e30))
+    )
     assert not np.isfinite(value_and_gradient(network)[1].layers["0"].weight).all()
     report = diagnose(network, X, loss, train=False)
     assert names(report.issues) == [("explodes", "0"), ("explodes", "1")]
@@ -433,7 +489,10 @@ def test_repair_never_makes_an_invalid_cell(omega):
     """The default of omega is 10, which needs a shorter dt. That of dt gives smaller potentials."""
     report = diagnose(stack(Layer(FIRST, RF(omega, b=-0.3, dt=0.5, threshold=1e4))), X, loss)
     assert names(report.issues)[0] == ("silent", "0")
-    assert (report.repaired.layers["0"].cell.threshold, report.repaired.layers["0"].cell.dt) == (1, 0.5)
+    assert (report.repaired.layers["0"].cell.threshold, report.repaired.layers["0"].cell.dt) == (
+        1,
+        0.5,
+    )
 
 
 @pytest.mark.parametrize(
@@ -462,7 +521,9 @@ def test_numbers_that_are_not_finite_are_named():
     first = diagnose(stack(second=SECOND.at[0, 0].set(jnp.nan)), X, loss).issues[0]
     assert (first.kind, first.place) == ("not finite", "1")
     assert "layers/1/weight has NaN" in first.description
-    weight = jax.tree_util.Partial(lambda w, b, x: x @ spoilt(w) + spoilt(b), SECOND, jnp.zeros(HIDDEN))
+    weight = jax.tree_util.Partial(
+        lambda w, b, x: x @ spoilt(w) + spoilt(b), SECOND, jnp.zeros(HIDDEN)
+    )
     report = diagnose(stack(second=Layer(weight, CELL)), X, loss, optimizer=optax.adam(1e-2))
     assert names(report.issues) == [("not finite", "1")]
     assert "the gradient of layers/1/weight" in report.issues[0].description
@@ -470,7 +531,9 @@ def test_numbers_that_are_not_finite_are_named():
     assert (issue.kind, issue.place) == ("not finite", None)
     # Outputs that are too large for the loss are those of the readout.
     overflows = Network([Layer(FIRST, CELL), Layer(jnp.full((HIDDEN, 2), 1e30), READOUT.cell)])
-    issues = diagnose(overflows, X, lambda out: (out**2).mean() - (out**2).mean() + loss(out)).issues
+    issues = diagnose(
+        overflows, X, lambda out: (out**2).mean() - (out**2).mean() + loss(out)
+    ).issues
     assert names(issues)[0] == ("not finite", "1")
 
 
@@ -512,7 +575,9 @@ def trained(network, inputs=INPUTS, labels=CLASSES, optimizer=None, read=mean, *
         scores = jax.nn.log_softmax(read(out.astype(jnp.float32)))
         return -scores[jnp.arange(len(labels)), labels].mean()
 
-    return diagnose(network, inputs, cross_entropy, optimizer=optimizer or optax.adam(1e-2), **options)
+    return diagnose(
+        network, inputs, cross_entropy, optimizer=optimizer or optax.adam(1e-2), **options
+    )
 
 
 FAULTY = stack(cell=NUMBERS, threshold=30.0)
@@ -565,13 +630,17 @@ def test_memory_is_lengthened_if_noise_after_the_cue_hides_the_gap():
 def test_memory_longer_than_the_sequence_is_shortened():
     noise = np.random.default_rng(4).random((100, *INPUTS.shape[1:])) < 0.3
     inputs = np.concatenate([noise.astype(np.float32), INPUTS[:8]])
-    report = trained(Network([Layer(matrix(1, 0.1, UNITS, 2), LeakyReadout(0.999))]), inputs, read=last)
+    report = trained(
+        Network([Layer(matrix(1, 0.1, UNITS, 2), LeakyReadout(0.999))]), inputs, read=last
+    )
     assert names(report.issues) == [("saturated", "0")]
     assert report.repaired.layers["0"].cell.decay == pytest.approx(0.907)
     assert report.outcome_repaired.held_out > report.outcome.held_out + 0.2
 
 
-@pytest.mark.parametrize("decay", [bounded(0.999), jnp.full(2, 0.999), 0.999], ids=["bounded", "array", "number"])
+@pytest.mark.parametrize(
+    "decay", [bounded(0.999), jnp.full(2, 0.999), 0.999], ids=["bounded", "array", "number"]
+)
 def test_number_of_any_kind_is_set_and_stays_what_it_was(decay):
     network = Network([Layer(OUT, LeakyReadout(decay))])
     move = present_number("0", network.layers["0"].cell, "decay").with_number(0.95)
@@ -588,11 +657,15 @@ def test_number_of_any_kind_is_set_and_stays_what_it_was(decay):
 @pytest.mark.every
 @pytest.mark.parametrize("is_bounded", [True, False])
 def test_memory_is_the_one_change_although_it_makes_the_readout_too_large(is_bounded):
-    """The first loss is many times that of constant outputs, so "all changes" has a scale of the readout."""
+    """The first loss is many times that of constant outputs, so "all changes" has a scale of the
+    readout.
+    """
     rng = np.random.default_rng(3)
     labels = np.arange(60) % 2
     inputs = (rng.random((150, 60, UNITS)) < 0.2).astype(np.float32)
-    inputs[-15:] = rng.random((15, 60, UNITS)) < np.where(np.arange(UNITS) % 2 == labels[:, None], 0.3, 0.1)
+    inputs[-15:] = rng.random((15, 60, UNITS)) < np.where(
+        np.arange(UNITS) % 2 == labels[:, None], 0.3, 0.1
+    )
     decay = bounded(0.999) if is_bounded else 0.999
     network = Network([Layer(FIRST, LIF(0.8)), Layer(OUT, LeakyReadout(decay))])
     texts = []
@@ -616,7 +689,10 @@ def test_memory_is_lengthened_although_a_larger_rate_learns_the_noise_by_heart()
     cue = np.arange(8) // 4 == labels[:, None]
     inputs[:8, :, :8] = (rng.random((8, 80, 8)) < 0.7) & cue
     inputs[:8, :, 8:] = 0
-    hidden, out = Layer(matrix(1, 2.0, 16, 30), LIF(0.5)), Layer(matrix(2, 0.5, 30, 2), LeakyReadout(0.5))
+    hidden, out = (
+        Layer(matrix(1, 2.0, 16, 30), LIF(0.5)),
+        Layer(matrix(2, 0.5, 30, 2), LeakyReadout(0.5)),
+    )
     report = trained(Network([hidden, out]), inputs, labels, read=last)
     assert [issue.kind for issue in report.issues] == ["forgets"]
     assert report.outcome_repaired.learned > 0.6
@@ -634,8 +710,14 @@ def test_first_update_that_is_infinite_is_named_and_cured():
 def test_network_that_cannot_learn_is_never_fine():
     report = trained(HEALTHY, 0 * INPUTS, NOISE, budget=60)
     assert report.outcome.learned < 0.2
-    assert [(issue.kind, issue.fixes) for issue in report.issues] == [("silent", ()), ("vanishes", ())]
-    assert "(tried: all changes, longer memories, other memories, other learning rates, " in report.verdict
+    assert [(issue.kind, issue.fixes) for issue in report.issues] == [
+        ("silent", ()),
+        ("vanishes", ()),
+    ]
+    assert (
+        "(tried: all changes, longer memories, other memories, other learning rates, "
+        in report.verdict
+    )
     assert "check what is outside of the network" in report.verdict
 
 
@@ -655,7 +737,10 @@ def test_change_that_helps_no_other_examples_is_not_an_issue(rate):
 
 def test_loss_with_the_wrong_sign_is_doubted():
     report = diagnose(stack(), X, lambda out: -loss(out), optimizer=optax.adam(1e-2))
-    assert report.verdict == "not trained: the loss falls without limit as outputs grow, so check its sign"
+    assert (
+        report.verdict
+        == "not trained: the loss falls without limit as outputs grow, so check its sign"
+    )
 
 
 def probabilities(out):
@@ -668,7 +753,11 @@ LOSSES = {
     "rates": (lambda out: -(CLASS * probabilities(out)).sum(-1).mean(), 0.31326, True),
     "constant": (lambda out: 5 - (CLASS * probabilities(out)).sum(-1).mean(), 5.0, False),
     # The entropy of labels of 0.9 and 0.1.
-    "smooth": (lambda out: -((0.8 * CLASS + 0.1) * probabilities(out)).sum(-1).mean(), 0.32508, False),
+    "smooth": (
+        lambda out: -((0.8 * CLASS + 0.1) * probabilities(out)).sum(-1).mean(),
+        0.32508,
+        False,
+    ),
     "negative": (lambda out: ((out.mean(0) - CLASS) ** 2).mean() - 2, -2.0, False),
     "cosine": (lambda out: -cosine(out).mean(), -1.0, False),
     "mean squares": (lambda out: ((out.mean(0) - CLASS) ** 2).mean(), 0.0, False),
@@ -681,7 +770,9 @@ def cosine(out):
 
 
 def test_attainable_loss_is_that_of_the_best_outputs():
-    """Closed forms. Outputs near the best ones count, so those of logarithms are a little higher."""
+    """Closed forms. Outputs near the best ones count, so those of logarithms are a little
+    higher.
+    """
     for loss, floor, is_spiking in LOSSES.values():
         network = Network([Layer(FIRST[:, :2], CELL if is_spiking else READOUT.cell)])
         problem = trial.Problem(network, {"input": jnp.asarray(INPUTS)}, loss, None, None, None)
@@ -721,7 +812,10 @@ def test_budget_of_no_time_trains_once():
     report = trained(FAULTY, budget=0.0, progress=texts.append)
     assert texts == ["measuring", "training"]
     assert [(issue.kind, issue.fixes) for issue in report.issues] == [("silent", ())]
-    assert "the budget of 0 seconds ended before all changes were tried: pass a larger budget" in report.verdict
+    assert (
+        "the budget of 0 seconds ended before all changes were tried: pass a larger budget"
+        in report.verdict
+    )
     assert "no change lets it learn" not in report.verdict
 
 
@@ -775,11 +869,23 @@ def test_slope_of_a_repair_covers_the_potentials():
     ("outcome", "result", "text"),
     [
         # The part that is learned of all examples, with noise in the targets.
-        ((0.4, 0.45, 0.4), {}, "it learns this part, also of other examples, and no change adds to it"),
-        ((0.1, 0.45, 0.1), {}, "no change lets it learn (tried: all changes): check what is outside"),
+        (
+            (0.4, 0.45, 0.4),
+            {},
+            "it learns this part, also of other examples, and no change adds to it",
+        ),
+        (
+            (0.1, 0.45, 0.1),
+            {},
+            "no change lets it learn (tried: all changes): check what is outside",
+        ),
         ((0.1, 0.1, 0.1), {}, "no change lets it learn"),
         ((0.1, 0.1, 0.1), {"repaired": trial.Outcome(0.4, 0.4, 0.4)}, "no other change adds to it"),
-        ((0.4, 0.45, 0.4), {"is_cut": True}, "the budget of 7 seconds ended before all changes were tried"),
+        (
+            (0.4, 0.45, 0.4),
+            {"is_cut": True},
+            "the budget of 7 seconds ended before all changes were tried",
+        ),
     ],
 )
 def test_verdict_tells_no_help_from_some(outcome, result, text):
@@ -798,8 +904,14 @@ def test_inputs_of_symbols_stay_integers():
     network = Network([Layer(lookup, CELL), Layer(matrix(3, 1.0, UNITS, 2), READOUT.cell)])
     assert diagnose(network, words, lambda out: (out**2).mean()).issues == ()
     one_hot = jax.tree_util.Partial(lambda table, x: (x[:, None] == jnp.arange(600)) @ table, table)
-    for weight, symbols in ((lookup, {"input"}), (one_hot, {"input"}), (lambda x: x[:, None] * table[:1], set())):
-        problem = trial.Problem(Network([Layer(weight, CELL)]), {"input": jnp.asarray(words)}, None, None, None, None)
+    for weight, symbols in (
+        (lookup, {"input"}),
+        (one_hot, {"input"}),
+        (lambda x: x[:, None] * table[:1], set()),
+    ):
+        problem = trial.Problem(
+            Network([Layer(weight, CELL)]), {"input": jnp.asarray(words)}, None, None, None, None
+        )
         assert trial.symbols_of(problem) == symbols
     # Counts are numbers.
     assert issues(stack(), (1000 * X).astype(np.int32))[0] == ("unscaled", "0")
@@ -845,7 +957,10 @@ def test_period_of_rest_as_long_as_the_sequence_is_shortened():
     report, issue = one_issue(stack(second=Layer(SECOND, Refractory(NUMBERS, 200))))
     assert (issue.kind, issue.place) == ("silent", "1")
     assert "rest for 200 steps after a spike, and the sequence has 20" in issue.description
-    scope = {"dataclasses": dataclasses, "network": stack(second=Layer(SECOND, Refractory(NUMBERS, 200)))}
+    scope = {
+        "dataclasses": dataclasses,
+        "network": stack(second=Layer(SECOND, Refractory(NUMBERS, 200))),
+    }
     exec(report.code, scope)
     assert report.repaired.layers["1"].cell.steps == scope["network"].layers["1"].cell.steps == 2
 
@@ -893,10 +1008,15 @@ def test_slope_of_nan_is_replaced():
 def test_update_of_exactly_zero_is_the_optimizer():
     report = trained(stack(cell=NUMBERS), labels=NOISE, optimizer=optax.set_to_zero(), budget=0)
     assert names(report.issues)[:3] == [("stalls", "0"), ("stalls", "1"), ("stalls", "2")]
-    assert "its first update is exactly 0, although its gradient is not" in report.issues[0].description
+    assert (
+        "its first update is exactly 0, although its gradient is not"
+        in report.issues[0].description
+    )
 
 
-@pytest.mark.parametrize("joins", [{}, {"whole": Join(lambda out: out, "2")}], ids=["layer", "join"])
+@pytest.mark.parametrize(
+    "joins", [{}, {"whole": Join(lambda out: out, "2")}], ids=["layer", "join"]
+)
 def test_shift_of_an_output_is_added_by_a_join(joins):
     network = dataclasses.replace(HEALTHY, layers=HEALTHY.layers | joins)
     [output] = network.graph.outputs
@@ -916,7 +1036,9 @@ def test_mean_of_targets_far_above_their_spread_is_added_to_the_outputs():
     def squares(out):
         return ((out.mean(0) - targets) ** 2).mean()
 
-    network = dataclasses.replace(HEALTHY, layers=HEALTHY.layers | {"2": Layer(0.1 * OUT, READOUT.cell)})
+    network = dataclasses.replace(
+        HEALTHY, layers=HEALTHY.layers | {"2": Layer(0.1 * OUT, READOUT.cell)}
+    )
     report = diagnose(network, INPUTS, squares, optimizer=optax.adam(1e-2))
     assert names(report.issues) == [("unscaled", None)]
     assert "outputs with a mean of 200 and a spread of" in report.issues[0].description
@@ -930,14 +1052,19 @@ def test_mean_of_targets_far_above_their_spread_is_added_to_the_outputs():
 
 
 def test_inputs_that_no_layer_reads_are_named():
-    network = Network({"out": Layer(matrix(1, 3.0, UNITS, 2), LeakyReadout(0.9), of="cue")}, inputs=("cue", "noise"))
+    network = Network(
+        {"out": Layer(matrix(1, 3.0, UNITS, 2), LeakyReadout(0.9), of="cue")},
+        inputs=("cue", "noise"),
+    )
     [issue] = diagnose(network, {"cue": X, "noise": X}, loss, train=False).issues
     assert (issue.kind, issue.place) == ("silent", None)
     assert "no layer reads the inputs 'noise'" in issue.description
 
 
 def test_diagnose_takes_a_function_as_loss():
-    with pytest.raises(TypeError, match=r"diagnose: loss must be a function .*, got .*; pass lambda outputs: loss"):
+    with pytest.raises(
+        TypeError, match=r"diagnose: loss must be a function .*, got .*; pass lambda outputs: loss"
+    ):
         diagnose(HEALTHY, X, LABELS)
 
 

@@ -1,4 +1,6 @@
-"""Networks that are broken on purpose: an issue names the layer, and the repair makes the network learn."""
+"""Networks that are broken on purpose: an issue names the layer, and the repair makes the network
+learn.
+"""
 
 import importlib
 import json
@@ -65,6 +67,8 @@ def test_readme_has_the_numbers_of_the_results():
     text = " ".join((ROOT / "README.md").read_text().split())
     curable = f"All {len(learns)}" if all(learns) else f"{sum(learns)} of {len(learns)}"
     assert (
-        f"finds the faulty layer in {sum(row['place'] for row in faulty)} of {len(faulty)} deliberately broken "
-        f"networks. {curable} broken networks that can be repaired learn with the fix that `diagnose` proposes."
+        f"finds the faulty layer in {sum(row['place'] for row in faulty)} of {len(faulty)} "
+        f"deliberately broken "
+        f"networks. {curable} broken networks that can be repaired learn with the fix that "
+        f"`diagnose` proposes."
     ) in text

@@ -69,8 +69,12 @@ CELLS = {
     "no reset, no leak": layer_of(LIF(1.0, reset="none"), recurrent=-0.1 * abs(weights(6, 6))),
     "no reset, synapse": layer_of(SynapticLIF(0.8, reset="none")),
     "reset value": layer_of(LIF(0.9, 1.5, reset="value", reset_value=-0.5), 4),
-    "bounded": layer_of(LIF(bounded(0.8), bounded(0.7, 0.1, 2.0), reset="value", norm_input=True), 4),
-    "synapse, norm_input": layer_of(SynapticLIF(0.9, 0.8, reset="value", reset_value=0.25, norm_input=True), 4),
+    "bounded": layer_of(
+        LIF(bounded(0.8), bounded(0.7, 0.1, 2.0), reset="value", norm_input=True), 4
+    ),
+    "synapse, norm_input": layer_of(
+        SynapticLIF(0.9, 0.8, reset="value", reset_value=0.25, norm_input=True), 4
+    ),
     "each neuron": layer_of(LIF(DECAYS, jnp.linspace(0.5, 2, 6), reset="value")),
 }
 NODES = {
@@ -123,7 +127,15 @@ def test_a_potential_at_the_threshold_fires_on_both_sides():
 def test_images_with_channels_last():
     network, inputs = images()
     graph = to_nir(network, **EULER, input_shape=(7, 5, 2))
-    assert list(graph.nodes) == ["input", "0.drive.input", "0", "1.flatten.0", "1.drive.0", "1", "output"]
+    assert list(graph.nodes) == [
+        "input",
+        "0.drive.input",
+        "0",
+        "1.flatten.0",
+        "1.drive.0",
+        "1",
+        "output",
+    ]
     assert graph.input_type["input"].tolist() == [2, 7, 5]
     spikes, first = run(network, inputs), np.moveaxis(inputs, -1, 2)
     assert_close(spikes, reference(graph, first, EULER))
@@ -177,7 +189,10 @@ def pooling(window, strides=None, padding="VALID", channels_last=False):
     """Sums of windows in a layout of images."""
 
     def pool(x):
-        sizes = [(1, *each, 1) if channels_last else (1, 1, *each) for each in (window, strides or window)]
+        sizes = [
+            (1, *each, 1) if channels_last else (1, 1, *each)
+            for each in (window, strides or window)
+        ]
         return jax.lax.reduce_window(x, 0.0, jax.lax.add, *sizes, padding)
 
     return pool
@@ -185,7 +200,11 @@ def pooling(window, strides=None, padding="VALID", channels_last=False):
 
 def pooled_channels_last(x):
     x = jax.lax.conv_general_dilated(
-        x.transpose(0, 2, 3, 1), KERNEL_LAST, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
+        x.transpose(0, 2, 3, 1),
+        KERNEL_LAST,
+        (1, 1),
+        "VALID",
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
     )
     return pooling((2, 2), channels_last=True)(x).reshape(len(x), -1) @ weights(16, 4) / 4
 
@@ -203,7 +222,9 @@ FUNCTIONS = {
     "sums of a convolution": (convolved_sums, IMAGE),
     "another order of the inputs": (turned, (12,)),
     "sums of windows": (
-        lambda x: convolution((4, 2, 3, 3))(pooling((2, 3), (1, 1), [(0, 0)] * 2 + [(1, 1)] * 2)(x)),
+        lambda x: convolution((4, 2, 3, 3))(
+            pooling((2, 3), (1, 1), [(0, 0)] * 2 + [(1, 1)] * 2)(x)
+        ),
         IMAGE,
     ),
     "averages": (lambda x: convolution((4, 2, 3, 3))(pooling((2, 2), (1, 1))(x) / 4), IMAGE),
@@ -211,14 +232,21 @@ FUNCTIONS = {
     "sums with channels last": (pooled_channels_last, IMAGE),
     "a factor": (lambda x: 0.25 * convolution((4, 2, 3, 3))(jnp.float32(3) * x), IMAGE),
 }
-POOLS = {"sums of windows": nir.SumPool2d, "averages": nir.AvgPool2d, "averages last": nir.AvgPool2d}
+POOLS = {
+    "sums of windows": nir.SumPool2d,
+    "averages": nir.AvgPool2d,
+    "averages last": nir.AvgPool2d,
+}
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_functions(name):
     function, example = FUNCTIONS[name]
     bias = None
-    if len(example) > 1 and name not in ("averages last", "sums with channels last"):  # no weights at their end
+    if len(example) > 1 and name not in (
+        "averages last",
+        "sums with channels last",
+    ):  # no weights at their end
         bias = jnp.arange(4.0).reshape(4, *[1] * (len(example) - 1))
     network = Network([Layer(function, LeakyReadout(0.5), bias=bias)])
     inputs = np.random.default_rng(8).normal(size=(2, 1, *example)).astype(np.float32)
@@ -230,7 +258,9 @@ def test_functions(name):
 
 
 def test_joins_that_pool():
-    """A sum of two convolutions, averaged before a product. Both files and networks keep the numbers."""
+    """A sum of two convolutions, averaged before a product. Both files and networks keep the
+    numbers.
+    """
     flat = Layer(lambda x: x.reshape(len(x), -1) @ weights(16, 5), ZERO)
     nodes = {
         name: Layer(convolution((4, 2, 3, 3)), ZERO, bias=jnp.full((4, 1, 1), bias), of="input")
@@ -342,7 +372,9 @@ FOREIGN = {
     ),
     "neurons alone": line(lif(12, r=20.0)),
     "neurons on neurons": line(lif(12, r=20.0), nir.Scale(np.linspace(0.5, 3, 12)), lif(12, r=5.0)),
-    "a bias last": line(nir.Linear(8 * weights(12, 4).T), lif(), nir.Affine(weights(4, 3).T, np.arange(3.0))),
+    "a bias last": line(
+        nir.Linear(8 * weights(12, 4).T), lif(), nir.Affine(weights(4, 3).T, np.arange(3.0))
+    ),
     "a threshold": line(nir.Linear(weights(12, 4).T), nir.Threshold(each(0.4))),
     "a synapse": line(nir.Linear(3 * weights(12, 4).T), cuba()),
     "recurrent": loop(lif(r=3.0), BACK),
@@ -385,39 +417,66 @@ NOT_WRITTEN = {
     "layer '0': MultiSynapticLIF: not supported by NIR; train with LIF or SynapticLIF": [
         Layer(np.ones((3, 2, 2), np.float32), RECEPTORS, np.ones((2, 2, 2), np.float32))
     ],
-    r"layer '0': LIF: .* surrogate is strict\(.*\); use surrogate=Sigmoid\(alpha=4.0\)$": [Layer(W, STRICT)],
-    "the join 'pool' must add its sources once each, .*; put other functions into the weights .*: reduce_window_max": {
+    r"layer '0': LIF: .* surrogate is strict\(.*\); use surrogate=Sigmoid\(alpha=4.0\)$": [
+        Layer(W, STRICT)
+    ],
+    "the join 'pool' must add its sources once each, .*; put other functions into the weights "
+    ".*: reduce_window_max": {
         "a": Layer(FUNCTIONS["plain"][0], ZERO),
-        "pool": Join(lambda x: jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, *[(1, 1, 2, 2)] * 2, "VALID"), ["a"]),
+        "pool": Join(
+            lambda x: jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, *[(1, 1, 2, 2)] * 2, "VALID"),
+            ["a"],
+        ),
         "b": Layer(lambda x: x.reshape(len(x), -1) @ np.ones((16, 3), np.float32), ZERO),
     },
     "layer '1': LIF: .* subtraction; train with reset='value'": [Layer(W, ZERO), Layer(W.T, LIF())],
-    "layer '0': LIF: .* late; train with delay_reset=False": [Layer(W, LIF(reset="value", delay_reset=True))],
-    "LIF: decay must be below 1 with norm_input": [Layer(W, LIF(1.0, reset="value", norm_input=True))],
+    "layer '0': LIF: .* late; train with delay_reset=False": [
+        Layer(W, LIF(reset="value", delay_reset=True))
+    ],
+    "LIF: decay must be below 1 with norm_input": [
+        Layer(W, LIF(1.0, reset="value", norm_input=True))
+    ],
     "layer '0': Refractory: not supported by NIR": [Layer(W, Refractory(ZERO, 2))],
-    "layer '0': AdaptiveLIF: not supported by NIR; train with LIF": [Layer(W, AdaptiveLIF(reset="value"))],
+    "layer '0': AdaptiveLIF: not supported by NIR; train with LIF": [
+        Layer(W, AdaptiveLIF(reset="value"))
+    ],
     "layer '0': Inherited: not supported by NIR": [Layer(W, Inherited(0.9, reset="value"))],
-    "SynapticLIF: synaptic_decay must be below 1": [Layer(W, SynapticLIF(reset="value", synaptic_decay=1.0))],
-    "LIF: decay must be below 1, or 1 for all": [Layer(W, LIF(np.array([0.5, 1.0]), reset="value"))],
-    "LIF: decay must be .* 0 with discretization='euler', got 0.0": [Layer(W, LIF(0.0, reset="value"))],
-    "layer '0' has a function that NIR does not support: tanh": [Layer(lambda x: jnp.tanh(x @ W), ZERO)],
+    "SynapticLIF: synaptic_decay must be below 1": [
+        Layer(W, SynapticLIF(reset="value", synaptic_decay=1.0))
+    ],
+    "LIF: decay must be below 1, or 1 for all": [
+        Layer(W, LIF(np.array([0.5, 1.0]), reset="value"))
+    ],
+    "LIF: decay must be .* 0 with discretization='euler', got 0.0": [
+        Layer(W, LIF(0.0, reset="value"))
+    ],
+    "layer '0' has a function that NIR does not support: tanh": [
+        Layer(lambda x: jnp.tanh(x @ W), ZERO)
+    ],
     "does not support: add of two values": [Layer(lambda x: x @ W + x @ W, ZERO)],
     "does not support: a difference from a constant": [Layer(lambda x: 1 - x @ W, ZERO)],
     "does not support: a padding of": [Layer(convolution((4, 2, 2, 2), padding="SAME"), ZERO)],
     "does not support: rev": [Layer(lambda x: x[:, ::-1] @ W, ZERO)],
-    "a bias that differs within a channel": [Layer(lambda x: FUNCTIONS["plain"][0](x) + SPOT, ZERO)],
+    "a bias that differs within a channel": [
+        Layer(lambda x: FUNCTIONS["plain"][0](x) + SPOT, ZERO)
+    ],
 }
 
 
 @pytest.mark.parametrize("message", NOT_WRITTEN)
 def test_export_rejects_networks_that_nir_lacks(message):
     shape = IMAGE if any(word in message for word in ("channel", "padding", "pool")) else (3,)
-    with pytest.raises(ValueError, match=f"^to_nir: .*{message}"), jax.numpy_rank_promotion("allow"):
+    with (
+        pytest.raises(ValueError, match=f"^to_nir: .*{message}"),
+        jax.numpy_rank_promotion("allow"),
+    ):
         to_nir(Network(NOT_WRITTEN[message]), **EXACT, input_shape=shape)
 
 
 def test_a_class_states_its_node_for_itself():
-    graphs = [to_nir(Network([Layer(W, cell(0.9, reset="value"))]), **EULER) for cell in (LIF, Stated)]
+    graphs = [
+        to_nir(Network([Layer(W, cell(0.9, reset="value"))]), **EULER) for cell in (LIF, Stated)
+    ]
     for field in ("tau", "r", "v_threshold", "v_reset"):
         one, other = (getattr(graph.nodes["0"], field) for graph in graphs)
         np.testing.assert_array_equal(one, other)
@@ -443,7 +502,11 @@ def edited(*edges):
 
 def edited_pool(shape):
     two = np.array([2, 2])
-    nodes = {"input": nir.Input(shape), "sumpool2d": nir.SumPool2d(two, two, 0 * two), "output": nir.Output(shape)}
+    nodes = {
+        "input": nir.Input(shape),
+        "sumpool2d": nir.SumPool2d(two, two, 0 * two),
+        "output": nir.Output(shape),
+    }
     return nir.NIRGraph(nodes, [("input", "sumpool2d"), ("sumpool2d", "output")], type_check=False)
 
 
@@ -466,22 +529,36 @@ NOT_READ = {
         lambda: edited_pool(np.array([4]))
     ),
     "'node' (Unknown) is not supported; use Linear, Affine": unknown,
-    "'delay' (Delay): delay must be one number for all": lambda: line(nir.Delay(np.arange(4.0)), lif()),
-    "'delay' (Delay): delay must be a multiple of dt=0.0001": lambda: line(nir.Delay(each(1.5e-4)), lif()),
-    "'lif' (LIF): decay_from_tau: dt must be <= tau for discretization 'euler', got": lambda: line(lif(tau=1e-5)),
+    "'delay' (Delay): delay must be one number for all": lambda: line(
+        nir.Delay(np.arange(4.0)), lif()
+    ),
+    "'delay' (Delay): delay must be a multiple of dt=0.0001": lambda: line(
+        nir.Delay(each(1.5e-4)), lif()
+    ),
+    "'lif' (LIF): decay_from_tau: dt must be <= tau for discretization 'euler', got": lambda: line(
+        lif(tau=1e-5)
+    ),
     "'cubalif' (CubaLIF): decay_from_tau: dt must be <= tau": lambda: line(cuba(tau_syn=5e-5)),
     "'li' (LI): neurons without a Threshold output their potential, so v_leak must be 0": (
         lambda: line(nir.LI(each(1.0), each(1.0), each(1.0)))
     ),
-    "'lif' (LIF): operands could not be broadcast": lambda: line(nir.Linear(np.ones((7, 3))), lif(), type_check=False),
-    "'scale' (Scale): operands could not be broadcast": lambda: line(lif(), nir.Scale(np.ones(9)), type_check=False),
-    "'w' (Linear): dot_general requires contracting dimensions": lambda: loop(lif(), nir.Linear(np.ones((4, 5)))),
+    "'lif' (LIF): operands could not be broadcast": lambda: line(
+        nir.Linear(np.ones((7, 3))), lif(), type_check=False
+    ),
+    "'scale' (Scale): operands could not be broadcast": lambda: line(
+        lif(), nir.Scale(np.ones(9)), type_check=False
+    ),
+    "'w' (Linear): dot_general requires contracting dimensions": lambda: loop(
+        lif(), nir.Linear(np.ones((4, 5)))
+    ),
     "'affine' (Affine): operands could not be broadcast": (
         lambda: changed(nir.Affine(np.ones((4, 4)), np.ones(4)), bias=np.ones(3))
     ),
     "'conv2d' (Conv2d): operands could not be broadcast": lambda: conv(bias=np.zeros(9)),
     "'conv2d' (Conv2d): conv_general_dilated": lambda: conv(groups=3),
-    "'input' (Input): the shape must be integers above 0, got array([-4])": lambda: changed(nir.Input(np.array([-4]))),
+    "'input' (Input): the shape must be integers above 0, got array([-4])": lambda: changed(
+        nir.Input(np.array([-4]))
+    ),
     "does not exist in the graph": lambda: edited(IN, AB, OUT, ("a", "c")),
     "no input reaches 'output'; remove them": lambda: edited(IN, AB),
     "no input reaches 'a', 'b'; remove them": lambda: edited(("input", "output"), AB, ("b", "a")),
@@ -494,13 +571,18 @@ def test_graphs_that_are_no_network(message):
         from_nir(NOT_READ[message](), **EULER)
 
 
-@pytest.mark.parametrize("convert", [lambda way: to_nir(CELLS["lif"], **way), lambda way: from_nir(line(lif()), **way)])
+@pytest.mark.parametrize(
+    "convert", [lambda way: to_nir(CELLS["lif"], **way), lambda way: from_nir(line(lif()), **way)]
+)
 def test_time_is_stated(convert):
     for way, message in (
         (EULER | {"dt": 0.0}, "ValueError: dt must be > 0, got 0.0"),
         (EULER | {"dt": "1"}, "TypeError: dt must be a real number"),
         (EULER | {"dt": np.inf}, "ValueError: dt must be finite, got inf"),
-        (EULER | {"discretization": "Euler"}, "ValueError: discretization must be one of 'exact', 'euler'"),
+        (
+            EULER | {"discretization": "Euler"},
+            "ValueError: discretization must be one of 'exact', 'euler'",
+        ),
     ):
         assert_raises(lambda way=way: convert(way), message)
 

@@ -45,13 +45,19 @@ def networks():
             "stem": stem,
             "two": Layer(w(8, 6), synaptic, w(6, 6, 3, 0.5)),
             "out": Layer(
-                {"stem": w(8, 5, scale=4.0), "two": w(6, 5, scale=4.0)}, lif, bias=np.full(5, 0.1, np.float32)
+                {"stem": w(8, 5, scale=4.0), "two": w(6, 5, scale=4.0)},
+                lif,
+                bias=np.full(5, 0.1, np.float32),
             ),
         },
         "feedback": {"a": Layer({"input": w(12, 8), "b": late}, lif), "b": Layer(w(8, 8), lif)},
         "delayed feedback": {
-            "a": Layer({"input": w(12, 8), "b": Delayed(w(8, 8, 3), 3)}, lif, Delayed(w(8, 8, 4, 0.5), 2)),
-            "b": Layer(w(8, 8), synaptic, Window(np.stack([w(8, 8, 5, 0.3), w(8, 8, 6, 0.3)]), delay=1)),
+            "a": Layer(
+                {"input": w(12, 8), "b": Delayed(w(8, 8, 3), 3)}, lif, Delayed(w(8, 8, 4, 0.5), 2)
+            ),
+            "b": Layer(
+                w(8, 8), synaptic, Window(np.stack([w(8, 8, 5, 0.3), w(8, 8, 6, 0.3)]), delay=1)
+            ),
             "out": Layer(w(8, 5), none),
         },
         # The loop a, d, c, b leads back twice, so only the metadata define its steps.
@@ -67,9 +73,16 @@ def networks():
             "out": Layer(Window(np.stack([w(8, 5, seed) for seed in range(3)])), lif),
         },
         "learned delays": {"stem": stem, "out": Layer(Window(kernel), lif)},
-        "sum as output": {"stem": stem, "two": Layer(w(8, 8, 2), lif), "sum": Join(add, of=("stem", "two"))},
+        "sum as output": {
+            "stem": stem,
+            "two": Layer(w(8, 8, 2), lif),
+            "sum": Join(add, of=("stem", "two")),
+        },
         "a layer called output": {"output": stem},
-        "no neurons": {"stem": stem, "out": Layer({"stem": w(8, 5), "input": w(12, 5)}, LeakyReadout(0.0))},
+        "no neurons": {
+            "stem": stem,
+            "out": Layer({"stem": w(8, 5), "input": w(12, 5)}, LeakyReadout(0.0)),
+        },
     }
     return {name: Network(layers) for name, layers in chains.items()} | {
         "two inputs and outputs": Network(
@@ -102,14 +115,18 @@ def outputs_of(network):
 
 def reference(graph, inputs, way):
     """The outputs of each example by the equations of NIR, by the names of Outputs."""
-    examples = [simulate(graph, jax.tree.map(lambda x, n=n: x[:, n], inputs), **way) for n in range(3)]
+    examples = [
+        simulate(graph, jax.tree.map(lambda x, n=n: x[:, n], inputs), **way) for n in range(3)
+    ]
     return jax.tree.map(lambda *a: np.stack(a, 1), *examples)
 
 
 CHOSEN = "residual", "delayed feedback", "overlapping loops", "two inputs and outputs"
 
 
-@pytest.mark.parametrize(("way", "options"), [(EULER, {}), pytest.param(EXACT, {"unit_resistance": True}, marks=EVERY)])
+@pytest.mark.parametrize(
+    ("way", "options"), [(EULER, {}), pytest.param(EXACT, {"unit_resistance": True}, marks=EVERY)]
+)
 @pytest.mark.parametrize("name", few(networks(), *CHOSEN))
 def test_graphs_keep_their_outputs_and_names(name, way, options, tmp_path):
     network = networks()[name]
@@ -134,9 +151,9 @@ def test_graphs_keep_their_outputs_and_names(name, way, options, tmp_path):
             after = back.layers[entry]
             assert type(after) is type(layer)
             if isinstance(layer, Layer):
-                assert jax.tree.structure(layer._replaced(bias=None, of=after.of, cell=lif)) == jax.tree.structure(
-                    after._replaced(bias=None, cell=lif)
-                )
+                assert jax.tree.structure(
+                    layer._replaced(bias=None, of=after.of, cell=lif)
+                ) == jax.tree.structure(after._replaced(bias=None, cell=lif))
 
 
 def test_list_with_longer_delays_is_a_list_again():
@@ -195,7 +212,15 @@ def delay(steps):
 LOOP = [("input", "a"), ("a", "rec"), ("rec", "a"), ("a", "output")]
 LATE_LOOP = [*LOOP[:2], ("rec", "d"), ("d", "a"), LOOP[3]]
 INPUTS = [("input", "a"), ("input", "b")]
-FEEDBACK = [*INPUTS, ("a", "ab"), ("ab", "b"), ("b", "d"), ("d", "ba"), ("ba", "a"), ("b", "output")]
+FEEDBACK = [
+    *INPUTS,
+    ("a", "ab"),
+    ("ab", "b"),
+    ("b", "d"),
+    ("d", "ba"),
+    ("ba", "a"),
+    ("b", "output"),
+]
 SUM = [*INPUTS, ("a", "output"), ("b", "output")]
 WINDOW = [("input", "d"), ("d", "a"), ("input", "b"), ("a", "n"), ("b", "n"), ("n", "output")]
 LOOPED = {"a": copy(), "b": copy(), "ab": linear(2.0), "ba": linear(0.5)}
@@ -210,10 +235,17 @@ IMPULSES = {
     "of one step": (graph_of(FEEDBACK, **LOOPED, d=delay(0)), [3, 3, 3, 3, 3]),
     # a delay after a bias delays the bias
     "bias": (
-        graph_of([("input", "a"), ("a", "d"), ("d", "output")], a=nir.Affine(np.ones((1, 1)), np.ones(1)), d=delay(2)),
+        graph_of(
+            [("input", "a"), ("a", "d"), ("d", "output")],
+            a=nir.Affine(np.ones((1, 1)), np.ones(1)),
+            d=delay(2),
+        ),
         [0, 0, 2, 1, 1],
     ),
-    "window": (graph_of(WINDOW, d=delay(2), a=linear(3.0), b=linear(5.0), n=copy()), [5, 0, 3, 0, 0]),
+    "window": (
+        graph_of(WINDOW, d=delay(2), a=linear(3.0), b=linear(5.0), n=copy()),
+        [5, 0, 3, 0, 0],
+    ),
 }
 
 
@@ -236,13 +268,17 @@ def test_sums_of_delayed_products_are_a_window():
 def test_loop_without_a_delay_is_named():
     edges = [edge for edge in FEEDBACK if "d" not in edge] + [("b", "ba")]
     graph = graph_of(edges, a=copy(), b=copy(), ab=linear(0.5), ba=linear(0.5))
-    with pytest.raises(ValueError, match=r"^from_nir: a loop of several layers needs a Delay, .*'a', 'b' form a cycle"):
+    with pytest.raises(
+        ValueError,
+        match=r"^from_nir: a loop of several layers needs a Delay, .*'a', 'b' form a cycle",
+    ):
         from_nir(graph, **EULER)
 
 
 TWO = {"a": Layer(w(12, 8), lif), "b": Layer(w(8, 8), lif)}
 REFUSED = {
-    r"the join 'gate' must add its sources once each": TWO | {"gate": Join(lambda a, b: a * (1 - b), of=("a", "b"))},
+    r"the join 'gate' must add its sources once each": TWO
+    | {"gate": Join(lambda a, b: a * (1 - b), of=("a", "b"))},
     r"the join 'twice' must add its sources": TWO | {"twice": Join(lambda a: a + a, of="a")},
     r"the join 'first' must add its sources": TWO | {"first": Join(lambda a, b: a, of=("a", "b"))},
     r"the join 'more' must add its sources": TWO | {"more": Join(lambda a: a + 1.0, of="a")},
@@ -250,7 +286,9 @@ REFUSED = {
         "norm": Join(lambda x: x - x.mean(0), of="input", over_time=True),
         "a": Layer(w(12, 8), lif),
     },
-    r"layer 'a' has a function of a window": {"a": Layer(Window(lambda x: x.sum(0), length=2), lif)},
+    r"layer 'a' has a function of a window": {
+        "a": Layer(Window(lambda x: x.sum(0), length=2), lif)
+    },
     r"layer 'a': LIF: NIR does not reset by subtraction": {"a": Layer(w(12, 8), LIF())},
 }
 

@@ -1,4 +1,6 @@
-"""Convolutions, pooling, joins and delays on integers, against loops over plain integers written apart."""
+"""Convolutions, pooling, joins and delays on integers, against loops over plain integers written
+apart.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,8 @@ def convolve(x, kernel, stride, padding, dilation, groups):
     outputs, per_group, high, wide = kernel.shape
     x = np.pad(x, [(0, 0), *padding])
     rows, columns = (
-        (n - d * (k - 1) - 1) // s + 1 for n, k, s, d in zip(x.shape[1:], (high, wide), stride, dilation, strict=True)
+        (n - d * (k - 1) - 1) // s + 1
+        for n, k, s, d in zip(x.shape[1:], (high, wide), stride, dilation, strict=True)
     )
     out = np.zeros((outputs, rows, columns), np.int64)
     for o, i, j in np.ndindex(out.shape):
@@ -53,7 +56,9 @@ def integers_of(layer: Layer, label: str) -> np.ndarray:
 
 
 class Images:
-    """A random network of images, with what each function does, as the user writes it and as plain numbers."""
+    """A random network of images, with what each function does, as the user writes it and as plain
+    numbers.
+    """
 
     def __init__(self, seed: int) -> None:
         self.rng = np.random.default_rng([7, seed])
@@ -64,7 +69,9 @@ class Images:
         some = self.rng.integers
         high, wide = shape
         groups = 2 if inputs % 2 == outputs % 2 == 0 and some(2) else 1
-        kernel = self.rng.normal(0.1, 0.5, (outputs, inputs // groups, high, wide)).astype(np.float32)
+        kernel = self.rng.normal(0.1, 0.5, (outputs, inputs // groups, high, wide)).astype(
+            np.float32
+        )
         if same:
             return {
                 "kernel": kernel,
@@ -75,7 +82,13 @@ class Images:
             }
         padding = tuple((int(some(2)), int(some(2))) for _ in range(2))
         stride, dilation = (tuple(int(n) for n in some(1, 3, 2)) for _ in range(2))
-        return {"kernel": kernel, "stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
+        return {
+            "kernel": kernel,
+            "stride": stride,
+            "padding": padding,
+            "dilation": dilation,
+            "groups": groups,
+        }
 
     def function(self, geometry: dict[str, Any]) -> Any:
         kernel = jnp.asarray(geometry["kernel"])
@@ -92,7 +105,9 @@ class Images:
         )
 
     def pool(self, window, stride) -> Any:
-        sizes = [(1, *each, 1) if self.layout == "last" else (1, 1, *each) for each in (window, stride)]
+        sizes = [
+            (1, *each, 1) if self.layout == "last" else (1, 1, *each) for each in (window, stride)
+        ]
         return lambda x: jax.lax.reduce_window(x, 0.0, jax.lax.add, *sizes, "VALID")
 
     def to_layout(self, x: np.ndarray) -> np.ndarray:
@@ -103,16 +118,24 @@ class Images:
         return np.moveaxis(x, -1, -3) if self.layout == "last" else x
 
     def network(self) -> Network:
-        """Two convolutions with feedback, their sum, its sums or averages of windows, a third one and a product."""
+        """Two convolutions with feedback, their sum, its sums or averages of windows, a third one
+        and a product.
+        """
         rng = self.rng
         self.first = self.convolution(2, 4, tuple(rng.integers(1, 4, 2)))
         self.second, self.third = self.convolution(4, 4, same=True), self.convolution(4, 6, (2, 2))
         self.back = self.convolution(4, 4, same=True)
         self.window, self.stride = (2, int(rng.integers(1, 3))), (int(rng.integers(1, 3)), 1)
         self.delay, self.divisor = int(rng.integers(1, 4)), int(rng.choice([1, 2 * self.window[1]]))
-        self.spikes = (rng.random((8, 2, 2, *self.size)) < 0.4).astype(np.int64) * rng.integers(1, 3)
+        self.spikes = (rng.random((8, 2, 2, *self.size)) < 0.4).astype(np.int64) * rng.integers(
+            1, 3
+        )
         bias = jnp.asarray(self.to_layout(rng.normal(0, 0.1, (4, 1, 1)).astype(np.float32)))
-        a, c, pool = self.function(self.first), self.function(self.third), self.pool(self.window, self.stride)
+        a, c, pool = (
+            self.function(self.first),
+            self.function(self.third),
+            self.pool(self.window, self.stride),
+        )
         synaptic = SynapticLIF(0.8, threshold=2.0, reset="subtract", synaptic_decay=0.6)
         back = Delayed(self.function(self.back), self.delay)
         nodes = {
@@ -126,7 +149,9 @@ class Images:
         outputs = Network(nodes, outputs=[*nodes])(jnp.asarray(self.user, float))[1]
         self.shapes = {name: np.shape(y)[2:] for name, y in outputs.items()}
         dense = rng.normal(0, 0.5, (int(np.prod(self.shapes["c"])), 3)).astype(np.float32)
-        nodes["out"] = Layer(lambda x: x.reshape(len(x), -1) @ dense + 0.25, LeakyReadout(0.9), of="c")
+        nodes["out"] = Layer(
+            lambda x: x.reshape(len(x), -1) @ dense + 0.25, LeakyReadout(0.9), of="c"
+        )
         return Network(nodes, outputs=[*nodes])
 
     def run_apart(self, layers: Any) -> dict[str, np.ndarray]:
@@ -137,7 +162,10 @@ class Images:
 
     def run_example(self, layers: Any, spikes: np.ndarray) -> dict[str, np.ndarray]:
         kernels = {name: integers_of(layers[name], "weight") for name in ("a", "b", "out")}
-        kernels |= {"c": integers_of(layers["c"], "weight['pool']"), "back": integers_of(layers["b"], "recurrent")}
+        kernels |= {
+            "c": integers_of(layers["c"], "weight['pool']"),
+            "back": integers_of(layers["b"], "recurrent"),
+        }
         geometry = {"a": self.first, "b": self.second, "back": self.back, "c": self.third}
         history: dict[str, list[np.ndarray]] = {name: [] for name in layers}
         states: dict[str, tuple[np.ndarray, np.ndarray]] = {}
@@ -155,7 +183,9 @@ class Images:
             out = np.zeros_like(current)
             for k in np.ndindex(current.shape):
                 cell = layers[name].cell
-                v[k], i[k], out[k] = reference.step_of(cell, 0, int(v[k]), int(i[k]), int(current[k]))
+                v[k], i[k], out[k] = reference.step_of(
+                    cell, 0, int(v[k]), int(i[k]), int(current[k])
+                )
             history[name].append(out)
 
         for t, x in enumerate(spikes):
@@ -177,10 +207,14 @@ SEEDS = [0, *(pytest.param(n, marks=pytest.mark.every) for n in range(1, 60))]
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_random_networks_of_images(seed, tmp_path):
-    """The call in all modes, the replay, the file and the program in C compute the integers of the loops."""
+    """The call in all modes, the replay, the file and the program in C compute the integers of the
+    loops.
+    """
     images = Images(seed)
     network, rng = images.network(), images.rng
-    target = FixedLIF(0, 1, bits=int(rng.choice([16, 24])), rounding=str(rng.choice(["floor", "zero"])))
+    target = FixedLIF(
+        0, 1, bits=int(rng.choice([16, 24])), rounding=str(rng.choice(["floor", "zero"]))
+    )
     integers, report = quantize(network, target, images.user, bits=int(rng.choice([2, 4, 8, 12])))
     layers = integers.layers
     # The integers are those of the kernels, with outputs first and the factor of the average.
@@ -221,7 +255,9 @@ def convolved(x):
 
 
 def small_network():
-    """A convolution of one dimension, the average of all places, and a transposition before a product."""
+    """A convolution of one dimension, the average of all places, and a transposition before a
+    product.
+    """
 
     def averaged(x):
         sums = jax.lax.reduce_window(x, 0.0, jax.lax.add, (1, 1, 4), (1, 1, 4), "VALID")
@@ -242,7 +278,9 @@ SPIKES = (np.random.default_rng(3).random((12, 3, 2, 8)) < 0.4).astype(np.int64)
 
 
 def test_one_dimension_averages_and_transpositions(tmp_path):
-    """The rounded real network, by NumPy in float64, has the spikes and potentials of the integers."""
+    """The rounded real network, by NumPy in float64, has the spikes and potentials of the
+    integers.
+    """
     network = small_network()
     integers, report = quantize(network, "fixed", SPIKES)
     _, out = replay(integers, SPIKES)
@@ -272,7 +310,10 @@ def test_quantized_convolutions_train():
     (gradient,) = [x for x in jax.tree.leaves(jax.grad(loss)(integers)) if x.ndim == 3]
 
     def real_loss(kernel):
-        layer = Layer(lambda x: jax.lax.conv_general_dilated(x, kernel, (2,), [(1, 1)]), network.layers[0].cell)
+        layer = Layer(
+            lambda x: jax.lax.conv_general_dilated(x, kernel, (2,), [(1, 1)]),
+            network.layers[0].cell,
+        )
         return loss(Network([layer]))
 
     expected = jax.grad(real_loss)(KERNEL)
@@ -286,10 +327,11 @@ def quantized(nodes, target="fixed"):
 
 LIF_CELL, FLAT = LIF(0.9, reset="value"), lambda x: x.reshape(len(x), -1)
 REFUSED = {
-    "TypeError: layer '0' on FixedLIF: a function has no integers: two products without neurons": quantized(
-        [Layer(lambda x: convolved(x).reshape(len(x), -1) @ TURNED, LIF_CELL)]
+    "TypeError: layer '0' on FixedLIF: a function has no integers: two products without "
+    "neurons": quantized([Layer(lambda x: convolved(x).reshape(len(x), -1) @ TURNED, LIF_CELL)]),
+    "TypeError: a bias before another operation": quantized(
+        [Layer(lambda x: convolved(x + 1.0), LIF_CELL)]
     ),
-    "TypeError: a bias before another operation": quantized([Layer(lambda x: convolved(x + 1.0), LIF_CELL)]),
     "TypeError: a transposition that no product follows": quantized(
         [Layer(lambda x: convolved(x.mT.reshape(x.shape)), LIF_CELL)]
     ),
@@ -297,7 +339,13 @@ REFUSED = {
         [Layer(lambda x: convolved(x * jnp.arange(8.0)[None, None]), LIF_CELL)]
     ),
     "TypeError: layer '0' on Loihi: it has no sums of windows; use a convolution": quantized(
-        [Layer(lambda x: jax.lax.reduce_window(x, 0.0, jax.lax.add, (1, 1, 2), (1, 1, 2), "VALID"), LIF_CELL)], "loihi"
+        [
+            Layer(
+                lambda x: jax.lax.reduce_window(x, 0.0, jax.lax.add, (1, 1, 2), (1, 1, 2), "VALID"),
+                LIF_CELL,
+            )
+        ],
+        "loihi",
     ),
     "TypeError: join 'j' on FixedLIF: it has weights; put them into": quantized(
         {"j": Join(convolved, of=["input"]), "a": Layer(lambda x: FLAT(x) @ TURNED, LIF_CELL)}
@@ -325,29 +373,81 @@ def test_functions_that_have_no_integers(message):
 
 PLACE = "layers", 0, "weights", 0, "function"
 WRONG = {
-    "class": ((*PLACE, "operations", 0, "class"), "os.system", "operations[0] must be a record with a class of"),
-    "field": ((*PLACE, "operations", 0, "code"), 1, "operations[0] must be a record of class, weight, stride"),
-    "stride": ((*PLACE, "operations", 0, "stride"), [0], "operations[0].stride must be 1 integers of at least 1"),
-    "strides": ((*PLACE, "operations", 0, "stride"), [1, 1], "operations[0].stride must be 1 integers"),
-    "padding": ((*PLACE, "operations", 0, "padding"), [[1, -1]], "padding[0] must be 2 integers of at least 0"),
-    "axes": ((*PLACE, "operations", 0, "input_axes"), [0, 0, 1], "input_axes must be all axes of the array, once each"),
-    "groups": ((*PLACE, "operations", 0, "groups"), 0, "operations[0].groups must be an integer of at least 1"),
-    "groups of one": ((*PLACE, "operations", 0, "groups"), 3, "operations must be operations that fit each other"),
-    "shape": ((*PLACE, "shape"), [1, 3, 8], "operations must be operations that fit each other and the shape"),
+    "class": (
+        (*PLACE, "operations", 0, "class"),
+        "os.system",
+        "operations[0] must be a record with a class of",
+    ),
+    "field": (
+        (*PLACE, "operations", 0, "code"),
+        1,
+        "operations[0] must be a record of class, weight, stride",
+    ),
+    "stride": (
+        (*PLACE, "operations", 0, "stride"),
+        [0],
+        "operations[0].stride must be 1 integers of at least 1",
+    ),
+    "strides": (
+        (*PLACE, "operations", 0, "stride"),
+        [1, 1],
+        "operations[0].stride must be 1 integers",
+    ),
+    "padding": (
+        (*PLACE, "operations", 0, "padding"),
+        [[1, -1]],
+        "padding[0] must be 2 integers of at least 0",
+    ),
+    "axes": (
+        (*PLACE, "operations", 0, "input_axes"),
+        [0, 0, 1],
+        "input_axes must be all axes of the array, once each",
+    ),
+    "groups": (
+        (*PLACE, "operations", 0, "groups"),
+        0,
+        "operations[0].groups must be an integer of at least 1",
+    ),
+    "groups of one": (
+        (*PLACE, "operations", 0, "groups"),
+        3,
+        "operations must be operations that fit each other",
+    ),
+    "shape": (
+        (*PLACE, "shape"),
+        [1, 3, 8],
+        "operations must be operations that fit each other and the shape",
+    ),
     "text": ((*PLACE, "shape"), "8", "function.shape must be a list"),
     "list": ((*PLACE, "operations"), None, "function.operations must be a list"),
     "window": ((*PLACE[:-1], "is_window"), True, "is_window must be false for a function"),
-    "order": (("layers", 1, "function", "operations", 0, "order"), [1, 0], "operations[0].order must be null"),
+    "order": (
+        ("layers", 1, "function", "operations", 0, "order"),
+        [1, 0],
+        "operations[0].order must be null",
+    ),
     "source": (("layers", 1, "of"), ["x"], "'j' reads 'x', which is not one of"),
     "sources": (("layers", 1, "of"), [], "layers[1].of must be a list that is not empty"),
-    "moves": (("layers", 1, "function", "operations", 0, "shape"), [1, 5], "layers[1].function.operations must be"),
-    "other inputs": (("layers", 1, "of"), ["input"], "must read 'input' by a weight for (2, 8) inputs"),
+    "moves": (
+        ("layers", 1, "function", "operations", 0, "shape"),
+        [1, 5],
+        "layers[1].function.operations must be",
+    ),
+    "other inputs": (
+        ("layers", 1, "of"),
+        ["input"],
+        "must read 'input' by a weight for (2, 8) inputs",
+    ),
 }
 
 
 @functools.cache
 def small_file():
-    nodes = {"a": Layer(convolved, LIF_CELL), "j": Join(FLAT, of=["a"]), "b": Layer(TURNED, LIF_CELL)}
+    nodes = {
+        "a": Layer(convolved, LIF_CELL),
+        "j": Join(FLAT, of=["a"]),
+        "b": Layer(TURNED, LIF_CELL),
+    }
     return quantize(Network(nodes), "fixed", SPIKES)[0]
 
 
@@ -370,7 +470,9 @@ def test_files_with_functions_that_are_wrong(name, tmp_path):
 
 
 def test_report_of_a_convolution_in_c(tmp_path):
-    """3 kernels of 2 channels and 3 places at 4 places of 8, of which the padding leaves out one."""
+    """3 kernels of 2 channels and 3 places at 4 places of 8, of which the padding leaves
+    out one.
+    """
     integers, _ = quantize(Network([Layer(convolved, LIF_CELL)]), "fixed", SPIKES)
     report = to_c(integers, tmp_path / "net")
     assert report.operations == 4 * 3 * 2 * 3

@@ -1,4 +1,6 @@
-"""Integer networks against plain integers of Python, replays, programs in C and published series."""
+"""Integer networks against plain integers of Python, replays, programs in C and published
+series.
+"""
 
 from __future__ import annotations
 
@@ -18,9 +20,31 @@ from conftest import few
 from networks import assert_raises
 
 import spikegrad
-from spikegrad import LIF, AdaptiveLIF, Arctan, Delayed, Join, Layer, LeakyReadout, Network, SynapticLIF
+from spikegrad import (
+    LIF,
+    AdaptiveLIF,
+    Arctan,
+    Delayed,
+    Join,
+    Layer,
+    LeakyReadout,
+    Network,
+    SynapticLIF,
+)
 from spikegrad.exchange import to_nir
-from spikegrad.integers import Fixed, FixedLIF, Loihi, Xylo, dequantize, fixed, load, quantize, replay, save, to_c
+from spikegrad.integers import (
+    Fixed,
+    FixedLIF,
+    Loihi,
+    Xylo,
+    dequantize,
+    fixed,
+    load,
+    quantize,
+    replay,
+    save,
+    to_c,
+)
 from spikegrad.network import Window
 
 pytestmark = pytest.mark.oldest
@@ -36,7 +60,9 @@ def equal(network, got, expected):
 
 
 @pytest.mark.parametrize("target", reference.TARGETS)
-@pytest.mark.parametrize("seed", [0, *(pytest.param(n, marks=pytest.mark.every) for n in range(1, 100))])
+@pytest.mark.parametrize(
+    "seed", [0, *(pytest.param(n, marks=pytest.mark.every) for n in range(1, 100))]
+)
 def test_random_networks(target, seed, tmp_path):
     """The call in a mode, the replay and the program in C compute the same integers."""
     place = reference.TARGETS.index(target)
@@ -69,7 +95,9 @@ def series(cell, currents):
 
 
 def test_loihi_of_lava():
-    """Lava b6822fb, ``tests/lava/proc/lif/test_models.py``: the decays of current and potential, and a bias."""
+    """Lava b6822fb, ``tests/lava/proc/lif/test_models.py``: the decays of current and potential,
+    and a bias.
+    """
     impulse = [128] + [0] * 7
     _, i = series(Loihi(du=2047, dv=0, vth=256), impulse)
     assert i.tolist() == [1 << (13 - n) for n in range(8)]
@@ -84,7 +112,9 @@ def test_loihi_of_lava():
 
 
 def test_weights_of_lava_are_stored_unchanged():
-    """Lava b6822fb, ``weightutils.py``: clipped and rounded down to steps of 2 for 8 bits, of 4 for 7."""
+    """Lava b6822fb, ``weightutils.py``: clipped and rounded down to steps of 2 for 8 bits, of 4 for
+    7.
+    """
     for bits in range(2, 9):
         form = Loihi(0, 0, 0).weight_format(bits)
         shift = 8 - bits + 1
@@ -94,7 +124,9 @@ def test_weights_of_lava_are_stored_unchanged():
 
 
 def test_xylo_decays():
-    """xylosim 0.1.3 ``XyloIAFNeuron.cpp``: 1000 at a dash of 4 decays to 0 in 89 steps, -1000 in 74."""
+    """xylosim 0.1.3 ``XyloIAFNeuron.cpp``: 1000 at a dash of 4 decays to 0 in 89 steps, -1000 in
+    74.
+    """
     for start, steps in ((1000, 89), (-1000, 74)):
         cell, state = Xylo(4, 0, 2**15 - 1), (np.array([start]), np.array([0]))
         count = 0
@@ -106,11 +138,19 @@ def test_xylo_decays():
 
 @pytest.mark.parametrize("record", range(8))
 def test_networks_of_xylosim(record):
-    """xylosim 0.1.3 computes the same spikes and potentials. Its output neurons read the step before."""
+    """xylosim 0.1.3 computes the same spikes and potentials. Its output neurons read the step
+    before.
+    """
     with np.load(RECORDED / "xylo.npz") as file:
-        arrays = {name.split("/")[1]: file[name] for name in file.files if name.startswith(f"{record}/")}
+        arrays = {
+            name.split("/")[1]: file[name] for name in file.files if name.startswith(f"{record}/")
+        }
     cells = [
-        Xylo(*(arrays[name + suffix] for name in ("dash_mem", "dash_syn", "threshold")), n=n, bias=bias)
+        Xylo(
+            *(arrays[name + suffix] for name in ("dash_mem", "dash_syn", "threshold")),
+            n=n,
+            bias=bias,
+        )
         for suffix, n in (("", 31), ("_out", 1))
         for bias in arrays["bias" + suffix][:1]
     ]
@@ -129,8 +169,9 @@ def test_networks_of_xylosim(record):
 
 
 def test_rule_of_snn_mlir():
-    """``SNNToLinalg.cpp``, read at 088a13f: -1000 at a factor of 0.9 stays at -9, where 9 * 3686 / 4096 is
-    rounded up to 9, and toward zero it does not."""
+    """``SNNToLinalg.cpp``, read at 088a13f: -1000 at a factor of 0.9 stays at -9, where 9 * 3686 /
+    4096 is rounded up to 9, and toward zero it does not.
+    """
     factor = round(0.9 * 4096)
     for rounding, end in (("floor", -9), ("zero", 0)):
         v = FixedLIF(factor, 2000, rounding=rounding).integrate(np.array([-1000]), np.array([0]))
@@ -149,7 +190,9 @@ CELLS = {  # with the decays of potential and current, and the gain of the curre
 
 @pytest.mark.parametrize("name", CELLS)
 def test_tangent_is_the_real_update(name):
-    """The derivative of two steps against the chain rule by hand, in float64, without a spike between them."""
+    """The derivative of two steps against the chain rule by hand, in float64, without a spike
+    between them.
+    """
     cell, decay, synapse, gain = CELLS[name]
     unit = 64 * 120 + 1 if name == "loihi" else 120
     first = gain * synapse if name == "xylo" else gain  # a spike of Xylo decays in its step
@@ -175,9 +218,14 @@ def test_gradient_reaches_all_weights():
     network, inputs = reference.random_network("loihi", rng), reference.random_inputs(rng)
 
     def loss(network, mode):
-        return sum((x**2).mean() for x in network(jnp.asarray(inputs, jnp.float32), backward=mode)[1].values())
+        return sum(
+            (x**2).mean()
+            for x in network(jnp.asarray(inputs, jnp.float32), backward=mode)[1].values()
+        )
 
-    expected, got = jax.jit(lambda network: [jax.grad(loss)(network, mode) for mode in ("scan", "exact")])(network)
+    expected, got = jax.jit(
+        lambda network: [jax.grad(loss)(network, mode) for mode in ("scan", "exact")]
+    )(network)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(expected))
     assert any(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(expected))
     for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
@@ -207,7 +255,9 @@ def real_network(size, cell, readout=None):
 
 
 def test_a_large_weight_clips_for_finer_steps_of_the_others():
-    """The integers of 3 bits are -4 to 3. Ones are exact for a scale of 2, and 4/3 for 1.5, which clips nothing."""
+    """The integers of 3 bits are -4 to 3. Ones are exact for a scale of 2, and 4/3 for 1.5, which
+    clips nothing.
+    """
     weight = np.ones((12, 20), np.float32)
     weight[0, 0] = 2
     spikes = np.ones((2, 1, 12), np.float32)
@@ -235,14 +285,25 @@ def test_scale_has_the_least_error_of_long_tails(tail):
     ("target", "size", "cell", "readout"),
     [
         (FixedLIF(0, 1, bits=24), 1.4, LIF(0.9, reset="subtract", norm_input=True), None),
-        ("loihi", 0.04, SynapticLIF(np.linspace(0.85, 0.95, 20), reset="value", synaptic_decay=0.75), None),
-        ("xylo", 0.05, SynapticLIF(0.875, synaptic_decay=0.75), SynapticLIF(0.875, synaptic_decay=0.75)),
+        (
+            "loihi",
+            0.04,
+            SynapticLIF(np.linspace(0.85, 0.95, 20), reset="value", synaptic_decay=0.75),
+            None,
+        ),
+        (
+            "xylo",
+            0.05,
+            SynapticLIF(0.875, synaptic_decay=0.75),
+            SynapticLIF(0.875, synaptic_decay=0.75),
+        ),
     ],
     ids=["fixed", "loihi", "xylo"],
 )
 def test_quantized_network_follows_the_real_one(target, size, cell, readout):
-    """Before the first spike, potentials differ by the rounding alone. The time constants and scales are those of
-    the report."""
+    """Before the first spike, potentials differ by the rounding alone. The time constants and
+    scales are those of the report.
+    """
     network, spikes = real_network(size, cell, readout)
     integers, report = quantize(network, target, spikes)
     _, real = network.observe(spikes[:3])
@@ -255,7 +316,9 @@ def test_quantized_network_follows_the_real_one(target, size, cell, readout):
             # Two steps: a leak of Xylo takes at least 1 of a state that may be small.
             np.testing.assert_allclose((v / scale)[:2][silent[:2]], u[:2][silent[:2]], atol=0.03)
         largest = max(np.abs(x).max() for x in jax.tree.leaves(whole[name].pre_spike))
-        np.testing.assert_allclose(row.peak, largest / 2 ** (15 if target == "xylo" else 23), rtol=1e-4)
+        np.testing.assert_allclose(
+            row.peak, largest / 2 ** (15 if target == "xylo" else 23), rtol=1e-4
+        )
         assert row.tau[0] == pytest.approx(row.tau[1], rel=0.01)
         assert row.error < 0.02
         assert 0 < row.peak <= 1
@@ -275,7 +338,9 @@ def test_quantized_network_trains():
     def loss(network):
         return (network(spikes)[1] ** 2).mean()
 
-    real, rounded = jax.jit(lambda *networks: [jax.grad(loss)(each) for each in networks])(network, integers)
+    real, rounded = jax.jit(lambda *networks: [jax.grad(loss)(each) for each in networks])(
+        network, integers
+    )
     for name in network.layers:
         a, b = real.layers[name].weight, rounded.layers[name].weight.value
         assert np.vdot(a, b) / np.linalg.norm(a) / np.linalg.norm(b) > 0.95
@@ -284,7 +349,9 @@ def test_quantized_network_trains():
 
 @pytest.mark.parametrize("target", [pytest.param("fixed", marks=pytest.mark.every), "loihi"])
 def test_nir_takes_the_rounded_network(target):
-    """The real network of the rounded weights and time constants rounds to itself, and NIR has its parameters."""
+    """The real network of the rounded weights and time constants rounds to itself, and NIR has its
+    parameters.
+    """
     network, spikes = real_network(0.04, SynapticLIF(0.9, reset="value", synaptic_decay=0.75))
     rounded = dequantize(quantize(network, target, spikes)[0])
     again = dequantize(quantize(rounded, target, spikes)[0])
@@ -310,10 +377,16 @@ GRAPH = Network({"a": layer(LIF()), "j": Join(lambda x: x * x, of=["a"]), "b": l
 VALUE = layer(LIF(reset="value"))
 RESET = Network({"a": VALUE, "j": Join(lambda x: x, of=["a"]), "b": VALUE})
 REFUSED = {
-    "ValueError: layer '0' on Loihi: it needs reset='value', not 'subtract'": quantized("loihi", layer(LIF())),
-    "ValueError: layer '0' on FixedLIF: a weight is NaN or": quantized("fixed", layer(LIF(), jnp.full((2, 2), np.nan))),
+    "ValueError: layer '0' on Loihi: it needs reset='value', not 'subtract'": quantized(
+        "loihi", layer(LIF())
+    ),
+    "ValueError: layer '0' on FixedLIF: a weight is NaN or": quantized(
+        "fixed", layer(LIF(), jnp.full((2, 2), np.nan))
+    ),
     "ValueError: '0' on Xylo: each neuron has a synapse": quantized("xylo", layer(LIF())),
-    "ValueError: '1' on Xylo: each neuron has a synapse and": quantized("xylo", SYNAPTIC, layer(LeakyReadout())),
+    "ValueError: '1' on Xylo: each neuron has a synapse and": quantized(
+        "xylo", SYNAPTIC, layer(LeakyReadout())
+    ),
     "ValueError: '0' on Xylo: it has no delays, got a Delayed": (
         quantized("xylo", layer(SynapticLIF(), Delayed(jnp.ones((2, 2)), 2)))
     ),
@@ -321,14 +394,22 @@ REFUSED = {
     "TypeError: layer '0' on FixedLIF: a function has no integers: tanh; use products": (
         quantized("fixed", layer(LIF(), jnp.tanh))
     ),
-    "TypeError: weight is a function; only matrices have integers": quantized("xylo", layer(SynapticLIF(), jnp.tanh)),
-    "ValueError: lacks the spike type": quantized("fixed", layer(LIF(surrogate=spikegrad.stochastic(Arctan())))),
+    "TypeError: weight is a function; only matrices have integers": quantized(
+        "xylo", layer(SynapticLIF(), jnp.tanh)
+    ),
+    "ValueError: lacks the spike type": quantized(
+        "fixed", layer(LIF(surrogate=spikegrad.stochastic(Arctan())))
+    ),
     "ValueError: needs a threshold above 0, not -1": quantized("fixed", layer(LIF(threshold=-1.0))),
-    "ValueError: needs a threshold above 0, not 0": quantized("fixed", layer(LIF(threshold=jnp.array([0.0, 1.0])))),
+    "ValueError: needs a threshold above 0, not 0": quantized(
+        "fixed", layer(LIF(threshold=jnp.array([0.0, 1.0])))
+    ),
     "ValueError: quantize: bits must be an integer from 2 to 16, got 8.5": (
         lambda: quantize(REAL, "fixed", SPIKES, bits=8.5)
     ),
-    "ValueError: fixed: bits must be an integer from 2 to 16, got 8.5": lambda: fixed(jnp.ones(2), 8.5),
+    "ValueError: fixed: bits must be an integer from 2 to 16, got 8.5": lambda: fixed(
+        jnp.ones(2), 8.5
+    ),
     "ValueError: FixedLIF: unit must be > 0": lambda: FixedLIF(0, 1, unit=0.0),
     "ValueError: resets to 0": quantized("fixed", layer(LIF(reset="value", reset_value=0.5))),
     "ValueError: fixed, loihi, xylo": quantized("chip", layer(LIF())),
@@ -336,7 +417,11 @@ REFUSED = {
         quantized("xylo", layer(SynapticLIF(), jnp.ones((17, 2))), SYNAPTIC, inputs=17)
     ),
     "ValueError: Xylo has 16 inputs and 1000 hidden neurons, the network has 2 and 1001": (
-        quantized("xylo", layer(SynapticLIF(), jnp.ones((2, 1001))), layer(SynapticLIF(), jnp.ones((1001, 2))))
+        quantized(
+            "xylo",
+            layer(SynapticLIF(), jnp.ones((2, 1001))),
+            layer(SynapticLIF(), jnp.ones((1001, 2))),
+        )
     ),
     "TypeError: join 'j' on FixedLIF: a function has no integers: mul of two values": (
         lambda: quantize(GRAPH, "fixed", SPIKES)
@@ -369,20 +454,29 @@ def test_networks_and_parameters_that_are_refused(message):
 def test_replay_raises_where_a_state_leaves_its_width():
     cell = FixedLIF(256, 100, fraction=8, bits=8, overflow="error", reset="none")
     network = Network({"hidden": Layer(fixed(jnp.full((2, 1), 30.0), scale=1.0), cell)})
-    with pytest.raises(OverflowError, match="layer 'hidden', step 2: the state 180 is outside of -128 to 127"):
+    with pytest.raises(
+        OverflowError, match="layer 'hidden', step 2: the state 180 is outside of -128 to 127"
+    ):
         replay(network, SPIKES)
     saturating = dataclasses.replace(cell, overflow="saturate")
-    states, _ = replay(Network({"hidden": dataclasses.replace(network.layers[0], cell=saturating)}), SPIKES)
+    states, _ = replay(
+        Network({"hidden": dataclasses.replace(network.layers[0], cell=saturating)}), SPIKES
+    )
     assert states["hidden"].item() == 127
     huge = Network([Layer(np.full((2, 1), 2**24), FixedLIF(0, 1))])
-    with pytest.raises(OverflowError, match=r"layer '0', step 0: the products of the current .* 33554432"):
+    with pytest.raises(
+        OverflowError, match=r"layer '0', step 0: the products of the current .* 33554432"
+    ):
         replay(huge, SPIKES)
 
 
 def test_window_and_delay_survive_a_file(tmp_path):
     weight = fixed(jnp.ones((3, 2, 2)), scale=5.0)
     network = Network(
-        [layer(FixedLIF(9, 1), Window(weight, delay=1)), layer(FixedLIF(9, 1), Delayed(weight.integers[0], 2))]
+        [
+            layer(FixedLIF(9, 1), Window(weight, delay=1)),
+            layer(FixedLIF(9, 1), Delayed(weight.integers[0], 2)),
+        ]
     )
     save(network, tmp_path / "net.json")
     first, second = (entry.weight for entry in load(tmp_path / "net.json").layers.values())
@@ -391,13 +485,23 @@ def test_window_and_delay_survive_a_file(tmp_path):
 
 
 def saved_network():
-    """Plain integers in a mapping, a layer with the name of a key of the file, and each kind of weight."""
+    """Plain integers in a mapping, a layer with the name of a key of the file, and each kind of
+    weight.
+    """
     eye = np.eye(2, dtype=int)
     first = Layer(
-        Fixed(jnp.eye(2), 1.0, -128, 126, 2), Loihi(0, [0, 4], 9), recurrent=3 * eye, bias=jnp.ones(2), of="input"
+        Fixed(jnp.eye(2), 1.0, -128, 126, 2),
+        Loihi(0, [0, 4], 9),
+        recurrent=3 * eye,
+        bias=jnp.ones(2),
+        of="input",
     )
-    second = Layer({"class": 7 * eye, "input": Window(np.stack([eye, 5 * eye]), delay=1)}, FixedLIF(9, [1, 2]))
-    third = Layer(Delayed(eye, 4), Xylo(1, 2, 3, n=4, bias=5), Window(eye[None], delay=2), of="class")
+    second = Layer(
+        {"class": 7 * eye, "input": Window(np.stack([eye, 5 * eye]), delay=1)}, FixedLIF(9, [1, 2])
+    )
+    third = Layer(
+        Delayed(eye, 4), Xylo(1, 2, 3, n=4, bias=5), Window(eye[None], delay=2), of="class"
+    )
     return Network({"class": first, "format": second, "last": third}, outputs=["format", "last"])
 
 
@@ -436,56 +540,192 @@ WRONG = {  # the place in a file, its value there, and words of the message
     "name": (("layers", 0, "name"), 1, "layers[0].name must be a text"),
     "repeated name": (("layers", 1, "name"), "class", "layers[1].name must be a name of its own"),
     "name of the inputs": (("layers", 0, "name"), "input", "names both an entry and inputs"),
-    "class": (("layers", 0, "cell", "class"), "LIF", "layers[0].cell must be a record with a class of FixedLIF"),
-    "list as class": (("layers", 0, "cell", "class"), ["Loihi"], "layers[0].cell must be a record with a class"),
+    "class": (
+        ("layers", 0, "cell", "class"),
+        "LIF",
+        "layers[0].cell must be a record with a class of FixedLIF",
+    ),
+    "list as class": (
+        ("layers", 0, "cell", "class"),
+        ["Loihi"],
+        "layers[0].cell must be a record with a class",
+    ),
     "no class": (("layers", 0, "cell"), {"du": 1}, "layers[0].cell must be a record with a class"),
     "cell": (("layers", 0, "cell"), None, "layers[0].cell must be a record with a class"),
     "parameter": (("layers", 0, "cell", "more"), 1, "layers[0].cell must be a record of class, "),
-    "decay": (("layers", 1, "cell", "decay"), 0.4, "layers[1].cell: FixedLIF: decay must be an integer from 0"),
-    "decay as text": (("layers", 1, "cell", "decay"), "9", "layers[1].cell: FixedLIF: decay must be an integer"),
-    "decay as flag": (("layers", 1, "cell", "decay"), True, "layers[1].cell: FixedLIF: decay must be an integer"),
-    "decays": (("layers", 1, "cell", "decay"), [9, 0.4], "layers[1].cell.decay must be integers in nested lists"),
+    "decay": (
+        ("layers", 1, "cell", "decay"),
+        0.4,
+        "layers[1].cell: FixedLIF: decay must be an integer from 0",
+    ),
+    "decay as text": (
+        ("layers", 1, "cell", "decay"),
+        "9",
+        "layers[1].cell: FixedLIF: decay must be an integer",
+    ),
+    "decay as flag": (
+        ("layers", 1, "cell", "decay"),
+        True,
+        "layers[1].cell: FixedLIF: decay must be an integer",
+    ),
+    "decays": (
+        ("layers", 1, "cell", "decay"),
+        [9, 0.4],
+        "layers[1].cell.decay must be integers in nested lists",
+    ),
     "three decays": (
         ("layers", 1, "cell", "decay"),
         [9, 9, 9],
         "'format' must have one decay for each of (2,) neurons",
     ),
-    "record as decay": (("layers", 1, "cell", "decay"), {}, "layers[1].cell.decay must be a number, a text"),
-    "fraction": (("layers", 1, "cell", "fraction"), 99, "layers[1].cell: FixedLIF: fraction must be <= 12"),
-    "rounding": (("layers", 1, "cell", "rounding"), "up", "layers[1].cell: FixedLIF: rounding must be one of"),
+    "record as decay": (
+        ("layers", 1, "cell", "decay"),
+        {},
+        "layers[1].cell.decay must be a number, a text",
+    ),
+    "fraction": (
+        ("layers", 1, "cell", "fraction"),
+        99,
+        "layers[1].cell: FixedLIF: fraction must be <= 12",
+    ),
+    "rounding": (
+        ("layers", 1, "cell", "rounding"),
+        "up",
+        "layers[1].cell: FixedLIF: rounding must be one of",
+    ),
     "unit": (("layers", 1, "cell", "unit"), -1.0, "layers[1].cell: FixedLIF: unit must be > 0"),
-    "unit as text": (("layers", 1, "cell", "unit"), "1", "layers[1].cell: FixedLIF: unit must be a real number"),
-    "flag": (("layers", 1, "cell", "detach_reset"), 1, "layers[1].cell: FixedLIF: detach_reset must be one of"),
-    "bias of a cell": (("layers", 2, "cell", "bias"), 2**20, "layers[2].cell: Xylo: bias must be <= 32767"),
-    "no weights": (("layers", 0, "weights"), [], "layers[0].weights must be a list that is not empty"),
-    "source": (("layers", 0, "weights", 0, "source"), "x", "'class' reads 'x', which is not one of"),
-    "number as source": (("layers", 0, "weights", 0, "source"), 0, "layers[0].weights[0].source must be a text"),
-    "repeated source": (("layers", 1, "weights", 1, "source"), "class", "weights[1].source must be a source of its"),
-    "default of two": (("layers", 1, "weights", 1, "source"), None, "weights[1].source must be a text"),
-    "delay": (("layers", 2, "weights", 0, "delay"), -1, "layers[2].weights[0].delay: Delayed: delay must be >= 1"),
-    "half a delay": (("layers", 2, "weights", 0, "delay"), 1.5, "layers[2].weights[0].delay must be an integer"),
-    "window": (("layers", 2, "weights", 0, "is_window"), 1, "layers[2].weights[0].is_window must be true or false"),
-    "matrix as window": (("layers", 2, "weights", 0, "is_window"), True, "nested lists of one length, 3 deep"),
+    "unit as text": (
+        ("layers", 1, "cell", "unit"),
+        "1",
+        "layers[1].cell: FixedLIF: unit must be a real number",
+    ),
+    "flag": (
+        ("layers", 1, "cell", "detach_reset"),
+        1,
+        "layers[1].cell: FixedLIF: detach_reset must be one of",
+    ),
+    "bias of a cell": (
+        ("layers", 2, "cell", "bias"),
+        2**20,
+        "layers[2].cell: Xylo: bias must be <= 32767",
+    ),
+    "no weights": (
+        ("layers", 0, "weights"),
+        [],
+        "layers[0].weights must be a list that is not empty",
+    ),
+    "source": (
+        ("layers", 0, "weights", 0, "source"),
+        "x",
+        "'class' reads 'x', which is not one of",
+    ),
+    "number as source": (
+        ("layers", 0, "weights", 0, "source"),
+        0,
+        "layers[0].weights[0].source must be a text",
+    ),
+    "repeated source": (
+        ("layers", 1, "weights", 1, "source"),
+        "class",
+        "weights[1].source must be a source of its",
+    ),
+    "default of two": (
+        ("layers", 1, "weights", 1, "source"),
+        None,
+        "weights[1].source must be a text",
+    ),
+    "delay": (
+        ("layers", 2, "weights", 0, "delay"),
+        -1,
+        "layers[2].weights[0].delay: Delayed: delay must be >= 1",
+    ),
+    "half a delay": (
+        ("layers", 2, "weights", 0, "delay"),
+        1.5,
+        "layers[2].weights[0].delay must be an integer",
+    ),
+    "window": (
+        ("layers", 2, "weights", 0, "is_window"),
+        1,
+        "layers[2].weights[0].is_window must be true or false",
+    ),
+    "matrix as window": (
+        ("layers", 2, "weights", 0, "is_window"),
+        True,
+        "nested lists of one length, 3 deep",
+    ),
     "a cycle": (("layers", 2, "recurrent", "delay"), 0, "'last' form a cycle without a delay"),
-    "a fraction": ((*FIXED_ARRAY, "integers", 0, 0), 0.4, "layers[0].weights[0].array.integers must be integers in"),
-    "true": ((*FIXED_ARRAY, "integers", 0, 0), True, "layers[0].weights[0].array.integers must be integers in"),
-    "beyond the limit": ((*FIXED_ARRAY, "integers", 0, 0), 10**6, "must be multiples of 2 from -128 to 126"),
-    "off the step": ((*FIXED_ARRAY, "integers", 0, 0), 3, "must be multiples of 2 from -128 to 126"),
-    "beyond float32": ((*FIXED_ARRAY, "integers", 0, 0), 2**70, "must be integers up to 16777216 in size"),
-    "other lengths": ((*FIXED_ARRAY, "integers", 0), [1], "integers must be integers in nested lists"),
-    "a row": ((*FIXED_ARRAY, "integers"), [2, 4], "integers must be integers in nested lists of one length, 2 deep"),
+    "a fraction": (
+        (*FIXED_ARRAY, "integers", 0, 0),
+        0.4,
+        "layers[0].weights[0].array.integers must be integers in",
+    ),
+    "true": (
+        (*FIXED_ARRAY, "integers", 0, 0),
+        True,
+        "layers[0].weights[0].array.integers must be integers in",
+    ),
+    "beyond the limit": (
+        (*FIXED_ARRAY, "integers", 0, 0),
+        10**6,
+        "must be multiples of 2 from -128 to 126",
+    ),
+    "off the step": (
+        (*FIXED_ARRAY, "integers", 0, 0),
+        3,
+        "must be multiples of 2 from -128 to 126",
+    ),
+    "beyond float32": (
+        (*FIXED_ARRAY, "integers", 0, 0),
+        2**70,
+        "must be integers up to 16777216 in size",
+    ),
+    "other lengths": (
+        (*FIXED_ARRAY, "integers", 0),
+        [1],
+        "integers must be integers in nested lists",
+    ),
+    "a row": (
+        (*FIXED_ARRAY, "integers"),
+        [2, 4],
+        "integers must be integers in nested lists of one length, 2 deep",
+    ),
     "three rows": (
         (*FIXED_ARRAY, "integers"),
         [[2, 2]] * 3,
         "must read 'input' by a weight for (3,) inputs, got one for (2,)",
     ),
-    "an array of text": ((*FIXED_ARRAY, "integers"), "__import__('os')", "integers must be integers in nested"),
-    "scale": ((*FIXED_ARRAY, "scale"), 0, "layers[0].weights[0].array.scale must be a number above 0"),
-    "no scale": ((*FIXED_ARRAY, "scale"), ..., "layers[0].weights[0].array must be a record of integers, scale"),
-    "low": ((*FIXED_ARRAY, "low"), 300, "layers[0].weights[0].array: Fixed: low and high must be multiples of step"),
-    "high": ((*FIXED_ARRAY, "high"), 1.5, "layers[0].weights[0].array.high must be an integer up to"),
+    "an array of text": (
+        (*FIXED_ARRAY, "integers"),
+        "__import__('os')",
+        "integers must be integers in nested",
+    ),
+    "scale": (
+        (*FIXED_ARRAY, "scale"),
+        0,
+        "layers[0].weights[0].array.scale must be a number above 0",
+    ),
+    "no scale": (
+        (*FIXED_ARRAY, "scale"),
+        ...,
+        "layers[0].weights[0].array must be a record of integers, scale",
+    ),
+    "low": (
+        (*FIXED_ARRAY, "low"),
+        300,
+        "layers[0].weights[0].array: Fixed: low and high must be multiples of step",
+    ),
+    "high": (
+        (*FIXED_ARRAY, "high"),
+        1.5,
+        "layers[0].weights[0].array.high must be an integer up to",
+    ),
     "step": ((*FIXED_ARRAY, "step"), -1, "layers[0].weights[0].array: Fixed: step must be >= 1"),
-    "bias": (("layers", 0, "bias"), {"integers": [[1, 1]]}, "'class' must have a bias for (2,) neurons"),
+    "bias": (
+        ("layers", 0, "bias"),
+        {"integers": [[1, 1]]},
+        "'class' must have a bias for (2,) neurons",
+    ),
     "three biases": (("layers", 0, "bias"), {"integers": [1, 1, 1]}, "layer 'class'"),
 }
 
@@ -527,19 +767,25 @@ def test_files_that_are_no_json(tmp_path):
         b"[" * 10**5,
     ):
         file.write_bytes(data)
-        with pytest.raises(ValueError, match=r"load: .*net.json: it must be JSON of spikegrad.integers.save: "):
+        with pytest.raises(
+            ValueError, match=r"load: .*net.json: it must be JSON of spikegrad.integers.save: "
+        ):
             load(file)
 
 
 @pytest.mark.skipif(not shutil.which("cc"), reason="needs a C compiler")
 @pytest.mark.parametrize(("bits", "step"), [(2, 1), (3, 1), (4, 1), (4, 2), (8, 2), (9, 1)])
 def test_packed_weights_in_c(bits, step, tmp_path):
-    """Rows of 7 weights, which do not fill bytes. The tables have the bytes that the widths need."""
+    """Rows of 7 weights, which do not fill bytes. The tables have the bytes that the widths
+    need.
+    """
     rng, low = np.random.default_rng(bits), -(2 ** (bits - 1))
     first, second = (step * rng.integers(low, -low, shape) for shape in ((9, 7), (7, 3)))
     first[0, :2] = step * low, step * (-low - 1)  # the whole range
     cell = FixedLIF([4000] * 6 + [9], 6 * step)
-    network = Network({"a b": Layer(first, cell), "a-b": Layer(second, FixedLIF(0, None, unit=2.5))})
+    network = Network(
+        {"a b": Layer(first, cell), "a-b": Layer(second, FixedLIF(0, None, unit=2.5))}
+    )
     inputs = rng.integers(0, 2, (30, 1, 9))
     _, outputs = replay(network, inputs)
     expected = np.rint(outputs * 2.5).astype(int)
@@ -548,14 +794,21 @@ def test_packed_weights_in_c(bits, step, tmp_path):
     report = to_c(network, tmp_path / "net")
     width = {2: 2, 3: 4, 4: 4, 8: 8, 9: 16}[bits]
     weights = 9 * -(-7 * width // 8) + 7 * -(-3 * width // 8)
-    # 3 sources, 2 layers, 2 edges and an output of 4 bytes a number, and 7 + 1 leaks of 2 bytes, 2 current leaks,
-    # 2 thresholds and 2 biases of 1 byte.
+    # 3 sources, 2 layers, 2 edges and an output of 4 bytes a number, and 7 + 1 leaks of 2 bytes, 2
+    # current leaks, 2 thresholds and 2 biases of 1 byte.
     numbers = 4 * (3 * 3 + 2 * 18 + 2 * 7 + 1)
     assert report.tables == numbers + 8 * 2 + 6 + weights
     assert report.operations == 9 * 7 + 7 * 3
     assert report.state == 4 * (10 + 1 + 3 + 10)
     header = (tmp_path / "net.h").read_text()
-    for line in ("A_B 0", "UNIT_A_B2 2.5", "SIZE_A_B2 3", "POTENTIAL_A_B2 7", "OUTPUT_A_B2 0", "INPUT_INPUT 0"):
+    for line in (
+        "A_B 0",
+        "UNIT_A_B2 2.5",
+        "SIZE_A_B2 3",
+        "POTENTIAL_A_B2 7",
+        "OUTPUT_A_B2 0",
+        "INPUT_INPUT 0",
+    ):
         assert line in header
     # The compiler agrees on the sizes, and C++ takes the header.
     check = f"""#include "net.c"
@@ -570,7 +823,9 @@ def test_packed_weights_in_c(bits, step, tmp_path):
 
 def test_largest_input_in_c(tmp_path):
     """2^24 less 5 of the bias over the sum of sizes, 30, is 559,240.3."""
-    network = Network([Layer(np.array([[10], [-20]]), FixedLIF(0, None, bits=24), bias=np.array([5]))])
+    network = Network(
+        [Layer(np.array([[10], [-20]]), FixedLIF(0, None, bits=24), bias=np.array([5]))]
+    )
     report = to_c(network, tmp_path / "net")
     assert report.largest_input == 559_240
     assert "#define NET_LARGEST_INPUT 559240 " in (tmp_path / "net.h").read_text()
@@ -592,7 +847,10 @@ def test_subclasses_have_no_files():
     network = Network([Layer(np.full((2, 2), 3), Slower(4096, 10))])
     assert replay(network, SPIKES)[0]["0"].tolist() == [[5, 5]]  # 6 - 1, 10, 15 fires
     for write in save, to_c:
-        assert_raises(lambda write=write: write(network, "net"), "TypeError: has a Slower; use FixedLIF, Loihi, Xylo")
+        assert_raises(
+            lambda write=write: write(network, "net"),
+            "TypeError: has a Slower; use FixedLIF, Loihi, Xylo",
+        )
 
 
 def test_replay_refuses_sums_that_float32_rounds():
@@ -603,16 +861,23 @@ def test_replay_refuses_sums_that_float32_rounds():
     with pytest.raises(OverflowError, match=r"step 1: the products of the current .* 551468610"):
         replay(network, np.stack([np.ones((1, 66), int), np.full((1, 66), 255)]))
     for inputs in (np.full((1, 1, 66), 2**62), np.full((1, 1, 66), -(2**63))):
-        assert_raises(lambda x=inputs: replay(network, x), "ValueError: inputs must be integers up to 16777216")
+        assert_raises(
+            lambda x=inputs: replay(network, x),
+            "ValueError: inputs must be integers up to 16777216",
+        )
     large = Network([Layer(np.full((2, 1), 2.0**40), FixedLIF(0, 1))])
-    assert_raises(lambda: replay(large, SPIKES), "TypeError: weights of integers up to 16777216 in size")
+    assert_raises(
+        lambda: replay(large, SPIKES), "TypeError: weights of integers up to 16777216 in size"
+    )
 
 
 def test_masked_steps_do_not_count():
     """Rates, states and checks of inputs are those of the valid steps, and padding may be NaN."""
     network, spikes = real_network(0.14, LIF(0.9, reset="value", surrogate=Arctan(2.0)))
     _, expected = quantize(network, "fixed", spikes)
-    mask = np.repeat(np.arange(2 * len(spikes)) < len(spikes), spikes.shape[1]).reshape(-1, spikes.shape[1])
+    mask = np.repeat(np.arange(2 * len(spikes)) < len(spikes), spikes.shape[1]).reshape(
+        -1, spikes.shape[1]
+    )
     padded = np.concatenate([spikes, np.full(spikes.shape, np.nan)])
     _, report = quantize(network, "fixed", padded, mask=mask)
     for row, other in zip(report.layers, expected.layers, strict=True):
@@ -624,7 +889,9 @@ def test_masked_steps_do_not_count():
 def test_report_of_thresholds_and_time_constants():
     """The threshold of Loihi counts in units of a weight, so a small one moves."""
     weight = np.full((2, 2), 0.5, np.float32)
-    network = Network([Layer(weight, SynapticLIF(1.0, threshold=0.01, reset="value", synaptic_decay=0.5))])
+    network = Network(
+        [Layer(weight, SynapticLIF(1.0, threshold=0.01, reset="value", synaptic_decay=0.5))]
+    )
     integers, report = quantize(network, "loihi", SPIKES, bits=4)
     (row,), cell = report.layers, integers.layers["0"].cell
     assert row.tau == (np.inf, np.inf)
@@ -635,7 +902,9 @@ def test_report_of_thresholds_and_time_constants():
 @pytest.mark.parametrize("target", few(["loihi", "xylo"], ci=["xylo"]))
 def test_diagnosis_takes_integers(target):
     """A silent layer of integers is named, and a readout without a threshold is none."""
-    cell = SynapticLIF(0.875, synaptic_decay=0.75, reset="subtract" if target == "xylo" else "value")
+    cell = SynapticLIF(
+        0.875, synaptic_decay=0.75, reset="subtract" if target == "xylo" else "value"
+    )
     network, spikes = real_network(0.05, cell, cell if target == "xylo" else None)
     integers, _ = quantize(network, target, spikes)
     first = integers.layers["0"]

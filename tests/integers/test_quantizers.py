@@ -1,4 +1,6 @@
-"""Weights, neurons and gradients beside recordings of lava-dl, Rockpool and sinabs, see ``record_quantizers.py``."""
+"""Weights, neurons and gradients beside recordings of lava-dl, Rockpool and sinabs, see
+``record_quantizers.py``.
+"""
 
 from __future__ import annotations
 
@@ -17,25 +19,42 @@ FILE = Path(__file__).resolve().parent.parent / "recorded" / "integers" / "quant
 
 def record(name):
     with np.load(FILE) as file:
-        return {key.removeprefix(f"{name}/"): file[key] for key in file.files if key.startswith(f"{name}/")}
+        return {
+            key.removeprefix(f"{name}/"): file[key]
+            for key in file.files
+            if key.startswith(f"{name}/")
+        }
 
 
 @pytest.mark.parametrize("number", range(4))
 def test_cuba_of_lava_dl(number):
-    """lava-dl d825ac5, ``slayer/neuron/cuba.py``: weights, currents, potentials and spikes are equal. Its derivative
-    ignores that a spike resets the potential, and equals this one without spikes."""
+    """lava-dl d825ac5, ``slayer/neuron/cuba.py``: weights, currents, potentials and spikes are
+    equal. Its derivative ignores that a spike resets the potential, and equals this one without
+    spikes.
+    """
     recorded = record(f"lava/{number}")
     weight = Fixed(jnp.asarray(recorded["weight"]), 64.0, -256, 254, 2)
     np.testing.assert_array_equal(weight.integers, recorded["integers"])
     (current_decay, dv), (width, height) = recorded["decays"].tolist(), recorded["surrogate"]
     # slayer: height / (2 width) exp(-|v - threshold| / width), with potentials of 4096 a unit.
     surrogate = height / (2 * width) * SlayerGrad(1 / width)
-    cell = Loihi(current_decay - 1, dv, int(recorded["threshold"]), surrogate=surrogate, unit=4096.0, detach_reset=True)
+    cell = Loihi(
+        current_decay - 1,
+        dv,
+        int(recorded["threshold"]),
+        surrogate=surrogate,
+        unit=4096.0,
+        detach_reset=True,
+    )
     network = Network([Layer(weight, cell)])
     inputs = jnp.asarray(recorded["inputs"])[:, None]
     _, activity = network.observe(inputs, parts=("output", "pre_spike"))
     potential, current = activity["0"].pre_spike
-    for array, name in ((potential, "potential"), (current, "current"), (activity["0"].output, "spikes")):
+    for array, name in (
+        (potential, "potential"),
+        (current, "current"),
+        (activity["0"].output, "spikes"),
+    ):
         np.testing.assert_array_equal(array[:, 0], recorded[name])
     np.testing.assert_array_equal(replay(network, inputs)[1][:, 0], recorded["spikes"])
 
@@ -46,7 +65,9 @@ def test_cuba_of_lava_dl(number):
     by_spike = cotangent * height / (2 * width) * np.exp(-distance / width)
 
     def by_hand(passes):
-        """Return the derivative by the currents, with the factor of the potential that passes a spike."""
+        """Return the derivative by the currents, with the factor of the potential that passes a
+        spike.
+        """
         v, i, rows = 0.0, 0.0, []
         for slope, factor in zip(by_spike[::-1], passes[::-1], strict=True):
             v = slope + factor * (1 - dv / 4096) * v
@@ -62,8 +83,9 @@ def test_cuba_of_lava_dl(number):
 
 
 def test_global_quantize_of_rockpool():
-    """Rockpool 3.1.0, ``quantize_methods.py``: integers at its scale, thresholds and bit shifts are equal, except for
-    time constants below 4 steps, where 1 - exp(-dt / tau) is not dt / tau."""
+    """Rockpool 3.1.0, ``quantize_methods.py``: integers at its scale, thresholds and bit shifts are
+    equal, except for time constants below 4 steps, where 1 - exp(-dt / tau) is not dt / tau.
+    """
     recorded = record("rockpool")
     for names, suffix in ((("weights_in", "weights_rec"), ""), (("weights_out",), "_out")):
         scale = 127 / max(np.abs(recorded[name]).max() for name in names)
@@ -74,18 +96,28 @@ def test_global_quantize_of_rockpool():
         np.testing.assert_array_equal(thresholds, recorded[f"threshold{suffix}_after"])
     dash = recorded["dash_mem"]
     decay = np.exp(-(2.0**-dash))
-    cell = SynapticLIF(decay, recorded["threshold"], surrogate=multi_spike(SlayerGrad(), 31), synaptic_decay=decay)
+    cell = SynapticLIF(
+        decay, recorded["threshold"], surrogate=multi_spike(SlayerGrad(), 31), synaptic_decay=decay
+    )
     inputs = np.ones((4, 1, 5), int)
-    integers, _ = quantize(Network([Layer(jnp.asarray(recorded["weights_in"]), cell)]), "xylo", inputs)
+    integers, _ = quantize(
+        Network([Layer(jnp.asarray(recorded["weights_in"]), cell)]), "xylo", inputs
+    )
     long = dash > 2
-    for shifts, name in ((integers.layers["0"].cell.dash_mem, "mem"), (integers.layers["0"].cell.dash_syn, "syn")):
+    for shifts, name in (
+        (integers.layers["0"].cell.dash_mem, "mem"),
+        (integers.layers["0"].cell.dash_syn, "syn"),
+    ):
         np.testing.assert_array_equal(np.array(shifts)[long], recorded[f"dash_{name}_after"][long])
-    assert np.array(integers.layers["0"].cell.dash_mem)[~long] - recorded["dash_mem_after"][~long] == 1
+    assert (
+        np.array(integers.layers["0"].cell.dash_mem)[~long] - recorded["dash_mem_after"][~long] == 1
+    )
 
 
 def test_discretized_layer_of_sinabs():
-    """sinabs 3.1.3, ``dynapcnn/discretize.py``: weights, threshold, spikes and potentials of a layer of IAF neurons,
-    which fire once a step here."""
+    """sinabs 3.1.3, ``dynapcnn/discretize.py``: weights, threshold, spikes and potentials of a
+    layer of IAF neurons, which fire once a step here.
+    """
     recorded = record("sinabs")
     threshold, whole = recorded["thresholds"]
     scale = 128 / np.abs(recorded["weight"]).max()  # the largest weight is negative

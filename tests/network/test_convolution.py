@@ -19,7 +19,9 @@ pytestmark = pytest.mark.newest
 
 ORDERS = {1: ("NWC", "WIO", "NWC"), 2: ("NHWC", "HWIO", "NHWC"), 3: ("NDHWC", "DHWIO", "NDHWC")}
 CHANNELS_FIRST = ("NCHW", "OIHW", "NCHW")
-CPU = pytest.mark.skipif(jax.default_backend() != "cpu", reason="what the compiler for CPU is given")
+CPU = pytest.mark.skipif(
+    jax.default_backend() != "cpu", reason="what the compiler for CPU is given"
+)
 
 
 class Case(NamedTuple):
@@ -32,15 +34,23 @@ class Case(NamedTuple):
     options: dict = MappingProxyType({})
 
     def function(self):
-        options = {"window_strides": (1,) * (len(self.image) - 2), "padding": "SAME", **self.options}
+        options = {
+            "window_strides": (1,) * (len(self.image) - 2),
+            "padding": "SAME",
+            **self.options,
+        }
         return functools.partial(lax.conv_general_dilated, dimension_numbers=self.order, **options)
 
     def operands(self, whole=False):
         """Random normal numbers, or whole ones, of which a sum is the same in every order."""
         rng, canonical_order = np.random.default_rng(0), ORDERS[len(self.image) - 2]
-        for shape, order, letters in zip((self.image, self.kernel), self.order, canonical_order, strict=False):
+        for shape, order, letters in zip(
+            (self.image, self.kernel), self.order, canonical_order, strict=False
+        ):
             shape = [shape[letters.index(letter)] for letter in order]
-            yield jnp.asarray(rng.integers(-2, 3, shape) if whole else rng.normal(size=shape), self.dtype)
+            yield jnp.asarray(
+                rng.integers(-2, 3, shape) if whole else rng.normal(size=shape), self.dtype
+            )
 
 
 CASES = {
@@ -58,7 +68,9 @@ CASES = {
     "one-by-one": Case(kernel=(1, 1, 8, 12)),
     "one-channel": Case((3, 6, 5, 1), (3, 3, 1, 12)),
     "groups": Case((3, 6, 5, 16), (3, 2, 8, 12), options={"feature_group_count": 2}),
-    "groups-strides": Case((3, 6, 5, 16), (3, 3, 8, 12), CHANNELS_FIRST, options={"feature_group_count": 2}),
+    "groups-strides": Case(
+        (3, 6, 5, 16), (3, 3, 8, 12), CHANNELS_FIRST, options={"feature_group_count": 2}
+    ),
     "depthwise": Case(kernel=(3, 3, 1, 16), options={"feature_group_count": 8}),
     "groups-of-the-batch": Case((18, 6, 5, 8), (3, 2, 8, 18), options={"batch_group_count": 3}),
     "float16": Case(dtype="float16"),
@@ -93,10 +105,14 @@ def traced(name):
 
 @pytest.fixture(scope="module")
 def results():
-    """Of each case what the function returns, and what its canonical form returns: one program for all of them."""
+    """Of each case what the function returns, and what its canonical form returns: one program for
+    all of them.
+    """
     with enable_x64():
         functions, args = zip(*map(traced, CASES), strict=True)
-        both = jax.jit(lambda args: [(f(*a), canonical(f)(*a)) for f, a in zip(functions, args, strict=True)])
+        both = jax.jit(
+            lambda args: [(f(*a), canonical(f)(*a)) for f, a in zip(functions, args, strict=True)]
+        )
         return dict(zip(CASES, jax.device_get(both(args)), strict=True))
 
 
@@ -110,9 +126,13 @@ def test_results_and_gradients_are_the_same_bits(results, name):
 
 
 def convolutions(jaxpr, on="cpu"):
-    """The parameters of all convolutions, of those that depend on the platform the ones for this platform."""
+    """The parameters of all convolutions, of those that depend on the platform the ones for this
+    platform.
+    """
     for eqn in jaxpr.eqns:
-        inner = [leaf for leaf in jax.tree.leaves(list(eqn.params.values())) if hasattr(leaf, "eqns")]
+        inner = [
+            leaf for leaf in jax.tree.leaves(list(eqn.params.values())) if hasattr(leaf, "eqns")
+        ]
         if eqn.primitive.name == "conv_general_dilated":
             yield eqn.params
         elif eqn.primitive.name == "cond":
@@ -126,7 +146,9 @@ def is_canonical(params):
     image, kernel, out = params["dimension_numbers"]
     n = len(image) - 2
     last = (0, n + 1, *range(1, n + 1))
-    return (image, kernel, out) == (last, (n + 1, n, *range(n)), last) and params["batch_group_count"] == 1
+    return (image, kernel, out) == (last, (n + 1, n, *range(n)), last) and params[
+        "batch_group_count"
+    ] == 1
 
 
 LEFT_ALONE = ("depthwise", "few-channels")
@@ -148,7 +170,9 @@ def test_all_convolutions_are_canonical(name):
 @pytest.mark.parametrize("name", ["depthwise", "few-channels", "canonical"])
 def test_left_alone_where_nothing_is_gained(name):
     case = {
-        "few-channels": Case((3, 6, 5, 8), (3, 2, 4, 8), CHANNELS_FIRST, options={"feature_group_count": 2}),
+        "few-channels": Case(
+            (3, 6, 5, 8), (3, 2, 4, 8), CHANNELS_FIRST, options={"feature_group_count": 2}
+        ),
         "canonical": Case(),
     }.get(name) or CASES[name]
     function, args = case.function(), tuple(case.operands())
@@ -187,7 +211,9 @@ def within_while(x, kernel):
     def body(carry):
         return carry[0] + 1, CONVOLVE(x, kernel)
 
-    return lax.while_loop(lambda carry: carry[0] < 2, body, (0, jnp.zeros_like(CONVOLVE(x, kernel))))[1]
+    return lax.while_loop(
+        lambda carry: carry[0] < 2, body, (0, jnp.zeros_like(CONVOLVE(x, kernel)))
+    )[1]
 
 
 NESTED = {
@@ -196,7 +222,9 @@ NESTED = {
     "checkpoint": jax.checkpoint(lambda *args: jax.nn.relu(CONVOLVE(*args))),
     "custom_jvp": own_jvp,
     "custom_vjp": own_vjp,
-    "cond": lambda x, kernel: lax.cond(x[0, 0, 0, 0] > 0, CONVOLVE, lambda *args: 2 * CONVOLVE(*args), x, kernel),
+    "cond": lambda x, kernel: lax.cond(
+        x[0, 0, 0, 0] > 0, CONVOLVE, lambda *args: 2 * CONVOLVE(*args), x, kernel
+    ),
     "scan": within_scan,
     "while": within_while,
     "canonical": canonical(CONVOLVE),
@@ -216,7 +244,10 @@ def nested_results():
             rows[name] = [(f(*args), canonical(f)(*args))]
             if name != "while":  # has no gradient
                 of_gradients = functools.partial(gradients, f)
-                rows[name] += [(gradients(f), gradients(canonical(f))), (gradients(f), canonical(of_gradients)())]
+                rows[name] += [
+                    (gradients(f), gradients(canonical(f))),
+                    (gradients(f), canonical(of_gradients)()),
+                ]
         return rows
 
     return jax.device_get(jax.jit(both)(args))
@@ -236,20 +267,31 @@ def test_nested_convolutions(nested_results, name):
     for expected, got in nested_results[name]:
         jax.tree.map(np.testing.assert_array_equal, got, expected)
     if name.startswith("custom"):
-        jax.tree.map(lambda got, plain: np.testing.assert_array_equal(got, 3 * plain), got, nested_results["jit"][1][0])
+        jax.tree.map(
+            lambda got, plain: np.testing.assert_array_equal(got, 3 * plain),
+            got,
+            nested_results["jit"][1][0],
+        )
 
 
 def test_pytrees_and_what_a_function_closes_over():
     def call(form, kernel, x):
-        function = form(lambda tree, nothing, scale: {"out": scale * CONVOLVE(tree["x"], kernel), "nothing": nothing})
+        function = form(
+            lambda tree, nothing, scale: {
+                "out": scale * CONVOLVE(tree["x"], kernel),
+                "nothing": nothing,
+            }
+        )
         return function({"x": x}, None, 2.0)
 
     def results(form, x, kernel):
-        return call(form, kernel, x), jax.grad(lambda kernel: jnp.sum(call(form, kernel, x)["out"]))(kernel)
+        return call(form, kernel, x), jax.grad(
+            lambda kernel: jnp.sum(call(form, kernel, x)["out"])
+        )(kernel)
 
-    plain, ours = jax.jit(lambda *args: [results(form, *args) for form in (lambda f: f, canonical)])(
-        *CASES["channels-first"].operands()
-    )
+    plain, ours = jax.jit(
+        lambda *args: [results(form, *args) for form in (lambda f: f, canonical)]
+    )(*CASES["channels-first"].operands())
     assert jax.tree.structure(ours) == jax.tree.structure(plain)
     jax.tree.map(np.testing.assert_array_equal, ours, plain)
 
@@ -260,7 +302,12 @@ def with_joins(kernel, out):
     spikes = Layer(lambda current: current, LIF(0.5))
     return Network(
         {
-            **{"input conv": Join(convolve, "input"), "a": spikes, "conv": Join(convolve, "a"), "b": spikes},
+            **{
+                "input conv": Join(convolve, "input"),
+                "a": spikes,
+                "conv": Join(convolve, "a"),
+                "b": spikes,
+            },
             "readout": Layer(lambda x: x.mean((2, 3)) @ out, LeakyReadout(0.5)),
         }
     )
@@ -269,11 +316,15 @@ def with_joins(kernel, out):
 def with_layers(kernel, out):
     """The network of ``with_joins``, with the convolutions in the layers."""
     convolution = Layer(functools.partial(CONVOLVE, rhs=kernel), LIF(0.5))
-    return Network([convolution, convolution, Layer(lambda x: x.mean((2, 3)) @ out, LeakyReadout(0.5))])
+    return Network(
+        [convolution, convolution, Layer(lambda x: x.mean((2, 3)) @ out, LeakyReadout(0.5))]
+    )
 
 
 def gradient_of_network(network, **options):
-    """The gradients of kernel, readout and inputs, over five steps of three examples with padding."""
+    """The gradients of kernel, readout and inputs, over five steps of three examples with
+    padding.
+    """
     rng = np.random.default_rng(0)
     weights = [jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in ((8, 8, 3, 3), (8, 2))]
     x = jnp.asarray(rng.random((5, 3, 8, 4, 4)) < 0.3, jnp.float32)
@@ -287,7 +338,9 @@ def gradient_of_network(network, **options):
 
 @CPU
 def test_joins_of_networks_have_canonical_convolutions_only():
-    """On CPU, no branch of the other platforms is left. The gradients are those of convolutions in layers."""
+    """On CPU, no branch of the other platforms is left. The gradients are those of convolutions in
+    layers.
+    """
     lowered, args = gradient_of_network(with_joins)
     compiled = lowered.compile()
     assert set(re.findall(r"dim_labels=(\S+?)[,\s]", compiled.as_text())) == {"b01f_01io->b01f"}
@@ -303,7 +356,9 @@ def test_chunks_of_networks_with_convolutions(readouts):
     """A chunk is one step, except for large products that a chunk computes together."""
     out = jnp.ones((8, readouts))
     programs = [
-        gradient_of_network(lambda kernel, _: with_joins(kernel, out), backward=Backward(chunk=chunk))[0].as_text()
+        gradient_of_network(
+            lambda kernel, _: with_joins(kernel, out), backward=Backward(chunk=chunk)
+        )[0].as_text()
         for chunk in (None, 1)
     ]
     assert (programs[0] == programs[1]) == (readouts == 2)
@@ -318,9 +373,17 @@ def test_vmap():
     def both(args):
         rows = []
         for axes in ((0, None, 0), (None, 0, 0), (0, 0, 0)):
-            stacked = [a if axis is None else jnp.stack([a, 2 * a]) for a, axis in zip(args, axes, strict=True)]
+            stacked = [
+                a if axis is None else jnp.stack([a, 2 * a])
+                for a, axis in zip(args, axes, strict=True)
+            ]
             forms = function, canonical(function)
-            rows += [(*(jax.vmap(f, axes)(*stacked) for f in forms), canonical(jax.vmap(function, axes))(*stacked))]
+            rows += [
+                (
+                    *(jax.vmap(f, axes)(*stacked) for f in forms),
+                    canonical(jax.vmap(function, axes))(*stacked),
+                )
+            ]
         return rows
 
     for expected, *forms in jax.jit(both)(args):

@@ -1,4 +1,6 @@
-"""Kernels of learned delays, against the formula in NumPy, and their gradients against finite differences."""
+"""Kernels of learned delays, against the formula in NumPy, and their gradients against finite
+differences.
+"""
 
 import itertools
 
@@ -30,20 +32,31 @@ def by_formula(w, d, width, kernel):
 
 @pytest.mark.parametrize("kernel", ["gaussian", "triangular"])
 def test_kernels(kernel, x64):
-    cases = {case: RNG.uniform(0, LENGTH - 1, case[0]) for case in itertools.product(SHAPES, (0.27, 1.0, 4.0))}
-    run = jax.jit(lambda w: [jnp.asarray(DelayKernel(w, d, LENGTH, case[1], kernel)) for case, d in cases.items()])
+    cases = {
+        case: RNG.uniform(0, LENGTH - 1, case[0])
+        for case in itertools.product(SHAPES, (0.27, 1.0, 4.0))
+    }
+    run = jax.jit(
+        lambda w: [
+            jnp.asarray(DelayKernel(w, d, LENGTH, case[1], kernel)) for case, d in cases.items()
+        ]
+    )
     for ((_, width), d), found in zip(cases.items(), run(W), strict=True):
         np.testing.assert_allclose(found, by_formula(W, d, width, kernel), rtol=1e-12, atol=1e-300)
     assert DelayKernel(jnp.asarray(W), 1.0, LENGTH).shape == (LENGTH, *W.shape)
 
 
 def test_kernels_outside_are_finite(x64):
-    """An array of delays is not checked. A triangular kernel that reaches no step is 0, and so is its gradient."""
+    """An array of delays is not checked. A triangular kernel that reaches no step is 0, and so is
+    its gradient.
+    """
 
     def kernel(d):
         return jnp.asarray(DelayKernel(jnp.asarray(W), d, LENGTH, 0.5, "triangular"))
 
-    values, gradient = jax.jit(lambda d: (kernel(d), jax.grad(lambda d: kernel(d).sum())(d)))(np.full(W.shape, 7.0))
+    values, gradient = jax.jit(lambda d: (kernel(d), jax.grad(lambda d: kernel(d).sum())(d)))(
+        np.full(W.shape, 7.0)
+    )
     np.testing.assert_array_equal(values, np.zeros((LENGTH, *W.shape)))
     np.testing.assert_array_equal(gradient, np.zeros(W.shape))
 
@@ -74,7 +87,9 @@ def test_triangular_kernels_treat_both_sides_of_a_whole_delay_alike(x64, width):
         return jnp.asarray(DelayKernel(jnp.ones((1, 1)), d, 7, width, "triangular"))[:, 0, 0]
 
     step = 1e-6
-    low, slope, high = jax.jit(lambda: (kernel(3.0 - step), jax.jacobian(kernel)(3.0), kernel(3.0 + step)))()
+    low, slope, high = jax.jit(
+        lambda: (kernel(3.0 - step), jax.jacobian(kernel)(3.0), kernel(3.0 + step))
+    )()
     np.testing.assert_allclose(slope, (high - low) / (2 * step), atol=1e-6)
 
 
@@ -89,7 +104,9 @@ def test_no_gradient_reaches_a_width():
 def test_whole_delays(kernel):
     """Each weight stands at the nearest step alone, also at both ends."""
     d = np.asarray([[0.0, 5.0], [1.4, 1.6], [4.9, 0.2]])
-    learned = DelayKernel(jnp.asarray(W), bounded(jnp.asarray(d.clip(0.01, 4.99)), 0, 5), LENGTH, kernel=kernel)
+    learned = DelayKernel(
+        jnp.asarray(W), bounded(jnp.asarray(d.clip(0.01, 4.99)), 0, 5), LENGTH, kernel=kernel
+    )
     network = rounded_delays(Network({"out": Layer(Window(learned), LeakyReadout(0.8))}))
     found = jax.jit(jnp.asarray)(network.layers["out"].weight.weight)
     wanted = np.where(np.arange(LENGTH).reshape(-1, 1, 1) == d.round(), W, 0)
@@ -120,13 +137,21 @@ def _report(state):
 REFUSED = {
     "TypeError: DelayKernel: weight must be a matrix": lambda: DelayKernel(W[0], 1.0, 3),
     "ValueError: DelayKernel: delay must be >= 0, got -1.0": lambda: DelayKernel(W, -1.0, 3),
-    "ValueError: DelayKernel: delay must be at most length - 1 = 2, got 2.1": lambda: DelayKernel(W, 2.1, 3),
+    "ValueError: DelayKernel: delay must be at most length - 1 = 2, got 2.1": lambda: DelayKernel(
+        W, 2.1, 3
+    ),
     "ValueError: DelayKernel: length must be >= 1, got 0": lambda: DelayKernel(W, 1.0, 0),
-    "ValueError: DelayKernel: width must be >= 0, got -1.0": lambda: DelayKernel(W, 1.0, 3, width=-1.0),
-    "ValueError: kernel must be one of 'gaussian', 'triangular'": lambda: DelayKernel(W, 1.0, 3, kernel="box"),
+    "ValueError: DelayKernel: width must be >= 0, got -1.0": lambda: DelayKernel(
+        W, 1.0, 3, width=-1.0
+    ),
+    "ValueError: kernel must be one of 'gaussian', 'triangular'": lambda: DelayKernel(
+        W, 1.0, 3, kernel="box"
+    ),
     "ValueError: ShrinkDelays: start, ": lambda: ShrinkDelays(0.0, 1.0, updates=3),
     "ValueError: ShrinkDelays: trainable must contain a DelayKernel with an array as width": (
-        lambda: ShrinkDelays(2.0, 1.0, updates=3)(_report(State(state_of(2.0), None, jax.random.key(0))))
+        lambda: ShrinkDelays(2.0, 1.0, updates=3)(
+            _report(State(state_of(2.0), None, jax.random.key(0)))
+        )
     ),
 }
 

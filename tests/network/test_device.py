@@ -1,4 +1,6 @@
-"""The defaults for a GPU, on a processor: equal results, and programs that a GPU captures as graphs."""
+"""The defaults for a GPU, on a processor: equal results, and programs that a GPU captures as
+graphs.
+"""
 
 import functools
 
@@ -35,7 +37,9 @@ def array(*shape, scale=1.0):
 
 
 def convolve(x, kernel):
-    return jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+    return jax.lax.conv_general_dilated(
+        x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
 
 
 WEIGHTS = {
@@ -58,9 +62,12 @@ def graph(w):
     """A network of two inputs, with feedback, a delay, a join and stochastic spikes."""
     nodes = {
         "hidden": Layer(
-            {"a": w["a"], "b": w["b"], "hidden": Delayed(w["recurrent"], 1)}, AdaptiveLIF(0.9, surrogate=FIRE)
+            {"a": w["a"], "b": w["b"], "hidden": Delayed(w["recurrent"], 1)},
+            AdaptiveLIF(0.9, surrogate=FIRE),
         ),
-        "late": Layer({"hidden": w["delayed"], "late": Delayed(w["recurrent"], 2)}, LIF(0.8, surrogate=FIRE)),
+        "late": Layer(
+            {"hidden": w["delayed"], "late": Delayed(w["recurrent"], 2)}, LIF(0.8, surrogate=FIRE)
+        ),
         "sum": Join(jnp.add, ("hidden", "late")),
         "drawn": Layer(w["drawn"], LIF(0.8, surrogate=stochastic(FIRE))),
         "out": Layer(w["out"], LeakyReadout(0.9)),
@@ -92,7 +99,9 @@ def on_gpu(monkeypatch):
 
 
 def gradient(backward):
-    return jax.jit(jax.value_and_grad(functools.partial(loss, backward=backward), has_aux=True))(WEIGHTS)
+    return jax.jit(jax.value_and_grad(functools.partial(loss, backward=backward), has_aux=True))(
+        WEIGHTS
+    )
 
 
 @pytest.mark.parametrize("mode", few(("exact", "half", "8-bit", "recompute"), "exact"))
@@ -107,9 +116,13 @@ def test_defaults_for_a_gpu_give_the_results_of_those_for_a_processor(mode, monk
 
 
 @pytest.mark.usefixtures("on_gpu")
-@pytest.mark.parametrize(("mode", "around"), [("exact", 0), ("half", 0), ("8-bit", 0), ("recompute", 1)])
+@pytest.mark.parametrize(
+    ("mode", "around"), [("exact", 0), ("half", 0), ("8-bit", 0), ("recompute", 1)]
+)
 def test_chunks_contain_no_loop(mode, around):
-    """``around`` is the number of loops around a loop over chunks. Gradients of large matrices need none."""
+    """``around`` is the number of loops around a loop over chunks. Gradients of large matrices need
+    none.
+    """
     matrix, x = (jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((512, 512), (40, 2, 512)))
 
     def run(w, r, x):
@@ -117,7 +130,9 @@ def test_chunks_contain_no_loop(mode, around):
         return Network(layers)(x, backward=mode)[1].sum()
 
     program = jax.jit(jax.grad(run, (0, 1))).lower(matrix, matrix, x).as_text()
-    indents = {len(line) - len(line.lstrip()) for line in program.splitlines() if "stablehlo.while" in line}
+    indents = {
+        len(line) - len(line.lstrip()) for line in program.splitlines() if "stablehlo.while" in line
+    }
     assert len(indents) == around + 1
 
 

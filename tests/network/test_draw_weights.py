@@ -1,4 +1,6 @@
-"""Weights drawn for a network that is built: what each source adds to a potential, simulated in NumPy."""
+"""Weights drawn for a network that is built: what each source adds to a potential, simulated in
+NumPy.
+"""
 
 import dataclasses
 import functools
@@ -29,7 +31,11 @@ def leaked(current, decay=0.9):
 
 
 def later(x, lag):
-    return np.concatenate([np.zeros_like(x[:lag]), np.asarray(x, float)[:-lag]]) if lag else np.asarray(x, float)
+    return (
+        np.concatenate([np.zeros_like(x[:lag]), np.asarray(x, float)[:-lag]])
+        if lag
+        else np.asarray(x, float)
+    )
 
 
 @functools.cache
@@ -52,7 +58,10 @@ def network():
         return drawn, {**observed(drawn, SPIKES)[1]}
 
     drawn, outs = run()
-    return jax.tree.map(np.asarray, drawn), {**jax.device_get(outs), "input": np.asarray(SPIKES, float)}
+    return jax.tree.map(np.asarray, drawn), {
+        **jax.device_get(outs),
+        "input": np.asarray(SPIKES, float),
+    }
 
 
 def of_std(potential, wanted, rel=0.15):
@@ -63,7 +72,9 @@ def of_std(potential, wanted, rel=0.15):
 def test_each_source_has_its_share_of_the_variance():
     drawn, outs = network()
     layers = drawn.layers
-    of_std(leaked(outs["input"] @ layers["stem"].weight), 1.0, rel=0.03)  # of independent inputs, and without a loop
+    of_std(
+        leaked(outs["input"] @ layers["stem"].weight), 1.0, rel=0.03
+    )  # of independent inputs, and without a loop
     branch = layers["branch"].weight
     of_std(leaked(outs["stem"] @ branch["stem"]), 0.45**0.5)  # 0.9 for two sources
     of_std(leaked(later(outs["input"], 3) @ branch["input"].weight), 0.45**0.5)
@@ -84,21 +95,30 @@ def test_loops_have_a_tenth_of_the_variance():
 
 
 def test_parts_add_up_over_draws_for_correlated_sources():
-    """One signal for all inputs, which hardly changes between lags: the largest scatter of single draws."""
+    """One signal for all inputs, which hardly changes between lags: the largest scatter of single
+    draws.
+    """
     n, draws = 20, 200
     signal = np.repeat(np.random.default_rng(1).random((6, 4, 1)) < 0.5, 10, 0)
     x = np.broadcast_to(signal, (60, 4, n)).astype(np.float32)
     zeros = jnp.zeros((n, n))
-    built = Network({"a": Layer({"x": zeros, "y": Window(jnp.zeros((3, n, n)))}, CELL)}, inputs=("x", "y"))
+    built = Network(
+        {"a": Layer({"x": zeros, "y": Window(jnp.zeros((3, n, n)))}, CELL)}, inputs=("x", "y")
+    )
 
     def weights(key):
         weight = draw_weights(built, key, {"x": x, "y": x}).layers["a"].weight
         return jnp.concatenate([weight["x"][None], weight["y"].weight])
 
     drawn = np.asarray(jax.jit(jax.vmap(weights))(jax.random.split(KEY, draws)), np.float64)
-    parts = [leaked(np.einsum("tbi,dij->tdbj", later(x, lag), drawn[:, n])) for n, lag in enumerate((0, 0, 1, 2))]
+    parts = [
+        leaked(np.einsum("tbi,dij->tdbj", later(x, lag), drawn[:, n]))
+        for n, lag in enumerate((0, 0, 1, 2))
+    ]
     for potential, wanted in ((parts[0], 0.25), (sum(parts[1:]), 0.75), (sum(parts), 1.0)):
-        variances = (potential**2).mean((0, 2, 3))  # of each draw: a chi-squared with a degree for each neuron
+        variances = (potential**2).mean(
+            (0, 2, 3)
+        )  # of each draw: a chi-squared with a degree for each neuron
         assert variances.std() == pytest.approx(wanted * (2 / n) ** 0.5, rel=0.3)
         assert variances.mean() == pytest.approx(wanted, abs=3 * variances.std() / draws**0.5)
 
@@ -116,7 +136,10 @@ def test_lists_kernels_of_delays_and_a_deviation_for_each_layer():
     @jax.jit
     def run():
         stds = None, None, None, {"top": 0.5, "out": 3.0}
-        drawn = [draw_weights(network, KEY, SPIKES, std=std) for network, std in zip(networks, stds, strict=True)]
+        drawn = [
+            draw_weights(network, KEY, SPIKES, std=std)
+            for network, std in zip(networks, stds, strict=True)
+        ]
         currents = observed(drawn[3], SPIKES)[1]["top"] @ drawn[3].layers["out"].weight
         return drawn, jnp.asarray(drawn[1].layers["a"].weight.weight), currents
 
@@ -135,8 +158,14 @@ def test_bad_input():
     w, x = jnp.zeros((4, 4)), SPIKES[:5, :2, :4] | True
     silent = Network({"a": Layer(w, LIF(threshold=50.0)), "b": Layer(w, LIF())})
     refused = {
-        "ValueError: Network: layer 'b': fluctuation_driven: inputs must be finite and not all 0": (KEY, 0.1),
-        "ValueError: draw_weights: std must name layers of ['a', 'b'], got ['c']": (KEY, {"c": 1.0}),
+        "ValueError: Network: layer 'b': fluctuation_driven: inputs must be finite and not all 0": (
+            KEY,
+            0.1,
+        ),
+        "ValueError: draw_weights: std must name layers of ['a', 'b'], got ['c']": (
+            KEY,
+            {"c": 1.0},
+        ),
         "TypeError: draw_weights: key must be": (3, 0.1),
     }
     for message, (key, std) in refused.items():

@@ -1,4 +1,6 @@
-"""E-prop by one ``stop_gradient``, against a loop with eligibility traces that goes forward in time."""
+"""E-prop by one ``stop_gradient``, against a loop with eligibility traces that goes forward in
+time.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -20,9 +22,11 @@ TARGET = rng.normal(size=(STEPS, BATCH, OUTPUTS))
 
 
 def by_traces(adaptation, detach_reset):
-    """Gradients of the squared error in ``W`` and ``R``, from learning signals and filtered eligibility traces.
+    """Gradients of the squared error in ``W`` and ``R``, from learning signals and filtered
+    eligibility traces.
 
-    A neuron's state before its spike is (u, a). A trace is its derivative in a weight, ``(batch, sources, neurons)``.
+    A neuron's state before its spike is (u, a). A trace is its derivative in a weight, ``(batch,
+    sources, neurons)``.
     """
     v, a, s = np.zeros((3, BATCH, NEURONS))
     y = np.zeros((BATCH, OUTPUTS))
@@ -55,10 +59,14 @@ def by_traces(adaptation, detach_reset):
 
 def by_network(adaptation, detach_reset, feedback, **options):
     more = {"adaptation": adaptation, "adaptation_decay": RHO} if adaptation else {}
-    cell = (AdaptiveLIF if adaptation else LIF)(BETA, THRESHOLD, Arctan(2.0), detach_reset=detach_reset, **more)
+    cell = (AdaptiveLIF if adaptation else LIF)(
+        BETA, THRESHOLD, Arctan(2.0), detach_reset=detach_reset, **more
+    )
 
     def loss(w, r):
-        network = Network([Layer(w, cell, recurrent=feedback(r)), Layer(jnp.asarray(OUT), LeakyReadout(LEAK))])
+        network = Network(
+            [Layer(w, cell, recurrent=feedback(r)), Layer(jnp.asarray(OUT), LeakyReadout(LEAK))]
+        )
         return ((network(jnp.asarray(X), **options)[1] - TARGET) ** 2).mean()
 
     return jax.jit(jax.grad(loss, (0, 1)))(jnp.asarray(W), jnp.asarray(R))
@@ -75,4 +83,7 @@ def test_a_stopped_gradient_is_eprop(x64, adaptation, detach_reset):
     for got, want in zip(by_network(adaptation, detach_reset, stopped), wanted, strict=True):
         np.testing.assert_allclose(got, want, rtol=1e-9, atol=1e-12)
     full = by_network(adaptation, detach_reset, lambda r: r)
-    assert all(np.abs(got - want).max() > 0.01 * np.abs(want).max() for got, want in zip(full, wanted, strict=True))
+    assert all(
+        np.abs(got - want).max() > 0.01 * np.abs(want).max()
+        for got, want in zip(full, wanted, strict=True)
+    )

@@ -1,4 +1,6 @@
-"""Networks as graphs: laws that random graphs do not have, names, and errors. test_random_graphs.py has the values."""
+"""Networks as graphs: laws that random graphs do not have, names, and errors. test_random_graphs.py
+has the values.
+"""
 
 import dataclasses
 import functools
@@ -37,21 +39,28 @@ def test_a_list_is_a_chain_and_a_recurrent_weight_a_delay_of_one_step():
         named(recurrent=Delayed(R, 1)),
         Network({"hidden": Layer(as_source, LIF(0.8)), "out": Layer(V, LeakyReadout(0.9))}),
     )
-    wanted, *others = jax.jit(lambda: [([*states.values()], out) for states, out in (n(X) for n in networks)])()
+    wanted, *others = jax.jit(
+        lambda: [([*states.values()], out) for states, out in (n(X) for n in networks)]
+    )()
     for values in others:
         jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5), values, wanted)
 
 
 def test_two_forms_of_one_network():
-    """The order of entries changes nothing, and a join adds in a loop like the sources of a layer."""
+    """The order of entries changes nothing, and a join adds in a loop like the sources of a
+    layer.
+    """
     entries = {"a": Layer(W, LIF(0.8), of="input"), "b": Layer({"a": R, "input": V}, LIF(0.8))}
     other = {"b": Layer({"input": V, "a": R}, LIF(0.8)), "a": entries["a"]}
-    # The layer before the join reads only delayed outputs of the loop, so its matrix gives the shape of these.
+    # The layer before the join reads only delayed outputs of the loop, so its matrix gives the
+    # shape of these.
     back = Layer(Delayed(R, 2), LIF(0.7), of="a")
     joined = {"sum": Join(lambda x, b: x + b, ("input", "b")), "a": Layer(W, LIF(0.8)), "b": back}
     summed = {"a": Layer({"input": W, "b": W}, LIF(0.8)), "b": back}
     pairs = (entries, other, "b"), (joined, summed, "a")
-    for first, second in jax.jit(lambda: [[Network(n, outputs=out)(X)[1] for n in pair] for *pair, out in pairs])():
+    for first, second in jax.jit(
+        lambda: [[Network(n, outputs=out)(X)[1] for n in pair] for *pair, out in pairs]
+    )():
         assert first.mean() > 0.1
         np.testing.assert_array_equal(first, second)
 
@@ -70,7 +79,9 @@ def looped():
 
 def test_entries_keep_the_order_in_which_they_were_written():
     w = jnp.eye(UNITS)
-    network = Network({"z": Layer(w, LIF()), "b": Layer(2 * w, LIF()), "a": Layer(w, LeakyReadout())})
+    network = Network(
+        {"z": Layer(w, LIF()), "b": Layer(2 * w, LIF()), "a": Layer(w, LeakyReadout())}
+    )
     again = jax.tree.map(lambda leaf: leaf, network)
     paths = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(network)]
     assert [*network.layers] == [*again.layers] == ["z", "b", "a"]
@@ -79,7 +90,9 @@ def test_entries_keep_the_order_in_which_they_were_written():
     assert network.graph.outputs == ("a",)
     assert network.layers[-1] is network.layers["a"]
     assert [*(network.layers | {"b": network.layers["z"]})] == ["z", "b", "a"]
-    paths = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(looped())]
+    paths = [
+        jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(looped())
+    ]
     assert ".layers['a'].weight['b'].weight" in paths
 
 
@@ -165,7 +178,9 @@ def test_networks_that_share_a_layer():
         spikes, out = observed(network, x)[1].values()
         return (out**2).mean() + spikes.sum()
 
-    got = jax.jit(jax.grad(lambda shared, all_: jax.vmap(loss, (None, 0))(shared, all_).sum(), (0, 1)))(V, weights)
+    got = jax.jit(
+        jax.grad(lambda shared, all_: jax.vmap(loss, (None, 0))(shared, all_).sum(), (0, 1))
+    )(V, weights)
     alone = jax.jit(jax.grad(loss, (0, 1)))
     one_by_one = [alone(V, each) for each in weights]
     expected = sum(shared for shared, _ in one_by_one), jnp.stack([each for _, each in one_by_one])
@@ -178,27 +193,42 @@ X_AND_Y = {"a": Layer({"x": W, "y": W}, LIF())}
 BACK = {"a": Layer({"input": W, "b": Delayed(R, 1)}, LIF()), "b": Layer(HALF, LIF(), of="a")}
 ONLY_EACH_OTHER = {"a": Layer({"b": Delayed(W, 1)}, LIF()), "b": Layer({"a": Delayed(W, 1)}, LIF())}
 REFUSED = {
-    "ValueError: 'a', 'b' form a cycle": lambda: Network({"a": Layer({"b": W}, LIF()), "b": Layer(W, LIF(), of="a")}),
-    "ValueError: 'a' form a cycle without a delay": lambda: Network({"a": Layer({"input": W, "a": R}, LIF())}),
-    "ValueError: 'a' reads 'x', which is not one of 'input', 'a'": lambda: Network({"a": Layer({"x": W}, LIF())}),
-    "ValueError: 'j' reads 'c', which is not one of": lambda: Network({"a": L, "j": Join(jnp.add, ("a", "c"))}),
+    "ValueError: 'a', 'b' form a cycle": lambda: Network(
+        {"a": Layer({"b": W}, LIF()), "b": Layer(W, LIF(), of="a")}
+    ),
+    "ValueError: 'a' form a cycle without a delay": lambda: Network(
+        {"a": Layer({"input": W, "a": R}, LIF())}
+    ),
+    "ValueError: 'a' reads 'x', which is not one of 'input', 'a'": lambda: Network(
+        {"a": Layer({"x": W}, LIF())}
+    ),
+    "ValueError: 'j' reads 'c', which is not one of": lambda: Network(
+        {"a": L, "j": Join(jnp.add, ("a", "c"))}
+    ),
     "ValueError: 'input' names both an entry and inputs": lambda: Network({"input": L}),
     "ValueError: outputs must be names of ['a'], got 'b'": lambda: Network({"a": L}, outputs="b"),
-    "ValueError: the last entry 'a' is the output by default, but 'b' reads it in the same step; name the outputs": (
+    "ValueError: the last entry 'a' is the output by default, but 'b' reads it in the same step; "
+    "name the outputs": (
         lambda: Network({"b": Layer(R, LIF(), of="a"), "a": Layer(W, LIF(), of="input")})
     ),
-    "ValueError: 'a' reads None, which is not one of 'x', 'y', 'a'": lambda: Network({"a": L}, inputs=("x", "y")),
+    "ValueError: 'a' reads None, which is not one of 'x', 'y', 'a'": lambda: Network(
+        {"a": L}, inputs=("x", "y")
+    ),
     "TypeError: layers must be one or more Layer objects": lambda: Network({"a": W}),
     "ValueError: Delayed: delay must be >= 1, got 0": lambda: Delayed(W, 0),
-    "TypeError: Window: weight must be callable or of shape (length, inputs, neurons)": lambda: Window(W),
+    "TypeError: Window: weight must be callable or of shape (length, inputs, neurons)": lambda: (
+        Window(W)
+    ),
     "ValueError: Window: length must be an integer >= 1 for a function": lambda: Window(jnp.sin),
     "ValueError: layer 'a': Layer: weight['b'] of shape": lambda: Network(BACK)(X),
-    "ValueError: layer 'a': Layer: weight['b'] gives a current of shape (3, 2), weight['input'] one of": (
-        lambda: Network({"b": Layer(W, LIF(), of="input"), "a": Layer({"input": W, "b": HALF}, LIF())})(X)
+    "ValueError: layer 'a': Layer: weight['b'] gives a current of shape (3, 2), weight['input'] "
+    "one of": (
+        lambda: Network(
+            {"b": Layer(W, LIF(), of="input"), "a": Layer({"input": W, "b": HALF}, LIF())}
+        )(X)
     ),
-    "TypeError: join 'j': Join: function must return one array of floats with the examples in front": (
-        lambda: Network({"a": L, "j": Join(lambda a: a.sum(), "a")})(X)
-    ),
+    "TypeError: join 'j': Join: function must return one array of floats with the examples in "
+    "front": (lambda: Network({"a": L, "j": Join(lambda a: a.sum(), "a")})(X)),
     "ValueError: 'a', 'b' read only each other and no inputs": lambda: Network(ONLY_EACH_OTHER)(X),
     "TypeError: inputs must be a dict of arrays with the keys ['x', 'y']": (
         lambda: Network(X_AND_Y, inputs=("x", "y"))(X)
@@ -207,7 +237,9 @@ REFUSED = {
         lambda: Network(X_AND_Y, inputs=("x", "y"))({"x": X, "y": X[:3]})
     ),
     "ValueError: layers must be names of": lambda: named().observe(X, layers=["x"]),
-    "ValueError: parts must be names of ['output', 'pre_spike', 'current']": lambda: named().observe(X, parts=["u"]),
+    "ValueError: parts must be names of ['output', 'pre_spike', 'current']": lambda: (
+        named().observe(X, parts=["u"])
+    ),
 }
 
 
@@ -217,7 +249,9 @@ def test_graphs_that_are_refused(message):
 
 
 @pytest.mark.ci
-@pytest.mark.parametrize(("of_mesh", "masked"), [("auto", False), ("auto", True), ("explicit", True)])
+@pytest.mark.parametrize(
+    ("of_mesh", "masked"), [("auto", False), ("auto", True), ("explicit", True)]
+)
 @pytest.mark.every  # by default those of test_sharding.py
 def test_a_sharded_batch_of_a_graph(of_mesh, masked):
     """Delays, a loop, and a join over time."""
@@ -225,14 +259,20 @@ def test_a_sharded_batch_of_a_graph(of_mesh, masked):
     mask = jnp.asarray(np.random.default_rng(1).uniform(size=x.shape[:2]) < 0.7) if masked else None
     centred = Join(lambda x, mask=None: x - x.mean((0, 1), keepdims=True), "b", over_time=True)
     nodes = {name: node for name, node in looped().layers.items() if name != "out"}
-    network = Network(nodes | {"centred": centred, "out": Layer(V, LeakyReadout(0.9))}, outputs=("out", "gate"))
+    network = Network(
+        nodes | {"centred": centred, "out": Layer(V, LeakyReadout(0.9))}, outputs=("out", "gate")
+    )
 
     @jax.jit
     def run(x, mask):
         return jax.grad(lambda x: (network(x, mask=mask)[1]["out"] ** 2).sum())(x)
 
     wanted = run(x, mask)
-    kind = getattr(jax.sharding.AxisType, of_mesh.capitalize()) if hasattr(jax.sharding, "AxisType") else None
+    kind = (
+        getattr(jax.sharding.AxisType, of_mesh.capitalize())
+        if hasattr(jax.sharding, "AxisType")
+        else None
+    )
     mesh = jax.make_mesh((4,), ("batch",), **({} if kind is None else {"axis_types": (kind,)}))
     spec = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(None, "batch"))
     given = jax.device_put(x, spec), None if mask is None else jax.device_put(mask, spec)
@@ -251,7 +291,9 @@ def test_a_graph_that_is_drawn():
 
 
 def test_what_must_run_step_by_step():
-    """A loop, unless its delays are as long as a chunk: then all that it reads is known when the chunk starts."""
+    """A loop, unless its delays are as long as a chunk: then all that it reads is known when the
+    chunk starts.
+    """
     network = looped()  # b reads a by way of the gate, a reads b two steps later
     assert sorted(map(len, network.graph.components(chunk=3))) == [1, 3]
     assert sorted(map(len, network.graph.components(chunk=2))) == [1, 1, 1, 1]
@@ -268,7 +310,10 @@ def test_compiler_does_not_sort_a_constant_mask():
         return Network({"a": layer})(x, mask=mask)[1].sum()
 
     gradient = jax.grad(run)
-    lowered = jax.jit(gradient).lower(weights, mask), jax.jit(functools.partial(gradient, mask=mask)).lower(weights)
+    lowered = (
+        jax.jit(gradient).lower(weights, mask),
+        jax.jit(functools.partial(gradient, mask=mask)).lower(weights),
+    )
     sorts = [len(re.findall(r" sort\(", program.compile().as_text())) for program in lowered]
     assert sorts[0] == sorts[1] > 0
 
@@ -293,12 +338,17 @@ def test_parts_and_layers_that_are_observed():
     assert activity["b"].pre_spike is None
     assert activity["b"].current.shape == X.shape
     for name in ("gate", "b"):
-        with pytest.raises(ValueError, match="potential is missing; observe a layer with 'pre_spike' among the parts"):
+        with pytest.raises(
+            ValueError,
+            match="potential is missing; observe a layer with 'pre_spike' among the parts",
+        ):
             activity[name].potential  # noqa: B018
 
 
 def test_components_of_random_graphs():
-    """Two nodes are in one component if each reaches the other, and no component comes before one that it reads."""
+    """Two nodes are in one component if each reaches the other, and no component comes before one
+    that it reads.
+    """
     for seed in range(200):
         rng = np.random.default_rng(seed)
         names = [str(n) for n in rng.permutation(int(rng.integers(1, 9)))]
@@ -308,7 +358,9 @@ def test_components_of_random_graphs():
         for _ in names:  # the closure by squaring: paths of any length
             reached = reached @ reached
         together = reached & reached.T
-        expected = {tuple(b for j, b in enumerate(names) if together[i, j]) for i in range(len(names))}
+        expected = {
+            tuple(b for j, b in enumerate(names) if together[i, j]) for i in range(len(names))
+        }
         components = strongly_connected(sources)
         assert {*components} == expected
         assert len(components) == len(expected)
@@ -322,7 +374,9 @@ def test_a_chain_longer_than_pythons_stack():
     layers = [Layer(W, LIF(0.8))] * 1200
     network = Network(layers)
     assert network.graph.components() == [(str(n),) for n in range(1200)]
-    loop = Network([Layer({"input": W, "1199": Delayed(W, 1)}, LIF(0.8)), *layers[1:]], outputs="1199")
+    loop = Network(
+        [Layer({"input": W, "1199": Delayed(W, 1)}, LIF(0.8)), *layers[1:]], outputs="1199"
+    )
     assert [*map(len, loop.graph.components())] == [1200]
 
 
@@ -338,7 +392,11 @@ def test_a_network_builds_its_graph_once():
     network = named()
     assert network.graph is network.graph
     # Networks with other arrays or numbers have graphs of their own.
-    others = jax.tree.map(lambda x: 2 * x, network), as_arrays(network), pickle.loads(pickle.dumps(network))
+    others = (
+        jax.tree.map(lambda x: 2 * x, network),
+        as_arrays(network),
+        pickle.loads(pickle.dumps(network)),
+    )
     for other in (*others, dataclasses.replace(network, inputs="x")):
         assert other.graph is not network.graph
         assert all(other.graph.nodes[name] is other.layers[name] for name in other.layers)

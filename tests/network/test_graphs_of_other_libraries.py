@@ -1,6 +1,7 @@
 """Residual blocks, delays, loops and normalization, compared with the libraries that have them.
 
-``scripts/record_graphs.py`` recorded outputs, gradients and running statistics in ``tests/recorded/graphs/``.
+``scripts/record_graphs.py`` recorded outputs, gradients and running statistics in
+``tests/recorded/graphs/``.
 """
 
 import importlib
@@ -12,7 +13,19 @@ import pytest
 from conftest import ROOT, few
 
 import spikegrad
-from spikegrad import LIF, Arctan, Delayed, Join, Layer, LeakyReadout, Network, Sigmoid, Window, get, strict
+from spikegrad import (
+    LIF,
+    Arctan,
+    Delayed,
+    Join,
+    Layer,
+    LeakyReadout,
+    Network,
+    Sigmoid,
+    Window,
+    get,
+    strict,
+)
 from spikegrad.network import DelayKernel, rounded_delays
 from spikegrad.neurons import MPBN
 
@@ -54,8 +67,14 @@ class Recorded:
         return [self[f"{name}.{part}"] for part in ("weight", "bias", *statistics)]
 
     def check(self, found, run=None, tolerance=1e-6):
-        """Compare all results of a run. Spikes must be equal, others may differ by a part of the largest number."""
-        names = [name for name in self.record.dtype.names if name.startswith(f"{run}/" if run else ("out", "d_"))]
+        """Compare all results of a run. Spikes must be equal, others may differ by a part of the
+        largest number.
+        """
+        names = [
+            name
+            for name in self.record.dtype.names
+            if name.startswith(f"{run}/" if run else ("out", "d_"))
+        ]
         largest = max(np.abs(self[name]).max() for name in names if "d_" in name)
         for name in names:
             got, expected = np.asarray(found[name.split("/")[-1]]), self[name]
@@ -64,11 +83,17 @@ class Recorded:
                 np.testing.assert_array_equal(got, expected, err_msg=name)
             assert np.abs(expected).max() > 0, name
             bound = tolerance * max(np.abs(expected).max(), 1e-3 * largest)
-            assert np.abs(got - expected).max() <= bound, (name, np.abs(got - expected).max(), bound)
+            assert np.abs(got - expected).max() <= bound, (
+                name,
+                np.abs(got - expected).max(),
+                bound,
+            )
 
 
 def differentiate(recorded, run, given):
-    """Call ``run(given)``, which returns outputs and more. Return both with the gradient of the recorded loss."""
+    """Call ``run(given)``, which returns outputs and more. Return both with the gradient of the
+    recorded loss.
+    """
 
     def loss(given):
         out, more = run(given)
@@ -115,7 +140,9 @@ def test_delays_of_sparx(x64, case):
         kernel = DelayKernel(given["kernel"], given["delay"], 7, recorded["width"])
         return Network({"out": Layer(Window(kernel), CURRENT, bias=given["bias"])})
 
-    out, gradient, _ = differentiate(recorded, lambda given: network(given)(given["x"])[::-1], given)
+    out, gradient, _ = differentiate(
+        recorded, lambda given: network(given)(given["x"])[::-1], given
+    )
     found = {"out": out} | {f"d_{name}": value for name, value in gradient.items()}
     if case == "rounded":
         recorded.without("d_delay", found)
@@ -129,7 +156,9 @@ def test_delays_of_sparx(x64, case):
 
 @pytest.mark.parametrize("case", few(["whole", "real", "wide"], "wide"))
 def test_recurrent_delays_of_delrec(x64, case):
-    """Each sender has a delay. The kernel is ``(1 + width - |lag - (1 + d)|)+ / (1 + width)^2``, for lags from 1."""
+    """Each sender has a delay. The kernel is ``(1 + width - |lag - (1 + d)|)+ / (1 + width)^2``,
+    for lags from 1.
+    """
     recorded = Recorded("delrec", case)
     given = {name: recorded[name] for name in ("recurrent_weights", "recurrent_delays", "x")}
 
@@ -139,7 +168,9 @@ def test_recurrent_delays_of_delrec(x64, case):
         height = 1 + recorded["width"] - away * jax.lax.stop_gradient(jnp.sign(away))
         spread = jnp.where(height >= 0, height, 0) / (1 + recorded["width"]) ** 2
         recurrent = Window(spread[:, :, None] * given["recurrent_weights"].T, delay=1)
-        return Network([Layer(jnp.eye(5), LIF(0.5, surrogate=Arctan(2.0)), recurrent)])(given["x"])[::-1]
+        return Network([Layer(jnp.eye(5), LIF(0.5, surrogate=Arctan(2.0)), recurrent)])(given["x"])[
+            ::-1
+        ]
 
     out, gradient, _ = differentiate(recorded, run, given)
     recorded.check({"out": out} | {f"d_{name}": value for name, value in gradient.items()}, "train")
@@ -156,7 +187,9 @@ OF_NIRTORCH = {
 
 @pytest.mark.parametrize("case", OF_NIRTORCH)
 def test_graphs_in_nirtorch_and_a_queue_of_spikingjelly(x64, case):
-    """A loop takes one step, in any order of nodes and edges. NIR does not say which edge of a loop has the delay."""
+    """A loop takes one step, in any order of nodes and edges. NIR does not say which edge of a loop
+    has the delay.
+    """
     recorded = Recorded("nirtorch", case)
     out = Network(OF_NIRTORCH[case])(recorded["x"].reshape(-1, 1, 1))[1]
     np.testing.assert_array_equal(out.ravel(), recorded["out"].ravel())
@@ -165,12 +198,17 @@ def test_graphs_in_nirtorch_and_a_queue_of_spikingjelly(x64, case):
 @pytest.mark.ci
 @pytest.mark.every
 def test_graphs_of_jaxpike(x64):
-    """A cycle reads the last output of the node before it. Here it is a join, with zeros for its past at the start.
+    """A cycle reads the last output of the node before it. Here it is a join, with zeros for its
+    past at the start.
 
-    jaxpike takes the edge that closes a cycle from the order of the list of edges. This library asks for a delay.
+    jaxpike takes the edge that closes a cycle from the order of the list of edges. This library
+    asks for a delay.
     """
     recorded = Recorded("jaxpike", "recurrent")
-    given = {name: (recorded[f"{name}.weight"], recorded[f"{name}.bias"]) for name in ("w_in", "w_rec", "w_out")}
+    given = {
+        name: (recorded[f"{name}.weight"], recorded[f"{name}.bias"])
+        for name in ("w_in", "w_rec", "w_out")
+    }
     given["x"] = recorded["x"]
     options = {"decay": spikegrad.decay_from_tau(20.0), "norm_input": True}
     hidden = LIF(threshold=0.5, surrogate=strict(spikegrad.InvSquareGrad(25.0)), **options)
@@ -195,16 +233,23 @@ def test_graphs_of_jaxpike(x64):
 
 
 def test_loops_with_delays_of_nest(x64):
-    """Two populations of neurons, all of which are connected with delays of 1 to 3 steps, have the spikes of NEST."""
+    """Two populations of neurons, all of which are connected with delays of 1 to 3 steps, have the
+    spikes of NEST.
+    """
     recorded = Recorded("nest", "network")
     decay = np.exp(-0.1)
     delayed = np.stack([recorded["weight"] * (recorded["delay"] == d) for d in (1, 2, 3)])
     parts = {"excitatory": slice(48), "inhibitory": slice(48, None)}
     layers = {}
     for name, receivers in parts.items():
-        weights = {sender: Window(delayed[:, senders, receivers], delay=1) for sender, senders in parts.items()}
+        weights = {
+            sender: Window(delayed[:, senders, receivers], delay=1)
+            for sender, senders in parts.items()
+        }
         constant = (1 - decay) * recorded["current"][receivers]
-        layers[name] = Layer({"input": lambda x, c=constant: x * c, **weights}, LIF(decay, reset="value"))
+        layers[name] = Layer(
+            {"input": lambda x, c=constant: x * c, **weights}, LIF(decay, reset="value")
+        )
     out = jax.jit(lambda: Network(layers, outputs=tuple(parts))(np.ones((500, 1, 1)))[1])()
     out = np.concatenate([out[name][:, 0] for name in parts], 1)
     assert 0.03 < out.mean() < 0.3
@@ -212,15 +257,23 @@ def test_loops_with_delays_of_nest(x64):
 
 
 def check_block(recorded, run, layers, parts, mode):
-    """Compare a block called "block", of ``layers(params, running)``. Its parts have a convolution and a norm each."""
+    """Compare a block called "block", of ``layers(params, running)``. Its parts have a convolution
+    and a norm each.
+    """
     params, running = {}, {}
     for part, (conv, norm) in parts.items():
         scale, offset, *moments = recorded.norm(norm)
-        params[part] = {"kernel": recorded[f"{conv}.weight"].transpose(2, 3, 1, 0), "scale": scale, "offset": offset}
+        params[part] = {
+            "kernel": recorded[f"{conv}.weight"].transpose(2, 3, 1, 0),
+            "scale": scale,
+            "offset": offset,
+        }
         running[f"block.{part}"] = tuple(moments)
 
     def outputs(given):
-        states, out = Network(layers(given["params"], running if mode == "eval" else None))(given["x"])
+        states, out = Network(layers(given["params"], running if mode == "eval" else None))(
+            given["x"]
+        )
         return jnp.moveaxis(out, -1, 2), states
 
     given = {"params": params, "x": jnp.moveaxis(recorded["x"], 2, -1)}
@@ -232,7 +285,9 @@ def check_block(recorded, run, layers, parts, mode):
         found |= {f"d_{norm}.weight": of_part["scale"], f"d_{norm}.bias": of_part["offset"]}
         if mode == "train":  # statistics of the batch are states of joins over time
             found[f"new_{norm}.running_mean"] = blended(running[name][0], states[name][0])
-            found[f"new_{norm}.running_var"] = blended(running[name][1], states[name][1], out[:, :, 0].size)
+            found[f"new_{norm}.running_var"] = blended(
+                running[name][1], states[name][1], out[:, :, 0].size
+            )
     recorded.check(found, run)
 
 
@@ -246,14 +301,16 @@ def test_blocks_of_sew_resnet(x64, case, connect, mode):
         parts["shortcut"] = ("downsample.0", "downsample.1")
 
     def layers(params, running):
-        return example.sew_block("block", "input", params, running, connect=connect, stride=1 + (case == "half"))
+        return example.sew_block(
+            "block", "input", params, running, connect=connect, stride=1 + (case == "half")
+        )
 
     check_block(Recorded("sew_resnet", case), f"{connect}/{mode}", layers, parts, mode)
 
 
 MS_BLOCKS = {
-    # SpikingJelly's block has a surrogate of twice the height and half the width. Its neurons fire at the threshold,
-    # those of the authors fire above it.
+    # SpikingJelly's block has a surrogate of twice the height and half the width. Its neurons fire
+    # at the threshold, those of the authors fire above it.
     "authors": ("ms_resnet_authors", "", strict(get("spikingjelly.Rect"))),
     "spikingjelly": ("ms_resnet", "alpha=2/", get("spikingjelly.Rect(alpha=2)")),
     "spikingjelly, surrogate of the authors": ("ms_resnet", "alpha=1/", get("spikingjelly.Rect")),
@@ -266,12 +323,24 @@ MS_BLOCKS = {
 def test_blocks_of_ms_resnet(x64, monkeypatch, source, case, mode):
     example = importlib.import_module("ms_resnet")
     file, run, surrogate = MS_BLOCKS[source]
-    monkeypatch.setattr(example, "NEURONS", LIF(0.25, 0.5, surrogate, reset="value", detach_reset=True))
+    monkeypatch.setattr(
+        example, "NEURONS", LIF(0.25, 0.5, surrogate, reset="value", detach_reset=True)
+    )
     if source == "authors":
-        conv, norm, shortcut = "residual_function.{}", "residual_function.{}.bn", ("shortcut.0", "shortcut.1.bn")
-        parts = {"conv1": (conv.format(1), norm.format(2)), "conv2": (conv.format(4), norm.format(5))}
+        conv, norm, shortcut = (
+            "residual_function.{}",
+            "residual_function.{}.bn",
+            ("shortcut.0", "shortcut.1.bn"),
+        )
+        parts = {
+            "conv1": (conv.format(1), norm.format(2)),
+            "conv2": (conv.format(4), norm.format(5)),
+        }
     else:
-        parts, shortcut = {"conv1": ("conv1", "bn1"), "conv2": ("conv2", "bn2")}, ("downsample.0", "downsample.1")
+        parts, shortcut = (
+            {"conv1": ("conv1", "bn1"), "conv2": ("conv2", "bn2")},
+            ("downsample.0", "downsample.1"),
+        )
     if case == "half":
         parts["shortcut"] = shortcut
 
@@ -293,7 +362,9 @@ def load(module, recorded, linear, norm, part=slice(None)):
 @pytest.mark.parametrize("mode", few(MODES, "train"))
 @pytest.mark.parametrize("case", few(["block", "attention"], "attention"))
 def test_blocks_of_spikformer(x64, case, mode):
-    """Patches are another matter: SpikingJelly 2.0.0 pools them before the neurons, the authors after the neurons."""
+    """Patches are another matter: SpikingJelly 2.0.0 pools them before the neurons, the authors
+    after the neurons.
+    """
     nnx = pytest.importorskip("flax.nnx")
     example = importlib.import_module("spikformer")
     recorded = Recorded("spikformer", case)
@@ -304,7 +375,10 @@ def test_blocks_of_spikformer(x64, case, mode):
     }
     where["project"] = f"{prefix}proj_conv_bn.0", f"{prefix}proj_conv_bn.1", slice(None)
     if case == "block":
-        where |= {part: (f"mlp.{fc}.0", f"mlp.{fc}.1", slice(None)) for part, fc in (("up", "fc1"), ("down", "fc2"))}
+        where |= {
+            part: (f"mlp.{fc}.0", f"mlp.{fc}.1", slice(None))
+            for part, fc in (("up", "fc1"), ("down", "fc2"))
+        }
     block = example.SpikformerBlock(32, 2, nnx.Rngs(0))
     assert sum(leaf.size for leaf in jax.tree.leaves(nnx.state(block, nnx.Param))) == 12864
     for part, place in where.items():
@@ -314,18 +388,28 @@ def test_blocks_of_spikformer(x64, case, mode):
 
     def run(given):
         block = nnx.merge(graph, given["params"], rest)
-        layers = block.layers("block", "input") if case == "block" else block.attention("block", "input")
-        states, out = Network(layers, outputs="block" if case == "block" else "block.project")(given["x"])
+        layers = (
+            block.layers("block", "input") if case == "block" else block.attention("block", "input")
+        )
+        states, out = Network(layers, outputs="block" if case == "block" else "block.project")(
+            given["x"]
+        )
         return out.swapaxes(2, 3).reshape(recorded["x"].shape), states
 
     tokens = recorded["x"].reshape(2, 2, 32, 16).swapaxes(2, 3)
     out, gradient, states = differentiate(recorded, run, {"params": params, "x": tokens})
-    found, pieces = {"out": out, "d_x": gradient["x"].swapaxes(2, 3).reshape(recorded["x"].shape)}, {}
+    found, pieces = (
+        {"out": out, "d_x": gradient["x"].swapaxes(2, 3).reshape(recorded["x"].shape)},
+        {},
+    )
     gradient = nnx.to_pure_dict(gradient["params"])
     for part, (linear, norm, _) in where.items():
         of_part = gradient[part]
         new = {f"d_{linear}.weight": of_part["linear"]["kernel"].T[:, :, None]}
-        new |= {f"d_{norm}.weight": of_part["norm"]["scale"], f"d_{norm}.bias": of_part["norm"]["bias"]}
+        new |= {
+            f"d_{norm}.weight": of_part["norm"]["scale"],
+            f"d_{norm}.bias": of_part["norm"]["bias"],
+        }
         if mode == "train":  # Flax keeps the biased variance of 2 steps, 2 examples and 16 tokens
             state = nnx.to_pure_dict(states[f"block.{part}.norm"])["norm"]
             old = getattr(block, part).norm.var[...]
@@ -363,8 +447,13 @@ def bntt(recorded, given, mode):
     def function(x):
         names = [f"1.bn_list.{t}" for t in range(4)]
         scale = jnp.stack([given[f"{name}.weight"] for name in names])[:, None]
-        moments = [np.stack([recorded[f"{n}.running_{part}"] for n in names])[:, None] for part in ("mean", "var")]
-        return normalized(x @ given["0.weight"].T, (scale, 0.0, *moments), (1,) if mode == "train" else None)
+        moments = [
+            np.stack([recorded[f"{n}.running_{part}"] for n in names])[:, None]
+            for part in ("mean", "var")
+        ]
+        return normalized(
+            x @ given["0.weight"].T, (scale, 0.0, *moments), (1,) if mode == "train" else None
+        )
 
     return function
 
@@ -374,7 +463,11 @@ def bntt(recorded, given, mode):
 def test_norms_through_time(x64, case, mode):
     recorded = Recorded("norms", case)
     norm = {"tdBN": td_bn, "TEBN": te_bn, "BNTT": bntt}[case]
-    given = {name: recorded[name] for name in recorded.record.dtype.names if name.endswith(("weight", "bias", "scale"))}
+    given = {
+        name: recorded[name]
+        for name in recorded.record.dtype.names
+        if name.endswith(("weight", "bias", "scale"))
+    }
     given = {name: value for name, value in given.items() if name[0] in "01"} | {"x": recorded["x"]}
 
     def run(given):
@@ -392,8 +485,12 @@ def test_norms_through_time(x64, case, mode):
         names = [f"1.bn_list.{t}" for t in range(4)] if case == "BNTT" else ["1"]
         for t, name in enumerate(names):
             count = 6 if case == "BNTT" else 24
-            found[f"new_{name}.running_mean"] = blended(recorded[f"{name}.running_mean"], mean[t, 0])
-            found[f"new_{name}.running_var"] = blended(recorded[f"{name}.running_var"], var[t, 0], count)
+            found[f"new_{name}.running_mean"] = blended(
+                recorded[f"{name}.running_mean"], mean[t, 0]
+            )
+            found[f"new_{name}.running_var"] = blended(
+                recorded[f"{name}.running_var"], var[t, 0], count
+            )
     recorded.check(found, mode)
     if case == "tdBN":  # a scale of alpha times the threshold
         np.testing.assert_allclose(recorded["initial_1.weight"], 0.7071 * 0.5, rtol=1e-6)
@@ -405,7 +502,9 @@ TANH = strict(float(1 / np.tanh(1.5)) * spikegrad.truncated(Sigmoid(6.0), 0.5))
 
 @pytest.mark.parametrize("mode", few(MODES, "train"))
 def test_normalized_potentials(x64, mode):
-    """SpikingJelly 2.0.0 resets the normalized potential instead, and ignores scales below 0 when it folds them."""
+    """SpikingJelly 2.0.0 resets the normalized potential instead, and ignores scales below 0 when
+    it folds them.
+    """
     recorded = Recorded("mpbn", "neurons")
     old = {part: recorded[f"bn.running_{part}"] for part in ("mean", "var")}
     moments = {part: value[:, None, None] for part, value in old.items()} if mode == "eval" else {}

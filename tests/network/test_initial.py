@@ -7,7 +7,18 @@ import pytest
 from conftest import few
 from networks import assert_raises, observed
 
-from spikegrad import LIF, AdaptiveLIF, Cell, Layer, LeakyReadout, Network, SynapticLIF, bounded, neurons, parameter
+from spikegrad import (
+    LIF,
+    AdaptiveLIF,
+    Cell,
+    Layer,
+    LeakyReadout,
+    Network,
+    SynapticLIF,
+    bounded,
+    neurons,
+    parameter,
+)
 from spikegrad.network import fluctuation_driven
 from spikegrad.neurons import LinearResponse, MultiSynapticLIF, Refractory
 from spikegrad.surrogates import sigmoid
@@ -21,7 +32,12 @@ CELLS = {  # with decay, synaptic decay and gain
     "lif": (LIF(0.9), 0.9, 0.0, 1.0),
     "adaptive, norm_input": (AdaptiveLIF(0.8, norm_input=True), 0.8, 0.0, 0.2),
     "synaptic": (SynapticLIF(0.9, synaptic_decay=0.8), 0.9, 0.8, 1.0),
-    "synaptic, norm_input": (SynapticLIF(0.95, synaptic_decay=0.7, norm_input=True), 0.95, 0.7, 0.05),
+    "synaptic, norm_input": (
+        SynapticLIF(0.95, synaptic_decay=0.7, norm_input=True),
+        0.95,
+        0.7,
+        0.05,
+    ),
     "refractory": (Refractory(SynapticLIF(0.7, synaptic_decay=0.7), steps=2), 0.7, 0.7, 1.0),
     "bounded": (LIF(bounded(0.9)), 0.9, 0.0, 1.0),
     "readout": (LeakyReadout(0.95), 0.95, 0.0, 1.0),
@@ -53,7 +69,9 @@ def test_weights_solve_the_equations_of_the_paper_and_of_what_differs_between_ne
     kernel = potentials(impulse, decay, synapse, gain).ravel()
     for n, p, mean, std in ((300, 0.004, 0.0, None), (4, 0.2, 0.3, 0.7)):
         mu = mean / (n * p * kernel.sum())
-        target = ((1.0 if std is None else std) ** 2 - mu**2 * n * p * (1 - p) * (kernel**2).sum()) / n
+        target = (
+            (1.0 if std is None else std) ** 2 - mu**2 * n * p * (1 - p) * (kernel**2).sum()
+        ) / n
         variance = target / (p * (1 - p) * (kernel**2).sum() + p**2 * kernel.sum() ** 2)
         weight = fluctuation_driven(cell, p, mean=mean, std=std)(KEY, (n, 20))
         np.testing.assert_allclose(
@@ -68,14 +86,18 @@ def test_potentials_of_random_spikes(name):
     fired = rng().random((400, 10, NEURONS)) < 0.05  # as if neurons fired by themselves
     layer = Layer.init(KEY, N, NEURONS, cell, rate=0.05, mean=0.4, std=0.6, recurrent=True)
     parts = (spikes, layer.weight), (fired, layer.recurrent)
-    below, feedback = (potentials(x @ np.asarray(w, float), decay, synapse, gain)[200:] for x, w in parts)
+    below, feedback = (
+        potentials(x @ np.asarray(w, float), decay, synapse, gain)[200:] for x, w in parts
+    )
     assert below.var() / (below.var() + feedback.var()) == pytest.approx(0.9, rel=0.03)
     assert (below + feedback).std() == pytest.approx(0.6, rel=0.05)
     assert (below + feedback).mean() == pytest.approx(0.4, abs=0.05)
 
 
 def test_potentials_of_inputs_that_are_measured():
-    """Real numbers that go on from step to step and from channel to channel, in sequences that are short."""
+    """Real numbers that go on from step to step and from channel to channel, in sequences that are
+    short.
+    """
     steps, examples, channels = 30, 60, 8
     noise = rng().normal(size=(steps, examples, channels)) @ rng().normal(size=(channels, channels))
     mask = np.arange(steps)[:, None] < rng().integers(5, steps, examples)
@@ -102,7 +124,9 @@ def test_neurons_with_decays_of_their_own():
 
 def test_convolutions():
     images = rng().random((40, 4, 10, 10, 3)) < 0.1
-    windows = np.lib.stride_tricks.sliding_window_view(images, (5, 5), (2, 3))  # those of a convolution
+    windows = np.lib.stride_tricks.sliding_window_view(
+        images, (5, 5), (2, 3)
+    )  # those of a convolution
     for rate in (0.1, images):
         kernel = np.asarray(fluctuation_driven(LIF(0.8), rate)(KEY, (5, 5, 3, 64)), np.float64)
         currents = np.einsum("tbhwcij,ijcn->tbhwn", windows, kernel, optimize=True)
@@ -116,12 +140,24 @@ def test_each_layer_of_a_network_goes_by_the_spikes_of_the_one_below():
     cell, readout = SynapticLIF(0.9, synaptic_decay=0.8), LeakyReadout(0.95)
     options = {"mask": mask, "recurrent": True, "std": 0.9, "bias": True}
     key = jax.random.key(3, impl="rbg")  # a key of any kind, because no spikes are drawn
-    network = jax.jit(lambda: Network.init(key, spikes, (200, 150, 100), cell, readout, **options))()
+    network = jax.jit(
+        lambda: Network.init(key, spikes, (200, 150, 100), cell, readout, **options)
+    )()
     first, second, last = network.layers.values()
-    assert [layer.weight.shape for layer in network.layers.values()] == [(40, 200), (200, 150), (150, 100)]
-    assert (first.recurrent.shape, second.recurrent.shape, last.recurrent) == ((200, 200), (150, 150), None)
+    assert [layer.weight.shape for layer in network.layers.values()] == [
+        (40, 200),
+        (200, 150),
+        (150, 100),
+    ]
+    assert (first.recurrent.shape, second.recurrent.shape, last.recurrent) == (
+        (200, 200),
+        (150, 150),
+        None,
+    )
     assert not any(np.any(layer.bias) for layer in network.layers.values())
-    one, two, out = map(np.asarray, jax.jit(lambda: [*observed(network, spikes, mask=mask)[1].values()])())
+    one, two, out = map(
+        np.asarray, jax.jit(lambda: [*observed(network, spikes, mask=mask)[1].values()])()
+    )
 
     def expected(x, weight, decays):
         """The standard deviation over all weights that might have been drawn."""
@@ -129,17 +165,28 @@ def test_each_layer_of_a_network_goes_by_the_spikes_of_the_one_below():
         return np.sqrt((np.asarray(weight, np.float64) ** 2).mean() * (traces**2).sum(1).mean())
 
     for x, s, layer in ((spikes, one, first), (one, two, second)):
-        assert expected(x, layer.weight, (0.9, 0.8, 1)) == pytest.approx(0.9 * np.sqrt(0.9), rel=0.03)
+        assert expected(x, layer.weight, (0.9, 0.8, 1)) == pytest.approx(
+            0.9 * np.sqrt(0.9), rel=0.03
+        )
         assert 0.01 < s[mask].mean() < 0.1
-        before = np.concatenate([np.zeros_like(s[:1]), s[:-1]])  # their rate was measured without the feedback
-        assert expected(before, layer.recurrent, (0.9, 0.8, 1)) == pytest.approx(0.9 * np.sqrt(0.1), rel=0.15)
+        before = np.concatenate(
+            [np.zeros_like(s[:1]), s[:-1]]
+        )  # their rate was measured without the feedback
+        assert expected(before, layer.recurrent, (0.9, 0.8, 1)) == pytest.approx(
+            0.9 * np.sqrt(0.1), rel=0.15
+        )
     assert expected(two, last.weight, (0.95, 0, 1)) == pytest.approx(1, rel=0.03)
     assert out[mask].std() == pytest.approx(1, rel=0.25)
 
 
 def test_initializers_of_jax():
-    he, even = jax.nn.initializers.he_normal(), jax.nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
-    layer = Layer.init(KEY, 400, 200, LIF(), weight=he, recurrent=jax.nn.initializers.orthogonal(), bias=True)
+    he, even = (
+        jax.nn.initializers.he_normal(),
+        jax.nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform"),
+    )
+    layer = Layer.init(
+        KEY, 400, 200, LIF(), weight=he, recurrent=jax.nn.initializers.orthogonal(), bias=True
+    )
     assert layer.weight.std() == pytest.approx(np.sqrt(2 / 400), rel=0.02)
     recurrent = np.asarray(layer.recurrent)
     np.testing.assert_allclose(recurrent @ recurrent.T, np.eye(200), atol=1e-4)
@@ -161,7 +208,12 @@ def test_keys_can_be_mapped_and_give_independent_weights():
     def drawn(key):
         cell = LIF(jnp.full(20, 0.9))
         network = Network.init(key, 20, (20, 20, 20, 20), cell, cell, rate=0.1, recurrent=True)
-        return [w for layer in network.layers.values() for w in (layer.weight, layer.recurrent) if w is not None]
+        return [
+            w
+            for layer in network.layers.values()
+            for w in (layer.weight, layer.recurrent)
+            if w is not None
+        ]
 
     keys = jax.random.split(KEY, 2)
     several, one = jax.jit(jax.vmap(drawn))(keys), drawn(keys[1])
@@ -234,7 +286,11 @@ class InOneArray(Cell):
 
 MEASURED = {
     "several states": (TwoStates(), SynapticLIF(0.9, threshold=2.5, synaptic_decay=0.8), None),
-    "decays of neurons": (TwoStates(np.array([[0.9, 0.5, 0.7]])), SynapticLIF(np.array([0.9, 0.5, 0.7])), 2.5),
+    "decays of neurons": (
+        TwoStates(np.array([[0.9, 0.5, 0.7]])),
+        SynapticLIF(np.array([0.9, 0.5, 0.7])),
+        2.5,
+    ),
     "one receptor": (MultiSynapticLIF(0.9, synaptic_decay=np.array([0.8])), SynapticLIF(0.9), None),
 }
 WINDOW = rng().random((30, 4, 9)) < 0.3
@@ -254,10 +310,15 @@ def test_a_measured_response_is_that_of_the_declared_cell(name, measured):
 
 
 def test_a_cell_that_fires_without_inputs_responds_until_then():
-    """It is 0.67 below the threshold after its first step, and 0.01 after the third: a small pulse makes no spike."""
+    """It is 0.67 below the threshold after its first step, and 0.01 after the third: a small pulse
+    makes no spike.
+    """
     n, p = 50, 0.1
     square = (p - p**2) * 3 + (3 * p) ** 2
-    weight, normal = fluctuation_driven(Steady(0.33), p)(KEY, (n, 7)), jax.random.normal(KEY, (n, 7))
+    weight, normal = (
+        fluctuation_driven(Steady(0.33), p)(KEY, (n, 7)),
+        jax.random.normal(KEY, (n, 7)),
+    )
     np.testing.assert_allclose(weight, 0.67 / np.sqrt(n * square) * normal, rtol=1e-4)
 
 
@@ -269,13 +330,28 @@ def test_receptors_give_equal_parts_of_the_variance():
     assert layer.weight.shape == (N, NEURONS, 2)
     assert layer.recurrent.shape == (NEURONS, NEURONS, 2)
     assert layer.bias.shape == (NEURONS, 2)
-    parts = [potentials(spikes @ np.asarray(layer.weight, float)[..., r], 0.9, gamma[r], 1.0) for r in range(2)]
+    parts = [
+        potentials(spikes @ np.asarray(layer.weight, float)[..., r], 0.9, gamma[r], 1.0)
+        for r in range(2)
+    ]
     for part in parts:
         assert part.std() == pytest.approx(2.0 * np.sqrt(0.9 / 2), rel=0.05)
     assert sum(parts).std() == pytest.approx(2.0 * np.sqrt(0.9), rel=0.05)
 
 
-OTHERS = "AdEx", "AdLIF", "BRF", "CLIF", "EIF", "EulerAdLIF", "HRF", "Izhikevich", "QIF", "RF", "TCLIF"
+OTHERS = (
+    "AdEx",
+    "AdLIF",
+    "BRF",
+    "CLIF",
+    "EIF",
+    "EulerAdLIF",
+    "HRF",
+    "Izhikevich",
+    "QIF",
+    "RF",
+    "TCLIF",
+)
 
 
 @pytest.mark.ci
@@ -292,25 +368,36 @@ def test_every_cell_of_the_library_fires_at_first(name):
 @pytest.mark.parametrize("rate", [0.1, WINDOW])
 def test_a_cell_declares_its_linear_response(rate):
     known = fluctuation_driven(LIF(0.5), rate, std=2.0)(KEY, (9, 5))
-    np.testing.assert_allclose(fluctuation_driven(Declared(), rate)(KEY, (9, 5)), known / 3, rtol=1e-6)
+    np.testing.assert_allclose(
+        fluctuation_driven(Declared(), rate)(KEY, (9, 5)), known / 3, rtol=1e-6
+    )
 
 
 SPIKES = np.zeros((3, 2, 4), bool)
 REFUSED = {
-    "ValueError: response must end within 4096 steps; pass inputs": lambda: fluctuation_driven(neurons.TCLIF(), 0.1),
-    "TypeError: the first array of the state of InOneArray must have the output's shape, (1, 2); define encode": (
-        lambda: fluctuation_driven(InOneArray(), 0.1)
+    "ValueError: response must end within 4096 steps; pass inputs": lambda: fluctuation_driven(
+        neurons.TCLIF(), 0.1
     ),
-    "ValueError: rate must be > 0 and <= 1, got 1.5; for other inputs": lambda: fluctuation_driven(LIF(), 1.5),
+    "TypeError: the first array of the state of InOneArray must have the output's shape, (1, 2); "
+    "define encode": (lambda: fluctuation_driven(InOneArray(), 0.1)),
+    "ValueError: rate must be > 0 and <= 1, got 1.5; for other inputs": lambda: fluctuation_driven(
+        LIF(), 1.5
+    ),
     "ValueError: std must be > 0, got -1": lambda: fluctuation_driven(LIF(), 0.1, std=-1.0),
     "ValueError: decay must be < 1 for a rate, got 1.0": lambda: fluctuation_driven(LIF(1.0), 0.1),
     "ValueError: inputs must be finite and not all 0": lambda: fluctuation_driven(LIF(), SPIKES),
-    "ValueError: finite and not all 0, because": lambda: fluctuation_driven(LIF(), SPIKES * np.float32(np.nan)),
-    "ValueError: inputs must be (steps, examples, inputs), got (2,": lambda: fluctuation_driven(LIF(), SPIKES[0]),
+    "ValueError: finite and not all 0, because": lambda: fluctuation_driven(
+        LIF(), SPIKES * np.float32(np.nan)
+    ),
+    "ValueError: inputs must be (steps, examples, inputs), got (2,": lambda: fluctuation_driven(
+        LIF(), SPIKES[0]
+    ),
     "ValueError: std is too small: equal weights for mean 0.9": lambda: fluctuation_driven(
         LIF(), 0.1, mean=0.9, std=1e-3
     ),
-    "TypeError: pass inputs to measure, or a rate": lambda: Layer.init(KEY, SPIKES, 2, LIF(), rate=0.1),
+    "TypeError: pass inputs to measure, or a rate": lambda: Layer.init(
+        KEY, SPIKES, 2, LIF(), rate=0.1
+    ),
     "ValueError: Network: layer '1': fluctuation_driven: inputs must be finite and not all 0": (
         lambda: Network.init(KEY, ~SPIKES, (3, 2), LIF(), std=1e-3)
     ),
@@ -328,7 +415,10 @@ def test_recurrent_weights_of_a_sequence_with_gaps_are_those_without():
     there = np.arange(40) % 3 < 2
     options = {"cell": LIF(0.9), "recurrent": True}
     gaps, none = jax.jit(
-        lambda: [Layer.init(KEY, x, 16, mask=there, **options), Layer.init(KEY, x[there], 16, **options)]
+        lambda: [
+            Layer.init(KEY, x, 16, mask=there, **options),
+            Layer.init(KEY, x[there], 16, **options),
+        ]
     )()
     np.testing.assert_allclose(gaps.recurrent, none.recurrent, rtol=1e-5)
     np.testing.assert_allclose(gaps.weight, none.weight, rtol=1e-5)

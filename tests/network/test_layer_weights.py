@@ -1,4 +1,6 @@
-"""Layers of any kind: whatever JAX can trace is a weight, and gradients reach what it closes over."""
+"""Layers of any kind: whatever JAX can trace is a weight, and gradients reach what it
+closes over.
+"""
 
 import copy
 import functools
@@ -65,7 +67,9 @@ FORMS = {
 }
 
 
-@pytest.mark.parametrize("form", few(FORMS, "jax.checkpoint", "a bound method", "an array that can be called"))
+@pytest.mark.parametrize(
+    "form", few(FORMS, "jax.checkpoint", "a bound method", "an array that can be called")
+)
 def test_functions_that_close_over_their_weights(form):
     of = FORMS[form]
     gradient = jax.grad(lambda w, r: loss(Network([Layer(of(w), LIF(), of(r))])), (0, 1))
@@ -83,7 +87,9 @@ def test_matrix_within_bounds():
 
 
 def test_module_of_equinox_for_one_example():
-    """``eqx.filter_vmap`` keeps its arrays trainable. Without a map, or with one of JAX, a line says so."""
+    """``eqx.filter_vmap`` keeps its arrays trainable. Without a map, or with one of JAX, a line
+    says so.
+    """
     eqx = pytest.importorskip("equinox")
     linear = eqx.nn.Linear(INPUTS, NEURONS, key=jax.random.key(0))
     network = Network([Layer(eqx.filter_vmap(linear), LIF(threshold=0.1), R)])
@@ -91,15 +97,23 @@ def test_module_of_equinox_for_one_example():
     got = jax.jit(jax.grad(lambda trainable: loss(combine(trainable, static))))(trainable)
 
     def by_hand(w):
-        return loss(Network([Layer(lambda x: x @ w[0].T + w[1], LIF(threshold=0.1), R)]), backward="scan")
+        return loss(
+            Network([Layer(lambda x: x @ w[0].T + w[1], LIF(threshold=0.1), R)]), backward="scan"
+        )
 
     expected = jax.jit(jax.grad(by_hand))((linear.weight, linear.bias[None]))
     assert_close(jax.tree.leaves(got)[:2], [expected[0], expected[1][0]])
-    with pytest.raises(TypeError, match=r"one example pass .* for a module of Equinox eqx.filter_vmap\(weight\)"):
+    with pytest.raises(
+        TypeError, match=r"one example pass .* for a module of Equinox eqx.filter_vmap\(weight\)"
+    ):
         Network([Layer(linear, LIF(), R)])(X)
-    with pytest.warns(UserWarning, match=r"function at layers/0/weight closes over arrays.*eqx.filter_vmap"):
+    with pytest.warns(
+        UserWarning, match=r"function at layers/0/weight closes over arrays.*eqx.filter_vmap"
+    ):
         trainable, _ = partition(Network([Layer(jax.vmap(linear), LIF())]))
-    with pytest.raises(ValueError, match=r"fit: trainable has no floating-point array to train.*eqx.filter_vmap"):
+    with pytest.raises(
+        ValueError, match=r"fit: trainable has no floating-point array to train.*eqx.filter_vmap"
+    ):
         fit(lambda *_: (0.0, {}), trainable, [X], optimizer=optax.sgd(0.1), key=jax.random.key(0))
     with pytest.raises(ValueError, match="diagnose: network has no floating-point array to train"):
         diagnose(Network([Layer(jax.vmap(linear), LIF())]), X, jnp.sum, optimizer=optax.sgd(0.1))
@@ -126,11 +140,16 @@ def test_brainstate():
     linear = brainstate.nn.Linear(INPUTS, NEURONS)
     states = linear.states(brainstate.ParamState)
     with jax.numpy_rank_promotion("allow"):  # which its own layers need
-        gradient = brainstate.transform.grad(lambda: loss(Network([Layer(linear, LIF(threshold=0.1))])), states)
+        gradient = brainstate.transform.grad(
+            lambda: loss(Network([Layer(linear, LIF(threshold=0.1))])), states
+        )
         got = brainstate.transform.jit(gradient)()
 
         def by_hand(p):
-            return loss(Network([Layer(lambda x: x @ p["weight"] + p["bias"], LIF(threshold=0.1))]), backward="scan")
+            return loss(
+                Network([Layer(lambda x: x @ p["weight"] + p["bias"], LIF(threshold=0.1))]),
+                backward="scan",
+            )
 
         (parameters,) = (state.value for state in states.values())
         assert_close(*got.values(), jax.jit(jax.grad(by_hand))(parameters))
@@ -139,9 +158,9 @@ def test_brainstate():
 def test_gradient_of_a_network_with_numbers():
     """Numbers among its fields are differentiated as well, compiled or not."""
     network = Network([Layer(W, LIF(0.9, 0.8), R, bias=0.1)])
-    got, expected = jax.jit(lambda n: [jax.grad(loss)(n), jax.grad(functools.partial(loss, backward="scan"))(n)])(
-        network
-    )
+    got, expected = jax.jit(
+        lambda n: [jax.grad(loss)(n), jax.grad(functools.partial(loss, backward="scan"))(n)]
+    )(network)
     assert float(got.layers[0].cell.decay) != 0 != float(got.layers[0].bias)
     assert_close(got, expected, zero=True)  # a step does not depend on its surrogate's alpha
 
@@ -158,8 +177,14 @@ class Connected(Cell):
 
     def integrate(self, v, current):
         v, last, refractory = v
-        current = jnp.where(self.allowed[None] & jax.random.bernoulli(self.key, 0.9, current.shape), current, 0)
-        return 0.9 * v + jnp.where(refractory, jnp.zeros_like(current), current)[:, self.index], last, refractory
+        current = jnp.where(
+            self.allowed[None] & jax.random.bernoulli(self.key, 0.9, current.shape), current, 0
+        )
+        return (
+            0.9 * v + jnp.where(refractory, jnp.zeros_like(current), current)[:, self.index],
+            last,
+            refractory,
+        )
 
     def fire(self, u):
         u, last, _ = u
@@ -179,7 +204,11 @@ def test_leaves_and_states_without_a_derivative():
         weight = jax.tree_util.Partial(product, w, jax.random.key(2))
         return loss(Network([Layer(weight, cell, r)]), backward=mode)
 
-    assert_close(*jax.jit(lambda w, r: [jax.grad(of, (0, 1))(w, r, mode) for mode in ("exact", "scan")])(W, R))
+    assert_close(
+        *jax.jit(lambda w, r: [jax.grad(of, (0, 1))(w, r, mode) for mode in ("exact", "scan")])(
+            W, R
+        )
+    )
 
 
 def test_the_gradient_of_a_layer_with_an_integer_leaf():
@@ -194,9 +223,13 @@ def test_matrices_of_integers_do_not_truncate_what_comes_in():
     mask = np.arange(35).reshape(5, 7) % 2
 
     def run(r, dtype):
-        return jax.value_and_grad(lambda r: loss(Network([Layer(jnp.asarray(mask, dtype), LIF(), r)])))(r)
+        return jax.value_and_grad(
+            lambda r: loss(Network([Layer(jnp.asarray(mask, dtype), LIF(), r)]))
+        )(r)
 
-    expected, *others = jax.jit(lambda r: [run(r, dtype) for dtype in (jnp.float32, jnp.int32, bool)])(R)
+    expected, *others = jax.jit(
+        lambda r: [run(r, dtype) for dtype in (jnp.float32, jnp.int32, bool)]
+    )(R)
     for got in others:
         assert_close(got, expected)
 
@@ -211,7 +244,9 @@ def test_a_matrix_in_half_precision_beside_one_in_single():
         return lambda x: x.astype(w.dtype) @ w
 
     half = W.astype(jnp.bfloat16)
-    expected = jax.jit(jax.grad(functools.partial(of, product=product), (0, 1)), static_argnums=2)(half, R, "scan")
+    expected = jax.jit(jax.grad(functools.partial(of, product=product), (0, 1)), static_argnums=2)(
+        half, R, "scan"
+    )
     got = jax.jit(jax.grad(of, (0, 1)), static_argnums=2)(half, R, "exact")
     assert [g.dtype for g in got] == [jnp.bfloat16, jnp.float32]
     # XLA rounds the same product here, and keeps it in single precision there
@@ -244,9 +279,20 @@ class MutableCell(Cell):
     ("thing", "field", "value", "layer"),
     [
         (Product(W), "value", -W, lambda o: Layer(o, LIF(), R)),
-        (Variable(jnp.zeros(NEURONS)), "value", jnp.ones(NEURONS), lambda o: Layer(W, LIF(), bias=o)),
+        (
+            Variable(jnp.zeros(NEURONS)),
+            "value",
+            jnp.ones(NEURONS),
+            lambda o: Layer(W, LIF(), bias=o),
+        ),
         (MutableCell(0.5), "decay", 0.99, lambda o: Layer(W, o)),
-        pytest.param(Mutable(1.0), "alpha", 3.0, lambda o: Layer(W, LIF(surrogate=o), R), marks=pytest.mark.every),
+        pytest.param(
+            Mutable(1.0),
+            "alpha",
+            3.0,
+            lambda o: Layer(W, LIF(surrogate=o), R),
+            marks=pytest.mark.every,
+        ),
     ],
     ids=["weight", "bias", "cell", "surrogate"],
 )

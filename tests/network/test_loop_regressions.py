@@ -67,7 +67,9 @@ def test_fewer_steps_than_layers(mode):
 def test_the_mask_of_inputs_without_a_batch():
     """Its second axis would be that of the neurons."""
     network = Network([Layer(W, LIF())])
-    with pytest.raises(ValueError, match=r"mask must be of bool and of shape .*, here of \(12,\), got"):
+    with pytest.raises(
+        ValueError, match=r"mask must be of bool and of shape .*, here of \(12,\), got"
+    ):
         network(X[:, 0], mask=np.ones((12, 5), bool))
     mask = np.arange(12) % 3 > 0
     got = network(X[:, 0], mask=mask)[1]
@@ -105,7 +107,9 @@ def test_no_derivative_of_states_that_never_were(mode):
     mask = jnp.asarray(rng.uniform(size=(12, 3)) < 0.5).at[:3].set(False)
 
     def loss(w, mode):
-        return Network([Layer(w, Dividing()), Layer(jnp.abs(R), Dividing())])(x, backward=mode, mask=mask)[1].sum()
+        return Network([Layer(w, Dividing()), Layer(jnp.abs(R), Dividing())])(
+            x, backward=mode, mask=mask
+        )[1].sum()
 
     gradient = jax.jit(jax.grad(loss), static_argnums=1)
     assert jnp.all(jnp.isfinite(gradient(jnp.abs(W), mode)))
@@ -115,13 +119,17 @@ def test_no_derivative_of_states_that_never_were(mode):
 CELLS = {
     "LIF": lambda t, d: LIF(d, t, Sigmoid(4 / t)),
     "SynapticLIF": lambda t, d: SynapticLIF(d, t, Sigmoid(4 / t), synaptic_decay=0.8 * d / 0.9),
-    "AdaptiveLIF": lambda t, d: AdaptiveLIF(d, t, Sigmoid(4 / t), adaptation=0.2 * t, adaptation_decay=0.95 * d / 0.9),
+    "AdaptiveLIF": lambda t, d: AdaptiveLIF(
+        d, t, Sigmoid(4 / t), adaptation=0.2 * t, adaptation_decay=0.95 * d / 0.9
+    ),
 }
 
 
 @functools.cache
 def gradients_at(cell, mode):
-    """Of the weights and of all decays, in one program for all thresholds, which are in the unit of the potential."""
+    """Of the weights and of all decays, in one program for all thresholds, which are in the unit of
+    the potential.
+    """
     x = jnp.asarray(np.random.default_rng(1).uniform(size=(100, 8, 5)) < 0.2, jnp.float32)
 
     def loss(p, threshold):
@@ -130,10 +138,14 @@ def gradients_at(cell, mode):
             Layer(w * threshold, CELLS[cell](threshold, decay), r * threshold),
             Layer(out * threshold, LeakyReadout(leak)),
         ]
-        return (jnp.cos(jnp.arange(4.0))[None, None] * Network(layers)(x, backward=mode)[1] / threshold).mean()
+        return (
+            jnp.cos(jnp.arange(4.0))[None, None] * Network(layers)(x, backward=mode)[1] / threshold
+        ).mean()
 
     p = W + 0.3, R / 4, OUT, jnp.float32(0.9), jnp.float32(0.95)
-    return jax.jit(jax.vmap(jax.grad(loss), in_axes=(None, 0)))(p, jnp.float32([0.01, 0.1, 1, 10, 100]))
+    return jax.jit(jax.vmap(jax.grad(loss), in_axes=(None, 0)))(
+        p, jnp.float32([0.01, 0.1, 1, 10, 100])
+    )
 
 
 @pytest.mark.parametrize("cell", few(CELLS, "SynapticLIF"))
@@ -142,7 +154,9 @@ def gradients_at(cell, mode):
     [pytest.param("half", 2e-4, 3e-3, marks=pytest.mark.every), ("8-bit", 5e-3, 5e-2)],
 )
 def test_errors_of_few_bits_at_thresholds_of_any_size(mode, of_weights, of_decays, cell):
-    """Of each parameter by itself. A decay is one number, the sum of terms of both signs; a readout's is kept well."""
+    """Of each parameter by itself. A decay is one number, the sum of terms of both signs; a
+    readout's is kept well.
+    """
     limits = of_weights, of_weights, 1e-6, of_decays, 1e-3
     both = (jax.tree.map(np.asarray, gradients_at(cell, each)) for each in (mode, "exact"))
     for got, expected, limit in zip(*both, limits, strict=True):
@@ -188,7 +202,9 @@ def test_equal_layers_share_the_trace_of_their_cell():
 @pytest.mark.parametrize("mode", few(MODES, ci=("exact", "scan")))
 def test_tracers_do_not_leak(mode):
     def of_a_function(w, r):
-        return Network([Layer(lambda x: x @ w, LIF(), r), Layer(r, LIF())])(X, backward=mode)[1].sum()
+        return Network([Layer(lambda x: x @ w, LIF(), r), Layer(r, LIF())])(X, backward=mode)[
+            1
+        ].sum()
 
     with jax.checking_leaks():
         jax.grad(of_a_function, (0, 1))(W, R)
@@ -197,15 +213,24 @@ def test_tracers_do_not_leak(mode):
 
 def test_every_mode_lowers_for_every_platform():
     def convolve(kernel, x):
-        return jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+        return jax.lax.conv_general_dilated(
+            x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
 
     def loss(w, kernel, mode):
         outs = build(w)(X, backward=mode)[1]
         images = jnp.ones((4, 2, 6, 6, 1))
-        return outs.sum() + Network([Layer(functools.partial(convolve, kernel), LIF())])(images, backward=mode)[1].sum()
+        return (
+            outs.sum()
+            + Network([Layer(functools.partial(convolve, kernel), LIF())])(images, backward=mode)[
+                1
+            ].sum()
+        )
 
     for mode in MODES:
-        traced = jax.jit(jax.grad(loss, (0, 1)), static_argnums=2).trace(W, jnp.ones((3, 3, 1, 4)), mode)
+        traced = jax.jit(jax.grad(loss, (0, 1)), static_argnums=2).trace(
+            W, jnp.ones((3, 3, 1, 4)), mode
+        )
         lowered = traced.lower(lowering_platforms=("cuda", "rocm", "tpu")).as_text()
         assert "custom_call" not in lowered or "annotate" in lowered
 
@@ -225,7 +250,9 @@ def test_a_network_as_labels():
     optax = pytest.importorskip("optax")
     network = build(cell=lambda decay: LIF(jnp.array(decay)))
     labels = jax.tree.map(lambda leaf: "trained" if leaf.ndim == 2 else "kept", network)
-    optimizer = optax.multi_transform({"trained": optax.sgd(0.1), "kept": optax.set_to_zero()}, lambda params: labels)
+    optimizer = optax.multi_transform(
+        {"trained": optax.sgd(0.1), "kept": optax.set_to_zero()}, lambda params: labels
+    )
     gradient = jax.grad(lambda network: network(X)[1].sum())(network)
     updates, _ = optimizer.update(gradient, optimizer.init(network))
     assert jnp.any(updates.layers[0].weight != 0)
@@ -233,7 +260,9 @@ def test_a_network_as_labels():
 
 
 def test_the_backward_pass_draws_the_spikes_of_the_forward_pass():
-    """The join reads all steps, so the backward pass computes the spikes again from what is stored."""
+    """The join reads all steps, so the backward pass computes the spikes again from what is
+    stored.
+    """
     mask = np.arange(12)[:, None] < [12, 7, 1]
     cell = LIF(0.8, 0.3, stochastic(Sigmoid()))
 
@@ -246,5 +275,7 @@ def test_the_backward_pass_draws_the_spikes_of_the_forward_pass():
         return jnp.sum(network(X, key=jax.random.key(1), mask=mask, backward=mode)[1] ** 2)
 
     modes = "scan", Backward(chunk=1)
-    expected, got = jax.jit(lambda weights: [gradient(weights, mode) for mode in modes])((W, R, OUT))
+    expected, got = jax.jit(lambda weights: [gradient(weights, mode) for mode in modes])(
+        (W, R, OUT)
+    )
     assert relative(got, expected) < 1e-5

@@ -41,7 +41,9 @@ class Offset(Cell):
 
 CELLS = {
     "LIF": LIF,
-    "LIF to a value": lambda decay, threshold: LIF(decay, threshold, reset="value", reset_value=-0.17),
+    "LIF to a value": lambda decay, threshold: LIF(
+        decay, threshold, reset="value", reset_value=-0.17
+    ),
     "SynapticLIF": SynapticLIF,
     "AdaptiveLIF": AdaptiveLIF,
     "Refractory": lambda decay, threshold: Refractory(LIF(decay, threshold), 3),
@@ -50,7 +52,9 @@ CELLS = {
 
 
 def gradients_of_decay(cell, dtype, mode):
-    """Of neurons without input, whose potentials rest all the time, in the sum of all potentials and spikes."""
+    """Of neurons without input, whose potentials rest all the time, in the sum of all potentials
+    and spikes.
+    """
 
     def loss(decay, threshold):
         network = Network([Layer(jnp.ones((1, NEURONS), dtype), CELLS[cell](decay, threshold))])
@@ -61,7 +65,9 @@ def gradients_of_decay(cell, dtype, mode):
         layer = network.observe(inputs, states, backward=mode)[1][0]
         return layer.output.sum() + layer.potential.sum()
 
-    return jax.vmap(jax.grad(loss), (None, 0))(jnp.asarray(0.95, dtype), jnp.asarray(THRESHOLDS, dtype))
+    return jax.vmap(jax.grad(loss), (None, 0))(
+        jnp.asarray(0.95, dtype), jnp.asarray(THRESHOLDS, dtype)
+    )
 
 
 @pytest.mark.parametrize("mode", STORAGES)
@@ -92,12 +98,16 @@ def test_stored_distances_keep_their_sign_and_know_no_other_example(mode, dtype,
     np.testing.assert_array_equal(found >= 0, distance >= 0)
     for n in range(3):
         np.testing.assert_array_equal(found[n], stored(distance[n : n + 1])[0])
-    np.testing.assert_allclose(found[2], distance[2], rtol=1 / 15, atol=5e-5 * float(jnp.abs(distance[2]).max()))
+    np.testing.assert_allclose(
+        found[2], distance[2], rtol=1 / 15, atol=5e-5 * float(jnp.abs(distance[2]).max())
+    )
 
 
 @pytest.mark.parametrize("cell", few(CELLS, "Offset", ci=["AdaptiveLIF"]))
 def test_resting_neuron_gives_its_decay_no_gradient(cell):
-    """The potential is 0 at every time step, and so is the derivative of the next one in the decay."""
+    """The potential is 0 at every time step, and so is the derivative of the next one in
+    the decay.
+    """
     cases = [("float32", "half"), ("float32", "8-bit"), ("bfloat16", "8-bit")]
     gradients = jax.jit(lambda: [gradients_of_decay(cell, *each) for each in cases])()
     for case, found in zip(cases, gradients, strict=True):

@@ -31,7 +31,9 @@ def convolve_and_normalize(x, kernel):
     """Convolve the images of all steps and examples, and normalize each channel."""
     numbers = ("NHWC", "HWIO", "NHWC")
     images = x.reshape(-1, *x.shape[2:])
-    current = jax.lax.conv_general_dilated(images, kernel, (1, 1), "SAME", dimension_numbers=numbers)
+    current = jax.lax.conv_general_dilated(
+        images, kernel, (1, 1), "SAME", dimension_numbers=numbers
+    )
     mean, var = (reduce(current, (0, 1, 2), keepdims=True) for reduce in (jnp.mean, jnp.var))
     return ((current - mean) * jax.lax.rsqrt(var + 1e-5)).reshape(*x.shape[:2], *current.shape[1:])
 
@@ -55,8 +57,12 @@ def of_blocks(backward, steps=16):
 
 @pytest.mark.parametrize("chunk", [4, pytest.param(None, marks=pytest.mark.every)])
 def test_stages_hold_the_arrays_of_one_loop_at_a_time(chunk):
-    """Four layers store four arrays, or fewer bytes. The normalizations of one stage need some more."""
-    exact, half, eight_bit = (of_blocks(Backward(mode, chunk=chunk)) for mode in ("exact", "half", "8-bit"))
+    """Four layers store four arrays, or fewer bytes. The normalizations of one stage need some
+    more.
+    """
+    exact, half, eight_bit = (
+        of_blocks(Backward(mode, chunk=chunk)) for mode in ("exact", "half", "8-bit")
+    )
     assert exact < 9
     assert half < 0.85 * exact
     assert eight_bit < half
@@ -79,11 +85,15 @@ def test_chunks_are_short_beside_a_short_sequence():
     nodes, features = 64, 32
     weights, (x,) = shapes(*[(features, features)] * 3), shapes((10, nodes, features))
     network = of_graph(jnp.eye(nodes))
-    assert temporary(network, weights, x, "exact") < 0.7 * temporary(network, weights, x, Backward(chunk=10))
+    assert temporary(network, weights, x, "exact") < 0.7 * temporary(
+        network, weights, x, Backward(chunk=10)
+    )
 
 
 def test_chunks_are_longer_if_weights_outweigh_their_states():
-    chunks = [schedule(10, Backward(), CPU, Work(weights=n, states=100))[0].chunk for n in (0, 500, 5000)]
+    chunks = [
+        schedule(10, Backward(), CPU, Work(weights=n, states=100))[0].chunk for n in (0, 500, 5000)
+    ]
     assert chunks == [2, 5, 10]
     assert [schedule(n, Backward())[0].chunk for n in (5, 7, 100, 1000)] == [5, 7, 10, 10]
 

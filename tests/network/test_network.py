@@ -1,4 +1,6 @@
-"""Networks over time: every mode against plain autodiff of an explicit loop, and what the backward pass keeps."""
+"""Networks over time: every mode against plain autodiff of an explicit loop, and what the backward
+pass keeps.
+"""
 
 import functools
 import itertools
@@ -58,12 +60,16 @@ def draw(dtype=jnp.float32):
 
 
 def build(p):
-    hidden = Layer(p["weight"], LIF(p["decay"], p["threshold"], Sigmoid(2.0)), p["recurrent"], p["bias"])
+    hidden = Layer(
+        p["weight"], LIF(p["decay"], p["threshold"], Sigmoid(2.0)), p["recurrent"], p["bias"]
+    )
     return Network([hidden, Layer(p["readout"], LeakyReadout(0.9))])
 
 
 def loop(p):
-    """The outputs of the same network without cells, layers or the engine, only the rule of a spike."""
+    """The outputs of the same network without cells, layers or the engine, only the rule of a
+    spike.
+    """
 
     def step(states, x):
         v, s, out = states
@@ -90,23 +96,32 @@ def weighted(out):
 
 
 @pytest.mark.parametrize(
-    ("dtype", "mode"), few(itertools.product(("float32", "bfloat16"), MODES), *BY_DEFAULT), ids=label
+    ("dtype", "mode"),
+    few(itertools.product(("float32", "bfloat16"), MODES), *BY_DEFAULT),
+    ids=label,
 )
 def test_gradients_are_those_of_an_explicit_loop(dtype, mode):
-    """In the precisions that test_random_graphs.py has not. Errors are relative to the whole gradient."""
+    """In the precisions that test_random_graphs.py has not. Errors are relative to the whole
+    gradient.
+    """
     p, (value, wanted) = draw(dtype), expected(dtype)
     run = jax.jit(jax.value_and_grad(lambda p: weighted(build(p)(p["inputs"], backward=mode)[1])))
     got, gradient = run(p)
     assert all(leaf.dtype == dtype and np.any(leaf) for leaf in jax.tree.leaves(gradient))
     error = 2e-2 if dtype == "bfloat16" else 3e-6
     assert abs(float(got) - float(value)) <= error * (1 + abs(float(value)))
-    a, b = (np.concatenate([np.ravel(leaf).astype(float) for leaf in jax.tree.leaves(g)]) for g in (gradient, wanted))
+    a, b = (
+        np.concatenate([np.ravel(leaf).astype(float) for leaf in jax.tree.leaves(g)])
+        for g in (gradient, wanted)
+    )
     assert np.linalg.norm(a - b) <= max(error, GRADIENT_ERRORS.get(mode, 0)) * np.linalg.norm(b)
 
 
 def test_gradients_of_large_matrices_are_added_in_parts():
     rng, neurons = np.random.default_rng(0), 1024
-    weights = [jnp.asarray(rng.normal(0, 1.5 / n**0.5, (n, neurons)), jnp.float32) for n in (700, neurons)]
+    weights = [
+        jnp.asarray(rng.normal(0, 1.5 / n**0.5, (n, neurons)), jnp.float32) for n in (700, neurons)
+    ]
     x = jnp.asarray(rng.uniform(0, 1, (6, 2, 700)), jnp.float32)
 
     def loss(weights, **options):
@@ -121,9 +136,13 @@ def test_gradients_of_large_matrices_are_added_in_parts():
 
 def test_matrices_and_inputs_of_integers():
     """Masks of connections and counts. Inputs without a fraction become the default float."""
-    for matrix, inputs in itertools.product(("int32", "bool"), ("bfloat16", "float32", "bool", "int8")):
+    for matrix, inputs in itertools.product(
+        ("int32", "bool"), ("bfloat16", "float32", "bool", "int8")
+    ):
         network = Network([Layer(jnp.ones((INPUTS, NEURONS), matrix), LIF())])
-        out = jax.eval_shape(lambda x, network=network: network(x)[1], jnp.zeros((4, 3, INPUTS), inputs))
+        out = jax.eval_shape(
+            lambda x, network=network: network(x)[1], jnp.zeros((4, 3, INPUTS), inputs)
+        )
         assert out.dtype == (inputs if "float" in inputs else "float32")
 
     x, w = np.asarray(draw()["inputs"]) > 0.7, draw()["weight"]
@@ -131,7 +150,9 @@ def test_matrices_and_inputs_of_integers():
     assert_close(run(w, x.astype(np.uint8)), run(w, x.astype(np.float32)), 1e-6)
 
 
-@pytest.mark.parametrize("options", few([{}, {"backward": Backward("recompute", segment=4)}], {}), ids=label)
+@pytest.mark.parametrize(
+    "options", few([{}, {"backward": Backward("recompute", segment=4)}], {}), ids=label
+)
 def test_second_order(options):
     p = draw()
 
@@ -152,9 +173,14 @@ def test_second_order(options):
 def test_spikes_are_exact_in_few_bits(mode, cell):
     """Also next to the threshold, and next to a threshold that has itself been rounded."""
     rng = np.random.default_rng(0)
-    neuron, n = Refractory(LIF(threshold=0.7), 3) if cell is Refractory else cell(threshold=0.7), 4096
+    neuron, n = (
+        Refractory(LIF(threshold=0.7), 3) if cell is Refractory else cell(threshold=0.7),
+        4096,
+    )
     second = rng.uniform(0, 3, n).astype(np.float32)
-    second[::2] = rng.uniform(0.29, 0.3, n // 2)  # a threshold just below 1, beyond which numbers are further apart
+    second[::2] = rng.uniform(
+        0.29, 0.3, n // 2
+    )  # a threshold just below 1, beyond which numbers are further apart
     threshold = np.float32(0.7) + (second if cell is AdaptiveLIF else 0)
     second = second.astype(np.uint8) if cell is Refractory else second  # steps left
     u = rng.uniform(-5, 5, n).astype(np.float32)
@@ -195,19 +221,22 @@ def test_forward_mode():
             refused()
 
 
-# --- memory: of the compiled program, so that no other load of the machine matters -----------------------------------
+# --- memory: of the compiled program, so that no other load of the machine matters ----------------
 
 
 @functools.cache
 def units(steps, backward, cell=LIF, *, reported=False):
-    """Temporary bytes of a compiled gradient, in arrays of one float32 for each step, example and neuron.
+    """Temporary bytes of a compiled gradient, in arrays of one float32 for each step, example and
+    neuron.
 
     With ``reported``, those that residual_report finds without compiling.
     """
     batch, neurons = 16, 128
 
     def loss(w, r, x):
-        network = Network([Layer(w, cell(0.9), r), Layer(jnp.ones((neurons, 1)), LeakyReadout(0.9))])
+        network = Network(
+            [Layer(w, cell(0.9), r), Layer(jnp.ones((neurons, 1)), LeakyReadout(0.9))]
+        )
         return network(x, backward=backward)[1][-1].sum()
 
     matrix = jax.ShapeDtypeStruct((neurons, neurons), jnp.float32)
@@ -238,7 +267,9 @@ def test_memory_of_a_state_of_two_arrays(mode):
 
 @pytest.mark.parametrize("mode", few(["exact", "half", "8-bit", "recompute"], "half"))
 def test_residual_report_agrees_with_compiled_memory(mode):
-    """It has no temporaries, so it is less, but by little over many steps: never an array that no pass reads."""
+    """It has no temporaries, so it is less, but by little over many steps: never an array that no
+    pass reads.
+    """
     for cell in ((), (SynapticLIF,), (AdaptiveLIF,)):
         assert 0.75 * units(1000, mode, *cell) < units(1000, mode, *cell, reported=True)
         assert 0.9 * units(1000, mode, *cell, reported=True) < units(1000, mode, *cell)
@@ -251,8 +282,12 @@ def test_memory_grows_with_the_steps_or_their_square_root():
 
 
 def test_gradients_of_large_weights_are_added_in_place_where_memory_is_saved():
-    """Beside its results, a compiled program has less than half a matrix. In mode exact it has two of them."""
-    matrix, x = (jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((1024, 1024), (20, 2, 1024)))
+    """Beside its results, a compiled program has less than half a matrix. In mode exact it has two
+    of them.
+    """
+    matrix, x = (
+        jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((1024, 1024), (20, 2, 1024))
+    )
     for mode in ("half", "recompute"):
 
         def loss(w, r, x, mode=mode):
@@ -264,7 +299,9 @@ def test_gradients_of_large_weights_are_added_in_place_where_memory_is_saved():
 
 def test_loops_are_not_unrolled_on_processors():
     def program(backward="exact"):
-        return jax.jit(lambda x: build(draw())(x, backward=backward)).lower(draw()["inputs"]).as_text()
+        return (
+            jax.jit(lambda x: build(draw())(x, backward=backward)).lower(draw()["inputs"]).as_text()
+        )
 
     assert program() == program(Backward(unroll=1)) != program(Backward(unroll=2))
 
@@ -286,7 +323,10 @@ def test_residual_report():
     assert any(a.dtype == jnp.uint16 for a in of(backward="half").arrays)
     assert any(a.dtype == jnp.uint8 for a in of(backward="8-bit").arrays)
     x = p["inputs"]
-    short, long = (residual_report(lambda p, x=x: build(p)(x)[1].sum(), p).bytes for x in (x, jnp.tile(x, (8, 1, 1))))
+    short, long = (
+        residual_report(lambda p, x=x: build(p)(x)[1].sum(), p).bytes
+        for x in (x, jnp.tile(x, (8, 1, 1)))
+    )
     assert unit <= (long - short) / 7 < 1.6 * unit  # of more steps, whatever is kept once
     kept = of()
     sizes = [int(np.prod(array.shape)) * array.dtype.itemsize for array in kept.arrays]
@@ -303,32 +343,42 @@ def test_each_mode_is_documented():
         assert f'"{mode}"' in Backward.__doc__
 
 
-# --- bad input -------------------------------------------------------------------------------------------------------
+# --- bad input ------------------------------------------------------------------------------------
 
 SHAPES = "('float32[3, 7]', 'float32[3, 7]')"
 BAD_CALLS = {
     f"ValueError: mode must be one of {', '.join(map(repr, MODES))}, got": {"backward": "exakt"},
     "ValueError: mask must be of bool and of shape": {"mask": np.ones((8, 3))},
-    "ValueError: inputs are (steps, examples, ...): 8 steps, 3 examples; masks of shape (3, 8) fit the other order: "
+    "ValueError: inputs are (steps, examples, ...): 8 steps, 3 examples; masks of shape (3, 8) "
+    "fit the other order: "
     "move the axis with jnp.swapaxes(x, 0, 1)": {"mask": np.ones((3, 8), bool)},
     f"ValueError: states of layer '0' must be {SHAPES}, got ('float32[3, 7]', 'float32[2]')": {
         "states": {"0": (jnp.zeros((3, 7)), jnp.zeros(2))}
     },
-    "ValueError: states must have the keys ['0', '1'], got 'x'": {"states": {"x": jnp.zeros((3, 7))}},
-    "ValueError: states of layer '0' must be a pair (state of the cell, last output), got 'float32[3, 7]'; "
-    "initial_state(": {"states": {"0": jnp.zeros((3, 7))}},
-    "ValueError: states of layer '1' must be a pair (state of the cell, last output), got 'rest'; initial_state(": {
-        "states": {"1": "rest"}
+    "ValueError: states must have the keys ['0', '1'], got 'x'": {
+        "states": {"x": jnp.zeros((3, 7))}
     },
-    "TypeError: inputs must be one array, got a tuple of 2 arrays for 'input'; stack the steps with jnp.stack, or name "
+    "ValueError: states of layer '0' must be a pair (state of the cell, last output), got "
+    "'float32[3, 7]'; "
+    "initial_state(": {"states": {"0": jnp.zeros((3, 7))}},
+    "ValueError: states of layer '1' must be a pair (state of the cell, last output), got "
+    "'rest'; initial_state(": {"states": {"1": "rest"}},
+    "TypeError: inputs must be one array, got a tuple of 2 arrays for 'input'; stack the steps "
+    "with jnp.stack, or name "
     "several inputs and pass a dict": {"inputs": (jnp.ones((8, 3, 5)),) * 2},
-    "TypeError: inputs must be an array, got a dict with the keys ['input']; pass the array itself, or give the "
+    "TypeError: inputs must be an array, got a dict with the keys ['input']; pass the array "
+    "itself, or give the "
     "network a tuple of names: inputs=('input',)": {"inputs": {"input": jnp.ones((8, 3, 5))}},
-    "TypeError: layer '0': Layer: the input of weight must be real, got complex64; pass real and imaginary parts as "
+    "TypeError: layer '0': Layer: the input of weight must be real, got complex64; pass real and "
+    "imaginary parts as "
     "separate arrays": {"inputs": jnp.ones((8, 3, 5), complex)},
-    "TypeError: states must be a mapping, one entry for each name, got Array": {"states": jax.random.key(0)},
+    "TypeError: states must be a mapping, one entry for each name, got Array": {
+        "states": jax.random.key(0)
+    },
     "ValueError: inputs must be of shape (steps, ..., inputs), got (3,)": {"inputs": jnp.ones(3)},
-    "ValueError: weight of shape (5, 7) does not take an input of shape (3, 6)": {"inputs": jnp.ones((8, 3, 6))},
+    "ValueError: weight of shape (5, 7) does not take an input of shape (3, 6)": {
+        "inputs": jnp.ones((8, 3, 6))
+    },
 }
 
 
@@ -355,44 +405,72 @@ W, X, Z = jnp.ones((3, 2)), jnp.ones((8, 4, 3)), jnp.ones((3, 2), complex)
 NETWORK, SYNAPTIC = Network([Layer(W, LIF())]), Network([Layer(W, SynapticLIF())])
 REFUSED = {
     "TypeError: Layer: cell must be a Cell, got 'LIF'": lambda: Layer(W, "LIF"),
-    "TypeError: Layer: weight must be a matrix or callable, got Array": lambda: Layer(jnp.ones(3), LIF()),
+    "TypeError: Layer: weight must be a matrix or callable, got Array": lambda: Layer(
+        jnp.ones(3), LIF()
+    ),
     "TypeError: Layer: weight must be real, got complex64; pass": lambda: Layer(Z, LIF()),
-    "TypeError: Layer: weight['b'] must be real, got complex64": lambda: Layer({"a": W, "b": Z}, LIF()),
-    "TypeError: Layer: recurrent must be real, got complex64": lambda: Layer(W, LIF(), recurrent=Z[:2]),
-    "TypeError: Layer: bias must be real, got complex128": lambda: Layer(W, LIF(), bias=1j * np.ones(2)),
+    "TypeError: Layer: weight['b'] must be real, got complex64": lambda: Layer(
+        {"a": W, "b": Z}, LIF()
+    ),
+    "TypeError: Layer: recurrent must be real, got complex64": lambda: Layer(
+        W, LIF(), recurrent=Z[:2]
+    ),
+    "TypeError: Layer: bias must be real, got complex128": lambda: Layer(
+        W, LIF(), bias=1j * np.ones(2)
+    ),
     "TypeError: Delayed: weight must be real, got complex64": lambda: Layer(Delayed(Z, 1), LIF()),
     "TypeError: Window: weight must be real, got complex64": lambda: Layer(Window(Z[None]), LIF()),
-    "TypeError: DelayKernel: weight must be real, got complex64": lambda: DelayKernel(Z, delay=0.0, length=1),
+    "TypeError: DelayKernel: weight must be real, got complex64": lambda: DelayKernel(
+        Z, delay=0.0, length=1
+    ),
     "TypeError: fluctuation_driven: inputs must be real, got complex64": (
         lambda: fluctuation_driven(LIF(), jnp.ones_like(X, complex))
     ),
     "ValueError: Network.init: sizes must be integers above 0, got 2; write (2,)": (
         lambda: Network.init(jax.random.key(0), 3, 2, LIF(), rate=0.1)
     ),
-    "TypeError: got True; Layer.init(..., bias=True) creates one": lambda: Layer(W, LIF(), bias=True),
+    "TypeError: got True; Layer.init(..., bias=True) creates one": lambda: Layer(
+        W, LIF(), bias=True
+    ),
     "TypeError: Network: layers must be one or more Layer objects, got []": lambda: Network([]),
-    "TypeError: draw_weights: key must be one of jax.random.key": lambda: Network.init(0, 3, [2], LIF(), rate=0.1),
+    "TypeError: draw_weights: key must be one of jax.random.key": lambda: Network.init(
+        0, 3, [2], LIF(), rate=0.1
+    ),
     "TypeError: got 0; pass jax.random.key(0)": lambda: Layer.init(0, 3, 2, LIF(), rate=0.1),
-    "ValueError: LIF: reset must be one of 'subtract', 'value', 'none', got None": lambda: LIF(reset=None),
+    "ValueError: LIF: reset must be one of 'subtract', 'value', 'none', got None": lambda: LIF(
+        reset=None
+    ),
     "NotImplementedError: Cell defines no integrate": lambda: Cell()(0.0, 1.0),
-    "TypeError: Pair: fire must return (state, output) with one array of": lambda: Network([Layer(W, Pair())])(X),
-    "TypeError: Counting: fire must return (state, output) with one": lambda: Network([Layer(W, Counting())])(X),
-    "TypeError: one array of floats, got int": lambda: Network([Layer(lambda x: x.astype(int), LIF())])(X),
+    "TypeError: Pair: fire must return (state, output) with one array of": lambda: Network(
+        [Layer(W, Pair())]
+    )(X),
+    "TypeError: Counting: fire must return (state, output) with one": lambda: Network(
+        [Layer(W, Counting())]
+    )(X),
+    "TypeError: one array of floats, got int": lambda: Network(
+        [Layer(lambda x: x.astype(int), LIF())]
+    )(X),
     "TypeError: one array of floats, got tu": lambda: Network([Layer(lambda x: (x, 1), LIF())])(X),
-    "ValueError: ; initial_state(inputs[0]), with the inputs of one step, returns states that fit": (
-        lambda: NETWORK.step(NETWORK.initial_state(X[0]), X)
-    ),
+    "ValueError: ; initial_state(inputs[0]), with the inputs of one step, returns states that "
+    "fit": (lambda: NETWORK.step(NETWORK.initial_state(X[0]), X)),
     # initial_state cannot know that its inputs have an axis of steps
-    "ValueError: got (('float32[8, 4, 2]', 'float32[8, 4, 2]'), 'float32[8, 4, 2]'); initial_state(inputs[0])": (
-        lambda: SYNAPTIC(X, SYNAPTIC.initial_state(X))
+    "ValueError: got (('float32[8, 4, 2]', 'float32[8, 4, 2]'), 'float32[8, 4, 2]'); "
+    "initial_state(inputs[0])": (lambda: SYNAPTIC(X, SYNAPTIC.initial_state(X))),
+    "TypeError: Network: states must be a mapping, one entry for each name": lambda: NETWORK.step(
+        [0], X[0]
     ),
-    "TypeError: Network: states must be a mapping, one entry for each name": lambda: NETWORK.step([0], X[0]),
     "ValueError: Backward: unroll must be an integer >= 1, got 0": lambda: Backward(unroll=0),
-    "ValueError: Backward: chunk must divide segment, got 4 and 6": lambda: Backward(chunk=4, segment=6),
-    "ValueError: Backward: mode 'scan' does not take chunk or segment": lambda: Backward("scan", chunk=2),
+    "ValueError: Backward: chunk must divide segment, got 4 and 6": lambda: Backward(
+        chunk=4, segment=6
+    ),
+    "ValueError: Backward: mode 'scan' does not take chunk or segment": lambda: Backward(
+        "scan", chunk=2
+    ),
     "TypeError: LIF: no parameter tau; give decay=decay_from_tau(tau, dt)": lambda: LIF(tau=10.0),
     "TypeError: LeakyReadout: no parameter beta; give decay=beta": lambda: LeakyReadout(beta=0.9),
-    "TypeError: LIF: surrogate must be an instance, got the class Sigmoid": lambda: LIF(surrogate=Sigmoid),
+    "TypeError: LIF: surrogate must be an instance, got the class Sigmoid": lambda: LIF(
+        surrogate=Sigmoid
+    ),
 }
 
 

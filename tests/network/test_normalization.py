@@ -1,4 +1,6 @@
-"""Dropout and batch normalization within a layer, by modules of frameworks: the way that the documentation shows."""
+"""Dropout and batch normalization within a layer, by modules of frameworks: the way that the
+documentation shows.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -19,8 +21,16 @@ def array(*shape, scale=1.0):
 
 
 X = jnp.asarray(rng.uniform(0, 1.5, (STEPS, BATCH, INPUTS)), jnp.float32)
-W, R, WEIGHTS = array(INPUTS, HIDDEN, scale=0.7), array(NEURONS, NEURONS, scale=0.3), array(STEPS, BATCH, NEURONS)
-KERNEL, BIAS, SCALE = array(HIDDEN, NEURONS), array(NEURONS, scale=0.1), 1 + array(NEURONS, scale=0.2)
+W, R, WEIGHTS = (
+    array(INPUTS, HIDDEN, scale=0.7),
+    array(NEURONS, NEURONS, scale=0.3),
+    array(STEPS, BATCH, NEURONS),
+)
+KERNEL, BIAS, SCALE = (
+    array(HIDDEN, NEURONS),
+    array(NEURONS, scale=0.1),
+    1 + array(NEURONS, scale=0.2),
+)
 MEAN, VAR = array(NEURONS, scale=0.5), 0.5 + jnp.abs(array(NEURONS))
 LOWER, UPPER = LIF(0.9), LIF(0.8, threshold=0.5)
 
@@ -31,11 +41,15 @@ def build(function):
 
 def gradient(function, params):
     """Of ``function(params, x)`` as the weight of the upper layer."""
-    return jax.jit(jax.grad(lambda params: (WEIGHTS * build(lambda x: function(params, x))(X)[1]).sum()))(params)
+    return jax.jit(
+        jax.grad(lambda params: (WEIGHTS * build(lambda x: function(params, x))(X)[1]).sum())
+    )(params)
 
 
 def by_steps(function, params):
-    """Of the same function in a loop that is written out: the gradient, and the outputs of the lower layer."""
+    """Of the same function in a loop that is written out: the gradient, and the outputs of the
+    lower layer.
+    """
 
     def loss(params):
         (v, _), (u, s) = ((jnp.zeros((BATCH, n)),) * 2 for n in (HIDDEN, NEURONS))
@@ -62,10 +76,16 @@ def normalised(params, x):
 
 
 def check_statistics(after, before, below, momentum=0.9):
-    """Running mean and variance after an update, against NumPy: of the currents of all steps and examples."""
-    y = np.asarray(below, np.float64) @ np.asarray(KERNEL, np.float64) + np.asarray(BIAS, np.float64)
+    """Running mean and variance after an update, against NumPy: of the currents of all steps and
+    examples.
+    """
+    y = np.asarray(below, np.float64) @ np.asarray(KERNEL, np.float64) + np.asarray(
+        BIAS, np.float64
+    )
     for new, old, of_these in zip(after, before, (y.mean((0, 1)), y.var((0, 1))), strict=True):
-        np.testing.assert_allclose(new, momentum * old + (1 - momentum) * of_these, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(
+            new, momentum * old + (1 - momentum) * of_these, rtol=1e-5, atol=1e-6
+        )
 
 
 @pytest.fixture
@@ -90,7 +110,9 @@ def test_dropout(nnx):
     expected, _ = by_steps(dropped(mask(key)), (KERNEL, BIAS))
     got = gradient(lambda params, x: dropout(nnx.merge(graph, params)(x), rngs=key), params)
     assert_close((got["kernel"][...], got["bias"][...]), expected)
-    assert not jnp.array_equal(mask(key), mask(jax.random.fold_in(key, 1)))  # and another one for the next sequence
+    assert not jnp.array_equal(
+        mask(key), mask(jax.random.fold_in(key, 1))
+    )  # and another one for the next sequence
 
 
 def test_batch_normalisation(nnx):
@@ -107,14 +129,20 @@ def test_batch_normalisation(nnx):
     got = gradient(function, params)
     found = got[0]["kernel"], got[0]["bias"], got[1]["scale"], got[1]["bias"]
     assert_close([part[...] for part in found], expected)
-    observed = nnx.jit(lambda linear, norm: build(lambda x: norm(linear(x), use_running_average=True)).observe(X)[1])
+    observed = nnx.jit(
+        lambda linear, norm: build(lambda x: norm(linear(x), use_running_average=True)).observe(X)[
+            1
+        ]
+    )
     out = observed(linear, norm)[0].output
     nnx.jit(lambda linear, norm: norm(linear(out), use_running_average=False))(linear, norm)
     check_statistics((norm.mean[...], norm.var[...]), (MEAN, VAR), below)
 
 
 def test_a_module_that_changes_within_the_loop_is_refused(nnx):
-    """By its own framework, and stays as it was: a loop with a derivative of its own has no side effects."""
+    """By its own framework, and stays as it was: a loop with a derivative of its own has no side
+    effects.
+    """
     norm = nnx.BatchNorm(HIDDEN, rngs=nnx.Rngs(0))
     with pytest.raises(Exception, match="Cannot mutate BatchStat from a different trace level"):
         Network([Layer(W, LOWER), Layer(norm, UPPER)])(X)

@@ -26,7 +26,10 @@ def normalized(x, gain):
 RNG = np.random.default_rng(0)
 X = jnp.asarray(RNG.uniform(0, 1.5, (12, BATCH, UNITS)), jnp.float32)
 PARAMS = {
-    **{name: jnp.asarray(RNG.normal(0.2, 0.7, (UNITS, UNITS)), jnp.float32) for name in ("stem", "branch", "deep")},
+    **{
+        name: jnp.asarray(RNG.normal(0.2, 0.7, (UNITS, UNITS)), jnp.float32)
+        for name in ("stem", "branch", "deep")
+    },
     "gain": jnp.asarray(RNG.uniform(0.5, 1.5, UNITS), jnp.float32),
 }
 
@@ -73,9 +76,13 @@ def test_finite_padding_stays_for_functions_that_are_singular_at_zero():
     def loss(w):
         network = Network(
             {
-                "share": Join(lambda x, mask: x / x.sum(-1, keepdims=True), "input", over_time=True),
+                "share": Join(
+                    lambda x, mask: x / x.sum(-1, keepdims=True), "input", over_time=True
+                ),
                 "norm": Join(lambda x: x / jnp.linalg.norm(x, axis=-1, keepdims=True), "input"),
-                "a": Layer({"share": w, "norm": w, "input": lambda x: jnp.log(x) @ w}, LIF(0.9, 0.5)),
+                "a": Layer(
+                    {"share": w, "norm": w, "input": lambda x: jnp.log(x) @ w}, LIF(0.9, 0.5)
+                ),
             }
         )
         return network(1 + X**2, mask=mask)[1].sum()
@@ -84,13 +91,17 @@ def test_finite_padding_stays_for_functions_that_are_singular_at_zero():
 
 
 def test_joins_over_time_share_a_stage_where_they_can():
-    """One loop over time for each block: the sum of two blocks is computed in that of the second."""
+    """One loop over time for each block: the sum of two blocks is computed in that of the
+    second.
+    """
     program = jax.make_jaxpr(functools.partial(residual(PARAMS), backward="scan"))(X)
     assert len([equation for equation in program.eqns if equation.primitive.name == "scan"]) == 3
 
 
 def joined(function):
-    return Network({"norm": Join(function, "input", over_time=True), "out": Layer(same, LeakyReadout(0.9))})
+    return Network(
+        {"norm": Join(function, "input", over_time=True), "out": Layer(same, LeakyReadout(0.9))}
+    )
 
 
 LOOP = {"input": PARAMS["stem"], "norm": Delayed(PARAMS["stem"], 1)}
@@ -100,17 +111,28 @@ LOOP = {"input": PARAMS["stem"], "norm": Delayed(PARAMS["stem"], 1)}
     ("message", "call"),
     [
         (
-            r"join 'norm' takes all steps at once.*through 'cell'; normalize the inputs of the loop",
-            lambda: Network({"cell": Layer(LOOP, LIF()), "norm": Join(same, "cell", over_time=True)}),
+            r"join 'norm' takes all steps at once.*through 'cell'; normalize the inputs of the "
+            r"loop",
+            lambda: Network(
+                {"cell": Layer(LOOP, LIF()), "norm": Join(same, "cell", over_time=True)}
+            ),
         ),
-        (r"'stem norm' takes all steps at once.*fold a norm", lambda: residual(PARAMS).initial_state(X[0])),
-        (r"'stem norm' takes all steps at once.*fold a norm", lambda: residual(PARAMS).step({}, X[0])),
         (
-            r"join 'norm': function must take the mask of the call; write it as function\(input, mask=None\)",
+            r"'stem norm' takes all steps at once.*fold a norm",
+            lambda: residual(PARAMS).initial_state(X[0]),
+        ),
+        (
+            r"'stem norm' takes all steps at once.*fold a norm",
+            lambda: residual(PARAMS).step({}, X[0]),
+        ),
+        (
+            r"join 'norm': function must take the mask of the call; write it as function\(input, "
+            r"mask=None\)",
             lambda: joined(same)(X, mask=jnp.ones(12, bool)),
         ),
         (
-            r"states of layer 'out' must be a pair \(state of the cell, last output\), got 'float32\[3, 4\]'",
+            r"states of layer 'out' must be a pair \(state of the cell, last output\), got "
+            r"'float32\[3, 4\]'",
             lambda: joined(same)(X, {"out": X[0]}),
         ),
         (
@@ -131,5 +153,9 @@ def test_folded_weights_compute_the_normalized_currents(axis, x64):
     var, gain = RNG.uniform(0.5, 2, UNITS), RNG.normal(size=UNITS)
     wanted = gain * (x @ weight + bias - mean) / np.sqrt(var + 1e-3) + shift
     given = weight if axis == -1 else weight.T
-    folded, own = fold_normalization(given, bias, mean=mean, var=var, gain=gain, shift=shift, axis=axis, epsilon=1e-3)
-    np.testing.assert_allclose(x @ (folded if axis == -1 else folded.T) + own[None], wanted, rtol=1e-12)
+    folded, own = fold_normalization(
+        given, bias, mean=mean, var=var, gain=gain, shift=shift, axis=axis, epsilon=1e-3
+    )
+    np.testing.assert_allclose(
+        x @ (folded if axis == -1 else folded.T) + own[None], wanted, rtol=1e-12
+    )

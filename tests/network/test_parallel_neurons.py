@@ -1,4 +1,6 @@
-"""``examples/parallel_neurons.py`` against SpikingJelly's neurons, which ``scripts/record_online.py`` recorded."""
+"""``examples/parallel_neurons.py`` against SpikingJelly's neurons, which
+``scripts/record_online.py`` recorded.
+"""
 
 import runpy
 
@@ -19,7 +21,9 @@ MATRICES = {
 @pytest.mark.parametrize("case", MATRICES)
 def test_parallel_neurons_of_spikingjelly(x64, case):
     with np.load(ROOT / "tests" / "recorded" / "online" / "spikingjelly.npz") as file:
-        arrays = {name.partition("/")[2]: file[name] for name in file.files if name.startswith(f"{case}/")}
+        arrays = {
+            name.partition("/")[2]: file[name] for name in file.files if name.startswith(f"{case}/")
+        }
 
     def loss(weight, bias, inputs):
         spikes = FUNCTIONS["parallel"](MATRICES[case](weight, len(inputs)), bias, inputs)

@@ -15,12 +15,14 @@ import random_graphs
 pytestmark = pytest.mark.usefixtures("default_promotion")
 
 
-# By default small graphs, which have layers in each mode, and each transform, form of weights and part of an activity,
-# with masks, NaN in padding, truncation, states and two calls.
+# By default small graphs, which have layers in each mode, and each transform, form of weights and
+# part of an activity, with masks, NaN in padding, truncation, states and two calls.
 SEEDS = 279, 54, 183, 483, 152, 71, 0
 
 
-@pytest.mark.parametrize("seed", few(dict.fromkeys([*SEEDS, 298, 310, 37, 129, 211, 218, 222, *range(60)]), *SEEDS))
+@pytest.mark.parametrize(
+    "seed", few(dict.fromkeys([*SEEDS, 298, 310, 37, 129, 211, 218, 222, *range(60)]), *SEEDS)
+)
 def test_values_and_gradients_are_those_of_a_loop(seed, x64):
     graph = random_graphs.Graph(seed)
     error, message = random_graphs.compare(graph)
@@ -31,7 +33,9 @@ def test_values_and_gradients_are_those_of_a_loop(seed, x64):
 @pytest.mark.every  # by default those of test_orders.py
 @pytest.mark.parametrize("seed", [155, 380, 410, 528])
 def test_second_derivatives_are_those_of_a_loop(seed, x64):
-    """The gradient of the gradient times a direction, in modes exact, scan and recompute, with masks and truncation."""
+    """The gradient of the gradient times a direction, in modes exact, scan and recompute, with
+    masks and truncation.
+    """
     graph = random_graphs.Graph(seed)
     leaves, structure = jax.tree.flatten(graph.members[0])
     floats = {n: leaf for n, leaf in enumerate(leaves) if random_graphs.is_float(leaf)}
@@ -43,7 +47,10 @@ def test_second_derivatives_are_those_of_a_loop(seed, x64):
 
         def directional(trained):
             slopes = jax.tree.leaves(jax.grad(value)(trained))
-            return sum(jnp.vdot(slope, jnp.sin(jnp.arange(slope.size) + 1).reshape(slope.shape)) for slope in slopes)
+            return sum(
+                jnp.vdot(slope, jnp.sin(jnp.arange(slope.size) + 1).reshape(slope.shape))
+                for slope in slopes
+            )
 
         return jax.grad(directional)(floats)
 

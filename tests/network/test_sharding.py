@@ -1,4 +1,6 @@
-"""Several devices, the ordinary way: batches and networks that are sharded are computed where they are."""
+"""Several devices, the ordinary way: batches and networks that are sharded are computed where they
+are.
+"""
 
 import functools
 import itertools
@@ -13,7 +15,18 @@ from jax.sharding import PartitionSpec as P
 from networks import assert_close
 
 import spikegrad
-from spikegrad import ERF, LIF, AdaptiveLIF, Arctan, Backward, Layer, LeakyReadout, Network, Sigmoid, unroll
+from spikegrad import (
+    ERF,
+    LIF,
+    AdaptiveLIF,
+    Arctan,
+    Backward,
+    Layer,
+    LeakyReadout,
+    Network,
+    Sigmoid,
+    unroll,
+)
 
 pytestmark = pytest.mark.newest
 
@@ -43,7 +56,9 @@ MASK = jnp.asarray(rng.uniform(size=(STEPS, BATCH)) < 0.9)
 
 
 def convolve(kernel, x):
-    return jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+    return jax.lax.conv_general_dilated(
+        x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
 
 
 def build(kind, weights):
@@ -61,14 +76,18 @@ def loss(weights, x, mask=None, *, kind, **options):
 def mesh_of(axis_type):
     if axis_type == AxisType.Explicit and not hasattr(jax, "set_mesh"):
         pytest.skip("this JAX has no jax.set_mesh")
-    return jax.make_mesh((DEVICES,), ("batch",), axis_types=(axis_type,), devices=jax.devices()[:DEVICES])
+    return jax.make_mesh(
+        (DEVICES,), ("batch",), axis_types=(axis_type,), devices=jax.devices()[:DEVICES]
+    )
 
 
 @functools.cache
 def quarter(kind, mode):
     """The compiled gradient of a quarter of the batch on one device."""
     gradient = jax.jit(jax.grad(functools.partial(loss, kind=kind, backward=mode)))
-    return gradient.lower(WEIGHTS[kind], *jax.tree.map(lambda a: a[:, ::DEVICES], (INPUTS[kind], MASK))).compile()
+    return gradient.lower(
+        WEIGHTS[kind], *jax.tree.map(lambda a: a[:, ::DEVICES], (INPUTS[kind], MASK))
+    ).compile()
 
 
 def one_device(kind, mode, weights=None):
@@ -118,9 +137,13 @@ WAYS = by_jit, by_explicit_mesh, by_shard_map
 BY_DEFAULT = ("recurrent", "8-bit", by_jit), ("convolutional", "exact", by_explicit_mesh)
 
 
-@pytest.mark.parametrize(("kind", "mode", "way"), few(itertools.product(KINDS, MODES, WAYS), *BY_DEFAULT), ids=label)
+@pytest.mark.parametrize(
+    ("kind", "mode", "way"), few(itertools.product(KINDS, MODES, WAYS), *BY_DEFAULT), ids=label
+)
 def test_a_sharded_batch(kind, mode, way):
-    """No device gathers the batch of the others, each takes the memory of its share, the gradient is that of one."""
+    """No device gathers the batch of the others, each takes the memory of its share, the gradient
+    is that of one.
+    """
     gradient, args = way(functools.partial(loss, kind=kind, backward=mode), kind)
     compiled = gradient.lower(*args).compile()
     text = compiled.as_text()
@@ -149,7 +172,10 @@ def test_an_explicit_mesh_that_the_arrays_alone_know_and_without_jit():
 @pytest.mark.every
 @pytest.mark.parametrize("mode", ["8-bit", "recompute"])
 def test_networks_side_by_side_one_a_device(mode):
-    networks = [jax.tree.map(lambda w, scale=scale: scale * w, WEIGHTS["recurrent"]) for scale in (1.0, 1.1, 0.9, 1.2)]
+    networks = [
+        jax.tree.map(lambda w, scale=scale: scale * w, WEIGHTS["recurrent"])
+        for scale in (1.0, 1.1, 0.9, 1.2)
+    ]
     weights = jax.tree.map(lambda *w: jnp.stack(w), *networks)
     one = functools.partial(loss, x=INPUTS["recurrent"], mask=MASK, kind="recurrent", backward=mode)
     gradient = jax.jit(jax.vmap(jax.grad(one)))
@@ -157,7 +183,11 @@ def test_networks_side_by_side_one_a_device(mode):
     compiled = gradient.lower(sharded).compile()
     assert "all-gather" not in compiled.as_text()
     expected = [one_device("recurrent", mode, weights) for weights in networks]
-    assert_close(compiled(sharded), jax.tree.map(lambda *w: np.stack(w), *expected), 1e-3 if mode in STORAGES else 1e-5)
+    assert_close(
+        compiled(sharded),
+        jax.tree.map(lambda *w: np.stack(w), *expected),
+        1e-3 if mode in STORAGES else 1e-5,
+    )
 
 
 @functools.cache
@@ -168,12 +198,16 @@ def numbers_for_all():
     x = jnp.linspace(-1, 2, 2 * DEVICES)
 
     def run(curve, x):
-        return (curve(x) * x).sum() + unroll(LIF(surrogate=spikegrad.signed(Arctan())), x[None])[1].sum()
+        return (curve(x) * x).sum() + unroll(LIF(surrogate=spikegrad.signed(Arctan())), x[None])[
+            1
+        ].sum()
 
     return run, (curve, x), jax.jit(jax.grad(run, (0, 1)))(curve, x)
 
 
-@pytest.mark.parametrize("axis_type", [AxisType.Explicit, AxisType.Auto], ids=["explicit mesh", "shard_map"])
+@pytest.mark.parametrize(
+    "axis_type", [AxisType.Explicit, AxisType.Auto], ids=["explicit mesh", "shard_map"]
+)
 def test_gradients_of_numbers_of_surrogates(axis_type):
     """Those of ``learnable``, of thresholds of kinds of spike and of compositions."""
     if not hasattr(jax, "shard_map"):
@@ -190,7 +224,9 @@ def test_gradients_of_numbers_of_surrogates(axis_type):
 
 
 def test_drawn_spikes_on_an_explicit_mesh():
-    """With a mask of each example, the number of its last step, which keys are made of, is sharded as well."""
+    """With a mask of each example, the number of its last step, which keys are made of, is sharded
+    as well.
+    """
     weights, x = array(4, 3), array(5, 2 * DEVICES, 4)
     mask = jnp.asarray(rng.uniform(size=x.shape[:2]) < 0.7)
 

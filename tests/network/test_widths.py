@@ -1,4 +1,6 @@
-"""Widths by the potential: against its standard deviation in NumPy, once and while training, compiled once."""
+"""Widths by the potential: against its standard deviation in NumPy, once and while training,
+compiled once.
+"""
 
 import dataclasses
 import functools
@@ -12,7 +14,18 @@ from conftest import compilations
 from networks import assert_raises, observed
 
 import spikegrad
-from spikegrad import LIF, AdaptiveLIF, Arctan, Join, Layer, LeakyReadout, Network, Sigmoid, SynapticLIF, measure
+from spikegrad import (
+    LIF,
+    AdaptiveLIF,
+    Arctan,
+    Join,
+    Layer,
+    LeakyReadout,
+    Network,
+    Sigmoid,
+    SynapticLIF,
+    measure,
+)
 from spikegrad.network import match_widths
 from spikegrad.neurons import MPBN, Izhikevich, Refractory
 from spikegrad.training import AdaptWidths, Checkpoints, Report, State, combine, fit, partition
@@ -37,7 +50,9 @@ def test_slopes_are_as_wide_as_potentials_are_spread():
         {
             "a": Layer(weight(5, 8, 0.6), Refractory(AdaptiveLIF(surrogate=learned), 2)),
             "join": Join(lambda x: x, "a"),
-            "b": Layer(weight(8, 7, 2.0), SynapticLIF(threshold=theta, surrogate=0.5 * Sigmoid(8.0))),
+            "b": Layer(
+                weight(8, 7, 2.0), SynapticLIF(threshold=theta, surrogate=0.5 * Sigmoid(8.0))
+            ),
             "out": Layer(weight(7, 2), LeakyReadout()),
         }
     )
@@ -57,12 +72,17 @@ def test_slopes_are_as_wide_as_potentials_are_spread():
 
 @pytest.mark.parametrize(
     ("surrogate", "keep"),
-    [(3.0 * spikegrad.stretched(Arctan(3.0), jnp.array(2.0)), "area"), (spikegrad.shifted(Arctan(), 1.0), "peak")],
+    [
+        (3.0 * spikegrad.stretched(Arctan(3.0), jnp.array(2.0)), "area"),
+        (spikegrad.shifted(Arctan(), 1.0), "peak"),
+    ],
 )
 def test_curves_that_have_been_stretched_or_shifted_before(surrogate, keep):
     one = Network([Layer(jnp.ones((5, 8)), LIF(surrogate=surrogate))])
     new = measure(match_widths(one, X, keep=keep).layers[0].cell.surrogate)
-    assert new.half_width == pytest.approx(np.asarray(one.observe(X)[1][0].potential).std(), rel=1e-5)
+    assert new.half_width == pytest.approx(
+        np.asarray(one.observe(X)[1][0].potential).std(), rel=1e-5
+    )
     assert getattr(new, keep) == pytest.approx(getattr(measure(surrogate), keep), rel=1e-5)
 
 
@@ -121,7 +141,9 @@ def test_potentials_of_spikes_that_are_drawn_are_those_of_the_key():
     for seed in (1, 2):
         key = jax.random.key(seed)
         after = match_widths(drawn, X, key=key)
-        for layer, u in zip(after.layers.values(), observed(drawn, X, key=key)[2].values(), strict=True):
+        for layer, u in zip(
+            after.layers.values(), observed(drawn, X, key=key)[2].values(), strict=True
+        ):
             widths.append(measure(layer.cell.surrogate).half_width)
             assert widths[-1] == pytest.approx(np.asarray(u).std(), rel=1e-5)
     assert widths[1] != pytest.approx(widths[3], rel=1e-3)
@@ -134,10 +156,17 @@ def test_what_has_no_spread_keeps_its_width():
     after = match_widths(one, X)
     assert measure(after.layers[0].cell.surrogate) == measure(Arctan(3.0))
     wider = match_widths(Network([dataclasses.replace(one.layers[0], weight=jnp.ones((5, 8)))]), X)
-    stays = match_widths(Network([dataclasses.replace(wider.layers[0], weight=jnp.zeros((5, 8)))]), X)
+    stays = match_widths(
+        Network([dataclasses.replace(wider.layers[0], weight=jnp.zeros((5, 8)))]), X
+    )
     assert stays.layers[0].cell == wider.layers[0].cell
-    step = LIF(surrogate=lambda u: (u > 0).astype(u.dtype))  # with a derivative that is nobody's business
-    assert match_widths(Network([Layer(jnp.ones((5, 8)), step)]), X).layers[0].cell.surrogate is step.surrogate
+    step = LIF(
+        surrogate=lambda u: (u > 0).astype(u.dtype)
+    )  # with a derivative that is nobody's business
+    assert (
+        match_widths(Network([Layer(jnp.ones((5, 8)), step)]), X).layers[0].cell.surrogate
+        is step.surrogate
+    )
 
 
 def loss_of(static, trainable, batch, key):
@@ -162,13 +191,17 @@ def test_widths_follow_the_potentials_and_compile_nothing(tmp_path):
     # the update, of any fit
     assert compilations(lambda: states.append(train(beginning, 3, Checkpoints(tmp_path)))) == 1
     state = train(states[0], 6)
-    weights = [np.asarray(net.layers[0].weight) for net in (combine(state.trainable, static), start)]
+    weights = [
+        np.asarray(net.layers[0].weight) for net in (combine(state.trainable, static), start)
+    ]
     assert abs(weights[0] - weights[1]).max() > 0.05
     nets = [combine(report.state.trainable, static) for report in reports]
     widths = {float(jax.tree.leaves(net.layers[0].cell.surrogate)[-1]) for net in nets}
     assert len(widths) == 6
     spread_of = jax.jit(lambda net: net.observe(X)[1][0].potential.std())
-    for net in nets[2:5:2]:  # the callbacks after it are told of the widths that training goes on with
+    for net in nets[
+        2:5:2
+    ]:  # the callbacks after it are told of the widths that training goes on with
         found, spread = measure(net.layers[0].cell.surrogate), float(spread_of(net))
         assert found.half_width == pytest.approx(2 * spread, rel=1e-4)
         assert found.area == pytest.approx(measure(curve).area, rel=1e-4)
@@ -191,7 +224,14 @@ def test_only_at_the_end_of_an_epoch():
 def train_widths(network, chosen=lambda path, leaf: True):
     trainable, static = partition(network, chosen)
     callbacks = [AdaptWidths(static, X)]
-    fit(functools.partial(loss_of, static), trainable, [X], optimizer=optax.sgd(0.1), key=KEY, callbacks=callbacks)
+    fit(
+        functools.partial(loss_of, static),
+        trainable,
+        [X],
+        optimizer=optax.sgd(0.1),
+        key=KEY,
+        callbacks=callbacks,
+    )
 
 
 ONE = Network([Layer(weight(5, 8), LIF())])
@@ -201,9 +241,18 @@ ENDLESS = Network([Layer(weight(5, 8), LIF(surrogate=spikegrad.LeakyRelu()))])
 @pytest.mark.parametrize(
     ("message", "call"),
     [
-        ("ValueError: keep must be one of 'peak', 'area', got 'height'", lambda: match_widths(ONE, X, keep="height")),
-        ("ValueError: must have a finite half-width > 0, got LeakyRelu(", lambda: match_widths(ENDLESS, X)),
-        ("ValueError: trainable contains no widths; call match_widths before partition", lambda: train_widths(ONE)),
+        (
+            "ValueError: keep must be one of 'peak', 'area', got 'height'",
+            lambda: match_widths(ONE, X, keep="height"),
+        ),
+        (
+            "ValueError: must have a finite half-width > 0, got LeakyRelu(",
+            lambda: match_widths(ENDLESS, X),
+        ),
+        (
+            "ValueError: trainable contains no widths; call match_widths before partition",
+            lambda: train_widths(ONE),
+        ),
         (
             "ValueError: trainable contains no widths",
             lambda: train_widths(match_widths(ONE, X), lambda path, leaf: "weight" in path),

@@ -1,7 +1,8 @@
-"""Cells of the literature against loops in the order of the authors' code, and the bounds of their stability.
+"""Cells of the literature against loops in the order of the authors' code, and the bounds of their
+stability.
 
-Each reference is one step of the source, with its names and its order, on the whole state of the source. It shares the
-spike with the library, and nothing else.
+Each reference is one step of the source, with its names and its order, on the whole state of the
+source. It shares the spike with the library, and nothing else.
 """
 
 import functools
@@ -132,7 +133,11 @@ def qif(p, v, x):
 
 
 def eif(p, v, x):
-    h = v + (x + p["rest"] - v + p["sharpness"] * jnp.exp((v - p["rheobase"]) / p["sharpness"])) / p["tau"]
+    h = (
+        v
+        + (x + p["rest"] - v + p["sharpness"] * jnp.exp((v - p["rheobase"]) / p["sharpness"]))
+        / p["tau"]
+    )
     s = fire(h - p["threshold"])
     return (1 - s) * h + s * p["reset_value"], s
 
@@ -144,7 +149,11 @@ def lif_adex(p, state, x):
     dv = 0.1 * (-v + p["sharpness"] * jnp.exp((v - p["threshold"]) / p["sharpness"]) + i_jump - a)
     a_decayed = a + 0.002 * (p["coupling"] * v - a)
     z = fire(v + dv - p["threshold"])
-    return ((1 - z) * (v + dv) + z * p["reset_value"], i_jump - 0.2 * i_jump, z * p["adaptation"] + a_decayed), z
+    return (
+        (1 - z) * (v + dv) + z * p["reset_value"],
+        i_jump - 0.2 * i_jump,
+        z * p["adaptation"] + a_decayed,
+    ), z
 
 
 def izhikevich(order):
@@ -176,8 +185,22 @@ SILIF = {"log_alpha": 3.26, "log_beta": 1.6, "log_dt": -5.5, "a": 0.04, "b": 1.5
 BAUD = {"decay": 0.9, "adaptation_decay": 0.99, "a": 0.5, "b": 1.0, "threshold": 0.9}
 ALIF = {"decay": 0.9, "threshold": 0.8, "adaptation": 0.3, "adaptation_decay": 0.95}
 TURN = {"omega": 20.0, "b": 1.0, "threshold": 1.0}
-QUADRATIC = {"tau": 2.0, "critical": 0.8, "rest": 0.1, "a": 1.2, "threshold": 1.0, "reset_value": -0.1}
-EXP = {"tau": 2.0, "rheobase": 0.8, "sharpness": 0.9, "rest": 0.1, "threshold": 1.1, "reset_value": -0.1}
+QUADRATIC = {
+    "tau": 2.0,
+    "critical": 0.8,
+    "rest": 0.1,
+    "a": 1.2,
+    "threshold": 1.0,
+    "reset_value": -0.1,
+}
+EXP = {
+    "tau": 2.0,
+    "rheobase": 0.8,
+    "sharpness": 0.9,
+    "rest": 0.1,
+    "threshold": 1.1,
+    "reset_value": -0.1,
+}
 IZ = {"a": 0.02, "b": 0.2, "c": -65.0, "d": 8.0}
 ADEX = {"coupling": 4.0, "adaptation": 0.02, "sharpness": 0.5, "threshold": 1.0, "reset_value": 0.0}
 DENDRITE = {"to_dendrite": 0.6, "to_soma": 0.4, "threshold": 1.0, "dendritic_reset": 0.5}
@@ -188,13 +211,20 @@ def spiking(order):
     return functools.partial(neurons.Izhikevich, order=order, dt=0.25)
 
 
-CELLS = {  # cell, parameters, the step of the source, its state at the start, mean and deviation of the input
+# cell, parameters, the step of the source, its state at the start, mean and deviation of the input
+CELLS = {
     "adLIF": (neurons.AdLIF, ADLIF, sparch_adlif, 3, (4, 6)),
     "SiLIF": (silif, SILIF, silif_source, 3, (4, 6)),
     "SE-adLIF": (neurons.SymplecticAdLIF, BAUD, se_adlif, 2, (10, 20)),
     "EF-adLIF": (neurons.EulerAdLIF, BAUD, ef_adlif, 3, (10, 20)),
     "ALIF, baseline": (delayed_alif, ALIF, eprop_alif, 3, (0.2, 0.5)),
-    "synaptic ALIF": (neurons.SynapticAdaptiveLIF, ALIF | {"synaptic_decay": 0.7}, synaptic_alif, 3, (0.1, 0.4)),
+    "synaptic ALIF": (
+        neurons.SynapticAdaptiveLIF,
+        ALIF | {"synaptic_decay": 0.7},
+        synaptic_alif,
+        3,
+        (0.1, 0.4),
+    ),
     "RF": (neurons.RF, TURN | {"b": -2.5}, rf_update, 2, (10, 40)),
     "BRF": (neurons.BRF, TURN, brf_update, 3, (10, 80)),
     "HRF": (neurons.HRF, TURN, hrf_update, 3, (40, 80)),
@@ -203,7 +233,13 @@ CELLS = {  # cell, parameters, the step of the source, its state at the start, m
     "EIF": (neurons.EIF, EXP, eif, 1, (-0.3, 1.0)),
     "AdEx": (neurons.AdEx, ADEX, lif_adex, 3, (0.8, 1.5)),
     "Izhikevich, published": (neurons.Izhikevich, IZ, izhikevich("published"), 2, (15, 10)),
-    "Izhikevich, semi-implicit": (spiking("semi-implicit"), IZ, izhikevich("semi-implicit"), 2, (15, 10)),
+    "Izhikevich, semi-implicit": (
+        spiking("semi-implicit"),
+        IZ,
+        izhikevich("semi-implicit"),
+        2,
+        (15, 10),
+    ),
     "Izhikevich, euler": (spiking("euler"), IZ, izhikevich("euler"), 2, (15, 10)),
     "CLIF": (neurons.CLIF, {"decay": 0.5, "threshold": 1.0}, clif, 2, (0.6, 0.8)),
 }
@@ -215,7 +251,9 @@ def started(name, p):
         v = jnp.broadcast_to(p["c"], SIZE)
         return v, p["b"] * v
     start = tuple(jnp.zeros(SIZE) for _ in range(CELLS[name][3]))
-    if name == "ALIF, baseline":  # the library computes the spike of the first state, which has a slope
+    if (
+        name == "ALIF, baseline"
+    ):  # the library computes the spike of the first state, which has a slope
         return *start[:2], fire(-p["threshold"])
     if CELLS[name][3] == 1:
         return start[0] + p["rest"]
@@ -239,7 +277,9 @@ def test_cells_fire_and_learn_as_the_code_of_their_papers(x64, name):
         spikes = jax.lax.scan(lambda state, x: step(p, state, x), started(name, p), x)[1]
         return (weights * spikes).sum(), spikes
 
-    run = jax.jit(lambda *args: [jax.grad(each, (0, 1), has_aux=True)(*args) for each in (ours, theirs)])
+    run = jax.jit(
+        lambda *args: [jax.grad(each, (0, 1), has_aux=True)(*args) for each in (ours, theirs)]
+    )
     (got, spikes), (wanted, expected) = run(parameters, currents)
     np.testing.assert_array_equal(spikes, expected)
     assert 0.005 < expected.mean() < 0.6
@@ -252,15 +292,35 @@ def test_cells_fire_and_learn_as_the_code_of_their_papers(x64, name):
         np.testing.assert_allclose(a, b, rtol=1e-7, atol=1e-9 * np.abs(b).max())
 
 
-DRIVES = {"AdLIF": 15, "SymplecticAdLIF": 30, "EulerAdLIF": 30, "SynapticAdaptiveLIF": 1, "RF": 80, "BRF": 200}
-DRIVES |= {"HRF": 300, "TCLIF": 1, "QIF": 1.5, "EIF": 1.5, "AdEx": 3, "Izhikevich": 30, "CLIF": 1, "baseline": 1}
+DRIVES = {
+    "AdLIF": 15,
+    "SymplecticAdLIF": 30,
+    "EulerAdLIF": 30,
+    "SynapticAdaptiveLIF": 1,
+    "RF": 80,
+    "BRF": 200,
+}
+DRIVES |= {
+    "HRF": 300,
+    "TCLIF": 1,
+    "QIF": 1.5,
+    "EIF": 1.5,
+    "AdEx": 3,
+    "Izhikevich": 30,
+    "CLIF": 1,
+    "baseline": 1,
+}
 
 
 @pytest.mark.parametrize("name", few(DRIVES, ci=("AdLIF", "BRF", "AdEx")))
 def test_cells_of_papers_have_the_properties_of_cells(name):
     frequency = {"BRF": (20.0,), "HRF": (20.0,)}.get(name, ())
     is_baseline = name == "baseline"
-    cell = AdaptiveLIF(0.9, 0.5, reset="baseline") if is_baseline else getattr(neurons, name)(*frequency)
+    cell = (
+        AdaptiveLIF(0.9, 0.5, reset="baseline")
+        if is_baseline
+        else getattr(neurons, name)(*frequency)
+    )
     assert check_cell(cell, drive=float(DRIVES[name]), steps=40).passed
 
 
@@ -299,7 +359,9 @@ def test_bounds_of_stability_are_where_the_linear_part_begins_to_grow(x64, name)
     make, others, parameter, bound, outwards = BOUNDS[name]
     margin = 2e-3 * abs(bound) * outwards
     assert radius(make(**others, **{parameter: bound - margin})) < 1
-    assert radius(make(**others, **{parameter: jnp.asarray(bound + margin)})) > 1  # an array is not checked
+    assert (
+        radius(make(**others, **{parameter: jnp.asarray(bound + margin)})) > 1
+    )  # an array is not checked
     with pytest.raises(ValueError, match=f"{parameter}.* to be stable, got .*{parameter}="):
         make(**others, **{parameter: bound + margin})
 
@@ -316,7 +378,9 @@ def test_a_balanced_neuron_on_the_boundary_neither_grows_nor_decays(x64):
 
 @pytest.mark.parametrize("cls", [neurons.RF, neurons.BRF, neurons.HRF])
 def test_oscillations_do_not_depend_on_the_unit_of_time(x64, cls):
-    """A unit four times as long, in which a step is a quarter, and frequencies, damping and currents are four times."""
+    """A unit four times as long, in which a step is a quarter, and frequencies, damping and
+    currents are four times.
+    """
     currents = jnp.asarray(RNG.normal(0, 10, (40, SIZE)))
     damping = -2.5 if cls is neurons.RF else 1.0
 
@@ -330,7 +394,9 @@ def test_oscillations_do_not_depend_on_the_unit_of_time(x64, cls):
 
 
 def test_gradients_are_finite_at_the_highest_frequency_of_a_balanced_neuron(x64):
-    """The boundary counts as constant there. Without spikes a loop and its central differences are exact enough."""
+    """The boundary counts as constant there. Without spikes a loop and its central differences are
+    exact enough.
+    """
     currents = RNG.normal(size=(12, 3))
     highest = 100.0
 
@@ -358,14 +424,24 @@ def of(cell, surrogate):
 
 
 REFUSED = {
-    "ValueError: BRF: omega must be at most 1 / dt, got omega=101.0, dt=0.01": lambda: neurons.BRF(101.0),
+    "ValueError: BRF: omega must be at most 1 / dt, got omega=101.0, dt=0.01": lambda: neurons.BRF(
+        101.0
+    ),
     "ValueError: RF: omega must be at most 1 / dt": lambda: neurons.RF(np.array([10.0, 101.0])),
-    "ValueError: QIF: a reset to a value, which takes one spike a step": of(neurons.QIF, lambda s: multi_spike(s, 2)),
+    "ValueError: QIF: a reset to a value, which takes one spike a step": of(
+        neurons.QIF, lambda s: multi_spike(s, 2)
+    ),
     "ValueError: CLIF: a reset that spikes increase": of(neurons.CLIF, signed),
-    "ValueError: BRF: a threshold that spikes raise, does not go with signed": of(neurons.BRF, signed),
-    "ValueError: HRF: a threshold that spikes raise, does not go with signed": of(neurons.HRF, signed),
+    "ValueError: BRF: a threshold that spikes raise, does not go with signed": of(
+        neurons.BRF, signed
+    ),
+    "ValueError: HRF: a threshold that spikes raise, does not go with signed": of(
+        neurons.HRF, signed
+    ),
     "ValueError: one of 'subtract', 'value', 'none', 'baseline'": lambda: AdaptiveLIF(reset="base"),
-    "ValueError: one of 'subtract', 'value', 'none'": lambda: neurons.SynapticAdaptiveLIF(reset="base"),
+    "ValueError: one of 'subtract', 'value', 'none'": lambda: neurons.SynapticAdaptiveLIF(
+        reset="base"
+    ),
     "TypeError: AdEx: v must be a tuple (potential, adaptation, synaptic current), as": (
         lambda: neurons.AdEx()((jnp.zeros(3), jnp.zeros(3)), jnp.zeros(3))
     ),

@@ -1,4 +1,6 @@
-"""Cells of users: every state and wrapper that a network takes, and what the messages say about the others."""
+"""Cells of users: every state and wrapper that a network takes, and what the messages say about the
+others.
+"""
 
 from typing import Any
 
@@ -78,7 +80,9 @@ class WithNumbers(Named):
 def test_unroll_and_call_take_every_state_that_a_network_takes(cell):
     spread = (lambda x: jnp.stack([x, x / 2], -1)) if type(cell) is Receptors else (lambda x: x)
     currents = spread(X)
-    expected, outs = jax.jit(lambda: (Network([Layer(spread, cell)])(X)[1], unroll(cell, currents)[1]))()
+    expected, outs = jax.jit(
+        lambda: (Network([Layer(spread, cell)])(X)[1], unroll(cell, currents)[1])
+    )()
     assert expected.sum() > 10
     np.testing.assert_array_equal(outs, expected)
     call, v = jax.jit(cell), cell.initial_state(currents.shape[1:], jnp.float32)
@@ -187,7 +191,9 @@ def test_wrapper_of_a_cell_that_does_not_encode_is_stored_unchanged():
 
 def test_weights_and_widths_of_a_wrapper_are_those_of_its_inner_cell():
     cells = LIF(0.8), Held(LIF(0.8)), InField(LIF(0.8))
-    plain, *wrapped = jax.jit(lambda: [Network.init(jax.random.key(0), X, (7, 2), cell) for cell in cells])()
+    plain, *wrapped = jax.jit(
+        lambda: [Network.init(jax.random.key(0), X, (7, 2), cell) for cell in cells]
+    )()
     for wrap, network in zip((Held, InField), wrapped, strict=True):
         np.testing.assert_array_equal(network.layers[0].weight, plain.layers[0].weight)
         fitted = match_widths(network, X).layers[0].cell
@@ -222,37 +228,49 @@ class Empty(Pair):
 
 
 @pytest.mark.parametrize(
-    "run", [lambda cell, x: Network([Layer(jnp.eye(5), cell)])(x), unroll], ids=["network", "unroll"]
+    "run",
+    [lambda cell, x: Network([Layer(jnp.eye(5), cell)])(x), unroll],
+    ids=["network", "unroll"],
 )
 def test_state_of_two_arrays_needs_an_initial_state(run):
     with pytest.raises(ValueError, match="too many values to unpack"):
         run(Pair(), X)
-    with pytest.raises(TypeError, match=r"(initial_state must return|v must be the state).* arrays, got \(\)"):
+    with pytest.raises(
+        TypeError, match=r"(initial_state must return|v must be the state).* arrays, got \(\)"
+    ):
         run(Empty(), X)
-    with pytest.raises(TypeError, match=r"fire must return a state like|must have the same (pytree|type) structure"):
+    with pytest.raises(
+        TypeError, match=r"fire must return a state like|must have the same (pytree|type) structure"
+    ):
         run(Grown(), X)
 
 
 REFUSED = {  # what users of other libraries write, and the fix that the message names
-    "TypeError: LIF: surrogate must be a function, got 'arctan'; write get('arctan')": lambda: LIF(surrogate="arctan"),
+    "TypeError: LIF: surrogate must be a function, got 'arctan'; write get('arctan')": lambda: LIF(
+        surrogate="arctan"
+    ),
     "TypeError: no parameter spike_grad; give surrogate=Sigmoid()": lambda: LIF(spike_grad=abs),
-    "TypeError: SynapticLIF: no parameter surrogate_fu": lambda: SynapticLIF(surrogate_function=abs),
-    "ValueError: LIF: reset must be one of 'subtract', 'value', 'none', got 'zero'": lambda: LIF(reset="zero"),
+    "TypeError: SynapticLIF: no parameter surrogate_fu": lambda: SynapticLIF(
+        surrogate_function=abs
+    ),
+    "ValueError: LIF: reset must be one of 'subtract', 'value', 'none', got 'zero'": lambda: LIF(
+        reset="zero"
+    ),
     "TypeError: sigmoid: x is missing; use Sigmoid()": lambda: LIF(surrogate=sigmoid(alpha=2.0)),
     "TypeError: got a Network; a Network runs over time by itself: network(inputs)": (
         lambda: unroll(Network([Layer(W, LIF())]), X)
     ),
-    "TypeError: unroll: cell must be an instance, got the class LIF: write LIF()": lambda: unroll(LIF, X),
+    "TypeError: unroll: cell must be an instance, got the class LIF: write LIF()": lambda: unroll(
+        LIF, X
+    ),
     "TypeError: got a Sigmoid": lambda: unroll(Sigmoid(), X),
     "TypeError: Elsewhere: inner must be the value of a field, got LIF(": (
         lambda: with_parameters(Elsewhere(LIF()), decay=0.5)
     ),
-    "ValueError: Network: layer '1': Layer: weight of shape (5, 7) does not take an input of shape (3, 7)": (
-        lambda: Network([Layer(W, LIF()), Layer(W, LIF())])(X)
-    ),
-    "ValueError: Network: layer '0': LIF: decay of shape (5,) does not broadcast to v of shape (3, 7)": (
-        lambda: Network([Layer(W, LIF(jnp.ones(5)))])(X)
-    ),
+    "ValueError: Network: layer '1': Layer: weight of shape (5, 7) does not take an input of "
+    "shape (3, 7)": (lambda: Network([Layer(W, LIF()), Layer(W, LIF())])(X)),
+    "ValueError: Network: layer '0': LIF: decay of shape (5,) does not broadcast to v of shape "
+    "(3, 7)": (lambda: Network([Layer(W, LIF(jnp.ones(5)))])(X)),
 }
 
 
@@ -284,7 +302,9 @@ class Counting(Cell):
 
 def test_state_names_make_the_initial_state():
     state = Counting().initial_state((2, 3), jnp.bfloat16)
-    assert [(a.shape, a.dtype, float(abs(a).max())) for a in state] == [((2, 3), jnp.bfloat16, 0.0)] * 3
+    assert [(a.shape, a.dtype, float(abs(a).max())) for a in state] == [
+        ((2, 3), jnp.bfloat16, 0.0)
+    ] * 3
     (_, _, count), spikes = unroll(Counting(), jnp.full((9, 2), 0.7))
     np.testing.assert_array_equal(count, spikes.sum(0))
 

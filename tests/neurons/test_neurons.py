@@ -6,7 +6,18 @@ import numpy as np
 import pytest
 
 import spikegrad
-from spikegrad import LIF, Layer, LeakyReadout, Network, Sigmoid, Surrogate, SynapticLIF, learnable, parameter, unroll
+from spikegrad import (
+    LIF,
+    Layer,
+    LeakyReadout,
+    Network,
+    Sigmoid,
+    Surrogate,
+    SynapticLIF,
+    learnable,
+    parameter,
+    unroll,
+)
 from spikegrad.neurons import Refractory
 
 pytestmark = pytest.mark.oldest
@@ -28,7 +39,9 @@ def sigmoid_slope(x, alpha=4.0):
 
 
 def run(decay, threshold, reset, currents, v, value=0.0, delay=False, norm=False):
-    """Potentials before the reset, spikes, potentials after; with a delay, the state is that before."""
+    """Potentials before the reset, spikes, potentials after; with a delay, the state is that
+    before.
+    """
 
     def after(u, s):
         return {"subtract": u - threshold * s, "value": u * (1 - s) + value * s, "none": u}[reset]
@@ -97,7 +110,14 @@ def jax_loss(cell, currents, v):
 @pytest.mark.parametrize("delay", [False, True])
 def test_potentials_and_spikes(x64, reset, delay):
     value, start = 0.1 * (reset == "value"), START + 0.4  # of which some would fire
-    cell = LIF(decay=0.8, threshold=0.6, reset=reset, reset_value=value, delay_reset=delay, norm_input=delay)
+    cell = LIF(
+        decay=0.8,
+        threshold=0.6,
+        reset=reset,
+        reset_value=value,
+        delay_reset=delay,
+        norm_input=delay,
+    )
     currents = CURRENTS * (5 if delay else 1)
     _, spikes, vs = run(0.8, 0.6, reset, currents, start, value=value, delay=delay, norm=delay)
     assert 5 < spikes.sum() < spikes.size - 5
@@ -118,18 +138,29 @@ def test_potentials_and_spikes(x64, reset, delay):
     [("numbers", False, False), ("one per neuron", False, True), ("one per neuron", True, False)],
 )
 def test_gradients(x64, reset, detach, kind, delay, norm):
-    decay, threshold = (0.8, 0.6) if kind == "numbers" else (np.linspace(0.5, 0.9, SIZE), np.linspace(0.4, 0.8, SIZE))
+    decay, threshold = (
+        (0.8, 0.6)
+        if kind == "numbers"
+        else (np.linspace(0.5, 0.9, SIZE), np.linspace(0.4, 0.8, SIZE))
+    )
     value = 0.0
     if reset == "value":
         value = 0.1 if kind == "numbers" else np.linspace(0.05, 0.1, SIZE)
     options = {"reset": reset, "detach_reset": detach, "delay_reset": delay, "norm_input": norm}
-    cell = LIF(jnp.asarray(decay), jnp.asarray(threshold), reset_value=jnp.asarray(value), **options)
+    cell = LIF(
+        jnp.asarray(decay), jnp.asarray(threshold), reset_value=jnp.asarray(value), **options
+    )
     currents, start = CURRENTS * (3 if norm else 1), START + 0.4 * delay
     of_cell, *of_data = jax.grad(jax_loss, argnums=(0, 1, 2))(cell, currents, start)
     want = gradient(decay, threshold, reset, detach, currents, start, value, delay, norm)
     parameters = decay, threshold, value
-    want = *(w if np.ndim(p) else w.sum() for w, p in zip(want[:3], parameters, strict=True)), *want[3:]
-    for got, expected in zip((of_cell.decay, of_cell.threshold, of_cell.reset_value, *of_data), want, strict=True):
+    want = (
+        *(w if np.ndim(p) else w.sum() for w, p in zip(want[:3], parameters, strict=True)),
+        *want[3:],
+    )
+    for got, expected in zip(
+        (of_cell.decay, of_cell.threshold, of_cell.reset_value, *of_data), want, strict=True
+    ):
         np.testing.assert_allclose(got, expected, rtol=1e-10, atol=1e-12)
 
 
@@ -148,10 +179,19 @@ class Own(Surrogate):
         return 0.5
 
 
-KINDS = spikegrad.get("relu_grad"), Cauchy(), Own(), learnable(Sigmoid(2.0)), spikegrad.surrogates.arctan, jnp.tanh
+KINDS = (
+    spikegrad.get("relu_grad"),
+    Cauchy(),
+    Own(),
+    learnable(Sigmoid(2.0)),
+    spikegrad.surrogates.arctan,
+    jnp.tanh,
+)
 
 
-@pytest.mark.parametrize("surrogate", KINDS, ids=lambda s: s.__name__ if hasattr(s, "__name__") else str(s))
+@pytest.mark.parametrize(
+    "surrogate", KINDS, ids=lambda s: s.__name__ if hasattr(s, "__name__") else str(s)
+)
 def test_any_surrogate(surrogate):
     """One step: the spike is the surrogate's, and its derivative in the current is too."""
     cell = LIF(decay=0.5, threshold=0.75, surrogate=surrogate, reset="none")
@@ -159,7 +199,10 @@ def test_any_surrogate(surrogate):
 
     @jax.jit
     def run():
-        slopes = jax.grad(lambda i: cell(v, i)[1].sum())(current), jax.grad(lambda x: surrogate(x).sum())(x)
+        slopes = (
+            jax.grad(lambda i: cell(v, i)[1].sum())(current),
+            jax.grad(lambda x: surrogate(x).sum())(x),
+        )
         return cell(v, current), surrogate(x), slopes, unroll(cell, jnp.ones((3, 2)))[1]
 
     (new, s), expected, slopes, spikes = run()
@@ -169,7 +212,9 @@ def test_any_surrogate(surrogate):
     assert spikes.shape == (3, 2)
 
 
-@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16, jnp.float32], ids=lambda d: d.__name__)
+@pytest.mark.parametrize(
+    "dtype", [jnp.float16, jnp.bfloat16, jnp.float32], ids=lambda d: d.__name__
+)
 def test_the_state_gives_the_dtype(dtype):
     """Numbers of few bits, so that every format gives exactly the same."""
     numbers = np.array([[0.5, 1.0], [1.0, 0.0], [0.25, 1.5], [2.0, 1.0]])
@@ -182,7 +227,9 @@ def test_the_state_gives_the_dtype(dtype):
     @jax.jit
     def outputs_and_slopes():
         total = jax.grad(lambda i: from_rest(i)[1].astype(jnp.float32).sum())
-        return [from_rest(i) for i in (*currents, np.eye(4, 2, dtype=int))], [total(jnp.asarray(i)) for i in currents]
+        return [from_rest(i) for i in (*currents, np.eye(4, 2, dtype=int))], [
+            total(jnp.asarray(i)) for i in currents
+        ]
 
     outputs, slopes = outputs_and_slopes()
     for (v, out), given in zip(outputs, (*currents, np.eye(4, 2)), strict=True):
@@ -195,12 +242,18 @@ def test_the_state_gives_the_dtype(dtype):
         assert np.isfinite(np.asarray(slope, float)).all()
 
 
-@pytest.mark.parametrize(("dtype", "stuck", "known"), [("bfloat16", 0.999, 0.98), ("float16", 0.9999, 0.995)])
+@pytest.mark.parametrize(
+    ("dtype", "stuck", "known"), [("bfloat16", 0.999, 0.98), ("float16", 0.9999, 0.995)]
+)
 def test_potentials_that_16_bits_cannot_decay(dtype, stuck, known):
-    """The potential that never leaks, and one that leaks as it should, beside powers of the decay."""
+    """The potential that never leaks, and one that leaks as it should, beside powers of the
+    decay.
+    """
     start, currents = jnp.ones(2, dtype), jnp.zeros((50, 2), dtype)
     for decay in (stuck, np.array([0.5, stuck])):
-        with pytest.warns(UserWarning, match=f"unroll: LeakyReadout: decay=.* less than {dtype} resolves"):
+        with pytest.warns(
+            UserWarning, match=f"unroll: LeakyReadout: decay=.* less than {dtype} resolves"
+        ):
             v, _ = unroll(LeakyReadout(decay), currents, start)
         assert v[1] == 1 > stuck**50 + 0.004
     v, _ = unroll(LeakyReadout(known), currents, start)
@@ -213,13 +266,17 @@ def test_a_network_names_the_layer_that_cannot_decay():
     weight = jnp.eye(3, dtype=jnp.bfloat16)
     resting = Refractory(SynapticLIF(0.9, synaptic_decay=0.999), 2)
     network = Network({"a": Layer(weight, LIF(0.95)), "slow": Layer(weight, resting)})
-    with pytest.warns(UserWarning, match="Network: layer 'slow': SynapticLIF: synaptic_decay=0.999"):
+    with pytest.warns(
+        UserWarning, match="Network: layer 'slow': SynapticLIF: synaptic_decay=0.999"
+    ):
         network(jnp.zeros((4, 2, 3)))
 
     def wide(x):
         return jnp.dot(x.astype(weight.dtype), weight, preferred_element_type=jnp.float32)
 
-    states, _ = Network([Layer(wide, SynapticLIF(0.9, synaptic_decay=0.999))])(jnp.ones((100, 2, 3)))
+    states, _ = Network([Layer(wide, SynapticLIF(0.9, synaptic_decay=0.999))])(
+        jnp.ones((100, 2, 3))
+    )
     (_, i), _ = states["0"]
     np.testing.assert_allclose(i, (1 - 0.999**100) / (1 - 0.999), rtol=1e-5)
 
@@ -231,7 +288,9 @@ def test_without_a_state_the_currents_give_the_dtype():
     assert unroll(LIF(), np.ones((3, 2), int))[1].dtype == jnp.float32
 
 
-@pytest.mark.parametrize("cell", [LIF(0.8, 0.6), LeakyReadout(0.8), Refractory(LIF(0.9, 0.5), 3)], ids=repr)
+@pytest.mark.parametrize(
+    "cell", [LIF(0.8, 0.6), LeakyReadout(0.8), Refractory(LIF(0.9, 0.5), 3)], ids=repr
+)
 def test_going_on_with_a_sequence(cell):
     def at_once(currents):
         v, outs = unroll(cell, currents)
@@ -243,19 +302,28 @@ def test_going_on_with_a_sequence(cell):
         outs = jnp.concatenate([first, second])
         return (WEIGHTS.astype(np.float32) * outs).sum(), (v, outs)
 
-    run = jax.jit(lambda currents: [jax.grad(run, has_aux=True)(currents) for run in (in_two, at_once)])
+    run = jax.jit(
+        lambda currents: [jax.grad(run, has_aux=True)(currents) for run in (in_two, at_once)]
+    )
     (got, values), (expected, whole) = run(jnp.asarray(CURRENTS, jnp.float32))
     jax.tree.map(np.testing.assert_array_equal, values, whole)
     np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-6)
     half = unroll(cell, np.float32(CURRENTS[:5]))[0]
-    v, _ = unroll(cell, np.float32(CURRENTS[5:]), jax.tree.map(np.asarray, half))  # from a file, say
+    v, _ = unroll(
+        cell, np.float32(CURRENTS[5:]), jax.tree.map(np.asarray, half)
+    )  # from a file, say
     jax.tree.map(np.testing.assert_array_equal, v, whole[0])
 
 
 def test_leaky_readout(x64):
     decay = np.linspace(0.5, 1, SIZE)
-    powers = np.array([[decay ** max(t - k, 0) * (k <= t) for k in range(STEPS)] for t in range(STEPS)])
-    want = np.einsum("tkn,kn->tn", powers, CURRENTS) + decay ** np.arange(1, STEPS + 1)[:, None] * START
+    powers = np.array(
+        [[decay ** max(t - k, 0) * (k <= t) for k in range(STEPS)] for t in range(STEPS)]
+    )
+    want = (
+        np.einsum("tkn,kn->tn", powers, CURRENTS)
+        + decay ** np.arange(1, STEPS + 1)[:, None] * START
+    )
     v, out = unroll(LeakyReadout(decay), CURRENTS, START)
     np.testing.assert_allclose(out, want, rtol=1e-12)
     np.testing.assert_array_equal(v, out[-1])
@@ -271,7 +339,9 @@ def test_leaky_readout(x64):
         return total
 
     of_decay = jax.grad(lambda d: (WEIGHTS * unroll(LeakyReadout(d), CURRENTS)[1]).sum())(0.8)
-    np.testing.assert_allclose(of_decay, (numpy_loss(0.8 + 1e-6) - numpy_loss(0.8 - 1e-6)) / 2e-6, rtol=1e-6)
+    np.testing.assert_allclose(
+        of_decay, (numpy_loss(0.8 + 1e-6) - numpy_loss(0.8 - 1e-6)) / 2e-6, rtol=1e-6
+    )
 
 
 def test_shapes():

@@ -16,7 +16,8 @@ RNG = np.random.default_rng(0)
 
 
 def mpbn(x, gain, bias, axis, mask=None):
-    """Guo et al. 2023: the spike is of the normalized potential, the reset to zero of the potential itself.
+    """Guo et al. 2023: the spike is of the normalized potential, the reset to zero of the potential
+    itself.
 
     The examples that a mask leaves out of a step wait, and do not enter its statistics.
     """
@@ -34,7 +35,9 @@ def mpbn(x, gain, bias, axis, mask=None):
     return spikes, potentials
 
 
-@pytest.mark.parametrize(("shape", "axis", "mask"), [((2, 4, 3), -1, None), ((3, 4, 2), 1, np.arange(STEPS) % 3 != 1)])
+@pytest.mark.parametrize(
+    ("shape", "axis", "mask"), [((2, 4, 3), -1, None), ((3, 4, 2), 1, np.arange(STEPS) % 3 != 1)]
+)
 def test_spikes_are_those_of_the_paper(shape, axis, mask, x64):
     x = RNG.normal(0.3, 2, (STEPS, BATCH, *shape))
     wide = (3,) + (1,) * (len(shape) - 1 if axis == 1 else 0)
@@ -80,7 +83,10 @@ def test_gradients_pass_through_the_statistics(x64):
     @jax.jit
     @jax.value_and_grad
     def loss(x):
-        return (weights * unroll(MPBN(surrogate=soft(Sigmoid(2.0)), gain=jnp.asarray([1.0, 2, -1])), x)[1]).sum()
+        return (
+            weights
+            * unroll(MPBN(surrogate=soft(Sigmoid(2.0)), gain=jnp.asarray([1.0, 2, -1])), x)[1]
+        ).sum()
 
     slope = (loss(x + 1e-6 * direction)[0] - loss(x - 1e-6 * direction)[0]) / 2e-6
     gradient = np.asarray(loss(x)[1])
@@ -90,7 +96,12 @@ def test_gradients_pass_through_the_statistics(x64):
 
 
 def running(**changed):
-    numbers = {"gain": [1.5, 0.5, 1.0], "bias": [0.1, 0, -0.2], "mean": [0.2, -0.3, 1], "var": [4.0, 0.5, 2.0]}
+    numbers = {
+        "gain": [1.5, 0.5, 1.0],
+        "bias": [0.1, 0, -0.2],
+        "mean": [0.2, -0.3, 1],
+        "var": [4.0, 0.5, 2.0],
+    }
     given: dict[str, Any] = {name: jnp.asarray(value) for name, value in numbers.items()}
     given.update(changed)
     return MPBN(**given)
@@ -109,11 +120,19 @@ def test_folded_neurons_fire_the_same_spikes(reset, x64):
 
 REFUSED = {
     "ValueError: MPBN: folded needs running statistics; pass mean and var": lambda: MPBN().folded(),
-    "ValueError: folded needs gains above 0, got 0": lambda: running(gain=jnp.asarray([1.0, 0.0, 1])).folded(),
-    "ValueError: folded needs reset='value' or 'none', got 'subtract'": lambda: running(reset="subtract").folded(),
-    "TypeError: MPBN: pass both mean and var, or neither in training": lambda: MPBN(mean=jnp.zeros(3)),
+    "ValueError: folded needs gains above 0, got 0": lambda: running(
+        gain=jnp.asarray([1.0, 0.0, 1])
+    ).folded(),
+    "ValueError: folded needs reset='value' or 'none', got 'subtract'": lambda: running(
+        reset="subtract"
+    ).folded(),
+    "TypeError: MPBN: pass both mean and var, or neither in training": lambda: MPBN(
+        mean=jnp.zeros(3)
+    ),
     "ValueError: MPBN: delay_reset must be False": lambda: MPBN(delay_reset=True),
-    "ValueError: MPBN: states must be of shape (batch, ..., neurons), got": lambda: MPBN()(jnp.zeros(3), jnp.zeros(3)),
+    "ValueError: MPBN: states must be of shape (batch, ..., neurons), got": lambda: MPBN()(
+        jnp.zeros(3), jnp.zeros(3)
+    ),
 }
 
 

@@ -1,7 +1,7 @@
 """The cells of the page on migration against what these libraries computed themselves.
 
-``scripts/record_neurons.py`` recorded their spikes and gradients in ``tests/recorded/``. SpyTorch, stork, snnax and the
-ALIF of Yin et al. are compared with a loop in the order of their code.
+``scripts/record_neurons.py`` recorded their spikes and gradients in ``tests/recorded/``. SpyTorch,
+stork, snnax and the ALIF of Yin et al. are compared with a loop in the order of their code.
 """
 
 import ast
@@ -31,27 +31,44 @@ def recorded():
     for path in sorted((ROOT / "tests" / "recorded").glob("*.npz")):
         with np.load(path) as file:
             for case in file.files:
-                found[f"{path.stem}_{case}"] = {name: file[case][name] for name in file[case].dtype.names}
+                found[f"{path.stem}_{case}"] = {
+                    name: file[case][name] for name in file[case].dtype.names
+                }
     return found
 
 
 RECORDED = recorded()
 SECTIONS = re.split(r"^## ", PAGE.read_text(), flags=re.MULTILINE)[1:]
-NAMES = {**vars(spikegrad), **vars(neurons), **vars(surrogates), "jax": jax, "jnp": jnp, "dataclasses": dataclasses}
+NAMES = {
+    **vars(spikegrad),
+    **vars(neurons),
+    **vars(surrogates),
+    "jax": jax,
+    "jnp": jnp,
+    "dataclasses": dataclasses,
+}
 NAMES |= runpy.run_path(str(ROOT / "examples" / "other_resets.py"))
 
 
 def statements(section):
     """The cells of a section, one statement each."""
-    return ast.parse("\n".join(re.findall(r"^```py\n(.*?)^```$", section, re.MULTILINE | re.DOTALL))).body
+    return ast.parse(
+        "\n".join(re.findall(r"^```py\n(.*?)^```$", section, re.MULTILINE | re.DOTALL))
+    ).body
 
 
 def assigned(section):
-    return {node.id for node in ast.walk(ast.Module(statements(section), [])) if isinstance(node, ast.Name)}
+    return {
+        node.id
+        for node in ast.walk(ast.Module(statements(section), []))
+        if isinstance(node, ast.Name)
+    }
 
 
 def place_of(case):
-    """The section of a case and the name of its cell there, without the name of the library if the title has it."""
+    """The section of a case and the name of its cell there, without the name of the library if the
+    title has it.
+    """
     library, _, rest = case.partition("_")
     for section in SECTIONS:
         names = assigned(section)
@@ -68,9 +85,14 @@ IN_TIME = {"spyx_psu_lif", "spyx_resonate_fire"}
 
 def spikes_of(case, weight, inputs, recurrent=None, **given):
     """Spikes of one layer with the cell of the page, ``(steps, batch, neurons)``."""
-    late = 0 if case in IN_TIME else next((n for name, n in LATE.items() if case.startswith(name)), 0)
+    late = (
+        0 if case in IN_TIME else next((n for name, n in LATE.items() if case.startswith(name)), 0)
+    )
     if case.startswith("sparx_izhikevich_"):
-        case, given["order"] = "sparx_izhikevich", case.removeprefix("sparx_izhikevich_").replace("_", "-")
+        case, given["order"] = (
+            "sparx_izhikevich",
+            case.removeprefix("sparx_izhikevich_").replace("_", "-"),
+        )
     section, name = place_of(case)
     space = {**NAMES, **given, "weight": weight}
     for statement in statements(section):
@@ -82,7 +104,9 @@ def spikes_of(case, weight, inputs, recurrent=None, **given):
         recurrent = Delayed(recurrent, {1: 2}.get(late, 3))
     network = Network([Layer(space.get(f"{name}_weight", weight), space[name], recurrent)])
     state, out = network.initial_state(inputs[0])["0"]
-    if (start := space.get(f"{name}_start")) is not None:  # a number, or one for each array of the state
+    if (
+        start := space.get(f"{name}_start")
+    ) is not None:  # a number, or one for each array of the state
         state = jax.tree.map(jnp.full_like, state, start)
     spikes = network(inputs, {"0": (state, out)})[1]
     return jnp.concatenate([jnp.zeros_like(spikes[:late]), spikes[: len(spikes) - late]])
@@ -90,10 +114,18 @@ def spikes_of(case, weight, inputs, recurrent=None, **given):
 
 def compute(case):
     """Spikes, and the gradients that were recorded."""
-    arrays = {n: a.astype(np.float64) for n, a in RECORDED[case].items() if a.ndim and n != "spikes" and n[:2] != "d_"}
+    arrays = {
+        n: a.astype(np.float64)
+        for n, a in RECORDED[case].items()
+        if a.ndim and n != "spikes" and n[:2] != "d_"
+    }
     numbers = {n: float(a) for n, a in RECORDED[case].items() if not a.ndim and n[:2] != "d_"}
     cotangent = arrays.pop("cotangent")
-    values = {n: jnp.asarray({**arrays, **numbers}[n]) for n in [*arrays, *numbers] if f"d_{n}" in RECORDED[case]}
+    values = {
+        n: jnp.asarray({**arrays, **numbers}[n])
+        for n in [*arrays, *numbers]
+        if f"d_{n}" in RECORDED[case]
+    }
 
     def loss(values):
         given = {**arrays, **numbers, **values}
@@ -107,15 +139,38 @@ def compute(case):
 
 def test_every_cell_of_the_page_is_compared():
     libraries = {case.partition("_")[0] for case in RECORDED}
-    assert libraries == {"snntorch", "spikingjelly", "norse", "sinabs", "spyx", "jaxpike", "sparx", *PAPERS}
-    cases = {re.sub("(sparx_izhikevich).*", r"\1", case.partition(",")[0]) for case in (*RECORDED, *LOOPS)}
+    assert libraries == {
+        "snntorch",
+        "spikingjelly",
+        "norse",
+        "sinabs",
+        "spyx",
+        "jaxpike",
+        "sparx",
+        *PAPERS,
+    }
+    cases = {
+        re.sub("(sparx_izhikevich).*", r"\1", case.partition(",")[0])
+        for case in (*RECORDED, *LOOPS)
+    }
     compared = {place_of(case) for case in cases}
     for section in SECTIONS:
         for statement in statements(section):
             if not isinstance(statement, ast.Assign):
                 continue
-            made = {getattr(node.func, "id", "") for node in ast.walk(statement.value) if isinstance(node, ast.Call)}
-            classes = {*neurons.__all__, "LIF", "SynapticLIF", "AdaptiveLIF", "DetachedReset", "RaisedReset"}
+            made = {
+                getattr(node.func, "id", "")
+                for node in ast.walk(statement.value)
+                if isinstance(node, ast.Call)
+            }
+            classes = {
+                *neurons.__all__,
+                "LIF",
+                "SynapticLIF",
+                "AdaptiveLIF",
+                "DetachedReset",
+                "RaisedReset",
+            }
             if made & (classes - {"decay_from_tau"}):
                 assert {(section, target.id) for target in statement.targets} <= compared
 
@@ -127,12 +182,19 @@ def test_weights_from_pytorch_are_its_loop():
         if "def from_torch" in block:
             exec(block, space)
     rng = np.random.default_rng(0)
-    shapes = {"conv.weight": (4, 2, 3, 3), "conv.bias": (4,), "fc.weight": (5, 4 * 6 * 4), "fc.bias": (5,)}
+    shapes = {
+        "conv.weight": (4, 2, 3, 3),
+        "conv.bias": (4,),
+        "fc.weight": (5, 4 * 6 * 4),
+        "fc.bias": (5,),
+    }
     state = {name: rng.normal(size=shape).astype("f4") for name, shape in shapes.items()}
     image = rng.normal(size=(2, 8, 6)).astype("f4")
     maps = np.zeros((4, 6, 4), np.float32) + state["conv.bias"][:, None, None]
     for i, j in np.ndindex(6, 4):
-        maps[:, i, j] += (state["conv.weight"] * image[None, :, i : i + 3, j : j + 3]).sum((1, 2, 3))
+        maps[:, i, j] += (state["conv.weight"] * image[None, :, i : i + 3, j : j + 3]).sum(
+            (1, 2, 3)
+        )
     kernel, bias = space["from_torch"](state, "conv")
     layout = ("NHWC", "HWIO", "NHWC")
     here = image.transpose(1, 2, 0)[None]
@@ -141,14 +203,18 @@ def test_weights_from_pytorch_are_its_loop():
     np.testing.assert_allclose(here[0].transpose(2, 0, 1), maps, rtol=1e-4, atol=1e-5)
     weight, bias = space["from_torch"](state, "fc", here.shape[1:])
     outputs = here.reshape(1, -1) @ weight + bias[None]
-    np.testing.assert_allclose(outputs[0], state["fc.weight"] @ maps.ravel() + state["fc.bias"], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(
+        outputs[0], state["fc.weight"] @ maps.ravel() + state["fc.bias"], rtol=1e-4, atol=1e-5
+    )
 
 
 def test_model_of_snntorch_is_its_loop():
     """``Leaky`` subtracts the threshold one step after the spike, and fires only above it."""
     rng = np.random.default_rng(0)
     inputs = (rng.random((25, 4, 20)) < 0.3).astype(np.float32)
-    arrays = [rng.normal(0, 0.5, shape).astype(np.float32) for shape in ((30, 20), (30,), (10, 30), (10,))]
+    arrays = [
+        rng.normal(0, 0.5, shape).astype(np.float32) for shape in ((30, 20), (30,), (10, 30), (10,))
+    ]
     expected = inputs
     for w, b in zip(arrays[::2], arrays[1::2], strict=True):
         potential, found = np.zeros((4, len(b)), np.float32), []
@@ -177,7 +243,11 @@ BY_DEFAULT = SPIKES_ONLY | {
 
 
 @pytest.mark.parametrize(
-    "case", [pytest.param(case, marks=[] if case in BY_DEFAULT else pytest.mark.every) for case in RECORDED]
+    "case",
+    [
+        pytest.param(case, marks=[] if case in BY_DEFAULT else pytest.mark.every)
+        for case in RECORDED
+    ],
 )
 def test_spikes_and_gradients_are_those_of_the_library(x64, case):
     spikes, gradients = compute(case)
@@ -194,7 +264,9 @@ def superspike(steepness):
 
 
 def spytorch_step(p, state, current, fire, stop):
-    """SpyTorch's tutorials 1 to 4: the spike of the old potential, which reads the old synaptic current."""
+    """SpyTorch's tutorials 1 to 4: the spike of the old potential, which reads the old synaptic
+    current.
+    """
     mem, syn = state
     out = fire(mem - 1.0, superspike(100.0))
     rst = stop(out)
@@ -226,7 +298,9 @@ def multi_gaussian(x):
     def gaussian(x, mu, sigma):
         return jnp.exp(-((x - mu) ** 2) / (2 * sigma**2)) / jnp.sqrt(2 * jnp.pi) / sigma
 
-    return 0.5 * (1.15 * gaussian(x, 0.0, 0.5) - 0.15 * gaussian(x, 0.5, 3.0) - 0.15 * gaussian(x, -0.5, 3.0))
+    return 0.5 * (
+        1.15 * gaussian(x, 0.0, 0.5) - 0.15 * gaussian(x, 0.5, 3.0) - 0.15 * gaussian(x, -0.5, 3.0)
+    )
 
 
 def yin_step(p, state, current, fire, stop):
@@ -251,7 +325,9 @@ def stork(**reset):
     return stork_step, DECAYS | reset, TIMES | reset, (0.0, 0.0), 1, 2.0
 
 
-LOOPS = {  # the step, its parameters and those of the page, the state at the start, steps of a connection, weights
+# the step, its parameters and those of the page, the state at the start, steps of a connection,
+# weights
+LOOPS = {
     "spytorch": (spytorch_step, DECAYS, TIMES, (0.0, 0.0), 0, 0.3),
     "spytorch, recurrent": (spytorch_step, DECAYS, TIMES, (0.0, 0.0), 0, 0.3),
     "stork_lif": stork(diff_reset=False),
@@ -272,11 +348,15 @@ def scan(step, carry, xs):
 
 
 def loop_of(name, xp, scan, fire, stop):
-    """All steps of the source, with NumPy or JAX. Neither the loop nor the spike is the library's."""
+    """All steps of the source, with NumPy or JAX. Neither the loop nor the spike is the
+    library's.
+    """
     step, p, _, start, connection, _ = LOOPS[name]
 
     def run(weight, inputs, recurrent=None):
-        currents = xp.concatenate([inputs[:connection] * 0, inputs[: len(inputs) - connection]]) @ weight
+        currents = (
+            xp.concatenate([inputs[:connection] * 0, inputs[: len(inputs) - connection]]) @ weight
+        )
         zeros = xp.zeros(currents.shape[1:])
 
         def one(carry, current):
@@ -293,10 +373,14 @@ def loop_of(name, xp, scan, fire, stop):
 
 def straight_through(x, slope):
     """A step with a slope: the slope times a difference that is 0."""
-    return (x > 0).astype(x.dtype) + jax.lax.stop_gradient(slope(x)) * (x - jax.lax.stop_gradient(x))
+    return (x > 0).astype(x.dtype) + jax.lax.stop_gradient(slope(x)) * (
+        x - jax.lax.stop_gradient(x)
+    )
 
 
-@pytest.mark.parametrize("name", few(LOOPS, "spytorch", "stork_lif, recurrent", "snnax_lif", "yin_alif, recurrent"))
+@pytest.mark.parametrize(
+    "name", few(LOOPS, "spytorch", "stork_lif, recurrent", "snnax_lif", "yin_alif, recurrent")
+)
 def test_spikes_and_gradients_are_those_of_the_code(x64, name):
     *_, given, _, _, scale = LOOPS[name]
     rng = np.random.default_rng(sum(name.encode()))
@@ -313,9 +397,14 @@ def test_spikes_and_gradients_are_those_of_the_code(x64, name):
 
     @jax.jit
     def both(*data):
-        spikes, back = jax.vjp(lambda *data: spikes_of(name.partition(",")[0], *data, **given), *data)
+        spikes, back = jax.vjp(
+            lambda *data: spikes_of(name.partition(",")[0], *data, **given), *data
+        )
         return spikes, back(cotangent), jax.vjp(loop, *data)[1](cotangent)
 
     spikes, gradients, wanted = jax.device_get(both(*data))
     np.testing.assert_array_equal(spikes, expected)
-    assert max(np.abs(a - b).max() / np.abs(b).max() for a, b in zip(gradients, wanted, strict=True)) < 1e-9
+    assert (
+        max(np.abs(a - b).max() / np.abs(b).max() for a, b in zip(gradients, wanted, strict=True))
+        < 1e-9
+    )

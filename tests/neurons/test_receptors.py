@@ -1,4 +1,6 @@
-"""Cells with several receptors: currents with one more axis than the outputs, in calls, over time and in networks."""
+"""Cells with several receptors: currents with one more axis than the outputs, in calls, over time
+and in networks.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +25,9 @@ def test_potential_is_a_sum_of_double_exponentials(x64):
     cell = MultiSynapticLIF(decay, threshold=1e9, synaptic_decay=GAMMA, norm_input=True)
     (v, i), _ = unroll(cell, CURRENTS)
     k = np.arange(40)[:, None]
-    kernel = gain * (decay ** (k + 1) - GAMMA ** (k + 1)) / (decay - GAMMA)  # steps since an input, receptors
+    kernel = (
+        gain * (decay ** (k + 1) - GAMMA ** (k + 1)) / (decay - GAMMA)
+    )  # steps since an input, receptors
     np.testing.assert_allclose(v, np.einsum("tbnr,tr->bn", CURRENTS[::-1], kernel), rtol=1e-12)
     np.testing.assert_allclose(i, np.einsum("tbnr,tr->bnr", CURRENTS[::-1], GAMMA**k), rtol=1e-12)
 
@@ -74,10 +78,14 @@ def by_hand(params, cell, mask):
     def step(state, now):
         x, there = now
         v, out, readout = state
-        current = jnp.einsum("bi,inr->bnr", x, params["w"]) + jnp.einsum("bi,inr->bnr", out, params["r"])
+        current = jnp.einsum("bi,inr->bnr", x, params["w"]) + jnp.einsum(
+            "bi,inr->bnr", out, params["r"]
+        )
         new, fired = cell.fire(cell.integrate(v, current + params["b"][None]))
         after = new, fired, 0.9 * readout + fired @ params["out"]
-        after = jax.tree.map(lambda a, b: jnp.where(there.reshape(-1, *[1] * (a.ndim - 1)), a, b), after, state)
+        after = jax.tree.map(
+            lambda a, b: jnp.where(there.reshape(-1, *[1] * (a.ndim - 1)), a, b), after, state
+        )
         return after, jnp.where(there[:, None], after[2], 0)
 
     start = cell.initial_state((4, 5, 2), jnp.float32), jnp.zeros((4, 5)), jnp.zeros((4, 3))
@@ -119,7 +127,9 @@ def test_arrays_of_three_axes_as_weights():
         out = run(params, MultiSynapticLIF(0.9, synaptic_decay=params["gamma"]), mask)
         return (out**2).mean(), out
 
-    runs = jax.jit(lambda params: [jax.grad(value, has_aux=True)(params, run) for run in (by_network, by_hand)])
+    runs = jax.jit(
+        lambda params: [jax.grad(value, has_aux=True)(params, run) for run in (by_network, by_hand)]
+    )
     (gradients, found), (slopes, expected) = runs(PARAMS)
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
     for label, slope in slopes.items():
@@ -141,7 +151,9 @@ def test_each_source_of_a_graph_may_have_its_own_receptor():
     @jax.jit
     def run():
         parts = [
-            Network([Layer(w, SynapticLIF(0.9, threshold=1e9, synaptic_decay=gamma))])(x[name])[0][0][0][0]
+            Network([Layer(w, SynapticLIF(0.9, threshold=1e9, synaptic_decay=gamma))])(x[name])[0][
+                0
+            ][0][0]
             for name, w, gamma in (("a", a, 0.4), ("b", b, 0.8))
         ]
         return Network(layers, inputs=("a", "b"))(x)[0]["n"][0][0], parts
@@ -152,13 +164,22 @@ def test_each_source_of_a_graph_may_have_its_own_receptor():
 
 REFUSED = {
     "TypeError: synaptic_decay": MultiSynapticLIF,
-    "ValueError: synaptic_decay must be an array with a number for": lambda: MultiSynapticLIF(synaptic_decay=0.5),
-    "ValueError: synaptic_decay must be <= 1": lambda: MultiSynapticLIF(synaptic_decay=np.array([0.5, 1.5])),
-    "ValueError: currents must have the 3 receptors of synaptic_decay as last axis, got shape (4, 5); use weights": (
-        lambda: Network([Layer(PARAMS["w"][..., 0], MultiSynapticLIF(synaptic_decay=GAMMA))])(INPUTS)
+    "ValueError: synaptic_decay must be an array with a number for": lambda: MultiSynapticLIF(
+        synaptic_decay=0.5
+    ),
+    "ValueError: synaptic_decay must be <= 1": lambda: MultiSynapticLIF(
+        synaptic_decay=np.array([0.5, 1.5])
+    ),
+    "ValueError: currents must have the 3 receptors of synaptic_decay as last axis, got shape "
+    "(4, 5); use weights": (
+        lambda: Network([Layer(PARAMS["w"][..., 0], MultiSynapticLIF(synaptic_decay=GAMMA))])(
+            INPUTS
+        )
     ),
     "ValueError: current of shape (4, 5) does not broadcast to the receptors of shape (4, 5, 3)": (
-        lambda: MultiSynapticLIF(synaptic_decay=GAMMA)((jnp.zeros((4, 5)), jnp.zeros((4, 5, 3))), jnp.ones((4, 5)))
+        lambda: MultiSynapticLIF(synaptic_decay=GAMMA)(
+            (jnp.zeros((4, 5)), jnp.zeros((4, 5, 3))), jnp.ones((4, 5))
+        )
     ),
     "TypeError: weight must be a matrix or callable, got": lambda: Layer(PARAMS["w"][None], LIF()),
 }

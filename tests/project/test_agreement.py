@@ -37,13 +37,17 @@ def test_what_is_published_is_consistent(published):
 
 def test_what_the_page_says_of_conventions(published):
     of = [row for row in published if row["part"] == "surrogates"]
-    three = [row for row in of if (row["depth"], row["steps"], row["detached"]) == (3, 100, False)][1:]
+    three = [row for row in of if (row["depth"], row["steps"], row["detached"]) == (3, 100, False)][
+        1:
+    ]
     assert (sum(row["cosine"][0] >= 0.845 for row in three), len(three)) == (8, 13)
     assert min(row["ratio"][0] for row in three) == pytest.approx(4e-7, rel=0.1)
     assert max(row["ratio"][0] for row in three) == pytest.approx(8e3, rel=0.1)
     neurons = [row for row in published if row["part"] == "neurons" and row["steps"] == 100]
     for depth, ratio in ((1, 4.1), (3, 76), (6, 6000)):
-        assert only(neurons, name="reset detached", depth=depth)["ratio"][0] == pytest.approx(ratio, rel=0.02)
+        assert only(neurons, name="reset detached", depth=depth)["ratio"][0] == pytest.approx(
+            ratio, rel=0.02
+        )
     late = only(neurons, name="a step late", depth=3)
     assert [late["common"][2], late["cosine"][2]] == pytest.approx([0.34, 0.99], abs=0.006)
 
@@ -51,9 +55,17 @@ def test_what_the_page_says_of_conventions(published):
 def test_what_the_page_says_of_true_gradients(published):
     of = [row for row in published if row["part"] == "smoothed" and "shape" in row]
     good = slice(2, 4)  # half-widths of 0.2 and 0.4
-    for depth, low, high, off in ((1, 0.9, 1.005, 0.05), (3, 0.9, 1.005, 0.05), (6, 0.62, 0.855, 0.275)):
+    for depth, low, high, off in (
+        (1, 0.9, 1.005, 0.05),
+        (3, 0.9, 1.005, 0.05),
+        (6, 0.62, 0.855, 0.275),
+    ):
         rows = [
-            row for row in of if row["depth"] == depth and row["shape"] == "logistic" and row["normalised"] == "area 1"
+            row
+            for row in of
+            if row["depth"] == depth
+            and row["shape"] == "logistic"
+            and row["normalised"] == "area 1"
         ]
         for row in rows:
             cosines, ratios = row["first_cosine"][good], row["first_ratio"][good]

@@ -8,12 +8,16 @@ from conftest import ROOT
 
 LIBRARY = ROOT / "src" / "spikegrad"
 TREE, BETWEEN_FOLDERS, *_ = re.findall(
-    r"^```text\n(.*?)^```$", (ROOT / "docs" / "contributing.md").read_text(), re.MULTILINE | re.DOTALL
+    r"^```text\n(.*?)^```$",
+    (ROOT / "docs" / "contributing.md").read_text(),
+    re.MULTILINE | re.DOTALL,
 )
 
 
 def imports(path):
-    """The files that a file of the library imports to run. A function may import what builds on its file."""
+    """The files that a file of the library imports to run. A function may import what builds on its
+    file.
+    """
     return imported_by(path, run_at_import(ast.parse(path.read_text())))
 
 
@@ -37,11 +41,19 @@ def run_at_import(node):
 
 
 def is_for_types(node):
-    return isinstance(node, ast.If) and ast.unparse(node.test) in ("TYPE_CHECKING", "typing.TYPE_CHECKING")
+    return isinstance(node, ast.If) and ast.unparse(node.test) in (
+        "TYPE_CHECKING",
+        "typing.TYPE_CHECKING",
+    )
 
 
 def candidates(base, name):
-    return base / f"{name}.py", base / name / "__init__.py", base.with_suffix(".py"), base / "__init__.py"
+    return (
+        base / f"{name}.py",
+        base / name / "__init__.py",
+        base.with_suffix(".py"),
+        base / "__init__.py",
+    )
 
 
 FILES = {path: set(imports(path)) for path in LIBRARY.rglob("*.py")}
@@ -54,8 +66,14 @@ def test_the_tree_is_that_of_the_files():
         if first.endswith("/"):
             folder = LIBRARY / first
             continue
-        drawn |= {(folder if indent > 2 else LIBRARY) / name for name in re.findall(r"\w+\.py", line)}
-    small = {path for path in FILES if path.name in ("__init__.py", "__main__.py") and path.parent != LIBRARY}
+        drawn |= {
+            (folder if indent > 2 else LIBRARY) / name for name in re.findall(r"\w+\.py", line)
+        }
+    small = {
+        path
+        for path in FILES
+        if path.name in ("__init__.py", "__main__.py") and path.parent != LIBRARY
+    }
     assert drawn == set(FILES) - small
 
 
@@ -66,12 +84,20 @@ def between_folders(path):
 
 def test_each_line_has_what_its_files_import_from_lines_above():
     above = set()
-    for line in re.sub(r"\n +", " ", BETWEEN_FOLDERS).splitlines():  # a long line goes on in the next one
+    for line in re.sub(
+        r"\n +", " ", BETWEEN_FOLDERS
+    ).splitlines():  # a long line goes on in the next one
         left, _, right = line.partition("<-")
         names = set(left.split())
-        pairs = {(between_folders(path), between_folders(other)) for path in FILES for other in FILES[path]}
+        pairs = {
+            (between_folders(path), between_folders(other))
+            for path in FILES
+            for other in FILES[path]
+        }
         imported = {there for here, there in pairs if here in names and there != here}
-        assert set(right.replace(",", " ").split()) == imported, f"{left}<- {', '.join(sorted(imported))}"
+        assert set(right.replace(",", " ").split()) == imported, (
+            f"{left}<- {', '.join(sorted(imported))}"
+        )
         assert imported <= above, f"{left}imports from below: {imported - above}"
         assert not names & above, f"{left}is drawn twice"
         above |= names
@@ -83,7 +109,9 @@ FLOORS = ("graph", "step", "engine", "start")
 
 
 def test_networks_are_built_in_floors():
-    """A file imports from its own folder and from lower ones, also for types and within functions."""
+    """A file imports from its own folder and from lower ones, also for types and within
+    functions.
+    """
     network = LIBRARY / "network"
 
     def floor(path):
@@ -107,7 +135,13 @@ def test_five_files_of_training_know_networks():
     training, network = LIBRARY / "training", LIBRARY / "network"
     knowing = {path.name for path, imported in FILES.items() if path.parent == training
                and any(other.is_relative_to(network) for other in imported)}  # fmt: skip
-    assert knowing == {"_adapt_widths.py", "_eligibility.py", "_online.py", "_shrink_delays.py", "_watch.py"}
+    assert knowing == {
+        "_adapt_widths.py",
+        "_eligibility.py",
+        "_online.py",
+        "_shrink_delays.py",
+        "_watch.py",
+    }
 
 
 def test_no_circle():

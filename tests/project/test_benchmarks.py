@@ -9,7 +9,8 @@ from conftest import ROOT
 pytestmark = pytest.mark.ci
 
 BENCHMARKS = ROOT / "benchmarks"
-RUNS = {  # with what must be printed; other tests import the benchmarks of tasks and of random graphs
+# with what must be printed; other tests import the benchmarks of tasks and of random graphs
+RUNS = {
     "bptt.py --sizes 8x6 --batch 4 --rounds 1": "recompute",
     "elementwise.py --only arctan,shifted --elements 1024 --rounds 1": "shifted(sigmoid, 0.5)",
     "random_integers.py --count 1 --modes exact": "xylo",

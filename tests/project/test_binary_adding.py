@@ -26,7 +26,12 @@ SOURCE = {  # functions of the distance to the threshold, with the width 0.4
     "rectangle": lambda x: (abs(x) < 0.2) * 1.0,
     "triangle": lambda x: np.maximum(0.4 - abs(x), 0) / 0.4**2,
     "multi-Gaussian": lambda x: (
-        0.2 * (1.15 * gaussian(x, 0, 0.2) - 0.15 * gaussian(x, 0.2, 1.2) - 0.15 * gaussian(x, -0.2, 1.2))
+        0.2
+        * (
+            1.15 * gaussian(x, 0, 0.2)
+            - 0.15 * gaussian(x, 0.2, 1.2)
+            - 0.15 * gaussian(x, -0.2, 1.2)
+        )
     ),
     "sigmoid": lambda x: 10 / (2 + np.exp(10 * x) + np.exp(-10 * x)),
     "arctan": lambda x: 2.5 / (1 + (2 / np.pi * 5 * x) ** 2),
@@ -51,7 +56,9 @@ def of(neuron, recurrent, surrogate="rectangle"):
 
 @pytest.mark.parametrize(("recurrent", "published"), [(True, 34_698), (False, 18_186)])
 def test_it_has_the_published_number_of_parameters(recurrent, published):
-    parameters = jax.eval_shape(lambda key: task.start(key, of("LIF", recurrent)), jax.random.key(0))
+    parameters = jax.eval_shape(
+        lambda key: task.start(key, of("LIF", recurrent)), jax.random.key(0)
+    )
     assert sum(leaf.size for leaf in jax.tree.leaves(parameters)) == published
 
 

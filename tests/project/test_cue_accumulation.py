@@ -38,15 +38,21 @@ def reference(weights, x, adaptive):
     return np.array(outputs), np.array(spikes)
 
 
-@pytest.mark.parametrize(("adaptive", "gradient"), [(50, "e-prop"), pytest.param(0, "all", marks=pytest.mark.every)])
+@pytest.mark.parametrize(
+    ("adaptive", "gradient"), [(50, "e-prop"), pytest.param(0, "all", marks=pytest.mark.every)]
+)
 def test_the_network_is_its_equations(adaptive, gradient):
     x = np.random.default_rng(0).random((STEPS, 3, 40)) < 0.03
     y = np.array([0, 1, 1])
     with enable_x64():
         weights = task.start(jax.random.key(0))
         setting = {"adaptive": adaptive, "gradient": gradient}
-        value, found = jax.jit(lambda w: task.loss(w, (jnp.asarray(x), jnp.asarray(y)), None, setting))(weights)
-        outputs, spikes = map(np.asarray, jax.jit(lambda w: task.run(w, jnp.asarray(x), adaptive, gradient))(weights))
+        value, found = jax.jit(
+            lambda w: task.loss(w, (jnp.asarray(x), jnp.asarray(y)), None, setting)
+        )(weights)
+        outputs, spikes = map(
+            np.asarray, jax.jit(lambda w: task.run(w, jnp.asarray(x), adaptive, gradient))(weights)
+        )
     expected, all_spikes = reference(weights, x, adaptive)
     assert 0.01 < all_spikes.mean() < 0.2
     assert (spikes == all_spikes).all()

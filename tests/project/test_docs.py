@@ -1,6 +1,7 @@
 """What the README and the guide say, run: their Python, and whether the commands they print exist.
 
-The cells of docs/tutorials run when the documentation is built, and an error in a cell ends the build.
+The cells of docs/tutorials run when the documentation is built, and an error in a cell ends the
+build.
 """
 
 import ast
@@ -13,7 +14,10 @@ from conftest import ROOT, few
 
 pytestmark = pytest.mark.ci
 
-PAGES = [ROOT / "README.md", *sorted(p for p in (ROOT / "docs").rglob("*.md") if "generated" not in p.parts)]
+PAGES = [
+    ROOT / "README.md",
+    *sorted(p for p in (ROOT / "docs").rglob("*.md") if "generated" not in p.parts),
+]
 BLOCK = re.compile(r"^```(python|bash)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -29,26 +33,43 @@ RUN = [page for page in PAGES if blocks(page, "python")]
 # nine tenths of the time of all
 LONG = (
     *("README", "cost", "diagnose", "exchange", "graphs", "integers", "layers", "losses"),
-    *("memory", "neurons", "online", "rule", "saving", "starting", "surrogates", "sweep", "training"),
+    *(
+        "memory",
+        "neurons",
+        "online",
+        "rule",
+        "saving",
+        "starting",
+        "surrogates",
+        "sweep",
+        "training",
+    ),
 )
 
 
-@pytest.mark.parametrize("page", few(RUN, *(page for page in RUN if page.stem not in LONG)), ids=name)
+@pytest.mark.parametrize(
+    "page", few(RUN, *(page for page in RUN if page.stem not in LONG)), ids=name
+)
 @pytest.mark.usefixtures("default_promotion")
 def test_python_of_a_page(page, capsys):
-    """The blocks of one page, in order, in one namespace. The outputs of sessions are compared, and those of scripts if
-    a block of text follows."""
+    """The blocks of one page, in order, in one namespace. The outputs of sessions are compared, and
+    those of scripts if a block of text follows.
+    """
     space = {"__name__": "__main__"}
     for block in blocks(page, "python"):
         line = page.read_text()[: block.start()].count("\n") + 1
         capsys.readouterr()
         if ">>>" not in block[2]:
             exec(compile("\n" * line + block[2], str(page), "exec"), space)
-            if printed := re.match(r"\s*```text\n(.*?)```", page.read_text()[block.end() :], re.DOTALL):
+            if printed := re.match(
+                r"\s*```text\n(.*?)```", page.read_text()[block.end() :], re.DOTALL
+            ):
                 assert capsys.readouterr().out == printed[1]
             continue
         session = doctest.DocTestParser().get_doctest(block[2], space, name(page), str(page), line)
-        runner = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE)  # long outputs are wrapped
+        runner = doctest.DocTestRunner(
+            optionflags=doctest.NORMALIZE_WHITESPACE
+        )  # long outputs are wrapped
         failed, _ = runner.run(session, clear_globs=False)
         assert not failed, f"{page}: see above"
         space = session.globs
@@ -60,7 +81,9 @@ def commands():
             for line in block[2].replace("\\\n", " ").splitlines():
                 found = re.search(r"(?:^ *|[/ ])spikegrad ([a-z].*)", line.partition("  #")[0])
                 if found:
-                    yield pytest.param(shlex.split(found[1]), id=f"{name(page)}: {found[1].strip()}")
+                    yield pytest.param(
+                        shlex.split(found[1]), id=f"{name(page)}: {found[1].strip()}"
+                    )
 
 
 @pytest.mark.parametrize("arguments", list(commands()))
@@ -79,7 +102,8 @@ def test_paths_exist():
     """Every file of the repository that the pages name by a path."""
     for page in [*PAGES, ROOT / "CONTRIBUTING.md"]:
         for path in re.findall(
-            r"(?:python3?(?:\.\d+)? |`)((?:benchmarks|examples|scripts|tests|src)/[\w/.]+\.py)", page.read_text()
+            r"(?:python3?(?:\.\d+)? |`)((?:benchmarks|examples|scripts|tests|src)/[\w/.]+\.py)",
+            page.read_text(),
         ):
             assert (ROOT / path).is_file(), f"{name(page)} names {path}"
 
@@ -88,7 +112,11 @@ def test_figures_of_a_page_have_files_of_their_own():
     """Those written into a page are named after it, and counted anew in each block."""
     for page in sorted((ROOT / "docs").glob("*.md")):
         figures = re.findall(r"^\.\. plot::\n((?: +:.*\n)*)", page.read_text(), re.MULTILINE)
-        names = [found[1] for options in figures if (found := re.search(r":filename-prefix: (\S+)", options))]
+        names = [
+            found[1]
+            for options in figures
+            if (found := re.search(r":filename-prefix: (\S+)", options))
+        ]
         assert len(set(names)) == len(names) >= len(figures) - 1, page.name
 
 
@@ -107,7 +135,9 @@ def code_of_page(page):
 def code_of_docstrings(path):
     """The lines of the examples, with their prompts and outputs."""
     for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and (text := ast.get_docstring(node)):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and (
+            text := ast.get_docstring(node)
+        ):
             for example in doctest.DocTestParser().get_examples(text):
                 yield from (f">>> {line}" for line in example.source.splitlines())
                 yield from example.want.splitlines()
@@ -115,8 +145,12 @@ def code_of_docstrings(path):
 
 def test_code_fits_the_text_column():
     """Of 80 characters. What is longer is cut off."""
-    lines = [(page, line) for page in [*PAGES, ROOT / "CONTRIBUTING.md"] for line in code_of_page(page)]
-    lines += [(path, line) for path in (ROOT / "src").rglob("*.py") for line in code_of_docstrings(path)]
+    lines = [
+        (page, line) for page in [*PAGES, ROOT / "CONTRIBUTING.md"] for line in code_of_page(page)
+    ]
+    lines += [
+        (path, line) for path in (ROOT / "src").rglob("*.py") for line in code_of_docstrings(path)
+    ]
     assert len(lines) > 2000
     assert [f"{name(path)}: {line}" for path, line in lines if len(line) > 80] == []
 

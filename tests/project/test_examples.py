@@ -16,7 +16,10 @@ FRAMEWORKS = {
     "with_flax_nnx": "flax.nnx",
     "with_brainstate": "brainstate",
 }
-TRAINED = {"fit_equinox": "equinox", "fit_flax_nnx": "flax.nnx"}  # by spikegrad.training.fit, networks of their own
+TRAINED = {
+    "fit_equinox": "equinox",
+    "fit_flax_nnx": "flax.nnx",
+}  # by spikegrad.training.fit, networks of their own
 LOOPS = {"learned_delays": None, "feedback": None}
 BLOCKS = {"sew_resnet": None, "ms_resnet": None, "spikformer": "flax.nnx"}
 every_framework = pytest.mark.parametrize("name", FRAMEWORKS)
@@ -87,7 +90,9 @@ def numpy_gradients(task):
             v = u - s
             us.append(u)
             outs.append(s)
-        slopes.append(1 / (1 + (np.pi * (np.array(us) - 1.0)) ** 2))  # of the arctangent at alpha = 2
+        slopes.append(
+            1 / (1 + (np.pi * (np.array(us) - 1.0)) ** 2)
+        )  # of the arctangent at alpha = 2
         inputs.append(np.array(outs))
     v, total = 0.0, 0.0
     for current in inputs[-1] @ weights[-1]:
@@ -136,7 +141,9 @@ def test_an_exported_network_gives_the_same_potentials(capsys):
 
 
 def test_blocks_have_the_published_number_of_parameters():
-    """Those of the modules of SpikingJelly 2.0.0. ``test_graphs_of_other_libraries.py`` counts Spikformer's block."""
+    """Those of the modules of SpikingJelly 2.0.0. ``test_graphs_of_other_libraries.py`` counts
+    Spikformer's block.
+    """
     example = importlib.import_module("sew_resnet")
 
     def count(function, *args, **options):

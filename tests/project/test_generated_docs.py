@@ -1,4 +1,6 @@
-"""Generated pages of the documentation: tables show the numbers of the results, and every public name has a page."""
+"""Generated pages of the documentation: tables show the numbers of the results, and every public
+name has a page.
+"""
 
 import inspect
 import itertools
@@ -16,7 +18,9 @@ from spikegrad import neurons, surrogates
 
 @pytest.fixture(scope="module")
 def conf(tmp_path_factory):
-    """The settings of the documentation, which fill the templates when they run: in another folder."""
+    """The settings of the documentation, which fill the templates when they run: in another
+    folder.
+    """
     for package in ("sphinx", "jinja2", "matplotlib", "click", "optax"):
         pytest.importorskip(package)
     root = tmp_path_factory.mktemp("clone")
@@ -42,14 +46,21 @@ def tables(text):
 
 
 def test_pages_are_filled(conf, pages):
-    """No template is left, no value is missing, and each row of a table is as wide as its header."""
-    assert len(pages) == len(list((ROOT / "docs" / "_templates" / "pages").iterdir())) + len(conf.MODULES)
+    """No template is left, no value is missing, and each row of a table is as wide as its
+    header.
+    """
+    assert len(pages) == len(list((ROOT / "docs" / "_templates" / "pages").iterdir())) + len(
+        conf.MODULES
+    )
     for name, text in pages.items():
         assert not re.search(r"\{[{%]", text), name
         for header, *rows in tables(text):
             assert rows, (name, header)
             assert {len(row) for row in rows} == {len(header)}, (name, header)
-            assert not {"None", "Undefined", "nan"} & {word for row in rows for word in row}, (name, header)
+            assert not {"None", "Undefined", "nan"} & {word for row in rows for word in row}, (
+                name,
+                header,
+            )
 
 
 def test_titles_have_at_most_six_words_and_commands_fit_the_text_column(pages):
@@ -61,7 +72,9 @@ def test_titles_have_at_most_six_words_and_commands_fit_the_text_column(pages):
 
 
 def test_the_gallery_has_each_neuron(conf, pages):
-    cells = {name for name in neurons.__all__ if hasattr(getattr(neurons, name), "integrate")} - {"Cell"}
+    cells = {name for name in neurons.__all__ if hasattr(getattr(neurons, name), "integrate")} - {
+        "Cell"
+    }
     drawn = re.findall(r'pictures\.neuron\("(\w+)"\)', pages["gallery-neurons.rst"])
     assert sorted(drawn) == sorted(cells)
     documented = {name for name, _ in conf.public()}
@@ -82,14 +95,23 @@ def test_the_catalogue_has_each_surrogate_once_with_its_measures(conf, pages):
     for name, cells in rows:
         found = spikegrad.measure(getattr(surrogates, name.removeprefix("surrogates."))())
         shown = re.findall(r"     - (.*)", cells)
-        numbers = [float(text.translate({ord("∞"): "inf", ord("−"): "-", ord("—"): "nan"})) for text in shown]
+        numbers = [
+            float(text.translate({ord("∞"): "inf", ord("−"): "-", ord("—"): "nan"}))
+            for text in shown
+        ]
         expected = found.peak, found.area, found.half_width
         np.testing.assert_allclose(numbers, expected, rtol=1e-3, err_msg=name)
 
 
 def test_other_libraries_names_are_shown_as_get_makes_them(conf):
-    shown = {(lib["name"], row[0].partition("(")[0]): row for lib in conf.context["libraries"] for row in lib["rows"]}
-    functions = {name for name, make in surrogates.presets.PRESETS.items() if inspect.isfunction(make)}
+    shown = {
+        (lib["name"], row[0].partition("(")[0]): row
+        for lib in conf.context["libraries"]
+        for row in lib["rows"]
+    }
+    functions = {
+        name for name, make in surrogates.presets.PRESETS.items() if inspect.isfunction(make)
+    }
     assert {".".join(name) for name in shown} == functions
     for (library, name), (call, expression, text) in shown.items():
         required = re.findall(r"[(, ](\w+)(?=[,)])", call)
@@ -100,10 +122,14 @@ def test_other_libraries_names_are_shown_as_get_makes_them(conf):
 
 def test_a_public_name_without_a_page_is_an_error(conf):
     names = sorted({name for name, _ in conf.public()})
-    assert {"spikegrad.LIF", "spikegrad.training.fit", "spikegrad.surrogates.Softplus"} <= set(names)
+    assert {"spikegrad.LIF", "spikegrad.training.fit", "spikegrad.surrogates.Softplus"} <= set(
+        names
+    )
 
     def environment(documented):
-        domain = types.SimpleNamespace(get_objects=lambda: [(name, name, "class", "", "", 1) for name in documented])
+        domain = types.SimpleNamespace(
+            get_objects=lambda: [(name, name, "class", "", "", 1) for name in documented]
+        )
         return types.SimpleNamespace(get_domain={"py": domain}.get)
 
     conf.every_public_name_has_a_page(None, environment(names))

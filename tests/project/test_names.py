@@ -7,7 +7,20 @@ from conftest import ROOT
 
 LIBRARY = ROOT / "src" / "spikegrad"
 VAGUE = {
-    *("alone", "few", "found", "given", "kept", "looked", "made", "mine", "more", "of", "one", "own"),
+    *(
+        "alone",
+        "few",
+        "found",
+        "given",
+        "kept",
+        "looked",
+        "made",
+        "mine",
+        "more",
+        "of",
+        "one",
+        "own",
+    ),
     *("rest", "seen", "several", "shown", "taken", "there", "those", "told", "wanted", "ways"),
     *("what", "where", "which", "whole"),
 }
@@ -24,11 +37,19 @@ def bindings(source):
 
 
 def test_few_names_are_vague():
-    counts = {path.relative_to(LIBRARY): collections.Counter(bindings(path.read_text())) for path in FILES}
-    vague = {str(path): {name: count[name] for name in VAGUE & count.keys()} for path, count in counts.items()}
+    counts = {
+        path.relative_to(LIBRARY): collections.Counter(bindings(path.read_text())) for path in FILES
+    }
+    vague = {
+        str(path): {name: count[name] for name in VAGUE & count.keys()}
+        for path, count in counts.items()
+    }
     rate = (
-        1000 * sum(sum(names.values()) for names in vague.values()) / sum(map(sum, map(dict.values, counts.values())))
+        1000
+        * sum(sum(names.values()) for names in vague.values())
+        / sum(map(sum, map(dict.values, counts.values())))
     )
     assert rate <= 4, (
-        f"{rate:.1f} vague names in 1,000 bindings: { ({p: names for p, names in vague.items() if names}) }"
+        f"{rate:.1f} vague names in 1,000 bindings: "
+        f"{ ({p: names for p, names in vague.items() if names}) }"
     )

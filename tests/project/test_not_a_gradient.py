@@ -1,4 +1,6 @@
-"""The experiments of Gygax and Zenke 2025 in ``benchmarks/not_a_gradient.py``, against NumPy in double precision."""
+"""The experiments of Gygax and Zenke 2025 in ``benchmarks/not_a_gradient.py``, against NumPy in
+double precision.
+"""
 
 import importlib
 import itertools
@@ -36,7 +38,13 @@ def by_hand(weights, output, slope):
     h1, h2 = logistic(output * v1 * g), logistic(output * v2 * g)
     of_last = rise(u1 * h1 + u2 * h2)
     back1, back2 = of_last * u1 * rise(v1 * g), of_last * u2 * rise(v2 * g)
-    gradient = [(back1 * v1 + back2 * v2) * rise(w), back1 * g, back2 * g, of_last * h1, of_last * h2]
+    gradient = [
+        (back1 * v1 + back2 * v2) * rise(w),
+        back1 * g,
+        back2 * g,
+        of_last * h1,
+        of_last * h2,
+    ]
     return logistic(output * (u1 * h1 + u2 * h2)), np.stack(gradient, -1)
 
 
@@ -51,15 +59,20 @@ def turn_by_hand(output, slope):
 
 
 def test_around_a_circle(example):
-    turn = jax.jit(lambda output, slope: example.around_a_circle(soft(example.Mismatched(output, slope))))
+    turn = jax.jit(
+        lambda output, slope: example.around_a_circle(soft(example.Mismatched(output, slope)))
+    )
     for slope, published in ((1.0, False), (5.0, True), (20.0, True)):
         outputs, changes = turn(1e4, slope)
         wanted, wanted_changes = turn_by_hand(1e4, slope)
         np.testing.assert_allclose(outputs, wanted, rtol=1e-9, atol=1e-12)
         np.testing.assert_allclose(changes, wanted_changes, rtol=1e-9, atol=1e-12)
         assert abs(changes.sum()) > (0.3 if published else 0.04)
-        # the nearer the output is to the slope's own, the nearer to 0, in proportion in the end; and there it is 0
-        near, nearer, own = (abs(float(turn(ratio * slope, slope)[1].sum())) for ratio in (1.01, 1.001, 1))
+        # the nearer the output is to the slope's own, the nearer to 0, in proportion in the end;
+        # and there it is 0
+        near, nearer, own = (
+            abs(float(turn(ratio * slope, slope)[1].sum())) for ratio in (1.01, 1.001, 1)
+        )
         assert 0.1 * abs(changes.sum()) > near > 8 * nearer > 0
         assert own < 1e-13
 
@@ -71,20 +84,26 @@ def test_signs_along_a_line(example):
     np.testing.assert_allclose(true, by_hand(weights, 100, 100)[1][:, 0], rtol=1e-9, atol=1e-12)
     for slope in (15.0, 30.0):
         surrogate = example.along_a_line(soft(example.Mismatched(100.0, slope)))[2]
-        np.testing.assert_allclose(surrogate, by_hand(weights, 100, slope)[1][:, 0], rtol=1e-9, atol=1e-12)
+        np.testing.assert_allclose(
+            surrogate, by_hand(weights, 100, slope)[1][:, 0], rtol=1e-9, atol=1e-12
+        )
         wrong = np.flatnonzero(true * surrogate < 0)
         assert wrong.size > 100
         assert (np.diff(wrong) == 1).all()  # one interval, about 0
         assert line[wrong[0]] < 0 < line[wrong[-1]]
         at_peak = np.argmax(np.where(line > 0, true, 0))
-        assert (at_peak in wrong) == (slope == 15)  # the wider one is wrong where the derivative is greatest
+        assert (at_peak in wrong) == (
+            slope == 15
+        )  # the wider one is wrong where the derivative is greatest
 
 
 ALPHA, DECAY = 10.0, 0.9
 
 
 def patterns_by_hand(weights, inputs, target):
-    """Of each pattern of spikes of a network of squared error: probability, loss, and surrogate gradients by hand."""
+    """Of each pattern of spikes of a network of squared error: probability, loss, and surrogate
+    gradients by hand.
+    """
     *hidden, last = weights
     for bits in itertools.product((0.0, 1.0), repeat=len(inputs) * sum(w.shape[1] for w in hidden)):
         spikes = np.reshape(bits, (len(inputs), len(hidden), -1))
@@ -94,7 +113,9 @@ def patterns_by_hand(weights, inputs, target):
             for n, w in enumerate(hidden):
                 u = DECAY * v[n] + x @ w
                 distances[t, n], x = u - 1, spikes[t, n]
-                probability *= np.prod(np.where(x > 0, logistic(ALPHA * (u - 1)), logistic(-ALPHA * (u - 1))))
+                probability *= np.prod(
+                    np.where(x > 0, logistic(ALPHA * (u - 1)), logistic(-ALPHA * (u - 1)))
+                )
                 v[n] = u - x
             readout = DECAY * readout + x @ last
             total = total + readout
@@ -135,7 +156,9 @@ def gradients(example, weights, inputs, loss, noise, *surrogates):
     def mean(weights, surrogate):
         return example.mean_loss(weights, inputs, loss, example.CELL, noise, surrogate)
 
-    return jax.jit(lambda weights: [jax.value_and_grad(mean)(weights, s) for s in surrogates])(weights)
+    return jax.jit(lambda weights: [jax.value_and_grad(mean)(weights, s) for s in surrogates])(
+        weights
+    )
 
 
 def squared(target):
@@ -146,7 +169,9 @@ def test_the_true_gradient_and_the_mean_of_surrogate_gradients(example):
     assert example.NOISE.alpha == ALPHA
     assert example.CELL.decay == DECAY
     weights, inputs, target = network(example, 2)
-    found = gradients(example, weights, inputs, squared(target), example.NOISE, None, Sigmoid(ALPHA), Sigmoid(3.0))
+    found = gradients(
+        example, weights, inputs, squared(target), example.NOISE, None, Sigmoid(ALPHA), Sigmoid(3.0)
+    )
     weights, rest = [np.asarray(w) for w in weights], (np.asarray(inputs), np.asarray(target))
     assert sum(p for _, _, p, *_ in patterns_by_hand(weights, *rest)) == pytest.approx(1, abs=1e-12)
     for loss, _ in found:
@@ -158,7 +183,11 @@ def test_the_true_gradient_and_the_mean_of_surrogate_gradients(example):
             moved = list(weights)
             moved[n] = w + step * direction
             ends.append(mean_by_hand(moved, *rest))
-        assert float((found[0][1][n] * direction).sum()) == pytest.approx((ends[0] - ends[1]) / 2e-5, rel=1e-6)
+        assert float((found[0][1][n] * direction).sum()) == pytest.approx(
+            (ends[0] - ends[1]) / 2e-5, rel=1e-6
+        )
     for (_, surrogate), alpha in zip(found[1:], (ALPHA, 3.0), strict=True):
-        for got, wanted in zip(surrogate, mean_surrogate_by_hand(weights, *rest, alpha), strict=True):
+        for got, wanted in zip(
+            surrogate, mean_surrogate_by_hand(weights, *rest, alpha), strict=True
+        ):
             np.testing.assert_allclose(got, wanted, rtol=1e-9, atol=1e-14)

@@ -1,4 +1,6 @@
-"""The README, which the landing page includes: its numbers are those of the results, and its links work on GitHub."""
+"""The README, which the landing page includes: its numbers are those of the results, and its links
+work on GitHub.
+"""
 
 import json
 import re
@@ -12,23 +14,35 @@ from spikegrad.surrogates import presets
 
 TEXT = (ROOT / "README.md").read_text()
 TABLE = {
-    cells[0]: cells[1:] for line in re.findall(r"^\| (.+) \|$", TEXT, re.MULTILINE) if (cells := line.split(" | "))
+    cells[0]: cells[1:]
+    for line in re.findall(r"^\| (.+) \|$", TEXT, re.MULTILINE)
+    if (cells := line.split(" | "))
 }
 
 
 def test_memory_and_time_are_those_of_the_results():
     rows = json.loads((ROOT / "benchmarks" / "results" / "bptt.json").read_text())["rows"]
     rows = {row["variant"]: row for row in rows if row["size"] == "1024x250"}
-    share = {mode: round(100 * row["temp_units"] / rows["plain"]["temp_units"]) for mode, row in rows.items()}
+    share = {
+        mode: round(100 * row["temp_units"] / rows["plain"]["temp_units"])
+        for mode, row in rows.items()
+    }
     text = " ".join(TEXT.split())
     assert f"{share['exact']}% of a plain `jax.lax.scan` and about as fast" in text
     assert f"{share['recompute']}% with recomputation" in text
-    assert f"with {share['exact']}% of the memory of JAX's loop `jax.lax.scan`, or {share['8-bit']}% if states" in text
+    assert (
+        f"with {share['exact']}% of the memory of JAX's loop `jax.lax.scan`, or "
+        f"{share['8-bit']}% if states" in text
+    )
     assert all(0.8 < rows[mode]["time_ratio"] < 1.1 for mode in ("exact", "8-bit"))  # about as fast
 
 
 def test_numbers_of_neurons_and_surrogates():
-    cells = {getattr(neurons, name) for name in neurons.__all__ if hasattr(getattr(neurons, name), "integrate")}
+    cells = {
+        getattr(neurons, name)
+        for name in neurons.__all__
+        if hasattr(getattr(neurons, name), "integrate")
+    }
     models = cells - {neurons.Cell, neurons.LeakyReadout, neurons.Refractory, neurons.Relu}
     libraries = {name.partition(".")[0] for name in presets.PRESETS}
     assert TABLE["neurons, surrogates"][0] == f"{len(models)}, {len(spikegrad.names())}"
@@ -60,7 +74,9 @@ def test_links_work_on_github():
         path = ROOT / link
         assert path.is_file(), link
         if path.suffix == ".md":
-            assert not re.search(r"^`{3,}\{(include|eval-rst|toctree)\}|^:{3,}\{", path.read_text(), re.MULTILINE), link
+            assert not re.search(
+                r"^`{3,}\{(include|eval-rst|toctree)\}|^:{3,}\{", path.read_text(), re.MULTILINE
+            ), link
 
 
 def test_ci_runs_the_commands_of_each_section():

@@ -32,8 +32,8 @@ def some():
 
 
 def reference(weights, x):
-    """The paper's equations, in NumPy and float64: logits, hidden spikes and the potentials before them, of a sequence
-    ``(steps, inputs)``.
+    """The paper's equations, in NumPy and float64: logits, hidden spikes and the potentials before
+    them, of a sequence ``(steps, inputs)``.
     """
     to_hidden, to_readout, *recurrent = (np.asarray(w, np.float64) for w in weights)
     a, b, r = np.exp(-1 / 5), np.exp(-1 / 10), np.exp(-1 / 20)
@@ -61,7 +61,9 @@ def awake(recurrent, dtype=jnp.float32):
 def test_the_network_is_that_of_the_paper(recurrent, some, x64):
     x = some[0][:3]
     weights = awake(recurrent, jnp.float64)
-    logits, spikes = jax.jit(lambda w: task.run(w, jnp.moveaxis(x, 0, 1), task.SHAPES["Esser"](3.0), False))(weights)
+    logits, spikes = jax.jit(
+        lambda w: task.run(w, jnp.moveaxis(x, 0, 1), task.SHAPES["Esser"](3.0), False)
+    )(weights)
     for n, example in enumerate(x):
         expected, fired, _ = reference(weights, example)
         assert fired.any()
@@ -82,7 +84,9 @@ def test_the_results_are_those_of_the_grid(kept):
     assert len(results["rows"]) == len(task._groups()) * 4
     assert len(results["at_length"]) == 4
     assert results["best"] == jsonable(task.chosen(results["rows"]))
-    assert results["laws"] == [law._asdict() for law in task.laws(results["rows"], results["at_length"])]
+    assert results["laws"] == [
+        law._asdict() for law in task.laws(results["rows"], results["at_length"])
+    ]
 
 
 def test_what_the_page_says_of_the_results(kept):

@@ -1,7 +1,8 @@
-"""Costs, against loops over single connections and the numbers of the eight counters of other libraries.
+"""Costs, against loops over single connections and the numbers of the eight counters of other
+libraries.
 
-The small cases are those on which the counters were compared: NeuroBench 2.3.0, SpikingJelly 2.0.0, sinabs 3.1.3, norse
-PR 444 and syops 0.0.5. ``docs/cost.md`` has their numbers.
+The small cases are those on which the counters were compared: NeuroBench 2.3.0, SpikingJelly 2.0.0,
+sinabs 3.1.3, norse PR 444 and syops 0.0.5. ``docs/cost.md`` has their numbers.
 """
 
 import jax
@@ -11,7 +12,18 @@ import pytest
 from conftest import few
 from networks import assert_raises, observed
 
-from spikegrad import LIF, AdaptiveLIF, Cell, Delayed, Join, Layer, LeakyReadout, Network, Window, stochastic
+from spikegrad import (
+    LIF,
+    AdaptiveLIF,
+    Cell,
+    Delayed,
+    Join,
+    Layer,
+    LeakyReadout,
+    Network,
+    Window,
+    stochastic,
+)
 from spikegrad.network import DelayKernel, rounded_delays
 from spikegrad.reports import EnergyPrices, cost_report
 
@@ -33,7 +45,9 @@ class Silent(Cell):
 
 def of(weight, x, **options):
     """The cost of one layer. ``x`` is (steps, batch, ...)."""
-    return cost_report(Network([Layer(weight, Silent())]), jnp.asarray(x, jnp.float32), **options).total
+    return cost_report(
+        Network([Layer(weight, Silent())]), jnp.asarray(x, jnp.float32), **options
+    ).total
 
 
 def conv(kernel, stride=1, padding=0):
@@ -77,11 +91,17 @@ def test_matrix_with_a_weight_of_zero():
 
 def test_counts_are_exact_above_the_range_of_float32():
     """NeuroBench sums in float32 and reports 50,405,408."""
-    assert of(np.ones((4099, 3), np.float32), np.ones((4099, 1, 4099))).spikes == (4099**2, 3 * 4099**2, 50_405_403)
+    assert of(np.ones((4099, 3), np.float32), np.ones((4099, 1, 4099))).spikes == (
+        4099**2,
+        3 * 4099**2,
+        50_405_403,
+    )
 
 
 def test_a_batch_costs_what_its_examples_cost():
-    """A counter that decides per call whether values are spikes makes one graded value change all others."""
+    """A counter that decides per call whether values are spikes makes one graded value change all
+    others.
+    """
     x = rng.choice([0, 0, 1, -1, 2, 0.5], (4, 6, 5))
     w = jnp.asarray(rng.integers(0, 2, (5, 7)), jnp.float32)
     parts = [of(w, x[:, b : b + 1]) for b in range(6)]
@@ -92,7 +112,9 @@ def test_a_batch_costs_what_its_examples_cost():
 
 
 def by_hand(weight, x):
-    """The number of events, and the connections of each input, from a matrix that one input at a time gives."""
+    """The number of events, and the connections of each input, from a matrix that one input at a
+    time gives.
+    """
     size = np.prod(x.shape[2:], dtype=int)
     basis = jnp.eye(size, dtype=jnp.float32).reshape(size, *x.shape[2:])
     bias = np.asarray(weight(jnp.zeros_like(basis)))
@@ -108,30 +130,45 @@ KERNELS = jnp.asarray(CONV, jnp.float32), jnp.asarray(DEPTHWISE, jnp.float32)
 
 FUNCTIONS = {
     "convolution": conv(KERNELS[0], 2, 1),
-    "dilated": lambda x: jax.lax.conv_general_dilated(x, KERNELS[0], (1, 1), "SAME", rhs_dilation=(2, 2)),
-    "transposed": lambda x: jax.lax.conv_general_dilated(x, KERNELS[0], (1, 1), ((1, 2), (1, 2)), lhs_dilation=(2, 2)),
-    "depthwise": lambda x: jax.lax.conv_general_dilated(x, KERNELS[1], (1, 1), "VALID", feature_group_count=2),
+    "dilated": lambda x: jax.lax.conv_general_dilated(
+        x, KERNELS[0], (1, 1), "SAME", rhs_dilation=(2, 2)
+    ),
+    "transposed": lambda x: jax.lax.conv_general_dilated(
+        x, KERNELS[0], (1, 1), ((1, 2), (1, 2)), lhs_dilation=(2, 2)
+    ),
+    "depthwise": lambda x: jax.lax.conv_general_dilated(
+        x, KERNELS[1], (1, 1), "VALID", feature_group_count=2
+    ),
     "with a bias": lambda x: conv(KERNELS[0])(x) + np.ones((1, 3, 1, 1), np.float32),
     "under jit": jax.jit(lambda x: x.reshape(len(x), -1) @ MATRIX),
     "einsum": lambda x: jnp.einsum("bcij,cijn->bn", x, MATRIX.reshape(2, 6, 6, 5)),
     "pooling": lambda x: x.reshape(len(x), 2, 3, 2, 3, 2).mean((3, 5)),
-    "pooling by windows": lambda x: jax.lax.reduce_window(x, 0.0, jax.lax.add, (1, 1, 2, 2), (1, 1, 1, 1), "VALID") / 4,
-    "pooling, then convolution": lambda x: conv(KERNELS[0])(x.reshape(len(x), 2, 3, 2, 3, 2).sum((3, 5))),
+    "pooling by windows": lambda x: (
+        jax.lax.reduce_window(x, 0.0, jax.lax.add, (1, 1, 2, 2), (1, 1, 1, 1), "VALID") / 4
+    ),
+    "pooling, then convolution": lambda x: conv(KERNELS[0])(
+        x.reshape(len(x), 2, 3, 2, 3, 2).sum((3, 5))
+    ),
     "rows picked": lambda x: x[:, :, PLACES, 1:3],
     "one by one": lambda x: x * GAIN,
     "differences": lambda x: x[..., 1:] - x[..., :-1],
     "stacked": lambda x: jnp.stack([x, -x], 1),
     "tiled": lambda x: jnp.tile(x, (1, 1, 2, 3)),
     "unstacked": lambda x: jnp.unstack(x, axis=1)[0] + jnp.unstack(x, axis=1)[1],
-    "padded and joined": lambda x: jnp.concatenate([jnp.pad(x, ((0, 0), (0, 0), (1, 0), (0, 0))), -x], 2),
+    "padded and joined": lambda x: jnp.concatenate(
+        [jnp.pad(x, ((0, 0), (0, 0), (1, 0), (0, 0))), -x], 2
+    ),
     "one channel replaced": lambda x: x.at[:, 0].set(0.5),
     # 301 connections of each input, which bfloat16 has no number for
-    "half precision": lambda x: x.reshape(len(x), -1).astype(jnp.bfloat16) @ jnp.ones((72, 301), jnp.bfloat16),
+    "half precision": lambda x: (
+        x.reshape(len(x), -1).astype(jnp.bfloat16) @ jnp.ones((72, 301), jnp.bfloat16)
+    ),
 }
 
 
 @pytest.mark.parametrize(
-    "name", few(FUNCTIONS, "half precision", "pooling, then convolution", "stacked", "tiled", "unstacked")
+    "name",
+    few(FUNCTIONS, "half precision", "pooling, then convolution", "stacked", "tiled", "unstacked"),
 )
 def test_connections_of_a_function(name):
     weight = FUNCTIONS[name]
@@ -144,7 +181,9 @@ def test_connections_of_a_function(name):
 
 
 def test_each_path_to_an_output_counts():
-    """A sum over the outputs of a convolution has as many paths as there are windows with the value."""
+    """A sum over the outputs of a convolution has as many paths as there are windows with the
+    value.
+    """
     x = np.ones((1, 1, 1, 4, 4))
     windows = np.convolve(np.ones(3), np.ones(2))  # of size 2 along an axis of length 4
     found = of(lambda x: conv(np.ones((1, 1, 2, 2), np.float32))(x).sum((1, 2, 3))[:, None], x)
@@ -164,7 +203,11 @@ def test_zeros_of_kernels_and_masks_are_not_effective():
     _, effective = by_hand(conv(kernel), x)
     times = x.sum(0).reshape(3, -1)
     kept = keep.reshape(3, -1)
-    assert found.spikes == (x.sum(), (times * kept * fan_out).sum(), (times * kept * effective).sum())
+    assert found.spikes == (
+        x.sum(),
+        (times * kept * fan_out).sum(),
+        (times * kept * effective).sum(),
+    )
 
 
 @pytest.mark.parametrize(
@@ -177,7 +220,10 @@ def test_zeros_of_kernels_and_masks_are_not_effective():
         ),
         (lambda x: x * x, "mul of two values that depend on the input"),
         (lambda x: jnp.where(x > 0, x, 0), "gt is not linear"),
-        (lambda x: x @ np.ones((2, 3), np.float32) @ np.ones((3, 2), np.float32), "two products in series"),
+        (
+            lambda x: x @ np.ones((2, 3), np.float32) @ np.ones((3, 2), np.float32),
+            "two products in series",
+        ),
         (lambda x: 1 / (x + 2), "a division by a value"),
         (lambda x: x.astype(int).astype(float), "a conversion from float32 to int"),
     ],
@@ -238,7 +284,10 @@ def spikes(*shape, rate=0.3):
 
 def test_recurrent_weights_read_the_spikes_of_the_step_before():
     x = spikes(9, 4, 6)
-    w, r = (jnp.asarray(rng.normal(size=shape) * (rng.random(shape) < 0.7), jnp.float32) for shape in ((6, 5), (5, 5)))
+    w, r = (
+        jnp.asarray(rng.normal(size=shape) * (rng.random(shape) < 0.7), jnp.float32)
+        for shape in ((6, 5), (5, 5))
+    )
     lengths = np.array([9, 7, 0, 1])
     mask = np.arange(9)[:, None] < lengths
     network = Network([Layer(w, LIF(0.9), r)])
@@ -247,7 +296,11 @@ def test_recurrent_weights_read_the_spikes_of_the_step_before():
     before = np.concatenate([outs[:1] * 0, outs[:-1]]) * mask[..., None]
     for read, weight, label in ((x * mask[..., None], w, "weight"), (before, r, "recurrent")):
         events = read.sum((0, 1))
-        assert rows[label].spikes == (events.sum(), events.sum() * 5, events @ (np.asarray(weight) != 0).sum(1))
+        assert rows[label].spikes == (
+            events.sum(),
+            events.sum() * 5,
+            events @ (np.asarray(weight) != 0).sum(1),
+        )
         assert rows[label].dense == lengths.sum() * weight.size
     assert rows["neurons"][-2:] == (lengths.sum() * 5, lengths.sum() * 5 * 2)
 
@@ -286,13 +339,31 @@ def test_graph_with_delays_windows_joins_and_two_inputs():
 
     rows = {(row.layer, row.part): row.cost for row in report.rows}
     both = {kind: read("cue", 2) == kind for kind in (1, 2)}
-    assert rows["a", "weight['cue']"].spikes == (both[1].sum(), both[1].sum() * 5, both[1].sum() * 5)
-    assert rows["a", "weight['cue']"].graded == (both[2].sum(), both[2].sum() * 5, both[2].sum() * 5)
+    assert rows["a", "weight['cue']"].spikes == (
+        both[1].sum(),
+        both[1].sum() * 5,
+        both[1].sum() * 5,
+    )
+    assert rows["a", "weight['cue']"].graded == (
+        both[2].sum(),
+        both[2].sum() * 5,
+        both[2].sum() * 5,
+    )
     last = read("a", 3).sum()
-    assert rows["a", "recurrent"].spikes == (last, last * 5, last)  # of the identity, one weight counts
+    assert rows["a", "recurrent"].spikes == (
+        last,
+        last * 5,
+        last,
+    )  # of the identity, one weight counts
     window = [read("a", 1 + k).sum((0, 1)) for k in range(3)]
-    effective = sum(part @ (np.asarray(own) != 0).sum(1) for part, own in zip(window, m, strict=True))
-    assert rows["b", "weight['a']"].spikes == (window[0].sum(), sum(part.sum() for part in window) * 5, effective)
+    effective = sum(
+        part @ (np.asarray(own) != 0).sum(1) for part, own in zip(window, m, strict=True)
+    )
+    assert rows["b", "weight['a']"].spikes == (
+        window[0].sum(),
+        sum(part.sum() for part in window) * 5,
+        effective,
+    )
     now = [read("j", k) for k in range(2)]
     ones, twos = ([(part == kind).sum() for part in now] for kind in (1, 2))
     assert rows["b", "weight['j']"].spikes == (ones[0], sum(ones), sum(ones))
@@ -304,14 +375,18 @@ def test_graph_with_delays_windows_joins_and_two_inputs():
 
 def test_joins_over_time_are_not_counted():
     centered = Join(lambda x: x - x.mean(0, keepdims=True), of="x", over_time=True)
-    network = Network({"c": centered, "a": Layer(np.ones((4, 3), np.float32), LIF(), of="c")}, inputs="x")
+    network = Network(
+        {"c": centered, "a": Layer(np.ones((4, 3), np.float32), LIF(), of="c")}, inputs="x"
+    )
     report = cost_report(network, [[[1.0, 0, 1, 0]], [[1.0, 1, 0, 0]]])
     assert report.uncounted == ("c",)
     assert report.total[:3] == (NOTHING, NOTHING, (4, 12, 12))
 
 
 def test_whole_delays_have_one_effective_operation_for_each_synapse():
-    kernel = DelayKernel(np.ones((4, 6), np.float32), jnp.asarray(rng.uniform(0, 4, (4, 6)), jnp.float32), 5)
+    kernel = DelayKernel(
+        np.ones((4, 6), np.float32), jnp.asarray(rng.uniform(0, 4, (4, 6)), jnp.float32), 5
+    )
     network = Network({"a": Layer(Window(kernel), LIF(0.9))})
     x = np.zeros((9, 2, 4))
     x[0] = 1
@@ -333,7 +408,10 @@ def test_inputs_without_examples_and_drawn_spikes():
 FIRST = Layer((np.arange(12).reshape(4, 3) != 1).astype(np.float32), LIF())
 NETWORK = Network([FIRST, Layer(np.ones((3, 2), np.float32), AdaptiveLIF())])
 X = np.zeros((2, 2, 4))
-X[0, 0, 0], X[1, 1, 1:3] = 1, (1, 0.5)  # two spikes and a real value; the second layer stays silent or not, see below
+X[0, 0, 0], X[1, 1, 1:3] = (
+    1,
+    (1, 0.5),
+)  # two spikes and a real value; the second layer stays silent or not, see below
 
 
 def test_energy_is_a_sum_of_counts_times_prices():
@@ -356,19 +434,26 @@ def test_energy_text_names_prices_sources_and_assumptions():
     text = str(cost_report(NETWORK, X).energy("45nm fp32", "45nm int8", dense="45nm int8"))
     assert "spiking  45nm fp32" in text
     assert "dense    45nm int8" in text
-    assert "per example: 1, one multiply-add per connection, of\n  unknown accuracy\nnot included: leakage" in text
+    assert (
+        "per example: 1, one multiply-add per connection, of\n  unknown accuracy\nnot included: "
+        "leakage" in text
+    )
     assert "45nm fp32: Horowitz 2014" in text
 
 
 def test_presets_have_the_multiply_adds_of_their_source():
-    """Horowitz 2014: additions and multiplications in picojoules. A multiply-add is the sum of both."""
+    """Horowitz 2014: additions and multiplications in picojoules. A multiply-add is the sum of
+    both.
+    """
     table = {"fp32": (0.9, 3.7), "fp16": (0.4, 1.1), "int32": (0.1, 3.1), "int8": (0.03, 0.2)}
     one = cost_report(Network([Layer(np.ones((1, 1), np.float32), LIF())]), np.ones((1, 1, 1)))
     for name, (add, multiply) in table.items():
         found = one.energy(f"45nm {name}", dense=f"45nm {name}")
         assert found.dense.low == pytest.approx(add + multiply)
         assert found.spiking[0].low == pytest.approx(add + (add + multiply))
-        assert found.dense.high - found.dense.low == pytest.approx(2 * 10 * int(name.lstrip("fpint")) / 64)
+        assert found.dense.high - found.dense.low == pytest.approx(
+            2 * 10 * int(name.lstrip("fpint")) / 64
+        )
 
 
 def test_devices_have_a_price_of_updates_and_none_of_multiplications():
@@ -376,10 +461,11 @@ def test_devices_have_a_price_of_updates_and_none_of_multiplications():
     report = cost_report(spiking, X != 0)
     assert report.energy("Loihi").spiking[0].low == pytest.approx((9 * 27.1 + 12 * 81) / 2)
     refused = {
-        "ValueError: prices must have a price of a multiplication for 3 multiplications, got 'Loihi'": (
-            lambda: cost_report(spiking, X).energy("Loihi")
+        "ValueError: prices must have a price of a multiplication for 3 multiplications, got "
+        "'Loihi'": (lambda: cost_report(spiking, X).energy("Loihi")),
+        "ValueError: dense must have a price of a multiplication, got": lambda: report.energy(
+            "Loihi", dense="Loihi"
         ),
-        "ValueError: dense must have a price of a multiplication, got": lambda: report.energy("Loihi", dense="Loihi"),
         "ValueError: got 'loihi'": lambda: report.energy("loihi"),
         "TypeError: prices are missing": report.energy,
     }

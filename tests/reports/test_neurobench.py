@@ -1,4 +1,6 @@
-"""The numbers of NeuroBench, against its harness on recorded networks of snnTorch (``record_neurobench.py``)."""
+"""The numbers of NeuroBench, against its harness on recorded networks of snnTorch
+(``record_neurobench.py``).
+"""
 
 import json
 
@@ -38,14 +40,21 @@ def networks(p):
         ],
         "recurrent": lambda: [
             Layer(p["0.weight"].T, SynapticLIF(0.8, synaptic_decay=0.5, **NEURON)),
-            Layer(p["2.weight"].T, LIF(0.7, **NEURON), p["3.recurrent.weight"].T, p["3.recurrent.bias"]),
+            Layer(
+                p["2.weight"].T,
+                LIF(0.7, **NEURON),
+                p["3.recurrent.weight"].T,
+                p["3.recurrent.bias"],
+            ),
         ],
     }
 
 
 @pytest.mark.parametrize("name", ["dense", "convolution", "recurrent"])
 def test_each_key_equals_the_harness(name):
-    p = {key.partition("/")[2]: RECORDED[key] for key in RECORDED.files if key.startswith(f"{name}/")}
+    p = {
+        key.partition("/")[2]: RECORDED[key] for key in RECORDED.files if key.startswith(f"{name}/")
+    }
     expected = json.loads(str(p["results"]))
     report = neurobench(Network(networks(p)[name]()), p["inputs"])._asdict()
     # The footprint of snnTorch has the buffers of its neurons too.
@@ -56,7 +65,10 @@ def test_each_key_equals_the_harness(name):
 def test_definitions_on_a_network_that_torch_lacks():
     """Of a readout, a window, counts and drawn spikes, by a loop over values."""
     rng = np.random.default_rng(4)
-    first, window = rng.normal(0, 2, (3, 4)).astype(np.float32), rng.normal(0, 1, (2, 4, 2)).astype(np.float32)
+    first, window = (
+        rng.normal(0, 2, (3, 4)).astype(np.float32),
+        rng.normal(0, 1, (2, 4, 2)).astype(np.float32),
+    )
     first[0, 1] = window[1, 2, 0] = 0
     network = Network([
         Layer(first, LIF(0.5, surrogate=multi_spike(Sigmoid(), 3))),
@@ -70,7 +82,11 @@ def test_definitions_on_a_network_that_torch_lacks():
     counts = {"Effective_MACs": 0, "Effective_ACs": 0, "Dense": 6 * 2 * (12 + 16)}
 
     def count(reads, matrix):
-        kind = "Effective_ACs" if all(value in (-1, 0, 1) for value in reads.ravel()) else "Effective_MACs"
+        kind = (
+            "Effective_ACs"
+            if all(value in (-1, 0, 1) for value in reads.ravel())
+            else "Effective_MACs"
+        )
         for example in reads:
             for value, row in zip(example, matrix, strict=True):
                 counts[kind] += (value != 0) * sum(w != 0 for w in row)
@@ -93,5 +109,9 @@ def test_definitions_on_a_network_that_torch_lacks():
 
 
 def test_functions_keep_their_biases_out_of_the_sparsity():
-    weight = jax.tree_util.Partial(lambda w, b, x: x @ w + b, jnp.array([[0.0, 1.0], [1.0, 0.0]]), jnp.zeros((1, 2)))
-    assert neurobench(Network([Layer(weight, LIF())]), jnp.ones((3, 1, 2))).ConnectionSparsity == 0.5
+    weight = jax.tree_util.Partial(
+        lambda w, b, x: x @ w + b, jnp.array([[0.0, 1.0], [1.0, 0.0]]), jnp.zeros((1, 2))
+    )
+    assert (
+        neurobench(Network([Layer(weight, LIF())]), jnp.ones((3, 1, 2))).ConnectionSparsity == 0.5
+    )

@@ -14,7 +14,11 @@ from spikegrad.reports.plot import activity, plot, raster, traces
 
 
 def curves(axes):
-    return {line.get_label(): line.get_xydata().T for line in axes.lines if not line.get_label().startswith("_")}
+    return {
+        line.get_label(): line.get_xydata().T
+        for line in axes.lines
+        if not line.get_label().startswith("_")
+    }
 
 
 def test_the_curves_are_the_step_the_primals_and_the_slopes():
@@ -24,9 +28,14 @@ def test_the_curves_are_the_step_the_primals_and_the_slopes():
     np.testing.assert_allclose(y, 1 / (1 + np.exp(-3 * x)), rtol=1e-5)
     assert np.array_equal(curves(left)["step"][1], x >= 0)
     np.testing.assert_allclose(
-        curves(left)["Arctan(alpha=2.0)"][1], 0.5 + np.arctan(np.pi * x) / np.pi, rtol=1e-4, atol=1e-6
+        curves(left)["Arctan(alpha=2.0)"][1],
+        0.5 + np.arctan(np.pi * x) / np.pi,
+        rtol=1e-4,
+        atol=1e-6,
     )
-    np.testing.assert_allclose(curves(right)["Arctan(alpha=2.0)"][1], 1 / (1 + (np.pi * x) ** 2), rtol=1e-5)
+    np.testing.assert_allclose(
+        curves(right)["Arctan(alpha=2.0)"][1], 1 / (1 + (np.pi * x) ** 2), rtol=1e-5
+    )
     assert set(curves(right)) == {"Sigmoid(alpha=3.0)", "Arctan(alpha=2.0)"}
     for axes in (left, right):  # grey lines through the threshold
         assert sum(not any(line.get_xdata()) for line in axes.lines) == 1
@@ -36,11 +45,18 @@ def test_the_curves_are_the_step_the_primals_and_the_slopes():
 def test_many_curves_are_distinguishable():
     surrogates = [learnable(Sigmoid(jnp.float32(n + 1))) for n in range(len(names()))]
     lines = [line for line in plot(*surrogates).axes[1].lines if str(line.get_label())[0] != "_"]
-    assert len({(line.get_color(), line.get_linestyle()) for line in lines}) == len(lines) == len(names())
+    assert (
+        len({(line.get_color(), line.get_linestyle()) for line in lines})
+        == len(lines)
+        == len(names())
+    )
 
 
 def test_where_and_how_large():
-    assert curves(plot(InvSquareGrad(alpha=100.0)).axes[1])["InvSquareGrad(alpha=100.0)"][0].max() < 0.3
+    assert (
+        curves(plot(InvSquareGrad(alpha=100.0)).axes[1])["InvSquareGrad(alpha=100.0)"][0].max()
+        < 0.3
+    )
     both = curves(plot(InvSquareGrad(alpha=100.0), Sigmoid()).axes[1])
     assert both["Sigmoid(alpha=4.0)"][0].max() == 4
     figure = plot(Sigmoid(), x=[-1, 0, 1], figsize=(5, 2))
@@ -60,7 +76,10 @@ def test_a_slope_alone_is_drawn():
 
 def test_pyplot_is_not_touched(tmp_path):
     code = "import sys; from spikegrad import Sigmoid; from spikegrad.reports.plot import plot; "
-    code += f"plot(Sigmoid()).savefig({str(tmp_path / 'a.svg')!r}); sys.exit('matplotlib.pyplot' in sys.modules)"
+    code += (
+        f"plot(Sigmoid()).savefig({str(tmp_path / 'a.svg')!r}); sys.exit('matplotlib.pyplot' "
+        f"in sys.modules)"
+    )
     subprocess.run([sys.executable, "-c", code], check=True)
     assert b"<svg" in (tmp_path / "a.svg").read_bytes()
 
@@ -68,7 +87,10 @@ def test_pyplot_is_not_touched(tmp_path):
 def test_without_matplotlib_the_way_to_install_it_is_told(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.axes", None)
     monkeypatch.delitem(sys.modules, "spikegrad.reports.plot")
-    with pytest.raises(ModuleNotFoundError, match=r"reports.plot needs matplotlib: pip install '.\[plot\]' in a clone"):
+    with pytest.raises(
+        ModuleNotFoundError,
+        match=r"reports.plot needs matplotlib: pip install '.\[plot\]' in a clone",
+    ):
         importlib.import_module("spikegrad.reports.plot")
 
 
@@ -109,12 +131,16 @@ def test_a_raster_has_a_line_for_each_spike_and_the_axes_of_the_whole():
 def test_traces_show_the_chosen_neurons_of_one_example():
     u = RNG.normal(size=(STEPS, EXAMPLES, 5))
     spikes = u > 1
-    current, potential, below = traces((u, None), spikes, 2 * u, threshold=1.0, neurons=(4, 0, 9), example=2).axes
+    current, potential, below = traces(
+        (u, None), spikes, 2 * u, threshold=1.0, neurons=(4, 0, 9), example=2
+    ).axes
     for axes, factor in ((current, 2), (potential, 1)):
         for line, n in zip(axes.lines, (4, 0), strict=False):
             np.testing.assert_array_equal(line.get_ydata(), factor * u[:, 2, n])
     assert potential.lines[2].get_ydata() == [1.0, 1.0]  # the threshold
-    assert {t for t, row in drawn(below) if row == 0} == set(np.flatnonzero(spikes[:, 2, 4]).tolist())
+    assert {t for t, row in drawn(below) if row == 0} == set(
+        np.flatnonzero(spikes[:, 2, 4]).tolist()
+    )
     assert [label.get_text() for label in below.get_yticklabels()] == ["4", "0"]
     assert len(traces(u).axes) == 1
 
@@ -124,7 +150,9 @@ def test_activity_draws_spikes_lines_and_images_with_grey_steps_that_are_not_val
     wide = RNG.normal(size=(STEPS, EXAMPLES, 20))
     figure = activity({"inputs": SPIKES, "wide": wide, "out": Activity(real)}, example=1, mask=MASK)
     spikes, image, lines, _ = figure.axes  # and the bar of colors
-    assert spikes.get_title(loc="left") == f"inputs, {(SPIKES[:, 1] != 0).mean():.3f} spikes per step"
+    assert (
+        spikes.get_title(loc="left") == f"inputs, {(SPIKES[:, 1] != 0).mean():.3f} spikes per step"
+    )
     np.testing.assert_array_equal(image.images[0].get_array(), wide[:, 1].T)
     np.testing.assert_array_equal([line.get_ydata() for line in lines.lines], real[:, 1].T)
     for axes in (spikes, image, lines):

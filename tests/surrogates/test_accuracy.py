@@ -15,13 +15,17 @@ OPTIMISED = True
 
 
 def exceeded(dtype, worst):
-    return {key: float(worst[key]) for key, most in TARGETS[dtype].items() if not worst[key] <= most}
+    return {
+        key: float(worst[key]) for key, most in TARGETS[dtype].items() if not worst[key] <= most
+    }
 
 
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("case", standing(DEFAULTS, RULE), ids=repr)
 def test_every_number_of_sixteen_bits_and_every_exponent_of_single_precision(case):
-    xs = {dtype: jnp.asarray(every_half(dtype)) for dtype in HALF} | {"float32": single_precision(case)}
+    xs = {dtype: jnp.asarray(every_half(dtype)) for dtype in HALF} | {
+        "float32": single_precision(case)
+    }
     for quantity, found in against_float64(case, tuple(QUANTITIES), *xs.values()).items():
         for dtype, worst in zip(xs, found, strict=True):
             assert not exceeded(dtype, worst), (quantity, dtype, float(worst["at"]))

@@ -1,4 +1,6 @@
-"""Curves made of curves: what they are, against NumPy; and that settings of the rule end up around the whole."""
+"""Curves made of curves: what they are, against NumPy; and that settings of the rule end up around
+the whole.
+"""
 
 import functools
 import pickle
@@ -46,14 +48,24 @@ def cauchy(x, a=1.0):
 
 # the surrogate, its slope, its primal, and where it has knots
 TRUTH = {
-    "scaled": (0.3 * Sigmoid(), lambda x: 0.3 * logistic(x), lambda x: 0.5 + 0.3 * (sigma(4 * x) - 0.5), ()),
+    "scaled": (
+        0.3 * Sigmoid(),
+        lambda x: 0.3 * logistic(x),
+        lambda x: 0.5 + 0.3 * (sigma(4 * x) - 0.5),
+        (),
+    ),
     "mixture": (
         0.3 * Sigmoid() + 0.7 * Arctan(),
         lambda x: 0.3 * logistic(x) + 0.7 * cauchy(x),
         lambda x: 0.3 * sigma(4 * x) + 0.7 * arctan(x),
         (),
     ),
-    "shifted": (shifted(Arctan(), 0.75), lambda x: cauchy(x - 0.75), lambda x: arctan(x - 0.75), ()),
+    "shifted": (
+        shifted(Arctan(), 0.75),
+        lambda x: cauchy(x - 0.75),
+        lambda x: arctan(x - 0.75),
+        (),
+    ),
     "of a slope whose primal is 0 at the threshold": (
         2.0 * shifted(LeakyRelu(0.0, 1.0), -0.5),
         lambda x: np.where(x >= -0.5, 2.0, 0.0),
@@ -74,8 +86,14 @@ TRUTH = {
     ),
     "all of them": (
         2.0 * shifted(stretched(truncated(Sigmoid() + 0.5 * ReluGrad(1.0, 2.0), 1.5), 2.0), 1.0),
-        lambda x: 2 * (abs(y := (x - 1) / 2) <= 1.5) * (logistic(y) + np.maximum(0, 1 - abs(y) / 2)),
-        lambda x: 0.5 + 4 * (sigma(4 * (u := np.clip((x - 1) / 2, -1.5, 1.5))) - 0.5) + 2 * (2 * u - u * abs(u) / 2),
+        lambda x: (
+            2 * (abs(y := (x - 1) / 2) <= 1.5) * (logistic(y) + np.maximum(0, 1 - abs(y) / 2))
+        ),
+        lambda x: (
+            0.5
+            + 4 * (sigma(4 * (u := np.clip((x - 1) / 2, -1.5, 1.5))) - 0.5)
+            + 2 * (2 * u - u * abs(u) / 2)
+        ),
         (-2, 1, 4, 5),
     ),
 }
@@ -96,9 +114,15 @@ def curves(surrogates, x):
 @pytest.fixture(scope="module")
 def found():
     """On one grid, in float64 and in float32."""
-    x = np.unique(np.concatenate([np.linspace(-6, 6, 97), *(s * np.geomspace(1e-6, 300, 40) for s in (-1, 1))]))
+    x = np.unique(
+        np.concatenate(
+            [np.linspace(-6, 6, 97), *(s * np.geomspace(1e-6, 300, 40) for s in (-1, 1))]
+        )
+    )
     with enable_x64():
-        return x, *(jax.device_get(curves(ALL, jnp.asarray(x, dtype))) for dtype in ("float64", "float32"))
+        return x, *(
+            jax.device_get(curves(ALL, jnp.asarray(x, dtype))) for dtype in ("float64", "float32")
+        )
 
 
 @pytest.mark.parametrize("name", TRUTH)
@@ -191,13 +215,19 @@ def test_traced_and_batched_numbers():
     @jax.jit
     def slope(factor, center, width):
         s = factor * shifted(stretched(truncated(Sigmoid(), 1.0), width), center)
-        return s.surrogate_grad(0.75), jax.grad(lambda c: shifted(Sigmoid(), c).surrogate_grad(0.25))(center)
+        return s.surrogate_grad(0.75), jax.grad(
+            lambda c: shifted(Sigmoid(), c).surrogate_grad(0.25)
+        )(center)
 
-    got, in_center = jax.vmap(slope)(jnp.array([0.5, 2.0]), jnp.array([0.5, -0.25]), jnp.array([2.0, 4.0]))
+    got, in_center = jax.vmap(slope)(
+        jnp.array([0.5, 2.0]), jnp.array([0.5, -0.25]), jnp.array([2.0, 4.0])
+    )
     np.testing.assert_allclose(got, [0.5 * logistic(0.125), 2 * logistic(0.25)], rtol=1e-6)
     h = 1e-5
     np.testing.assert_allclose(
-        in_center, [(logistic(0.25 - c - h) - logistic(0.25 - c + h)) / (2 * h) for c in (0.5, -0.25)], rtol=1e-5
+        in_center,
+        [(logistic(0.25 - c - h) - logistic(0.25 - c + h)) / (2 * h) for c in (0.5, -0.25)],
+        rtol=1e-5,
     )
 
 
@@ -224,7 +254,9 @@ class Written(Surrogate):
 S, ALONE = Sigmoid(), (shifted(SlopeAlone(), 1.0), Sigmoid() + 2 * SlopeAlone())
 REFUSED = {
     "TypeError: *: factor must be a real number or array, got 'a'": lambda: "a" * S,
-    "TypeError: *: factor must be a real number or array, got Arctan(alpha=1.0)": lambda: S * Arctan(),
+    "TypeError: *: factor must be a real number or array, got Arctan(alpha=1.0)": lambda: (
+        S * Arctan()
+    ),
     "ValueError: *: factor must be finite, got nan": lambda: np.nan * S,
     "TypeError: +: surrogate must be a Surrogate, got 1": lambda: S + 1,
     "ValueError: stretched: width must be > 0, got 0.0": lambda: stretched(S, 0),
@@ -232,17 +264,26 @@ REFUSED = {
     "ValueError: shifted: center of shape (2,) does not broadcast to x of shape (3,)": (
         lambda: shifted(S, np.ones(2))(jnp.ones(3))
     ),
-    "TypeError: shifted: surrogate must be a Surrogate, got 'sigmoid'": lambda: shifted("sigmoid", 1),
-    "TypeError: *: Loud must not override __call__, which would ignore settings": lambda: 2 * Loud(),
-    f"TypeError: +: {spikegrad.learnable(S)!r} and Arctan(alpha=1.0) have different settings; apply the settings": (
-        lambda: spikegrad.learnable(S) + Arctan()
+    "TypeError: shifted: surrogate must be a Surrogate, got 'sigmoid'": lambda: shifted(
+        "sigmoid", 1
     ),
-    "TypeError: learnable: SlopeAlone must define surrogate_fun": lambda: spikegrad.learnable(ALONE[0]),
+    "TypeError: *: Loud must not override __call__, which would ignore settings": lambda: (
+        2 * Loud()
+    ),
+    f"TypeError: +: {spikegrad.learnable(S)!r} and Arctan(alpha=1.0) have different settings; "
+    f"apply the settings": (lambda: spikegrad.learnable(S) + Arctan()),
+    "TypeError: learnable: SlopeAlone must define surrogate_fun": lambda: spikegrad.learnable(
+        ALONE[0]
+    ),
     "TypeError: learnable: SlopeAlone must define": lambda: spikegrad.learnable(ALONE[1]),
     "NotImplementedError: SlopeAlone defines no surrogate_fun": lambda: ALONE[0].surrogate_fun(0.0),
     "NotImplementedError: SlopeAlone defines no": lambda: ALONE[1].surrogate_fun(0.0),
-    "TypeError: learnable: Written has a custom __init__": lambda: spikegrad.learnable(2 * Written()),
-    "ValueError: *: factor of shape (3,) does not broadcast to x": lambda: (jnp.ones(3) * S)(jnp.ones(2)),
+    "TypeError: learnable: Written has a custom __init__": lambda: spikegrad.learnable(
+        2 * Written()
+    ),
+    "ValueError: *: factor of shape (3,) does not broadcast to x": lambda: (jnp.ones(3) * S)(
+        jnp.ones(2)
+    ),
     "ValueError: Sigmoid: alpha of shape (3,) does not broadcast to x": (
         lambda: shifted(Sigmoid(jnp.ones(3)), 1.0)(jnp.ones(2))
     ),
@@ -259,9 +300,21 @@ def test_compositions_of_a_slope_or_a_primal_alone_have_a_gradient():
     assert float(jax.jit((2 * Written()).surrogate_grad)(0.0)) == 2
 
 
-# --- every shape of the field: the formulas of the page, in its order, beside what it says that they are here
+# --- every shape of the field: the formulas of the page, in its order, beside what it says that
+# they are here
 
-GIVEN = {"A": 0.75, "a": 0.25, "k": 3.0, "w": 0.5, "m": 0.5, "q": 2.5, "p": 0.1, "n": 4, "T": 1.5, "pi": np.pi}
+GIVEN = {
+    "A": 0.75,
+    "a": 0.25,
+    "k": 3.0,
+    "w": 0.5,
+    "m": 0.5,
+    "q": 2.5,
+    "p": 0.1,
+    "n": 4,
+    "T": 1.5,
+    "pi": np.pi,
+}
 A, a, k, w, m, q, p, n, T, _ = GIVEN.values()
 
 
@@ -321,11 +374,15 @@ SHAPES = [
 
 
 def test_every_shape_of_the_field():
-    table = (ROOT / "docs" / "surrogates.md").read_text().partition("## Shapes in the literature")[2]
+    table = (
+        (ROOT / "docs" / "surrogates.md").read_text().partition("## Shapes in the literature")[2]
+    )
     codes = re.findall(r"\| `([^`]+)` \|$", table, re.MULTILINE)
     assert len(codes) == len(SHAPES)
     here = [eval(code, {**NAMES, **vars(spikegrad.surrogates), **GIVEN}) for code in codes]
-    x = np.concatenate([np.linspace(-4, 4, 161) + 1e-3, [-10.0, 0.0, 5.0]])  # off the edges, which differ elsewhere
+    x = np.concatenate(
+        [np.linspace(-4, 4, 161) + 1e-3, [-10.0, 0.0, 5.0]]
+    )  # off the edges, which differ elsewhere
 
     @jax.jit
     def slopes(surrogates, x):

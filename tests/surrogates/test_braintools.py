@@ -1,4 +1,6 @@
-"""The same names, parameters and numbers as ``braintools.surrogate``, from whose users only the import changes."""
+"""The same names, parameters and numbers as ``braintools.surrogate``, from whose users only the
+import changes.
+"""
 
 import functools
 import importlib.metadata
@@ -24,7 +26,9 @@ def lenient():
         yield
 
 
-classes = [name for name in peer.__all__ if inspect.isclass(getattr(peer, name)) and name != "Surrogate"]
+classes = [
+    name for name in peer.__all__ if inspect.isclass(getattr(peer, name)) and name != "Surrogate"
+]
 functions = [name for name in peer.__all__ if not inspect.isclass(getattr(peer, name))]
 X = jnp.linspace(-3.0, 3.0, 241)  # with 0 and both ends of every window
 
@@ -55,15 +59,23 @@ def computed():
     """Of each name what each library computes, in one program."""
 
     def of_class(cls, values):
-        fires = [cls(**values), cls(**{name: v + (1 if isinstance(v, int) else 0.5) for name, v in values.items()})]
+        fires = [
+            cls(**values),
+            cls(**{name: v + (1 if isinstance(v, int) else 0.5) for name, v in values.items()}),
+        ]
         return [(s(X), jax.vmap(jax.grad(s))(X), s.surrogate_grad(X), primal(s)) for s in fires]
 
     def of_function(function):
         return [(function(X), jax.grad(lambda x: function(x).sum())(X))]
 
     def of(module):
-        defaults = {name: inspect.signature(getattr(peer, name)).parameters.values() for name in classes}
-        found = {n: of_class(getattr(module, n), {p.name: p.default for p in ps}) for n, ps in defaults.items()}
+        defaults = {
+            name: inspect.signature(getattr(peer, name)).parameters.values() for name in classes
+        }
+        found = {
+            n: of_class(getattr(module, n), {p.name: p.default for p in ps})
+            for n, ps in defaults.items()
+        }
         return found | {name: of_function(getattr(module, name)) for name in functions}
 
     return jax.jit(lambda: (of(surrogate), of(peer)))()
@@ -100,15 +112,20 @@ def user_class(base):
 def test_a_users_class_moves_by_its_import():
     mine, theirs = (user_class(module.Surrogate)(alpha=2.0) for module in (surrogate, peer))
     assert mine(X).tolist() == theirs(X).tolist()
-    np.testing.assert_allclose(*(jax.jit(jax.vmap(jax.grad(fire)))(X) for fire in (mine, theirs)), rtol=1e-6)
+    np.testing.assert_allclose(
+        *(jax.jit(jax.vmap(jax.grad(fire)))(X) for fire in (mine, theirs)), rtol=1e-6
+    )
     np.testing.assert_allclose(mine.surrogate_fun(X), theirs.surrogate_fun(X), rtol=1e-6)
     for fire in (mine, theirs):
         fire.alpha = 3.0
-    np.testing.assert_allclose(*(jax.jit(jax.vmap(jax.grad(fire)))(X) for fire in (mine, theirs)), rtol=1e-6)
+    np.testing.assert_allclose(
+        *(jax.jit(jax.vmap(jax.grad(fire)))(X) for fire in (mine, theirs)), rtol=1e-6
+    )
 
 
 pinned = pytest.mark.skipif(
-    importlib.metadata.version("braintools") != "0.4.0", reason="the page on migration compares with 0.4.0"
+    importlib.metadata.version("braintools") != "0.4.0",
+    reason="the page on migration compares with 0.4.0",
 )
 
 
@@ -119,7 +136,9 @@ def test_second_derivative_of_a_product_of_spikes_is_complete():
 
     @jax.jit
     def derivatives(x):
-        return [jax.grad(jax.grad(lambda x, s=s: s(x) ** 2))(x) for s in (mine, theirs)], jax.grad(mine)(x)
+        return [jax.grad(jax.grad(lambda x, s=s: s(x) ** 2))(x) for s in (mine, theirs)], jax.grad(
+            mine
+        )(x)
 
     second, slope = derivatives(0.3)
     np.testing.assert_allclose(second[0] - second[1], 2 * slope**2, rtol=1e-5)

@@ -30,7 +30,11 @@ def precision(dtype):
 @jax.jit
 def curves(surrogate, x):
     """The primal, the slope, and the gradient of the spike."""
-    return surrogate.surrogate_fun(x), surrogate.surrogate_grad(x), jax.grad(lambda x: surrogate(x).sum())(x)
+    return (
+        surrogate.surrogate_fun(x),
+        surrogate.surrogate_grad(x),
+        jax.grad(lambda x: surrogate(x).sum())(x),
+    )
 
 
 @jax.jit
@@ -40,10 +44,14 @@ def three_curves(surrogate, x):
 
 
 def worst(got, truth, allowed, x):
-    """The point with the largest error in units of the error that is allowed there: (ratio, x, got, truth)."""
+    """The point with the largest error in units of the error that is allowed there: (ratio, x, got,
+    truth).
+    """
     assert got.dtype == x.dtype
     assert np.isfinite(got).all(), x[~np.isfinite(got)]
-    ratios = [float(abs(mp.mpf(float(g)) - t) / a) for g, t, a in zip(got, truth, allowed, strict=True)]
+    ratios = [
+        float(abs(mp.mpf(float(g)) - t) / a) for g, t, a in zip(got, truth, allowed, strict=True)
+    ]
     i = int(np.argmax(ratios))
     return ratios[i], float(x[i]), float(got[i]), float(truth[i])
 
@@ -78,12 +86,16 @@ def test_slope_and_primal_are_the_closed_forms(case, dtype):
     primal, slope, kink = case.fun(x), case.grad(x), case.grad(x, order=1)
     peak, steepest = max(abs(slope)), max(abs(kink))
     far_left, middle = case.fun(np.array([-1e60, 0.0]))
-    vanishes = abs(far_left) < mp.mpf(10) ** -50 and not case.signed  # then small values on the left count too
+    vanishes = (
+        abs(far_left) < mp.mpf(10) ** -50 and not case.signed
+    )  # then small values on the left count too
     near, far, zero = TARGETS[dtype]
     eps = float(np.finfo(dtype).eps)
 
     def of_slope(x, g, bend):
-        if case.signed:  # one rounding of the phase comes to this where it is large, and is never more than the curve
+        # one rounding of the phase comes to this where it is large, and is never more than the
+        # curve
+        if case.signed:
             return near * peak + min(eps * abs(float(x)) * steepest, 2 * peak)
         # and one rounding of the product of x and a parameter
         return (near if abs(g) >= peak / 1000 else far) * abs(g) + eps * abs(float(x) * bend) + zero
@@ -98,7 +110,10 @@ def test_slope_and_primal_are_the_closed_forms(case, dtype):
     with precision(dtype):
         f, g, of_spike = map(np.asarray, curves(case.make(), jnp.asarray(x)))
     np.testing.assert_array_equal(of_spike, g)
-    for got, truth, derivative, allowed in ((g, slope, kink, of_slope), (f, primal, slope, of_primal)):
+    for got, truth, derivative, allowed in (
+        (g, slope, kink, of_slope),
+        (f, primal, slope, of_primal),
+    ):
         bound = [allowed(*at) for at in zip(x, truth, derivative, strict=True)]
         ratio, *where = worst(got, truth, bound, x)
         assert ratio <= 1, where
@@ -114,10 +129,14 @@ def test_the_spike_is_the_step(case):
 
 
 @pytest.mark.parametrize(
-    "case", few([c for c in CASES if c.even], *(c for c in DEFAULTS if c.name in STANDING)), ids=repr
+    "case",
+    few([c for c in CASES if c.even], *(c for c in DEFAULTS if c.name in STANDING)),
+    ids=repr,
 )
 def test_symmetry_is_exact(case):
-    """Of slope and curvature; the primal is odd about its middle but for the rounding of the sum of two."""
+    """Of slope and curvature; the primal is odd about its middle but for the rounding of the sum of
+    two.
+    """
     x = np.abs(case.grid(np.float32))
     x = np.where(x == 0, np.float32(1), x)
     right, left = (three_curves(case.make(), jnp.asarray(side)) for side in (x, -x))
@@ -128,7 +147,8 @@ def test_symmetry_is_exact(case):
     np.testing.assert_allclose(left[0] + right[0], 2 * middle, rtol=0, atol=rounding)
 
 
-def test_half_way_between_the_peaks_of_a_period():  # where the count of periods is rounded, in float32
+# where the count of periods is rounded, in float32
+def test_half_way_between_the_peaks_of_a_period():
     x = np.float32(30.874998)  # just below 9.5 periods
     got = spikegrad.surrogates.PeriodicExp(0.5, 4.0, 3.25).surrogate_grad(x)
     np.testing.assert_allclose(got, np.exp(-4 * (float(x) - 9 * 3.25)), rtol=2e-6)
@@ -139,4 +159,6 @@ def test_relu_grad_of_a_large_area_is_finite():
     x = np.array([-3e19, -2e19, -1e19, -1.0, 0.0, 1.0, 1e19, 3e19], np.float32)
     u = np.clip(x.astype(float), -2e19, 2e19)
     expected = 0.5 + 2e19 * u - u * np.abs(u) / 2
-    np.testing.assert_allclose(spikegrad.ReluGrad(1.0, 2e19).surrogate_fun(jnp.asarray(x)), expected, rtol=1e-6)
+    np.testing.assert_allclose(
+        spikegrad.ReluGrad(1.0, 2e19).surrogate_fun(jnp.asarray(x)), expected, rtol=1e-6
+    )

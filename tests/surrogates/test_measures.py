@@ -1,4 +1,6 @@
-"""Measures of a slope against arbitrary precision and closed forms, and the list that prints them."""
+"""Measures of a slope against arbitrary precision and closed forms, and the list that
+prints them.
+"""
 
 import math
 
@@ -44,12 +46,19 @@ SUPPORT = {
     "PiecewiseQuadratic": (-1, 1),
     "ReluGrad": (-1, 1),
 }
-PEAK = {"EscapeExp": (0.01 / 0.133 * math.exp(10), 1.33), "HardTanhGrad": (2, 1), "Softplus": (1, None)}
+PEAK = {
+    "EscapeExp": (0.01 / 0.133 * math.exp(10), 1.33),
+    "HardTanhGrad": (2, 1),
+    "Softplus": (1, None),
+}
 HALF_WIDTH = {
     "LogTailedRelu": 1.0,  # from 0 to 2
     "PeriodicExp": math.log(2) / 2,
     "S2NN": (1 + math.log(3 + 2 * math.sqrt(2)) / 4) / 2,
-    **dict.fromkeys(("EscapeExp", "HardTanhGrad", "LeakyRelu", "OneSidedExp", "OneSidedInvSquare", "Softplus"), INF),
+    **dict.fromkeys(
+        ("EscapeExp", "HardTanhGrad", "LeakyRelu", "OneSidedExp", "OneSidedInvSquare", "Softplus"),
+        INF,
+    ),
 }
 
 
@@ -69,7 +78,9 @@ def test_against_arbitrary_precision(case):
     np.testing.assert_allclose(found.area, area if not area > 100 else INF, **CLOSE)
 
     tails = TAILS.get(case.name, INF)
-    np.testing.assert_allclose(found.tails, tails if isinstance(tails, tuple) else (tails, tails), **CLOSE)
+    np.testing.assert_allclose(
+        found.tails, tails if isinstance(tails, tuple) else (tails, tails), **CLOSE
+    )
     np.testing.assert_allclose(found.support, SUPPORT.get(case.name, (-INF, INF)), **CLOSE)
     if case.name in HALF_WIDTH:
         np.testing.assert_allclose(found.half_width, HALF_WIDTH[case.name], **CLOSE)
@@ -90,8 +101,20 @@ COMPOSED = {  # peak, at, area, half-width, support
     truncated(Sigmoid(), 0.3): (1, 0, math.tanh(0.6), 0.3, (-0.3, 0.3)),
     -0.5 * Arctan(): (-0.25, 0, -0.5, 2 / math.pi, (-INF, INF)),
     2.0 * stretched(spikegrad.SlayerGrad(), 5.0): (2, 0, 20, 5 * math.log(2), (-INF, INF)),
-    shifted(stretched(spikegrad.PiecewiseQuadratic(), 1e-6), 3.0): (1, 3, 1e-6, 5e-7, (3 - 1e-6, 3 + 1e-6)),
-    spikegrad.learnable(spikegrad.ReluGrad(2.0, 0.375)): (0.75, 0, 0.28125, 0.1875, (-0.375, 0.375)),
+    shifted(stretched(spikegrad.PiecewiseQuadratic(), 1e-6), 3.0): (
+        1,
+        3,
+        1e-6,
+        5e-7,
+        (3 - 1e-6, 3 + 1e-6),
+    ),
+    spikegrad.learnable(spikegrad.ReluGrad(2.0, 0.375)): (
+        0.75,
+        0,
+        0.28125,
+        0.1875,
+        (-0.375, 0.375),
+    ),
     spikegrad.InvSquareGrad(1e5): (1, 0, 2e-5, (math.sqrt(2) - 1) / 1e5, (-INF, INF)),
 }
 
@@ -113,7 +136,9 @@ def test_tails_of_any_exponent():
 
 
 def test_a_summit_that_is_nowhere_special():
-    found = measure(spikegrad.MultiGaussianGrad(-0.5, 0.75, 0.25, 2.0))  # two, on both sides of the threshold
+    found = measure(
+        spikegrad.MultiGaussianGrad(-0.5, 0.75, 0.25, 2.0)
+    )  # two, on both sides of the threshold
     slope = lambda x: ROWS["MultiGaussianGrad"].grad(x, -0.5, 0.75, 0.25, 2.0)  # noqa: E731
     at = mp.findroot(lambda x: mp.diff(slope, x), mp.mpf(0.13))
     np.testing.assert_allclose(abs(found.at), float(at), rtol=1e-9)
@@ -128,7 +153,9 @@ def test_a_slope_alone_has_no_area():
             return abs(x) <= self.w
 
     found = measure(Box(0.3))
-    np.testing.assert_allclose((found.peak, found.half_width, *found.support), (1, 0.3, -0.3, 0.3), **CLOSE)
+    np.testing.assert_allclose(
+        (found.peak, found.half_width, *found.support), (1, 0.3, -0.3, 0.3), **CLOSE
+    )
     assert math.isnan(found.area)
     assert math.isnan(measure(spikegrad.keep_slope(Box(0.3), "bfloat16")).area)
 
@@ -141,23 +168,35 @@ def test_fitted():
     ):
         surrogate = rescaled(shape, peak=2.0, half_width=0.125)
         found, before = measure(surrogate), measure(shape)
-        np.testing.assert_allclose((found.peak, found.half_width, found.at), (2, 0.125, before.at), **CLOSE)
-    np.testing.assert_allclose(measure(rescaled(Sigmoid(), half_width=1.0))[:4:3], (1, 1), rtol=1e-9)
-    np.testing.assert_allclose(measure(rescaled(Sigmoid(), peak=3.0)).half_width, measure(Sigmoid()).half_width)
-    assert repr(rescaled(spikegrad.learnable(Arctan()), peak=1)).startswith("learnable(2.0 * Arctan")
+        np.testing.assert_allclose(
+            (found.peak, found.half_width, found.at), (2, 0.125, before.at), **CLOSE
+        )
+    np.testing.assert_allclose(
+        measure(rescaled(Sigmoid(), half_width=1.0))[:4:3], (1, 1), rtol=1e-9
+    )
+    np.testing.assert_allclose(
+        measure(rescaled(Sigmoid(), peak=3.0)).half_width, measure(Sigmoid()).half_width
+    )
+    assert repr(rescaled(spikegrad.learnable(Arctan()), peak=1)).startswith(
+        "learnable(2.0 * Arctan"
+    )
     # traced: what is wanted, and not what is fitted
-    slope = jax.jit(lambda h, w: rescaled(Arctan(), h, w).surrogate_grad(jnp.array([0.0, 0.25])))(3.0, 0.25)
+    slope = jax.jit(lambda h, w: rescaled(Arctan(), h, w).surrogate_grad(jnp.array([0.0, 0.25])))(
+        3.0, 0.25
+    )
     np.testing.assert_allclose(slope, [3.0, 1.5], rtol=1e-6)
 
 
 def test_a_bounded_number_is_measured_as_its_value():
-    assert measure(truncated(Sigmoid(), spikegrad.bounded(0.5))) == measure(truncated(Sigmoid(), 0.5))
+    assert measure(truncated(Sigmoid(), spikegrad.bounded(0.5))) == measure(
+        truncated(Sigmoid(), 0.5)
+    )
 
 
 REFUSED = {
     "TypeError: measure: surrogate must be a Surrogate, got 'sigmoid'": lambda: measure("sigmoid"),
-    "ValueError: measure: each parameter must be one number, got Sigmoid(alpha=jnp": lambda: measure(
-        Sigmoid(jnp.ones(2))
+    "ValueError: measure: each parameter must be one number, got Sigmoid(alpha=jnp": lambda: (
+        measure(Sigmoid(jnp.ones(2)))
     ),
     "TypeError: measure: parameters must be known, got traced ones in": (
         lambda: jax.jit(lambda a: measure(Sigmoid(a)).peak)(1.0)
@@ -165,8 +204,12 @@ REFUSED = {
     "ValueError: rescaled: surrogate must have a finite half-width > 0, got LeakyRelu(": (
         lambda: rescaled(spikegrad.LeakyRelu(), half_width=1.0)
     ),
-    "ValueError: rescaled: half_width must be > 0, got -0.3": lambda: rescaled(Sigmoid(), half_width=-0.3),
-    "TypeError: rescaled: peak must be a real number or array, got 'high'": lambda: rescaled(Sigmoid(), peak="high"),
+    "ValueError: rescaled: half_width must be > 0, got -0.3": lambda: rescaled(
+        Sigmoid(), half_width=-0.3
+    ),
+    "TypeError: rescaled: peak must be a real number or array, got 'high'": lambda: rescaled(
+        Sigmoid(), peak="high"
+    ),
     "ValueError: rescaled: surrogate must have a slope other than 0, got 0.0 * Sigmoid": (
         lambda: rescaled(0 * Sigmoid(), peak=1.0)
     ),

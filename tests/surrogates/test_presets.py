@@ -27,7 +27,9 @@ def recorded():
     found = {}
     for path in FILES:
         with np.load(path) as file:
-            for spec, value, slope in zip(file["specs"], file["values"], file["slopes"], strict=True):
+            for spec, value, slope in zip(
+                file["specs"], file["values"], file["slopes"], strict=True
+            ):
                 found[f"{path.stem}.{spec}"] = file["x"], value, slope
     return found
 
@@ -36,13 +38,18 @@ def signatures():
     found = {}
     for path in FILES:
         with np.load(path) as file:
-            found |= {f"{path.stem}.{s.partition('(')[0]}": s[s.index("(") :] for s in file["signatures"].tolist()}
+            found |= {
+                f"{path.stem}.{s.partition('(')[0]}": s[s.index("(") :]
+                for s in file["signatures"].tolist()
+            }
     return found
 
 
 def parts(spec):
     """The name of a spec, its arguments and those by keyword."""
-    return spec.partition("(")[0], *eval("(lambda *args, **kwargs: (args, kwargs))" + spec[spec.index("(") :])
+    return spec.partition("(")[0], *eval(
+        "(lambda *args, **kwargs: (args, kwargs))" + spec[spec.index("(") :]
+    )
 
 
 RECORDED = recorded()
@@ -51,7 +58,8 @@ X = next(iter(RECORDED.values()))[0]
 
 BY_DEFAULT = {parts(spec)[0]: get(spec) for spec in reversed(RECORDED)}
 
-# Where a preset differs from its library, as its docstring says: the distance of two edges, or the points.
+# Where a preset differs from its library, as its docstring says: the distance of two edges, or the
+# points.
 EDGES = {
     "braincog.BackEIGateGrad": lambda: 0.5,
     "braincog.GateGrad": lambda alpha=2.0: 1 / alpha,
@@ -129,8 +137,12 @@ def test_slopes(computed):
         if "exponential" in spec:  # which it follows up to ten times its width
             compared = 10 * kwargs["delta_u"] >= X
         peak = np.max(np.abs(want[compared & ~differs]))
-        tolerance = 1.1e-5 if spec == "spikingjelly.S2NN(spiking=False)" else 1e-6  # there a logarithm's offset is felt
-        assert not disagreeing(computed[spec][1], want, compared, differs, tolerance * peak).size, spec
+        tolerance = (
+            1.1e-5 if spec == "spikingjelly.S2NN(spiking=False)" else 1e-6
+        )  # there a logarithm's offset is felt
+        assert not disagreeing(computed[spec][1], want, compared, differs, tolerance * peak).size, (
+            spec
+        )
 
 
 def test_values(computed):
@@ -146,7 +158,9 @@ def test_values(computed):
 def test_where_a_preset_differs_its_docstring_says_so():
     for name in {*EDGES, *SLOPE_DIFFERS, *VALUE_DIFFERS}:
         library = name.partition(".")[0].replace("_", "-")
-        assert re.search(rf"\b{library}\b|beyond", inspect.getdoc(PRESETS[name]), re.IGNORECASE), name
+        assert re.search(rf"\b{library}\b|beyond", inspect.getdoc(PRESETS[name]), re.IGNORECASE), (
+            name
+        )
 
 
 OWN = {"spike_threshold", "surrogate_grad_fn"}  # what these libraries give in the call
@@ -161,7 +175,9 @@ def test_parameters_and_defaults_are_those_of_the_library(library):
             given = {p.name: p.default for p in here if p.name not in OWN}
             want = dict(re.findall(r"(\w+)(?:=([^,)]+))?", there))
             assert list(given) == list(want), name
-            assert all(v is inspect.Parameter.empty or v == eval(want[k]) for k, v in given.items()), name
+            assert all(
+                v is inspect.Parameter.empty or v == eval(want[k]) for k, v in given.items()
+            ), name
 
 
 def test_repr_of_a_preset_evaluates_to_it():
@@ -187,7 +203,8 @@ def test_libraries_that_fire_above_the_threshold_are_strict():
 
 
 REFUSED = {
-    "snntorch.fast_sigmod": "unknown surrogate 'snntorch.fast_sigmod', did you mean 'snntorch.fast_sigmoid'?",
+    "snntorch.fast_sigmod": "unknown surrogate 'snntorch.fast_sigmod', did you mean "
+    "'snntorch.fast_sigmoid'?",
     "norse.sigmoid": "known are norse.circ, norse.heavi_erfc, norse.super",
     "norsk.super": "did you mean 'norse.super'?",
     "spikegrad.Sigmoid(2)": "unknown surrogate 'spikegrad.Sigmoid', known are braincog",
@@ -197,8 +214,10 @@ REFUSED = {
     "spyx.tanh(k=0)": "Sigmoid: alpha must be > 0, got 0.0",
     "sparx.Triangle(width=0)": "ReluGrad: alpha must be finite, got inf",
     "stork.CustomSpike('sigmoid', 'exponential')": "got 'sigmoid' with 'exponential'",
-    "stork.CustomSpike(surrogate_type='Multilayer')": "must be one of SuperSpike, sigmoid, exponential",
-    "snntorch.atan(k=2)": "snntorch.atan: got an unexpected keyword argument 'k', its parameters are alp",
+    "stork.CustomSpike(surrogate_type='Multilayer')": "must be one of SuperSpike, sigmoid, "
+    "exponential",
+    "snntorch.atan(k=2)": "snntorch.atan: got an unexpected keyword argument 'k', its parameters "
+    "are alp",
 }
 
 
@@ -229,22 +248,29 @@ def test_excluding():
     fire = strict(spikegrad.Sigmoid(4.0))
     expected = [0, 0, 0, 1, 1, np.nan]
     for dtype in (jnp.float32, jnp.bfloat16, jnp.float16):
-        out = jax.jit(fire)(np.array([-1.0, -0.0, 0.0, jnp.finfo(dtype).tiny, np.inf, np.nan], dtype))
+        out = jax.jit(fire)(
+            np.array([-1.0, -0.0, 0.0, jnp.finfo(dtype).tiny, np.inf, np.nan], dtype)
+        )
         np.testing.assert_array_equal(np.asarray(out, np.float32), np.float32(expected))
         assert out.dtype == dtype
     assert jax.jit(lambda x: [jax.grad(each)(x) for each in (fire, fire.surrogate)])(0.0) == [1, 1]
-    assert learnable(keep_slope(fire, "bfloat16")) == strict(keep_slope(learnable(fire.surrogate), "bfloat16"))
+    assert learnable(keep_slope(fire, "bfloat16")) == strict(
+        keep_slope(learnable(fire.surrogate), "bfloat16")
+    )
     assert repr(learnable(fire)) == "learnable(strict(Sigmoid(alpha=4.0)))"
     with pytest.raises(TypeError, match="already has a spike type"):
         soft(fire)
 
 
 def test_a_network_that_excludes_the_threshold_is_the_same_in_every_mode():
-    # the potentials of a step: at the threshold, a little above, where 8 bits hold zero, and far from it
+    # the potentials of a step: at the threshold, a little above, where 8 bits hold zero, and far
+    # from it
     inputs = jnp.broadcast_to(jnp.float32([0.25, 0.2501, 4.0, -4.0]), (6, 2, 4))
 
     def run(mode, surrogate):
-        network = spikegrad.Network([spikegrad.Layer(np.eye(4), spikegrad.LIF(0.5, 0.25, surrogate, "value"))])
+        network = spikegrad.Network(
+            [spikegrad.Layer(np.eye(4), spikegrad.LIF(0.5, 0.25, surrogate, "value"))]
+        )
         return jax.value_and_grad(lambda inputs: network(inputs, backward=mode)[1].sum())(inputs)
 
     surrogate = strict(spikegrad.Sigmoid(4.0))

@@ -23,7 +23,9 @@ public_classes = {
 
 def test_names_are_the_public_classes():
     assert names() == sorted(names())
-    assert sorted(name.replace("_", "") for name in names()) == sorted(name.lower() for name in public_classes)
+    assert sorted(name.replace("_", "") for name in names()) == sorted(
+        name.lower() for name in public_classes
+    )
     assert {type(get(name)) for name in names()} == set(public_classes.values())
 
 
@@ -32,8 +34,14 @@ def test_get_accepts_every_spelling_of_a_name(name):
     surrogate = get(name)
     cls = type(surrogate)
     assert surrogate == cls() == get(cls.__name__) == get(f"{name}()") == get(f"  {name} ( ) \n")
-    defaults = {parameter.name: parameter.default for parameter in inspect.signature(cls).parameters.values()}
-    parameters = {key: value + 1 if isinstance(value, int) else value + 0.625 for key, value in defaults.items()}
+    defaults = {
+        parameter.name: parameter.default
+        for parameter in inspect.signature(cls).parameters.values()
+    }
+    parameters = {
+        key: value + 1 if isinstance(value, int) else value + 0.625
+        for key, value in defaults.items()
+    }
     other = cls(**parameters)
     assert get(repr(surrogate)) == surrogate
     assert get(repr(other)) == other != surrogate
@@ -43,7 +51,13 @@ def test_get_accepts_every_spelling_of_a_name(name):
 
 
 def test_numbers_in_pythons_notation():
-    assert get("arctan(2)") == get("arctan(2.)") == get("arctan(+2e0)") == get("arctan(alpha=0x2)") == Arctan(2.0)
+    assert (
+        get("arctan(2)")
+        == get("arctan(2.)")
+        == get("arctan(+2e0)")
+        == get("arctan(alpha=0x2)")
+        == Arctan(2.0)
+    )
     assert get("leaky_relu(-0.5, beta=1e-3)") == spikegrad.LeakyRelu(-0.5, 0.001)
     assert get("squarewave_fourier_series(n=3)") == spikegrad.SquarewaveFourierSeries(n=3)
 
@@ -70,19 +84,28 @@ def test_a_shape_of_a_chosen_peak_and_half_width():
     assert get("arctan(2, half_width=0.3)") == by_keyword == rescaled(Arctan(2.0), half_width=0.3)
     assert get("relu_grad(width=0.5)") == spikegrad.ReluGrad(width=0.5)  # its own
     assert get("relu_grad(peak=0.5)") == rescaled(spikegrad.ReluGrad(), peak=0.5)
-    assert get("relu_grad(width=2, half_width=0.3)") == rescaled(spikegrad.ReluGrad(width=2), half_width=0.3)
+    assert get("relu_grad(width=2, half_width=0.3)") == rescaled(
+        spikegrad.ReluGrad(width=2), half_width=0.3
+    )
 
 
 def test_parameters_by_keyword_may_be_anything_the_class_takes():
     per_neuron = jnp.array([1.0, 2.0])
     assert get("sigmoid", alpha=per_neuron) == Sigmoid(per_neuron)
-    np.testing.assert_allclose(jax.jit(lambda a: get("sigmoid", alpha=a).surrogate_grad(0.0))(8.0), 2.0)
+    np.testing.assert_allclose(
+        jax.jit(lambda a: get("sigmoid", alpha=a).surrogate_grad(0.0))(8.0), 2.0
+    )
     assert get("GaussianGrad", sigma=0.2) == spikegrad.GaussianGrad(sigma=0.2)
 
 
 @pytest.mark.parametrize(
     ("spec", "near"),
-    [("arctang", "arctan"), ("Sigmoyd(alpha=2)", "sigmoid"), ("softsign", "soft_sign"), ("S2N", "s2nn")],
+    [
+        ("arctang", "arctan"),
+        ("Sigmoyd(alpha=2)", "sigmoid"),
+        ("softsign", "soft_sign"),
+        ("S2N", "s2nn"),
+    ],
 )
 def test_unknown_but_near(spec, near):
     name = spec.partition("(")[0]
@@ -96,10 +119,15 @@ def logistic(x):
 
 # what libraries and papers give, at k = 3, w = 0.5, h = 0.75
 ELSEWHERE = {
-    "fast_sigmoid FastSigmoid SuperSpike superspike super_spike": [lambda x: 1 / (1 + 3 * abs(x)) ** 2],
+    "fast_sigmoid FastSigmoid SuperSpike superspike super_spike": [
+        lambda x: 1 / (1 + 3 * abs(x)) ** 2
+    ],
     "triangular Triangle esser bellec e_prop": [lambda x: 0.75 * np.maximum(0, 1 - abs(x) / 0.5)],
     "boxcar rectangle Rect box": [lambda x: np.where(abs(x) <= 0.5, 1.0, 0.0)],
-    "exponential slayer SingleExponential": [lambda x: np.exp(-3 * abs(x)), lambda x: 1.5 * np.exp(-3 * abs(x))],
+    "exponential slayer SingleExponential": [
+        lambda x: np.exp(-3 * abs(x)),
+        lambda x: 1.5 * np.exp(-3 * abs(x)),
+    ],
     "ATan atan cauchy": [lambda x: 1.5 / (1 + (np.pi / 2 * 3 * x) ** 2)],
     "straight_through_estimator STE": [np.ones_like],
     "heaviside": [lambda x: np.where(x < 0, 0.0, 1.0)],
@@ -136,13 +164,17 @@ def test_defaults_in_hints_are_those_of_presets():
         stated = re.findall(r"(\d+) in ([\w ]+)", str(error.value).partition(", with k = ")[2])
         assert stated
         for value, libraries in stated:
-            assert all(int(value) in defaults[library] for library in libraries.lower().split(" and ")), alias
+            assert all(
+                int(value) in defaults[library] for library in libraries.lower().split(" and ")
+            ), alias
 
 
 @pytest.mark.parametrize("spec", ["zzz", "Surrogate", "LIF", "learnable", "os"])
 def test_unknown_and_far(spec):
     known = f", known are {', '.join(names())}"
-    with pytest.raises(ValueError, match=f"^unknown surrogate '{spec}'({known}|, did you mean .*)$"):
+    with pytest.raises(
+        ValueError, match=f"^unknown surrogate '{spec}'({known}|, did you mean .*)$"
+    ):
         get(spec)
 
 
@@ -151,13 +183,19 @@ sigmoid( | sigmoid(alpha=) | sigmoid(2)(3) | sigmoid; arctan | 1.5 | 'sigmoid' |
 sigmoid(*[1]) | 2 * 3 | sigmoid + 1 | sigmoid - arctan | shifted(2, sigmoid)
 sigmoid(alpha=pi) | __import__('os').system('echo')
 """
-MALFORMED = ["", *(spec.strip() for line in MALFORMED.split("\n")[1:-1] for spec in line.split(" | "))]
+MALFORMED = [
+    "",
+    *(spec.strip() for line in MALFORMED.split("\n")[1:-1] for spec in line.split(" | ")),
+]
 
 
 @pytest.mark.parametrize("spec", MALFORMED, ids=lambda s: s[:40])
 def test_malformed(spec):
     shown = re.escape(repr(spec))
-    with pytest.raises(ValueError, match=rf"^malformed surrogate {shown}: write a name, or name\(parameter=number, "):
+    with pytest.raises(
+        ValueError,
+        match=rf"^malformed surrogate {shown}: write a name, or name\(parameter=number, ",
+    ):
         get(spec)
 
 
@@ -171,15 +209,27 @@ def test_a_spec_runs_nothing(tmp_path):
 
 
 REFUSED = {
-    "TypeError: unexpected keyword argument 'beta', its parameters are alpha": lambda: get("sigmoid(beta=1)"),
+    "TypeError: unexpected keyword argument 'beta', its parameters are alpha": lambda: get(
+        "sigmoid(beta=1)"
+    ),
     "TypeError: Sigmoid: got an unexpected keyword argument 'beta'": lambda: get("sigmoid", beta=1),
-    "TypeError: too many positional arguments, its parameters are alpha, width": lambda: get("relu_grad(1, 2, 3)"),
-    "TypeError: multiple values for argument 'alpha', its parameters are alpha": lambda: get("sigmoid(1, alpha=2)"),
+    "TypeError: too many positional arguments, its parameters are alpha, width": lambda: get(
+        "relu_grad(1, 2, 3)"
+    ),
+    "TypeError: multiple values for argument 'alpha', its parameters are alpha": lambda: get(
+        "sigmoid(1, alpha=2)"
+    ),
     "ValueError: malformed surrogate 'sigmoid(1)': write": lambda: get("sigmoid(1)", alpha=2),
     "ValueError: or pass a name and keywords": lambda: get("sigmoid(alpha=1)", alpha=2),
-    "TypeError: Sigmoid: alpha must be a real number or array, got 'a'": lambda: get("sigmoid('a')"),
-    "TypeError: Sigmoid: alpha must be a real number or array, got True": lambda: get("sigmoid(True)"),
-    "TypeError: Sigmoid: alpha must be a real number or array, got [1, 2]": lambda: get("sigmoid([1, 2])"),
+    "TypeError: Sigmoid: alpha must be a real number or array, got 'a'": lambda: get(
+        "sigmoid('a')"
+    ),
+    "TypeError: Sigmoid: alpha must be a real number or array, got True": lambda: get(
+        "sigmoid(True)"
+    ),
+    "TypeError: Sigmoid: alpha must be a real number or array, got [1, 2]": lambda: get(
+        "sigmoid([1, 2])"
+    ),
     "TypeError: n must be an integer, got 2.5": lambda: get("squarewave_fourier_series(n=2.5)"),
     "ValueError: Sigmoid: alpha must be > 0, got -1.0": lambda: get("sigmoid(-1)"),
     "ValueError: Sigmoid: alpha must be finite, got inf": lambda: get("sigmoid(alpha=1e999)"),

@@ -28,7 +28,9 @@ from spikegrad.neurons import MultiSynapticLIF, Refractory, Relu
 from spikegrad.testing import CheckFailedError, check_cell, check_surrogate
 
 
-@pytest.mark.parametrize("case", few(CASES, *(case for case in DEFAULTS if case.name in RULE)), ids=repr)
+@pytest.mark.parametrize(
+    "case", few(CASES, *(case for case in DEFAULTS if case.name in RULE)), ids=repr
+)
 def test_the_surrogates_of_the_library(case):
     """Every law of every surrogate; their values are compared with formulas elsewhere."""
     with np.errstate(under="raise"):
@@ -114,7 +116,9 @@ class Half(Logistic):
 class Stopped(Logistic):
     def __call__(self, x):
         # The value comes from outside of the rule, so its own derivative is lost.
-        return with_slope(as_step, lambda x: jax.lax.stop_gradient(self.surrogate_grad(x)), jnp.asarray(x))
+        return with_slope(
+            as_step, lambda x: jax.lax.stop_gradient(self.surrogate_grad(x)), jnp.asarray(x)
+        )
 
 
 class Careless(Surrogate):
@@ -131,7 +135,9 @@ class Careless(Surrogate):
 
 
 class Sloppy(Logistic):
-    """A slope that is right at the default of its parameter alone, a parameter that changes nothing, and a jump."""
+    """A slope that is right at the default of its parameter alone, a parameter that changes
+    nothing, and a jump.
+    """
 
     beta: float = parameter(default=1.0)
 
@@ -178,7 +184,8 @@ BROKEN = {
         "the smooth step is continuous",
         "every parameter has a gradient",
     },
-    Rough(): {"all is finite, and NaN for NaN only", "in float32 the slope equals float64"} | SECOND,
+    Rough(): {"all is finite, and NaN for NaN only", "in float32 the slope equals float64"}
+    | SECOND,
     Hole(): {"all is finite, and NaN for NaN only"} | PRIMAL - {"the smooth step is continuous"},
     ByShape(): {"jit and vmap change nothing"},
 }
@@ -191,7 +198,11 @@ def report_of(subject, **options):
 
 
 def broken_properties(subject, **options):
-    return {result.property: result.error for result in report_of(subject, **options).results if not result.passed}
+    return {
+        result.property: result.error
+        for result in report_of(subject, **options).results
+        if not result.passed
+    }
 
 
 @pytest.mark.parametrize("surrogate", BROKEN, ids=repr)
@@ -200,7 +211,9 @@ def test_broken_properties_are_reported(surrogate):
 
 
 def test_every_property_is_broken_by_something():
-    assert {result.property for result in report_of(Sloppy()).results} == set().union(*BROKEN.values())
+    assert {result.property for result in report_of(Sloppy()).results} == set().union(
+        *BROKEN.values()
+    )
 
 
 def test_errors_of_broken_properties_are_the_largest_differences():
@@ -210,7 +223,9 @@ def test_errors_of_broken_properties_are_the_largest_differences():
     assert broken["all is finite, and NaN for NaN only"] == np.inf
     assert broken_properties(Half())["the derivative is the slope"] == pytest.approx(1.0)
     [at] = [result.at for result in report_of(Stopped()).results if not result.passed]
-    assert float(at.removeprefix("x = ")) == pytest.approx(0.384, abs=0.02)  # 2 s'^2 + 3 s'' of s' = 1 - tanh(2 x)^2
+    assert float(at.removeprefix("x = ")) == pytest.approx(
+        0.384, abs=0.02
+    )  # 2 s'^2 + 3 s'' of s' = 1 - tanh(2 x)^2
 
 
 @pytest.mark.parametrize("wrong", [-0.25, np.nan])
@@ -227,16 +242,25 @@ def test_error_and_place_of_a_bump_in_the_slope(wrong):
 
 
 def test_error_names_the_first_broken_property():
-    with pytest.raises(CheckFailedError, match=r"Sloppy\(.*: the slope is .*: error 0.0.* at x = ") as error:
+    with pytest.raises(
+        CheckFailedError, match=r"Sloppy\(.*: the slope is .*: error 0.0.* at x = "
+    ) as error:
         check_surrogate(Sloppy())
     assert "BROKEN  the smooth step is continuous" in str(error.value)
     assert not error.value.report.passed
     assert "RuntimeError: out of order" in str(report_of(Raises()))
     assert "custom_vjp" in str(report_of(ReverseOnly()))
-    with pytest.raises(TypeError, match="check_surrogate: surrogate must be a Surrogate, got <class"):
+    with pytest.raises(
+        TypeError, match="check_surrogate: surrogate must be a Surrogate, got <class"
+    ):
         check_surrogate(Sigmoid)
-    for check, noisy in ((check_surrogate, stochastic(Sigmoid())), (check_cell, LIF(surrogate=stochastic(Sigmoid())))):
-        with pytest.raises(TypeError, match=r"stochastic\(Sig.* must not be stochastic, because the check is exact"):
+    for check, noisy in (
+        (check_surrogate, stochastic(Sigmoid())),
+        (check_cell, LIF(surrogate=stochastic(Sigmoid()))),
+    ):
+        with pytest.raises(
+            TypeError, match=r"stochastic\(Sig.* must not be stochastic, because the check is exact"
+        ):
             check(noisy)
     with pytest.raises(TypeError, match="check_cell: cell must be a Cell, got 3"):
         check_cell(3)
@@ -298,7 +322,10 @@ class Quadratic(Cell):
 
 RIGHT_CELLS = {
     "multisynaptic": (MultiSynapticLIF(synaptic_decay=jnp.array([0.5, 0.8])), {"features": (5, 2)}),
-    "several receptors": (Receptors(), {"features": (5, 2), "steps": 60}),  # a loop in Python would not end
+    "several receptors": (
+        Receptors(),
+        {"features": (5, 2), "steps": 60},
+    ),  # a loop in Python would not end
     "quadratic": (Quadratic(), {}),
 }
 
@@ -307,7 +334,10 @@ RIGHT_CELLS = {
 @pytest.mark.every
 @pytest.mark.parametrize(
     ("cell", "note"),
-    [(LIF(threshold=-1.0), "it fires at rest"), (Quadratic(), "Quadratic declares no linear_response")],
+    [
+        (LIF(threshold=-1.0), "it fires at rest"),
+        (Quadratic(), "Quadratic declares no linear_response"),
+    ],
 )
 def test_a_linear_response_that_cannot_be_compared(cell, note):
     results = {result.property: result for result in report_of(cell, steps=4).results}
@@ -331,7 +361,9 @@ def test_a_cell_of_another_shape_and_unit():
 
 
 class Tangled(LIF):
-    """Examples mix a little, neurons see each other, and the threshold is elsewhere when it encodes."""
+    """Examples mix a little, neurons see each other, and the threshold is elsewhere when it
+    encodes.
+    """
 
     def integrate(self, v, current):
         return super().integrate(v, current + 1e-3 * current.mean())
@@ -388,7 +420,9 @@ class Silent(Quarter):
         return super().integrate(v, 1e-3 * jnp.sqrt(jnp.maximum(current, 0)))
 
 
-IN_EACH_MODE = {f"in mode {mode!r} a network equals mode 'scan'" for mode in MODES if mode != "scan"}
+IN_EACH_MODE = {
+    f"in mode {mode!r} a network equals mode 'scan'" for mode in MODES if mode != "scan"
+}
 IN_FEW_BITS = {law for law in IN_EACH_MODE if law.split("'")[1] in GRADIENT_ERRORS}
 INVERSE = "decode is the inverse of encode"
 SIGN = "the sign of the distance is the spike"
@@ -413,13 +447,18 @@ def test_broken_properties_of_cells_are_reported(cell):
 @pytest.mark.ci
 @pytest.mark.every
 def test_a_cell_that_changes_is_not_its_loop():
-    assert "a step is integrate, then fire, with jit and vmap too" in broken_properties(Restless(), steps=4)
+    assert "a step is integrate, then fire, with jit and vmap too" in broken_properties(
+        Restless(), steps=4
+    )
 
 
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda v, s: (v.astype("float32"), s), r"in float16 the state float16 \[2, 5\] becomes float32 \[2, 5\]"),
+        (
+            lambda v, s: (v.astype("float32"), s),
+            r"in float16 the state float16 \[2, 5\] becomes float32 \[2, 5\]",
+        ),
         (lambda v, s: ((v, v), s), "becomes"),
         (lambda v, s: (v, s.astype("float32")), r"in float16 the output is float32 \[2, 5\]"),
         (lambda v, s: (v, s > 0), r"in float16 the output is bool \[2, 5\]"),
@@ -427,7 +466,9 @@ def test_a_cell_that_changes_is_not_its_loop():
 )
 def test_cell_that_changes_a_type_is_found(change, said):
     cell = type("Changing", (LIF,), {"fire": lambda self, u: change(*LIF.fire(self, u))})()
-    with pytest.raises(CheckFailedError, match=f"shapes and dtypes are preserved: error inf.*{said}"):
+    with pytest.raises(
+        CheckFailedError, match=f"shapes and dtypes are preserved: error inf.*{said}"
+    ):
         check_cell(cell)
 
 
@@ -435,12 +476,16 @@ def test_cell_that_changes_a_type_is_found(change, said):
     "cell", [LIF(np.full(3, 0.9)), MultiSynapticLIF(synaptic_decay=np.array([0.5, 0.9]))], ids=type
 )
 def test_currents_of_another_shape_need_features(cell):
-    with pytest.raises(CheckFailedError, match=r"; for currents of another shape pass features=, here \(5,\)"):
+    with pytest.raises(
+        CheckFailedError, match=r"; for currents of another shape pass features=, here \(5,\)"
+    ):
         check_cell(cell)
 
 
 def test_each_mode_is_compared_with_a_loop(monkeypatch):
-    """Outputs of one mode, and gradients of the others, that are wrong by a little more than their limit."""
+    """Outputs of one mode, and gradients of the others, that are wrong by a little more than their
+    limit.
+    """
     exact, call = 1.1e-9, Network.__call__
     gradients = {mode: 1.1 * error for mode, error in GRADIENT_ERRORS.items()} | {"exact": -2.0}
 
@@ -452,7 +497,11 @@ def test_each_mode_is_compared_with_a_loop(monkeypatch):
 
     monkeypatch.setattr(Network, "__call__", wrong_call)
     results = check_cell(LIF(), steps=4, raises=False).results
-    errors = {result.property.split("'")[1]: result.error for result in results if "in mode" in result.property}
+    errors = {
+        result.property.split("'")[1]: result.error
+        for result in results
+        if "in mode" in result.property
+    }
     expected = {mode: abs(error) for mode, error in gradients.items()} | {"recompute": exact}
     assert errors == pytest.approx(expected, rel=1e-3)
     assert {*errors} == {*MODES} - {"scan"}

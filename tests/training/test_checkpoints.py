@@ -1,4 +1,6 @@
-"""Checkpoints: the same bits as training that never stopped, files that are whole, and what does not fit is said."""
+"""Checkpoints: the same bits as training that never stopped, files that are whole, and what does
+not fit is said.
+"""
 
 import dataclasses
 import errno
@@ -19,12 +21,21 @@ import pytest
 from conftest import ROOT
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from spikegrad.training import CheckpointError, Checkpoints, ShuffledBatches, State, _checkpoint, fit
+from spikegrad.training import (
+    CheckpointError,
+    Checkpoints,
+    ShuffledBatches,
+    State,
+    _checkpoint,
+    fit,
+)
 
 pytestmark = pytest.mark.ci
 
 ROWS = ShuffledBatches(np.arange(20, dtype=np.float32), 4, seed=0)
-OPTIMIZER = optax.chain(optax.add_noise(0.01, 0.5, 0), optax.adam(0.1))  # it keeps a key and moments
+OPTIMIZER = optax.chain(
+    optax.add_noise(0.01, 0.5, 0), optax.adam(0.1)
+)  # it keeps a key and moments
 
 
 def start(key=None):
@@ -34,12 +45,22 @@ def start(key=None):
 
 def loss(params, batch, key):
     (weight, bias), scale = params["layers"][0], params["scale"]
-    noisy = batch[:, None] * weight[None] + bias.astype(jnp.float32) + jax.random.normal(key, (4, 3))
+    noisy = (
+        batch[:, None] * weight[None] + bias.astype(jnp.float32) + jax.random.normal(key, (4, 3))
+    )
     return ((noisy - 1) ** 2).mean() + (scale**2).sum(), {"mean": noisy.mean()}
 
 
 def train(state, epochs=2, callbacks=()):
-    return fit(loss, state, ROWS, optimizer=OPTIMIZER, epochs=epochs, updates_per_call=2, callbacks=callbacks)
+    return fit(
+        loss,
+        state,
+        ROWS,
+        optimizer=OPTIMIZER,
+        epochs=epochs,
+        updates_per_call=2,
+        callbacks=callbacks,
+    )
 
 
 def same(first, second):
@@ -93,7 +114,9 @@ def test_nothing_is_pickled_and_names_are_those_of_the_tree(whole, tmp_path):
 
 def test_when_and_how_many(tmp_path, monkeypatch):
     ticks = iter(range(10**6))
-    clock = SimpleNamespace(monotonic=lambda: 30.0 * next(ticks))  # half a minute passes at each look
+    clock = SimpleNamespace(
+        monotonic=lambda: 30.0 * next(ticks)
+    )  # half a minute passes at each look
     monkeypatch.setattr(_checkpoint, "time", clock)
     saved = []
 
@@ -107,11 +130,16 @@ def test_when_and_how_many(tmp_path, monkeypatch):
     saved.clear()
     train(start(), callbacks=[Noted(tmp_path / "b", minutes=1.0, keep=3)])
     assert saved == [4, 7, 10]
-    assert [path.name for path in Checkpoints(tmp_path / "b").all()] == [f"step-{s:09}.npz" for s in saved]
+    assert [path.name for path in Checkpoints(tmp_path / "b").all()] == [
+        f"step-{s:09}.npz" for s in saved
+    ]
     saved.clear()
     train(start(), callbacks=[Noted(tmp_path / "c", minutes=0.0), lambda report: report.step == 7])
     assert saved == [2, 4, 5, 7]
-    assert {path.name for path in (tmp_path / "c").iterdir()} == {"step-000000005.npz", "step-000000007.npz"}
+    assert {path.name for path in (tmp_path / "c").iterdir()} == {
+        "step-000000005.npz",
+        "step-000000007.npz",
+    }
 
 
 @pytest.mark.parametrize("keep", [0, -1, 1.5])
@@ -138,10 +166,17 @@ def test_checkpoints_are_ordered_by_step(whole, tmp_path):
     steps = [20, 999_999_998, 1_000_000_000, 2**32 - 2, 5]
     for step in steps:
         (tmp_path / f"step-{step:09}.npz").touch()
-    for other in (".step-000000030.npz.0123abcd.part", "step-000000040", "step-.npz", "best-000000050.npz"):
+    for other in (
+        ".step-000000030.npz.0123abcd.part",
+        "step-000000040",
+        "step-.npz",
+        "best-000000050.npz",
+    ):
         (tmp_path / other).touch()
     checkpoints = Checkpoints(tmp_path, keep=3)
-    assert [path.name for path in checkpoints.all()] == [f"step-{step:09}.npz" for step in sorted(steps)]
+    assert [path.name for path in checkpoints.all()] == [
+        f"step-{step:09}.npz" for step in sorted(steps)
+    ]
     checkpoints.save(dataclasses.replace(whole[0], step=2**32 - 1))
     kept = (1_000_000_000, 2**32 - 2, 2**32 - 1)
     assert [path.name for path in checkpoints.all()] == [f"step-{step}.npz" for step in kept]
@@ -163,15 +198,24 @@ def test_a_full_disk_leaves_the_checkpoint_before(whole, tmp_path, monkeypatch):
             checkpoints.save(state)
     assert same(Checkpoints(tmp_path).restore(start()), reports[0].state)
     checkpoints.save(state)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-000000002.npz", "step-000000010.npz"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "step-000000002.npz",
+        "step-000000010.npz",
+    ]
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda about: about["types"].pop("trainable/scale"), "must be float32 .*, got nothing; resume with"),
+        (
+            lambda about: about["types"].pop("trainable/scale"),
+            "must be float32 .*, got nothing; resume with",
+        ),
         (lambda about: about["types"].update(more="bool"), "more must be absent, got bool"),
-        (lambda about: about["types"].update(key="key<rbg> of shape ()"), r"key must be key<fry> of .* got key<rbg>"),
+        (
+            lambda about: about["types"].update(key="key<rbg> of shape ()"),
+            r"key must be key<fry> of .* got key<rbg>",
+        ),
         (lambda about: about.update(format=1), "must be in format 3, got 1"),
     ],
 )
@@ -213,7 +257,10 @@ def test_damaged_checkpoint_names_the_one_before(whole, tmp_path):
     content = newest.read_bytes()
     for damaged in (b"", content[:-100], b"not a file of NumPy"):
         newest.write_bytes(damaged)
-        with pytest.raises(CheckpointError, match=rf"{newest.name} is not a .*; remove it to resume from the previous"):
+        with pytest.raises(
+            CheckpointError,
+            match=rf"{newest.name} is not a .*; remove it to resume from the previous",
+        ):
             checkpoints.restore(start())
     newest.unlink()
     assert same(train(checkpoints.restore(start())), whole[0])
@@ -247,7 +294,8 @@ def test_raw_keys_and_sharded_arrays(tmp_path):
     sharding = NamedSharding(two_devices(), PartitionSpec(None, "data"))
     state = start(jax.random.PRNGKey(3))
     sharded = dataclasses.replace(
-        state, trainable=state.trainable | {"scale": jax.device_put(state.trainable["scale"], sharding)}
+        state,
+        trainable=state.trainable | {"scale": jax.device_put(state.trainable["scale"], sharding)},
     )
     Checkpoints(tmp_path).save(sharded)
     read = Checkpoints(tmp_path).restore(sharded)
@@ -256,7 +304,19 @@ def test_raw_keys_and_sharded_arrays(tmp_path):
 
 
 KILLS = 6
-RUN = ["--data", "digits", "--hidden", "32,16", "--steps", "4", "--batch", "8", "--quiet", "--checkpoint", "0"]
+RUN = [
+    "--data",
+    "digits",
+    "--hidden",
+    "32,16",
+    "--steps",
+    "4",
+    "--batch",
+    "8",
+    "--quiet",
+    "--checkpoint",
+    "0",
+]
 
 
 def command(*arguments):
@@ -266,18 +326,29 @@ def command(*arguments):
 def go_on_with(folder, arguments, *options):
     """The command that goes on with a run, or that starts it if no run was begun before a kill."""
     begun = (folder / "run.json").exists()
-    return command("train", *(["--resume", folder] if begun else [*arguments, "-o", folder]), "--quiet", *options)
+    return command(
+        "train",
+        *(["--resume", folder] if begun else [*arguments, "-o", folder]),
+        "--quiet",
+        *options,
+    )
 
 
 def killed_at_random(folder, arguments, moments, rng):
-    """A run that is killed again and again, and gone on with, until it has ended. How often it was killed.
+    """A run that is killed again and again, and gone on with, until it has ended. How often it was
+    killed.
 
-    The last kill may fall between the end of the run and that of its process: nothing is left to go on with then.
+    The last kill may fall between the end of the run and that of its process: nothing is left to go
+    on with then.
     """
     kills, begun = 0, folder / "run.json"
-    while kills < moments and not (begun.exists() and json.loads(begun.read_text()).get("finished")):
+    while kills < moments and not (
+        begun.exists() and json.loads(begun.read_text()).get("finished")
+    ):
         call = go_on_with(folder, arguments, "--checkpoint", "0")
-        process = subprocess.Popen(call, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        process = subprocess.Popen(
+            call, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        )
         wait = rng.uniform(0.5, 1.0) if kills % 4 == 3 else rng.uniform(2.0, 6.0)
         try:
             _, errors = process.communicate(timeout=wait)
@@ -301,20 +372,26 @@ def results(folder):
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
 def test_kills_at_random_moments_change_nothing(tmp_path):
     arguments = [*RUN, "--epochs", "40", "--encoding", "rate", "--shift", "1"]
-    subprocess.run(command("train", *arguments, "-o", tmp_path / "whole"), check=True, capture_output=True)
+    subprocess.run(
+        command("train", *arguments, "-o", tmp_path / "whole"), check=True, capture_output=True
+    )
     expected, curves, _ = results(tmp_path / "whole")
     rng, kills, attempt = random.Random(0), 0, 0
     while kills < KILLS:
         folder = tmp_path / f"killed-{attempt}"
         kills += killed_at_random(folder, arguments, KILLS - kills, rng)
-        done = subprocess.run(go_on_with(folder, arguments), check=False, capture_output=True, text=True)
+        done = subprocess.run(
+            go_on_with(folder, arguments), check=False, capture_output=True, text=True
+        )
         assert done.returncode == 0 or "is already finished" in done.stderr, done.stderr
         arrays, found, record = results(folder)
         assert record["finished"]
         assert found == curves
         assert all(np.array_equal(arrays[name], expected[name]) for name in expected)
         assert done.returncode or not (folder / "checkpoints").exists()
-        steps = [json.loads(line)["step"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        steps = [
+            json.loads(line)["step"] for line in (folder / "metrics.jsonl").read_text().splitlines()
+        ]
         assert len(steps) == len((tmp_path / "whole" / "metrics.jsonl").read_text().splitlines())
         attempt += 1
     assert kills == KILLS
@@ -323,6 +400,8 @@ def test_kills_at_random_moments_change_nothing(tmp_path):
 def test_checkpoints_of_another_training_stay(whole, tmp_path):
     train(start(), epochs=4, callbacks=[Checkpoints(tmp_path)])
     before = [path.name for path in Checkpoints(tmp_path).all()]
-    with pytest.raises(CheckpointError, match=r"step-000000020\.npz is of a later step than 2; resume from it"):
+    with pytest.raises(
+        CheckpointError, match=r"step-000000020\.npz is of a later step than 2; resume from it"
+    ):
         train(start(), epochs=1, callbacks=[Checkpoints(tmp_path)])
     assert [path.name for path in Checkpoints(tmp_path).all()] == before

@@ -1,4 +1,6 @@
-"""The loop over updates against gradient descent in NumPy, and everything that it is told or tells."""
+"""The loop over updates against gradient descent in NumPy, and everything that it is told
+or tells.
+"""
 
 import collections
 import dataclasses
@@ -68,7 +70,9 @@ def run(batches, **options):
 
 
 def same(first, second):
-    return jax.tree.all(jax.tree.map(lambda a, b: bool((a == b).all()), first.trainable, second.trainable))
+    return jax.tree.all(
+        jax.tree.map(lambda a, b: bool((a == b).all()), first.trainable, second.trainable)
+    )
 
 
 BATCHES = ShuffledBatches((X, Y), 5, seed=3)
@@ -92,7 +96,9 @@ def test_fit_is_gradient_descent(whole):
     assert [report.state.epoch for report in reports] == [0, 1, 1, 2, 2, 3]
     assert [report.state.batches for report in reports] == [3, 0, 3, 0, 3, 0]
     assert {report.total for report in reports} == {12}
-    for report, calls, epoch in zip(reports, [(0, 3), (3, 4), (4, 7)], [(0, 3), (0, 4), (4, 7)], strict=False):
+    for report, calls, epoch in zip(
+        reports, [(0, 3), (3, 4), (4, 7)], [(0, 3), (0, 4), (4, 7)], strict=False
+    ):
         assert report.metrics["loss"] == pytest.approx(losses[slice(*calls)].mean(), rel=1e-4)
         assert report.epoch_metrics["loss"] == pytest.approx(losses[slice(*epoch)].mean(), rel=1e-4)
         assert report.metrics["each"].shape == (2,)
@@ -105,7 +111,10 @@ def test_every_epoch_sees_every_example_once_in_an_order_of_its_own():
     epochs = [np.concatenate(list(rows(epoch))).tolist() for epoch in range(3)]
     assert [sorted(epoch) for epoch in epochs] == [list(range(10))] * 3
     assert len({tuple(epoch) for epoch in epochs}) == 3
-    assert [batch.tolist() for batch in rows(1)] == [epochs[1][:5], epochs[1][5:]]  # asked again, the same
+    assert [batch.tolist() for batch in rows(1)] == [
+        epochs[1][:5],
+        epochs[1][5:],
+    ]  # asked again, the same
     assert np.concatenate(list(ShuffledBatches(np.arange(10), 5, seed=2)(0))).tolist() != epochs[0]
 
 
@@ -113,10 +122,18 @@ def test_how_batches_come_is_no_matter(whole):
     state, _ = whole
     rows = ShuffledBatches(np.arange(len(X), dtype=np.int32), 5, seed=3)
     with_rows = fit(
-        with_device_data(loss, (X, Y)), start(), rows, optimizer=optax.sgd(0.1), key=KEY, epochs=3, updates_per_call=3
+        with_device_data(loss, (X, Y)),
+        start(),
+        rows,
+        optimizer=optax.sgd(0.1),
+        key=KEY,
+        epochs=3,
+        updates_per_call=3,
     )
     assert same(state, with_rows)
-    everything = (jax.tree.map(jnp.asarray, batch) for epoch in range(3) for batch in BATCHES(epoch))
+    everything = (
+        jax.tree.map(jnp.asarray, batch) for epoch in range(3) for batch in BATCHES(epoch)
+    )
     assert same(state, run(everything, updates_per_call=3))
     assert same(state, run(lambda epoch: list(BATCHES(epoch)), steps=12, updates_per_call=3))
 
@@ -138,17 +155,31 @@ def test_batches_of_the_next_call_are_copied_to_a_gpu_ahead(whole, monkeypatch):
 @pytest.mark.skipif(not hasattr(jax, "set_mesh"), reason="fit on an Explicit mesh")
 @pytest.mark.parametrize("size", few([1, 3], 3))
 def test_batches_may_be_spread_over_an_explicit_mesh(size):
-    """The same numbers as without, of examples and of their row numbers, whose examples are cut in the program."""
-    mesh = jax.make_mesh((2,), ("data",), axis_types=(AxisType.Explicit,), devices=jax.devices()[:2])
+    """The same numbers as without, of examples and of their row numbers, whose examples are cut in
+    the program.
+    """
+    mesh = jax.make_mesh(
+        (2,), ("data",), axis_types=(AxisType.Explicit,), devices=jax.devices()[:2]
+    )
     options = {"epochs": 2, "updates_per_call": size, "optimizer": optax.sgd(0.1), "key": KEY}
     expected = run(ShuffledBatches((X, Y), 6, seed=3), **options).trainable
     with jax.set_mesh(mesh):  # a loss may read the mesh of the user
-        fit(lambda p, x, key: loss(p, jax.sharding.reshard(x, PartitionSpec()), key), start(), BATCHES, **options)
+        fit(
+            lambda p, x, key: loss(p, jax.sharding.reshard(x, PartitionSpec()), key),
+            start(),
+            BATCHES,
+            **options,
+        )
     options["batch_sharding"] = NamedSharding(mesh, PartitionSpec("data"))
     rows = ShuffledBatches(np.arange(len(X), dtype=np.int32), 6, seed=3)
-    for of, batches in ((loss, ShuffledBatches((X, Y), 6, seed=3)), (with_device_data(loss, (X, Y)), rows)):
+    for of, batches in (
+        (loss, ShuffledBatches((X, Y), 6, seed=3)),
+        (with_device_data(loss, (X, Y)), rows),
+    ):
         got = fit(of, start(), batches, **options).trainable
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), got, expected)
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), got, expected
+        )
         assert got["weight"].sharding.mesh.axis_types == (AxisType.Explicit,)
 
 
@@ -159,7 +190,13 @@ def test_a_state_is_gone_on_from_with_the_same_bits(whole):
         assert (first.step, first.epoch, first.batches) == (steps, steps // 4, steps % 4)
         reports = []
         rest = fit(
-            loss, first, BATCHES, optimizer=optax.sgd(0.1), epochs=3, updates_per_call=3, callbacks=[reports.append]
+            loss,
+            first,
+            BATCHES,
+            optimizer=optax.sgd(0.1),
+            epochs=3,
+            updates_per_call=3,
+            callbacks=[reports.append],
         )
         assert same(state, rest)
         assert reports[-1].epoch_metrics["loss"] == whole[1][-1].epoch_metrics["loss"]
@@ -191,11 +228,21 @@ def squared(weight, batch, key):
 
 @pytest.mark.parametrize("size", few([1, 3], 3))
 def test_an_optimiser_that_asks_for_gradients_elsewhere(size):
-    """Sharpness-aware minimisation, Foret et al. 2021: the gradient at the worst point within a radius."""
+    """Sharpness-aware minimisation, Foret et al. 2021: the gradient at the worst point within a
+    radius.
+    """
     radius, rate, weight = 0.3, 0.05, np.zeros(3)
     up = optax.chain(optax.contrib.normalize(), optax.sgd(radius))
     optimizer = optax.contrib.sam(optax.sgd(rate), up, opaque_mode=True)
-    state = fit(squared, jnp.zeros(3), [(X, Y)], optimizer=optimizer, key=KEY, epochs=5, updates_per_call=size)
+    state = fit(
+        squared,
+        jnp.zeros(3),
+        [(X, Y)],
+        optimizer=optimizer,
+        key=KEY,
+        epochs=5,
+        updates_per_call=size,
+    )
     for _ in range(5):
         slope = 2 * X.T @ (X @ weight - Y) / len(Y)
         worst = weight + radius * slope / np.linalg.norm(slope)
@@ -227,7 +274,10 @@ def test_a_generator_is_read_no_further_than_needed():
     run(batches, steps=3, updates_per_call=2)
     assert len(list(batches)) == 7
     for limit in ({"steps": 5}, {"epochs": 2}):
-        with pytest.warns(UserWarning, match="batches is an iterator, which lasts one epoch, and ended after update 2"):
+        with pytest.warns(
+            UserWarning,
+            match="batches is an iterator, which lasts one epoch, and ended after update 2",
+        ):
             assert run(iter([(X, Y)] * 2), **limit).step == 2
 
 
@@ -244,10 +294,14 @@ def test_divergence_has_the_last_good_state(size):
         def end(self, state):
             ended.append(state.step)
 
-    with pytest.raises(DivergedError, match=r"the loss is (nan|inf) at update 7, in epoch 1") as error:
+    with pytest.raises(
+        DivergedError, match=r"the loss is (nan|inf) at update 7, in epoch 1"
+    ) as error:
         run(bad, updates_per_call=size, callbacks=[Ends()])
     state = error.value.state
-    assert ended == [state.step] == [5 if size == 1 else 4]  # the loss after the sixth is not known to be finite
+    assert (
+        ended == [state.step] == [5 if size == 1 else 4]
+    )  # the loss after the sixth is not known to be finite
     assert same(state, run(good[: state.step], updates_per_call=size))
     assert np.isfinite(state.trainable["weight"]).all()
 
@@ -260,8 +314,17 @@ def test_infinite_losses_with_finite_gradients_are_divergence(bad):
         return w**2 + batch, {}
 
     batches = np.where(np.arange(6) == bad, np.inf, 1.0).astype(np.float32)
-    with pytest.raises(DivergedError, match=f"the loss is inf at update {bad + 1}, in epoch 1") as error:
-        fit(shifted, jnp.array(1.0), list(batches), optimizer=optax.sgd(0.1), key=KEY, updates_per_call=3)
+    with pytest.raises(
+        DivergedError, match=f"the loss is inf at update {bad + 1}, in epoch 1"
+    ) as error:
+        fit(
+            shifted,
+            jnp.array(1.0),
+            list(batches),
+            optimizer=optax.sgd(0.1),
+            key=KEY,
+            updates_per_call=3,
+        )
     assert error.value.state.step == (3 if bad == 4 else 0)
     np.testing.assert_allclose(error.value.state.trainable, 0.8**error.value.state.step, rtol=1e-6)
 
@@ -270,17 +333,25 @@ def test_parameters_that_are_no_longer_finite_are_divergence_too():
     def steep(params, batch, key):
         return jnp.sqrt(jnp.abs(params["weight"]) * batch).sum(), {}  # its slope at 0 is infinite
 
-    with pytest.raises(DivergedError, match="parameters are NaN or infinite after update 1, in epoch 1"):
+    with pytest.raises(
+        DivergedError, match="parameters are NaN or infinite after update 1, in epoch 1"
+    ):
         fit(steep, start(), [np.ones(3)], optimizer=optax.sgd(0.1), key=KEY)
 
 
 def test_fit_rejects_invalid_arguments():
     bad = {
-        r"loss must return \(scalar, {name: metric}\), got .*; without metrics return \(scalar, {}\)": (
-            lambda params, batch, key: params["bias"]
+        r"loss must return \(scalar, {name: metric}\), got .*; without metrics return \(scalar, "
+        r"{}\)": (lambda params, batch, key: params["bias"]),
+        r"loss must take \(trainable, batch, key\), got \(params, batch\); "
+        r"add": lambda params, batch: (
+            0.0,
+            {},
         ),
-        r"loss must take \(trainable, batch, key\), got \(params, batch\); add": lambda params, batch: (0.0, {}),
-        "a metric cannot be named 'loss'": lambda params, batch, key: (params["bias"], {"loss": 1.0}),
+        "a metric cannot be named 'loss'": lambda params, batch, key: (
+            params["bias"],
+            {"loss": 1.0},
+        ),
     }
     for message, function in bad.items():
         with pytest.raises((TypeError, ValueError), match=message):
@@ -292,7 +363,9 @@ def test_fit_rejects_invalid_arguments():
         ({"cell": jax.tree.map(lambda _: 0.9, LIF(jnp.array(0.9)))}, "got float at cell/decay"),
     ):
         options = {} if isinstance(trainable, State) else {"key": KEY}
-        with pytest.raises(TypeError, match=f"trainable must hold floating-point arrays, {message}"):
+        with pytest.raises(
+            TypeError, match=f"trainable must hold floating-point arrays, {message}"
+        ):
             fit(loss, trainable, BATCHES, optimizer=optax.sgd(0.1), **options)
     with pytest.raises(TypeError, match="trainable must hold arrays, got float at its root"):
         State.create(0.5, optax.sgd(0.1), KEY)
@@ -301,9 +374,15 @@ def test_fit_rejects_invalid_arguments():
         ({"steps": 10 * 200 / 32}, "steps must be an integer, got 62.5"),
         ({"key": None}, "fit: key must be one of jax.random.key, got None"),
         ({"key": 0}, "fit: key must be one of jax.random.key, got 0"),
-        ({"optimizer": "adam"}, r"optimizer must be one of optax, got 'adam'; pass for example optax.adam\(1e-3\)"),
+        (
+            {"optimizer": "adam"},
+            r"optimizer must be one of optax, got 'adam'; pass for example optax.adam\(1e-3\)",
+        ),
         ({"optimizer": optax.adam}, "fit: optimizer must be one of optax, got <function adam"),
-        ({"callbacks": print}, "fit: callbacks must be a sequence, got <built-in function print>; pass a list"),
+        (
+            {"callbacks": print},
+            "fit: callbacks must be a sequence, got <built-in function print>; pass a list",
+        ),
     ):
         with pytest.raises((TypeError, ValueError), match=message):
             run(BATCHES, **options)
@@ -311,7 +390,11 @@ def test_fit_rejects_invalid_arguments():
     after = dataclasses.replace(state, epoch=1)
     for given, options, message in (
         (state, {"key": KEY}, "a State contains a key"),
-        (state, {"optimizer": optax.adamw(0.1)}, "optimizer must be the one that made the State, got one with another"),
+        (
+            state,
+            {"optimizer": optax.adamw(0.1)},
+            "optimizer must be the one that made the State, got one with another",
+        ),
         (
             state,
             {"optimizer": optax.sgd(0.1)},
@@ -341,11 +424,16 @@ def test_note_on_batch_first_inputs():
     x, labels = np.ones((23, 4, 3), np.float32), np.zeros(23, int)
     with pytest.raises(ValueError, match="Incompatible shapes") as raised:
         fit(classify, start(), [(x, labels)], optimizer=optax.sgd(0.1), key=KEY)
-    note = "axis 0 is time and axis 1 the examples; inputs are (steps, examples, ...): 23 steps, 4 examples; labels"
+    note = (
+        "axis 0 is time and axis 1 the examples; inputs are (steps, examples, ...): 23 steps, "
+        "4 examples; labels"
+    )
     assert any(note in line for line in raised.value.__notes__)
     with pytest.raises(KeyError) as raised:
         fit(lambda w, batch, key: w["none"], {"w": x}, [x], optimizer=optax.sgd(0.1), key=KEY)
-    assert any(line.endswith("axis 0 is time and axis 1 the examples") for line in raised.value.__notes__)
+    assert any(
+        line.endswith("axis 0 is time and axis 1 the examples") for line in raised.value.__notes__
+    )
     state = fit(classify, start(), [(x.swapaxes(0, 1), labels)], optimizer=optax.sgd(0.1), key=KEY)
     assert state.step == 1
 
@@ -371,10 +459,15 @@ def test_partition_warns_of_arrays_that_functions_hide():
         "object": Holder(),
     }
     for name, function in hiding.items():
-        with pytest.warns(UserWarning, match=f"partition: the function at {name} holds arrays that are not trained"):
+        with pytest.warns(
+            UserWarning,
+            match=f"partition: the function at {name} holds arrays that are not trained",
+        ):
             partition({name: function})
     scale = 2.0
-    trainable, _ = partition([jnp.tanh, lambda x: scale * x, jax.tree_util.Partial(jnp.dot, b=weight)])
+    trainable, _ = partition(
+        [jnp.tanh, lambda x: scale * x, jax.tree_util.Partial(jnp.dot, b=weight)]
+    )
     assert [leaf.shape for leaf in jax.tree.leaves(trainable)] == [(3, 2)]
 
 
@@ -386,7 +479,11 @@ def test_partition_takes_floating_point_arrays_and_combine_puts_together():
         "function": jnp.tanh,
     }
     trainable, static = partition(tree)
-    assert [str(leaf.dtype) for leaf in jax.tree.leaves(trainable)] == ["float32", "float64", "bfloat16"]
+    assert [str(leaf.dtype) for leaf in jax.tree.leaves(trainable)] == [
+        "float32",
+        "float64",
+        "bfloat16",
+    ]
     assert not set(map(id, jax.tree.leaves(trainable))) & set(map(id, jax.tree.leaves(static)))
     again = combine(trainable, static)
     assert jax.tree.structure(again) == jax.tree.structure(tree)
@@ -409,25 +506,46 @@ def test_metrics_are_pytrees_averaged_leaf_by_leaf(size, tmp_path):
     def of_batch(w, batch, key):
         moments = Moments(batch.mean(), batch.var()[None])
         nested = {"by": {"size": (batch.max(), batch), "least": batch.min()}}
-        return w**2, {"norm": (batch.mean(), batch.var()), "moments": moments, "a": nested, "cell": LIF(batch.min())}
+        return w**2, {
+            "norm": (batch.mean(), batch.var()),
+            "moments": moments,
+            "a": nested,
+            "cell": LIF(batch.min()),
+        }
 
     def go(state, steps, folder, *callbacks, **options):
         checkpoints, adam = Checkpoints(tmp_path / folder), optax.adam(0.1)
-        state = checkpoints.restore(State.create(jnp.array(1.0), adam, KEY)) if state is None else state
-        options = {"optimizer": adam, "updates_per_call": size, "callbacks": [checkpoints, *callbacks]} | options
+        state = (
+            checkpoints.restore(State.create(jnp.array(1.0), adam, KEY)) if state is None else state
+        )
+        options = {
+            "optimizer": adam,
+            "updates_per_call": size,
+            "callbacks": [checkpoints, *callbacks],
+        } | options
         return fit(of_batch, state, list(batches), steps=steps, epochs=1, **options)
 
     go(None, 3, "run")
     state = go(None, 5, "run", reports.append, JsonLines(path))  # restored within the epoch
     assert state.epoch == 1
-    for metrics, rows in ((reports[-1].epoch_metrics, batches), (reports[-1].metrics, batches[-(size - 1 or 1) :])):
+    for metrics, rows in (
+        (reports[-1].epoch_metrics, batches),
+        (reports[-1].metrics, batches[-(size - 1 or 1) :]),
+    ):
         want = rows.mean(1).mean(), rows.var(1).mean(), rows.max(1).mean(), rows.min(1).mean()
         mean, var, most, least = want
         assert jax.tree.structure(metrics["moments"]) == jax.tree.structure(Moments(0, 0))
-        got = *metrics["norm"], metrics["moments"].mean, metrics["moments"].var[0], metrics["a"]["by"]["size"][0]
+        got = (
+            *metrics["norm"],
+            metrics["moments"].mean,
+            metrics["moments"].var[0],
+            metrics["a"]["by"]["size"][0],
+        )
         np.testing.assert_allclose(got, [mean, var, mean, var, most], rtol=1e-6)
         np.testing.assert_allclose(metrics["a"]["by"]["size"][1], rows.mean(0), rtol=1e-6)
-        np.testing.assert_allclose([metrics["a"]["by"]["least"], metrics["cell"].decay], least, rtol=1e-6)
+        np.testing.assert_allclose(
+            [metrics["a"]["by"]["least"], metrics["cell"].decay], least, rtol=1e-6
+        )
     line = json.loads(path.read_text().splitlines()[-1])
     metrics = reports[-1].metrics
     assert line["norm"] == [*metrics["norm"]]
@@ -439,7 +557,9 @@ def test_metrics_are_pytrees_averaged_leaf_by_leaf(size, tmp_path):
 def test_a_metric_has_a_name_of_its_own(whole, tmp_path):
     report = whole[1][0]
     taken = dataclasses.replace(report, metrics={**report.metrics, "step": np.float64(0.5)})
-    with pytest.raises(ValueError, match=r"JsonLines: 'step' has two values, 3 and 0.5; rename the metric"):
+    with pytest.raises(
+        ValueError, match=r"JsonLines: 'step' has two values, 3 and 0.5; rename the metric"
+    ):
         JsonLines(tmp_path / "m.jsonl")(taken)
     with pytest.raises(ValueError, match="JsonLines: 'loss' has two values"):
         JsonLines(tmp_path / "m.jsonl", more=lambda now: {"loss": 1})(report)
@@ -474,23 +594,42 @@ out: LeakyReadout
 def test_json_lines(whole, tmp_path):
     _, reports = whole
     path = tmp_path / "metrics.jsonl"
-    write = JsonLines(path, more=lambda report: {"rate": jnp.float32(0.5), "odd": np.inf}, of={"network": "a"})
+    write = JsonLines(
+        path, more=lambda report: {"rate": jnp.float32(0.5), "odd": np.inf}, of={"network": "a"}
+    )
     for report in reports:
         write(report)
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     assert [line["step"] for line in lines] == [3, 4, 7, 8, 11, 12]
     assert lines[1]["each"] == reports[1].metrics["each"].tolist()
     assert lines[1]["loss"] == reports[1].metrics["loss"]
-    assert list(lines[1]) == ["network", "step", "epoch", "seconds", "loss", "each", "epoch_ended", "rate", "odd"]
+    assert list(lines[1]) == [
+        "network",
+        "step",
+        "epoch",
+        "seconds",
+        "loss",
+        "each",
+        "epoch_ended",
+        "rate",
+        "odd",
+    ]
     assert (lines[0]["rate"], lines[0]["odd"]) == (0.5, None)
     assert "epoch_ended" not in lines[0]
     with pytest.raises(FileExistsError, match="resume=True"):
         JsonLines(path)(reports[0])
     with path.open("a") as file:
-        file.write('{"network": "b", "step": 8}\n{"network": "a", "st')  # another network's, and what a kill left
+        file.write(
+            '{"network": "b", "step": 8}\n{"network": "a", "st'
+        )  # another network's, and what a kill left
     JsonLines(path, resume=True, of={"network": "a"})(reports[2])
     lines = [json.loads(line) for line in path.read_text().splitlines()]
-    assert [(line["network"], line["step"]) for line in lines] == [("a", 3), ("a", 4), ("b", 8), ("a", 7)]
+    assert [(line["network"], line["step"]) for line in lines] == [
+        ("a", 3),
+        ("a", 4),
+        ("b", 8),
+        ("a", 7),
+    ]
 
 
 def test_tensor_board(whole, tmp_path):
@@ -498,7 +637,9 @@ def test_tensor_board(whole, tmp_path):
     from tensorboardX.proto.event_pb2 import Event  # noqa: PLC0415
 
     _, reports = whole
-    write = TensorBoard(tmp_path, more=lambda report: {"rate": 0.5, "norm": {"all": (0.25, np.ones(2))}})
+    write = TensorBoard(
+        tmp_path, more=lambda report: {"rate": 0.5, "norm": {"all": (0.25, np.ones(2))}}
+    )
     for report in reports[:2]:
         write(report)
     write.end(reports[1].state)
@@ -510,7 +651,11 @@ def test_tensor_board(whole, tmp_path):
         stream.read(4)
         found += [(event.step, value.tag, value.simple_value) for value in event.summary.value]
     for report in reports[:2]:
-        for tag, value in (("loss", report.metrics["loss"]), ("each/1", report.metrics["each"][1]), ("rate", 0.5)):
+        for tag, value in (
+            ("loss", report.metrics["loss"]),
+            ("each/1", report.metrics["each"][1]),
+            ("rate", 0.5),
+        ):
             assert (report.step, tag, pytest.approx(value)) in found
         assert {(report.step, "norm/all/0", 0.25), (report.step, "norm/all/1/1", 1.0)} <= {*found}
 
@@ -558,7 +703,14 @@ def test_lines_of_steps_that_are_made_again_are_dropped(tmp_path):
         return (w - batch) ** 2, {}
 
     def go_on(state, path, **options):
-        return fit(toward, state, [0.0, 1.0] * 4, optimizer=sgd, callbacks=[JsonLines(path, resume=True)], **options)
+        return fit(
+            toward,
+            state,
+            [0.0, 1.0] * 4,
+            optimizer=sgd,
+            callbacks=[JsonLines(path, resume=True)],
+            **options,
+        )
 
     sgd, path = optax.sgd(0.1), tmp_path / "m.jsonl"
     middle = go_on(State.create(jnp.array(1.0), sgd, KEY), path, steps=2)
@@ -613,7 +765,12 @@ def test_callbacks_are_called_in_order_and_later_ones_see_the_state_of_earlier_o
         bias = now.state.trainable["bias"] * 0 + now.step
         return dataclasses.replace(now.state, trainable=now.state.trainable | {"bias": bias})
 
-    callbacks = [Named("first"), Named("moves", moved), Named("stops", lambda now: now.step == 2), Named("last")]
+    callbacks = [
+        Named("first"),
+        Named("moves", moved),
+        Named("stops", lambda now: now.step == 2),
+        Named("last"),
+    ]
     state = run(BATCHES, callbacks=callbacks)
     assert state.step == 2
     assert [call[:2] for call in calls] == [

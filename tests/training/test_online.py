@@ -1,4 +1,6 @@
-"""Gradients forward in time, against backpropagation through a plain loop with the other paths cut."""
+"""Gradients forward in time, against backpropagation through a plain loop with the other
+paths cut.
+"""
 
 import dataclasses
 import itertools
@@ -58,7 +60,11 @@ CELLS = {
     "decays": lambda n: LIF(jnp.asarray(np.linspace(0.5, 0.9, n)), 0.6, Arctan(2.0), "value"),
     "synaptic": lambda n: SynapticLIF(0.8, 0.6, Arctan(2.0), synaptic_decay=0.7),
     "adaptive": lambda n: AdaptiveLIF(
-        jnp.array(0.8), jnp.asarray(np.full(n, 0.6)), Arctan(2.0), adaptation=0.2, adaptation_decay=0.9
+        jnp.array(0.8),
+        jnp.asarray(np.full(n, 0.6)),
+        Arctan(2.0),
+        adaptation=0.2,
+        adaptation_decay=0.9,
     ),
     "AdLIF": lambda n: AdLIF(threshold=0.3),
     "refractory": lambda n: Refractory(LIF(jnp.array(0.8), 0.6, Arctan(2.0)), 2),
@@ -111,10 +117,12 @@ def zero(x):
 
 
 def backpropagation(online, x, targets, mask, sizes):
-    """Return the loss and the gradients of each layer, with all paths cut that its rule does not take.
+    """Return the loss and the gradients of each layer, with all paths cut that its rule does not
+    take.
 
-    A path goes through the state of the layer that learns, and from its output to the loss within a step. With e-prop
-    it also goes through the state of a leaky readout that reads this layer. Reads of earlier steps are constants.
+    A path goes through the state of the layer that learns, and from its output to the loss within a
+    step. With e-prop it also goes through the state of a leaky readout that reads this layer. Reads
+    of earlier steps are constants.
     """
     network, rule, feedback = online.network, online.rule, online.feedback
     numbers = {name: n for n, name in enumerate(network.layers)}
@@ -122,7 +130,9 @@ def backpropagation(online, x, targets, mask, sizes):
     trainable, static = partition(network)
 
     def loss(trainable, learner):
-        def cut(x, name, learns=True):  # a constant unless this layer learns, or unless another one does
+        def cut(
+            x, name, learns=True
+        ):  # a constant unless this layer learns, or unless another one does
             is_live = (numbers.get(name) == learner) == learns
             return jax.tree.map(lambda x: jnp.where(is_live, x, stop_gradient(x)), x)
 
@@ -159,7 +169,9 @@ def backpropagation(online, x, targets, mask, sizes):
                 outputs[name] = hold(out, 0.0)
             # masked steps do not count
             for name, old in past.items():
-                past = past | {name: jax.vmap(hold)(jnp.concatenate([old[1:], outputs[name][None]]), old)}
+                past = past | {
+                    name: jax.vmap(hold)(jnp.concatenate([old[1:], outputs[name][None]]), old)
+                }
             chosen = {name: outputs[name] for name in network.graph.outputs}
             return (new, past, total + squares(chosen, target)), None
 
@@ -176,12 +188,16 @@ def backpropagation(online, x, targets, mask, sizes):
 
 def check(online, x, targets, mask, sizes, tolerance=1e-12):
     value, layers = backpropagation(online, x, targets, mask, sizes)
-    _, got, gradients = jax.jit(lambda x: online.scan(online.start(x[0]), x, targets, squares, mask=mask))(x)
+    _, got, gradients = jax.jit(
+        lambda x: online.scan(online.start(x[0]), x, targets, squares, mask=mask)
+    )(x)
     np.testing.assert_allclose(got, value, rtol=1e-12)
     assert jax.tree.structure(gradients) == jax.tree.structure(partition(online.network)[0])
     largest = max(np.abs(leaf).max() for leaf in jax.tree.leaves(layers))
     for name, wanted_of_layer in layers.items():
-        for a, b in zip(jax.tree.leaves(gradients.layers[name]), jax.tree.leaves(wanted_of_layer), strict=True):
+        for a, b in zip(
+            jax.tree.leaves(gradients.layers[name]), jax.tree.leaves(wanted_of_layer), strict=True
+        ):
             np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance * largest, err_msg=name)
 
 
@@ -195,11 +211,14 @@ def test_random_networks(x64, seed, rule):
     if seed % 3 == 2:
         names = [*network.graph.layers][:-1]
         r = np.random.default_rng(seed)
-        feedback = {"out": {name: jnp.asarray(r.normal(size=(sizes[name], sizes["out"]))) for name in names}}
+        feedback = {
+            "out": {name: jnp.asarray(r.normal(size=(sizes[name], sizes["out"]))) for name in names}
+        }
     check(Online(network, rule, feedback), x, targets, mask, sizes)
 
 
-EXACT = {  # all their numbers are sums of a few powers of two, so every order of a sum gives equal bits
+# all their numbers are sums of a few powers of two, so every order of a sum gives equal bits
+EXACT = {
     "LIF": lambda n: LIF(0.5, 1.0, ReluGrad(1.0)),
     "decays": lambda n: LIF(jnp.array([0.25, 0.5])[jnp.arange(n) % 2], 1.0, ReluGrad(1.0), "value"),
     "synaptic": lambda n: SynapticLIF(0.5, 1.0, ReluGrad(1.0), synaptic_decay=0.25),
@@ -215,7 +234,9 @@ EXACT = {  # all their numbers are sums of a few powers of two, so every order o
 def test_local_has_the_bits_of_backpropagation_within_a_step(x64, seed):
     network, x, mask, targets, _ = random_network(seed, EXACT, leak=0.5)
     trainable, static = partition(network)
-    trainable, targets = jax.tree.map(lambda a: np.round(4 * np.asarray(a)) / 4, (trainable, targets))
+    trainable, targets = jax.tree.map(
+        lambda a: np.round(4 * np.asarray(a)) / 4, (trainable, targets)
+    )
 
     def loss(trainable):
         outputs = combine(trainable, static)(x, mask=mask, backward=Backward(truncate=1))[1]
@@ -230,8 +251,13 @@ def test_local_has_the_bits_of_backpropagation_within_a_step(x64, seed):
 
 def shallow(rule="eprop", **changed):
     r = np.random.default_rng(0)
-    w, recurrent, out = (jnp.asarray(r.normal(0.2, 0.8, shape), "float32") for shape in ((3, 4), (4, 4), (4, 2)))
-    layers = {"hidden": Layer(w, LIF(0.8, 0.6), recurrent, jnp.zeros(4)), "out": Layer(out, LeakyReadout(0.8))}
+    w, recurrent, out = (
+        jnp.asarray(r.normal(0.2, 0.8, shape), "float32") for shape in ((3, 4), (4, 4), (4, 2))
+    )
+    layers = {
+        "hidden": Layer(w, LIF(0.8, 0.6), recurrent, jnp.zeros(4)),
+        "out": Layer(out, LeakyReadout(0.8)),
+    }
     x = jnp.asarray(r.random((STEPS, BATCH, INPUTS)) < 0.5, "float32")
     return Online(Network(layers | changed), rule), x, jnp.asarray(r.normal(size=STEPS), "float32")
 
@@ -260,9 +286,13 @@ def test_a_stream_continues_with_equal_bits(rule, tmp_path):
     for other in (carry, again):
         jax.tree.map(np.testing.assert_array_equal, other, whole)
     # XLA may fuse the sums of a scan, so these are equal but for their rounding.
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-6), total, gradients)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-6), total, gradients
+    )
     parts = jax.tree.map(np.add, of_first, of_second)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), parts, gradients)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), parts, gradients
+    )
     states, want = online.network(x)
     np.testing.assert_array_equal(np.stack(outputs), want)
     jax.tree.map(np.testing.assert_array_equal, whole.states, states)
@@ -273,7 +303,9 @@ def test_memory_does_not_grow_with_the_steps():
 
     def memory(steps):
         scan = jax.jit(lambda x, y: online.scan(online.start(x[0]), x, y, squares)[1:])
-        compiled = scan.lower(jax.ShapeDtypeStruct((steps, *x.shape[1:]), x.dtype), jnp.zeros(steps)).compile()
+        compiled = scan.lower(
+            jax.ShapeDtypeStruct((steps, *x.shape[1:]), x.dtype), jnp.zeros(steps)
+        ).compile()
         return compiled.memory_analysis().temp_size_in_bytes
 
     assert memory(100) == memory(1_000) == memory(10_000)
@@ -297,9 +329,14 @@ def test_stochastic_spikes_are_those_of_a_call():
 def test_joins_without_arrays_pass_signals():
     """A sum of two layers has the gradients of a readout that reads both."""
     online, x, targets = shallow()
-    hidden, out = (dataclasses.replace(layer, of="input") for layer in online.network.layers.values())
+    hidden, out = (
+        dataclasses.replace(layer, of="input") for layer in online.network.layers.values()
+    )
     both = {"hidden": hidden, "again": hidden}
-    summed = both | {"sum": Join(lambda a, b: a + b, of=(*both,)), "out": dataclasses.replace(out, of="sum")}
+    summed = both | {
+        "sum": Join(lambda a, b: a + b, of=(*both,)),
+        "out": dataclasses.replace(out, of="sum"),
+    }
     double = both | {"out": Layer({name: out.weight for name in both}, out.cell)}
 
     def loss(network):
@@ -308,22 +345,32 @@ def test_joins_without_arrays_pass_signals():
     run = jax.jit(lambda *networks: [jax.value_and_grad(loss)(network) for network in networks])
     a, b = run(Network(summed), Network(double))
     np.testing.assert_allclose(a[0], b[0], rtol=1e-5)
-    np.testing.assert_allclose(a[1].layers["hidden"].weight, b[1].layers["hidden"].weight, rtol=1e-4)
+    np.testing.assert_allclose(
+        a[1].layers["hidden"].weight, b[1].layers["hidden"].weight, rtol=1e-4
+    )
 
 
 def test_a_readout_with_a_matrix_of_integers_filters_traces():
     """It is a constant, with the signals of the same matrix of floats."""
     online, x, targets = shallow()
     matrix = np.arange(8).reshape(4, 2) % 3 - 1
-    networks = [Network({**online.network.layers, "out": Layer(m, LeakyReadout(0.8))}) for m in (matrix, 1.0 * matrix)]
+    networks = [
+        Network({**online.network.layers, "out": Layer(m, LeakyReadout(0.8))})
+        for m in (matrix, 1.0 * matrix)
+    ]
 
     @jax.jit
     def run(x):
-        return [Online(n).scan(Online(n).start(x[0]), x, targets, squares)[2].layers["hidden"] for n in networks]
+        return [
+            Online(n).scan(Online(n).start(x[0]), x, targets, squares)[2].layers["hidden"]
+            for n in networks
+        ]
 
     integers, floats = run(x)
     assert np.abs(floats.weight).max() > 0
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), integers, floats)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), integers, floats
+    )
 
 
 class Inhibition(Cell):
@@ -338,29 +385,60 @@ class Inhibition(Cell):
 RECEPTORS = MultiSynapticLIF(synaptic_decay=np.array([0.5, 0.9]))
 KERNEL = jax.tree_util.Partial(lambda w, x: x @ w, jnp.ones((3, 4)))
 REFUSED = [
-    ("eprop", {"hidden": Layer(KERNEL, LIF())}, r"layer 'hidden': .*'eprop' .* the function weight; pass a matrix"),
-    ("eprop", {"hidden": Layer(jnp.ones((3, 4, 2)), RECEPTORS)}, r"receptors of MultiSynapticLIF; pass rule='local'"),
+    (
+        "eprop",
+        {"hidden": Layer(KERNEL, LIF())},
+        r"layer 'hidden': .*'eprop' .* the function weight; pass a matrix",
+    ),
+    (
+        "eprop",
+        {"hidden": Layer(jnp.ones((3, 4, 2)), RECEPTORS)},
+        r"receptors of MultiSynapticLIF; pass rule='local'",
+    ),
     ("local", {"hidden": Layer(jnp.ones((3, 4)), MPBN())}, r"MPBN reads all examples"),
-    ("eprop", {"hidden": Layer(jnp.ones((3, 4)), Inhibition())}, r"Inhibition mixes neurons; pass rule='local'"),
-    ("eprop", {"out": Layer(jnp.ones((4, 2)), LeakyReadout(jnp.array([0.8, 0.9])))}, r"layer 'out': .* one decay"),
-    ("eprop", {"out": Layer(jnp.ones((4, 2)), Loihi(4095, (819, 800), None))}, r"one decay; .* parameters of Loihi"),
+    (
+        "eprop",
+        {"hidden": Layer(jnp.ones((3, 4)), Inhibition())},
+        r"Inhibition mixes neurons; pass rule='local'",
+    ),
+    (
+        "eprop",
+        {"out": Layer(jnp.ones((4, 2)), LeakyReadout(jnp.array([0.8, 0.9])))},
+        r"layer 'out': .* one decay",
+    ),
+    (
+        "eprop",
+        {"out": Layer(jnp.ones((4, 2)), Loihi(4095, (819, 800), None))},
+        r"one decay; .* parameters of Loihi",
+    ),
     (
         "ottt",
         {"hidden": Layer(jnp.ones((3, 4)), LIF(jnp.full(4, 0.9)))},
-        r"'ottt' needs numbers as parameters of LIF, got arrays as decay; pass numbers, or rule='eprop'",
+        r"'ottt' needs numbers as parameters of LIF, got arrays as decay; pass numbers, or "
+        r"rule='eprop'",
     ),
     (
         "ottt",
         {"hidden": Layer(jnp.ones((3, 4)), Cubic())},
         r"a linear response, which Cubic does not declare; .*'eprop'",
     ),
-    ("eprop", {"out": Join(lambda a: a, of=("hidden",), over_time=True)}, r"join 'out' takes all steps at once"),
-    ("eprop", {"out": Join(jax.tree_util.Partial(jnp.multiply, jnp.ones((1, 4))), of=("hidden",))}, r"join 'out'"),
+    (
+        "eprop",
+        {"out": Join(lambda a: a, of=("hidden",), over_time=True)},
+        r"join 'out' takes all steps at once",
+    ),
+    (
+        "eprop",
+        {"out": Join(jax.tree_util.Partial(jnp.multiply, jnp.ones((1, 4))), of=("hidden",))},
+        r"join 'out'",
+    ),
     ("rtrl", {}, r"rule must be one of .*'rtrl'"),
 ]
 
 
-@pytest.mark.parametrize(("rule", "changed", "message"), REFUSED, ids=[message for *_, message in REFUSED])
+@pytest.mark.parametrize(
+    ("rule", "changed", "message"), REFUSED, ids=[message for *_, message in REFUSED]
+)
 def test_a_rule_names_the_layer_that_it_cannot_learn(rule, changed, message):
     with pytest.raises((TypeError, ValueError), match=message):
         shallow(rule, **changed)[0].start(jnp.ones((BATCH, INPUTS)))
@@ -368,22 +446,32 @@ def test_a_rule_names_the_layer_that_it_cannot_learn(rule, changed, message):
 
 def test_inputs_need_examples():
     online, _, _ = shallow()
-    with pytest.raises(ValueError, match=r"layer 'hidden' must have .* got \(4,\); pass inputs of shape"):
+    with pytest.raises(
+        ValueError, match=r"layer 'hidden' must have .* got \(4,\); pass inputs of shape"
+    ):
         online.start(jnp.ones(INPUTS))
 
 
 def test_feedback_names_layers_below():
     online, _, _ = shallow()
-    with pytest.raises(ValueError, match=r"must name layers below 'out', here \['hidden'\], got 'in'"):
+    with pytest.raises(
+        ValueError, match=r"must name layers below 'out', here \['hidden'\], got 'in'"
+    ):
         Online(online.network, feedback={"out": {"in": jnp.ones((4, 2))}})
 
 
 @pytest.mark.parametrize(
     ("feedback", "message"),
     [
-        ({"out": {"hidden": np.ones((2, 4))}}, r"feedback\['out'\]\['hidden'\] must be of shape \(4, 2\), .* \(2, 4\)"),
+        (
+            {"out": {"hidden": np.ones((2, 4))}},
+            r"feedback\['out'\]\['hidden'\] must be of shape \(4, 2\), .* \(2, 4\)",
+        ),
         ({"out": {"hidden": np.ones((4, 1))}}, r"the neurons of 'hidden' and 'out', got \(4, 1\)"),
-        ({"out": np.ones((4, 2))}, r"feedback\['out'\] must be a dict of matrices by layer, got array"),
+        (
+            {"out": np.ones((4, 2))},
+            r"feedback\['out'\] must be a dict of matrices by layer, got array",
+        ),
     ],
 )
 def test_feedback_has_the_shape_of_the_neurons(feedback, message):
@@ -391,12 +479,17 @@ def test_feedback_has_the_shape_of_the_neurons(feedback, message):
     carry = online.start(x[0])
     with pytest.raises((TypeError, ValueError), match=message):
         Online(online.network, feedback=feedback).start(x[0])
-    with pytest.raises((TypeError, ValueError), match=message):  # as in a compiled update, which starts nothing
+    with pytest.raises(
+        (TypeError, ValueError), match=message
+    ):  # as in a compiled update, which starts nothing
         Online(online.network, feedback=feedback).step(carry, x[0], targets[0], squares)
 
 
 INTEGERS = {
-    "fixed": (FixedLIF(230, 100, 200, fraction=8, unit=100), FixedLIF(205, None, 128, fraction=8, unit=50)),
+    "fixed": (
+        FixedLIF(230, 100, 200, fraction=8, unit=100),
+        FixedLIF(205, None, 128, fraction=8, unit=50),
+    ),
     "loihi": (Loihi(2000, 400, 100, unit=6400), Loihi(4095, 819, None, unit=6400)),
 }
 """Neurons and a readout. Those of fixed-point numbers have synapses."""
@@ -404,7 +497,9 @@ INTEGERS = {
 
 @pytest.mark.parametrize("target", few(INTEGERS, "fixed"))
 def test_integers_learn_online(target):
-    """One hidden layer without recurrence, so e-prop is backpropagation, also through a readout of integers."""
+    """One hidden layer without recurrence, so e-prop is backpropagation, also through a readout of
+    integers.
+    """
     r = np.random.default_rng(0)
     x = jnp.asarray(r.random((8, 2, 3)) < 0.5, jnp.float32)
     targets = jnp.asarray(r.normal(size=8), jnp.float32)
@@ -422,13 +517,18 @@ def test_integers_learn_online(target):
         online = Online(network)
         return online.scan(online.start(x[0]), x, targets, squares)[1:]
 
-    run = jax.jit(lambda network: (jax.value_and_grad(through_time)(network), forward_in_time(network)))
+    run = jax.jit(
+        lambda network: (jax.value_and_grad(through_time)(network), forward_in_time(network))
+    )
     (value, want), (got_value, got) = run(network)
     np.testing.assert_allclose(got_value, value, rtol=1e-5)
     for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
         assert np.abs(b).max() > 0
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5 * np.abs(b).max())
-    with pytest.raises(TypeError, match=r"linear response, which (FixedLIF|Loihi) does not declare; pass rule='eprop'"):
+    with pytest.raises(
+        TypeError,
+        match=r"linear response, which (FixedLIF|Loihi) does not declare; pass rule='eprop'",
+    ):
         Online(network, "ottt")
 
 
@@ -437,7 +537,10 @@ def test_the_start_is_linear_in_the_layers():
 
     def calls(layers):
         cells = [*[LIF(0.9)] * (layers - 1), LeakyReadout(0.9)]
-        online, count = Online(Network([Layer(jnp.ones((2, 2)), cell) for cell in cells])), itertools.count()
+        online, count = (
+            Online(Network([Layer(jnp.ones((2, 2)), cell) for cell in cells])),
+            itertools.count(),
+        )
         sys.setprofile(lambda frame, event, argument: next(count) if event == "call" else None)
         try:
             online.start(jnp.ones((1, 2)))
@@ -451,13 +554,17 @@ def test_the_start_is_linear_in_the_layers():
 
 def test_fit_warns_of_arrays_that_functions_of_an_online_network_hide():
     weight = jnp.ones((INPUTS, 4))
-    network = Network([Layer(lambda x: x @ weight, LIF(0.9)), Layer(jnp.ones((4, 2)), LeakyReadout())])
+    network = Network(
+        [Layer(lambda x: x @ weight, LIF(0.9)), Layer(jnp.ones((4, 2)), LeakyReadout())]
+    )
 
     def loss(network, x, key):
         return Online(network, "local").loss(x, jnp.ones(STEPS), squares), {}
 
     x = np.ones((STEPS, BATCH, INPUTS), np.float32)
-    with pytest.warns(UserWarning, match=r"fit: functions hold .* \[3, 4\] in weight of '0'; to train them"):
+    with pytest.warns(
+        UserWarning, match=r"fit: functions hold .* \[3, 4\] in weight of '0'; to train them"
+    ):
         fit(loss, network, [x], optimizer=optax.sgd(0.1), key=jax.random.key(0))
 
 
@@ -470,7 +577,12 @@ def test_cost_compares_traces_with_residuals():
     assert (local.traces, local.crossover) == (0, 0)
     of_step = 4 * BATCH * 4  # the potentials before the spike; those of the readout have no reader
     assert 100 * of_step <= eprop.residuals["exact"] < 106 * of_step
-    assert eprop.residuals["8-bit"] < eprop.residuals["half"] < eprop.residuals["exact"] < eprop.residuals["scan"]
+    assert (
+        eprop.residuals["8-bit"]
+        < eprop.residuals["half"]
+        < eprop.residuals["exact"]
+        < eprop.residuals["scan"]
+    )
     assert 0.94 * eprop.traces < eprop.crossover * of_step < eprop.traces + of_step
 
 

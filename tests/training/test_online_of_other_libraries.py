@@ -1,4 +1,6 @@
-"""Online gradients against those of other libraries, which ``scripts/record_online.py`` recorded in float64."""
+"""Online gradients against those of other libraries, which ``scripts/record_online.py`` recorded in
+float64.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -9,13 +11,19 @@ from conftest import ROOT
 from spikegrad import LIF, AdaptiveLIF, Layer, LeakyReadout, Network, Sigmoid, get
 from spikegrad.training import Online
 
-RECORDED = {path.stem: np.load(path) for path in (ROOT / "tests" / "recorded" / "online").glob("*.npz")}
+RECORDED = {
+    path.stem: np.load(path) for path in (ROOT / "tests" / "recorded" / "online").glob("*.npz")
+}
 DECAY, READOUT, THRESHOLD = 0.75, 0.5, 0.6
 
 
 def arrays_of(library, case):
     file = RECORDED[library]
-    return {key.partition("/")[2]: jnp.asarray(file[key]) for key in file.files if key.partition("/")[0] == case}
+    return {
+        key.partition("/")[2]: jnp.asarray(file[key])
+        for key in file.files
+        if key.partition("/")[0] == case
+    }
 
 
 def half_squares(outputs, target):
@@ -24,7 +32,9 @@ def half_squares(outputs, target):
 
 def gradients_of(rule, layers, arrays, feedback=None):
     online = Online(Network(layers), rule, feedback)
-    scan = jax.jit(lambda x: online.scan(online.start(x[0]), x, arrays["targets"], half_squares)[1:])
+    scan = jax.jit(
+        lambda x: online.scan(online.start(x[0]), x, arrays["targets"], half_squares)[1:]
+    )
     value, gradients = scan(arrays["inputs"])
     return value, gradients.layers
 
@@ -68,8 +78,13 @@ def test_traces_of_braintrace(x64, case):
 
 
 def two_layers(arrays, *names):
-    cell = LIF(DECAY, THRESHOLD, get("sparx.ATan") if "out" in arrays else Sigmoid(4.0), detach_reset=True)
-    layers = {name: Layer(arrays[name], cell, bias=arrays.get(f"{name}_bias")) for name in ("first", "second")}
+    cell = LIF(
+        DECAY, THRESHOLD, get("sparx.ATan") if "out" in arrays else Sigmoid(4.0), detach_reset=True
+    )
+    layers = {
+        name: Layer(arrays[name], cell, bias=arrays.get(f"{name}_bias"))
+        for name in ("first", "second")
+    }
     return layers | ({"out": Layer(arrays["out"], LeakyReadout(0.0))} if "out" in arrays else {})
 
 
@@ -100,7 +115,9 @@ def test_ottt_of_other_libraries_has_no_trace_of_inputs(x64, library):
     # Its readout has no memory, and learns from the traces of the spikes.
     outputs = Network(layers, outputs=("second", "out"))(arrays["inputs"])[1]
     trace, want = jnp.zeros_like(outputs["second"][0]), 0.0
-    for spikes, out, target in zip(outputs["second"], outputs["out"], arrays["targets"], strict=True):
+    for spikes, out, target in zip(
+        outputs["second"], outputs["out"], arrays["targets"], strict=True
+    ):
         trace = DECAY * trace + spikes
         want += trace.T @ (out - target)
     equal(arrays["d_out"], want)

@@ -1,4 +1,5 @@
-"""Several processes on this machine, as on several: the same numbers, the same steps, and a clear end.
+"""Several processes on this machine, as on several: the same numbers, the same steps, and a clear
+end.
 
 This file is also the program of each of the processes.
 """
@@ -40,7 +41,9 @@ pytestmark = pytest.mark.ci
 
 NEW = hasattr(jax, "set_mesh")
 LIMIT = 100  # seconds after which nothing is waited for
-OPTIMIZER = optax.sgd(0.1, momentum=0.9)  # Adam makes of a gradient that is rounding alone a full step
+OPTIMIZER = optax.sgd(
+    0.1, momentum=0.9
+)  # Adam makes of a gradient that is rounding alone a full step
 ROWS = ShuffledBatches(np.arange(24, dtype=np.int32), 8, seed=0)  # three batches an epoch
 
 
@@ -50,7 +53,10 @@ def loss(weights, batch, key):
     layers = [Layer(weights["hidden"], LIF()), Layer(weights["out"], LeakyReadout())]
     scores = Network(layers)(noisy)[1].mean(0)
     right = (scores.argmax(-1) == y).astype(jnp.float32)
-    return optax.softmax_cross_entropy_with_integer_labels(scores, y).mean(), {"accuracy": right.mean(), "right": right}
+    return optax.softmax_cross_entropy_with_integer_labels(scores, y).mean(), {
+        "accuracy": right.mean(),
+        "right": right,
+    }
 
 
 def mean_loss(weights, batch, key):
@@ -66,7 +72,9 @@ def examples():
 def weights():
     rng = np.random.default_rng(1)
     shapes = {"hidden": (6, 8), "out": (8, 4)}
-    return {name: jnp.asarray(rng.normal(0, 0.6, shape), jnp.float32) for name, shape in shapes.items()}
+    return {
+        name: jnp.asarray(rng.normal(0, 0.6, shape), jnp.float32) for name, shape in shapes.items()
+    }
 
 
 def mesh(devices):
@@ -79,9 +87,16 @@ def start():
 
 def train(state, over, steps, callbacks=(), updates_per_call=1, of=loss):
     return fit(
-        with_device_data(of, examples()), state, ROWS, optimizer=OPTIMIZER, steps=steps, epochs=100,
-        callbacks=callbacks, updates_per_call=updates_per_call, batch_sharding=NamedSharding(over, P("batch")),
-    )  # fmt: skip
+        with_device_data(of, examples()),
+        state,
+        ROWS,
+        optimizer=OPTIMIZER,
+        steps=steps,
+        epochs=100,
+        callbacks=callbacks,
+        updates_per_call=updates_per_call,
+        batch_sharding=NamedSharding(over, P("batch")),
+    )
 
 
 def parts(state):
@@ -97,9 +112,14 @@ def parts(state):
 def quick(batches, callbacks):
     """The smallest training that all processes take part in."""
     return fit(
-        lambda w, batch, key: ((w - batch).mean(), {}), jnp.zeros(()), batches, optimizer=optax.sgd(0.1),
-        key=jax.random.key(0), callbacks=callbacks, batch_sharding=NamedSharding(mesh(2), P("batch")),
-    )  # fmt: skip
+        lambda w, batch, key: ((w - batch).mean(), {}),
+        jnp.zeros(()),
+        batches,
+        optimizer=optax.sgd(0.1),
+        key=jax.random.key(0),
+        callbacks=callbacks,
+        batch_sharding=NamedSharding(mesh(2), P("batch")),
+    )
 
 
 def endless():
@@ -114,7 +134,9 @@ def work(folder, port, process):
     with distributed(f"localhost:{port}", 2, process):
         # one of them wants to stop; each has a folder of its own, as on machines that share no disk
         checkpoints = Checkpoints(folder / f"own-{process}", minutes=0)
-        state = train(start(), mesh(2), 9, [checkpoints, lambda now: process == 1 and now.step == 5], 2)
+        state = train(
+            start(), mesh(2), 9, [checkpoints, lambda now: process == 1 and now.step == 5], 2
+        )
         np.savez(folder / f"replicated-{process}.npz", *parts(state))
         found["stopped"] = state.step
         again = checkpoints.restore(start())
@@ -137,7 +159,9 @@ def work(folder, port, process):
 
 
 def same(first, second):
-    return all(a.dtype == b.dtype and np.array_equal(a, b) for a, b in zip(first, second, strict=True))
+    return all(
+        a.dtype == b.dtype and np.array_equal(a, b) for a, b in zip(first, second, strict=True)
+    )
 
 
 def different_numbers(process):
@@ -167,10 +191,13 @@ def port():
 def environment(devices=1):
     inherited = {k: v for k, v in os.environ.items() if not k.lower().endswith("_proxy")}
     return inherited | {
-        "XLA_FLAGS": os.environ["XLA_FLAGS"] + f" --xla_force_host_platform_device_count={devices}",  # the last counts
+        "XLA_FLAGS": os.environ["XLA_FLAGS"]
+        + f" --xla_force_host_platform_device_count={devices}",  # the last counts
         "JAX_PLATFORMS": "cpu",
         "JAX_CPU_COLLECTIVES_IMPLEMENTATION": "gloo",
-        "JAX_DISABLE_MOST_OPTIMIZATIONS": str(int(jax.config.read("jax_disable_most_optimizations"))),
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": str(
+            int(jax.config.read("jax_disable_most_optimizations"))
+        ),
     }
 
 
@@ -178,7 +205,9 @@ class Processes:
     """Programs that are started together, of which none outlives the test."""
 
     def __init__(self, calls, folder):
-        self.files = [[folder / f"{name}-{i}" for name in ("stdout", "stderr")] for i in range(len(calls))]
+        self.files = [
+            [folder / f"{name}-{i}" for name in ("stdout", "stderr")] for i in range(len(calls))
+        ]
         self.all = []
         for i, call in enumerate(calls):
             out, err = (path.open("wb") for path in self.files[i])
@@ -210,11 +239,19 @@ class Processes:
 def pair(tmp_path_factory):
     """Two processes that have done their work, go on with the last of it, and are to be ended."""
     folder = tmp_path_factory.mktemp("pair")
-    calls = [[sys.executable, __file__, str(folder), str(number), str(i)] for number in [port()] for i in range(2)]
+    calls = [
+        [sys.executable, __file__, str(folder), str(number), str(i)]
+        for number in [port()]
+        for i in range(2)
+    ]
     with Processes(calls, folder) as processes:
         processes.until(lambda: all((folder / f"found-{i}.json").exists() for i in range(2)))
         time.sleep(0.1)  # for the last of the bytes
-        yield processes, folder, [json.loads((folder / f"found-{i}.json").read_text()) for i in range(2)]
+        yield (
+            processes,
+            folder,
+            [json.loads((folder / f"found-{i}.json").read_text()) for i in range(2)],
+        )
 
 
 def arrays(path):
@@ -234,7 +271,10 @@ def test_two_processes_have_the_bits_of_one_with_two_devices(pair):
 @pytest.mark.every
 def test_checkpoints_are_written_by_one_and_read_by_all(pair):
     _, folder, found = pair
-    assert sorted(path.name for path in (folder / "own-0").iterdir()) == ["step-000000003.npz", "step-000000005.npz"]
+    assert sorted(path.name for path in (folder / "own-0").iterdir()) == [
+        "step-000000003.npz",
+        "step-000000005.npz",
+    ]
     assert not (folder / "own-1").exists()
     assert found[0]["read"] == found[1]["read"] == [5, 1, True]
 
@@ -250,7 +290,9 @@ def test_processes_that_would_hang_raise(pair):
     *_, found = pair
     for i in range(2):
         numbers, starts, nothing = found[i]["messages"]
-        assert re.fullmatch(r"fit: processes have different numbers of batches after update 3: \[0 1\]", numbers)
+        assert re.fullmatch(
+            r"fit: processes have different numbers of batches after update 3: \[0 1\]", numbers
+        )
         assert starts.startswith("fit: trainable/w differs between processes; start all processes")
         assert "batch_sharding is missing, but training has 2 processes" in nothing
 
@@ -267,13 +309,17 @@ def test_processes_stop_and_save_if_any_of_them_must(monkeypatch):
     """Each process gets the signal of any process, and saves if any process must."""
     other = 0
     for module in (_consensus, cli_processes):
-        monkeypatch.setattr(module, "gathered", lambda *values: np.array([values, [other] * len(values)]))
+        monkeypatch.setattr(
+            module, "gathered", lambda *values: np.array([values, [other] * len(values)])
+        )
     for mine, other in itertools.product([False, True], repeat=2):
         assert _consensus.agreed(mine) is (mine or other)
     for other in (0, signal.SIGINT):
         with cli_processes.deferred() as stop:
             assert stop() == other
-            signal.raise_signal(signal.SIGTERM)  # a process in the background of a shell ignores SIGINT
+            signal.raise_signal(
+                signal.SIGTERM
+            )  # a process in the background of a shell ignores SIGINT
             assert stop() == signal.SIGTERM
 
 
@@ -281,15 +327,25 @@ def test_replicated_names_arrays_that_differ_between_processes(monkeypatch):
     mesh = Mesh(jax.devices()[:2], ("batch",))
 
     def tree(**change):
-        plain = {"weight": jnp.arange(6.0).reshape(2, 3), "steps": jnp.arange(3), "key": jax.random.key(0)}
+        plain = {
+            "weight": jnp.arange(6.0).reshape(2, 3),
+            "steps": jnp.arange(3),
+            "key": jax.random.key(0),
+        }
         return {"layers": [plain | change], "name": "net"}
 
     def in_both(first, second):
         """The second process compares its arrays with the hashes that the first process sent."""
         hashes = []
-        monkeypatch.setattr(_sharding, "gathered", lambda *values: hashes.append(values) or np.array([values, values]))
+        monkeypatch.setattr(
+            _sharding,
+            "gathered",
+            lambda *values: hashes.append(values) or np.array([values, values]),
+        )
         _sharding.replicated(first, mesh, "start")
-        monkeypatch.setattr(_sharding, "gathered", lambda *values: np.array([hashes.pop(0), values]))
+        monkeypatch.setattr(
+            _sharding, "gathered", lambda *values: np.array([hashes.pop(0), values])
+        )
         return _sharding.replicated(second, mesh, "start")
 
     monkeypatch.setattr(jax, "process_count", lambda: 2)
@@ -304,12 +360,21 @@ def test_replicated_names_arrays_that_differ_between_processes(monkeypatch):
         ("key", jax.random.key(1)),
     ):
         for pair in ((tree(), tree(**{name: value})), (tree(**{name: value}), tree())):
-            with pytest.raises(ValueError, match=f"fit: start/layers/0/{name} differs between processes; start all"):
+            with pytest.raises(
+                ValueError, match=f"fit: start/layers/0/{name} differs between processes; start all"
+            ):
                 in_both(*pair)
 
 
 COLLECTIVE = re.compile(r" = .* ([a-z]+-[a-z-]+?)(?:-start)?\(")
-COLLECTIVES = {"all-reduce", "all-gather", "all-to-all", "collective-permute", "reduce-scatter", "collective-broadcast"}
+COLLECTIVES = {
+    "all-reduce",
+    "all-gather",
+    "all-to-all",
+    "collective-permute",
+    "reduce-scatter",
+    "collective-broadcast",
+}
 
 
 @pytest.mark.skipif(not NEW, reason="XLA spreads small arrays where it need not")
@@ -337,20 +402,44 @@ def test_an_update_has_one_all_reduce_and_no_other_collective(monkeypatch, size)
 
 def command(folder, number, i, *more):
     call = [sys.executable, "-m", "spikegrad.cli", "train", "--distributed"]
-    call += ["--coordinator-address", f"localhost:{number}", "--num-processes", "2", "--process-id", str(i)]
+    call += [
+        "--coordinator-address",
+        f"localhost:{number}",
+        "--num-processes",
+        "2",
+        "--process-id",
+        str(i),
+    ]
     return [*call, *(more or ("-o", str(folder / "run"), *OPTIONS))]
 
 
-OPTIONS = ["--data", "digits", "--hidden", "8", "--steps", "2", "--batch", "128", "--no-baseline", "--epochs", "15"]
+OPTIONS = [
+    "--data",
+    "digits",
+    "--hidden",
+    "8",
+    "--steps",
+    "2",
+    "--batch",
+    "128",
+    "--no-baseline",
+    "--epochs",
+    "15",
+]
 
 
 @pytest.mark.every
 def test_the_command_in_two_processes_is_stopped_and_resumed(tmp_path):
-    """Of two processes one gets SIGTERM, both stop; gone on with, the result is that of one process."""
+    """Of two processes one gets SIGTERM, both stop; gone on with, the result is that of one
+    process.
+    """
     run, number = tmp_path / "run", port()
     with Processes([command(tmp_path, number, i) for i in range(2)], tmp_path) as processes:
         processes.until(
-            lambda: (run / "metrics.jsonl").exists() and (run / "metrics.jsonl").read_text().count("\n") > 1
+            lambda: (
+                (run / "metrics.jsonl").exists()
+                and (run / "metrics.jsonl").read_text().count("\n") > 1
+            )
         )
         processes.all[1].send_signal(signal.SIGTERM)
         assert [process.wait(LIMIT) for process in processes.all] == [143, 143], processes.outputs()
@@ -361,7 +450,11 @@ def test_the_command_in_two_processes_is_stopped_and_resumed(tmp_path):
     calls = [command(tmp_path, number, i, "--resume", str(run), "--quiet") for i in range(2)]
     with Processes(calls, tmp_path) as processes:
         assert [process.wait(LIMIT) for process in processes.all] == [0, 0], processes.outputs()
-    alone = [*command(tmp_path, port(), 0, "-o", str(tmp_path / "alone"), *OPTIONS), "--num-processes", "1"]
+    alone = [
+        *command(tmp_path, port(), 0, "-o", str(tmp_path / "alone"), *OPTIONS),
+        "--num-processes",
+        "1",
+    ]
     subprocess.run(alone, env=environment(2), check=True, capture_output=True, timeout=LIMIT)
     assert same(arrays(run / "parameters.npz"), arrays(tmp_path / "alone" / "parameters.npz"))
     assert json.loads((run / "run.json").read_text())["machine"]["processes"] == 2
@@ -380,7 +473,9 @@ with distributed(sys.argv[1], 2, int(sys.argv[2])):
 @pytest.mark.every
 def test_failing_process_waits_for_the_error_of_its_peer(tmp_path):
     address = f"localhost:{port()}"
-    with Processes([[sys.executable, "-c", FAILING, address, str(i)] for i in range(2)], tmp_path) as processes:
+    with Processes(
+        [[sys.executable, "-c", FAILING, address, str(i)] for i in range(2)], tmp_path
+    ) as processes:
         assert [process.wait(LIMIT) for process in processes.all] == [1, 1], processes.outputs()
         for i, (_, err) in enumerate(processes.outputs()):
             assert err.endswith(f"RuntimeError: from process {i}\n")

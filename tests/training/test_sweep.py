@@ -92,7 +92,9 @@ def test_parallel_runs_compile_each_program_once():
         return (batch[0] @ weight - batch[1]).mean() ** setting["power"], {}
 
     settings = [{"lr": lr, "power": power} for power in (2, 4) for lr in (0.1, 0.3)]
-    results = list(sweep(power, start, batches, settings, optimizer=adam, seeds=(3, 4), steps=2, jobs=4))
+    results = list(
+        sweep(power, start, batches, settings, optimizer=adam, seeds=(3, 4), steps=2, jobs=4)
+    )
     assert len(results) == 8
     assert len(traced) == 2
 
@@ -106,13 +108,27 @@ def test_a_sweep_that_was_killed_is_gone_on_with(tmp_path):
         run(path=path)
     path.write_text("\n".join(lines[:5]) + "\n" + lines[5][:40])
     begun = []
-    again = list(run(path=path, resume=True, callbacks=lambda setting, seed: begun.append((setting, seed)) or ()))
+    again = list(
+        run(
+            path=path,
+            resume=True,
+            callbacks=lambda setting, seed: begun.append((setting, seed)) or (),
+        )
+    )
     known = [json.loads(line) for line in lines[:5]]
     assert all(result in known for result in again[:5])
     assert of(again) == whole  # to the bit
     assert len(begun) == 11
     assert of(map(json.loads, path.read_text().splitlines())) == whole
-    few = list(run(SETTINGS[:1], path=path, resume=True, seeds=(4, 3), callbacks=lambda *_: pytest.fail("made again")))
+    few = list(
+        run(
+            SETTINGS[:1],
+            path=path,
+            resume=True,
+            seeds=(4, 3),
+            callbacks=lambda *_: pytest.fail("made again"),
+        )
+    )
     assert [result["seed"] for result in few] == [4, 3]
     assert len(path.read_text().splitlines()) == 16
 
@@ -124,7 +140,9 @@ def test_closing_the_results_ends_the_runs(tmp_path):
         return now.step >= 4
 
     def callbacks(setting, seed):
-        return [quick if (setting, seed) == (SETTINGS[0], 3) else lambda now: steps.append(now.step)]
+        return [
+            quick if (setting, seed) == (SETTINGS[0], 3) else lambda now: steps.append(now.step)
+        ]
 
     results = run(path=path, epochs=10**4, seeds=range(3, 200), jobs=2, callbacks=callbacks)
     assert next(results)["step"] == 4  # of a run that its own callback has ended
@@ -141,7 +159,9 @@ def test_divergence_is_a_result():
     good, bad = sorted(results, key=lambda result: result["diverged"] or "")
     assert good["diverged"] is None
     assert "the loss is nan at update 2" in bad["diverged"]
-    np.testing.assert_allclose(bad["weight"], start(jax.random.key(3), None), rtol=1e-6)  # the last good state
+    np.testing.assert_allclose(
+        bad["weight"], start(jax.random.key(3), None), rtol=1e-6
+    )  # the last good state
 
 
 def test_an_error_of_ones_own_comes_through():
