@@ -287,8 +287,8 @@ def _with_operations(
             )
         factors[name] = reading.factor
         nodes[name] = Join(reading.function, node.of)
-    for name, layer in network.graph.layers.items():
-        owner = f"quantize: layer {name!r} on {chip}"
+    for name in network.graph.layers:
+        owner, layer = f"quantize: layer {name!r} on {chip}", network.layers[name]
         nodes[name] = _layer_with_operations(
             owner, layer, target, network.graph.edges[name], shapes, factors
         )
