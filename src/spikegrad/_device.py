@@ -66,13 +66,13 @@ class Device(NamedTuple):
         short = max(round(math.sqrt(steps)), work.weights // max(1, work.states), 2)
         return min(length, short)
 
-    def longest_chunk(self, saves: bool, layers: int) -> int:
+    def longest_chunk(self, encodes: bool, layers: int) -> int:
         """Return the largest default length of a chunk in a network of this many layers."""
         # A shorter chunk is still one graph. A loop over its steps would not be. A step has about
-        # twice as many instructions in modes that save memory.
+        # twice as many instructions in modes that encode states in few bits.
         # A stage may have joins only, which count as one layer.
         layers = max(1, layers)
-        return max(1, self.layer_steps // (2 * layers if saves else layers))
+        return max(1, self.layer_steps // (2 * layers if encodes else layers))
 
     def unroll_of_chunk(self, chunk: int, layers: int) -> int:
         """Return the number of steps that the loop over a chunk unrolls per iteration."""

@@ -74,7 +74,7 @@ def schedule(
     chunk, segment = backward.chunk, backward.segment
     saves = storage.encodes or recompute
     work = work or Work()
-    most = device.longest_chunk(saves, work.layers)
+    most = device.longest_chunk(storage.encodes, work.layers)
     near = min(device.length_of_chunk(steps, saves, work), most)
     if saves and segment is None and device.captures_chunks:
         # A chunk of all steps would recompute nothing, and keep its states in full precision.
