@@ -708,16 +708,13 @@ def test_first_update_that_is_infinite_is_named_and_cured():
 
 
 def test_network_that_cannot_learn_is_never_fine():
-    report = trained(HEALTHY, 0 * INPUTS, NOISE, budget=60)
+    report = trained(HEALTHY, 0 * INPUTS, NOISE)
     assert report.outcome.learned < 0.2
     assert [(issue.kind, issue.fixes) for issue in report.issues] == [
         ("silent", ()),
         ("vanishes", ()),
     ]
-    assert (
-        "(tried: all changes, longer memories, other memories, other learning rates, "
-        in report.verdict
-    )
+    assert "(tried: all changes, other memories, other learning rates, " in report.verdict
     assert "check what is outside of the network" in report.verdict
 
 

@@ -347,7 +347,7 @@ STAGES = (
     # its consequences may be proposed and help, although it is the one cause.
     Stage("shorter memories", _always, _shorter_memories, None, _learns, MUCH),
     # A memory that is too short may be the one fault of unusual layers that learn.
-    Stage("longer memories", _below(LEARNS), _longer_memories, None, _learns),
+    Stage("other memories", _below(LEARNS), _longer_memories, None, _learns),
     # Noise after a cue may be learned by heart, and hides how long the cue must last. Memories
     # that no measure asked for must make the network learn.
     Stage(
