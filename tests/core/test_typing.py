@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from conftest import ROOT
 
 CASES = Path(__file__).with_name("typing_cases.py")
 
@@ -18,8 +19,12 @@ def checker():
 
 
 @pytest.mark.skipif(checker() is None, reason="basedpyright is not installed")
-def test_planted_errors_are_found_and_no_others():
-    command = [str(checker()), "--outputjson", "--pythonpath", sys.executable, str(CASES)]
+def test_planted_errors_are_found_and_no_others(tmp_path):
+    # The settings of the project leave the file out.
+    settings = tmp_path / "settings.json"
+    settings.write_text(json.dumps({"include": [str(CASES)], "extraPaths": [str(ROOT / "src")]}))
+    options = ["--outputjson", "--pythonpath", sys.executable, "--project", str(settings)]
+    command = [str(checker()), *options]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     found = sorted(
         (report["range"]["start"]["line"] + 1, report.get("rule"))
