@@ -13,7 +13,7 @@ from networks import assert_close, assert_raises
 
 from spikegrad import LIF, Delayed, Join, Layer, LeakyReadout, Network, Window
 from spikegrad.conversion import to_spiking
-from spikegrad.integers import quantize, replay
+from spikegrad.integers import FixedLIF, quantize, replay
 from spikegrad.neurons import Relu
 from spikegrad.training import partition
 
@@ -286,3 +286,26 @@ def test_modules_of_equinox_and_flax():
     outputs = np.mean(spiking(np.broadcast_to(IMAGES, (64, *IMAGES.shape[1:])))[1], 0)
     expected = network(IMAGES)[1][0]
     assert np.std(outputs - expected) < 0.1 * np.std(expected)
+
+
+@pytest.mark.every
+def test_a_converted_convolution_runs_in_integers_and_in_c(tmp_path):
+    """The threshold that a function multiplies its inputs by goes into its integers."""
+    partial = jax.tree_util.Partial
+    pixels = RNG.integers(0, 256, (1, 4, 2, 6, 6)).astype(np.float32)
+    flat = partial(lambda w, x: x.reshape(len(x), -1) @ w, OUT)
+    relu = Network({
+        "stem": Layer(partial(convolve, STEM / 255), Relu(), bias=STEM_BIAS),
+        "pool": Join(average, of="stem"),
+        "branch": Layer(partial(convolve, BRANCH), Relu(), bias=BRANCH_BIAS),
+        "out": Layer(flat, LeakyReadout(0.0), bias=OUT_BIAS),
+    })  # fmt: skip
+    over_time = np.broadcast_to(pixels, (8, *pixels.shape[1:]))
+    spiking = to_spiking(relu, pixels, 8)
+    integers, _ = quantize(spiking, FixedLIF(0, 1, bits=24), over_time)  # pixels of 8 bits need wide states
+    outputs = np.asarray(integers(over_time)[1])
+    np.testing.assert_array_equal(replay(integers, over_time)[1], outputs)
+    printed = np.rint(outputs * integers.layers["out"].cell.unit)
+    check_c(integers, over_time.reshape(8, 4, -1).astype(int), {"out": printed}, tmp_path)
+    real = spiking(over_time)[1]
+    assert abs(outputs - real).mean() < 0.1 * np.std(real)
