@@ -302,7 +302,8 @@ def test_a_converted_convolution_runs_in_integers_and_in_c(tmp_path):
     })  # fmt: skip
     over_time = np.broadcast_to(pixels, (8, *pixels.shape[1:]))
     spiking = to_spiking(relu, pixels, 8)
-    integers, _ = quantize(spiking, FixedLIF(0, 1, bits=24), over_time)  # pixels of 8 bits need wide states
+    target = FixedLIF(0, 1, bits=24)  # pixels of 8 bits need wide states
+    integers, _ = quantize(spiking, target, over_time)
     outputs = np.asarray(integers(over_time)[1])
     np.testing.assert_array_equal(replay(integers, over_time)[1], outputs)
     printed = np.rint(outputs * integers.layers["out"].cell.unit)
