@@ -8,6 +8,12 @@ is given. Times are ratios to ``scan`` of the same network, and to the stack in 
 the joins. ``normalized`` is the stack with batch normalization over all steps in each layer.
 
     python benchmarks/graphs.py --json FILE
+
+With ``--short`` it compiles networks over few steps, and runs none of them: three layers of a graph network of 2,708
+nodes; twelve convolutions with batch normalization over time; and the structure of SpikingJelly's DVSGestureNet, with
+plain convolutions. ``temporary MB`` is the temporary memory, ``kept MB`` the arrays that the backward pass is given.
+
+    python benchmarks/graphs.py --short --json FILE
 """
 
 from __future__ import annotations
@@ -115,6 +121,95 @@ def images(channels: int, size: int, steps: int, batch: int) -> tuple[dict[str, 
     return networks, weights, inputs, 5 * channels * size**2 + 10
 
 
+def convolve_and_normalize(weights: tuple[jax.Array, jax.Array, jax.Array], x: jax.Array) -> jax.Array:
+    """Convolve the images of all steps and examples, and normalize each channel over them."""
+    kernel, gain, shift = weights
+    flat = x.reshape(-1, *x.shape[2:])
+    current = jax.lax.conv_general_dilated(flat, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+    mean, var = current.mean((0, 1, 2), keepdims=True), current.var((0, 1, 2), keepdims=True)
+    current = (current - mean) * jax.lax.rsqrt(var + 1e-5) * gain + shift
+    return current.reshape(*x.shape[:2], *current.shape[1:])
+
+
+def normalized_convolutions(weights: list, pooled: bool) -> dict[str, Any]:
+    """Blocks of a convolution, batch normalization over time, neurons and, if ``pooled``, a pooling of 2 x 2."""
+    nodes: dict[str, Any] = {}
+    above = "input"
+    for n, block in enumerate(weights):
+        norm = functools.partial(convolve_and_normalize, block)
+        nodes[f"norm {n}"] = Join(norm, above, over_time=True)
+        nodes[f"{n}"], above = Layer(lambda current: current, LIF(0.5)), f"{n}"
+        if pooled:
+            nodes[f"pool {n}"], above = Join(max_pool, above), f"pool {n}"
+    return nodes
+
+
+def max_pool(x: jax.Array) -> jax.Array:
+    return jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, (1, 2, 2, 1), (1, 2, 2, 1), "VALID")
+
+
+def blocks(count: int, channels: int) -> list[tuple[jax.ShapeDtypeStruct, ...]]:
+    """Kernels, gains and shifts of convolutions of images with two channels."""
+    shapes = [((3, 3, channels if n else 2, channels), (channels,), (channels,)) for n in range(count)]
+    return [tuple(jax.ShapeDtypeStruct(shape, jnp.float32) for shape in block) for block in shapes]
+
+
+def short_networks() -> dict[str, tuple[Callable, Any, tuple[int, ...]]]:
+    """Networks of few steps, the shapes of their weights, and the shape of their inputs."""
+    rng = jax.random.split(jax.random.key(0))
+    nodes, edges, features = 2708, 5400, (16, 64, 64, 64)
+    source, target = (jax.random.randint(key, (edges,), 0, nodes) for key in rng)
+
+    def aggregated(weight, x):
+        return jax.ops.segment_sum((x @ weight)[source], target, num_segments=nodes)
+
+    def graph(weights):
+        return Network([Layer(functools.partial(aggregated, weight), CELL) for weight in weights])
+
+    def twelve(weights):
+        readout = Layer(lambda x: x.mean((1, 2)) @ weights[-1], OUT)
+        return Network(normalized_convolutions(weights[:-1], False) | {"out": readout}, outputs="out")
+
+    def gestures(weights):
+        *convolutions, first, second = weights
+        hidden = Layer(lambda x: x.reshape(len(x), -1) @ first, LIF(0.5))
+        votes = Join(lambda x: x.reshape(len(x), 11, 10).mean(-1), "hidden 2")
+        dense = {"hidden": hidden, "hidden 2": Layer(second, LIF(0.5)), "votes": votes}
+        return Network(normalized_convolutions(convolutions, True) | dense, outputs="votes")
+
+    def matrices(*shapes):
+        return [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
+
+    images, channels = 64, 64
+    return {
+        "graph network, 10 steps": (graph, matrices(*itertools.pairwise(features)), (10, nodes, features[0])),
+        "12 normalized convolutions, 8 steps": (twelve, blocks(12, 32) + matrices((32, 10)), (8, 8, 32, 32, 2)),
+        "DVSGestureNet, 16 steps": (
+            gestures,
+            blocks(5, channels) + matrices(((images // 32) ** 2 * channels, 512), (512, 110)),
+            (16, 4, images, images, 2),
+        ),
+    }
+
+
+def compiled_memory() -> list[dict[str, Any]]:
+    """A row for each network of few steps and each mode."""
+    rows = []
+    for (name, (make, weights, shape)), mode in itertools.product(
+        short_networks().items(), ("scan", "exact", "half", "8-bit")
+    ):
+
+        def loss(weights, x, make=make, mode=mode):
+            return (make(weights)(x, backward=mode)[1] ** 2).mean()
+
+        x = jax.ShapeDtypeStruct(shape, jnp.float32)
+        compiled = jax.jit(jax.value_and_grad(loss)).lower(weights, x).compile()
+        row: dict[str, Any] = {"network": name, "mode": mode}
+        row["temporary MB"] = compiled.memory_analysis().temp_size_in_bytes / 1e6
+        rows.append(row | {"kept MB": residual_report(loss, weights, x).bytes / 1e6})
+    return rows
+
+
 def measure(
     networks: dict, weights: list, inputs: jax.Array, neurons: int, modes: tuple, rounds: int
 ) -> list[dict[str, Any]]:
@@ -146,7 +241,10 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--short", action="store_true", help="compiled memory of networks of few steps")
     options = parser.parse_args()
+    if options.short:
+        return report(compiled_memory(), options.json)
     modes = "scan", "exact", "8-bit", "recompute"
     rows = measure(*dense(options.neurons, options.steps, options.batch), modes, options.rounds)
     rows += [

@@ -108,7 +108,7 @@ class Backward:
             if length is None:
                 continue
             # NumPy's integers too, which a computed length is.
-            if not (isinstance(length, numbers.Integral) and length > 0):
+            if not (isinstance(length, numbers.Integral) and int(length) > 0):
                 raise ValueError(
                     f"Backward: {name} must be an integer >= 1, got {length!r}"
                 )
