@@ -15,18 +15,18 @@ import jax.numpy as jnp
 from ..._checks import append_axes
 from ..._compat import merge_leading
 from ..._pytree import PyTree, is_inexact
-from ...neurons import State
-from ..graph._connections import Name, reads_of, select
+from ..graph._connections import reads_of, select
 from ..step._masks import steps_before, tree_keep, tree_where
 from ..step._past import active_first, pick, places_of, push
 from ..step._step import parts_of
+from ._component import StepSlices
 from ._functions import pullback
 from ._late_scan import late_scan
 from ._layer_vjp import DRIVE
-from ._sequence import Sequence, Sources, window_of
+from ._sequence import Sequence, Sources, Span, window_of
 
 
-def backward(over: Sequence, segment: tuple, carry: tuple, ct_recorded: tuple) -> tuple:
+def backward(over: Sequence, span: Span, carry: tuple, ct_recorded: dict) -> tuple:
     """Run backward over a segment, see ``_Chunk``.
 
     Carry: the cotangents of states and pasts after it, and the gradients.
@@ -38,7 +38,7 @@ def backward(over: Sequence, segment: tuple, carry: tuple, ct_recorded: tuple) -
     # gradients. Cotangents of inputs are stacked: (chunks, chunk, batch, inputs).
     def body(carry, _):
         i, ct_states, ct_ends, grads = carry
-        back = _Chunk(over, *segment, i=i)
+        back = _Chunk(over, span, i)
         recorded = window_of(ct_recorded, back.start, chunk)
         cts = _Cotangents(back, ct_states, grads, recorded)
         # The order matters: a source needs all cotangents of its outputs before its own steps run.
@@ -189,19 +189,19 @@ class _Cotangents:
         states = {name: back.steps(name) for name in layers}
         pasts = {name: back.befores(name, n) for name, n in component.depths.items()}
         steps = jnp.arange(self.over.part.chunk)
-        states, pasts, grads, ct_hoisted = component.backward_steps(
+        results = component.backward_steps(
             select(self.states, layers),
             select(self.grads, component.nodes),
-            (steps, cts, states, pasts, hoisted, currents, back.masks),
+            StepSlices(steps, cts, states, pasts, hoisted, currents, back.masks),
             back.pre_spike,
         )
-        self.states |= states
-        self.grads |= grads
-        for source, ct in pasts.items():
+        self.states |= results.states
+        self.grads |= results.grads
+        for source, ct in results.pasts.items():
             # The steps carry only the newest outputs of a past. Older outputs get zeros.
             newest = operator.itemgetter(slice(-len(ct), None))
-            self.pasts[source] += pullback(newest, ct, back.old[source])
-        return ct_hoisted
+            self.pasts[source] += pullback(newest, ct, back.span.pasts[source])
+        return results.hoisted
 
     def _of_weights(self, component, name, ct):
         """Run phase 2, the weights of a layer, for all steps of the chunk at once."""
@@ -230,7 +230,7 @@ class _Cotangents:
         """Return the cotangents of the states before the chunk, including reads by other layers."""
         ct_states = dict(self.states)
         for name, (ct_v, ct_out) in self.states.items():
-            if name not in self.back.old and self.pasts[name]:
+            if name not in self.back.span.pasts and self.pasts[name]:
                 # A past with depth 1 is the last output in the state: (1, batch, neurons) ->
                 # (batch, neurons).
                 ct_states[name] = ct_v, ct_out + _total(self.pasts[name])[0]
@@ -255,20 +255,13 @@ class _Chunk:
     """A chunk of a segment: states, outputs and pasts, rebuilt from the residuals."""
 
     over: Sequence
-    first: int | jax.Array
-    """The number of the segment's first step."""
-    us: dict[Name, State]
-    """The pre-spike states of the step before it, ``(batch, neurons)``."""
-    old: dict[Name, jax.Array]
-    """The pasts before it, ``(depth, batch, neurons)``."""
-    residuals: dict[Name, PyTree]
-    """Those of all steps of the segment, ``(chunks, chunk, batch, neurons)``."""
+    span: Span
     i: jax.Array
     """The number of the chunk."""
     rebuilt: dict[tuple, Any] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.start = self.first + self.i * self.over.part.chunk
+        self.start = self.span.first + self.i * self.over.part.chunk
         self.inputs, self.masks = self.over.window(self.start)
         places = places_of(self.masks.active)
         self.sources = Sources(self.past, self.outs, self.masks, places)
@@ -284,7 +277,7 @@ class _Chunk:
         """Return the pre-spike state of a layer at step t of the chunk."""
         # (chunks, chunk, batch, neurons) -> (batch, neurons), from the residual of this step only,
         # because a chunk of residuals would be a copy.
-        residual = at_index(at_index(self.residuals[name], self.i), t)
+        residual = at_index(at_index(self.span.residuals[name], self.i), t)
         return self.over.layers[name].load(residual)
 
     @_once
@@ -294,7 +287,7 @@ class _Chunk:
         started = None if active is None else active | started
         # vmap over the steps of the chunk. Its functions are elementwise: (batch, neurons) ->
         # (chunk, batch, neurons).
-        residuals = at_index(self.residuals[name], self.i)
+        residuals = at_index(self.span.residuals[name], self.i)
         u = jax.vmap(self.over.layers[name].load)(residuals)
         return jax.vmap(functools.partial(self.over.fired, name))(u, started, number)
 
@@ -304,9 +297,9 @@ class _Chunk:
         over = self.over
         # The step before the chunk is the last one of the previous chunk, or of the previous
         # segment (``us``).
-        residuals = at_index(self.residuals[name], jnp.maximum(self.i - 1, 0))
+        residuals = at_index(self.span.residuals[name], jnp.maximum(self.i - 1, 0))
         last = over.layers[name].load(jax.tree.map(lambda a: a[-1], residuals))
-        u = tree_where(self.i > 0, last, self.us[name])
+        u = tree_where(self.i > 0, last, self.span.us[name])
         before = over.state_before(name, self.start, u)
         return jax.tree.map(
             lambda a, b: jnp.concatenate([a[None], b[:-1]]), before, self.fired(name)
@@ -330,10 +323,10 @@ class _Chunk:
     @_once
     def past(self, source):
         """Return the past of a source before the chunk."""
-        if source not in self.old:
+        if source not in self.span.pasts:
             return self.steps(source)[1][:1]
         over = self.over
-        old = self.old[source]
+        old = self.span.pasts[source]
         depth = len(old)
         # Outputs are not stored. The pre-spike states fire again.
         # Relative places -depth to -1, the oldest first.
@@ -342,11 +335,11 @@ class _Chunk:
         active = over.masks.active
         before = steps_before(active, len(over.masks.started))
         order = before if active is None else active_first(active)
-        since = before[self.first][None]
+        since = before[self.span.first][None]
         # Count from the start of the segment. Earlier outputs are in the stored past.
         steps = before[self.start][None] + append_axes(back, before.ndim) - since
         inside = steps >= 0
-        when = pick(order, jnp.maximum(steps + since, 0)) - self.first
+        when = pick(order, jnp.maximum(steps + since, 0)) - self.span.first
         when = jnp.where(inside, when, 0)
         # Clipped, because ``where`` below computes both sides and an index must be valid in
         # either.
@@ -357,11 +350,13 @@ class _Chunk:
         """Return the outputs of a source at steps of the segment, ``(n,)`` or ``(n, batch)``."""
         over = self.over
         if source in over.inputs:
-            return pick(over.inputs[source], over.part.start + self.first + steps)
+            return pick(over.inputs[source], over.part.start + self.span.first + steps)
         if source in over.layers:
             # (chunks, chunk, batch, ...) -> (steps, batch, ...)
-            chosen = pick(jax.tree.map(merge_leading, self.residuals[source]), steps)
-            numbers = pick(over.masks.number, self.first + steps)
+            chosen = pick(
+                jax.tree.map(merge_leading, self.span.residuals[source]), steps
+            )
+            numbers = pick(over.masks.number, self.span.first + steps)
             # vmap over the chosen steps, (n,) or (n, batch).
             return jax.vmap(over.layers[source].outputs)(chosen, numbers)
         # The outputs of a join follow from its sources at these steps.

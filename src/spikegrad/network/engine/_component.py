@@ -27,6 +27,63 @@ from ._late_scan import late_scan
 from ._layer_vjp import Gradients, JoinVjp, LayerVjp, plus
 
 
+class Carry(NamedTuple):
+    """The arrays that the loops of the forward pass carry from step to step, by name."""
+
+    us: dict[Name, State]
+    """The last pre-spike state of each layer, ``(batch, neurons)``."""
+    states: dict[Name, LayerState]
+    """The state and the output of each layer after this step, each ``(batch, neurons)``."""
+    pasts: dict[Name, jax.Array]
+    """The last outputs of sources with longer delays, ``(depth, batch, neurons)``."""
+
+
+class ChunkResults(NamedTuple):
+    """The results of a component over a chunk, by name."""
+
+    us: dict[Name, State]
+    """The pre-spike states of the last step, ``(batch, neurons)``."""
+    states: dict[Name, LayerState]
+    """The states after the chunk, ``(batch, neurons)``."""
+    outs: dict[Name, PyTree]
+    """The outputs of all steps, ``(chunk, batch, neurons)``."""
+    residuals: dict[Name, PyTree]
+    """The stored pre-spike states, ``(chunk, batch, neurons)``. Empty if they are not stored."""
+
+
+class StepSlices(NamedTuple):
+    """The arrays that the backward pass reads in each step of a chunk, stacked, by name."""
+
+    step: jax.Array
+    """The number of the step in the chunk, ``(chunk,)``."""
+    ct_outs: dict[Name, jax.Array]
+    """The cotangents of outputs, ``(chunk, batch, neurons)``."""
+    states: dict[Name, LayerState]
+    """The states before each step, ``(chunk, batch, neurons)``."""
+    pasts: dict[Name, jax.Array]
+    """The pasts before each step, ``(chunk, depth, batch, neurons)``."""
+    hoisted: dict[Name, dict[str, Read]]
+    """The arguments of the steps that no step computes, see :meth:`Component.arguments`."""
+    currents: dict[Name, jax.Array]
+    """The currents of layers in a loop, ``(chunk, batch, neurons)``, from one product for all
+    steps. The derivative of ``integrate`` needs them.
+    """
+    mask: Masks
+
+
+class StepCotangents(NamedTuple):
+    """The results of the backward steps of a component over a chunk, by name."""
+
+    states: dict[Name, LayerState]
+    """The cotangents of the states before the chunk, ``(batch, neurons)``."""
+    pasts: dict[Name, jax.Array]
+    """The cotangents of the pasts before the chunk, ``(depth, batch, neurons)``."""
+    grads: dict[Name, Gradients]
+    """The gradients so far, with those of ``stepwise`` added."""
+    hoisted: dict[Name, dict[str, Read]]
+    """The cotangents of the hoisted arguments, ``(chunk, batch, ...)``."""
+
+
 @dataclasses.dataclass(eq=False)
 class Component:
     """Layers, and the joins between them."""
@@ -79,17 +136,14 @@ class Component:
 
     def forward(
         self,
-        carry: tuple[dict, dict, dict],
-        hoisted: dict[Name, dict],
+        carry: Carry,
+        hoisted: dict[Name, dict[str, Read]],
+        *,
         masks: Masks,
         stores: bool,
         recorded: tuple[Name, ...],
-    ):
-        """Return pre-spike states and states after the chunk, and outputs and residuals of all
-        steps.
-
-        Unless it ``stores``, the residuals are empty.
-        """
+    ) -> ChunkResults:
+        """Run the steps of a chunk. ``recorded`` has the parts of the activity to return."""
         nodes = self._as_steps(self.nodes)
 
         # Scan over the steps of a chunk. Carry: ``u``, ``v`` and ``out`` of each layer, each
@@ -97,16 +151,17 @@ class Component:
         # Slices: the drive (batch, neurons), or the inputs (batch, ...) if ``per_step``, and the
         # masks of the step. Stacked: outputs, with other parts that are requested, and residuals,
         # each (chunk, batch, neurons).
-        def step(carry, now):
+        def step(
+            carry: Carry, now: tuple[dict[Name, dict[str, Read]], Masks]
+        ) -> tuple[Carry, tuple[dict[Name, PyTree], dict[Name, PyTree]]]:
             # ``graph_step`` gets no inputs, because every read of an input is hoisted.
-            us, states, pasts = carry
             hoisted, mask = now
-            new = graph_step(nodes, states, pasts, {}, hoisted, mask)
+            new = graph_step(nodes, carry.states, carry.pasts, {}, hoisted, mask)
             # A masked step holds the pre-spike state like the state, because the backward pass
             # rebuilds the state from it.
             us = {
                 name: tree_where(mask.active, new.outputs[parts_of(name)[1]], u)
-                for name, u in us.items()
+                for name, u in carry.us.items()
             }
             # ``mask.number`` selects the keys, so stochastic spikes repeat when the storage checks
             # them.
@@ -116,30 +171,28 @@ class Component:
                 if stores
             }
             outs = select(new.outputs, new.outputs.keys() & {*nodes, *recorded})
-            return (us, new.states, new.pasts), (outs, residuals)
+            return Carry(us, new.states, new.pasts), (outs, residuals)
 
-        (us, states, _), (outs, residuals) = late_scan(
+        ends, (outs, residuals) = late_scan(
             self._fast(step),
             carry,
             (hoisted, masks),
             ready=jax.tree.map(lambda a: a[0], hoisted),
             unroll=self.unroll,
         )
-        return us, states, outs, residuals
+        return ChunkResults(ends.us, ends.states, outs, residuals)
 
     def backward_steps(
         self,
         ct_states: dict[Name, LayerState],
         grads: dict[Name, Gradients],
-        slices: tuple,
-        load: Callable,
-    ):
-        """Return cotangents of states and pasts before the chunk, the added gradients, and
-        cotangents of ``hoisted``.
+        slices: StepSlices,
+        load: Callable[[Name, jax.Array], State],
+    ) -> StepCotangents:
+        """Run the steps of a chunk backward.
 
-        ``slices`` has arrays of each step: its number, the cotangents of outputs, the states and
-        pasts before it, ``hoisted``, the currents that one product computed for all steps of the
-        chunk, because the derivative of ``integrate`` needs them, and masks.
+        ``ct_states`` are the cotangents of the states after the chunk, ``(batch, neurons)``.
+        ``load(name, step)`` returns the stored pre-spike state of a step.
         """
         # Only these gradients are in the carry. Phase 2 adds the gradients of products that run for
         # a chunk at once.
@@ -147,23 +200,21 @@ class Component:
             name: select(grads[name], node.stepwise)
             for name, node in self.nodes.items()
         }
-        _, ct_outs, _, pasts, *_ = slices
         # The cotangent of the pasts after the chunk starts at zero, because the caller has already
         # added it to the pasts before the chunk and to the outputs.
-        ct_pasts = {name: jnp.zeros_like(pasts[name][0]) for name in self.depths}
+        ct_pasts = {name: jnp.zeros_like(slices.pasts[name][0]) for name in self.depths}
 
         # Scan over the steps of a chunk, from last to first. Carry: the cotangents of the states
         # after the step, each (batch, neurons), cotangents of the pasts, and the accumulated
         # gradients of ``stepwise``, in the shapes of their arrays. Slices: the cotangents of
         # outputs, the states before the step and ``hoisted``, each (batch, neurons). Stacked: the
         # cotangents of ``hoisted``, each (chunk, batch, neurons), for phase 2.
-        def step(carry, now):
+        def step(
+            carry: tuple[dict, dict, dict], now: StepSlices
+        ) -> tuple[tuple[dict, dict, dict], dict]:
             ct_states, ct_pasts, grads = carry
-            # ``currents`` lacks layers with a convolution. Their current is computed again in the
-            # step.
-            t, ct_outs, states, pasts, hoisted, currents, mask = now
             # the stored pre-spike states of this step, (batch, neurons)
-            us = {name: load(name, t) for name in self.layers}
+            us = {name: load(name, now.step) for name in self.layers}
 
             # This is the step of the forward pass, but only its derivative is used. ``_Rebuilt``
             # replaces the computed values by known ones, so XLA removes their computation. Only the
@@ -175,13 +226,15 @@ class Component:
                     for name, node in self.nodes.items()
                 }
                 nodes |= {
-                    name: _Rebuilt(nodes[name], us[name], currents.get(name))
+                    # ``currents`` lacks layers with a convolution. Their current is computed again
+                    # in the step.
+                    name: _Rebuilt(nodes[name], us[name], now.currents.get(name))
                     for name in self.layers
                 }
                 new = graph_step(
-                    self._as_steps(nodes), states, pasts, {}, hoisted, mask
+                    self._as_steps(nodes), states, pasts, {}, hoisted, now.mask
                 )
-                return new.states, new.pasts, select(new.outputs, ct_outs)
+                return new.states, new.pasts, select(new.outputs, now.ct_outs)
 
             # Differentiate with respect to the arrays in the carry only. All other arrays are
             # constants of the step.
@@ -191,11 +244,11 @@ class Component:
             }
             new, ct_states, ct_pasts, ct_hoisted = pullback(
                 again,
-                (ct_states, ct_pasts, ct_outs),
+                (ct_states, ct_pasts, now.ct_outs),
                 differentiated,
-                states,
-                pasts,
-                hoisted,
+                now.states,
+                now.pasts,
+                now.hoisted,
             )
             # The cotangents of ``hoisted`` leave the scan as stacked outputs, (chunk, batch,
             # neurons). Phase 2 multiplies them by the reads of all steps at once.
@@ -205,12 +258,12 @@ class Component:
             self._fast(step),
             (ct_states, ct_pasts, trained),
             slices,
-            ready=jax.tree.map(lambda a: a[0], ct_outs),
+            ready=jax.tree.map(lambda a: a[0], slices.ct_outs),
             reverse=True,
             unroll=self.unroll,
         )
         grads = {name: grads[name] | trained[name] for name in grads}
-        return ct_states, ct_pasts, grads, ct_hoisted
+        return StepCotangents(ct_states, ct_pasts, grads, ct_hoisted)
 
 
 class _Rebuilt(NamedTuple):

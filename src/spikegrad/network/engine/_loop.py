@@ -63,10 +63,11 @@ from ..graph._graph import Graph
 from ..step._masks import Masks, tree_keep, tree_where
 from ..step._states import Parts
 from ._backward import at_index, backward
+from ._component import Carry
 from ._late_scan import late_scan
 from ._layer_vjp import LayerVjp, trace_all
 from ._schedule import RESIDUALS, Plan, schedule
-from ._sequence import Sequence
+from ._sequence import Sequence, Span
 
 
 def run(
@@ -194,24 +195,23 @@ def _run_part(plan, graph, traced, part, arrays, inputs, pre_spike, starts, mask
             # depth, batch, neurons), unrounded. They are stored after a segment, where they are
             # computed. To store the carry, XLA would start a copy on its own.
             def segment(carry, first):
-                carry, recorded, _ = over.forward(first, carry, False)
-                us, _, pasts = carry
-                return carry, (recorded, (us, pasts))
+                carry, recorded, _ = over.forward(first, carry, stores=False)
+                return carry, (recorded, (carry.us, carry.pasts))
 
-            (_, *ends), (recorded, residuals) = late_scan(
+            ends, (recorded, residuals) = late_scan(
                 segment,
-                (pre_spike, *starts),
+                Carry(pre_spike, *starts),
                 firsts,
                 ready=over.when_ready(inputs, part.start),
             )
             recorded = jax.tree.map(merge_leading, recorded)
         else:
-            (_, *ends), recorded, residuals = over.forward(
-                0, (pre_spike, *starts), stores
+            ends, recorded, residuals = over.forward(
+                0, Carry(pre_spike, *starts), stores=stores
             )
         # recorded: (chunks, chunk, batch, neurons) -> (steps, batch, neurons). The residuals keep
         # the axis of chunks, because the backward pass reads them by chunk.
-        out = tuple(ends), jax.tree.map(merge_leading, recorded)
+        out = (ends.states, ends.pasts), jax.tree.map(merge_leading, recorded)
         out = _batched_alike(out, (arrays, inputs, starts, masks))
         if plan.staged:
             # The checkpoint of a stage saves the arrays with this name, and recomputes all others.
@@ -247,7 +247,7 @@ def _run_part(plan, graph, traced, part, arrays, inputs, pre_spike, starts, mask
         carry = ct_states, ct_pasts, match_varying_axes(zeros, like=inputs)
         if not segmented:
             carry, ct_inputs = backward(
-                over, (0, pre_spike, starts[1], residuals), carry, ct_recorded
+                over, Span(0, pre_spike, starts[1], residuals), carry, ct_recorded
             )
         else:
             # Scan over segments, from last to first. Carry: also the number of the segment. Each
@@ -259,9 +259,9 @@ def _run_part(plan, graph, traced, part, arrays, inputs, pre_spike, starts, mask
                 first = number * part.segment
                 us, pasts = _before(number, residuals, (pre_spike, starts[1]))
                 states = {n: over.state_before(n, first, us[n]) for n in over.layers}
-                *_, stored = over.forward(first, (us, states, pasts), True)
+                *_, stored = over.forward(first, Carry(us, states, pasts), stores=True)
                 carry, ct_inputs = backward(
-                    over, (first, us, pasts, stored), carry, ct_recorded
+                    over, Span(first, us, pasts, stored), carry, ct_recorded
                 )
                 return (number - 1, carry), ct_inputs
 

@@ -10,11 +10,12 @@ import jax
 import jax.numpy as jnp
 
 from ..._pytree import PyTree
+from ...neurons import State
 from ..graph._connections import Edge, Name, reads_of, select
 from ..step._masks import Masks, tree_keep, tree_where, with_finite_padding, young
 from ..step._past import Places, lagged, places_of, push
 from ..step._step import LayerState
-from ._component import Component
+from ._component import Carry, Component
 from ._late_scan import late_scan
 from ._layer_vjp import JoinVjp, LayerVjp
 from ._schedule import Part, Plan
@@ -48,15 +49,22 @@ class Sources(NamedTuple):
         return young(self.masks, lag, lagged(past, outs, lag, chunk, self.places))
 
 
+class Span(NamedTuple):
+    """A segment, as the backward pass needs it. It has all steps of a part without segments."""
+
+    first: int | jax.Array
+    """The number of its first step in the part."""
+    us: dict[Name, State]
+    """The pre-spike states of the step before it, ``(batch, neurons)``."""
+    pasts: dict[Name, jax.Array]
+    """The outputs of sources before it, ``(depth, batch, neurons)``."""
+    residuals: dict[Name, PyTree]
+    """The stored pre-spike states of its steps, ``(chunks, chunk, batch, neurons)``."""
+
+
 @dataclasses.dataclass(eq=False)
 class Sequence:
-    """The arguments of both passes.
-
-    A pass runs over one segment, which starts at the step ``first`` of the part.
-
-    ``us`` are the pre-spike states of the step before ``first``, and ``pasts`` are the outputs
-    before it.
-    """
+    """The arguments of both passes. A pass runs over one segment of the part."""
 
     plan: Plan
     part: Part
@@ -109,15 +117,21 @@ class Sequence:
         # An example without an active step so far still has its initial state.
         return tree_where(started, after, self.starts[name])
 
-    def forward(self, first, carry, stores):
-        """Return pre-spike states, states and pasts after the segment, the requested outputs, and
-        the residuals, which are empty unless it ``stores`` them. ``carry`` has those before it.
+    def forward(
+        self, first: int | jax.Array, carry: Carry, *, stores: bool
+    ) -> tuple[Carry, dict[Name, PyTree], dict[Name, PyTree]]:
+        """Run a segment. Return its last carry, the requested outputs, and the residuals.
+
+        ``first`` is the number of its first step. The outputs and residuals are ``(chunks, chunk,
+        batch, neurons)``. The residuals are empty if it does not store them.
         """
 
         # Scan over chunks. Carry: pre-spike state and state of each layer, each (batch, neurons),
         # and the pasts. ``outs`` are the outputs of all sources, (chunk, batch, ...). Stacked:
         # (chunks, chunk, batch, neurons).
-        def chunk(carry, start):
+        def chunk(
+            carry: Carry, start: jax.Array
+        ) -> tuple[Carry, tuple[dict[Name, PyTree], dict[Name, PyTree]]]:
             # ``outs`` starts with the inputs. Components add their outputs to it, so later
             # components read both alike.
             us, states, pasts = carry
@@ -148,17 +162,17 @@ class Sequence:
                 newest = {name: pasts[name][-depth:] for name, depth in depths}
                 layers = component.layers
                 results = component.forward(
-                    (select(us, layers), select(before, layers), newest),
+                    Carry(select(us, layers), select(before, layers), newest),
                     component.arguments(sources.reads),
-                    masks,
-                    stores,
-                    self.plan.outputs,
+                    masks=masks,
+                    stores=stores,
+                    recorded=self.plan.outputs,
                 )
                 # Later components of the chunk read these outputs, (chunk, batch, ...).
-                for known, new in zip(
-                    (us, states, outs, residuals), results, strict=True
-                ):
-                    known |= new
+                us |= results.us
+                states |= results.states
+                outs |= results.outs
+                residuals |= results.residuals
             # A past has the outputs of earlier chunks only, so it is updated after all
             # components have read it.
             pasts = {
@@ -166,7 +180,7 @@ class Sequence:
                 for source, past in pasts.items()
             }
             recorded = select(outs, self.plan.outputs)
-            return (us, states, pasts), (recorded, residuals)
+            return Carry(us, states, pasts), (recorded, residuals)
 
         # The scan runs over the first steps of the chunks, (chunks,). ``window`` slices inputs and
         # masks by them.
