@@ -61,7 +61,8 @@ class Graph(NamedTuple):
         return [(edge, weights[edge.label]) for edge in self.edges[name]]
 
     @property
-    def layers(self) -> dict[Name, LayerFields]:
+    def layers(self) -> dict[Name, Any]:
+        """The nodes that are no joins, each a :class:`~spikegrad.Layer`."""
         return {
             name: node
             for name, node in self.nodes.items()
