@@ -27,7 +27,7 @@ from neurobench.metrics.workload import ActivationSparsity, MembraneUpdates, Syn
 from neurobench.models import SNNTorchModel
 from torch import nn
 
-FILE = Path(__file__).resolve().parent.parent / "tests" / "recorded" / "neurobench.npz"
+FILE = Path(__file__).resolve().parent.parent / "tests" / "recorded" / "costs" / "neurobench.npz"
 STEPS, BATCH = 9, 5
 
 

@@ -123,6 +123,8 @@ def test_chunks_contain_no_loop(mode, around):
     """``around`` is the number of loops around a loop over chunks. Gradients of large matrices need
     none.
     """
+    if around and jax.__version_info__ < (0, 12):
+        pytest.skip("JAX before 0.12 writes an inner loop as a function of its own")
     matrix, x = (jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((512, 512), (40, 2, 512)))
 
     def run(w, r, x):

@@ -60,6 +60,8 @@ def test_stages_hold_the_arrays_of_one_loop_at_a_time(chunk):
     """Four layers store four arrays, or fewer bytes. The normalizations of one stage need some
     more.
     """
+    if jax.__version_info__ < (0, 12):
+        pytest.skip("XLA before that of JAX 0.12 holds the arrays of all stages at once")
     exact, half, eight_bit = (
         of_blocks(Backward(mode, chunk=chunk)) for mode in ("exact", "half", "8-bit")
     )

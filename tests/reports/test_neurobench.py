@@ -14,7 +14,7 @@ from spikegrad import LIF, Layer, LeakyReadout, Network, Sigmoid, SynapticLIF, m
 from spikegrad.network import Window
 from spikegrad.reports import neurobench
 
-RECORDED = np.load(ROOT / "tests" / "recorded" / "neurobench.npz")
+RECORDED = np.load(ROOT / "tests" / "recorded" / "costs" / "neurobench.npz")
 NEURON = {"surrogate": strict(Sigmoid()), "delay_reset": True, "detach_reset": True}
 
 
