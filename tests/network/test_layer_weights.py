@@ -108,8 +108,7 @@ def test_module_of_equinox_for_one_example():
     ):
         Network([Layer(linear, LIF(), R)])(X)
     with pytest.warns(
-        UserWarning,
-        match=r"function at layers/0/weight holds arrays that are not .*eqx.filter_vmap",
+        UserWarning, match=r"layers/0/weight holds arrays that are not .*eqx.filter_vmap"
     ):
         trainable, _ = partition(Network([Layer(jax.vmap(linear), LIF())]))
     with pytest.raises(
