@@ -147,7 +147,7 @@ def pooling(node, x):
 
 
 def convolution(node, x):
-    kernel = np.float64(node.weight)
+    kernel = np.asarray(node.weight, np.float64)
     outs, per_group, *size = kernel.shape
     reach = [d * (n - 1) for d, n in zip(node.dilation, size, strict=True)]
     pads = (

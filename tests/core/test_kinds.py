@@ -236,7 +236,7 @@ def test_multi_spike_of_one_is_the_step():
 
 def test_the_count_is_of_multiples_that_are_reached():
     """Next to every multiple, though a quotient would be rounded across it."""
-    theta = np.float32([[0.1], [0.3], [0.7], [1.9]])
+    theta = np.asarray([[0.1], [0.3], [0.7], [1.9]], np.float32)
     multiples = np.arange(200, dtype=np.float32) * theta
     beside = [np.nextafter(multiples[:, 1:], np.float32(s)) for s in (-1e9, 1e9)]
     for x in (multiples, *beside):
