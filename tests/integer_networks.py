@@ -67,7 +67,15 @@ def random_cell(
         n, bias = int(rng.choice([1, 5, 31])), int(rng.integers(-50, 50))
         return Xylo(some(0, 9), some(0, 9), some(1, 3000), n=n, bias=bias)
     bits, fraction = int(rng.choice([8, 12, 16, 24])), int(rng.integers(1, 13))
-    one = 2**fraction
+    one, memory = 2**fraction, {}
+    if not is_readout and rng.random() < 0.5:
+        memory |= {
+            "adaptation": some(0, min(2 ** (bits - 1), 4000)),
+            "adaptation_decay": some(one // 2, one + 1),
+            "adaptation_fraction": int(rng.integers(0, 6)),
+        }
+    if not is_readout and rng.random() < 0.3:
+        memory["refractory"] = int(rng.integers(1, 5))
     return FixedLIF(
         some(0, one + 1),
         None if is_readout else some(1, min(2 ** (bits - 1), 800)),
@@ -76,7 +84,8 @@ def random_cell(
         bits=bits,
         rounding=str(rng.choice(["floor", "zero"])),
         overflow=str(rng.choice(["saturate", "wrap"])),
-        reset=str(rng.choice(["value", "subtract", "none"])),
+        reset=str(rng.choice(["value", "subtract", "none", "baseline"])),
+        **memory,
     )
 
 
@@ -107,27 +116,35 @@ def xylo_decay(x: int, dash: int) -> int:
     return (1 if x > 0 else -1 if x < 0 else 0) if change == 0 else change
 
 
-def step_of(cell: Any, k: int, v: int, i: int, current: int) -> tuple[int, int, int]:
-    """Return potential, current and output of neuron ``k`` after a step."""
+PARAMETERS = (
+    *("decay", "synaptic_decay", "threshold", "adaptation", "adaptation_decay"),
+    *("du", "dv", "vth", "dash_mem", "dash_syn"),
+)
+"""The parameters that may differ between neurons."""
+STATES = "potential", "synaptic current", "adaptation", "steps left"
 
-    def at(value: Any) -> int:
-        return value[k] if isinstance(value, tuple) else value
 
+def step_of(cell: Any, at: dict[str, int], state: list[int], current: int) -> tuple[list[int], int]:
+    """Return the states of a neuron, see ``STATES``, and its output after a step. ``at`` has its
+    parameters.
+    """
+    v, i, b, left = state
     if isinstance(cell, Loihi):
-        i = wrap(toward_zero(i, 4096 - (at(cell.du) + 1), 12) + current * 64, 24)
-        v = toward_zero(v, 4096 - at(cell.dv), 12) + i + cell.bias
+        i = wrap(toward_zero(i, 4096 - (at["du"] + 1), 12) + current * 64, 24)
+        v = toward_zero(v, 4096 - at["dv"], 12) + i + cell.bias
         v = max(-(2**23) + 1, min(2**23 - 1, v))
         if cell.vth is None:
-            return v, i, v
-        return (0, i, 1) if v > at(cell.vth) << 6 else (v, i, 0)
+            return [v, i, b, left], v
+        spike = int(v > at["vth"] << 6)
+        return [0 if spike else v, i, b, left], spike
     if isinstance(cell, Xylo):
         i = clip(i + current, 16)
-        i -= xylo_decay(i, at(cell.dash_syn))
-        change = clip(clip(-xylo_decay(v, at(cell.dash_mem)) + i, 16) + cell.bias, 16)
+        i -= xylo_decay(i, at["dash_syn"])
+        change = clip(clip(-xylo_decay(v, at["dash_mem"]) + i, 16) + cell.bias, 16)
         v, spikes = clip(v + change, 16), 0
-        while v >= at(cell.threshold) and spikes < cell.n:
-            v, spikes = v - at(cell.threshold), spikes + 1
-        return v, i, spikes
+        while v >= at["threshold"] and spikes < cell.n:
+            v, spikes = v - at["threshold"], spikes + 1
+        return [v, i, b, left], spikes
     fraction = cell.fraction
 
     def decay(x: int, factor: int) -> int:
@@ -139,23 +156,42 @@ def step_of(cell: Any, k: int, v: int, i: int, current: int) -> tuple[int, int, 
         return {"saturate": clip, "wrap": wrap}.get(cell.overflow, lambda x, bits: x)(x, cell.bits)
 
     if cell.synaptic_decay is not None:
-        current = i = keep(decay(i, at(cell.synaptic_decay)) + current)
-    v = keep(decay(v, at(cell.decay)) + current)
+        current = i = keep(decay(i, at["synaptic_decay"]) + current)
+    if left == 0:
+        v = keep(decay(v, at["decay"]) + current)
     if cell.threshold is None:
-        return v, i, v
-    spike = int(v >= at(cell.threshold))
-    if cell.reset == "value":
-        v = 0 if spike else v
-    elif cell.reset == "subtract":
-        v -= spike * at(cell.threshold)
-    return v, i, spike
+        return [v, i, b, left], v
+    theta = at["threshold"]
+    raised = theta + (b >> cell.adaptation_fraction)
+    spike = int(v >= raised and left == 0)
+    if cell.adaptation is not None:
+        b = (b * at["adaptation_decay"] >> fraction) + spike * at["adaptation"]
+        b = min(b, 2 ** (cell.bits - 1) - 1)
+    left = cell.refractory if spike else max(left - 1, 0)
+    after = {"value": 0, "subtract": v - raised, "baseline": v - theta, "none": v}
+    return [after[cell.reset] if spike else v, i, b, left], spike
+
+
+def fire_all(cell: Any, states: np.ndarray, current: np.ndarray) -> np.ndarray:
+    """Change the states ``(4, batch, ...)`` by a step, and return the outputs of all neurons."""
+    values = {name: getattr(cell, name, None) for name in PARAMETERS}
+    arrays = {
+        name: np.broadcast_to(x, current.shape) for name, x in values.items() if x is not None
+    }
+    out = np.zeros_like(current)
+    for k in np.ndindex(current.shape):
+        at = {name: int(x[k]) for name, x in arrays.items()}
+        place = (slice(None), *k)
+        after, out[k] = step_of(cell, at, states[place].tolist(), int(current[k]))
+        states[place] = after
+    return out
 
 
 def run_apart(
     network: Network, inputs: np.ndarray
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Return the last potentials and currents, ``(2, batch, neurons)``, and the outputs of each
-    layer. Readouts give integers.
+    """Return the last states, ``(4, batch, neurons)``, and the outputs of each layer. Readouts give
+    integers.
     """
     steps, batch, _ = inputs.shape
     edges, states, history = {}, {}, {"input": inputs}
@@ -176,7 +212,7 @@ def run_apart(
         neurons = matrices[0][2].shape[1]
         bias = np.zeros(neurons, np.int64) if layer.bias is None else layer.bias.integers
         edges[name] = matrices, bias
-        states[name] = np.zeros((2, batch, neurons), np.int64)
+        states[name] = np.zeros((len(STATES), batch, neurons), np.int64)
         history[name] = np.zeros((steps, batch, neurons), np.int64)
     for t in range(steps):
         for name, (matrices, bias) in edges.items():
@@ -184,11 +220,7 @@ def run_apart(
             for source, lag, matrix in matrices:
                 if t >= lag:
                     current = current + history[source][t - lag] @ matrix
-            for b, k in np.ndindex(current.shape):
-                v, i = states[name][:, b, k].tolist()
-                *after, out = step_of(network.layers[name].cell, k, v, i, int(current[b, k]))
-                states[name][:, b, k] = after
-                history[name][t, b, k] = out
+            history[name][t] = fire_all(network.layers[name].cell, states[name], current)
     history.pop("input")
     return states, history
 
@@ -199,8 +231,9 @@ def as_arrays(network: Network, states: Any, outputs: Any) -> tuple[dict[str, An
     for name, layer in network.layers.items():
         # A call returns the state and the output of a layer, a replay the state.
         v = states[name] if isinstance(states, dict) else states[name][0]
-        v = v if isinstance(v, tuple) else (v, np.zeros_like(v))
-        arrays[name] = np.stack([np.asarray(x) for x in v])
+        v = v if isinstance(v, tuple) else (v,)
+        parts = dict(zip(layer.cell.state_names, map(np.asarray, v), strict=True))
+        arrays[name] = np.stack([parts.get(state, np.zeros_like(v[0])) for state in STATES])
         if getattr(layer.cell, "threshold", 1) is None:
             outputs = {**outputs, name: np.asarray(outputs[name], np.float64) * layer.cell.unit}
     return arrays, {name: np.asarray(x) for name, x in outputs.items()}

@@ -168,7 +168,7 @@ class Images:
         }
         geometry = {"a": self.first, "b": self.second, "back": self.back, "c": self.third}
         history: dict[str, list[np.ndarray]] = {name: [] for name in layers}
-        states: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+        states: dict[str, np.ndarray] = {}
 
         def convolved(name: str, x: np.ndarray) -> np.ndarray:
             options = {key: value for key, value in geometry[name].items() if key != "kernel"}
@@ -179,14 +179,9 @@ class Images:
             if bias is not None:
                 whole = self.from_layout(bias.integers) if current.ndim == 3 else bias.integers
                 current = current + whole
-            v, i = states.setdefault(name, (np.zeros_like(current), np.zeros_like(current)))
-            out = np.zeros_like(current)
-            for k in np.ndindex(current.shape):
-                cell = layers[name].cell
-                v[k], i[k], out[k] = reference.step_of(
-                    cell, 0, int(v[k]), int(i[k]), int(current[k])
-                )
-            history[name].append(out)
+            zeros = np.zeros((len(reference.STATES), *current.shape), np.int64)
+            state = states.setdefault(name, zeros)
+            history[name].append(reference.fire_all(layers[name].cell, state, current))
 
         for t, x in enumerate(spikes):
             fire("a", convolved("a", x))

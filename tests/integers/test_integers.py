@@ -46,6 +46,7 @@ from spikegrad.integers import (
     to_c,
 )
 from spikegrad.network import Window
+from spikegrad.neurons import AdLIF, Refractory, SynapticAdaptiveLIF
 
 pytestmark = pytest.mark.oldest
 
@@ -330,6 +331,45 @@ def test_quantized_network_follows_the_real_one(target, size, cell, readout):
     assert all(abs(after - before) < 0.1 for before, after in rates)
 
 
+ADAPTIVE = {"adaptation": 0.4, "adaptation_decay": 0.99, "synaptic_decay": 0.75}
+
+
+@pytest.mark.parametrize("reset", ["subtract", "baseline"])
+def test_adaptation_and_rest_follow_the_real_network(reset):
+    """The spikes of a plain loop in float64, for all but a few neurons that round to another step.
+    The real network of the integers has them too.
+    """
+    rng = np.random.default_rng(0)
+    spikes = (rng.random((60, 4, 12)) < 0.3).astype(np.float64)
+    weight = rng.normal(0, 0.4, (12, 20)).astype(np.float32)
+    threshold = rng.uniform(0.8, 1.2, 20)
+    cell = SynapticAdaptiveLIF(0.9, threshold, reset=reset, **ADAPTIVE)
+    network = Network([Layer(jnp.asarray(weight), Refractory(cell, 2))])
+    v, b, i, left = np.zeros((4, 4, 20))
+    expected = []
+    for x in spikes:
+        i = 0.75 * i + x @ weight.astype(np.float64)
+        u = np.where(left > 0, v, 0.9 * v + i)
+        s = (u >= threshold + b) & (left == 0)
+        v = u - s * (threshold + (b if reset == "subtract" else 0))
+        b, left = 0.99 * b + 0.4 * s, np.where(s, 2, np.maximum(left - 1, 0))
+        expected.append(s)
+    integers, report = quantize(network, FixedLIF(0, 1, bits=24), spikes, bits=16)
+    states, out = replay(integers, spikes)
+    assert np.mean(out) > 0.05
+    assert (out == np.array(expected)).mean() > 0.99
+    assert report.layers[0].adaptation_tau == pytest.approx((99.5, 99.5), rel=0.02)
+    assert report.layers[0].peak <= 1
+    # The adaptation, in units of a threshold.
+    unit = np.array(integers.layers["0"].cell.threshold) / threshold
+    fraction = integers.layers["0"].cell.adaptation_fraction
+    after = states["0"][2] / 2**fraction / unit
+    np.testing.assert_allclose(after.mean(), b.mean(), rtol=0.02)
+    again = dequantize(integers)
+    assert (np.asarray(again(spikes)[1]) == out).mean() > 0.99
+    assert again.layers["0"].cell.steps == 2
+
+
 def test_quantized_network_trains():
     """Its gradient is that of the real network, but for the rounding."""
     network, spikes = real_network(0.14, LIF(0.9, reset="value", surrogate=Arctan(2.0)))
@@ -390,7 +430,30 @@ REFUSED = {
     "ValueError: '0' on Xylo: it has no delays, got a Delayed": (
         quantized("xylo", layer(SynapticLIF(), Delayed(jnp.ones((2, 2)), 2)))
     ),
-    "TypeError: a AdaptiveLIF has no counterpart": quantized("fixed", layer(AdaptiveLIF())),
+    "TypeError: a AdLIF has no counterpart; use LIF, SynapticLIF, AdaptiveLIF": quantized(
+        "fixed", layer(AdLIF())
+    ),
+    "ValueError: layer '0' on Loihi: it has no adaptation": quantized(
+        "loihi", layer(AdaptiveLIF(reset="value"))
+    ),
+    "ValueError: layer '0' on Loihi: it has no refractory period; use LIF": quantized(
+        "loihi", layer(Refractory(LIF(reset="value"), 2))
+    ),
+    "ValueError: layer '0' on Xylo: it has no adaptation": quantized(
+        "xylo", layer(SynapticAdaptiveLIF())
+    ),
+    "ValueError: needs an adaptation of at least 0": quantized(
+        "fixed", layer(AdaptiveLIF(adaptation=-0.1))
+    ),
+    "ValueError: FixedLIF: adaptation and adaptation_decay must both be integers, got 3": (
+        lambda: FixedLIF(0, 1, adaptation=3)
+    ),
+    "ValueError: FixedLIF: a readout without a threshold must have no adaptation": (
+        lambda: FixedLIF(0, None, refractory=1)
+    ),
+    "ValueError: FixedLIF: adaptation must be an integer from 0 to 127": (
+        lambda: FixedLIF(0, 1, adaptation=128, adaptation_decay=1, bits=8)
+    ),
     "TypeError: layer '0' on FixedLIF: a function has no integers: tanh; use products": (
         quantized("fixed", layer(LIF(), jnp.tanh))
     ),
@@ -576,7 +639,7 @@ WRONG = {  # the place in a file, its value there, and words of the message
     "three decays": (
         ("layers", 1, "cell", "decay"),
         [9, 9, 9],
-        "'format' must have one decay for each of (2,) neurons",
+        "'format' must have one decay for all of (2,) neurons, or an array that broadcasts",
     ),
     "record as decay": (
         ("layers", 1, "cell", "decay"),
@@ -796,7 +859,7 @@ def test_packed_weights_in_c(bits, step, tmp_path):
     weights = 9 * -(-7 * width // 8) + 7 * -(-3 * width // 8)
     # 3 sources, 2 layers, 2 edges and an output of 4 bytes a number, and 7 + 1 leaks of 2 bytes, 2
     # current leaks, 2 thresholds and 2 biases of 1 byte.
-    numbers = 4 * (3 * 3 + 2 * 18 + 2 * 7 + 1)
+    numbers = 4 * (3 * 3 + 2 * 23 + 2 * 7 + 1)
     assert report.tables == numbers + 8 * 2 + 6 + weights
     assert report.operations == 9 * 7 + 7 * 3
     assert report.state == 4 * (10 + 1 + 3 + 10)

@@ -74,7 +74,7 @@ def leaked(x: Number, shift: Factor) -> Number:
 
     def exact(x):
         loss = _floor(x, power)
-        return x - _numpy(x).where((x > 0) & (loss == 0), 1, loss)
+        return x - where((x > 0) & (loss == 0), 1, loss)
 
     return _exact(exact, 1 - 1 / power, x)
 
@@ -94,14 +94,16 @@ def wrapped(x: Number, y: Number, bits: int) -> Number:
 def clipped(x: Number, low: int, high: int) -> Number:
     """Saturate. The derivative is 0 beyond the limits."""
     # Not clip, whose derivative at a limit is 1/2.
-    where = _numpy(x).where
     return where(x < low, low, where(x > high, high, x))
 
 
 def fired(
-    v: Number, threshold: np.ndarray, most: int, unit: float, surrogate: Any
+    v: Number, threshold: Number, most: int, unit: float, surrogate: Any
 ) -> Number:
-    """Return how often a potential reaches its threshold in a step, up to ``most``."""
+    """Return how often a potential reaches its threshold in a step, up to ``most``.
+
+    The threshold is above 0.
+    """
     if not isinstance(v, jax.Array):
         return np.clip(v // threshold, 0, most)
     distance = v - threshold
@@ -119,6 +121,11 @@ def in_units(x: Number, unit: float) -> Number:
     dtype = np.float32 if x.dtype == np.int64 else x.dtype
     # The reciprocal is rounded once, because XLA rounds a quotient by a constant otherwise.
     return x.astype(dtype) * np.asarray(1 / unit, dtype)
+
+
+def where(condition: Number, x: Number, y: Number) -> Number:
+    """Choose between two arrays, or an array and a number."""
+    return _numpy(condition).where(condition, x, y)
 
 
 def _floor(x: Number, power: Any) -> Number:

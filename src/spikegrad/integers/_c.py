@@ -21,7 +21,8 @@ from .._table import aligned
 from .._weights import Convolution, Factor, Move, Operation, Product, Shape
 from ..network import Network
 from ._arithmetic import LARGEST
-from ._functions import run
+from ._cells import FixedLIF
+from ._functions import run, without_repeats
 from ._replay import IntegerEdge, IntegerLayer, chip_layers
 
 _HEADER = """\
@@ -64,21 +65,23 @@ _SOURCE = """\
 
 #include <string.h>
 
-enum { FIXEDLIF, LOIHI, XYLO, LINEAR }; /* the rule of a neuron; LINEAR is a sum without one */
+/* The rule of a neuron. ADAPTING has an adaptation or rests. LINEAR is a sum without a neuron. */
+enum { FIXEDLIF, LOIHI, XYLO, ADAPTING, LINEAR };
 enum { FLOOR, ZERO };               /* where a decay rounds to */
 enum { SATURATE, WRAP, ERROR };     /* a state beyond its width; ERROR does not check */
-enum { VALUE, SUBTRACT, NONE };     /* the effect of a spike on the potential */
+enum { VALUE, SUBTRACT, NONE, BASELINE }; /* the effect of a spike on the potential */
 
 /* Inputs, then layers: the outputs of a step, and where the outputs of `rows` earlier steps are. */
 static const struct { int32_t size, rows, past; } source[] = $source;
 
-/* The place of a parameter in its table: that of neuron n is first + n * each. */
-struct place { int32_t first, each; };
+/* A parameter in its table: `count` numbers from `first`. Each is that of `run` neurons in a row,
+   and after the last number the first follows again. */
+struct place { int32_t first, count, run; };
 
 /* A layer has `edges` of the edges, and `states` arrays of states. A neuron fires up to `most`
-   times a step, 0 for a readout. */
+   times a step, 0 for a readout. `memory` is the place in the table of adapting neurons. */
 static const struct layer {
-    int32_t edges, states, most, rule, bits, fraction, rounding, overflow, reset, offset;
+    int32_t edges, states, most, rule, bits, fraction, rounding, overflow, reset, offset, memory;
     struct place leak, current_leak, threshold, bias;
 } layer[] = $layer;
 
@@ -119,12 +122,21 @@ static int32_t keep(const struct layer *l, int32_t x) {
     if (l->overflow == ERROR) return x;
     return l->overflow == WRAP ? wrapped(x, l->bits) : clipped(x, -end, end - 1);
 }
-#define OF_NEURON(table) table[l->table.first + n * l->table.each]
+/* Returns the place of a parameter of neuron n. Divisions are slow, and only channels need them. */
+static int32_t of_neuron(const struct place *p, int32_t n) {
+    if (p->count == 1) return p->first;
+    if (p->run > 1) n /= p->run;
+    return p->first + (n < p->count ? n : n % p->count);
+}
+#define OF_NEURON(table) table[of_neuron(&l->table, n)]
 
-/* Adds a current to the states v and i of neuron n, and returns its output. */
-static int32_t fire(const struct layer *l, int32_t n, int32_t current, int32_t *v, int32_t *i) {
-    int32_t theta, count = 1;
+$memory_source
+/* Adds a current to the states of neuron n, the first at v and the others `size` numbers apart, and
+   returns its output. */
+static int32_t fire(const struct layer *l, int32_t n, int32_t size, int32_t current, int32_t *v) {
+    int32_t theta, count = 1, *i = v + (l->states > 1 ? size : 0);
     switch (l->rule) {
+$memory_case
     case FIXEDLIF:
         if (l->states > 1) {
             *i = keep(l, scaled(*i, OF_NEURON(current_leak), l->fraction, l->rounding) + current);
@@ -148,7 +160,7 @@ static int32_t fire(const struct layer *l, int32_t n, int32_t current, int32_t *
     if (*v < theta) return 0;
     if (l->most > 1) count = clipped(*v / theta, 0, l->most);
     if (l->reset == VALUE) *v = 0;
-    if (l->reset == SUBTRACT) *v -= count * theta;
+    if (l->reset == SUBTRACT || l->reset == BASELINE) *v -= count * theta;
     return count;
 }
 
@@ -192,7 +204,7 @@ $window_case
             }
         }
         for (int32_t n = 0; n < size && l->rule != LINEAR; n++)
-            current[n] = fire(l, n, current[n], v + n, v + (l->states - 1) * size + n);
+            current[n] = fire(l, n, size, current[n], v + n);
         present[INPUTS + k] = current;
         current += size, v += l->states * size;
     }
@@ -228,6 +240,45 @@ int main(void) {
 """
 
 
+_MEMORY_SOURCE = """\
+/* Neurons with an adaptation, whose binary point is at `shift`, or with `rest` steps of rest. */
+static const struct memory {
+    int32_t has_current, adapts, shift, rest;
+    struct place adaptation, adaptation_decay;
+} memory[] = $memories;
+static int32_t fire_adapting(
+    const struct layer *l, int32_t n, int32_t size, int32_t current, int32_t *v
+) {
+    const struct memory *m = &memory[l->memory];
+    /* Potential, current, adaptation and steps left, as far as the neuron has them. */
+    int32_t *i = v + (m->has_current ? size : 0), *b = i + (m->adapts ? size : 0);
+    int32_t *left = b + (m->rest ? size : 0);
+    const int32_t theta = OF_NEURON(threshold), rests = m->rest && *left > 0;
+    /* The adaptation is never negative. */
+    const int32_t present = theta + (m->adapts ? *b >> m->shift : 0);
+    int32_t spike;
+    if (m->has_current) {
+        *i = keep(l, scaled(*i, OF_NEURON(current_leak), l->fraction, l->rounding) + current);
+        current = *i;
+    }
+    if (!rests) *v = keep(l, scaled(*v, OF_NEURON(leak), l->fraction, l->rounding) + current);
+    spike = !rests && *v >= present;
+    if (m->rest) *left = spike ? m->rest : rests ? *left - 1 : 0;
+    if (m->adapts) {
+        const int32_t decay = adaptation_decay[of_neuron(&m->adaptation_decay, n)];
+        const int32_t raise = spike ? adaptation[of_neuron(&m->adaptation, n)] : 0;
+        const int32_t end = (int32_t)1 << (l->bits - 1);
+        *b = clipped(scaled(*b, decay, l->fraction, FLOOR) + raise, -end, end - 1);
+    }
+    if (spike && l->reset == VALUE) *v = 0;
+    if (spike && l->reset == SUBTRACT) *v -= present;
+    if (spike && l->reset == BASELINE) *v -= theta;
+    return spike;
+}
+"""
+_MEMORY_CASE = """\
+    case ADAPTING:
+        return fire_adapting(l, n, size, current, v);"""
 _WINDOW_SOURCE = """
 /* The geometry of a convolution: channels, rows and columns of inputs and outputs with the distance
    of neighbours, and rows and columns of the kernel. Without groups it is a sum of the window. */
@@ -414,17 +465,22 @@ class _Table(NamedTuple):
 
 
 class _Parameters:
-    """A table with a parameter of all layers: one number for a layer, or one for each neuron."""
+    """A table with a parameter of all layers: one number for a layer, a channel or a neuron."""
 
     def __init__(self) -> None:
         self.parts: list[np.ndarray] = []
 
-    def add(self, values: Any) -> list[int]:
-        """Add the numbers of a layer. Return their place."""
-        values, first = np.ravel(values), sum(part.size for part in self.parts)
-        is_one = bool((values == values[0]).all())
-        self.parts.append(values[:1] if is_one else values)
-        return [first, int(not is_one)]
+    def add(self, values: Any, shape: Shape) -> list[int]:
+        """Add the numbers of a layer with neurons of this shape. Return their place."""
+        first = sum(part.size for part in self.parts)
+        values = without_repeats(np.asarray(values), shape)
+        # (before, axes with other numbers, behind): the numbers of the axes between repeat too.
+        axes = [axis for axis, length in enumerate(values.shape) if length > 1]
+        begin, end = (axes[0], axes[-1] + 1) if axes else (0, 0)
+        middle = (*values.shape[:begin], *shape[begin:end], *values.shape[end:])
+        numbers = np.broadcast_to(values, middle).ravel()
+        self.parts.append(numbers)
+        return [first, numbers.size, math.prod(shape[end:])]
 
     def table(self) -> _Table:
         return _Table.smallest(np.concatenate(self.parts))
@@ -589,6 +645,11 @@ class _Program:
             name: _Parameters()
             for name in ("leak", "current_leak", "threshold", "bias")
         }
+        self.memory_parameters = {
+            name: _Parameters() for name in ("adaptation", "adaptation_decay")
+        }
+        self.memories: list[list[Any]] = []
+        """The rows of neurons with an adaptation or a refractory period."""
         self.weights: dict[int, list[np.ndarray]] = {}
         """The weights of each width, of all edges."""
         self.windows: list[_Window] = []
@@ -608,11 +669,24 @@ class _Program:
         fires = cell.threshold is not None
         values = *cell.leaks, cell.threshold if fires else 0, node.bias
         places = [
-            table.add(x)
+            table.add(x, node.bias.shape)
             for table, x in zip(self.parameters.values(), values, strict=True)
         ]
         rule, most = type(cell).__name__.strip("_"), cell.n if fires else 0
-        return [len(node.stages), len(cell.state_names), most, rule, *formats, *places]
+        memory = 0
+        if getattr(cell, "has_memory_of_spikes", False):
+            rule, memory = "ADAPTING", len(self.memories)
+            self.memories.append(self._memory_row(cell, node.bias.shape))
+        row = [len(node.stages), len(cell.state_names), most, rule]
+        return [*row, *formats, memory, *places]
+
+    def _memory_row(self, cell: FixedLIF, shape: Shape) -> list[Any]:
+        flags = [int(cell.synaptic_decay is not None), int(cell.adaptation is not None)]
+        places = [
+            table.add(getattr(cell, name) or 0, shape)
+            for name, table in self.memory_parameters.items()
+        ]
+        return [*flags, cell.adaptation_fraction, cell.refractory, *places]
 
     def _edge_row(self, stage: _Stage) -> list[Any]:
         operation, row = stage.operation, [0, 0, 0]
@@ -657,7 +731,8 @@ class _Program:
         return [width, first, factor]
 
     def tables(self) -> dict[str, _Table]:
-        tables = {name: x.table() for name, x in self.parameters.items()}
+        parameters = self.parameters | (self.memory_parameters if self.memories else {})
+        tables = {name: x.table() for name, x in parameters.items()}
         for width, parts in sorted(self.weights.items()):
             kind = "uint8" if width < 8 else f"int{width}"
             tables[f"weight{width}"] = _Table(kind, np.concatenate(parts))
@@ -665,8 +740,9 @@ class _Program:
 
     def report(self) -> ProgramReport:
         # The tables of sources, layers, edges, windows and outputs have numbers of 4 bytes.
-        numbers = 3 * len(self.sources) + 18 * len(self.nodes) + 7 * len(self.edge_rows)
-        numbers += 21 * len(self.windows) + len(self.graph.outputs)
+        numbers = 3 * len(self.sources) + 23 * len(self.nodes) + 7 * len(self.edge_rows)
+        numbers += 21 * len(self.windows) + 10 * len(self.memories)
+        numbers += len(self.graph.outputs)
         return ProgramReport(
             tables=4 * numbers + sum(table.size for table in self.tables().values()),
             state=4
@@ -721,7 +797,7 @@ class _Program:
             "windows": _braces([[*window] for window in self.windows]),
             "adds_apart": self._adds().replace("current[n]", "current[n * step]"),
         }
-        has_windows = bool(self.windows)
+        has_windows, memories = bool(self.windows), _braces(self.memories)
         return {
             "input_size": sum(self.sizes[name] for name in self.graph.inputs),
             "output_size": sum(self.sizes[name] for name in self.graph.outputs),
@@ -740,6 +816,10 @@ class _Program:
             if has_windows
             else "",
             "window_case": _WINDOW_CASE if has_windows else "",
+            "memory_source": Template(_MEMORY_SOURCE).substitute(memories=memories)
+            if self.memories
+            else "",
+            "memory_case": _MEMORY_CASE if self.memories else "",
             "names": "\n".join(self._macros()),
             "tables_bytes": report.tables,
             "state_bytes": report.state,

@@ -23,6 +23,7 @@ from ._arithmetic import (
     leaked,
     like,
     scaled,
+    where,
     wrapped,
 )
 
@@ -43,6 +44,20 @@ def signed(bits: int, step: int = 1) -> WeightFormat:
     return WeightFormat(-(2 ** (bits - 1)) * step, (2 ** (bits - 1) - 1) * step, step)
 
 
+def nested(array: np.ndarray) -> Any:
+    """Return a number, or nested tuples of them, which are a part of a tree's structure."""
+    if array.ndim == 0:
+        return array.item()
+    return tuple(nested(part) for part in array)
+
+
+def _as_array(value: Any) -> np.ndarray:
+    try:
+        return np.asarray(value)
+    except ValueError:  # lists of several lengths
+        return np.array(None)
+
+
 class IntegerCell(Cell, pure=True):
     """Base of the cells on integers.
 
@@ -51,7 +66,7 @@ class IntegerCell(Cell, pure=True):
 
     - ``bits``, the width of a state, and ``fraction``, the bits of a decay factor.
     - ``integer_names``, its parameters that are the decays of potential and current, and the
-      threshold.
+      threshold. ``integer_domains`` has the limits of all that may differ between neurons.
     - ``most_leak``, the largest value of a parameter that is a decay.
     - ``leaks_of``, a method that returns these parameters for real decay factors, not yet rounded.
     """
@@ -63,7 +78,7 @@ class IntegerCell(Cell, pure=True):
     """The most bits of a weight."""
     weight_span = 0
     """The bits of a weight with its zeros at the end, if they are more."""
-    resets = "value", "subtract", "none"
+    resets = "value", "subtract", "none", "baseline"
     is_synaptic = False
     """If True, each neuron has a synapse and fires, and connections have no delay."""
     sizes = np.inf, np.inf
@@ -76,22 +91,18 @@ class IntegerCell(Cell, pure=True):
 
     def __post_init__(self: Any) -> None:
         super().__post_init__()
-        limits = self.most_leak, self.most_leak, self.limits[1] // self.state_scale
-        for name, most in zip(self.integer_names, limits, strict=True):
+        for name, (least, most) in self.integer_domains.items():
             value = getattr(self, name)
             if value is None and not self.is_synaptic:
-                continue  # a readout, or neurons without a synapse
-            # A vth of 0 is exceeded by 1.
-            array, least = np.asarray(value), int(name == "threshold")
-            is_number = array.ndim < 2 and array.dtype.kind in "iuf"
+                continue  # a readout, or neurons without a synapse or an adaptation
+            array = _as_array(value)
+            is_number = array.dtype.kind in "iuf"
             if not is_number or (np.clip(np.rint(array), least, most) != array).any():
                 raise ValueError(
                     f"{type(self).__name__}: {name} must be an integer from {least} to {most}, or "
-                    f"one for each neuron, got {brief(value)}"
+                    f"an array of them that broadcasts to the neurons, got {brief(value)}"
                 )
-            # A part of the tree's structure: an integer, or a tuple of them.
-            integers = array.astype(int).tolist()
-            object.__setattr__(self, name, tuple(integers) if array.ndim else integers)
+            object.__setattr__(self, name, nested(array.astype(int)))
         if self.unit is not None:
             unit = POSITIVE.check(type(self).__name__, "unit", self.unit)
             object.__setattr__(self, "unit", unit)
@@ -99,6 +110,16 @@ class IntegerCell(Cell, pure=True):
             # One number, because the real network has one surrogate for all neurons.
             unit = self.state_scale if self.threshold is None else self.threshold
             object.__setattr__(self, "unit", float(np.mean(unit)))
+
+    @property
+    def integer_domains(self: Any) -> dict[str, tuple[int, int]]:
+        """The least and the largest value of each parameter that may differ between neurons."""
+        decay, synaptic_decay, threshold = self.integer_names
+        leak = 0, self.most_leak
+        # A vth of 0 is exceeded by 1.
+        least = int(threshold == "threshold")
+        most = self.limits[1] // self.state_scale
+        return {decay: leak, synaptic_decay: leak, threshold: (least, most)}
 
     @property
     def leaks(self: Any) -> tuple[np.ndarray, np.ndarray]:
@@ -121,10 +142,15 @@ class IntegerCell(Cell, pure=True):
             return u, in_units(v, self.unit)
         threshold = like(v, self.threshold)
         s = fired(v, threshold, self.n, self.unit, self.surrogate)
-        r = jax.lax.stop_gradient(s) if self.detach_reset else s  # nothing for integers
-        if self.reset != "none":
-            v = v * (1 - r) if self.reset == "value" else v - r * threshold
+        v = self._after(v, s, threshold)
         return ((v, *others) if others else v), s
+
+    def _after(self: Any, v: Number, s: Number, threshold: Number) -> Number:
+        """Return the potential after the spikes."""
+        r = jax.lax.stop_gradient(s) if self.detach_reset else s  # nothing for integers
+        if self.reset == "none":
+            return v
+        return v * (1 - r) if self.reset == "value" else v - r * threshold
 
     def linear_response(self: Any) -> LinearResponse:
         decay, synaptic_decay = (leak / 2**self.fraction for leak in self.leaks)
@@ -147,32 +173,49 @@ class FixedLIF(IntegerCell, pure=True):
               u_t &= \operatorname{keep}(\lfloor \beta\, v_{t-1} / 2^f \rfloor + i_t) \\
               s_t &= [u_t \ge \theta]
 
-    All values are integers. Without ``synaptic_decay``, :math:`i_t = I_t`, and the state is the
-    potential alone.
+    All values are integers. Without ``synaptic_decay``, :math:`i_t = I_t`. With ``adaptation``, a
+    spike raises the threshold for later steps:
+
+    .. math:: s_t &= [u_t \ge \theta + \lfloor b_t / 2^g \rfloor] \\
+              b_{t+1} &= \min(\lfloor \rho\, b_t / 2^f \rfloor + a s_t,\, 2^{n-1} - 1)
+
+    With ``refractory``, a neuron that has fired keeps its potential and is silent for so many
+    steps, as in :class:`~spikegrad.neurons.Refractory`. The state is a tuple of potential, synaptic
+    current, adaptation :math:`b` and the steps that are left, without those that the neuron lacks.
 
     Parameters
     ----------
-    decay : int or sequence of int
-        Decay factor :math:`\beta` times :math:`2^f`, from 0 to :math:`2^f`. A sequence has one for
-        each neuron.
-    threshold : int, sequence of int or None
+    decay : int or array of int
+        Decay factor :math:`\beta` times :math:`2^f`, from 0 to :math:`2^f`. An array broadcasts to
+        the neurons, such as one number for each neuron, or for each channel.
+    threshold : int, array of int or None
         Threshold :math:`\theta`, at least 1. A neuron with :math:`v > \theta`, as in snn-mlir, has
         the threshold :math:`\theta + 1`. None: the neuron never fires, and its output is the
         potential divided by ``unit``.
-    synaptic_decay : int or sequence of int, optional
+    synaptic_decay : int or array of int, optional
         Decay factor :math:`\gamma` of the synaptic current times :math:`2^f`.
+    adaptation : int or array of int, optional
+        The increase :math:`a` of the adaptation by a spike, at least 0.
+    adaptation_decay : int or array of int, optional
+        Decay factor :math:`\rho` of the adaptation times :math:`2^f`. Required with ``adaptation``.
+    adaptation_fraction : int, default 0
+        The bits :math:`g` of the adaptation behind the binary point, from 0 to 12. An adaptation
+        loses at least 1 in each step, so a slow one needs some of them.
+    refractory : int, default 0
+        The steps of rest after a spike, up to 32,767.
     fraction : int, default 12
         The bits :math:`f` of a decay factor, from 1 to 12.
     bits : int, default 16
-        The width of a state with its sign, from 2 to 24.
+        The width :math:`n` of a state with its sign, from 2 to 24.
     rounding : {"floor", "zero"}
         Rounding of a decay: down, as an arithmetic shift, or toward zero. Rounded down, a negative
         state stays at about :math:`-1 / (1 - \beta)`.
     overflow : {"saturate", "wrap", "error"}
         A state beyond its width saturates or wraps. With ``"error"`` nothing happens in training
         and in C, and :func:`replay` raises.
-    reset : {"value", "subtract", "none"}
-        The effect of a spike on the potential: 0, minus :math:`\theta`, or none.
+    reset : {"value", "subtract", "none", "baseline"}
+        The effect of a spike on the potential: 0, minus the present threshold, or none. With an
+        adaptation, ``"baseline"`` subtracts :math:`\theta`.
     surrogate : Surrogate, default Sigmoid()
         The slope of a spike, of :math:`(u - \theta)` divided by ``unit``.
     detach_reset : bool, default False
@@ -184,7 +227,8 @@ class FixedLIF(IntegerCell, pure=True):
     Raises
     ------
     TypeError, ValueError
-        For parameters that are not integers or out of their domains.
+        For parameters that are not integers or out of their domains, and for a readout with an
+        adaptation or a refractory period.
 
     References
     ----------
@@ -207,28 +251,107 @@ class FixedLIF(IntegerCell, pure=True):
     decay: Any = wiring()
     threshold: Any = wiring()
     synaptic_decay: Any = wiring(None)
+    adaptation: Any = wiring(None)
+    adaptation_decay: Any = wiring(None)
+    adaptation_fraction: int = parameter(
+        default=0, integer=True, at_least=0, at_most=12
+    )
+    refractory: int = parameter(default=0, integer=True, at_least=0, at_most=2**15 - 1)
     fraction: int = parameter(default=12, integer=True, at_least=1, at_most=12)
     bits: int = parameter(default=16, integer=True, at_least=2, at_most=24)
     rounding: str = parameter(default="floor", choices=("floor", "zero"))
     overflow: str = parameter(default="saturate", choices=("saturate", "wrap", "error"))
-    reset: str = parameter(default="value", choices=("value", "subtract", "none"))
+    reset: str = parameter(
+        default="value", choices=("value", "subtract", "none", "baseline")
+    )
     unit: Any = wiring(None)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if (self.adaptation is None) != (self.adaptation_decay is None):
+            raise ValueError(
+                "FixedLIF: adaptation and adaptation_decay must both be integers, got "
+                f"{brief(self.adaptation)} and {brief(self.adaptation_decay)}"
+            )
+        if self.threshold is None and self.has_memory_of_spikes:
+            raise ValueError(
+                "FixedLIF: a readout without a threshold must have no adaptation and no "
+                "refractory period; leave them out"
+            )
+
+    @property
+    def has_memory_of_spikes(self) -> bool:
+        """True if a spike has an effect on later steps beyond the reset."""
+        return self.adaptation is not None or self.refractory > 0
 
     @property
     def most_leak(self) -> int:
         return 2**self.fraction
 
     @property
+    def integer_domains(self) -> dict[str, tuple[int, int]]:
+        return super().integer_domains | {
+            "adaptation": (0, self.limits[1]),
+            "adaptation_decay": (0, self.most_leak),
+        }
+
+    @property
     def state_names(self) -> tuple[str, ...]:  # type: ignore[override]
-        return IntegerCell.state_names[: 1 + (self.synaptic_decay is not None)]
+        has = {
+            "potential": True,
+            "synaptic current": self.synaptic_decay is not None,
+            "adaptation": self.adaptation is not None,
+            "steps left": self.refractory > 0,
+        }
+        return tuple(name for name, is_there in has.items() if is_there)
+
+    def initial_state(self, shape: tuple[int, ...], dtype: DTypeLike) -> State:
+        state = super().initial_state(shape, dtype)
+        if not self.refractory:
+            return state
+        return *state[:-1], jnp.zeros(shape, np.min_scalar_type(self.refractory))
+
+    def parts_of(self, state: State) -> dict[str, Number]:
+        """Return the arrays of a state by name."""
+        return dict(zip(self.state_names, jax.tree.leaves(state), strict=True))
 
     def integrate(self, v: State, current: Number) -> State:
-        if self.synaptic_decay is None:
-            return self._sum(v, self.decay, current)
-        v, i = v
-        # The synapse comes first, so an input acts on the potential in its own step.
-        i = self._sum(i, self.synaptic_decay, current)
-        return self._sum(v, self.decay, i), i
+        parts = self.parts_of(v)
+        if "synaptic current" in parts:
+            # The synapse comes first, so an input acts on the potential in its own step.
+            i = parts["synaptic current"]
+            current = self._sum(i, self.synaptic_decay, current)
+            parts["synaptic current"] = current
+        u = self._sum(parts["potential"], self.decay, current)
+        if "steps left" in parts:
+            u = where(parts["steps left"] > 0, parts["potential"], u)
+        parts["potential"] = u
+        return _as_state(parts)
+
+    def fire(self, u: State, key: Any = None) -> tuple[State, Number]:
+        if not self.has_memory_of_spikes:
+            return super().fire(u, key)
+        parts = self.parts_of(u)
+        v = parts["potential"]
+        baseline = present = like(v, self.threshold)
+        if "adaptation" in parts:
+            # The adaptation is never negative, so the threshold stays above 0.
+            raised = scaled(parts["adaptation"], 1, self.adaptation_fraction, "floor")
+            present = baseline + raised
+        s = fired(v, present, 1, self.unit, self.surrogate)
+        if "steps left" in parts:
+            left = parts["steps left"]
+            s = where(left > 0, 0, s)
+            # Unsigned in training, so 1 is subtracted from 1 or more.
+            rest = np.asarray(self.refractory, left.dtype)
+            parts["steps left"] = where(s > 0, rest, where(left > 1, left, 1) - 1)
+        subtracted = baseline if self.reset == "baseline" else present
+        parts["potential"] = self._after(v, s, subtracted)
+        if "adaptation" in parts:
+            b, increase = parts["adaptation"], like(v, self.adaptation)
+            b = scaled(b, self.adaptation_decay, self.fraction, "floor")
+            parts["adaptation"] = clipped(b + increase * s, *self.limits)
+        return _as_state(parts), s
 
     def _sum(self, x: Number, factor: Factor, current: Number) -> Number:
         """Return the state ``x`` after its decay, plus the current, in its width."""
@@ -245,6 +368,11 @@ class FixedLIF(IntegerCell, pure=True):
     def leaks_of(self, decay: np.ndarray, synaptic_decay: np.ndarray) -> tuple:
         scale = self.most_leak
         return decay * scale, synaptic_decay * scale if synaptic_decay.any() else None
+
+
+def _as_state(parts: dict[str, Number]) -> State:
+    potential, *others = parts.values()
+    return (potential, *others) if others else potential
 
 
 class Loihi(IntegerCell, pure=True):

@@ -119,7 +119,7 @@ def read(function: Callable, shapes: Sequence[Shape], factor: float) -> Reading:
             (1, *shapes[0]),
         ),
         1.0 if places else factor,
-        None if bias is None else _without_repeats(bias, value.shape),
+        None if bias is None else without_repeats(bias, value.shape)[0],
     )
 
 
@@ -167,14 +167,14 @@ def _without_bias(
     return [*operations[:count]], sum(biases[1:], biases[0]) if biases else None
 
 
-def _without_repeats(bias: np.ndarray, shape: Shape) -> np.ndarray:
-    """Return a bias with an axis of length 1 where its numbers repeat, without the batch."""
-    bias = np.broadcast_to(bias, shape)[0]
-    for axis in range(bias.ndim):
-        first = bias.take([0], axis)
-        if (bias == first).all():
-            bias = first
-    return bias
+def without_repeats(array: np.ndarray, shape: Shape) -> np.ndarray:
+    """Return an array that broadcasts to a shape, with length 1 along axes of equal numbers."""
+    array = np.broadcast_to(array, shape)
+    for axis in range(array.ndim):
+        first = array.take([0], axis)
+        if (array == first).all():
+            array = first
+    return array
 
 
 # --- in int64 -------------------------------------------------------------------------------------

@@ -16,7 +16,14 @@ from .._surrogate import spike_types
 from .._table import aligned
 from .._weights import Factor, Shape, SumPooling
 from ..network import Delayed, Edge, Join, Layer, Network, Window
-from ..neurons import LIF, LeakyReadout, SynapticLIF
+from ..neurons import (
+    LIF,
+    AdaptiveLIF,
+    LeakyReadout,
+    Refractory,
+    SynapticAdaptiveLIF,
+    SynapticLIF,
+)
 from ._arithmetic import like
 from ._cells import FixedLIF, IntegerCell, Loihi, Xylo
 from ._fixed import Fixed, best_scale, checked_bits
@@ -29,6 +36,8 @@ TARGETS: dict[str, IntegerCell] = {
     "xylo": Xylo(1, 1, 1),
 }
 """A cell for each target. Its formats stay, and its decays and threshold are replaced."""
+FIRING = LIF, SynapticLIF, AdaptiveLIF, SynapticAdaptiveLIF
+"""The cells with spikes, also with a refractory period."""
 
 
 class QuantizedLayer(NamedTuple):
@@ -47,10 +56,12 @@ class QuantizedLayer(NamedTuple):
     """Time constant of the potential in steps, before and after."""
     synaptic_tau: tuple[float, ...]
     """Time constant of the current in steps, before and after. 0 without a synapse."""
+    adaptation_tau: tuple[float, ...]
+    """Time constant of the adaptation in steps, before and after. 0 without an adaptation."""
     threshold: tuple[float, ...] | None
     """Mean threshold, before and after. None for a readout."""
     peak: float
-    """The largest state on the inputs, as a share of its width."""
+    """The largest potential or current on the inputs, as a share of its width."""
     rate: tuple[float, float] | None
     """Spikes per neuron and valid step, before and after. None for a readout."""
 
@@ -91,10 +102,12 @@ def quantize(
     ----------
     network : Network
         Layers of :class:`~spikegrad.LIF` or :class:`~spikegrad.SynapticLIF`, and
-        :class:`~spikegrad.LeakyReadout`. A weight is a matrix, also :class:`~spikegrad.Delayed` or
-        :class:`~spikegrad.Window`, or a function with one product or convolution, sums and averages
-        of windows, changes of shape and biases. ``"fixed"`` also has joins of these without
-        weights.
+        :class:`~spikegrad.LeakyReadout`. ``"fixed"`` also has :class:`~spikegrad.AdaptiveLIF`,
+        :class:`~spikegrad.neurons.SynapticAdaptiveLIF` and
+        :class:`~spikegrad.neurons.Refractory`. A weight is a matrix, also
+        :class:`~spikegrad.Delayed` or :class:`~spikegrad.Window`, or a function with one product or
+        convolution, sums and averages of windows, changes of shape and biases. ``"fixed"`` also has
+        joins of these without weights.
     target : {"fixed", "loihi", "xylo"} or IntegerCell
         A cell sets formats, such as ``FixedLIF(0, 1, bits=12, fraction=8)`` for states of 12 bits
         and decay factors of 8. Its decays and thresholds are replaced.
@@ -203,11 +216,18 @@ def _options(owner: str, layer: Any, target: IntegerCell) -> dict[str, Any]:
             )
     if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(layer.weights)):
         raise ValueError(f"{owner}: a weight is NaN or infinite")
-    cell: Any = layer.cell
-    if type(cell) not in (LIF, SynapticLIF, LeakyReadout):
+    steps, cell = _without_rest(layer.cell)
+    if type(cell) not in (*FIRING, LeakyReadout):
+        names = ", ".join(kind.__name__ for kind in FIRING)
         raise TypeError(
-            f"{owner}: a {type(cell).__name__} has no counterpart; use LIF, SynapticLIF or "
+            f"{owner}: a {type(cell).__name__} has no counterpart; use {names}, Refractory or "
             "LeakyReadout"
+        )
+    is_adaptive = isinstance(cell, AdaptiveLIF)
+    if (steps or is_adaptive) and not isinstance(target, FixedLIF):
+        lacks = "refractory period" if steps else "adaptation"
+        raise ValueError(
+            f"{owner}: it has no {lacks}; use LIF, SynapticLIF or the target 'fixed'"
         )
     if target.is_synaptic and not isinstance(cell, SynapticLIF):
         raise ValueError(
@@ -234,6 +254,10 @@ def _options(owner: str, layer: Any, target: IntegerCell) -> dict[str, Any]:
             "resets to 0 in the step of a spike, without reset_value or delay_reset",
         ),
         (spike_types(surrogate), f"lacks the spike type of {cell.surrogate}"),
+        (
+            is_adaptive and np.any(jnp.asarray(cell.adaptation) < 0),
+            "needs an adaptation of at least 0",
+        ),
     ):
         if refused:
             raise ValueError(
@@ -242,7 +266,12 @@ def _options(owner: str, layer: Any, target: IntegerCell) -> dict[str, Any]:
     options = {"surrogate": surrogate, "detach_reset": cell.detach_reset}
     if len(target.resets) > 1:  # a target with one has no parameter for it
         options["reset"] = cell.reset
-    return options
+    return options | ({"refractory": steps} if steps else {})
+
+
+def _without_rest(cell: Any) -> tuple[int, Any]:
+    """Return the refractory period and the cell without it."""
+    return (cell.steps, cell.cell) if isinstance(cell, Refractory) else (0, cell)
 
 
 def _function_of(weight: Any) -> Callable | None:
@@ -366,7 +395,11 @@ def _layer_with_operations(
 
 
 def _quantized(layer: Layer, target: Any, bits: int, states: Any) -> Layer:
-    response = layer.cell.linear_response()
+    real: Any = _without_rest(layer.cell)[1]
+    # The steps of rest come last.
+    parts = dict(zip(real.state_names, jax.tree.leaves(states), strict=False))
+    adapted = parts.pop("adaptation", None)
+    response = real.linear_response()
     decay, real_gain, synaptic_decay, threshold = jax.tree.map(np.float64, response)
     *leak_names, threshold_name = target.integer_names
     leaks = jax.tree.map(
@@ -385,7 +418,7 @@ def _quantized(layer: Layer, target: Any, bits: int, states: Any) -> Layer:
         )
     weights = [np.asarray(w) * gain for w in jax.tree.leaves(layer.weights)]
     # A threshold is a state that a quiet neuron would reach.
-    largest = _largest((threshold, states))
+    largest = _largest((threshold, [*parts.values()]))
     # The scale at which the largest state on the inputs fills its width. The threshold of Loihi
     # has no bits for a part of a weight.
     widest = cell.limits[1] // cell.state_scale
@@ -394,6 +427,8 @@ def _quantized(layer: Layer, target: Any, bits: int, states: Any) -> Layer:
     if threshold is not None:
         threshold = np.maximum(np.rint(threshold * scale), 1)
     settings = {threshold_name: threshold, "unit": scale * cell.state_scale}
+    if adapted is not None:
+        settings |= _adaptation(real, cell, adapted, scale)
 
     def fix(value: jax.Array, limits: tuple[int, ...]) -> Fixed:
         return Fixed(jnp.asarray(value) * like(value, gain), scale, *limits)
@@ -405,6 +440,24 @@ def _quantized(layer: Layer, target: Any, bits: int, states: Any) -> Layer:
         lambda bias: fix(bias, cell.limits),
         cell._replaced(**settings),
     )
+
+
+def _adaptation(
+    real: Any, cell: FixedLIF, adapted: jax.Array, scale: float
+) -> dict[str, Any]:
+    """Return the parameters of an adaptation that had these values on the inputs."""
+    increase = np.asarray(real.adaptation) * scale
+    # One more spike than on the inputs. As many bits as there is room for, because a decay is
+    # rounded down.
+    largest = float(np.max(np.abs(adapted))) * scale + np.max(increase)
+    fraction = int(np.clip(np.log2(cell.limits[1] / max(largest, 1)), 0, 12))
+    increase = np.minimum(np.rint(increase * 2**fraction), cell.limits[1])
+    decay = np.rint(np.asarray(real.adaptation_decay) * cell.most_leak)
+    return {
+        "adaptation": increase,
+        "adaptation_decay": decay,
+        "adaptation_fraction": fraction,
+    }
 
 
 def _converted(
@@ -437,8 +490,7 @@ def dequantize(network: Network) -> Network:
     Returns
     -------
     Network
-        Layers of :class:`~spikegrad.LIF`, :class:`~spikegrad.SynapticLIF` and
-        :class:`~spikegrad.LeakyReadout`. Their rounded weights are arrays.
+        Layers of the cells that :func:`quantize` takes. Their rounded weights are arrays.
 
     Examples
     --------
@@ -468,9 +520,18 @@ def _dequantized(layer: Layer) -> Layer:
         names = "reset", "surrogate", "detach_reset"
         options = {name: getattr(integer, name) for name in names}
         options |= {"decay": decay, "threshold": np.asarray(threshold) / unit}
-        cell = LIF(**options)
+        adaptation = getattr(integer, "adaptation", None)
+        kinds = (LIF, SynapticLIF) if adaptation is None else FIRING[2:]
         if np.any(synaptic_decay):
-            cell = SynapticLIF(**options, synaptic_decay=synaptic_decay)
+            options["synaptic_decay"] = synaptic_decay
+        if adaptation is not None:
+            steps = unit * 2**integer.adaptation_fraction
+            options["adaptation"] = np.asarray(adaptation) / steps
+            leak = np.asarray(integer.adaptation_decay) / integer.most_leak
+            options["adaptation_decay"] = leak
+        cell = kinds["synaptic_decay" in options](**options)
+        if steps := getattr(integer, "refractory", 0):
+            cell = Refractory(cell, steps)
 
     def real(weight):
         return jnp.asarray(weight.integers * (gain / unit), weight.value.dtype)
@@ -487,11 +548,13 @@ def _row(
     pairs = [np.stack([w.integers, w.value]).reshape(2, -1) for w in weights]
     integers, values = np.concatenate(pairs, axis=1)
     size = max(np.linalg.norm(values), 1e-300)  # a layer of zeros has no error
-    responses = before.cell.linear_response(), cell.linear_response()
+    real_cell = _without_rest(before.cell)[1]
+    responses = real_cell.linear_response(), cell.linear_response()
     decays, _, synaptic_decays, (threshold, integer_threshold) = zip(
         *responses, strict=True
     )
     rates = float(real.output.mean()) / valid, float(integer.output.mean()) / valid
+    has_synapse = "synaptic current" in cell.state_names
     thresholds = None
     if threshold is not None:
         unit = scale * cell.state_scale
@@ -504,10 +567,20 @@ def _row(
         float(np.linalg.norm(integers / scale - values) / size),
         tuple(map(_tau, decays)),
         tuple(map(_tau, synaptic_decays)),
+        tuple(map(_tau, _adaptation_decays(real_cell, cell))),
         thresholds,
-        _largest(integer.pre_spike) / cell.limits[1],
+        # The potential and the current, which come first.
+        _largest(jax.tree.leaves(integer.pre_spike)[: 1 + has_synapse])
+        / cell.limits[1],
         None if cell.threshold is None else rates,
     )
+
+
+def _adaptation_decays(real: Any, cell: Any) -> tuple[Any, Any]:
+    """Return the decay factors of the adaptation, before and after. 0 without one."""
+    if getattr(cell, "adaptation", None) is None:
+        return 0.0, 0.0
+    return real.adaptation_decay, np.asarray(cell.adaptation_decay) / cell.most_leak
 
 
 def _fixed_weights(layer: Layer) -> list[Fixed]:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .._weights import Operation, Product
+from .._weights import Operation, Product, Shape
 from ..network import Join, Network
 from ._arithmetic import LARGEST
 from ._cells import CHIPS, IntegerCell
@@ -123,14 +123,23 @@ def _check_sizes(
                     f"{place} must read {edge.source!r} by a weight for {shape} neurons, got one "
                     f"for {current}"
                 )
-        for field in getattr(cell, "integer_names", ()):
-            count = np.size(getattr(cell, field))
-            if count != 1 and shape != (count,):
+        for field in getattr(cell, "integer_domains", ()):
+            parameters = np.shape(getattr(cell, field))
+            if not _is_broadcast(parameters, shape):
                 raise ValueError(
-                    f"{place} must have one {field} for each of {shape} neurons, got {count}"
+                    f"{place} must have one {field} for all of {shape} neurons, or an array that "
+                    f"broadcasts to them, got shape {parameters}"
                 )
     if unread := [name for name in inputs if name not in shapes]:
         raise ValueError(f"{owner}: no layer reads {unread[0]!r}; remove these inputs")
+
+
+def _is_broadcast(parameters: Shape, neurons: Shape) -> bool:
+    """Return True if an array of parameters broadcasts to the neurons."""
+    try:
+        return np.broadcast_shapes(parameters, neurons) == neurons
+    except ValueError:
+        return False
 
 
 def _operations(
@@ -236,7 +245,8 @@ def replay(network: Network, inputs: Any) -> tuple[dict[str, Any], Any]:
         history[name] = []
         if cell is not None:
             zeros = np.zeros((batch, *bias.shape), np.int64)
-            states[name] = (zeros, zeros) if len(cell.state_names) > 1 else zeros
+            count = len(cell.state_names)
+            states[name] = (zeros,) * count if count > 1 else zeros
     largest = {name: int(np.abs(x).max(initial=0)) for name, x in inputs.items()}
     largest |= {layer.name: layer.cell.n for layer in layers if layer.cell is not None}
     is_exact = {}

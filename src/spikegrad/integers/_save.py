@@ -351,9 +351,9 @@ def _cell(entry: _Entry) -> Any:
 
 
 def _cell_value(entry: _Entry) -> Any:
-    """Return a number, a name or a flag, or the integers of all neurons."""
+    """Return a number, a name or a flag, or the integers of neurons or channels."""
     if isinstance(entry.value, list):
-        return entry.array(1, 1)
+        return entry.array(1, 3)
     if not isinstance(entry.value, str | int | float | None):
         entry.refuse("a number, a text or a list of integers")
     return entry.value
