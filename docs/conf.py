@@ -1,7 +1,8 @@
 """Settings of the documentation.
 
-Before the build, the templates of pages are filled from the code, into generated/. So the pages never repeat lists of
-surrogates, results or options.
+Before the build, the templates of pages are filled from the code, into generated/, and the tables in pages from the
+results of benchmarks. So nobody copies lists of surrogates, results or options. ``python docs/conf.py`` fills them
+without a build.
 """
 
 import inspect
@@ -18,6 +19,7 @@ import jinja2
 import matplotlib
 from click.testing import CliRunner
 from docutils import nodes
+from sphinx import addnodes
 from sphinx.errors import ExtensionError
 from sphinx.pycode import ModuleAnalyzer
 
@@ -79,6 +81,7 @@ autodoc_member_order = "bysource"
 autosummary_imported_members = True
 numpydoc_show_class_members = False
 myst_enable_extensions = ["colon_fence", "dollarmath"]
+myst_heading_anchors = 4  # links to sections as on GitHub: page.md#title-of-the-section
 copybutton_prompt_text = r">>> |\.\.\. "  # outputs are not copied
 copybutton_prompt_is_regexp = True
 nb_execution_mode = "force"  # tutorials run with the current code whenever they are read
@@ -284,9 +287,26 @@ def write(name, text):
         target.write_text(text)
 
 
-for page in sorted((HERE / "_templates" / "pages").iterdir()):
-    text = pages.from_string(page.read_text()).render(context)
-    write(page.name, text.replace(" ± ", "\xa0±\xa0"))  # no line ends within a number
+TABLE = re.compile(r"(<!-- table: ([\w-]+) -->\n).*?(<!-- end of the table -->)", re.DOTALL)
+tables = {}  # the texts that pages of docs/ contain between two comments, so that they are read on GitHub too
+for template in sorted((HERE / "_templates" / "pages").iterdir()):
+    text = pages.from_string(template.read_text()).render(context)
+    text = text.replace(" ± ", "\xa0±\xa0")  # no line ends within a number
+    if template.suffix == ".txt":
+        tables[template.stem] = f"\n{text.strip()}\n\n"
+    else:
+        write(template.name, text)
+
+
+def filled(text):
+    """Return the text of a page with its tables."""
+    return TABLE.sub(lambda found: found[1] + tables[found[2]] + found[3], text)
+
+
+for page in sorted(HERE.glob("*.md")):
+    text = page.read_text()
+    if filled(text) != text:
+        page.write_text(filled(text))
 module_page = pages.from_string((HERE / "_templates" / "module.rst").read_text())
 for module, text, names in module_pages():
     write(f"{module}.rst", module_page.render(module=module, text=text, names=names))
@@ -312,6 +332,66 @@ def notebooks_stand_alone(app, env):
         path.write_text(json.dumps(notebook, indent=1))
 
 
+# Words of other meanings, which are also public functions.
+WORDS = {
+    "activity",
+    "collate",
+    "get",
+    "graph",
+    "hop",
+    "load",
+    "moments",
+    "names",
+    "parameter",
+    "plot",
+    "scale",
+    "spike",
+}
+# Pages without a public object of their name.
+OTHER_PAGES = {
+    "spikegrad": "generated/cli",
+    "spikegrad.surrogates.presets": "generated/spikegrad.surrogates.presets",
+    **{f"spikegrad {name}": "generated/cli" for name in command.commands},
+}
+
+
+def link_names(app, doctree, page):
+    """Link each public name in code to its page, so that authors write `LIF` and GitHub shows it."""
+    targets = targets_of_names(app.env.get_domain("py").objects)
+    for literal in list(doctree.findall(nodes.literal)):
+        name = literal.astext().removesuffix("()")
+        if name not in targets or has_link(literal):
+            continue
+        target, anchor = targets[name]
+        if target != page:
+            address = app.builder.get_relative_uri(page, target) + anchor
+            literal.replace_self(nodes.reference("", "", literal.deepcopy(), internal=True, refuri=address))
+
+
+def targets_of_names(objects):
+    """Return the page and the anchor of each public name, in full and as in an import."""
+    found = {
+        name: (target, f"#{name.replace(' ', '-')}" if " " in name else "") for name, target in OTHER_PAGES.items()
+    }
+    for full, entry in objects.items():
+        owner, _, short = full.rpartition(".")
+        if entry.objtype in ("method", "attribute", "property"):  # with the name of the class
+            short = f"{owner.rpartition('.')[2]}.{short}"
+        target = entry.docname, f"#{entry.node_id}"
+        found.setdefault(full, target)
+        if entry.objtype != "module" and short not in WORDS:
+            found.setdefault(short, target)
+    return found
+
+
+def has_link(node):
+    """Return True for code in a link, in a title or in a signature."""
+    while node := node.parent:
+        if isinstance(node, nodes.reference | nodes.title | addnodes.desc_signature | addnodes.download_reference):
+            return True
+    return False
+
+
 def mark_tables(app, doctree, page):
     """Mark the tables with sentences, which need a minimum width on a phone."""
     for table in doctree.findall(nodes.table):
@@ -321,5 +401,6 @@ def mark_tables(app, doctree, page):
 
 def setup(app):
     app.connect("doctree-resolved", mark_tables)
+    app.connect("doctree-resolved", link_names)
     app.connect("env-updated", notebooks_stand_alone)
     app.connect("env-check-consistency", every_public_name_has_a_page)

@@ -1,10 +1,13 @@
-"""Pictures of the README and of the galleries.
+"""Pictures of the documentation.
 
-The documentation draws the galleries when it is built. ``python docs/pictures.py`` draws the README's picture into
-``docs/_static``.
+The documentation draws those of the galleries and of plot directives when it is built. ``python docs/pictures.py``
+draws the others, the functions in :data:`FILES`, into ``docs/_static``, so that pages show them on GitHub too. Draw
+them again after a change of ``benchmarks/results``.
 """
 
+import json
 import re
+import sys
 from pathlib import Path
 
 import jax
@@ -19,6 +22,7 @@ from spikegrad.reports.plot import tidy, traces
 from spikegrad.training import Online
 
 HERE = Path(__file__).parent
+GREY = "#808080"  # on light and dark pages
 SHOWN = 1  # the test image of the README's picture
 STEPS, ON, OFF = 160, 20, 120  # a current flows from step ON to step OFF
 CURRENT = 0.2
@@ -145,7 +149,7 @@ def eligibility():
         4, 1, figsize=(6.6, 4.4), sharex=True, layout="constrained", height_ratios=[0.5, 2, 1.5, 1.5]
     )
     axes[0].vlines(np.flatnonzero(inputs[:, 0, 0]), 0, 1, color="C0", lw=1.8)
-    axes[1].plot(potential, color="0.3", lw=1.6)
+    axes[1].plot(potential, color=GREY, lw=1.6)
     axes[1].vlines(np.flatnonzero(spikes), 1.1, 1.4, color="C3", lw=1.8)
     axes[1].axhline(threshold, color="0.6", lw=1, ls="--")
     axes[2].plot(state, color="C2", lw=1.6)
@@ -161,11 +165,343 @@ def eligibility():
     plt.figure(figure)
 
 
+def results(name):
+    """The rows of a file of results."""
+    path = HERE.parent / "benchmarks" / "results" / f"{name}.json"
+    return json.loads(path.read_text())["rows"]
+
+
+def canvas(width, height, columns=1, **options):
+    """A figure with a row of panels."""
+    return plt.figure(figsize=(width, height), layout="constrained").subplots(1, columns, **options)
+
+
+def drawing(width, height):
+    """A figure for boxes and arrows, with a unit of one inch."""
+    axes = plt.figure(figsize=(width, height)).add_axes((0, 0, 1, 1))
+    axes.set(xlim=(0, width), ylim=(0, height))
+    axes.set_axis_off()
+    return axes
+
+
+def box(axes, x, y, text, color=GREY, size=9, **options):
+    """Text with a frame around it, centered at a point."""
+    frame = {"boxstyle": "round,pad=0.45", "fc": "none", "ec": color, "lw": 1.4}
+    return axes.text(x, y, text, ha="center", va="center", fontsize=size, bbox=frame, **options)
+
+
+def arrow(axes, start, end, color=GREY, style="-|>", text="", at=0.5, offset=(0.06, 0.0), **options):
+    """An arrow between two points, with a text beside it."""
+    axes.annotate("", end, start, arrowprops={"arrowstyle": style, "color": color, "lw": 1.3, **options})
+    if text:
+        x, y = (a + at * (b - a) + d for a, b, d in zip(start, end, offset, strict=True))
+        axes.text(x, y, text, fontsize=8.5, va="center", color=color)
+
+
+MODES = {"exact": "exact", "half": "half", "8-bit": "8-bit", "recompute": "recompute"}
+
+
+def memory_time():
+    """Memory of a training step against its time, both relative to a plain loop: modes, and libraries."""
+    left, right = canvas(8.6, 3.4, 2)
+    for size, marker, filled in (("256x250", "o", False), ("1024x250", "s", True)):
+        rows = {row["variant"]: row for row in results("bptt") if row["size"] == size}
+        plain = rows["plain"]["temp_units"]
+        for n, mode in enumerate(MODES):
+            x, y = rows[mode]["time_ratio"], 100 * rows[mode]["temp_units"] / plain
+            color = f"C{n}"
+            left.plot(x, y, marker, color=color, mfc=color if filled else "none", ms=8, mew=1.6)
+            if filled:
+                place = {"exact": (8, -3), "half": (8, 0), "8-bit": (9, -7), "recompute": (-22, 9)}[mode]
+                left.annotate(f'"{mode}"', (x, y), place, textcoords="offset points", fontsize=9, color=color)
+    left.plot(1, 100, "D", color=GREY, ms=8)
+    left.annotate("plain jax.lax.scan, also with the\nsurrogates of other JAX libraries", (1, 100), (-6, -26),
+                  textcoords="offset points", fontsize=8.5, ha="right")  # fmt: skip
+    for marker, fill, text in (("o", "none", "256 neurons"), ("s", GREY, "1024 neurons")):
+        left.plot([], [], marker, color=GREY, mfc=fill, ms=7, label=text, ls="none")
+    left.legend(fontsize=8, frameon=False, loc="upper right", bbox_to_anchor=(1, 0.8))
+    left.set(xlim=(0.6, 1.35), ylim=(0, 112))
+    tidy(left, "JAX, 250 time steps", "time of a training step / plain loop", "memory, % of a plain loop")
+
+    rows = {row["variant"]: row for row in results("bptt-torch")}
+    plain = rows["plain"]["temp_units"]
+    names = {
+        **{mode: f'"{mode}"' for mode in MODES},
+        "torch": "plain PyTorch",
+        "snntorch.Leaky": "snnTorch",
+        "spikingjelly": "SpikingJelly",
+        "norse": "norse",
+        "sinabs": "sinabs",
+    }
+    places = {
+        **{"torch": (-8, 7), "snntorch.Leaky": (8, -12), "spikingjelly": (8, 3), "norse": (8, 0), "sinabs": (2, -15)},
+        **{"exact": (-8, 5), "half": (8, 0), "8-bit": (8, -8), "recompute": (8, -4)},
+    }
+    for variant, name in names.items():
+        x, y = rows[variant]["time_ratio"], 100 * rows[variant]["temp_units"] / plain
+        color = f"C{list(MODES).index(variant)}" if variant in MODES else GREY
+        right.plot(x, y, "o" if variant in MODES else "D", color=color, ms=7)
+        align = "right" if places[variant][0] < 0 else "left"
+        right.annotate(name, (x, y), places[variant], textcoords="offset points", fontsize=8.5, color=color, ha=align)
+    right.plot(1, 100, "D", color=GREY, ms=7)
+    right.annotate("plain jax.lax.scan", (1, 100), (8, 0), textcoords="offset points", fontsize=8.5)
+    right.text(0.62, 38, "modes of\nspikegrad", fontsize=8.5)
+    right.set(xlim=(0.6, 1.5), ylim=(0, 170))
+    tidy(right, "libraries of PyTorch, 256 neurons, 100 time steps", "time / plain jax.lax.scan", "memory, %")
+
+
+def storage():
+    """The arrays that each mode keeps for the backward pass, over twelve time steps."""
+    steps = 12
+    axes = drawing(8.6, 3.7)
+    rows = (
+        ('"scan"', "three arrays a step", 3, 1.0, GREY, range(steps)),
+        ('"exact"', "the state before the spike", 1, 1.0, "C0", range(steps)),
+        ('"half"', "the state in 16 of 32 bits", 1, 0.5, "C1", range(steps)),
+        ('"8-bit"', "the state in 8 of 32 bits", 1, 0.25, "C2", range(steps)),
+        ('"recompute"', "one state in √steps", 1, 1.0, "C3", range(0, steps, 4)),
+    )
+    top, side = 3.4, 0.27
+    for name, text, count, part, color, at in rows:
+        middle = top - 0.3 * max(count - 1, 0) / 2
+        axes.text(1.05, middle, name, ha="right", va="center", fontsize=10, color=color)
+        axes.text(6.05, middle, text, va="center", fontsize=9)
+        for n in range(count):
+            for step in range(steps):
+                corner = 1.25 + 0.39 * step, top - side / 2 - 0.3 * n
+                axes.add_patch(plt.Rectangle(corner, side, side, fc="none", ec=GREY, lw=0.7, ls=":"))
+                if step in at:
+                    axes.add_patch(plt.Rectangle(corner, side, part * side, fc=color, ec="none"))
+        top -= 0.3 * count + 0.22
+    axes.annotate("", (5.95, 0.36), (1.25, 0.36), arrowprops={"arrowstyle": "-|>", "color": GREY})
+    axes.text(3.6, 0.15, "time steps of one layer, in the forward pass", ha="center", va="center", fontsize=9)
+
+
+DATA = {  # the data sets of benchmarks/choosing.py, and their networks
+    "mnist5k": "mnist5k",
+    "japanese_vowels": "japanese_vowels, recurrent",
+    "self_regulation_scp1": "self_regulation_scp1, recurrent",
+    "randman": "randman",
+}
+
+
+def curve_of(axes, rows, x, label, **options):
+    """Accuracies with their standard deviations."""
+    rows = sorted(rows, key=lambda row: row[x])
+    accuracy, spread = ([100 * (row[key] or 0) for row in rows] for key in ("test", "test, deviation"))
+    axes.errorbar([row[x] for row in rows], accuracy, spread, label=label, lw=1.6, ms=5, capsize=2, **options)
+
+
+def choosing_width():
+    """Test accuracy against the half-width and the height of the slope, a curve for each data set."""
+    left, right = canvas(8.6, 3.3, 2, sharey=True)
+    for axes, question, x in ((left, "width", "half_width"), (right, "height", "peak")):
+        for n, (data, label) in enumerate(DATA.items()):
+            rows = [row for row in results("choosing") if row["question"] == question and row["data"] == data]
+            if rows:
+                curve_of(axes, rows, x, label, color=f"C{n}", marker="osD^"[n])
+        axes.set_xscale("log")
+        axes.set_xticks([0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2] if x == "half_width" else [0.1, 0.3, 1, 3, 10])
+        axes.minorticks_off()
+        axes.xaxis.set_major_formatter("{x:g}")
+    left.axvspan(0.1, 0.8, color="C2", alpha=0.12, lw=0)
+    right.axvspan(0.085, 1, color="C2", alpha=0.12, lw=0)
+    tidy(left, "height 1: accuracy hardly depends on the width", "half-width / threshold", "test accuracy, %")
+    tidy(right, "half-width 0.4: high slopes do not learn", "height of the slope")
+    left.set_ylim(0, 105)
+    left.legend(fontsize=8, frameon=False, loc="lower left")
+
+
+def choosing_reset():
+    """Test accuracy against the height, with a detached and a differentiated reset."""
+    left, right = canvas(8.6, 3.1, 2, sharey=True)
+    for axes, data in ((left, "mnist5k"), (right, "japanese_vowels")):
+        found = [row for row in results("choosing") if row["question"] == "reset" and row["data"] == data]
+        for n, width in enumerate((0.1, 0.4, 1.6)):
+            for detached in (False, True):
+                rows = [row for row in found if row["half_width"] == width and row["detached"] == detached]
+                label = f"half-width {width}, {'detached' if detached else 'differentiated'}"
+                style = {"ls": "--", "mfc": "none"} if detached else {}
+                curve_of(axes, rows, "peak", label, color=f"C{n}", marker="o", **style)
+        axes.set_xscale("log")
+        axes.set_xticks([1, 3, 10])
+        axes.minorticks_off()
+        axes.xaxis.set_major_formatter("{x:g}")
+    tidy(left, "mnist5k, no recurrence", "height of the slope", "test accuracy, %")
+    tidy(right, "japanese_vowels, recurrent", "height of the slope")
+    left.set_ylim(0, 105)
+    left.legend(fontsize=7.5, frameon=False, loc="lower left")
+
+
+def choosing_depth():
+    """Test accuracy against the half-width, a curve for each depth."""
+    panels = canvas(8.6, 2.9, 2, sharey=True)
+    for axes, data in zip(panels, ("mnist5k", "randman"), strict=True):
+        for n, depth in enumerate((1, 3, 6)):
+            rows = [row for row in results("choosing") if row["question"] == "depth" and row["data"] == data]
+            rows = [row for row in rows if row["depth"] == depth]
+            curve_of(axes, rows, "half_width", f"{depth} hidden layer{'s' * (depth > 1)}", color=f"C{n}", marker="o")
+        axes.set_xscale("log")
+        axes.set_xticks([0.1, 0.4, 1.6])
+        axes.minorticks_off()
+        axes.xaxis.set_major_formatter("{x:g}")
+        tidy(axes, data, "half-width / threshold", "test accuracy, %" if data == "mnist5k" else "")
+    panels[0].set_ylim(0, 105)
+    panels[0].legend(fontsize=8, frameon=False, loc="lower right")
+
+
+def axes_of_inputs():
+    """The axes of inputs, and two arrays that are not in this order."""
+    axes = drawing(8.6, 3.0)
+
+    def block(x, y, widths, names, color):
+        """A box in three axes: to the right, upward, and into the page."""
+        wide, high, deep = widths
+        dx, dy = 0.55 * deep, 0.4 * deep
+        for start, end in (
+            *(((0, 0), (wide, 0)), ((0, high), (wide, high)), ((0, 0), (0, high)), ((wide, 0), (wide, high))),
+            *(((0, high), (dx, high + dy)), ((wide, high), (wide + dx, high + dy)), ((wide, 0), (wide + dx, dy))),
+            *(((dx, high + dy), (wide + dx, high + dy)), ((wide + dx, dy), (wide + dx, high + dy))),
+        ):
+            axes.plot([x + start[0], x + end[0]], [y + start[1], y + end[1]], color=color, lw=1.4)
+        axes.text(x + wide / 2, y - 0.2, names[0], ha="center", va="center", fontsize=9)
+        axes.text(x - 0.12, y + high / 2, names[1], ha="center", va="center", fontsize=9, rotation=90)
+        axes.text(x + wide + dx / 2 + 0.1, y + dy / 2 - 0.06, names[2], va="top", fontsize=9)
+
+    block(0.75, 0.95, (2.6, 1.0, 0.9), ("axis 0: time steps", "axis 2: inputs", "axis 1:\nexamples"), "C0")
+    for step in range(13):
+        axes.plot([0.75 + 0.2 * step] * 2, [0.95, 1.95], color="C0", lw=0.5, alpha=0.6)
+    axes.text(0.75, 2.62, "right: inputs of shape (steps, examples, inputs)", fontsize=10, color="C0")
+    axes.text(0.75, 0.33, "A network reads one slice x[t] after the other.", fontsize=9)
+    block(5.45, 0.95, (1.0, 1.0, 1.5), ("axis 0: examples", "axis 2: inputs", "axis 1:\ntime steps"), "C3")
+    for step in range(6):
+        axes.plot([5.45 + 0.2 * step] * 2, [0.95, 1.95], color="C3", lw=0.5, alpha=0.6)
+    axes.text(5.15, 2.8, "wrong without an error: examples first", fontsize=10, color="C3")
+    axes.text(4.9, 0.33, "The network reads one example after the other,", fontsize=9)
+    axes.text(4.9, 0.12, "as if each was a time step: jnp.swapaxes(x, 0, 1)", fontsize=9)
+
+
+def online_flow():
+    """Arrays that flow forward and backward in time, in backpropagation and in e-prop."""
+    axes = drawing(8.6, 3.5)
+    for left, title in ((0.2, "backpropagation through time"), (4.6, "Online, forward in time")):
+        online = left > 1
+        axes.text(left + 0.05, 3.25, title, fontsize=10.5, color="C3" if online else "C0")
+        for step in range(4):
+            x = left + 0.5 + 1.0 * step
+            box(axes, x, 2.0, "step" if step < 3 else "step T", size=8.5)
+            arrow(axes, (x, 1.25), (x, 1.78))
+            axes.text(x, 1.12, f"x[{step}]" if step < 3 else "x[T]", ha="center", va="center", fontsize=8.5)
+            if online:
+                arrow(axes, (x, 2.25), (x, 2.72), "C3")
+                axes.text(x, 2.83, "gradient", ha="center", fontsize=8, color="C3")
+            else:
+                axes.add_patch(plt.Rectangle((x - 0.3, 2.55), 0.6, 0.22, fc="C0", alpha=0.5, ec="none"))
+                arrow(axes, (x, 2.25), (x, 2.53), "C0")
+            if step < 3:
+                arrow(axes, (x + 0.31, 2.07), (x + 0.69, 2.07))
+                if online:
+                    arrow(axes, (x + 0.31, 1.92), (x + 0.69, 1.92), "C3")
+                else:
+                    arrow(axes, (x + 0.69, 1.92), (x + 0.31, 1.92), "C0", linestyle="--")
+        if online:
+            axes.text(left + 0.05, 0.72, "grey: states   red: eligibility traces", fontsize=9)
+            axes.text(left + 0.05, 0.48, "Memory: the traces, for any number of steps.", fontsize=9)
+            axes.text(left + 0.05, 0.24, "The gradient exists after each step.", fontsize=9)
+        else:
+            axes.text(left + 0.05, 0.72, "solid: states   dashed: gradient, after the last step", fontsize=9)
+            axes.text(left + 0.05, 0.48, "Memory: one stored array per step (blue).", fontsize=9)
+            axes.text(left + 0.05, 0.24, "The gradient exists after the last step.", fontsize=9)
+
+
+def diagnosis_tree():
+    """The decisions of ``diagnose``, from the first training to the last line of its report."""
+    axes = drawing(8.6, 5.6)
+    question, result, work = "C0", "C2", GREY
+    box(axes, 2.35, 5.2, "train 60 updates on two thirds\nof the examples, as it is", work)
+    box(axes, 2.35, 4.1, "Does the loss fall by 60 %\non the way to its lowest value?", question)
+    box(axes, 6.6, 4.1, "no issue\n(or: it overfits, if other examples\ngain less than 10 %)", result)
+    box(axes, 2.35, 2.95, "measure inputs and layers,\nfrom the inputs to the outputs", work)
+    box(axes, 2.35, 1.85, "train with the changes for all measures\noutside of their bands, then with other\nmemories, "
+        "learning rates and slopes", work)  # fmt: skip
+    box(axes, 2.35, 0.6, "Does it learn with changes?", question)
+    box(axes, 6.6, 1.85, "issues with their fixes,\nwithout changes that are not needed", result)
+    box(axes, 6.6, 0.6, "the changes that were tried, and causes\noutside of the network to check", result)
+    for start, end in (((2.35, 4.9), (2.35, 4.42)), ((2.35, 2.65), (2.35, 2.28)), ((2.35, 1.42), (2.35, 0.84))):
+        arrow(axes, start, end)
+    arrow(axes, (2.35, 3.78), (2.35, 3.26), text="no")
+    arrow(axes, (3.85, 4.1), (5.05, 4.1), text="yes", offset=(-0.1, 0.13))
+    arrow(axes, (3.6, 0.72), (5.1, 1.6), text="yes", offset=(-0.3, 0.1))
+    arrow(axes, (3.6, 0.6), (4.75, 0.6), text="no", offset=(-0.1, 0.12))
+
+
+def surrogate_curves():
+    """The slopes of all surrogates with their default parameters, a panel for each."""
+    names = sorted((type(spikegrad.get(name)).__name__ for name in spikegrad.names()), key=str.lower)
+    names = list(dict.fromkeys(names))
+    columns = 5
+    rows = -(-len(names) // columns)
+    panels = plt.figure(figsize=(8.6, 1.28 * rows), layout="constrained").subplots(rows, columns)
+    for axes in panels.flat[len(names) :]:
+        axes.set_axis_off()
+    for axes, name in zip(panels.flat, names, strict=False):
+        fire = getattr(spikegrad.surrogates, name)()
+        x = np.linspace(-2, 2, 201, dtype=np.float32)
+        slope = np.asarray(fire.surrogate_grad(x))
+        axes.plot(x, slope, color="C1", lw=1.6)
+        axes.set_ylim(min(0, slope.min()) - 0.05, min(slope.max(), 3) * 1.1)
+        axes.axvline(0, color=GREY, lw=0.7, ls=":")
+        axes.set_title(name, fontsize=8.2)
+        axes.set_xticks([-1, 0, 1])
+        axes.tick_params(labelsize=8)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.margins(x=0)
+        axes.locator_params(axis="y", nbins=3)
+
+
+def gpu_launches():
+    """Commands of the host and kernels of the device, per time step, for an H100 that is only described."""
+    rows = results("gpu-described")
+    cases = list(dict.fromkeys(row["case"] for row in rows))
+    left, right = canvas(8.6, 0.42 * len(cases) + 1.1, 2, sharey=True)
+    for axes, key, title in ((left, "launches", "launches per time step"), (right, "kernels", "kernels per time step")):
+        for n, (variant, color) in enumerate((("plain scan", GREY), ("exact", "C0"))):
+            values = [next((r[key] for r in rows if r["case"] == c and r["variant"] == variant), np.nan) for c in cases]
+            places = np.arange(len(cases)) + 0.38 * n
+            axes.barh(places, values, 0.36, color=color, label={"exact": '"exact"'}.get(variant, variant))
+            for place, value in zip(places, values, strict=True):
+                if np.isfinite(value):
+                    axes.text(value, place, f" {value:.2g}" if value < 10 else f" {value:.0f}", va="center", fontsize=8)
+        tidy(axes, title, "")
+        axes.margins(x=0.12)
+    left.set_yticks(np.arange(len(cases)) + 0.19, cases)
+    left.invert_yaxis()
+    right.legend(fontsize=8, frameon=False)
+
+
+FILES = {
+    "training": training,
+    "memory-time": memory_time,
+    "memory-modes": storage,
+    "choosing-width": choosing_width,
+    "choosing-reset": choosing_reset,
+    "choosing-depth": choosing_depth,
+    "axes": axes_of_inputs,
+    "online-flow": online_flow,
+    "online-traces": eligibility,
+    "diagnose-tree": diagnosis_tree,
+    "surrogate-curves": surrogate_curves,
+    "gpu-launches": gpu_launches,
+}
+"""The files in ``docs/_static``, without their ending, and the functions that draw them."""
+
 if __name__ == "__main__":
     import matplotlib as mpl
 
-    grey = "#808080"  # on light and dark pages
-    colors = dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), grey)
+    colors = dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), GREY)
+    plt.rcParams.update(mpl.rc_params_from_file(HERE / "matplotlibrc", use_default_template=False))
     with mpl.rc_context(colors | {"svg.hashsalt": "spikegrad", "font.family": "DejaVu Sans"}):
-        training()
-        plt.savefig(HERE / "_static" / "training.svg", transparent=True, metadata={"Date": None})
+        for name in sys.argv[1:] or FILES:
+            FILES[name]()
+            plt.savefig(HERE / "_static" / f"{name}.svg", transparent=True, metadata={"Date": None})
+            plt.close("all")

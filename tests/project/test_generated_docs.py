@@ -49,10 +49,9 @@ def test_pages_are_filled(conf, pages):
     """No template is left, no value is missing, and each row of a table is as wide as its
     header.
     """
-    assert len(pages) == len(list((ROOT / "docs" / "_templates" / "pages").iterdir())) + len(
-        conf.MODULES
-    )
-    for name, text in pages.items():
+    templates = (ROOT / "docs" / "_templates" / "pages").iterdir()
+    assert len(pages) + len(conf.tables) == len(list(templates)) + len(conf.MODULES)
+    for name, text in (pages | conf.tables).items():
         assert not re.search(r"\{[{%]", text), name
         for header, *rows in tables(text):
             assert rows, (name, header)
@@ -61,6 +60,38 @@ def test_pages_are_filled(conf, pages):
                 name,
                 header,
             )
+
+
+def test_tables_of_pages_are_those_of_the_results(conf):
+    """Each template of a table is in one page, and each page has the text that the build fills
+    in.
+    """
+    shown = []
+    for page in sorted((ROOT / "docs").glob("*.md")):
+        text = page.read_text()
+        shown += [found[2] for found in conf.TABLE.finditer(text)]
+        assert conf.filled(text) == text, f"{page.name}: run `python docs/conf.py`"
+        assert text.count("<!-- table: ") == text.count("<!-- end of the table -->"), page.name
+    assert sorted(set(shown)) == sorted(conf.tables)
+
+
+def test_names_in_code_link_to_their_page(conf):
+    """In full, as in an import, with their class, or with a call, and commands."""
+    entry = types.SimpleNamespace
+    found = conf.targets_of_names(
+        {
+            "spikegrad.Network": entry(docname="network", node_id="a", objtype="class"),
+            "spikegrad.Network.init": entry(docname="network", node_id="b", objtype="method"),
+            "spikegrad.data": entry(docname="data", node_id="c", objtype="module"),
+            "spikegrad.data.load": entry(docname="load", node_id="d", objtype="function"),
+        }
+    )
+    assert found["spikegrad.Network"] == found["Network"] == ("network", "#a")
+    assert found["Network.init"] == ("network", "#b")
+    assert found["spikegrad.data.load"] == ("load", "#d")
+    assert found["spikegrad train"] == ("generated/cli", "#spikegrad-train")
+    # modules by their full names, and no words of other meanings
+    assert not {"data", "load", "init"} & set(found)
 
 
 def test_titles_have_at_most_six_words_and_commands_fit_the_text_column(pages):
