@@ -59,6 +59,8 @@ def test_too_little_training_is_no_fault(tmp_path, capsys):
     assert f"warning: {diagnosis.SOUND}" in printed.out
 
 
+@pytest.mark.every
+@pytest.mark.ci
 def test_fixes_are_those_of_the_command(monkeypatch):
     """A rate is the option to pass, and only values of a file, which the command does not
     standardize, can change.

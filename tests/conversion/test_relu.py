@@ -106,6 +106,8 @@ def activations_in_numpy(x):
     return {"stem": stem, "branch": branch, "block": block}
 
 
+@pytest.mark.every
+@pytest.mark.ci
 def test_a_residual_network_has_the_spikes_of_a_loop(network):
     spiking = to_spiking(network, IMAGES, STEPS)
     thresholds = {name: spiking.layers[name].cell.threshold for name in ("stem", "branch", "block")}
@@ -159,6 +161,8 @@ def test_a_converted_network_runs_in_integers_and_in_c(tmp_path):
     assert abs(outputs.mean(0) - relu(pixels)[1][0]).mean() < 0.1 * np.std(relu(pixels)[1])
 
 
+@pytest.mark.every
+@pytest.mark.ci
 def test_a_converted_network_is_trained_on(network):
     spiking = to_spiking(network, IMAGES, STEPS)
     trainable, static = partition(spiking)

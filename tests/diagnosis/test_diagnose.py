@@ -393,6 +393,8 @@ def test_fixes_as_code_change_the_network_as_apply_does(network, kind, place):
     assert issues(report.repaired) == []
 
 
+@pytest.mark.every
+@pytest.mark.ci
 def test_functions_as_weights_are_scaled():
     kernel = matrix(1, 1e-3, UNITS)
     for weight in (lambda x: x @ kernel, jax.tree_util.Partial(lambda k, x: x @ k, kernel)):
@@ -583,6 +585,8 @@ def trained(network, inputs=INPUTS, labels=CLASSES, optimizer=None, read=mean, *
 FAULTY = stack(cell=NUMBERS, threshold=30.0)
 
 
+@pytest.mark.every
+@pytest.mark.ci
 def test_repaired_network_learns():
     texts = []
     report = trained(FAULTY, progress=texts.append)
@@ -594,6 +598,8 @@ def test_repaired_network_learns():
     assert texts[:2] == ["measuring", "training"]
 
 
+@pytest.mark.every
+@pytest.mark.ci
 def test_learning_network_has_no_issue_although_a_measure_is_outside():
     report = trained(stack(cell=NUMBERS, surrogate=Sigmoid(40.0)))  # which explodes, see above
     assert report.outcome.learned > 0.75
@@ -601,6 +607,8 @@ def test_learning_network_has_no_issue_although_a_measure_is_outside():
     assert report.verdict.endswith("it learns")
 
 
+@pytest.mark.every
+@pytest.mark.ci
 def test_network_that_learns_slowly_has_no_issue():
     report = trained(HEALTHY, optimizer=optax.adam(7e-4))
     assert 0.1 < report.outcome.learned < 0.6
@@ -608,6 +616,8 @@ def test_network_that_learns_slowly_has_no_issue():
     assert "it learns, slowly: 240 updates remove " in report.verdict
 
 
+@pytest.mark.every
+@pytest.mark.ci
 def test_change_is_an_issue_if_a_network_then_learns_in_a_quarter_of_the_updates():
     layer = Layer(SECOND, NUMBERS, bias=jnp.full(HIDDEN, -4.0))
     report = trained(stack(second=layer, cell=NUMBERS), optimizer=optax.adam(5e-3))
@@ -616,6 +626,8 @@ def test_change_is_an_issue_if_a_network_then_learns_in_a_quarter_of_the_updates
     np.testing.assert_allclose(report.repaired.layers["1"].bias, 0, atol=1e-6)
 
 
+@pytest.mark.every
+@pytest.mark.ci
 def test_memory_is_lengthened_if_noise_after_the_cue_hides_the_gap():
     noise = np.random.default_rng(4).random((30, *INPUTS.shape[1:])) < 0.1
     inputs = np.concatenate([INPUTS[:8], noise.astype(np.float32)])
@@ -681,6 +693,8 @@ def test_memory_is_the_one_change_although_it_makes_the_readout_too_large(is_bou
         assert type(repaired.layers["1"].cell.decay) is type(decay)
 
 
+@pytest.mark.every
+@pytest.mark.ci
 def test_memory_is_lengthened_although_a_larger_rate_learns_the_noise_by_heart():
     rng = np.random.default_rng(6)
     labels = np.arange(80) % 2
@@ -707,6 +721,8 @@ def test_first_update_that_is_infinite_is_named_and_cured():
     assert report.outcome_repaired.learned > 0.6
 
 
+@pytest.mark.every
+@pytest.mark.ci
 def test_network_that_cannot_learn_is_never_fine():
     report = trained(HEALTHY, 0 * INPUTS, NOISE)
     assert report.outcome.learned < 0.2
@@ -718,12 +734,16 @@ def test_network_that_cannot_learn_is_never_fine():
     assert "check what is outside of the network" in report.verdict
 
 
+@pytest.mark.every
+@pytest.mark.ci
 def test_trial_counts_only_examples_that_no_update_uses():
     report = trained(HEALTHY, labels=NOISE, optimizer=optax.adam(3e-2))
     assert report.outcome.trained > 0.5
     assert report.outcome.held_out < 0.2
 
 
+@pytest.mark.every
+@pytest.mark.ci
 @pytest.mark.parametrize("rate", few([1e-1, 1e-5], 1e-1))
 def test_change_that_helps_no_other_examples_is_not_an_issue(rate):
     report = trained(HEALTHY, labels=NOISE, optimizer=optax.sgd(rate))

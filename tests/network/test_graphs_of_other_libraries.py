@@ -359,6 +359,8 @@ def load(module, recorded, linear, norm, part=slice(None)):
     module.norm.mean, module.norm.var = nnx.BatchStat(mean), nnx.BatchStat(var)
 
 
+@pytest.mark.every
+@pytest.mark.ci
 @pytest.mark.parametrize("mode", few(MODES, "train"))
 @pytest.mark.parametrize("case", few(["block", "attention"], "attention"))
 def test_blocks_of_spikformer(x64, case, mode):

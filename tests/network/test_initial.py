@@ -134,6 +134,8 @@ def test_convolutions():
         assert found[0 if np.ndim(rate) else 20 :].std() == pytest.approx(1, rel=0.05)
 
 
+@pytest.mark.every
+@pytest.mark.ci
 def test_each_layer_of_a_network_goes_by_the_spikes_of_the_one_below():
     spikes = rng().random((40, 12, 40)) < 0.1
     mask = np.arange(40)[:, None] < rng().integers(20, 40, 12)
@@ -409,6 +411,8 @@ def test_initial_weights_that_are_refused(message):
     assert_raises(lambda: REFUSED[message]()(KEY, (4, 2)), message)
 
 
+@pytest.mark.every
+@pytest.mark.ci
 def test_recurrent_weights_of_a_sequence_with_gaps_are_those_without():
     """To a network both are the same: a step that does not take place holds the last outputs."""
     x = (rng().random((40, 8, 20)) < 0.3).astype(np.float32)

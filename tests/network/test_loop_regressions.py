@@ -148,6 +148,8 @@ def gradients_at(cell, mode):
     )
 
 
+@pytest.mark.every
+@pytest.mark.ci
 @pytest.mark.parametrize("cell", few(CELLS, "SynapticLIF"))
 @pytest.mark.parametrize(
     ("mode", "of_weights", "of_decays"),
@@ -235,6 +237,8 @@ def test_every_mode_lowers_for_every_platform():
         assert "custom_call" not in lowered or "annotate" in lowered
 
 
+@pytest.mark.every
+@pytest.mark.ci
 def test_export_with_an_open_batch():
     from jax import export  # noqa: PLC0415
 

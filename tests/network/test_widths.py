@@ -44,6 +44,8 @@ def surrogate_of(cell):
     return getattr(cell, "cell", cell).surrogate
 
 
+@pytest.mark.every
+@pytest.mark.ci
 def test_slopes_are_as_wide_as_potentials_are_spread():
     theta, learned = jnp.linspace(0.5, 2, 7), spikegrad.learnable(Arctan(5.0))
     before = Network(

@@ -32,7 +32,18 @@ def name(page):
 RUN = [page for page in PAGES if blocks(page, "python")]
 # nine tenths of the time of all
 LONG = (
-    *("README", "cost", "diagnose", "exchange", "graphs", "integers", "layers", "losses"),
+    *(
+        "README",
+        "conversion",
+        "cost",
+        "data",
+        "diagnose",
+        "exchange",
+        "graphs",
+        "integers",
+        "layers",
+        "losses",
+    ),
     *(
         "memory",
         "neurons",

@@ -439,7 +439,11 @@ BROKEN_CELLS = {
 }
 
 
-@pytest.mark.parametrize("cell", BROKEN_CELLS, ids=lambda cell: type(cell).__name__)
+@pytest.mark.parametrize(
+    "cell",
+    few(BROKEN_CELLS, Narrow(), Tangled(), ci=[Silent()]),
+    ids=lambda cell: type(cell).__name__,
+)
 def test_broken_properties_of_cells_are_reported(cell):
     assert {*broken_properties(cell, steps=4)} == BROKEN_CELLS[cell], report_of(cell, steps=4)
 

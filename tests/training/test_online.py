@@ -495,6 +495,8 @@ INTEGERS = {
 """Neurons and a readout. Those of fixed-point numbers have synapses."""
 
 
+@pytest.mark.every
+@pytest.mark.ci
 @pytest.mark.parametrize("target", few(INTEGERS, "fixed"))
 def test_integers_learn_online(target):
     """One hidden layer without recurrence, so e-prop is backpropagation, also through a readout of
@@ -586,6 +588,8 @@ def test_cost_compares_traces_with_residuals():
     assert 0.94 * eprop.traces < eprop.crossover * of_step < eprop.traces + of_step
 
 
+@pytest.mark.every
+@pytest.mark.ci
 def test_cosine_compares_with_all_paths():
     online, x, targets = shallow()
     feedforward = dataclasses.replace(online.network.layers["hidden"], recurrent=None)

@@ -60,6 +60,8 @@ def of(results):
     return {(r["surrogate"], r["lr"], r["seed"]): {**r, "seconds": 0} for r in results}
 
 
+@pytest.mark.every
+@pytest.mark.ci
 def test_each_run_is_that_of_fit_and_each_shape_is_compiled_once():
     traced.clear()
     results = of(run(jobs=1))
