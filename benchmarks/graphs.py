@@ -11,7 +11,8 @@ the joins. ``normalized`` is the stack with batch normalization over all steps i
 
 With ``--short`` it compiles networks over few steps, and runs none of them: three layers of a graph network of 2,708
 nodes; twelve convolutions with batch normalization over time; and the structure of SpikingJelly's DVSGestureNet, with
-plain convolutions. ``temporary MB`` is the temporary memory, ``kept MB`` the arrays that the backward pass is given.
+plain convolutions. ``temporary MB`` is the temporary memory, ``kept MB`` the arrays that the backward pass is given. In
+DVSGestureNet, the gradient of the first normalization alone takes 338 MB, so no mode can take less.
 
     python benchmarks/graphs.py --short --json FILE
 """

@@ -1,8 +1,9 @@
 """The defaults of the loops over time and of training, for each kind of device.
 
 On a CPU, an iteration of a compiled loop costs nothing. Unrolled steps only take longer to compile,
-and chunks of convolutions need more memory and no less time. The arrays of a chunk exist at the
-same time, so a chunk is short compared with the sequence (:meth:`Device.length_of_chunk`).
+and chunks of convolutions need more memory and no less time. A chunk reads the weights once for all
+of its steps. Its own arrays leave the cache of the processor if it is long, and then take more time
+than the weights (:meth:`Device.length_of_chunk`).
 
 On a GPU, the host starts each kernel, and this takes longer than many kernels run. XLA compiles the
 unrolled steps of a layer to one kernel. It captures a sequence of kernels as one CUDA graph, which
@@ -12,7 +13,6 @@ nothing in it is a loop. ``benchmarks/gpu.py --described h100`` counts kernels a
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 import jax
@@ -43,6 +43,8 @@ class Device(NamedTuple):
     """The number of steps that a loop unrolls per iteration, if no graph captures it."""
     captures_chunks: bool
     """If True, a chunk is unrolled completely and contains no loop."""
+    cached: int
+    """The largest number of elements of an array of a chunk that stays in the cache."""
     allocates_early: bool
     """If True, XLA allocates the results of all loops at the start of a program."""
     layer_steps: int
@@ -53,18 +55,16 @@ class Device(NamedTuple):
     copies_ahead: bool
     """If True, ``fit`` copies the batches of the next call while the device computes."""
 
-    def length_of_chunk(self, steps: int, saves: bool, work: Work) -> int:
+    def length_of_chunk(self, saves: bool, work: Work) -> int:
         """Return the usual length of a chunk. ``saves`` is True in modes that save memory."""
         length = self.saving_chunk if saves else self.chunk
         if work.convolves:
             length = min(length, self.image_chunk)
-        if self.captures_chunks:
-            return length
-        # A chunk holds the rebuilt states of its steps. The square root of the number of steps
-        # makes them a small part of the stored states. While they have fewer elements than the
-        # weights, a longer chunk costs little memory, and reads the weights less often.
-        short = max(round(math.sqrt(steps)), work.weights // max(1, work.states), 2)
-        return min(length, short)
+        # The arrays of a chunk, such as its rebuilt states, are (chunk, batch, neurons). They cost
+        # little while they stay in the cache, or have fewer elements than the weights that a chunk
+        # reads, once forward and once backward.
+        elements = max(self.cached, 2 * work.weights)
+        return max(1, min(length, elements // max(1, work.states)))
 
     def longest_chunk(self, encodes: bool, layers: int) -> int:
         """Return the largest default length of a chunk in a network of this many layers."""
@@ -90,13 +90,15 @@ CPU = Device(
     image_chunk=1,
     unroll=1,
     captures_chunks=False,
+    # About five such arrays of float32 exist at a time. A core has 1 to 2 MB of cache.
+    cached=1 << 16,
     allocates_early=True,
     layer_steps=1 << 30,
     copies_ahead=False,
 )
 # An iteration of a loop costs microseconds. Programs with more unrolled steps compile slowly for
-# TPUs.
-OTHER = CPU._replace(unroll=4, allocates_early=False, copies_ahead=True)
+# TPUs. Shorter chunks would be more iterations, so no array bounds them.
+OTHER = CPU._replace(unroll=4, cached=1 << 62, allocates_early=False, copies_ahead=True)
 GPU = OTHER._replace(
     # More steps start fewer graphs, but take memory and compile time.
     saving_chunk=10,

@@ -1,6 +1,7 @@
 """The temporary memory of compiled gradients, from their buffers: nothing runs."""
 
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -55,7 +56,9 @@ def of_blocks(backward, steps=16):
     return temporary(normalized, kernels, x, backward) / (4 * x.size)
 
 
-@pytest.mark.parametrize("chunk", [4, pytest.param(None, marks=pytest.mark.every)])
+@pytest.mark.parametrize(
+    "chunk", [4, *(pytest.param(chunk, marks=pytest.mark.every) for chunk in (1, 2, None))]
+)
 def test_stages_hold_the_arrays_of_one_loop_at_a_time(chunk):
     """Four layers store four arrays, or fewer bytes. The normalizations of one stage need some
     more.
@@ -70,34 +73,51 @@ def test_stages_hold_the_arrays_of_one_loop_at_a_time(chunk):
     assert eight_bit < half
 
 
-def of_graph(adjacency):
-    """Three layers of a graph network, whose nodes are the examples of a step."""
+def of_graph(aggregate):
+    """Layers of a graph network, whose nodes are the examples of a step."""
 
     def network(weights):
         def layer(weight):
-            return Layer(lambda x: adjacency @ (x @ weight), LIF(0.9))
+            return Layer(lambda x: aggregate(x @ weight), LIF(0.9))
 
         return Network([layer(weight) for weight in weights])
 
     return network
 
 
-def test_chunks_are_short_beside_a_short_sequence():
+def test_chunks_are_short_if_their_arrays_leave_the_cache():
     """One chunk of all ten steps would hold more rebuilt arrays than stored ones."""
-    nodes, features = 64, 32
+    nodes, features = 2048, 32
     weights, (x,) = shapes(*[(features, features)] * 3), shapes((10, nodes, features))
-    network = of_graph(jnp.eye(nodes))
-    assert temporary(network, weights, x, "exact") < 0.7 * temporary(
-        network, weights, x, Backward(chunk=10)
-    )
+    network = of_graph(lambda x: jnp.roll(x, 1, 0))
+    exact = temporary(network, weights, x, "exact")
+    assert exact < 0.9 * temporary(network, weights, x, "scan")
+    assert exact < 0.5 * temporary(network, weights, x, Backward(chunk=10))
 
 
 def test_chunks_are_longer_if_weights_outweigh_their_states():
-    chunks = [
-        schedule(10, Backward(), CPU, Work(weights=n, states=100))[0].chunk for n in (0, 500, 5000)
-    ]
-    assert chunks == [2, 5, 10]
+    def chunks(states, *weights):
+        return [schedule(10, Backward(), CPU, Work(weights=n, states=states)) for n in weights]
+
+    lengths = [parts[0].chunk for parts in chunks(40_000, 0, 45_000, 100_000, 200_000)]
+    assert lengths == [1, 2, 5, 10]
     assert [schedule(n, Backward())[0].chunk for n in (5, 7, 100, 1000)] == [5, 7, 10, 10]
+
+
+def test_loops_compute_no_gradients_of_constants():
+    """A function closes over a matrix of 13 x 13, which is not differentiated here."""
+    (weight, matrix), (x,) = shapes((5, 5), (13, 13)), shapes((4, 13, 5))
+
+    def loss(weight, matrix, x):
+        network = of_graph(lambda x: matrix @ x)([weight])
+        return network(x, backward=Backward(chunk=2))[1].sum()
+
+    def products(argnums):
+        compiled = jax.jit(jax.grad(loss, argnums)).lower(weight, matrix, x).compile()
+        return len(re.findall(r"= f32\[13,13\]\S* dot\(", compiled.as_text()))
+
+    assert products((0, 1)) > 0
+    assert products(0) == 0
 
 
 def test_lengths_may_be_integers_of_numpy():

@@ -213,13 +213,15 @@ class _Cotangents:
         i, ct = jax.lax.optimization_barrier((self.back.i, ct))
         back = self.back.again(i)
         grads = self.grads[name]
-        # The steps have already sent the cotangents of these reads to their sources, so only the
-        # gradients are used.
-        reads = back.sources.reads(component.within[name])
-        cts = dict.fromkeys(reads, ct[DRIVE])
-        grads, _ = layer.backward_products(grads, reads, cts)
-        # The second barrier delays the input weights until the recurrent weights are done.
-        ct, grads = jax.lax.optimization_barrier((ct, grads))
+        if component.within[name]:
+            # The steps have already sent the cotangents of these reads to their sources, so only
+            # the gradients are used.
+            reads = back.sources.reads(component.within[name])
+            cts = dict.fromkeys(reads, ct[DRIVE])
+            grads, _ = layer.backward_products(grads, reads, cts)
+            # The second barrier delays the input weights until the recurrent weights are done.
+            # Without recurrent weights it would only keep gradients that no caller needs.
+            ct, grads = jax.lax.optimization_barrier((ct, grads))
         edges = component.hoisted[name]
         self.grads[name], ct_reads = layer.backward_hoisted(
             grads, back.sources.reads(edges), ct

@@ -23,7 +23,6 @@ from ..step._masks import Masks, tree_where
 from ..step._step import LayerState, Nodes, graph_step, parts_of
 from ._convolution import canonical
 from ._functions import known, pullback
-from ._late_scan import late_scan
 from ._layer_vjp import Gradients, JoinVjp, LayerVjp, plus
 
 
@@ -173,11 +172,11 @@ class Component:
             outs = select(new.outputs, new.outputs.keys() & {*nodes, *recorded})
             return Carry(us, new.states, new.pasts), (outs, residuals)
 
-        ends, (outs, residuals) = late_scan(
+        ends, (outs, residuals) = jax.lax.scan(
             self._fast(step),
             carry,
             (hoisted, masks),
-            ready=jax.tree.map(lambda a: a[0], hoisted),
+            length=self.chunk,
             unroll=self.unroll,
         )
         return ChunkResults(ends.us, ends.states, outs, residuals)
@@ -254,11 +253,10 @@ class Component:
             # neurons). Phase 2 multiplies them by the reads of all steps at once.
             return (ct_states, ct_pasts, plus(grads, new)), ct_hoisted
 
-        (ct_states, ct_pasts, trained), ct_hoisted = late_scan(
+        (ct_states, ct_pasts, trained), ct_hoisted = jax.lax.scan(
             self._fast(step),
             (ct_states, ct_pasts, trained),
             slices,
-            ready=jax.tree.map(lambda a: a[0], slices.ct_outs),
             reverse=True,
             unroll=self.unroll,
         )

@@ -64,8 +64,6 @@ def schedule(
     >>> schedule(250, Backward()), schedule(250, Backward("recompute"))
     ([Part(start=0, steps=250, segment=250, chunk=10)],
     [Part(start=0, steps=250, segment=10, chunk=5)])
-    >>> schedule(10, Backward())
-    [Part(start=0, steps=10, segment=10, chunk=2)]
     >>> schedule(11, Backward(chunk=4))
     [Part(start=0, steps=8, segment=8, chunk=4),
     Part(start=8, steps=3, segment=3, chunk=3)]
@@ -75,19 +73,14 @@ def schedule(
     saves = storage.encodes or recompute
     work = work or Work()
     most = device.longest_chunk(storage.encodes, work.layers)
-    near = min(device.length_of_chunk(steps, saves, work), most)
+    near = min(device.length_of_chunk(saves, work), most)
     if saves and segment is None and device.captures_chunks:
         # A chunk of all steps would recompute nothing, and keep its states in full precision.
         near = min(near, max(1, round(math.sqrt(steps))))
     if chunk is None and segment is not None:
         chunk = _divisor(segment, near, least=1, most=min(most, 2 * near))
     elif chunk is None:
-        least, longest = -(-near // 2), 2 * near
-        if not device.captures_chunks:
-            # Chunks of one step take longer than chunks of two. A few steps without a short
-            # divisor are one chunk, because a second part takes as long to compile as the first.
-            least, longest = max(least, min(near, 2)), 2 * max(near, device.chunk)
-        near = _divisor(steps, near, least=least, most=min(most, longest))
+        near = _divisor(steps, near, least=-(-near // 2), most=min(most, 2 * near))
         chunk = min(near, steps)
     if recompute and segment is None:
         # About the square root of the number of steps: one state is stored per segment and all
