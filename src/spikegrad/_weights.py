@@ -28,22 +28,38 @@ Array: TypeAlias = Any
 Equation: TypeAlias = Any
 
 
+class Term(NamedTuple):
+    """An argument of a function within a sum."""
+
+    source: int
+    """The number of the argument."""
+    operations: tuple[Operation, ...] = ()
+    """Operations before the sum, such as the zeros around a part of a concatenation."""
+
+
 class Value(NamedTuple):
     """An array that depends on the arguments of a function.
 
-    It is a sum of arguments after some operations.
+    It is a sum of arguments, and the result of operations on the sum.
     """
 
     shape: Shape
     """The shape for one example. The axis of the examples has length 1, wherever it is."""
     dtype: np.dtype
     operations: tuple[Operation, ...] = ()
-    sources: tuple[int, ...] = (0,)
-    """The numbers of the arguments that are added. The operations follow the sum."""
+    """The operations that follow the sum."""
+    terms: tuple[Term, ...] = (Term(0),)
 
     @property
     def is_moved_only(self) -> bool:
         return all(isinstance(operation, Move) for operation in self.operations)
+
+    def then(self, operation: Operation | None, output: Any) -> Value:
+        """Return the value after another operation, with the shape and dtype of ``output``."""
+        operations = self.operations
+        if operation is not None:
+            operations = *operations, operation
+        return Value(output.shape, output.dtype, operations, self.terms)
 
 
 class Operation(Struct):
@@ -138,8 +154,8 @@ class Convolution(Operation, pure=True):
         )
 
 
-class SumPooling(Operation, pure=True):
-    """The sum of a window. An average is this sum and a factor."""
+class _Pooling(Operation, pure=True):
+    """A number for each window of an array."""
 
     window: Shape = wiring()
     """The size of the window, for each axis of the array."""
@@ -147,7 +163,7 @@ class SumPooling(Operation, pure=True):
     padding: tuple[tuple[int, int], ...] = wiring()
 
     @classmethod
-    def read(cls, equation: Equation, operands: list[Any], value: Value) -> SumPooling:
+    def read(cls, equation: Equation, operands: list[Any], value: Value) -> _Pooling:
         params = equation.params
         if {*params["base_dilation"], *params["window_dilation"]} != {1}:
             raise ValueError("a pooling with gaps")
@@ -155,10 +171,53 @@ class SumPooling(Operation, pure=True):
             params["window_dimensions"], params["window_strides"], params["padding"]
         )
 
+
+class SumPooling(_Pooling, pure=True):
+    """The sum of a window. An average is this sum and a factor.
+
+    Zeros around an array are the sums of windows of one number, with a padding.
+    """
+
+    @classmethod
+    def read(cls, equation: Equation, operands: list[Any], value: Value) -> SumPooling:
+        params, name, ones = (
+            equation.params,
+            equation.primitive.name,
+            (1,) * len(value.shape),
+        )
+        if name == "reduce_sum":
+            sizes = zip(value.shape, range(len(ones)), strict=True)
+            window = tuple(n if axis in params["axes"] else 1 for n, axis in sizes)
+            return cls(window, ones, ((0, 0),) * len(ones))
+        if name == "pad":
+            sides = [(int(low), int(high)) for low, high, _ in params["padding_config"]]
+            gaps = [gap for *_, gap in params["padding_config"]]
+            if (
+                operands[0] is not value
+                or np.any(operands[1])
+                or np.min(sides) < 0
+                or any(gaps)
+            ):
+                raise ValueError(
+                    "a padding with other numbers than zeros around an array"
+                )
+            return cls(ones, ones, tuple(sides))
+        return super().read(equation, operands, value)  # type: ignore[return-value]
+
     def __call__(self, x: jax.Array) -> jax.Array:
         zero = np.zeros((), x.dtype)
         return jax.lax.reduce_window(
             x, zero, jax.lax.add, self.window, self.stride, self.padding
+        )
+
+
+class MaxPooling(_Pooling, pure=True):
+    """The largest number of a window, which for spikes is an or."""
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        lowest = np.asarray(-np.inf, x.dtype)
+        return jax.lax.reduce_window(
+            x, lowest, jax.lax.max, self.window, self.stride, self.padding
         )
 
 
@@ -233,13 +292,16 @@ class Move(Operation, pure=True):
 PRIMITIVES: dict[str, type[Operation]] = {
     "dot_general": Product,
     "conv_general_dilated": Convolution,
-    "reduce_window_sum": SumPooling,
+    **dict.fromkeys(("reduce_window_sum", "reduce_sum", "pad"), SumPooling),
+    "reduce_window_max": MaxPooling,
     **dict.fromkeys(("mul", "div"), Factor),
     **dict.fromkeys(("add", "add_any", "sub"), Bias),
     **dict.fromkeys(
         ("reshape", "squeeze", "expand_dims", "broadcast_in_dim", "transpose"), Move
     ),
 }
+LINEAR = Product, Convolution, SumPooling, Factor, Move
+"""The operations whose result for a sum is the sum of their results."""
 COPIES = frozenset({"convert_element_type", "copy", "copy_p"})
 """Primitives that change at most the dtype."""
 
@@ -269,7 +331,9 @@ def read_function(
     """
     # partial creates a new function, because JAX caches the traces of functions
     jaxpr, consts = equations(jax.make_jaxpr(functools.partial(function))(*arguments))
-    values = (Value(x.shape, x.dtype, sources=(n,)) for n, x in enumerate(arguments))
+    values = (
+        Value(x.shape, x.dtype, terms=(Term(n),)) for n, x in enumerate(arguments)
+    )
     result, *_ = evaluate(jaxpr, *consts, *values, run=_read_equation)
     if not isinstance(result, Value):
         raise ValueError("a result that does not depend on the input")
@@ -289,15 +353,16 @@ def _read_equation(equation: Equation, operands: list[Any]) -> list[Any]:
     output = _output_of(equation)
     if name in COPIES:
         return [value._replace(dtype=output.dtype)]
+    if name == "concatenate":
+        return [_concatenated(equation, operands)]
     if name not in PRIMITIVES:
         raise ValueError(name)
     if len(values) > 1:
         return [_sum(name, values)]
-    operation = PRIMITIVES[name].read(equation, operands, value)
-    operations = (
-        value.operations if operation is None else (*value.operations, operation)
-    )
-    return [Value(output.shape, output.dtype, operations, value.sources)]
+    result = value.then(PRIMITIVES[name].read(equation, operands, value), output)
+    if name == "reduce_sum":  # the axes of length 1 go
+        result = result.then(Move(None, output.shape), output)
+    return [result]
 
 
 def _sum(name: str, values: list[Value]) -> Value:
@@ -306,7 +371,29 @@ def _sum(name: str, values: list[Value]) -> Value:
     is_sum = PRIMITIVES[name] is Bias and name != "sub"
     if not is_sum or not left.is_moved_only or left.operations != right.operations:
         raise ValueError(f"{name} of two values that depend on the inputs")
-    return left._replace(sources=left.sources + right.sources)
+    return left._replace(terms=left.terms + right.terms)
+
+
+def _concatenated(equation: Equation, operands: list[Any]) -> Value:
+    """Return a concatenation as the sum of its parts, each with zeros in the places of others."""
+    axis, output = equation.params["dimension"], _output_of(equation)
+    terms: list[Term] = []
+    low = 0
+    for part in operands:
+        if not isinstance(part, Value):
+            raise ValueError("a concatenation with a constant")
+        is_linear = all(isinstance(operation, LINEAR) for operation in part.operations)
+        if len(part.terms) > 1 and not is_linear:
+            raise ValueError("a concatenation of a sum with a bias or a maximum")
+        rank, length = len(part.shape), part.shape[axis]
+        sides = [(0, 0)] * rank
+        sides[axis] = low, output.shape[axis] - length - low
+        zeros = SumPooling((1,) * rank, (1,) * rank, tuple(sides))
+        for term in part.terms:
+            operations = *term.operations, *part.operations, zeros
+            terms.append(Term(term.source, operations))
+        low += length
+    return Value(output.shape, output.dtype, (), tuple(terms))
 
 
 def _output_of(equation: Equation) -> Any:

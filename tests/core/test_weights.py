@@ -9,7 +9,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from spikegrad._weights import Bias, Convolution, Factor, Move, Product, SumPooling, read_function
+from spikegrad._weights import (
+    Bias,
+    Convolution,
+    Factor,
+    MaxPooling,
+    Move,
+    Product,
+    SumPooling,
+    read_function,
+)
 
 RNG = np.random.default_rng(0)
 KERNEL = RNG.normal(size=(4, 1, 3, 2)).astype(np.float32)  # of two groups
@@ -54,6 +63,13 @@ FUNCTIONS = {  # with the shape of an example, and the operations
     ),
     "channels last": (images_last, (7, 6, 2), [Convolution, SumPooling, Factor]),
     "scaled": (lambda x: jnp.arange(12.0)[None] * (x / 4) * 0.5, (12,), [Factor] * 3),
+    "padded": (lambda x: jnp.pad(x, ((0, 0), (1, 2), (0, 3))), (4, 3), [SumPooling]),
+    "maximum of a window": (
+        lambda x: jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, (1, 2, 3), (1, 2, 1), "SAME"),
+        (5, 4),
+        [MaxPooling],
+    ),
+    "global average": (lambda x: x.mean((2, 3)), IMAGE, [SumPooling, Move, Factor]),
     "nothing": (lambda x: sum([x, 0.0]), (12,), []),
 }
 
@@ -79,9 +95,28 @@ def test_arguments_add_up():
     """A join adds its sources before its operations, or after equal moves."""
     three = [jax.ShapeDtypeStruct((1, 4, 3), np.float32)] * 3
     value = read_function(lambda a, b, c: (sum([c, a]) + b).reshape(1, 12) @ MATRIX, *three)
-    assert (value.sources, [*map(type, value.operations)]) == ((2, 0, 1), [Move, Product])
+    assert [term.source for term in value.terms] == [2, 0, 1]
+    assert [*map(type, value.operations)] == [Move, Product]
     flat = read_function(lambda a, b: a.reshape(1, 12) + b.reshape(1, 12), *three[:2])
-    assert (flat.sources, flat.shape) == ((0, 1), (1, 12))
+    assert [term.source for term in flat.terms] == [0, 1]
+    assert flat.shape == (1, 12)
+
+
+def test_concatenations_are_sums_with_zeros():
+    def joined(a, b, c):
+        return jnp.concatenate([a.reshape(1, 3, 4), 2 * (b + c)], 1).sum(2) @ MATRIX[:5]
+
+    arrays = [RNG.normal(size=(1, *shape)).astype(np.float32) for shape in ((12,), (2, 4), (2, 4))]
+    value = read_function(joined, *(jax.ShapeDtypeStruct(x.shape, x.dtype) for x in arrays))
+    parts = []
+    for term in value.terms:
+        parts.append(jnp.asarray(arrays[term.source]))
+        for operation in term.operations:
+            parts[-1] = operation(parts[-1])
+    got = sum(parts)
+    for operation in value.operations:
+        got = operation(got)
+    np.testing.assert_allclose(got, joined(*arrays), rtol=1e-5)
 
 
 REASONS = {
@@ -97,9 +132,12 @@ REASONS = {
         x[..., None], (1, 12, 2)
     ),
     "a result that does not depend on the input": lambda _: jnp.zeros((1, 3)),
-    "reduce_window_max": lambda x: jax.lax.reduce_window(
-        x, -jnp.inf, jax.lax.max, (1, 2), (1, 2), "VALID"
+    "reduce_max": lambda x: x.max(1),
+    "a padding with other numbers than zeros around": lambda x: jnp.pad(
+        x, ((0, 0), (1, 1)), constant_values=2
     ),
+    "a concatenation with a constant": lambda x: jnp.concatenate([x, np.ones((1, 2))], 1),
+    "a concatenation of a sum with a bias": lambda x: jnp.concatenate([x + x + 1.0, x], 1),
     "a pooling with gaps": lambda x: jax.lax.reduce_window(
         x, 0.0, jax.lax.add, (1, 2), (1, 1), "VALID", window_dilation=(1, 2)
     ),

@@ -421,7 +421,7 @@ NOT_WRITTEN = {
         Layer(W, STRICT)
     ],
     "the join 'pool' must add its sources once each, .*; put other functions into the weights "
-    ".*: reduce_window_max": {
+    ".*: a maximum of a window": {
         "a": Layer(FUNCTIONS["plain"][0], ZERO),
         "pool": Join(
             lambda x: jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, *[(1, 1, 2, 2)] * 2, "VALID"),

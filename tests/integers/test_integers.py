@@ -766,7 +766,7 @@ WRONG = {  # the place in a file, its value there, and words of the message
     "scale": (
         (*FIXED_ARRAY, "scale"),
         0,
-        "layers[0].weights[0].array.scale must be a number above 0",
+        "layers[0].weights[0].array.scale must be a number above 0, or nested lists",
     ),
     "no scale": (
         (*FIXED_ARRAY, "scale"),
@@ -825,7 +825,7 @@ def test_files_that_are_no_json(tmp_path):
         b"",
         b"\xff\xfe",
         text[:-9].encode(),
-        text.replace('"format": 2', '"format": 2, "format": 2').encode(),
+        text.replace('"format": 3', '"format": 3, "format": 3').encode(),
         text.replace('"scale": 1.0', '"scale": NaN').encode(),
         b"[" * 10**5,
     ):

@@ -471,13 +471,17 @@ def after_function(function: Callable[..., Array], *signals: Signal) -> Signal:
         jax.ShapeDtypeStruct(signal.places.shape, signal.dtype) for signal in signals
     ]
     value = weights.read_function(function, *examples)
-    if sorted(value.sources) != [*range(len(signals))]:
+    if sorted(term.source for term in value.terms) != [*range(len(signals))]:
         raise ValueError("a sum that does not add each argument once")
+    if any(term.operations for term in value.terms):
+        raise ValueError("a concatenation")
     first, *others = signals
     if not all(map(first.is_like, others)):
         raise ValueError("a sum of arrays with their axes in several orders")
     signal = first._replace(functions=())
     for operation in value.operations:
+        if type(operation) not in AFTER:
+            raise ValueError("a maximum of a window")
         signal = AFTER[type(operation)](operation, signal)
     return signal._replace(dtype=value.dtype)
 

@@ -97,16 +97,14 @@ def clipped(x: Number, low: int, high: int) -> Number:
     return where(x < low, low, where(x > high, high, x))
 
 
-def fired(
-    v: Number, threshold: Number, most: int, unit: float, surrogate: Any
-) -> Number:
+def fired(v: Number, threshold: Number, most: int, unit: Any, surrogate: Any) -> Number:
     """Return how often a potential reaches its threshold in a step, up to ``most``.
 
     The threshold is above 0.
     """
     if not isinstance(v, jax.Array):
         return np.clip(v // threshold, 0, most)
-    distance = v - threshold
+    distance, unit = v - threshold, like(v, unit)
     if most == 1:
         # A quotient keeps the sign of an integer, however it is rounded.
         return surrogate(distance / unit)
@@ -116,11 +114,11 @@ def fired(
     return multi_spike(curve, most, thresholds)(distance)
 
 
-def in_units(x: Number, unit: float) -> Number:
+def in_units(x: Number, unit: Any) -> Number:
     """Return the potential of a readout as a real number."""
     dtype = np.float32 if x.dtype == np.int64 else x.dtype
     # The reciprocal is rounded once, because XLA rounds a quotient by a constant otherwise.
-    return x.astype(dtype) * np.asarray(1 / unit, dtype)
+    return x.astype(dtype) * (1 / np.asarray(unit, np.float64)).astype(dtype)
 
 
 def where(condition: Number, x: Number, y: Number) -> Number:

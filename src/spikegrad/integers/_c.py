@@ -18,12 +18,20 @@ import numpy as np
 
 from .._files import write_atomically
 from .._table import aligned
-from .._weights import Convolution, Factor, Move, Operation, Product, Shape
+from .._weights import (
+    Convolution,
+    Factor,
+    MaxPooling,
+    Move,
+    Operation,
+    Product,
+    Shape,
+)
 from ..network import Network
 from ._arithmetic import LARGEST
 from ._cells import FixedLIF
 from ._functions import run, without_repeats
-from ._replay import IntegerEdge, IntegerLayer, chip_layers
+from ._replay import INNER, IntegerEdge, IntegerLayer, chip_layers
 
 _HEADER = """\
 /* Made by spikegrad.integers.to_c.
@@ -85,7 +93,8 @@ static const struct layer {
     struct place leak, current_leak, threshold, bias;
 } layer[] = $layer;
 
-enum { DENSE, SAME, WINDOW }; /* a matrix, the inputs themselves, or a convolution or pooling */
+/* A matrix, the inputs themselves, a convolution or sum of windows, or the maximum of windows. */
+enum { DENSE, SAME, WINDOW, MAXIMUM };
 
 /* Weights: their source, the delay of the inputs, the kind, the bits of a weight, the place of the
    first in the table of these bits, a factor of all weights, and the number of the window. The
@@ -173,7 +182,7 @@ $adds
     }
 }
 
-$window_source
+$window_source$maximum_source
 void ${name}_start(${name}_state *state) { memset(state, 0, sizeof *state); }
 
 void ${name}_step(${name}_state *state, const int32_t *inputs, int32_t *outputs) {
@@ -201,6 +210,7 @@ void ${name}_step(${name}_state *state, const int32_t *inputs, int32_t *outputs)
                 for (int32_t n = 0; n < size; n++) current[n] += edge[e].factor * x[n];
                 break;
 $window_case
+$maximum_case
             }
         }
         for (int32_t n = 0; n < size && l->rule != LINEAR; n++)
@@ -337,6 +347,31 @@ static void add_window(int32_t *current, const struct edge *e, const int32_t *x)
             }
 }
 """
+_MAXIMUM_SOURCE = """\
+/* Adds the largest input of each window, times a factor. */
+static void add_maximum(int32_t *current, const struct edge *e, const int32_t *x) {
+    const struct window *w = &window[e->window];
+    for (int32_t c = 0; c < w->outputs[0]; c++)
+        for (int32_t i = 0; i < w->outputs[1]; i++)
+            for (int32_t j = 0; j < w->outputs[2]; j++) {
+                const int32_t top = i * w->stride[0] - w->padding[0];
+                const int32_t left = j * w->stride[1] - w->padding[1];
+                int32_t largest = INT32_MIN;
+                for (int32_t k = top; k < top + w->kernel[0]; k++)
+                    for (int32_t m = left; m < left + w->kernel[1]; m++) {
+                        int32_t at = c * w->in_step[0] + k * w->in_step[1] + m * w->in_step[2];
+                        if (k < 0 || k >= w->inputs[1] || m < 0 || m >= w->inputs[2]) continue;
+                        if (x[at] > largest) largest = x[at];
+                    }
+                current[c * w->out_step[0] + i * w->out_step[1] + j * w->out_step[2]] +=
+                    e->factor * largest;
+            }
+}
+"""
+_MAXIMUM_CASE = """\
+            case MAXIMUM:
+                add_maximum(current, &edge[e], x);
+                break;"""
 _WINDOW_CASE = """\
             case WINDOW:
                 add_window(current, &edge[e], x);
@@ -384,7 +419,8 @@ def to_c(network: Network, path: str | Path) -> ProgramReport:
     Inputs and outputs are arrays of int32. Images have the order of axes of the network. Several
     inputs or outputs follow each other in the order of the network, and the header has the first
     number of each by name. The outputs of a readout are its potentials as integers, with
-    ``NET_UNIT_OUT`` for the readout ``out``, see ``unit`` of :class:`FixedLIF`. C++ can include the
+    ``NET_UNIT_OUT`` for the readout ``out``, see ``unit`` of
+    :class:`FixedLIF`: a number, or an initializer with one for each neuron. C++ can include the
     header. With ``-DNET_MAIN`` the file is a program that reads the inputs of each step from the
     standard input, separated by spaces, and prints the outputs.
 
@@ -537,8 +573,7 @@ def _nodes(layers: list[IntegerLayer]) -> list[_Node]:
             for part in before:
                 nodes.append(
                     _Node(
-                        # No layer of a user has this name.
-                        f"{layer.name}\0{len(nodes)}",
+                        f"{layer.name}{INNER}{len(nodes)}",
                         None,
                         [part._replace(source=source)],
                         np.zeros(part.output, np.int64),
@@ -592,7 +627,7 @@ def _window_of(stage: _Stage) -> _Window:
         first = plain[:1] if len(axes) > 2 else []
         windowed = [n for n in axes if n not in first]
         if len(windowed) > 2 or operation.window[0] != 1:
-            raise TypeError("to_c: a sum of a window must have at most two axes")
+            raise TypeError("to_c: a window must have at most two axes")
         in_axes = out_axes = (*first, *windowed)
         kernel, stride, padding = (
             [values[n] for n in windowed]
@@ -698,6 +733,8 @@ class _Program:
         elif operation is not None:
             window = _window_of(stage)
             kind, number = "WINDOW", len(self.windows)
+            if isinstance(operation, MaxPooling):
+                kind = "MAXIMUM"
             self.windows.append(window)
             outputs = math.prod(window.outputs[1:]) * math.prod(window.kernel)
             self.operations -= math.prod(stage.shape)
@@ -797,6 +834,7 @@ class _Program:
             "windows": _braces([[*window] for window in self.windows]),
             "adds_apart": self._adds().replace("current[n]", "current[n * step]"),
         }
+        has_maxima = any(row[2] == "MAXIMUM" for row in self.edge_rows)
         has_windows, memories = bool(self.windows), _braces(self.memories)
         return {
             "input_size": sum(self.sizes[name] for name in self.graph.inputs),
@@ -816,6 +854,8 @@ class _Program:
             if has_windows
             else "",
             "window_case": _WINDOW_CASE if has_windows else "",
+            "maximum_source": _MAXIMUM_SOURCE if has_maxima else "",
+            "maximum_case": _MAXIMUM_CASE if has_maxima else "",
             "memory_source": Template(_MEMORY_SOURCE).substitute(memories=memories)
             if self.memories
             else "",
@@ -845,7 +885,8 @@ class _Program:
 
     def _macros(self) -> Iterable[str]:
         """Yield the places of inputs, outputs and potentials by name."""
-        of = _identifiers([*self.graph.inputs, *(layer.name for layer in self.layers)])
+        layers = [layer for layer in self.layers if INNER not in layer.name]
+        of = _identifiers([*self.graph.inputs, *(layer.name for layer in layers)])
         for kind, names in (
             ("INPUT", self.graph.inputs),
             ("OUTPUT", self.graph.outputs),
@@ -855,13 +896,18 @@ class _Program:
                 yield f"#define {self.prefix}_{kind}_{of[name]} {first}"
                 first += self.sizes[name]
         first = 0
-        for name, cell, _, bias in self.layers:
+        for name, cell, _, bias in layers:
             yield f"#define {self.prefix}_SIZE_{of[name]} {bias.size}"
             if cell is None:
                 continue
             yield f"#define {self.prefix}_POTENTIAL_{of[name]} {first}"
             if cell.threshold is None:
-                yield f"#define {self.prefix}_UNIT_{of[name]} {float(cell.unit)!r}"
+                # An array has the unit of each neuron.
+                unit = np.asarray(cell.unit)
+                if unit.ndim:
+                    unit = np.broadcast_to(unit, bias.shape).ravel()
+                text = _braces(unit.tolist()).replace("\n", "\\\n")
+                yield f"#define {self.prefix}_UNIT_{of[name]} {text}"
             first += bias.size * len(cell.state_names)
 
 

@@ -28,7 +28,7 @@ from ._arithmetic import (
 )
 
 POSITIVE = Domain(above=0)
-"""The domain of ``unit``, which is no parameter, because its number is never trained."""
+"""The domain of scales and units. These are no parameters, because they are never trained."""
 
 
 class WeightFormat(NamedTuple):
@@ -51,7 +51,21 @@ def nested(array: np.ndarray) -> Any:
     return tuple(nested(part) for part in array)
 
 
-def _as_array(value: Any) -> np.ndarray:
+def static_positive(owner: str, name: str, value: Any) -> Any:
+    """Return a number above 0 or nested tuples of them, or raise."""
+    array = as_array(value) if isinstance(value, (tuple, list)) else value
+    return nested(np.asarray(POSITIVE.check(owner, name, array), np.float64))
+
+
+def is_broadcast(parameters: tuple[int, ...], neurons: tuple[int, ...]) -> bool:
+    """Return True if an array of parameters broadcasts to the neurons."""
+    try:
+        return np.broadcast_shapes(parameters, neurons) == neurons
+    except ValueError:
+        return False
+
+
+def as_array(value: Any) -> np.ndarray:
     try:
         return np.asarray(value)
     except ValueError:  # lists of several lengths
@@ -95,7 +109,7 @@ class IntegerCell(Cell, pure=True):
             value = getattr(self, name)
             if value is None and not self.is_synaptic:
                 continue  # a readout, or neurons without a synapse or an adaptation
-            array = _as_array(value)
+            array = as_array(value)
             is_number = array.dtype.kind in "iuf"
             if not is_number or (np.clip(np.rint(array), least, most) != array).any():
                 raise ValueError(
@@ -104,7 +118,7 @@ class IntegerCell(Cell, pure=True):
                 )
             object.__setattr__(self, name, nested(array.astype(int)))
         if self.unit is not None:
-            unit = POSITIVE.check(type(self).__name__, "unit", self.unit)
+            unit = static_positive(type(self).__name__, "unit", self.unit)
             object.__setattr__(self, "unit", unit)
         else:
             # One number, because the real network has one surrogate for all neurons.
@@ -220,9 +234,9 @@ class FixedLIF(IntegerCell, pure=True):
         The slope of a spike, of :math:`(u - \theta)` divided by ``unit``.
     detach_reset : bool, default False
         If True, the spike in the reset is a constant in the derivative.
-    unit : float, optional
+    unit : float or array, optional
         The value of a state that is 1 in the surrogate and in the output of a readout. By default
-        the threshold, and 1 for a readout.
+        the mean threshold, and 1 for a readout. An array broadcasts to the neurons.
 
     Raises
     ------
@@ -398,7 +412,7 @@ class Loihi(IntegerCell, pure=True):
         Bias :math:`b` of the potential: a mantissa of 13 bits, shifted by up to 7.
     surrogate, detach_reset
         As in :class:`FixedLIF`.
-    unit : float, optional
+    unit : float or array, optional
         As in :class:`FixedLIF`. By default the least potential that fires, and 64 for a readout.
 
     Raises
@@ -489,8 +503,8 @@ class Xylo(IntegerCell, pure=True):
         :func:`~spikegrad.multi_spike`.
     detach_reset : bool, default False
         If True, the spikes in the reset are constants in the derivative.
-    unit : float, optional
-        The value of a state that is 1 in the surrogate. By default the threshold.
+    unit : float or array, optional
+        The value of a state that is 1 in the surrogate. By default the mean threshold.
 
     Raises
     ------

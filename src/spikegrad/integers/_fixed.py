@@ -11,9 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from .._struct import Struct, parameter
+from .._struct import Struct, parameter, wiring
 from ._arithmetic import clipped, rounded
-from ._cells import WeightFormat, signed
+from ._cells import WeightFormat, is_broadcast, signed, static_positive
 
 
 class Fixed(Struct, pure=True):
@@ -28,8 +28,9 @@ class Fixed(Struct, pure=True):
     ----------
     value : array
         The real weights :math:`w`.
-    scale : float
-        The factor :math:`S`, above 0. It does not move with the weights.
+    scale : float or array
+        The factor :math:`S`, above 0. It does not move with the weights. An array broadcasts to the
+        weights, such as one factor for each output channel.
     low, high : int
         The least and the largest integer.
     step : int, default 1
@@ -45,13 +46,21 @@ class Fixed(Struct, pure=True):
     """
 
     value: Any = parameter(kind=object)
-    scale: float = parameter(above=0)
-    low: int = parameter(integer=True)
-    high: int = parameter(integer=True)
+    scale: Any = wiring()
+    low: int = parameter(integer=True)  # type: ignore[misc]  # wiring() has no default
+    high: int = parameter(integer=True)  # type: ignore[misc]
     step: int = parameter(default=1, integer=True, at_least=1)
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        # A part of the tree's structure, so no optimizer moves it.
+        scale = static_positive("Fixed", "scale", self.scale)
+        object.__setattr__(self, "scale", scale)
+        if not is_broadcast(np.shape(scale), self.shape):
+            raise ValueError(
+                f"Fixed: scale must be a number or broadcast to the shape {self.shape} of value, "
+                f"got shape {np.shape(scale)}"
+            )
         if self.low >= self.high or self.low % self.step or self.high % self.step:
             raise ValueError(
                 "Fixed: low and high must be multiples of step, low below high, got "
@@ -63,7 +72,9 @@ class Fixed(Struct, pure=True):
         return clipped(self._steps(), self.low, self.high)
 
     def _steps(self) -> jax.Array:
-        return rounded(jnp.asarray(self.value) * (self.scale / self.step)) * self.step
+        value = jnp.asarray(self.value)
+        factor = np.asarray(np.asarray(self.scale) / self.step, value.dtype)
+        return rounded(value * factor) * self.step
 
     @property
     def integers(self) -> np.ndarray:
@@ -82,7 +93,7 @@ class Fixed(Struct, pure=True):
 
 
 def fixed(
-    weight: ArrayLike, bits: int = 8, scale: float | None = None, *, step: int = 1
+    weight: ArrayLike, bits: int = 8, scale: Any = None, *, step: int = 1
 ) -> Fixed:
     r"""Return a weight of ``bits`` bits, from :math:`-2^{n-1}` to :math:`2^{n-1} - 1`, times
     ``step``.
@@ -93,8 +104,9 @@ def fixed(
         The real weights.
     bits : int, default 8
         The bits of an integer with its sign, from 2 to 16.
-    scale : float, optional
-        The integer that stands for 1. By default the largest power of two that clips no weight.
+    scale : float or array, optional
+        The integer that stands for 1. By default the largest power of two that clips no weight. An
+        array broadcasts to the weights.
     step : int, default 1
         The integers are multiples of it. ``step=2`` with 8 bits are the weights of Loihi.
 
@@ -136,16 +148,41 @@ def checked_bits(owner: str, bits: int, most: int) -> int:
     return checked
 
 
-def best_scale(weights: list[np.ndarray], form: WeightFormat, most: float) -> float:
-    """Return the scale, up to ``most``, with the least squared error of the weights."""
-    values = np.concatenate([w.ravel() for w in weights]).astype(np.float64)
+def best_scales(
+    values: np.ndarray,
+    groups: np.ndarray,
+    form: WeightFormat,
+    most: np.ndarray,
+    *,
+    powers_of_two: bool,
+) -> np.ndarray:
+    """Return the scale of each group of weights with the least squared error, up to ``most``.
 
-    def error(scale):
-        steps = np.rint(values * (scale / form.step)) * form.step
-        return np.square(np.clip(steps, form.low, form.high) / scale - values).sum()
-
+    ``values`` and ``groups`` have a weight and the number of its group in each place. ``most`` has
+    a number for each group.
+    """
+    count = len(most)
+    largest = np.zeros(count)
+    np.maximum.at(largest, groups, np.abs(values))
     # A few large weights may clip so that the others get finer steps. The tails of trained weights
     # are long: 2 bits of a Laplace distribution are best at 7 times the scale that clips nothing.
-    largest = np.abs(values).max(initial=0.0) or 1.0
-    scales = form.high / largest * np.geomspace(1, 64, 193)
-    return float(min(scales[scales <= most], key=error, default=most))
+    clipping_nothing = form.high / np.where(largest > 0, largest, 1.0)
+    ratios = np.geomspace(1, 64, 193)
+    if powers_of_two:
+        clipping_nothing = _power_below(clipping_nothing)
+        most, ratios = _power_below(most), 2.0 ** np.arange(7)
+    best, least = np.array(most), np.full(count, np.inf)
+    for ratio in ratios:
+        scales = clipping_nothing * ratio  # (groups,)
+        scale = scales[groups]
+        steps = np.rint(values * (scale / form.step)) * form.step
+        squares = np.square(np.clip(steps, form.low, form.high) / scale - values)
+        errors = np.bincount(groups, squares, count)
+        is_better = (errors < least) & (scales <= most)
+        best, least = np.where(is_better, (scales, errors), (best, least))
+    return best
+
+
+def _power_below(x: np.ndarray) -> np.ndarray:
+    """Return the largest power of two up to ``x``."""
+    return 2.0 ** np.floor(np.log2(x))

@@ -1,4 +1,4 @@
-"""Functions of integers: a sum of arrays, then products, convolutions and sums of windows.
+"""Functions of integers: a sum of arrays, then products, convolutions and windows.
 
 A function of the user becomes an :class:`IntegerFunction`, see ``_weights.py``. The factors of
 averages move into its weights, so all its numbers are integers. Training calls it with floats, and
@@ -8,12 +8,14 @@ averages move into its weights, so all its numbers are integers. Training calls 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from .._checks import is_float
@@ -22,6 +24,7 @@ from .._weights import (
     Bias,
     Convolution,
     Factor,
+    MaxPooling,
     Move,
     Operation,
     Product,
@@ -34,29 +37,49 @@ WEIGHTED = Product, Convolution
 """The operations whose weights are arrays of the user. A function has at most one of them."""
 
 
-class IntegerFunction(Struct, pure=True):
-    """A sum of arrays ``(batch, ...)``, and operations of each example."""
+class Argument(Struct, pure=True):
+    """An array within the sum of a function."""
 
-    operations: tuple[Operation, ...] = parameter(kind=tuple)
     shape: Shape = wiring()
-    """The shape of one example of an argument, with an axis of length 1 in front."""
+    """The shape of one example, with an axis of length 1 in front."""
+    operations: tuple[Operation, ...] = parameter(default=(), kind=tuple)
+    """Operations before the sum, without weights."""
+
+
+class IntegerFunction(Struct, pure=True):
+    """A sum of arrays ``(batch, ...)``, and operations of each example of the sum."""
+
+    arguments: tuple[Argument, ...] = parameter(kind=tuple)
+    operations: tuple[Operation, ...] = parameter(kind=tuple)
 
     def __call__(self, *arrays: jax.Array) -> jax.Array:
-        x = sum(arrays[1:], arrays[0])
         # Convolutions of JAX do not take spikes as integers.
-        return jax.vmap(self._example)(x if is_float(x) else x.astype(float))
+        floats = [x if is_float(x) else x.astype(float) for x in arrays]
+        return jax.vmap(self._example)(*floats)
 
-    def _example(self, x: jax.Array) -> jax.Array:
-        x = x[None]
-        for operation in self.operations:
-            x = operation(x)
-        return x[0]
+    def _example(self, *arrays: jax.Array) -> jax.Array:
+        parts = [
+            _after(argument.operations, x[None])
+            for argument, x in zip(self.arguments, arrays, strict=True)
+        ]
+        return _after(self.operations, sum(parts[1:], parts[0]))[0]
 
     @property
     def output_shape(self) -> Shape:
         """The shape of the result for one example."""
         zeros = with_weights(self.operations, lambda x: np.zeros(np.shape(x), np.int64))
-        return run(zeros, np.zeros((1, *self.shape), np.int64)).shape[2:]
+        parts = [
+            run(argument.operations, np.zeros((1, *argument.shape), np.int64))
+            for argument in self.arguments
+        ]
+        return run(zeros, sum(parts[1:], parts[0])).shape[2:]
+
+
+def _after(operations: Sequence[Operation], x: jax.Array) -> jax.Array:
+    """Return the result for one example, with an axis of length 1 in front."""
+    for operation in operations:
+        x = operation(x)
+    return x
 
 
 def weight_name(operation: Operation) -> str | None:
@@ -77,6 +100,60 @@ def with_weights(
             operation = dataclasses.replace(operation, **{name: weight})
         changed.append(operation)
     return tuple(changed)
+
+
+class Channels(NamedTuple):
+    """The outputs of a weight that may have scales of their own."""
+
+    axis: int
+    """Their axis in the array of the weight."""
+    of_neuron: np.ndarray
+    """The number of the channel that each neuron reads, in the shape of the neurons."""
+
+    def of_channels(self, values: np.ndarray) -> np.ndarray:
+        """Return a value for each channel, from those of the neurons."""
+        of_channel = np.ones(self.of_neuron.max() + 1, values.dtype)
+        neurons = np.broadcast_to(values, self.of_neuron.shape)
+        of_channel[self.of_neuron.ravel()] = neurons.ravel()
+        return of_channel
+
+    def along(self, values: np.ndarray, rank: int) -> np.ndarray:
+        """Return values of the channels as an array that broadcasts to a weight."""
+        shape = [1] * rank
+        if rank:
+            shape[self.axis] = len(values)
+        return values.reshape(shape)
+
+
+def channels_of(function: IntegerFunction) -> Channels:
+    """Return the channels of a function with one weight.
+
+    It is one channel if the operations behind the weight mix the outputs.
+    """
+    names = [weight_name(operation) for operation in function.operations]
+    place = next(n for n, name in enumerate(names) if name)
+    weighted: Any = function.operations[place]
+    after = function.operations[place + 1 :]
+    until = dataclasses.replace(function, operations=function.operations[: place + 1])
+    shape = 1, *until.output_shape
+    axis, count, along = 0, 1, 0
+    if isinstance(weighted, Product):
+        axis, count = 1, weighted.weight.shape[1]
+        numbers = np.arange(count).reshape(shape)
+    else:
+        if isinstance(weighted, Convolution):
+            count, along = weighted.weight.shape[0], weighted.output_axes[1]
+        sizes = [1] * len(shape)
+        sizes[along] = count
+        numbers = np.broadcast_to(np.arange(count).reshape(sizes), shape)
+    # In a window of one channel, n numbers add up to n times each, and so do their squares. The
+    # numbers from the other end tell a maximum of several.
+    ones = np.ones_like(numbers)
+    examples = np.stack([ones, numbers, numbers**2, count - numbers])
+    n, total, squares, others = run(after, examples)[:, 0]
+    if (n * squares != total**2).any() or (total + others != n * count).any():
+        return Channels(0, np.zeros(n.shape, int))
+    return Channels(axis, total // np.maximum(n, 1))
 
 
 # --- from functions of users ----------------------------------------------------------------------
@@ -101,26 +178,50 @@ def read(function: Callable, shapes: Sequence[Shape], factor: float) -> Reading:
     """
     examples = [jax.ShapeDtypeStruct((1, *shape), np.float32) for shape in shapes]
     value = read_function(function, *examples)
-    if sorted(value.sources) != [*range(len(shapes))]:
+    terms = sorted(value.terms, key=lambda term: term.source)
+    if [term.source for term in terms] != [*range(len(shapes))]:
         raise ValueError("a sum that does not add each argument once")
-    operations, bias = _without_bias(_without_orders(value.operations))
-    rest = [x for x in operations if not isinstance(x, Factor)]
-    for operation in operations:
-        if isinstance(operation, Factor):
-            factor *= _one_number(operation)
-    places = [n for n, x in enumerate(rest) if isinstance(x, WEIGHTED)]
+    before, operations = [term.operations for term in terms], value.operations
+    if len(terms) == 1:
+        before, operations = [()], before[0] + operations
+    parts = [
+        jax.eval_shape(functools.partial(_after, each), example)
+        for each, example in zip(before, examples, strict=True)
+    ]
+    operations, bias = _without_bias(operations, parts[0].shape)
+    operations, own_factor = _without_factors(_without_orders(operations))
+    arguments, factors = zip(*map(_without_factors, before), strict=True)
+    if len({*factors}) > 1:
+        raise ValueError("a sum of averages and sums")
+    factor *= own_factor * factors[0]
+    if any(isinstance(x, (*WEIGHTED, Bias)) for x in itertools.chain(*arguments)):
+        raise ValueError("a product or a bias before a sum")
+    if factor < 0 and any(isinstance(x, MaxPooling) for x in operations):
+        raise ValueError("a maximum of negative numbers")
+    places = [n for n, x in enumerate(operations) if isinstance(x, WEIGHTED)]
     if len(places) > 1:
         raise ValueError("two products without neurons between them")
-    # All operations are linear, so a factor may move to the weights from anywhere.
+    # A positive factor of all numbers may move to the weights from anywhere.
     scale = np.float32(factor)
     return Reading(
         IntegerFunction(
-            with_weights(rest, lambda weight: np.asarray(weight) * scale),
-            (1, *shapes[0]),
+            tuple(
+                Argument((1, *shape), each)
+                for shape, each in zip(shapes, arguments, strict=True)
+            ),
+            with_weights(operations, lambda weight: np.asarray(weight) * scale),
         ),
         1.0 if places else factor,
         None if bias is None else without_repeats(bias, value.shape)[0],
     )
+
+
+def _without_factors(
+    operations: Sequence[Operation],
+) -> tuple[tuple[Operation, ...], float]:
+    """Return the operations without factors, and the product of these."""
+    rest = tuple(x for x in operations if not isinstance(x, Factor))
+    return rest, math.prod(_one_number(x) for x in operations if isinstance(x, Factor))
 
 
 def _one_number(operation: Factor) -> float:
@@ -157,14 +258,38 @@ def _without_orders(operations: Sequence[Operation]) -> list[Operation]:
 
 
 def _without_bias(
-    operations: Sequence[Operation],
+    operations: Sequence[Operation], shape: Shape
 ) -> tuple[list[Operation], np.ndarray | None]:
-    """Split the biases off, which must come last."""
-    biases = [np.asarray(x.bias) for x in operations if isinstance(x, Bias)]
-    count = len(operations) - len(biases)
-    if any(isinstance(x, Bias) for x in operations[:count]):
-        raise ValueError("a bias before another operation")
-    return [*operations[:count]], sum(biases[1:], biases[0]) if biases else None
+    """Return the operations without biases, and the bias that follows them all.
+
+    ``shape`` is that of their argument.
+    """
+    rest: list[Operation] = []
+    bias: np.ndarray | None = None  # of the result of the operations so far
+    for operation in operations:
+        if isinstance(operation, Bias):
+            bias = np.asarray(operation.bias) + (0 if bias is None else bias)
+            continue
+        rest.append(operation)
+        if bias is not None:
+            bias = np.broadcast_to(bias, shape).astype(np.float32)
+            if isinstance(operation, MaxPooling) and not _is_constant(operation, bias):
+                raise ValueError(
+                    "a maximum of a window after a bias that differs in it"
+                )
+            bias = np.asarray(operation(jnp.asarray(bias)))
+        x = jax.ShapeDtypeStruct(shape, np.float32)
+        shape = jax.eval_shape(operation, x).shape
+    return rest, bias
+
+
+def _is_constant(pooling: MaxPooling, bias: np.ndarray) -> bool:
+    """Return True if the bias is one number in each window, as that of a channel is."""
+    few = without_repeats(bias, bias.shape)
+    return all(
+        1 in (size, length)
+        for size, length in zip(pooling.window, few.shape, strict=True)
+    )
 
 
 def without_repeats(array: np.ndarray, shape: Shape) -> np.ndarray:
@@ -223,22 +348,31 @@ def _convolution(convolution: Convolution, x: np.ndarray) -> np.ndarray:
     return out.transpose(0, *(1 + axis for axis in back))
 
 
-def _sum_pooling(pooling: SumPooling, x: np.ndarray) -> np.ndarray:
-    x = np.pad(x, [(0, 0), *pooling.padding])
+def _pooling(pooling: Any, x: np.ndarray, combine: np.ufunc, start: int) -> np.ndarray:
+    """Return the combination of the numbers of each window, and ``start`` beyond the array."""
+    x = np.pad(x, [(0, 0), *pooling.padding], constant_values=start)
     counts = [
         (length - size) // stride + 1
         for length, size, stride in zip(
             x.shape[1:], pooling.window, pooling.stride, strict=True
         )
     ]
-    out = np.zeros((len(x), *counts), np.int64)
+    out = np.full((len(x), *counts), start, np.int64)
     for tap in itertools.product(*map(range, pooling.window)):
         seen = tuple(
             slice(k, k + stride * (count - 1) + 1, stride)
             for k, count, stride in zip(tap, counts, pooling.stride, strict=True)
         )
-        out += x[(slice(None), *seen)]
+        combine(out, x[(slice(None), *seen)], out=out)
     return out
+
+
+def _sum_pooling(pooling: SumPooling, x: np.ndarray) -> np.ndarray:
+    return _pooling(pooling, x, np.add, 0)
+
+
+def _max_pooling(pooling: MaxPooling, x: np.ndarray) -> np.ndarray:
+    return _pooling(pooling, x, np.maximum, np.iinfo(np.int64).min)
 
 
 def _factor(factor: Factor, x: np.ndarray) -> np.ndarray:
@@ -255,6 +389,7 @@ _RULES: dict[type[Operation], Callable[[Any, np.ndarray], np.ndarray]] = {
     Product: _product,
     Convolution: _convolution,
     SumPooling: _sum_pooling,
+    MaxPooling: _max_pooling,
     Factor: _factor,
     Move: _move,
 }

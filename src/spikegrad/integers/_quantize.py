@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -14,7 +15,7 @@ from jax.typing import ArrayLike
 
 from .._surrogate import spike_types
 from .._table import aligned
-from .._weights import Factor, Shape, SumPooling
+from .._weights import Factor, MaxPooling, Shape, SumPooling
 from ..network import Delayed, Edge, Join, Layer, Network, Window
 from ..neurons import (
     LIF,
@@ -24,11 +25,19 @@ from ..neurons import (
     SynapticAdaptiveLIF,
     SynapticLIF,
 )
-from ._arithmetic import like
-from ._cells import FixedLIF, IntegerCell, Loihi, Xylo
-from ._fixed import Fixed, best_scale, checked_bits
-from ._functions import WEIGHTED, IntegerFunction, Reading, read
-from ._replay import integer_layers, whole_inputs
+from ._arithmetic import LARGEST, like
+from ._cells import FixedLIF, IntegerCell, Loihi, WeightFormat, Xylo
+from ._fixed import Fixed, best_scales, checked_bits
+from ._functions import (
+    WEIGHTED,
+    Channels,
+    IntegerFunction,
+    Reading,
+    channels_of,
+    read,
+    without_repeats,
+)
+from ._replay import integer_layers, largest_sums, whole_inputs
 
 TARGETS: dict[str, IntegerCell] = {
     "fixed": FixedLIF(0, 1),
@@ -38,6 +47,8 @@ TARGETS: dict[str, IntegerCell] = {
 """A cell for each target. Its formats stay, and its decays and threshold are replaced."""
 FIRING = LIF, SynapticLIF, AdaptiveLIF, SynapticAdaptiveLIF
 """The cells with spikes, also with a refractory period."""
+ROUNDING = 0.99
+"""The room for weights that are rounded up, where a scale must keep a sum in 24 bits."""
 
 
 class QuantizedLayer(NamedTuple):
@@ -45,7 +56,7 @@ class QuantizedLayer(NamedTuple):
 
     name: str
     scale: float
-    """The integer of a weight that stands for 1."""
+    """The integer of a weight that stands for 1. The mean of all channels."""
     zeros: float
     """Share of the weights that became 0."""
     clipped: int
@@ -89,14 +100,17 @@ def quantize(
     inputs: Any,
     *,
     bits: int = 8,
+    per_channel: bool = False,
+    powers_of_two: bool = False,
     mask: ArrayLike | None = None,
 ) -> tuple[Network, QuantizationReport]:
     """Convert a network of real numbers to the integers of a target.
 
-    All weights, the bias and the threshold of a layer share one scale. It has the least squared
-    error of the weights, among the scales that keep the states on ``inputs`` within their width.
-    The network that results is trained like any other. Its weights stay real numbers that are
-    rounded in each call, and their scales do not move.
+    All weights, the bias and the threshold of a layer share one scale, or those of an output
+    channel do. It has the least squared error of the weights, among the scales that keep the states
+    on ``inputs`` within their width, and all sums of products of such inputs within the 24 bits of
+    float32. The network that results is trained like any other. Its weights stay real numbers that
+    are rounded in each call, and their scales do not move.
 
     Parameters
     ----------
@@ -115,6 +129,11 @@ def quantize(
         Integers to measure states, in the form of a call: spikes or counts.
     bits : int, default 8
         The bits of a weight with its sign, from 2 to 8 on chips and to 16 in fixed-point numbers.
+    per_channel : bool, default False
+        If True, each neuron of a matrix and each output channel of a convolution has its own scale,
+        and its own threshold. Errors of 2 and 3 bits become smaller.
+    powers_of_two : bool, default False
+        If True, all scales are powers of two.
     mask : array of bool, optional
         The valid steps, as in a call. Other steps do not count.
 
@@ -184,14 +203,28 @@ def quantize(
         options |= {name: options[name] | {"n": 1} for name in network.graph.outputs}
     shapes |= {name: real[name].output.shape[2:] for name in network.layers}
     nodes = _with_operations(network, cell, shapes)
-    layers = {
-        name: node
-        if isinstance(node, Join)
-        else _quantized(
-            node, cell._replaced(**options[name]), bits, real[name].pre_spike
+    choice = _Choice(bits, per_channel, powers_of_two)
+
+    def quantized(name: str, most: Any = np.inf) -> Layer:
+        cell_with_options = cell._replaced(**options[name])
+        return _quantized(
+            nodes[name], cell_with_options, choice, real[name].pre_spike, most
         )
+
+    layers: dict[str, Any] = {
+        name: node if isinstance(node, Join) else quantized(name)
         for name, node in nodes.items()
     }
+    result = dataclasses.replace(network, layers=layers)
+    # Where sums of products may need more bits than float32 has, the scale becomes smaller.
+    valid_inputs = {
+        name: whole_inputs("quantize", x, mask) for name, x in by_name.items()
+    }
+    sums = largest_sums(integer_layers("quantize", result), valid_inputs)
+    for name in network.graph.layers:
+        if sums[name] > LARGEST:
+            scale = np.asarray(layers[name].cell.unit) / cell.state_scale
+            layers[name] = quantized(name, scale * (ROUNDING * LARGEST / sums[name]))
     result = dataclasses.replace(network, layers=layers)
     _, integer = result.observe(inputs, parts=("output", "pre_spike"), mask=mask)
     # The outputs of masked steps are 0.
@@ -331,8 +364,8 @@ def _reading(
         return read(function, shapes, factor)
     except ValueError as error:
         raise TypeError(
-            f"{owner}: a function has no integers: {error}; use products, convolutions, sums and "
-            "averages of windows"
+            f"{owner}: a function has no integers: {error}; use products, convolutions, sums, "
+            "averages and maxima of windows"
         ) from error
 
 
@@ -370,35 +403,85 @@ def _layer_with_operations(
         reading = _reading(owner, function, [shapes[source]], factors[source])
         operations = reading.function.operations
         # On a chip each weight is a connection, and a sum of windows would need more bits.
-        has_windows = any(isinstance(x, SumPooling) for x in operations)
+        has_windows = any(isinstance(x, (SumPooling, MaxPooling)) for x in operations)
         if has_windows and not isinstance(target, FixedLIF):
             raise TypeError(
-                f"{owner}: it has no sums of windows; use a convolution with strides"
+                f"{owner}: it has no sums or maxima of windows; use a convolution with strides"
             )
         if not any(isinstance(x, WEIGHTED) for x in operations):
             # An array, because a number would be a constant of the network.
             operations = *operations, Factor(np.array(reading.factor, np.float32))
         if reading.bias is not None:
             biases.append(jnp.asarray(reading.bias))
-        inner = IntegerFunction(operations, reading.function.shape)
+        inner = IntegerFunction(reading.function.arguments, tuple(operations))
         return dataclasses.replace(weight, weight=inner) if is_delayed else inner
 
     weights = {label: converted(label, x) for label, x in layer.weights.items()}
-    recurrent = weights.pop("recurrent", None)
-    weight: Any = (
-        dict(zip(layer.weight, weights.values(), strict=True))
-        if isinstance(layer.weight, Mapping)
-        else weights["weight"]
-    )
     bias = sum(biases[1:], biases[0]) if biases else None
-    return dataclasses.replace(layer, weight=weight, recurrent=recurrent, bias=bias)
+    return _with_weights(layer, weights, bias=bias)
 
 
-def _quantized(layer: Layer, target: Any, bits: int, states: Any) -> Layer:
+def _with_weights(layer: Layer, weights: dict[str, Any], **changed: Any) -> Layer:
+    """Return the layer with other weights, by the labels of ``layer.weights``."""
+    others = dict(weights)
+    recurrent = others.pop("recurrent", None)
+    weight: Any = (
+        dict(zip(layer.weight, others.values(), strict=True))
+        if isinstance(layer.weight, Mapping)
+        else others["weight"]
+    )
+    return dataclasses.replace(layer, weight=weight, recurrent=recurrent, **changed)
+
+
+class _Choice(NamedTuple):
+    """The scales that a user allows."""
+
+    bits: int
+    per_channel: bool
+    powers_of_two: bool
+
+
+def _channels(weight: Any) -> Channels:
+    """Return the outputs of a weight, which for a matrix are neurons."""
+    function: Any = _function_of(weight)
+    if function is not None:
+        return channels_of(function)
+    (array,) = jax.tree.leaves(weight, is_leaf=_is_fixed)
+    return Channels(-1, np.arange(array.shape[-1]))
+
+
+def _groups(channels: list[Channels], shape: Shape) -> np.ndarray:
+    """Return the number of a group for each neuron.
+
+    Neurons that share a channel of any weight are in one group.
+    """
+    first = np.arange(math.prod(shape))  # the first neuron of the group
+    while True:
+        before = first
+        for each in channels:
+            of_neuron = each.of_neuron.ravel()
+            least = np.full(of_neuron.max() + 1, first.size)
+            np.minimum.at(least, of_neuron, first)
+            first = least[of_neuron]
+        if (first == before).all():
+            return np.unique(first, return_inverse=True)[1].reshape(shape)
+
+
+def _of_neurons(states: Any, shape: Shape) -> np.ndarray:
+    """Return the largest size of each neuron's state, of arrays ``(steps, batch, ...)``."""
+    sizes = [np.abs(np.asarray(x)).max((0, 1)) for x in states]
+    return np.max([np.broadcast_to(x, shape) for x in sizes], axis=0)
+
+
+def _quantized(
+    layer: Any, target: Any, choice: _Choice, states: Any, most: Any
+) -> Layer:
+    """Return a layer of integers. ``most`` is the largest scale of each neuron."""
     real: Any = _without_rest(layer.cell)[1]
     # The steps of rest come last.
     parts = dict(zip(real.state_names, jax.tree.leaves(states), strict=False))
     adapted = parts.pop("adaptation", None)
+    shape = np.shape(parts["potential"])[2:]
     response = real.linear_response()
     decay, real_gain, synaptic_decay, threshold = jax.tree.map(np.float64, response)
     *leak_names, threshold_name = target.integer_names
@@ -409,47 +492,111 @@ def _quantized(layer: Layer, target: Any, bits: int, states: Any) -> Layer:
     cell = target._replaced(**dict(zip(leak_names, leaks, strict=True)))
     # A current in units of a weight has the gain of the real one.
     gain = real_gain * (cell.state_scale / cell.linear_response().gain)
-    if np.size(gain) > 1 and any(
-        map(callable, map(_function_of, layer.weights.values()))
-    ):
-        raise ValueError(
-            "quantize: neurons with a function as weight must have one decay for all, or no "
-            "norm_input"
-        )
-    weights = [np.asarray(w) * gain for w in jax.tree.leaves(layer.weights)]
-    # A threshold is a state that a quiet neuron would reach.
-    largest = _largest((threshold, [*parts.values()]))
+    channels = {label: _channels(weight) for label, weight in layer.weights.items()}
+    # Each weight with the gain of its channels.
+    weights = {
+        label: _with_gain(weight, channels[label], gain)
+        for label, weight in layer.weights.items()
+    }
+    groups = np.zeros(shape, int)
+    if choice.per_channel:
+        groups = _groups([*channels.values()], shape)
+    largest = _of_neurons([*parts.values()], shape)
+    if threshold is not None:
+        # A threshold is a state that a quiet neuron would reach.
+        largest = np.maximum(largest, threshold)
     # The scale at which the largest state on the inputs fills its width. The threshold of Loihi
     # has no bits for a part of a weight.
     widest = cell.limits[1] // cell.state_scale
-    form = cell.weight_format(bits)
-    scale = best_scale(weights, form, widest / largest if largest else np.inf)
+    with np.errstate(divide="ignore"):
+        room = np.broadcast_to(np.minimum(widest / largest, most), shape)
+    form = cell.weight_format(choice.bits)
+    scale = _scale_of_neurons(
+        weights, channels, groups, room, form, powers_of_two=choice.powers_of_two
+    )
+    few = without_repeats(scale, shape)
+    few = few.item() if few.size == 1 else few
     if threshold is not None:
-        threshold = np.maximum(np.rint(threshold * scale), 1)
-    settings = {threshold_name: threshold, "unit": scale * cell.state_scale}
+        threshold = np.maximum(np.rint(threshold * few), 1)
+    settings = {threshold_name: threshold, "unit": few * cell.state_scale}
     if adapted is not None:
-        settings |= _adaptation(real, cell, adapted, scale)
+        settings |= _adaptation(real, cell, adapted, few)
 
-    def fix(value: jax.Array, limits: tuple[int, ...]) -> Fixed:
-        return Fixed(jnp.asarray(value) * like(value, gain), scale, *limits)
+    def fix(label: str, value: Any) -> Fixed:
+        if isinstance(few, float):
+            return Fixed(value, few, *form)
+        of_channels = channels[label].of_channels(scale)
+        return Fixed(value, channels[label].along(of_channels, np.ndim(value)), *form)
 
-    # A bias has no connections. It is as wide as a state.
-    return _converted(
-        layer,
-        lambda weight: fix(weight, form),
-        lambda bias: fix(bias, cell.limits),
-        cell._replaced(**settings),
+    bias = layer.bias
+    if bias is not None:
+        # A bias has no connections. It is as wide as a state.
+        value = jnp.asarray(bias) * like(bias, gain)
+        whole = np.broadcast_shapes(np.shape(value), np.shape(few))
+        bias = Fixed(jnp.broadcast_to(value, whole), few, *cell.limits)
+    integers = {
+        label: jax.tree.map(functools.partial(fix, label), weight)
+        for label, weight in weights.items()
+    }
+    return _with_weights(layer, integers, bias=bias, cell=cell._replaced(**settings))
+
+
+def _with_gain(weight: Any, channels: Channels, gain: np.ndarray) -> Any:
+    """Return a weight times the gain of the neurons that it drives."""
+    if np.size(gain) == 1:
+        return jax.tree.map(
+            lambda x: jnp.asarray(x) * like(x, np.ravel(gain)[0]), weight
+        )
+    of_channels = channels.of_channels(gain)
+    if (of_channels[channels.of_neuron] != gain).any():
+        raise ValueError(
+            "quantize: neurons with a function as weight must have one decay for each output "
+            "channel, or no norm_input"
+        )
+    return jax.tree.map(
+        lambda x: jnp.asarray(x) * like(x, channels.along(of_channels, np.ndim(x))),
+        weight,
     )
 
 
+def _scale_of_neurons(
+    weights: dict[str, Any],
+    channels: dict[str, Channels],
+    groups: np.ndarray,
+    room: np.ndarray,
+    form: WeightFormat,
+    *,
+    powers_of_two: bool,
+) -> np.ndarray:
+    """Return the scale of each neuron, one for a group. ``room`` is the largest of each neuron."""
+    values, of_values = [], []
+    for label, weight in weights.items():
+        each = channels[label]
+        (array,) = map(np.asarray, jax.tree.leaves(weight))
+        of_channels = each.along(each.of_channels(groups), array.ndim)
+        values.append(array.ravel())
+        of_values.append(np.broadcast_to(of_channels, array.shape).ravel())
+    limits = np.full(groups.max() + 1, np.inf)
+    np.minimum.at(limits, groups.ravel(), room.ravel())
+    scales = best_scales(
+        np.concatenate(values).astype(np.float64),
+        np.concatenate(of_values),
+        form,
+        limits,
+        powers_of_two=powers_of_two,
+    )
+    return scales[groups]
+
+
 def _adaptation(
-    real: Any, cell: FixedLIF, adapted: jax.Array, scale: float
+    real: Any, cell: FixedLIF, adapted: jax.Array, scale: Any
 ) -> dict[str, Any]:
     """Return the parameters of an adaptation that had these values on the inputs."""
     increase = np.asarray(real.adaptation) * scale
     # One more spike than on the inputs. As many bits as there is room for, because a decay is
     # rounded down.
-    largest = float(np.max(np.abs(adapted))) * scale + np.max(increase)
+    peaks = np.abs(np.asarray(adapted)).max((0, 1))
+    largest = float(np.max(peaks * scale + increase))
     fraction = int(np.clip(np.log2(cell.limits[1] / max(largest, 1)), 0, 12))
     increase = np.minimum(np.rint(increase * 2**fraction), cell.limits[1])
     decay = np.rint(np.asarray(real.adaptation_decay) * cell.most_leak)
@@ -458,19 +605,6 @@ def _adaptation(
         "adaptation_decay": decay,
         "adaptation_fraction": fraction,
     }
-
-
-def _converted(
-    layer: Layer,
-    convert: Callable[[Any], Any],
-    convert_bias: Callable[[Any], Any],
-    cell: Any,
-) -> Layer:
-    """Return the layer with another cell and functions of each weight and of the bias."""
-    weights = {"weight": layer.weight, "recurrent": layer.recurrent}
-    changed = jax.tree.map(convert, weights, is_leaf=_is_fixed)
-    bias = None if layer.bias is None else convert_bias(layer.bias)
-    return dataclasses.replace(layer, cell=cell, bias=bias, **changed)
 
 
 def _is_fixed(weight: Any) -> bool:
@@ -514,7 +648,13 @@ def dequantize(network: Network) -> Network:
 def _dequantized(layer: Layer) -> Layer:
     integer: Any = layer.cell
     decay, gain, synaptic_decay, threshold = integer.linear_response()
-    unit = _fixed_weights(layer)[0].scale * integer.state_scale
+    channels = {label: _channels(weight) for label, weight in layer.weights.items()}
+    label, each = next(iter(channels.items()))
+    (first,) = jax.tree.leaves(layer.weights[label], is_leaf=_is_fixed)
+    unit = np.float64(first.scale)
+    if unit.ndim:  # one for each channel
+        unit = without_repeats(unit.ravel()[each.of_neuron], each.of_neuron.shape)
+    unit = unit * integer.state_scale
     cell = LeakyReadout(decay)
     if threshold is not None:
         names = "reset", "surrogate", "detach_reset"
@@ -533,10 +673,16 @@ def _dequantized(layer: Layer) -> Layer:
         if steps := getattr(integer, "refractory", 0):
             cell = Refractory(cell, steps)
 
-    def real(weight):
-        return jnp.asarray(weight.integers * (gain / unit), weight.value.dtype)
+    def real(weight: Any) -> jax.Array:
+        factor = gain / (np.asarray(weight.scale) * integer.state_scale)
+        return jnp.asarray(weight.integers * factor, weight.value.dtype)
 
-    return _converted(layer, real, real, cell)
+    weights = {
+        label: jax.tree.map(real, weight, is_leaf=_is_fixed)
+        for label, weight in layer.weights.items()
+    }
+    bias = None if layer.bias is None else real(layer.bias)
+    return _with_weights(layer, weights, bias=bias, cell=cell)
 
 
 def _row(
@@ -544,9 +690,16 @@ def _row(
 ) -> QuantizedLayer:
     """Return the effects on a layer. ``valid`` is the share of steps without a mask."""
     weights, cell = _fixed_weights(after), after.cell
-    scale = weights[0].scale
-    pairs = [np.stack([w.integers, w.value]).reshape(2, -1) for w in weights]
-    integers, values = np.concatenate(pairs, axis=1)
+    integers, values, errors = (
+        np.concatenate([np.ravel(part) for part in parts])
+        for parts in zip(
+            *(
+                (w.integers, w.value, w.integers / np.asarray(w.scale) - w.value)
+                for w in weights
+            ),
+            strict=True,
+        )
+    )
     size = max(np.linalg.norm(values), 1e-300)  # a layer of zeros has no error
     real_cell = _without_rest(before.cell)[1]
     responses = real_cell.linear_response(), cell.linear_response()
@@ -557,14 +710,14 @@ def _row(
     has_synapse = "synaptic current" in cell.state_names
     thresholds = None
     if threshold is not None:
-        unit = scale * cell.state_scale
-        thresholds = float(np.mean(threshold)), float(np.mean(integer_threshold)) / unit
+        after_rounding = np.mean(np.asarray(integer_threshold) / np.asarray(cell.unit))
+        thresholds = float(np.mean(threshold)), float(after_rounding)
     return QuantizedLayer(
         name,
-        scale,
+        float(np.mean(cell.unit)) / cell.state_scale,
         float((integers == 0).mean()),
         sum(w.clipped for w in weights),
-        float(np.linalg.norm(integers / scale - values) / size),
+        float(np.linalg.norm(errors) / size),
         tuple(map(_tau, decays)),
         tuple(map(_tau, synaptic_decays)),
         tuple(map(_tau, _adaptation_decays(real_cell, cell))),

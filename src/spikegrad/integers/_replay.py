@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from .._weights import Operation, Product, Shape
-from ..network import Join, Network
+from .._weights import LINEAR, Operation, Product
+from ..network import Edge, Join, Network
 from ._arithmetic import LARGEST
-from ._cells import CHIPS, IntegerCell
+from ._cells import CHIPS, IntegerCell, is_broadcast
 from ._fixed import Fixed
 from ._functions import IntegerFunction, run, with_weights
+
+INNER = "\0"
+"""A part of the name of a sum within a join. No layer of a user has it."""
 
 
 class IntegerEdge(NamedTuple):
@@ -57,13 +61,11 @@ def integer_layers(owner: str, network: Network) -> list[IntegerLayer]:
         is_join = isinstance(node, Join)
         place = f"{owner}: {'join' if is_join else 'layer'} {name!r}"
         if is_join:
-            # Its operations are linear, so each source may have them before the sum.
-            weights = [(edge, node.function) for edge in graph.edges[name]]
-            cell, bias = None, 0
-        else:
-            weights, cell = graph.connections(name), node.cell
-            bias = 0 if node.bias is None else node.bias
-        if not (is_join or isinstance(cell, IntegerCell)):
+            layers += _join_layers(place, name, node, graph.edges[name])
+            continue
+        weights, cell = graph.connections(name), node.cell
+        bias = 0 if node.bias is None else node.bias
+        if not isinstance(cell, IntegerCell):
             raise TypeError(
                 f"{place} has a {type(cell).__name__}, not a cell on integers; call quantize first"
             )
@@ -71,11 +73,6 @@ def integer_layers(owner: str, network: Network) -> list[IntegerLayer]:
             IntegerEdge(edge.source, edge.lags[0], *_operations(place, weight))
             for edge, weight in weights
         )
-        for edge in edges:
-            if edge.source in readouts:
-                raise TypeError(
-                    f"{place} reads the real outputs of the readout {edge.source!r}"
-                )
         bias = _integers(place, bias)
         neurons = edges[0].run(np.zeros((1, *edges[0].shape), np.int64)).shape[1:]
         try:
@@ -85,8 +82,48 @@ def integer_layers(owner: str, network: Network) -> list[IntegerLayer]:
                 f"{place} must have a bias for {neurons} neurons, got shape {bias.shape}"
             ) from None
         layers.append(IntegerLayer(name, cell, edges, bias))
+    for layer in layers:
+        if read := readouts & {edge.source for edge in layer.edges}:
+            raise TypeError(
+                f"{owner}: {_described(layer)} reads the real outputs of the readout {min(read)!r}"
+            )
     _check_sizes(owner, layers, graph.inputs)
     return layers
+
+
+def _join_layers(
+    place: str, name: str, join: Join, edges: Sequence[Edge]
+) -> list[IntegerLayer]:
+    """Return a join as a layer. A maximum of a sum needs another one for the sum."""
+    function = join.function
+    if not isinstance(function, IntegerFunction):
+        raise TypeError(
+            f"{place} must have a function of integers; call quantize first"
+        )
+    convert = functools.partial(_integers, place)
+    last = with_weights(function.operations, convert)
+    before = [
+        IntegerEdge(edge.source, edge.lags[0], argument.operations, argument.shape)
+        for edge, argument in zip(edges, function.arguments, strict=True)
+    ]
+    if len(before) == 1 or all(isinstance(x, LINEAR) for x in last):
+        # Each source may have linear operations before the sum.
+        each = [edge._replace(operations=edge.operations + last) for edge in before]
+        return [_sum_layer(name, each)]
+    total = _sum_layer(f"{name}{INNER}", before)
+    edge = IntegerEdge(total.name, 0, last, (1, *total.bias.shape))
+    return [total, _sum_layer(name, [edge])]
+
+
+def _sum_layer(name: str, edges: list[IntegerEdge]) -> IntegerLayer:
+    zeros = np.zeros((1, *edges[0].shape), np.int64)
+    neurons = edges[0].run(zeros).shape[1:]
+    return IntegerLayer(name, None, tuple(edges), np.zeros(neurons, np.int64))
+
+
+def _described(layer: IntegerLayer) -> str:
+    kind = "join" if layer.cell is None else "layer"
+    return f"{kind} {layer.name.removesuffix(INNER)!r}"
 
 
 def chip_layers(owner: str, network: Network) -> list[IntegerLayer]:
@@ -107,8 +144,9 @@ def _check_sizes(
 ) -> None:
     """Raise for the first weight or parameter that does not fit the numbers of neurons."""
     shapes = {layer.name: layer.bias.shape for layer in layers}
-    for name, cell, edges, _ in layers:
-        place, shape = f"{owner}: layer {name!r}", shapes[name]
+    for layer in layers:
+        name, cell, edges, _ = layer
+        place, shape = f"{owner}: {_described(layer)}", shapes[name]
         for edge in edges:
             # The first layer that reads an input sets its shape.
             expected = shapes.setdefault(edge.source, edge.shape[1:])
@@ -123,9 +161,9 @@ def _check_sizes(
                     f"{place} must read {edge.source!r} by a weight for {shape} neurons, got one "
                     f"for {current}"
                 )
-        for field in getattr(cell, "integer_domains", ()):
+        for field in () if cell is None else (*cell.integer_domains, "unit"):
             parameters = np.shape(getattr(cell, field))
-            if not _is_broadcast(parameters, shape):
+            if not is_broadcast(parameters, shape):
                 raise ValueError(
                     f"{place} must have one {field} for all of {shape} neurons, or an array that "
                     f"broadcasts to them, got shape {parameters}"
@@ -134,21 +172,13 @@ def _check_sizes(
         raise ValueError(f"{owner}: no layer reads {unread[0]!r}; remove these inputs")
 
 
-def _is_broadcast(parameters: Shape, neurons: Shape) -> bool:
-    """Return True if an array of parameters broadcasts to the neurons."""
-    try:
-        return np.broadcast_shapes(parameters, neurons) == neurons
-    except ValueError:
-        return False
-
-
 def _operations(
     place: str, weight: Any
 ) -> tuple[tuple[Operation, ...], tuple[int, ...]]:
     """Return a weight as operations of integers, and the shape of its input."""
     if isinstance(weight, IntegerFunction):
         convert = functools.partial(_integers, place)
-        return with_weights(weight.operations, convert), weight.shape
+        return with_weights(weight.operations, convert), weight.arguments[0].shape
     matrix = _integers(place, weight)
     if matrix.ndim != 2:
         raise ValueError(f"{place} must have matrices, got shape {matrix.shape}")
@@ -247,13 +277,7 @@ def replay(network: Network, inputs: Any) -> tuple[dict[str, Any], Any]:
             zeros = np.zeros((batch, *bias.shape), np.int64)
             count = len(cell.state_names)
             states[name] = (zeros,) * count if count > 1 else zeros
-    largest = {name: int(np.abs(x).max(initial=0)) for name, x in inputs.items()}
-    largest |= {layer.name: layer.cell.n for layer in layers if layer.cell is not None}
-    is_exact = {}
-    for layer in layers:
-        bound = _largest_sum(layer, largest)
-        is_exact[layer.name] = bound <= LARGEST
-        largest.setdefault(layer.name, bound)
+    is_exact = {name: x <= LARGEST for name, x in largest_sums(layers, inputs).items()}
     for step in range(len(history[first])):
         for layer in layers:
             name, cell, edges, bias = layer
@@ -278,6 +302,17 @@ def replay(network: Network, inputs: Any) -> tuple[dict[str, Any], Any]:
     sequences = {name: np.stack(history[name]) for name in outputs}
     is_single = isinstance(network.outputs, str | None)
     return states, sequences[outputs[0]] if is_single else sequences
+
+
+def largest_sums(layers: list[IntegerLayer], inputs: dict[str, Any]) -> dict[str, int]:
+    """Return the largest sum of sizes of products of each layer, for inputs up to these."""
+    largest = {name: int(np.abs(x).max(initial=0)) for name, x in inputs.items()}
+    largest |= {layer.name: layer.cell.n for layer in layers if layer.cell is not None}
+    sums = {}
+    for layer in layers:
+        sums[layer.name] = _largest_sum(layer, largest)
+        largest.setdefault(layer.name, sums[layer.name])
+    return sums
 
 
 def _largest_sum(layer: IntegerLayer, largest: dict[str, int]) -> int:

@@ -2,7 +2,7 @@
 
 A file has one form, which ``save`` writes and ``load`` checks::
 
-    {"format": 2, "inputs": "input", "outputs": ["out"], "layers": [
+    {"format": 3, "inputs": "input", "outputs": ["out"], "layers": [
         {"name": "out",
          "cell": {"class": "FixedLIF", "decay": 4000, "threshold": 100, ...},
          "weights": [{"source": null, "delay": 0, "is_window": false, "array": ARRAY}],
@@ -13,18 +13,21 @@ with ``null`` for a missing part. An ``ARRAY`` has ``integers``, nested lists wi
 That of a :class:`Fixed` also has its ``scale``, ``low``, ``high`` and ``step``. Instead of an
 array, a weight may have a ``function``, and a join is a layer of another form::
 
-    {"name": "sum", "of": ["a", "b"], "function": {"shape": [1, 4, 8, 8], "operations": [
-        {"class": "SumPooling", "window": [1, 1, 2, 2], ...}]}}
+    {"name": "sum", "of": ["a", "b"], "function": {
+        "arguments": [{"shape": [1, 4, 8, 8], "operations": []}, ...],
+        "operations": [{"class": "SumPooling", "window": [1, 1, 2, 2], ...}]}}
 
+It adds the arguments after their operations, one for each source, and has operations of the sum.
 ``shape`` is that of an example of a source. The operations have the fields of their classes, see
 ``_weights.py``.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
@@ -33,18 +36,27 @@ import numpy as np
 
 from .._checks import brief, named
 from .._files import Record, write_atomically
-from .._weights import Convolution, Factor, Move, Operation, Product, SumPooling
+from .._weights import (
+    Convolution,
+    Factor,
+    MaxPooling,
+    Move,
+    Operation,
+    Product,
+    SumPooling,
+)
 from ..network import Delayed, Join, Layer, Network, Window
 from ._arithmetic import LARGEST
 from ._cells import CHIPS
 from ._fixed import Fixed
-from ._functions import IntegerFunction, weight_name
+from ._functions import Argument, IntegerFunction, weight_name
 from ._replay import chip_layers
 
-_FORMAT = 2
+_FORMAT = 3
 _CELLS = {cell.__name__: cell for cell in CHIPS}
 _OPERATIONS: dict[str, type[Operation]] = {
-    kind.__name__: kind for kind in (Product, Convolution, SumPooling, Factor, Move)
+    kind.__name__: kind
+    for kind in (Product, Convolution, SumPooling, MaxPooling, Factor, Move)
 }
 _FIXED = "scale", "low", "high", "step"
 
@@ -165,9 +177,16 @@ def _weight_record(weight: Any, plain_delay: int) -> Record:
 
 def _function_record(function: Any) -> Record:
     return {
-        "shape": list(function.shape),
-        "operations": [_operation_record(x) for x in function.operations],
+        "arguments": [
+            {"shape": list(x.shape), "operations": _operation_records(x.operations)}
+            for x in function.arguments
+        ],
+        "operations": _operation_records(function.operations),
     }
+
+
+def _operation_records(operations: Iterable[Operation]) -> list[Record]:
+    return [_operation_record(x) for x in operations]
 
 
 def _operation_record(operation: Operation) -> Record:
@@ -182,7 +201,6 @@ def _array_record(array: Any) -> Record:
     if not isinstance(array, Fixed):
         return {"integers": np.asarray(array).astype(int).tolist()}
     numbers = {name: getattr(array, name) for name in _FIXED}
-    numbers["scale"] = float(array.scale)
     return {"integers": array.integers.tolist(), **numbers}
 
 
@@ -240,10 +258,15 @@ class _Entry(NamedTuple):
             self.refuse(f"{count or 'some'} integers of at least {least}")
         return numbers
 
-    def scale(self) -> float:
-        if type(self.value) not in (int, float) or not 0 < self.value < math.inf:
-            self.refuse("a number above 0")
-        return float(self.value)
+    def scale(self) -> Any:
+        """Return a number above 0, or an array of them."""
+        array = np.array(self.value, object)
+        numbers = [*array.flat]
+        if not numbers or any(
+            type(x) not in (int, float) or not 0 < x < math.inf for x in numbers
+        ):
+            self.refuse("a number above 0, or nested lists of them of one length")
+        return array.astype(np.float64) if array.ndim else float(self.value)
 
     def array(self, least_axes: int, most_axes: int) -> np.ndarray:
         """Return integers, of this number of axes."""
@@ -310,7 +333,7 @@ def _network(entry: _Entry) -> Network:
 
 def _join(fields: dict[str, _Entry]) -> Join:
     of = [entry.text() for entry in fields["of"].items()]
-    return Join(_function(fields["function"]), of)
+    return Join(_function(fields["function"], len(of)), of)
 
 
 def _layer(fields: dict[str, _Entry]) -> Layer:
@@ -344,16 +367,16 @@ def _cell(entry: _Entry) -> Any:
     kind = _CELLS[name]
     names = [name for name in kind._domains if name != "surrogate"]
     fields = entry.fields("class", *names)
-    values = {name: _cell_value(fields[name]) for name in names}
+    values = {name: _cell_value(name, fields[name]) for name in names}
     # The class checks its parameters itself.
     with named(entry.place):
         return kind(**values)
 
 
-def _cell_value(entry: _Entry) -> Any:
-    """Return a number, a name or a flag, or the integers of neurons or channels."""
+def _cell_value(name: str, entry: _Entry) -> Any:
+    """Return a number, a name or a flag, or the numbers of neurons or channels."""
     if isinstance(entry.value, list):
-        return entry.array(1, 3)
+        return entry.scale() if name == "unit" else entry.array(1, 3)
     if not isinstance(entry.value, str | int | float | None):
         entry.refuse("a number, a text or a list of integers")
     return entry.value
@@ -380,16 +403,27 @@ def _weight(fields: dict[str, _Entry], plain_delay: int) -> Any:
         return weight if delay == plain_delay else Delayed(weight, delay)
 
 
-def _function(entry: _Entry) -> IntegerFunction:
-    fields = entry.fields("shape", "operations")
-    places = fields["operations"]
-    operations = [] if places.value == [] else [*map(_operation, places.items())]
-    function = IntegerFunction(tuple(operations), fields["shape"].integers(1))
+def _function(entry: _Entry, count: int = 1) -> IntegerFunction:
+    fields = entry.fields("arguments", "operations")
+    arguments = []
+    for place in fields["arguments"].items():
+        parts = place.fields("shape", "operations")
+        operations = _operations(parts["operations"])
+        if any(weight_name(x) for x in operations):
+            parts["operations"].refuse("operations without weights")
+        arguments.append(Argument(parts["shape"].integers(1), operations))
+    if len(arguments) != count:
+        fields["arguments"].refuse(f"one record for each of {count} sources")
+    function = IntegerFunction(tuple(arguments), _operations(fields["operations"]))
     try:
         _ = function.output_shape
     except (ValueError, IndexError):
-        places.refuse("operations that fit each other and the shape")
+        fields["operations"].refuse("operations that fit each other and the shape")
     return function
+
+
+def _operations(entry: _Entry) -> tuple[Operation, ...]:
+    return () if entry.value == [] else tuple(map(_operation, entry.items()))
 
 
 def _operation(entry: _Entry) -> Operation:
@@ -406,10 +440,16 @@ def _operation(entry: _Entry) -> Operation:
         if fields["order"].value is not None:
             fields["order"].refuse("null")
         return Move(None, fields["shape"].integers(1))
-    if kind is SumPooling:
+    if kind in (SumPooling, MaxPooling):
         window = fields["window"].integers(1)
         strides = fields["stride"].integers(1, len(window))
-        return SumPooling(window, strides, _paddings(fields["padding"], len(window)))
+        padding = _paddings(fields["padding"], len(window))
+        is_beyond = any(
+            max(sides) >= size for sides, size in zip(padding, window, strict=True)
+        )
+        if kind is MaxPooling and is_beyond:
+            fields["padding"].refuse("less than the window")
+        return kind(window, strides, padding)
     weight = _array(fields["weight"], 3, 4)
     places = len(weight.shape) - 2
     axes = [
@@ -447,7 +487,8 @@ def _array(entry: _Entry, least_axes: int, most_axes: int) -> Any:
     scale = fields["scale"].scale()
     low, high, step = (fields[name].integer() for name in _FIXED[1:])
     with named(entry.place):
-        weight = Fixed(jnp.asarray(integers / scale), scale, low, high, step)
+        whole = Fixed(integers, scale, low, high, step)  # raises for wrong shapes
+        weight = dataclasses.replace(whole, value=jnp.asarray(integers / scale))
     # Also false for numbers that are too large for their scale.
     if not np.array_equal(weight.integers, integers):
         fields["integers"].refuse(f"multiples of {step} from {low} to {high}")
