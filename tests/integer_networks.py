@@ -4,6 +4,7 @@ library.
 
 from __future__ import annotations
 
+import re
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -240,20 +241,41 @@ def as_arrays(network: Network, states: Any, outputs: Any) -> tuple[dict[str, An
 
 
 def check_c(
-    network: Network, inputs: np.ndarray, outputs: dict[str, np.ndarray], folder: Path
+    network: Network,
+    inputs: np.ndarray,
+    outputs: dict[str, np.ndarray],
+    folder: Path,
+    /,
+    **options: Any,
 ) -> None:
-    """Compile the program in C with all warnings and sanitizers, and compare its outputs."""
-    to_c(network, folder / "net")
-    flags = (
-        "-std=c99 -Wall -Wextra -Werror -fsanitize=address,undefined "
-        "-fno-sanitize-recover=all -DNET_MAIN"
-    )
-    subprocess.run(["cc", *flags.split(), folder / "net.c", "-o", folder / "net"], check=True)
+    """Compile the program in C with all warnings and sanitizers, and compare its outputs. With
+    ``examples`` among the options of ``to_c``, also run the test beside the program.
+    """
+    to_c(network, folder / "net", **options)
+    flags = "-std=c99 -Wall -Wextra -Werror -fsanitize=address,undefined -fno-sanitize-recover=all"
+
+    def compiled(name: str, *files: str) -> Path:
+        sources = [folder / file for file in files]
+        command = ["cc", *flags.split(), f"-D{name}", *sources, "-o", folder / name]
+        subprocess.run(command, check=True)
+        return folder / name
+
+    program_of_net = compiled("NET_MAIN", "net.c")
     expected = np.concatenate([*outputs.values()], -1)
     for b in range(inputs.shape[1]):
         text = "\n".join(" ".join(map(str, row)) for row in inputs[:, b].tolist())
         program = subprocess.run(
-            [folder / "net"], input=text, capture_output=True, text=True, check=True
+            [program_of_net], input=text, capture_output=True, text=True, check=True
         )
         rows = np.array([line.split() for line in program.stdout.splitlines()], np.int64)
         np.testing.assert_array_equal(rows, expected[:, b])
+    if "examples" in options:
+        subprocess.run([compiled("NET_TEST_MAIN", "net.c", "net_test.c")], check=True)
+        test = folder / "net_test.c"
+        text = test.read_text()
+        # One expected number is another.
+        changed = re.sub(r"(expected\[\] = \{)(-?\d+)", lambda m: f"{m[1]}{int(m[2]) + 1}", text)
+        assert changed != text
+        test.write_text(changed)
+        test_of_net = compiled("NET_TEST_MAIN", "net.c", "net_test.c")
+        assert subprocess.run([test_of_net], check=False).returncode == 1

@@ -502,6 +502,9 @@ REFUSED = {
     "ValueError: Xylo: dash_mem must be an integer from 0 to 15": lambda: Xylo(16, 0, 1),
     "ValueError: bits must be an integer from 2 to 16, got 1": lambda: fixed(jnp.ones(2), 1),
     "ValueError: scale must be > 0": lambda: fixed(jnp.ones(2), scale=0.0),
+    "ValueError: one of int32, bytes, bits, events, got 'int8'": lambda: to_c(
+        HALF, "x", inputs="int8"
+    ),
     "ValueError: name in C, got 'my-net'": lambda: to_c(Network([layer(FixedLIF(0, 1))]), "my-net"),
     "TypeError: FixedLIF: integers need float32": (
         lambda: Network([layer(FixedLIF(0, 1), jnp.ones((2, 2), jnp.bfloat16))])(SPIKES)
@@ -857,12 +860,13 @@ def test_packed_weights_in_c(bits, step, tmp_path):
     report = to_c(network, tmp_path / "net")
     width = {2: 2, 3: 4, 4: 4, 8: 8, 9: 16}[bits]
     weights = 9 * -(-7 * width // 8) + 7 * -(-3 * width // 8)
-    # 3 sources, 2 layers, 2 edges and an output of 4 bytes a number, and 7 + 1 leaks of 2 bytes, 2
-    # current leaks, 2 thresholds and 2 biases of 1 byte.
-    numbers = 4 * (3 * 3 + 2 * 23 + 2 * 7 + 1)
-    assert report.tables == numbers + 8 * 2 + 6 + weights
+    # 3 sources, 2 layers, 2 edges and an output of 4 bytes a number, and 7 + 1 leaks and 2 current
+    # leaks of 2 bytes, 2 thresholds and 2 biases of 1 byte.
+    numbers = 4 * (3 * 4 + 2 * 23 + 2 * 7 + 1)
+    assert report.tables == numbers + 10 * 2 + 4 + weights
     assert report.operations == 9 * 7 + 7 * 3
-    assert report.state == 4 * (10 + 1 + 3 + 10)
+    # 10 states of 2 bytes, no past outputs, 3 rows and 10 currents.
+    assert report.state == 2 * 10 + 4 * (1 + 3 + 10)
     header = (tmp_path / "net.h").read_text()
     for line in (
         "A_B 0",
@@ -877,11 +881,38 @@ def test_packed_weights_in_c(bits, step, tmp_path):
     check = f"""#include "net.c"
     typedef char state_size[sizeof(net_state) == {report.state} ? 1 : -1];
     enum {{ TABLES = sizeof source + sizeof layer + sizeof edge + sizeof output + sizeof leak +
-                    sizeof current_leak + sizeof threshold + sizeof bias + sizeof weight{width} }};
+                    sizeof threshold + sizeof bias + sizeof weight{width} }};
     typedef char tables_size[TABLES == {report.tables} ? 1 : -1];"""
     (tmp_path / "check.c").write_text(check)
     subprocess.run(["cc", "-std=c99", "-c", "check.c", "-o", "check.o"], cwd=tmp_path, check=True)
     assert 'extern "C" {' in header
+
+
+@pytest.mark.skipif(not shutil.which("cc"), reason="needs a C compiler")
+@pytest.mark.parametrize(
+    ("form", "size"), [("int32", 36), ("bytes", 9), ("bits", 2), ("events", 18)]
+)
+def test_forms_of_inputs_in_c(form, size, tmp_path):
+    """Two inputs, one read with a delay, and a second layer with states of 24 bits. The program of
+    the terminal, and the test beside it, which fails if one output changes.
+    """
+    rng = np.random.default_rng(1)
+    first, second, third = (rng.integers(-9, 9, shape) for shape in ((5, 6), (4, 6), (6, 2)))
+    weights = {"a": first, "b": Delayed(second, 3)}
+    last = FixedLIF(2000, None, bits=24, unit=3.0)
+    layers = {"hidden": Layer(weights, FixedLIF(4000, 9)), "out": Layer({"hidden": third}, last)}
+    network = Network(layers, inputs=["a", "b"], outputs=["hidden", "out"])
+    inputs = {"a": rng.integers(0, 2, (20, 3, 5)), "b": rng.integers(0, 2, (20, 3, 4))}
+    _, outputs = replay(network, inputs)
+    expected = {**outputs, "out": np.rint(outputs["out"] * 3).astype(int)}
+    assert all(np.abs(x).max() > 0 for x in expected.values())
+    both = np.concatenate([*inputs.values()], -1)
+    reference.check_c(network, both, expected, tmp_path, inputs=form, examples=inputs)
+    assert to_c(network, tmp_path / "net", inputs=form).inputs == size
+    wrong = inputs | {"a": np.full((20, 3, 5), 2**8)}
+    if form != "int32":
+        with pytest.raises(ValueError, match=f"for inputs='{form}', got 256; use inputs='int32'"):
+            to_c(network, tmp_path / "net", inputs=form, examples=wrong)
 
 
 def test_largest_input_in_c(tmp_path):

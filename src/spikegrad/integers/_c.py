@@ -31,13 +31,13 @@ from ..network import Network
 from ._arithmetic import LARGEST
 from ._cells import FixedLIF
 from ._functions import run, without_repeats
-from ._replay import INNER, IntegerEdge, IntegerLayer, chip_layers
+from ._replay import INNER, IntegerEdge, IntegerLayer, chip_layers, replay
 
 _HEADER = """\
 /* Made by spikegrad.integers.to_c.
-   Flash: $tables_bytes bytes of tables. RAM: $state_bytes bytes of state. Stack of a step: an
-   array of $stack_bytes bytes, with pointers of 4 bytes. A step has at most $operations products
-   and sums. */
+   Flash: $tables_bytes bytes of tables. RAM: $state_bytes bytes of state, and up to $inputs_bytes
+   bytes of inputs. Stack of a step: up to $stack_bytes bytes. A step has at most $operations
+   products and sums. */
 #ifndef ${NAME}_H
 #define ${NAME}_H
 #include <stdint.h>
@@ -54,13 +54,14 @@ extern "C" {
 $names
 
 typedef struct {
-    int32_t values[$states]; /* potentials and currents, layer by layer */
+    $number values[$states]; /* potentials and currents, layer by layer */
     int32_t past[$past]; /* outputs of earlier steps that a delay still needs */
     int32_t row[$sources]; /* where the next past outputs of each source go */
     int32_t currents[$neurons]; /* of the present step, then the outputs */
 } ${name}_state;
 void ${name}_start(${name}_state *state);
-void ${name}_step(${name}_state *state, const int32_t *inputs, int32_t *outputs);
+/* $inputs_comment */
+void ${name}_step(${name}_state *state, $parameters, int32_t *outputs);
 
 #ifdef __cplusplus
 }
@@ -71,16 +72,17 @@ void ${name}_step(${name}_state *state, const int32_t *inputs, int32_t *outputs)
 _SOURCE = """\
 #include "$name.h"
 
-#include <string.h>
-
 /* The rule of a neuron. ADAPTING has an adaptation or rests. LINEAR is a sum without a neuron. */
 enum { FIXEDLIF, LOIHI, XYLO, ADAPTING, LINEAR };
 enum { FLOOR, ZERO };               /* where a decay rounds to */
 enum { SATURATE, WRAP, ERROR };     /* a state beyond its width; ERROR does not check */
 enum { VALUE, SUBTRACT, NONE, BASELINE }; /* the effect of a spike on the potential */
 
-/* Inputs, then layers: the outputs of a step, and where the outputs of `rows` earlier steps are. */
-static const struct { int32_t size, rows, past; } source[] = $source;
+typedef $number number;             /* of a state */
+
+/* Inputs, then layers. The outputs of a step start at `first`, and those of `rows` earlier steps at
+   `past`. */
+static const struct { int32_t size, rows, past, first; } source[] = $source;
 
 /* A parameter in its table: `count` numbers from `first`. Each is that of `run` neurons in a row,
    and after the last number the first follows again. */
@@ -108,13 +110,7 @@ enum { SOURCES = LENGTH(source), LAYERS = LENGTH(layer), INPUTS = SOURCES - LAYE
 
 /* Shifts of positive numbers, because those of negative ones are not portable. All products have
    at most 31 bits. */
-static int32_t scaled(int32_t x, int32_t factor, int32_t bits, int32_t rounding) {
-    const int32_t size = x < 0 ? -x : x, one = (int32_t)1 << bits;
-    const int32_t low = (size & (one - 1)) * factor;
-    const int32_t whole = (size >> bits) * factor + (low >> bits);
-    if (x >= 0) return whole;
-    return -whole - (rounding == FLOOR && (low & (one - 1)));
-}
+$scaled
 static int32_t leaked(int32_t x, int32_t shift) {
     const int32_t loss = x < 0 ? -((((int32_t)1 << shift) - 1 - x) >> shift) : x >> shift;
     return x - loss - (x > 0 && loss == 0);
@@ -133,45 +129,56 @@ static int32_t keep(const struct layer *l, int32_t x) {
 }
 /* Returns the place of a parameter of neuron n. Divisions are slow, and only channels need them. */
 static int32_t of_neuron(const struct place *p, int32_t n) {
-    if (p->count == 1) return p->first;
     if (p->run > 1) n /= p->run;
     return p->first + (n < p->count ? n : n % p->count);
 }
-#define OF_NEURON(table) table[of_neuron(&l->table, n)]
+#define PLACE(p) ((p).count == 1 ? (p).first : of_neuron(&(p), n))
+#define OF_NEURON(table) table[PLACE(l->table)]
+
+/* Multiplies states by their decay, and adds the currents. */
+static void integrate(
+    const struct layer *l, const struct place *decay, int32_t size, const int32_t *current,
+    number *x
+) {
+    for (int32_t n = 0; n < size; n++) {
+        const int32_t factor = leak[PLACE(*decay)];
+        x[n] = keep(l, scaled(x[n], factor, l->fraction, l->rounding) + current[n]);
+    }
+}
+/* Writes the outputs of neurons with the potentials v, and resets these. */
+static void spike(const struct layer *l, int32_t size, number *v, int32_t *outputs) {
+    for (int32_t n = 0; n < size; n++) {
+        int32_t theta, count = 1;
+        outputs[n] = l->most ? 0 : v[n];
+        if (!l->most || v[n] < (theta = OF_NEURON(threshold))) continue;
+        if (l->most > 1) count = clipped(v[n] / theta, 0, l->most);
+        if (l->reset == VALUE) v[n] = 0;
+        if (l->reset == SUBTRACT || l->reset == BASELINE) v[n] -= count * theta;
+        outputs[n] = count;
+    }
+}
 
 $memory_source
-/* Adds a current to the states of neuron n, the first at v and the others `size` numbers apart, and
-   returns its output. */
-static int32_t fire(const struct layer *l, int32_t n, int32_t size, int32_t current, int32_t *v) {
-    int32_t theta, count = 1, *i = v + (l->states > 1 ? size : 0);
-    switch (l->rule) {
-$memory_case
-    case FIXEDLIF:
-        if (l->states > 1) {
-            *i = keep(l, scaled(*i, OF_NEURON(current_leak), l->fraction, l->rounding) + current);
-            current = *i;
-        }
-        *v = keep(l, scaled(*v, OF_NEURON(leak), l->fraction, l->rounding) + current);
-        break;
-    case LOIHI:
+/* Adds a current to the potential v and the synapse i of neuron n of a chip. */
+static void update(const struct layer *l, int32_t n, int32_t current, number *v, number *i) {
+    if (l->rule == LOIHI) {
         /* By unsigned numbers, because 64 times a current may need more than 32 bits. */
         current = (int32_t)(((uint32_t)current << 6) & 0xffffff);
-        *i = wrapped(scaled(*i, OF_NEURON(current_leak), 12, ZERO) + current, 24);
+        *i = wrapped(scaled(*i, leak[PLACE(l->current_leak)], 12, ZERO) + current, 24);
         *v = clipped(scaled(*v, OF_NEURON(leak), 12, ZERO) + *i + l->offset, -8388607, 8388607);
-        break;
-    case XYLO:
-        *i = leaked(keep(l, *i + current), OF_NEURON(current_leak));
+    } else {
+        *i = leaked(keep(l, *i + current), leak[PLACE(l->current_leak)]);
         current = keep(l, leaked(*v, OF_NEURON(leak)) - *v + *i);
         *v = keep(l, *v + keep(l, current + l->offset));
     }
-    if (!l->most) return *v;
-    theta = OF_NEURON(threshold);
-    if (*v < theta) return 0;
-    if (l->most > 1) count = clipped(*v / theta, 0, l->most);
-    if (l->reset == VALUE) *v = 0;
-    if (l->reset == SUBTRACT || l->reset == BASELINE) *v -= count * theta;
-    return count;
 }
+
+/* Loops of a few instructions are faster if they are unrolled, which GCC does on request. */
+#if defined __arm__ && defined __GNUC__ && !defined __clang__
+#define UNROLL _Pragma("GCC unroll 4")
+#else
+#define UNROLL
+#endif
 
 /* Adds x times the weights of an input. */
 static void add(int32_t *current, int32_t size, const struct edge *e, int32_t input, int32_t x) {
@@ -183,72 +190,125 @@ $adds
 }
 
 $window_source$maximum_source
-void ${name}_start(${name}_state *state) { memset(state, 0, sizeof *state); }
+/* Adds x from a place of a source. */
+static void add_input(int32_t *current, int32_t size, const struct edge *e, int32_t at, int32_t x) {
+    switch (e->kind) {
+    case DENSE:
+        add(current, size, e, at, x);
+        break;
+    case SAME:
+        current[at] += e->factor * x;
+        break;
+$window_case
+    }
+}
 
-void ${name}_step(${name}_state *state, const int32_t *inputs, int32_t *outputs) {
-    const int32_t *present[SOURCES]; /* the outputs of this step */
-    int32_t *current = state->currents, *v = state->values, e = 0;
-    for (int32_t s = 0; s < INPUTS; inputs += source[s++].size) present[s] = inputs;
+/* Visits the inputs from `first` to `end` that are not 0. INPUT is the present one. */
+#define EACH_INPUT(at) $each
+#define INPUT(at) $input
+
+/* Loops and not string.h, which a microcontroller may lack. */
+void ${name}_start(${name}_state *state) {
+    unsigned char *bytes = (unsigned char *)state;
+    for (uint32_t n = 0; n < sizeof *state; n++) bytes[n] = 0;
+}
+
+void ${name}_step(${name}_state *state, $parameters, int32_t *outputs) {
+    int32_t *current = state->currents, e = 0;
+    number *v = state->values;
     for (int32_t k = 0; k < LAYERS; k++) {
         const struct layer *l = &layer[k];
         const int32_t size = source[INPUTS + k].size;
         for (int32_t n = 0; n < size; n++) current[n] = OF_NEURON(bias);
-        for (const int32_t end = e + l->edges; e < end; e++) {
+        /* Event-driven: the weights of an input are only read if it is not 0. */
+        for (const int32_t last = e + l->edges; e < last; e++) {
             const int32_t s = edge[e].source, lag = edge[e].lag, rows = source[s].rows;
-            const int32_t many = source[s].size, *x = present[s];
+            const int32_t many = source[s].size, first = source[s].first;
+            const int32_t *x = $present;
             if (lag) { /* so many rows before the next one, in the ring below */
                 const int32_t at = state->row[s] - lag;
                 x = state->past + source[s].past + (at < 0 ? at + rows : at) * many;
             }
-            /* Event-driven: the weights of an input are only read if it is not 0. */
-            switch (edge[e].kind) {
-            case DENSE:
-                for (int32_t j = 0; j < many; j++)
-                    if (x[j]) add(current, size, &edge[e], j, x[j]);
-                break;
-            case SAME:
-                for (int32_t n = 0; n < size; n++) current[n] += edge[e].factor * x[n];
-                break;
-$window_case
-$maximum_case
-            }
+$maximum_case$input_case            for (int32_t at = 0; at < many; at++)
+                if (x[at]) add_input(current, size, &edge[e], at, x[at]);
         }
-        for (int32_t n = 0; n < size && l->rule != LINEAR; n++)
-            current[n] = fire(l, n, size, current[n], v + n);
-        present[INPUTS + k] = current;
+        switch (l->rule) {
+$memory_case
+        case FIXEDLIF:
+            if (l->states > 1) { /* the synapses come first */
+                integrate(l, &l->current_leak, size, current, v + size);
+                for (int32_t n = 0; n < size; n++) current[n] = v[size + n];
+            }
+            integrate(l, &l->leak, size, current, v);
+            spike(l, size, v, current);
+            break;
+        case LOIHI:
+        case XYLO:
+            for (int32_t n = 0; n < size; n++) update(l, n, current[n], v + n, v + size + n);
+            spike(l, size, v, current);
+        }
         current += size, v += l->states * size;
     }
     for (int32_t s = 0; s < SOURCES; s++) {
-        const int32_t size = source[s].size;
+        const int32_t size = source[s].size, first = source[s].first, end = first + size;
         int32_t *oldest = state->past + source[s].past + state->row[s] * size;
         if (!source[s].rows) continue;
         /* The rows are a ring, and the new outputs replace the oldest. */
-        memcpy(oldest, present[s], size * sizeof *oldest);
+        for (int32_t n = 0; n < size; n++) oldest[n] = s < INPUTS ? 0 : state->currents[first + n];
+        if (s < INPUTS) EACH_INPUT(at) oldest[at - first] += INPUT(at);
         if (++state->row[s] == source[s].rows) state->row[s] = 0;
     }
-    for (int32_t k = 0; k < LENGTH(output); outputs += source[output[k++]].size)
-        memcpy(outputs, present[output[k]], source[output[k]].size * sizeof(int32_t));
+    for (int32_t k = 0; k < LENGTH(output); k++) {
+        const int32_t *x = state->currents + source[output[k]].first;
+        for (int32_t n = 0; n < source[output[k]].size; n++) *outputs++ = x[n];
+    }
 }
 
 #ifdef ${NAME}_MAIN
+#include <inttypes.h>
 #include <stdio.h>
+#include <string.h>
 
 /* Reads the inputs of one step after the other, and prints the outputs of each. */
 int main(void) {
     static ${name}_state state;
-    static int32_t inputs[${NAME}_INPUTS], outputs[${NAME}_OUTPUTS];
+    static $input_type inputs[$input_length];
+    static int32_t outputs[${NAME}_OUTPUTS];
     ${name}_start(&state);
     for (;;) {
-        for (int j = 0; j < ${NAME}_INPUTS; j++)
-            if (scanf("%d", &inputs[j]) != 1) return j != 0;
-        ${name}_step(&state, inputs, outputs);
-        for (int i = 0; i < ${NAME}_OUTPUTS; i++)
-            printf("%d%c", outputs[i], i + 1 < ${NAME}_OUTPUTS ? ' ' : '\\n');
+        int32_t number$count_start;
+        memset(inputs, 0, sizeof inputs);
+        for (int32_t j = 0; j < ${NAME}_INPUTS; j++) {
+            if (scanf("%" SCNd32, &number) != 1) return j != 0;
+            if (number < $least_input || number > $most_input) return 2;
+            $store
+        }
+        ${name}_step(&state, $arguments, outputs);
+        for (int32_t i = 0; i < ${NAME}_OUTPUTS; i++)
+            printf("%" PRId32 "%c", outputs[i], i + 1 < ${NAME}_OUTPUTS ? ' ' : '\\n');
     }
 }
 #endif
 """
 
+
+_SCALED = {
+    16: """\
+static int32_t scaled(int32_t x, int32_t factor, int32_t bits, int32_t rounding) {
+    const int32_t product = x * factor;
+    if (product >= 0) return product >> bits;
+    return rounding == FLOOR ? ~(~product >> bits) : -(-product >> bits);
+}""",
+    32: """\
+static int32_t scaled(int32_t x, int32_t factor, int32_t bits, int32_t rounding) {
+    const int32_t size = x < 0 ? -x : x, one = (int32_t)1 << bits;
+    const int32_t low = (size & (one - 1)) * factor;
+    const int32_t whole = (size >> bits) * factor + (low >> bits);
+    if (x >= 0) return whole;
+    return -whole - (rounding == FLOOR && (low & (one - 1)));
+}""",
+}
+"""A state times a decay factor, by the bits of a state. A factor has up to 13 bits."""
 
 _MEMORY_SOURCE = """\
 /* Neurons with an adaptation, whose binary point is at `shift`, or with `rest` steps of rest. */
@@ -257,18 +317,18 @@ static const struct memory {
     struct place adaptation, adaptation_decay;
 } memory[] = $memories;
 static int32_t fire_adapting(
-    const struct layer *l, int32_t n, int32_t size, int32_t current, int32_t *v
+    const struct layer *l, int32_t n, int32_t size, int32_t current, number *v
 ) {
     const struct memory *m = &memory[l->memory];
     /* Potential, current, adaptation and steps left, as far as the neuron has them. */
-    int32_t *i = v + (m->has_current ? size : 0), *b = i + (m->adapts ? size : 0);
-    int32_t *left = b + (m->rest ? size : 0);
+    number *i = v + (m->has_current ? size : 0), *b = i + (m->adapts ? size : 0);
+    number *left = b + (m->rest ? size : 0);
     const int32_t theta = OF_NEURON(threshold), rests = m->rest && *left > 0;
     /* The adaptation is never negative. */
     const int32_t present = theta + (m->adapts ? *b >> m->shift : 0);
     int32_t spike;
     if (m->has_current) {
-        *i = keep(l, scaled(*i, OF_NEURON(current_leak), l->fraction, l->rounding) + current);
+        *i = keep(l, scaled(*i, leak[PLACE(l->current_leak)], l->fraction, l->rounding) + current);
         current = *i;
     }
     if (!rests) *v = keep(l, scaled(*v, OF_NEURON(leak), l->fraction, l->rounding) + current);
@@ -287,8 +347,10 @@ static int32_t fire_adapting(
 }
 """
 _MEMORY_CASE = """\
-    case ADAPTING:
-        return fire_adapting(l, n, size, current, v);"""
+        case ADAPTING:
+            for (int32_t n = 0; n < size; n++)
+                current[n] = fire_adapting(l, n, size, current[n], v + n);
+            break;"""
 _WINDOW_SOURCE = """
 /* The geometry of a convolution: channels, rows and columns of inputs and outputs with the distance
    of neighbours, and rows and columns of the kernel. Without groups it is a sum of the window. */
@@ -312,11 +374,14 @@ static int32_t place(const struct window *w, int32_t axis, int32_t input, int32_
     if (at < 0 || at % w->stride[axis]) return -1;
     return at / w->stride[axis] < w->outputs[axis + 1] ? at / w->stride[axis] : -1;
 }
-/* Adds an input, of a channel, row and column, to all outputs that read it. */
-static void spread(
-    int32_t *current, const struct edge *e, int32_t channel, int32_t row, int32_t column, int32_t x
-) {
+/* Returns the channel, row or column of an input. */
+static int32_t axis_of(const struct window *w, int32_t axis, int32_t at) {
+    return at / w->in_step[axis] % w->inputs[axis];
+}
+/* Adds an input to all outputs that read it. */
+static void spread(int32_t *current, const struct edge *e, int32_t at, int32_t x) {
     const struct window *w = &window[e->window];
+    const int32_t channel = axis_of(w, 0, at), row = axis_of(w, 1, at), column = axis_of(w, 2, at);
     const int32_t groups = w->groups, size = groups ? w->outputs[0] / groups : 1;
     const int32_t first = groups ? channel / (w->inputs[0] / groups) * size : channel;
     x *= e->factor;
@@ -336,15 +401,6 @@ static void spread(
             }
         }
     }
-}
-static void add_window(int32_t *current, const struct edge *e, const int32_t *x) {
-    const struct window *w = &window[e->window];
-    for (int32_t c = 0; c < w->inputs[0]; c++)
-        for (int32_t i = 0; i < w->inputs[1]; i++)
-            for (int32_t j = 0; j < w->inputs[2]; j++) {
-                const int32_t at = c * w->in_step[0] + i * w->in_step[1] + j * w->in_step[2];
-                if (x[at]) spread(current, e, c, i, j, x[at]);
-            }
 }
 """
 _MAXIMUM_SOURCE = """\
@@ -369,13 +425,22 @@ static void add_maximum(int32_t *current, const struct edge *e, const int32_t *x
 }
 """
 _MAXIMUM_CASE = """\
-            case MAXIMUM:
+            if (edge[e].kind == MAXIMUM) {
                 add_maximum(current, &edge[e], x);
-                break;"""
+                continue;
+            }
+"""
+_INPUT_CASE = """\
+            if (s < INPUTS && !lag) {
+                const int32_t end = first + many;
+                EACH_INPUT(at) add_input(current, size, &edge[e], at - first, INPUT(at));
+                continue;
+            }
+"""
 _WINDOW_CASE = """\
-            case WINDOW:
-                add_window(current, &edge[e], x);
-                break;"""
+    case WINDOW:
+        spread(current, e, at, x);
+        break;"""
 
 _ADDS = {
     2: "current[n] += x * (((w[n >> 2] >> 2 * (n & 3) & 3) ^ 2) - 2);",
@@ -385,6 +450,97 @@ _ADDS = {
 """The sum with a weight of each width. Weights of 2 and 4 bits fill bytes from the low bits."""
 
 
+_TEST = """\
+/* Made by spikegrad.integers.to_c: $examples examples of $steps steps, and the outputs of
+   replay. */
+#include "$name.h"
+
+static const $input_type inputs[] = $inputs;
+static const int32_t first[] = $firsts; /* of the inputs of each step */
+static const int32_t expected[] = $expected;
+
+/* Returns how many outputs are wrong, 0 if all agree. */
+int32_t ${name}_test(void) {
+    static ${name}_state state;
+    static int32_t outputs[${NAME}_OUTPUTS];
+    const int32_t *wanted = expected;
+    int32_t wrong = 0;
+    for (int32_t k = 0; k < $all_steps; k++) {
+        if (k % $steps == 0) ${name}_start(&state);
+        ${name}_step(&state, inputs + first[k]$test_count, outputs);
+        for (int32_t i = 0; i < ${NAME}_OUTPUTS; i++) wrong += outputs[i] != *wanted++;
+    }
+    return wrong;
+}
+
+#ifdef ${NAME}_TEST_MAIN
+int main(void) { return ${name}_test() != 0; }
+#endif
+"""
+
+
+class _InputFormat(NamedTuple):
+    """How a program in C takes the inputs of a step."""
+
+    kind: str
+    """The type of an element of the array, without ``_t``."""
+    least: int
+    most: int
+    each: str
+    """The head of a loop over the inputs that are not 0."""
+    store: str
+    """The statement that writes an input from the terminal into the array."""
+    comment: str
+    input: str = "inputs[at]"
+    per_element: int = 1
+    has_count: bool = False
+
+
+_EACH = "for (int32_t at = first; at < end; at++)"
+_INPUTS = {
+    "int32": _InputFormat(
+        "int32",
+        least=1 - 2**31,
+        most=2**31 - 1,
+        each=f"{_EACH} if (inputs[at])",
+        store="inputs[j] = number;",
+        comment="One number for each input.",
+    ),
+    "bytes": _InputFormat(
+        "uint8",
+        least=0,
+        most=255,
+        each=f"{_EACH} if (inputs[at])",
+        store="inputs[j] = (uint8_t)number;",
+        comment="One byte for each input.",
+    ),
+    "bits": _InputFormat(
+        "uint8",
+        least=0,
+        most=1,
+        each=f"{_EACH} if (inputs[at >> 3] >> (at & 7) & 1)",
+        store="inputs[j >> 3] |= (uint8_t)(number << (j & 7));",
+        comment="One bit for each input, the first in the lowest bit of the first byte.",
+        input="1",
+        per_element=8,
+    ),
+    "events": _InputFormat(
+        "uint16",
+        least=0,
+        most=1,
+        each="for (int32_t i = 0, at; i < count; i++)"
+        " if ((at = inputs[i]) >= first && at < end)",
+        store="if (number) inputs[count++] = (uint16_t)j;",
+        comment="The numbers of the inputs with a spike, `count` of them in any order.",
+        input="1",
+        has_count=True,
+    ),
+}
+_STACK = 256
+"""Bytes. The most that GCC 14 uses for a step on Cortex-M0 and M4 from ``-Os`` to ``-O3``, 216,
+rounded up. The text of the program is the same for all networks."""
+
+
 class ProgramReport(NamedTuple):
     """The sizes of a program in C, from :func:`to_c`. Printed, it is a table."""
 
@@ -392,8 +548,10 @@ class ProgramReport(NamedTuple):
     """Bytes of the constant tables, in flash. Instructions are not counted."""
     state: int
     """Bytes of the state, in RAM."""
+    inputs: int
+    """The most bytes of the inputs of a step, in RAM."""
     stack: int
-    """Bytes of the array on the stack of a step, with pointers of 4 bytes."""
+    """Bytes of the stack that a step needs on a Cortex-M. No array is on the stack."""
     operations: int
     """The most products and sums of a step, if all inputs are above 0 and all neurons fire."""
     largest_input: int
@@ -406,23 +564,25 @@ class ProgramReport(NamedTuple):
         return "\n".join(aligned([[*row] for row in rows]))
 
 
-def to_c(network: Network, path: str | Path) -> ProgramReport:
+def to_c(
+    network: Network, path: str | Path, *, inputs: str = "int32", examples: Any = None
+) -> ProgramReport:
     """Write a network of integers as a program in C99: ``path.c`` and ``path.h``.
 
-    The program has no dependencies beyond ``string.h``, allocates nothing and reads only the
-    weights of inputs that are not 0. The header declares the state, a ``start`` and a ``step``::
+    The program needs no library, allocates nothing and reads only the weights of inputs that are
+    not 0. The header declares the state, a ``start`` and a ``step``::
 
         net_state state;
         net_start(&state);
         net_step(&state, inputs, outputs);
 
-    Inputs and outputs are arrays of int32. Images have the order of axes of the network. Several
-    inputs or outputs follow each other in the order of the network, and the header has the first
-    number of each by name. The outputs of a readout are its potentials as integers, with
-    ``NET_UNIT_OUT`` for the readout ``out``, see ``unit`` of
-    :class:`FixedLIF`: a number, or an initializer with one for each neuron. C++ can include the
-    header. With ``-DNET_MAIN`` the file is a program that reads the inputs of each step from the
-    standard input, separated by spaces, and prints the outputs.
+    Outputs are an array of int32, and so are inputs by default. Images have the order of axes of
+    the network. Several inputs or outputs follow each other in the order of the network, and the
+    header has the first number of each by name. The outputs of a readout are its potentials as
+    integers, with ``NET_UNIT_OUT`` for the readout ``out``, see ``unit`` of :class:`FixedLIF`: a
+    number, or an initializer with one for each neuron. C++ can include the header. With
+    ``-DNET_MAIN`` the file is a program that reads the inputs of each step from the standard input,
+    separated by spaces, and prints the outputs.
 
     Parameters
     ----------
@@ -430,6 +590,18 @@ def to_c(network: Network, path: str | Path) -> ProgramReport:
         As in :func:`replay`. The spikes and states of the program are those of :func:`replay`.
     path : str or Path
         The files, without a suffix. Its last part is the name of the functions.
+    inputs : str, default "int32"
+        The array of inputs, which saves RAM on a microcontroller:
+
+        - ``"int32"``, a number for each input.
+        - ``"bytes"``, a number from 0 to 255 for each input.
+        - ``"bits"``, a spike or none for each input, eight in a byte, the first in the lowest bit.
+        - ``"events"``, a list of the inputs that spike, as uint16. The step takes its length too:
+          ``net_step(&state, inputs, count, outputs)``.
+    examples : array or dict, optional
+        Inputs as in :func:`replay`. The file ``path_test.c`` then has these inputs and the outputs
+        of :func:`replay`, and its function ``net_test`` returns the number of wrong outputs. With
+        ``-DNET_TEST_MAIN`` it is a program, whose exit code is 0 if all outputs are equal.
 
     Returns
     -------
@@ -442,7 +614,8 @@ def to_c(network: Network, path: str | Path) -> ProgramReport:
         As :func:`replay`, and for cells other than :class:`FixedLIF`, :class:`Loihi` and
         :class:`Xylo`.
     ValueError
-        As :func:`replay`, and if the last part of the path is not an identifier of C.
+        As :func:`replay`, if the last part of the path is not an identifier of C, and if the
+        examples do not fit the array of inputs.
 
     Examples
     --------
@@ -456,23 +629,79 @@ def to_c(network: Network, path: str | Path) -> ProgramReport:
     ...     sorted(path.name for path in pathlib.Path(folder).iterdir())
     ['net.c', 'net.h']
     >>> report.state, report.operations
-    (28, 6)
+    (24, 6)
     """
     path = Path(path)
     if not (path.name.isascii() and path.name.isidentifier()):
         raise ValueError(
             f"to_c: the last part of path must be a name in C, got {path.name!r}"
         )
-    program = _Program(network, path.name.upper())
+    if inputs not in _INPUTS:
+        raise ValueError(
+            f"to_c: inputs must be one of {', '.join(_INPUTS)}, got {inputs!r}"
+        )
+    program = _Program(network, path.name.upper(), _INPUTS[inputs])
     report = program.report()
     names = {"name": path.name, "NAME": path.name.upper(), **program.names(report)}
-    for suffix, text in ((".h", _HEADER), (".c", _SOURCE)):
+    texts = {".h": _HEADER, ".c": _SOURCE}
+    if examples is not None:
+        texts["_test.c"] = _TEST
+        names |= _test_names(network, examples, inputs)
+    for suffix, text in texts.items():
         data = Template(text).substitute(names).encode()
         write_atomically(
-            path.with_suffix(suffix),
+            path.with_name(path.name + suffix),
             lambda stream, data=data: stream.write(data),
         )
     return report
+
+
+def _test_names(network: Network, examples: Any, inputs: str) -> dict[str, Any]:
+    """Return the texts of the test of examples and their outputs."""
+    form = _INPUTS[inputs]
+    sources, outputs = network.graph.inputs, replay(network, examples)[1]
+    arrays = {sources[0]: examples} if isinstance(network.inputs, str) else examples
+    steps, count = np.shape(arrays[sources[0]])[:2]
+
+    def in_order(array: Any) -> np.ndarray:
+        """Return a row for each step of an example, one example after the other."""
+        rows = np.asarray(array).reshape(steps, count, -1)
+        return rows.swapaxes(0, 1).reshape(steps * count, -1)
+
+    rows = np.concatenate([in_order(arrays[name]) for name in sources], 1)
+    rows = rows.astype(np.int64)
+    if rows.min(initial=0) < form.least or rows.max(initial=0) > form.most:
+        wrong = rows[(rows < form.least) | (rows > form.most)][0]
+        raise ValueError(
+            f"to_c: examples must be from {form.least} to {form.most} for inputs={inputs!r}, got "
+            f"{wrong}; use inputs='int32'"
+        )
+    if form.has_count:
+        elements = [np.flatnonzero(row) for row in rows]
+    elif form.per_element > 1:
+        elements = [*np.packbits(rows.astype(bool), axis=1, bitorder="little")]
+    else:
+        elements = [*rows]
+    firsts = np.cumsum([0, *map(len, elements)])
+    expected = []
+    if not isinstance(outputs, dict):
+        outputs = {network.graph.outputs[0]: outputs}
+    for name, output in outputs.items():
+        cell: Any = network.layers[name].cell
+        is_readout = getattr(cell, "threshold", 1) is None
+        values = np.rint(output * cell.unit) if is_readout else output
+        expected.append(in_order(values.astype(np.int64)))
+    # C has no empty arrays.
+    flat = np.concatenate([*elements, [0] * (not firsts[-1])]).astype(np.int64)
+    return {
+        "examples": count,
+        "steps": steps,
+        "all_steps": steps * count,
+        "inputs": _braces(flat.tolist()),
+        "firsts": _braces(firsts.tolist()),
+        "expected": _braces(np.concatenate(expected, 1).ravel().tolist()),
+        "test_count": ", first[k + 1] - first[k]" if form.has_count else "",
+    }
 
 
 # --- tables ---------------------------------------------------------------------------------------
@@ -647,7 +876,7 @@ def _window_of(stage: _Stage) -> _Window:
 
     return _Window(
         sizes(stage.shape, in_axes, 1),
-        sizes(tuple(_steps(stage.shape)), in_axes, 0),
+        sizes(tuple(_steps(stage.shape)), in_axes, 1),
         sizes(stage.result, out_axes, 1),
         sizes(tuple(_steps(stage.result)), out_axes, 0),
         of_axes(kernel, 1),
@@ -661,7 +890,8 @@ def _window_of(stage: _Stage) -> _Window:
 class _Program:
     """The tables of a network."""
 
-    def __init__(self, network: Network, prefix: str) -> None:
+    def __init__(self, network: Network, prefix: str, form: _InputFormat) -> None:
+        self.form = form
         layers, self.graph = chip_layers("to_c", network), network.graph
         self.layers, self.nodes, self.prefix = layers, _nodes(layers), prefix
         self.sizes = {
@@ -677,8 +907,7 @@ class _Program:
         for stage in stages:
             self.rows[stage.source] = max(self.rows[stage.source], stage.lag)
         self.parameters = {
-            name: _Parameters()
-            for name in ("leak", "current_leak", "threshold", "bias")
+            name: _Parameters() for name in ("leak", "threshold", "bias")
         }
         self.memory_parameters = {
             name: _Parameters() for name in ("adaptation", "adaptation_decay")
@@ -702,11 +931,14 @@ class _Program:
             for name in ("bits", "fraction", "rounding", "overflow", "reset", "bias")
         ]
         fires = cell.threshold is not None
-        values = *cell.leaks, cell.threshold if fires else 0, node.bias
-        places = [
-            table.add(x, node.bias.shape)
-            for table, x in zip(self.parameters.values(), values, strict=True)
+        leak, current_leak = cell.leaks
+        values = [
+            ("leak", leak),
+            ("leak", current_leak),
+            ("threshold", cell.threshold if fires else 0),
+            ("bias", node.bias),
         ]
+        places = [self.parameters[name].add(x, node.bias.shape) for name, x in values]
         rule, most = type(cell).__name__.strip("_"), cell.n if fires else 0
         memory = 0
         if getattr(cell, "has_memory_of_spikes", False):
@@ -735,6 +967,11 @@ class _Program:
             kind, number = "WINDOW", len(self.windows)
             if isinstance(operation, MaxPooling):
                 kind = "MAXIMUM"
+                is_input = stage.source in self.graph.inputs and not stage.lag
+                if is_input and self.form.kind != "int32":
+                    raise TypeError(
+                        f"to_c: maxima of the windows of {stage.source!r} need inputs='int32'"
+                    )
             self.windows.append(window)
             outputs = math.prod(window.outputs[1:]) * math.prod(window.kernel)
             self.operations -= math.prod(stage.shape)
@@ -777,17 +1014,36 @@ class _Program:
 
     def report(self) -> ProgramReport:
         # The tables of sources, layers, edges, windows and outputs have numbers of 4 bytes.
-        numbers = 3 * len(self.sources) + 23 * len(self.nodes) + 7 * len(self.edge_rows)
+        numbers = 4 * len(self.sources) + 23 * len(self.nodes) + 7 * len(self.edge_rows)
         numbers += 21 * len(self.windows) + 10 * len(self.memories)
         numbers += len(self.graph.outputs)
         return ProgramReport(
             tables=4 * numbers + sum(table.size for table in self.tables().values()),
-            state=4
-            * (self.states + max(self.past, 1) + len(self.sources) + self.neurons),
-            stack=4 * len(self.sources),
+            # A struct starts and ends at multiples of 4 bytes.
+            state=4 * math.ceil(self.states * self.state_bits / 32)
+            + 4 * (max(self.past, 1) + len(self.sources) + self.neurons),
+            inputs=self.input_length * np.dtype(self.form.kind).itemsize,
+            stack=_STACK,
             operations=self.operations,
             largest_input=self.largest_input(),
         )
+
+    @property
+    def input_size(self) -> int:
+        return sum(self.sizes[name] for name in self.graph.inputs)
+
+    @property
+    def input_length(self) -> int:
+        return math.ceil(self.input_size / self.form.per_element)
+
+    @property
+    def state_bits(self) -> int:
+        """The bits of a number of the state, 16 if all states of all neurons have them."""
+        cells = [layer.cell for layer in self.layers if layer.cell is not None]
+        fit = all(
+            cell.bits <= 16 and getattr(cell, "refractory", 0) < 2**15 for cell in cells
+        )
+        return 16 if fit else 32
 
     @property
     def neurons(self) -> int:
@@ -826,10 +1082,15 @@ class _Program:
 
     def names(self, report: ProgramReport) -> dict[str, Any]:
         """Return the texts of the templates by name."""
-        past, sources = 0, []
+        past, sources, first = 0, [], 0
         for name in self.sources:
-            sources.append([self.sizes[name], self.rows[name], past])
+            if name == self.nodes[0].name:
+                first = 0  # inputs and outputs are arrays of their own
+            sources.append([self.sizes[name], self.rows[name], past, first])
             past += self.sizes[name] * self.rows[name]
+            first += self.sizes[name]
+        form = self.form
+        count = ", count" if form.has_count else ""
         window_texts = {
             "windows": _braces([[*window] for window in self.windows]),
             "adds_apart": self._adds().replace("current[n]", "current[n * step]"),
@@ -837,7 +1098,27 @@ class _Program:
         has_maxima = any(row[2] == "MAXIMUM" for row in self.edge_rows)
         has_windows, memories = bool(self.windows), _braces(self.memories)
         return {
-            "input_size": sum(self.sizes[name] for name in self.graph.inputs),
+            "input_size": self.input_size,
+            "input_type": f"{form.kind}_t",
+            "input_length": self.input_length,
+            "inputs_comment": form.comment,
+            "inputs_bytes": report.inputs,
+            "parameters": f"const {form.kind}_t *inputs"
+            + (", int32_t count" if form.has_count else ""),
+            "arguments": f"inputs{count}",
+            "count_start": f"{count} = 0" if count else "",
+            "each": form.each,
+            "input": form.input,
+            # Other arrays than those of int32 have no pointer like the outputs of layers.
+            "present": "(s < INPUTS ? inputs : state->currents) + first"
+            if form.kind == "int32"
+            else "state->currents + first",
+            "input_case": "" if form.kind == "int32" else _INPUT_CASE,
+            "store": form.store,
+            "least_input": form.least,
+            "most_input": form.most,
+            "number": f"int{self.state_bits}_t",
+            "scaled": _SCALED[self.state_bits],
             "output_size": sum(self.sizes[name] for name in self.graph.outputs),
             "sources": len(self.sources),
             "neurons": self.neurons,
@@ -877,7 +1158,7 @@ class _Program:
             lines += [
                 f"    case {width}: {{",
                 f"        const {kind}_t *w = {start};",
-                f"        for (int32_t n = 0; n < size; n++) {_ADDS[width]}",
+                f"        UNROLL for (int32_t n = 0; n < size; n++) {_ADDS[width]}",
                 "        break;",
                 "    }",
             ]
