@@ -197,6 +197,14 @@ REFUSED = {
 }
 
 
+def test_maxima_of_inputs_need_numbers_in_c(tmp_path):
+    network, _ = quantized([Layer(maximum, LIF_CELL)])()
+    to_c(network, tmp_path / "net")
+    for form in "bytes", "bits", "events":
+        with pytest.raises(TypeError, match="maxima of the windows of 'input' need inputs='int32'"):
+            to_c(network, tmp_path / "net", inputs=form)
+
+
 @pytest.mark.parametrize("message", REFUSED)
 def test_functions_that_have_no_integers(message):
     assert_raises(REFUSED[message], message)
