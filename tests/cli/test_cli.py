@@ -28,7 +28,7 @@ from matplotlib.figure import Figure
 
 import spikegrad
 from spikegrad import data
-from spikegrad.cli import commands, figure, main, runs, sources, tables, trainer
+from spikegrad.cli import commands, figure, main, runs, sources, tables, tasks, trainer
 from spikegrad.cli.options import Options, options_of
 from spikegrad.cli.sweeping import Grid
 
@@ -181,7 +181,7 @@ def test_default_options_depend_on_the_data(tmp_path, monkeypatch):
     keys = {"images": ("x_train", "y_train"), "sequences": ("x", "y"), "events": ("times", "units")}
     for name, given in keys.items():
         np.savez(f"{name}.npz", **dict.fromkeys(given, np.zeros(1)))
-    plain = {"encoding": "none", "shift": 0, "bin": 0.0, "pool": 1}
+    plain = {"encoding": "none", "shift": 0, "bin": 0.0, "pool": 1, "readout": "mean"}
     images, counted = (
         plain | {"encoding": "current", "steps": 8},
         plain | {"steps": 100, "bin": 14.0},
@@ -201,6 +201,7 @@ def test_default_options_depend_on_the_data(tmp_path, monkeypatch):
         "yin_yang": plain | {"steps": 60},
         "binary_adding": plain | {"steps": 100},
         "cue_accumulation": plain,
+        "mackey_glass": plain | {"steps": 75, "readout": "each"},
         "sequences.npz": plain,
         "events.npz": counted,
     }
@@ -241,7 +242,7 @@ def test_ctrl_c_keeps_what_was_learnt(number, tmp_path, monkeypatch, capsys):
 
 
 def test_divergence_is_one_line_after_its_reason(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(trainer, "cross_entropy", lambda logits, labels: logits.sum(-1) * jnp.nan)
+    monkeypatch.setattr(tasks, "cross_entropy", lambda logits, labels: logits.sum(-1) * jnp.nan)
     assert main(["train", *QUICK, "--quiet", "--output", str(tmp_path / "run")]) == 1
     captured = capsys.readouterr()
     assert captured.out == ""
@@ -415,7 +416,7 @@ def test_predict_rejects_other_shapes_and_older_runs(run, tmp_path, capsys):
     for arguments, message in (
         (
             ["mnist5k"],
-            "trained on channels of shape (8, 8) and 10 classes, got (28, 28) and label 9",
+            "trained on channels of shape (8, 8) and 10 outputs, got (28, 28) and 10 outputs",
         ),
         (["-o", "a.csv"], "a.csv must end in .npz"),
     ):
@@ -432,7 +433,7 @@ def test_predict_rejects_other_shapes_and_older_runs(run, tmp_path, capsys):
     assert main(["predict", str(copy)]) == 2
     assert "digits is not the data of the run, or has changed" in only_line(capsys)
     for change, message in (
-        (lambda options: {"format": 3}, "it has format 3, not 6"),
+        (lambda options: {"format": 3}, "it has format 3, not 7"),
         (
             lambda options: {"options": options | {"depth": 2}},
             "unexpected keyword argument 'depth'",

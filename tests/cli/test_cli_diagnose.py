@@ -15,7 +15,7 @@ pytest.importorskip("click")
 pytest.importorskip("optax")
 
 
-from spikegrad.cli import diagnosis, main, networks, tables, trainer
+from spikegrad.cli import diagnosis, main, networks, tables, tasks
 from spikegrad.data import Sequences
 
 pytestmark = pytest.mark.ci
@@ -115,8 +115,9 @@ def test_watch_reports_the_first_epoch_without_learning_once(capsys, monkeypatch
 
     def watched(*course, quiet=False):
         """The printed lines after updates of (epoch, epoch_ended, accuracy)."""
+        network = SimpleNamespace(task=tasks.Classes())
         monkeypatch.setattr(tables.NOTES, "quiet", quiet)
-        watch = diagnosis.Watch(None, "start", SimpleNamespace(train=None, classes=10), 0.1)
+        watch = diagnosis.Watch(network, "start", SimpleNamespace(train=None, classes=10), 0.1)
         for epoch, ended, accuracy in course:
             state = SimpleNamespace(trainable=epoch)
             metrics = {"accuracy": np.float64(accuracy)}
@@ -162,9 +163,7 @@ def test_the_layers_are_those_that_are_trained(encoding):
         jnp.asarray(batch.x)
     )
     found = diagnosis.examine(network, params, given, 0.1)
-    np.testing.assert_allclose(
-        found.loss, trainer.cross_entropy(expected, labels).mean(), rtol=1e-5
-    )
+    np.testing.assert_allclose(found.loss, tasks.cross_entropy(expected, labels).mean(), rtol=1e-5)
 
 
 def test_a_run_does_not_wait_for_trainings_of_the_diagnosis(monkeypatch):

@@ -65,7 +65,7 @@ def test_a_run_of_the_command_is_that_of_train_alone(swept):
     assert found["accuracy"] == pytest.approx(alone["accuracy"], abs=2 / 1300)
     assert found["test"] == pytest.approx(alone["test"], abs=2 / 359)
     scores = trainer.score(network, params, data.validation)
-    assert found["validation"] == pytest.approx(scores.accuracy, abs=2 / 143)
+    assert found["validation"] == pytest.approx(scores.metric, abs=2 / 143)
 
 
 def test_the_command_goes_on_after_a_kill(swept, tmp_path, capsys):
@@ -127,7 +127,7 @@ def test_means_do_not_depend_on_which_run_ended_first():
 
 RECORD = {
     "options": {"data": "mine"},
-    "data": {"test": 9, "test_from": "the test set", "classes": 10},
+    "data": {"test": 9, "test_from": "the test set", "outputs": 10},
 }
 
 

@@ -90,7 +90,7 @@ def test_scores_do_not_depend_on_how_examples_are_batched():
     logits, spikes, _ = jax.jit(lambda params, x: network(params, x, jax.random.key(0)))(
         params, x[None]
     )
-    np.testing.assert_allclose(scores.logits, logits, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(scores.predictions, logits, rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(scores.rates, [s.mean() for s in spikes], rtol=1e-3)
     silent = [float((np.asarray(s).sum((0, 1)) == 0).mean()) for s in spikes]
     assert scores.silent == silent
@@ -135,7 +135,7 @@ def test_training_learns_and_the_seed_decides(digits, learnt):
     params, results = learnt
     assert results["curves"]["loss"] == sorted(results["curves"]["loss"], reverse=True)
     assert results["curves"]["test"][-1] == results["test"] > 0.6
-    assert results["test"] == trainer.score(NETWORK, params, digits.test).accuracy
+    assert results["test"] == trainer.score(NETWORK, params, digits.test).metric
     assert not results["interrupted"]
     assert not same(learnt, small(digits, seed=1))
 

@@ -27,7 +27,7 @@ CLASSES = 3
 def network_of(shape, **changes):
     """The network of some options for examples of this shape."""
     return options(**changes).network(
-        SimpleNamespace(shape=shape, classes=CLASSES, low=0.0, high=1.0)
+        SimpleNamespace(shape=shape, outputs=CLASSES, low=0.0, high=1.0)
     )
 
 
@@ -131,7 +131,7 @@ def test_padding_changes_neither_loss_nor_gradient_nor_rates():
     few, many = (
         trainer.score(network, params, with_lengths(part, LENGTHS)) for part in (x, longer)
     )
-    np.testing.assert_allclose(many.logits, few.logits, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(many.predictions, few.predictions, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(few.rates, metrics["rates"], rtol=1e-5)
     np.testing.assert_allclose(many.rates, few.rates, rtol=1e-5)
 
@@ -445,9 +445,15 @@ def test_recordings_are_scored(trained, tmp_path, capsys):
     write_mine(tmp_path / "wide.npz", x=np.ones((40, 9, 5)))
     write_mine(tmp_path / "more.npz", y=np.arange(40) % 5)
     for given, message in (
-        ("digits", "channels of shape (4,) and 3 classes, got (8, 8) and label 9"),
-        (str(tmp_path / "wide.npz"), "channels of shape (4,) and 3 classes, got (5,) and label 2"),
-        (str(tmp_path / "more.npz"), "channels of shape (4,) and 3 classes, got (4,) and label 4"),
+        ("digits", "channels of shape (4,) and 3 outputs, got (8, 8) and 10 outputs"),
+        (
+            str(tmp_path / "wide.npz"),
+            "channels of shape (4,) and 3 outputs, got (5,) and 3 outputs",
+        ),
+        (
+            str(tmp_path / "more.npz"),
+            "channels of shape (4,) and 3 outputs, got (4,) and 5 outputs",
+        ),
         ("ts:none.ts", "none.ts: no such file"),
     ):
         assert main(["predict", run, given]) == 2

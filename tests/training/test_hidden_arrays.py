@@ -49,6 +49,9 @@ def network(**changed):
         "leaf": Layer(jax.tree_util.Partial(product, SQUARE), LIF(0.9)),
         "module": Layer(eqx.filter_vmap(eqx.nn.Linear(4, 4, key=KEY)), LIF(0.9)),
         "meant": Layer(lambda x: x @ stop_gradient(SQUARE) * jnp.array(0.5), LIF(0.9)),
+        "numbers": Layer(
+            lambda x: jnp.array([[1.0, 2.0, 0.5, 0.1]]) * x * np.array([[2, 1, 3, 1]], "f4"), LIF()
+        ),
         "out": Layer(jnp.ones((4, 2)), LIF(0.9)),
     }
     return Network(layers | changed)

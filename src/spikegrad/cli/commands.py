@@ -125,7 +125,7 @@ def train(
 
     Writes parameters.npz (weight_0, bias_0, ... of each layer), run.json (options, data, versions,
     results and learning curves), figure.png and, in training, metrics.jsonl (step, epoch, loss,
-    accuracy, rates, learning rate, seconds). Ctrl-C ends training and saves the results so far,
+    accuracy or smape, rates, learning rate, seconds). Ctrl-C ends training and saves the results so far,
     with exit code 130. Pressed twice, it ends immediately. SIGTERM works like Ctrl-C, with exit
     code 143. An unfinished run has checkpoints, and --resume continues it.
 
@@ -141,7 +141,8 @@ def train(
 
     Recordings are fed to the network without spike encoding. Events are
     counted in --steps of --bin milliseconds. Real numbers are shifted and
-    scaled to mean 0 and standard deviation 1 in each channel. Padding of
+    scaled to mean 0 and standard deviation 1 in each channel. mackey_glass has
+    values to predict at each step, with the mean squared error as loss. Padding of
     shorter sequences has no effect. Up to 128 recordings are measured, and
     the initial weights make potentials fluctuate by about a threshold.
 
@@ -228,19 +229,18 @@ def _report(run: runs.RunFolder, params: Params, watch: diagnosis.Watch) -> None
     """Print the results of a run, and draw its figure."""
     options, record, network = run.options, run.record, run.network
     test, flag = watch.split.test, ""
-    tables.say(*tables.results(record, network.count))
+    tables.say(*tables.results(record, network.count, network.task))
     tables.note("counting synaptic operations")
     tables.say(diagnosis.costs(network, params, test))
     reached = record["results"]["spiking"]["test"]
-    if reached < tables.learnt(test.classes):
+    if failure := network.task.failure(reached, watch.split):
         # The faults are most visible before the weights have drifted.
         flag = " --initial"
-        guess = f"{reached:.1%} is close to guessing one of {test.classes} classes"
-        for line in [guess, *(watch.issues(params) or [diagnosis.SOUND])]:
+        for line in [failure, *(watch.issues(params) or [diagnosis.SOUND])]:
             tables.say(f"warning: {line}")
     title = (
-        f"{options.data}, {options.surrogate}, seed {options.seed}: {reached:.1%} of "
-        f"{len(test):,} test examples right"
+        f"{options.data}, {options.surrogate}, seed {options.seed}: test "
+        f"{network.task.title} {reached:.1%}, {len(test):,} examples"
     )
     if record["interrupted"]:
         title += ", interrupted"
@@ -258,7 +258,11 @@ def _report(run: runs.RunFolder, params: Params, watch: diagnosis.Watch) -> None
 
 @command.command()
 @of_run
-@output_file("Write y_pred (m,) and logits (m, classes) to this .npz file.", ".npz")
+@output_file(
+    "Write y_pred (m,) and logits (m, classes), or y_pred (m, steps, outputs) of values, to this "
+    ".npz file.",
+    ".npz",
+)
 def predict(run: Path, data: str | None, output: Path | None) -> None:
     """Score data with a saved run.
 
@@ -274,13 +278,13 @@ def predict(run: Path, data: str | None, output: Path | None) -> None:
     scores = trainer.score(network, params, scored)
     title = f"{scored.name}: {len(scored):,} examples, {run}"
     # The labels of a file without labels are all 0.
-    labels = scored.y if labelled else None
+    y = scored.y if labelled else None
     tables.say(
-        tables.by_class(scores.answers, labels, saved.data.classes, title),
+        network.task.report(scores, y, saved.data.outputs, title),
         diagnosis.costs(network, params, scored),
     )
     if output is not None:
-        arrays = {"y_pred": scores.answers.astype(np.int32), "logits": scores.logits}
+        arrays = network.task.arrays(scores.predictions)
         write_atomically(output, lambda stream: np.savez(stream, **arrays))
 
 

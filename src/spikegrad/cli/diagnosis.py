@@ -22,7 +22,6 @@ from ..diagnosis.moves import (
     Standardize,
     number,
 )
-from ..losses import reduce_time
 from ..reports import cost_report
 from . import runs, sources, tables, trainer
 from .networks import NO_ENCODING, SAMPLE, Params, SpikingNetwork
@@ -54,11 +53,12 @@ def examine(
 ) -> Diagnosis:
     """Diagnose a network on some examples."""
     layers, inputs, settings, y = network.applied(params, source)
+    task, mask = network.task, settings["mask"]
 
     # The loss of the training, so the gradients are those of the run.
     def loss(potentials: jax.Array) -> jax.Array:
-        logits = reduce_time(potentials, network.readout, settings["mask"])
-        return trainer.cross_entropy(logits, jnp.asarray(y)).mean()
+        predictions = task.predictions(potentials, network.readout, mask)
+        return task.loss(predictions, jnp.asarray(y), mask)
 
     diagnosis = diagnose(
         layers,
@@ -138,11 +138,11 @@ class Watch:
         return [*map(str, examine(self.network, params, train, self.lr).issues)]
 
     def __call__(self, now: training.Report) -> None:
-        least = tables.learnt(self.split.classes)
         # A diagnosis takes seconds, and --quiet would not print it.
         if self.done or tables.NOTES.quiet or not now.epoch_ended:
             return
-        if now.epoch_metrics["accuracy"] < least:
+        task = self.network.task
+        if task.failure(now.epoch_metrics[task.metric], self.split):
             self.done = True
             for line in self.issues(now.state.trainable):
                 tables.note(f"no learning in epoch {now.epoch}: {line}")

@@ -18,6 +18,7 @@ from . import tables
 from .networks import Params
 from .runs import RunFolder
 from .tables import Summary
+from .tasks import Task
 
 
 def run_figure(run: RunFolder, params: Params, test: Sequences, title: str) -> Figure:
@@ -28,35 +29,41 @@ def run_figure(run: RunFolder, params: Params, test: Sequences, title: str) -> F
     # A surrogate may have a $.
     figure.suptitle(title, fontsize=11, parse_math=False)
     top, bottom = np.asarray(figure.subfigures(2, 1, height_ratios=(2.5, height)))
-    _draw_curves(top.subplots(1, 3), run.record["results"])
+    _draw_curves(top.subplots(1, 3), run.record["results"], network.task)
     # Files often have the classes in order, so the middle is not always of the first class.
     i = len(test) // 2
-    x, (y,), mask = test.subset([i]).as_batch()
+    x, y, mask = test.subset([i]).as_batch()
     _, spikes, potentials = jax.jit(network)(params, x, jax.random.key(0), mask)
     # An image is a single step, which is encoded over all steps of the network.
     steps = test.lengths[i] if test.masked else len(potentials)
     names = [f"layer {k + 1}" for k in range(len(spikes))]
-    names.append(f"readout, test example {i} with label {y}")
+    of_readout = f"with label {y[0]}" if test.classes else "and its targets (dotted)"
+    names.append(f"readout, test example {i} {of_readout}")
     arrays = [np.asarray(layer)[:steps, 0] for layer in (*spikes, potentials)]
-    draw_activity(bottom.subplots(len(names), 1, sharex=True), names, arrays)
+    panels = bottom.subplots(len(names), 1, sharex=True)
+    draw_activity(panels, names, arrays)
+    if not test.classes:
+        panels[-1].plot(y[:steps, 0], ":", color="0.3")
     return figure
 
 
-def _draw_curves(panels: Sequence[Axes], results: Record) -> None:
-    loss, accuracy, rate = panels
+def _draw_curves(panels: Sequence[Axes], results: Record, task: Task) -> None:
+    loss, metric, rate = panels
     # The baseline is grey, as it is there for comparison.
     for (name, result), color in zip(results.items(), ("C0", "0.55"), strict=False):
         curves, epochs = result["curves"], np.arange(1, result["epochs"] + 1)
-        test, training = (np.multiply(100, curves[key]) for key in ("test", "accuracy"))
+        test, training = (
+            np.multiply(100, curves[key]) for key in ("test", task.metric)
+        )
         loss.plot(epochs, curves["loss"], ".-", color=color, label=name)
-        accuracy.plot(epochs, test, ".-", color=color, label=f"{name}, test")
-        accuracy.plot(epochs, training, ".:", color=color, label=f"{name}, training")
+        metric.plot(epochs, test, ".-", color=color, label=f"{name}, test")
+        metric.plot(epochs, training, ".:", color=color, label=f"{name}, training")
     rates = np.asarray(results["spiking"]["curves"]["rates"])
     labels = [f"layer {k + 1}" for k in range(rates.shape[1])]
     rate.plot(np.arange(1, len(rates) + 1), rates, ".-", label=labels)
     rate.set_ylim(bottom=0)
-    tidy(loss, "loss", "epoch", "cross-entropy, nats")
-    tidy(accuracy, "accuracy", "epoch", "%")
+    tidy(loss, "loss", "epoch", task.loss_title)
+    tidy(metric, task.title, "epoch", "%")
     tidy(rate, "firing rate", "epoch", "per neuron and step")
     for axes in panels:
         # There is no half epoch.

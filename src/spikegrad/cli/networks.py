@@ -19,10 +19,10 @@ from ..data import (
     rate_encoding,
     scale,
 )
-from ..losses import reduce_time
 from ..network import Layer, Network
 from ..neurons import LIF, AdaptiveLIF, LeakyReadout, Relu, SynapticLIF
 from ..training import partition
+from .tasks import Task, task_of
 
 Params: TypeAlias = tuple[Layer, ...]
 """The trainable part of the layers, from :func:`spikegrad.training.partition`."""
@@ -57,12 +57,12 @@ class Rectified(Relu, pure=True):
 
 @dataclasses.dataclass(frozen=True)
 class SpikingNetwork:
-    """Fully connected layers and a leaky readout, from examples to logits.
+    """Fully connected layers and a leaky readout, from examples to predictions.
 
     Parameters
     ----------
     sizes : tuple of int
-        Numbers of inputs, of neurons in each hidden layer, and of classes.
+        Numbers of inputs, of neurons in each hidden layer, and of outputs.
     cell : LIF or Rectified
         The neurons of all hidden layers.
     steps : int
@@ -70,8 +70,9 @@ class SpikingNetwork:
     encoding : {"current", "rate", "latency", "none"}
         The function of :mod:`spikegrad.data` that encodes images over time: ``constant_encoding``,
         ``rate_encoding`` or ``latency_encoding``. ``"none"``: examples are recordings.
-    readout : {"mean", "max", "last"}
+    readout : {"mean", "max", "last", "each"}
         Logits from the potentials of the readout, as in :func:`spikegrad.losses.reduce_time`.
+        ``"each"``: the potentials of each time step are predicted values.
     mode : str
         Memory mode of the backward pass, as in :class:`spikegrad.Network`.
     recurrent : bool
@@ -104,12 +105,12 @@ class SpikingNetwork:
 
         Returns
         -------
-        logits : jax.Array
-            ``(n, classes)``.
+        predictions : jax.Array
+            Logits ``(n, classes)``, or values ``(steps, n, outputs)``.
         spikes : list of jax.Array
             Outputs of each hidden layer, ``(steps, n, neurons)``, above 0 for active units.
         potentials : jax.Array
-            Potentials of the readout, ``(steps, n, classes)``.
+            Potentials of the readout, ``(steps, n, outputs)``.
         """
         if self.encoding == "current":
             # The current is constant, so one product serves all time steps.
@@ -130,8 +131,8 @@ class SpikingNetwork:
         )
         # The readout does not spike.
         *spikes, potentials = (layer.output for layer in activity.values())
-        # Padding takes no part in a mean, a maximum or a last value.
-        return reduce_time(potentials, self.readout, mask), spikes, potentials
+        predictions = self.task.predictions(potentials, self.readout, mask)
+        return predictions, spikes, potentials
 
     def applied(
         self, params: Params, source: Sequences
@@ -147,7 +148,7 @@ class SpikingNetwork:
         settings : dict
             Mask and key of a call.
         y : numpy.ndarray
-            Labels.
+            Labels, or targets.
         """
         # One key for all reports, so that they describe the same spikes.
         x, y, mask = sample(source).as_batch()
@@ -198,6 +199,11 @@ class SpikingNetwork:
         )
         # The arrays alone, because an optimizer cannot update the constants of a cell.
         return partition(tuple(start.layers.values()))[0]
+
+    @property
+    def task(self) -> Task:
+        """The task, which the readout decides."""
+        return task_of(self.readout)
 
     @property
     def name(self) -> str:

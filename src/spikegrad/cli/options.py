@@ -22,6 +22,7 @@ from ..network import MODES
 from ..neurons import LIF, decay_from_tau
 from . import sources, tables
 from .networks import CELLS, ENCODINGS, NO_ENCODING, READOUTS, SpikingNetwork
+from .tasks import EACH
 
 SECTIONS = {
     "--data": "Data",
@@ -43,6 +44,7 @@ UNUSED = {
     "pool": 1,
     "shift": 0,
     "input_noise": 0.0,
+    "readout": EACH,
 }
 """The options that only some data have, with the values for other data."""
 LEARNING_RATE = 2e-3
@@ -202,7 +204,9 @@ class Options:
     )
     recurrent: bool = option("Connect the neurons of each hidden layer.", is_flag=True)
     readout: str = option(
-        "Logits from the readout's potentials.", click.Choice(READOUTS), default="mean"
+        "Logits from the readout's potentials.",
+        click.Choice(READOUTS),
+        show_default="mean",
     )
     taus: tuple[float, ...] = option(
         "Time constants in steps, of membrane, synapse or adaptation, and readout (see above).",
@@ -245,7 +249,7 @@ class Options:
             )
 
     def network(self, data: Split | SimpleNamespace) -> SpikingNetwork:
-        """Return the network for data with this ``shape``, ``classes``, ``low`` and ``high``."""
+        """Return the network for data with this ``shape``, ``outputs``, ``low`` and ``high``."""
         kind, names = CELLS[self.cell]
         decays = [decay_from_tau(tau) for tau in self.taus]
         cell = kind(
@@ -256,7 +260,7 @@ class Options:
         )
         # Channels of an image or a camera are connected like any other inputs.
         return SpikingNetwork(
-            (math.prod(data.shape), *self.hidden, data.classes),
+            (math.prod(data.shape), *self.hidden, data.outputs),
             cell,
             self.steps,
             self.encoding,

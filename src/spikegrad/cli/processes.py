@@ -15,7 +15,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from .._consensus import gathered
-from ..data import Example
+from ..data import Example, Sequences
 from ..training import distributed
 from . import tables
 from .options import COUNT
@@ -98,12 +98,13 @@ def deferred() -> Iterator[Callable[[], int]]:
             signal.signal(signum, handler)
 
 
-def batch_sharding(masked: bool) -> Example | None:
+def batch_sharding(source: Sequences) -> Example | None:
     """Return the sharding of batches, or None without ``--distributed``."""
     if not jax.distributed.is_initialized():
         return None
-    # Sequences are (steps, n, ...), so the second axis is sharded. Labels are (n,).
+    # Sequences and targets are (steps, n, ...), so the second axis is sharded. Labels are (n,).
     mesh = Mesh(jax.devices(), ("batch",))
     sequences = NamedSharding(mesh, P(None, "batch"))
-    labels = NamedSharding(mesh, P("batch"))
-    return Example(sequences, labels, sequences if masked else None)  # type: ignore[arg-type]
+    labels = NamedSharding(mesh, P("batch")) if source.classes else sequences
+    mask = sequences if source.masked else None
+    return Example(sequences, labels, mask)  # type: ignore[arg-type]

@@ -50,7 +50,7 @@ def convert(run: Path, target: str, bits: int, epochs: int) -> None:
     split = options.load()
 
     def accuracy(params: Any) -> str:
-        return f"{trainer.score(network, params, split.test).accuracy:.1%}"
+        return f"{trainer.score(network, params, split.test).metric:.1%}"
 
     accuracies = f"{accuracy(params)} in real numbers"
     params, report = converted(network, params, split, target, bits)

@@ -30,13 +30,13 @@ from . import sources, tables
 from .networks import Params, SpikingNetwork
 from .options import Options, options_of, refuse
 
-FORMAT = 6
+FORMAT = 7
 PARAMETERS, FIGURE = "parameters.npz", "figure.png"
 
 
 def describe(split: Split) -> Record:
     """Return the record of the data of a run, as it is in JSON."""
-    names = "shape", "classes", "low", "high", "mean", "std", "test_from"
+    names = "shape", "outputs", "low", "high", "mean", "std", "test_from"
     record = {name: getattr(split, name) for name in names}
     for name, part in (("training", split.train), ("test", split.test)):
         record |= {name: len(part), f"{name}_sha256": sources.sha256(part)}

@@ -165,10 +165,10 @@ def load_to_score(
         labelled = not form.key or "y" in keys_of(source)
     scored = _sequences(test, options.binning)
     # A label that the network lacks would count as a mistake of it.
-    if scored.shape != tuple(like.shape) or scored.y.max() >= like.classes:
+    if scored.shape != tuple(like.shape) or scored.outputs > like.outputs:
         raise DataError(
             f"{source}: the network was trained on channels of shape {tuple(like.shape)} and "
-            f"{like.classes} classes, got {scored.shape} and label {scored.y.max()}"
+            f"{like.outputs} outputs, got {scored.shape} and {scored.outputs} outputs"
         )
     # By the training set of the run, not by these examples.
     if like.mean:

@@ -20,6 +20,7 @@ import optax
 from .. import get, rescaled, training
 from .._files import Record
 from .._struct import lifted
+from ..data import DataError
 from . import processes, runs, tables, trainer
 from .figure import sweep_figure
 from .networks import Params, with_surrogate
@@ -37,6 +38,7 @@ from .options import (
 )
 from .sources import Validated, for_validation
 from .tables import Summary, best
+from .tasks import EACH
 
 RESULTS = "runs.jsonl"
 AXES = ("surrogate", "peak", "half_width", "lr")
@@ -121,6 +123,11 @@ class Grid(Options):
 
     def load(self) -> Validated:
         """Read the data, with a validation set."""
+        if self.readout == EACH:
+            raise DataError(
+                f"sweep: data must have classes, got {self.data}; use spikegrad train for each "
+                "setting"
+            )
         return for_validation(super().load(), self.validation_fraction, self.seed)
 
     @property
@@ -273,8 +280,8 @@ def trainings(data: Validated, grid: Grid, **more: Any) -> Iterator[Record]:
             for part in (data.validation, data.test)
         )
         return {
-            "validation": validation.accuracy,
-            "test": test.accuracy,
+            "validation": validation.metric,
+            "test": test.metric,
             "silent": test.silent,
         }
 

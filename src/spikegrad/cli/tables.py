@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -18,6 +18,9 @@ from rich.progress import BarColumn, Progress, TimeRemainingColumn
 from rich.table import Table
 
 from .._files import Record, write_atomically
+
+if TYPE_CHECKING:
+    from .tasks import Task
 
 # Brackets of shapes and surrogates are text, not markup.
 OUT = Console(markup=False, highlight=False)
@@ -142,22 +145,22 @@ def table(title: str, headings: Iterable[str], caption: str | None = None) -> Ta
     return lines
 
 
-def results(record: Record, parameters: int) -> list[Table]:
+def results(record: Record, parameters: int, task: Task) -> list[Table]:
     """Return the tables at the end of training."""
     options, data, networks = record["options"], record["data"], record["results"]
     n, spiking = data["test"], networks["spiking"]
     scores = table(
         f"{options['data']}: {data['training']:,} training examples, {n:,} test examples "
         f"({data['test_from']})",
-        ("network", "test, 95 % interval", "training", "epochs", "time"),
+        ("network", task.heading, "training", "epochs", "time"),
         f"spiking: {options['surrogate']}, {options['steps']} steps; seed {options['seed']}; "
-        f"{parameters:,} parameters; interval: by Wilson, for {n:,} examples",
+        f"{parameters:,} parameters{task.about_interval(n)}",
     )
     for name, result in networks.items():
         scores.add_row(
             name,
-            accuracy(result["test"], n),
-            f"{result['accuracy']:.1%}",
+            task.with_interval(result["test"], n),
+            f"{result[task.metric]:.1%}",
             f"{result['epochs']} of {options['epochs']}"
             if result["interrupted"]
             else f"{result['epochs']}",
@@ -208,10 +211,10 @@ def sweep(
             f"{row.n}, {row.diverged} diverged" if row.diverged else f"{row.n}",
             f"{row.firing_rate:.3f}",
         )
-    if (reached := chosen.validation[0]) < learnt(data["classes"]):
+    if (reached := chosen.validation[0]) < learnt(data["outputs"]):
         line = (
             f"no setting learned: the highest validation accuracy, {reached:.1%}, is close to "
-            f"guessing one of {data['classes']} classes"
+            f"guessing one of {data['outputs']} classes"
         )
     else:
         line = (

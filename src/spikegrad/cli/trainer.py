@@ -28,6 +28,7 @@ from .networks import (
 )
 from .options import Options
 from .processes import batch_sharding
+from .tasks import task_of
 
 CHECKPOINTS, METRICS = "checkpoints", "metrics.jsonl"
 _SCORED = 512
@@ -36,9 +37,7 @@ _WORK = 1.6e10
 """Additions and multiplications of a compiled call: a tenth of a second on two cores."""
 
 Batch: TypeAlias = tuple[jax.Array, jax.Array, jax.Array | None]
-"""Sequences, labels and mask of a traced :class:`spikegrad.data.Example`."""
-
-cross_entropy = optax.softmax_cross_entropy_with_integer_labels
+"""Sequences, labels or targets, and mask of a traced :class:`spikegrad.data.Example`."""
 
 
 def schedule_of(lr: Real, data: Split, options: Options) -> optax.Schedule:
@@ -64,24 +63,14 @@ def random_shift(x: jax.Array, pixels: int, key: jax.Array) -> jax.Array:
 class Scores:
     """Predictions and firing statistics for a set of examples.
 
-    ``logits`` is ``(n, classes)``, and ``y`` has the labels. For each hidden layer, ``rates`` has
+    ``predictions`` and the ``metric`` are those of the task. For each hidden layer, ``rates`` has
     the spikes per neuron and time step, and ``silent`` the fraction of neurons that never fire.
     """
 
-    logits: np.ndarray
-    y: np.ndarray
+    predictions: np.ndarray
+    metric: float
     rates: list[float]
     silent: list[float]
-
-    @property
-    def answers(self) -> np.ndarray:
-        """The class with the largest logit, ``(n,)``."""
-        return self.logits.argmax(1)
-
-    @property
-    def accuracy(self) -> float:
-        """The fraction of answers that equal the labels."""
-        return float((self.answers == self.y).mean())
 
 
 @partial(jax.jit, static_argnums=0)
@@ -92,11 +81,11 @@ def _run(
     mask: jax.Array | None,
     key: jax.Array,
 ) -> tuple[jax.Array, list[jax.Array]]:
-    """Return the logits, and the spikes of each neuron, summed over examples."""
-    logits, spikes, _ = network(params, x, key, mask)
+    """Return the predictions, and the spikes of each neuron, summed over examples."""
+    predictions, spikes, _ = network(params, x, key, mask)
     # (steps, batch, neurons) -> (neurons,), because the activity of all examples would need more
     # memory than the data.
-    return logits, [(layer > 0).mean(0).sum(0) for layer in spikes]
+    return predictions, [(layer > 0).mean(0).sum(0) for layer in spikes]
 
 
 def score(network: SpikingNetwork, params: Params, source: Sequences) -> Scores:
@@ -104,17 +93,22 @@ def score(network: SpikingNetwork, params: Params, source: Sequences) -> Scores:
     # Parts of one size if possible, because another size is another program.
     count, key = len(source), jax.random.key(0)
     size = math.ceil(count / math.ceil(count / _SCORED))
-    parts = [
-        jax.device_get(_run(network, params, x, mask, jax.random.fold_in(key, i)))
-        for i, (x, _, mask) in enumerate(source.batches(size))
-    ]
-    logits, sums = zip(*parts, strict=True)
+    task, parts, right = network.task, [], []
+    for i, (x, y, mask) in enumerate(source.batches(size)):
+        part = _run(network, params, x, mask, jax.random.fold_in(key, i))
+        parts.append(jax.device_get(part))
+        right.append((y, mask))
+    outputs, sums = zip(*parts, strict=True)
+    predictions = np.concatenate(outputs, task.axis)
+    ys, masks = zip(*right, strict=True)
+    mask = np.concatenate(masks, 1) if source.masked else None
+    metric = task.score(predictions, np.concatenate(ys, task.axis), mask)
     # Masked steps have no spikes, so a mean over all steps is too small.
     padding = source.steps / source.lengths.mean()
     rates = [np.sum(layer, 0) / count * padding for layer in zip(*sums, strict=True)]
     return Scores(
-        np.concatenate(logits),
-        source.y,
+        predictions,
+        float(metric),
         [float(layer.mean()) for layer in rates],
         [float((layer == 0).mean()) for layer in rates],
     )
@@ -131,7 +125,7 @@ def fit(
     minutes: float = 1.0,
     callbacks: Sequence[training.Callback] = (),
 ) -> tuple[Params, Record]:
-    """Train on the cross-entropy of the logits.
+    """Train on the loss of the task.
 
     The test set is scored after each epoch for the learning curves. It is not used for decisions.
 
@@ -174,7 +168,7 @@ def fit(
     curves: defaultdict[str, list] = defaultdict(list)
 
     def append(state: training.State, metrics: Record) -> None:
-        test = score(network, state.trainable, data.test).accuracy
+        test = score(network, state.trainable, data.test).metric
         for name, value in {**metrics, "test": test}.items():
             curves[name].append(np.asarray(value).tolist())
 
@@ -185,7 +179,7 @@ def fit(
         test = "".join(f"  test {last:.1%}" for last in curves["test"][-1:])
         line = (
             f"{network.name:8}{now.epoch}/{options.epochs}  loss {mean['loss']:.3g}  "
-            f"train {mean['accuracy']:.1%}{test}  active {mean['rates'].mean():.2f}"
+            f"train {mean[network.task.metric]:.1%}{test}  active {mean['rates'].mean():.2f}"
         )
         show(line, now.step, now.total or now.step)
         return bool(stop())
@@ -218,7 +212,7 @@ def fit(
             optimizer=optimizer,
             epochs=options.epochs,
             updates_per_call=updates_per_call(network, data, options),
-            batch_sharding=batch_sharding(data.train.masked),
+            batch_sharding=batch_sharding(data.train),
             callbacks=[course, *files, *callbacks],
         )
     # An interrupted epoch is the last point of the curves.
@@ -226,7 +220,7 @@ def fit(
         append(state, {k: total / state.batches for k, total in state.sums.items()})
     scores = score(network, state.trainable, data.test)
     return state.trainable, {
-        **{name: curves[name][-1] for name in ("test", "accuracy", "loss")},
+        **{name: curves[name][-1] for name in ("test", network.task.metric, "loss")},
         "rates": scores.rates,
         "silent": scores.silent,
         "epochs": len(curves["loss"]),
@@ -254,7 +248,8 @@ def updates_per_call(network: SpikingNetwork, data: Split, options: Options) -> 
 
 
 def loss_of(network: SpikingNetwork, options: Options) -> training.Loss:
-    """Return the cross-entropy with the accuracy and the firing rates."""
+    """Return the loss of the task with its metric and the firing rates."""
+    task = task_of(options.readout)
 
     def loss(
         params: Params, batch: Batch, key: jax.Array
@@ -269,11 +264,11 @@ def loss_of(network: SpikingNetwork, options: Options) -> training.Loss:
             x = random_shift(images, options.shift, varying)[None]
         if options.input_noise:
             x = x + options.input_noise * jax.random.normal(varying, x.shape)
-        logits, spikes, _ = network(params, x, encoding, mask)
+        predictions, spikes, _ = network(params, x, encoding, mask)
         rates = jnp.stack([(layer > 0).mean() for layer in spikes])
         if mask is not None:  # padding has no spikes
             rates = rates / mask.mean()
-        accuracy = (logits.argmax(-1) == y).mean()
-        return cross_entropy(logits, y).mean(), {"accuracy": accuracy, "rates": rates}
+        metric = task.score(predictions, y, mask)
+        return task.loss(predictions, y, mask), {task.metric: metric, "rates": rates}
 
     return loss

@@ -60,6 +60,7 @@ from ._sequences import moments as moments
 from ._sequences import standardized as standardized
 from ._tasks import binary_adding, cue_accumulation, yin_yang
 from ._text import PACKAGED, load_packaged, read_ts
+from ._windows import series_windows
 
 __all__ = [
     "BUILT_IN",
@@ -97,6 +98,7 @@ __all__ = [
     "read_shd",
     "read_ts",
     "scale",
+    "series_windows",
     "shift_batch",
     "shift_events",
     "split_by_speaker",

@@ -13,10 +13,12 @@ from typing import Any, TypeAlias
 from ._events import Recordings
 from ._sequences import Sequences, train_test_split
 
-SEQUENCES = {"input_noise": 0.0}
+CLASSES = {"readout": "mean"}
+TARGETS = {"input_noise": 0.0}
+SEQUENCES = CLASSES | TARGETS
 EVENTS = SEQUENCES | {"steps": 100, "bin": 14.0, "pool": 1}
-IMAGES = {"steps": 8, "encoding": "current", "shift": 0}
-"""The options of sequences, of events and of images."""
+IMAGES = CLASSES | {"steps": 8, "encoding": "current", "shift": 0}
+"""The options of sequences with targets and with labels, of events and of images."""
 
 Recorded: TypeAlias = Sequences | Recordings
 Read: TypeAlias = Callable[[str, int, int], tuple[Recorded, Recorded | None]]

@@ -6,6 +6,10 @@ import math
 
 import numpy as np
 
+from ._forms import FORMS, TARGETS, Form
+from ._sequences import Sequences
+from ._windows import series_windows
+
 LYAPUNOV_TIME = 197.0
 """For a delay of 17, in the unit of time: errors grow by a factor of e."""
 POINTS_PER_LYAPUNOV_TIME = 75
@@ -30,8 +34,8 @@ def mackey_glass(
     Parameters
     ----------
     points : int, default 1501
-        Number of points. NeuroBench trains on 750 points, tests on the next 750, and predicts the
-        next point.
+        Number of points. NeuroBench trains on 750 points to predict the next point. Then it
+        forecasts 750 points from its own predictions.
     tau : float, default 17.0
         Delay :math:`\tau`, above 0. NeuroBench has series with delays from 17 to 30, each with its
         own ``past`` and ``interval``.
@@ -76,9 +80,10 @@ def mackey_glass(
     def slope(now: float, delayed: float) -> float:
         return beta * delayed / (1 + delayed**exponent) - gamma * now
 
-    # Values and slopes at the steps, with the constant past before them.
-    x = np.full(lag + count + 1, past)
-    slopes = np.zeros(lag + count + 1)
+    # Values and slopes at the steps, with the constant past before them. Lists, because reading a
+    # number of an array takes longer.
+    x = [past] * (lag + count + 1)
+    slopes = [0.0] * (lag + count + 1)
     for n in range(lag, lag + count):
         now, delayed, next_delayed = x[n], x[n - lag], x[n - lag + 1]
         # The past is constant up to time 0, where the slope jumps.
@@ -93,14 +98,36 @@ def mackey_glass(
         fourth = slope(now + step * third, next_delayed)
         x[n + 1] = now + step / 6 * (slopes[n] + 2 * second + 2 * third + fourth)
     slopes[-1] = slope(x[-1], x[-1 - lag])
-    x, slopes = x[lag:], slopes[lag:]
+    x, slopes = np.array(x[lag:]), np.array(slopes[lag:])
     # The cubic polynomial with the values and slopes at both ends of a step.
     position = np.arange(points) * interval / step
     start = np.minimum(position.astype(int), count - 1)
     t = position - start
-    low, high, rise, fall = x[start], x[start + 1], slopes[start], slopes[start + 1]
+    low, high = x[start], x[start + 1]
+    rise, fall = slopes[start], slopes[start + 1]
     return (
         (1 + 2 * t) * (1 - t) ** 2 * low
         + t**2 * (3 - 2 * t) * high
         + step * (t * (1 - t) ** 2 * rise - t**2 * (1 - t) * fall)
     )
+
+
+def _halves(path: str, steps: int, seed: int) -> tuple[Sequences, Sequences]:
+    """Return windows of the first and of the second half, for any seed."""
+    series = mackey_glass()
+    half = len(series) // 2
+    name = "Mackey-Glass"
+    # The targets of the first half include the first input of the second half. Windows for the
+    # training overlap, because ten windows would be too few.
+    train = series_windows(name, series[: half + 1], steps, stride=1)
+    return train, series_windows(name, series[half:], steps)
+
+
+FORMS.append(
+    Form(
+        "mackey_glass",
+        "a chaotic series, to predict its next values",
+        _halves,
+        options=TARGETS | {"steps": POINTS_PER_LYAPUNOV_TIME},
+    )
+)

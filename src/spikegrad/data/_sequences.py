@@ -31,7 +31,8 @@ class Example(NamedTuple):
         ``(steps, channels...)``. A batch is ``(steps, batch, channels...)``, as
         :class:`spikegrad.Network` takes it.
     y : numpy.ndarray
-        Label, an int32. A batch has ``(batch,)``.
+        Label, an int32, or targets ``(steps, outputs)``. A batch has ``(batch,)``, or targets
+        ``(steps, batch, outputs)``.
     mask : numpy.ndarray or None
         ``(steps,)``, bool: True for valid time steps, False for padding. A batch has
         ``(steps, batch)``. None if all sequences of the source are equally long.
@@ -53,8 +54,8 @@ def collate(examples: Sequence[Example]) -> Example:
     Returns
     -------
     Example
-        ``x`` of shape ``(steps, batch, channels...)``, ``y`` ``(batch,)``, ``mask``
-        ``(steps, batch)`` or None.
+        ``x`` of shape ``(steps, batch, channels...)``, ``y`` ``(batch,)`` or ``(steps, batch,
+        outputs)``, ``mask`` ``(steps, batch)`` or None.
 
     Notes
     -----
@@ -73,7 +74,9 @@ def collate(examples: Sequence[Example]) -> Example:
     x, y, masks = zip(*examples, strict=True)
     # The network takes time steps on the first axis, so examples are stacked on the second.
     mask = None if masks[0] is None else np.stack(masks, 1)
-    return Example(np.stack(x, 1), np.stack(y), mask)
+    # A label has no time axis, targets have it first.
+    y = np.stack(y, 1 if np.ndim(y[0]) else 0)
+    return Example(np.stack(x, 1), y, mask)
 
 
 class Labelled:
@@ -91,6 +94,8 @@ class Labelled:
         Names in the order of the labels. By default the labels.
     count : int, optional
         The required number of labels. By default any.
+    takes_targets : bool, optional
+        If True, ``y`` may be targets ``(n, steps, outputs)``.
     """
 
     def __init__(
@@ -100,12 +105,18 @@ class Labelled:
         y: npt.ArrayLike,
         class_names: Sequence[str] | None = None,
         count: int | None = None,
+        takes_targets: bool = False,
     ) -> None:
         self.name = str(name)
         try:
             self.shape = checked_shape(f"{name}: shape", shape)
         except ValueError as error:
             raise DataError(str(error)) from None
+        self.class_names: tuple[str, ...] = ()
+        if takes_targets and np.ndim(y) == 3:
+            self.y = as_array(self.name, "y", y).astype(np.float32)
+            check_finite(self.name, "y", self.y)
+            return
         self.y = check_labels(self.name, "y", y, count)
         greatest = int(self.y.max())
         if class_names is None:
@@ -119,9 +130,14 @@ class Labelled:
 
     @property
     def classes(self) -> int:
-        """Number of classes."""
+        """Number of classes, 0 for targets."""
         # Not of the labels: a subset may lack a class, and fits the same network.
         return len(self.class_names)
+
+    @property
+    def outputs(self) -> int:
+        """Number of outputs of a network: the classes, or the targets of a time step."""
+        return self.classes or self.y.shape[-1]
 
     def __len__(self) -> int:
         return len(self.y)
@@ -169,7 +185,8 @@ class Sequences(Labelled):
         An array ``(its steps, channels...)`` for each example, all of one dtype, or an array
         ``(n, steps, channels...)``.
     y : array_like
-        ``(n,)``, integers from 0.
+        Labels ``(n,)``, integers from 0. Or targets ``(n, steps, outputs)``, floats, the values
+        that a network has to output at each time step.
     lengths : array_like, optional
         ``(n,)``, number of time steps of each example. By default the lengths of ``x``. Later
         values are ignored.
@@ -185,8 +202,8 @@ class Sequences(Labelled):
     Raises
     ------
     DataError
-        If the labels are not integers from 0, one for each sequence, or if a sequence is empty or
-        longer than ``steps``.
+        If the labels are not integers from 0, one for each sequence, if the targets do not fit the
+        sequences, or if a sequence is empty or longer than ``steps``.
 
     Examples
     --------
@@ -228,16 +245,21 @@ class Sequences(Labelled):
                 f"{x.shape} with {x.shape[1]} labels: time seems to be the first axis; save "
                 "numpy.swapaxes(x, 0, 1)"
             )
-        super().__init__(name, shape, y, class_names, len(x))
+        super().__init__(name, shape, y, class_names, len(x), takes_targets=True)
         self.x = x
         lengths = [len(array) for array in x] if lengths is None else lengths
-        self.lengths = as_array(self.name, "lengths", lengths, "ui", self.y.shape)
+        self.lengths = as_array(self.name, "lengths", lengths, "ui", self.y.shape[:1])
         self.steps = int(self.lengths.max()) if steps is None else steps
         most = min(self.steps, x.shape[1]) if isinstance(x, np.ndarray) else self.steps
         for number in np.flatnonzero((self.lengths < 1) | (self.lengths > most)):
             raise DataError(
                 f"{name}: sequence {number} must have 1 to {most} steps, "
                 f"got {self.lengths[number]}"
+            )
+        if not self.classes and self.y.shape[:2] != (len(x), self.steps):
+            raise DataError(
+                f"{name}: targets must have shape ({len(x)}, {self.steps}, outputs), got "
+                f"{self.y.shape}"
             )
         has_shorter = bool((self.lengths != self.steps).any())
         # A subset without shorter sequences keeps masks, to fit the same compiled function.
@@ -252,7 +274,7 @@ class Sequences(Labelled):
         )
         return (
             f"<{self.name}: {len(self)} sequences, {steps} steps, channels {self.shape}, "
-            f"{self.classes} classes>"
+            f"{self.outputs} {'classes' if self.classes else 'targets a step'}>"
         )
 
     def sequence(self, index: int) -> np.ndarray:
@@ -477,8 +499,13 @@ class Split:
 
     @property
     def classes(self) -> int:
-        """Number of classes."""
+        """Number of classes, 0 for targets."""
         return self.train.classes
+
+    @property
+    def outputs(self) -> int:
+        """Number of outputs of a network: the classes, or the targets of a time step."""
+        return self.train.outputs
 
 
 def train_test_split(
@@ -492,6 +519,7 @@ def train_test_split(
         The examples.
     share : float, default 0.2
         Fraction of each class in the test set, above 0 and below 1, rounded to whole examples.
+        Sequences with targets count as one class.
     seed : int, default 0
         Draws the test set.
 
@@ -514,7 +542,8 @@ def train_test_split(
     (80, 10, 10)
     """
     # The draw of images from a file, so equal seeds give equal test sets.
-    chosen = chosen_of_each(source.name, source.y, share, seed)
+    y = source.y if source.classes else np.zeros(len(source), int)
+    chosen = chosen_of_each(source.name, y, share, seed)
     return source.subset(~chosen), source.subset(chosen)
 
 

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.core import Tracer
 from jax.typing import ArrayLike
 
@@ -171,14 +172,27 @@ def _with_functions(
 
 
 def _constants_of(function: Callable, *args: Any, **options: Any) -> list[Any]:
-    """Return the floating-point constants of the trace of a function."""
+    """Return the floating-point arrays that a function does not make itself."""
     # The leaves of the function become arguments, so the constants are all other arrays.
     leaves, static = split(function, lambda _, leaf: is_array(leaf))
 
-    def call(leaves: PyTree, *args: Any, **options: Any) -> Any:
-        return merge(leaves, static)(*args, **options)
+    def constants() -> list[Any]:
+        # Another function each time, because JAX remembers traces.
+        def call(leaves: PyTree, *args: Any, **options: Any) -> Any:
+            return merge(leaves, static)(*args, **options)
 
-    return _live_constants(jax.make_jaxpr(call)(leaves, *args, **options))
+        return _live_constants(jax.make_jaxpr(call)(leaves, *args, **options))
+
+    # Two traces have equal arrays from outside. An array of numbers in the code is made in each.
+    pairs = zip(constants(), constants(), strict=True)
+    return [first for first, second in pairs if _is_same(first, second)]
+
+
+def _is_same(first: Any, second: Any) -> bool:
+    """Return True for one array, also if JAX has wrapped it twice."""
+    if first is second or isinstance(first, Tracer):
+        return first is second
+    return np.shares_memory(np.asarray(first), np.asarray(second))
 
 
 def _live_constants(jaxpr: Any) -> list[Any]:

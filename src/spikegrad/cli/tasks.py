@@ -1,0 +1,165 @@
+"""Tasks of the command: classes of examples, or values at each time step.
+
+A task has the predictions of a network, their loss and their metric, and says if it learned.
+Metrics are fractions: an accuracy, or an error that is 0 for right predictions.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+from rich.table import Table
+
+from ..data import Split
+from ..losses import reduce_time, smape
+from . import tables
+
+EACH = "each"
+"""The readout of values: a potential for each time step."""
+
+LEARNED = 0.75
+"""A network whose error is less than this part of that of the mean value has learned."""
+
+cross_entropy = optax.softmax_cross_entropy_with_integer_labels
+
+
+class Task(ABC):
+    """What a network learns. Predictions and ``y`` of a batch have equal axes for the time."""
+
+    metric: str
+    """The name of the metric in records."""
+    title: str
+    """The name of the metric in tables and figures."""
+    heading: str
+    """The heading of the metric in the table of results."""
+    loss_title: str
+    axis: int
+    """The axis of the examples, in predictions and in ``y``."""
+
+    @abstractmethod
+    def predictions(
+        self, potentials: jax.Array, readout: str, mask: jax.Array | None
+    ) -> jax.Array:
+        """Return what the potentials of the readout ``(steps, n, outputs)`` predict."""
+
+    @abstractmethod
+    def loss(self, predictions: Any, y: Any, mask: Any) -> jax.Array:
+        """Return the mean loss of a batch."""
+
+    @abstractmethod
+    def score(self, predictions: Any, y: Any, mask: Any) -> Any:
+        """Return the metric of a batch."""
+
+    @abstractmethod
+    def failure(self, metric: float, split: Split) -> str:
+        """Return why this metric is not better than guessing, or an empty text."""
+
+    @abstractmethod
+    def with_interval(self, metric: float, n: int) -> str:
+        """Format the metric of n examples, with an interval if it is known."""
+
+    def about_interval(self, n: int) -> str:
+        """Return the end of a caption."""
+        return ""
+
+    @abstractmethod
+    def report(
+        self, scores: Any, y: np.ndarray | None, outputs: int, title: str
+    ) -> Table | str:
+        """Return the results of ``predict``. ``y`` is None for a file without labels."""
+
+    @abstractmethod
+    def arrays(self, predictions: np.ndarray) -> dict[str, np.ndarray]:
+        """Return the arrays of a file of predictions, the examples first."""
+
+
+class Classes(Task):
+    """A class for each example. Predictions are logits, ``(n, classes)``."""
+
+    metric = title = "accuracy"
+    heading = "test, 95 % interval"
+    loss_title = "cross-entropy, nats"
+    axis = 0
+
+    def predictions(
+        self, potentials: jax.Array, readout: str, mask: jax.Array | None
+    ) -> jax.Array:
+        # Padding takes no part in a mean, a maximum or a last value.
+        return reduce_time(potentials, readout, mask)
+
+    def loss(self, predictions: Any, y: Any, mask: Any) -> jax.Array:
+        return cross_entropy(predictions, y).mean()
+
+    def score(self, predictions: Any, y: Any, mask: Any) -> Any:
+        return (predictions.argmax(-1) == y).mean()
+
+    def failure(self, metric: float, split: Split) -> str:
+        if metric >= tables.learnt(split.classes):
+            return ""
+        return f"{metric:.1%} is close to guessing one of {split.classes} classes"
+
+    def with_interval(self, metric: float, n: int) -> str:
+        return tables.accuracy(metric, n)
+
+    def about_interval(self, n: int) -> str:
+        return f"; interval: by Wilson, for {n:,} examples"
+
+    def report(
+        self, scores: Any, y: np.ndarray | None, outputs: int, title: str
+    ) -> Table | str:
+        return tables.by_class(scores.predictions.argmax(1), y, outputs, title)
+
+    def arrays(self, predictions: np.ndarray) -> dict[str, np.ndarray]:
+        return {"y_pred": predictions.argmax(1).astype(np.int32), "logits": predictions}
+
+
+class Values(Task):
+    """Values at each time step. Predictions are potentials, ``(steps, n, outputs)``."""
+
+    metric, title = "smape", "sMAPE"
+    heading = "test, sMAPE"
+    loss_title = "mean squared error"
+    axis = 1
+
+    def predictions(
+        self, potentials: jax.Array, readout: str, mask: jax.Array | None
+    ) -> jax.Array:
+        return potentials
+
+    def loss(self, predictions: Any, y: Any, mask: Any) -> jax.Array:
+        return reduce_time((predictions - y) ** 2, "mean", mask).mean()
+
+    def score(self, predictions: Any, y: Any, mask: Any) -> Any:
+        # (steps, n), as a fraction of 1 and not in percent
+        errors = jax.vmap(jax.vmap(smape))(predictions, y) / 100
+        return reduce_time(errors, "mean", mask).mean()
+
+    def failure(self, metric: float, split: Split) -> str:
+        y = split.train.y
+        # The mean of the targets is what a network predicts that ignores its inputs.
+        guess = float(smape(np.broadcast_to(y.mean((0, 1)), y.shape), y)) / 100
+        if metric < LEARNED * guess:
+            return ""
+        return (
+            f"the sMAPE of {metric:.1%} is close to that of the mean value, {guess:.1%}"
+        )
+
+    def with_interval(self, metric: float, n: int) -> str:
+        return f"{metric:.1%}"
+
+    def report(
+        self, scores: Any, y: np.ndarray | None, outputs: int, title: str
+    ) -> Table | str:
+        return f"{title}\nsMAPE: {scores.metric:.1%}"
+
+    def arrays(self, predictions: np.ndarray) -> dict[str, np.ndarray]:
+        return {"y_pred": predictions.swapaxes(0, 1)}
+
+
+def task_of(readout: str) -> Task:
+    """Return the task of a readout."""
+    return Values() if readout == EACH else Classes()
