@@ -126,8 +126,8 @@ def train(
     Writes parameters.npz (weight_0, bias_0, ... of each layer), run.json (options, data, versions,
     results and learning curves), figure.png and, in training, metrics.jsonl (step, epoch, loss,
     accuracy or smape, rates, learning rate, seconds). Ctrl-C ends training and saves the results so
-    far, with exit code 130. Pressed twice, it ends immediately. SIGTERM works like Ctrl-C, with exit
-    code 143. An unfinished run has checkpoints, and --resume continues it.
+    far, with exit code 130. Pressed twice, it ends immediately. SIGTERM works like Ctrl-C, with
+    exit code 143. An unfinished run has checkpoints, and --resume continues it.
 
     The test set is the published one if the data has one. Otherwise it is a
     fifth of each class, a tenth for randman, or all recordings of two speakers
