@@ -14,6 +14,7 @@ import numpy as np
 import optax
 from rich.table import Table
 
+from .._files import Record
 from ..data import Split
 from ..losses import reduce_time, smape
 from . import tables
@@ -73,7 +74,7 @@ class Task(ABC):
         """Return the results of ``predict``. ``y`` is None for a file without labels."""
 
     @abstractmethod
-    def arrays(self, predictions: np.ndarray) -> dict[str, np.ndarray]:
+    def arrays(self, predictions: np.ndarray) -> Record:
         """Return the arrays of a file of predictions, the examples first."""
 
 
@@ -113,7 +114,7 @@ class Classes(Task):
     ) -> Table | str:
         return tables.by_class(scores.predictions.argmax(1), y, outputs, title)
 
-    def arrays(self, predictions: np.ndarray) -> dict[str, np.ndarray]:
+    def arrays(self, predictions: np.ndarray) -> Record:
         return {"y_pred": predictions.argmax(1).astype(np.int32), "logits": predictions}
 
 
@@ -156,7 +157,7 @@ class Values(Task):
     ) -> Table | str:
         return f"{title}\nsMAPE: {scores.metric:.1%}"
 
-    def arrays(self, predictions: np.ndarray) -> dict[str, np.ndarray]:
+    def arrays(self, predictions: np.ndarray) -> Record:
         return {"y_pred": predictions.swapaxes(0, 1)}
 
 
