@@ -1,12 +1,17 @@
 """Layers of neurons over time, and what the backward pass keeps of them."""
 
 from ._layer import Layer
+from ._layer import unchanged as unchanged
 from ._network import Network
 from .engine._modes import MODES, Backward
 from .graph._connections import Delayed, Join, Window
 from .graph._connections import Edge as Edge
+from .graph._connections import Name as Name
+from .graph._connections import Weight as Weight
 from .graph._connections import matrix_of as matrix_of
+from .graph._connections import weights_of as weights_of
 from .graph._delays import DelayKernel, rounded_delays
+from .graph._graph import LayerFields as LayerFields
 from .graph._hidden_arrays import HiddenArray as HiddenArray
 from .graph._hidden_arrays import NetworkCall as NetworkCall
 from .graph._hidden_arrays import hidden_arrays as hidden_arrays
@@ -21,11 +26,13 @@ from .step._masks import Masks as Masks
 from .step._masks import tree_where as tree_where
 from .step._nodes import nodes_of as nodes_of
 from .step._observe import Activity
+from .step._past import lagged as lagged
+from .step._past import places_of as places_of
 from .step._states import as_entries as as_entries
-from .step._states import as_parts as as_parts
+from .step._states import as_states_and_pasts as as_states_and_pasts
 from .step._step import CellSteps as CellSteps
+from .step._step import activity_names as activity_names
 from .step._step import graph_step as graph_step
-from .step._step import parts_of as parts_of
 
 __all__ = [
     "MODES",

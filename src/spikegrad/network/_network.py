@@ -20,7 +20,7 @@ from .._struct import Real, Struct, is_pure, parameter, wiring
 from ..neurons import Cell, LeakyReadout
 from ._layer import Layer
 from .engine._modes import Backward
-from .engine._run import run_sequence
+from .engine._run import CallArrays, run_sequence
 from .engine._schedule import Plan
 from .engine._stages import stages_of
 from .graph._connections import Delayed, Join, Name, Weight, Window, as_names, select
@@ -35,13 +35,13 @@ from .step._nodes import initial_states, nodes_of
 from .step._observe import Activity
 from .step._states import (
     as_entries,
-    as_parts,
+    as_states_and_pasts,
     check_entries,
     checked_entries,
     is_over_time,
     types_of,
 )
-from .step._step import examples_of, graph_step, parts_of
+from .step._step import activity_names, examples_of, graph_step
 
 
 class Network(Struct):
@@ -313,7 +313,7 @@ class Network(Struct):
         # The states are checked only if the step fails or changes their types, because the states
         # at rest take as long as a step.
         try:
-            new = graph_step(nodes, *as_parts(graph, before), x, {}, Masks())
+            new = graph_step(nodes, *as_states_and_pasts(graph, before), x, {}, Masks())
         except (TypeError, ValueError):
             check_entries(graph, before, at_rest())
             raise
@@ -443,23 +443,25 @@ class Network(Struct):
         (3, 5)
         """
         names = as_names(self.layers if layers is None else layers)
-        for label, values, known in (
+        for label, values, allowed in (
             ("layers", names, [*self.layers]),
             ("parts", as_names(parts), [*Activity._fields]),
         ):
-            if not {*values} <= {*known}:
+            if not {*values} <= {*allowed}:
                 raise ValueError(
-                    f"Network: {label} must be names of {known}, got {values!r}"
+                    f"Network: {label} must be names of {allowed}, got {values!r}"
                 )
         # A join has its output only, so it is asked for neither state nor current.
         observed = tuple(
             label
             for name in names
-            for part, label in zip(Activity._fields, parts_of(name), strict=True)
+            for part, label in zip(Activity._fields, activity_names(name), strict=True)
             if part in parts and (label == name or isinstance(self.layers[name], Layer))
         )
         ends, outputs = _call(self, observed, inputs, states, key, mask, backward)
-        activity = {name: Activity(*map(outputs.get, parts_of(name))) for name in names}
+        activity = {
+            name: Activity(*map(outputs.get, activity_names(name))) for name in names
+        }
         return ends, Entries(activity)
 
 
@@ -474,7 +476,7 @@ def _call(
 ) -> tuple[Entries, dict[Name, PyTree]]:
     """Check the arguments of a call and run it. Return the states after the last step, and outputs.
 
-    The outputs may be any parts of the activity (``parts_of``).
+    The outputs may be any parts of the activity (``activity_names``).
     """
     graph = network.graph
     x = named_inputs(network.inputs, inputs)
@@ -486,11 +488,12 @@ def _call(
     if backward.row.cuts:
         check_coupled(graph, mask, backward.mode)
     plan = Plan(backward, outputs, this_device())
+    arrays = CallArrays(x, states, mask, key)
     # A pure network is determined by its tree, so JAX can find the program that it compiled for an
     # equal one. Functions of a user may have changed since.
     if is_pure_network(network):
-        return _run_compiled(plan, network, x, states, mask, key)
-    ran = _run(plan, network, x, states, mask, key)
+        return _run_compiled(plan, network, arrays)
+    ran = _run(plan, network, arrays)
     report_call(network, inputs, key, mask)
     return ran
 
@@ -498,18 +501,13 @@ def _call(
 def _run(
     plan: Plan,
     network: Network,
-    inputs: dict[Name, jax.Array],
-    states: dict[Name, PyTree],
-    mask: jax.Array | None,
-    key: jax.Array | None,
+    arrays: CallArrays,
 ) -> tuple[Entries, dict[Name, PyTree]]:
     """Run a network over a sequence, from checked arguments."""
     # In shard_map, all arrays get the type of the inputs, because a loop must not change the types
     # of its carry.
-    network, inputs, states, mask, key = match_varying_axes(
-        (network, inputs, states, mask, key)
-    )
-    return run_sequence(plan, network.graph, inputs, states, mask, key)
+    network, arrays = match_varying_axes((network, arrays))
+    return run_sequence(plan, network.graph, arrays)
 
 
 _run_compiled = jax.jit(_run, static_argnums=0)

@@ -16,10 +16,18 @@ from jax.typing import ArrayLike
 from .._checks import append_axes
 from .._pytree import PyTree, is_array, is_inexact, merge, split
 from .._table import aligned
-from ..network import Network, named_inputs
-from ..network._layer import unchanged
-from ..network.graph._connections import Edge, Name, Weight, matrix_of, weights_of
-from ..network.step._past import lagged, places_of
+from ..network import (
+    Edge,
+    Name,
+    Network,
+    Weight,
+    lagged,
+    matrix_of,
+    named_inputs,
+    places_of,
+    unchanged,
+    weights_of,
+)
 from ._connections import NotLinearError, connections_of
 from ._energy import EnergyPrices, EnergyReport, energy_of
 

@@ -10,10 +10,18 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._pytree import PyTree, is_array
-from ..network import Delayed, Network, Window, named_inputs
-from ..network.graph._connections import Edge, Weight, matrix_of, weights_of
-from ..network.graph._graph import LayerFields
-from ..network.step._past import lagged
+from ..network import (
+    Delayed,
+    Edge,
+    LayerFields,
+    Network,
+    Weight,
+    Window,
+    lagged,
+    matrix_of,
+    named_inputs,
+    weights_of,
+)
 from ..neurons import LeakyReadout, parameters_of
 from ._costs import connections_of_weight
 

@@ -37,10 +37,10 @@ from ..network import (
     Edge,
     Masks,
     Network,
+    activity_names,
     graph_step,
     matrix_of,
     nodes_of,
-    parts_of,
     tree_where,
 )
 from ..neurons import Cell, LeakyReadout, fire, linear_response
@@ -299,7 +299,7 @@ def _layer_steps(
     nodes: Any = nodes_of(graph, step.key, _examples(step))
     layers = {}
     for name in graph.layers:
-        _, _, name_of_current = parts_of(name)
+        _, _, name_of_current = activity_names(name)
         current = outputs[name_of_current]
         # The bias reads 1. Without a bias, its row is computed in vain.
         ones = jnp.ones((len(current), 1), current.dtype)

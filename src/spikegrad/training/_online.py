@@ -23,7 +23,7 @@ from ..network import (
     Layer,
     Network,
     as_entries,
-    as_parts,
+    as_states_and_pasts,
     matrix_of,
     named_inputs,
     report_call,
@@ -261,7 +261,7 @@ class Online(Struct):
         """
         graph = self.network.graph
         entries = self.network.initial_state(inputs)
-        states, _ = as_parts(graph, entries)
+        states, _ = as_states_and_pasts(graph, entries)
         self._check_feedback(states)
         traces: dict[str, Any] = {}
         if self.rule == "local":
@@ -526,7 +526,7 @@ class Online(Struct):
     ) -> StepResult:
         """Run one step, as :meth:`step`, and return its loss too."""
         graph, rule = self.network.graph, self._traced
-        states, pasts = as_parts(graph, carry.states)
+        states, pasts = as_states_and_pasts(graph, carry.states)
         self._check_feedback(states)
         active = jax.tree.map(jnp.asarray, active)
         step = Arguments(

@@ -1,4 +1,13 @@
-"""The backward pass over one segment. It rebuilds outputs and adds each cotangent to its source."""
+"""The backward pass over one segment. It rebuilds outputs and adds each cotangent to its source.
+
+Three objects take part. :class:`RebuiltChunk` computes the states and outputs of a chunk from the
+residuals, each at its first use. :class:`ChunkCotangents` collects the cotangents of the outputs
+and pasts of the chunk. :class:`Cotangents` is the carry from chunk to chunk.
+
+What is not optimal: the layers of a chunk fire twice, once for the steps and once for the gradients
+of the weights, because XLA would otherwise keep their outputs in between. The outputs before a
+chunk are fired again for each chunk that reads them.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +15,8 @@ import collections
 import dataclasses
 import functools
 import operator
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -15,158 +24,187 @@ import jax.numpy as jnp
 from ..._checks import append_axes
 from ..._compat import merge_leading
 from ..._pytree import PyTree, is_inexact
-from ..graph._connections import reads_of, select
+from ...neurons import State
+from ..graph._connections import Edge, Name, Read, reads_of, select
 from ..step._masks import steps_before, tree_keep, tree_where
 from ..step._past import active_first, pick, places_of, push
-from ..step._step import parts_of
-from ._component import StepSlices
+from ..step._step import LayerState, activity_names
+from ._component import Component, Cotangents, StepSlices
 from ._functions import pullback
 from ._late_scan import late_scan
 from ._layer_vjp import DRIVE
-from ._sequence import Sequence, Sources, Span, window_of
+from ._part_loop import PartLoop, Segment, Sources, window_of
 
 
-def backward(over: Sequence, span: Span, carry: tuple, ct_recorded: dict) -> tuple:
-    """Run backward over a segment, see ``_Chunk``.
+def backward(
+    loop: PartLoop,
+    segment: Segment,
+    after: Cotangents,
+    ct_recorded: dict[Name, PyTree],
+) -> tuple[Cotangents, dict[Name, jax.Array]]:
+    """Run backward over a segment.
 
-    Carry: the cotangents of states and pasts after it, and the gradients.
+    ``after`` has the cotangents of the states and pasts after the segment, and the gradients so
+    far. ``ct_recorded`` are the cotangents of the outputs of the part, ``(steps, batch, neurons)``.
+    Return the cotangents before the segment, and those of its inputs, ``(chunks, chunk, batch,
+    ...)``.
     """
-    chunk = over.part.chunk
+    length = loop.part.chunk
 
-    # Scan over chunks, from last to first. Carry: the number of the chunk, the cotangents of the
-    # states after it, (batch, neurons), cotangents of the pasts, (depth, batch, neurons), and the
-    # gradients. Cotangents of inputs are stacked: (chunks, chunk, batch, inputs).
-    def body(carry, _):
-        i, ct_states, ct_ends, grads = carry
-        back = _Chunk(over, span, i)
-        recorded = window_of(ct_recorded, back.start, chunk)
-        cts = _Cotangents(back, ct_states, grads, recorded)
+    def body(
+        carry: tuple[jax.Array, Cotangents], _: None
+    ) -> tuple[tuple[jax.Array, Cotangents], dict[Name, jax.Array]]:
+        index, after = carry
+        rebuilt = RebuiltChunk(loop, segment, index)
+        recorded = window_of(ct_recorded, rebuilt.start, length)
+        cts = ChunkCotangents(rebuilt, after.states, after.grads, recorded)
         # The order matters: a source needs all cotangents of its outputs before its own steps run.
         # Its readers are in later components. A reader of a past adds to the cotangent of earlier
         # chunks.
-        cts.ended(ct_ends)
+        cts.add_pasts_after(after.pasts)
         # Components are sorted with sources first, so the reverse order runs all readers before a
         # source.
-        for component in reversed(over.loops):
-            cts.of_component(component)
+        for component in reversed(loop.components):
+            cts.run(component)
         ct_inputs = {
-            name: _total(cts.outs[name])
-            for name, x in over.inputs.items()
-            if cts.outs[name] and is_inexact(x)
+            name: _total(cts.outputs[name])
+            for name, x in loop.inputs.items()
+            if cts.outputs[name] and is_inexact(x)
         }
-        return (
-            i - 1,
-            cts.of_states(),
-            {source: _total(cts.pasts[source]) for source in ct_ends},
-            cts.grads,
-        ), ct_inputs
+        pasts = {source: _total(cts.pasts[source]) for source in after.pasts}
+        before = Cotangents(cts.states_before(), pasts, cts.grads)
+        return (index - 1, before), ct_inputs
 
-    chunks = over.part.segment // chunk
+    chunks = loop.part.segment // length
     # The carry counts the chunks, because XLA reads a slice of numbers by a copy, and a GPU then
     # cannot capture the body as one graph.
-    (_, ct_states, ct_ends, grads), ct_inputs = late_scan(
+    (_, before), ct_inputs = late_scan(
         body,
-        (jnp.asarray(chunks - 1), *carry),
+        (jnp.asarray(chunks - 1), after),
         None,
-        ready=over.when_ready(ct_recorded),
+        ready=loop.first_chunk(ct_recorded),
         length=chunks,
         reverse=True,
     )
-    return (ct_states, ct_ends, grads), ct_inputs
+    return before, ct_inputs
 
 
-class _Cotangents:
-    """The cotangents of one chunk, collected per source."""
+class ChunkCotangents:
+    """The cotangents of one chunk, collected by source while its components run backward.
 
-    def __init__(self, back, ct_states, grads, ct_outs):
-        self.back = back
-        self.over = back.over
-        # copies, because the methods below replace entries, and the arguments belong to the carry
-        # of the scan
+    ``states`` and ``grads`` belong to the end of the chunk at first, and to its start at the end.
+    """
+
+    def __init__(
+        self,
+        rebuilt: RebuiltChunk,
+        ct_states: dict[Name, LayerState],
+        grads: dict[Name, Any],
+        ct_outputs: dict[Name, jax.Array],
+    ) -> None:
+        self.rebuilt = rebuilt
+        self.loop = rebuilt.loop
+        # Copies, because the methods below replace entries, and the arguments belong to the carry
+        # of the scan.
         self.states = dict(ct_states)
         self.grads = dict(grads)
         # Lists, because a source may have several readers. They are added when the source runs,
         # so nothing is added to zeros.
-        self.outs = collections.defaultdict(list)
-        """The cotangents of each source's outputs, (chunk, batch, ...), to be added."""
-        for name, ct in ct_outs.items():
+        self.outputs: dict[Name, list[jax.Array]] = collections.defaultdict(list)
+        """The cotangents of each source's outputs, ``(chunk, batch, ...)``, to be added."""
+        for name, ct in ct_outputs.items():
             if ct is not None:  # integers do not have a cotangent
-                self.outs[name].append(ct)
-        self.pasts = collections.defaultdict(list)
-        """The cotangents of each source's past before the chunk, (depth, batch, ...), to be added.
+                self.outputs[name].append(ct)
+        self.pasts: dict[Name, list[jax.Array]] = collections.defaultdict(list)
+        """The cotangents of each source's past before the chunk, ``(depth, batch, ...)``, to be
+        added.
         """
 
-    def ended(self, ct_ends):
-        """Add the cotangents of the pasts after the chunk."""
+    def add_pasts_after(self, ct_pasts: dict[Name, jax.Array]) -> None:
+        """Add the cotangents of the pasts after the chunk, ``(depth, batch, ...)``."""
         # A past after the chunk contains outputs of this chunk and, if it is longer, of the past
         # before.
-        for source, ct in ct_ends.items():
-            self._to_source(
+        for source, ct in ct_pasts.items():
+            self._add_view(
                 source,
-                lambda past, outs: push(past, outs, self.back.sources.places),
+                lambda past, outputs: push(past, outputs, self.rebuilt.sources.places),
                 ct,
-                within=True,
+                reads_chunk=True,
             )
 
-    def _to_source(self, source, view, ct, within):
-        """Add the cotangent of a view of a source.
+    def _add_view(
+        self,
+        source: Name,
+        view: Callable[[jax.Array, jax.Array], jax.Array],
+        ct: jax.Array,
+        *,
+        reads_chunk: bool,
+    ) -> None:
+        """Add the cotangent of ``view(past, outputs)`` of a source to both arguments.
 
-        ``within``: the view contains outputs of this chunk.
+        ``reads_chunk`` is False if the view contains no outputs of this chunk.
         """
         # A view is linear, so the rebuilt values are unused and XLA removes them. Only their shapes
         # matter.
-        ct_past, ct_out = pullback(
-            view, ct, self.back.past(source), self.back.outs(source)
+        ct_past, ct_outputs = pullback(
+            view, ct, self.rebuilt.past(source), self.rebuilt.outputs(source)
         )
         self.pasts[source].append(ct_past)
-        if within:
-            self.outs[source].append(ct_out)
+        if reads_chunk:
+            self.outputs[source].append(ct_outputs)
 
-    def _send(self, edges, ct_reads):
-        """Add the cotangents of reads to their sources."""
+    def _add_reads(self, edges: Iterable[Edge], ct_reads: dict[str, Read]) -> None:
+        """Add the cotangents of reads, ``(chunk, batch, ...)``, to their sources."""
         for edge in edges:
             cts = ct_reads[edge.label] if edge.windowed else (ct_reads[edge.label],)
             for lag, ct in zip(edge.lags, cts, strict=True):
                 if ct is None:  # integers do not have a cotangent
                     continue
                 if lag == 0:  # all of ct belongs to outputs of this chunk
-                    self.outs[edge.source].append(ct)
+                    self.outputs[edge.source].append(ct)
                     continue
                 # ct: (chunk, batch, neurons). The first ``lag`` steps belong to the past, (depth,
                 # batch, neurons). Later steps belong to outputs of this chunk.
-                view = functools.partial(self.back.sources.view, lag=lag)
-                self._to_source(
-                    edge.source, view, ct, within=lag < self.over.part.chunk
+                self._add_view(
+                    edge.source,
+                    functools.partial(self.rebuilt.sources.view, lag=lag),
+                    ct,
+                    reads_chunk=lag < self.loop.part.chunk,
                 )
 
-    def of_component(self, component):
+    def run(self, component: Component) -> None:
+        """Run a component backward. All cotangents of its outputs must be there."""
         if component.at_once:
             ((name, edges),) = component.hoisted.items()
-            self._of_join(name, edges)
+            self._run_join(name, edges)
             return
-        ct_hoisted = self._of_steps(component)
+        ct_hoisted = self._run_steps(component)
         # ct_hoisted: (chunk, batch, neurons) for the products of a layer, and (chunk, batch, ...)
         # for reads.
         for name, node in reversed(component.nodes.items()):
             if name in component.layers and not node.per_step:
-                self._of_weights(component, name, ct_hoisted[name])
+                self._add_products(component, name, ct_hoisted[name])
             else:  # the steps have added its gradients
-                self._send(component.hoisted[name], ct_hoisted[name])
+                self._add_reads(component.hoisted[name], ct_hoisted[name])
 
-    def _of_join(self, name, edges):
-        if not self.outs[name]:
+    def _run_join(self, name: Name, edges: tuple[Edge, ...]) -> None:
+        """Run a join backward, for all steps of the chunk at once."""
+        if not self.outputs[name]:
             return  # it has no readers, so its cotangent is zero
         # Outputs of masked steps are zeros, so their cotangents are dropped.
-        ct = tree_keep(self.back.masks.active, _total(self.outs[name]))
-        self.grads[name], ct_reads = self.over.joins[name].backward(
-            self.grads[name], self.back.sources.reads(edges), ct
+        ct = tree_keep(self.rebuilt.masks.active, _total(self.outputs[name]))
+        self.grads[name], ct_reads = self.loop.joins[name].backward(
+            self.grads[name], self.rebuilt.sources.reads(edges), ct
         )
-        self._send(edges, ct_reads)
+        self._add_reads(edges, ct_reads)
 
-    def _of_steps(self, component):
-        """Run phase 1, the steps one by one, see :meth:`Component.backward_steps`."""
-        back = self.back
-        reads = back.sources.reads
+    def _run_steps(self, component: Component) -> dict[Name, dict[str, Read]]:
+        """Run phase 1, the steps one by one, see :meth:`Component.backward_steps`.
+
+        Return the cotangents of the hoisted arguments, ``(chunk, batch, ...)``.
+        """
+        rebuilt = self.rebuilt
+        reads = rebuilt.sources.reads
         layers = component.layers
         hoisted = component.arguments(reads)
         # All outputs of the chunk are known here. One product of (chunk, batch, inputs) and a
@@ -178,194 +216,226 @@ class _Cotangents:
             for name, layer in layers.items()
             if component.within[name] and not layer.per_step
         }
+        # The caller may differentiate states and currents too, hence all names of the activity.
         cts = {
-            part: _total(self.outs[part])
+            activity: _total(self.outputs[activity])
             for name in component.nodes
-            for part in parts_of(name)
-            if self.outs[part]
+            for activity in activity_names(name)
+            if self.outputs[activity]
         }
         # States before each step, (chunk, batch, neurons), and pasts, (chunk, depth, batch,
         # neurons).
-        states = {name: back.steps(name) for name in layers}
-        pasts = {name: back.befores(name, n) for name, n in component.depths.items()}
-        steps = jnp.arange(self.over.part.chunk)
-        results = component.backward_steps(
+        states = {name: rebuilt.states_before(name) for name in layers}
+        pasts = {
+            name: rebuilt.pasts_before(name, depth)
+            for name, depth in component.depths.items()
+        }
+        steps = jnp.arange(self.loop.part.chunk)
+        before, ct_hoisted = component.backward_steps(
             select(self.states, layers),
             select(self.grads, component.nodes),
-            StepSlices(steps, cts, states, pasts, hoisted, currents, back.masks),
-            back.pre_spike,
+            StepSlices(steps, cts, states, pasts, hoisted, currents, rebuilt.masks),
+            rebuilt.pre_spike,
         )
-        self.states |= results.states
-        self.grads |= results.grads
-        for source, ct in results.pasts.items():
+        self.states |= before.states
+        self.grads |= before.grads
+        for source, ct in before.pasts.items():
             # The steps carry only the newest outputs of a past. Older outputs get zeros.
             newest = operator.itemgetter(slice(-len(ct), None))
-            self.pasts[source] += pullback(newest, ct, back.span.pasts[source])
-        return results.hoisted
+            self.pasts[source] += pullback(newest, ct, rebuilt.segment.pasts[source])
+        return ct_hoisted
 
-    def _of_weights(self, component, name, ct):
-        """Run phase 2, the weights of a layer, for all steps of the chunk at once."""
+    def _add_products(
+        self, component: Component, name: Name, ct: dict[str, Read]
+    ) -> None:
+        """Run phase 2, the weights of a layer, for all steps of the chunk at once.
+
+        ``ct`` are the cotangents of its hoisted products, ``(chunk, batch, neurons)``, by label.
+        """
         layer = component.layers[name]
         # Each matmul below needs a temporary of the size of its gradient, and rebuilt outputs of
         # (chunk, batch, neurons). Without barriers, XLA may run the matmuls in parallel and keep
         # all of these arrays alive. The first barrier delays the recurrent weights until phase 1
         # has ended. Layers fire again behind it, so XLA does not keep arrays of phase 1.
-        i, ct = jax.lax.optimization_barrier((self.back.i, ct))
-        back = self.back.again(i)
+        index, ct = jax.lax.optimization_barrier((self.rebuilt.index, ct))
+        rebuilt = self.rebuilt.fire_again(index)
         grads = self.grads[name]
         if component.within[name]:
             # The steps have already sent the cotangents of these reads to their sources, so only
             # the gradients are used.
-            reads = back.sources.reads(component.within[name])
-            cts = dict.fromkeys(reads, ct[DRIVE])
+            reads = rebuilt.sources.reads(component.within[name])
+            # The drive is one term of the sum that has these products as its other terms, so all
+            # have its cotangent, (chunk, batch, neurons).
+            cts = {label: ct[DRIVE] for label in reads}
             grads, _ = layer.backward_products(grads, reads, cts)
             # The second barrier delays the input weights until the recurrent weights are done.
             # Without recurrent weights it would only keep gradients that no caller needs.
             ct, grads = jax.lax.optimization_barrier((ct, grads))
         edges = component.hoisted[name]
         self.grads[name], ct_reads = layer.backward_hoisted(
-            grads, back.sources.reads(edges), ct
+            grads, rebuilt.sources.reads(edges), ct
         )
-        self._send(edges, ct_reads)
+        self._add_reads(edges, ct_reads)
 
-    def of_states(self):
+    def states_before(self) -> dict[Name, LayerState]:
         """Return the cotangents of the states before the chunk, including reads by other layers."""
         ct_states = dict(self.states)
         for name, (ct_v, ct_out) in self.states.items():
-            if name not in self.back.span.pasts and self.pasts[name]:
+            if name not in self.rebuilt.segment.pasts and self.pasts[name]:
                 # A past with depth 1 is the last output in the state: (1, batch, neurons) ->
                 # (batch, neurons).
                 ct_states[name] = ct_v, ct_out + _total(self.pasts[name])[0]
         return ct_states
 
 
-def _once(method: Callable) -> Callable:
-    """Remember what a method rebuilds of a source, because each reader of the source asks."""
+Result = TypeVar("Result")
+
+
+def _once(
+    method: Callable[[RebuiltChunk, Name], Result],
+) -> Callable[[RebuiltChunk, Name], Result]:
+    """Remember the arrays that a method rebuilds for a source, because all its readers ask."""
 
     @functools.wraps(method)
-    def rebuild(self, source):
+    def rebuild(self: RebuiltChunk, source: Name) -> Result:
         key = method.__name__, source
-        if key not in self.rebuilt:
-            self.rebuilt[key] = method(self, source)
-        return self.rebuilt[key]
+        if key not in self.remembered:
+            self.remembered[key] = method(self, source)
+        return self.remembered[key]
 
     return rebuild
 
 
 @dataclasses.dataclass(eq=False)
-class _Chunk:
+class RebuiltChunk:
     """A chunk of a segment: states, outputs and pasts, rebuilt from the residuals."""
 
-    over: Sequence
-    span: Span
-    i: jax.Array
-    """The number of the chunk."""
-    rebuilt: dict[tuple, Any] = dataclasses.field(default_factory=dict)
+    loop: PartLoop
+    segment: Segment
+    index: jax.Array
+    """The number of the chunk in the segment."""
+    remembered: dict[tuple[str, Name], Any] = dataclasses.field(default_factory=dict)
+    """The results of the methods, by method and source (see :func:`_once`)."""
 
     def __post_init__(self) -> None:
-        self.start = self.span.first + self.i * self.over.part.chunk
-        self.inputs, self.masks = self.over.window(self.start)
+        self.start = self.segment.first + self.index * self.loop.part.chunk
+        """The number of the first step of the chunk in the part."""
+        self.inputs, self.masks = self.loop.window(self.start)
         places = places_of(self.masks.active)
-        self.sources = Sources(self.past, self.outs, self.masks, places)
+        self.sources = Sources(self.past, self.outputs, self.masks, places)
 
-    def again(self, i):
+    def fire_again(self, index: jax.Array) -> RebuiltChunk:
         """Return the same chunk, whose layers fire again. Joins do not run again."""
         # The index is behind a barrier, so XLA does not share arrays with this chunk. For joins it
         # would have to run all layers below again.
-        joins = {k: v for k, v in self.rebuilt.items() if k[1] in self.over.joins}
-        return dataclasses.replace(self, i=i, rebuilt=joins)
+        joins = {
+            (method, source): result
+            for (method, source), result in self.remembered.items()
+            if source in self.loop.joins
+        }
+        return dataclasses.replace(self, index=index, remembered=joins)
 
-    def pre_spike(self, name, t):
-        """Return the pre-spike state of a layer at step t of the chunk."""
+    def pre_spike(self, name: Name, step: jax.Array) -> State:
+        """Return the pre-spike state of a layer at a step of the chunk, ``(batch, neurons)``."""
         # (chunks, chunk, batch, neurons) -> (batch, neurons), from the residual of this step only,
         # because a chunk of residuals would be a copy.
-        residual = at_index(at_index(self.span.residuals[name], self.i), t)
-        return self.over.layers[name].load(residual)
+        residuals = at_index(self.segment.residuals[name], self.index)
+        return self.loop.layers[name].load(at_index(residuals, step))
 
     @_once
-    def fired(self, name):
-        """Return states and outputs of a layer after each step."""
+    def states_after(self, name: Name) -> LayerState:
+        """Return the states of a layer after each step, ``(chunk, batch, neurons)``."""
         active, started, number, _ = self.masks
+        # In a masked step before the first active one, the state is still the initial state.
         started = None if active is None else active | started
+        residuals = at_index(self.segment.residuals[name], self.index)
+        pre_spike = jax.vmap(self.loop.layers[name].load)(residuals)
         # vmap over the steps of the chunk. Its functions are elementwise: (batch, neurons) ->
         # (chunk, batch, neurons).
-        residuals = at_index(self.span.residuals[name], self.i)
-        u = jax.vmap(self.over.layers[name].load)(residuals)
-        return jax.vmap(functools.partial(self.over.fired, name))(u, started, number)
+        fire = functools.partial(self.loop.fire, name)
+        return jax.vmap(fire)(pre_spike, started, number)
 
     @_once
-    def steps(self, name):
-        """Return states and outputs of a layer before each step."""
-        over = self.over
+    def states_before(self, name: Name) -> LayerState:
+        """Return the states of a layer before each step, ``(chunk, batch, neurons)``."""
         # The step before the chunk is the last one of the previous chunk, or of the previous
-        # segment (``us``).
-        residuals = at_index(self.span.residuals[name], jnp.maximum(self.i - 1, 0))
-        last = over.layers[name].load(jax.tree.map(lambda a: a[-1], residuals))
-        u = tree_where(self.i > 0, last, self.span.us[name])
-        before = over.state_before(name, self.start, u)
+        # segment.
+        previous = at_index(
+            self.segment.residuals[name], jnp.maximum(self.index - 1, 0)
+        )
+        last = self.loop.layers[name].load(jax.tree.map(lambda a: a[-1], previous))
+        last = tree_where(self.index > 0, last, self.segment.pre_spike[name])
+        before = self.loop.state_before(name, self.start, last)
         return jax.tree.map(
-            lambda a, b: jnp.concatenate([a[None], b[:-1]]), before, self.fired(name)
+            lambda first, after: jnp.concatenate([first[None], after[:-1]]),
+            before,
+            self.states_after(name),
         )
 
     @_once
-    def outs(self, source):
-        """Return the outputs of a source. Outputs of masked steps are unused."""
-        over = self.over
-        # The inputs are residuals of the complete loop, so a chunk slices them again: (chunk,
-        # batch, ...).
-        if source in over.inputs:
+    def outputs(self, source: Name) -> Any:
+        """Return the outputs of a source, ``(chunk, batch, ...)``. Those of masked steps are
+        unused.
+        """
+        # The inputs are residuals of the complete loop, so a chunk slices them again.
+        if source in self.loop.inputs:
             return self.inputs[source]
-        if source in over.layers:
-            return self.fired(source)[1]
+        if source in self.loop.layers:
+            return self.states_after(source)[1]
         # A join of joins would be one kernel of all layers below. With a barrier each join is a
         # kernel that reads the one below, and XLA compiles equal kernels once.
-        reads = self.sources.reads(over.edges[source])
-        return jax.lax.optimization_barrier(over.joins[source].over_chunk(reads))
+        reads = self.sources.reads(self.loop.edges[source])
+        return jax.lax.optimization_barrier(self.loop.joins[source].over_chunk(reads))
 
     @_once
-    def past(self, source):
-        """Return the past of a source before the chunk."""
-        if source not in self.span.pasts:
-            return self.steps(source)[1][:1]
-        over = self.over
-        old = self.span.pasts[source]
-        depth = len(old)
-        # Outputs are not stored. The pre-spike states fire again.
-        # Relative places -depth to -1, the oldest first.
-        back = jnp.arange(depth) - depth
+    def past(self, source: Name) -> Any:
+        """Return the past of a source before the chunk, ``(depth, batch, ...)``."""
+        if source not in self.segment.pasts:
+            # A layer that is read with a delay of 1 has its past in its state.
+            return self.states_before(source)[1][:1]
+        masks = self.loop.masks
+        stored = self.segment.pasts[source]
+        depth = len(stored)
+        # Outputs are not stored. The pre-spike states fire again. The places of the past, relative
+        # to the chunk, are -depth to -1, the oldest first.
+        places = jnp.arange(depth) - depth
         # Each example has separate last active steps: (depth,) or (depth, batch).
-        active = over.masks.active
-        before = steps_before(active, len(over.masks.started))
-        order = before if active is None else active_first(active)
-        since = before[self.span.first][None]
-        # Count from the start of the segment. Earlier outputs are in the stored past.
-        steps = before[self.start][None] + append_axes(back, before.ndim) - since
+        before = steps_before(masks.active, len(masks.started))
+        order = before if masks.active is None else active_first(masks.active)
+        # Count active steps from the start of the segment. Earlier outputs are in the stored past.
+        since = before[self.segment.first][None]
+        steps = before[self.start][None] + append_axes(places, before.ndim) - since
         inside = steps >= 0
-        when = pick(order, jnp.maximum(steps + since, 0)) - self.span.first
+        when = pick(order, jnp.maximum(steps + since, 0)) - self.segment.first
+        # ``where`` below computes both sides, so an index must be valid in either.
         when = jnp.where(inside, when, 0)
-        # Clipped, because ``where`` below computes both sides and an index must be valid in
-        # either.
-        old = pick(old, jnp.clip(steps + depth, 0, depth - 1))
-        return tree_where(inside, self._outputs_at(source, when).astype(old.dtype), old)
+        stored = pick(stored, jnp.clip(steps + depth, 0, depth - 1))
+        recent = self._outputs_at(source, when).astype(stored.dtype)
+        return tree_where(inside, recent, stored)
 
-    def _outputs_at(self, source, steps):
-        """Return the outputs of a source at steps of the segment, ``(n,)`` or ``(n, batch)``."""
-        over = self.over
-        if source in over.inputs:
-            return pick(over.inputs[source], over.part.start + self.span.first + steps)
-        if source in over.layers:
+    def _outputs_at(self, source: Name, steps: jax.Array) -> jax.Array:
+        """Return the outputs of a source at steps of the segment, ``(n,)`` or ``(n, batch)``.
+
+        They are ``(n, batch, ...)``.
+        """
+        loop = self.loop
+        first = self.segment.first
+        if source in loop.inputs:
+            return pick(loop.inputs[source], loop.part.start + first + steps)
+        if source in loop.layers:
             # (chunks, chunk, batch, ...) -> (steps, batch, ...)
-            chosen = pick(
-                jax.tree.map(merge_leading, self.span.residuals[source]), steps
+            residuals = jax.tree.map(merge_leading, self.segment.residuals[source])
+            numbers = pick(loop.masks.number, first + steps)
+            return jax.vmap(loop.layers[source].outputs)(
+                pick(residuals, steps), numbers
             )
-            numbers = pick(over.masks.number, self.span.first + steps)
-            # vmap over the chosen steps, (n,) or (n, batch).
-            return jax.vmap(over.layers[source].outputs)(chosen, numbers)
         # The outputs of a join follow from its sources at these steps.
-        reads = reads_of(over.edges[source], lambda of, _: self._outputs_at(of, steps))
-        return over.joins[source].over_chunk(reads)
+        reads = reads_of(
+            loop.edges[source], lambda other, _: self._outputs_at(other, steps)
+        )
+        return loop.joins[source].over_chunk(reads)
 
-    def befores(self, source, depth):
+    def pasts_before(self, source: Name, depth: int) -> jax.Array:
         """Return the past of a source before each step, ``(chunk, depth, batch, neurons)``."""
         # One read for each place of the past, the oldest first, as ``push`` orders them. The new
         # axis is second, because the scan over steps slices the first axis.
@@ -384,4 +454,5 @@ def at_index(tree: PyTree, i: jax.Array) -> PyTree:
 
 
 def _total(cts: list[jax.Array]) -> jax.Array:
+    """Return the sum of cotangents of equal shapes, in the order in which they were added."""
     return sum(cts[1:], cts[0])

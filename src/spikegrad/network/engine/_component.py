@@ -4,13 +4,17 @@ In a chain each component has one layer. The backward pass has two phases. The f
 step, from the last step, and computes the cotangents of states and currents. Only transposed
 products within the component depend on later steps. The second phase computes the gradients of the
 weights for the complete chunk (see ``_layer_vjp``).
+
+What is not optimal: the layers of a loop run in one scan, step by step, also if only one of them
+closes the loop. The stacked results of a chunk exist from the start of a program on CPUs, for all
+components together (see ``_late_scan``). They are small, because chunks are short.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -20,16 +24,16 @@ from ..._pytree import PyTree, is_inexact
 from ...neurons import State
 from ..graph._connections import Edge, Name, Read, depths_of, select
 from ..step._masks import Masks, tree_where
-from ..step._step import LayerState, Nodes, graph_step, parts_of
+from ..step._step import LayerState, Nodes, activity_names, graph_step
 from ._convolution import canonical
-from ._functions import known, pullback
+from ._functions import Arrays, pullback, with_derivative_of
 from ._layer_vjp import Gradients, JoinVjp, LayerVjp, plus
 
 
 class Carry(NamedTuple):
     """The arrays that the loops of the forward pass carry from step to step, by name."""
 
-    us: dict[Name, State]
+    pre_spike: dict[Name, State]
     """The last pre-spike state of each layer, ``(batch, neurons)``."""
     states: dict[Name, LayerState]
     """The state and the output of each layer after this step, each ``(batch, neurons)``."""
@@ -40,11 +44,11 @@ class Carry(NamedTuple):
 class ChunkResults(NamedTuple):
     """The results of a component over a chunk, by name."""
 
-    us: dict[Name, State]
+    pre_spike: dict[Name, State]
     """The pre-spike states of the last step, ``(batch, neurons)``."""
     states: dict[Name, LayerState]
     """The states after the chunk, ``(batch, neurons)``."""
-    outs: dict[Name, PyTree]
+    outputs: dict[Name, PyTree]
     """The outputs of all steps, ``(chunk, batch, neurons)``."""
     residuals: dict[Name, PyTree]
     """The stored pre-spike states, ``(chunk, batch, neurons)``. Empty if they are not stored."""
@@ -55,7 +59,7 @@ class StepSlices(NamedTuple):
 
     step: jax.Array
     """The number of the step in the chunk, ``(chunk,)``."""
-    ct_outs: dict[Name, jax.Array]
+    ct_outputs: dict[Name, jax.Array]
     """The cotangents of outputs, ``(chunk, batch, neurons)``."""
     states: dict[Name, LayerState]
     """The states before each step, ``(chunk, batch, neurons)``."""
@@ -70,17 +74,15 @@ class StepSlices(NamedTuple):
     mask: Masks
 
 
-class StepCotangents(NamedTuple):
-    """The results of the backward steps of a component over a chunk, by name."""
+class Cotangents(NamedTuple):
+    """The arrays that the loops of the backward pass carry to earlier steps, by name."""
 
     states: dict[Name, LayerState]
-    """The cotangents of the states before the chunk, ``(batch, neurons)``."""
+    """The cotangents of the states before a step or chunk, ``(batch, neurons)``."""
     pasts: dict[Name, jax.Array]
-    """The cotangents of the pasts before the chunk, ``(depth, batch, neurons)``."""
+    """The cotangents of the pasts before it, ``(depth, batch, neurons)``."""
     grads: dict[Name, Gradients]
-    """The gradients so far, with those of ``stepwise`` added."""
-    hoisted: dict[Name, dict[str, Read]]
-    """The cotangents of the hoisted arguments, ``(chunk, batch, ...)``."""
+    """The gradients so far, in the shapes of their arrays."""
 
 
 @dataclasses.dataclass(eq=False)
@@ -116,7 +118,9 @@ class Component:
         self.at_once = not (self.layers or self.convolves or len(self.nodes) > 1)
         """True for a join whose steps run at once, because it does not have a state."""
 
-    def arguments(self, reads: Callable) -> dict[Name, dict[str, Read]]:
+    def arguments(
+        self, reads: Callable[[Iterable[Edge]], dict[str, Read]]
+    ) -> dict[Name, dict[str, Read]]:
         """Return the arguments of the steps of a chunk that no step computes, by node."""
         # Products of a layer: (chunk, batch, neurons). Reads of a join: (chunk, batch, ...).
         return {
@@ -145,11 +149,9 @@ class Component:
         """Run the steps of a chunk. ``recorded`` has the parts of the activity to return."""
         nodes = self._as_steps(self.nodes)
 
-        # Scan over the steps of a chunk. Carry: ``u``, ``v`` and ``out`` of each layer, each
-        # (batch, neurons), and the pasts that are read within the steps, (depth, batch, neurons).
-        # Slices: the drive (batch, neurons), or the inputs (batch, ...) if ``per_step``, and the
-        # masks of the step. Stacked: outputs, with other parts that are requested, and residuals,
-        # each (chunk, batch, neurons).
+        # A step gets the hoisted products (batch, neurons), or the inputs (batch, ...) if
+        # ``per_step``, and its masks. The scan stacks the outputs, with other parts that are
+        # requested, and the residuals: (chunk, batch, neurons).
         def step(
             carry: Carry, now: tuple[dict[Name, dict[str, Read]], Masks]
         ) -> tuple[Carry, tuple[dict[Name, PyTree], dict[Name, PyTree]]]:
@@ -158,28 +160,28 @@ class Component:
             new = graph_step(nodes, carry.states, carry.pasts, {}, hoisted, mask)
             # A masked step holds the pre-spike state like the state, because the backward pass
             # rebuilds the state from it.
-            us = {
-                name: tree_where(mask.active, new.outputs[parts_of(name)[1]], u)
-                for name, u in carry.us.items()
+            pre_spike = {
+                name: tree_where(mask.active, new.outputs[activity_names(name)[1]], u)
+                for name, u in carry.pre_spike.items()
             }
             # ``mask.number`` selects the keys, so stochastic spikes repeat when the storage checks
             # them.
             residuals = {
                 name: self.layers[name].store(u, mask)
-                for name, u in us.items()
+                for name, u in pre_spike.items()
                 if stores
             }
-            outs = select(new.outputs, new.outputs.keys() & {*nodes, *recorded})
-            return Carry(us, new.states, new.pasts), (outs, residuals)
+            outputs = select(new.outputs, new.outputs.keys() & {*nodes, *recorded})
+            return Carry(pre_spike, new.states, new.pasts), (outputs, residuals)
 
-        ends, (outs, residuals) = jax.lax.scan(
+        ends, (outputs, residuals) = jax.lax.scan(
             self._fast(step),
             carry,
             (hoisted, masks),
             length=self.chunk,
             unroll=self.unroll,
         )
-        return ChunkResults(ends.us, ends.states, outs, residuals)
+        return ChunkResults(ends.pre_spike, ends.states, outputs, residuals)
 
     def backward_steps(
         self,
@@ -187,39 +189,45 @@ class Component:
         grads: dict[Name, Gradients],
         slices: StepSlices,
         load: Callable[[Name, jax.Array], State],
-    ) -> StepCotangents:
+    ) -> tuple[Cotangents, dict[Name, dict[str, Read]]]:
         """Run the steps of a chunk backward.
 
         ``ct_states`` are the cotangents of the states after the chunk, ``(batch, neurons)``.
-        ``load(name, step)`` returns the stored pre-spike state of a step.
+        ``load(name, step)`` returns the stored pre-spike state of a step. The second result has
+        the cotangents of the hoisted arguments, ``(chunk, batch, ...)``.
         """
-        # Only these gradients are in the carry. Phase 2 adds the gradients of products that run for
-        # a chunk at once.
-        trained = {
-            name: select(grads[name], node.stepwise)
-            for name, node in self.nodes.items()
-        }
-        # The cotangent of the pasts after the chunk starts at zero, because the caller has already
-        # added it to the pasts before the chunk and to the outputs.
-        ct_pasts = {name: jnp.zeros_like(slices.pasts[name][0]) for name in self.depths}
+        after = Cotangents(
+            ct_states,
+            # They start at zero, because the caller has already added the cotangents of the pasts
+            # after the chunk to the pasts before it and to the outputs.
+            {name: jnp.zeros_like(slices.pasts[name][0]) for name in self.depths},
+            # The steps add only these gradients. Phase 2 adds those of products that run for a
+            # chunk at once.
+            {
+                name: select(grads[name], node.stepwise)
+                for name, node in self.nodes.items()
+            },
+        )
 
-        # Scan over the steps of a chunk, from last to first. Carry: the cotangents of the states
-        # after the step, each (batch, neurons), cotangents of the pasts, and the accumulated
-        # gradients of ``stepwise``, in the shapes of their arrays. Slices: the cotangents of
-        # outputs, the states before the step and ``hoisted``, each (batch, neurons). Stacked: the
-        # cotangents of ``hoisted``, each (chunk, batch, neurons), for phase 2.
+        # From the last step to the first. A step gets its slices, (batch, neurons). The scan
+        # stacks the cotangents of the hoisted arguments, (chunk, batch, neurons).
         def step(
-            carry: tuple[dict, dict, dict], now: StepSlices
-        ) -> tuple[tuple[dict, dict, dict], dict]:
-            ct_states, ct_pasts, grads = carry
-            # the stored pre-spike states of this step, (batch, neurons)
-            us = {name: load(name, now.step) for name in self.layers}
+            after: Cotangents, now: StepSlices
+        ) -> tuple[Cotangents, dict[Name, dict[str, Read]]]:
+            pre_spike = {name: load(name, now.step) for name in self.layers}
 
             # This is the step of the forward pass, but only its derivative is used. ``_Rebuilt``
-            # replaces the computed values by known ones, so XLA removes their computation. Only the
-            # transposed products within the step remain sequential (Appleyard, Kocisky, Blunsom
-            # 2016).
-            def again(arrays, states, pasts, hoisted):
+            # replaces the computed values by stored ones, so XLA removes their computation. Only
+            # the transposed products within the step remain sequential (Appleyard, Kocisky,
+            # Blunsom 2016).
+            def forward_step(
+                arrays: dict[Name, dict[str, Arrays]],
+                states: dict[Name, LayerState],
+                pasts: dict[Name, jax.Array],
+                hoisted: dict[Name, dict[str, Read]],
+            ) -> tuple[
+                dict[Name, LayerState], dict[Name, jax.Array], dict[Name, PyTree]
+            ]:
                 nodes: dict[Name, Any] = {
                     name: node._replace(arrays=node.arrays | arrays[name])
                     for name, node in self.nodes.items()
@@ -227,61 +235,68 @@ class Component:
                 nodes |= {
                     # ``currents`` lacks layers with a convolution. Their current is computed again
                     # in the step.
-                    name: _Rebuilt(nodes[name], us[name], now.currents.get(name))
+                    name: _Rebuilt(nodes[name], pre_spike[name], now.currents.get(name))
                     for name in self.layers
                 }
                 new = graph_step(
                     self._as_steps(nodes), states, pasts, {}, hoisted, now.mask
                 )
-                return new.states, new.pasts, select(new.outputs, now.ct_outs)
+                return new.states, new.pasts, select(new.outputs, now.ct_outputs)
 
             # Differentiate with respect to the arrays in the carry only. All other arrays are
             # constants of the step.
             differentiated = {
                 name: select(self.nodes[name].arrays, node_grads)
-                for name, node_grads in grads.items()
+                for name, node_grads in after.grads.items()
             }
-            new, ct_states, ct_pasts, ct_hoisted = pullback(
-                again,
-                (ct_states, ct_pasts, now.ct_outs),
+            new_grads, ct_states, ct_pasts, ct_hoisted = pullback(
+                forward_step,
+                (after.states, after.pasts, now.ct_outputs),
                 differentiated,
                 now.states,
                 now.pasts,
                 now.hoisted,
             )
-            # The cotangents of ``hoisted`` leave the scan as stacked outputs, (chunk, batch,
-            # neurons). Phase 2 multiplies them by the reads of all steps at once.
-            return (ct_states, ct_pasts, plus(grads, new)), ct_hoisted
+            grads = plus(after.grads, new_grads)
+            return Cotangents(ct_states, ct_pasts, grads), ct_hoisted
 
-        (ct_states, ct_pasts, trained), ct_hoisted = jax.lax.scan(
+        before, ct_hoisted = jax.lax.scan(
             self._fast(step),
-            (ct_states, ct_pasts, trained),
+            after,
             slices,
             reverse=True,
             unroll=self.unroll,
         )
-        grads = {name: grads[name] | trained[name] for name in grads}
-        return StepCotangents(ct_states, ct_pasts, grads, ct_hoisted)
+        grads = {name: grads[name] | before.grads[name] for name in grads}
+        return before._replace(grads=grads), ct_hoisted
 
 
 class _Rebuilt(NamedTuple):
-    """A layer in the backward pass, with known values of the pre-spike state and the current."""
+    """A layer in the backward pass, with the values of the pre-spike state and the current.
+
+    Its functions return these values, with the derivatives of the functions of the layer.
+    """
 
     layer: LayerVjp
-    u: State
-    known_current: jax.Array | None
+    pre_spike: State
+    """``(batch, neurons)``."""
+    rebuilt_current: jax.Array | None
+    """``(batch, neurons)``. If None, the step computes the current."""
 
     def current(self, arguments: tuple) -> jax.Array:
         hoisted, reads = arguments
-        # If the current is known, only the derivative of this sum is used, and XLA removes its
-        # value.
         current = self.layer.current((hoisted, jax.tree.map(_summed, reads)))
-        if self.known_current is None:
+        if self.rebuilt_current is None:
             return current
-        return known(self.known_current, current)
+        # Only the derivative of the sum is used, and XLA removes its value.
+        return with_derivative_of(current, value=self.rebuilt_current)
 
     def integrate(self, v: State, current: jax.Array) -> State:
-        return jax.tree.map(known, self.u, self.layer.integrate(_summed(v), current))
+        return jax.tree.map(
+            lambda value, computed: with_derivative_of(computed, value=value),
+            self.pre_spike,
+            self.layer.integrate(_summed(v), current),
+        )
 
     def fire(self, u: State, mask: Masks) -> LayerState:
         # A cell reads ``u`` several times, for the spike and for the reset. The outer identity

@@ -5,6 +5,9 @@ defines a custom derivative. JAX gives a function with a custom derivative gradi
 arguments. An array that a user's function closes over would get no gradient. So each function is
 traced once, and its arrays are passed to the loop as arguments. The loop evaluates the equations
 instead of the function.
+
+What is not optimal: the equations are evaluated one by one in Python, at each trace of a loop. They
+keep the shapes of their examples, so a call in other shapes needs another trace.
 """
 
 from __future__ import annotations
@@ -63,12 +66,12 @@ def pullback(function: Callable, cotangent: PyTree, *args: PyTree) -> tuple:
     return back(cotangent)
 
 
-def known(value: jax.Array, computed: jax.Array) -> jax.Array:
+def with_derivative_of(computed: jax.Array, *, value: jax.Array) -> jax.Array:
     """Return ``value`` with the derivative of ``computed``.
 
     XLA removes the computation of ``computed``.
     """
-    return _with_derivative_of(value, computed) if is_inexact(value) else value
+    return _value_of_first(value, computed) if is_inexact(value) else value
 
 
 def _value(value: jax.Array, computed: jax.Array) -> jax.Array:
@@ -84,4 +87,4 @@ def _derivative_of_computed(
 
 # A forward-mode rule, because JAX can transpose it and differentiate it again. In a second
 # derivative, ``value`` also has a derivative with respect to its residual.
-_with_derivative_of = with_jvp(_value, _derivative_of_computed)
+_value_of_first = with_jvp(_value, _derivative_of_computed)

@@ -20,6 +20,10 @@ It is also computed for a chunk at once, after the steps (see ``_component``).
 A convolution is not a matrix product. Many steps of it together are not faster and take more
 memory. They would also merge the axis of examples with the axis of steps, and devices may shard the
 examples. So a layer with a convolution computes its products step by step.
+
+What is not optimal: each trace of a network traces all its functions again. The gradients of a
+function that is not a matrix product are JAX's, so their temporaries have the size of its arrays,
+in every mode.
 """
 
 from __future__ import annotations
@@ -31,6 +35,7 @@ from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from ..._checks import is_float
 from ..._compat import contract_leading, zeros_like
@@ -464,9 +469,11 @@ def trace_all(
     return traced, arrays, pre_spike
 
 
-def _cast(call, dtype, arrays, x):
+def _cast(call: Callable, dtype: DTypeLike, arrays: Arrays, x: Read) -> jax.Array:
+    """Return ``call(arrays, x)`` in a dtype."""
     return call(arrays, x).astype(dtype)
 
 
 def plus(a: PyTree, b: PyTree) -> PyTree:
+    """Return the sum of two trees of arrays, leaf by leaf."""
     return jax.tree.map(jnp.add, a, b)

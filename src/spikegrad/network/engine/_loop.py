@@ -41,13 +41,19 @@ The pre-spike state is stored instead of the potential after the reset, because 
 undone and a spike can be repeated. Rebuilding from checkpoints is from Griewank and Walther 2000
 ("Algorithm 799: revolve", ACM TOMS 26), with one level. Chunks of independent products are from
 cuDNN's recurrent networks (Appleyard, Kocisky, Blunsom 2016, arXiv:1604.01946).
+
+What is not optimal: steps that remain after equal chunks or segments are a second loop, which takes
+as long to compile as the first. The cotangent of the inputs of each part has the steps of all
+parts. Checkpoints have one level, so their memory grows with the square root of the steps.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -58,26 +64,61 @@ from jax.tree_util import Partial
 from ..._compat import match_varying_axes, merge_leading, spread_as, zeros_like
 from ..._device import Device, Work
 from ..._pytree import PyTree, inexact, is_inexact
+from ...neurons import State
 from ..graph._connections import Name
 from ..graph._graph import Graph
 from ..step._masks import Masks, tree_keep, tree_where
-from ..step._states import Parts
+from ..step._states import StatesAndPasts
 from ._backward import at_index, backward
-from ._component import Carry
+from ._component import Carry, Cotangents
+from ._functions import Arrays
 from ._late_scan import late_scan
-from ._layer_vjp import LayerVjp, trace_all
-from ._schedule import RESIDUALS, Plan, schedule
-from ._sequence import Sequence, Span
+from ._layer_vjp import JoinVjp, LayerVjp, trace_all
+from ._part_loop import PartLoop, Segment
+from ._schedule import RESIDUALS, Part, Plan, schedule
+
+
+class Arguments(NamedTuple):
+    """The arrays of the loop over a part.
+
+    A function with a custom derivative gives gradients only to its arguments, so the loop closes
+    over no array.
+    """
+
+    arrays: dict[Name, dict[str, Arrays]]
+    """The arrays of each node, by function."""
+    inputs: dict[Name, jax.Array]
+    """``(steps, batch, ...)``, with the steps of all parts."""
+    pre_spike: dict[Name, State]
+    """Values for the pre-spike states of the step before, ``(batch, neurons)``. No step reads them.
+    """
+    starts: StatesAndPasts
+    """The states before the part, ``(batch, neurons)``, and pasts, ``(depth, batch, neurons)``."""
+    masks: Masks
+    """The masks of the part, ``(steps of the part, ...)``."""
+
+
+class Results(NamedTuple):
+    """The results of the loop over a part."""
+
+    ends: StatesAndPasts
+    """The states and pasts after the part, in the shapes of ``Arguments.starts``."""
+    recorded: dict[Name, PyTree]
+    """The requested outputs, ``(steps of the part, batch, neurons)``."""
+    residuals: dict[Name, PyTree]
+    """The stored pre-spike states, ``(chunks, chunk, batch, neurons)``, if a later stage may
+    compute outputs from them. Otherwise empty.
+    """
 
 
 def run(
     graph: Graph,
     inputs: dict[Name, jax.Array],
-    starts: Parts,
+    starts: StatesAndPasts,
     masks: Masks,
     key: jax.Array | None,
     plan: Plan,
-) -> tuple[Parts, dict[Name, PyTree], dict[Name, Callable]]:
+) -> tuple[StatesAndPasts, dict[Name, PyTree], dict[Name, Callable]]:
     """Return the states and pasts after the last step, and the requested outputs of each step.
 
     If the network runs in stages, the third value has a function of the masks for some layers. It
@@ -98,33 +139,41 @@ def run(
     # segment.
     # The states after one part start the next. Their derivatives pass between the parts as
     # those of ordinary arrays.
-    results = []
+    results: list[Results] = []
     for part in schedule(len(masks.started), plan.backward, plan.device, work):
-        starts, *result = _run_part(
-            plan, graph, traced, part, arrays, inputs, pre_spike, starts, masks
+        part_masks = masks.part(part.start, part.start + part.steps)
+        program = PartProgram(plan, graph, traced, part)
+        results.append(
+            program.run(Arguments(arrays, inputs, pre_spike, starts, part_masks))
         )
-        results.append(result)
-    recorded, residuals = zip(*results, strict=True)
+        starts = results[-1].ends
     # ``Partial`` is a pytree, so a stage inside ``jax.checkpoint`` can return it.
-    again = {
+    recomputes = {
         name: Partial(
-            functools.partial(_outputs, layer, plan.device),
+            functools.partial(_recompute_outputs, layer, plan.device),
             arrays[name],
-            [r[name] for r in residuals],
+            [result.residuals[name] for result in results],
         )
         for name, layer in traced.items()
-        if name in residuals[0]
+        if name in results[0].residuals
         and isinstance(layer, LayerVjp)
         and layer.is_rebuilt_exactly
     }
     # (steps of one part, batch, neurons) -> (steps, batch, neurons)
-    return starts, jax.tree.map(lambda *a: jnp.concatenate(a), *recorded), again
+    recorded = jax.tree.map(
+        lambda *a: jnp.concatenate(a), *(result.recorded for result in results)
+    )
+    return starts, recorded, recomputes
 
 
-def _work_of(traced: dict, arrays: dict, states: dict) -> Work:
+def _work_of(
+    traced: dict[Name, LayerVjp | JoinVjp],
+    arrays: dict[Name, dict[str, Arrays]],
+    states: dict[Name, State],
+) -> Work:
     """Return the work of a step, from sizes only, so it is fixed when the program is traced."""
 
-    def size(tree):
+    def size(tree: PyTree) -> int:
         # An exported program may have a symbolic number of examples, which counts as one.
         shapes = (leaf.shape for leaf in jax.tree.leaves(tree))
         return sum(math.prod(n for n in s if isinstance(n, int)) for s in shapes)
@@ -137,15 +186,22 @@ def _work_of(traced: dict, arrays: dict, states: dict) -> Work:
     return Work(len(states), convolves, weights, size(states))
 
 
-def _outputs(
-    layer: LayerVjp, device: Device, arrays: dict, residuals: list, masks: Masks
+def _recompute_outputs(
+    layer: LayerVjp,
+    device: Device,
+    arrays: dict[str, Arrays],
+    residuals: list[PyTree],
+    masks: Masks,
 ) -> jax.Array:
-    """Return the outputs of a layer in all steps, ``(steps, batch, ...)``, from its residuals."""
+    """Return the outputs of a layer in all steps, ``(steps, batch, ...)``.
+
+    ``residuals`` has the stored pre-spike states of each part, ``(chunks, chunk, batch, ...)``.
+    """
     layer = layer._replace(arrays=arrays)
 
-    # Scan over chunks, because all steps at once would need several temporaries of their size. Each
-    # residual is (chunks, chunk, batch, neurons). The number of a step selects its keys.
-    def chunk(carry, now):
+    # One chunk at a time, because all steps at once would need several temporaries of their size.
+    # The number of a step selects its keys.
+    def chunk(carry: None, now: tuple[PyTree, jax.Array]) -> tuple[None, jax.Array]:
         return carry, jax.vmap(layer.outputs)(*now)
 
     outs = []
@@ -167,129 +223,196 @@ def _outputs(
     return tree_keep(masks.active, jnp.concatenate(outs))
 
 
-def _run_part(plan, graph, traced, part, arrays, inputs, pre_spike, starts, masks):
-    segmented = part.segment < part.steps
-    firsts = np.arange(0, part.steps, part.segment)
-    # The residuals are also a result of the loop if a later stage may rebuild outputs from them.
-    onward = plan.staged and not segmented
-    masks = masks.part(part.start, part.start + part.steps)
+@dataclasses.dataclass(eq=False)
+class PartProgram:
+    """The loop over a part without its arrays, which both passes get as arguments."""
 
-    # The components depend on the length of a chunk: outputs with a delay of at least a chunk are
-    # known when the chunk starts, so they do not close a loop.
-    components, edges = graph.components(part.chunk), graph.edges
+    plan: Plan
+    graph: Graph
+    traced: dict[Name, LayerVjp | JoinVjp]
+    """The equations of each node, without arrays."""
+    part: Part
 
-    # Both passes build this from their own arguments, because a function with a custom derivative
-    # must not hold other arrays, such as those of the graph.
-    def sequence(arrays, inputs, starts, masks):
-        if any("key" in node_arrays for node_arrays in arrays.values()):
-            masks = masks.numbered(part.start)
-        nodes = {n: node._replace(arrays=arrays[n]) for n, node in traced.items()}
-        return Sequence(plan, part, components, edges, nodes, inputs, starts[0], masks)
+    def __post_init__(self) -> None:
+        self.has_segments = self.part.segment < self.part.steps
+        # A later stage may compute outputs from residuals. Segments do not have them for all steps.
+        self.returns_residuals = self.plan.staged and not self.has_segments
+        self.segment_starts = np.arange(0, self.part.steps, self.part.segment)
+        # The groups depend on the length of a chunk: outputs with a delay of at least a chunk are
+        # known when the chunk starts, so they do not close a loop.
+        self.groups = self.graph.components(self.part.chunk)
 
-    def results(stores, arrays, inputs, pre_spike, starts, masks):
-        over = sequence(arrays, inputs, starts, masks)
-        if segmented:
-            # Scan over segments. Carry: pre-spike state and state of each layer, each (batch,
-            # neurons), and the pasts. Stacked: outputs (segments, chunks, chunk, batch, neurons),
-            # and the residuals: pre-spike states (segments, batch, neurons) and pasts (segments,
-            # depth, batch, neurons), unrounded. They are stored after a segment, where they are
-            # computed. To store the carry, XLA would start a copy on its own.
-            def segment(carry, first):
-                carry, recorded, _ = over.forward(first, carry, stores=False)
-                return carry, (recorded, (carry.us, carry.pasts))
+    def run(self, arguments: Arguments) -> Results:
+        """Run the loop, with a custom derivative."""
+
+        # Without differentiation JAX runs ``loop``, which stores residuals only for a later stage.
+        # To differentiate, JAX runs ``loop_forward`` and ``loop_backward``.
+        @jax.custom_vjp
+        def loop(arguments: Arguments) -> Results:
+            return self.forward(arguments, stores=self.returns_residuals)[0]
+
+        def loop_forward(arguments: Arguments) -> tuple[Results, tuple]:
+            results, residuals = self.forward(arguments, stores=True)
+            return results, (arguments, residuals)
+
+        def loop_backward(
+            saved: tuple[Arguments, PyTree], ct_results: Results
+        ) -> tuple[Arguments]:
+            # A second derivative would treat the codes as constants and be silently wrong.
+            if self.plan.storage.orders < 2:
+                saved, ct_results = _first_order_only(
+                    self.plan.backward.mode, (saved, ct_results)
+                )
+            # Integers have cotangents of type float0, which ``inexact`` replaces by None.
+            return (self.backward(*saved, inexact(ct_results)),)
+
+        loop.defvjp(loop_forward, loop_backward)
+        return loop(arguments)
+
+    def part_loop(self, arguments: Arguments) -> PartLoop:
+        """Return the loop with the arrays of a pass."""
+        masks = arguments.masks
+        # Only the keys of stochastic spikes need the numbers of the steps.
+        if any("key" in arrays for arrays in arguments.arrays.values()):
+            masks = masks.numbered(self.part.start)
+        nodes = {
+            name: node._replace(arrays=arguments.arrays[name])
+            for name, node in self.traced.items()
+        }
+        return PartLoop(
+            self.plan,
+            self.part,
+            self.groups,
+            self.graph.edges,
+            nodes,
+            arguments.inputs,
+            arguments.starts[0],
+            masks,
+        )
+
+    def forward(self, arguments: Arguments, *, stores: bool) -> tuple[Results, PyTree]:
+        """Return the results and the residuals. ``stores`` is False if no pass reads them.
+
+        The residuals are the stored pre-spike states of each layer, ``(chunks, chunk, batch,
+        neurons)``. With segments they are the pre-spike states and the pasts after each segment,
+        ``(segments, batch, neurons)`` and ``(segments, depth, batch, neurons)``, unrounded.
+        """
+        loop = self.part_loop(arguments)
+        carry = Carry(arguments.pre_spike, *arguments.starts)
+        if self.has_segments:
+            # They are stored after a segment, where they are computed. To store the carry, XLA
+            # would start a copy on its own.
+            def segment(
+                carry: Carry, first: jax.Array
+            ) -> tuple[Carry, tuple[PyTree, PyTree]]:
+                carry, recorded, _ = loop.forward(first, carry, stores=False)
+                return carry, (recorded, (carry.pre_spike, carry.pasts))
 
             ends, (recorded, residuals) = late_scan(
                 segment,
-                Carry(pre_spike, *starts),
-                firsts,
-                ready=over.when_ready(inputs, part.start),
+                carry,
+                self.segment_starts,
+                ready=loop.first_chunk(arguments.inputs, self.part.start),
             )
+            # (segments, chunks, chunk, batch, neurons) -> (all chunks, chunk, batch, neurons)
             recorded = jax.tree.map(merge_leading, recorded)
         else:
-            ends, recorded, residuals = over.forward(
-                0, Carry(pre_spike, *starts), stores=stores
-            )
+            ends, recorded, residuals = loop.forward(0, carry, stores=stores)
         # recorded: (chunks, chunk, batch, neurons) -> (steps, batch, neurons). The residuals keep
         # the axis of chunks, because the backward pass reads them by chunk.
-        out = (ends.states, ends.pasts), jax.tree.map(merge_leading, recorded)
-        out = _batched_alike(out, (arrays, inputs, starts, masks))
-        if plan.staged:
+        states_and_pasts, recorded = _batched_alike(
+            ((ends.states, ends.pasts), jax.tree.map(merge_leading, recorded)),
+            # No step reads the first pre-spike states, so no output depends on them.
+            arguments._replace(pre_spike={}),
+        )
+        if self.plan.staged:
             # The checkpoint of a stage saves the arrays with this name, and recomputes all others.
             residuals = jax.tree.map(lambda a: checkpoint_name(a, RESIDUALS), residuals)
-        return (*out, residuals if onward else {}), residuals
+        returned = residuals if self.returns_residuals else {}
+        return Results(states_and_pasts, recorded, returned), residuals
 
-    # Without differentiation JAX runs ``loop``, which stores residuals only for a later stage. To
-    # differentiate, JAX runs ``loop_forward`` and ``loop_backward``.
-    @jax.custom_vjp
-    def loop(*args):
-        return results(onward, *args)[0]
+    def backward(
+        self, arguments: Arguments, residuals: PyTree, ct_results: Results
+    ) -> Arguments:
+        """Return the cotangents of the arguments, from those of the results.
 
-    def loop_forward(*args):
-        out, residuals = results(True, *args)
-        return out, (*args, residuals)
-
-    def loop_backward(saved, cotangents):
-        # A second derivative would treat the codes as constants and be silently wrong.
-        if plan.storage.orders < 2:
-            saved, cotangents = _first_order_only(
-                plan.backward.mode, (saved, cotangents)
-            )
-        arrays, inputs, pre_spike, starts, masks, residuals = saved
-        # Integers have cotangents of type float0, which ``inexact`` replaces by None. The third
-        # cotangent belongs to the residuals. It is zero, because a later stage gives rebuilt
-        # outputs the derivative of the outputs (``known``).
-        (ct_states, ct_pasts), ct_recorded, _ = inexact(cotangents)
-        over = sequence(arrays, inputs, starts, masks)
+        None is a zero cotangent. The cotangent of the residuals among the results is zero, because
+        a later stage gives recomputed outputs the derivative of the outputs.
+        """
+        loop = self.part_loop(arguments)
+        inputs = arguments.inputs
         # The gradients of each part start at zero, because JAX adds the cotangents of both parts.
-        zeros = jax.tree.map(zeros_like, inexact(arrays))
-        # Carry: cotangents of states, (batch, neurons), and of pasts, (depth, batch, neurons), and
-        # the gradients.
-        carry = ct_states, ct_pasts, match_varying_axes(zeros, like=inputs)
-        if not segmented:
-            carry, ct_inputs = backward(
-                over, Span(0, pre_spike, starts[1], residuals), carry, ct_recorded
+        zeros = jax.tree.map(zeros_like, inexact(arguments.arrays))
+        after = Cotangents(*ct_results.ends, match_varying_axes(zeros, like=inputs))
+        if self.has_segments:
+            before, ct_inputs = self._backward_of_segments(
+                loop, arguments, residuals, after, ct_results.recorded
             )
         else:
-            # Scan over segments, from last to first. Carry: also the number of the segment. Each
-            # segment is recomputed from the pre-spike states and pasts after the previous one.
-            # Firing them again gives the states, so the residuals do not contain these (Griewank
-            # and Walther 2000).
-            def segment(carry, _):
-                number, carry = carry
-                first = number * part.segment
-                us, pasts = _before(number, residuals, (pre_spike, starts[1]))
-                states = {n: over.state_before(n, first, us[n]) for n in over.layers}
-                *_, stored = over.forward(first, Carry(us, states, pasts), stores=True)
-                carry, ct_inputs = backward(
-                    over, Span(first, us, pasts, stored), carry, ct_recorded
-                )
-                return (number - 1, carry), ct_inputs
-
-            (_, carry), ct_inputs = late_scan(
-                segment,
-                (jnp.asarray(len(firsts) - 1), carry),
-                None,
-                ready=over.when_ready(ct_recorded),
-                length=len(firsts),
-                reverse=True,
-            )
-            ct_inputs = jax.tree.map(merge_leading, ct_inputs)
+            pasts = arguments.starts[1]
+            segment = Segment(0, arguments.pre_spike, pasts, residuals)
+            before, ct_inputs = backward(loop, segment, after, ct_results.recorded)
         # The loop takes the complete inputs, because a slice would be a copy. So the cotangent has
         # their shape (steps, batch, features), with zeros outside of this part.
         ct_inputs = {
             name: jax.lax.dynamic_update_slice_in_dim(
-                zeros_like(inputs[name]), merge_leading(ct), part.start, 0
+                zeros_like(inputs[name]), merge_leading(ct), self.part.start, 0
             )
             for name, ct in ct_inputs.items()
         }
-        *ct_starts, ct_arrays = carry
-        # None is a zero cotangent: masks are bools and integers, and no step reads the first
-        # pre-spike state.
-        ct_inputs = {name: ct_inputs.get(name) for name in inputs}
-        return ct_arrays, ct_inputs, None, tuple(ct_starts), None
+        # Masks are bools and integers, and no step reads the first pre-spike state.
+        return arguments._replace(
+            arrays=before.grads,
+            inputs={name: ct_inputs.get(name) for name in inputs},
+            pre_spike=None,
+            starts=(before.states, before.pasts),
+            masks=None,
+        )
 
-    loop.defvjp(loop_forward, loop_backward)
-    return loop(arrays, inputs, pre_spike, starts, masks)
+    def _backward_of_segments(
+        self,
+        loop: PartLoop,
+        arguments: Arguments,
+        residuals: PyTree,
+        after: Cotangents,
+        ct_recorded: dict[Name, PyTree],
+    ) -> tuple[Cotangents, dict[Name, jax.Array]]:
+        """Run each segment forward again and then backward, from last to first.
+
+        Return the cotangents before the part, and those of its inputs, ``(chunks, chunk, batch,
+        ...)``.
+        """
+        start = arguments.pre_spike, arguments.starts[1]
+
+        # Each segment starts from the pre-spike states and pasts after the previous one. Firing
+        # them again gives the states, so the residuals do not contain these (Griewank and Walther
+        # 2000). The carry also has the number of the segment.
+        def body(
+            carry: tuple[jax.Array, Cotangents], _: None
+        ) -> tuple[tuple[jax.Array, Cotangents], dict[Name, jax.Array]]:
+            number, after = carry
+            first = number * self.part.segment
+            pre_spike, pasts = _before(number, residuals, start)
+            states = {
+                name: loop.state_before(name, first, pre_spike[name])
+                for name in loop.layers
+            }
+            carry_before = Carry(pre_spike, states, pasts)
+            stored = loop.forward(first, carry_before, stores=True)[2]
+            segment = Segment(first, pre_spike, pasts, stored)
+            before, ct_inputs = backward(loop, segment, after, ct_recorded)
+            return (number - 1, before), ct_inputs
+
+        segments = len(self.segment_starts)
+        (_, before), ct_inputs = late_scan(
+            body,
+            (jnp.asarray(segments - 1), after),
+            None,
+            ready=loop.first_chunk(ct_recorded),
+            length=segments,
+            reverse=True,
+        )
+        return before, jax.tree.map(merge_leading, ct_inputs)
 
 
 def _before(number: jax.Array, residuals: PyTree, start: PyTree) -> PyTree:
@@ -326,12 +449,14 @@ def _first_order_only(mode: str, tree: PyTree) -> PyTree:
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _no_derivative(mode, x):
+def _no_derivative(mode: str, x: jax.Array) -> jax.Array:
     return x
 
 
 @_no_derivative.defjvp
-def _no_derivative_jvp(mode, primals, tangents):
+def _no_derivative_jvp(
+    mode: str, primals: tuple[jax.Array], tangents: tuple[jax.Array]
+) -> Any:
     raise TypeError(
         f"Network: mode {mode!r} has a first derivative only; for higher orders use mode 'exact'"
     )

@@ -2,6 +2,8 @@
 
 To add a storage, write a class in ``_storage`` and add a row here. Argument checks, messages, the
 CLI and the tests read this table.
+
+What is not optimal: a network has one mode. Large layers could store fewer bits than small ones.
 """
 
 from __future__ import annotations

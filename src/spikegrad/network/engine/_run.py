@@ -1,8 +1,13 @@
-"""A graph over a sequence, from checked arguments."""
+"""A graph over a sequence, from checked arguments.
+
+What is not optimal: each trace evaluates the shapes of all functions twice, once for the states at
+rest and once in the engine.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import jax
 
@@ -12,32 +17,47 @@ from ..graph._connections import Name
 from ..graph._graph import Graph
 from ..step._masks import make_masks
 from ..step._nodes import initial_states
-from ..step._states import Parts, as_entries, as_parts, check_entries, entries_of_part
+from ..step._states import (
+    StatesAndPasts,
+    as_entries,
+    as_states_and_pasts,
+    check_entries,
+    entries_of_stage,
+)
 from ._schedule import Plan
 from ._stages import run_stages
 
 
+class CallArrays(NamedTuple):
+    """The checked arrays of a call. They vary over equal mesh axes."""
+
+    inputs: dict[Name, jax.Array]
+    """``(steps, batch, ...)``, by name."""
+    states: Mapping[Name, PyTree]
+    """The entries that the call got. Layers without an entry start at rest."""
+    mask: jax.Array | None
+    """``(steps, batch)`` or ``(steps,)``."""
+    key: jax.Array | None
+
+
 def run_sequence(
-    plan: Plan,
-    graph: Graph,
-    inputs: dict[Name, jax.Array],
-    states: Mapping[Name, PyTree],
-    mask: jax.Array | None,
-    key: jax.Array | None,
+    plan: Plan, graph: Graph, arrays: CallArrays
 ) -> tuple[Entries, dict[Name, PyTree]]:
-    """Return the states after the last step, and the outputs that ``plan`` names.
-
-    Layers that ``states`` leaves out start at rest. All arrays vary over equal mesh axes.
+    """Return the states after the last step, and the outputs that ``plan`` names, ``(steps, batch,
+    neurons)``.
     """
+    inputs, states, mask, key = arrays
 
-    def start(part: Graph, inputs: dict[Name, jax.Array]) -> Parts:
+    def start(stage: Graph, inputs: dict[Name, jax.Array]) -> StatesAndPasts:
         # (steps, batch, features) -> (batch, features)
         first_step = {name: x[0] for name, x in inputs.items()}
-        at_rest = match_varying_axes(initial_states(part, first_step), like=inputs)
-        at_rest = as_entries(part, at_rest)
-        entries = entries_of_part(part, graph, states)
-        check_entries(part, entries, at_rest)
-        return as_parts(part, jax.tree.map(shard_as, at_rest | entries, at_rest))
+        at_rest = match_varying_axes(initial_states(stage, first_step), like=inputs)
+        at_rest = as_entries(stage, at_rest)
+        entries = entries_of_stage(stage, graph, states)
+        check_entries(stage, entries, at_rest)
+        return as_states_and_pasts(
+            stage, jax.tree.map(shard_as, at_rest | entries, at_rest)
+        )
 
     steps = len(next(iter(inputs.values())))
     masks = match_varying_axes(

@@ -1,6 +1,10 @@
 """The loop over time as a plain scan.
 
 JAX differentiates it in both modes and chooses the residuals.
+
+What is not optimal: JAX stores about three arrays of ``(steps, batch, neurons)`` per layer.
+Convolutions are slow in it on CPUs, because their derivatives are in another order (see
+``_convolution``).
 """
 
 from __future__ import annotations
@@ -13,7 +17,7 @@ from ..graph._connections import Name, select
 from ..graph._graph import Graph
 from ..step._masks import Masks
 from ..step._nodes import nodes_of
-from ..step._states import Parts
+from ..step._states import StatesAndPasts
 from ..step._step import examples_of, graph_step
 from ._schedule import Plan
 
@@ -21,11 +25,11 @@ from ._schedule import Plan
 def run(
     graph: Graph,
     inputs: dict[Name, jax.Array],
-    starts: Parts,
+    starts: StatesAndPasts,
     masks: Masks,
     key: jax.Array | None,
     plan: Plan,
-) -> tuple[Parts, dict[Name, PyTree], dict]:
+) -> tuple[StatesAndPasts, dict[Name, PyTree], dict]:
     """Return the states and pasts after the last step, and the requested outputs of each step.
 
     The third value is empty, because JAX stores the outputs that a later stage reads.

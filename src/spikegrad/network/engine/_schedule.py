@@ -1,4 +1,8 @@
-"""The schedule of a sequence: parts, segments and chunks of its steps."""
+"""The schedule of a sequence: parts, segments and chunks of its steps.
+
+What is not optimal: the default lengths follow from sizes only, and were measured on one processor.
+Steps that no length near the default divides need a second part, which takes as long to compile.
+"""
 
 from __future__ import annotations
 

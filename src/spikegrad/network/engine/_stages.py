@@ -1,4 +1,4 @@
-"""Stages: the parts of a network before and after its functions of complete sequences.
+"""Stages: the nodes of a network before and after its functions of complete sequences.
 
 A join over time, such as a batch normalization, needs all steps of its sources. The network
 therefore runs in stages. A stage evaluates the joins over time with complete sources. It then runs
@@ -11,11 +11,15 @@ all nodes that depend on them in one loop over time. A network without such join
 A loop stores the pre-spike states of its layers, and ``jax.checkpoint`` stores no other arrays. The
 backward pass computes the outputs that a later stage reads from these states (see
 ``engine._loop``), and then the joins over time.
+
+What is not optimal: outputs that several later stages read are recomputed for each of them. A stage
+begins with joins over time, so layers that depend on no join of their stage could run earlier.
 """
 
 from __future__ import annotations
 
 import functools
+import itertools
 import operator
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
@@ -28,14 +32,14 @@ from ..._pytree import PyTree
 from ..graph._connections import Join, Name, select
 from ..graph._graph import Graph
 from ..step._masks import Masks, tree_keep, with_finite_padding
-from ..step._states import Parts, is_over_time
-from ..step._step import LayerState, parts_of
+from ..step._states import StatesAndPasts, is_over_time
+from ..step._step import LayerState, activity_names
 from . import _loop, _scan
-from ._functions import known
+from ._functions import with_derivative_of
 from ._schedule import RESIDUALS, Plan
 
 
-class Stage(NamedTuple):
+class NetworkStage(NamedTuple):
     """The nodes that one loop runs, and the joins over time before it."""
 
     over_time: tuple[Name, ...]
@@ -52,10 +56,10 @@ class Run(NamedTuple):
     """The second values that joins over time returned, such as running statistics."""
 
 
-def stages_of(graph: Graph) -> list[Stage]:
+def stages_of(graph: Graph) -> list[NetworkStage]:
     """Return the stages of a graph, in the order in which they run."""
     if not any(map(is_over_time, graph.nodes.values())):
-        return [Stage((), graph)]
+        return [NetworkStage((), graph)]
     sources = {
         name: [edge.source for edge in edges] for name, edges in graph.edges.items()
     }
@@ -83,19 +87,19 @@ def stages_of(graph: Graph) -> list[Stage]:
         outside = dict.fromkeys(
             source for name in steps for source in sources[name] if source not in steps
         )
-        part = graph._replace(
+        loop_graph = graph._replace(
             nodes=select(graph.nodes, steps),
             edges=select(graph.edges, steps),
             inputs=tuple(outside),
         )
-        stages.append(Stage(over_time, part))
+        stages.append(NetworkStage(over_time, loop_graph))
     return stages
 
 
 def run_stages(
     graph: Graph,
     inputs: dict[Name, jax.Array],
-    start: Callable[[Graph, dict[Name, jax.Array]], Parts],
+    start: Callable[[Graph, dict[Name, jax.Array]], StatesAndPasts],
     masks: Masks,
     key: jax.Array | None,
     plan: Plan,
@@ -110,7 +114,7 @@ def run_stages(
     # stage has nothing to compute again.
     staged = plan.backward.row.cuts and len(stages) > 1
     values = dict(inputs)
-    again = {}
+    recomputes: dict[Name, Callable] = {}
     read = [
         {
             edge.source
@@ -123,9 +127,10 @@ def run_stages(
         # A loop returns only outputs that a later stage or the caller reads. All others would
         # occupy ``(steps, batch, neurons)`` each.
         needed = {*plan.outputs}.union(*read[n + 1 :])
-        parts = (part for name in stage.graph.nodes for part in parts_of(name))
+        activities = itertools.chain(*map(activity_names, stage.graph.nodes))
         stage_plan = plan._replace(
-            outputs=tuple(part for part in parts if part in needed), staged=staged
+            outputs=tuple(name for name in activities if name in needed),
+            staged=staged,
         )
         names = read[n].union(stage.graph.inputs)
         # In the order of ``values``. The order of a set differs between Python processes.
@@ -138,33 +143,37 @@ def run_stages(
                 run_stage,
                 policy=jax.checkpoint_policies.save_only_these_names(RESIDUALS),
             )
-        ran, outputs, functions = run_stage(sources, again, masks, key)
+        ran, outputs, functions = run_stage(sources, recomputes, masks, key)
         done = Run(*map(operator.or_, done, ran))
         values |= outputs
-        again |= functions
+        recomputes |= functions
     return done, select(values, plan.outputs)
 
 
 def _run_stage(
     graph: Graph,
-    stage: Stage,
-    start: Callable[[Graph, dict[Name, jax.Array]], Parts],
+    stage: NetworkStage,
+    start: Callable[[Graph, dict[Name, jax.Array]], StatesAndPasts],
     plan: Plan,
     sources: dict[Name, jax.Array],
-    again: Mapping[Name, Callable],
+    recomputes: Mapping[Name, Callable],
     masks: Masks,
     key: jax.Array | None,
 ) -> tuple[Run, dict[Name, PyTree], dict[Name, Callable]]:
-    """Return the results of one stage, the outputs of its nodes, and functions that recompute
-    outputs.
+    """Return the results of one stage, the outputs of its nodes, ``(steps, batch, ...)``, and
+    functions that recompute them from residuals.
+
+    ``recomputes`` has these functions of earlier stages.
     """
     values: dict[Name, jax.Array] = {}
     statistics: dict[Name, PyTree] = {}
     outputs: dict[Name, PyTree] = {}
     for name, out in sources.items():
         # The backward pass stores only sources that residuals do not determine.
-        rebuilt = _again(graph, again, masks, name)
-        values[name] = out if rebuilt is None else known(rebuilt, out)
+        rebuilt = _recomputed(graph, recomputes, masks, name)
+        values[name] = (
+            out if rebuilt is None else with_derivative_of(out, value=rebuilt)
+        )
     for name in stage.over_time:
         join = graph.nodes[name]
         sequences = [values[source] for source in join.of]
@@ -177,30 +186,30 @@ def _run_stage(
     stage_inputs = select(values, stage.graph.inputs)
     starts = start(stage.graph, stage_inputs)
     engine = _loop if plan.backward.row.cuts else _scan
-    (states, pasts), outs, again = engine.run(
+    (states, pasts), outs, functions = engine.run(
         stage.graph, stage_inputs, starts, masks, key, plan
     )
     # Stages need different numbers of past outputs of a source. Only the longest past is a state of
     # the network.
     depths = graph.depths
     pasts = {n: past for n, past in pasts.items() if len(past) == depths.get(n)}
-    return Run(states, pasts, statistics), outputs | outs, again
+    return Run(states, pasts, statistics), outputs | outs, functions
 
 
-def _again(
-    graph: Graph, functions: Mapping[Name, Callable], masks: Masks, name: Name
+def _recomputed(
+    graph: Graph, recomputes: Mapping[Name, Callable], masks: Masks, name: Name
 ) -> jax.Array | None:
     """Return the outputs of an earlier stage from the residuals of its loop.
 
     None if the residuals do not determine them.
     """
-    if name in functions:
-        return functions[name](masks)
+    if name in recomputes:
+        return recomputes[name](masks)
     node = graph.nodes.get(name)
     # A join over time needs complete sequences, so a function of one step cannot recompute it.
     if not isinstance(node, Join) or node.over_time:
         return None
-    sources = [_again(graph, functions, masks, source) for source in node.of]
+    sources = [_recomputed(graph, recomputes, masks, source) for source in node.of]
     if any(source is None for source in sources):
         return None
     # A plain join is a function of one step, (batch, ...). vmap applies it to all steps at

@@ -1,4 +1,11 @@
-"""Initial weights, for every matrix of a network."""
+"""Initial weights, for every matrix of a network.
+
+Layers are drawn in the order of a step. With inputs to measure, the network runs over the sequence,
+and the outputs of the layers drawn so far determine the weights of the next one.
+
+What is not optimal: each turn runs the complete network, also the layers that have no weights yet.
+So the time grows with the square of the number of layers.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +25,7 @@ from ..._pytree import Entries, PyTree, is_array, merge, split
 from ..._struct import Real
 from ..._surrogate import as_key
 from ..engine._modes import Backward
-from ..engine._run import run_sequence
+from ..engine._run import CallArrays, run_sequence
 from ..engine._schedule import Plan
 from ..graph._connections import Delayed, Edge, Name, Weight, Window, weights_of
 from ..graph._delays import DelayKernel
@@ -178,7 +185,7 @@ def draw_layers(
             (merge(arrays, functions), x, mask, checked_key(noise))
         )
         drawn = graph._replace(nodes=dict(nodes))
-        return run_sequence(plan, drawn, x, {}, mask, key)[1]
+        return run_sequence(plan, drawn, CallArrays(x, {}, mask, key))[1]
 
     def outputs() -> dict[Name, PyTree]:
         """Return the outputs of all sources with the weights so far, or the rate of each."""

@@ -48,7 +48,11 @@ def active_first(active: jax.Array) -> jax.Array:
 
 
 def lagged(
-    past: jax.Array, outs: Any, lag: int, chunk: int, places: Places | None
+    past: jax.Array,
+    outs: Any,
+    lag: int,
+    chunk: int,
+    places: Places | None,
 ) -> jax.Array:
     """Return the outputs ``lag`` steps before each step of a chunk, ``(chunk, batch, neurons)``.
 
@@ -64,12 +68,12 @@ def lagged(
         if lag >= chunk:
             return old
         return jnp.concatenate([old, outs[: chunk - lag].astype(old.dtype)])
-    known = past
+    packed = past
     if lag < chunk:
-        known = jnp.concatenate([past, pick(outs, places.order)])
+        packed = jnp.concatenate([past, pick(outs, places.order)])
     # Active steps are packed together here, so ``lag`` counts active steps and skips masked
     # ones.
-    return pick(known, places.before + (depth - lag))
+    return pick(packed, places.before + (depth - lag))
 
 
 def push(past: jax.Array, outs: jax.Array, places: Places | None = None) -> jax.Array:
@@ -78,10 +82,11 @@ def push(past: jax.Array, outs: jax.Array, places: Places | None = None) -> jax.
     if places is None:
         # The oldest outputs leave. The past keeps its dtype, since it is in the carry of a scan.
         return jnp.concatenate([past[len(outs) :], outs[-depth:].astype(past.dtype)])
-    known = jnp.concatenate([past, pick(outs, places.order)])
+    # (depth + chunk, batch, neurons): the active steps are together, the masked ones last.
+    packed = jnp.concatenate([past, pick(outs, places.order)])
     steps = jnp.arange(depth, dtype=int)
     return pick(
-        known,
+        packed,
         append_axes(steps, 1 + places.active_count.ndim) + places.active_count[None],
     )
 

@@ -19,7 +19,7 @@ from ..graph._connections import Join, Name
 from ..graph._graph import Graph
 from ._step import LayerState
 
-Parts: TypeAlias = tuple[dict[Name, LayerState], dict[Name, jax.Array]]
+StatesAndPasts: TypeAlias = tuple[dict[Name, LayerState], dict[Name, jax.Array]]
 """The states of the layers and the pasts, by name, in the form of the engine."""
 
 FIX = "; initial_state(inputs[0]), with the inputs of one step, returns states that fit"
@@ -29,11 +29,11 @@ def is_over_time(node: object) -> bool:
     return isinstance(node, Join) and node.over_time
 
 
-def as_entries(graph: Graph, parts: Parts) -> Entries:
+def as_entries(graph: Graph, states_and_pasts: StatesAndPasts) -> Entries:
     """Return the entries of all layers in the order in which they were written, then the pasts of
     joins and inputs.
     """
-    states, pasts = parts
+    states, pasts = states_and_pasts
     layers = {
         # A past ends with the last output, so an entry with a past need not contain it twice.
         name: (states[name][0], pasts.get(name, states[name][1]))
@@ -45,7 +45,7 @@ def as_entries(graph: Graph, parts: Parts) -> Entries:
     )
 
 
-def as_parts(graph: Graph, entries: Mapping[Name, PyTree]) -> Parts:
+def as_states_and_pasts(graph: Graph, entries: Mapping[Name, PyTree]) -> StatesAndPasts:
     """Return states and pasts by name. The inverse of :func:`as_entries`."""
     depths = graph.depths
     states = {}
@@ -71,7 +71,7 @@ def checked_entries(graph: Graph, entries: PyTree) -> dict[Name, PyTree]:
             + FIX
         )
     depths = graph.depths
-    known = {}
+    checked = {}
     for name, entry in entries.items():
         if is_over_time(graph.nodes.get(name)):
             if name not in depths:
@@ -88,33 +88,33 @@ def checked_entries(graph: Graph, entries: PyTree) -> dict[Name, PyTree]:
                 f"Network: states of layer {name!r} must be a pair (state of the cell, last "
                 f"output), got {brief(types_of(entry))}{FIX}"
             )
-        known[name] = jax.tree.map(jnp.asarray, entry)
-    return known
+        checked[name] = jax.tree.map(jnp.asarray, entry)
+    return checked
 
 
 def is_pair(entry: object) -> bool:
     return isinstance(entry, (tuple, list)) and len(entry) == 2
 
 
-def entries_of_part(
-    part: Graph, graph: Graph, entries: Mapping[Name, PyTree]
+def entries_of_stage(
+    stage: Graph, graph: Graph, entries: Mapping[Name, PyTree]
 ) -> Mapping[Name, PyTree]:
-    """Return the entries that the loop of a part of the graph starts with, in its own form.
+    """Return the entries that the loop of a stage starts with, in the form of its own graph.
 
-    A part may read fewer earlier outputs of a source than the whole graph.
+    A stage may read fewer earlier outputs of a source than the whole graph.
     """
-    if part is graph:
+    if stage is graph:
         return entries
-    states, pasts = as_parts(graph, entries)
+    states, pasts = as_states_and_pasts(graph, entries)
     # A past of depth 1 is the last output.
     pasts = {name: out[None] for name, (_, out) in states.items()} | pasts
     newest = {
         name: pasts[name][-depth:]
-        for name, depth in part.depths.items()
+        for name, depth in stage.depths.items()
         if name in pasts
     }
-    members = {name: states[name] for name in part.layers if name in states}
-    return as_entries(part, (members, newest))
+    members = {name: states[name] for name in stage.layers if name in states}
+    return as_entries(stage, (members, newest))
 
 
 def check_entries(

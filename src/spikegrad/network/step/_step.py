@@ -68,11 +68,11 @@ class StepResult(NamedTuple):
     pasts: dict[Name, jax.Array]
     outputs: dict[Name, PyTree]
     """The outputs for other nodes, and all parts of the activity for the caller (see
-    :func:`parts_of`). Zeros in a masked step.
+    :func:`activity_names`). Zeros in a masked step.
     """
 
 
-def parts_of(name: Name) -> tuple[Name, Name, Name]:
+def activity_names(name: Name) -> tuple[Name, Name, Name]:
     """Return the names of a layer's output, state before the spike, and current, among the outputs
     of a step. A join has only the first.
     """
@@ -121,7 +121,9 @@ def graph_step(
         u = node.integrate(before[name][0], current)
         after = node.fire(u, mask)
         states[name] = tree_where(mask.active, after, before[name])
-        for part, value in zip(parts_of(name), (after[1], u, current), strict=True):
+        for part, value in zip(
+            activity_names(name), (after[1], u, current), strict=True
+        ):
             outputs[part] = tree_keep(mask.active, value)
     # A past has the axis of its outputs before the others.
     active = None if mask.active is None else mask.active[None]
