@@ -171,9 +171,7 @@ class Images:
         self.combine = str(rng.choice(["sum", "average", "maximum"]))
         self.delay = int(rng.integers(1, 4))
         self.divisor = 2 * self.window[1] if self.combine == "average" else 1
-        self.spikes = (rng.random((8, 2, 2, *self.size)) < 0.4).astype(np.int64) * rng.integers(
-            1, 3
-        )
+        self.draw_spikes()
         bias = self.to_layout(rng.normal(0, 0.1, (4, 1, 1)).astype(np.float32))[None]
         a, b, c = (self.function(x) for x in (self.first, self.second, self.third))
         pool = self.pool(
@@ -200,7 +198,6 @@ class Images:
             "pool": Join(lambda x: pool(x) / self.divisor, of=["join"]),
             "c": Layer({"pool": Delayed(c, self.delay)}, synaptic),
         }
-        self.user = self.to_layout(self.spikes)
         outputs = jax.eval_shape(
             Network(nodes, outputs=[*nodes]), jax.ShapeDtypeStruct(self.user.shape, jnp.float32)
         )[1]
@@ -210,6 +207,11 @@ class Images:
             lambda x: x.reshape(len(x), -1) @ dense + 0.25, LeakyReadout(0.9), of="c"
         )
         return Network(nodes, outputs=[*nodes])
+
+    def draw_spikes(self) -> None:
+        rng, shape = self.rng, (8, 2, 2, *self.size)
+        self.spikes = (rng.random(shape) < 0.4).astype(np.int64) * rng.integers(1, 3)
+        self.user = self.to_layout(self.spikes)
 
     def to_layout_of(self, sides: list[Any]) -> list[Any]:
         channels, *places = sides

@@ -18,10 +18,12 @@ from image_networks import Images, fixed_of
 from networks import assert_raises
 
 from spikegrad import LIF, Join, Layer, LeakyReadout, Network
+from spikegrad._weights import Convolution
 from spikegrad.integers import FixedLIF, dequantize, load, quantize, replay, save, to_c
+from spikegrad.integers._functions import Argument, IntegerFunction, channels_of, read
 
-FIRST = 0
-"""A network with a maximum, a concatenation, adaptive and refractory cells."""
+FIRST = 47
+"""A network with zeros around images, maxima, a concatenation, adaptive and refractory cells."""
 SEEDS = [FIRST, *(pytest.param(n, marks=pytest.mark.every) for n in range(60) if n != FIRST)]
 
 
@@ -325,6 +327,102 @@ def test_files_with_functions_that_are_wrong(name, tmp_path):
         load(file)
     assert str(raised.value).startswith(f"load: {file}: ")
     assert "\n" not in str(raised.value)
+
+
+IMAGE = (2, 6, 5)
+WEIGHT = np.random.default_rng(4).normal(size=(3, 2, 2, 2)).astype(np.float32)
+ROWS = np.random.default_rng(5).normal(size=(60, 4)).astype(np.float32)
+SPOTS = np.random.default_rng(6).normal(size=(1, *IMAGE)).astype(np.float32)
+CHANNELS = np.arange(3.0, dtype=np.float32).reshape(1, 3, 1, 1)
+
+
+def pooled(x, start, combine, window=(1, 1, 2, 2)):
+    return jax.lax.reduce_window(x, start, combine, window, window, "VALID")
+
+
+def convolved_padded(x):
+    x = jnp.pad(x, [(0, 0), (0, 0), (2, 0), (0, 1)])
+    return jax.lax.conv(x, WEIGHT, (1, 1), "VALID")
+
+
+MOVED = {  # with the kinds of operations that stay
+    "bias before a product": (lambda x: (x - 0.5).reshape(1, -1) @ ROWS, "Move Product"),
+    "bias before padding": (
+        lambda x: jax.lax.conv(x + SPOTS, WEIGHT, (1, 1), "SAME") / 3,
+        "Convolution",
+    ),
+    "bias before an average": (
+        lambda x: pooled(jax.lax.conv(x, WEIGHT, (1, 1), "VALID") + CHANNELS, 0.0, jax.lax.add) / 4,
+        "Convolution SumPooling",
+    ),
+    "bias before a maximum": (
+        lambda x: pooled(
+            2 * (jax.lax.conv(x, WEIGHT, (1, 1), "VALID") + CHANNELS), -jnp.inf, jax.lax.max
+        ),
+        "Convolution MaxPooling",
+    ),
+    "global average": (
+        lambda x: convolved_padded(x).mean((2, 3)).reshape(1, 3) + 1,
+        "SumPooling Convolution SumPooling Move",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MOVED)
+def test_biases_and_factors_move_behind(name):
+    """The function of integers and its bias compute the function of the user."""
+    function, kinds = MOVED[name]
+    reading = read(function, [IMAGE], 1.0)
+    assert [type(x).__name__ for x in reading.function.operations] == kinds.split()
+    x = np.random.default_rng(7).normal(size=(1, *IMAGE)).astype(np.float32)
+    expected = function(x)
+    bias = np.asarray(reading.bias)
+    bias = bias.reshape((1,) * (expected.ndim - bias.ndim) + bias.shape)
+    np.testing.assert_allclose(reading.function(x) + bias, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_channels_of_a_function():
+    """Neurons behind a pooling have the channel of their window, unless it mixes channels."""
+
+    def of_neurons(combine, start, window):
+        def function(x):
+            return pooled(jax.lax.conv(x, WEIGHT, (1, 1), "VALID"), start, combine, window)
+
+        return channels_of(read(function, [IMAGE], 1.0).function).of_neuron
+
+    for combine, start in ((jax.lax.add, 0.0), (jax.lax.max, -jnp.inf)):
+        apart = of_neurons(combine, start, (1, 1, 2, 2))
+        np.testing.assert_array_equal(
+            apart, np.broadcast_to(np.arange(3)[:, None, None], (3, 2, 2))
+        )
+        assert (of_neurons(combine, start, (1, 3, 1, 1)) == 0).all()
+
+
+def test_parameters_of_channels_in_c(tmp_path):
+    """The program keeps one number for a channel, for channels first and last, and of a bias."""
+    kernel = np.arange(1, 9).reshape(2, 1, 2, 2)
+    convolution = Convolution(kernel, (1, 1), ((0, 0),) * 2, (1, 1), 1, (0, 1, 2, 3), (0, 1, 2, 3))
+    last = Convolution(kernel, (1, 1), ((0, 0),) * 2, (1, 1), 1, (0, 3, 1, 2), (0, 3, 1, 2))
+    spikes = (np.random.default_rng(8).random((20, 2, 1, 5, 4)) < 0.5).astype(np.int64)
+    for operation, shape in ((convolution, (2, 1, 1)), (last, (2,))):
+        size = (1, 1, 5, 4) if operation is convolution else (1, 5, 4, 1)
+        function = IntegerFunction((Argument(size),), (operation,))
+        cell = FixedLIF(
+            np.array([100, 4000]).reshape(shape),
+            np.array([9, 7]).reshape(shape),
+            adaptation=np.array([3, 0]).reshape(shape),
+            adaptation_decay=4000,
+            refractory=1,
+        )
+        network = Network([Layer(function, cell, bias=np.array([-1, 1]).reshape(shape))])
+        inputs = spikes.reshape(20, 2, *size[1:])
+        _, out = replay(network, inputs)
+        assert 0 < out.mean() < 0.5
+        flat = [x.reshape(20, 2, -1) for x in (inputs, out)]
+        reference.check_c(network, flat[0], {"0": flat[1]}, tmp_path)
+        source = (tmp_path / "net.c").read_text()
+        for table in ("leak[2]", "threshold[2]", "bias[2]", "adaptation[2]", "adaptation_decay[1]"):
+            assert f"_t {table} = " in source, table
 
 
 def test_report_of_a_convolution_in_c(tmp_path):

@@ -118,7 +118,7 @@ def in_units(x: Number, unit: Any) -> Number:
     """Return the potential of a readout as a real number."""
     dtype = np.float32 if x.dtype == np.int64 else x.dtype
     # The reciprocal is rounded once, because XLA rounds a quotient by a constant otherwise.
-    return x.astype(dtype) * (1 / np.asarray(unit, np.float64)).astype(dtype)
+    return x.astype(dtype) * np.array(1 / np.asarray(unit), dtype, ndmin=x.ndim)
 
 
 def where(condition: Number, x: Number, y: Number) -> Number:

@@ -12,7 +12,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from .._struct import Struct, parameter, wiring
-from ._arithmetic import clipped, rounded
+from ._arithmetic import clipped, like, rounded
 from ._cells import WeightFormat, is_broadcast, signed, static_positive
 
 
@@ -73,7 +73,7 @@ class Fixed(Struct, pure=True):
 
     def _steps(self) -> jax.Array:
         value = jnp.asarray(self.value)
-        factor = np.asarray(np.asarray(self.scale) / self.step, value.dtype)
+        factor = like(value, np.asarray(self.scale) / self.step)
         return rounded(value * factor) * self.step
 
     @property
