@@ -17,6 +17,7 @@ from typing import Any
 
 import jinja2
 import matplotlib
+from bs4 import BeautifulSoup
 from click.testing import CliRunner
 from docutils import nodes
 from sphinx import addnodes
@@ -141,12 +142,16 @@ def public():
 
 
 def module_pages():
-    """Yield the name, the summary and the names of each module, without the surrogates, which are in the catalogue."""
+    """Yield the name, the summary, the smallest example and the names of each module, without the surrogates, which are
+    in the catalogue.
+    """
     catalogue = {*functions.values(), *(type(spikegrad.get(name)).__name__ for name in spikegrad.names())}
     documented = [full.rpartition(".")[::2] for full, _ in public()]
     for module in MODULES:
         names = sorted(name for where, name in documented if where == module.__name__ and name not in catalogue)
-        yield module.__name__, inspect.getdoc(module).partition("\n\n")[0], names
+        summary, *others = inspect.getdoc(module).split("\n\n")
+        example = next((text for text in others if text.startswith(">>>")), "")
+        yield module.__name__, summary, example, names
 
 
 def attributes(cls):
@@ -273,7 +278,7 @@ context = {
     "help": list(helps()),
     "libraries": list(libraries()),
     "measures": [(public_name(type(s)), spikegrad.measure(s)) for s in map(spikegrad.get, spikegrad.names())],
-    "data": inspect.getdoc(data).partition("\n\n")[2],  # without the summary, only the format of the file
+    "data": inspect.getdoc(data).split("\n\n", 2)[2],  # without the summary and the example, the format of the file
 }
 pages = jinja2.Environment(trim_blocks=True)
 pages.filters |= {"short": short, "infinity": infinity, "choices": choices}
@@ -308,14 +313,21 @@ for page in sorted(HERE.glob("*.md")):
     if filled(text) != text:
         page.write_text(filled(text))
 module_page = pages.from_string((HERE / "_templates" / "module.rst").read_text())
-for module, text, names in module_pages():
-    write(f"{module}.rst", module_page.render(module=module, text=text, names=names))
+for module, text, example, names in module_pages():
+    write(f"{module}.rst", module_page.render(module=module, text=text, example=example, names=names))
 
 
 def every_public_name_has_a_page(app, env):
     documented = {name for name, *_ in env.get_domain("py").get_objects()}
     if missing := sorted({name for name, _ in public()} - documented):
         raise ExtensionError(f"public names without a page: {', '.join(missing)}")
+
+
+def offer_notebook(app, docname, source):
+    """Write the link to the notebook of a tutorial above its first section."""
+    if docname.startswith("tutorials/"):
+        link = f"Download: {{nb-download}}`{docname.partition('/')[2]}.ipynb`."
+        source[0] = source[0].replace("\n\n## ", f"\n\n{link}\n\n## ", 1)
 
 
 def notebooks_stand_alone(app, env):
@@ -392,6 +404,17 @@ def has_link(node):
     return False
 
 
+def shorten_sidebar(app, page, template, context, doctree):
+    """Keep the pages below a page only around the current one: the reference has 200."""
+    tree = BeautifulSoup(context.get("furo_navigation_tree", ""), "html.parser")
+    for entry in tree.select("li.has-children"):
+        if "current" not in entry["class"]:
+            for part in entry.find_all(["ul", "input", "label"], recursive=False):
+                part.decompose()
+            entry["class"].remove("has-children")
+    context["furo_navigation_tree"] = str(tree)
+
+
 def mark_tables(app, doctree, page):
     """Mark the tables with sentences, which need a minimum width on a phone."""
     for table in doctree.findall(nodes.table):
@@ -400,6 +423,8 @@ def mark_tables(app, doctree, page):
 
 
 def setup(app):
+    app.connect("source-read", offer_notebook)
+    app.connect("html-page-context", shorten_sidebar, priority=900)  # after the theme has made it
     app.connect("doctree-resolved", mark_tables)
     app.connect("doctree-resolved", link_names)
     app.connect("env-updated", notebooks_stand_alone)

@@ -17,8 +17,23 @@ import numpy as np
 from matplotlib.ticker import MaxNLocator
 
 import spikegrad
-from spikegrad import Arctan, neurons
-from spikegrad.reports.plot import tidy, traces
+from spikegrad import (
+    LIF,
+    Arctan,
+    Delayed,
+    Join,
+    Layer,
+    LeakyReadout,
+    Network,
+    Sigmoid,
+    diagnose,
+    multi_spike,
+    neurons,
+    signed,
+    soft,
+    stochastic,
+)
+from spikegrad.reports.plot import activity, graph, plot, tidy, traces
 from spikegrad.training import Online
 
 HERE = Path(__file__).parent
@@ -99,32 +114,52 @@ def draw(axes, fire, x):
     tidy(axes, "", "potential − threshold")
 
 
+SWEEP = """<style>
+@keyframes sweep { from { clip-path: inset(0 100% 0 0) } 60%, to { clip-path: inset(0) } }
+g[id^="sweep"] { animation: sweep 7s linear infinite }
+@media (prefers-reduced-motion: reduce) { g[id^="sweep"] { animation: none } }
+</style>"""
+"""The artists whose names start with ``sweep`` appear from the left to the right."""
+
+
 def training():
-    """Run the program of the README: potentials of one image before and after training, and the accuracy."""
+    """Run the program of the README: a test image as spikes, the hidden spikes and the potentials, and the accuracy."""
     program = re.search(r"```python\n(.*?)```", (HERE.parent / "README.md").read_text(), re.DOTALL)[1]
-    before, loop, after = program.partition("for _ in")
-    space = {}
-    exec(before, space)
-    untrained = space["network"]
-    exec(loop + after, space)
+    trained = "epochs=10"
+    assert program.count(trained) == 1
+    accuracies, space = [], {}
+
+    def note(now):
+        if now.epoch_ended:
+            accuracies.append(100 * space["loss"](now.state.trainable, space["test"], space["key"])[1]["accuracy"])
+
+    space["note"] = note
+    exec(program.replace(trained, f"{trained}, callbacks=[note]"), space)
+    inputs = space["spikes"](space["test"], space["key"])[:, SHOWN : SHOWN + 1]
+    hidden, readout = space["state"].trainable.observe(inputs)[1].values()
     label = space["test"].y[SHOWN]
-    current = space["current"](space["test"].x[0])[:, SHOWN : SHOWN + 1]
-    figure = plt.figure(figsize=(8, 2.3), layout="constrained")
-    left, middle, right = figure.subplots(1, 3)
-    middle.sharey(left)
-    for axes, network, title in (
-        (left, untrained, "before training"),
-        (middle, space["network"], "after training"),
+    figure = plt.figure(figsize=(8.6, 4.3), layout="constrained")
+    (pixels, neurons_), (potentials, accuracy) = figure.subplots(2, 2)
+    for axes, spikes, color, title in (
+        (pixels, inputs, "C0", f"inputs: spikes of 64 pixels, the image of a {label}"),
+        (neurons_, hidden.output, "C3", "spikes of 100 neurons"),
     ):
-        for digit, line in enumerate(network(current)[1][:, 0].T):
-            is_label = digit == label
-            axes.plot(line, lw=2.4 if is_label else 1, color="C1" if is_label else "C0", zorder=2 + is_label)
-        tidy(axes, title, "time step")
+        step, neuron = np.nonzero(np.asarray(spikes[:, 0]))
+        axes.vlines(step, neuron - 0.5, neuron + 0.5, color=color, lw=5, gid=f"sweep-{color}")
+        axes.set(xlim=(-0.5, 19.5), ylim=(-1, spikes.shape[-1]))
+        tidy(axes, title, "", "pixel" if color == "C0" else "neuron")
+    for digit, line in enumerate(np.asarray(readout.output[:, 0]).T):
+        is_label = digit == label
+        color, width = ("C1", 2.6) if is_label else (GREY, 1)
+        potentials.plot(line, lw=width, color=color, zorder=2 + is_label, gid=f"sweep-{digit}")
+    potentials.text(0, potentials.get_ylim()[1], f"orange: class {label}", color="C1", va="top", fontsize=9)
+    potentials.set_xlim(-0.5, 19.5)
+    tidy(potentials, "potentials of ten classes", "time step", "potential")
+    accuracy.plot(range(1, 11), accuracies, "o-", color="C2", lw=1.8)
+    accuracy.set(ylim=(0, 100))
+    tidy(accuracy, "test accuracy", "epoch", "%")
+    for axes in (pixels, neurons_, potentials, accuracy):
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    left.set_ylabel("ten potentials, orange is right", fontsize=8)
-    right.plot(100 * np.array(space["curve"]), color="C0", lw=1.8)
-    right.set_ylim(0, 100)
-    tidy(right, "test accuracy, %", "update")
 
 
 def eligibility():
@@ -212,7 +247,7 @@ def memory_time():
             color = f"C{n}"
             left.plot(x, y, marker, color=color, mfc=color if filled else "none", ms=8, mew=1.6)
             if filled:
-                place = {"exact": (8, -3), "half": (8, 0), "8-bit": (9, -7), "recompute": (-22, 9)}[mode]
+                place = {"exact": (8, -3), "half": (8, 0), "8-bit": (9, -7), "recompute": (-30, 12)}[mode]
                 left.annotate(f'"{mode}"', (x, y), place, textcoords="offset points", fontsize=9, color=color)
     left.plot(1, 100, "D", color=GREY, ms=8)
     left.annotate("plain jax.lax.scan, also with the\nsurrogates of other JAX libraries", (1, 100), (-6, -26),
@@ -245,7 +280,7 @@ def memory_time():
         right.annotate(name, (x, y), places[variant], textcoords="offset points", fontsize=8.5, color=color, ha=align)
     right.plot(1, 100, "D", color=GREY, ms=7)
     right.annotate("plain jax.lax.scan", (1, 100), (8, 0), textcoords="offset points", fontsize=8.5)
-    right.text(0.62, 38, "modes of\nspikegrad", fontsize=8.5)
+    right.text(0.62, 35, "modes of\nspikegrad", fontsize=8.5)
     right.set(xlim=(0.6, 1.5), ylim=(0, 170))
     tidy(right, "libraries of PyTorch, 256 neurons, 100 time steps", "time / plain jax.lax.scan", "memory, %")
 
@@ -277,12 +312,7 @@ def storage():
     axes.text(3.6, 0.15, "time steps of one layer, in the forward pass", ha="center", va="center", fontsize=9)
 
 
-DATA = {  # the data sets of benchmarks/choosing.py, and their networks
-    "mnist5k": "mnist5k",
-    "japanese_vowels": "japanese_vowels, recurrent",
-    "self_regulation_scp1": "self_regulation_scp1, recurrent",
-    "randman": "randman",
-}
+DATA = "mnist5k", "japanese_vowels", "self_regulation_scp1", "randman"  # of benchmarks/choosing.py
 
 
 def curve_of(axes, rows, x, label, **options):
@@ -296,10 +326,10 @@ def choosing_width():
     """Test accuracy against the half-width and the height of the slope, a curve for each data set."""
     left, right = canvas(8.6, 3.3, 2, sharey=True)
     for axes, question, x in ((left, "width", "half_width"), (right, "height", "peak")):
-        for n, (data, label) in enumerate(DATA.items()):
+        for n, data in enumerate(DATA):
             rows = [row for row in results("choosing") if row["question"] == question and row["data"] == data]
             if rows:
-                curve_of(axes, rows, x, label, color=f"C{n}", marker="osD^"[n])
+                curve_of(axes, rows, x, data, color=f"C{n}", marker="osD^"[n])
         axes.set_xscale("log")
         axes.set_xticks([0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2] if x == "half_width" else [0.1, 0.3, 1, 3, 10])
         axes.minorticks_off()
@@ -479,6 +509,99 @@ def gpu_launches():
     right.legend(fontsize=8, frameon=False)
 
 
+def choosing_widths():
+    """One slope at three widths."""
+    plt.figure(plot(spikegrad.Arctan(1.0), spikegrad.Arctan(2.0), spikegrad.Arctan(4.0)))
+
+
+def diagnose_figure():
+    """The figure of a diagnosis, with a silent layer."""
+    keys = jax.random.split(jax.random.key(0), 4)
+    shapes = [(20, 50), (50, 50), (50, 4)]
+    weights = [3 * jax.random.normal(k, shape) / shape[0] ** 0.5 for k, shape in zip(keys, shapes, strict=False)]
+    network = Network(
+        [
+            Layer(weights[0], LIF(0.9)),
+            Layer(weights[1], LIF(0.9, threshold=20.0, surrogate=Sigmoid(2.0))),
+            Layer(weights[2], LeakyReadout(0.97)),
+        ]
+    )
+    spikes = jax.random.bernoulli(keys[3], 0.05, (40, 64, 20))
+    plt.figure(diagnose(network, spikes, lambda out: (out.max(0) ** 2).mean()).plot())
+
+
+def drawn_graph():
+    """The layers and connections of a network."""
+    w = jnp.ones((8, 8))
+    sources = {"gate": w, "loop": Delayed(w, 1), "out": Delayed(w, 3)}
+    network = Network(
+        {
+            "stem": Layer(w, LIF()),
+            "branch": Layer(w, LIF()),
+            "gate": Join(lambda s, b: s * (1 - b), of=("stem", "branch")),
+            "loop": Layer(sources, LIF()),
+            "out": Layer(w, LeakyReadout()),
+        }
+    )
+    plt.figure(graph(network))
+
+
+def activity_layers():
+    """The activity of all layers."""
+    inputs = jax.random.bernoulli(jax.random.key(0), 0.05, (120, 4, 40))
+    network = Network.init(jax.random.key(1), inputs, (30, 3), LIF(0.9), LeakyReadout(0.9))
+    _, observed = network.observe(inputs)
+    plt.figure(activity({"inputs": inputs, **observed}, example=2))
+
+
+def activity_potentials():
+    """Potentials of three neurons."""
+    inputs = jax.random.bernoulli(jax.random.key(0), 0.05, (120, 4, 40))
+    network = Network([Layer.init(jax.random.key(1), inputs, 30, LIF(0.95))])
+    layer = network.observe(inputs)[1][0]
+    plt.figure(traces(layer.potential, layer.output, threshold=1.0, neurons=(9, 10, 11)))
+
+
+def spike_types():
+    """Forward output and slope of four spike types."""
+    v = np.linspace(-2, 4.5, 651, dtype=np.float32)
+    s = Sigmoid(5.0)
+    drawn = np.asarray(stochastic(s)(np.broadcast_to(v - 1, (50, v.size)), key=jax.random.key(0))).mean(0)
+    kinds = [
+        ("soft", [(soft(s), "-")], None),
+        ("stochastic, mean of 50", [(soft(s), "-")], drawn),
+        (
+            "multi_spike, n=3\nsum, nearest (dashed)",
+            [(multi_spike(s, 3), "-"), (multi_spike(s, 3, slopes="nearest"), "--")],
+            None,
+        ),
+        ("signed", [(signed(s), "-")], None),
+    ]
+    _, axes = plt.subplots(2, 4, figsize=(10, 4), sharex=True, sharey="row", layout="constrained")
+    for (above, below), (title, fires, dots) in zip(axes.T, kinds, strict=True):
+        above.set_title(title, fontsize=9)
+        if dots is not None:
+            above.plot(v, dots, ".", ms=2, color="C1")
+        else:
+            above.plot(v, fires[0][0](v - 1), color="C0")
+        for fire, style in fires:
+            below.plot(v, fire.surrogate_grad(v - 1), style, color="C0" if style == "-" else "C3")
+        below.set_xlabel("potential, in thresholds", fontsize=8)
+        for ax in (above, below):
+            ax.spines[["top", "right"]].set_visible(False)
+            ax.tick_params(labelsize=8)
+            ax.grid(alpha=0.3)
+    axes[0, 0].set_ylabel("output", fontsize=8)
+    axes[1, 0].set_ylabel("slope", fontsize=8)
+
+
+def surrogate_shapes():
+    """Five shapes of equal height and half-width."""
+    shapes = ("relu_grad", "erf", "sigmoid", "arctan", "inv_square_grad")
+    shapes = [spikegrad.rescaled(spikegrad.get(shape), peak=1.0, half_width=0.3) for shape in shapes]
+    plt.figure(plot(*shapes, x=[i / 200 for i in range(-400, 401)]))
+
+
 FILES = {
     "training": training,
     "memory-time": memory_time,
@@ -492,6 +615,13 @@ FILES = {
     "diagnose-tree": diagnosis_tree,
     "surrogate-curves": surrogate_curves,
     "gpu-launches": gpu_launches,
+    "choosing-widths": choosing_widths,
+    "diagnose-figure": diagnose_figure,
+    "graph": drawn_graph,
+    "activity-layers": activity_layers,
+    "activity-potentials": activity_potentials,
+    "spike-types": spike_types,
+    "surrogate-shapes": surrogate_shapes,
 }
 """The files in ``docs/_static``, without their ending, and the functions that draw them."""
 
@@ -503,5 +633,8 @@ if __name__ == "__main__":
     with mpl.rc_context(colors | {"svg.hashsalt": "spikegrad", "font.family": "DejaVu Sans"}):
         for name in sys.argv[1:] or FILES:
             FILES[name]()
-            plt.savefig(HERE / "_static" / f"{name}.svg", transparent=True, metadata={"Date": None})
+            path = HERE / "_static" / f"{name}.svg"
+            plt.savefig(path, transparent=True, metadata={"Date": None})
+            text = path.read_text().replace("#000000", GREY)  # black would not be seen on dark pages
+            path.write_text(text.replace("<defs>", f"{SWEEP}\n <defs>", 1) if "sweep" in text else text)
             plt.close("all")

@@ -1,5 +1,15 @@
-"""Surrogate gradients for spiking neural networks in JAX: a step forward, a smooth slope
-backward."""
+"""Surrogate gradients for spiking neural networks in JAX: a step forward, a smooth slope backward.
+It has the common neurons and surrogates, layers, networks over time, and :func:`diagnose`.
+
+>>> import jax, jax.numpy as jnp
+>>> from spikegrad import LIF, LeakyReadout, Network
+>>> spikes = jax.random.bernoulli(jax.random.key(0), 0.1, (50, 8, 20))
+>>> cells = LIF(0.9), LeakyReadout(0.9)
+>>> network = Network.init(jax.random.key(1), spikes, (30, 3), *cells)
+>>> states, potentials = network(spikes)
+>>> potentials.shape  # steps, examples, outputs
+(50, 8, 3)
+"""
 
 import contextlib
 import importlib

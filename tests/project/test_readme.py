@@ -5,7 +5,6 @@ work on GitHub.
 import json
 import re
 
-import pytest
 from conftest import ROOT
 
 import spikegrad
@@ -28,12 +27,9 @@ def test_memory_and_time_are_those_of_the_results():
         for mode, row in rows.items()
     }
     text = " ".join(TEXT.split())
-    assert f"{share['exact']}% of a plain `jax.lax.scan` and about as fast" in text
-    assert f"{share['recompute']}% with recomputation" in text
-    assert (
-        f"with {share['exact']}% of the memory of JAX's loop `jax.lax.scan`, or "
-        f"{share['8-bit']}% if states" in text
-    )
+    assert f"with {share['exact']}% of the memory of JAX's loop `jax.lax.scan`, and about" in text
+    needs = f"With states in 8 bits it needs {share['8-bit']}%, and with recomputation"
+    assert f"{needs} {share['recompute']}%." in text
     assert all(0.8 < rows[mode]["time_ratio"] < 1.1 for mode in ("exact", "8-bit"))  # about as fast
 
 
@@ -45,25 +41,28 @@ def test_numbers_of_neurons_and_surrogates():
     }
     models = cells - {neurons.Cell, neurons.LeakyReadout, neurons.Refractory, neurons.Relu}
     libraries = {name.partition(".")[0] for name in presets.PRESETS}
-    assert TABLE["neurons, surrogates"][0] == f"{len(models)}, {len(spikegrad.names())}"
+    assert f"{len(models)} neuron models and {len(spikegrad.names())} surrogates" in TEXT
     assert len(libraries) == 15
-    assert "surrogates of fifteen" in TABLE["models of other libraries"][0]
+    assert "surrogates of fifteen" in " ".join(TEXT.split())
 
 
-def test_table_has_at_most_eight_rows():
+def test_number_of_broken_networks_is_that_of_the_results():
+    rows = json.loads((ROOT / "benchmarks" / "results" / "diagnose.json").read_text())["rows"]
+    broken = [row for row in rows if row["fault"]]
+    found = [row for row in broken if row["place"]]
+    text = " ".join(TEXT.split())
+    assert f"list of {len(broken)} deliberately broken networks" in text
+    assert f"finds the layer in {len(found)}," in text
+
+
+def test_each_library_has_a_version_and_an_advantage():
+    """No unfair cell: the table names a strength of each of the other libraries."""
     assert {len(cells) for cells in TABLE.values()} == {4}
-    assert len(TABLE.keys() - {"library", "---"}) <= 8
-
-
-def test_columns_of_braintools_are_its_installed_version():
-    surrogate = pytest.importorskip("braintools.surrogate")
-    import braintools  # noqa: PLC0415
-
-    version = re.match(r"braintools (\d+\.\d+)", TABLE["library"][3])[1]
-    if not braintools.__version__.startswith(f"{version}."):
-        pytest.skip("the README compares with another version of braintools")
-    classes = {name for name in vars(surrogate) if name[0].isupper()} - {"Surrogate"}
-    assert TABLE["neurons, surrogates"][3] == f"in brainpy.state, {len(classes)}"
+    libraries = {name for name in TABLE if name not in ("library", "---")}
+    assert len(libraries) >= 8
+    for name in libraries:
+        assert re.search(r" \d+\.\d+$", name), name
+        assert ("–" in TABLE[name][1]) == name.startswith("spikegrad"), name
 
 
 def test_links_work_on_github():
@@ -75,7 +74,7 @@ def test_links_work_on_github():
         assert path.is_file(), link
         if path.suffix == ".md":
             assert not re.search(
-                r"^`{3,}\{(include|eval-rst|toctree)\}|^:{3,}\{", path.read_text(), re.MULTILINE
+                r"^`{3,}\{(include|eval-rst|toctree|glossary)\}|^:{3,}\{", path.read_text(), re.MULTILINE
             ), link
 
 

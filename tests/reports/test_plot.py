@@ -116,6 +116,19 @@ def drawn(axes):
     }
 
 
+def test_marks_of_many_neurons_are_seen():
+    """At least 1.5 points in both directions."""
+    spikes = RNG.random((100, 784)) < 0.01
+    figure = raster(spikes)
+    figure.draw_without_rendering()
+    (axes,) = figure.axes
+    (lines,) = axes.collections
+    low, high = np.asarray(lines.get_segments())[0]
+    size = axes.transData.transform(high) - axes.transData.transform(low)
+    assert size[1] * 72 / figure.dpi >= 1.5
+    assert min(lines.get_linewidths()) >= 1.5
+
+
 def test_a_raster_has_a_line_for_each_spike_and_the_axes_of_the_whole():
     flat = SPIKES[:, 1].reshape(STEPS, 8)
     (axes,) = raster(SPIKES, example=1).axes
@@ -151,7 +164,8 @@ def test_activity_draws_spikes_lines_and_images_with_grey_steps_that_are_not_val
     figure = activity({"inputs": SPIKES, "wide": wide, "out": Activity(real)}, example=1, mask=MASK)
     spikes, image, lines, _ = figure.axes  # and the bar of colors
     assert (
-        spikes.get_title(loc="left") == f"inputs, {(SPIKES[:, 1] != 0).mean():.3f} spikes per step"
+        spikes.get_title(loc="left")
+        == f"inputs, {(SPIKES[:, 1] != 0).mean():.3f} spikes per neuron and step"
     )
     np.testing.assert_array_equal(image.images[0].get_array(), wide[:, 1].T)
     np.testing.assert_array_equal([line.get_ydata() for line in lines.lines], real[:, 1].T)
@@ -165,7 +179,7 @@ def test_activity_draws_spikes_lines_and_images_with_grey_steps_that_are_not_val
 def test_activity_does_not_count_spikes_in_outputs_of_zeros():
     """They are of a silent layer, or of a readout below one."""
     spikes, zeros = activity({"in": SPIKES, "readout": np.zeros((STEPS, EXAMPLES, 3))}).axes
-    assert "spikes per step" in spikes.get_title(loc="left")
+    assert "spikes per neuron and step" in spikes.get_title(loc="left")
     assert zeros.get_title(loc="left") == "readout, all outputs are 0"
     assert not drawn(zeros)
 

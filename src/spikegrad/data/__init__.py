@@ -1,4 +1,14 @@
-"""Labelled examples: readers of recordings and images, batches, and encodings over time.
+"""Labelled examples: readers of recordings and images, batches, and encodings over time. Batches
+have time on the first axis and examples on the second.
+
+>>> import jax
+>>> from spikegrad.data import randman, rate_encoding
+>>> data = randman(classes=3, samples=10, steps=50)
+>>> batch = next(iter(data.batches(8, seed=0)))
+>>> batch.x.shape, batch.y.shape
+((50, 8, 20), (8,))
+>>> rate_encoding([0.1, 0.9], 50, jax.random.key(0)).shape
+(50, 2)
 
 Readers do not download data. A file of your images contains these keys and no others:
 

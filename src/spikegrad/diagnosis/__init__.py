@@ -1,4 +1,13 @@
-"""Diagnosis of networks that do not learn."""
+"""Diagnosis of networks that do not learn. :func:`spikegrad.diagnose` starts it, and this module
+has the classes of its report.
+
+>>> import jax.numpy as jnp
+>>> from spikegrad import LIF, Layer, Network, diagnose
+>>> network = Network([Layer(0.01 * jnp.eye(4), LIF(0.9))])
+>>> report = diagnose(network, jnp.ones((20, 2, 4)))
+>>> [issue.kind for issue in report.issues]
+['silent']
+"""
 
 from ._diagnose import diagnose
 from .measures import LayerReport

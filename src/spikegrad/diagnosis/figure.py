@@ -26,14 +26,22 @@ def draw(diagnosis: Any) -> Figure:
         panels = figure.subplots(1, columns, squeeze=False)[0]
         for n, (axes, layer) in enumerate(zip(panels, spiking, strict=False)):
             samples = layer.samples[np.isfinite(layer.samples)]
-            axes.set_title(f"layer {layer.place!r}, rate {layer.rate:.2g}")
+            axes.set_title(
+                f"layer {layer.place!r}, {layer.rate:.2g} spikes per neuron and step",
+                fontsize=7,
+            )
             axes.set_xlabel("potential − threshold")
             size = abs(layer.scale) or 1.0
             low, high = samples.min(initial=-size), samples.max(initial=size)
             axes.hist(samples, 60, range=(low, high), density=True, color=f"C{n}")
             x = np.linspace(low, high, 600, dtype=np.float32)
             slope = np.asarray(slope_of(layer.surrogate, x))
-            (line,) = axes.twinx().plot(x, slope, color="k")
+            right = axes.twinx()
+            (line,) = right.plot(x, slope, color="k")
+            if n == 0:
+                axes.set_ylabel("density of potentials (bars)")
+            if n == len(spiking) - 1:
+                right.set_ylabel("slope (line)")
             # A slope of 0 lies on the lower edge, like the bars.
             line.sticky_edges.y.append(0)
     return figure

@@ -1,4 +1,16 @@
-"""Networks on the integers of chips: cells, weights, quantization, replay and programs in C."""
+"""Networks on the integers of chips: cells, weights, quantization, replay and programs in C.
+:func:`quantize` rounds a trained network, and :func:`replay` runs it in NumPy with equal spikes.
+
+>>> import jax
+>>> from spikegrad import LIF, Network
+>>> from spikegrad.integers import quantize, replay
+>>> spikes = jax.random.bernoulli(jax.random.key(0), 0.1, (50, 8, 20))
+>>> cell = LIF(0.9, reset="value")
+>>> network = Network.init(jax.random.key(1), spikes, (30, 3), cell)
+>>> integers, report = quantize(network, "fixed", spikes, bits=8)
+>>> bool((integers(spikes)[1] == replay(integers, spikes)[1]).all())
+True
+"""
 
 from ._c import ProgramReport, to_c
 from ._cells import FixedLIF, IntegerCell, Loihi, Xylo

@@ -1,4 +1,12 @@
-"""Losses of network outputs over time.
+"""Losses of network outputs over time. They reduce outputs over the valid time steps, and compare
+them with labels, rates, spike trains or values.
+
+>>> import jax.numpy as jnp
+>>> from spikegrad.losses import reduce_time
+>>> potentials = jnp.ones((50, 8, 3))  # steps, examples, classes
+>>> mask = jnp.arange(50)[:, None] < jnp.full(8, 30)
+>>> reduce_time(potentials, "mean", mask).shape
+(8, 3)
 
 Outputs have the shape that :class:`spikegrad.Network` returns: ``(steps, examples, classes)``.
 Masks have the form that it takes, ``(steps, examples)`` or ``(steps,)``, and are True for the valid

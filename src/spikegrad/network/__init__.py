@@ -1,4 +1,15 @@
-"""Layers of neurons over time, and what the backward pass keeps of them."""
+"""Layers of neurons over time, and what the backward pass keeps of them. The classes to build a
+network are in :mod:`spikegrad`, and this module has initial weights, delays and activity.
+
+>>> import jax, jax.numpy as jnp
+>>> from spikegrad import LIF, Layer, Network
+>>> from spikegrad.network import draw_weights
+>>> inputs = jax.random.bernoulli(jax.random.key(0), 0.1, (50, 8, 20))
+>>> network = Network([Layer(jnp.zeros((20, 30)), LIF(0.9))])
+>>> network = draw_weights(network, jax.random.key(1), inputs)
+>>> bool(network(inputs)[1].mean() > 0)  # the neurons spike
+True
+"""
 
 from ._layer import Layer
 from ._layer import unchanged as unchanged

@@ -1,4 +1,11 @@
-"""The cells a spiking network is built of: plain functions of a state and an input current.
+"""The cells a spiking network is built of: plain functions of a state and an input current. A cell
+is a neuron model without weights, and a :class:`~spikegrad.Layer` adds the weights.
+
+>>> import jax.numpy as jnp
+>>> from spikegrad.neurons import Izhikevich, unroll
+>>> state, spikes = unroll(Izhikevich(), jnp.full((100, 1), 10.0))
+>>> spikes.shape  # steps, neurons
+(100, 1)
 
 A cell is a pytree of its parameters. Called with its state and the current of one step, it returns
 the new state and its output; :func:`unroll` does so for every step of a sequence. Weights, delays

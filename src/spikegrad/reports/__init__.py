@@ -1,5 +1,13 @@
-"""Reports: residuals of a backward pass, costs, diagnoses of networks, and plots, which need the
-extra ``plot``.
+"""Reports before training: residuals of a backward pass, operations and energy of a network. Plots
+are in :mod:`spikegrad.reports.plot`, which needs the extra ``plot``.
+
+>>> import jax.numpy as jnp
+>>> from spikegrad import LIF, Layer, Network
+>>> from spikegrad.reports import residual_report
+>>> network = Network([Layer(jnp.ones((20, 30)), LIF(0.9))])
+>>> inputs = jnp.ones((50, 8, 20))
+>>> residual_report(lambda net: net(inputs)[1].sum(), network).bytes > 0
+True
 """
 
 from ._connections import NotLinearError as NotLinearError  # for the library itself

@@ -345,7 +345,7 @@ def draw_activity(
         if (x == np.rint(x)).all():
             draw_spikes(axes, x)
             # zeros are of a silent layer, or of a readout below one
-            rate = f"{(x != 0).mean():.3f} spikes per step"
+            rate = f"{(x != 0).mean():.3f} spikes per neuron and step"
             name = f"{name}, {rate if x.any() else 'all outputs are 0'}"
         elif x.shape[1] <= _LINES:
             axes.set_ylabel("output", fontsize=8)
@@ -373,6 +373,10 @@ _LINES = 12
 """Maximum number of neurons with real outputs as lines. Outputs of more neurons are an image."""
 
 
+_MARKS, _WIDTH = 80, 200.0
+"""Rows of marks that a panel has room for, and points of the marks of all its steps."""
+
+
 def _of_example(x: ArrayLike | None, example: int) -> np.ndarray:
     """Return one example of ``(steps, examples, neurons...)`` as ``(steps, neurons)``."""
     # Matplotlib does not take bfloat16.
@@ -385,13 +389,18 @@ def draw_spikes(
     axes: Axes, spikes: np.ndarray, colors: Sequence[str] | None = None
 ) -> None:
     """Draw a vertical line for each nonzero value of ``(steps, neurons)``."""
+    steps, neurons = spikes.shape
+    # At least about two points tall in a panel of usual height, or marks of many neurons vanish.
+    half = max(0.5, neurons / _MARKS)
     # One call for all lines, because a layer may have 100,000 spikes.
     t, n = np.nonzero(spikes)
-    line_colors = np.asarray(colors or ["black"] * spikes.shape[1])[n]
+    line_colors = np.asarray(colors or ["black"] * neurons)[n]
     axes.vlines(
         t,
-        n - 0.5,
-        n + 0.5,
+        n - half,
+        n + half,
+        # Most of the width of a step in a panel of usual width.
+        linewidth=float(np.clip(_WIDTH / max(steps, 1), 1.5, 5.0)),
         colors=np.where(spikes[t, n] < 0, "red", line_colors).tolist(),
     )
     axes.set_ylim(-0.5, spikes.shape[1] - 0.5)

@@ -1,7 +1,13 @@
-"""The catalogue: one file per family, one class per surrogate.
+"""Surrogates of spikes: the catalogue of shapes, and helpers that measure and rescale them. The 18
+surrogates of braintools are also functions, so this module replaces ``braintools.surrogate``.
 
-The 18 surrogates of braintools are also functions, so this module replaces
-``braintools.surrogate``.
+>>> from spikegrad import get, measure, rescaled
+>>> from spikegrad.surrogates import Circle
+>>> fire = rescaled(Circle(), peak=1.0, half_width=0.3)
+>>> round(measure(fire).half_width, 2)
+0.3
+>>> get("arctan(alpha=2)")
+Arctan(alpha=2.0)
 """
 
 import importlib

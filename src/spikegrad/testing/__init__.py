@@ -1,4 +1,5 @@
-"""Checks of surrogates and cells. Use them in a test of your classes.
+"""Checks of surrogates and cells, with the properties that the library tests on its own classes.
+Use them in a test of your classes.
 
 >>> from spikegrad import Sigmoid
 >>> from spikegrad.testing import check_surrogate

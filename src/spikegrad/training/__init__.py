@@ -1,4 +1,15 @@
-"""Training of anything that has a differentiable loss, by any optimizer of optax."""
+"""Training of anything that has a differentiable loss, by any optimizer of optax. It has the loop
+:func:`fit` with callbacks, checkpoints, sweeps, and gradients forward in time.
+
+>>> import jax, jax.numpy as jnp, optax
+>>> from spikegrad.training import fit
+>>> def loss(w, batch, key):
+...     return ((batch @ w - 1) ** 2).mean(), {}
+>>> batches, adam, key = [jnp.ones((4, 3))], optax.adam(0.1), jax.random.key(0)
+>>> state = fit(loss, jnp.zeros(3), batches, optimizer=adam, key=key, epochs=9)
+>>> state.step
+9
+"""
 
 from ._adapt_widths import AdaptWidths
 from ._batches import ShuffledBatches, with_device_data
