@@ -408,7 +408,7 @@ def shorten_sidebar(app, page, template, context, doctree):
     """Keep the pages below a page only around the current one: the reference has 200."""
     tree = BeautifulSoup(context.get("furo_navigation_tree", ""), "html.parser")
     for entry in tree.select("li.has-children"):
-        if "current" not in entry["class"]:
+        if not entry.decomposed and "current" not in entry["class"]:
             for part in entry.find_all(["ul", "input", "label"], recursive=False):
                 part.decompose()
             entry["class"].remove("has-children")
