@@ -5,7 +5,7 @@ other simulators and chips, and their networks here. It needs the extra ``nir``.
 >>> from spikegrad import LIF, Layer, Network
 >>> from spikegrad.exchange import from_nir, to_nir
 >>> network = Network([Layer(jnp.eye(3), LIF(0.9, reset="value"))])
->>> graph = to_nir(network, dt=1e-3)
+>>> graph = to_nir(network, dt=1e-3, discretization="euler")
 >>> type(graph).__name__
 'NIRGraph'
 """

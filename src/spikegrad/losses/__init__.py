@@ -4,7 +4,7 @@ them with labels, rates, spike trains or values.
 >>> import jax.numpy as jnp
 >>> from spikegrad.losses import reduce_time
 >>> potentials = jnp.ones((50, 8, 3))  # steps, examples, classes
->>> mask = jnp.arange(50)[:, None] < jnp.full(8, 30)
+>>> mask = jnp.arange(50)[:, None] < jnp.full((1, 8), 30)
 >>> reduce_time(potentials, "mean", mask).shape
 (8, 3)
 
