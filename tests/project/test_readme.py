@@ -74,7 +74,9 @@ def test_links_work_on_github():
         assert path.is_file(), link
         if path.suffix == ".md":
             assert not re.search(
-                r"^`{3,}\{(include|eval-rst|toctree|glossary)\}|^:{3,}\{", path.read_text(), re.MULTILINE
+                r"^`{3,}\{(include|eval-rst|toctree|glossary)\}|^:{3,}\{",
+                path.read_text(),
+                re.MULTILINE,
             ), link
 
 
