@@ -30,7 +30,7 @@ from ._functions import Arrays, pullback, with_derivative_of
 from ._layer_vjp import Gradients, JoinVjp, LayerVjp, plus
 
 
-class Carry(NamedTuple):
+class ForwardCarry(NamedTuple):
     """The arrays that the loops of the forward pass carry from step to step, by name."""
 
     pre_spike: dict[Name, State]
@@ -139,7 +139,7 @@ class Component:
 
     def forward(
         self,
-        carry: Carry,
+        carry: ForwardCarry,
         hoisted: dict[Name, dict[str, Read]],
         *,
         masks: Masks,
@@ -153,8 +153,8 @@ class Component:
         # ``per_step``, and its masks. The scan stacks the outputs, with other parts that are
         # requested, and the residuals: (chunk, batch, neurons).
         def step(
-            carry: Carry, now: tuple[dict[Name, dict[str, Read]], Masks]
-        ) -> tuple[Carry, tuple[dict[Name, PyTree], dict[Name, PyTree]]]:
+            carry: ForwardCarry, now: tuple[dict[Name, dict[str, Read]], Masks]
+        ) -> tuple[ForwardCarry, tuple[dict[Name, PyTree], dict[Name, PyTree]]]:
             # ``graph_step`` gets no inputs, because every read of an input is hoisted.
             hoisted, mask = now
             new = graph_step(nodes, carry.states, carry.pasts, {}, hoisted, mask)
@@ -172,7 +172,7 @@ class Component:
                 if stores
             }
             outputs = select(new.outputs, new.outputs.keys() & {*nodes, *recorded})
-            return Carry(pre_spike, new.states, new.pasts), (outputs, residuals)
+            return ForwardCarry(pre_spike, new.states, new.pasts), (outputs, residuals)
 
         ends, (outputs, residuals) = jax.lax.scan(
             self._fast(step),

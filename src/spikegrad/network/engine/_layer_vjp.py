@@ -113,8 +113,9 @@ class LayerVjp(NamedTuple):
     """The labels of the edges outside loops, in the order of the sum of products."""
     inside: tuple[str, ...]
     """The labels of the edges within a loop. They follow in the sum."""
-    began: jax.ShapeDtypeStruct
-    """The type of the first product. Zeros of it replace the product if all edges are within loops.
+    first_product: jax.ShapeDtypeStruct
+    """The type of the first product, ``(batch, neurons)``. Zeros of it replace the product if all
+    edges are within loops.
     """
     matrices: frozenset[str]
     """The labels of products with a matrix."""
@@ -144,18 +145,23 @@ class LayerVjp(NamedTuple):
         return "fire", "integrate", *products
 
     def call(self, name: str, *args: PyTree) -> PyTree:
+        """Evaluate one of the functions, such as a product or ``fire``, with its arrays."""
         return self.calls[name](self.arrays[name], *args)
 
-    def _over_chunk(self, name):
-        # vmap over the steps of a chunk: (chunk, batch, inputs) -> (chunk, batch, neurons). All
-        # steps share the arrays.
+    def _over_chunk(self, name: str) -> Callable[[Arrays, PyTree], jax.Array]:
+        """Return a function of its arrays and of all steps of a chunk.
+
+        It maps ``(chunk, batch, inputs)`` to ``(chunk, batch, neurons)``.
+        """
+        # All steps share the arrays.
         return jax.vmap(self.calls[name], in_axes=(None, 0))
 
-    def _first(self, reads):
+    def _first(self, reads: dict[str, Read]) -> jax.Array:
         """Return the product to which the bias is added, ``(batch, neurons)``."""
-        for label in self.outside[:1]:
+        if self.outside:
+            label = self.outside[0]
             return self.call(label, reads[label])
-        return jnp.zeros(self.began.shape, self.began.dtype)
+        return jnp.zeros(self.first_product.shape, self.first_product.dtype)
 
     def drive(self, reads: dict[str, Read]) -> jax.Array:
         """Return the current from edges outside loops, ``W x + b``, for one step."""
@@ -174,7 +180,7 @@ class LayerVjp(NamedTuple):
 
         # A product within a loop is hoisted too if its source is at least a chunk behind. These
         # products stay separate from the drive, because the sum must keep its order.
-        def products(reads):
+        def products(reads: dict[str, Read]) -> dict[str, jax.Array]:
             looped = [label for label in reads if label in self.inside]
             return {
                 DRIVE: self.drive(reads),
@@ -199,6 +205,7 @@ class LayerVjp(NamedTuple):
         return total
 
     def integrate(self, v: State, current: jax.Array) -> State:
+        """Return the pre-spike state, ``(batch, neurons)``."""
         return self.call("integrate", v, current)
 
     def fire(self, u: State, mask: Masks) -> LayerState:
@@ -207,12 +214,14 @@ class LayerVjp(NamedTuple):
         # neurons). The number is a scalar, or (batch,) with a mask per example. The backward pass
         # calls this again and draws equal spikes, because the keys depend only on these numbers.
         keys = None
-        for key in self.arrays.get("key", ()):
+        if "key" in self.arrays:
+            [key] = self.arrays["key"]
             keys = keys_of(key, mask.number, self.number, self.examples)
         return self.call("fire", u, keys)
 
-    def _at_rest(self, rest):
-        return self.call("at_rest", rest)
+    def _at_rest(self, remainder: PyTree) -> jax.Array:
+        """Return the distance to the threshold of a neuron at rest, ``(batch, neurons)``."""
+        return self.call("at_rest", remainder)
 
     def store(self, u: State, mask: Masks) -> PyTree:
         """Return the residual of a pre-spike state."""
@@ -323,7 +332,7 @@ def _add_product(
     return jax.lax.fori_loop(0, parts, add, grad)
 
 
-def trace(
+def trace_layer(
     graph: Graph,
     name: Name,
     reads: dict[str, Read],
@@ -346,7 +355,7 @@ def trace(
     matrices = set()
     convolutional = []
 
-    def add(name, function, *example):
+    def add(name: str, function: Callable, *example: PyTree) -> None:
         # The arrays become arguments, because the custom derivative of the loop gives gradients
         # only to arguments.
         calls[name], arrays[name], jaxpr = close(function, *example)
@@ -370,14 +379,18 @@ def trace(
     current = jax.eval_shape(functools.partial(sum_of, layer, looped=looped), products)
     # The bias is added to the first product. Without an edge outside loops, zeros replace it. The
     # order of the sum is then equal in all modes.
-    began, *_ = products.values()
+    first_product = next(iter(products.values()))
     # All later products are added to the current, so they are cast to its dtype first. The cast is
     # part of the product, so its transpose brings the cotangent of the current to the dtype of the
     # matrix.
     for label, call in calls.items():
         if label not in outside[:1]:
             calls[label] = functools.partial(_cast, call, current.dtype)
-    add("bias", lambda began: plus_bias(layer, began).astype(current.dtype), began)
+    add(
+        "bias",
+        lambda first: plus_bias(layer, first).astype(current.dtype),
+        first_product,
+    )
     add("integrate", method(cell, "integrate"), v, current)
     # The loop carries the last pre-spike state, so it needs a first value. No step reads it
     # (``Masks.started``).
@@ -398,28 +411,28 @@ def trace(
             # A cell without a threshold has no distance, and the storage needs no distance at rest.
             at_rest = distance_at_rest(cell, encoded, current.shape)
             add("at_rest", at_rest, encoded[1])
-    kinds = spike_types(cell)
+    # These modes trade time for memory. A captured graph of a GPU contains no loop.
+    saves_memory = (
+        plan.storage.encodes
+        or plan.backward.row.recompute
+        or plan.backward.segment is not None
+    )
+    types = spike_types(cell)
     traced = LayerVjp(
-        {},
-        calls,
-        outside,
-        tuple(label for label in products if label in looped),
-        began,
-        frozenset(matrices),
-        any(convolutional),
-        plan.storage,
-        encoded,
-        any(kind.needs_magnitude for kind in kinds),
-        any(kind.graded for kind in kinds),
-        number,
-        examples,
-        # These modes trade time for memory.
-        (
-            plan.storage.encodes
-            or plan.backward.row.recompute
-            or plan.backward.segment is not None
-        )
-        and not plan.device.captures_chunks,
+        arrays={},
+        calls=calls,
+        outside=outside,
+        inside=tuple(label for label in products if label in looped),
+        first_product=first_product,
+        matrices=frozenset(matrices),
+        per_step=any(convolutional),
+        storage=plan.storage,
+        encoded=encoded,
+        needs_magnitude=any(spikes.needs_magnitude for spikes in types),
+        graded=any(spikes.graded for spikes in types),
+        number=number,
+        examples=examples,
+        low_memory=saves_memory and not plan.device.captures_chunks,
     )
     return traced, arrays, u
 
@@ -447,7 +460,7 @@ def trace_all(
     outputs = {**outputs, **{name: out for name, (_, out) in states.items()}}
 
     # Examples of all reads, (batch, ...). Only their shapes and dtypes matter.
-    def read(source, lag):
+    def read(source: Name, lag: int) -> jax.Array:
         return pasts[source][-lag] if lag and source in pasts else outputs[source]
 
     for name, node in graph.nodes.items():
@@ -463,7 +476,7 @@ def trace_all(
                 {}, call, has_convolution(jaxpr), plan.device.captures_chunks
             )
         else:
-            traced[name], arrays[name], pre_spike[name] = trace(
+            traced[name], arrays[name], pre_spike[name] = trace_layer(
                 graph, name, reads, states[name], key, examples, plan
             )
     return traced, arrays, pre_spike

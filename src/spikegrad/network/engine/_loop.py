@@ -70,7 +70,7 @@ from ..graph._graph import Graph
 from ..step._masks import Masks, tree_keep, tree_where
 from ..step._states import StatesAndPasts
 from ._backward import at_index, backward
-from ._component import Carry, Cotangents
+from ._component import Cotangents, ForwardCarry
 from ._functions import Arrays
 from ._late_scan import late_scan
 from ._layer_vjp import JoinVjp, LayerVjp, trace_all
@@ -78,7 +78,7 @@ from ._part_loop import PartLoop, Segment
 from ._schedule import RESIDUALS, Part, Plan, schedule
 
 
-class Arguments(NamedTuple):
+class LoopArguments(NamedTuple):
     """The arrays of the loop over a part.
 
     A function with a custom derivative gives gradients only to its arguments, so the loop closes
@@ -98,11 +98,11 @@ class Arguments(NamedTuple):
     """The masks of the part, ``(steps of the part, ...)``."""
 
 
-class Results(NamedTuple):
+class LoopResults(NamedTuple):
     """The results of the loop over a part."""
 
     ends: StatesAndPasts
-    """The states and pasts after the part, in the shapes of ``Arguments.starts``."""
+    """The states and pasts after the part, in the shapes of ``LoopArguments.starts``."""
     recorded: dict[Name, PyTree]
     """The requested outputs, ``(steps of the part, batch, neurons)``."""
     residuals: dict[Name, PyTree]
@@ -139,12 +139,12 @@ def run(
     # segment.
     # The states after one part start the next. Their derivatives pass between the parts as
     # those of ordinary arrays.
-    results: list[Results] = []
+    results: list[LoopResults] = []
     for part in schedule(len(masks.started), plan.backward, plan.device, work):
         part_masks = masks.part(part.start, part.start + part.steps)
         program = PartProgram(plan, graph, traced, part)
         results.append(
-            program.run(Arguments(arrays, inputs, pre_spike, starts, part_masks))
+            program.run(LoopArguments(arrays, inputs, pre_spike, starts, part_masks))
         )
         starts = results[-1].ends
     # ``Partial`` is a pytree, so a stage inside ``jax.checkpoint`` can return it.
@@ -242,22 +242,22 @@ class PartProgram:
         # known when the chunk starts, so they do not close a loop.
         self.groups = self.graph.components(self.part.chunk)
 
-    def run(self, arguments: Arguments) -> Results:
+    def run(self, arguments: LoopArguments) -> LoopResults:
         """Run the loop, with a custom derivative."""
 
         # Without differentiation JAX runs ``loop``, which stores residuals only for a later stage.
         # To differentiate, JAX runs ``loop_forward`` and ``loop_backward``.
         @jax.custom_vjp
-        def loop(arguments: Arguments) -> Results:
+        def loop(arguments: LoopArguments) -> LoopResults:
             return self.forward(arguments, stores=self.returns_residuals)[0]
 
-        def loop_forward(arguments: Arguments) -> tuple[Results, tuple]:
+        def loop_forward(arguments: LoopArguments) -> tuple[LoopResults, tuple]:
             results, residuals = self.forward(arguments, stores=True)
             return results, (arguments, residuals)
 
         def loop_backward(
-            saved: tuple[Arguments, PyTree], ct_results: Results
-        ) -> tuple[Arguments]:
+            saved: tuple[LoopArguments, PyTree], ct_results: LoopResults
+        ) -> tuple[LoopArguments]:
             # A second derivative would treat the codes as constants and be silently wrong.
             if self.plan.storage.orders < 2:
                 saved, ct_results = _first_order_only(
@@ -269,7 +269,7 @@ class PartProgram:
         loop.defvjp(loop_forward, loop_backward)
         return loop(arguments)
 
-    def part_loop(self, arguments: Arguments) -> PartLoop:
+    def part_loop(self, arguments: LoopArguments) -> PartLoop:
         """Return the loop with the arrays of a pass."""
         masks = arguments.masks
         # Only the keys of stochastic spikes need the numbers of the steps.
@@ -290,7 +290,9 @@ class PartProgram:
             masks,
         )
 
-    def forward(self, arguments: Arguments, *, stores: bool) -> tuple[Results, PyTree]:
+    def forward(
+        self, arguments: LoopArguments, *, stores: bool
+    ) -> tuple[LoopResults, PyTree]:
         """Return the results and the residuals. ``stores`` is False if no pass reads them.
 
         The residuals are the stored pre-spike states of each layer, ``(chunks, chunk, batch,
@@ -298,13 +300,13 @@ class PartProgram:
         ``(segments, batch, neurons)`` and ``(segments, depth, batch, neurons)``, unrounded.
         """
         loop = self.part_loop(arguments)
-        carry = Carry(arguments.pre_spike, *arguments.starts)
+        carry = ForwardCarry(arguments.pre_spike, *arguments.starts)
         if self.has_segments:
             # They are stored after a segment, where they are computed. To store the carry, XLA
             # would start a copy on its own.
             def segment(
-                carry: Carry, first: jax.Array
-            ) -> tuple[Carry, tuple[PyTree, PyTree]]:
+                carry: ForwardCarry, first: jax.Array
+            ) -> tuple[ForwardCarry, tuple[PyTree, PyTree]]:
                 carry, recorded, _ = loop.forward(first, carry, stores=False)
                 return carry, (recorded, (carry.pre_spike, carry.pasts))
 
@@ -329,11 +331,11 @@ class PartProgram:
             # The checkpoint of a stage saves the arrays with this name, and recomputes all others.
             residuals = jax.tree.map(lambda a: checkpoint_name(a, RESIDUALS), residuals)
         returned = residuals if self.returns_residuals else {}
-        return Results(states_and_pasts, recorded, returned), residuals
+        return LoopResults(states_and_pasts, recorded, returned), residuals
 
     def backward(
-        self, arguments: Arguments, residuals: PyTree, ct_results: Results
-    ) -> Arguments:
+        self, arguments: LoopArguments, residuals: PyTree, ct_results: LoopResults
+    ) -> LoopArguments:
         """Return the cotangents of the arguments, from those of the results.
 
         None is a zero cotangent. The cotangent of the residuals among the results is zero, because
@@ -372,7 +374,7 @@ class PartProgram:
     def _backward_of_segments(
         self,
         loop: PartLoop,
-        arguments: Arguments,
+        arguments: LoopArguments,
         residuals: PyTree,
         after: Cotangents,
         ct_recorded: dict[Name, PyTree],
@@ -397,7 +399,7 @@ class PartProgram:
                 name: loop.state_before(name, first, pre_spike[name])
                 for name in loop.layers
             }
-            carry_before = Carry(pre_spike, states, pasts)
+            carry_before = ForwardCarry(pre_spike, states, pasts)
             stored = loop.forward(first, carry_before, stores=True)[2]
             segment = Segment(first, pre_spike, pasts, stored)
             before, ct_inputs = backward(loop, segment, after, ct_recorded)

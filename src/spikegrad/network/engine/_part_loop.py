@@ -23,7 +23,7 @@ from ..graph._connections import Edge, Name, Read, reads_of, select
 from ..step._masks import Masks, tree_keep, tree_where, with_finite_padding, young
 from ..step._past import Places, lagged, places_of, push
 from ..step._step import LayerState
-from ._component import Carry, Component
+from ._component import Component, ForwardCarry
 from ._late_scan import late_scan
 from ._layer_vjp import JoinVjp, LayerVjp
 from ._schedule import Part, Plan
@@ -148,8 +148,8 @@ class PartLoop:
         return tree_where(started, after, self.starts[name])
 
     def forward(
-        self, first: int | jax.Array, carry: Carry, *, stores: bool
-    ) -> tuple[Carry, dict[Name, PyTree], dict[Name, PyTree]]:
+        self, first: int | jax.Array, carry: ForwardCarry, *, stores: bool
+    ) -> tuple[ForwardCarry, dict[Name, PyTree], dict[Name, PyTree]]:
         """Run a segment. Return its last carry, the requested outputs, and the residuals.
 
         ``first`` is the number of its first step. The outputs and residuals are ``(chunks, chunk,
@@ -157,8 +157,8 @@ class PartLoop:
         """
 
         def chunk(
-            carry: Carry, start: jax.Array
-        ) -> tuple[Carry, tuple[dict[Name, PyTree], dict[Name, PyTree]]]:
+            carry: ForwardCarry, start: jax.Array
+        ) -> tuple[ForwardCarry, tuple[dict[Name, PyTree], dict[Name, PyTree]]]:
             # ``outputs`` starts with the inputs. Components add their outputs to it, so later
             # components read both alike: (chunk, batch, ...).
             outputs, masks = self.window(start)
@@ -191,7 +191,7 @@ class PartLoop:
                 }
                 layers = component.layers
                 results = component.forward(
-                    Carry(
+                    ForwardCarry(
                         select(pre_spike, layers), select(carry.states, layers), newest
                     ),
                     component.arguments(sources.reads),
@@ -210,7 +210,7 @@ class PartLoop:
                 for source, past in carry.pasts.items()
             }
             recorded = select(outputs, self.plan.outputs)
-            return Carry(pre_spike, states, pasts), (recorded, residuals)
+            return ForwardCarry(pre_spike, states, pasts), (recorded, residuals)
 
         # The scan runs over the first steps of the chunks, (chunks,), and stacks the results of
         # each chunk: (chunk, batch, neurons) -> (chunks, chunk, batch, neurons).

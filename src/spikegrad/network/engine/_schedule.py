@@ -72,11 +72,12 @@ def schedule(
     [Part(start=0, steps=8, segment=8, chunk=4),
     Part(start=8, steps=3, segment=3, chunk=3)]
     """
-    storage, recompute, *_ = backward.row
+    encodes, recompute = backward.row.storage.encodes, backward.row.recompute
     chunk, segment = backward.chunk, backward.segment
-    saves = storage.encodes or recompute
+    saves = encodes or recompute
     work = work or Work()
-    most = device.longest_chunk(storage.encodes, work.layers)
+    # ``near`` is the length of a chunk that suits the device. A divisor near it is chosen.
+    most = device.longest_chunk(encodes, work.layers)
     near = min(device.length_of_chunk(saves, work), most)
     if saves and segment is None and device.captures_chunks:
         # A chunk of all steps would recompute nothing, and keep its states in full precision.

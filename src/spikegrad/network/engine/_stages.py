@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import functools
 import itertools
-import operator
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
@@ -47,11 +46,13 @@ class NetworkStage(NamedTuple):
     """The nodes of the loop. Its inputs are their sources in earlier stages."""
 
 
-class Run(NamedTuple):
-    """The results of a network."""
+class StageResults(NamedTuple):
+    """The results of one stage, or of all stages so far, by name."""
 
     states: dict[Name, LayerState]
+    """The states after the last step, ``(batch, neurons)``."""
     pasts: dict[Name, jax.Array]
+    """The outputs that a later call reads, ``(depth, batch, neurons)``."""
     statistics: dict[Name, PyTree]
     """The second values that joins over time returned, such as running statistics."""
 
@@ -77,7 +78,7 @@ def stages_of(graph: Graph) -> list[NetworkStage]:
             )
         read = [s for name in group for s in sources[name] if s in number]
         before = max(number[source] for source in read)
-        number |= dict.fromkeys(group, before + bool(over_time))
+        number |= dict.fromkeys(group, before + 1 if over_time else before)
     stages = []
     for n in range(max(number.values()) + 1):
         members = [name for name in graph.nodes if number[name] == n]
@@ -103,18 +104,21 @@ def run_stages(
     masks: Masks,
     key: jax.Array | None,
     plan: Plan,
-) -> tuple[Run, dict[Name, PyTree]]:
-    """Run a network. Return its states and statistics, and the requested outputs.
+) -> tuple[StageResults, dict[Name, PyTree]]:
+    """Run a network. Return its states and statistics, and the requested outputs, ``(steps, batch,
+    ...)``.
 
     ``start`` returns the states and pasts of a graph before its first step, from its inputs.
     """
     stages = stages_of(graph)
-    done = Run({}, {}, {})
+    done = StageResults({}, {}, {})
     # The backward pass of several stages stores only the residuals of the engine. That of a single
     # stage has nothing to compute again.
     staged = plan.backward.row.cuts and len(stages) > 1
+    # The sequences of all sources so far: inputs, layers and joins, each (steps, batch, ...).
     values = dict(inputs)
     recomputes: dict[Name, Callable] = {}
+    # The sources that each stage reads.
     read = [
         {
             edge.source
@@ -144,7 +148,11 @@ def run_stages(
                 policy=jax.checkpoint_policies.save_only_these_names(RESIDUALS),
             )
         ran, outputs, functions = run_stage(sources, recomputes, masks, key)
-        done = Run(*map(operator.or_, done, ran))
+        done = StageResults(
+            done.states | ran.states,
+            done.pasts | ran.pasts,
+            done.statistics | ran.statistics,
+        )
         values |= outputs
         recomputes |= functions
     return done, select(values, plan.outputs)
@@ -159,12 +167,13 @@ def _run_stage(
     recomputes: Mapping[Name, Callable],
     masks: Masks,
     key: jax.Array | None,
-) -> tuple[Run, dict[Name, PyTree], dict[Name, Callable]]:
+) -> tuple[StageResults, dict[Name, PyTree], dict[Name, Callable]]:
     """Return the results of one stage, the outputs of its nodes, ``(steps, batch, ...)``, and
     functions that recompute them from residuals.
 
     ``recomputes`` has these functions of earlier stages.
     """
+    # The sequences that the stage reads, (steps, batch, ...).
     values: dict[Name, jax.Array] = {}
     statistics: dict[Name, PyTree] = {}
     outputs: dict[Name, PyTree] = {}
@@ -182,7 +191,7 @@ def _run_stage(
         if extra is not None:
             statistics[name] = extra
     if not stage.graph.nodes:
-        return Run({}, {}, statistics), outputs, {}
+        return StageResults({}, {}, statistics), outputs, {}
     stage_inputs = select(values, stage.graph.inputs)
     starts = start(stage.graph, stage_inputs)
     engine = _loop if plan.backward.row.cuts else _scan
@@ -193,7 +202,7 @@ def _run_stage(
     # the network.
     depths = graph.depths
     pasts = {n: past for n, past in pasts.items() if len(past) == depths.get(n)}
-    return Run(states, pasts, statistics), outputs | outs, functions
+    return StageResults(states, pasts, statistics), outputs | outs, functions
 
 
 def _recomputed(

@@ -111,8 +111,13 @@ def hidden_arrays(
                 constants = _constants_of(function, *args, **options)
                 arrays[node, label] = [
                     HiddenArray(
-                        *(node, label, getattr(function, "function", function)),
-                        *(array.shape, array.dtype, isinstance(array, Tracer)),
+                        node,
+                        label,
+                        # The function of the user, if a wrapper makes it a leaf without arrays.
+                        getattr(function, "function", function),
+                        array.shape,
+                        array.dtype,
+                        is_traced=isinstance(array, Tracer),
                     )
                     for array in constants
                 ]
