@@ -119,6 +119,39 @@ def test_paths_exist():
             assert (ROOT / path).is_file(), f"{name(page)} names {path}"
 
 
+ON_GITHUB = [page for page in PAGES if "_templates" not in page.parts]
+
+
+def test_pictures_exist_and_are_shown():
+    """Each file of docs/_static is drawn by docs/pictures.py, and is on a page."""
+    shown = set()
+    for page in ON_GITHUB:
+        for path in re.findall(r"!\[[^\]]*\]\((?!http|\.\./\.\./)([^)]+)\)", page.read_text()):
+            assert (page.parent / path).is_file(), f"{name(page)} shows {path}"
+            shown.add((page.parent / path).resolve())
+    files = {path.resolve() for path in (ROOT / "docs" / "_static").glob("*.svg")}
+    assert files == shown
+    text = (ROOT / "docs" / "pictures.py").read_text().partition("FILES = {")[2].partition("}")[0]
+    assert {path.stem for path in files} == set(re.findall(r'"([\w-]+)":', text))
+
+
+def test_links_of_pages_work_on_github():
+    """Files exist, sections have the anchors that GitHub makes, and no role is left."""
+    for page in ON_GITHUB:
+        text = FENCE.sub("", page.read_text())
+        assert not re.search(r"\{[\w:-]+\}`", text), name(page)
+        for link in re.findall(r"\]\((?!http|\.\./\.\./actions)([^)\s]+)\)", text):
+            path, _, anchor = link.partition("#")
+            target = (page.parent / path).resolve() if path else page
+            assert target.exists(), f"{name(page)} links to {link}"
+            if anchor:
+                titles = re.findall(r"^#+ (.*)$", FENCE.sub("", target.read_text()), re.MULTILINE)
+                slugs = {
+                    re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles
+                }
+                assert anchor in slugs, f"{name(page)} links to {link}"
+
+
 def test_figures_of_a_page_have_files_of_their_own():
     """Those written into a page are named after it, and counted anew in each block."""
     for page in sorted((ROOT / "docs").glob("*.md")):
