@@ -90,9 +90,13 @@ class Component:
     """Layers, and the joins between them."""
 
     nodes: dict[Name, LayerVjp | JoinVjp]
+    """The nodes, in the order of a step."""
     edges: dict[Name, tuple[Edge, ...]]
+    """The edges of each node, also those from other components."""
     chunk: int
+    """The number of steps of a chunk."""
     unroll: int
+    """The number of steps per iteration of the compiled loops."""
 
     def __post_init__(self) -> None:
         # An edge with several lags belongs to the loop if its shortest lag does, because one
@@ -133,6 +137,7 @@ class Component:
         return canonical(step) if self.convolves else step
 
     def _as_steps(self, nodes: Mapping[Name, Any]) -> Nodes:
+        """Return nodes with their edges, as :func:`graph_step` takes them."""
         # Only the edges within the component are read in a step. The products of all other edges
         # are in ``hoisted``.
         return {name: (node, self.within[name]) for name, node in nodes.items()}
@@ -161,7 +166,9 @@ class Component:
             # A masked step holds the pre-spike state like the state, because the backward pass
             # rebuilds the state from it.
             pre_spike = {
-                name: tree_where(mask.active, new.outputs[activity_names(name)[1]], u)
+                name: tree_where(
+                    mask.active, new.outputs[activity_names(name).pre_spike], u
+                )
                 for name, u in carry.pre_spike.items()
             }
             # ``mask.number`` selects the keys, so stochastic spikes repeat when the storage checks

@@ -58,6 +58,8 @@ Gradients: TypeAlias = dict[str, Arrays]
 
 DRIVE = ""
 """The label of the current from edges outside loops."""
+_LARGE = 1 << 18
+"""The number of elements from which a matrix is large. Its gradient is then added in parts."""
 
 
 class JoinVjp(NamedTuple):
@@ -298,7 +300,7 @@ class LayerVjp(NamedTuple):
                 # cotangent of the reads if the caller does not use it.
                 (ct_reads[label],) = pullback(functools.partial(call, arrays), ct, x)
                 (grad,) = grads[label]
-                grads[label] = [_add_product(grad, x, ct, self.low_memory)]
+                grads[label] = [_add_product(grad, x, ct, low_memory=self.low_memory)]
             else:
                 # A function: JAX's gradient of the vmapped call is already summed over the steps.
                 new, ct_reads[label] = pullback(call, ct, arrays, x)
@@ -307,27 +309,29 @@ class LayerVjp(NamedTuple):
 
 
 def _add_product(
-    grad: jax.Array, x: jax.Array, ct: jax.Array, low_memory: bool
+    grad: jax.Array, x: jax.Array, ct: jax.Array, *, low_memory: bool
 ) -> jax.Array:
     """Return ``grad`` plus the sum of ``x^T ct`` over all leading axes.
 
     With ``low_memory``, the temporary of a large matrix has some of its rows.
     """
-    # The temporary of a smaller matrix is small compared with the residuals, so one part is enough.
-    most = 4 if grad.size >= 1 << 20 else 2 if grad.size >= 1 << 18 else 1
-    parts = math.gcd(len(grad), most) if low_memory else 1
+    # More parts for larger matrices. The temporary of a small matrix is small compared with the
+    # residuals, so one part is enough. Parts have equal numbers of rows.
+    parts = 1
+    if low_memory and grad.size >= _LARGE:
+        parts = math.gcd(len(grad), 4 if grad.size >= 4 * _LARGE else 2)
     if parts == 1:
         # (chunk, batch, inputs) and (chunk, batch, neurons) -> (inputs, neurons)
         x, ct = x.astype(grad.dtype), ct.astype(grad.dtype)
         return grad + contract_leading(x, ct, like=grad)
     rows = len(grad) // parts
 
-    # Carry: the gradient (inputs, neurons). Each iteration updates ``rows`` rows.
-    def add(i, grad):
-        part = jax.lax.dynamic_slice_in_dim(grad, i * rows, rows)
-        read = jax.lax.dynamic_slice_in_dim(x, i * rows, rows, axis=-1)
-        part = _add_product(part, read, ct, False)
-        return jax.lax.dynamic_update_slice_in_dim(grad, part, i * rows, axis=0)
+    # Each iteration updates some rows of the gradient, (inputs, neurons), from as many inputs.
+    def add(i: jax.Array, grad: jax.Array) -> jax.Array:
+        block = jax.lax.dynamic_slice_in_dim(grad, i * rows, rows)
+        inputs = jax.lax.dynamic_slice_in_dim(x, i * rows, rows, axis=-1)
+        block = _add_product(block, inputs, ct, low_memory=False)
+        return jax.lax.dynamic_update_slice_in_dim(grad, block, i * rows, axis=0)
 
     return jax.lax.fori_loop(0, parts, add, grad)
 

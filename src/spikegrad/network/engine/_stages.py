@@ -12,8 +12,8 @@ A loop stores the pre-spike states of its layers, and ``jax.checkpoint`` stores 
 backward pass computes the outputs that a later stage reads from these states (see
 ``engine._loop``), and then the joins over time.
 
-What is not optimal: outputs that several later stages read are recomputed for each of them. A stage
-begins with joins over time, so layers that depend on no join of their stage could run earlier.
+What is not optimal: outputs that several later stages read are recomputed for each of them. Joins
+over time keep JAX's residuals within their stage, so several joins of a stage hold more than one.
 """
 
 from __future__ import annotations

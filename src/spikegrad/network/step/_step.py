@@ -72,11 +72,23 @@ class StepResult(NamedTuple):
     """
 
 
-def activity_names(name: Name) -> tuple[Name, Name, Name]:
-    """Return the names of a layer's output, state before the spike, and current, among the outputs
-    of a step. A join has only the first.
+class ActivityNames(NamedTuple):
+    """The names of the activity of a node among the outputs of a step. A join has only the first.
+
+    The fields are those of :class:`~spikegrad.network.Activity`.
     """
-    return name, f"state of {name!r} before the spike", f"current of {name!r}"
+
+    output: Name
+    pre_spike: Name
+    current: Name
+
+
+def activity_names(name: Name) -> ActivityNames:
+    """Return the names of the activity of a node. Its output has the name of the node itself."""
+    # Names with spaces and quotes, so no node has them by chance.
+    return ActivityNames(
+        name, f"state of {name!r} before the spike", f"current of {name!r}"
+    )
 
 
 def graph_step(
