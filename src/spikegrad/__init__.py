@@ -149,7 +149,7 @@ if not typing.TYPE_CHECKING:  # type checkers would accept any name
                     return globals().setdefault(name, getattr(imported, name))
         if name in _RENAMED:
             new, version = _RENAMED[name]
-            text = f"{name} is now {__name__}.{new}; version {version} removes the old name"
+            text = f"{name} is now {__name__}.{new}. Version {version} removes the old name"
             warnings.warn(f"{__name__}.{text}", DeprecationWarning, stacklevel=2)
             # The new name may be in a module, which this function imports again.
             return operator.attrgetter(new)(sys.modules[__name__])
@@ -164,9 +164,9 @@ if not typing.TYPE_CHECKING:  # type checkers would accept any name
         # for the name in this function of importlib, where an ImportError keeps its message.
         if home and sys._getframe(1).f_code.co_name == "_handle_fromlist":
             raise ImportError(
-                f"cannot import name {name!r} from {__name__!r}; write from {home} import {name}"
+                f"cannot import name {name!r} from {__name__!r}. Write from {home} import {name}"
             )
-        hint = f"; write {home}.{name}" if home else ""
+        hint = f". Write {home}.{name}" if home else ""
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}{hint}")
 
     def __dir__():

@@ -116,8 +116,9 @@ def order_of_axes(
     if other_shape[: 2 - at] != swapped or swapped == shape[at:2][: len(other_shape)]:
         return ""
     return (
-        f"; {name} are (steps, examples, ...): {shape[0]} steps, {shape[1]} examples; {other} of "
-        f"shape {other_shape} fit the other order: move the axis with jnp.swapaxes(x, 0, 1)"
+        f". The {name} are (steps, examples, ...): {shape[0]} steps, {shape[1]} examples. The "
+        f"{other} of shape {other_shape} fit the other order: move the axis with "
+        "jnp.swapaxes(x, 0, 1)"
     )
 
 
@@ -146,7 +147,7 @@ def checked_shape(owner: str, value: Any) -> tuple[int, ...]:
     except TypeError:
         shape = ()
     if not shape or min(shape) < 1:
-        fix = f"; write ({value},)" if isinstance(value, int) else ""
+        fix = f". Write ({value},)" if isinstance(value, int) else ""
         raise ValueError(f"{owner} must be integers above 0, got {brief(value)}{fix}")
     return shape
 
@@ -159,7 +160,7 @@ def brief(value: object) -> str:
 
 def hint_of_name(value: object) -> str:
     """Return the end of a message if a value is a text instead of the surrogate with this name."""
-    return f"; write get({value!r})" if isinstance(value, str) else ""
+    return f". Write get({value!r})" if isinstance(value, str) else ""
 
 
 def snake_case(name: str) -> str:

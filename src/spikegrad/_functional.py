@@ -49,7 +49,7 @@ def functional(
     def function(x: Any = _MISSING, *args: P.args, **kwargs: P.kwargs) -> jax.Array:
         if x is _MISSING:  # other libraries use these names for factories
             raise TypeError(
-                f"{name}: x is missing; use {cls.__name__}() to pass the surrogate"
+                f"{name}: x is missing. Use {cls.__name__}() to pass the surrogate"
             )
         return cls(*args, **kwargs)(x)
 

@@ -29,7 +29,7 @@ NOTHING_TO_TRAIN = (
     f"pass arrays, {_TO_TRAIN}"
 )
 FIX_OF_HIDDEN = (
-    f"to train them, pass {_TO_TRAIN}; for constants, write jax.lax.stop_gradient(array) in the "
+    f"To train them, pass {_TO_TRAIN}. For constants, write jax.lax.stop_gradient(array) in the "
     "function"
 )
 

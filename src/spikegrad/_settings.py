@@ -60,7 +60,7 @@ def learnable(surrogate: Surrogate) -> Surrogate:
         if isinstance(part, Surrogate) and not part._frozen:
             raise TypeError(
                 f"learnable: {type(part).__name__} has a custom __init__, which hides its "
-                "parameters from JAX; declare "
+                "parameters from JAX. Declare "
                 "them by annotations"
             )
     if lacking := curve._without_smooth_step():
@@ -122,7 +122,7 @@ def keep_slope(surrogate: Surrogate, dtype: DTypeLike) -> Surrogate:
     before = settings_of(surrogate).slope_dtype
     if before not in (None, name):
         raise TypeError(
-            f"keep_slope: dtype is already {before}, got {name} as a second dtype; call keep_slope "
+            f"keep_slope: dtype is already {before}, got {name} as a second dtype. Call keep_slope "
             "once"
         )
     return configured(surrogate, slope_dtype=name)

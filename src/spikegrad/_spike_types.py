@@ -137,8 +137,8 @@ class Stochastic(SpikeType, pure=True):
     ) -> jax.Array:
         if key is None:
             raise TypeError(
-                "stochastic: key is missing; pass it as surrogate(x, key=key), cell(v, current, "
-                "key=key) or network(inputs, key=key); a custom cell stores the surrogate in a "
+                "stochastic: key is missing. Pass it as surrogate(x, key=key), cell(v, current, "
+                "key=key) or network(inputs, key=key). A custom cell stores the surrogate in a "
                 "field and passes the key of fire(u, key=None) to it"
             )
         # At least float32: rounding the probability to half precision would bias the mean.

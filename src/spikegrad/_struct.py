@@ -293,7 +293,7 @@ class Struct:
             for name in kwargs.keys() - cls._domains.keys():
                 hint = cls._hints.get(name, "")
                 if hint.partition("=")[0] in cls._domains:
-                    raise TypeError(f"{cls.__name__}: no parameter {name}; give {hint}")
+                    raise TypeError(f"{cls.__name__}: no parameter {name}. Give {hint}")
             return super().__new__(cls)
 
     def __init_subclass__(cls, *, pure: bool = False, **kwargs: object) -> None:

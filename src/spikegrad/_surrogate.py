@@ -92,7 +92,7 @@ class Surrogate(Struct):
             if isinstance(value := getattr(self, name), _Configured):
                 raise TypeError(
                     f"{type(self).__name__}: {name} must be a curve without settings, got "
-                    f"{brief(value)}; apply "
+                    f"{brief(value)}. Apply "
                     "the settings to the composition"
                 )
 
@@ -466,7 +466,7 @@ def with_spike_type(surrogate: Any, kind: SpikeType) -> Surrogate:
     before = settings_of(surrogate).forward
     if not before.is_step and before != kind:
         raise TypeError(
-            f"{owner}: surrogate already has a spike type, got {brief(surrogate)}; use one spike "
+            f"{owner}: surrogate already has a spike type, got {brief(surrogate)}. Use one spike "
             "type"
         )
     if kind.needs_smooth_step and (lacking := curve._without_smooth_step()):
@@ -625,7 +625,7 @@ def composed(
     if any(other != first for other in others):
         names = " and ".join(map(repr, surrogates))
         raise TypeError(
-            f"{owner}: {names} have different settings; apply the settings to the composition"
+            f"{owner}: {names} have different settings. Apply the settings to the composition"
         )
     return first
 
@@ -656,7 +656,7 @@ def as_key(owner: str, key: Any) -> jax.Array:
     # The form of ``jax.random.PRNGKey``, two numbers on the last axis.
     if getattr(key, "dtype", None) == jnp.uint32 and key.shape[-1:] == (2,):
         return jax.random.wrap_key_data(jnp.asarray(key), impl="threefry2x32")
-    hint = f"; pass jax.random.key({key})" if isinstance(key, int) else ""
+    hint = f". Pass jax.random.key({key})" if isinstance(key, int) else ""
     raise TypeError(
         f"{owner}: key must be one of jax.random.key, got {brief(key)}{hint}"
     )

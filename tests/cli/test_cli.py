@@ -263,16 +263,16 @@ WRONG = {
     ),
     "values with spaces": (
         ["train", "--seed", "1", "--hidden", "100", "50", "--recurrent"],
-        "--hidden must have commas between its values, got 100 50; write --hidden 100,50",
+        "--hidden must have commas between its values, got 100 50. Write --hidden 100,50",
     ),
     "ranges with spaces": (["sweep", "--lr", "0.1", "0.2"], "write --lr 0.1,0.2"),
     "data without its option": (
         ["train", "my.npz"],
-        "unexpected argument my.npz; write an option before it, such as",
+        "unexpected argument my.npz. Write an option before it, such as",
     ),
     "a word too many": (
         ["train", "--recurrent", "2"],
-        "unexpected argument 2; write an option before it, such as",
+        "unexpected argument 2. Write an option before it, such as",
     ),
     "labels below 0": (
         ["train", "--data", "negative.npz"],
@@ -294,9 +294,9 @@ WRONG = {
     ),
     "keys": (
         ["train", "--data", "keys.npz"],
-        "keys.npz: keys must be x_train, y_train: images or features; or x, y: sequences (n, "
-        "steps, channels); or "
-        "times, units, ...: events; got data, labels; rename the arrays, as numpy.savez(file, "
+        "keys.npz: keys must be x_train, y_train: images or features, or x, y: sequences (n, "
+        "steps, channels), or "
+        "times, units, ...: events, got data, labels. Rename the arrays, as numpy.savez(file, "
         "x_train=x, y_train=y)",
     ),
     "a test set of another shape": (
@@ -363,7 +363,7 @@ WRONG = {
     "no file": (["train", "--data", "none.npz"], "none.npz: no such file"),
     "output in use": (
         ["train", "--data", "digits", "--output", "used"],
-        "used exists; choose a new output folder",
+        "used exists. Choose a new output folder",
     ),
     "resume with an option": (
         ["train", "--resume", "used", "--lr", "1"],
@@ -536,7 +536,7 @@ def test_one_of_several_runs_claims_a_folder(tmp_path):
     for i in range(20):
         folder = tmp_path / str(i)
         refused = [error for error in together(2, lambda: runs.claim(folder)) if error != folder]  # noqa: B023
-        assert [str(error) for error in refused] == [f"{folder} exists; choose a new output folder"]
+        assert [str(error) for error in refused] == [f"{folder} exists. Choose a new output folder"]
 
 
 WITHOUT = """

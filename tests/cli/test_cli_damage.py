@@ -75,7 +75,7 @@ def test_changed_data_is_named(copy, tmp_path, capsys):
     change_record(lambda record: record["options"].update(data=str(other)))(copy)
     assert main(["train", "--resume", str(copy)]) == 2
     assert (
-        f"other.npz has changed since {copy} was started; restore the original data"
+        f"other.npz has changed since {copy} was started. Restore the original data"
         in only_line(capsys)
     )
 
@@ -131,8 +131,8 @@ def test_a_class_without_examples_is_refused(tmp_path, capsys, x, y):
     for command in ("train", "sweep"):
         assert main([command, "--data", str(path), "-o", str(tmp_path / "run")]) == 2
         assert (
-            f"every label from 0 to the greatest, but lacks 1; numpy.unique({y}, "
-            f"return_inverse=True)[1] numbers" in only_line(capsys)
+            f"every label from 0 to the greatest, but lacks 1. Number the classes with "
+            f"numpy.unique({y}, return_inverse=True)[1]" in only_line(capsys)
         )
     assert not (tmp_path / "run").exists()
 

@@ -85,7 +85,7 @@ def test_the_command_goes_on_after_a_kill(swept, tmp_path, capsys):
     for arguments, message in (
         (["--resume", str(folder), "--epochs", "3"], "Remove --epochs"),
         (["--resume", str(tmp_path)], "sweep.json"),
-        ([*QUICK, "-o", str(folder)], "exists; choose a new output folder"),
+        ([*QUICK, "-o", str(folder)], "exists. Choose a new output folder"),
     ):
         assert main(["sweep", *arguments]) == 2
         assert message in capsys.readouterr().err

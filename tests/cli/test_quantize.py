@@ -61,7 +61,7 @@ def test_quantize(tmp_path, monkeypatch):
     def refused(target):
         return str(run("quantize", folder, "--target", target, "--bits", 6).exception)
 
-    assert "exists; choose a new output folder" in refused("loihi")
+    assert "exists. Choose a new output folder" in refused("loihi")
     record = json.loads((folder / "run.json").read_text())
     record["options"]["encoding"] = "current"
     (folder / "run.json").write_text(json.dumps(record))

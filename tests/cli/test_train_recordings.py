@@ -432,7 +432,7 @@ def test_recordings_are_scored(trained, tmp_path, capsys):
     np.savez(tmp_path / "seven.npz", x=np.pad(x, [(0, 0), (0, 5), (0, 0)]), lengths=lengths)
     arguments = ["predict", run, str(tmp_path / "seven.npz"), "-o"]
     assert main([*arguments, out]) == 2
-    assert "exists; choose a new file" in capsys.readouterr().err
+    assert "exists. Choose a new file" in capsys.readouterr().err
     out = str(tmp_path / "q.npz")
     assert main([*arguments, out]) == 0
     assert "accuracy" not in capsys.readouterr().out

@@ -130,7 +130,7 @@ def test_wrong_arguments():
     with pytest.raises(TypeError, match=r"Sigmoid.*unexpected keyword argument 'beta'"):
         spikegrad.surrogates.sigmoid(0.3, beta=1.0)
     with pytest.raises(
-        TypeError, match=r"sigmoid: x is missing; use Sigmoid\(\) to pass the surrogate"
+        TypeError, match=r"sigmoid: x is missing. Use Sigmoid\(\) to pass the surrogate"
     ):
         spikegrad.surrogates.sigmoid(alpha=1.0)
 
@@ -229,12 +229,12 @@ def test_learnable_of_the_wrong_thing():
             super().__init__()
 
     for value in (3, "sigmoid", jnp.tanh, Sigmoid, LIF()):
-        fix = "; write get('sigmoid')" if value == "sigmoid" else ""
+        fix = ". Write get('sigmoid')" if value == "sigmoid" else ""
         with refuses(TypeError, f"learnable: surrogate must be a Surrogate, got {value!r}{fix}"):
             learnable(value)
     with refuses(
         TypeError,
-        "learnable: Own has a custom __init__, which hides its parameters from JAX; declare them "
+        "learnable: Own has a custom __init__, which hides its parameters from JAX. Declare them "
         "by annotations",
     ):
         learnable(Own())

@@ -98,10 +98,10 @@ def test_modules_are_imported_at_their_first_use():
 )
 def test_missing_name_names_its_module(name):
     module, _, last = name.rpartition(".")
-    with pytest.raises(AttributeError, match=f"; write spikegrad.{name}$"):
+    with pytest.raises(AttributeError, match=f". Write spikegrad.{name}$"):
         getattr(spikegrad, last)
     assert not hasattr(spikegrad, last)
-    with pytest.raises(ImportError, match=f"; write from spikegrad.{module} import {last}$"):
+    with pytest.raises(ImportError, match=f". Write from spikegrad.{module} import {last}$"):
         exec(f"from spikegrad import {last}")
 
 
@@ -141,7 +141,7 @@ def test_everything_public_is_documented():
 def test_an_old_name_gives_the_new_one_with_a_warning(monkeypatch):
     monkeypatch.setitem(spikegrad._RENAMED, "mean_over_time", ("losses.reduce_time", "0.3.0"))
     text = (
-        r"spikegrad\.mean_over_time is now spikegrad\.losses\.reduce_time; version 0\.3\.0 "
+        r"spikegrad\.mean_over_time is now spikegrad\.losses\.reduce_time. Version 0\.3\.0 "
         r"removes the old name"
     )
     with pytest.warns(DeprecationWarning, match=text) as warned:

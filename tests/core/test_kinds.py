@@ -369,7 +369,7 @@ def test_settings_are_one_object_in_every_order_or_a_reason():
 
         if several:
             with pytest.raises(
-                TypeError, match=r"surrogate already has a spike type, got .*; use one spike type"
+                TypeError, match=r"surrogate already has a spike type, got .*. Use one spike type"
             ):
                 under(names)
             continue
@@ -619,8 +619,8 @@ LAYERS = Network([Layer(jnp.ones((2, 3)), LIF(surrogate=NOISY))])
 
 
 REFUSED = {
-    "TypeError: stochastic: key is missing; pass it as surrogate(x, key=key)": lambda: NOISY(0.3),
-    "TypeError: stochastic: key is missing; pass it as": lambda: LAYERS(jnp.ones((4, 2))),
+    "TypeError: stochastic: key is missing. Pass it as surrogate(x, key=key)": lambda: NOISY(0.3),
+    "TypeError: stochastic: key is missing. Pass it as": lambda: LAYERS(jnp.ones((4, 2))),
     "TypeError: stochastic: key must be one of jax.random.key, got 3": lambda: NOISY(0.3, key=3),
     "TypeError: Network: key must be one of jax.random.key(seed, impl='threefry2x32'), got "
     "key<rbg>()": (lambda: LAYERS(jnp.ones((4, 2)), key=jax.random.key(0, impl="rbg"))),

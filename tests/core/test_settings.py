@@ -113,7 +113,7 @@ def seen_by_jax(surrogate):
 def contradictions(settings, curve):
     """What may be said of settings that cannot be: one line for each reason."""
     if len(set(settings) - {"learnable"}) > 1:
-        yield r"^keep_slope: dtype is already \w+, got \w+ as a second dtype; call keep_slope once$"
+        yield r"^keep_slope: dtype is already \w+, got \w+ as a second dtype. Call keep_slope once$"
     if "learnable" in settings and not seen_by_jax(curve):
         yield r"^learnable: \w+ has a custom __init__"
     if "learnable" in settings and isinstance(curve, SlopeAlone):
@@ -195,7 +195,7 @@ def test_no_setting_is_lost_inside_a_curve():
 
     for inner in (learnable(Arctan()), keep_slope(Arctan(), "bfloat16")):
         message = (
-            f"Scaled: surrogate must be a curve without settings, got {inner!r}; apply the settings"
+            f"Scaled: surrogate must be a curve without settings, got {inner!r}. Apply the settings"
         )
         with pytest.raises(TypeError, match="^" + re.escape(message)):
             Scaled(inner)

@@ -247,7 +247,7 @@ def test_inputs_of_any_weight_are_standardized(weight):
     )
     issue = diagnose(network, inputs, loss, train=False).issues[0]
     assert (issue.kind, issue.place) == ("unscaled", "out")
-    assert "means are from 50 to 50, sizes from 0.2" in issue.description
+    assert "Means are from 50 to 50, sizes from 0.2" in issue.description
     expected = outputs_of(network, inputs - inputs.mean((0, 1)))
     np.testing.assert_allclose(outputs_of(issue.apply(network), inputs), expected, atol=1e-3)
 
@@ -1080,7 +1080,7 @@ def test_inputs_that_no_layer_reads_are_named():
 
 def test_diagnose_takes_a_function_as_loss():
     with pytest.raises(
-        TypeError, match=r"diagnose: loss must be a function .*, got .*; pass lambda outputs: loss"
+        TypeError, match=r"diagnose: loss must be a function .*, got .*. Pass lambda outputs: loss"
     ):
         diagnose(HEALTHY, X, LABELS)
 

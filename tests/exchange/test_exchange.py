@@ -414,13 +414,13 @@ STRICT = LIF(0.9, surrogate=strict(Sigmoid()), reset="value")
 RECEPTORS = MultiSynapticLIF(0.9, synaptic_decay=np.array([0.5, 0.8]), reset="value")
 SPOT = jnp.zeros((1, 4, 5, 4)).at[0, 1, 2, 2].set(1.0)
 NOT_WRITTEN = {
-    "layer '0': MultiSynapticLIF: not supported by NIR; train with LIF or SynapticLIF": [
+    "layer '0': MultiSynapticLIF: not supported by NIR. Train with LIF or SynapticLIF": [
         Layer(np.ones((3, 2, 2), np.float32), RECEPTORS, np.ones((2, 2, 2), np.float32))
     ],
-    r"layer '0': LIF: .* surrogate is strict\(.*\); use surrogate=Sigmoid\(alpha=4.0\)$": [
+    r"layer '0': LIF: .* surrogate is strict\(.*\). Use surrogate=Sigmoid\(alpha=4.0\)$": [
         Layer(W, STRICT)
     ],
-    "the join 'pool' must add its sources once each, .*; put other functions into the weights "
+    "the join 'pool' must add its sources once each, .*. Put other functions into the weights "
     ".*: a maximum of a window": {
         "a": Layer(FUNCTIONS["plain"][0], ZERO),
         "pool": Join(
@@ -429,15 +429,15 @@ NOT_WRITTEN = {
         ),
         "b": Layer(lambda x: x.reshape(len(x), -1) @ np.ones((16, 3), np.float32), ZERO),
     },
-    "layer '1': LIF: .* subtraction; train with reset='value'": [Layer(W, ZERO), Layer(W.T, LIF())],
-    "layer '0': LIF: .* late; train with delay_reset=False": [
+    "layer '1': LIF: .* subtraction. Train with reset='value'": [Layer(W, ZERO), Layer(W.T, LIF())],
+    "layer '0': LIF: .* late. Train with delay_reset=False": [
         Layer(W, LIF(reset="value", delay_reset=True))
     ],
     "LIF: decay must be below 1 with norm_input": [
         Layer(W, LIF(1.0, reset="value", norm_input=True))
     ],
     "layer '0': Refractory: not supported by NIR": [Layer(W, Refractory(ZERO, 2))],
-    "layer '0': AdaptiveLIF: not supported by NIR; train with LIF": [
+    "layer '0': AdaptiveLIF: not supported by NIR. Train with LIF": [
         Layer(W, AdaptiveLIF(reset="value"))
     ],
     "layer '0': Inherited: not supported by NIR": [Layer(W, Inherited(0.9, reset="value"))],
@@ -528,7 +528,7 @@ NOT_READ = {
     "'sumpool2d' (SumPool2d): its input must be (channels, height, width), got (4,)": (
         lambda: edited_pool(np.array([4]))
     ),
-    "'node' (Unknown) is not supported; use Linear, Affine": unknown,
+    "'node' (Unknown) is not supported. Use Linear, Affine": unknown,
     "'delay' (Delay): delay must be one number for all": lambda: line(
         nir.Delay(np.arange(4.0)), lif()
     ),
@@ -560,8 +560,8 @@ NOT_READ = {
         nir.Input(np.array([-4]))
     ),
     "does not exist in the graph": lambda: edited(IN, AB, OUT, ("a", "c")),
-    "no input reaches 'output'; remove them": lambda: edited(IN, AB),
-    "no input reaches 'a', 'b'; remove them": lambda: edited(("input", "output"), AB, ("b", "a")),
+    "no input reaches 'output'. Remove them": lambda: edited(IN, AB),
+    "no input reaches 'a', 'b'. Remove them": lambda: edited(("input", "output"), AB, ("b", "a")),
 }
 
 

@@ -66,7 +66,7 @@ def test_axes_in_the_other_order_are_named():
         (lambda: losses.voltage_bound(OUTPUTS, 0.0, mask=MASK.T), "masks", (EXAMPLES, STEPS)),
     ):
         message = (
-            f" are (steps, examples, ...): {STEPS} steps, {EXAMPLES} examples; {name} of shape "
+            f" are (steps, examples, ...): {STEPS} steps, {EXAMPLES} examples. The {name} of shape "
             f"{shape} fit the other "
             "order: move the axis with jnp.swapaxes(x, 0, 1)"
         )
@@ -300,7 +300,7 @@ REFUSED = {
     "ValueError: upper_bound: power must be one of 1, 2, got 3": lambda: losses.upper_bound(
         SPIKES, 4, power=3
     ),
-    "ValueError: voltage_bound: low and high are missing; pass at least": lambda: (
+    "ValueError: voltage_bound: low and high are missing. Pass at least": lambda: (
         losses.voltage_bound(SPIKES)
     ),
     "ValueError: lower_bound: bound of shape (5,) does not broadcast to spikes of shape (5, 4)": (

@@ -349,8 +349,8 @@ SHAPES = "('float32[3, 7]', 'float32[3, 7]')"
 BAD_CALLS = {
     f"ValueError: mode must be one of {', '.join(map(repr, MODES))}, got": {"backward": "exakt"},
     "ValueError: mask must be of bool and of shape": {"mask": np.ones((8, 3))},
-    "ValueError: inputs are (steps, examples, ...): 8 steps, 3 examples; masks of shape (3, 8) "
-    "fit the other order: "
+    "ValueError: The inputs are (steps, examples, ...): 8 steps, 3 examples. The masks "
+    "of shape (3, 8) fit the other order: "
     "move the axis with jnp.swapaxes(x, 0, 1)": {"mask": np.ones((3, 8), bool)},
     f"ValueError: states of layer '0' must be {SHAPES}, got ('float32[3, 7]', 'float32[2]')": {
         "states": {"0": (jnp.zeros((3, 7)), jnp.zeros(2))}
@@ -426,7 +426,7 @@ REFUSED = {
     "TypeError: fluctuation_driven: inputs must be real, got complex64": (
         lambda: fluctuation_driven(LIF(), jnp.ones_like(X, complex))
     ),
-    "ValueError: Network.init: sizes must be integers above 0, got 2; write (2,)": (
+    "ValueError: Network.init: sizes must be integers above 0, got 2. Write (2,)": (
         lambda: Network.init(jax.random.key(0), 3, 2, LIF(), rate=0.1)
     ),
     "TypeError: got True; Layer.init(..., bias=True) creates one": lambda: Layer(
@@ -436,7 +436,7 @@ REFUSED = {
     "TypeError: draw_weights: key must be one of jax.random.key": lambda: Network.init(
         0, 3, [2], LIF(), rate=0.1
     ),
-    "TypeError: got 0; pass jax.random.key(0)": lambda: Layer.init(0, 3, 2, LIF(), rate=0.1),
+    "TypeError: got 0. Pass jax.random.key(0)": lambda: Layer.init(0, 3, 2, LIF(), rate=0.1),
     "ValueError: LIF: reset must be one of 'subtract', 'value', 'none', got None": lambda: LIF(
         reset=None
     ),
@@ -466,8 +466,8 @@ REFUSED = {
     "ValueError: Backward: mode 'scan' does not take chunk or segment": lambda: Backward(
         "scan", chunk=2
     ),
-    "TypeError: LIF: no parameter tau; give decay=decay_from_tau(tau, dt)": lambda: LIF(tau=10.0),
-    "TypeError: LeakyReadout: no parameter beta; give decay=beta": lambda: LeakyReadout(beta=0.9),
+    "TypeError: LIF: no parameter tau. Give decay=decay_from_tau(tau, dt)": lambda: LIF(tau=10.0),
+    "TypeError: LeakyReadout: no parameter beta. Give decay=beta": lambda: LeakyReadout(beta=0.9),
     "TypeError: LIF: surrogate must be an instance, got the class Sigmoid": lambda: LIF(
         surrogate=Sigmoid
     ),

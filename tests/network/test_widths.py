@@ -252,7 +252,7 @@ ENDLESS = Network([Layer(weight(5, 8), LIF(surrogate=spikegrad.LeakyRelu()))])
             lambda: match_widths(ENDLESS, X),
         ),
         (
-            "ValueError: trainable contains no widths; call match_widths before partition",
+            "ValueError: trainable contains no widths. Call match_widths before partition",
             lambda: train_widths(ONE),
         ),
         (

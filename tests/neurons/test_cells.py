@@ -292,12 +292,12 @@ REFUSED = {
             Network([Layer(jnp.ones((3, 3)), LIF())])(jnp.ones((5, 2, 3)))[0],
         )
     ),
-    "TypeError: LIF: no parameter tau; give decay=decay_from_tau(tau, dt)": lambda: LIF(tau=1.0),
-    'TypeError: LIF: no parameter v_reset; give reset="value", reset_value=v_reset': lambda: LIF(
+    "TypeError: LIF: no parameter tau. Give decay=decay_from_tau(tau, dt)": lambda: LIF(tau=1.0),
+    'TypeError: LIF: no parameter v_reset. Give reset="value", reset_value=v_reset': lambda: LIF(
         v_reset=1.0
     ),
-    "TypeError: LIF: no parameter reset_delay; give delay_reset": lambda: LIF(reset_delay=1.0),
-    "TypeError: LIF: no parameter decay_input; give norm_input": lambda: LIF(decay_input=1.0),
+    "TypeError: LIF: no parameter reset_delay. Give delay_reset": lambda: LIF(reset_delay=1.0),
+    "TypeError: LIF: no parameter decay_input. Give norm_input": lambda: LIF(decay_input=1.0),
     "ValueError: decay_from_tau: tau must be > 0, got": lambda: decay_from_tau(
         np.array([1.0, np.nan])
     ),

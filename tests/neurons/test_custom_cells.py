@@ -246,17 +246,17 @@ def test_state_of_two_arrays_needs_an_initial_state(run):
 
 
 REFUSED = {  # what users of other libraries write, and the fix that the message names
-    "TypeError: LIF: surrogate must be a function, got 'arctan'; write get('arctan')": lambda: LIF(
+    "TypeError: LIF: surrogate must be a function, got 'arctan'. Write get('arctan')": lambda: LIF(
         surrogate="arctan"
     ),
-    "TypeError: no parameter spike_grad; give surrogate=Sigmoid()": lambda: LIF(spike_grad=abs),
+    "TypeError: no parameter spike_grad. Give surrogate=Sigmoid()": lambda: LIF(spike_grad=abs),
     "TypeError: SynapticLIF: no parameter surrogate_fu": lambda: SynapticLIF(
         surrogate_function=abs
     ),
     "ValueError: LIF: reset must be one of 'subtract', 'value', 'none', got 'zero'": lambda: LIF(
         reset="zero"
     ),
-    "TypeError: sigmoid: x is missing; use Sigmoid()": lambda: LIF(surrogate=sigmoid(alpha=2.0)),
+    "TypeError: sigmoid: x is missing. Use Sigmoid()": lambda: LIF(surrogate=sigmoid(alpha=2.0)),
     "TypeError: got a Network; a Network runs over time by itself: network(inputs)": (
         lambda: unroll(Network([Layer(W, LIF())]), X)
     ),

@@ -271,7 +271,7 @@ REFUSED = {
         2 * Loud()
     ),
     f"TypeError: +: {spikegrad.learnable(S)!r} and Arctan(alpha=1.0) have different settings; "
-    f"apply the settings": (lambda: spikegrad.learnable(S) + Arctan()),
+    f"Apply the settings": (lambda: spikegrad.learnable(S) + Arctan()),
     "TypeError: learnable: SlopeAlone must define surrogate_fun": lambda: spikegrad.learnable(
         ALONE[0]
     ),

@@ -481,7 +481,7 @@ def test_cell_that_changes_a_type_is_found(change, said):
 )
 def test_currents_of_another_shape_need_features(cell):
     with pytest.raises(
-        CheckFailedError, match=r"; for currents of another shape pass features=, here \(5,\)"
+        CheckFailedError, match=r". For currents of another shape pass features=, here \(5,\)"
     ):
         check_cell(cell)
 

@@ -209,7 +209,7 @@ def test_a_full_disk_leaves_the_checkpoint_before(whole, tmp_path, monkeypatch):
     [
         (
             lambda about: about["types"].pop("trainable/scale"),
-            "must be float32 .*, got nothing; resume with",
+            "must be float32 .*, got nothing. Resume with",
         ),
         (lambda about: about["types"].update(more="bool"), "more must be absent, got bool"),
         (
@@ -259,7 +259,7 @@ def test_damaged_checkpoint_names_the_one_before(whole, tmp_path):
         newest.write_bytes(damaged)
         with pytest.raises(
             CheckpointError,
-            match=rf"{newest.name} is not a .*; remove it to resume from the previous",
+            match=rf"{newest.name} is not a .*. Remove it to resume from the previous",
         ):
             checkpoints.restore(start())
     newest.unlink()
@@ -401,7 +401,7 @@ def test_checkpoints_of_another_training_stay(whole, tmp_path):
     train(start(), epochs=4, callbacks=[Checkpoints(tmp_path)])
     before = [path.name for path in Checkpoints(tmp_path).all()]
     with pytest.raises(
-        CheckpointError, match=r"step-000000020\.npz is of a later step than 2; resume from it"
+        CheckpointError, match=r"step-000000020\.npz is of a later step than 2. Resume from it"
     ):
         train(start(), epochs=1, callbacks=[Checkpoints(tmp_path)])
     assert [path.name for path in Checkpoints(tmp_path).all()] == before

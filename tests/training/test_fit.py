@@ -341,7 +341,7 @@ def test_parameters_that_are_no_longer_finite_are_divergence_too():
 
 def test_fit_rejects_invalid_arguments():
     bad = {
-        r"loss must return \(scalar, {name: metric}\), got .*; without metrics return \(scalar, "
+        r"loss must return \(scalar, {name: metric}\), got .*. Without metrics return \(scalar, "
         r"{}\)": (lambda params, batch, key: params["bias"]),
         r"loss must take \(trainable, batch, key\), got \(params, batch\); "
         r"add": lambda params, batch: (
@@ -376,12 +376,12 @@ def test_fit_rejects_invalid_arguments():
         ({"key": 0}, "fit: key must be one of jax.random.key, got 0"),
         (
             {"optimizer": "adam"},
-            r"optimizer must be one of optax, got 'adam'; pass for example optax.adam\(1e-3\)",
+            r"optimizer must be one of optax, got 'adam'. Pass for example optax.adam\(1e-3\)",
         ),
         ({"optimizer": optax.adam}, "fit: optimizer must be one of optax, got <function adam"),
         (
             {"callbacks": print},
-            "fit: callbacks must be a sequence, got <built-in function print>; pass a list",
+            "fit: callbacks must be a sequence, got <built-in function print>. Pass a list",
         ),
     ):
         with pytest.raises((TypeError, ValueError), match=message):
@@ -398,7 +398,7 @@ def test_fit_rejects_invalid_arguments():
         (
             state,
             {"optimizer": optax.sgd(0.1)},
-            r"another state; pass that .* or State.create\(state.trainable",
+            r"another state. Pass that .* or State.create\(state.trainable",
         ),
         (after, {}, "epochs= and steps= are missing, and the State has 1 epochs"),
     ):
@@ -425,8 +425,8 @@ def test_note_on_batch_first_inputs():
     with pytest.raises(ValueError, match="Incompatible shapes") as raised:
         fit(classify, start(), [(x, labels)], optimizer=optax.sgd(0.1), key=KEY)
     note = (
-        "axis 0 is time and axis 1 the examples; inputs are (steps, examples, ...): 23 steps, "
-        "4 examples; labels"
+        "axis 0 is time and axis 1 the examples. The inputs are (steps, examples, ...): 23 steps, "
+        "4 examples. The labels"
     )
     assert any(note in line for line in raised.value.__notes__)
     with pytest.raises(KeyError) as raised:
@@ -558,7 +558,7 @@ def test_a_metric_has_a_name_of_its_own(whole, tmp_path):
     report = whole[1][0]
     taken = dataclasses.replace(report, metrics={**report.metrics, "step": np.float64(0.5)})
     with pytest.raises(
-        ValueError, match=r"JsonLines: 'step' has two values, 3 and 0.5; rename the metric"
+        ValueError, match=r"JsonLines: 'step' has two values, 3 and 0.5. Rename the metric"
     ):
         JsonLines(tmp_path / "m.jsonl")(taken)
     with pytest.raises(ValueError, match="JsonLines: 'loss' has two values"):

@@ -77,7 +77,7 @@ def test_every_array_that_is_no_leaf_is_found():
         (array.node for array in found), key=[*network().layers].index
     )
     with pytest.warns(
-        UserWarning, match=r"\[4, 4\] in weight of 'partial' and 4 more; to train them"
+        UserWarning, match=r"\[4, 4\] in weight of 'partial' and 4 more. To train them"
     ):
         NetworkWatch({str(array): array for array in found}).warn(stacklevel=1)
     assert hidden_arrays(Network([Layer(SQUARE, LIF(0.9))]), jnp.ones((2, 3, 4))) == []
@@ -111,7 +111,7 @@ def test_fit_warns_once_of_hidden_arrays():
     assert text.startswith(
         "fit: functions hold arrays that are not trained: [4, 5] in weight of '0', [4] in weight "
         "of '0', "
-        "[4, 4] in weight of '0'; to train them, pass jax.tree_util.Partial(function, array)"
+        "[4, 4] in weight of '0'. To train them, pass jax.tree_util.Partial(function, array)"
     )
 
 

@@ -388,18 +388,18 @@ REFUSED = [
     (
         "eprop",
         {"hidden": Layer(KERNEL, LIF())},
-        r"layer 'hidden': .*'eprop' .* the function weight; pass a matrix",
+        r"layer 'hidden': .*'eprop' .* the function weight. Pass a matrix",
     ),
     (
         "eprop",
         {"hidden": Layer(jnp.ones((3, 4, 2)), RECEPTORS)},
-        r"receptors of MultiSynapticLIF; pass rule='local'",
+        r"receptors of MultiSynapticLIF. Pass rule='local'",
     ),
     ("local", {"hidden": Layer(jnp.ones((3, 4)), MPBN())}, r"MPBN reads all examples"),
     (
         "eprop",
         {"hidden": Layer(jnp.ones((3, 4)), Inhibition())},
-        r"Inhibition mixes neurons; pass rule='local'",
+        r"Inhibition mixes neurons. Pass rule='local'",
     ),
     (
         "eprop",
@@ -414,7 +414,7 @@ REFUSED = [
     (
         "ottt",
         {"hidden": Layer(jnp.ones((3, 4)), LIF(jnp.full(4, 0.9)))},
-        r"'ottt' needs numbers as parameters of LIF, got arrays as decay; pass numbers, or "
+        r"'ottt' needs numbers as parameters of LIF, got arrays as decay. Pass numbers, or "
         r"rule='eprop'",
     ),
     (
@@ -447,7 +447,7 @@ def test_a_rule_names_the_layer_that_it_cannot_learn(rule, changed, message):
 def test_inputs_need_examples():
     online, _, _ = shallow()
     with pytest.raises(
-        ValueError, match=r"layer 'hidden' must have .* got \(4,\); pass inputs of shape"
+        ValueError, match=r"layer 'hidden' must have .* got \(4,\). Pass inputs of shape"
     ):
         online.start(jnp.ones(INPUTS))
 
@@ -529,7 +529,7 @@ def test_integers_learn_online(target):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5 * np.abs(b).max())
     with pytest.raises(
         TypeError,
-        match=r"linear response, which (FixedLIF|Loihi) does not declare; pass rule='eprop'",
+        match=r"linear response, which (FixedLIF|Loihi) does not declare. Pass rule='eprop'",
     ):
         Online(network, "ottt")
 
@@ -565,7 +565,7 @@ def test_fit_warns_of_arrays_that_functions_of_an_online_network_hide():
 
     x = np.ones((STEPS, BATCH, INPUTS), np.float32)
     with pytest.warns(
-        UserWarning, match=r"fit: functions hold .* \[3, 4\] in weight of '0'; to train them"
+        UserWarning, match=r"fit: functions hold .* \[3, 4\] in weight of '0'. To train them"
     ):
         fit(loss, network, [x], optimizer=optax.sgd(0.1), key=jax.random.key(0))
 

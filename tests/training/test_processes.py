@@ -294,7 +294,7 @@ def test_processes_that_would_hang_raise(pair):
         assert re.fullmatch(
             r"fit: processes have different numbers of batches after update 3: \[0 1\]", numbers
         )
-        assert starts.startswith("fit: trainable/w differs between processes; start all processes")
+        assert starts.startswith("fit: trainable/w differs between processes. Start all processes")
         assert "batch_sharding is missing, but training has 2 processes" in nothing
 
 
@@ -362,7 +362,7 @@ def test_replicated_names_arrays_that_differ_between_processes(monkeypatch):
     ):
         for pair in ((tree(), tree(**{name: value})), (tree(**{name: value}), tree())):
             with pytest.raises(
-                ValueError, match=f"fit: start/layers/0/{name} differs between processes; start all"
+                ValueError, match=f"fit: start/layers/0/{name} differs between processes. Start all"
             ):
                 in_both(*pair)
 

@@ -106,7 +106,7 @@ def test_a_sweep_that_was_killed_is_gone_on_with(tmp_path):
     whole = of(run(path=path))
     lines = path.read_text().splitlines()
     assert of(map(json.loads, lines)) == whole
-    with pytest.raises(FileExistsError, match="already exists; pass resume=True"):
+    with pytest.raises(FileExistsError, match=r"already exists\. Pass resume=True"):
         run(path=path)
     path.write_text("\n".join(lines[:5]) + "\n" + lines[5][:40])
     begun = []

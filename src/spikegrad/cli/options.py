@@ -110,10 +110,10 @@ class Command(click.Command):
             values = [*itertools.takewhile(lambda word: word[:1] != "-", after)]
             if extra in values[1:]:
                 return (
-                    f"{name} must have commas between its values, got {' '.join(values)}; write "
+                    f"{name} must have commas between its values, got {' '.join(values)}. Write "
                     f"{name} {','.join(values)}"
                 )
-        return f"unexpected argument {extra}; write an option before it, such as --data {extra}"
+        return f"unexpected argument {extra}. Write an option before it, such as --data {extra}"
 
     def format_options(
         self, ctx: click.Context, formatter: click.HelpFormatter
@@ -358,7 +358,7 @@ def output_file(
         if not text.endswith(endings):
             raise click.BadParameter(f"{text} must end in {' or '.join(endings)}")
         if Path(text).exists():
-            raise click.BadParameter(f"{text} exists; choose a new file")
+            raise click.BadParameter(f"{text} exists. Choose a new file")
         return Path(text)
 
     return click.option("--output", "-o", type=path, help=help, **settings)

@@ -86,7 +86,7 @@ def converted(
     # A chip receives spikes or counts.
     if network.encoding == "current":
         raise DataError(
-            "the network has real inputs; train it with --encoding rate or latency"
+            "the network has real inputs. Train it with --encoding rate or latency"
         )
     real, inputs, settings, _ = network.applied(params, split.train)
     try:

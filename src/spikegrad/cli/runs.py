@@ -135,7 +135,7 @@ def begin(
     split = run.options.load()
     if describe(split) != run.record["data"]:  # the bits would differ
         raise DataError(
-            f"{run.options.data} has changed since {resume} was started; restore the original "
+            f"{run.options.data} has changed since {resume} was started. Restore the original "
             "data to resume"
         )
     return run, split
@@ -171,7 +171,7 @@ def claim(output: Path | None) -> Path:
     try:
         folder.mkdir(parents=True)
     except FileExistsError:
-        raise DataError(f"{folder} exists; choose a new output folder") from None
+        raise DataError(f"{folder} exists. Choose a new output folder") from None
     return folder
 
 

@@ -33,7 +33,7 @@ from .networks import NO_ENCODING, sample
 
 CSV = """numpy.loadtxt(file, delimiter=",", skiprows=1) reads a table of numbers, and
 numpy.savez("my.npz", x_train=x, y_train=y) writes the file, with a label from 0
-for each row; numpy.unique(names, return_inverse=True)[1] makes labels of names"""
+for each row. numpy.unique(names, return_inverse=True)[1] makes labels of names"""
 """The way from a table to the arrays of a file."""
 TABLE = "\n".join(
     [*(f"{form.written:20}  {form.about}" for form in FORMS), "", f"A .csv: {CSV}."]
@@ -55,9 +55,9 @@ def form_of(source: str) -> Form:
         for key, form in kinds.items():
             if key in keys:
                 return form
-        known = "; or ".join(form.about for form in reversed(kinds.values()))
+        known = ", or ".join(form.about for form in reversed(kinds.values()))
         raise DataError(
-            f"{source}: keys must be {known}; got {', '.join(sorted(keys))}; rename the arrays, "
+            f"{source}: keys must be {known}, got {', '.join(sorted(keys))}. Rename the arrays, "
             "as numpy.savez(file, x_train=x, y_train=y) does"
         )
     name, _, path = source.partition(":")
@@ -98,8 +98,8 @@ def load(source: str, seed: int, binning: Binning) -> Split:
         y = "y" if form.read else "y_train"
         raise DataError(
             f"{source}: {y} must hold at least two classes and every label from 0 to the "
-            f"greatest, but lacks {missing[0]}; numpy.unique({y}, return_inverse=True)[1] "
-            "numbers the classes"
+            f"greatest, but lacks {missing[0]}. Number the classes with "
+            f"numpy.unique({y}, return_inverse=True)[1]"
         )
     return split
 
@@ -178,7 +178,7 @@ def load_to_score(
     # A relative path may be another file in another folder.
     if data is None and sha256(scored) != like.test_sha256:
         raise DataError(
-            f"{source} is not the data of the run, or has changed; pass the path of the data"
+            f"{source} is not the data of the run, or has changed. Pass the path of the data"
         )
     return scored, labelled
 

@@ -128,7 +128,7 @@ def diagnose(
         raise TypeError(f"diagnose: network must be a Network, got {brief(network)}")
     if not (loss is None or callable(loss)):
         raise TypeError(
-            f"diagnose: loss must be a function of the outputs, got {brief(loss)}; pass "
+            f"diagnose: loss must be a function of the outputs, got {brief(loss)}. Pass "
             "lambda outputs: loss(outputs, labels)"
         )
     if optimizer is not None and not any(map(is_real_array, jax.tree.leaves(network))):
@@ -270,7 +270,7 @@ def _obstacles(study: Study) -> Iterator[Issue]:
     graph = study.network.problem.network.graph
     if mask is not None and not mask.any():
         kind = "silent"
-        text = "the mask leaves no step of any example; True marks a valid step"
+        text = "the mask leaves no step of any example. True marks a valid step"
     # NaN inputs behind a mask do no harm.
     elif np.isfinite(first.loss) and len(arrays) == len(first.not_finite):
         return

@@ -201,7 +201,7 @@ def inspect_inputs(problem: Problem) -> Iterator[Issue]:
         )
         if reader is None:
             evidence = (
-                f"no layer reads the inputs {name!r}; name them in of=, or among the weights of a "
+                f"no layer reads the inputs {name!r}. Name them in of=, or among the weights of a "
                 "layer"
             )
             yield Issue("silent", None, evidence)
@@ -240,7 +240,7 @@ def _unscaled(name: str, reader: str, values: np.ndarray) -> Iterator[Issue]:
     shift = np.where(offset, mean, 0.0)
     means, sizes = (f"{x.min():.2g} to {x.max():.2g}" for x in (mean, size[used]))
     evidence = (
-        f"{(off | offset).sum()} of {size.size} input channels are unusual; means are from "
+        f"{(off | offset).sum()} of {size.size} input channels are unusual. Means are from "
         f"{means}, sizes from {sizes}"
     )
     move = Standardize(name, (np.float32(shift), np.float32(scale)))
@@ -254,7 +254,7 @@ def _idle(network: Observed) -> Iterator[Issue]:
     steps = len(problem.valid)
     if not examples.all():
         evidence = (
-            f"the mask leaves no step of {(~examples).sum()} of {examples.size} examples; "
+            f"the mask leaves no step of {(~examples).sum()} of {examples.size} examples. "
             "True marks a valid step"
         )
         yield Issue("silent", None, evidence)

@@ -109,7 +109,7 @@ class Study:
                 "not trained",
                 array.node,
                 f"an array of shape {list(array.shape)} is hidden in the function of its "
-                f"{array.label}; {FIX_OF_HIDDEN}",
+                f"{array.label}. {FIX_OF_HIDDEN}",
             )
             for array in arrays
         )

@@ -432,7 +432,7 @@ def after_convolution(convolution: weights.Convolution, signal: Signal) -> Signa
 def after_pooling(pooling: weights.SumPooling, signal: Signal) -> Signal:
     if len(signal.shape) != 3 or signal.places.ndim != 4:
         raise ValueError(
-            "a sum of a window of other arrays than images; NIR has SumPool2d"
+            "a sum of a window of other arrays than images. NIR has SumPool2d"
         )
     # NIR has channels first, and the user may have them first or last.
     axes = next(filter(signal.is_in_order, ((0, 1, 2, 3), (0, 3, 1, 2))), None)
@@ -535,7 +535,7 @@ class Membrane(NamedTuple):
         elif v_leak.any() or self.has_synapse:
             raise ValueError(
                 "neurons without a Threshold output their potential, so v_leak must be 0 and a "
-                "synapse is not supported; add a Threshold"
+                "synapse is not supported. Add a Threshold"
             )
         else:
             return LeakyReadout(**fields), gain
@@ -593,20 +593,20 @@ def kind_of(cell: Any) -> str:
     # Each class states its node for itself, because a subclass may have other equations.
     kind = vars(type(cell)).get("nir_node")
     if kind is None:
-        raise ValueError("not supported by NIR; train with LIF or SynapticLIF")
+        raise ValueError("not supported by NIR. Train with LIF or SynapticLIF")
     if kind != "LI":
         if spike_types(cell):
             raise ValueError(
                 f"to_nir writes the threshold of a plain step, and surrogate is "
-                f"{cell.surrogate!r}; use surrogate={cell.surrogate.surrogate!r}"
+                f"{cell.surrogate!r}. Use surrogate={cell.surrogate.surrogate!r}"
             )
         if cell.reset == "subtract":
             raise ValueError(
-                "NIR does not reset by subtraction; train with reset='value'"
+                "NIR does not reset by subtraction. Train with reset='value'"
             )
         if cell.delay_reset:
             raise ValueError(
-                "NIR does not reset a step late; train with delay_reset=False"
+                "NIR does not reset a step late. Train with delay_reset=False"
             )
     return kind
 

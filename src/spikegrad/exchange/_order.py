@@ -24,7 +24,7 @@ def reached(sources: Sources, known: Collection[str]) -> list[tuple[str, str]]:
         known.add(ready[0][0])
     if missing := [name for name in sources if name not in known]:
         raise ValueError(
-            f"no input reaches {', '.join(map(repr, missing))}; remove them"
+            f"no input reaches {', '.join(map(repr, missing))}. Remove them"
         )
     return order
 

@@ -176,7 +176,7 @@ class _Reader:
             elif type(node) not in (*_SUPPORTED, nir.Input, nir.Output):
                 known = ", ".join(kind.__name__ for kind in _SUPPORTED)
                 raise ValueError(
-                    f"{path!r} ({type(node).__name__}) is not supported; use {known}"
+                    f"{path!r} ({type(node).__name__}) is not supported. Use {known}"
                 )
             else:
                 self.nodes[path] = node

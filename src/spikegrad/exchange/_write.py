@@ -214,8 +214,8 @@ class _Writer(_Nodes):
             if isinstance(node, Join):
                 if node.over_time:
                     raise ValueError(
-                        f"the join {name!r} takes complete sequences, which NIR does not support; "
-                        "fold a normalization into the weights (fold_normalization)"
+                        f"the join {name!r} takes complete sequences, which NIR does not support. "
+                        "Fold a normalization into the weights (fold_normalization)"
                     )
                 continue
             # Before any function is traced, because a cell may need weights of another form.
@@ -304,7 +304,7 @@ class _Writer(_Nodes):
         """Return the output of a join."""
         node = self.net.nodes[name]
         text = (
-            f"the join {name!r} must add its sources once each, as in lambda a, b: a + b; put "
+            f"the join {name!r} must add its sources once each, as in lambda a, b: a + b. Put "
             "other functions into the weights of the layer that reads it"
         )
         with named(text):

@@ -201,7 +201,7 @@ def voltage_bound(
     """
     if low is None and high is None:
         raise ValueError(
-            "voltage_bound: low and high are missing; pass at least one of them"
+            "voltage_bound: low and high are missing. Pass at least one of them"
         )
     u, valid = over_time(
         "voltage_bound", "potentials", jax.tree.leaves(potentials)[0], mask

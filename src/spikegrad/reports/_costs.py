@@ -148,7 +148,7 @@ class CostReport(NamedTuple):
 
     def _messages(self) -> list[str]:
         return [
-            f"{row.part} of layer {row.layer!r} cannot be counted: {row.message}; move it into the "
+            f"{row.part} of layer {row.layer!r} cannot be counted: {row.message}. Move it into the "
             "cell or a Join"
             for row in self.rows
             if row.message

@@ -117,7 +117,7 @@ def energy_of(
     """Return the energies for counts. The counts are sums over all examples."""
     if not prices:
         raise TypeError(
-            "energy: prices are missing; pass an EnergyPrices or the name of a preset: "
+            "energy: prices are missing. Pass an EnergyPrices or the name of a preset: "
             f"{', '.join(PRESETS)}"
         )
     spiking = tuple(_spiking(_prices(each), cost, examples) for each in prices)
@@ -152,7 +152,7 @@ def _spiking(prices: EnergyPrices, cost: Any, examples: int) -> EnergyRange:
         if count := cost.graded.effective + cost.real.effective:
             raise ValueError(
                 f"energy: prices must have a price of a multiplication for {count:,} "
-                f"multiplications, got {prices.name!r}; encode the inputs as spikes, or pass "
+                f"multiplications, got {prices.name!r}. Encode the inputs as spikes, or pass "
                 "EnergyPrices"
             )
         multiplication = 0.0

@@ -157,7 +157,7 @@ def _types(cell: Cell, features: tuple[int, ...]) -> CheckResult:
         except (TypeError, ValueError) as error:
             first_line = str(error).partition("\n")[0]
             return broken(
-                f"{type(error).__name__}: {first_line}; for currents of another shape pass "
+                f"{type(error).__name__}: {first_line}. For currents of another shape pass "
                 f"features=, here {features}"
             )
         before, after = types(v), types(after)

@@ -116,7 +116,7 @@ def report_of(
         )
     if any(spike.draws for spike in spike_types(subject)):
         raise TypeError(
-            f"check_{name}: {subject!r} must not be stochastic, because the check is exact; check "
+            f"check_{name}: {subject!r} must not be stochastic, because the check is exact. Check "
             "the surrogate inside it"
         )
     results = []

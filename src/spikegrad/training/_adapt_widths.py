@@ -113,7 +113,7 @@ def _trainable(before: PyTree, new: Network) -> PyTree:
     stays = [old is None or leaf is old for old, leaf in zip(olds, news, strict=False)]
     if structure != other or all(stays):
         raise ValueError(
-            "AdaptWidths: trainable contains no widths; call match_widths before partition"
+            "AdaptWidths: trainable contains no widths. Call match_widths before partition"
         )
     leaves = [
         old if same else spread_like(leaf.astype(old.dtype), old)

@@ -120,7 +120,7 @@ class Checkpoints:
         newest = from_first(lambda: self.all()[-1:])
         if newest and _step_of(newest[0]) > step:
             raise CheckpointError(
-                f"{newest[0]} is of a later step than {step}; resume from it with restore, or "
+                f"{newest[0]} is of a later step than {step}. Resume from it with restore, or "
                 "choose another folder"
             )
         self._last_step = 0
@@ -160,7 +160,7 @@ class Checkpoints:
             arrays, about = from_first(lambda: _read(path))
         except Exception as error:  # a damaged file can fail in any way
             raise CheckpointError(
-                f"{path} is not a checkpoint or is damaged: {error!r}; remove it to resume from "
+                f"{path} is not a checkpoint or is damaged: {error!r}. Remove it to resume from "
                 "the previous one"
             ) from error
         _compare(path, about, _about(start, {}))
@@ -256,7 +256,7 @@ def _compare(path: Path, saved: Record, expected: Record) -> None:
         before, now = saved["types"].get(name), expected["types"].get(name)
         if before != now:
             raise CheckpointError(
-                f"{path}: {name} must be {now or 'absent'}, got {before or 'nothing'}; resume "
+                f"{path}: {name} must be {now or 'absent'}, got {before or 'nothing'}. Resume "
                 "with the original parameters and optimizer"
             )
 

@@ -579,7 +579,7 @@ def check_elementwise(name: str, cell: Cell, like: jax.Array) -> None:
         if value.shape != like.shape or np.isnan(derivative)[:, 1:].any():
             raise TypeError(
                 f"Online: layer {name!r}: rule 'eprop' needs elementwise integrate and fire, "
-                f"and {type(cell).__name__} mixes neurons; pass rule='local'"
+                f"and {type(cell).__name__} mixes neurons. Pass rule='local'"
             )
 
 

@@ -146,7 +146,7 @@ def fit(
     check_counts("fit", epochs=epochs, steps=steps, updates_per_call=updates_per_call)
     if state.epoch and epochs is None and steps is None:
         raise TypeError(
-            f"fit: epochs= and steps= are missing, and the State has {state.epoch} epochs; pass "
+            f"fit: epochs= and steps= are missing, and the State has {state.epoch} epochs. Pass "
             "one of them, counted from the first update"
         )
     source = Source(batches, batch_sharding)
@@ -176,7 +176,7 @@ def run(
     """Make all calls of :func:`fit`."""
     if not isinstance(callbacks, Iterable):
         raise TypeError(
-            f"fit: callbacks must be a sequence, got {brief(callbacks)}; pass a list of functions"
+            f"fit: callbacks must be a sequence, got {brief(callbacks)}. Pass a list of functions"
         )
     epochs = 1 if epochs is None and steps is None else epochs
     last_epoch, last_step = epochs or math.inf, steps or math.inf
@@ -188,7 +188,7 @@ def run(
         if source.once and state.epoch:
             warnings.warn(
                 "fit: batches is an iterator, which lasts one epoch, and ended after update "
-                f"{state.step}; pass a list or a function",
+                f"{state.step}. Pass a list or a function",
                 stacklevel=3,
             )
             break
@@ -252,8 +252,8 @@ def check_loss(owner: str, loss: Callable, *arguments: str) -> None:
     """Raise if a loss does not take these arguments."""
     if not takes(loss, len(arguments)):
         raise TypeError(
-            f"{owner}: loss must take ({', '.join(arguments)}), got {inspect.signature(loss)}; "
-            "add the missing arguments, even if the loss does not use them"
+            f"{owner}: loss must take ({', '.join(arguments)}), got {inspect.signature(loss)}. "
+            "Add the missing arguments, even if the loss does not use them"
         )
 
 
@@ -272,14 +272,14 @@ def _first_state(
         return State.create(trainable, optimizer, as_key("fit", key))
     state = trainable
     if key is not None:
-        raise TypeError("fit: a State contains a key; leave key out")
+        raise TypeError("fit: a State contains a key. Leave key out")
     check_trainable(state.trainable)
     check_optimizer(optimizer)
     # Of shapes only, because the numbers of the state have changed since its start.
     expected = jax.eval_shape(optimizer.init, state.trainable)
     if not _are_alike(expected, state.optimizer_state):
         raise ValueError(
-            "fit: optimizer must be the one that made the State, got one with another state; pass "
+            "fit: optimizer must be the one that made the State, got one with another state. Pass "
             "that optimizer, or State.create(state.trainable, optimizer, key) to start a new one"
         )
     return state
@@ -309,8 +309,8 @@ def _any_stops(state: State, group: list | None, stop: bool) -> bool:
     arrays = jax.tree.leaves((group, state.trainable))
     if jax.process_count() > 1 and not any(map(is_spread, arrays)):
         raise ValueError(
-            f"fit: batch_sharding is missing, but training has {jax.process_count()} processes; "
-            "pass batch_sharding"
+            f"fit: batch_sharding is missing, but training has {jax.process_count()} processes. "
+            "Pass batch_sharding"
         )
     # Every process calls this once per group, even if it does not stop. A collective operation
     # waits for all of them.

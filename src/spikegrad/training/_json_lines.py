@@ -31,7 +31,7 @@ def resumed(
         return []
     if not resume:
         raise FileExistsError(
-            f"{owner}: {path} already exists; pass resume=True to continue it"
+            f"{owner}: {path} already exists. Pass resume=True to continue it"
         )
     lines = path.read_bytes().splitlines(keepends=True)
     values = {line: _value(line) for line in lines}
@@ -56,7 +56,7 @@ def merged(owner: str, *records: Mapping[str, Any]) -> Record:
         for name, value in record.items():
             if name in line:
                 raise ValueError(
-                    f"{owner}: {name!r} has two values, {line[name]} and {value}; rename the "
+                    f"{owner}: {name!r} has two values, {line[name]} and {value}. Rename the "
                     "metric, or the other entry that you pass"
                 )
             line[name] = value

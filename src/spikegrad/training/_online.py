@@ -191,7 +191,7 @@ class Online(Struct):
         # A join passes signals by its derivative, but its arrays would need traces of their own.
         if self.rule == "local" or not _array_names(join):
             return None
-        return f"{self._no_trace} the arrays of its function; pass rule='local'"
+        return f"{self._no_trace} the arrays of its function. Pass rule='local'"
 
     def _obstacle_of_layer(
         self, name: str, layer: Layer, filters_traces: bool
@@ -200,12 +200,12 @@ class Online(Struct):
         cell = type(layer.cell).__name__
         # The statistics of a step are those of a few examples, and differ from those of a sequence.
         if layer.cell.couples_examples:
-            return f"{cell} reads all examples of a step; pass a cell with fixed statistics"
+            return f"{cell} reads all examples of a step. Pass a cell with fixed statistics"
         if self.rule == "local":
             return None
         # A trace has the neurons of the layer below, so it cannot decay like each readout neuron.
         if filters_traces and _differs_between_neurons(layer.cell):
-            return f"rule 'eprop' filters traces by one decay; pass numbers as parameters of {cell}"
+            return f"rule 'eprop' filters traces by one decay. Pass numbers as parameters of {cell}"
         return self._obstacle_of_weights(name, cell) or self._obstacle_of_cell(layer)
 
     def _obstacle_of_weights(self, name: str, cell: str) -> str | None:
@@ -216,11 +216,11 @@ class Online(Struct):
             # of both, like the kernel of a convolution.
             if matrix is None and _array_names(weight):
                 return (
-                    f"{self._no_trace} the arrays of the function {edge.label}; pass a matrix, or "
+                    f"{self._no_trace} the arrays of the function {edge.label}. Pass a matrix, or "
                     "rule='local'"
                 )
             if matrix is not None and matrix.ndim > 2:
-                return f"{self._no_trace} the receptors of {cell}; pass rule='local'"
+                return f"{self._no_trace} the receptors of {cell}. Pass rule='local'"
         return None
 
     def _obstacle_of_cell(self, layer: Layer) -> str | None:
@@ -232,13 +232,13 @@ class Online(Struct):
         # no gradient.
         if linear_response(layer.cell) is None:
             return (
-                f"rule 'ottt' needs a linear response, which {cell} does not declare; pass "
+                f"rule 'ottt' needs a linear response, which {cell} does not declare. Pass "
                 "rule='eprop'"
             )
         if arrays:
             return (
                 f"rule 'ottt' needs numbers as parameters of {cell}, got arrays as "
-                f"{', '.join(arrays)}; pass numbers, or rule='eprop'"
+                f"{', '.join(arrays)}. Pass numbers, or rule='eprop'"
             )
         return None
 
@@ -274,7 +274,7 @@ class Online(Struct):
             if like.ndim != 2:
                 raise ValueError(
                     f"Online: layer {name!r} must have a state of shape (batch, neurons), got "
-                    f"{like.shape}; pass inputs of shape (batch, inputs)"
+                    f"{like.shape}. Pass inputs of shape (batch, inputs)"
                 )
             if self.rule == "eprop":
                 check_elementwise(name, layer.cell, like)

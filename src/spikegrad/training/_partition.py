@@ -75,7 +75,7 @@ def partition(
                 reported.add(function)
             warnings.warn(
                 f"partition: the function at {name_of(path) or 'the root'} holds arrays that are "
-                f"not trained; {FIX_OF_HIDDEN}",
+                f"not trained. {FIX_OF_HIDDEN}",
                 stacklevel=2,
             )
     return split(

@@ -64,7 +64,7 @@ def replicated(tree: PyTree, mesh: Mesh, part: str) -> PyTree:
         if jax.process_count() > 1 and np.ptp(gathered(_hash(array))):
             name = "/".join(filter(None, (part, name_of(path))))
             raise ValueError(
-                f"fit: {name} differs between processes; start all processes from one seed"
+                f"fit: {name} differs between processes. Start all processes from one seed"
             )
         whole = jax.make_array_from_callback(array.shape, everywhere, array.__getitem__)
         return wrap_like(whole, leaf)

@@ -90,7 +90,7 @@ def _check_leaves(
             kind = getattr(leaf, "dtype", type(leaf).__name__)
             raise TypeError(
                 f"fit: trainable must hold {kinds}, got {kind} at "
-                f"{name_of(path) or 'its root'}; separate these leaves with partition(tree)"
+                f"{name_of(path) or 'its root'}. Separate these leaves with partition(tree)"
             )
 
 
@@ -98,7 +98,7 @@ def check_optimizer(optimizer: object) -> None:
     """Raise if an optimizer is not one of optax, for example the function that makes one."""
     if not (hasattr(optimizer, "init") and hasattr(optimizer, "update")):
         raise TypeError(
-            f"fit: optimizer must be one of optax, got {brief(optimizer)}; pass for example "
+            f"fit: optimizer must be one of optax, got {brief(optimizer)}. Pass for example "
             "optax.adam(1e-3)"
         )
 

@@ -139,7 +139,7 @@ class _Updates(NamedTuple):
                 result = loss(trainable, batch, key)
         except Exception as error:
             error.add_note(
-                "fit: the loss raised this error; in inputs and outputs of a Network, axis 0 is "
+                "fit: the loss raised this error. In inputs and outputs of a Network, axis 0 is "
                 f"time and axis 1 the examples{_order_of(batch)}"
             )
             raise
@@ -252,12 +252,12 @@ def _checked(result: object) -> Value:
     ):
         raise TypeError(
             "fit: loss must return (scalar, {name: metric}), got a value of the type "
-            f"{type(result).__name__}; without metrics return (scalar, {{}})"
+            f"{type(result).__name__}. Without metrics return (scalar, {{}})"
         )
     value, metrics = result
     if "loss" in metrics:
         raise ValueError(
-            "fit: a metric cannot be named 'loss', the name of the loss; rename it"
+            "fit: a metric cannot be named 'loss', the name of the loss. Rename it"
         )
     return value, jax.tree.map(lambda x: jax.lax.stop_gradient(jnp.asarray(x)), metrics)
 

@@ -50,6 +50,6 @@ class NetworkWatch:
         if len(texts) > _SHOWN:
             text += f" and {len(texts) - _SHOWN} more"
         warnings.warn(
-            f"fit: functions hold arrays that are not trained: {text}; {FIX_OF_HIDDEN}",
+            f"fit: functions hold arrays that are not trained: {text}. {FIX_OF_HIDDEN}",
             stacklevel=stacklevel + 1,
         )
