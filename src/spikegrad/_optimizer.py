@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 
+from ._pytree import PyTree
+
+if TYPE_CHECKING:
+    from optax import GradientTransformation
+
 
 def updates_of(
-    optimizer: Any,
-    gradient: Any,
-    state: Any,
-    trainable: Any,
-    value: Any,
-    loss: Callable[[Any], Any],
-) -> tuple[Any, Any]:
+    optimizer: GradientTransformation,
+    gradient: PyTree,
+    state: PyTree,
+    trainable: PyTree,
+    value: jax.Array,
+    loss: Callable[[PyTree], jax.Array],
+) -> tuple[PyTree, PyTree]:
     """Return updates and the new state.
 
     ``value`` is the loss at ``trainable``, ``loss`` a function of parameters.
@@ -24,7 +29,9 @@ def updates_of(
     Optax has several names for these arguments, and none of the optimizers takes all of them.
     """
 
-    def value_fn(trainable: Any, obj_fn: Any = None, grad_fn: Any = None) -> Any:
+    def value_fn(
+        trainable: PyTree, obj_fn: Any = None, grad_fn: Any = None
+    ) -> jax.Array:
         return loss(trainable)  # a line search passes on arguments that it does not use
 
     offered = {

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING
 
 import jax
 import numpy as np
 from jax.typing import ArrayLike
 
 from .._checks import brief
-from .._pytree import NOTHING_TO_TRAIN, is_real_array
+from .._pytree import NOTHING_TO_TRAIN, PyTree, is_real_array
 from ..network import Network, named_inputs
 from .attainable import Attainable
 from .measures import measuring
@@ -25,11 +25,15 @@ from .trial import (
     RATE,
     UPDATES,
     Budget,
+    Loss,
     Outcome,
     Problem,
     symbols_of,
     with_moves,
 )
+
+if TYPE_CHECKING:
+    from optax import GradientTransformation
 
 PARTLY, MOST = 0.3, 0.75
 """A network that removes the first part of the loss, and of other examples the second part of it,
@@ -38,15 +42,15 @@ learns in part. Noise of the targets bounds both parts."""
 
 def diagnose(
     network: Network,
-    inputs: Any,
-    loss: Callable[[Any], Any] | None = None,
+    inputs: PyTree,
+    loss: Loss | None = None,
     *,
-    optimizer: Any = None,
-    key: Any = None,
+    optimizer: GradientTransformation | None = None,
+    key: jax.Array | None = None,
     mask: ArrayLike | None = None,
     train: bool = True,
     budget: float | None = None,
-    progress: Callable[[str], Any] | None = None,
+    progress: Callable[[str], object] | None = None,
 ) -> Diagnosis:
     """Diagnose why a network does not learn, and repair it.
 
@@ -157,7 +161,7 @@ def diagnose(
         return _diagnosis(study, result, verdict(study, result), study.initial)
 
 
-def _study_of(problem: Problem, budget: Budget, say: Callable[[str], Any]) -> Study:
+def _study_of(problem: Problem, budget: Budget, say: Callable[[str], object]) -> Study:
     """Measure the network."""
     problem = problem._replace(symbols=symbols_of(problem))
     # All moves with their neutral values are arguments of one program, so trying other values does

@@ -7,12 +7,13 @@ constant outputs, on the same examples. Outputs that are spikes stay between non
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .._pytree import PyTree
 from .measures import FAST_COMPILATION, LayerReport, NetworkReport
 from .trial import LITTLE, Problem, constant_loss
 
@@ -34,7 +35,7 @@ class Attainable(NamedTuple):
     """The loss of constant outputs."""
     loss: float
     """The loss of outputs near the best ones."""
-    outputs: Any
+    outputs: PyTree
     """The best outputs, in the structure that the loss takes, each ``(steps, examples, ...)``."""
     is_bounded: bool
     """If False, the loss falls without limit as outputs grow."""
@@ -53,20 +54,23 @@ class Attainable(NamedTuple):
 
 def attainable_loss(problem: Problem, report: NetworkReport) -> Attainable:
     """Return the loss that freely moved outputs attain. ``report`` has those of the network."""
-    loss: Any = problem.loss
+    loss = problem.loss
+    assert loss is not None
     network = problem.network
     named = {name: report.outputs[name] for name in network.graph.outputs}
     boxes = {name: _range_of(report.layers.get(name), o) for name, o in named.items()}
     is_dict = isinstance(network.outputs, tuple)
 
-    def arranged(by_name: dict[str, Any]) -> Any:
+    def arranged(by_name: dict[str, PyTree]) -> PyTree:
         return by_name if is_dict else next(iter(by_name.values()))
 
     @jax.jit
-    def moved(outputs: Any) -> tuple[jax.Array, Any, Any, jax.Array]:
+    def moved(
+        outputs: PyTree,
+    ) -> tuple[jax.Array, jax.Array, PyTree, jax.Array]:
         before, start = constant_loss(loss, outputs)
 
-        def step(n: int, now: tuple[Any, jax.Array]) -> tuple[Any, jax.Array]:
+        def step(n: int, now: tuple[PyTree, jax.Array]) -> tuple[PyTree, jax.Array]:
             outputs, size = now
             gradient = jax.grad(loss)(outputs)
             # The sign, because gradients of saturated outputs are tiny, and steps that shrink, so
@@ -80,7 +84,7 @@ def attainable_loss(problem: Problem, report: NetworkReport) -> Attainable:
             )
             return outputs, size
 
-        def attained(size: jax.Array) -> tuple[jax.Array, Any]:
+        def attained(size: jax.Array) -> tuple[jax.Array, PyTree]:
             best, _ = jax.lax.fori_loop(0, STEPS, step, (start, size))
             near = jax.tree.map(
                 lambda c, o: c + (NEAR * (o - c)).astype(o.dtype), start, best

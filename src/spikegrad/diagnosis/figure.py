@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from .._checks import needed
-from .measures import slope_of
+from .measures import slope_at
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from .report import Diagnosis
 
-def draw(diagnosis: Any) -> Figure:
+
+def draw(diagnosis: Diagnosis) -> Figure:
     """Draw the potentials of each layer that fires, with its slope."""
     with needed("Diagnosis.plot", "matplotlib", "plot"):
         from matplotlib import rc_context  # noqa: PLC0415
@@ -25,17 +27,18 @@ def draw(diagnosis: Any) -> Figure:
         figure = Figure(figsize=(2.6 * columns, 2.5), layout="constrained")
         panels = figure.subplots(1, columns, squeeze=False)[0]
         for n, (axes, layer) in enumerate(zip(panels, spiking, strict=False)):
+            assert layer.samples is not None
             samples = layer.samples[np.isfinite(layer.samples)]
             axes.set_title(
                 f"layer {layer.place!r}, {layer.rate:.2g} spikes per neuron and step",
                 fontsize=7,
             )
             axes.set_xlabel("potential − threshold")
-            size = abs(layer.scale) or 1.0
+            size = abs(layer.scale or 0.0) or 1.0
             low, high = samples.min(initial=-size), samples.max(initial=size)
             axes.hist(samples, 60, range=(low, high), density=True, color=f"C{n}")
             x = np.linspace(low, high, 600, dtype=np.float32)
-            slope = np.asarray(slope_of(layer.surrogate, x))
+            slope = np.asarray(slope_at(layer.surrogate, x))
             right = axes.twinx()
             (line,) = right.plot(x, slope, color="k")
             if n == 0:

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from .._compat import called, equations
 from .._optimizer import updates_of
-from .._pytree import is_array, is_real_array, merge, split
-from ..network import Activity, Delayed, Join, Network, Window
-from ..neurons import quiet_cell, surrogate_of
+from .._pytree import PyTree, is_array, is_real_array, merge, split
+from ..network import Activity, Delayed, Join, Layer, Network, Window
+from ..neurons import Cell, quiet_cell, surrogate_of
 from ..surrogates import measure
 from .moves import Moves, apply_moves, has_arrays, has_width
 from .trial import Problem, compiled, constant_loss
@@ -65,7 +66,7 @@ FAST_COMPILATION = {
 """Options of XLA that halve the time of a compilation."""
 
 
-def outside(name: str, value: Any) -> int:
+def outside(name: str, value: Measure) -> int:
     """Return -1 for a value below its band, 1 above it and 0 within."""
     low, high = BANDS[name]
     return 0 if value is None else int(value > high) - int(value < low)
@@ -106,7 +107,7 @@ class LayerReport:
     """Distance from rest to the threshold. Negative for neurons that fire at rest."""
     distance: tuple[float, float] | None = None
     """Mean and standard deviation of the potential minus the threshold."""
-    samples: Any = dataclasses.field(default=None, repr=False)
+    samples: np.ndarray | None = dataclasses.field(default=None, repr=False)
     """Some of these differences, for the figure."""
     surrogate: Any = dataclasses.field(default=None, repr=False)
 
@@ -114,9 +115,9 @@ class LayerReport:
 class Derivatives(NamedTuple):
     """Sizes of the derivative of a weight function, along a random direction of its outputs."""
 
-    arrays: Any
+    arrays: jax.Array
     """In its arrays."""
-    inputs: Any
+    inputs: jax.Array | float
     """In its inputs, or infinite for integers."""
 
 
@@ -150,15 +151,58 @@ class NetworkReport(NamedTuple):
         return not self.not_finite and math.isfinite(self.loss)
 
 
-def observe_layer(
-    cell: Any, activity: Activity, active: np.ndarray | None
-) -> dict[str, jax.Array]:
-    """Return distances to the threshold of a layer that fires, and its slopes, in float32.
+class Potentials(NamedTuple):
+    """The distances of a layer to its threshold, in float32. Each is potential minus threshold."""
 
-    The result is empty for a cell that does not pass its distance to a field.
+    distance: jax.Array
+    """With spikes, ``(steps, examples, neurons...)``."""
+    quiet: jax.Array
+    """Without spikes, in the same shape."""
+    rest: jax.Array
+    """At rest, ``(examples, neurons...)``. All examples are equal."""
+    slope: jax.Array
+    """The slope of the surrogate at ``distance``."""
+
+
+class Observation(NamedTuple):
+    """One forward and backward pass, from which NumPy computes the measures.
+
+    The arrays are those of JAX in the compiled program, and those of NumPy afterwards.
+    """
+
+    loss: jax.Array
+    constant: jax.Array
+    """The loss of constant outputs."""
+    layers: dict[str, Potentials | None]
+    """None for layers that do not fire."""
+    outputs: dict[str, Any]
+    """Of each layer and join, ``(steps, examples, neurons...)``."""
+    joins: dict[str, Any]
+    """The size of the derivative of each join."""
+    functions: dict[str, list[Derivatives]]
+    weights: PyTree
+    """The trainable arrays of the network, and None for its other leaves."""
+    gradient: PyTree
+    """The gradient of the loss in them."""
+    inputs: Mapping[str, jax.Array]
+    reads: Any
+    """Size of the gradient of the loss in the outputs of each step, ``(steps,)``."""
+    decay: PyTree | None
+    """The update for a gradient of zero. None without an optimizer."""
+    update: PyTree | None
+    """The first update."""
+
+
+def observe_layer(
+    cell: Cell, activity: Activity, active: np.ndarray | None
+) -> Potentials | None:
+    """Return the distances to the threshold of a layer that fires.
+
+    ``activity`` has arrays ``(steps, examples, neurons...)``, and ``active`` is the mask of valid
+    steps, ``(steps, examples)``. A cell that does not pass its distance to a field gives None.
     """
     if surrogate_of(cell) is None:
-        return {}
+        return None
     quiet = quiet_cell(cell)
     _, pre_spike, current = jax.tree.map(
         lambda a: a.astype(jnp.float32) if jnp.issubdtype(a.dtype, jnp.floating) else a,
@@ -167,7 +211,7 @@ def observe_layer(
     # vmap over the steps, because ``fire`` takes the state of one step.
     _, distance = jax.vmap(quiet.fire)(pre_spike, active)
     if distance is None:
-        return {}
+        return None
     start = cell.initial_state(current.shape[1:], current.dtype)
     start = jax.tree.map(jnp.asarray, start)
 
@@ -179,12 +223,11 @@ def observe_layer(
         return quiet.fire(quiet.cell.integrate(v, current), active)
 
     _, without = jax.lax.scan(step, start, (current, active))
-    slope = slope_of(surrogate_of(cell), distance)
     _, rest = quiet.fire(start)
-    return {"distance": distance, "quiet": without, "rest": rest, "slope": slope}
+    return Potentials(distance, without, rest, slope_at(surrogate_of(cell), distance))
 
 
-def slope_of(surrogate: Any, x: Any) -> jax.Array:
+def slope_at(surrogate: Any, x: ArrayLike) -> jax.Array:
     """Return the slope of a surrogate, or of a function with a custom derivative."""
     if hasattr(surrogate, "surrogate_grad"):
         return surrogate.surrogate_grad(x)
@@ -198,72 +241,84 @@ def measuring(problem: Problem, neutral: Moves) -> Callable[[Moves], NetworkRepo
     return lambda moves: _report(problem, moves, run(moves))
 
 
-def _observed(problem: Problem, network: Network, inputs: Any, moves: Any):
-    """Return the arrays of all measures. NumPy reduces them, which takes no compilation."""
+def _observed(
+    problem: Problem, network: Network, inputs: Mapping[str, jax.Array], moves: Moves
+) -> Observation:
+    """Run the network with moves once, forward and backward.
+
+    ``problem`` has the structure, and ``network``, ``inputs`` and ``moves`` are traced.
+    """
     trainable, static = apply_moves(network, moves)
     # Without a loss, some number of the outputs still shows if gradients reach each layer.
     loss = problem.loss or mean_size
 
-    def outputs_of(trainable):
+    def outputs_of(trainable: PyTree) -> tuple[PyTree, dict[str, Activity]]:
         network = merge(trainable, static)
         _, activity = network.observe(problem.arguments(inputs), **problem.options)
         outputs = {name: activity[name].output for name in network.graph.outputs}
         is_dict = isinstance(network.outputs, tuple)
         return outputs if is_dict else outputs.popitem()[1], dict(activity)
 
+    # In two parts, so that the gradient in the outputs is seen on the way.
     out, pullback, activity = jax.vjp(outputs_of, trainable, has_aux=True)
     value, read = jax.value_and_grad(loss)(out)
     (gradient,) = pullback(read)
+    decay, update = None, None
+    if (optimizer := problem.optimizer) is not None:
+        state = optimizer.init(trainable)
+
+        def updates(gradient: PyTree) -> PyTree:
+            again = (state, trainable, value, lambda t: loss(outputs_of(t)[0]))
+            return updates_of(optimizer, gradient, *again)[0]
+
+        # The update for a gradient of zero is the weight decay alone.
+        decay = updates(jax.tree.map(jnp.zeros_like, gradient))
+        update = updates(gradient)
+
     graph = merge(trainable, static).graph
     outputs = {name: activity[name].output for name in graph.nodes}
+    sources = {**outputs, **inputs}
     active = None if problem.mask is None else problem.valid
-    arrays: dict[str, Any] = {
-        "loss": value,
-        "constant": constant_loss(loss, out)[0],
-        "layers": {
+    return Observation(
+        value,
+        constant_loss(loss, out)[0],
+        {
             name: observe_layer(layer.cell, activity[name], active)
             for name, layer in graph.layers.items()
         },
-        "outputs": outputs,
-        "joins": {
+        outputs,
+        {
             name: derivative_of(
-                node, [(outputs | inputs)[e.source] for e in graph.edges[name]], problem
+                node, [sources[edge.source] for edge in graph.edges[name]], problem
             )
             for name, node in graph.nodes.items()
             if isinstance(node, Join)
         },
-        "functions": {
+        {
             name: [
-                derivatives_of(
-                    layer.weights[edge.label], (outputs | inputs)[edge.source]
-                )
+                derivatives_of(layer.weights[edge.label], sources[edge.source])
                 for edge in graph.edges[name]
                 if _is_function(layer.weights.get(edge.label))
             ]
             for name, layer in graph.layers.items()
         },
-        "weights": trainable,
-        "gradients": gradient,
-        "inputs": inputs,
-        "reads": sum(
-            abs(jnp.float32(r)).reshape(len(r), -1).sum(1)
-            for r in jax.tree.leaves(read)
+        trainable,
+        gradient,
+        inputs,
+        # Several outputs add up, as do the examples and neurons of each.
+        sum(
+            (
+                abs(jnp.float32(r)).reshape(len(r), -1).sum(1)
+                for r in jax.tree.leaves(read)
+            ),
+            jnp.zeros(()),
         ),
-    }
-    if problem.optimizer is not None:
-        state = problem.optimizer.init(trainable)
-
-        def updates(gradient):
-            again = (state, trainable, value, lambda t: loss(outputs_of(t)[0]))
-            return updates_of(problem.optimizer, gradient, *again)[0]
-
-        # The update for a gradient of zero is the weight decay alone.
-        zeros = jax.tree.map(jnp.zeros_like, gradient)
-        arrays["updates"] = updates(zeros), updates(gradient)
-    return arrays
+        decay,
+        update,
+    )
 
 
-def derivative_of(join: Join, sources: list[jax.Array], problem: Problem) -> Any:
+def derivative_of(join: Join, sources: list[jax.Array], problem: Problem) -> jax.Array:
     """Return the size of the derivative of a join, or 1 of functions of integers."""
     if not all(jnp.issubdtype(x.dtype, jnp.floating) for x in sources):
         return jnp.ones(())
@@ -276,16 +331,16 @@ def derivative_of(join: Join, sources: list[jax.Array], problem: Problem) -> Any
     )
     # At random, because ones have no derivative through a normalization.
     along = jax.random.normal(jax.random.key(0), out.shape, out.dtype)
-    return sum(abs(g).sum() for g in pullback(along))
+    return sum((abs(g).sum() for g in pullback(along)), jnp.zeros(()))
 
 
-def _is_function(weight: Any) -> bool:
+def _is_function(weight: object) -> bool:
     """Return True for a function with arrays. Matrices have a derivative, and so have delays."""
     is_plain = not isinstance(weight, (jax.Array, np.ndarray, Delayed, Window))
     return is_plain and callable(weight) and has_arrays(weight)
 
 
-def derivatives_of(weight: Any, x: jax.Array) -> Derivatives:
+def derivatives_of(weight: Callable, x: jax.Array) -> Derivatives:
     """Return the sizes of the derivatives of a weight function. ``x`` has the inputs of all
     steps.
     """
@@ -301,7 +356,10 @@ def derivatives_of(weight: Any, x: jax.Array) -> Derivatives:
         )
     gradients = pullback(jax.random.normal(jax.random.key(0), out.shape, out.dtype))
     sizes = [
-        sum(abs(jnp.float32(g)).sum() for g in jax.tree.leaves(gradient))
+        sum(
+            (abs(jnp.float32(g)).sum() for g in jax.tree.leaves(gradient)),
+            jnp.zeros(()),
+        )
         for gradient in gradients
     ]
     # A weight of zeros has no derivative in its inputs either, and may learn.
@@ -309,54 +367,60 @@ def derivatives_of(weight: Any, x: jax.Array) -> Derivatives:
     return Derivatives(sizes[0], passes if len(sizes) > 1 else jnp.inf)
 
 
-def mean_size(outputs: Any) -> Any:
+def mean_size(outputs: PyTree) -> jax.Array:
     """Return a number of the outputs, for networks without a loss."""
-    return sum(abs(o).mean() for o in jax.tree.leaves(outputs))
+    return sum((abs(o).mean() for o in jax.tree.leaves(outputs)), jnp.zeros(()))
 
 
-def _norm(tree: Any) -> float:
+def _norm(tree: PyTree) -> float:
     # In float64, because half precision would overflow.
     return math.hypot(*(np.linalg.norm(np.float64(a)) for a in jax.tree.leaves(tree)))
 
 
-def _report(problem: Problem, moves: Moves, arrays: dict[str, Any]) -> NetworkReport:
-    network = merge(*apply_moves(problem.network, moves))
-    weights, gradient, outputs = (
-        arrays[name] for name in ("weights", "gradients", "outputs")
-    )
-    still, first = arrays.get("updates", (None, None))
+def _report(problem: Problem, moves: Moves, seen: Observation) -> NetworkReport:
+    """Reduce the arrays of an observation, which are now those of NumPy, to the measures."""
+    network: Network = merge(*apply_moves(problem.network, moves))
     ascent = None
-    if first is not None:
-        pairs = zip(*map(jax.tree.leaves, (first, gradient)), strict=True)
+    if seen.update is not None:
+        pairs = zip(*map(jax.tree.leaves, (seen.update, seen.gradient)), strict=True)
         dot = sum(np.vdot(np.float64(u), np.float64(g)) for u, g in pairs)
-        ascent = float(dot) / (_norm(first) * _norm(gradient) or 1.0)
+        ascent = float(dot) / (_norm(seen.update) * _norm(seen.gradient) or 1.0)
 
-    def ratios(tree):
-        """The size of the arrays of each layer, over that of its weights."""
-        sizes = {name: _norm(weights.layers[name]) for name in network.graph.layers}
+    def ratios(tree: PyTree | None) -> dict[str, float]:
+        """Return the size of the arrays of each layer, over that of its weights."""
+        sizes = {
+            name: _norm(seen.weights.layers[name]) for name in network.graph.layers
+        }
         return {
             name: _norm(tree.layers[name]) / size
             for name, size in sizes.items()
             if tree is not None and size
         }
 
-    gradients, updates = ratios(gradient), ratios(first)
+    gradients, updates = ratios(seen.gradient), ratios(seen.update)
     layers = {}
     for name, layer in network.graph.layers.items():
-        observed, output = arrays["layers"][name], outputs[name]
-        activity = _activity_of(layer, observed, problem) if observed else {}
-        if observed or _hides_spikes(layer.cell, output):
-            fired = output[problem.valid] != 0
+        potentials, output = seen.layers[name], seen.outputs[name]
+        activity = {}
+        if potentials is not None:
+            activity = _activity_of(layer, potentials, problem)
+        if potentials is not None or _hides_spikes(layer.cell, output):
+            # Several spikes in one step count once.
+            fired = output[problem.valid] != 0  # (valid steps, neurons...)
             activity |= {"rate": fired.mean(), "firing": fired.any(0).mean()}
         layers[name] = LayerReport(
             name,
             output[0, 0].size,
-            bool(observed),
+            potentials is not None,
             gradient=gradients.get(name),
             update=updates.get(name),
             **activity,
         )
-    trees = {"": weights, "inputs ": arrays["inputs"], "the gradient of ": gradient}
+    trees = {
+        "": seen.weights,
+        "inputs ": seen.inputs,
+        "the gradient of ": seen.gradient,
+    }
     not_finite = [
         prefix + jax.tree_util.keystr(path, simple=True, separator="/")
         for prefix, tree in trees.items()
@@ -365,20 +429,20 @@ def _report(problem: Problem, moves: Moves, arrays: dict[str, Any]) -> NetworkRe
     ]
     return NetworkReport(
         layers,
-        outputs,
-        arrays["joins"],
-        arrays["functions"],
-        float(arrays["loss"]),
-        float(arrays["constant"]),
+        seen.outputs,
+        seen.joins,
+        seen.functions,
+        float(seen.loss),
+        float(seen.constant),
         not_finite,
         np.max([0, *updates.values()]),
         ascent,
-        _norm(still) / (_norm(weights) or 1.0),
-        arrays["reads"],
+        _norm(seen.decay) / (_norm(seen.weights) or 1.0),
+        seen.reads,
     )
 
 
-def _hides_spikes(cell: Any, output: np.ndarray) -> bool:
+def _hides_spikes(cell: Cell, output: np.ndarray) -> bool:
     """Return True for spikes of a cell that makes its surrogate in ``fire``."""
     # A readout has no derivative of its own, although it may be 0 too.
     state = cell.initial_state(output.shape[1:], output.dtype)
@@ -397,17 +461,19 @@ def _has_custom_derivative(jaxpr: Any) -> bool:
 
 
 @np.errstate(invalid="ignore")  # potentials may be infinite
-def _activity_of(layer: Any, arrays: Any, problem: Problem) -> dict[str, Any]:
+def _activity_of(
+    layer: Layer, potentials: Potentials, problem: Problem
+) -> dict[str, Any]:
     """Return the fields of a :class:`LayerReport` for neurons that fire."""
     surrogate = surrogate_of(layer.cell)
-    valid = problem.valid
-    # (valid steps, neurons), without the steps that a mask excludes, whose outputs are 0.
+    # (valid steps, neurons), without the steps that a mask excludes, whose outputs are 0. In
+    # float64, in which sums over many steps are exact enough.
     distance, quiet, slope = (
-        arrays[name][valid].astype(np.float64)
-        for name in ("distance", "quiet", "slope")
+        np.asarray(array)[problem.valid].astype(np.float64)
+        for array in (potentials.distance, potentials.quiet, potentials.slope)
     )
     peak = measure(surrogate).peak if has_width(surrogate) else abs(slope).max()
-    rest = arrays["rest"].astype(np.float64)
+    rest = np.asarray(potentials.rest).astype(np.float64)
     quiet -= rest[0]
     scale, center, spread = -rest.mean(), quiet.mean(), quiet.std()
     # A distance of 0 from rest to the threshold would divide by 0.

@@ -8,19 +8,21 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Hashable, Iterable, Iterator, Mapping
-from typing import Any, TypeAlias
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, SupportsFloat, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from .._bounded import Bounded, bounded
-from .._pytree import is_real_array, split
+from .._pytree import PyTree, is_real_array, split
 from .._struct import domain
 from .._surrogate import Surrogate, with_curve
 from ..network import Delayed, Join, Layer, Network, Window
 from ..neurons import (
+    Cell,
     parameters_of,
     surrogate_of,
     with_parameters,
@@ -28,11 +30,18 @@ from ..neurons import (
 )
 from ..surrogates import Sigmoid, measure, rescaled
 
+if TYPE_CHECKING:
+    from optax import GradientTransformation
+
+    from .report import Issue
+
 PARTS = {"weight": "weights", "recurrent": "recurrent weights", "bias": "bias"}
 """The fields of a layer with arrays, and their names in texts."""
+Slope: TypeAlias = Callable[[jax.Array], jax.Array]
+"""A surrogate, or a function with a custom derivative."""
 
 
-def number(value: Any) -> str:
+def number(value: SupportsFloat) -> str:
     """Two digits, without exponents for usual sizes."""
     return f"{float(value):.2g}"
 
@@ -49,6 +58,7 @@ class Move:
     place: Any
     """The name of a layer or of inputs. None for the optimizer."""
     value: Any
+    """A number, an array, or a pair of them. It may be traced."""
 
     @property
     def slot(self) -> Move:
@@ -66,7 +76,9 @@ class Move:
     def change(self, layer: Layer) -> Layer:
         return layer
 
-    def change_optimizer(self, optimizer: Any) -> Any:
+    def change_optimizer(
+        self, optimizer: GradientTransformation
+    ) -> GradientTransformation:
         """Return the optimizer, changed by moves without a place."""
         return optimizer
 
@@ -103,7 +115,7 @@ class Move:
         return type(self), *map(_hashable, fields)
 
 
-def _hashable(value: Any) -> Hashable:
+def _hashable(value: object) -> Hashable:
     if isinstance(value, tuple):
         return tuple(map(_hashable, value))
     # By bytes, so a NaN equals itself.
@@ -113,7 +125,7 @@ def _hashable(value: Any) -> Hashable:
     return value
 
 
-def constants(values: Any) -> Any:
+def constants(values: PyTree) -> PyTree:
     """Return arrays in a function as constants, about which a partition does not warn."""
     return jax.tree.map(lambda a: jax.lax.stop_gradient(jnp.asarray(a)), values)
 
@@ -165,7 +177,7 @@ class Center(Move):
 
     def change(self, layer: Layer) -> Layer:
         # A mean is a common current of all neurons, which shifts their potentials.
-        def centered(w: Any) -> Any:
+        def centered(w: jax.Array) -> jax.Array:
             if not has_mean(self.part, w):
                 return w
             return (w - self.value * jnp.float32(w).mean()).astype(w.dtype)
@@ -189,7 +201,7 @@ class FitSlope(CellMove):
 
     base, verb = "layer.cell.surrogate", "rescale its slope to"
 
-    def base_of(self, surrogate: Any) -> Surrogate:
+    def base_of(self, surrogate: Surrogate) -> Surrogate:
         return surrogate
 
     def change(self, layer: Layer) -> Layer:
@@ -215,7 +227,7 @@ class ReplaceSlope(FitSlope):
 
     base, verb = "Sigmoid()", "replace its slope by a sigmoid with"
 
-    def base_of(self, surrogate: Any) -> Surrogate:
+    def base_of(self, surrogate: Slope) -> Surrogate:
         # A function with a custom derivative has no settings to keep.
         is_curve = isinstance(surrogate, Surrogate)
         return with_curve(surrogate, Sigmoid()) if is_curve else Sigmoid()
@@ -228,7 +240,7 @@ class SetParameter(CellMove):
     parameter: str
 
     @property
-    def number(self) -> Any:
+    def number(self) -> ArrayLike:
         """The number, or the array of numbers."""
         return self.value
 
@@ -264,7 +276,7 @@ class SetBounded(SetParameter):
     high: float
 
     @property
-    def number(self) -> Any:
+    def number(self) -> ArrayLike:
         return np.asarray(Bounded(self.value, self.low, self.high).value)
 
     def with_number(self, number: float) -> SetBounded:
@@ -431,7 +443,9 @@ class ShiftOutput(Move):
 class ScaleRate(Move):
     """Scale the learning rate of the optimizer."""
 
-    def change_optimizer(self, optimizer: Any) -> Any:
+    def change_optimizer(
+        self, optimizer: GradientTransformation
+    ) -> GradientTransformation:
         import optax  # noqa: PLC0415  (an extra)
 
         # After the optimizer, since Adam would normalize a scaled gradient back.
@@ -449,7 +463,9 @@ class ScaleRate(Move):
 class ReplaceOptimizer(ScaleRate):
     """Train with Adam, at the learning rate ``value``."""
 
-    def change_optimizer(self, optimizer: Any) -> Any:
+    def change_optimizer(
+        self, optimizer: GradientTransformation
+    ) -> GradientTransformation:
         import optax  # noqa: PLC0415  (an extra)
 
         return optax.adam(self.value)
@@ -472,7 +488,7 @@ def by_slot(moves: Iterable[Move]) -> Moves:
     return {move.slot: move for move in moves}
 
 
-def moves_of(issues: Iterable[Any]) -> Moves:
+def moves_of(issues: Iterable[Issue]) -> Moves:
     """Return the moves of all issues by slot."""
     return by_slot(move for issue in issues for move in issue.fixes)
 
@@ -482,7 +498,7 @@ def keys_of(moves: Iterable[Move]) -> frozenset:
     return frozenset(move.key for move in moves)
 
 
-def neutral_moves(network: Network, inputs: Mapping[str, Any]) -> Iterator[Move]:
+def neutral_moves(network: Network, inputs: Mapping[str, jax.Array]) -> Iterator[Move]:
     """Yield every move of a network, with the value that changes nothing."""
     for name, x in inputs.items():
         shape = x.shape[2:]
@@ -508,7 +524,7 @@ def neutral_moves(network: Network, inputs: Mapping[str, Any]) -> Iterator[Move]
             yield present_number(name, cell, field.name)
 
 
-def present_number(place: str, cell: Any, name: str) -> SetParameter:
+def present_number(place: str, cell: Cell, name: str) -> SetParameter:
     """Return the move of a number of a cell with the value that it has."""
     value = getattr(parameters_of(cell), name)
     if isinstance(value, Bounded):
@@ -516,7 +532,7 @@ def present_number(place: str, cell: Any, name: str) -> SetParameter:
     return SetParameter(place, value, name)
 
 
-def numbers_of(cell: Any) -> list[dataclasses.Field]:
+def numbers_of(cell: object) -> list[dataclasses.Field]:
     """Return the fields of a cell that hold one number, or an array of them."""
     fields = dataclasses.fields(cell) if dataclasses.is_dataclass(cell) else ()
     return [
@@ -531,7 +547,7 @@ def numbers_of(cell: Any) -> list[dataclasses.Field]:
     ]
 
 
-def apply_moves(network: Network, moves: Moves) -> tuple[Network, Network]:
+def apply_moves(network: Network, moves: Moves) -> tuple[PyTree, PyTree]:
     """Apply moves to a network. Return its arrays that an optimizer trains, and everything else."""
     # Numbers of the moves are arrays in a compiled program, and must stay constants.
     leaves = jax.tree_util.tree_leaves_with_path(network)
@@ -563,12 +579,12 @@ def has_mean(part: str, leaf: Any) -> bool:
     return is_real_array(leaf) and (leaf.ndim > 1 or part == "bias")
 
 
-def has_arrays(weight: Any) -> bool:
+def has_arrays(weight: PyTree) -> bool:
     """Return True for a weight with arrays to scale. A function may hide them in its closure."""
     return any(map(is_real_array, jax.tree.leaves(weight)))
 
 
-def with_factor(weight: Any, factor: Any) -> Any:
+def with_factor(weight: PyTree, factor: ArrayLike) -> PyTree:
     """Scale the arrays of a weight, in which it counts as linear, or else its output."""
     if not has_arrays(weight):
         # The dtype stays, so the types of the network do.

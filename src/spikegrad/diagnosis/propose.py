@@ -10,7 +10,7 @@ import dataclasses
 import math
 import operator
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -18,7 +18,7 @@ import numpy as np
 from .._pytree import is_array, is_real_array
 from .._struct import domain
 from ..network import Join, Layer
-from ..neurons import Refractory, parameters_of
+from ..neurons import Cell, Refractory, parameters_of
 from ..surrogates import Sigmoid, measure
 from .measures import BANDS, LayerReport, NetworkReport, outside
 from .moves import (
@@ -517,7 +517,7 @@ def activity_moves(layer: Layer, report: LayerReport, slots: Moves) -> Iterator[
     yield from scales(slots, place, factor, "recurrent", "bias")
 
 
-def _unusual_numbers(place: str, cell: Any) -> Iterator[Move]:
+def _unusual_numbers(place: str, cell: Cell) -> Iterator[Move]:
     """Yield the defaults of unusual numbers of a cell, the most unusual first."""
     numbers: list[tuple[float, Move]] = []
     for field in numbers_of(cell):

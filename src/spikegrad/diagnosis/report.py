@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
-from .._pytree import jsonable
+from .._pytree import PyTree, jsonable
 from .._table import aligned
 from ..network import Network
 from .measures import LayerReport
@@ -14,6 +14,7 @@ from .trial import Outcome
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from optax import GradientTransformation
 
 COLUMNS = (
     "rate",
@@ -79,7 +80,7 @@ class Diagnosis:
     """The network with the changes of all issues."""
     rate: float
     """The factor of the learning rate in the changes of all issues, usually 1."""
-    optimizer: Any = dataclasses.field(repr=False)
+    optimizer: GradientTransformation | None = dataclasses.field(repr=False)
     """The optimizer with the changes of all issues, or None without one."""
     loss: float | None
     """The loss at the start, or None without a loss."""
@@ -119,7 +120,7 @@ class Diagnosis:
         return draw(self)
 
 
-def _shown(value: Any) -> Any:
+def _shown(value: object) -> PyTree:
     """Return the fields of dataclasses that ``repr`` shows, and changes as text and code."""
     if isinstance(value, Move):
         return {"text": value.text, "code": value.code}

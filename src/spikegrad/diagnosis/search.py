@@ -224,7 +224,7 @@ class Study:
 # --- stages --------------------------------------------------------------------------------------
 
 
-class Stage(NamedTuple):
+class SearchStage(NamedTuple):
     """A row of the table of stages."""
 
     name: str
@@ -342,15 +342,15 @@ def _other_optimizers(study: Study) -> Iterator[tuple[Issue, ...]]:
 STAGES = (
     # All changes at once. With two faults, the mending of one alone may not help, so single trials
     # would reject both. ``pruned`` removes the needless ones.
-    Stage("all changes", _always, _changes),
+    SearchStage("all changes", _always, _changes),
     # A memory that is too long makes outputs large, updates too, and layers fire at all steps. So
     # its consequences may be proposed and help, although it is the one cause.
-    Stage("shorter memories", _always, _shorter_memories, None, _learns, MUCH),
+    SearchStage("shorter memories", _always, _shorter_memories, None, _learns, MUCH),
     # A memory that is too short may be the one fault of unusual layers that learn.
-    Stage("other memories", _below(LEARNS), _longer_memories, None, _learns),
+    SearchStage("other memories", _below(LEARNS), _longer_memories, None, _learns),
     # Noise after a cue may be learned by heart, and hides how long the cue must last. Memories
     # that no measure asked for must make the network learn.
-    Stage(
+    SearchStage(
         "other memories",
         _is_learned_by_heart,
         _memories,
@@ -358,15 +358,15 @@ STAGES = (
         _learns,
     ),
     # A large enough rate may make up for what a memory forgets, so memories come first.
-    Stage("other memories", _below(LEARNS), _memories),
-    Stage("other learning rates", _near, _changes, NEAR_RATES),
-    Stage("other learning rates", _below(NEARLY), _changes, RATES),
+    SearchStage("other memories", _below(LEARNS), _memories),
+    SearchStage("other learning rates", _near, _changes, NEAR_RATES),
+    SearchStage("other learning rates", _below(NEARLY), _changes, RATES),
     # The network may need another learning rate only.
-    Stage("other learning rates", _below(LEARNS), _nothing, RATES),
+    SearchStage("other learning rates", _below(LEARNS), _nothing, RATES),
     # Other slopes change the size of the gradients, so the nearest rates are tried with them.
-    Stage("other slopes", _below(LEARNS), _slopes, RATES[:3]),
-    Stage("float32", _not_trained, _wider_dtypes, None),
-    Stage("Adam", _not_trained, _other_optimizers, None),
+    SearchStage("other slopes", _below(LEARNS), _slopes, RATES[:3]),
+    SearchStage("float32", _not_trained, _wider_dtypes, None),
+    SearchStage("Adam", _not_trained, _other_optimizers, None),
 )
 """The stages of a search, in their order."""
 

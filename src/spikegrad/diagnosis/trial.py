@@ -8,17 +8,21 @@ import math
 import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from .._compat import used_inputs
 from .._optimizer import updates_of
-from .._pytree import is_array, merge, split
+from .._pytree import PyTree, is_array, merge, split
 from ..network import Network
 from .moves import Move, Moves, ScaleRate, apply_moves, keys_of
+
+if TYPE_CHECKING:
+    from optax import GradientTransformation
 
 UPDATES = 60
 """Updates of a short training. A network that learns shows it in so many."""
@@ -39,15 +43,20 @@ LEARNS = 0.6
 has no issue if it removes this part also of other examples."""
 
 
+Loss: TypeAlias = Callable[[PyTree], jax.Array]
+"""The loss of a user, of the outputs of the network."""
+
+
 class Problem(NamedTuple):
     """A network and everything that its training needs."""
 
     network: Network
     inputs: Mapping[str, jax.Array]
-    loss: Callable[[Any], Any] | None
-    optimizer: Any
-    key: Any
-    mask: Any
+    loss: Loss | None
+    optimizer: GradientTransformation | None
+    key: jax.Array | None
+    mask: np.ndarray | None
+    """The valid steps, ``(steps, examples)`` or ``(steps,)``."""
     floor: float = 0.0
     """The loss of perfect outputs."""
     symbols: frozenset[str] = frozenset()
@@ -68,7 +77,7 @@ class Problem(NamedTuple):
             mask = np.ones(steps, bool)
         return np.broadcast_to(mask.reshape(steps, -1), (steps, examples))
 
-    def arguments(self, inputs: Mapping[str, Any]) -> Any:
+    def arguments(self, inputs: Mapping[str, jax.Array]) -> PyTree:
         """Return the inputs as a call of the network takes them."""
         names = self.network.inputs
         return inputs[names] if isinstance(names, str) else dict(inputs)
@@ -120,9 +129,7 @@ def with_moves(problem: Problem, moves: Iterable[Move]) -> Problem:
     return problem
 
 
-def constant_loss(
-    loss: Callable[[Any], jax.Array], outputs: Any
-) -> tuple[jax.Array, Any]:
+def constant_loss(loss: Loss, outputs: PyTree) -> tuple[jax.Array, PyTree]:
     """Return the lower loss of two constant outputs, zeros and means of examples, and the outputs.
 
     Means may be far from any sensible output, but zeros may be.
@@ -138,19 +145,24 @@ def constant_loss(
 
 def compiled(
     function: Callable, problem: Problem, neutral: Moves, **options: Any
-) -> Callable[..., Any]:
+) -> Callable[..., PyTree]:
     """Return a compiled function of a network, of the values of moves and further arguments."""
     arrays, others = split(problem.network, lambda _, leaf: is_array(leaf))
 
     @functools.partial(jax.jit, **options)
-    def run(arrays: Network, inputs: Any, values: list[Any], *arguments: Any) -> Any:
+    def run(
+        arrays: Network,
+        inputs: Mapping[str, jax.Array],
+        values: list[PyTree],
+        *arguments: ArrayLike,
+    ) -> PyTree:
         moves = {
             slot: dataclasses.replace(slot, value=value)
             for slot, value in zip(neutral, values, strict=True)
         }
         return function(problem, merge(arrays, others), inputs, moves, *arguments)
 
-    def call(moves: Moves, *arguments: Any) -> Any:
+    def call(moves: Moves, *arguments: ArrayLike) -> PyTree:
         # Every slot gets a value, in one order, so all calls have one structure and one program.
         values = [moves.get(slot, move).value for slot, move in neutral.items()]
         return jax.device_get(run(arrays, dict(problem.inputs), values, *arguments))
@@ -169,11 +181,11 @@ def symbols_of(problem: Problem) -> frozenset[str]:
 
 
 def _is_number(problem: Problem, name: str) -> bool:
-    def outputs_of(x: jax.Array) -> Any:
+    def outputs_of(x: jax.Array) -> PyTree:
         inputs = {**problem.inputs, name: x}
         return problem.network(problem.arguments(inputs), **problem.options)[1]
 
-    def tangent_of(x: jax.Array, tangent: jax.Array) -> Any:
+    def tangent_of(x: jax.Array, tangent: jax.Array) -> PyTree:
         return jax.jvp(outputs_of, (x,), (tangent,))[1]
 
     x = jax.ShapeDtypeStruct(problem.inputs[name].shape, jnp.float32)
@@ -222,7 +234,7 @@ class Trials:
     def __init__(self, problem: Problem, slots: Moves, budget: Budget) -> None:
         self.problem, self.slots, self.budget = problem, slots, budget
         self.durations = Durations()
-        self.programs: dict[frozenset, Callable[..., Any]] = {}
+        self.programs: dict[frozenset, Callable[..., PyTree]] = {}
         self.outcomes: dict[tuple[frozenset, int], Outcome] = {}
         examples = problem.valid.shape[1]
         # Held-out examples show if a change generalizes. A network may learn the labels of few
@@ -302,22 +314,24 @@ def _train(
     ``held`` is True for the held-out examples, ``(examples,)``.
     """
     trainable, static = apply_moves(network, moves)
-    loss: Any = problem.loss
-    optimizer = problem.optimizer
+    loss, optimizer = problem.loss, problem.optimizer
+    assert loss is not None
+    assert optimizer is not None
 
-    def outputs_of(trainable: Network, key: Any) -> Any:
-        network, options = merge(trainable, static), problem.options | {"key": key}
+    def outputs_of(trainable: PyTree, key: jax.Array | None) -> PyTree:
+        network = merge(trainable, static)
+        options: dict[str, Any] = problem.options | {"key": key}
         return network(problem.arguments(inputs), **options)[1]
 
     @functools.partial(jax.vmap, in_axes=(0, 1, 1), out_axes=1)
-    def choose(condition: jax.Array, first: Any, second: Any) -> Any:
+    def choose(condition: jax.Array, first: PyTree, second: PyTree) -> PyTree:
         return jax.tree.map(functools.partial(jnp.where, condition), first, second)
 
-    def update(step: int, carry: tuple[Network, Any]) -> tuple[Network, Any]:
+    def update(step: int, carry: tuple[PyTree, PyTree]) -> tuple[PyTree, PyTree]:
         trainable, state = carry
         key = None if problem.key is None else jax.random.fold_in(problem.key, step)
 
-        def loss_of(trainable: Network) -> jax.Array:
+        def loss_of(trainable: PyTree) -> jax.Array:
             out = outputs_of(trainable, key)
             # The loss takes the outputs of all examples, and labels may be in its closure, so no
             # example can be left out. Held-out ones keep their values but get no gradient.
@@ -343,7 +357,7 @@ def _train(
     # information from them. All of it is what perfect outputs remove.
     before, constant = constant_loss(loss, out)
 
-    def removed(outputs: Any, chosen: jax.Array) -> jax.Array:
+    def removed(outputs: PyTree, chosen: jax.Array) -> jax.Array:
         """Return the part of the loss that the chosen examples remove with these outputs."""
         after = loss(choose(chosen, outputs, constant))
         floor = problem.floor
