@@ -119,7 +119,7 @@ class Linear(_Weights, pure=True):
         return nir.Affine(self.weight, self.bias)
 
 
-class Convolution(_Weights, pure=True):
+class Conv(_Weights, pure=True):
     """``nir.Conv1d`` and ``nir.Conv2d``."""
 
     stride: Shape = wiring()
@@ -139,7 +139,7 @@ class Convolution(_Weights, pure=True):
         return self.plus_bias(out)
 
     @classmethod
-    def read(cls, node: Node, shape: Shape) -> Convolution:
+    def read(cls, node: Node, shape: Shape) -> Conv:
         weight, bias = cls.read_arrays(node)
 
         # Files have one number for all axes, or one for each.
@@ -188,7 +188,7 @@ class Scale(Struct, pure=True):
         return nir.Scale(self.factor)
 
 
-class SumPooling(Struct, pure=True):
+class SumPool(Struct, pure=True):
     """``nir.SumPool2d``."""
 
     window: Shape = wiring()
@@ -208,7 +208,7 @@ class SumPooling(Struct, pure=True):
         )
 
     @classmethod
-    def read(cls, node: Node, shape: Shape) -> SumPooling:
+    def read(cls, node: Node, shape: Shape) -> SumPool:
         if len(shape) != 3:
             raise ValueError(
                 f"its input must be (channels, height, width), got {shape}"
@@ -235,7 +235,7 @@ class SumPooling(Struct, pure=True):
         )
 
 
-class AveragePooling(SumPooling, pure=True):
+class AvgPool(SumPool, pure=True):
     """``nir.AvgPool2d``. Zeros around an image count."""
 
     node = nir.AvgPool2d
@@ -266,11 +266,11 @@ class Flatten(Struct, pure=True):
 OPERATIONS: dict[type, Operation] = {
     nir.Linear: Linear,
     nir.Affine: Linear,
-    nir.Conv1d: Convolution,
-    nir.Conv2d: Convolution,
+    nir.Conv1d: Conv,
+    nir.Conv2d: Conv,
     nir.Scale: Scale,
-    nir.SumPool2d: SumPooling,
-    nir.AvgPool2d: AveragePooling,
+    nir.SumPool2d: SumPool,
+    nir.AvgPool2d: AvgPool,
     nir.Flatten: Flatten,
 }
 
@@ -394,8 +394,8 @@ def after_factor(factor: weights.Factor, signal: Signal) -> Signal:
     """Multiply the last weights, or a sum of a window to the average, or add a scale."""
     values = signal.in_nir(np.asarray(factor.factor))
     *before, last = signal.functions or [None]
-    if type(last) is SumPooling and last.is_average(values):
-        average = AveragePooling(last.window, last.stride, last.padding)
+    if type(last) is SumPool and last.is_average(values):
+        average = AvgPool(last.window, last.stride, last.padding)
         return signal._replace(functions=(*before, average))
     return signal._replace(functions=tuple(scaled(signal.functions, values)))
 
@@ -418,7 +418,7 @@ def after_convolution(convolution: weights.Convolution, signal: Signal) -> Signa
     # NIR pads both sides equally, as "SAME" does for kernels of odd sizes.
     if any(low != high for low, high in convolution.padding):
         raise ValueError(f"a padding of {convolution.padding}")
-    function = Convolution(
+    function = Conv(
         _floats(np.asarray(convolution.weight)),
         None,
         convolution.stride,
@@ -446,7 +446,7 @@ def after_pooling(pooling: weights.SumPooling, signal: Signal) -> Signal:
     if any(low != high for low, high in padding):
         raise ValueError(f"a padding of {padding}")
     zeros = tuple(low for low, _ in padding)
-    return signal.then(SumPooling(window, stride, zeros), axes)
+    return signal.then(SumPool(window, stride, zeros), axes)
 
 
 def _floats(values: Array) -> Array:

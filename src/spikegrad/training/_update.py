@@ -28,17 +28,34 @@ Problem: TypeAlias = Callable[[PyTree], tuple[Loss, optax.GradientTransformation
 """The loss and the optimizer for the arrays that they depend on."""
 
 
-class Result(NamedTuple):
-    """Result of a call, on the device.
+class CallArguments(NamedTuple):
+    """Arguments of a compiled call, on the device."""
 
-    Each array of ``metrics`` has a row for each update, then unused rows.
-    """
+    bound: PyTree
+    """The arrays that the loss and the optimizer depend on."""
+    trainable: PyTree
+    optimizer_state: PyTree
+    key: jax.Array
+    """The key of the run, from which each update gets its own."""
+    step: np.uint32
+    """The number of updates before this call."""
+    batches: list[PyTree]
+    """One for each update, and repetitions of the last one that are not used."""
+    count: np.int32
+    """The number of batches to use."""
+
+
+class Result(NamedTuple):
+    """Result of a call, on the device."""
 
     trainable: PyTree
     optimizer_state: PyTree
     metrics: dict[str, PyTree]
+    """Each array has a row for each update, then unused rows."""
     finite: jax.Array
-    updates: int
+    """False if a trainable array has a NaN or infinite number."""
+    updates: int | jax.Array
+    """The number of updates."""
 
 
 @dataclasses.dataclass
@@ -59,7 +76,7 @@ class Call:
     further arguments of the loss and the optimizer.
     """
 
-    advance: Callable[..., tuple]
+    advance: Callable[[CallArguments], Result]
     bound: PyTree
     size: int
     room: Room
@@ -73,16 +90,19 @@ class Call:
         self.room.batches = min(self.size, max(self.room.batches, power))
         # Unused places repeat the last batch, so that a short group needs no program of its own.
         filled = group + [group[-1]] * (self.room.batches - len(group))
-        results = self.advance(
-            self.bound,
-            state.trainable,
-            state.optimizer_state,
-            state.key,
-            np.uint32(state.step),
-            filled,
-            np.int32(len(group)),
+        result = self.advance(
+            CallArguments(
+                self.bound,
+                state.trainable,
+                state.optimizer_state,
+                state.key,
+                np.uint32(state.step),
+                filled,
+                np.int32(len(group)),
+            )
         )
-        return Result(*results, updates=len(group))
+        # As a number that needs no transfer.
+        return result._replace(updates=len(group))
 
 
 def compiled(
@@ -108,16 +128,16 @@ def compiled(
         parts = jax.tree.map(
             lambda x: x.sharding, (state.trainable, state.optimizer_state)
         )
-        shardings = (*parts, everywhere, everywhere)
+        shardings = Result(*parts, everywhere, everywhere, everywhere)
     updates = _Updates(problem, NetworkWatch())
     # A loop of one turn would trace the loss twice.
     advance = jax.jit(
         updates.single if size == 1 else updates.loop, out_shardings=shardings
     )
 
-    def on_mesh(*arguments):
+    def on_mesh(given: CallArguments) -> Result:
         with of_mesh(mesh):
-            return advance(*arguments)
+            return advance(given)
 
     room = Room(1 if length is None else size)
     return Call(on_mesh, bound, size, room, updates.watch)
@@ -174,47 +194,33 @@ class _Updates(NamedTuple):
             trainable = optax.apply_updates(trainable, change)
         return trainable, optimizer_state, {"loss": value, **metrics}
 
-    def single(
-        self,
-        bound: PyTree,
-        trainable: PyTree,
-        optimizer_state: PyTree,
-        key: jax.Array,
-        step: jax.Array,
-        batches: list,
-        count: jax.Array,
-    ) -> tuple[PyTree, PyTree, dict[str, PyTree], jax.Array]:
-        """Make one update. Metrics get the axis of the updates. ``count`` is 1."""
-        *state, metrics = self.update(
-            bound, trainable, optimizer_state, batches[0], jax.random.fold_in(key, step)
+    def single(self, given: CallArguments) -> Result:
+        """Make one update. Metrics get the axis of the updates."""
+        key = jax.random.fold_in(given.key, given.step)
+        trainable, optimizer_state, metrics = self.update(
+            given.bound, given.trainable, given.optimizer_state, given.batches[0], key
         )
         rows = jax.tree.map(lambda x: jnp.asarray(x)[None], metrics)
-        return *state, rows, _all_finite(state[0])
+        finite = _all_finite(trainable)
+        return Result(trainable, optimizer_state, rows, finite, given.count)
 
-    def loop(
-        self,
-        bound: PyTree,
-        trainable: PyTree,
-        optimizer_state: PyTree,
-        key: jax.Array,
-        step: jax.Array,
-        batches: list,
-        count: jax.Array,
-    ) -> tuple[PyTree, PyTree, dict[str, PyTree], jax.Array]:
+    def loop(self, given: CallArguments) -> Result:
         """Make ``count`` updates. The program has room for more batches."""
         # (batches, ...): a loop can index one array, not a list of arrays.
-        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *batches)
+        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *given.batches)
 
-        def turn(i, carry):
+        def turn(
+            i: jax.Array, carry: tuple[PyTree, PyTree, PyTree]
+        ) -> tuple[PyTree, PyTree, PyTree]:
             trainable, optimizer_state, rows = carry
             batch = jax.tree.map(
                 lambda x: jax.lax.dynamic_index_in_dim(x, i, keepdims=False), stacked
             )
             # From the number of the update in the run, so a key does not depend on how updates are
             # grouped into calls.
-            key_of_update = jax.random.fold_in(key, step + jnp.uint32(i))
+            key = jax.random.fold_in(given.key, given.step + jnp.uint32(i))
             *state, metrics = self.update(
-                bound, trainable, optimizer_state, batch, key_of_update
+                given.bound, trainable, optimizer_state, batch, key
             )
             rows = jax.tree.map(
                 lambda r, m: jax.lax.dynamic_update_index_in_dim(r, m, i, 0),
@@ -225,18 +231,17 @@ class _Updates(NamedTuple):
 
         # The carry of a loop needs the shapes of the metrics before the first update.
         value, metrics = jax.eval_shape(
-            self.evaluate, bound, trainable, batches[0], key
+            self.evaluate, given.bound, given.trainable, given.batches[0], given.key
         )
         rows = jax.tree.map(
-            lambda m: jnp.zeros((len(batches), *m.shape), m.dtype),
+            lambda m: jnp.zeros((len(given.batches), *m.shape), m.dtype),
             {"loss": value, **metrics},
         )
         # ``count`` is traced, so a shorter group runs the same program. The loop never reads the
         # repeated batches.
-        *state, rows = jax.lax.fori_loop(
-            0, count, turn, (trainable, optimizer_state, rows)
-        )
-        return *state, rows, _all_finite(state[0])
+        start = given.trainable, given.optimizer_state, rows
+        trainable, *others = jax.lax.fori_loop(0, given.count, turn, start)
+        return Result(trainable, *others, _all_finite(trainable), given.count)
 
 
 def arrays_apart(tree: PyTree) -> tuple[PyTree, PyTree]:
