@@ -24,6 +24,7 @@ from spikegrad import (
     PiecewiseQuadratic,
     Sigmoid,
     Surrogate,
+    SynapticLIF,
     Window,
     bounded,
     diagnose,
@@ -35,8 +36,10 @@ from spikegrad import (
 from spikegrad.diagnosis import measures, trial
 from spikegrad.diagnosis._diagnose import _advice
 from spikegrad.diagnosis.attainable import attainable_loss
-from spikegrad.diagnosis.moves import ShiftOutput, present_number
-from spikegrad.diagnosis.search import SearchResult
+from spikegrad.diagnosis.moves import ScalePart, ScaleRate, ShiftOutput, present_number
+from spikegrad.diagnosis.report import Issue
+from spikegrad.diagnosis.search import Candidate, SearchResult, accepted, pruned
+from spikegrad.diagnosis.trial import RATE
 from spikegrad.network import hidden_arrays
 from spikegrad.neurons import RF, Refractory
 
@@ -71,6 +74,11 @@ def stack(first=FIRST, second=SECOND, cell=CELL, **changes):
 
 
 HEALTHY = stack(cell=NUMBERS)
+
+
+def with_bias(matrix, bias):
+    """A weight function with a bias in it."""
+    return jax.tree_util.Partial(lambda p, x: x @ p[0] + p[1], (matrix, bias))
 
 
 def loss(out):
@@ -370,6 +378,8 @@ GRAPH = Network(
         (stack(first=FIRST - 2), "silent", "0"),
         (stack(surrogate=PiecewiseQuadratic(300.0)), "out of reach", "1"),
         (stack(surrogate=shifted(Sigmoid(4.0), 30.0)), "out of reach", "1"),
+        # A bias in a function, as a leaf or hidden, which its matrix hides from other moves.
+        (stack(Layer(with_bias(FIRST, -10.0), CELL)), "silent", "0"),
         (GRAPH, "saturated", "a"),
     ],
 )
@@ -379,6 +389,7 @@ def test_fixes_as_code_change_the_network_as_apply_does(network, kind, place):
         "dataclasses": dataclasses,
         "jax": jax,
         "network": network,
+        "np": np,
         "rescaled": rescaled,
         "Sigmoid": Sigmoid,
     }
@@ -391,6 +402,31 @@ def test_fixes_as_code_change_the_network_as_apply_does(network, kind, place):
     assert not np.allclose(before, repaired, rtol=0.1)
     assert names(report.issues)[0] == (kind, place)
     assert issues(report.repaired) == []
+
+
+@pytest.mark.parametrize("bias", few([-10.0, 10.0], -10.0))
+@pytest.mark.parametrize("is_hidden", few([True, False], False))
+def test_current_that_a_function_adds_is_taken_back(bias, is_hidden):
+    weight = with_bias(SECOND, jnp.full(HIDDEN, bias))
+    layer = Layer(weight, CELL, bias=jnp.ones(HIDDEN))
+    if is_hidden:
+        layer = Layer(lambda x: weight(x), CELL)  # noqa: PLW0108  (hides the arrays)
+    report = diagnose(stack(second=layer), X, loss, train=False)
+    assert names(report.issues)[0] == ("silent" if bias < 0 else "saturated", "1")
+    np.testing.assert_allclose(report.repaired.layers["1"].bias, -bias, rtol=1e-5)
+    assert issues(report.repaired) == []
+
+
+@pytest.mark.every
+@pytest.mark.ci
+def test_number_that_puts_the_slope_out_of_reach_is_set_before_the_layers_above():
+    # The synapse adds up to ten inputs, so some neurons reach a threshold of 50.
+    cell = SynapticLIF(0.9, synaptic_decay=0.9, threshold=50.0, surrogate=Sigmoid(4.0))
+    report = diagnose(stack(Layer(3 * FIRST, cell)), X, loss, train=False)
+    first = report.issues[0]
+    assert (first.kind, first.place) == ("out of reach", "0")
+    assert first.fixes[0].text == "set its threshold to 1"
+    assert report.layers["0"].firing > 0.05
 
 
 @pytest.mark.every
@@ -616,6 +652,36 @@ def test_network_that_learns_slowly_has_no_issue():
     assert "it learns, slowly: 240 updates remove " in report.verdict
 
 
+@pytest.mark.parametrize(("learned", "count"), [(0.5, 1), (0.3, 0)])
+def test_change_is_an_issue_if_a_slow_network_then_learns_twice_as_much(learned, count):
+    initial, repaired = trial.Outcome(0.2, 0.2, 0.2), trial.Outcome(learned, learned, learned)
+    issue = Issue("silent", "3", "", (ScaleRate(None, 2.0),))
+    study = SimpleNamespace(
+        initial=initial,
+        is_slow=True,
+        untrained=(),
+        trials=SimpleNamespace(allows=lambda moves: True),
+    )
+    found = accepted(study, Candidate((issue,), repaired, 0.0))
+    assert len(found.issues) == count
+
+
+@pytest.mark.parametrize(("learned", "count"), [(0.7, 1), (0.5, 2)])
+def test_readout_is_an_issue_if_the_network_does_not_learn_with_it(learned, count):
+    readout = Issue("too large", "2", "", (ScalePart("2", 0.1, "weight"),))
+    rate = Issue("stalls", None, "", (ScaleRate(None, 1e4),))
+
+    def train(moves):
+        # Both are needed for the best outcome, and the rate for any.
+        rest = learned if RATE in moves else 0.0
+        return trial.Outcome(rest, rest, rest)
+
+    train.allows = lambda moves: True
+    study = SimpleNamespace(trials=train, rate=(rate,), learns=lambda moves: False)
+    best = Candidate((readout, rate), trial.Outcome(0.9, 0.9, 0.9), 0.9)
+    assert names(pruned(study, best).issues) == names((readout, rate)[-count:])
+
+
 @pytest.mark.every
 @pytest.mark.ci
 def test_change_is_an_issue_if_a_network_then_learns_in_a_quarter_of_the_updates():
@@ -799,6 +865,18 @@ def test_attainable_loss_is_that_of_the_best_outputs():
         room = attainable.constant - floor
         assert attainable.floor == pytest.approx(floor, abs=0.1 * room)
         assert (attainable.floor == 0) == (floor == 0)
+
+
+def test_half_of_the_way_counts_for_the_logarithm_of_an_error():
+    def loss(out):
+        return jnp.log(((out.mean(0) - CLASS) ** 2).mean() + 1e-3)
+
+    network = Network([Layer(FIRST[:, :2], READOUT.cell)])
+    problem = trial.Problem(network, {"input": jnp.asarray(INPUTS)}, loss, None, None, None)
+    attainable = attainable_loss(problem, measures.measuring(problem, {})({}))
+    # Half of the errors is a quarter of their squares.
+    squares = np.exp(attainable.constant) - 1e-3
+    assert attainable.floor == pytest.approx(np.log(squares / 4 + 1e-3), rel=1e-3)
 
 
 @pytest.mark.every

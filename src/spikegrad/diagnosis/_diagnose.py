@@ -99,9 +99,9 @@ def diagnose(
     A third of the examples is not used by the updates. With fewer than 30 examples, none is held
     out. A network that removes most of the loss of constant outputs, also for these examples, has
     no issue. If the loss of perfect outputs is not 0, parts of the way to it count. A network that
-    needs four times the updates has an issue only if changes make it as fast. All trainings run in
-    one compiled program. An optimizer must fit the arrays of the network, so masks and labels must
-    fit it too.
+    needs four times the updates has an issue only if changes make it as fast, or twice as fast as
+    before. All trainings run in one compiled program. An optimizer must fit the arrays of the
+    network, so masks and labels must fit it too.
 
     References
     ----------

@@ -24,6 +24,10 @@ STEPS = 60
 NEAR = 0.9
 """The part of the way to the best outputs that counts. A loss such as the logarithm of an error is
 without a bound at the exact outputs, which no network reaches."""
+HALF = 0.5
+"""A loss that falls less on the first half of the way to the best outputs than on the second is
+the logarithm of an error. Its fall near the best outputs says nothing of what is learned, so half
+of the way counts."""
 FALLING = 0.5
 """A loss without a bound falls by this part again if outputs move ten times as far."""
 
@@ -67,7 +71,7 @@ def attainable_loss(problem: Problem, report: NetworkReport) -> Attainable:
     @jax.jit
     def moved(
         outputs: PyTree,
-    ) -> tuple[jax.Array, jax.Array, PyTree, jax.Array]:
+    ) -> tuple[jax.Array, jax.Array, jax.Array, PyTree, jax.Array]:
         before, start = constant_loss(loss, outputs)
 
         def step(n: int, now: tuple[PyTree, jax.Array]) -> tuple[PyTree, jax.Array]:
@@ -84,26 +88,35 @@ def attainable_loss(problem: Problem, report: NetworkReport) -> Attainable:
             )
             return outputs, size
 
-        def attained(size: jax.Array) -> tuple[jax.Array, PyTree]:
+        def attained(size: jax.Array) -> tuple[jax.Array, jax.Array, PyTree]:
+            """Return the losses after most and half of the way to the best outputs."""
             best, _ = jax.lax.fori_loop(0, STEPS, step, (start, size))
-            near = jax.tree.map(
-                lambda c, o: c + (NEAR * (o - c)).astype(o.dtype), start, best
-            )
-            return loss(near), best
 
-        losses, best = jax.lax.map(attained, jnp.asarray(SIZES, jnp.float32))
+            def loss_after(part: float) -> jax.Array:
+                outputs = jax.tree.map(
+                    lambda c, o: c + (part * (o - c)).astype(o.dtype), start, best
+                )
+                return loss(outputs)
+
+            return loss_after(NEAR), loss_after(HALF), best
+
+        losses, halves, best = jax.lax.map(attained, jnp.asarray(SIZES, jnp.float32))
         losses = jnp.where(jnp.isfinite(losses), losses, jnp.inf)
         chosen = jnp.argmin(losses)
-        return before, losses, jax.tree.map(lambda o: o[chosen], best), chosen
+        chosen_best = jax.tree.map(lambda o: o[chosen], best)
+        return before, losses, halves[chosen], chosen_best, chosen
 
     inputs = arranged(named)
     run = moved.lower(inputs).compile(compiler_options=FAST_COMPILATION)
-    before, losses, best, chosen = jax.device_get(run(inputs))
+    before, losses, half, best, chosen = jax.device_get(run(inputs))
     before, losses = float(before), losses.astype(np.float64)
+    attained = float(losses[chosen])
+    if LITTLE * abs(before) < before - half < HALF * (before - attained):
+        attained = float(half)
     # A bounded loss is lowest before the largest step, or there as low as before.
     fall, last_fall = before - losses[-2], losses[-2] - losses[-1]
     is_bounded = chosen < len(SIZES) - 1 or last_fall <= FALLING * max(fall, 0.0)
-    return Attainable(before, float(losses[chosen]), best, bool(is_bounded))
+    return Attainable(before, attained, best, bool(is_bounded))
 
 
 def _range_of(layer: LayerReport | None, output: np.ndarray) -> tuple[float, float]:

@@ -15,10 +15,10 @@ from jax.typing import ArrayLike
 from .._compat import called, equations
 from .._optimizer import updates_of
 from .._pytree import PyTree, is_array, is_real_array, merge, split
-from ..network import Activity, Delayed, Join, Layer, Network, Window
+from ..network import Activity, Join, Layer, Network
 from ..neurons import Cell, quiet_cell, surrogate_of
 from ..surrogates import measure
-from .moves import Moves, apply_moves, has_arrays, has_width
+from .moves import Moves, apply_moves, has_arrays, has_width, is_function
 from .trial import Problem, compiled, constant_loss
 
 BANDS = {
@@ -110,6 +110,8 @@ class LayerReport:
     samples: np.ndarray | None = dataclasses.field(default=None, repr=False)
     """Some of these differences, for the figure."""
     surrogate: Any = dataclasses.field(default=None, repr=False)
+    current: np.ndarray | None = dataclasses.field(default=None, repr=False)
+    """The current for inputs of zero, ``(neurons...)``, if the weight is a function."""
 
 
 class Derivatives(NamedTuple):
@@ -180,6 +182,8 @@ class Observation(NamedTuple):
     joins: dict[str, Any]
     """The size of the derivative of each join."""
     functions: dict[str, list[Derivatives]]
+    currents: dict[str, jax.Array | None]
+    """The current of each layer for inputs of zero, ``(neurons...)``."""
     weights: PyTree
     """The trainable arrays of the network, and None for its other leaves."""
     gradient: PyTree
@@ -298,8 +302,12 @@ def _observed(
             name: [
                 derivatives_of(layer.weights[edge.label], sources[edge.source])
                 for edge in graph.edges[name]
-                if _is_function(layer.weights.get(edge.label))
+                if _has_own_arrays(layer.weights.get(edge.label))
             ]
+            for name, layer in graph.layers.items()
+        },
+        {
+            name: constant_current(layer, sources[graph.edges[name][0].source])
             for name, layer in graph.layers.items()
         },
         trainable,
@@ -334,10 +342,21 @@ def derivative_of(join: Join, sources: list[jax.Array], problem: Problem) -> jax
     return sum((abs(g).sum() for g in pullback(along)), jnp.zeros(()))
 
 
-def _is_function(weight: object) -> bool:
+def _has_own_arrays(weight: object) -> bool:
     """Return True for a function with arrays. Matrices have a derivative, and so have delays."""
-    is_plain = not isinstance(weight, (jax.Array, np.ndarray, Delayed, Window))
-    return is_plain and callable(weight) and has_arrays(weight)
+    return is_function(weight) and has_arrays(weight)
+
+
+def constant_current(layer: Layer, source: jax.Array) -> jax.Array | None:
+    """Return the current of a function and a bias for inputs of zero, ``(neurons...)``.
+
+    ``source`` has its inputs, ``(steps, examples, ...)``. None for a matrix, and for integers.
+    """
+    is_number = jnp.issubdtype(source.dtype, jnp.floating)
+    if not (is_function(layer.weight) and is_number):
+        return None
+    # All examples, because a function may have an array for each of them.
+    return jnp.float32(layer.drive(jnp.zeros_like(source[0]))[0])
 
 
 def derivatives_of(weight: Callable, x: jax.Array) -> Derivatives:
@@ -414,6 +433,7 @@ def _report(problem: Problem, moves: Moves, seen: Observation) -> NetworkReport:
             potentials is not None,
             gradient=gradients.get(name),
             update=updates.get(name),
+            current=seen.currents[name],
             **activity,
         )
     trees = {

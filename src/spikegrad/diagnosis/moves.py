@@ -196,6 +196,28 @@ class Center(Move):
         return f"{self.part}=jax.tree.map(lambda w: w - {mean}, layer.{self.part})"
 
 
+@dataclasses.dataclass(frozen=True)
+class AddBias(Move):
+    """Add the value to the bias, against the current of a function for inputs of zero.
+
+    A bias inside of a function may be hidden, or cannot be told from other vectors in it.
+    """
+
+    def change(self, layer: Layer) -> Layer:
+        bias = 0.0 if layer.bias is None else layer.bias
+        return dataclasses.replace(layer, bias=bias + self.value)
+
+    @property
+    def text(self) -> str:
+        size = number(np.mean(self.value))
+        return f"add {size} to its bias, against its current for inputs of zero"
+
+    @property
+    def argument(self) -> str:
+        numbers = f"np.array({np.round(self.value, 6).tolist()}, np.float32)"
+        return f"bias={numbers} + (0 if layer.bias is None else layer.bias)"
+
+
 class FitSlope(CellMove):
     """Set peak and half-width of the slope: ``value`` has both."""
 
@@ -514,6 +536,8 @@ def neutral_moves(network: Network, inputs: Mapping[str, jax.Array]) -> Iterator
                 yield Center(name, 0.0, part)
             elif callable(weight):
                 yield ScaleOutput(name, 1.0, part)
+        if is_function(layer.weight):
+            yield AddBias(name, 0.0)
         surrogate = surrogate_of(layer.cell)
         if surrogate is not None and has_width(surrogate):
             shape = measure(surrogate)
@@ -577,6 +601,12 @@ def has_mean(part: str, leaf: Any) -> bool:
     The mean of another vector, such as a gain in a module, has its purpose.
     """
     return is_real_array(leaf) and (leaf.ndim > 1 or part == "bias")
+
+
+def is_function(weight: object) -> bool:
+    """Return True for a function of one step, which is neither a matrix nor has delays."""
+    is_other = isinstance(weight, (jax.Array, np.ndarray, Mapping, Delayed, Window))
+    return callable(weight) and not is_other
 
 
 def has_arrays(weight: PyTree) -> bool:

@@ -23,6 +23,7 @@ from ..surrogates import Sigmoid, measure
 from .measures import BANDS, LayerReport, NetworkReport, outside
 from .moves import (
     PARTS,
+    AddBias,
     Center,
     FitSlope,
     Move,
@@ -151,6 +152,7 @@ def propose(
             blocked = tuple(_blocked(network, proposal.report, name, node))
             proposal = proposal._replace(issues=proposal.issues + blocked)
             if isinstance(node, Layer):
+                proposal = _with_usual_number(network, proposal, name, node)
                 proposal = _mended(network, proposal, name, node)
     proposal = _extended(
         network,
@@ -442,6 +444,29 @@ def _blocked(
         yield Issue("vanishes", name, "the derivative of this join is 0")
 
 
+def _with_usual_number(
+    network: Observed, proposal: Proposal, name: str, layer: Layer
+) -> Proposal:
+    """Return the proposal with the default of a number that puts the slope out of reach.
+
+    Some neurons may fire although the threshold is far above most potentials. Then the number
+    explains more than the slope, and the layers above get too few spikes because of it.
+    """
+    before = proposal.report.layers[name]
+    kind, evidence = slope_state_of(before)
+    # Activity outside of its band has other moves too.
+    if not kind or state_of(before)[0]:
+        return proposal
+    for move in _unusual_numbers(name, parameters_of(layer.cell)):
+        if _fits(layer, move):
+            moves = proposal.moves | by_slot([move])
+            report = network.measure(moves)
+            if not slope_state_of(report.layers[name])[0]:
+                issue = Issue(kind, name, evidence, (move,))
+                return Proposal((*proposal.issues, issue), moves, report)
+    return proposal
+
+
 def _mended(network: Observed, proposal: Proposal, name: str, layer: Layer) -> Proposal:
     """Return the proposal with moves that bring the activity of a layer into its band."""
     kind, evidence = state_of(proposal.report.layers[name])
@@ -485,12 +510,17 @@ def activity_moves(layer: Layer, report: LayerReport, slots: Moves) -> Iterator[
     place = report.place
     # One wrong number of a cell explains more than a scale of all weights.
     yield from _unusual_numbers(place, parameters_of(layer.cell))
+    # A distance of 0 from rest to the threshold would count any current.
+    size = abs(report.scale or 1.0)
+    current = report.current
+    # It acts on the potential itself, as a bias, so it is compared with the threshold.
+    if report.offset and current is not None and abs(current).mean() > size:
+        yield AddBias(place, -current)
     for part in PARTS:
         leaves = jax.tree.leaves(getattr(layer, part))
         arrays = [np.float32(leaf) for leaf in leaves if has_mean(part, leaf)]
         # A bias acts on the potential itself, so it is compared with the threshold. The mean of a
         # matrix or a kernel matters relative to its spread.
-        size = abs(report.scale or 1.0)
         is_shifted = any(
             abs(a.mean()) > (size if part == "bias" else a.std() / SHIFTED)
             for a in arrays
@@ -567,17 +597,26 @@ def _slopes(report: NetworkReport, all_slopes: bool) -> Iterator[Issue]:
             evidence = "its slope is NaN at some of its potentials"
             yield Issue("not finite", name, evidence, (slope,))
             continue
-        steep = outside("steepness", layer.steepness)
-        is_missed = outside("reach", layer.reach) < 0
-        if not (layer.distance and (is_missed or steep or all_slopes)):
-            continue
-        kind = "explodes" if steep > 0 else "vanishes"
-        kind = kind if steep and not is_missed else "out of reach"
-        text = (
-            f"its mean slope is {layer.reach:.2g} times its peak, which is "
-            f"{layer.steepness:.2g} over the threshold"
-        )
-        yield Issue(kind, name, text, (fitted_slope(layer),))
+        kind, evidence = slope_state_of(layer, all_slopes)
+        if kind:
+            yield Issue(kind, name, evidence, (fitted_slope(layer),))
+
+
+def slope_state_of(layer: LayerReport, all_slopes: bool = False) -> tuple[str, str]:
+    """Return the kind and the evidence of a slope outside of its bands, or empty strings.
+
+    With ``all_slopes``, every slope has a kind.
+    """
+    steep = outside("steepness", layer.steepness)
+    is_missed = outside("reach", layer.reach) < 0
+    if not (layer.distance and (is_missed or steep or all_slopes)):
+        return "", ""
+    kind = "explodes" if steep > 0 else "vanishes"
+    kind = kind if steep and not is_missed else "out of reach"
+    return kind, (
+        f"its mean slope is {layer.reach:.2g} times its peak, which is {layer.steepness:.2g} over "
+        "the threshold"
+    )
 
 
 def fitted_slope(layer: LayerReport) -> FitSlope:

@@ -36,6 +36,9 @@ from .trial import LEARNS, LITTLE, MUCH, RATE, UPDATES, Budget, Outcome, Trials,
 LATER, LONGER = 0.75, 4
 """Neither has a slow network that removes this part in this number of times the updates. It must be
 more, because a network with a fault may learn a little too."""
+FASTER = 2.0
+"""A slow network also has an issue if changes let the usual updates learn this number of times as
+much. A deep network may take more updates, and a silent layer in it many more."""
 NEARLY = 0.95
 """Other learning rates are tried with changes up to this part of the loss, because the measured
 rate is only the nearest half decade."""
@@ -417,7 +420,9 @@ def search(study: Study) -> SearchResult:
 def accepted(study: Study, best: Candidate) -> SearchResult:
     """Keep changes that add enough, and all issues of a network that does not learn."""
     initial, outcome = study.initial, best.outcome
-    if study.is_slow and outcome.learned < LEARNS:
+    # At least as fast as networks are that learn, or much faster than without changes.
+    enough = min(LEARNS, FASTER * initial.learned)
+    if study.is_slow and outcome.learned < enough:
         return SearchResult((), None)
     if outcome.score >= initial.score + MUCH and not outcome.is_by_heart:
         best = pruned(study, best)
@@ -456,10 +461,12 @@ def pruned(study: Study, best: Candidate) -> Candidate:
         if issue.kind == "silent" and not is_free:
             continue
         outcome = study.trials(moves)
+        # A readout that is too large slows the learning and does not prevent it.
+        is_slower = issue.kind == "too large" and outcome.learned >= LEARNS
         # A network that learns, slowly, needs no other learning rate.
-        if outcome.score >= best.outcome.score - LITTLE or (
-            issue.place is None and study.learns(moves)
-        ):
+        is_needless = issue.place is None and study.learns(moves)
+        is_equal = outcome.score >= best.outcome.score - LITTLE
+        if is_equal or is_slower or is_needless:
             best = best._replace(issues=others, outcome=outcome)
     return best
 
