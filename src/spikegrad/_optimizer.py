@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import jax
+from jax.typing import ArrayLike
 
 from ._pytree import PyTree
 
@@ -19,8 +20,8 @@ def updates_of(
     gradient: PyTree,
     state: PyTree,
     trainable: PyTree,
-    value: jax.Array,
-    loss: Callable[[PyTree], jax.Array],
+    value: ArrayLike,
+    loss: Callable[[PyTree], ArrayLike],
 ) -> tuple[PyTree, PyTree]:
     """Return updates and the new state.
 
@@ -31,7 +32,7 @@ def updates_of(
 
     def value_fn(
         trainable: PyTree, obj_fn: Any = None, grad_fn: Any = None
-    ) -> jax.Array:
+    ) -> ArrayLike:
         return loss(trainable)  # a line search passes on arguments that it does not use
 
     offered = {

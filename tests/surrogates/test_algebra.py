@@ -270,7 +270,7 @@ REFUSED = {
     "TypeError: *: Loud must not override __call__, which would ignore settings": lambda: (
         2 * Loud()
     ),
-    f"TypeError: +: {spikegrad.learnable(S)!r} and Arctan(alpha=1.0) have different settings; "
+    f"TypeError: +: {spikegrad.learnable(S)!r} and Arctan(alpha=1.0) have different settings. "
     f"Apply the settings": (lambda: spikegrad.learnable(S) + Arctan()),
     "TypeError: learnable: SlopeAlone must define surrogate_fun": lambda: spikegrad.learnable(
         ALONE[0]

@@ -343,8 +343,8 @@ def test_fit_rejects_invalid_arguments():
     bad = {
         r"loss must return \(scalar, {name: metric}\), got .*. Without metrics return \(scalar, "
         r"{}\)": (lambda params, batch, key: params["bias"]),
-        r"loss must take \(trainable, batch, key\), got \(params, batch\); "
-        r"add": lambda params, batch: (
+        r"loss must take \(trainable, batch, key\), got \(params, batch\). "
+        r"Add": lambda params, batch: (
             0.0,
             {},
         ),
@@ -727,7 +727,7 @@ def test_program_has_room_for_the_batches_of_an_epoch_only(whole, monkeypatch):
         compiled = jit(function, **options)
 
         def call(*arguments):
-            room.append(len(arguments[5]))
+            room.append(len(arguments[0].batches))
             return compiled(*arguments)
 
         return call if function.__name__ in ("single", "loop") else compiled

@@ -182,7 +182,7 @@ class Observation(NamedTuple):
     joins: dict[str, Any]
     """The size of the derivative of each join."""
     functions: dict[str, list[Derivatives]]
-    currents: dict[str, jax.Array | None]
+    currents: dict[str, Any]
     """The current of each layer for inputs of zero, ``(neurons...)``."""
     weights: PyTree
     """The trainable arrays of the network, and None for its other leaves."""

@@ -41,7 +41,7 @@ class CallArguments(NamedTuple):
     """The number of updates before this call."""
     batches: list[PyTree]
     """One for each update, and repetitions of the last one that are not used."""
-    count: np.int32
+    updates: int
     """The number of batches to use."""
 
 
@@ -54,7 +54,7 @@ class Result(NamedTuple):
     """Each array has a row for each update, then unused rows."""
     finite: jax.Array
     """False if a trainable array has a NaN or infinite number."""
-    updates: int | jax.Array
+    updates: int
     """The number of updates."""
 
 
@@ -98,7 +98,7 @@ class Call:
                 state.key,
                 np.uint32(state.step),
                 filled,
-                np.int32(len(group)),
+                len(group),
             )
         )
         # As a number that needs no transfer.
@@ -125,10 +125,13 @@ def compiled(
         everywhere = NamedSharding(mesh, PartitionSpec())
         # Outputs with the sharding of the inputs can be the inputs of the next call without a
         # transfer.
-        parts = jax.tree.map(
+        trainable, optimizer_state = jax.tree.map(
             lambda x: x.sharding, (state.trainable, state.optimizer_state)
         )
-        shardings = Result(*parts, everywhere, everywhere, everywhere)
+        # In the structure of a result.
+        shardings = Result._make(
+            (trainable, optimizer_state, everywhere, everywhere, everywhere)
+        )
     updates = _Updates(problem, NetworkWatch())
     # A loop of one turn would trace the loss twice.
     advance = jax.jit(
@@ -202,10 +205,10 @@ class _Updates(NamedTuple):
         )
         rows = jax.tree.map(lambda x: jnp.asarray(x)[None], metrics)
         finite = _all_finite(trainable)
-        return Result(trainable, optimizer_state, rows, finite, given.count)
+        return Result(trainable, optimizer_state, rows, finite, given.updates)
 
     def loop(self, given: CallArguments) -> Result:
-        """Make ``count`` updates. The program has room for more batches."""
+        """Make the updates. The program has room for more batches."""
         # (batches, ...): a loop can index one array, not a list of arrays.
         stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *given.batches)
 
@@ -237,11 +240,14 @@ class _Updates(NamedTuple):
             lambda m: jnp.zeros((len(given.batches), *m.shape), m.dtype),
             {"loss": value, **metrics},
         )
-        # ``count`` is traced, so a shorter group runs the same program. The loop never reads the
-        # repeated batches.
+        # The number of updates is traced, so a shorter group runs the same program. The loop
+        # never reads the repeated batches.
         start = given.trainable, given.optimizer_state, rows
-        trainable, *others = jax.lax.fori_loop(0, given.count, turn, start)
-        return Result(trainable, *others, _all_finite(trainable), given.count)
+        trainable, optimizer_state, rows = jax.lax.fori_loop(
+            0, given.updates, turn, start
+        )
+        finite = _all_finite(trainable)
+        return Result(trainable, optimizer_state, rows, finite, given.updates)
 
 
 def arrays_apart(tree: PyTree) -> tuple[PyTree, PyTree]:
