@@ -429,7 +429,8 @@ class RebuiltChunk:
             return jax.vmap(loop.layers[source].outputs)(
                 pick(residuals, steps), numbers
             )
-        # The outputs of a join follow from its sources at these steps.
+        # The outputs of a join follow from its sources at these steps. It reads no earlier ones, so
+        # the lag is always 0.
         reads = reads_of(
             loop.edges[source], lambda other, _: self._outputs_at(other, steps)
         )

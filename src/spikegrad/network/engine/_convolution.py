@@ -38,7 +38,8 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from ..._compat import CALLS, bind, equations, evaluate
-from ._functions import close
+from ..._pytree import PyTree
+from ._functions import as_equations
 
 _CONVOLUTION = "conv_general_dilated"
 _NESTED = CALLS | {"cond", "scan", "while"}
@@ -55,9 +56,9 @@ def canonical(function: Callable) -> Callable:
     Arguments and results are pytrees of arrays.
     """
 
-    def rewritten(*args):
-        call, arrays, _ = close(function, *args, run=_bind_canonical)
-        return call(arrays, *args)
+    def rewritten(*args: PyTree) -> PyTree:
+        equations = as_equations(function, *args, run=_bind_canonical)
+        return equations.call(equations.arrays, *args)
 
     return rewritten
 
@@ -133,20 +134,25 @@ def _canonical(
     bind: Callable, params: dict, x: jax.Array, kernel: jax.Array
 ) -> jax.Array:
     """Apply a convolution in canonical form. Transpose its operands and its result."""
-    (n, c, *at), (o, i, *window), (out_n, out_c, *out_at) = params["dimension_numbers"]
-    x = x.transpose(n, *at, c)
+    # The positions of the axes: examples, channels and space, and those of the kernel.
+    numbers = params["dimension_numbers"]
+    n, c, *space = numbers.lhs_spec
+    o, i, *window = numbers.rhs_spec
+    out_n, out_c, *out_space = numbers.out_spec
+    # (n, *space, c) and (*window, i, o)
+    x = x.transpose(n, *space, c)
     kernel = kernel.transpose(*window, i, o)
-    changed: dict = {"dimension_numbers": _numbers(len(at))}
+    changed: dict = {"dimension_numbers": _numbers(len(space))}
     if (groups := params["batch_group_count"]) > 1:
-        # A group of the batch becomes a group of channels: (groups * n, *at, c) -> (n, *at,
-        # groups * c). The groups must vary slowest among the channels, because XLA splits
-        # channels into consecutive blocks.
+        # A group of the batch becomes a group of channels: (groups * n, *space, c) ->
+        # (n, *space, groups * c). The groups must vary slowest among the channels, because XLA
+        # splits channels into consecutive blocks.
         x = jnp.moveaxis(x.reshape(groups, -1, *x.shape[1:]), 0, -2)
         x = x.reshape(*x.shape[:-2], -1)
         changed |= {"batch_group_count": 1, "feature_group_count": groups}
     # The canonical result has the axes in this order, and ``argsort`` of it is the inverse
     # permutation.
-    order = (out_n, *out_at, out_c)
+    order = (out_n, *out_space, out_c)
     if (sharding := params.get("out_sharding")) is not None:  # on an Explicit mesh
         axes = (*sharding.spec, *(None,) * (x.ndim - len(sharding.spec)))
         changed["out_sharding"] = NamedSharding(

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -26,13 +26,21 @@ Arrays: TypeAlias = list[jax.Array]
 """The arrays that a function closes over, in the order of its equations."""
 
 
-def close(
-    function: Callable, *example: PyTree, run: Callable = bind_over_any_axes
-) -> tuple[Callable, Arrays, Any]:
-    """Return ``call``, ``arrays`` and the jaxpr of a function.
+class Equations(NamedTuple):
+    """A function as equations. ``call(arrays, *args)`` equals ``function(*args)``."""
 
-    ``call(arrays, *args)`` equals ``function(*args)`` for arguments like the examples. ``run``
-    applies one equation.
+    call: Callable
+    arrays: Arrays
+    """The arrays that the function closes over."""
+    jaxpr: Any
+
+
+def as_equations(
+    function: Callable, *example: PyTree, run: Callable = bind_over_any_axes
+) -> Equations:
+    """Trace a function, for arguments with the shapes and dtypes of the examples.
+
+    ``run`` applies one equation to its operands.
     """
     # JAX may cache the trace of a function object, and a user's function may have changed.
     # ``partial`` makes a new one.
@@ -42,13 +50,13 @@ def close(
     program, consts = equations(closed)
     structure = jax.tree.structure(shape)
 
-    def call(arrays, *args):
+    def call(arrays: Arrays, *args: PyTree) -> PyTree:
         out = evaluate(program, *arrays, *jax.tree.leaves(args), run=run)
         return structure.unflatten(out)
 
     # Constants may be NumPy arrays. The loop differentiates with respect to them, so they
     # become JAX arrays.
-    return call, [jnp.asarray(array) for array in consts], closed
+    return Equations(call, [jnp.asarray(array) for array in consts], closed)
 
 
 def pullback(function: Callable, cotangent: PyTree, *args: PyTree) -> tuple:

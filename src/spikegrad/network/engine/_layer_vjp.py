@@ -48,7 +48,7 @@ from ..step._currents import plus_bias, sum_of
 from ..step._masks import Masks
 from ..step._step import LayerState, examples_of, fire, keys_of
 from ._convolution import canonical, has_convolution
-from ._functions import Arrays, close, pullback
+from ._functions import Arrays, as_equations, pullback
 from ._schedule import Plan
 from ._storage import Storage, distance_at_rest
 
@@ -191,8 +191,12 @@ class LayerVjp(NamedTuple):
 
         return jax.vmap(products, axis_size=chunk)(reads)
 
-    def current(self, arguments: tuple) -> jax.Array:
-        """Return the current of one step, from hoisted products and the reads of the step."""
+    def current(self, arguments: tuple[dict[str, Read], dict[str, Read]]) -> jax.Array:
+        """Return the current of one step, ``(batch, neurons)``.
+
+        The arguments are the hoisted products, ``(batch, neurons)``, and the reads of the step,
+        ``(batch, ...)``, both by label. If ``per_step``, the first are reads too.
+        """
         hoisted, reads = arguments
         if DRIVE not in hoisted:  # products step by step
             reads = {**hoisted, **reads}
@@ -270,8 +274,8 @@ class LayerVjp(NamedTuple):
         self, grads: Gradients, reads: dict[str, Read], cts: dict[str, Read]
     ) -> tuple[Gradients, dict[str, Read]]:
         """Add the gradients of the hoisted weights, and return the cotangents of their reads."""
-        # All arrays are (chunk, batch, ...). One product per weight sums over steps and examples.
-        # The first product also passes the bias, which may change its dtype.
+        # All arrays are (chunk, batch, ...), by label. One product per weight sums over steps and
+        # examples. The first product also passes the bias, which may change its dtype.
         first = jax.vmap(self._first, axis_size=len(cts[DRIVE]))(reads)
         bias, ct_first = pullback(
             self._over_chunk("bias"), cts[DRIVE], self.arrays["bias"], first
@@ -362,8 +366,9 @@ def trace_layer(
     def add(name: str, function: Callable, *example: PyTree) -> None:
         # The arrays become arguments, because the custom derivative of the loop gives gradients
         # only to arguments.
-        calls[name], arrays[name], jaxpr = close(function, *example)
-        convolutional.append(has_convolution(jaxpr))
+        equations = as_equations(function, *example)
+        calls[name], arrays[name] = equations.call, equations.arrays
+        convolutional.append(has_convolution(equations.jaxpr))
 
     for (label, *_), weight in graph.connections(name):
         matrix = matrix_of(weight)
@@ -470,14 +475,17 @@ def trace_all(
     for name, node in graph.nodes.items():
         reads = reads_of(graph.edges[name], read)
         if isinstance(node, Join):
-            call, consts, jaxpr = close(
+            equations = as_equations(
                 lambda reads, node=node: node.function(*reads.values()), reads
             )
             # Later nodes read the output of a join in this step.
-            outputs[name] = jax.eval_shape(call, consts, reads)
-            arrays[name] = {"function": consts}
+            outputs[name] = jax.eval_shape(equations.call, equations.arrays, reads)
+            arrays[name] = {"function": equations.arrays}
             traced[name] = JoinVjp(
-                {}, call, has_convolution(jaxpr), plan.device.captures_chunks
+                arrays={},
+                call=equations.call,
+                per_step=has_convolution(equations.jaxpr),
+                unrolls=plan.device.captures_chunks,
             )
         else:
             traced[name], arrays[name], pre_spike[name] = trace_layer(

@@ -18,9 +18,9 @@ def summary(nodes: Mapping[Name, Any]) -> str:
     """Return a text with the arrays and constants of each node, by their names in a pytree."""
     leaves = [x for x in jax.tree.leaves(nodes) if is_array(x) and _is_trained(x)]
     numbers = sum(leaf.size for leaf in leaves)
-    arrays = "1 array" if len(leaves) == 1 else f"{len(leaves)} arrays"
+    count = "1 array" if len(leaves) == 1 else f"{len(leaves)} arrays"
     lines = [
-        f"Network: fit trains {arrays} with {numbers:,} numbers, and all else is constant"
+        f"Network: fit trains {count} with {numbers:,} numbers, and all else is constant"
     ]
     for name, node in nodes.items():
         kind = "Join" if isinstance(node, Join) else type(node.cell).__name__

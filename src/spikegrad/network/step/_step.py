@@ -168,7 +168,10 @@ def fire(
     keys: jax.Array | None = None,
     active: jax.Array | None = None,
 ) -> LayerState:
-    """Call ``cell.fire`` and check that it returns a state and an array of floats."""
+    """Call ``cell.fire`` and check that it returns a state and an array of floats.
+
+    ``u`` and both results are ``(batch, neurons)``. ``keys`` is ``(batch,)``, or one key.
+    """
     fired = fire_cell(cell, u, keys, active)
     if not (
         isinstance(fired, tuple)
