@@ -1,13 +1,12 @@
-"""Tasks of the command: classes of examples, or values at each time step.
+"""Tasks of the command: a class for each example, or values at each time step.
 
-A task has the predictions of a network, their loss and their metric, and says if it learned.
-Metrics are fractions: an accuracy, or an error that is 0 for right predictions.
+A task has the predictions of a network, their loss and their metric, and says if it learned. A
+metric is a fraction: an accuracy, or an error that is 0 for right predictions.
 """
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import numpy as np
@@ -28,98 +27,59 @@ LEARNED = 0.75
 cross_entropy = optax.softmax_cross_entropy_with_integer_labels
 
 
-class Task(ABC):
-    """What a network learns. Predictions and ``y`` of a batch have equal axes for the time."""
+class Classes:
+    """A class for each example. Predictions are logits, ``(n, classes)``."""
 
-    metric: str
-    """The name of the metric in records."""
-    title: str
-    """The name of the metric in tables and figures."""
-    heading: str
+    metric = title = "accuracy"
+    """The name of the metric in records, and in tables and figures."""
+    heading = "test, 95 % interval"
     """The heading of the metric in the table of results."""
-    loss_title: str
-    axis: int
+    loss_title = "cross-entropy, nats"
+    axis = 0
     """The axis of the examples, in predictions and in ``y``."""
 
-    @abstractmethod
     def predictions(
         self, potentials: jax.Array, readout: str, mask: jax.Array | None
     ) -> jax.Array:
         """Return what the potentials of the readout ``(steps, n, outputs)`` predict."""
-
-    @abstractmethod
-    def loss(self, predictions: Any, y: Any, mask: Any) -> jax.Array:
-        """Return the mean loss of a batch."""
-
-    @abstractmethod
-    def score(self, predictions: Any, y: Any, mask: Any) -> Any:
-        """Return the metric of a batch."""
-
-    @abstractmethod
-    def failure(self, metric: float, split: Split) -> str:
-        """Return why this metric is not better than guessing, or an empty text."""
-
-    @abstractmethod
-    def with_interval(self, metric: float, n: int) -> str:
-        """Format the metric of n examples, with an interval if it is known."""
-
-    def about_interval(self, n: int) -> str:
-        """Return the end of a caption."""
-        return ""
-
-    @abstractmethod
-    def report(
-        self, scores: Any, y: np.ndarray | None, outputs: int, title: str
-    ) -> Table | str:
-        """Return the results of ``predict``. ``y`` is None for a file without labels."""
-
-    @abstractmethod
-    def arrays(self, predictions: np.ndarray) -> Record:
-        """Return the arrays of a file of predictions, the examples first."""
-
-
-class Classes(Task):
-    """A class for each example. Predictions are logits, ``(n, classes)``."""
-
-    metric = title = "accuracy"
-    heading = "test, 95 % interval"
-    loss_title = "cross-entropy, nats"
-    axis = 0
-
-    def predictions(
-        self, potentials: jax.Array, readout: str, mask: jax.Array | None
-    ) -> jax.Array:
         # Padding takes no part in a mean, a maximum or a last value.
         return reduce_time(potentials, readout, mask)
 
     def loss(self, predictions: Any, y: Any, mask: Any) -> jax.Array:
+        """Return the mean loss of a batch."""
         return cross_entropy(predictions, y).mean()
 
     def score(self, predictions: Any, y: Any, mask: Any) -> Any:
+        """Return the metric of a batch."""
         return (predictions.argmax(-1) == y).mean()
 
     def failure(self, metric: float, split: Split) -> str:
+        """Return why this metric is not better than guessing, or an empty text."""
         if metric >= tables.learnt(split.classes):
             return ""
         return f"{metric:.1%} is close to guessing one of {split.classes} classes"
 
     def with_interval(self, metric: float, n: int) -> str:
+        """Format the metric of n examples, with an interval if it is known."""
         return tables.accuracy(metric, n)
 
     def about_interval(self, n: int) -> str:
+        """Return the end of a caption."""
         return f"; interval: by Wilson, for {n:,} examples"
 
     def report(
         self, scores: Any, y: np.ndarray | None, outputs: int, title: str
     ) -> Table | str:
+        """Return the results of ``predict``. ``y`` is None for a file without labels."""
         return tables.by_class(scores.predictions.argmax(1), y, outputs, title)
 
     def arrays(self, predictions: np.ndarray) -> Record:
+        """Return the arrays of a file of predictions, the examples first."""
         return {"y_pred": predictions.argmax(1).astype(np.int32), "logits": predictions}
 
 
-class Values(Task):
-    """Values at each time step. Predictions are potentials, ``(steps, n, outputs)``."""
+class Values:
+    """Values at each time step, ``(steps, n, outputs)``. Its methods are those of ``Classes``."""
 
     metric, title = "smape", "sMAPE"
     heading = "test, sMAPE"
@@ -152,6 +112,9 @@ class Values(Task):
     def with_interval(self, metric: float, n: int) -> str:
         return f"{metric:.1%}"
 
+    def about_interval(self, n: int) -> str:
+        return ""
+
     def report(
         self, scores: Any, y: np.ndarray | None, outputs: int, title: str
     ) -> Table | str:
@@ -159,6 +122,9 @@ class Values(Task):
 
     def arrays(self, predictions: np.ndarray) -> Record:
         return {"y_pred": predictions.swapaxes(0, 1)}
+
+
+Task: TypeAlias = Classes | Values
 
 
 def task_of(readout: str) -> Task:

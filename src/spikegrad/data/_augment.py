@@ -322,8 +322,8 @@ def drop_batch(
     def drop_random(key, x, length):
         share_key, key = jax.random.split(key)
         share = jax.random.choice(share_key, jnp.asarray(SHARES))
-
         counts = x.astype(jnp.int32)
+        most = counts.max()
 
         # One draw for the first event of all counts, one for the second, and so on. It is much
         # faster than jax.random.binomial, because counts are small.
@@ -332,11 +332,9 @@ def drop_batch(
             kept = jax.random.bernoulli(jax.random.fold_in(key, n), 1 - share, x.shape)
             return n + 1, total + (kept & (n < counts)).astype(jnp.int32)
 
-        state = 0, jnp.zeros_like(counts)
-        most = counts.max()
-        return jax.lax.while_loop(lambda state: state[0] < most, add_kept, state)[
-            1
-        ].astype(x.dtype)
+        start = 0, jnp.zeros_like(counts)
+        _, total = jax.lax.while_loop(lambda state: state[0] < most, add_kept, start)
+        return total.astype(x.dtype)
 
     changes = {
         "none": lambda key, x, length: x,
