@@ -61,9 +61,9 @@ class Device(NamedTuple):
         if work.convolves:
             length = min(length, self.image_chunk)
         # The arrays of a chunk, such as its rebuilt states, are (chunk, batch, neurons). They cost
-        # little while they stay in the cache, or have fewer elements than the weights that a chunk
-        # reads, once forward and once backward.
-        elements = max(self.cached, 2 * work.weights)
+        # little while they stay in the cache. They also cost little beside the weights, which a
+        # chunk reads forward and backward, and their gradients, which it reads and writes.
+        elements = max(self.cached, 4 * work.weights)
         return max(1, min(length, elements // max(1, work.states)))
 
     def longest_chunk(self, encodes: bool, layers: int) -> int:

@@ -60,11 +60,11 @@ class Backward:
         Number of steps that compute their independent products together, forward and backward.
         Longer chunks read the weights less often and take more memory. The default is about 10 in
         mode ``"exact"`` and about 5 in other modes. On CPUs it is shorter if the states of a chunk
-        would have more than 65,536 elements and more than twice as many as the weights. It is 1 if
-        a layer or join is a convolution and the other weights have fewer elements than the states
-        of a step. Convolutions are not faster together. On GPUs it is about 10 in all modes and 8
-        for convolutions, and less in networks of more than 9 layers. It must divide ``segment``,
-        and should divide the number of steps.
+        would have more than 65,536 elements and more than four times as many as the weights. It is
+        1 if a layer or join is a convolution and the other weights have fewer elements than the
+        states of a step. Convolutions are not faster together. On GPUs it is about 10 in all modes
+        and 8 for convolutions, and less in networks of more than 9 layers. It must divide
+        ``segment``, and should divide the number of steps.
     segment : int, optional
         Number of steps in a segment. Other modes than ``"recompute"`` use segments only if you
         pass it.
