@@ -399,7 +399,9 @@ def test_channels_of_a_function():
 
 
 def test_parameters_of_channels_in_c(tmp_path):
-    """The program keeps one number for a channel, for channels first and last, and of a bias."""
+    """The program keeps one number for a channel, for channels first and last, and of a bias. The
+    leak of a current that the neurons lack is one more number.
+    """
     kernel = np.arange(1, 9).reshape(2, 1, 2, 2)
     convolution = Convolution(kernel, (1, 1), ((0, 0),) * 2, (1, 1), 1, (0, 1, 2, 3), (0, 1, 2, 3))
     last = Convolution(kernel, (1, 1), ((0, 0),) * 2, (1, 1), 1, (0, 3, 1, 2), (0, 3, 1, 2))
@@ -421,7 +423,7 @@ def test_parameters_of_channels_in_c(tmp_path):
         flat = [x.reshape(20, 2, -1) for x in (inputs, out)]
         reference.check_c(network, flat[0], {"0": flat[1]}, tmp_path)
         source = (tmp_path / "net.c").read_text()
-        for table in ("leak[2]", "threshold[2]", "bias[2]", "adaptation[2]", "adaptation_decay[1]"):
+        for table in ("leak[3]", "threshold[2]", "bias[2]", "adaptation[2]", "adaptation_decay[1]"):
             assert f"_t {table} = " in source, table
 
 
@@ -432,4 +434,4 @@ def test_report_of_a_convolution_in_c(tmp_path):
     integers, _ = quantize(Network([Layer(convolved, LIF_CELL)]), "fixed", SPIKES)
     report = to_c(integers, tmp_path / "net")
     assert report.operations == 4 * 3 * 2 * 3
-    assert report.state == 4 * (12 + 1 + 2 + 12)
+    assert report.state == 2 * 12 + 4 * (1 + 2 + 12)
