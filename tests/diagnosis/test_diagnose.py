@@ -36,11 +36,12 @@ from spikegrad import (
 from spikegrad.diagnosis import measures, trial
 from spikegrad.diagnosis._diagnose import _advice
 from spikegrad.diagnosis.attainable import attainable_loss
+from spikegrad.diagnosis.measures import observe_layer
 from spikegrad.diagnosis.moves import ScalePart, ScaleRate, ShiftOutput, present_number
 from spikegrad.diagnosis.report import Issue
 from spikegrad.diagnosis.search import Candidate, SearchResult, accepted, pruned
 from spikegrad.diagnosis.trial import RATE
-from spikegrad.network import hidden_arrays
+from spikegrad.network import Activity, hidden_arrays
 from spikegrad.neurons import RF, Refractory
 
 # JAX as users have it: optax promotes.
@@ -1166,3 +1167,20 @@ def test_diagnose_takes_a_function_as_loss():
 def test_diagnose_takes_networks_only():
     with pytest.raises(TypeError, match="diagnose: network must be a Network, got"):
         diagnose([CELL], X, loss)
+
+
+def test_potentials_without_spikes_hold_in_masked_steps():
+    """As in the network: a masked step neither decays nor integrates."""
+    rng = np.random.default_rng(0)
+    current = rng.normal(size=(9, 3, 4)).astype(np.float32)
+    active = rng.random((9, 3)) < 0.6
+    cell = LIF(0.8)
+    activity = Activity(output=jnp.zeros_like(current), pre_spike=current, current=current)
+    found = observe_layer(cell, jax.tree.map(jnp.asarray, activity), active)
+    v, wanted = np.zeros((3, 4)), []
+    for now, valid in zip(current.astype(np.float64), active, strict=True):
+        u = 0.8 * v + now
+        wanted.append(u - 1.0)
+        v = np.where(valid[:, None], u, v)
+    assert found is not None
+    np.testing.assert_allclose(found.quiet, wanted, atol=1e-5)

@@ -56,6 +56,21 @@ class Attainable(NamedTuple):
         return self.loss if self.is_bounded and self.has_room and not is_zero else 0.0
 
 
+class _Moved(NamedTuple):
+    """The losses of outputs that were moved along the gradient."""
+
+    constant: jax.Array
+    """The loss of constant outputs, from which they move."""
+    losses: jax.Array
+    """The loss near the best outputs for each of ``SIZES``, ``(sizes,)``."""
+    half: jax.Array
+    """The loss on half of the way to the best outputs, for the chosen size."""
+    best: PyTree
+    """The best outputs for the chosen size."""
+    chosen: jax.Array
+    """The index of the size with the smallest loss."""
+
+
 def attainable_loss(problem: Problem, report: NetworkReport) -> Attainable:
     """Return the loss that freely moved outputs attain. ``report`` has those of the network."""
     loss = problem.loss
@@ -69,10 +84,8 @@ def attainable_loss(problem: Problem, report: NetworkReport) -> Attainable:
         return by_name if is_dict else next(iter(by_name.values()))
 
     @jax.jit
-    def moved(
-        outputs: PyTree,
-    ) -> tuple[jax.Array, jax.Array, jax.Array, PyTree, jax.Array]:
-        before, start = constant_loss(loss, outputs)
+    def moved(outputs: PyTree) -> _Moved:
+        constant, start = constant_loss(loss, outputs)
 
         def step(n: int, now: tuple[PyTree, jax.Array]) -> tuple[PyTree, jax.Array]:
             outputs, size = now
@@ -88,35 +101,37 @@ def attainable_loss(problem: Problem, report: NetworkReport) -> Attainable:
             )
             return outputs, size
 
-        def attained(size: jax.Array) -> tuple[jax.Array, jax.Array, PyTree]:
-            """Return the losses after most and half of the way to the best outputs."""
+        def losses_of(size: jax.Array) -> tuple[jax.Array, jax.Array, PyTree]:
+            """Return the losses after most and half of the way to the best outputs, and these."""
             best, _ = jax.lax.fori_loop(0, STEPS, step, (start, size))
 
             def loss_after(part: float) -> jax.Array:
-                outputs = jax.tree.map(
-                    lambda c, o: c + (part * (o - c)).astype(o.dtype), start, best
+                return loss(
+                    jax.tree.map(
+                        lambda c, o: c + (part * (o - c)).astype(o.dtype), start, best
+                    )
                 )
-                return loss(outputs)
 
             return loss_after(NEAR), loss_after(HALF), best
 
-        losses, halves, best = jax.lax.map(attained, jnp.asarray(SIZES, jnp.float32))
+        losses, halves, best = jax.lax.map(losses_of, jnp.asarray(SIZES, jnp.float32))
         losses = jnp.where(jnp.isfinite(losses), losses, jnp.inf)
         chosen = jnp.argmin(losses)
         chosen_best = jax.tree.map(lambda o: o[chosen], best)
-        return before, losses, halves[chosen], chosen_best, chosen
+        return _Moved(constant, losses, halves[chosen], chosen_best, chosen)
 
-    inputs = arranged(named)
-    run = moved.lower(inputs).compile(compiler_options=FAST_COMPILATION)
-    before, losses, half, best, chosen = jax.device_get(run(inputs))
-    before, losses = float(before), losses.astype(np.float64)
-    attained = float(losses[chosen])
-    if LITTLE * abs(before) < before - half < HALF * (before - attained):
-        attained = float(half)
-    # A bounded loss is lowest before the largest step, or there as low as before.
-    fall, last_fall = before - losses[-2], losses[-2] - losses[-1]
-    is_bounded = chosen < len(SIZES) - 1 or last_fall <= FALLING * max(fall, 0.0)
-    return Attainable(before, attained, best, bool(is_bounded))
+    outputs = arranged(named)
+    run = moved.lower(outputs).compile(compiler_options=FAST_COMPILATION)
+    found: _Moved = jax.device_get(run(outputs))
+    constant, losses = float(found.constant), found.losses.astype(np.float64)
+    attained = float(losses[found.chosen])
+    if LITTLE * abs(constant) < constant - found.half < HALF * (constant - attained):
+        attained = float(found.half)
+    # The largest size lowers a bounded loss no further, or much less than all smaller ones did.
+    fall, last_fall = constant - losses[-2], losses[-2] - losses[-1]
+    is_lowest_before = found.chosen < len(SIZES) - 1
+    is_bounded = is_lowest_before or last_fall <= FALLING * max(fall, 0.0)
+    return Attainable(constant, attained, found.best, bool(is_bounded))
 
 
 def _range_of(layer: LayerReport | None, output: np.ndarray) -> tuple[float, float]:

@@ -34,8 +34,10 @@ def draw(diagnosis: Diagnosis) -> Figure:
                 fontsize=7,
             )
             axes.set_xlabel("potential − threshold")
-            size = abs(layer.scale or 0.0) or 1.0
-            low, high = samples.min(initial=-size), samples.max(initial=size)
+            # As far as the resting potential on both sides, so that the threshold, 0, is visible in
+            # a layer that is far below it, and without a finite sample.
+            to_rest = abs(layer.scale or 0.0) or 1.0
+            low, high = samples.min(initial=-to_rest), samples.max(initial=to_rest)
             axes.hist(samples, 60, range=(low, high), density=True, color=f"C{n}")
             x = np.linspace(low, high, 600, dtype=np.float32)
             slope = np.asarray(slope_at(layer.surrogate, x))

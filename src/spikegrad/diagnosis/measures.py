@@ -15,8 +15,8 @@ from jax.typing import ArrayLike
 from .._compat import called, equations
 from .._optimizer import updates_of
 from .._pytree import PyTree, is_array, is_real_array, merge, split
-from ..network import Activity, Join, Layer, Network
-from ..neurons import Cell, quiet_cell, surrogate_of
+from ..network import Activity, Join, Layer, Network, tree_where
+from ..neurons import Cell, State, quiet_cell, surrogate_of
 from ..surrogates import measure
 from .moves import Moves, apply_moves, has_arrays, has_width, is_function
 from .trial import Problem, compiled, constant_loss
@@ -203,17 +203,20 @@ def observe_layer(
     """Return the distances to the threshold of a layer that fires.
 
     ``activity`` has arrays ``(steps, examples, neurons...)``, and ``active`` is the mask of valid
-    steps, ``(steps, examples)``. A cell that does not pass its distance to a field gives None.
+    steps, ``(steps, examples)``. Returns None for a cell that never fires, or that calls another
+    surrogate than the one in its field.
     """
     if surrogate_of(cell) is None:
         return None
-    quiet = quiet_cell(cell)
-    _, pre_spike, current = jax.tree.map(
+    silenced = quiet_cell(cell)
+    # In float32, because 16 bits would lose small currents in a potential without resets.
+    activity = jax.tree.map(
         lambda a: a.astype(jnp.float32) if jnp.issubdtype(a.dtype, jnp.floating) else a,
         activity,
     )
-    # vmap over the steps, because ``fire`` takes the state of one step.
-    _, distance = jax.vmap(quiet.fire)(pre_spike, active)
+    current = activity.current
+    # vmap over the steps, because a cell takes the state of one step.
+    _, distance = jax.vmap(silenced.state_and_distance)(activity.pre_spike, active)
     if distance is None:
         return None
     start = cell.initial_state(current.shape[1:], current.dtype)
@@ -222,13 +225,18 @@ def observe_layer(
     # Without spikes there are no resets and no adaptation. The potential is then linear in the
     # weights, so its spread tells by which factor to scale them. A delayed reset fires in
     # ``integrate``, so that part is quiet too.
-    def step(v, now):
+    def step(
+        v: State, now: tuple[jax.Array, jax.Array | None]
+    ) -> tuple[State, jax.Array]:
         current, active = now
-        return quiet.fire(quiet.cell.integrate(v, current), active)
+        u = silenced.cell.integrate(v, current)
+        after, distance = silenced.state_and_distance(u, active)
+        # A masked step holds the state, as in the network.
+        return tree_where(active, after, v), distance
 
-    _, without = jax.lax.scan(step, start, (current, active))
-    _, rest = quiet.fire(start)
-    return Potentials(distance, without, rest, slope_at(surrogate_of(cell), distance))
+    _, quiet = jax.lax.scan(step, start, (current, active))
+    _, rest = silenced.state_and_distance(start)
+    return Potentials(distance, quiet, rest, slope_at(surrogate_of(cell), distance))
 
 
 def slope_at(surrogate: Any, x: ArrayLike) -> jax.Array:

@@ -37,7 +37,9 @@ class QuietCell(NamedTuple):
     cell: Any
     recorder: Recorder
 
-    def fire(self, u: State, active: ArrayLike | None = None) -> tuple[State, Any]:
+    def state_and_distance(
+        self, u: State, active: ArrayLike | None = None
+    ) -> tuple[State, Any]:
         """Return the state after no spike, and the argument of the surrogate.
 
         ``u`` is the state of one step, and ``active`` are the unmasked examples, ``(batch,)``. The
@@ -82,7 +84,9 @@ def surrogate_arguments(
     """
     quiet = quiet_cell(cell)
     # vmap over the steps, because ``fire`` takes the state of one step.
-    return jax.vmap(lambda u, active: quiet.fire(u, active)[1])(states, mask)
+    return jax.vmap(lambda u, active: quiet.state_and_distance(u, active)[1])(
+        states, mask
+    )
 
 
 def _surrogate_field(cell: Any) -> str | None:

@@ -43,7 +43,8 @@ from ..network import (
     nodes_of,
     tree_where,
 )
-from ..neurons import Cell, LeakyReadout, fire, linear_response
+from ..neurons import Cell, LeakyReadout, linear_response
+from ..neurons import fire as fire_cell
 from ._partition import combine, is_float_array, split_trainable
 
 StepLoss: TypeAlias = Callable[[Any, Any], jax.Array]
@@ -434,19 +435,23 @@ def _next_eligibility(
     and ds_t/dw alike. For a parameter ``p`` of the cell, the last term is the partial derivative
     dv_t/dp.
     """
-    arrays, real = arrays_of(cell), inexact(step.state)
+    # Counters, as of a neuron that rests, are integers and have no derivative.
+    arrays, floats = arrays_of(cell), inexact(step.state)
 
-    def move(arrays: PyTree, real: PyTree, current: jax.Array) -> tuple[Any, jax.Array]:
-        learner = combine(arrays, cell)
-        u = learner.integrate(merge(real, step.state), current)
-        state, out = fire(learner, u, step.keys)
+    # The step of the network once more, only for its derivative.
+    def move(
+        arrays: PyTree, floats: PyTree, current: jax.Array
+    ) -> tuple[Any, jax.Array]:
+        traced_cell = combine(arrays, cell)
+        u = traced_cell.integrate(merge(floats, step.state), current)
+        state, out = fire_cell(traced_cell, u, step.keys)
         return inexact(state), out
 
     def by_row(of_arrays: PyTree, of_state: PyTree, row: jax.Array) -> tuple:
         # (batch,) -> (batch, neurons): a source is equal for all neurons.
         of_current = jnp.broadcast_to(row[:, None], step.current.shape)
         tangents = of_arrays, of_state, of_current
-        return jax.jvp(move, (arrays, real, step.current), tangents)[1]
+        return jax.jvp(move, (arrays, floats, step.current), tangents)[1]
 
     leaves, tree = jax.tree.flatten(arrays)
     # The rows of the arrays follow those of the weights. No source acts on them.
@@ -594,7 +599,7 @@ def _step_from_first_neuron(cell: Cell, like: np.ndarray) -> tuple[Any, Any]:
     keys = jax.random.split(jax.random.key(0), len(like))
 
     def move(real: PyTree, current: jax.Array) -> tuple[Any, jax.Array]:
-        state, out = fire(cell, cell.integrate(merge(real, v), current), keys)
+        state, out = fire_cell(cell, cell.integrate(merge(real, v), current), keys)
         return inexact(state), out
 
     def first_is_nan(x: np.ndarray) -> np.ndarray:

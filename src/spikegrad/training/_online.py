@@ -208,7 +208,7 @@ class Online(Struct):
             return f"rule 'eprop' filters traces by one decay. Pass numbers as parameters of {cell}"
         return self._obstacle_of_weights(name, cell) or self._obstacle_of_cell(layer)
 
-    def _obstacle_of_weights(self, name: str, cell: str) -> str | None:
+    def _obstacle_of_weights(self, name: str, cell_name: str) -> str | None:
         """Return the reason why the rule has no trace for a weight, or None."""
         for edge, weight in self.network.graph.connections(name):
             matrix = matrix_of(weight)
@@ -219,8 +219,11 @@ class Online(Struct):
                     f"{self._no_trace} the arrays of the function {edge.label}. Pass a matrix, or "
                     "rule='local'"
                 )
+            # The third axis of a matrix has the receptors of each neuron.
             if matrix is not None and matrix.ndim > 2:
-                return f"{self._no_trace} the receptors of {cell}. Pass rule='local'"
+                return (
+                    f"{self._no_trace} the receptors of {cell_name}. Pass rule='local'"
+                )
         return None
 
     def _obstacle_of_cell(self, layer: Layer) -> str | None:
