@@ -361,7 +361,6 @@ WORDS = {
 }
 # Pages without a public object of their name.
 OTHER_PAGES = {
-    "spikegrad": "generated/cli",
     "spikegrad.surrogates.presets": "generated/spikegrad.surrogates.presets",
     **{f"spikegrad {name}": "generated/cli" for name in command.commands},
 }
