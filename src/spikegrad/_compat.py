@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import jax
 import jax.core
@@ -139,6 +139,10 @@ def contract_leading(a: jax.Array, b: jax.Array, like: jax.Array) -> jax.Array:
 # --- jaxprs ---------------------------------------------------------------------------------------
 
 
+Equation: TypeAlias = Any
+"""An equation of a jaxpr: ``primitive``, ``params``, ``invars`` and ``outvars``."""
+
+
 class Equations(NamedTuple):
     """A jaxpr with constants as inputs, so it can outlive the trace of its constants."""
 
@@ -159,7 +163,7 @@ def equations(jaxpr: Any) -> tuple[Equations, list]:
 
 
 def evaluate(
-    program: Equations, *inputs: Any, run: Callable[[Any, list], list]
+    program: Equations, *inputs: Any, run: Callable[[Equation, list], list]
 ) -> list:
     """Return the outputs for these inputs. ``run`` applies one equation to its operands."""
     values: dict[Any, Any] = dict(zip(program.inputs, inputs, strict=True))
@@ -176,7 +180,30 @@ def evaluate(
     return [read(var) for var in program.outputs]
 
 
-def called(equation: Any) -> Any:
+def evaluate_values(
+    program: Equations,
+    *inputs: Any,
+    kind: type,
+    rule: Callable[[Equation, list], list],
+) -> list:
+    """Return the outputs for inputs of which some are no arrays, but values of another kind.
+
+    The rule gets each equation with a value among its operands, and returns a list of values.
+    Other equations have known numbers and are computed. Called functions are evaluated too.
+    """
+
+    def run(equation: Equation, operands: list) -> list:
+        if not any(isinstance(operand, kind) for operand in operands):
+            return bind(equation, operands)
+        if (inner := called(equation)) is None:
+            return rule(equation, operands)
+        program, consts = equations(inner)
+        return evaluate(program, *consts, *operands, run=run)
+
+    return evaluate(program, *inputs, run=run)
+
+
+def called(equation: Equation) -> Any:
     """Return the jaxpr that an equation runs once with its operands, such as a call of ``jit``, or
     None.
     """
@@ -219,7 +246,7 @@ def depends(function: Callable, first: Any, *others: Any) -> Any:
     )
 
 
-def bind(equation: Any, operands: list, **changed: Any) -> list:
+def bind(equation: Equation, operands: list, **changed: Any) -> list:
     """Apply the primitive of an equation, with some of its parameters changed."""
     primitive = equation.primitive
     params = primitive.get_bind_params(equation.params | changed)
@@ -229,7 +256,7 @@ def bind(equation: Any, operands: list, **changed: Any) -> list:
     return out if primitive.multiple_results else [out]
 
 
-def bind_over_any_axes(equation: Any, operands: list) -> list:
+def bind_over_any_axes(equation: Equation, operands: list) -> list:
     """Apply an equation to operands that may vary over other mesh axes than its inputs.
 
     Compiled functions have fixed types, so they run equation by equation for other types. They also

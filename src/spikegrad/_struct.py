@@ -32,7 +32,7 @@ from jax.core import Tracer
 from jax.typing import DTypeLike
 
 from ._checks import brief, broadcast_checked, hint_of_name, is_float
-from ._pytree import as_static, is_array
+from ._pytree import PyTree, as_static, is_array
 
 Real: TypeAlias = float | jax.Array
 """A parameter: a number (a constant) or an array (a value to trace, batch, shard or train), of
@@ -502,7 +502,7 @@ def new_unchecked(
     return record
 
 
-def lifted(tree: Any) -> Any:
+def lifted(tree: PyTree) -> PyTree:
     """Turn every Python number of a record into a leaf.
 
     As an argument of a compiled function, the tree does not recompile for other numbers.
@@ -523,7 +523,7 @@ def lifted(tree: Any) -> Any:
     return record
 
 
-def as_arrays(tree: Any) -> Any:
+def as_arrays(tree: PyTree) -> PyTree:
     """Turn every Python number of a record into an array, which gets a gradient."""
     return jax.tree.map(
         lambda leaf: (

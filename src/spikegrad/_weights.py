@@ -19,13 +19,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ._compat import bind, called, equations, evaluate
+from ._compat import Equation, bind, equations, evaluate_values
 from ._struct import Struct, parameter, wiring
 
 Shape: TypeAlias = tuple[int, ...]
 Array: TypeAlias = Any
 """Known numbers, an array of NumPy or JAX."""
-Equation: TypeAlias = Any
+Operands: TypeAlias = list[Any]
+"""Of an equation: known numbers, and values that depend on the arguments of a function."""
 
 
 class Term(NamedTuple):
@@ -67,7 +68,7 @@ class Operation(Struct):
 
     @classmethod
     def read(
-        cls, equation: Equation, operands: list[Any], value: Value
+        cls, equation: Equation, operands: Operands, value: Value
     ) -> Operation | None:
         """Return the operation of an equation, or None if it changes nothing.
 
@@ -89,9 +90,10 @@ class Product(Operation, pure=True):
     """The shape of the result."""
 
     @classmethod
-    def read(cls, equation: Equation, operands: list[Any], value: Value) -> Product:
+    def read(cls, equation: Equation, operands: Operands, value: Value) -> Product:
         # Axes of the batch have one example, or they would be missing in the sum.
         axes, _ = equation.params["dimension_numbers"]
+        # The value may be the left or the right factor of the product.
         place = int(operands[1] is value)
         summed, rows = axes[place], axes[1 - place]
         size = math.prod(value.shape)
@@ -100,6 +102,7 @@ class Product(Operation, pure=True):
         # The rows of the matrix follow the axes of the value.
         rows = [row for _, row in sorted(zip(summed, rows, strict=True))]
         matrix = np.moveaxis(np.asarray(operands[1 - place]), rows, range(len(rows)))
+        # matrix: (*shape of the value, *axes of the result) -> (inputs, outputs)
         return cls(matrix.reshape(size, -1), _output_of(equation).shape)
 
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -121,7 +124,7 @@ class Convolution(Operation, pure=True):
     """These axes in the result."""
 
     @classmethod
-    def read(cls, equation: Equation, operands: list[Any], value: Value) -> Convolution:
+    def read(cls, equation: Equation, operands: Operands, value: Value) -> Convolution:
         params = equation.params
         input_axes, kernel_axes, output_axes = params["dimension_numbers"]
         if len(input_axes) > 4 or {*params["lhs_dilation"]} != {1}:
@@ -131,6 +134,8 @@ class Convolution(Operation, pure=True):
         if operands[1] is value or params["batch_group_count"] != 1:
             raise ValueError("a convolution with a kernel from the inputs")
         return cls(
+            # The kernel gets the order of PyTorch and NIR, whatever order the user has. The axes of
+            # the arrays stay in the user's order, so the operation computes the same function.
             np.asarray(operands[1]).transpose(kernel_axes),
             params["window_strides"],
             params["padding"],
@@ -163,8 +168,9 @@ class _Pooling(Operation, pure=True):
     padding: tuple[tuple[int, int], ...] = wiring()
 
     @classmethod
-    def read(cls, equation: Equation, operands: list[Any], value: Value) -> _Pooling:
+    def read(cls, equation: Equation, operands: Operands, value: Value) -> _Pooling:
         params = equation.params
+        # Gaps between the numbers or within a window, which no exporter has.
         if {*params["base_dilation"], *params["window_dilation"]} != {1}:
             raise ValueError("a pooling with gaps")
         return cls(
@@ -179,18 +185,20 @@ class SumPooling(_Pooling, pure=True):
     """
 
     @classmethod
-    def read(cls, equation: Equation, operands: list[Any], value: Value) -> SumPooling:
+    def read(cls, equation: Equation, operands: Operands, value: Value) -> SumPooling:
         params, name, ones = (
             equation.params,
             equation.primitive.name,
             (1,) * len(value.shape),
         )
+        # The sum of whole axes is that of one window. Its axes stay, with length 1.
         if name == "reduce_sum":
             sizes = zip(value.shape, range(len(ones)), strict=True)
             window = tuple(n if axis in params["axes"] else 1 for n, axis in sizes)
             return cls(window, ones, ((0, 0),) * len(ones))
         if name == "pad":
             sides = [(int(low), int(high)) for low, high, _ in params["padding_config"]]
+            # A negative side would cut numbers off, and a gap is one between the numbers.
             gaps = [gap for *_, gap in params["padding_config"]]
             if (
                 operands[0] is not value
@@ -228,12 +236,13 @@ class Factor(Operation, pure=True):
     """One number, or an array of the shape of the value."""
 
     @classmethod
-    def read(cls, equation: Equation, operands: list[Any], value: Value) -> Factor:
+    def read(cls, equation: Equation, operands: Operands, value: Value) -> Factor:
         left, right = operands
         if equation.primitive.name == "mul":
             return cls(np.asarray(right if left is value else left))
         if right is value:
             raise ValueError("a division by a value that depends on the inputs")
+        # In float64, so the factor is the float32 number nearest to the quotient.
         divisor = np.asarray(right)
         return cls((1 / divisor.astype(np.float64)).astype(divisor.dtype))
 
@@ -248,7 +257,7 @@ class Bias(Operation, pure=True):
     """One number, or an array of the shape of the value."""
 
     @classmethod
-    def read(cls, equation: Equation, operands: list[Any], value: Value) -> Bias | None:
+    def read(cls, equation: Equation, operands: Operands, value: Value) -> Bias | None:
         left, right = operands
         is_difference = equation.primitive.name == "sub"
         # The value would need the factor -1.
@@ -272,7 +281,7 @@ class Move(Operation, pure=True):
     """The shape of the result."""
 
     @classmethod
-    def read(cls, equation: Equation, operands: list[Any], value: Value) -> Move:
+    def read(cls, equation: Equation, operands: Operands, value: Value) -> Move:
         # The equation moves the places as it moves the numbers.
         before = np.arange(math.prod(value.shape)).reshape(value.shape)
         (moved,) = bind(equation, [jnp.asarray(before), *operands[1:]])
@@ -329,26 +338,22 @@ def read_function(
         If an equation is not one of the operations. The message is the reason: its primitive, such
         as ``tanh``, or a sentence.
     """
+    values = [
+        Value(x.shape, x.dtype, terms=(Term(n),)) for n, x in enumerate(arguments)
+    ]
     # partial creates a new function, because JAX caches the traces of functions
     jaxpr, consts = equations(jax.make_jaxpr(functools.partial(function))(*arguments))
-    values = (
-        Value(x.shape, x.dtype, terms=(Term(n),)) for n, x in enumerate(arguments)
+    result, *_ = evaluate_values(
+        jaxpr, *consts, *values, kind=Value, rule=_read_equation
     )
-    result, *_ = evaluate(jaxpr, *consts, *values, run=_read_equation)
     if not isinstance(result, Value):
         raise ValueError("a result that does not depend on the input")
     return result
 
 
-def _read_equation(equation: Equation, operands: list[Any]) -> list[Any]:
-    """Return the outputs of an equation: known numbers, or a value with one more operation."""
+def _read_equation(equation: Equation, operands: Operands) -> list[Value]:
+    """Return the output of an equation: a value with one more operation."""
     values = [x for x in operands if isinstance(x, Value)]
-    # Equations of known numbers are computed.
-    if not values:
-        return bind(equation, operands)
-    if (inner := called(equation)) is not None:
-        jaxpr, consts = equations(inner)
-        return evaluate(jaxpr, *consts, *operands, run=_read_equation)
     value, name = values[0], equation.primitive.name
     output = _output_of(equation)
     if name in COPIES:
@@ -374,7 +379,7 @@ def _sum(name: str, values: list[Value]) -> Value:
     return left._replace(terms=left.terms + right.terms)
 
 
-def _concatenated(equation: Equation, operands: list[Any]) -> Value:
+def _concatenated(equation: Equation, operands: Operands) -> Value:
     """Return a concatenation as the sum of its parts, each with zeros in the places of others."""
     axis, output = equation.params["dimension"], _output_of(equation)
     terms: list[Term] = []

@@ -139,6 +139,7 @@ class Grid(Options):
     def settings(self) -> list[Record]:
         """The settings for :func:`spikegrad.training.sweep`."""
         # Equal values are one setting. An axis without values leaves each surrogate unchanged.
+        # dict.fromkeys keeps the order of the options, which a set would not.
         axes = (dict.fromkeys(getattr(self, axis) or (None,)) for axis in AXES)
         settings: list[Record] = []
         for values in itertools.product(*axes):
@@ -149,6 +150,7 @@ class Grid(Options):
                     peak=setting["peak"],
                     half_width=setting["half_width"],
                 )
+            # Before any run, so a mistake in the last setting does not cost the others.
             except ValueError as error:  # a surrogate that cannot be rescaled
                 raise click.UsageError(str(error)) from None
             settings.append(setting | {"spike": spike})

@@ -89,6 +89,7 @@ def unknown(
     ``known`` has the text that the user writes for each name. Names of this likeness, from 0 to 1,
     are proposed first.
     """
+    # Two at most, because a longer list would hide the likely one.
     near = difflib.get_close_matches(name, known, 2, likeness)
     proposal = " or ".join(known[other] for other in near)
     hint = f"did you mean {proposal}? Else use" if near else "use"
@@ -211,6 +212,7 @@ def sweep(
             f"{row.n}, {row.diverged} diverged" if row.diverged else f"{row.n}",
             f"{row.firing_rate:.3f}",
         )
+    # The best of many settings at the level of guessing is chance, and no setting to recommend.
     if (reached := chosen.validation[0]) < learnt(data["outputs"]):
         line = (
             f"no setting learned: the highest validation accuracy, {reached:.1%}, is close to "

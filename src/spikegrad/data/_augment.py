@@ -104,6 +104,7 @@ def flip_events(
     """
     if rng.random() < 0.5:
         return events
+    # The units of a cochlea have one axis, and those of a camera have (height, width, polarities).
     places = _places(events, shape)
     width = min(1, len(shape) - 1)
     places[width] = shape[width] - 1 - places[width]
@@ -189,6 +190,7 @@ def drop_events(
 
 def _places(events: Events, shape: tuple[int, ...]) -> np.ndarray:
     """Return the position of each event along each axis, ``(axes, events)``."""
+    # (axes of the shape, events), because a unit is the flat number of a place on the sensor.
     return np.stack(np.unravel_index(events.units, shape))
 
 
@@ -301,25 +303,29 @@ def drop_batch(
     lengths = jnp.full(x.shape[1], len(x)) if mask is None else mask.sum(0)
     lengths = lengths.astype(float)
 
-    def drop_time(key, x, length):
+    def drop_time(key: jax.Array, x: jax.Array, length: jax.Array) -> jax.Array:
+        # A span from any valid step on. One that starts late ends with the example, so it is
+        # shorter.
         start_key, share_key = jax.random.split(key)
         start = jax.random.uniform(start_key) * length
         share = jax.random.choice(share_key, jnp.asarray(SHARES))
         return _zeroed(x, _window(x, 0, start, start + share * length))
 
-    def drop_area(key, x, length):
+    def drop_area(key: jax.Array, x: jax.Array, length: jax.Array) -> jax.Array:
         axes = _space(x)
         share_key, *start_keys = jax.random.split(key, 1 + len(axes))
         share = jax.random.choice(share_key, jnp.asarray(AREA_SHARES))
+        # (1, height, 1), then (1, height, width): the windows of both axes overlap in a rectangle.
         inside = jnp.ones((1,) * x.ndim, bool)
         for start_key, axis in zip(start_keys, axes, strict=True):
             size = x.shape[axis]
+            # The center is within the image, so at least a quarter of the area is too.
             center = jax.random.uniform(start_key) * size
             start = jnp.maximum(0, center - share * size / 2)
             inside &= _window(x, axis, start, start + share * size)
         return _zeroed(x, inside)
 
-    def drop_random(key, x, length):
+    def drop_random(key: jax.Array, x: jax.Array, length: jax.Array) -> jax.Array:
         share_key, key = jax.random.split(key)
         share = jax.random.choice(share_key, jnp.asarray(SHARES))
         counts = x.astype(jnp.int32)
@@ -343,12 +349,13 @@ def drop_batch(
         "random": drop_random,
     }
 
-    def drop(key, x, length):
+    def drop(key: jax.Array, x: jax.Array, length: jax.Array) -> jax.Array:
         kind_key, key = jax.random.split(key)
         kind = jax.random.randint(kind_key, (), 0, len(kinds))
         changed = jax.lax.switch(
             kind, [changes[name] for name in kinds], key, x, length
         )
+        # An example without any event would be a label without an input.
         return jnp.where(changed.any(), changed, x)
 
     return _each(key, x, drop, lengths)

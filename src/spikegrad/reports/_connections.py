@@ -16,7 +16,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._compat import bind, called, equations, evaluate, in_double_precision
+from .._compat import (
+    Equation,
+    Equations,
+    bind,
+    equations,
+    evaluate_values,
+    in_double_precision,
+)
 
 
 class NotLinearError(ValueError):
@@ -37,10 +44,9 @@ def check_linear(function: Callable, *inputs: jax.ShapeDtypeStruct) -> None:
     The inputs have the shapes and dtypes of its arguments.
     """
     program, consts = equations(jax.make_jaxpr(functools.partial(function))(*inputs))
-    run = functools.partial(_apply, pattern=jnp.ones_like)
 
-    def raise_if_nonlinear(*arrays):
-        evaluate(program, *consts, *(_Signal(x, 0) for x in arrays), run=run)
+    def raise_if_nonlinear(*arrays: jax.Array) -> None:
+        _evaluate(program, *consts, *(_Signal(x, 0) for x in arrays))
 
     with in_double_precision():
         arrays = (jax.ShapeDtypeStruct(x.shape, jnp.float64) for x in inputs)
@@ -60,16 +66,15 @@ def connections_of(
     program, consts = equations(jax.make_jaxpr(functools.partial(function))(like))
 
     def reached(pattern, consts):
-        run = functools.partial(_apply, pattern=pattern)
-
         def ones(x):
-            (out,) = evaluate(program, *consts, _Signal(x, 0), run=run)
+            (out,) = _evaluate(program, *consts, _Signal(x, 0), pattern=pattern)
             if out.products > 1:
                 raise NotLinearError(
                     "two products in series have operations that depend on the values between them"
                 )
             return out.value
 
+        # linear_transpose needs shapes only, so no array of the inputs is made.
         x = jax.ShapeDtypeStruct(like.shape, jnp.float64)
         out = jax.eval_shape(ones, x)
         # With kernels of ones, an output is the sum over its paths. The transpose applied to ones
@@ -88,16 +93,18 @@ def connections_of(
     return all_paths.astype(np.int64), effective.astype(np.int64)
 
 
-def _apply(equation: Any, operands: list, pattern: Callable) -> list:
+def _evaluate(
+    program: Equations, *inputs: Any, pattern: Callable = jnp.ones_like
+) -> list[_Signal]:
+    """Return the outputs for signals. Kernels are replaced by their ``pattern``."""
+    rule = functools.partial(_apply, pattern=pattern)
+    return evaluate_values(program, *inputs, kind=_Signal, rule=rule)
+
+
+def _apply(equation: Equation, operands: list, pattern: Callable) -> list[_Signal]:
+    """Return the outputs of an equation with signals among its operands."""
     signals = [x for x in operands if isinstance(x, _Signal)]
-    if not signals:
-        return bind(equation, operands)
     name = equation.primitive.name
-    if (inner := called(equation)) is not None:
-        program, consts = equations(inner)
-        return evaluate(
-            program, *consts, *operands, run=functools.partial(_apply, pattern=pattern)
-        )
     if name in _MAXIMA:
         raise NotLinearError(f"max pooling ({name}) is not linear")
     if name not in _RULES:
@@ -114,7 +121,7 @@ def _apply(equation: Any, operands: list, pattern: Callable) -> list:
     return _RULES[name](equation, operands, signals)
 
 
-def _moved(equation: Any, operands: list, signals: list) -> list:
+def _moved(equation: Equation, operands: list, signals: list[_Signal]) -> list[_Signal]:
     """Operations that move or add values. Constants among them are biases."""
     # Moves keep the dtype of the signal.
     dtype = equation.outvars[0].aval.dtype
@@ -131,7 +138,7 @@ def _moved(equation: Any, operands: list, signals: list) -> list:
     return [_Signal(value, products) for value in bind(equation, values)]
 
 
-def _same(equation: Any, operands: list, signals: list) -> list:
+def _same(equation: Equation, operands: list, signals: list[_Signal]) -> list[_Signal]:
     """A sign or another float changes no connection."""
     before = equation.invars[0].aval.dtype
     after = equation.outvars[0].aval.dtype
@@ -140,7 +147,7 @@ def _same(equation: Any, operands: list, signals: list) -> list:
     return signals
 
 
-def _sum(equation: Any, operands: list, signals: list) -> list:
+def _sum(equation: Equation, operands: list, signals: list[_Signal]) -> list[_Signal]:
     """Sums and differences. Counts add up in both."""
     total = sum(signal.value for signal in signals)
     # ``sub`` too: a count of paths has no sign.
@@ -148,7 +155,9 @@ def _sum(equation: Any, operands: list, signals: list) -> list:
     return [_Signal(total, max(signal.products for signal in signals))]
 
 
-def _quotient(equation: Any, operands: list, signals: list) -> list:
+def _quotient(
+    equation: Equation, operands: list, signals: list[_Signal]
+) -> list[_Signal]:
     if isinstance(operands[1], _Signal):
         raise NotLinearError(
             "a division by a value that depends on the input is not linear"
@@ -156,7 +165,9 @@ def _quotient(equation: Any, operands: list, signals: list) -> list:
     return signals
 
 
-def _scaled(equation: Any, operands: list, signals: list) -> list:
+def _scaled(
+    equation: Equation, operands: list, signals: list[_Signal]
+) -> list[_Signal]:
     """A product, number by number."""
     (signal,) = signals
     factor = operands[1] if operands[0] is signal else operands[0]
@@ -164,7 +175,9 @@ def _scaled(equation: Any, operands: list, signals: list) -> list:
     return [_Signal(signal.value * factor, signal.products)]
 
 
-def _product(equation: Any, operands: list, signals: list) -> list:
+def _product(
+    equation: Equation, operands: list, signals: list[_Signal]
+) -> list[_Signal]:
     """A matrix product or a convolution."""
     (signal,) = signals
     values = [x.value if x is signal else x for x in operands]
@@ -206,7 +219,7 @@ _MAXIMA = "reduce_max", "reduce_window_max"
 """Operations of max pooling."""
 _PRODUCTS = "conv_general_dilated", "dot_general", "mul"
 """Operations whose kernels become their patterns."""
-_RULES: dict[str, Callable[[Any, list, list], list]] = {
+_RULES: dict[str, Callable[[Equation, list, list], list]] = {
     **dict.fromkeys(_MOVES, _moved),
     **dict.fromkeys(("convert_element_type", "neg", "reduce_precision"), _same),
     **dict.fromkeys(("add", "add_any", "sub"), _sum),

@@ -164,7 +164,7 @@ def _spiking(prices: EnergyPrices, cost: Any, examples: int) -> EnergyRange:
         else cost.state_words / 2 * multiplication
     )
 
-    def energy(field, words_of_each, words):
+    def energy(field: str, words_of_each: int, words: float) -> float:
         added = getattr(cost.spikes, field)
         multiplied = getattr(cost.graded, field) + getattr(cost.real, field)
         words += words_of_each * (added + multiplied)

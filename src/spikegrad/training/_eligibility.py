@@ -23,7 +23,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -47,7 +47,7 @@ from ..neurons import Cell, LeakyReadout, linear_response
 from ..neurons import fire as fire_cell
 from ._partition import combine, is_float_array, split_trainable
 
-StepLoss: TypeAlias = Callable[[Any, Any], jax.Array]
+StepLoss: TypeAlias = Callable[[PyTree, PyTree], jax.Array]
 """``loss(outputs, target)`` of one step, a scalar."""
 
 
@@ -58,9 +58,9 @@ class Eligibility(NamedTuple):
     cell.
     """
 
-    state: Any
+    state: PyTree
     """Derivatives of the state of the cell, each ``(batch, rows, neurons)``."""
-    filtered: dict[str, Any]
+    filtered: dict[str, PyTree]
     """The state of each readout that filters this layer, for the derivatives of the layer's output
     as inputs. Each array is ``(batch, rows, neurons)``.
     """
@@ -81,7 +81,7 @@ class Rule(NamedTuple):
     network: Network
     name: str
     """``"eprop"``, ``"ottt"`` or ``"local"``."""
-    feedback: Mapping[str, Mapping[str, Any]]
+    feedback: Mapping[str, Mapping[str, PyTree]]
     """A matrix ``(neurons of the layer, neurons of the readout)`` by readout and layer."""
 
     @property
@@ -89,7 +89,7 @@ class Rule(NamedTuple):
         """The layers that get their signals through feedback only."""
         return {name for layers in self.feedback.values() for name in layers}
 
-    def filters(self) -> dict[str, dict[str, Any]]:
+    def filters(self) -> dict[str, dict[str, PyTree]]:
         """Return the matrices through which a signal reaches a layer whose traces a readout
         filters, by readout and layer.
         """
@@ -115,12 +115,12 @@ class Rule(NamedTuple):
 class Arguments(NamedTuple):
     """The arguments of a step, checked and by name."""
 
-    states: dict[str, Any]
+    states: dict[str, PyTree]
     """State of the cell and last output of each layer."""
     pasts: dict[str, jax.Array]
     """The outputs of earlier steps, for longer delays."""
     inputs: dict[str, jax.Array]
-    target: Any
+    target: PyTree
     loss: StepLoss
     active: jax.Array | None
     """``(batch,)`` or a scalar: False for padding."""
@@ -130,7 +130,7 @@ class Arguments(NamedTuple):
 class LayerStep(NamedTuple):
     """A layer in one step, for its traces."""
 
-    state: Any
+    state: PyTree
     """The state before the step: arrays ``(batch, neurons)``."""
     current: jax.Array
     """``(batch, neurons)``"""
@@ -145,13 +145,13 @@ class Forward(NamedTuple):
 
     value: jax.Array
     """The loss of the step."""
-    outputs: Any
-    states: dict[str, Any]
+    outputs: PyTree
+    states: dict[str, PyTree]
     """The states after the step, as in :class:`Arguments`."""
     pasts: dict[str, jax.Array]
     layers: dict[str, LayerStep]
     """The layers with traces."""
-    gradients: Any
+    gradients: PyTree
     """Rule ``"local"``: the gradients of the trainable arrays. Other rules: the signals of the
     layers by name, ``(batch, neurons)``.
     """
@@ -188,13 +188,13 @@ def forward(rule: Rule, step: Arguments) -> Forward:
     graph = rule.network.graph
     zeros = {name: jnp.zeros_like(out) for name, (_, out) in step.states.items()}
 
-    def run(trainable: PyTree, zeros: dict[str, jax.Array]) -> tuple[jax.Array, Any]:
+    def run(trainable: PyTree, zeros: dict[str, jax.Array]) -> tuple[jax.Array, PyTree]:
         network = combine(trainable, static)
         nodes = _learning_nodes(rule, network, step, zeros)
         after = graph_step(
             nodes, step.states, step.pasts, step.inputs, {}, Masks(step.active)
         )
-        outputs: Any = {name: after.outputs[name] for name in graph.outputs}
+        outputs: PyTree = {name: after.outputs[name] for name in graph.outputs}
         if isinstance(rule.network.outputs, str | None):
             outputs = outputs[graph.outputs[0]]
         return step.loss(outputs, step.target), (outputs, after)
@@ -209,7 +209,7 @@ def forward(rule: Rule, step: Arguments) -> Forward:
 
 
 def next_traces(
-    rule: Rule, before: Mapping[str, Any], layers: Mapping[str, LayerStep]
+    rule: Rule, before: Mapping[str, PyTree], layers: Mapping[str, LayerStep]
 ) -> dict[str, Moved]:
     """Return the traces of all layers after a step, and the factors of their signals.
 
@@ -237,7 +237,7 @@ def next_traces(
 
 def shares(
     rule: Rule,
-    before: Mapping[str, Any],
+    before: Mapping[str, PyTree],
     moved: Mapping[str, Moved],
     signals: Mapping[str, jax.Array],
 ) -> dict[str, jax.Array]:
@@ -289,7 +289,7 @@ def gradients_of(network: Network, by_layer: dict[str, jax.Array]) -> PyTree:
 
 
 def _layer_steps(
-    rule: Rule, step: Arguments, outputs: Mapping[str, Any]
+    rule: Rule, step: Arguments, outputs: Mapping[str, PyTree]
 ) -> dict[str, LayerStep]:
     """Return each layer in a step, from the outputs of all nodes.
 
@@ -297,7 +297,7 @@ def _layer_steps(
     arrays ``(batch, sources)`` for each layer.
     """
     graph = rule.network.graph
-    nodes: Any = nodes_of(graph, step.key, _examples(step))
+    nodes: PyTree = nodes_of(graph, step.key, _examples(step))
     layers = {}
     for name in graph.layers:
         _, _, name_of_current = activity_names(name)
@@ -318,7 +318,7 @@ def _layer_steps(
 class Constant(Edge):
     """An edge without a derivative."""
 
-    def read(self, read_lag: Callable) -> Any:
+    def read(self, read_lag: Callable) -> PyTree:
         return stop_gradient(super().read(read_lag))
 
 
@@ -328,19 +328,19 @@ class Probed(CellSteps):
 
     zero: jax.Array
 
-    def fire(self, u: Any, mask: Masks) -> tuple[Any, jax.Array]:
+    def fire(self, u: PyTree, mask: Masks) -> tuple[PyTree, jax.Array]:
         state, out = super().fire(u, mask)
         return state, out + self.zero
 
 
 def _learning_nodes(
     rule: Rule, network: Network, step: Arguments, zeros: Mapping[str, jax.Array]
-) -> dict[str, Any]:
+) -> dict[str, PyTree]:
     """Return the nodes of a step, with zeros for the signals and with the feedback of the rule.
 
     Before each layer is a node with the reads of its matrices, because its traces need them.
     """
-    nodes: dict[str, Any] = {}
+    nodes: dict[str, PyTree] = {}
     for name, (node, edges) in nodes_of(
         network.graph, step.key, _examples(step)
     ).items():
@@ -388,7 +388,9 @@ def _plus_zero(
 
 
 def _current_with_feedback(
-    current: Callable[[tuple], jax.Array], feedback: Mapping[str, Any], arguments: tuple
+    current: Callable[[tuple], jax.Array],
+    feedback: Mapping[str, PyTree],
+    arguments: tuple,
 ) -> jax.Array:
     """Return the current of a layer, ``(batch, neurons)``, with the derivative of its feedback.
 
@@ -415,7 +417,7 @@ def _examples(step: Arguments) -> int:
 
 def _next_presynaptic(cell: Cell, before: Presynaptic, step: LayerStep) -> Presynaptic:
     """Return the traces of ``"ottt"``: the rows after both leaks of a cell, ``(batch, rows)``."""
-    response: Any = linear_response(cell)
+    response: PyTree = linear_response(cell)
     # i_t = gamma i_{t-1} + x_t
     synapse = response.synaptic_decay * before.synapse + step.rows
     # a_t = beta a_{t-1} + i_t. The gain of the cell is in the signal.
@@ -423,8 +425,8 @@ def _next_presynaptic(cell: Cell, before: Presynaptic, step: LayerStep) -> Presy
 
 
 def _next_eligibility(
-    cell: Cell, before: Any, step: LayerStep
-) -> tuple[Any, jax.Array]:
+    cell: Cell, before: PyTree, step: LayerStep
+) -> tuple[PyTree, jax.Array]:
     """Return the derivatives of state and output after a step, ``(batch, rows, neurons)``.
 
     The cell is elementwise, so the derivative of a neuron depends on its own state and current. For
@@ -441,7 +443,7 @@ def _next_eligibility(
     # The step of the network once more, only for its derivative.
     def move(
         arrays: PyTree, floats: PyTree, current: jax.Array
-    ) -> tuple[Any, jax.Array]:
+    ) -> tuple[PyTree, jax.Array]:
         traced_cell = combine(arrays, cell)
         u = traced_cell.integrate(merge(floats, step.state), current)
         state, out = fire_cell(traced_cell, u, step.keys)
@@ -471,12 +473,12 @@ def _next_eligibility(
 class Integrated(NamedTuple):
     """State and output of a linear readout, for derivatives: ``(batch, rows, neurons)``."""
 
-    state: Any
+    state: PyTree
     """One array, or two with a synapse."""
     output: jax.Array
 
 
-def _integrated(cell: Cell, state: Any, current: jax.Array) -> Integrated:
+def _integrated(cell: Cell, state: PyTree, current: jax.Array) -> Integrated:
     """Return one step of a readout for derivatives instead of values.
 
     ``state`` and ``current`` are ``(batch, rows, neurons)``, with the neurons of the layer that the
@@ -484,7 +486,7 @@ def _integrated(cell: Cell, state: Any, current: jax.Array) -> Integrated:
     so its derivative at rest is its step. A readout of integers rounds values, but not derivatives.
     """
 
-    def step(state: Any, current: jax.Array) -> tuple[Any, jax.Array]:
+    def step(state: PyTree, current: jax.Array) -> tuple[PyTree, jax.Array]:
         return cell.fire(cell.integrate(state, current))
 
     at_rest = jax.tree.map(jnp.zeros_like, (state, current))
@@ -492,7 +494,7 @@ def _integrated(cell: Cell, state: Any, current: jax.Array) -> Integrated:
 
 
 def start_traces(
-    rule: Rule, name: str, state: Any, readouts: list[str]
+    rule: Rule, name: str, state: PyTree, readouts: list[str]
 ) -> Eligibility | Presynaptic:
     """Return traces of zeros for a layer.
 
@@ -521,7 +523,9 @@ def start_traces(
     return Eligibility(jax.tree.map(zeros_of, real), filtered)
 
 
-def hold(active: jax.Array | None, moved: Mapping[str, Moved], before: Any) -> Any:
+def hold(
+    active: jax.Array | None, moved: Mapping[str, Moved], before: PyTree
+) -> PyTree:
     """Return the traces after a step. A masked example holds those before it."""
     after = {name: layer.traces for name, layer in moved.items()}
     return tree_where(active, after, before)
@@ -537,7 +541,7 @@ def is_readout(cell: Cell) -> bool:
     return isinstance(cell, LeakyReadout) or getattr(cell, "threshold", 0) is None
 
 
-def arrays_of(cell: Cell) -> Any:
+def arrays_of(cell: Cell) -> PyTree:
     """Return the arrays of a cell that learn, and None for everything else."""
     return split_trainable(cell)[0]
 
@@ -589,7 +593,7 @@ def check_elementwise(name: str, cell: Cell, like: jax.Array) -> None:
 
 
 @evaluated
-def _step_from_first_neuron(cell: Cell, like: np.ndarray) -> tuple[Any, Any]:
+def _step_from_first_neuron(cell: Cell, like: np.ndarray) -> tuple[PyTree, PyTree]:
     """Return state and output of a step, and their derivatives in the direction of the first
     neuron, which is NaN there and 0 elsewhere.
 
@@ -598,7 +602,7 @@ def _step_from_first_neuron(cell: Cell, like: np.ndarray) -> tuple[Any, Any]:
     v = cell.initial_state(like.shape, like.dtype)
     keys = jax.random.split(jax.random.key(0), len(like))
 
-    def move(real: PyTree, current: jax.Array) -> tuple[Any, jax.Array]:
+    def move(real: PyTree, current: jax.Array) -> tuple[PyTree, jax.Array]:
         state, out = fire_cell(cell, cell.integrate(merge(real, v), current), keys)
         return inexact(state), out
 
