@@ -125,7 +125,7 @@ class Grid(Options):
         """Read the data, with a validation set."""
         if self.readout == EACH:
             raise DataError(
-                f"sweep: data must have classes, got {self.data}; use spikegrad train for each "
+                f"sweep: data must have classes, got {self.data}. Use spikegrad train for each "
                 "setting"
             )
         return for_validation(super().load(), self.validation_fraction, self.seed)

@@ -249,12 +249,7 @@ def traces(
     chosen = [n for n in neurons if 0 <= n < arrays["potential"].shape[1]]
     # Rows of spikes need less room than curves.
     heights = [1 if name == "spikes" else 2 for name in arrays]
-    figure = Figure(
-        figsize=figsize or (7, 0.6 + 0.8 * sum(heights)), layout="constrained"
-    )
-    panels = figure.subplots(
-        len(arrays), 1, sharex=True, squeeze=False, height_ratios=heights
-    )[:, 0]
+    figure, panels = _stack([0.8 * height for height in heights], figsize)
     for axes, (name, x) in zip(panels, arrays.items(), strict=True):
         if name == "spikes":
             draw_spikes(axes, x[:, chosen], [f"C{i}" for i in range(len(chosen))])
@@ -325,12 +320,22 @@ def activity(
         _of_example(x.output if isinstance(x, Activity) else x, example)
         for x in layers.values()
     ]
-    figure = Figure(
-        figsize=figsize or (7, 0.6 + 1.4 * len(layers)), layout="constrained"
-    )
-    panels = figure.subplots(len(layers), 1, sharex=True, squeeze=False)[:, 0]
+    figure, panels = _stack([1.4] * len(layers), figsize)
     draw_activity(panels, [*layers], arrays, example, mask)
     return figure
+
+
+def _stack(
+    heights: Sequence[float], figsize: tuple[float, float] | None
+) -> tuple[Figure, np.ndarray]:
+    """Return a figure with a column of panels of these heights in inches, over one time axis."""
+    size = figsize or (7, 0.6 + sum(heights))
+    figure = Figure(figsize=size, layout="constrained")
+    # squeeze=False, because one panel would not be an array.
+    panels = figure.subplots(
+        len(heights), 1, sharex=True, squeeze=False, height_ratios=heights
+    )
+    return figure, panels[:, 0]
 
 
 def draw_activity(
