@@ -215,6 +215,7 @@ def observe_layer(
         activity,
     )
     current = activity.current
+    assert current is not None
     # vmap over the steps, because a cell takes the state of one step.
     _, distance = jax.vmap(silenced.state_and_distance)(activity.pre_spike, active)
     if distance is None:
@@ -234,7 +235,8 @@ def observe_layer(
         # A masked step holds the state, as in the network.
         return tree_where(active, after, v), distance
 
-    _, quiet = jax.lax.scan(step, start, (current, active))
+    valid = None if active is None else jnp.asarray(active)
+    _, quiet = jax.lax.scan(step, start, (current, valid))
     _, rest = silenced.state_and_distance(start)
     return Potentials(distance, quiet, rest, slope_at(surrogate_of(cell), distance))
 
