@@ -4,6 +4,7 @@ library.
 
 from __future__ import annotations
 
+import itertools
 import re
 import subprocess
 from pathlib import Path
@@ -279,3 +280,35 @@ def check_c(
         test.write_text(changed)
         test_of_net = compiled("NET_TEST_MAIN", "net.c", "net_test.c")
         assert subprocess.run([test_of_net], check=False).returncode == 1
+
+
+def chip_network(target: str, seed: int) -> Network:
+    """A network that the tools of a chip take: Xylo has two layers, Loihi also three."""
+    rng = np.random.default_rng(seed)
+    sizes = [5, 12, 3] if target == "xylo" or seed % 2 else [5, 12, 8, 3]
+    layers = []
+    for n, (inputs, neurons) in enumerate(itertools.pairwise(sizes)):
+        is_last = n == len(sizes) - 2
+
+        def weight(*shape: int, most: int = 60) -> np.ndarray:
+            return (2 if target == "loihi" else 1) * rng.integers(-most, most, shape)
+
+        cell: Any
+        if target == "loihi":
+            du, dv, bias = rng.integers(0, 3000), rng.integers(0, 2000), 64 * rng.integers(-3, 9)
+            cell = Loihi(int(du), int(dv), int(rng.integers(50, 300)), bias=int(bias))
+        else:
+            shifts = rng.integers(1, 8, (2, neurons))
+            count, bias = 1 if is_last else 31, int(rng.integers(-20, 20))
+            threshold = rng.integers(50, 200 if is_last else 500, neurons)
+            cell = Xylo(*shifts, threshold, n=count, bias=bias)
+        recurrent = weight(neurons, neurons, most=12) if n == 0 and seed != 2 else None
+        layers.append(Layer(weight(inputs, neurons), cell, recurrent))
+    return Network(layers)
+
+
+def chip_inputs(target: str, seed: int, steps: int = 60) -> np.ndarray:
+    """Spikes, and counts for Xylo, ``(steps, 1, 5)``."""
+    rng = np.random.default_rng(100 + seed)
+    most = 2 if target == "loihi" else 4
+    return rng.integers(0, most, (steps, 1, 5)) * (rng.random((steps, 1, 5)) < 0.4)

@@ -14,6 +14,7 @@ True
 
 from ._c import ProgramReport, to_c
 from ._cells import FixedLIF, IntegerCell, Loihi, Xylo
+from ._chips import to_netx, to_xylo
 from ._fixed import Fixed, fixed
 from ._quantize import (
     TARGETS,
@@ -42,4 +43,6 @@ __all__ = [
     "replay",
     "save",
     "to_c",
+    "to_netx",
+    "to_xylo",
 ]
