@@ -82,7 +82,7 @@ def backward(
         body,
         (jnp.asarray(chunks - 1), after),
         None,
-        ready=loop.first_chunk(ct_recorded),
+        ready=loop.awaited_by_chunks(ct_recorded),
         length=chunks,
         reverse=True,
     )

@@ -234,9 +234,8 @@ class PartProgram:
     part: Part
 
     def __post_init__(self) -> None:
-        self.has_segments = self.part.segment < self.part.steps
         # A later stage may compute outputs from residuals. Segments do not have them for all steps.
-        self.returns_residuals = self.plan.staged and not self.has_segments
+        self.returns_residuals = self.plan.staged and not self.part.has_segments
         self.segment_starts = np.arange(0, self.part.steps, self.part.segment)
         # The groups depend on the length of a chunk: outputs with a delay of at least a chunk are
         # known when the chunk starts, so they do not close a loop.
@@ -301,7 +300,7 @@ class PartProgram:
         """
         loop = self.part_loop(arguments)
         carry = ForwardCarry(arguments.pre_spike, *arguments.starts)
-        if self.has_segments:
+        if self.part.has_segments:
             # They are stored after a segment, where they are computed. To store the carry, XLA
             # would start a copy on its own.
             def segment(
@@ -346,7 +345,7 @@ class PartProgram:
         # The gradients of each part start at zero, because JAX adds the cotangents of both parts.
         zeros = jax.tree.map(zeros_like, inexact(arguments.arrays))
         after = Cotangents(*ct_results.ends, match_varying_axes(zeros, like=inputs))
-        if self.has_segments:
+        if self.part.has_segments:
             before, ct_inputs = self._backward_of_segments(
                 loop, arguments, residuals, after, ct_results.recorded
             )

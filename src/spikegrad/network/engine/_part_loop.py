@@ -126,6 +126,12 @@ class PartLoop:
             return None
         return window_of(tree, start, self.part.chunk)
 
+    def awaited_by_chunks(self, tree: PyTree, start: int = 0) -> PyTree:
+        """Return :meth:`first_chunk` for the loop over the chunks of a segment."""
+        # The loop over segments contains the loops over their chunks. Their results are as short as
+        # a segment, and exist within an iteration only, so they need not wait.
+        return None if self.part.has_segments else self.first_chunk(tree, start)
+
     def state_before(
         self, name: Name, step: int | jax.Array, pre_spike: State
     ) -> LayerState:
@@ -218,7 +224,10 @@ class PartLoop:
             self.part.segment // self.part.chunk
         )
         carry, (recorded, residuals) = late_scan(
-            chunk, carry, starts, ready=self.first_chunk(self.inputs, self.part.start)
+            chunk,
+            carry,
+            starts,
+            ready=self.awaited_by_chunks(self.inputs, self.part.start),
         )
         return carry, recorded, residuals
 

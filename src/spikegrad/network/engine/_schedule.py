@@ -57,6 +57,11 @@ class Part(NamedTuple):
     chunk: int
     """The number of steps that compute their independent products together."""
 
+    @property
+    def has_segments(self) -> bool:
+        """True if states are stored between segments, and recomputed within them."""
+        return self.segment < self.steps
+
 
 def schedule(
     steps: int, backward: Backward, device: Device = CPU, work: Work | None = None
