@@ -357,8 +357,8 @@ class FixedLIF(IntegerCell, pure=True):
             left = parts["steps left"]
             s = where(left > 0, 0, s)
             # Unsigned in training, so 1 is subtracted from 1 or more.
-            rest = np.asarray(self.refractory, left.dtype)
-            parts["steps left"] = where(s > 0, rest, where(left > 1, left, 1) - 1)
+            steps = np.asarray(self.refractory, left.dtype)
+            parts["steps left"] = where(s > 0, steps, where(left > 1, left, 1) - 1)
         subtracted = baseline if self.reset == "baseline" else present
         parts["potential"] = self._after(v, s, subtracted)
         if "adaptation" in parts:

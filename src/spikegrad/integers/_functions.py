@@ -220,8 +220,10 @@ def _without_factors(
     operations: Sequence[Operation],
 ) -> tuple[tuple[Operation, ...], float]:
     """Return the operations without factors, and the product of these."""
-    rest = tuple(x for x in operations if not isinstance(x, Factor))
-    return rest, math.prod(_one_number(x) for x in operations if isinstance(x, Factor))
+    others = tuple(x for x in operations if not isinstance(x, Factor))
+    return others, math.prod(
+        _one_number(x) for x in operations if isinstance(x, Factor)
+    )
 
 
 def _one_number(operation: Factor) -> float:
@@ -264,13 +266,13 @@ def _without_bias(
 
     ``shape`` is that of their argument.
     """
-    rest: list[Operation] = []
+    others: list[Operation] = []
     bias: np.ndarray | None = None  # of the result of the operations so far
     for operation in operations:
         if isinstance(operation, Bias):
             bias = np.asarray(operation.bias) + (0 if bias is None else bias)
             continue
-        rest.append(operation)
+        others.append(operation)
         if bias is not None:
             bias = np.broadcast_to(bias, shape).astype(np.float32)
             if isinstance(operation, MaxPooling) and not _is_constant(operation, bias):
@@ -280,15 +282,15 @@ def _without_bias(
             bias = np.asarray(operation(jnp.asarray(bias)))
         x = jax.ShapeDtypeStruct(shape, np.float32)
         shape = jax.eval_shape(operation, x).shape
-    return rest, bias
+    return others, bias
 
 
 def _is_constant(pooling: MaxPooling, bias: np.ndarray) -> bool:
     """Return True if the bias is one number in each window, as that of a channel is."""
-    few = without_repeats(bias, bias.shape)
+    numbers = without_repeats(bias, bias.shape)
     return all(
         1 in (size, length)
-        for size, length in zip(pooling.window, few.shape, strict=True)
+        for size, length in zip(pooling.window, numbers.shape, strict=True)
     )
 
 

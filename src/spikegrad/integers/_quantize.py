@@ -514,17 +514,17 @@ def _quantized(
     scale = _scale_of_neurons(
         weights, channels, groups, room, form, powers_of_two=choice.powers_of_two
     )
-    few = without_repeats(scale, shape)
-    few = few.item() if few.size == 1 else few
+    scales = without_repeats(scale, shape)
+    scales = scales.item() if scales.size == 1 else scales
     if threshold is not None:
-        threshold = np.maximum(np.rint(threshold * few), 1)
-    settings = {threshold_name: threshold, "unit": few * cell.state_scale}
+        threshold = np.maximum(np.rint(threshold * scales), 1)
+    settings = {threshold_name: threshold, "unit": scales * cell.state_scale}
     if adapted is not None:
-        settings |= _adaptation(real, cell, adapted, few)
+        settings |= _adaptation(real, cell, adapted, scales)
 
     def fix(label: str, value: Any) -> Fixed:
-        if isinstance(few, float):
-            return Fixed(value, few, *form)
+        if isinstance(scales, float):
+            return Fixed(value, scales, *form)
         of_channels = channels[label].of_channels(scale)
         return Fixed(value, channels[label].along(of_channels, np.ndim(value)), *form)
 
@@ -532,8 +532,8 @@ def _quantized(
     if bias is not None:
         # A bias has no connections. It is as wide as a state.
         value = jnp.asarray(bias) * like(bias, gain)
-        whole = np.broadcast_shapes(np.shape(value), np.shape(few))
-        bias = Fixed(jnp.broadcast_to(value, whole), few, *cell.limits)
+        bias_shape = np.broadcast_shapes(np.shape(value), np.shape(scales))
+        bias = Fixed(jnp.broadcast_to(value, bias_shape), scales, *cell.limits)
     integers = {
         label: jax.tree.map(functools.partial(fix, label), weight)
         for label, weight in weights.items()

@@ -487,8 +487,8 @@ def _array(entry: _Entry, least_axes: int, most_axes: int) -> Any:
     scale = fields["scale"].scale()
     low, high, step = (fields[name].integer() for name in _FIXED[1:])
     with named(entry.place):
-        whole = Fixed(integers, scale, low, high, step)  # raises for wrong shapes
-        weight = dataclasses.replace(whole, value=jnp.asarray(integers / scale))
+        weight = Fixed(integers, scale, low, high, step)  # raises for wrong shapes
+        weight = dataclasses.replace(weight, value=jnp.asarray(integers / scale))
     # Also false for numbers that are too large for their scale.
     if not np.array_equal(weight.integers, integers):
         fields["integers"].refuse(f"multiples of {step} from {low} to {high}")
