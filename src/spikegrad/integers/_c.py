@@ -867,12 +867,12 @@ def _window_of(stage: _Stage) -> _Window:
             in_axes = out_axes = (0, *windowed)  # the axis of length 1
     missing = 3 - len(in_axes)  # without rows, there is one
 
-    def of_axes(values: Iterable[Any], one: int) -> list[int]:
-        return [one] * missing + [*values]
+    def of_axes(values: Iterable[Any], filler: int) -> list[int]:
+        return [filler] * missing + [*values]
 
-    def sizes(shape: Shape, axes: Shape, one: int) -> list[int]:
+    def sizes(shape: Shape, axes: Shape, filler: int) -> list[int]:
         channels, *places = (shape[axis] for axis in axes)
-        return [channels, *of_axes(places, one)]
+        return [channels, *of_axes(places, filler)]
 
     return _Window(
         sizes(stage.shape, in_axes, 1),
@@ -1167,28 +1167,30 @@ class _Program:
     def _macros(self) -> Iterable[str]:
         """Yield the places of inputs, outputs and potentials by name."""
         layers = [layer for layer in self.layers if INNER not in layer.name]
-        of = _identifiers([*self.graph.inputs, *(layer.name for layer in layers)])
+        identifiers = _identifiers(
+            [*self.graph.inputs, *(layer.name for layer in layers)]
+        )
         for kind, names in (
             ("INPUT", self.graph.inputs),
             ("OUTPUT", self.graph.outputs),
         ):
             first = 0
             for name in names:
-                yield f"#define {self.prefix}_{kind}_{of[name]} {first}"
+                yield f"#define {self.prefix}_{kind}_{identifiers[name]} {first}"
                 first += self.sizes[name]
         first = 0
         for name, cell, _, bias in layers:
-            yield f"#define {self.prefix}_SIZE_{of[name]} {bias.size}"
+            yield f"#define {self.prefix}_SIZE_{identifiers[name]} {bias.size}"
             if cell is None:
                 continue
-            yield f"#define {self.prefix}_POTENTIAL_{of[name]} {first}"
+            yield f"#define {self.prefix}_POTENTIAL_{identifiers[name]} {first}"
             if cell.threshold is None:
                 # An array has the unit of each neuron.
                 unit = np.asarray(cell.unit)
                 if unit.ndim:
                     unit = np.broadcast_to(unit, bias.shape).ravel()
                 text = _braces(unit.tolist()).replace("\n", "\\\n")
-                yield f"#define {self.prefix}_UNIT_{of[name]} {text}"
+                yield f"#define {self.prefix}_UNIT_{identifiers[name]} {text}"
             first += bias.size * len(cell.state_names)
 
 
