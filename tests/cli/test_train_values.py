@@ -8,9 +8,10 @@ import jax
 import numpy as np
 import pytest
 from cli_helpers import only_line
+from jax.sharding import PartitionSpec as P
 
-from spikegrad.cli import main, runs, trainer
-from spikegrad.data import mackey_glass
+from spikegrad.cli import main, processes, runs, trainer
+from spikegrad.data import Sequences, mackey_glass
 
 pytestmark = pytest.mark.ci
 
@@ -116,3 +117,11 @@ def test_a_run_that_does_not_learn_is_diagnosed(run, tmp_path, capsys):
     broken.save_record()
     assert main(["diagnose", str(broken.folder)]) == 0
     assert "silent" in capsys.readouterr().out
+
+
+def test_targets_are_sharded_by_their_examples(monkeypatch):
+    """Time is the first axis of targets, and labels have none."""
+    monkeypatch.setattr(jax.distributed, "is_initialized", lambda: True)
+    for y, spec in ((np.zeros((4, 6, 1)), P(None, "batch")), (np.arange(4) % 2, P("batch"))):
+        sharding = processes.batch_sharding(Sequences("some", np.zeros((4, 6, 2)), y))
+        assert (sharding.x.spec, sharding.y.spec, sharding.mask) == (P(None, "batch"), spec, None)
