@@ -1,7 +1,7 @@
 """Tasks of the command: a class for each example, or values at each time step.
 
-A task has the predictions of a network, their loss and their metric, and says if it learned. A
-metric is a fraction: an accuracy, or an error that is 0 for right predictions.
+A task computes the predictions of a network, their loss and their metric. A metric is a fraction:
+an accuracy, or an error that is 0 for right predictions.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ EACH = "each"
 """The readout of values: a potential for each time step."""
 
 LEARNED = 0.75
-"""A network whose error is less than this part of that of the mean value has learned."""
+"""A network has learned if its error is below this part of the error of the mean value."""
 
 cross_entropy = optax.softmax_cross_entropy_with_integer_labels
 
@@ -41,7 +41,7 @@ class Classes:
     def predictions(
         self, potentials: jax.Array, readout: str, mask: jax.Array | None
     ) -> jax.Array:
-        """Return what the potentials of the readout ``(steps, n, outputs)`` predict."""
+        """Return the predictions from potentials of the readout, ``(steps, n, outputs)``."""
         # Padding takes no part in a mean, a maximum or a last value.
         return reduce_time(potentials, readout, mask)
 
@@ -54,7 +54,7 @@ class Classes:
         return (predictions.argmax(-1) == y).mean()
 
     def failure(self, metric: float, split: Split) -> str:
-        """Return why this metric is not better than guessing, or an empty text."""
+        """Return a message for a metric close to guessing, or an empty text."""
         if metric >= tables.learnt(split.classes):
             return ""
         return f"{metric:.1%} is close to guessing one of {split.classes} classes"
@@ -79,7 +79,7 @@ class Classes:
 
 
 class Values:
-    """Values at each time step, ``(steps, n, outputs)``. Its methods are those of ``Classes``."""
+    """Values at each time step, ``(steps, n, outputs)``. ``Classes`` describes the methods."""
 
     metric, title = "smape", "sMAPE"
     heading = "test, sMAPE"
@@ -101,12 +101,12 @@ class Values:
 
     def failure(self, metric: float, split: Split) -> str:
         y = split.train.y
-        # The mean of the targets is what a network predicts that ignores its inputs.
+        # A network that ignores its inputs predicts the mean of the targets.
         guess = float(smape(np.broadcast_to(y.mean((0, 1)), y.shape), y)) / 100
         if metric < LEARNED * guess:
             return ""
         return (
-            f"the sMAPE of {metric:.1%} is close to that of the mean value, {guess:.1%}"
+            f"sMAPE {metric:.1%} is close to {guess:.1%}, the sMAPE of the mean value"
         )
 
     def with_interval(self, metric: float, n: int) -> str:
