@@ -409,7 +409,7 @@ REFUSED = [
     (
         "eprop",
         {"out": Layer(jnp.ones((4, 2)), Loihi(4095, (819, 800), None))},
-        r"one decay; .* parameters of Loihi",
+        r"one decay. .* parameters of Loihi",
     ),
     (
         "ottt",
@@ -420,7 +420,7 @@ REFUSED = [
     (
         "ottt",
         {"hidden": Layer(jnp.ones((3, 4)), Cubic())},
-        r"a linear response, which Cubic does not declare; .*'eprop'",
+        r"a linear response, which Cubic does not declare. .*'eprop'",
     ),
     (
         "eprop",

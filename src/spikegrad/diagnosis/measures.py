@@ -406,19 +406,25 @@ def _norm(tree: PyTree) -> float:
     return math.hypot(*(np.linalg.norm(np.float64(a)) for a in jax.tree.leaves(tree)))
 
 
-def _report(problem: Problem, moves: Moves, seen: Observation) -> NetworkReport:
+def _report(problem: Problem, moves: Moves, observation: Observation) -> NetworkReport:
     """Reduce the arrays of an observation, which are now those of NumPy, to the measures."""
     network: Network = merge(*apply_moves(problem.network, moves))
     ascent = None
-    if seen.update is not None:
-        pairs = zip(*map(jax.tree.leaves, (seen.update, seen.gradient)), strict=True)
+    if observation.update is not None:
+        pairs = zip(
+            *map(jax.tree.leaves, (observation.update, observation.gradient)),
+            strict=True,
+        )
         dot = sum(np.vdot(np.float64(u), np.float64(g)) for u, g in pairs)
-        ascent = float(dot) / (_norm(seen.update) * _norm(seen.gradient) or 1.0)
+        ascent = float(dot) / (
+            _norm(observation.update) * _norm(observation.gradient) or 1.0
+        )
 
     def ratios(tree: PyTree | None) -> dict[str, float]:
         """Return the size of the arrays of each layer, over that of its weights."""
         sizes = {
-            name: _norm(seen.weights.layers[name]) for name in network.graph.layers
+            name: _norm(observation.weights.layers[name])
+            for name in network.graph.layers
         }
         return {
             name: _norm(tree.layers[name]) / size
@@ -426,10 +432,10 @@ def _report(problem: Problem, moves: Moves, seen: Observation) -> NetworkReport:
             if tree is not None and size
         }
 
-    gradients, updates = ratios(seen.gradient), ratios(seen.update)
+    gradients, updates = ratios(observation.gradient), ratios(observation.update)
     layers = {}
     for name, layer in network.graph.layers.items():
-        potentials, output = seen.layers[name], seen.outputs[name]
+        potentials, output = observation.layers[name], observation.outputs[name]
         activity = {}
         if potentials is not None:
             activity = _activity_of(layer, potentials, problem)
@@ -443,13 +449,13 @@ def _report(problem: Problem, moves: Moves, seen: Observation) -> NetworkReport:
             potentials is not None,
             gradient=gradients.get(name),
             update=updates.get(name),
-            current=seen.currents[name],
+            current=observation.currents[name],
             **activity,
         )
     trees = {
-        "": seen.weights,
-        "inputs ": seen.inputs,
-        "the gradient of ": seen.gradient,
+        "": observation.weights,
+        "inputs ": observation.inputs,
+        "the gradient of ": observation.gradient,
     }
     not_finite = [
         prefix + jax.tree_util.keystr(path, simple=True, separator="/")
@@ -459,16 +465,16 @@ def _report(problem: Problem, moves: Moves, seen: Observation) -> NetworkReport:
     ]
     return NetworkReport(
         layers,
-        seen.outputs,
-        seen.joins,
-        seen.functions,
-        float(seen.loss),
-        float(seen.constant),
+        observation.outputs,
+        observation.joins,
+        observation.functions,
+        float(observation.loss),
+        float(observation.constant),
         not_finite,
         np.max([0, *updates.values()]),
         ascent,
-        _norm(seen.decay) / (_norm(seen.weights) or 1.0),
-        seen.reads,
+        _norm(observation.decay) / (_norm(observation.weights) or 1.0),
+        observation.reads,
     )
 
 

@@ -138,9 +138,9 @@ def compiled(
         updates.single if size == 1 else updates.loop, out_shardings=shardings
     )
 
-    def on_mesh(given: CallArguments) -> Result:
+    def on_mesh(arguments: CallArguments) -> Result:
         with of_mesh(mesh):
-            return advance(given)
+            return advance(arguments)
 
     room = Room(1 if length is None else size)
     return Call(on_mesh, bound, size, room, updates.watch)
@@ -197,20 +197,24 @@ class _Updates(NamedTuple):
             trainable = optax.apply_updates(trainable, change)
         return trainable, optimizer_state, {"loss": value, **metrics}
 
-    def single(self, given: CallArguments) -> Result:
+    def single(self, arguments: CallArguments) -> Result:
         """Make one update. Metrics get the axis of the updates."""
-        key = jax.random.fold_in(given.key, given.step)
+        key = jax.random.fold_in(arguments.key, arguments.step)
         trainable, optimizer_state, metrics = self.update(
-            given.bound, given.trainable, given.optimizer_state, given.batches[0], key
+            arguments.bound,
+            arguments.trainable,
+            arguments.optimizer_state,
+            arguments.batches[0],
+            key,
         )
         rows = jax.tree.map(lambda x: jnp.asarray(x)[None], metrics)
         finite = _all_finite(trainable)
-        return Result(trainable, optimizer_state, rows, finite, given.updates)
+        return Result(trainable, optimizer_state, rows, finite, arguments.updates)
 
-    def loop(self, given: CallArguments) -> Result:
+    def loop(self, arguments: CallArguments) -> Result:
         """Make the updates. The program has room for more batches."""
         # (batches, ...): a loop can index one array, not a list of arrays.
-        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *given.batches)
+        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *arguments.batches)
 
         def turn(
             i: jax.Array, carry: tuple[PyTree, PyTree, PyTree]
@@ -221,9 +225,9 @@ class _Updates(NamedTuple):
             )
             # From the number of the update in the run, so a key does not depend on how updates are
             # grouped into calls.
-            key = jax.random.fold_in(given.key, given.step + jnp.uint32(i))
+            key = jax.random.fold_in(arguments.key, arguments.step + jnp.uint32(i))
             *state, metrics = self.update(
-                given.bound, trainable, optimizer_state, batch, key
+                arguments.bound, trainable, optimizer_state, batch, key
             )
             rows = jax.tree.map(
                 lambda r, m: jax.lax.dynamic_update_index_in_dim(r, m, i, 0),
@@ -234,20 +238,24 @@ class _Updates(NamedTuple):
 
         # The carry of a loop needs the shapes of the metrics before the first update.
         value, metrics = jax.eval_shape(
-            self.evaluate, given.bound, given.trainable, given.batches[0], given.key
+            self.evaluate,
+            arguments.bound,
+            arguments.trainable,
+            arguments.batches[0],
+            arguments.key,
         )
         rows = jax.tree.map(
-            lambda m: jnp.zeros((len(given.batches), *m.shape), m.dtype),
+            lambda m: jnp.zeros((len(arguments.batches), *m.shape), m.dtype),
             {"loss": value, **metrics},
         )
         # The number of updates is traced, so a shorter group runs the same program. The loop
         # never reads the repeated batches.
-        start = given.trainable, given.optimizer_state, rows
+        start = arguments.trainable, arguments.optimizer_state, rows
         trainable, optimizer_state, rows = jax.lax.fori_loop(
-            0, given.updates, turn, start
+            0, arguments.updates, turn, start
         )
         finite = _all_finite(trainable)
-        return Result(trainable, optimizer_state, rows, finite, given.updates)
+        return Result(trainable, optimizer_state, rows, finite, arguments.updates)
 
 
 def arrays_apart(tree: PyTree) -> tuple[PyTree, PyTree]:
