@@ -67,11 +67,11 @@ def backward(
         for component in reversed(loop.components):
             cts.run(component)
         ct_inputs = {
-            name: _total(cts.outputs[name])
+            name: _total(cts.ct_outputs[name])
             for name, x in loop.inputs.items()
-            if cts.outputs[name] and is_inexact(x)
+            if cts.ct_outputs[name] and is_inexact(x)
         }
-        pasts = {source: _total(cts.pasts[source]) for source in after.pasts}
+        pasts = {source: _total(cts.ct_pasts[source]) for source in after.pasts}
         before = Cotangents(cts.states_before(), pasts, cts.grads)
         return (index - 1, before), ct_inputs
 
@@ -92,7 +92,8 @@ def backward(
 class ChunkCotangents:
     """The cotangents of one chunk, collected by source while its components run backward.
 
-    ``states`` and ``grads`` belong to the end of the chunk at first, and to its start at the end.
+    ``ct_states`` and ``grads`` belong to the end of the chunk at first, and to its start at the
+    end.
     """
 
     def __init__(
@@ -106,16 +107,16 @@ class ChunkCotangents:
         self.loop = rebuilt.loop
         # Copies, because the methods below replace entries, and the arguments belong to the carry
         # of the scan.
-        self.states = dict(ct_states)
+        self.ct_states = dict(ct_states)
         self.grads = dict(grads)
         # Lists, because a source may have several readers. They are added when the source runs,
         # so nothing is added to zeros.
-        self.outputs: dict[Name, list[jax.Array]] = collections.defaultdict(list)
+        self.ct_outputs: dict[Name, list[jax.Array]] = collections.defaultdict(list)
         """The cotangents of each source's outputs, ``(chunk, batch, ...)``, to be added."""
         for name, ct in ct_outputs.items():
             if ct is not None:  # integers do not have a cotangent
-                self.outputs[name].append(ct)
-        self.pasts: dict[Name, list[jax.Array]] = collections.defaultdict(list)
+                self.ct_outputs[name].append(ct)
+        self.ct_pasts: dict[Name, list[jax.Array]] = collections.defaultdict(list)
         """The cotangents of each source's past before the chunk, ``(depth, batch, ...)``, to be
         added.
         """
@@ -149,11 +150,11 @@ class ChunkCotangents:
         ct_past, ct_outputs = pullback(
             view, ct, self.rebuilt.past(source), self.rebuilt.outputs(source)
         )
-        self.pasts[source].append(ct_past)
+        self.ct_pasts[source].append(ct_past)
         if reads_chunk:
-            self.outputs[source].append(ct_outputs)
+            self.ct_outputs[source].append(ct_outputs)
 
-    def _add_reads(self, edges: Iterable[Edge], ct_reads: dict[str, Read]) -> None:
+    def _add_to_sources(self, edges: Iterable[Edge], ct_reads: dict[str, Read]) -> None:
         """Add the cotangents of reads, ``(chunk, batch, ...)``, to their sources."""
         for edge in edges:
             cts = ct_reads[edge.label] if edge.windowed else (ct_reads[edge.label],)
@@ -161,7 +162,7 @@ class ChunkCotangents:
                 if ct is None:  # integers do not have a cotangent
                     continue
                 if lag == 0:  # all of ct belongs to outputs of this chunk
-                    self.outputs[edge.source].append(ct)
+                    self.ct_outputs[edge.source].append(ct)
                     continue
                 # ct: (chunk, batch, neurons). The first ``lag`` steps belong to the past, (depth,
                 # batch, neurons). Later steps belong to outputs of this chunk.
@@ -185,18 +186,18 @@ class ChunkCotangents:
             if name in component.layers and not node.per_step:
                 self._add_products(component, name, ct_hoisted[name])
             else:  # the steps have added its gradients
-                self._add_reads(component.hoisted[name], ct_hoisted[name])
+                self._add_to_sources(component.hoisted[name], ct_hoisted[name])
 
     def _run_join(self, name: Name, edges: tuple[Edge, ...]) -> None:
         """Run a join backward, for all steps of the chunk at once."""
-        if not self.outputs[name]:
-            return  # it has no readers, so its cotangent is zero
+        if not self.ct_outputs[name]:
+            return  # no reader has a cotangent, so its own is zero
         # Outputs of masked steps are zeros, so their cotangents are dropped.
-        ct = tree_keep(self.rebuilt.masks.active, _total(self.outputs[name]))
+        ct = tree_keep(self.rebuilt.masks.active, _total(self.ct_outputs[name]))
         self.grads[name], ct_reads = self.loop.joins[name].backward(
             self.grads[name], self.rebuilt.sources.reads(edges), ct
         )
-        self._add_reads(edges, ct_reads)
+        self._add_to_sources(edges, ct_reads)
 
     def _run_steps(self, component: Component) -> dict[Name, dict[str, Read]]:
         """Run phase 1, the steps one by one, see :meth:`Component.backward_steps`.
@@ -211,17 +212,17 @@ class ChunkCotangents:
         # matrix computes the currents of all steps, (chunk, batch, neurons).
         currents = {
             name: jax.vmap(layer.current)(
-                (hoisted[name], reads(component.within[name]))
+                (hoisted[name], reads(component.stepped[name]))
             )
             for name, layer in layers.items()
-            if component.within[name] and not layer.per_step
+            if component.stepped[name] and not layer.per_step
         }
         # The caller may differentiate states and currents too, hence all names of the activity.
         cts = {
-            activity: _total(self.outputs[activity])
+            activity: _total(self.ct_outputs[activity])
             for name in component.nodes
             for activity in activity_names(name)
-            if self.outputs[activity]
+            if self.ct_outputs[activity]
         }
         # States before each step, (chunk, batch, neurons), and pasts, (chunk, depth, batch,
         # neurons).
@@ -232,17 +233,17 @@ class ChunkCotangents:
         }
         steps = jnp.arange(self.loop.part.chunk)
         before, ct_hoisted = component.backward_steps(
-            select(self.states, layers),
+            select(self.ct_states, layers),
             select(self.grads, component.nodes),
             StepSlices(steps, cts, states, pasts, hoisted, currents, rebuilt.masks),
             rebuilt.pre_spike,
         )
-        self.states |= before.states
+        self.ct_states |= before.states
         self.grads |= before.grads
         for source, ct in before.pasts.items():
             # The steps carry only the newest outputs of a past. Older outputs get zeros.
             newest = operator.itemgetter(slice(-len(ct), None))
-            self.pasts[source] += pullback(newest, ct, rebuilt.segment.pasts[source])
+            self.ct_pasts[source] += pullback(newest, ct, rebuilt.segment.pasts[source])
         return ct_hoisted
 
     def _add_products(
@@ -260,10 +261,10 @@ class ChunkCotangents:
         index, ct = jax.lax.optimization_barrier((self.rebuilt.index, ct))
         rebuilt = self.rebuilt.fire_again(index)
         grads = self.grads[name]
-        if component.within[name]:
+        if component.stepped[name]:
             # The steps have already sent the cotangents of these reads to their sources, so only
             # the gradients are used.
-            reads = rebuilt.sources.reads(component.within[name])
+            reads = rebuilt.sources.reads(component.stepped[name])
             # The drive is one term of the sum that has these products as its other terms, so all
             # have its cotangent, (chunk, batch, neurons).
             cts = {label: ct[DRIVE] for label in reads}
@@ -275,16 +276,16 @@ class ChunkCotangents:
         self.grads[name], ct_reads = layer.backward_hoisted(
             grads, rebuilt.sources.reads(edges), ct
         )
-        self._add_reads(edges, ct_reads)
+        self._add_to_sources(edges, ct_reads)
 
     def states_before(self) -> dict[Name, LayerState]:
         """Return the cotangents of the states before the chunk, including reads by other layers."""
-        ct_states = dict(self.states)
-        for name, (ct_v, ct_out) in self.states.items():
-            if name not in self.rebuilt.segment.pasts and self.pasts[name]:
+        ct_states = dict(self.ct_states)
+        for name, (ct_v, ct_out) in self.ct_states.items():
+            if name not in self.rebuilt.segment.pasts and self.ct_pasts[name]:
                 # A past with depth 1 is the last output in the state: (1, batch, neurons) ->
                 # (batch, neurons).
-                ct_states[name] = ct_v, ct_out + _total(self.pasts[name])[0]
+                ct_states[name] = ct_v, ct_out + _total(self.ct_pasts[name])[0]
         return ct_states
 
 
@@ -396,22 +397,27 @@ class RebuiltChunk:
         masks = self.loop.masks
         stored = self.segment.pasts[source]
         depth = len(stored)
-        # Outputs are not stored. The pre-spike states fire again. The places of the past, relative
-        # to the chunk, are -depth to -1, the oldest first.
-        places = jnp.arange(depth) - depth
-        # Each example has separate last active steps: (depth,) or (depth, batch).
-        before = steps_before(masks.active, len(masks.started))
-        order = before if masks.active is None else active_first(masks.active)
-        # Count active steps from the start of the segment. Earlier outputs are in the stored past.
-        since = before[self.segment.first][None]
-        steps = before[self.start][None] + append_axes(places, before.ndim) - since
-        inside = steps >= 0
-        when = pick(order, jnp.maximum(steps + since, 0)) - self.segment.first
-        # ``where`` below computes both sides, so an index must be valid in either.
-        when = jnp.where(inside, when, 0)
-        stored = pick(stored, jnp.clip(steps + depth, 0, depth - 1))
-        recent = self._outputs_at(source, when).astype(stored.dtype)
-        return tree_where(inside, recent, stored)
+        # A past has the outputs of the last ``depth`` active steps, the oldest first. They are not
+        # stored. The pre-spike states fire again. Each example has separate active steps, so all
+        # counts are (steps,) or (steps, batch), and (depth,) or (depth, batch) below.
+        active_before = steps_before(masks.active, len(masks.started))
+        # The steps, the active ones first. Without a mask, step n is the n-th active one, and has n
+        # active steps before it.
+        order = active_before if masks.active is None else active_first(masks.active)
+        before_segment = active_before[self.segment.first][None]
+        before_chunk = active_before[self.start][None]
+        last = append_axes(jnp.arange(-depth, 0), active_before.ndim)
+        # The number of the active step of each output, counted from the start of the segment. It is
+        # negative for outputs of earlier segments, which are in the stored past.
+        nth = before_chunk + last - before_segment
+        is_in_segment = nth >= 0
+        # The step itself, also counted from the start of the segment. ``where`` below computes both
+        # sides, so an index must be valid in either.
+        step = pick(order, jnp.maximum(nth + before_segment, 0)) - self.segment.first
+        step = jnp.where(is_in_segment, step, 0)
+        stored = pick(stored, jnp.clip(nth + depth, 0, depth - 1))
+        recent = self._outputs_at(source, step).astype(stored.dtype)
+        return tree_where(is_in_segment, recent, stored)
 
     def _outputs_at(self, source: Name, steps: jax.Array) -> jax.Array:
         """Return the outputs of a source at steps of the segment, ``(n,)`` or ``(n, batch)``.

@@ -66,7 +66,7 @@ class StepSlices(NamedTuple):
     pasts: dict[Name, jax.Array]
     """The pasts before each step, ``(chunk, depth, batch, neurons)``."""
     hoisted: dict[Name, dict[str, Read]]
-    """The arguments of the steps that no step computes, see :meth:`Component.arguments`."""
+    """What each step gets instead of computing it, see :meth:`Component.arguments`."""
     currents: dict[Name, jax.Array]
     """The currents of layers in a loop, ``(chunk, batch, neurons)``, from one product for all
     steps. The derivative of ``integrate`` needs them.
@@ -87,7 +87,7 @@ class Cotangents(NamedTuple):
 
 @dataclasses.dataclass(eq=False)
 class Component:
-    """Layers, and the joins between them."""
+    """One layer, one join, or several nodes that read each other in a loop of the graph."""
 
     nodes: dict[Name, LayerVjp | JoinVjp]
     """The nodes, in the order of a step."""
@@ -99,25 +99,28 @@ class Component:
     """The number of steps per iteration of the compiled loops."""
 
     def __post_init__(self) -> None:
-        # An edge with several lags belongs to the loop if its shortest lag does, because one
-        # read returns all its lags.
-        self.within = {
+        # One read returns all lags of an edge, so the shortest one decides.
+        self.stepped = {
             name: tuple(
                 e for e in edges if e.source in self.nodes and min(e.lags) < self.chunk
             )
             for name, edges in self.edges.items()
         }
-        """The edges that are read step by step, for each node."""
+        """The edges that each step reads, for each node: those from this component with a lag that
+        is shorter than a chunk.
+        """
         self.hoisted = {
-            name: tuple(edge for edge in edges if edge not in self.within[name])
+            name: tuple(edge for edge in edges if edge not in self.stepped[name])
             for name, edges in self.edges.items()
         }
         """The edges that are read for all steps of a chunk at once."""
         self.layers = {
             n: node for n, node in self.nodes.items() if isinstance(node, LayerVjp)
         }
-        self.depths = depths_of(itertools.chain(*self.within.values()), self.layers)
-        """The number of past outputs that the steps carry."""
+        self.depths = depths_of(itertools.chain(*self.stepped.values()), self.layers)
+        """The number of past outputs that the steps carry, by source. A layer that is read with a
+        lag of 1 only is missing, because its state has its last output.
+        """
         self.convolves = any(node.per_step for node in self.nodes.values())
         self.at_once = not (self.layers or self.convolves or len(self.nodes) > 1)
         """True for a join whose steps run at once, because it does not have a state."""
@@ -125,7 +128,7 @@ class Component:
     def arguments(
         self, reads: Callable[[Iterable[Edge]], dict[str, Read]]
     ) -> dict[Name, dict[str, Read]]:
-        """Return the arguments of the steps of a chunk that no step computes, by node."""
+        """Return what the steps of a chunk get instead of computing it, by node."""
         # Products of a layer: (chunk, batch, neurons). Reads of a join: (chunk, batch, ...).
         return {
             name: node.hoisted(reads(self.hoisted[name]), self.chunk)
@@ -140,7 +143,7 @@ class Component:
         """Return nodes with their edges, as :func:`graph_step` takes them."""
         # Only the edges within the component are read in a step. The products of all other edges
         # are in ``hoisted``.
-        return {name: (node, self.within[name]) for name, node in nodes.items()}
+        return {name: (node, self.stepped[name]) for name, node in nodes.items()}
 
     def forward(
         self,

@@ -6,8 +6,8 @@ from its start, also those of loops that run one after the other. :func:`late_sc
 arrays that depend on an array that the loop reads. The loop overwrites all their elements, so the
 results are those of ``jax.lax.scan``.
 
-What is not optimal: the body is traced once more for the shapes of its results. A loop within the
-body is not, because JAX remembers its trace. The first values of states and cotangents are zeros
+What is not optimal: JAX traces the body once, for the shapes of its results, and copies this trace
+into the loop. The first values of states and cotangents are zeros
 too, and exist from the start of the program, one time step of each.
 """
 
@@ -45,20 +45,20 @@ def late_scan(
         length = len(jax.tree.leaves(slices)[0])
     seeds = [leaf for leaf in jax.tree.leaves(ready) if 0 not in leaf.shape]
     # XLA removes a loop of one iteration, and its zeros. An unrolled loop stacks the results of
-    # several steps at once. On an Explicit mesh, an element of a sharded axis has no type.
+    # several steps at once. On an Explicit mesh, JAX cannot index a sharded axis.
     if length == 1 or unroll > 1 or not seeds or any(map(explicit_sharding, seeds)):
         return jax.lax.scan(
             body, carry, slices, length=length, reverse=reverse, unroll=unroll
         )
-    # JAX remembers the trace of a compiled function, and inlines it in the body below.
+    # JAX remembers the trace of a compiled function, and copies it into the loop below.
     body = jax.jit(body, inline=True)
     first = jax.tree.map(lambda a: a[0], slices)
-    _, results = jax.eval_shape(body, carry, first)
-    stacks = jax.tree.map(lambda like: _first_values(seeds, length, like), results)
+    _, types = jax.eval_shape(body, carry, first)
+    stacks = jax.tree.map(lambda like: _first_values(seeds, length, like), types)
     # In ``shard_map`` the carry must not change its type.
     stacks = match_varying_axes(stacks, like=(carry, slices, seeds))
 
-    def write(
+    def step_and_write(
         now: tuple[Carry, PyTree], indexed: tuple[jax.Array, PyTree]
     ) -> tuple[tuple[Carry, PyTree], None]:
         (carry, stacks), (i, step) = now, indexed
@@ -73,7 +73,7 @@ def late_scan(
         return (carry, stacks), None
 
     ends, _ = jax.lax.scan(
-        write, (carry, stacks), (jnp.arange(length), slices), reverse=reverse
+        step_and_write, (carry, stacks), (jnp.arange(length), slices), reverse=reverse
     )
     return ends
 

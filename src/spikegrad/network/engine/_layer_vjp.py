@@ -8,9 +8,9 @@ a label    read of an edge -> ``W x``              one for each edge, such as ``
 bias       ``W x`` -> ``W x + b``                  on the first edge outside loops
 integrate  state, current -> pre-spike state       depends on the previous step
 fire       pre-spike state, keys -> state, output  elementwise; keys of stochastic spikes, or None
-encode     pre-spike state -> distance, rest       elementwise, see ``_storage``
-decode     distance, rest -> pre-spike state       elementwise
-at_rest    rest -> distance of a neuron at rest    elementwise, see ``_storage``
+encode     pre-spike state -> distance, remainder  elementwise, see ``_storage``
+decode     distance, remainder -> pre-spike state  elementwise
+at_rest    remainder -> distance at rest           elementwise, see ``_storage``
 =========  ======================================  ===========================================
 
 Products that do not depend on earlier steps are computed for a chunk at once, as one product of

@@ -3,11 +3,11 @@
 Each storage is an object that declares its errors and the orders of derivatives that it supports.
 ``_modes`` lists them.
 
-A cell's ``encode`` splits a state into the distance to the threshold and a remainder (``rest``).
-The sign of the distance is the spike. :class:`Half` stores both in bfloat16. :class:`EightBit`
-stores the distance in a byte. It stores the remainder in bfloat16, because a readout's potential or
-a trace may have any size. Integers and bools are stored unchanged, and so is the state of a cell
-without ``encode``.
+A cell's ``encode`` splits a state into the distance to the threshold and a remainder. The sign of
+the distance is the spike. :class:`Half` stores both in bfloat16. :class:`EightBit` stores the
+distance in a byte. It stores the remainder in bfloat16, because a readout's potential or a trace
+may have any size. Integers and bools are stored unchanged, and so is the state of a cell without
+``encode``.
 
 Graded and stochastic spikes depend on the value of the distance too. :meth:`Storage.settle`
 preserves them.
@@ -157,19 +157,22 @@ class Storage:
     def read(
         self, residual: PyTree, like: PyTree, at_rest: AtRest | None = None
     ) -> PyTree:
-        """Restore ``(distance, rest)``. ``like`` has its structure and dtypes."""
-        (distance, remainder), (distance_like, remainder_like) = residual, like
+        """Restore ``(distance, remainder)``, the result of ``encode``.
+
+        ``like`` has the shapes and dtypes of that result.
+        """
+        (packed, remainder), (distance_like, remainder_like) = residual, like
         remainder = jax.tree.map(
             lambda k, a: _from_half(k, a.dtype), remainder, remainder_like
         )
-        if distance is None:
+        if packed is None:
             return None, remainder
         dtype = distance_like.dtype
         if at_rest is None or self.holds(dtype):
-            return self.unpack(distance, dtype), remainder
+            return self.unpack(packed, dtype), remainder
         # ``write`` computed the factor from the rounded remainder too, so both factors are equal.
         factor = _factor(at_rest(remainder))
-        distance = self.unpack(distance, factor.dtype) * factor
+        distance = self.unpack(packed, factor.dtype) * factor
         return distance.astype(dtype), remainder
 
     def settle(self, residual: PyTree, same: Callable[[PyTree], jax.Array]) -> PyTree:
@@ -214,8 +217,9 @@ class Storage:
 
 
 def _factor(at_rest: jax.Array) -> jax.Array:
-    """Divide the distance at rest by its sign and a power of two: from 0.71 to 1.41, or 1 for a
-    distance of 0.
+    """Return the magnitude of the distance at rest over the nearest power of two.
+
+    It is between 0.71 and 1.41, and 1 for a distance of 0.
     """
     size = jnp.abs(at_rest).astype(compute_dtype(at_rest.dtype))
     # The factor jumps at the square root of two. Few thresholds are close to it, so both passes
