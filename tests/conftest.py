@@ -96,6 +96,8 @@ def pytest_configure(config):
     for mark in (
         "every: a combination for which others stand, run with --every alone",
         "ci: of these, a combination that .ci/run does not leave out",
+        "slow: left out if no marks are chosen, and a part of those that .ci/run does not leave "
+        "out",
         "oldest: depends most on JAX's transformations, so .ci/run also takes the oldest and the "
         "newest JAX",
         "newest: changes with JAX and Python, so .ci/run also takes the newest ones",
@@ -134,9 +136,21 @@ def pytest_collection_finish():
     gc.set_threshold(100_000, 20, 100)
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest selects by -m
 def pytest_collection_modifyitems(config, items):
-    if not config.getoption("every"):
+    slow = {
+        item
+        for item in items
+        if item.get_closest_marker("slow") and not item.get_closest_marker("every")
+    }
+    if config.getoption("every"):
+        for item in slow:
+            item.add_marker("every")
+            item.add_marker("ci")
+    else:
         left_out = {item for item in items if item.get_closest_marker("every")}
+        if not config.getoption("markexpr"):
+            left_out |= slow
         config.hook.pytest_deselected(items=[*left_out])
         items[:] = [item for item in items if item not in left_out]
 

@@ -212,6 +212,7 @@ def test_default_options_depend_on_the_data(tmp_path, monkeypatch):
         assert {name: getattr(found, name) for name in defaults} == defaults, source
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
 @pytest.mark.parametrize("number", few([signal.SIGINT, signal.SIGTERM], signal.SIGTERM))
 def test_ctrl_c_keeps_what_was_learnt(number, tmp_path, monkeypatch, capsys):
@@ -241,6 +242,7 @@ def test_ctrl_c_keeps_what_was_learnt(number, tmp_path, monkeypatch, capsys):
     assert main(["predict", str(folder), "digits"]) == 0
 
 
+@pytest.mark.slow
 def test_divergence_is_one_line_after_its_reason(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(tasks, "cross_entropy", lambda logits, labels: logits.sum(-1) * jnp.nan)
     assert main(["train", *QUICK, "--quiet", "--output", str(tmp_path / "run")]) == 1
@@ -265,7 +267,7 @@ WRONG = {
         ["train", "--seed", "1", "--hidden", "100", "50", "--recurrent"],
         "--hidden must have commas between its values, got 100 50. Write --hidden 100,50",
     ),
-    "ranges with spaces": (["sweep", "--lr", "0.1", "0.2"], "write --lr 0.1,0.2"),
+    "ranges with spaces": (["sweep", "--lr", "0.1", "0.2"], "Write --lr 0.1,0.2"),
     "data without its option": (
         ["train", "my.npz"],
         "unexpected argument my.npz. Write an option before it, such as",
@@ -555,6 +557,7 @@ for package in sys.argv[1:]:
 """
 
 
+@pytest.mark.slow
 def test_without_the_extra_one_line_says_what_to_install(tmp_path):
     packages = ["click", "optax"]
     call = [sys.executable, "-c", WITHOUT, *packages]

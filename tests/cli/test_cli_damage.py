@@ -86,6 +86,7 @@ def test_damaged_checkpoint_is_one_line(copy, capsys):
     assert newest(copy).name in only_line(capsys)
 
 
+@pytest.mark.slow
 def test_resumed_run_has_the_bits_of_the_whole_and_removes_partial_files(copy, killed):
     for name in (
         ".run.json.0123abcd.part",

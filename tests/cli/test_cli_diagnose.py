@@ -59,8 +59,7 @@ def test_too_little_training_is_no_fault(tmp_path, capsys):
     assert f"warning: {diagnosis.SOUND}" in printed.out
 
 
-@pytest.mark.every
-@pytest.mark.ci
+@pytest.mark.slow
 def test_fixes_are_those_of_the_command(monkeypatch):
     """A rate is the option to pass, and only values of a file, which the command does not
     standardize, can change.
@@ -146,6 +145,7 @@ def test_watch_reports_the_first_epoch_without_learning_once(capsys, monkeypatch
     assert examined == ["start", 3]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("encoding", few(["current", "rate", "latency", "none"], "none"))
 def test_the_layers_are_those_that_are_trained(encoding):
     """Of every encoding the logits, and so the loss, are those of the network itself."""

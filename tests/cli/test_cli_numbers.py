@@ -372,8 +372,7 @@ def test_predict_scales_integers_like_the_training_data(run, source, tmp_path):
         np.testing.assert_allclose(predicted["logits"], logits, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.every
-@pytest.mark.ci
+@pytest.mark.slow
 def test_sweep_chooses_by_validation_and_reports_the_held_out_examples(
     source, tmp_path, monkeypatch
 ):

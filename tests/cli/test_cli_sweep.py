@@ -40,6 +40,7 @@ def lines(folder):
     return [json.loads(line) for line in (folder / "runs.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_a_sweep_is_written_in_full(swept):
     assert {path.name for path in swept.iterdir()} == {"runs.jsonl", "sweep.json", "figure.png"}
     assert (swept / "figure.png").read_bytes().startswith(b"\x89PNG")
@@ -48,6 +49,7 @@ def test_a_sweep_is_written_in_full(swept):
     ]
 
 
+@pytest.mark.slow
 def test_a_run_of_the_command_is_that_of_train_alone(swept):
     data = sources.for_validation(load("digits", 5), 0.1, 5)
     setting = {"surrogate": "arctan", "half_width": 0.4, "lr": 0.02, "seed": 6}

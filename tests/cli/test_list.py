@@ -27,6 +27,7 @@ def listed():
     }
 
 
+@pytest.mark.slow
 def test_list_has_every_surrogate_with_its_parameters(listed):
     assert list(listed) == names()
     assert all(get(first) == get(name) for name, (first, _, _) in listed.items())

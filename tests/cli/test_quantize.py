@@ -3,12 +3,15 @@
 import json
 
 import numpy as np
+import pytest
 from click.testing import CliRunner
 from matplotlib.figure import Figure
 
 from spikegrad.cli import figure, quantizing
 from spikegrad.cli.commands import command
 from spikegrad.integers import load
+
+pytestmark = pytest.mark.slow
 
 
 def run(*arguments):

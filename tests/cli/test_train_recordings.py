@@ -320,8 +320,7 @@ def write_mine(path, **change):
     return str(path)
 
 
-@pytest.mark.every
-@pytest.mark.ci
+@pytest.mark.slow
 def test_data_larger_than_memory_is_read_by_batch(tmp_path, monkeypatch):
     path = write_mine(tmp_path / "mine.npz")
     whole = sources.load(path, 0, Binning())

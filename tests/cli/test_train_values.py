@@ -13,7 +13,7 @@ from jax.sharding import PartitionSpec as P
 from spikegrad.cli import main, processes, runs, trainer
 from spikegrad.data import Sequences, mackey_glass
 
-pytestmark = pytest.mark.ci
+pytestmark = [pytest.mark.ci, pytest.mark.slow]
 
 OPTIONS = ["--data", "mackey_glass", "--hidden", "6", "--taus", "5,2", "--batch", "169"]
 OPTIONS += ["--steps", "30", "--epochs", "2", "--lr", "0.01", "--quiet", "--no-baseline"]
@@ -42,6 +42,7 @@ def predictions(folder, x):
     return np.stack(outputs, 1)
 
 
+@pytest.mark.slow
 def test_a_run_predicts_the_next_values(run, tmp_path, capsys):
     series = mackey_glass()
     # windows of 30 points of the second half, scaled by all windows of the first half
@@ -85,6 +86,7 @@ def test_the_loss_is_the_squared_error_and_padding_has_no_part_in_it(run):
     assert float(metrics["smape"]) == pytest.approx(np.mean(errors), rel=1e-4)
 
 
+@pytest.mark.slow
 def test_a_resumed_run_has_the_same_bits(run, tmp_path):
     saved = runs.read(run)
     network, data = saved.network, saved.options.load()

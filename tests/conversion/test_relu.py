@@ -106,8 +106,7 @@ def activations_in_numpy(x):
     return {"stem": stem, "branch": branch, "block": block}
 
 
-@pytest.mark.every
-@pytest.mark.ci
+@pytest.mark.slow
 def test_a_residual_network_has_the_spikes_of_a_loop(network):
     spiking = to_spiking(network, IMAGES, STEPS)
     thresholds = {name: spiking.layers[name].cell.threshold for name in ("stem", "branch", "block")}
@@ -144,6 +143,7 @@ def test_a_residual_network_has_the_spikes_of_a_loop(network):
         np.testing.assert_allclose(got, np.percentile(activations, 99), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_converted_network_runs_in_integers_and_in_c(tmp_path):
     """The outputs of all three are equal, and near those of the ReLU network."""
     pixels = RNG.integers(0, 256, (1, 8, 4)).astype(np.float32)
@@ -161,8 +161,7 @@ def test_a_converted_network_runs_in_integers_and_in_c(tmp_path):
     assert abs(outputs.mean(0) - relu(pixels)[1][0]).mean() < 0.1 * np.std(relu(pixels)[1])
 
 
-@pytest.mark.every
-@pytest.mark.ci
+@pytest.mark.slow
 def test_a_converted_network_is_trained_on(network):
     spiking = to_spiking(network, IMAGES, STEPS)
     trainable, static = partition(spiking)
@@ -180,6 +179,7 @@ def test_a_converted_network_is_trained_on(network):
     assert all(np.isfinite(g).all() and np.any(g) for g in gradients)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("percentile", [None, 99])
 def test_constant_currents_give_rounded_activations(percentile):
     """The number of spikes has a closed form: T a / threshold, rounded, within 0 and T."""

@@ -162,6 +162,7 @@ def test_hessian_vector_product_of_a_recurrent_network(name, recurrent):
     compare_with_straight_through(name, recurrent, WAYS)
 
 
+@pytest.mark.slow
 @of_two_curves
 @x64
 def test_hessian_vector_product_by_forward_over_reverse_mode_of_a_scan(name, recurrent):

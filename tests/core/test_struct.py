@@ -148,6 +148,7 @@ def test_learnable_makes_arrays_of_all_numbers_and_prints_numbers():
     assert repr(fire) == "learnable(0.1 * stretched(Sigmoid(alpha=0.3), 2.0))"
 
 
+@pytest.mark.slow
 def test_an_optimizer_moves_arrays_and_no_constants():
     cells = (
         LIF(0.9, threshold=jnp.array(1.0), surrogate=Sigmoid(4.0)),

@@ -274,6 +274,7 @@ def test_another_parameter_does_not_trace_again(case):
     assert count.traces == 1
 
 
+@pytest.mark.slow
 @some
 def test_eager_calls_with_other_parameters_do_not_compile_again(case):
     def use(surrogate):

@@ -11,6 +11,7 @@ import numpy as np
 import optax
 import pytest
 from conftest import few
+from jax.flatten_util import ravel_pytree
 
 from spikegrad import (
     LIF,
@@ -190,6 +191,7 @@ def test_healthy_network_has_no_issue():
     assert "not trained" in report.verdict
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("network", "inputs", "mask", "expected", "reason"),
     [
@@ -230,6 +232,7 @@ def test_inputs_that_tell_nothing_are_named():
     assert (first.kind, first.place, first.description) == ("silent", "out", "its inputs are zero")
 
 
+@pytest.mark.slow
 def test_inputs_of_unusual_size_or_mean_are_standardized():
     channel = np.where(np.arange(UNITS) == 3, 3000, 1).astype(np.float32)
     currents = 0.3 * np.random.default_rng(1).normal(size=X.shape).astype(np.float32)
@@ -261,6 +264,7 @@ def test_inputs_of_any_weight_are_standardized(weight):
     np.testing.assert_allclose(outputs_of(issue.apply(network), inputs), expected, atol=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "place", "text", "change", "options"),
     [
@@ -336,6 +340,7 @@ def test_array_of_thresholds_is_set():
         np.testing.assert_array_equal(repaired.layers["1"].cell.threshold, np.ones(HIDDEN))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "joins", [{}, {"whole": Join(lambda out: out, "2")}], ids=["output", "below a join"]
 )
@@ -396,7 +401,7 @@ def test_fixes_as_code_change_the_network_as_apply_does(network, kind, place):
     }
     exec(report.code, scope)
     before, pasted, repaired = (
-        next(iter(value_and_gradient(n)[1].layers.values())).weight
+        ravel_pytree(next(iter(value_and_gradient(n)[1].layers.values())).weight)[0]
         for n in (network, scope["network"], report.repaired)
     )
     np.testing.assert_allclose(pasted, repaired, rtol=2e-2, atol=1e-6)
@@ -405,6 +410,7 @@ def test_fixes_as_code_change_the_network_as_apply_does(network, kind, place):
     assert issues(report.repaired) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bias", few([-10.0, 10.0], -10.0))
 @pytest.mark.parametrize("is_hidden", few([True, False], False))
 def test_current_that_a_function_adds_is_taken_back(bias, is_hidden):
@@ -418,8 +424,7 @@ def test_current_that_a_function_adds_is_taken_back(bias, is_hidden):
     assert issues(report.repaired) == []
 
 
-@pytest.mark.every
-@pytest.mark.ci
+@pytest.mark.slow
 def test_number_that_puts_the_slope_out_of_reach_is_set_before_the_layers_above():
     # The synapse adds up to ten inputs, so some neurons reach a threshold of 50.
     cell = SynapticLIF(0.9, synaptic_decay=0.9, threshold=50.0, surrogate=Sigmoid(4.0))
@@ -430,8 +435,7 @@ def test_number_that_puts_the_slope_out_of_reach_is_set_before_the_layers_above(
     assert report.layers["0"].firing > 0.05
 
 
-@pytest.mark.every
-@pytest.mark.ci
+@pytest.mark.slow
 def test_functions_as_weights_are_scaled():
     kernel = matrix(1, 1e-3, UNITS)
     for weight in (lambda x: x @ kernel, jax.tree_util.Partial(lambda k, x: x @ k, kernel)):
@@ -454,6 +458,7 @@ def test_mean_of_a_kernel_is_subtracted():
     assert issues(report.repaired) == []
 
 
+@pytest.mark.slow
 def test_slope_with_gradients_that_overflow_is_rescaled():
     network = stack(
         cell=dataclasses.replace(NUMBERS, surrogate=rescaled(NUMBERS.surrogate, peak=1e30))
@@ -487,6 +492,7 @@ class OneCompartment(TwoCompartments):
     surrogate: Surrogate = parameter(default=Sigmoid(4.0), kind=Surrogate)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cell", [TwoCompartments(), OneCompartment(), Refractory(CELL, 2)])
 def test_custom_and_wrapped_cells_are_measured_at_their_surrogate(cell):
     report = diagnose(stack(second=Layer(matrix(2, 3e-3), cell)), X, loss)
@@ -513,6 +519,7 @@ class UnusedSurrogate(HiddenSurrogate):
     surrogate: Callable = parameter(default=Sigmoid(4.0), kind=Callable)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [HiddenSurrogate, UnusedSurrogate])
 @pytest.mark.parametrize(("threshold", "state"), [(15e3, "silent"), (-15e3, "saturated")])
 def test_layer_without_a_field_of_its_surrogate_is_judged_by_its_spikes(kind, threshold, state):
@@ -556,6 +563,7 @@ def spoilt(x):
 spoilt.defjvp(lambda x, t: (x[0], t[0] * jnp.nan))
 
 
+@pytest.mark.slow
 def test_numbers_that_are_not_finite_are_named():
     first = diagnose(stack(second=SECOND.at[0, 0].set(jnp.nan)), X, loss).issues[0]
     assert (first.kind, first.place) == ("not finite", "1")
@@ -576,6 +584,7 @@ def test_numbers_that_are_not_finite_are_named():
     assert names(issues)[0] == ("not finite", "1")
 
 
+@pytest.mark.slow
 def test_first_update_tells_a_wrong_learning_rate():
     network = Network([Layer(FIRST, CELL), READOUT])
     for optimizer, kind in (
@@ -622,8 +631,7 @@ def trained(network, inputs=INPUTS, labels=CLASSES, optimizer=None, read=mean, *
 FAULTY = stack(cell=NUMBERS, threshold=30.0)
 
 
-@pytest.mark.every
-@pytest.mark.ci
+@pytest.mark.slow
 def test_repaired_network_learns():
     texts = []
     report = trained(FAULTY, progress=texts.append)
@@ -635,8 +643,7 @@ def test_repaired_network_learns():
     assert texts[:2] == ["measuring", "training"]
 
 
-@pytest.mark.every
-@pytest.mark.ci
+@pytest.mark.slow
 def test_learning_network_has_no_issue_although_a_measure_is_outside():
     report = trained(stack(cell=NUMBERS, surrogate=Sigmoid(40.0)))  # which explodes, see above
     assert report.outcome.learned > 0.75
@@ -644,8 +651,7 @@ def test_learning_network_has_no_issue_although_a_measure_is_outside():
     assert report.verdict.endswith("it learns")
 
 
-@pytest.mark.every
-@pytest.mark.ci
+@pytest.mark.slow
 def test_network_that_learns_slowly_has_no_issue():
     report = trained(HEALTHY, optimizer=optax.adam(7e-4))
     assert 0.1 < report.outcome.learned < 0.6
@@ -683,8 +689,7 @@ def test_readout_is_an_issue_if_the_network_does_not_learn_with_it(learned, coun
     assert names(pruned(study, best).issues) == names((readout, rate)[-count:])
 
 
-@pytest.mark.every
-@pytest.mark.ci
+@pytest.mark.slow
 def test_change_is_an_issue_if_a_network_then_learns_in_a_quarter_of_the_updates():
     layer = Layer(SECOND, NUMBERS, bias=jnp.full(HIDDEN, -4.0))
     report = trained(stack(second=layer, cell=NUMBERS), optimizer=optax.adam(5e-3))
@@ -693,8 +698,7 @@ def test_change_is_an_issue_if_a_network_then_learns_in_a_quarter_of_the_updates
     np.testing.assert_allclose(report.repaired.layers["1"].bias, 0, atol=1e-6)
 
 
-@pytest.mark.every
-@pytest.mark.ci
+@pytest.mark.slow
 def test_memory_is_lengthened_if_noise_after_the_cue_hides_the_gap():
     noise = np.random.default_rng(4).random((30, *INPUTS.shape[1:])) < 0.1
     inputs = np.concatenate([INPUTS[:8], noise.astype(np.float32)])
@@ -706,6 +710,7 @@ def test_memory_is_lengthened_if_noise_after_the_cue_hides_the_gap():
     assert report.outcome_repaired.learned > report.outcome.learned + 0.2
 
 
+@pytest.mark.slow
 def test_memory_longer_than_the_sequence_is_shortened():
     noise = np.random.default_rng(4).random((100, *INPUTS.shape[1:])) < 0.3
     inputs = np.concatenate([noise.astype(np.float32), INPUTS[:8]])
@@ -760,8 +765,7 @@ def test_memory_is_the_one_change_although_it_makes_the_readout_too_large(is_bou
         assert type(repaired.layers["1"].cell.decay) is type(decay)
 
 
-@pytest.mark.every
-@pytest.mark.ci
+@pytest.mark.slow
 def test_memory_is_lengthened_although_a_larger_rate_learns_the_noise_by_heart():
     rng = np.random.default_rng(6)
     labels = np.arange(80) % 2
@@ -788,8 +792,7 @@ def test_first_update_that_is_infinite_is_named_and_cured():
     assert report.outcome_repaired.learned > 0.6
 
 
-@pytest.mark.every
-@pytest.mark.ci
+@pytest.mark.slow
 def test_network_that_cannot_learn_is_never_fine():
     report = trained(HEALTHY, 0 * INPUTS, NOISE)
     assert report.outcome.learned < 0.2
@@ -801,16 +804,14 @@ def test_network_that_cannot_learn_is_never_fine():
     assert "check what is outside of the network" in report.verdict
 
 
-@pytest.mark.every
-@pytest.mark.ci
+@pytest.mark.slow
 def test_trial_counts_only_examples_that_no_update_uses():
     report = trained(HEALTHY, labels=NOISE, optimizer=optax.adam(3e-2))
     assert report.outcome.trained > 0.5
     assert report.outcome.held_out < 0.2
 
 
-@pytest.mark.every
-@pytest.mark.ci
+@pytest.mark.slow
 @pytest.mark.parametrize("rate", few([1e-1, 1e-5], 1e-1))
 def test_change_that_helps_no_other_examples_is_not_an_issue(rate):
     report = trained(HEALTHY, labels=NOISE, optimizer=optax.sgd(rate))
@@ -853,6 +854,7 @@ def cosine(out):
     return (target * mean).sum(-1) / jnp.sqrt(2 * (mean**2).sum(-1) + 1e-6)
 
 
+@pytest.mark.slow
 def test_attainable_loss_is_that_of_the_best_outputs():
     """Closed forms. Outputs near the best ones count, so those of logarithms are a little
     higher.
@@ -903,6 +905,7 @@ def test_small_weights_are_named_although_a_larger_rate_makes_up_for_them():
     assert report.outcome_repaired.learned > 0.6
 
 
+@pytest.mark.slow
 def test_budget_of_no_time_trains_once():
     texts = []
     report = trained(FAULTY, budget=0.0, progress=texts.append)
@@ -990,6 +993,7 @@ def test_verdict_tells_no_help_from_some(outcome, result, text):
     assert text in _advice(study, found)
 
 
+@pytest.mark.slow
 def test_inputs_of_symbols_stay_integers():
     rng = np.random.default_rng(7)
     labels = np.arange(40) % 2
@@ -1013,6 +1017,7 @@ def test_inputs_of_symbols_stay_integers():
     assert issues(stack(), (1000 * X).astype(np.int32))[0] == ("unscaled", "0")
 
 
+@pytest.mark.slow
 def test_array_hidden_in_a_function_is_named_before_any_layer():
     # A cue of which the layer remembers too little, but nothing except for a bias is trained.
     inputs = INPUTS * (np.arange(STEPS)[:, None, None] < 3)
@@ -1033,6 +1038,7 @@ def one_issue(network, inputs=X, loss=loss, **options):
     return report, issue
 
 
+@pytest.mark.slow
 def test_function_without_a_derivative_is_named_before_its_consequences():
     held = jax.tree_util.Partial(lambda w, x: x @ jax.lax.stop_gradient(w), 300 * SECOND)
     first = diagnose(stack(second=Layer(held, CELL)), X, loss, train=False).issues[0]
@@ -1093,6 +1099,7 @@ class Broken(Surrogate):
         return jnp.where(abs(x) < 1, 1 - abs(x), jnp.sqrt(-abs(x)))
 
 
+@pytest.mark.slow
 def test_slope_of_nan_is_replaced():
     report, issue = one_issue(stack(cell=NUMBERS, surrogate=Broken()))
     assert (issue.kind, issue.place) == ("not finite", "1")
@@ -1101,6 +1108,7 @@ def test_slope_of_nan_is_replaced():
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
 
 
+@pytest.mark.slow
 def test_update_of_exactly_zero_is_the_optimizer():
     report = trained(stack(cell=NUMBERS), labels=NOISE, optimizer=optax.set_to_zero(), budget=0)
     assert names(report.issues)[:3] == [("stalls", "0"), ("stalls", "1"), ("stalls", "2")]

@@ -65,10 +65,9 @@ def test_readme_has_the_numbers_of_the_results():
     faulty = [row for row in RESULTS if row["fault"]]
     learns = [row["learns"] for row in faulty if row["fault"] not in INCURABLE]
     text = " ".join((ROOT / "README.md").read_text().split())
-    curable = f"All {len(learns)}" if all(learns) else f"{sum(learns)} of {len(learns)}"
+    curable = f"all {len(learns)}" if all(learns) else f"{sum(learns)} of {len(learns)}"
     assert (
-        f"finds the faulty layer in {sum(row['place'] for row in faulty)} of {len(faulty)} "
-        f"deliberately broken "
-        f"networks. {curable} broken networks that can be repaired learn with the fix that "
-        f"`diagnose` proposes."
+        f"list of {len(faulty)} deliberately broken networks, it finds the layer in "
+        f"{sum(row['place'] for row in faulty)}, and {curable} that can be repaired learn with its "
+        "fix."
     ) in text

@@ -293,8 +293,7 @@ def test_two_convolutions_of_one_source():
     assert_close(run(from_nir(graph, **EULER), inputs), spikes)
 
 
-@pytest.mark.ci
-@pytest.mark.every
+@pytest.mark.slow
 def test_modules_of_frameworks():
     eqx, nnx = pytest.importorskip("equinox"), pytest.importorskip("flax.nnx")
     key = jax.random.key(0)

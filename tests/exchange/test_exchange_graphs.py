@@ -124,6 +124,7 @@ def reference(graph, inputs, way):
 CHOSEN = "residual", "delayed feedback", "overlapping loops", "two inputs and outputs"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("way", "options"), [(EULER, {}), pytest.param(EXACT, {"unit_resistance": True}, marks=EVERY)]
 )

@@ -67,6 +67,7 @@ def test_rockpool_computes_the_network(seed):
     np.testing.assert_array_equal(spikes[:, 0], simulated)
 
 
+@pytest.mark.slow
 def test_quantized_networks_have_files_of_chips(tmp_path):
     """A readout never fires on Loihi, so its potentials can be read."""
     h5py = pytest.importorskip("h5py")

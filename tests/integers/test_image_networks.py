@@ -91,8 +91,7 @@ TURNED = np.random.default_rng(2).normal(size=(12, 4)).astype(np.float32)
 SPIKES = (np.random.default_rng(3).random((12, 3, 2, 8)) < 0.4).astype(np.int64)
 
 
-@pytest.mark.every
-@pytest.mark.ci
+@pytest.mark.slow
 def test_one_dimension_averages_and_transpositions(tmp_path):
     """The rounded real network, by NumPy in float64, has the spikes and potentials of the
     integers.
@@ -115,8 +114,7 @@ def test_one_dimension_averages_and_transpositions(tmp_path):
         reference.check_c(integers, SPIKES.reshape(12, 3, -1), flat, tmp_path)
 
 
-@pytest.mark.every
-@pytest.mark.ci
+@pytest.mark.slow
 def test_quantized_convolutions_train():
     """The gradient of the integers is that of the real network, but for the rounding."""
     network = Network([Layer(convolved, LIF(0.8, 0.5, reset="value"))])

@@ -213,6 +213,7 @@ def test_tangent_is_the_real_update(name):
     assert jax.grad(spike)(current) > 0
 
 
+@pytest.mark.slow
 def test_gradient_reaches_all_weights():
     """Loihi: finite, and equal in modes "exact" and "scan"."""
     rng = np.random.default_rng(3)
@@ -888,6 +889,7 @@ def test_packed_weights_in_c(bits, step, tmp_path):
     assert 'extern "C" {' in header
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("cc"), reason="needs a C compiler")
 @pytest.mark.parametrize(
     ("form", "size"), [("int32", 36), ("bytes", 9), ("bits", 2), ("events", 18)]
@@ -980,6 +982,7 @@ def test_masked_steps_do_not_count():
     assert report.layers[0].rate[0] > 0.01
 
 
+@pytest.mark.slow
 def test_report_of_thresholds_and_time_constants():
     """The threshold of Loihi counts in units of a weight, so a small one moves."""
     weight = np.full((2, 2), 0.5, np.float32)

@@ -14,6 +14,8 @@ import pytest
 from spikegrad import Layer, Network, SlayerGrad, SynapticLIF, multi_spike, unroll
 from spikegrad.integers import Fixed, FixedLIF, Loihi, fixed, quantize, replay
 
+pytestmark = pytest.mark.slow
+
 FILE = Path(__file__).resolve().parent.parent / "recorded" / "integers" / "quantizers.npz"
 
 

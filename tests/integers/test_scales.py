@@ -37,6 +37,7 @@ def least_error(weights, bits):
     return min(errors) / np.linalg.norm(weights)
 
 
+@pytest.mark.slow
 def test_each_neuron_has_the_scale_of_the_least_error(tmp_path):
     """The error of a neuron is that of the best scale for its weights. Its threshold has its scale,
     and so do replay, file, C and the real network of the integers.

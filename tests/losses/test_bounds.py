@@ -84,8 +84,7 @@ def test_potentials():
     )
 
 
-@pytest.mark.every
-@pytest.mark.ci
+@pytest.mark.slow
 def test_the_lower_bound_wakes_a_network_that_starts_silent():
     """In the setting of Zenke and Vogels, smaller: their neurons, and weights uniform in 1 /
     sqrt(inputs).

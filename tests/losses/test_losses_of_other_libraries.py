@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 from conftest import ROOT, enable_x64
 
+pytestmark = pytest.mark.slow
+
 FUNCTIONS = runpy.run_path(str(ROOT / "examples" / "losses_of_other_libraries.py"))
 
 

@@ -336,6 +336,7 @@ def gradient_of_network(network, **options):
     return jax.jit(jax.grad(loss, argnums=(0, 1))).lower(weights, x), (weights, x)
 
 
+@pytest.mark.slow
 @CPU
 def test_joins_of_networks_have_canonical_convolutions_only():
     """On CPU, no branch of the other platforms is left. The gradients are those of convolutions in
@@ -351,6 +352,7 @@ def test_joins_of_networks_have_canonical_convolutions_only():
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-4), got, other)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("readouts", [2, 4000])
 def test_chunks_of_networks_with_convolutions(readouts):
     """A chunk is one step, except for large products that a chunk computes together."""

@@ -69,6 +69,7 @@ def of_std(potential, wanted, rel=0.15):
     assert potential.std() == pytest.approx(wanted, rel=rel)
 
 
+@pytest.mark.slow
 def test_each_source_has_its_share_of_the_variance():
     drawn, outs = network()
     layers = drawn.layers
@@ -123,6 +124,7 @@ def test_parts_add_up_over_draws_for_correlated_sources():
         assert variances.mean() == pytest.approx(wanted, abs=3 * variances.std() / draws**0.5)
 
 
+@pytest.mark.slow
 def test_lists_kernels_of_delays_and_a_deviation_for_each_layer():
     kernel = DelayKernel(ZEROS, jnp.full((N, N), 2.0), length=5, width=0.0)
     wide = dataclasses.replace(kernel, width=jnp.array(1.0))

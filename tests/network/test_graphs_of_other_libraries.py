@@ -29,7 +29,7 @@ from spikegrad import (
 from spikegrad.network import DelayKernel, rounded_delays
 from spikegrad.neurons import MPBN
 
-pytestmark = pytest.mark.usefixtures("like_a_user")
+pytestmark = [pytest.mark.usefixtures("like_a_user"), pytest.mark.slow]
 MODES = ("eval", "train")
 CURRENT = LeakyReadout(0.0)  # passes its current on
 
@@ -129,8 +129,7 @@ def test_kernels_of_dcls(x64, case):
     recorded.check(found)
 
 
-@pytest.mark.ci
-@pytest.mark.every
+@pytest.mark.slow
 @pytest.mark.parametrize("case", ["wide", "rounded"])
 def test_delays_of_sparx(x64, case):
     recorded = Recorded("sparx", case)
@@ -195,8 +194,7 @@ def test_graphs_in_nirtorch_and_a_queue_of_spikingjelly(x64, case):
     np.testing.assert_array_equal(out.ravel(), recorded["out"].ravel())
 
 
-@pytest.mark.ci
-@pytest.mark.every
+@pytest.mark.slow
 def test_graphs_of_jaxpike(x64):
     """A cycle reads the last output of the node before it. Here it is a join, with zeros for its
     past at the start.
@@ -359,8 +357,7 @@ def load(module, recorded, linear, norm, part=slice(None)):
     module.norm.mean, module.norm.var = nnx.BatchStat(mean), nnx.BatchStat(var)
 
 
-@pytest.mark.every
-@pytest.mark.ci
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", few(MODES, "train"))
 @pytest.mark.parametrize("case", few(["block", "attention"], "attention"))
 def test_blocks_of_spikformer(x64, case, mode):

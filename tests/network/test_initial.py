@@ -94,6 +94,7 @@ def test_potentials_of_random_spikes(name):
     assert (below + feedback).mean() == pytest.approx(0.4, abs=0.05)
 
 
+@pytest.mark.slow
 def test_potentials_of_inputs_that_are_measured():
     """Real numbers that go on from step to step and from channel to channel, in sequences that are
     short.
@@ -134,8 +135,7 @@ def test_convolutions():
         assert found[0 if np.ndim(rate) else 20 :].std() == pytest.approx(1, rel=0.05)
 
 
-@pytest.mark.every
-@pytest.mark.ci
+@pytest.mark.slow
 def test_each_layer_of_a_network_goes_by_the_spikes_of_the_one_below():
     spikes = rng().random((40, 12, 40)) < 0.1
     mask = np.arange(40)[:, None] < rng().integers(20, 40, 12)
@@ -204,6 +204,7 @@ def test_initializers_of_jax():
     assert np.array_equal(other.weight, whole.weight)  # all of the deviation
 
 
+@pytest.mark.slow
 def test_keys_can_be_mapped_and_give_independent_weights():
     """Of layers of one size, whose weights would be the same if they shared a key."""
 
@@ -324,6 +325,7 @@ def test_a_cell_that_fires_without_inputs_responds_until_then():
     np.testing.assert_allclose(weight, 0.67 / np.sqrt(n * square) * normal, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_receptors_give_equal_parts_of_the_variance():
     gamma = np.array([0.3, 0.9])
     cell = MultiSynapticLIF(0.9, threshold=2.0, synaptic_decay=gamma)
@@ -356,8 +358,7 @@ OTHERS = (
 )
 
 
-@pytest.mark.ci
-@pytest.mark.every
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OTHERS)
 def test_every_cell_of_the_library_fires_at_first(name):
     spikes = rng().random((60, 8, 40)) < 0.05
@@ -411,8 +412,7 @@ def test_initial_weights_that_are_refused(message):
     assert_raises(lambda: REFUSED[message]()(KEY, (4, 2)), message)
 
 
-@pytest.mark.every
-@pytest.mark.ci
+@pytest.mark.slow
 def test_recurrent_weights_of_a_sequence_with_gaps_are_those_without():
     """To a network both are the same: a step that does not take place holds the last outputs."""
     x = (rng().random((40, 8, 20)) < 0.3).astype(np.float32)

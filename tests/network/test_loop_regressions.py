@@ -148,8 +148,7 @@ def gradients_at(cell, mode):
     )
 
 
-@pytest.mark.every
-@pytest.mark.ci
+@pytest.mark.slow
 @pytest.mark.parametrize("cell", few(CELLS, "SynapticLIF"))
 @pytest.mark.parametrize(
     ("mode", "of_weights", "of_decays"),
@@ -213,6 +212,7 @@ def test_tracers_do_not_leak(mode):
         jax.jit(jax.grad(of_a_function, (0, 1)))(W, R)
 
 
+@pytest.mark.slow
 def test_every_mode_lowers_for_every_platform():
     def convolve(kernel, x):
         return jax.lax.conv_general_dilated(
@@ -237,8 +237,7 @@ def test_every_mode_lowers_for_every_platform():
         assert "custom_call" not in lowered or "annotate" in lowered
 
 
-@pytest.mark.every
-@pytest.mark.ci
+@pytest.mark.slow
 def test_export_with_an_open_batch():
     from jax import export  # noqa: PLC0415
 
@@ -263,6 +262,7 @@ def test_a_network_as_labels():
     assert updates.layers[0].cell.decay == 0
 
 
+@pytest.mark.slow
 def test_the_backward_pass_draws_the_spikes_of_the_forward_pass():
     """The join reads all steps, so the backward pass computes the spikes again from what is
     stored.

@@ -85,6 +85,7 @@ def of_graph(aggregate):
     return network
 
 
+@pytest.mark.slow
 def test_chunks_are_short_if_their_arrays_leave_the_cache():
     """One chunk of all ten steps would hold more rebuilt arrays than stored ones."""
     nodes, features = 2048, 32

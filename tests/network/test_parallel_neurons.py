@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
+pytestmark = pytest.mark.slow
+
 FUNCTIONS = runpy.run_path(str(ROOT / "examples" / "parallel_neurons.py"))
 MATRICES = {
     "psn": lambda weight, steps: weight,

@@ -158,8 +158,7 @@ def memory_of(compiled):
     return compiled.memory_analysis().temp_size_in_bytes
 
 
-@pytest.mark.ci
-@pytest.mark.every
+@pytest.mark.slow
 def test_an_explicit_mesh_that_the_arrays_alone_know_and_without_jit():
     mesh, expected = mesh_of(AxisType.Explicit), one_device("recurrent", "exact")
     args, gradient = placed("recurrent", mesh), jax.grad(functools.partial(loss, kind="recurrent"))
@@ -168,8 +167,7 @@ def test_an_explicit_mesh_that_the_arrays_alone_know_and_without_jit():
     assert_close(gradient(*args), expected, 1e-5)
 
 
-@pytest.mark.ci
-@pytest.mark.every
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["8-bit", "recompute"])
 def test_networks_side_by_side_one_a_device(mode):
     networks = [
@@ -205,6 +203,7 @@ def numbers_for_all():
     return run, (curve, x), jax.jit(jax.grad(run, (0, 1)))(curve, x)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "axis_type", [AxisType.Explicit, AxisType.Auto], ids=["explicit mesh", "shard_map"]
 )
@@ -223,6 +222,7 @@ def test_gradients_of_numbers_of_surrogates(axis_type):
     assert_close(got, expected, 1e-5)
 
 
+@pytest.mark.slow
 def test_drawn_spikes_on_an_explicit_mesh():
     """With a mask of each example, the number of its last step, which keys are made of, is sharded
     as well.

@@ -44,8 +44,7 @@ def surrogate_of(cell):
     return getattr(cell, "cell", cell).surrogate
 
 
-@pytest.mark.every
-@pytest.mark.ci
+@pytest.mark.slow
 def test_slopes_are_as_wide_as_potentials_are_spread():
     theta, learned = jnp.linspace(0.5, 2, 7), spikegrad.learnable(Arctan(5.0))
     before = Network(
@@ -95,6 +94,7 @@ class Cubed(LIF):
         return super()._spike(u**3 / 100, threshold, key)
 
 
+@pytest.mark.slow
 def test_widths_are_in_the_unit_in_which_the_surrogate_is_called():
     mpbn, izhikevich, cubed = MPBN(0.5, gain=2.0, bias=0.3), Izhikevich(width=5.0), Cubed(0.9)
     nodes = {
@@ -175,6 +175,7 @@ def loss_of(static, trainable, batch, key):
     return ((combine(trainable, static)(batch)[1] - 1) ** 2).mean(), {}
 
 
+@pytest.mark.slow
 def test_widths_follow_the_potentials_and_compile_nothing(tmp_path):
     batches, curve = [X[:, i : i + 2] for i in (0, 2, 4)], spikegrad.InvSquareGrad(5.0)
     readout = Layer(lambda x: x @ jnp.ones((8, 2)), LeakyReadout())

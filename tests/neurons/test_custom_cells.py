@@ -189,6 +189,7 @@ def test_wrapper_of_a_cell_that_does_not_encode_is_stored_unchanged():
     np.testing.assert_allclose(few, exact, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_weights_and_widths_of_a_wrapper_are_those_of_its_inner_cell():
     cells = LIF(0.8), Held(LIF(0.8)), InField(LIF(0.8))
     plain, *wrapped = jax.jit(

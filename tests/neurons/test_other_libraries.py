@@ -19,7 +19,7 @@ from conftest import ROOT, few
 import spikegrad
 from spikegrad import Delayed, Layer, Network, neurons, surrogates
 
-pytestmark = pytest.mark.ci
+pytestmark = [pytest.mark.ci, pytest.mark.slow]
 
 PAGE = ROOT / "docs" / "from-other-libraries.md"
 PAPERS = {"seadlif", "sparch", "brf", "tclif"}

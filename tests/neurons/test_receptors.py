@@ -120,6 +120,7 @@ def test_receptors_go_on_while_neurons_rest(steps, x64):
     np.testing.assert_array_equal(network(CURRENTS.reshape(40, 4, 15))[1], expected)
 
 
+@pytest.mark.slow
 def test_arrays_of_three_axes_as_weights():
     mask = jnp.asarray(np.random.default_rng(1).random((23, 4)) < 0.8)
 

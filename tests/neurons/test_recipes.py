@@ -13,7 +13,7 @@ from networks import assert_close
 from spikegrad import Layer, Network, unroll
 from spikegrad.network import MODES
 
-pytestmark = pytest.mark.usefixtures("default_promotion")
+pytestmark = [pytest.mark.usefixtures("default_promotion"), pytest.mark.slow]
 RNG = np.random.default_rng(4)
 
 
@@ -34,6 +34,7 @@ def rotation():
     return names_of("neurons.md", *titles)["Rotation"]
 
 
+@pytest.mark.slow
 def test_a_complex_state_is_that_of_a_loop(rotation):
     angle = np.linspace(0.1, 1.5, 6)
     currents = RNG.normal(0.3, 0.4, (40, 6)).astype(np.float32)
@@ -48,6 +49,7 @@ def test_a_complex_state_is_that_of_a_loop(rotation):
     np.testing.assert_allclose(last, z, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_gradients_of_a_complex_state_are_those_of_two_real_ones(rotation):
     class Real(rotation, pure=True):
         def initial_state(self, shape, dtype):
@@ -108,6 +110,7 @@ def test_a_spiking_lstm_is_that_of_a_loop(subtracts):
     np.testing.assert_array_equal(spikes, expected)
 
 
+@pytest.mark.slow
 def test_a_late_bias_and_trained_thresholds():
     titles = "From a ReLU network", "Biases that start later", "Train further"
     space = names_of("conversion.md", *titles)

@@ -13,7 +13,7 @@ from conftest import ROOT
 sys.path.insert(0, str(ROOT / "benchmarks"))
 import binary_adding as task
 
-pytestmark = pytest.mark.usefixtures("default_promotion")
+pytestmark = [pytest.mark.usefixtures("default_promotion"), pytest.mark.slow]
 
 KEPT = ROOT / "benchmarks" / "results" / "binary-adding.json"
 

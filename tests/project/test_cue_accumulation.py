@@ -12,7 +12,7 @@ from conftest import ROOT, enable_x64
 sys.path.insert(0, str(ROOT / "benchmarks"))
 import cue_accumulation as task
 
-pytestmark = pytest.mark.usefixtures("default_promotion")
+pytestmark = [pytest.mark.usefixtures("default_promotion"), pytest.mark.slow]
 
 KEPT = ROOT / "benchmarks" / "results" / "cue-accumulation.json"
 STEPS = 160

@@ -10,6 +10,8 @@ from conftest import ROOT, few
 sys.path.insert(0, str(ROOT / "benchmarks"))
 import eprop as task
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("program", few(["forward", "backward"], "forward"))
 def test_the_published_losses(x64, program):

@@ -165,6 +165,7 @@ def squared(target):
     return lambda out: ((out - target) ** 2).sum() / 2
 
 
+@pytest.mark.slow
 def test_the_true_gradient_and_the_mean_of_surrogate_gradients(example):
     assert example.NOISE.alpha == ALPHA
     assert example.CELL.decay == DECAY

@@ -21,7 +21,7 @@ KEPT = ROOT / "benchmarks" / "results" / "zenke-vogels.json"
 examples = functools.cache(task.examples)
 
 
-pytestmark = pytest.mark.usefixtures("default_promotion")
+pytestmark = [pytest.mark.usefixtures("default_promotion"), pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")

@@ -89,8 +89,7 @@ def test_matrix_with_a_weight_of_zero():
     assert of(w, [[[1.5, 0, 0, -0.3]]]).real == (2, 6, 5)
 
 
-@pytest.mark.every
-@pytest.mark.ci
+@pytest.mark.slow
 def test_counts_are_exact_above_the_range_of_float32():
     """NeuroBench sums in float32 and reports 50,405,408."""
     assert of(np.ones((4099, 3), np.float32), np.ones((4099, 1, 4099))).spikes == (

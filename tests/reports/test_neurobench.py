@@ -14,6 +14,8 @@ from spikegrad import LIF, Layer, LeakyReadout, Network, Sigmoid, SynapticLIF, m
 from spikegrad.network import Window
 from spikegrad.reports import neurobench
 
+pytestmark = pytest.mark.slow
+
 RECORDED = np.load(ROOT / "tests" / "recorded" / "costs" / "neurobench.npz")
 NEURON = {"surrogate": strict(Sigmoid()), "delay_reset": True, "detach_reset": True}
 

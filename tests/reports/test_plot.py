@@ -74,6 +74,7 @@ def test_a_slope_alone_is_drawn():
     assert curves(right)["Box()"][1].max() == 1
 
 
+@pytest.mark.slow
 def test_pyplot_is_not_touched(tmp_path):
     code = "import sys; from spikegrad import Sigmoid; from spikegrad.reports.plot import plot; "
     code += (

@@ -81,6 +81,7 @@ def computed():
     return jax.jit(lambda: (of(surrogate), of(peer)))()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", classes + functions)
 def test_spikes_slopes_and_primals(name):
     for mine, theirs in zip(*(library[name] for library in computed()), strict=True):

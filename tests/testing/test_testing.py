@@ -68,14 +68,14 @@ class Window(Surrogate):
         return jnp.where(abs(x) < self.width / 2, 1 / self.width, 0.0)
 
 
+@pytest.mark.slow
 def test_custom_surrogates_pass():
     assert str(check_surrogate(Logistic(jnp.array([2.0, 4.0])))).startswith("Logistic(")
     assert "Window declares no parameters" in str(check_surrogate(Window()))
     assert check_surrogate(Tanh()).passed
 
 
-@pytest.mark.ci
-@pytest.mark.every
+@pytest.mark.slow
 def test_other_spike_types_and_scales_pass():
     assert check_surrogate(learnable(signed(Logistic()))).passed
     assert check_surrogate(soft(Logistic())).passed
@@ -330,8 +330,7 @@ RIGHT_CELLS = {
 }
 
 
-@pytest.mark.ci
-@pytest.mark.every
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("cell", "note"),
     [
@@ -345,14 +344,14 @@ def test_a_linear_response_that_cannot_be_compared(cell, note):
     assert (response.error, response.note) == (None, note)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", few(RIGHT_CELLS, "several receptors"))
 def test_right_cells_of_users_pass(name):
     cell, options = RIGHT_CELLS[name]
     assert check_cell(cell, **options).passed
 
 
-@pytest.mark.ci
-@pytest.mark.every
+@pytest.mark.slow
 def test_a_cell_of_another_shape_and_unit():
     cell = LIF(jnp.full((2, 3), 0.9), threshold=50.0)
     assert check_cell(cell, features=(2, 3), drive=50.0, steps=4).passed
@@ -441,15 +440,14 @@ BROKEN_CELLS = {
 
 @pytest.mark.parametrize(
     "cell",
-    few(BROKEN_CELLS, Narrow(), Tangled(), ci=[Silent()]),
+    few(BROKEN_CELLS, Narrow(), ci=[Silent(), Tangled()]),
     ids=lambda cell: type(cell).__name__,
 )
 def test_broken_properties_of_cells_are_reported(cell):
     assert {*broken_properties(cell, steps=4)} == BROKEN_CELLS[cell], report_of(cell, steps=4)
 
 
-@pytest.mark.ci
-@pytest.mark.every
+@pytest.mark.slow
 def test_a_cell_that_changes_is_not_its_loop():
     assert "a step is integrate, then fire, with jit and vmap too" in broken_properties(
         Restless(), steps=4

@@ -115,6 +115,7 @@ def test_fit_warns_once_of_hidden_arrays():
     )
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:partition")
 def test_fit_is_silent_about_what_is_meant():
     """One loss of several networks, whose sum no warning follows."""

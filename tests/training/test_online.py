@@ -262,6 +262,7 @@ def shallow(rule="eprop", **changed):
     return Online(Network(layers | changed), rule), x, jnp.asarray(r.normal(size=STEPS), "float32")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rule", ["eprop", "ottt", "local"])
 def test_a_stream_continues_with_equal_bits(rule, tmp_path):
     online, x, targets = shallow(rule)
@@ -495,8 +496,7 @@ INTEGERS = {
 """Neurons and a readout. Those of fixed-point numbers have synapses."""
 
 
-@pytest.mark.every
-@pytest.mark.ci
+@pytest.mark.slow
 @pytest.mark.parametrize("target", few(INTEGERS, "fixed"))
 def test_integers_learn_online(target):
     """One hidden layer without recurrence, so e-prop is backpropagation, also through a readout of
@@ -570,6 +570,7 @@ def test_fit_warns_of_arrays_that_functions_of_an_online_network_hide():
         fit(loss, network, [x], optimizer=optax.sgd(0.1), key=jax.random.key(0))
 
 
+@pytest.mark.slow
 def test_cost_compares_traces_with_residuals():
     x = jax.ShapeDtypeStruct((100, BATCH, INPUTS), jnp.float32)
     eprop, ottt, local = (shallow(rule)[0].cost(x) for rule in ("eprop", "ottt", "local"))
@@ -588,8 +589,7 @@ def test_cost_compares_traces_with_residuals():
     assert 0.94 * eprop.traces < eprop.crossover * of_step < eprop.traces + of_step
 
 
-@pytest.mark.every
-@pytest.mark.ci
+@pytest.mark.slow
 def test_cosine_compares_with_all_paths():
     online, x, targets = shallow()
     feedforward = dataclasses.replace(online.network.layers["hidden"], recurrent=None)

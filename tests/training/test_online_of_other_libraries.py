@@ -11,6 +11,8 @@ from conftest import ROOT
 from spikegrad import LIF, AdaptiveLIF, Layer, LeakyReadout, Network, Sigmoid, get
 from spikegrad.training import Online
 
+pytestmark = pytest.mark.slow
+
 RECORDED = {
     path.stem: np.load(path) for path in (ROOT / "tests" / "recorded" / "online").glob("*.npz")
 }

@@ -60,8 +60,7 @@ def of(results):
     return {(r["surrogate"], r["lr"], r["seed"]): {**r, "seconds": 0} for r in results}
 
 
-@pytest.mark.every
-@pytest.mark.ci
+@pytest.mark.slow
 def test_each_run_is_that_of_fit_and_each_shape_is_compiled_once():
     traced.clear()
     results = of(run(jobs=1))
