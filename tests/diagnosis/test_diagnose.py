@@ -585,6 +585,34 @@ def test_numbers_that_are_not_finite_are_named():
 
 
 @pytest.mark.slow
+def test_gradient_of_the_loss_that_is_nan_is_no_fault_of_a_layer():
+    def root(out):  # finite, and its derivative is 0 times infinity
+        return loss(out) + jnp.sqrt(((out - out) ** 2).sum())
+
+    [issue] = diagnose(stack(), X, root, train=False).issues
+    assert (issue.kind, issue.place) == ("not finite", None)
+    assert "the gradient of the loss in the outputs" in issue.description
+
+
+@pytest.mark.slow
+def test_function_below_a_silent_layer_has_a_derivative():
+    weight = jax.tree_util.Partial(lambda w, x: x @ w, SECOND)
+    silent = LIF(0.9, threshold=80.0, surrogate=Sigmoid(4.0))
+    network = stack(Layer(FIRST, silent), second=Layer(weight, CELL))
+    report = diagnose(network, X, loss, train=False)
+    assert report.layers["0"].firing == 0
+    assert names(report.issues)[0] == ("silent", "0")
+    assert not any("no derivative" in issue.description for issue in report.issues)
+
+
+def test_slope_too_small_for_numbers_has_a_width():
+    tiny = 1e-20 * Sigmoid(4.0)
+    report = diagnose(stack(surrogate=tiny), X, loss, train=False)
+    assert ("vanishes", "1") in names(report.issues)
+    assert report.issues[0].fixes
+
+
+@pytest.mark.slow
 def test_first_update_tells_a_wrong_learning_rate():
     network = Network([Layer(FIRST, CELL), READOUT])
     for optimizer, kind in (

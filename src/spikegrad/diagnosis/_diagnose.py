@@ -304,6 +304,11 @@ def _obstacles(study: Study) -> Iterator[Issue]:
         )
         place, *_ = *nodes, *graph.outputs
         fixes = shrunk(study.network, study.changes.moves, place, math.inf)
+    elif not np.isfinite(first.reads).all():
+        text = (
+            "the gradient of the loss in the outputs is NaN or infinite, as of a square root at 0, "
+            "so check the loss"
+        )
     elif joins:
         place, text = joins[-1], "the derivative of this join is NaN or infinite"
     else:

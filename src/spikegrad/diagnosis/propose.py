@@ -628,8 +628,9 @@ def fitted_slope(layer: LayerReport) -> FitSlope:
     fit = FitSlope if has_width(layer.surrogate) else ReplaceSlope
     shape = measure(layer.surrogate if fit is FitSlope else Sigmoid())
     # Chosen by the area and not the half-width, so slopes with long tails do not reach all
-    # potentials. Some slopes have an infinite area.
-    width = spread * (shape.half_width * shape.peak / shape.area or 0.5)
+    # potentials. The area of some slopes is infinite, or too small for a number.
+    ratio = shape.half_width * shape.peak / shape.area if shape.area else 0.0
+    width = spread * (ratio or 0.5)
     # A peak of one over the threshold is the usual slope in units of the threshold.
     return fit(layer.place, (rounded(1 / size), rounded(width)))
 
