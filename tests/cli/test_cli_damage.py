@@ -69,6 +69,7 @@ def copy(killed, tmp_path):
     return shutil.copytree(killed / "run", tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_changed_data_is_named(copy, tmp_path, capsys):
     other = tmp_path / "other.npz"
     np.savez(other, x_train=np.eye(40, 3), y_train=np.arange(40) % 2)

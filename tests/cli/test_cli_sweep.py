@@ -70,6 +70,7 @@ def test_a_run_of_the_command_is_that_of_train_alone(swept):
     assert found["validation"] == pytest.approx(scores.metric, abs=2 / 143)
 
 
+@pytest.mark.slow
 def test_the_command_goes_on_after_a_kill(swept, tmp_path, capsys):
     folder, before = tmp_path / "killed", lines(swept)
     folder.mkdir()

@@ -377,6 +377,7 @@ GRAPH = Network(
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("network", "kind", "place"),
     [

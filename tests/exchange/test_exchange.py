@@ -239,6 +239,7 @@ POOLS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_functions(name):
     function, example = FUNCTIONS[name]

@@ -27,6 +27,7 @@ FIRST = 47
 SEEDS = [FIRST, *(pytest.param(n, marks=pytest.mark.every) for n in range(60) if n != FIRST)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", SEEDS)
 def test_random_networks_of_images(seed, tmp_path):
     """The call in all modes, the replay, the file and the program in C compute the integers of the

@@ -104,6 +104,7 @@ def gradient(backward):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", few(("exact", "half", "8-bit", "recompute"), "exact"))
 def test_defaults_for_a_gpu_give_the_results_of_those_for_a_processor(mode, monkeypatch):
     backward = Backward(mode, chunk=CHUNK)

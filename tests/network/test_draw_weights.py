@@ -86,6 +86,7 @@ def test_each_source_has_its_share_of_the_variance():
     np.testing.assert_array_equal(layers["branch"].bias, ONES)
 
 
+@pytest.mark.slow
 def test_loops_have_a_tenth_of_the_variance():
     """By the outputs of the loop before its delayed edges have weights."""
     drawn, outs = network()

@@ -104,6 +104,7 @@ def test_stored_distances_keep_their_sign_and_know_no_other_example(mode, dtype,
 
 
 # An adaptation of 0 does not leak, so the warning of bfloat16 does not matter here.
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*changes the state by less than bfloat16 resolves")
 @pytest.mark.parametrize("cell", few(CELLS, "Offset", ci=["AdaptiveLIF"]))
 def test_resting_neuron_gives_its_decay_no_gradient(cell):

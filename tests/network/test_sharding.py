@@ -137,6 +137,7 @@ WAYS = by_jit, by_explicit_mesh, by_shard_map
 BY_DEFAULT = ("recurrent", "8-bit", by_jit), ("convolutional", "exact", by_explicit_mesh)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "mode", "way"), few(itertools.product(KINDS, MODES, WAYS), *BY_DEFAULT), ids=label
 )

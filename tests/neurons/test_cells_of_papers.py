@@ -260,6 +260,7 @@ def started(name, p):
     return start
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CELLS)
 def test_cells_fire_and_learn_as_the_code_of_their_papers(x64, name):
     make, numbers, step, _, (mean, deviation) = CELLS[name]

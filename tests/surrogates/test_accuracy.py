@@ -36,6 +36,7 @@ def single_precision(case):
     return jnp.asarray(np.pad(x, (0, 8192 - x.size), mode="edge"))  # one shape for all
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("case", standing(DEFAULTS, RULE), ids=repr)
 def test_double_precision_against_arbitrary_precision(case):
