@@ -423,8 +423,9 @@ class Loihi(IntegerCell, pure=True):
     Notes
     -----
     Weights have 8 bits and are even, from -256 to 254, see :class:`Fixed`. On the chip each
-    connection takes one step, so the outputs of layer ``n`` come ``n`` steps later. A bias of the
-    layer needs an input that fires at each step.
+    connection takes one step, so the outputs of layer ``n`` come ``n`` steps later, unless a bias
+    drives neurons earlier. ``Delayed(weight, 1)`` is the chip's connection. A bias of the layer
+    needs an input that fires at each step.
 
     References
     ----------
