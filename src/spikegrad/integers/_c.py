@@ -692,7 +692,7 @@ def _test_names(network: Network, examples: Any, inputs: str) -> dict[str, Any]:
         values = np.rint(output * cell.unit) if is_readout else output
         expected.append(in_order(values.astype(np.int64)))
     # C has no empty arrays.
-    flat = np.concatenate([*elements, [0] * (not firsts[-1])]).astype(np.int64)
+    flat = np.concatenate(elements).astype(np.int64) if firsts[-1] else np.zeros(1, int)
     return {
         "examples": count,
         "steps": steps,

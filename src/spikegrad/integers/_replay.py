@@ -161,7 +161,8 @@ def _check_sizes(
                     f"{place} must read {edge.source!r} by a weight for {shape} neurons, got one "
                     f"for {current}"
                 )
-        for field in () if cell is None else (*cell.integer_domains, "unit"):
+        fields = () if cell is None else (*cell.integer_domains, "unit")
+        for field in fields:
             parameters = np.shape(getattr(cell, field))
             if not is_broadcast(parameters, shape):
                 raise ValueError(
@@ -169,7 +170,7 @@ def _check_sizes(
                     f"broadcasts to them, got shape {parameters}"
                 )
     if unread := [name for name in inputs if name not in shapes]:
-        raise ValueError(f"{owner}: no layer reads {unread[0]!r}; remove these inputs")
+        raise ValueError(f"{owner}: no layer reads {unread[0]!r}. Remove these inputs")
 
 
 def _operations(
