@@ -1,5 +1,6 @@
 """Surrogate gradients for spiking neural networks in JAX: a step forward, a smooth slope backward.
-It has the common neurons and surrogates, layers, networks over time, and :func:`diagnose`.
+It has the common neurons and surrogates, layers, networks over time, and
+:func:`~spikegrad.diagnose`.
 
 >>> import jax, jax.numpy as jnp
 >>> from spikegrad import LIF, LeakyReadout, Network

@@ -1,5 +1,6 @@
 """Networks on the integers of chips: cells, weights, quantization, replay and programs in C.
-:func:`quantize` rounds a trained network, and :func:`replay` runs it in NumPy with equal spikes.
+:func:`~spikegrad.integers.quantize` rounds a trained network, and
+:func:`~spikegrad.integers.replay` runs it in NumPy with equal spikes.
 
 >>> import jax
 >>> from spikegrad import LIF, Network
