@@ -65,7 +65,7 @@ from ..._compat import match_varying_axes, merge_leading, spread_as, zeros_like
 from ..._device import Device, Work
 from ..._pytree import PyTree, inexact, is_inexact
 from ...neurons import State
-from ..graph._connections import Name
+from ..graph._connections import Edge, Name
 from ..graph._graph import Graph
 from ..step._masks import Masks, tree_keep, tree_where
 from ..step._states import StatesAndPasts
@@ -142,7 +142,8 @@ def run(
     results: list[LoopResults] = []
     for part in schedule(len(masks.started), plan.backward, plan.device, work):
         part_masks = masks.part(part.start, part.start + part.steps)
-        program = PartProgram(plan, graph, traced, part)
+        groups = graph.components(part.chunk)
+        program = PartProgram(plan, graph.edges, groups, traced, part)
         results.append(
             program.run(LoopArguments(arrays, inputs, pre_spike, starts, part_masks))
         )
@@ -225,10 +226,20 @@ def _recompute_outputs(
 
 @dataclasses.dataclass(eq=False)
 class PartProgram:
-    """The loop over a part without its arrays, which both passes get as arguments."""
+    """The loop over a part without its arrays, which both passes get as arguments.
+
+    It does not have the graph. JAX keeps the backward pass, and functions of the graph may refer to
+    tracers of the caller.
+    """
 
     plan: Plan
-    graph: Graph
+    edges: dict[Name, tuple[Edge, ...]]
+    groups: list[tuple[Name, ...]]
+    """The nodes of each component, sources first.
+
+    They depend on the length of a chunk: outputs with a delay of at least a chunk are known when
+    the chunk starts, so they do not close a loop.
+    """
     traced: dict[Name, LayerVjp | JoinVjp]
     """The equations of each node, without arrays."""
     part: Part
@@ -237,9 +248,6 @@ class PartProgram:
         # A later stage may compute outputs from residuals. Segments do not have them for all steps.
         self.returns_residuals = self.plan.staged and not self.part.has_segments
         self.segment_starts = np.arange(0, self.part.steps, self.part.segment)
-        # The groups depend on the length of a chunk: outputs with a delay of at least a chunk are
-        # known when the chunk starts, so they do not close a loop.
-        self.groups = self.graph.components(self.part.chunk)
 
     def run(self, arguments: LoopArguments) -> LoopResults:
         """Run the loop, with a custom derivative."""
@@ -282,7 +290,7 @@ class PartProgram:
             self.plan,
             self.part,
             self.groups,
-            self.graph.edges,
+            self.edges,
             nodes,
             arguments.inputs,
             arguments.starts[0],
