@@ -53,7 +53,9 @@ class Value(NamedTuple):
 
     @property
     def is_moved_only(self) -> bool:
-        return all(isinstance(operation, Move) for operation in self.operations)
+        return all(
+            isinstance(operation, Rearrangement) for operation in self.operations
+        )
 
     def then(self, operation: Operation | None, output: Any) -> Value:
         """Return the value after another operation, with the shape and dtype of ``output``."""
@@ -272,7 +274,7 @@ class Bias(Operation, pure=True):
         return x + jnp.asarray(self.bias, x.dtype)
 
 
-class Move(Operation, pure=True):
+class Rearrangement(Operation, pure=True):
     """Another shape or order of the numbers, such as of a reshape or a transposition."""
 
     order: tuple[int, ...] | None = wiring()
@@ -281,7 +283,9 @@ class Move(Operation, pure=True):
     """The shape of the result."""
 
     @classmethod
-    def read(cls, equation: Equation, operands: Operands, value: Value) -> Move:
+    def read(
+        cls, equation: Equation, operands: Operands, value: Value
+    ) -> Rearrangement:
         # The equation moves the places as it moves the numbers.
         before = np.arange(math.prod(value.shape)).reshape(value.shape)
         (moved,) = bind(equation, [jnp.asarray(before), *operands[1:]])
@@ -306,10 +310,11 @@ PRIMITIVES: dict[str, type[Operation]] = {
     **dict.fromkeys(("mul", "div"), Factor),
     **dict.fromkeys(("add", "add_any", "sub"), Bias),
     **dict.fromkeys(
-        ("reshape", "squeeze", "expand_dims", "broadcast_in_dim", "transpose"), Move
+        ("reshape", "squeeze", "expand_dims", "broadcast_in_dim", "transpose"),
+        Rearrangement,
     ),
 }
-LINEAR = Product, Convolution, SumPooling, Factor, Move
+LINEAR = Product, Convolution, SumPooling, Factor, Rearrangement
 """The operations whose result for a sum is the sum of their results."""
 COPIES = frozenset({"convert_element_type", "copy", "copy_p"})
 """Primitives that change at most the dtype."""
@@ -366,7 +371,7 @@ def _read_equation(equation: Equation, operands: Operands) -> list[Value]:
         return [_sum(name, values)]
     result = value.then(PRIMITIVES[name].read(equation, operands, value), output)
     if name == "reduce_sum":  # the axes of length 1 go
-        result = result.then(Move(None, output.shape), output)
+        result = result.then(Rearrangement(None, output.shape), output)
     return [result]
 
 

@@ -14,8 +14,8 @@ from spikegrad._weights import (
     Convolution,
     Factor,
     MaxPooling,
-    Move,
     Product,
+    Rearrangement,
     SumPooling,
     read_function,
 )
@@ -45,7 +45,11 @@ def images_last(x):
 
 FUNCTIONS = {  # with the shape of an example, and the operations
     "product": (lambda x: x @ MATRIX, (12,), [Product]),
-    "matrix on the left": (lambda x: (MATRIX.T @ x.T).T, (12,), [Move, Product, Move]),
+    "matrix on the left": (
+        lambda x: (MATRIX.T @ x.T).T,
+        (12,),
+        [Rearrangement, Product, Rearrangement],
+    ),
     "product of an image": (
         lambda x: jnp.tensordot(x, MATRIX.reshape(3, 4, 4), ((2, 1), (0, 1))),
         (4, 3),
@@ -69,7 +73,7 @@ FUNCTIONS = {  # with the shape of an example, and the operations
         (5, 4),
         [MaxPooling],
     ),
-    "global average": (lambda x: x.mean((2, 3)), IMAGE, [SumPooling, Move, Factor]),
+    "global average": (lambda x: x.mean((2, 3)), IMAGE, [SumPooling, Rearrangement, Factor]),
     "nothing": (lambda x: sum([x, 0.0]), (12,), []),
 }
 
@@ -96,7 +100,7 @@ def test_arguments_add_up():
     three = [jax.ShapeDtypeStruct((1, 4, 3), np.float32)] * 3
     value = read_function(lambda a, b, c: (sum([c, a]) + b).reshape(1, 12) @ MATRIX, *three)
     assert [term.source for term in value.terms] == [2, 0, 1]
-    assert [*map(type, value.operations)] == [Move, Product]
+    assert [*map(type, value.operations)] == [Rearrangement, Product]
     flat = read_function(lambda a, b: a.reshape(1, 12) + b.reshape(1, 12), *three[:2])
     assert [term.source for term in flat.terms] == [0, 1]
     assert flat.shape == (1, 12)

@@ -345,7 +345,7 @@ def convolved_padded(x):
 
 
 MOVED = {  # with the kinds of operations that stay
-    "bias before a product": (lambda x: (x - 0.5).reshape(1, -1) @ ROWS, "Move Product"),
+    "bias before a product": (lambda x: (x - 0.5).reshape(1, -1) @ ROWS, "Rearrangement Product"),
     "bias before padding": (
         lambda x: jax.lax.conv(x + SPOTS, WEIGHT, (1, 1), "SAME") / 3,
         "Convolution",
@@ -362,7 +362,7 @@ MOVED = {  # with the kinds of operations that stay
     ),
     "global average": (
         lambda x: convolved_padded(x).mean((2, 3)).reshape(1, 3) + 1,
-        "SumPooling Convolution SumPooling Move",
+        "SumPooling Convolution SumPooling Rearrangement",
     ),
 }
 

@@ -170,7 +170,7 @@ def to_spiking(
     return spiking
 
 
-class Scaled(Struct, pure=True):
+class ScaledInputs(Struct, pure=True):
     """A function of inputs that are multiplied by a number each."""
 
     function: Callable = parameter(kind=object)
@@ -285,7 +285,7 @@ def _in_units(
                 f"{owner} must be linear except for its cells: {error}"
             ) from None
         factors = tuple(units[source] for source in sources)
-        return function if {*factors} == {1.0} else Scaled(function, factors)
+        return function if {*factors} == {1.0} else ScaledInputs(function, factors)
 
     def weight_of(weight: Any, source: str) -> Any:
         matrix = matrix_of(weight)

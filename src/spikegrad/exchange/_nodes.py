@@ -368,12 +368,12 @@ class Signal(NamedTuple):
         return Signal(shape, places, self.dtype, (*self.functions, function))
 
 
-def after_move(move: weights.Move, signal: Signal) -> Signal:
+def after_rearrangement(rearrangement: weights.Rearrangement, signal: Signal) -> Signal:
     """Move the places. No node is needed, because weights and parameters move to NIR's order."""
     places = signal.places.ravel()
-    if move.order is not None:
-        places = places[np.array(move.order)]
-    return signal._replace(places=places.reshape(move.shape))
+    if rearrangement.order is not None:
+        places = places[np.array(rearrangement.order)]
+    return signal._replace(places=places.reshape(rearrangement.shape))
 
 
 def after_bias(bias: weights.Bias, signal: Signal) -> Signal:
@@ -460,7 +460,7 @@ AFTER: dict[type[weights.Operation], Callable[[Any, Signal], Signal]] = {
     weights.SumPooling: after_pooling,
     weights.Factor: after_factor,
     weights.Bias: after_bias,
-    weights.Move: after_move,
+    weights.Rearrangement: after_rearrangement,
 }
 """For each operation of a function of the user, the signal after it."""
 

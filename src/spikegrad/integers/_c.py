@@ -22,9 +22,9 @@ from .._weights import (
     Convolution,
     Factor,
     MaxPooling,
-    Move,
     Operation,
     Product,
+    Rearrangement,
     Shape,
 )
 from ..network import Network
@@ -822,7 +822,7 @@ def _stages(edge: IntegerEdge) -> list[_Stage]:
         shape = run([operation], np.zeros((1, *last.output), np.int64)).shape[1:]
         if isinstance(operation, Factor):
             stages[-1] = last._replace(factor=last.factor * int(operation.factor))
-        elif isinstance(operation, Move):
+        elif isinstance(operation, Rearrangement):
             stages[-1] = last._replace(output=shape)
         elif last.operation is None:
             stages[-1] = last._replace(

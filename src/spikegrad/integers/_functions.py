@@ -25,9 +25,9 @@ from .._weights import (
     Convolution,
     Factor,
     MaxPooling,
-    Move,
     Operation,
     Product,
+    Rearrangement,
     Shape,
     SumPooling,
     read_function,
@@ -238,7 +238,7 @@ def _without_orders(operations: Sequence[Operation]) -> list[Operation]:
     done: list[Operation] = []
     order: np.ndarray | None = None  # of a transposition before a product
     for operation in operations:
-        if isinstance(operation, Move) and operation.order is not None:
+        if isinstance(operation, Rearrangement) and operation.order is not None:
             places = np.array(operation.order)
             if done and isinstance(done[-1], Product):
                 weight = np.asarray(done[-1].weight)[:, places]
@@ -252,7 +252,7 @@ def _without_orders(operations: Sequence[Operation]) -> list[Operation]:
             weight[order] = operation.weight
             done.append(Product(weight, operation.shape))
             order = None
-        elif not isinstance(operation, Move):
+        elif not isinstance(operation, Rearrangement):
             break
     if order is not None:
         raise ValueError("a transposition that no product follows")
@@ -381,10 +381,11 @@ def _factor(factor: Factor, x: np.ndarray) -> np.ndarray:
     return x * factor.factor
 
 
-def _move(move: Move, x: np.ndarray) -> np.ndarray:
-    if math.prod(move.shape) != x[0].size or move.order is not None:
-        raise ValueError(f"a move of {x.shape[1:]} to {move.shape} with another order")
-    return x.reshape(len(x), *move.shape)
+def _rearrangement(rearrangement: Rearrangement, x: np.ndarray) -> np.ndarray:
+    shape = rearrangement.shape
+    if math.prod(shape) != x[0].size or rearrangement.order is not None:
+        raise ValueError(f"a move of {x.shape[1:]} to {shape} with another order")
+    return x.reshape(len(x), *shape)
 
 
 _RULES: dict[type[Operation], Callable[[Any, np.ndarray], np.ndarray]] = {
@@ -393,5 +394,5 @@ _RULES: dict[type[Operation], Callable[[Any, np.ndarray], np.ndarray]] = {
     SumPooling: _sum_pooling,
     MaxPooling: _max_pooling,
     Factor: _factor,
-    Move: _move,
+    Rearrangement: _rearrangement,
 }

@@ -40,9 +40,9 @@ from .._weights import (
     Convolution,
     Factor,
     MaxPooling,
-    Move,
     Operation,
     Product,
+    Rearrangement,
     SumPooling,
 )
 from ..network import Delayed, Join, Layer, Network, Window
@@ -54,10 +54,16 @@ from ._replay import chip_layers
 
 _FORMAT = 3
 _CELLS = {cell.__name__: cell for cell in CHIPS}
+# Names in files are fixed here, so that a class can be renamed without another format.
 _OPERATIONS: dict[str, type[Operation]] = {
-    kind.__name__: kind
-    for kind in (Product, Convolution, SumPooling, MaxPooling, Factor, Move)
+    "Product": Product,
+    "Convolution": Convolution,
+    "SumPooling": SumPooling,
+    "MaxPooling": MaxPooling,
+    "Factor": Factor,
+    "Move": Rearrangement,
 }
+_NAME_OF_OPERATION = {kind: name for name, kind in _OPERATIONS.items()}
 _FIXED = "scale", "low", "high", "step"
 
 
@@ -194,7 +200,7 @@ def _operation_record(operation: Operation) -> Record:
     values = operation._values()
     if name is not None:
         values[name] = _array_record(values[name])
-    return {"class": type(operation).__name__, **values}
+    return {"class": _NAME_OF_OPERATION[type(operation)], **values}
 
 
 def _array_record(array: Any) -> Record:
@@ -436,10 +442,10 @@ def _operation(entry: _Entry) -> Operation:
         return Product(_array(fields["weight"], 2, 2), fields["shape"].integers(1))
     if kind is Factor:
         return Factor(_array(fields["factor"], 0, 0))
-    if kind is Move:
+    if kind is Rearrangement:
         if fields["order"].value is not None:
             fields["order"].refuse("null")
-        return Move(None, fields["shape"].integers(1))
+        return Rearrangement(None, fields["shape"].integers(1))
     if kind in (SumPooling, MaxPooling):
         window = fields["window"].integers(1)
         strides = fields["stride"].integers(1, len(window))

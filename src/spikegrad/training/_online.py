@@ -56,7 +56,7 @@ class Carry(NamedTuple):
     """The traces of each layer."""
 
 
-class StepResult(NamedTuple):
+class OnlineStep(NamedTuple):
     """The results of a step, for :meth:`Online.step` and :meth:`Online.scan`."""
 
     carry: Carry
@@ -526,7 +526,7 @@ class Online(Struct):
         loss: StepLoss,
         active: Any,
         key: Any,
-    ) -> StepResult:
+    ) -> OnlineStep:
         """Run one step, as :meth:`step`, and return its loss too."""
         graph, rule = self.network.graph, self._traced
         states, pasts = as_states_and_pasts(graph, carry.states)
@@ -553,7 +553,7 @@ class Online(Struct):
         sequence = jax.tree.map(lambda x: jnp.asarray(x)[None], inputs)  # of one step
         report_call(self.network, sequence, key)
         after = Carry(as_entries(graph, (ran.states, ran.pasts)), traces)
-        return StepResult(after, ran.outputs, ran.value, gradients)
+        return OnlineStep(after, ran.outputs, ran.value, gradients)
 
 
 def _differs_between_neurons(cell: Cell) -> bool:

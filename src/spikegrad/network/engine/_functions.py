@@ -26,7 +26,7 @@ Arrays: TypeAlias = list[jax.Array]
 """The arrays that a function closes over, in the order of its equations."""
 
 
-class Equations(NamedTuple):
+class TracedFunction(NamedTuple):
     """A function as equations. ``call(arrays, *args)`` equals ``function(*args)``."""
 
     call: Callable
@@ -37,7 +37,7 @@ class Equations(NamedTuple):
 
 def as_equations(
     function: Callable, *example: PyTree, run: Callable = bind_over_any_axes
-) -> Equations:
+) -> TracedFunction:
     """Trace a function, for arguments with the shapes and dtypes of the examples.
 
     ``run`` applies one equation to its operands.
@@ -56,7 +56,7 @@ def as_equations(
 
     # Constants may be NumPy arrays. The loop differentiates with respect to them, so they
     # become JAX arrays.
-    return Equations(call, [jnp.asarray(array) for array in consts], closed)
+    return TracedFunction(call, [jnp.asarray(array) for array in consts], closed)
 
 
 def pullback(function: Callable, cotangent: PyTree, *args: PyTree) -> tuple:

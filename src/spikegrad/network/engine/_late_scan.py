@@ -7,8 +7,8 @@ arrays that depend on an array that the loop reads. The loop overwrites all thei
 results are those of ``jax.lax.scan``.
 
 What is not optimal: JAX traces the body once, for the shapes of its results, and copies this trace
-into the loop. The first values of states and cotangents are zeros
-too, and exist from the start of the program, one time step of each.
+into the loop. The first values of states and cotangents are zeros too, and exist from the start of
+the program, one time step of each.
 """
 
 from __future__ import annotations
@@ -34,7 +34,6 @@ def late_scan(
     ready: PyTree,
     length: int | None = None,
     reverse: bool = False,
-    unroll: int = 1,
 ) -> tuple[Carry, PyTree]:
     """Return the results of ``jax.lax.scan``.
 
@@ -44,12 +43,10 @@ def late_scan(
     if length is None:
         length = len(jax.tree.leaves(slices)[0])
     seeds = [leaf for leaf in jax.tree.leaves(ready) if 0 not in leaf.shape]
-    # XLA removes a loop of one iteration, and its zeros. An unrolled loop stacks the results of
-    # several steps at once. On an Explicit mesh, JAX cannot index a sharded axis.
-    if length == 1 or unroll > 1 or not seeds or any(map(explicit_sharding, seeds)):
-        return jax.lax.scan(
-            body, carry, slices, length=length, reverse=reverse, unroll=unroll
-        )
+    # XLA removes a loop of one iteration, and its zeros. On an Explicit mesh, JAX cannot index a
+    # sharded axis.
+    if length == 1 or not seeds or any(map(explicit_sharding, seeds)):
+        return jax.lax.scan(body, carry, slices, length=length, reverse=reverse)
     # JAX remembers the trace of a compiled function, and copies it into the loop below.
     body = jax.jit(body, inline=True)
     first = jax.tree.map(lambda a: a[0], slices)
