@@ -96,8 +96,8 @@ def pytest_configure(config):
     for mark in (
         "every: a combination for which others stand, run with --every alone",
         "ci: of these, a combination that .ci/run does not leave out",
-        "slow: left out if no marks are chosen, and a part of those that .ci/run does not leave "
-        "out",
+        "slow: takes a second or more of a processor, so a run without chosen marks leaves it out, "
+        "and .ci/run does not",
         "oldest: depends most on JAX's transformations, so .ci/run also takes the oldest and the "
         "newest JAX",
         "newest: changes with JAX and Python, so .ci/run also takes the newest ones",

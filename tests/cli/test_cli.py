@@ -51,6 +51,7 @@ def record(folder):
     return json.loads((folder / "run.json").read_text())
 
 
+@pytest.mark.slow
 def test_a_run_is_written_in_full(run):
     folder, done = run
     assert {p.name for p in folder.iterdir()} == {

@@ -180,6 +180,7 @@ def test_accuracy_has_an_interval_even_if_all_or_none_are_right(right, n):
     assert tables.accuracy(right / n, n) == with_interval(right / n, n)
 
 
+@pytest.mark.slow
 def test_saved_parameters_are_those_after_the_last_update(run):
     assert len(run.before["spiking"]) == 3 * (72 // 16) + 1
     for layer, last in zip(run.layers, run.before["spiking"][-1], strict=True):

@@ -79,6 +79,7 @@ def test_noise_is_normal_and_new_for_each_key():
         assert abs(np.corrcoef(a.ravel(), b.ravel())[0, 1]) < 5 / np.sqrt(a.size)
 
 
+@pytest.mark.slow
 def test_scores_do_not_depend_on_how_examples_are_batched():
     x = RNG.uniform(size=(700, 6)).astype(np.float32)  # more than one batch, the last one padded
     network = SpikingNetwork(SIZES, LIF(), steps=5, encoding="current")
@@ -131,6 +132,7 @@ def learnt(digits):
         return small(digits)
 
 
+@pytest.mark.slow
 def test_training_learns_and_the_seed_decides(digits, learnt):
     params, results = learnt
     assert results["curves"]["loss"] == sorted(results["curves"]["loss"], reverse=True)
@@ -149,6 +151,7 @@ def test_held_out_examples_have_no_part_in_training(digits, learnt):
     assert other[1]["curves"]["test"] != learnt[1]["curves"]["test"]
 
 
+@pytest.mark.slow
 def test_stopping_keeps_what_was_learnt_and_a_resumed_run_gives_the_same_bits(
     digits, learnt, tmp_path
 ):

@@ -71,6 +71,7 @@ def simulate(params, x, cell, taus):
     return np.array(potentials)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("cell", "taus"),
     [("lif", (5.0, 8.0)), ("synaptic", (5.0, 3.0, 8.0)), ("adaptive", (5.0, 20.0, 8.0))],
@@ -116,6 +117,7 @@ def test_time_constants_become_leaks_in_their_order(cell, leaks):
         )
 
 
+@pytest.mark.slow
 def test_padding_changes_neither_loss_nor_gradient_nor_rates():
     network = network_of((4,), recurrent=True)
     params = network.init(jax.random.key(1))

@@ -80,6 +80,7 @@ for statement in "spikegrad.Network", "spikegrad.network.Network", "from spikegr
 """
 
 
+@pytest.mark.slow
 def test_modules_are_imported_at_their_first_use():
     source = pathlib.Path(spikegrad.__file__).parent
     modules = {path.parent.name for path in source.glob("[!_]*/__init__.py")}
@@ -119,6 +120,7 @@ print(update._cache_size())
 """
 
 
+@pytest.mark.slow
 def test_first_update_compiles_once():
     """An import within the first update may add settings to JAX, and then the second update
     compiles again.

@@ -258,6 +258,7 @@ def test_spike_types_of_nan_and_infinity():
         assert jnp.isnan(nan)
 
 
+@pytest.mark.slow
 def test_the_mean_of_many_spikes_is_the_primal():
     """Within five standard errors, of 21 means: by chance beyond it once in 80,000 keys."""
     draws, x = 100_000, np.array([-3.0, -0.5, -0.1, 0.0, 0.3, 0.61, 1.0])
@@ -323,6 +324,7 @@ class Plain(Noisy):
         return u - s, s
 
 
+@pytest.mark.slow
 def test_a_cell_that_draws_gets_the_key_and_no_other():
     x = np.random.default_rng(1).uniform(0, 2, (6, 2, 5)).astype(np.float32)
     identity = np.eye(5, dtype=np.float32)
@@ -485,6 +487,7 @@ def test_a_network_is_the_loop(x64):
         assert np.linalg.norm(one - want) < 1e-12 * np.linalg.norm(want)
 
 
+@pytest.mark.slow
 def test_a_stream_draws_what_a_sequence_draws(x64):
     """Step by step, and for one example alone."""
     network = build(given())
@@ -532,6 +535,7 @@ def test_noise_is_not_a_residual(mode):
         assert bytes_of(stochastic(Sigmoid()), x, mask) == bytes_of(Sigmoid(), x, mask)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", [pytest.param("half", marks=pytest.mark.every), "8-bit"])
 def test_states_in_few_bits_fire_equally(mode):
     """Also next to the thresholds. Without settling it, one in a few hundred would not."""
@@ -562,6 +566,7 @@ def test_states_in_few_bits_fire_equally(mode):
     assert unsettled > 100
 
 
+@pytest.mark.slow
 def test_finite_differences_of_a_soft_network_hold(x64):
     """Of every parameter: weights, thresholds, widths."""
     direction = jax.tree.map(lambda a: np.random.default_rng(0).normal(size=a.shape), P)

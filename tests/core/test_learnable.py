@@ -139,6 +139,7 @@ def test_gradients_have_the_dtype_of_their_parameter(dtype, parameter):
     np.testing.assert_allclose(np.asarray(got, float), half / (1 + half**2) / np.pi, rtol=rtol)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", few(["float32", "bfloat16"], "float32"))
 def test_far_out_and_at_infinity_all_derivatives_are_finite(dtype, request):
     names = spikegrad.names() if request.config.getoption("every") else WITH_PARAMETERS

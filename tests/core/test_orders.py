@@ -155,6 +155,7 @@ STANDING_FOR_ALL = (
 of_two_curves = pytest.mark.parametrize("name", few(PRIMALS, *STANDING_FOR_ALL))
 
 
+@pytest.mark.slow
 @pytest.mark.ci
 @pytest.mark.parametrize("name", few(PRIMALS, STANDING_FOR_ALL[0]))
 @x64

@@ -18,6 +18,7 @@ def checker():
     return str(beside) if beside.exists() else shutil.which("basedpyright")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(checker() is None, reason="basedpyright is not installed")
 def test_planted_errors_are_found_and_no_others(tmp_path):
     # The settings of the project leave the file out.

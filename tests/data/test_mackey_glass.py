@@ -3,6 +3,7 @@ next ones.
 """
 
 import numpy as np
+import pytest
 from scipy.integrate import solve_ivp
 
 from spikegrad.data import mackey_glass
@@ -38,6 +39,7 @@ def by_method_of_steps(times, tau, past, intervals):
     return values
 
 
+@pytest.mark.slow
 def test_three_lyapunov_times():
     times = np.arange(226) * 197 / 75
     expected = by_method_of_steps(times, 17.0, 0.7206597, 35)

@@ -163,16 +163,32 @@ def test_gradient_and_update_are_relative_to_the_weights():
     ("network", "kind", "place"),
     [
         (stack(threshold=jnp.array(-1.0)), "saturated", "1"),
-        (stack(surrogate=-1.0 * Sigmoid(4.0)), "out of reach", "1"),
-        (stack(surrogate=Sigmoid(jnp.array(0.1))), "vanishes", "1"),
-        (stack(cell=NUMBERS, surrogate=Sigmoid(40.0)), "explodes", "1"),
+        pytest.param(
+            stack(surrogate=-1.0 * Sigmoid(4.0)), "out of reach", "1", marks=pytest.mark.slow
+        ),
+        pytest.param(
+            stack(surrogate=Sigmoid(jnp.array(0.1))), "vanishes", "1", marks=pytest.mark.slow
+        ),
+        pytest.param(
+            stack(cell=NUMBERS, surrogate=Sigmoid(40.0)), "explodes", "1", marks=pytest.mark.slow
+        ),
         (stack(surrogate=Sigmoid(jnp.array(40.0))), "explodes", "1"),
         (stack(surrogate=lambda x: (x >= 0).astype(x.dtype)), "out of reach", "1"),
         (stack(decay=jnp.array(1.5)), "explodes", "1"),
         (stack(second=matrix(2, 1e-3)), "silent", "1"),
         (stack(second=SECOND + 2), "saturated", "1"),
-        (stack(second=Layer(SECOND, CELL, bias=jnp.full(HIDDEN, -20.0))), "silent", "1"),
-        (stack(second=Layer(SECOND, CELL, recurrent=matrix(4, 40.0))), "saturated", "1"),
+        pytest.param(
+            stack(second=Layer(SECOND, CELL, bias=jnp.full(HIDDEN, -20.0))),
+            "silent",
+            "1",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            stack(second=Layer(SECOND, CELL, recurrent=matrix(4, 40.0))),
+            "saturated",
+            "1",
+            marks=pytest.mark.slow,
+        ),
         (stack(second=Layer(SECOND, AdaptiveLIF(0.9, adaptation=40.0))), "saturated", "1"),
         (stack(first=jnp.full((UNITS, HIDDEN), 0.5)), "alike", "0"),
     ],
@@ -325,6 +341,7 @@ def test_gradient_is_lost_at_the_last_layer_without_one():
     assert "the gradient of its weights is 0" in issue.description
 
 
+@pytest.mark.slow
 def test_nan_behind_a_mask_is_no_issue():
     mask = np.arange(STEPS) < 15
     assert issues(stack(), np.where(mask[:, None, None], X, np.nan), mask=mask) == []
@@ -449,6 +466,7 @@ def test_functions_as_weights_are_scaled():
     assert "scale its weights by 0.01" in str(diagnose(stack(large), X, loss, train=False))
 
 
+@pytest.mark.slow
 def test_mean_of_a_kernel_is_subtracted():
     kernel = FIRST[None] - 2
     weight = jax.tree_util.Partial(lambda k, x: x @ k[0], kernel)
@@ -542,6 +560,7 @@ def test_repair_never_makes_an_invalid_cell(omega):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("factor", "scale", "expected"), [(20000, 1, ("not finite", "2")), (1, 6e4, ("unscaled", "0"))]
 )
@@ -849,6 +868,7 @@ def test_change_that_helps_no_other_examples_is_not_an_issue(rate):
     assert "check the labels" in report.verdict
 
 
+@pytest.mark.slow
 def test_loss_with_the_wrong_sign_is_doubted():
     report = diagnose(stack(), X, lambda out: -loss(out), optimizer=optax.adam(1e-2))
     assert (

@@ -124,6 +124,7 @@ def test_a_potential_at_the_threshold_fires_on_both_sides():
     assert from_nir(graph, **EULER).layers[0].cell == network.layers[0].cell
 
 
+@pytest.mark.slow
 def test_images_with_channels_last():
     network, inputs = images()
     graph = to_nir(network, **EULER, input_shape=(7, 5, 2))

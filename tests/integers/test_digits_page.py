@@ -175,6 +175,7 @@ class Browser:
         os.close(self.to)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not BROWSER, reason="needs Chromium")
 def test_page_in_a_browser_equals_replay(network, examples, tmp_path):
     """The outputs for the examples, and what the page shows for digits that are drawn by a mouse

@@ -198,6 +198,7 @@ REFUSED = {
 }
 
 
+@pytest.mark.slow
 def test_maxima_of_inputs_need_numbers_in_c(tmp_path):
     network, _ = quantized([Layer(maximum, LIF_CELL)])()
     to_c(network, tmp_path / "net")
@@ -426,6 +427,7 @@ def test_parameters_of_channels_in_c(tmp_path):
             assert f"_t {table} = " in source, table
 
 
+@pytest.mark.slow
 def test_report_of_a_convolution_in_c(tmp_path):
     """3 kernels of 2 channels and 3 places at 4 places of 8, of which the padding leaves
     out one.

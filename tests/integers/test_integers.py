@@ -283,6 +283,7 @@ def test_scale_has_the_least_error_of_long_tails(tail):
     assert row.zeros < 0.9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("target", "size", "cell", "readout"),
     [
@@ -371,6 +372,7 @@ def test_adaptation_and_rest_follow_the_real_network(reset):
     assert again.layers["0"].cell.steps == 2
 
 
+@pytest.mark.slow
 def test_quantized_network_trains():
     """Its gradient is that of the real network, but for the rounding."""
     network, spikes = real_network(0.14, LIF(0.9, reset="value", surrogate=Arctan(2.0)))
@@ -967,6 +969,7 @@ def test_replay_refuses_sums_that_float32_rounds():
     )
 
 
+@pytest.mark.slow
 def test_masked_steps_do_not_count():
     """Rates, states and checks of inputs are those of the valid steps, and padding may be NaN."""
     network, spikes = real_network(0.14, LIF(0.9, reset="value", surrogate=Arctan(2.0)))

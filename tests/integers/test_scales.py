@@ -78,6 +78,7 @@ def test_each_neuron_has_the_scale_of_the_least_error(tmp_path):
     assert report.layers[0].zeros < 0.5 < one.layers[0].zeros
 
 
+@pytest.mark.slow
 def test_channels_of_a_convolution_have_scales_and_gains():
     """Channels differ by a factor of 100, and ``norm_input`` has a gain for each. Potentials before
     a spike are the real ones but for the rounding.
@@ -111,6 +112,7 @@ def test_channels_of_a_convolution_have_scales_and_gains():
     assert report.layers[0].error < 0.01
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("per_channel", [False, True])
 def test_sums_of_products_are_exact_in_float32(per_channel):
     """33 weights and their negatives cancel, but their sizes add up to more than 2^24 for inputs of

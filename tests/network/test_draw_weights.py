@@ -96,6 +96,7 @@ def test_loops_have_a_tenth_of_the_variance():
     of_std(leaked(later(outs["window"], 1) @ drawn.layers["window"].recurrent), 0.1**0.5, rel=0.35)
 
 
+@pytest.mark.slow
 def test_parts_add_up_over_draws_for_correlated_sources():
     """One signal for all inputs, which hardly changes between lags: the largest scatter of single
     draws.
@@ -157,6 +158,7 @@ def test_lists_kernels_of_delays_and_a_deviation_for_each_layer():
     of_std(leaked(currents), 3.0)
 
 
+@pytest.mark.slow
 def test_bad_input():
     w, x = jnp.zeros((4, 4)), SPIKES[:5, :2, :4] | True
     silent = Network({"a": Layer(w, LIF(threshold=50.0)), "b": Layer(w, LIF())})

@@ -76,6 +76,7 @@ def stopped(r):
     return lambda s: jax.lax.stop_gradient(s) @ r
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("detach_reset", few([False, True], False))
 @pytest.mark.parametrize("adaptation", few([0.0, KAPPA], KAPPA))
 def test_a_stopped_gradient_is_eprop(x64, adaptation, detach_reset):

@@ -96,6 +96,7 @@ def test_entries_keep_the_order_in_which_they_were_written():
     assert ".layers['a'].weight['b'].weight" in paths
 
 
+@pytest.mark.slow
 def test_a_network_of_functions_is_an_argument_of_jit():
     """Functions are part of its structure: the arrays alone are traced and get gradients."""
     w = jnp.asarray(np.random.default_rng(0).normal(size=(UNITS, UNITS)))
@@ -145,6 +146,7 @@ def test_graphs_are_compared_and_hashed_by_value():
     assert graph != make(scale=2.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backward", ["exact", "scan"])
 def test_joins_that_change_the_width_of_single_examples(backward):
     """Under vmap, an example has no axis of examples."""
@@ -169,6 +171,7 @@ def test_joins_that_change_the_width_of_single_examples(backward):
     np.testing.assert_allclose(*of_both, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_networks_that_share_a_layer():
     """The shared outputs have no batch axis, and a term of the loss reads them."""
     x, weights = jnp.ones((STEPS, BATCH, UNITS)), jnp.arange(1.0, 5.0)[:, None, None] * W[None]
@@ -299,6 +302,7 @@ def test_what_must_run_step_by_step():
     assert sorted(map(len, network.graph.components(chunk=2))) == [1, 1, 1, 1]
 
 
+@pytest.mark.slow
 def test_compiler_does_not_sort_a_constant_mask():
     """A delay sorts the mask. The program of a constant mask does this at run time too."""
     rng = np.random.default_rng(0)

@@ -181,6 +181,7 @@ def test_each_layer_of_a_network_goes_by_the_spikes_of_the_one_below():
     assert out[mask].std() == pytest.approx(1, rel=0.25)
 
 
+@pytest.mark.slow
 def test_initializers_of_jax():
     he, even = (
         jax.nn.initializers.he_normal(),

@@ -275,6 +275,7 @@ class MutableCell(Cell):
         return u - s, s
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("thing", "field", "value", "layer"),
     [

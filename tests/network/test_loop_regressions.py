@@ -77,6 +77,7 @@ def test_the_mask_of_inputs_without_a_batch():
     assert not jnp.any(got[::3])
 
 
+@pytest.mark.slow
 def test_on_one_device_steps_and_examples_are_one_axis(monkeypatch):
     def gradient(mode):
         return jax.jit(jax.grad(lambda w: build(w)(X, backward=mode)[1].sum()))(W)
@@ -101,6 +102,7 @@ class Dividing(Cell):
         return 1 + u * u + jnp.log(u), Sigmoid(2.0)(u - 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", few(MODES, "8-bit"))
 def test_no_derivative_of_states_that_never_were(mode):
     x = jnp.abs(X)
@@ -165,6 +167,7 @@ def test_errors_of_few_bits_at_thresholds_of_any_size(mode, of_weights, of_decay
             assert relative(got[n], expected[n]) < limit
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", few(MODES, "8-bit"))
 def test_nan_and_infinity_stay_what_they_are(mode):
     x = X.at[4, 1, 2].set(jnp.nan).at[4, 2, 2].set(jnp.inf)
@@ -178,6 +181,7 @@ def test_nan_and_infinity_stay_what_they_are(mode):
     assert jnp.all(jnp.isfinite(got[:, 0]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", few(MODES, "8-bit"))
 def test_without_jit_a_network_is_compiled_once(mode):
     def run(w):

@@ -117,6 +117,7 @@ def test_gradients_are_those_of_an_explicit_loop(dtype, mode):
     assert np.linalg.norm(a - b) <= max(error, GRADIENT_ERRORS.get(mode, 0)) * np.linalg.norm(b)
 
 
+@pytest.mark.slow
 def test_gradients_of_large_matrices_are_added_in_parts():
     rng, neurons = np.random.default_rng(0), 1024
     weights = [
@@ -134,6 +135,7 @@ def test_gradients_of_large_matrices_are_added_in_parts():
     assert_close(kept, exact, 3e-6)
 
 
+@pytest.mark.slow
 def test_matrices_and_inputs_of_integers():
     """Masks of connections and counts. Inputs without a fraction become the default float."""
     for matrix, inputs in itertools.product(
@@ -150,6 +152,7 @@ def test_matrices_and_inputs_of_integers():
     assert_close(run(w, x.astype(np.uint8)), run(w, x.astype(np.float32)), 1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options", few([{}, {"backward": Backward("recompute", segment=4)}], {}), ids=label
 )
@@ -257,6 +260,7 @@ def test_memory_of_each_mode(backward):
     assert units(1000, backward) <= MOST[backward]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", few(["exact", "half"], "half"))
 def test_memory_of_a_state_of_two_arrays(mode):
     """Kept is what the derivative needs: of a synaptic current, which is linear, nothing."""

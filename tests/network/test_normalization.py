@@ -99,6 +99,7 @@ def nnx_linear(nnx):
     return linear
 
 
+@pytest.mark.slow
 def test_dropout(nnx):
     """One mask a sequence, in the forward and the backward pass."""
     graph, params = nnx.split(nnx_linear(nnx))

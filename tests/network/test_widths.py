@@ -137,6 +137,7 @@ def test_modules_with_functions_among_their_leaves():
     assert new.half_width == pytest.approx(float(spread), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_potentials_of_spikes_that_are_drawn_are_those_of_the_key():
     cell, widths = LIF(surrogate=spikegrad.stochastic(Arctan(3.0))), []
     drawn = Network([Layer(weight(5, 8, 2.0), cell), Layer(weight(8, 6), LIF())])

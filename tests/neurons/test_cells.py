@@ -129,6 +129,7 @@ def expected_of(name):
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "mode"), few(itertools.product(NETWORKS, MODES), ("refractory", "exact"))
 )

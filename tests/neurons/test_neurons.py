@@ -262,6 +262,7 @@ def test_potentials_that_16_bits_cannot_decay(dtype, stuck, known):
     unroll(LeakyReadout(stuck), currents.astype("float32"))
 
 
+@pytest.mark.slow
 def test_a_network_names_the_layer_that_cannot_decay():
     weight = jnp.eye(3, dtype=jnp.bfloat16)
     resting = Refractory(SynapticLIF(0.9, synaptic_decay=0.999), 2)

@@ -120,6 +120,7 @@ def numpy_gradients(task):
     return grads[::-1]
 
 
+@pytest.mark.slow
 @every_framework
 def test_the_gradient_is_the_one_by_hand(name):
     with example(name) as module:

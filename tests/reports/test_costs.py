@@ -306,6 +306,7 @@ def test_recurrent_weights_read_the_spikes_of_the_step_before():
     assert rows["neurons"][-2:] == (lengths.sum() * 5, lengths.sum() * 5 * 2)
 
 
+@pytest.mark.slow
 def test_graph_with_delays_windows_joins_and_two_inputs():
     x, cue = spikes(8, 3, 4), rng.integers(0, 3, (8, 3, 2))
     mask = spikes(8, 3, rate=0.7)
@@ -396,6 +397,7 @@ def test_whole_delays_have_one_effective_operation_for_each_synapse():
     assert whole == (8, 8 * 6 * 5, 8 * 6)
 
 
+@pytest.mark.slow
 def test_inputs_without_examples_and_drawn_spikes():
     x, key = spikes(5, 3), jax.random.key(1)
     report = cost_report(Network([Layer(np.ones((3, 2), np.float32), LIF())]), x)

@@ -20,6 +20,7 @@ def exceeded(dtype, worst):
     }
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("case", standing(DEFAULTS, RULE), ids=repr)
 def test_every_number_of_sixteen_bits_and_every_exponent_of_single_precision(case):

@@ -127,6 +127,7 @@ def disagreeing(got, want, compared, differs, tolerance):
     return X[np.where(differs, equal, compared & ~equal)]
 
 
+@pytest.mark.slow
 def test_slopes(computed):
     for spec, (_, _, want) in RECORDED.items():
         name, _, kwargs = parts(spec)
@@ -262,6 +263,7 @@ def test_excluding():
         soft(fire)
 
 
+@pytest.mark.slow
 def test_a_network_that_excludes_the_threshold_is_the_same_in_every_mode():
     # the potentials of a step: at the threshold, a little above, where 8 bits hold zero, and far
     # from it

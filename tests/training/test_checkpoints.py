@@ -83,6 +83,7 @@ def whole():
     return train(start(), callbacks=[reports.append]), reports
 
 
+@pytest.mark.slow
 def test_a_state_comes_back_bit_for_bit(whole, tmp_path):
     final, reports = whole
     for report in (reports[2], reports[3]):  # at the end of an epoch, and within one

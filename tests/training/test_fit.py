@@ -152,6 +152,7 @@ def test_batches_of_the_next_call_are_copied_to_a_gpu_ahead(whole, monkeypatch):
     assert same(run(BATCHES, epochs=3), state)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(jax, "set_mesh"), reason="fit on an Explicit mesh")
 @pytest.mark.parametrize("size", few([1, 3], 3))
 def test_batches_may_be_spread_over_an_explicit_mesh(size):
@@ -214,6 +215,7 @@ def test_the_number_of_updates_per_call_and_shapes_of_batches():
         assert reports[-1].epoch_metrics["loss"] == pytest.approx(losses.mean(), rel=1e-4)
 
 
+@pytest.mark.slow
 def test_any_optimiser():
     for optimizer in (optax.lbfgs(), optax.chain(optax.clip(1.0), optax.polyak_sgd(1.0))):
         state = run([(X, Y)], optimizer=optimizer, epochs=60, updates_per_call=20)

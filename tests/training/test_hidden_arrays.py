@@ -104,6 +104,7 @@ def train(trainable, call, epochs=1):
     return [str(warning.message) for warning in caught]
 
 
+@pytest.mark.slow
 def test_fit_warns_once_of_hidden_arrays():
     module = eqx.nn.MLP(5, 4, 4, 2, key=KEY)  # three matrices and biases
     whole = Network([Layer(jax.vmap(module), LIF(0.9)), Layer(SQUARE, LIF(0.9))])

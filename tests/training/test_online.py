@@ -204,6 +204,7 @@ def check(online, x, targets, mask, sizes, tolerance=1e-12):
 CASES = [*itertools.product(range(100), ("eprop", "ottt"))]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("seed", "rule"), few(CASES, (2, "eprop"), (0, "ottt")), ids=str)
 def test_random_networks(x64, seed, rule):
     network, x, mask, targets, sizes = random_network(seed, CELLS if rule == "eprop" else OTTT)
@@ -230,6 +231,7 @@ EXACT = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", few(range(10), 0))
 def test_local_has_the_bits_of_backpropagation_within_a_step(x64, seed):
     network, x, mask, targets, _ = random_network(seed, EXACT, leak=0.5)
@@ -299,6 +301,7 @@ def test_a_stream_continues_with_equal_bits(rule, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, whole.states, states)
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_steps():
     online, x, _ = shallow()
 
@@ -312,6 +315,7 @@ def test_memory_does_not_grow_with_the_steps():
     assert memory(100) == memory(1_000) == memory(10_000)
 
 
+@pytest.mark.slow
 def test_stochastic_spikes_are_those_of_a_call():
     cell = LIF(0.8, 0.6, stochastic(Arctan(2.0)))
     online, x, targets = shallow(hidden=Layer(jnp.ones((3, 4)), cell))

@@ -378,6 +378,7 @@ COLLECTIVES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not NEW, reason="XLA spreads small arrays where it need not")
 @pytest.mark.parametrize("size", [pytest.param(1, marks=pytest.mark.every), 3])
 def test_an_update_has_one_all_reduce_and_no_other_collective(monkeypatch, size):

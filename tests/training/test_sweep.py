@@ -100,6 +100,7 @@ def test_parallel_runs_compile_each_program_once():
     assert len(traced) == 2
 
 
+@pytest.mark.slow
 def test_a_sweep_that_was_killed_is_gone_on_with(tmp_path):
     path = tmp_path / "runs.jsonl"
     whole = of(run(path=path))
