@@ -5,6 +5,8 @@ draws the others, the functions in :data:`FILES`, into ``docs/_static``, so that
 them again after a change of ``benchmarks/results``.
 """
 
+import base64
+import io
 import json
 import re
 import sys
@@ -33,6 +35,7 @@ from spikegrad import (
     soft,
     stochastic,
 )
+from spikegrad.data import load
 from spikegrad.reports.plot import activity, graph, plot, tidy, traces
 from spikegrad.training import Online
 
@@ -125,19 +128,20 @@ g[id^="sweep"] { animation: sweep 7s linear infinite }
 def training():
     """Run the program of the README: a test image as spikes, the hidden spikes and the potentials, and the accuracy."""
     program = re.search(r"```python\n(.*?)```", (HERE.parent / "README.md").read_text(), re.DOTALL)[1]
-    trained = "epochs=10"
-    assert program.count(trained) == 1
     accuracies, space = [], {}
+    test = load("digits").test.as_batch()
 
     def note(now):
         if now.epoch_ended:
-            accuracies.append(100 * space["loss"](now.state.trainable, space["test"], space["key"])[1]["accuracy"])
+            accuracies.append(100 * space["loss"](now.state.trainable, test, space["key"])[1]["accuracy"])
 
     space["note"] = note
-    exec(program.replace(trained, f"{trained}, callbacks=[note]"), space)
-    inputs = space["spikes"](space["test"], space["key"])[:, SHOWN : SHOWN + 1]
+    program = program.replace("adam, key=key", "adam, callbacks=[note], key=key")
+    exec(program, space)
+    assert len(accuracies) == 10
+    inputs = space["spikes"](test, space["key"])[:, SHOWN : SHOWN + 1]
     hidden, readout = space["state"].trainable.observe(inputs)[1].values()
-    label = space["test"].y[SHOWN]
+    label = test.y[SHOWN]
     figure = plt.figure(figsize=(8.6, 4.3), layout="constrained")
     (pixels, neurons_), (potentials, accuracy) = figure.subplots(2, 2)
     for axes, spikes, color, title in (
@@ -159,6 +163,37 @@ def training():
     accuracy.set(ylim=(0, 100))
     tidy(accuracy, "test accuracy", "epoch", "%")
     for axes in (pixels, neurons_, potentials, accuracy):
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+
+
+def drawn_digit():
+    """The picture of the live page before a reader draws: the digit, the hidden spikes and the potentials."""
+    page = (HERE / "web" / "digits.html").read_text()
+    numbers = re.compile(r"-?[\d.]+")
+    digit = plt.imread(io.BytesIO(base64.b64decode(re.search(r"image/png;base64,([^\"]+)", page)[1])))
+    ink = np.zeros((*digit.shape[:2], 4), np.float32)
+    ink[..., :3], ink[..., 3] = 0.5, 1 - digit[..., 0]
+    figure = plt.figure(figsize=(8.6, 2.7), layout="constrained")
+    pad, spikes, potentials = figure.subplots(1, 3)
+    pad.imshow(ink, interpolation="nearest")
+    pad.set(xticks=[], yticks=[])
+    pad.set_title("draw a digit", loc="left", fontsize=9)
+    for mark in re.search(r'class="spikes" d="([^"]+)"', page)[1].split("M")[1:]:
+        x, y, _ = map(float, numbers.findall(mark))
+        step, neuron = (x - 32) * 20 / 236, (y - 12) * 100 / 236
+        spikes.vlines(step, neuron - 0.5, neuron + 0.5, color="C3", lw=4)
+    spikes.set(xlim=(-0.5, 19.5), ylim=(-1, 100))
+    tidy(spikes, "spikes of 100 neurons", "time step", "neuron")
+    group = re.search(r'class="digits-potentials">(.*?)</g>', page, re.DOTALL)[1]
+    for best, points in re.findall(r'<path( class="best")? d="([^"]+)"', group):
+        x, y = np.array(numbers.findall(points), float).reshape(-1, 2).T
+        color, width = ("C1", 2.6) if best else (GREY, 1)
+        potentials.plot((x - 32) * 19 / 216, 246 - y, color=color, lw=width)
+    answer = re.search(r">(\d)</text>", group)[1]
+    potentials.set(yticks=[], xlim=(-0.5, 19.5))
+    potentials.text(0, potentials.get_ylim()[1], f"answer: {answer}", color="C1", va="top", fontsize=9)
+    tidy(potentials, "potentials of ten classes", "time step", "potential")
+    for axes in (spikes, potentials):
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
@@ -604,6 +639,7 @@ def surrogate_shapes():
 
 FILES = {
     "training": training,
+    "drawn-digit": drawn_digit,
     "memory-time": memory_time,
     "memory-modes": storage,
     "choosing-width": choosing_width,
