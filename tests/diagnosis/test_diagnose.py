@@ -43,7 +43,7 @@ from spikegrad.diagnosis.report import Issue
 from spikegrad.diagnosis.search import Candidate, SearchResult, accepted, pruned
 from spikegrad.diagnosis.trial import RATE
 from spikegrad.network import Activity, hidden_arrays
-from spikegrad.neurons import RF, Refractory
+from spikegrad.neurons import QIF, RF, Refractory
 
 # JAX as users have it: optax promotes.
 pytestmark = [pytest.mark.usefixtures("default_promotion"), pytest.mark.ci]
@@ -238,10 +238,11 @@ def test_silence_is_traced_to_inputs_mask_or_delay(network, inputs, mask, expect
 
 
 def test_inputs_that_tell_nothing_are_named():
-    equal = np.repeat(X[:, :1], EXAMPLES, 1)
-    _, issue = one_issue(stack(), equal)
-    assert (issue.kind, issue.place) == ("vanishes", None)
-    assert issue.description == "the inputs of all examples are equal"
+    # The mean of equal numbers that are no spikes is rounded.
+    for one_example in (X[:, :1], 0.1 * np.random.default_rng(1).normal(size=(STEPS, 1, UNITS))):
+        _, issue = one_issue(stack(), np.repeat(one_example, EXAMPLES, 1).astype(np.float32))
+        assert (issue.kind, issue.place) == ("vanishes", None)
+        assert issue.description == "the inputs of all examples are equal"
     weights = {"cue": matrix(1, 3.0, UNITS, 2), "noise": matrix(2, 3.0, UNITS, 2)}
     network = Network({"out": Layer(weights, LeakyReadout(0.9))}, inputs=("cue", "noise"))
     first = diagnose(network, {"cue": 0 * X, "noise": X}, loss, train=False).issues[0]
@@ -1114,6 +1115,25 @@ def test_period_of_rest_as_long_as_the_sequence_is_shortened():
     }
     exec(report.code, scope)
     assert report.repaired.layers["1"].cell.steps == scope["network"].layers["1"].cell.steps == 2
+
+
+def test_rest_does_not_hide_a_bias():
+    """The potential without spikes shows the bias although each neuron fires once."""
+    cell, bias = Refractory(CELL, 2 * STEPS), jnp.full(HIDDEN, 30.0)
+    report = diagnose(stack(second=Layer(SECOND, cell, bias=bias)), X, loss, train=False)
+    assert names(report.issues) == [("silent", "1"), ("saturated", "1")]
+    repaired = report.repaired.layers["1"]
+    assert repaired.cell.steps == 2
+    assert abs(repaired.bias).max() < 1e-5
+
+
+def test_bias_of_a_neuron_that_diverges_without_spikes_is_subtracted():
+    """QIF neurons leave every range without spikes, so no drive tells of the bias."""
+    layer = Layer(FIRST, QIF(), bias=jnp.full(HIDDEN, -60.0))
+    network = Network([layer, READOUT])
+    report, issue = one_issue(network)
+    assert (issue.kind, issue.place) == ("out of reach", "0")
+    assert abs(report.repaired.layers["0"].bias).max() < 1e-5
 
 
 def test_delay_above_the_length_is_shortened():

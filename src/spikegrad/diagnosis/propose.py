@@ -141,18 +141,22 @@ def propose(
             *memories(network, lasting),
         ],
     )
-    # A measurement shows the effect of moves in slots only.
+    # A measurement shows the effect of moves in slots only. The potential without spikes does not
+    # depend on a rest after them.
     hopeless = [
         issue.place
         for issue in proposal.issues
-        if not any(move.slot in network.slots for move in issue.fixes)
+        if not any(
+            move.slot in network.slots or isinstance(move, ShortenRest)
+            for move in issue.fixes
+        )
     ]
     for name, node in network.problem.network.graph.nodes.items():
         if name not in hopeless:
             blocked = tuple(_blocked(network, proposal.report, name, node))
             proposal = proposal._replace(issues=proposal.issues + blocked)
             if isinstance(node, Layer):
-                proposal = _with_usual_number(network, proposal, name, node)
+                proposal = _brought_in_reach(network, proposal, name, node)
                 proposal = _mended(network, proposal, name, node)
     proposal = _extended(
         network,
@@ -395,10 +399,12 @@ def _differences(problem: Problem) -> np.ndarray:
 
     Inputs that are equal for all examples carry no information.
     """
-    spreads = [
-        np.asarray(x, np.float32).std(1).reshape(len(x), -1).sum(1)
-        for x in problem.inputs.values()
-    ]
+    spreads = []
+    for x in problem.inputs.values():
+        values = np.asarray(x, np.float32)  # (steps, examples, ...)
+        # The mean of equal numbers is rounded, so their spread is not exactly 0.
+        spread = np.where(np.ptp(values, 1) > 0, values.std(1), 0)
+        spreads.append(spread.reshape(len(x), -1).sum(1))
     return np.sum(spreads, 0)
 
 
@@ -444,10 +450,10 @@ def _blocked(
         yield Issue("vanishes", name, "the derivative of this join is 0")
 
 
-def _with_usual_number(
+def _brought_in_reach(
     network: Observed, proposal: Proposal, name: str, layer: Layer
 ) -> Proposal:
-    """Return the proposal with the default of a number that puts the slope out of reach.
+    """Return the proposal with the move of one number or mean that puts the slope out of reach.
 
     Some neurons may fire although the threshold is far above most potentials. Then the number
     explains more than the slope, and the layers above get too few spikes because of it.
@@ -457,7 +463,10 @@ def _with_usual_number(
     # Activity outside of its band has other moves too.
     if not kind or state_of(before)[0]:
         return proposal
-    for move in _unusual_numbers(name, parameters_of(layer.cell)):
+    for move in (
+        *_unusual_numbers(name, parameters_of(layer.cell)),
+        *_shifts(layer, before),
+    ):
         if _fits(layer, move):
             moves = proposal.moves | by_slot([move])
             report = network.measure(moves)
@@ -510,27 +519,7 @@ def activity_moves(layer: Layer, report: LayerReport, slots: Moves) -> Iterator[
     place = report.place
     # One wrong number of a cell explains more than a scale of all weights.
     yield from _unusual_numbers(place, parameters_of(layer.cell))
-    # A distance of 0 from rest to the threshold would count any current.
-    size = abs(report.scale or 1.0)
-    current = report.current
-    # It acts on the potential itself, as a bias, so it is compared with the threshold.
-    if report.offset and current is not None and abs(current).mean() > size:
-        yield AddBias(place, -current)
-    for part in PARTS:
-        leaves = jax.tree.leaves(getattr(layer, part))
-        arrays = [np.float32(leaf) for leaf in leaves if has_mean(part, leaf)]
-        # A bias acts on the potential itself, so it is compared with the threshold. The mean of a
-        # matrix or a kernel matters relative to its spread.
-        is_shifted = any(
-            abs(a.mean()) > (size if part == "bias" else a.std() / SHIFTED)
-            for a in arrays
-        )
-        if part == "bias" and any(np.ptp(a) > size for a in arrays):
-            # The mean of such biases would only move the silent neurons into saturation.
-            largest = max(float(abs(a).max()) for a in arrays)
-            yield ScalePart(place, rounded(QUIET_BIAS * size / largest), part)
-        elif report.offset and is_shifted:
-            yield Center(place, 1.0, part)
+    yield from _shifts(layer, report)
     if report.feedback is not None and outside("feedback", report.feedback) > 0:
         yield ScalePart(place, FADING / report.feedback, "recurrent")
     if report.drive == 0:
@@ -545,6 +534,31 @@ def activity_moves(layer: Layer, report: LayerReport, slots: Moves) -> Iterator[
         factor = factor if state_of(report)[0] == "silent" else 1 / factor
     # Recurrent weights and the bias have moves of their own.
     yield from scales(slots, place, factor, "recurrent", "bias")
+
+
+def _shifts(layer: Layer, report: LayerReport) -> Iterator[Move]:
+    """Yield moves against the mean of the potential, of the current, the weights and the bias."""
+    # A distance of 0 from rest to the threshold would count any current.
+    size = abs(report.scale or 1.0)
+    current = report.current
+    # It acts on the potential itself, as a bias, so it is compared with the threshold.
+    if report.offset and current is not None and abs(current).mean() > size:
+        yield AddBias(report.place, -current)
+    for part in PARTS:
+        leaves = jax.tree.leaves(getattr(layer, part))
+        arrays = [np.float32(leaf) for leaf in leaves if has_mean(part, leaf)]
+        # A bias acts on the potential itself, so it is compared with the threshold. The mean of a
+        # matrix or a kernel matters relative to its spread.
+        is_shifted = any(
+            abs(a.mean()) > (size if part == "bias" else a.std() / SHIFTED)
+            for a in arrays
+        )
+        if part == "bias" and any(np.ptp(a) > size for a in arrays):
+            # The mean of such biases would only move the silent neurons into saturation.
+            largest = max(float(abs(a).max()) for a in arrays)
+            yield ScalePart(report.place, rounded(QUIET_BIAS * size / largest), part)
+        elif report.offset and is_shifted:
+            yield Center(report.place, 1.0, part)
 
 
 def _unusual_numbers(place: str, cell: Cell) -> Iterator[Move]:
