@@ -15,7 +15,7 @@ STEPS = 8
 
 
 CORES = [
-    ("cortex-m4", 14_000),
+    ("cortex-m4", 12_000),
     pytest.param("cortex-m0", 22_000, marks=pytest.mark.every),
 ]
 

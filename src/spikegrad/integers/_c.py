@@ -147,10 +147,14 @@ static void integrate(
 }
 /* Writes the outputs of neurons with the potentials v, and resets these. */
 static void spike(const struct layer *l, int32_t size, number *v, int32_t *outputs) {
-    for (int32_t n = 0; n < size; n++) {
-        int32_t theta, count = 1;
-        outputs[n] = l->most ? 0 : v[n];
-        if (!l->most || v[n] < (theta = OF_NEURON(threshold))) continue;
+    /* A copy, because a compiler does not know that the loop leaves the original as it is. */
+    const struct place of_threshold = l->threshold;
+    for (int32_t n = 0; !l->most && n < size; n++) outputs[n] = v[n];
+    for (int32_t n = 0; l->most && n < size; n++) {
+        const int32_t theta = threshold[PLACE(of_threshold)];
+        int32_t count = 1;
+        outputs[n] = 0;
+        if (v[n] < theta) continue;
         if (l->most > 1) count = clipped(v[n] / theta, 0, l->most);
         if (l->reset == VALUE) v[n] = 0;
         if (l->reset == SUBTRACT || l->reset == BASELINE) v[n] -= count * theta;
