@@ -8,13 +8,14 @@ or last, sums, averages and maxima of windows, joins that add or concatenate, de
 cells, parameters and scales for each channel, weights of 2 to 12 bits. ``quantize`` makes the integers of a graph.
 Then it has several draws: its weights in another order and with other signs, and other inputs. Each draw is a network
 that runs in each mode as in training, with the residuals of ``jax.vjp``, by the replay, from a file, and as a program
-that ``cc`` compiles with sanitizers. A row counts the networks, and those whose outputs of all layers equal those of
-the loops. The table grows with each graph, which takes about half a minute of one processor.
+in C that each installed compiler builds with sanitizers. A row counts the networks, and those whose outputs of all
+layers equal those of the loops. The table grows with each graph, which takes about half a minute of one processor.
 """
 
 from __future__ import annotations
 
 import functools
+import shutil
 import sys
 import tempfile
 from collections import Counter
@@ -33,6 +34,7 @@ import integer_networks as reference
 from image_networks import Images
 
 DRAWS = 3
+COMPILERS = [name for name in ("gcc", "clang") if shutil.which(name)]
 
 
 def drawn(network: Any, rng: np.random.Generator) -> Any:
@@ -53,11 +55,11 @@ def call(network: Any, spikes: jax.Array, mode: str) -> Any:
     return jax.vjp(lambda network: network(spikes, backward=mode), network)
 
 
-def is_equal_in_c(network: Any, images: Images, expected: dict[str, np.ndarray], folder: Path) -> bool:
+def is_equal_in_c(network: Any, images: Images, expected: dict[str, np.ndarray], folder: Path, compiler: str) -> bool:
     flat = {name: x.reshape(*x.shape[:2], -1) for name, x in expected.items()}
     inputs = images.user.reshape(*images.user.shape[:2], -1)
     try:
-        reference.check_c(network, inputs, flat, folder)
+        reference.check_c(network, inputs, flat, folder, compiler=compiler)
     except AssertionError:
         return False
     return True
@@ -73,7 +75,8 @@ def runs_of(network: Any, images: Images, modes: list[str]) -> dict[str, bool]:
         file = Path(folder) / "net.json"
         save(network, file)
         runs["file"] = equal(replay(load(file), images.user))
-        runs["C"] = is_equal_in_c(network, images, expected, Path(folder))
+        for compiler in COMPILERS:
+            runs[compiler] = is_equal_in_c(network, images, expected, Path(folder), compiler)
     spikes = jnp.asarray(images.user, jnp.float32)
     for mode in modes:
         runs[mode] = equal(call(network, spikes, mode)[0])

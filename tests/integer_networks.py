@@ -247,6 +247,8 @@ def check_c(
     outputs: dict[str, np.ndarray],
     folder: Path,
     /,
+    *,
+    compiler: str = "cc",
     **options: Any,
 ) -> None:
     """Compile the program in C with all warnings and sanitizers, and compare its outputs. With
@@ -257,7 +259,7 @@ def check_c(
 
     def compiled(name: str, *files: str) -> Path:
         sources = [folder / file for file in files]
-        command = ["cc", *flags.split(), f"-D{name}", *sources, "-o", folder / name]
+        command = [compiler, *flags.split(), f"-D{name}", *sources, "-o", folder / name]
         subprocess.run(command, check=True)
         return folder / name
 
