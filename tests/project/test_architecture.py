@@ -1,6 +1,7 @@
 """The page on contributing draws the house as it is: the files, and what they import."""
 
 import ast
+import functools
 import graphlib
 import re
 
@@ -56,7 +57,10 @@ def candidates(base, name):
     )
 
 
-FILES = {path: set(imports(path)) for path in LIBRARY.rglob("*.py")}
+@functools.cache  # and not a constant, because each process of a run would read all files
+def files_of_library():
+    """The files, each with the files that it imports."""
+    return {path: set(imports(path)) for path in LIBRARY.rglob("*.py")}
 
 
 def test_the_tree_is_that_of_the_files():
@@ -71,10 +75,10 @@ def test_the_tree_is_that_of_the_files():
         }
     small = {
         path
-        for path in FILES
+        for path in files_of_library()
         if path.name in ("__init__.py", "__main__.py") and path.parent != LIBRARY
     }
-    assert drawn == set(FILES) - small
+    assert drawn == set(files_of_library()) - small
 
 
 def between_folders(path):
@@ -91,8 +95,8 @@ def test_each_line_has_what_its_files_import_from_lines_above():
         names = set(left.split())
         pairs = {
             (between_folders(path), between_folders(other))
-            for path in FILES
-            for other in FILES[path]
+            for path in files_of_library()
+            for other in files_of_library()[path]
         }
         imported = {there for here, there in pairs if here in names and there != here}
         assert set(right.replace(",", " ").split()) == imported, (
@@ -101,7 +105,7 @@ def test_each_line_has_what_its_files_import_from_lines_above():
         assert imported <= above, f"{left}imports from below: {imported - above}"
         assert not names & above, f"{left}is drawn twice"
         above |= names
-    assert above == {between_folders(path) for path in FILES}
+    assert above == {between_folders(path) for path in files_of_library()}
 
 
 FLOORS = ("graph", "step", "engine", "start")
@@ -118,7 +122,7 @@ def test_networks_are_built_in_floors():
         folder = path.relative_to(network).parts[0]
         return FLOORS.index(folder) if folder in FLOORS else len(FLOORS)
 
-    files = [path for path in FILES if path.is_relative_to(network)]
+    files = [path for path in files_of_library() if path.is_relative_to(network)]
     upward = [
         f"{path.relative_to(network)} imports {other.relative_to(network)}"
         for path in files
@@ -133,7 +137,7 @@ def test_networks_are_built_in_floors():
 def test_five_files_of_training_know_networks():
     """The others train anything that has a loss."""
     training, network = LIBRARY / "training", LIBRARY / "network"
-    knowing = {path.name for path, imported in FILES.items() if path.parent == training
+    knowing = {path.name for path, imported in files_of_library().items() if path.parent == training
                and any(other.is_relative_to(network) for other in imported)}  # fmt: skip
     assert knowing == {
         "_adapt_widths.py",
@@ -145,4 +149,4 @@ def test_five_files_of_training_know_networks():
 
 
 def test_no_circle():
-    assert list(graphlib.TopologicalSorter(FILES).static_order())
+    assert list(graphlib.TopologicalSorter(files_of_library()).static_order())
