@@ -42,8 +42,8 @@ def data(steps: int, batch: int):
     return kernels, jnp.asarray(images, jnp.float32), jnp.asarray(rng.integers(0, CLASSES, batch))
 
 
-def convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    return jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+def convolve(x: jax.Array, kernel: jax.Array, padding: str = "SAME") -> jax.Array:
+    return jax.lax.conv_general_dilated(x, kernel, (1, 1), padding, dimension_numbers=("NHWC", "HWIO", "NHWC"))
 
 
 def cross_entropy(spikes, labels):

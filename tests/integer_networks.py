@@ -78,6 +78,9 @@ def random_cell(
         }
     if not is_readout and rng.random() < 0.3:
         memory["refractory"] = int(rng.integers(1, 5))
+    resets = ["value", "subtract", "none", "baseline"]
+    if not memory:
+        resets += ["late_value", "late_subtract"]
     return FixedLIF(
         some(0, one + 1),
         None if is_readout else some(1, min(2 ** (bits - 1), 800)),
@@ -86,7 +89,7 @@ def random_cell(
         bits=bits,
         rounding=str(rng.choice(["floor", "zero"])),
         overflow=str(rng.choice(["saturate", "wrap"])),
-        reset=str(rng.choice(["value", "subtract", "none", "baseline"])),
+        reset=str(rng.choice(resets)),
         **memory,
     )
 
@@ -159,8 +162,13 @@ def step_of(cell: Any, at: dict[str, int], state: list[int], current: int) -> tu
 
     if cell.synaptic_decay is not None:
         current = i = keep(decay(i, at["synaptic_decay"]) + current)
+    resets_late = cell.threshold is not None and cell.reset.startswith("late")
+    is_late = resets_late and v >= at["threshold"]
     if left == 0:
-        v = keep(decay(v, at["decay"]) + current)
+        late = at["threshold"] if is_late and cell.reset == "late_subtract" else 0
+        v = keep(decay(v, at["decay"]) + current - late)
+    if is_late and cell.reset == "late_value":
+        v = 0
     if cell.threshold is None:
         return [v, i, b, left], v
     theta = at["threshold"]
@@ -171,7 +179,7 @@ def step_of(cell: Any, at: dict[str, int], state: list[int], current: int) -> tu
         b = min(b, 2 ** (cell.bits - 1) - 1)
     left = cell.refractory if spike else max(left - 1, 0)
     after = {"value": 0, "subtract": v - raised, "baseline": v - theta, "none": v}
-    return [after[cell.reset] if spike else v, i, b, left], spike
+    return [after.get(cell.reset, v) if spike else v, i, b, left], spike
 
 
 def fire_all(cell: Any, states: np.ndarray, current: np.ndarray) -> np.ndarray:

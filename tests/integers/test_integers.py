@@ -30,6 +30,7 @@ from spikegrad import (
     LeakyReadout,
     Network,
     SynapticLIF,
+    strict,
 )
 from spikegrad.exchange import to_nir
 from spikegrad.integers import (
@@ -211,6 +212,49 @@ def test_tangent_is_the_real_update(name):
     by_hand = slope / unit * first * (decay + synapse)
     np.testing.assert_allclose(jax.grad(spike)(current), by_hand, rtol=1e-5)
     assert jax.grad(spike)(current) > 0
+
+
+@pytest.mark.parametrize("reset", ["subtract", "value"])
+def test_late_resets_have_the_spikes_of_the_real_network(reset):
+    """All numbers of the real network are integers over 2^12, but for a last neuron in each layer
+    that is silent. Its weight of 2^-12 keeps the scale large. An integer neuron fires at its
+    threshold, also if the real one is strict.
+    """
+    rng = np.random.default_rng(0)
+    spikes = (rng.random((7, 4, 12)) < 0.5).astype(np.float64)
+    weights = rng.integers(-8, 16, (12, 20)) / 16, rng.integers(-8, 16, (20, 5)) / 16
+    for weight in weights:
+        weight[:, -1] = 2.0**-12
+    options = {"reset": reset, "delay_reset": True}
+    surrogates = Arctan(), strict(Arctan())
+    cells = (
+        LIF(0.5, 1.03125, surrogates[0], **options),
+        SynapticLIF(0.5, 1.03125, surrogates[1], synaptic_decay=0.5, **options),
+    )
+    x, expected = spikes, []
+    for weight, synaptic_decay in zip(weights, (0, 0.5), strict=True):
+        u = i = s = np.zeros((4, weight.shape[1]))
+        outputs = []
+        for step in x:
+            i = synaptic_decay * i + step @ weight
+            u = 0.5 * u + i - 1.03125 * s if reset == "subtract" else (0.5 * u + i) * (1 - s)
+            s = (u >= 1.03125).astype(float)
+            outputs.append(s)
+        expected.append(x := np.array(outputs))
+    layers = [Layer(jnp.asarray(w, jnp.float32), c) for w, c in zip(weights, cells, strict=True)]
+    integers, _ = quantize(
+        Network(layers, outputs=["0", "1"]),
+        FixedLIF(0, 1, bits=24),
+        spikes,
+        bits=16,
+        powers_of_two=True,
+    )
+    for _, outputs in (replay(integers, spikes), integers(jnp.asarray(spikes, jnp.float32))):
+        for name, out in zip("01", expected, strict=True):
+            assert out.mean() > 0.1
+            np.testing.assert_array_equal(outputs[name], out)
+    assert integers.layers["1"].cell.surrogate == Arctan()
+    assert dequantize(integers).layers["1"].cell.delay_reset
 
 
 @pytest.mark.slow
@@ -477,7 +521,18 @@ REFUSED = {
         jnp.ones(2), 8.5
     ),
     "ValueError: FixedLIF: unit must be > 0": lambda: FixedLIF(0, 1, unit=0.0),
-    "ValueError: resets to 0": quantized("fixed", layer(LIF(reset="value", reset_value=0.5))),
+    "ValueError: FixedLIF: reset must not be late with an adaptation or a refractory": (
+        lambda: FixedLIF(0, 1, refractory=1, reset="late_value")
+    ),
+    "ValueError: layer '0' on Loihi: it resets in the step of a spike, without delay_reset": (
+        quantized("loihi", layer(LIF(reset="value", delay_reset=True)))
+    ),
+    "ValueError: layer '0' on FixedLIF: it resets in the step of a spike": quantized(
+        "fixed", layer(AdaptiveLIF(delay_reset=True))
+    ),
+    "ValueError: resets to 0, without reset_value": quantized(
+        "fixed", layer(LIF(reset="value", reset_value=0.5))
+    ),
     "ValueError: fixed, loihi, xylo": quantized("chip", layer(LIF())),
     "ValueError: Xylo has 16 inputs and 1000 hidden neurons, the network has 17 and 2": (
         quantized("xylo", layer(SynapticLIF(), jnp.ones((17, 2))), SYNAPTIC, inputs=17)
@@ -917,6 +972,21 @@ def test_forms_of_inputs_in_c(form, size, tmp_path):
     if form != "int32":
         with pytest.raises(ValueError, match=f"for inputs='{form}', got 256; use inputs='int32'"):
             to_c(network, tmp_path / "net", inputs=form, examples=wrong)
+
+
+def test_test_in_c_of_votes(tmp_path):
+    """A join is an output. Its average is a sum in integers."""
+    rng = np.random.default_rng(0)
+    spikes = (rng.random((5, 2, 6)) < 0.5).astype(int)
+    weight = jnp.asarray(rng.normal(0, 1, (6, 8)), jnp.float32)
+    votes = Join(lambda x: x.reshape(len(x), 2, 4).mean(-1), of=["0"])
+    network = Network({"0": Layer(weight, LIF()), "votes": votes}, outputs=["0", "votes"])
+    integers, _ = quantize(network, "fixed", spikes)
+    outputs = replay(integers, spikes)[1]
+    sums = outputs["0"].reshape(5, 2, 2, 4).sum(-1)
+    assert sums.any()
+    np.testing.assert_array_equal(outputs["votes"], sums)
+    reference.check_c(integers, spikes, outputs, tmp_path, examples=spikes)
 
 
 def test_largest_input_in_c(tmp_path):

@@ -76,7 +76,8 @@ _SOURCE = """\
 enum { FIXEDLIF, LOIHI, XYLO, ADAPTING, LINEAR };
 enum { FLOOR, ZERO };               /* where a decay rounds to */
 enum { SATURATE, WRAP, ERROR };     /* a state beyond its width; ERROR does not check */
-enum { VALUE, SUBTRACT, NONE, BASELINE }; /* the effect of a spike on the potential */
+/* The effect of a spike on the potential, also in the step after it. */
+enum { VALUE, SUBTRACT, NONE, BASELINE, LATE_VALUE, LATE_SUBTRACT };
 
 typedef $number number;             /* of a state */
 
@@ -315,7 +316,8 @@ static int32_t scaled(int32_t x, int32_t factor, int32_t bits, int32_t rounding)
 """A state times a decay factor, by the bits of a state. A factor has up to 13 bits."""
 
 _MEMORY_SOURCE = """\
-/* Neurons with an adaptation, whose binary point is at `shift`, or with `rest` steps of rest. */
+/* Neurons with an adaptation, whose binary point is at `shift`, with `rest` steps of rest, or with
+   a late reset. */
 static const struct memory {
     int32_t has_current, adapts, shift, rest;
     struct place adaptation, adaptation_decay;
@@ -330,12 +332,15 @@ static int32_t fire_adapting(
     const int32_t theta = OF_NEURON(threshold), rests = m->rest && *left > 0;
     /* The adaptation is never negative. */
     const int32_t present = theta + (m->adapts ? *b >> m->shift : 0);
+    const int32_t is_late = l->reset >= LATE_VALUE && *v >= theta;
     int32_t spike;
     if (m->has_current) {
         *i = keep(l, scaled(*i, leak[PLACE(l->current_leak)], l->fraction, l->rounding) + current);
         current = *i;
     }
+    if (is_late && l->reset == LATE_SUBTRACT) current -= theta;
     if (!rests) *v = keep(l, scaled(*v, OF_NEURON(leak), l->fraction, l->rounding) + current);
+    if (is_late && l->reset == LATE_VALUE) *v = 0;
     spike = !rests && *v >= present;
     if (m->rest) *left = spike ? m->rest : rests ? *left - 1 : 0;
     if (m->adapts) {
@@ -691,7 +696,7 @@ def _test_names(network: Network, examples: Any, inputs: str) -> dict[str, Any]:
     if not isinstance(outputs, dict):
         outputs = {network.graph.outputs[0]: outputs}
     for name, output in outputs.items():
-        cell: Any = network.layers[name].cell
+        cell: Any = getattr(network.layers[name], "cell", None)  # a join has none
         is_readout = getattr(cell, "threshold", 1) is None
         values = np.rint(output * cell.unit) if is_readout else output
         expected.append(in_order(values.astype(np.int64)))

@@ -164,7 +164,7 @@ class IntegerCell(Cell, pure=True):
         r = jax.lax.stop_gradient(s) if self.detach_reset else s  # nothing for integers
         if self.reset == "none":
             return v
-        return v * (1 - r) if self.reset == "value" else v - r * threshold
+        return v * (1 - r) if self.reset.endswith("value") else v - r * threshold
 
     def linear_response(self: Any) -> LinearResponse:
         decay, synaptic_decay = (leak / 2**self.fraction for leak in self.leaks)
@@ -193,9 +193,15 @@ class FixedLIF(IntegerCell, pure=True):
     .. math:: s_t &= [u_t \ge \theta + \lfloor b_t / 2^g \rfloor] \\
               b_{t+1} &= \min(\lfloor \rho\, b_t / 2^f \rfloor + a s_t,\, 2^{n-1} - 1)
 
-    With ``refractory``, a neuron that has fired keeps its potential and is silent for so many
-    steps, as in :class:`~spikegrad.neurons.Refractory`. The state is a tuple of potential, synaptic
-    current, adaptation :math:`b` and the steps that are left, without those that the neuron lacks.
+    A late reset by subtraction is a part of the next step,
+
+    .. math:: u_t = \operatorname{keep}(\lfloor \beta\, u_{t-1} / 2^f \rfloor - \theta s_{t-1}
+              + i_t)
+
+    and after a late reset to a value, :math:`u_t = 0`. With ``refractory``, a neuron that has fired
+    keeps its potential and is silent for so many steps, as in
+    :class:`~spikegrad.neurons.Refractory`. The state is a tuple of potential, synaptic current,
+    adaptation :math:`b` and the steps that are left, without those that the neuron lacks.
 
     Parameters
     ----------
@@ -227,9 +233,10 @@ class FixedLIF(IntegerCell, pure=True):
     overflow : {"saturate", "wrap", "error"}
         A state beyond its width saturates or wraps. With ``"error"`` nothing happens in training
         and in C, and :func:`replay` raises.
-    reset : {"value", "subtract", "none", "baseline"}
+    reset : {"value", "subtract", "none", "baseline", "late_value", "late_subtract"}
         The effect of a spike on the potential: 0, minus the present threshold, or none. With an
-        adaptation, ``"baseline"`` subtracts :math:`\theta`.
+        adaptation, ``"baseline"`` subtracts :math:`\theta`. A late reset is one step later, as with
+        ``delay_reset`` of :class:`~spikegrad.LIF`.
     surrogate : Surrogate, default Sigmoid()
         The slope of a spike, of :math:`(u - \theta)` divided by ``unit``.
     detach_reset : bool, default False
@@ -241,8 +248,8 @@ class FixedLIF(IntegerCell, pure=True):
     Raises
     ------
     TypeError, ValueError
-        For parameters that are not integers or out of their domains, and for a readout with an
-        adaptation or a refractory period.
+        For parameters that are not integers or out of their domains, for a readout with an
+        adaptation or a refractory period, and for a late reset with either of them.
 
     References
     ----------
@@ -261,6 +268,7 @@ class FixedLIF(IntegerCell, pure=True):
     """
 
     integer_names = "decay", "synaptic_decay", "threshold"
+    resets = *IntegerCell.resets, "late_value", "late_subtract"
 
     decay: Any = wiring()
     threshold: Any = wiring()
@@ -275,9 +283,7 @@ class FixedLIF(IntegerCell, pure=True):
     bits: int = parameter(default=16, integer=True, at_least=2, at_most=24)
     rounding: str = parameter(default="floor", choices=("floor", "zero"))
     overflow: str = parameter(default="saturate", choices=("saturate", "wrap", "error"))
-    reset: str = parameter(
-        default="value", choices=("value", "subtract", "none", "baseline")
-    )
+    reset: str = parameter(default="value", choices=resets)
     unit: Any = wiring(None)
 
     def __post_init__(self) -> None:
@@ -287,7 +293,13 @@ class FixedLIF(IntegerCell, pure=True):
                 "FixedLIF: adaptation and adaptation_decay must both be integers, got "
                 f"{brief(self.adaptation)} and {brief(self.adaptation_decay)}"
             )
-        if self.threshold is None and self.has_memory_of_spikes:
+        has_memory = self.adaptation is not None or self.refractory > 0
+        if self.is_late and has_memory:
+            raise ValueError(
+                "FixedLIF: reset must not be late with an adaptation or a refractory period, got "
+                f"{self.reset!r}"
+            )
+        if self.threshold is None and has_memory:
             raise ValueError(
                 "FixedLIF: a readout without a threshold must have no adaptation and no "
                 "refractory period; leave them out"
@@ -295,8 +307,18 @@ class FixedLIF(IntegerCell, pure=True):
 
     @property
     def has_memory_of_spikes(self) -> bool:
-        """True if a spike has an effect on later steps beyond the reset."""
-        return self.adaptation is not None or self.refractory > 0
+        """True if a spike has an effect on later steps beyond a reset in its own step."""
+        fires = self.threshold is not None
+        return (
+            self.adaptation is not None
+            or self.refractory > 0
+            or (self.is_late and fires)
+        )
+
+    @property
+    def is_late(self) -> bool:
+        """True if the reset is one step after the spike."""
+        return self.reset.startswith("late")
 
     @property
     def most_leak(self) -> int:
@@ -336,9 +358,13 @@ class FixedLIF(IntegerCell, pure=True):
             i = parts["synaptic current"]
             current = self._sum(i, self.synaptic_decay, current)
             parts["synaptic current"] = current
-        u = self._sum(parts["potential"], self.decay, current)
+        v = parts["potential"]
+        if self.is_late and self.threshold is not None:
+            u = self._sum_after_spikes(v, current)
+        else:
+            u = self._sum(v, self.decay, current)
         if "steps left" in parts:
-            u = where(parts["steps left"] > 0, parts["potential"], u)
+            u = where(parts["steps left"] > 0, v, u)
         parts["potential"] = u
         return _as_state(parts)
 
@@ -360,16 +386,31 @@ class FixedLIF(IntegerCell, pure=True):
             steps = np.asarray(self.refractory, left.dtype)
             parts["steps left"] = where(s > 0, steps, where(left > 1, left, 1) - 1)
         subtracted = baseline if self.reset == "baseline" else present
-        parts["potential"] = self._after(v, s, subtracted)
+        if not self.is_late:
+            parts["potential"] = self._after(v, s, subtracted)
         if "adaptation" in parts:
             b, increase = parts["adaptation"], like(v, self.adaptation)
             b = scaled(b, self.adaptation_decay, self.fraction, "floor")
             parts["adaptation"] = clipped(b + increase * s, *self.limits)
         return _as_state(parts), s
 
+    def _sum_after_spikes(self, v: Number, current: Number) -> Number:
+        """Return the potential after the current and the late reset."""
+        threshold = like(v, self.threshold)
+        # The state has no spikes, so it fires again.
+        s = fired(v, threshold, 1, self.unit, self.surrogate)
+        x = scaled(v, self.decay, self.fraction, self.rounding)
+        if self.reset == "late_value":
+            return self._after(self._kept(x, current), s, threshold)
+        # After a spike, x is not negative. So it has its width also without the threshold.
+        return self._kept(self._after(x, s, threshold), current)
+
     def _sum(self, x: Number, factor: Factor, current: Number) -> Number:
         """Return the state ``x`` after its decay, plus the current, in its width."""
-        x = scaled(x, factor, self.fraction, self.rounding)
+        return self._kept(scaled(x, factor, self.fraction, self.rounding), current)
+
+    def _kept(self, x: Number, current: Number) -> Number:
+        """Return the sum in the width of a state."""
         if self.overflow == "wrap":
             return wrapped(x, current, self.bits)
         # With "error" the replay raises.

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
+from .._spike_types import Strict
 from .._surrogate import spike_types
 from .._table import aligned
 from .._weights import Factor, MaxPooling, Shape, SumPooling
@@ -269,10 +270,14 @@ def _options(owner: str, layer: Any, target: IntegerCell) -> dict[str, Any]:
     if isinstance(cell, LeakyReadout):
         return {}
     surrogate: Any = cell.surrogate
-    if target.is_synaptic and [kind.multiple for kind in spike_types(surrogate)] == [
-        True
-    ]:
-        surrogate = surrogate.surrogate  # the cell counts spikes itself
+    kinds = spike_types(surrogate)
+    # An integer cell counts its spikes itself, and has one rule at the threshold.
+    if (kinds and isinstance(kinds[0], Strict)) or (
+        target.is_synaptic and [kind.multiple for kind in kinds] == [True]
+    ):
+        surrogate = surrogate.surrogate
+    is_late = cell.delay_reset and cell.reset != "none"
+    reset = f"late_{cell.reset}" if is_late else cell.reset
     for refused, problem in (
         (
             np.any(jnp.asarray(cell.threshold) <= 0),
@@ -283,9 +288,10 @@ def _options(owner: str, layer: Any, target: IntegerCell) -> dict[str, Any]:
             f"needs reset={target.resets[0]!r}, not {cell.reset!r}",
         ),
         (
-            cell.delay_reset or np.any(cell.reset_value),
-            "resets to 0 in the step of a spike, without reset_value or delay_reset",
+            is_late and (is_adaptive or reset not in target.resets),
+            "resets in the step of a spike, without delay_reset",
         ),
+        (np.any(cell.reset_value), "resets to 0, without reset_value"),
         (spike_types(surrogate), f"lacks the spike type of {cell.surrogate}"),
         (
             is_adaptive and np.any(jnp.asarray(cell.adaptation) < 0),
@@ -298,7 +304,7 @@ def _options(owner: str, layer: Any, target: IntegerCell) -> dict[str, Any]:
             )
     options = {"surrogate": surrogate, "detach_reset": cell.detach_reset}
     if len(target.resets) > 1:  # a target with one has no parameter for it
-        options["reset"] = cell.reset
+        options["reset"] = reset
     return options | ({"refractory": steps} if steps else {})
 
 
@@ -657,8 +663,9 @@ def _dequantized(layer: Layer) -> Layer:
     unit = unit * integer.state_scale
     cell = LeakyReadout(decay)
     if threshold is not None:
-        names = "reset", "surrogate", "detach_reset"
-        options = {name: getattr(integer, name) for name in names}
+        options = {"surrogate": integer.surrogate, "detach_reset": integer.detach_reset}
+        options["reset"] = integer.reset.removeprefix("late_")
+        options["delay_reset"] = integer.reset != options["reset"]
         options |= {"decay": decay, "threshold": np.asarray(threshold) / unit}
         adaptation = getattr(integer, "adaptation", None)
         kinds = (LIF, SynapticLIF) if adaptation is None else FIRING[2:]
