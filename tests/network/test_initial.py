@@ -277,6 +277,20 @@ class Steady(Cell):
         return u * (1 - s), s
 
 
+class Rotating(Cell):
+    """Its state is complex, and the real part has a threshold of 1."""
+
+    def initial_state(self, shape, dtype):
+        return jnp.zeros(shape, jnp.complex64)
+
+    def integrate(self, v, current):
+        return jnp.asarray(0.9 * np.exp(0.7j), v.dtype) * v + current.astype(v.dtype)
+
+    def fire(self, u):
+        s = sigmoid(u.real - 1)
+        return u - s.astype(u.dtype), s
+
+
 class InOneArray(Cell):
     def initial_state(self, shape, dtype):
         return jnp.zeros((*shape, 2), dtype)
@@ -324,6 +338,16 @@ def test_a_cell_that_fires_without_inputs_responds_until_then():
         jax.random.normal(KEY, (n, 7)),
     )
     np.testing.assert_allclose(weight, 0.67 / np.sqrt(n * square) * normal, rtol=1e-4)
+
+
+def test_a_complex_state_responds_by_its_real_part():
+    time, (steps, _, n) = np.arange(30), WINDOW.shape
+    response = 0.9**time * np.cos(0.7 * time)
+    potentials = np.apply_along_axis(lambda x: np.convolve(x, response)[:steps], 0, WINDOW)
+    normal = jax.random.normal(KEY, (n, 7))
+    weight = fluctuation_driven(Rotating(), WINDOW)(KEY, (n, 7))
+    expected = normal / np.sqrt(n * (potentials**2).mean())
+    np.testing.assert_allclose(weight, expected, rtol=1e-4)
 
 
 @pytest.mark.slow

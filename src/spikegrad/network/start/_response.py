@@ -103,7 +103,8 @@ def measure_response(cell: Cell, like: tuple[int, ...], steps: int) -> Response:
             return out
         if says_how_to_encode(cell):
             return jnp.asarray(cell.encode(u)[0])
-        return jax.tree.leaves(u)[0]
+        # The search of the threshold raises the real part of a complex state.
+        return jnp.real(jax.tree.leaves(u)[0])
 
     @jax.jit
     def respond(resting, threshold):
@@ -146,11 +147,14 @@ def _threshold_of(cell: Cell, u: State) -> tuple[Any, Any]:
         distance = cell.encode(u)[0]
         may_fire = distance is not None
         return -jnp.asarray(distance) if may_fire else None, may_fire
-    # The potential is the first array of the state. It is raised until the cell fires.
+    # The potential is the first array of the state, or its real part. It is raised until the cell
+    # fires.
     (potential, *others), structure = jax.tree.flatten(u)
 
     def fires(level):
-        raised = structure.unflatten([potential + level, *others])
+        raised = structure.unflatten(
+            [potential + level.astype(potential.dtype), *others]
+        )
         out = fire(cell, raised, jax.random.key(0))[1]
         if out.shape != potential.shape:
             raise TypeError(
@@ -166,7 +170,7 @@ def _threshold_of(cell: Cell, u: State) -> tuple[Any, Any]:
         fired = fires(middle)
         return jnp.where(fired, low, middle), jnp.where(fired, middle, high)
 
-    ones = jnp.ones_like(potential)
+    ones = jnp.ones_like(jnp.real(potential))
     # Half of the interval of exponents in each turn, down to the precision of float32.
     bounds = ones / _HIGHEST, ones * _HIGHEST
     _, level = jax.lax.fori_loop(0, 40, halve, bounds)
