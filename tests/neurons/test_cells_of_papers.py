@@ -33,30 +33,6 @@ def sparch_adlif(p, state, x):
     return (u, w, s), s
 
 
-def silif_source(p, state, x):
-    """SSM-inspired-LIF (7ca1515), without its random initial states."""
-    u, w, s = state
-    alpha = jnp.exp(-jnp.exp(p["log_alpha"]) * jnp.exp(p["log_dt"]))
-    beta = jnp.exp(-jnp.exp(p["log_beta"]) * jnp.exp(p["log_dt"]))
-    a, b = jnp.clip(p["a"], 0.0, 1.0), jnp.clip(p["b"], 0.0, 2.0)
-    w = beta * w + a * u + b * s
-    u = alpha * (u - s) + (1 - alpha) * (x - w)
-    s = fire(u - 1)
-    return (u, w, s), s
-
-
-def silif(log_alpha, log_beta, log_dt, a, b, surrogate):
-    """The recipe of docs/cells.md."""
-    dt = jnp.exp(log_dt)
-    return neurons.AdLIF(
-        decay=jnp.exp(-jnp.exp(log_alpha) * dt),
-        adaptation_decay=jnp.exp(-jnp.exp(log_beta) * dt),
-        a=jnp.clip(a, 0.0, 1.0),
-        b=jnp.clip(b, 0.0, 2.0),
-        surrogate=surrogate,
-    )
-
-
 def se_adlif(p, state, x):
     u, w = state
     u = p["decay"] * u + (1 - p["decay"]) * (x - w)
@@ -181,7 +157,6 @@ def clif(p, state, x):
 
 
 ADLIF = {"decay": 0.9, "adaptation_decay": 0.98, "a": 0.04, "b": 1.5}
-SILIF = {"log_alpha": 3.26, "log_beta": 1.6, "log_dt": -5.5, "a": 0.04, "b": 1.5}
 BAUD = {"decay": 0.9, "adaptation_decay": 0.99, "a": 0.5, "b": 1.0, "threshold": 0.9}
 ALIF = {"decay": 0.9, "threshold": 0.8, "adaptation": 0.3, "adaptation_decay": 0.95}
 TURN = {"omega": 20.0, "b": 1.0, "threshold": 1.0}
@@ -214,7 +189,6 @@ def spiking(order):
 # cell, parameters, the step of the source, its state at the start, mean and deviation of the input
 CELLS = {
     "adLIF": (neurons.AdLIF, ADLIF, sparch_adlif, 3, (4, 6)),
-    "SiLIF": (silif, SILIF, silif_source, 3, (4, 6)),
     "SE-adLIF": (neurons.SymplecticAdLIF, BAUD, se_adlif, 2, (10, 20)),
     "EF-adLIF": (neurons.EulerAdLIF, BAUD, ef_adlif, 3, (10, 20)),
     "ALIF, baseline": (delayed_alif, ALIF, eprop_alif, 3, (0.2, 0.5)),

@@ -10,7 +10,7 @@ import pytest
 from conftest import ROOT
 from networks import assert_close
 
-from spikegrad import Layer, Network, unroll
+from spikegrad import Layer, Network, Sigmoid, unroll
 from spikegrad.network import MODES
 
 pytestmark = [pytest.mark.usefixtures("default_promotion"), pytest.mark.slow]
@@ -81,6 +81,68 @@ def test_gradients_of_a_complex_state_are_those_of_two_real_ones(rotation):
     assert all(np.abs(leaf).max() > 1e-3 for leaf in expected)
     for leaves in found:
         assert_close(leaves, expected, error=2e-5)
+
+
+def silif_source(p, state, x):
+    """SSM-inspired-LIF (bca1fbe), without its random initial states."""
+    u, w, s = state
+    alpha = jnp.exp(-jnp.exp(p["log_alpha"]) * jnp.exp(p["log_dt"]))
+    beta = jnp.exp(-jnp.exp(p["log_beta"]) * jnp.exp(p["log_dt"]))
+    a, b = jnp.clip(p["a"], 0.0, 1.0), jnp.clip(p["b"], 0.0, 2.0)
+    w = beta * w + a * u + b * s
+    u = alpha * (u - s) + (1 - alpha) * (x - w)
+    s = Sigmoid()(u - 1)
+    return (u, w, s), s
+
+
+def csilif_source(p, state, x):
+    """Likewise, with the real and the imaginary part as two numbers."""
+    real, imag, s = state
+    dt = jnp.exp(p["log_dt"])
+    kept, turn = jnp.exp(-jnp.exp(p["log_rate"]) * dt), p["angle"] * dt
+    real = real - 0.5 * s
+    real, imag = (
+        kept * (jnp.cos(turn) * real - jnp.sin(turn) * imag) + p["gain"] * x,
+        kept * (jnp.sin(turn) * real + jnp.cos(turn) * imag),
+    )
+    s = Sigmoid()(2 * real - 1)
+    return (real, imag, s), s
+
+
+SILIF = {"log_alpha": 3.26, "log_beta": 1.6, "log_dt": -5.5, "a": 0.04, "b": 1.5}
+CSILIF = {"log_rate": -0.7, "angle": 3.1, "log_dt": -1.5, "gain": 0.4}
+# parameters, the step of the source, mean and deviation of the input
+OF_FABRE = {
+    "SiLIF": (SILIF, silif_source, (4, 6)),
+    "CSiLIF": (CSILIF, csilif_source, (0.5, 1)),
+}
+
+
+@pytest.mark.parametrize("name", OF_FABRE)
+def test_silif_neurons_fire_and_learn_as_the_code_of_their_paper(x64, name):
+    numbers, source, (mean, deviation) = OF_FABRE[name]
+    cell = names_of("cells.md", "SiLIF", "C-SiLIF")[name]
+    x, weights = RNG.normal(mean, deviation, (200, 6)), RNG.normal(size=(200, 6))
+    parameters = {key: value * RNG.uniform(0.98, 1, 6) for key, value in numbers.items()}
+
+    def ours(p, x):
+        spikes = unroll(cell(**p, surrogate=Sigmoid()), x)[1]
+        return (weights * spikes).sum(), spikes
+
+    def theirs(p, x):
+        start = (jnp.zeros(6),) * 3
+        spikes = jax.lax.scan(lambda state, x: source(p, state, x), start, x)[1]
+        return (weights * spikes).sum(), spikes
+
+    run = jax.jit(
+        lambda *args: [jax.grad(each, (0, 1), has_aux=True)(*args) for each in (ours, theirs)]
+    )
+    (got, spikes), (wanted, expected) = run(parameters, x)
+    np.testing.assert_array_equal(spikes, expected)
+    assert 0.005 < expected.mean() < 0.6
+    for found, known in zip(jax.tree.leaves(got), jax.tree.leaves(wanted), strict=True):
+        assert np.abs(known).max() > 0
+        np.testing.assert_allclose(found, known, rtol=1e-7, atol=1e-9 * np.abs(known).max())
 
 
 @pytest.mark.parametrize("subtracts", [False, True])

@@ -190,7 +190,8 @@ class Network(Struct):
         sizes : sequence of int
             Number of neurons of each layer. The readout is last.
         cell : Cell
-            The neurons of all other layers.
+            The neurons of all other layers. If layers have different neurons, use
+            :func:`~spikegrad.network.draw_weights`.
         readout : Cell, default LeakyReadout()
             The neurons of the last layer.
         rate, mask, std, weight, recurrent, bias, dtype
