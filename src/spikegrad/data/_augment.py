@@ -93,6 +93,8 @@ def flip_events(
 ) -> Events:
     """Mirror a recording left to right, with probability 1/2.
 
+    The label stays, so the classes must not depend on left and right.
+
     Parameters
     ----------
     rng, events, shape
@@ -206,6 +208,8 @@ def _checked(owner: str, kinds: Sequence[str]) -> list[str]:
 
 def flip_batch(key: jax.Array, x: jax.Array) -> jax.Array:
     """Mirror each example left to right, with probability 1/2, as in NDA [1]_.
+
+    Labels stay, so the classes must not depend on left and right.
 
     Parameters
     ----------
