@@ -39,7 +39,7 @@ def fold_normalization(
     axis : int, default -1
         The axis of the outputs: -1 for matrices and kernels ``HWIO``, 0 for kernels ``OIHW``.
     epsilon : float, default 1e-5
-        :math:`\epsilon`, which Flax and Equinox set to 1e-5 as well.
+        :math:`\epsilon`, which PyTorch, Flax and Equinox set to 1e-5 as well.
 
     Returns
     -------
