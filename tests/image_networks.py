@@ -158,6 +158,17 @@ class Images:
     def from_layout(self, x: np.ndarray) -> np.ndarray:
         return np.moveaxis(x, -1, -3) if self.layout == "last" else x
 
+    def has_empty_images(self) -> bool:
+        """True if a window or a kernel is larger than its images."""
+        zeros = ((1, 1), (0, 1)) if self.pads else ((0, 0), (0, 0))
+        windows = {"kernel": np.ones(self.window), "stride": self.stride}
+        sizes = np.add(self.size, np.sum(zeros, 1))
+        for geometry in (self.first, windows, self.third):
+            padding = np.sum(geometry.get("padding", ((0, 0), (0, 0))), 1)
+            kernel = np.subtract(geometry["kernel"].shape[-2:], 1) * geometry.get("dilation", 1) + 1
+            sizes = (sizes + padding - kernel) // geometry["stride"] + 1
+        return bool((sizes < 1).any())
+
     def network(self) -> Network:
         """Two convolutions with feedback, their sum or concatenation, its sums, averages or maxima
         of windows, a third convolution and a product.
@@ -171,6 +182,9 @@ class Images:
         self.combine = str(rng.choice(["sum", "average", "maximum"]))
         self.delay = int(rng.integers(1, 4))
         self.divisor = 2 * self.window[1] if self.combine == "average" else 1
+        if self.has_empty_images():
+            self.first |= {"dilation": (1, 1)}
+            self.third |= {"stride": (1, 1), "padding": ((1, 1), (1, 1)), "dilation": (1, 1)}
         self.draw_spikes()
         bias = self.to_layout(rng.normal(0, 0.1, (4, 1, 1)).astype(np.float32))[None]
         a, b, c = (self.function(x) for x in (self.first, self.second, self.third))
