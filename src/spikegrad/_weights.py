@@ -4,8 +4,19 @@
 depends on the example. The operations compute the function, one after the other. They are pytrees
 of their arrays, which are known numbers. Exports and integers read them.
 
-Another operation needs a class with ``read`` and ``__call__``, and the names of its primitives in
-``PRIMITIVES``.
+Another operation needs a class with ``read`` and ``__call__``, the names of its primitives in
+``PRIMITIVES``, and a place in ``LINEAR`` if it is linear. Integers and exports know each class, so
+it also needs:
+
+- ``integers/_functions.py``: its rule in ``RULES``, and an entry in ``weight_name`` if it has
+  weights.
+- ``integers/_c.py``: its stage in a C program, see ``_stages`` and ``_window_of``.
+- ``integers/_save.py``: its name in ``_OPERATIONS``, and ``_operation`` to read it from a file.
+- ``exchange/_nodes.py``: its entry in ``AFTER``, which may raise the reason that NIR has no such
+  node.
+
+An operation that becomes another one here, as an average becomes :class:`SumPooling` and
+:class:`Factor`, needs none of these.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from spikegrad._weights import (
+    PRIMITIVES,
     Bias,
     Convolution,
     Factor,
@@ -19,6 +20,8 @@ from spikegrad._weights import (
     SumPooling,
     read_function,
 )
+from spikegrad.integers._functions import RULES
+from spikegrad.integers._save import _OPERATIONS
 
 RNG = np.random.default_rng(0)
 KERNEL = RNG.normal(size=(4, 1, 3, 2)).astype(np.float32)  # of two groups
@@ -93,6 +96,17 @@ def test_operations_compute_the_function(name):
     # The arrays are the leaves of a pytree.
     leaves = jax.tree.leaves(value.operations)
     assert sum(np.size(leaf) for leaf in leaves) >= (48 if kinds is None or Product in kinds else 0)
+
+
+def test_integers_and_exports_know_each_operation():
+    """A class that is missing in one of these tables would be a KeyError for users."""
+    operations = {*PRIMITIVES.values()}
+    assert {*RULES} == operations - {Bias}  # which integers move behind the others
+    assert {*_OPERATIONS.values()} == operations - {Bias}
+    pytest.importorskip("nir")
+    from spikegrad.exchange._nodes import AFTER  # noqa: PLC0415  (NIR is an extra)
+
+    assert {*AFTER} == operations
 
 
 def test_arguments_add_up():

@@ -454,15 +454,20 @@ def _floats(values: Array) -> Array:
     return np.array(values, np.promote_types(values.dtype, np.float32), order="C")
 
 
+def after_maximum(pooling: weights.MaxPooling, signal: Signal) -> Signal:
+    raise ValueError("a maximum of a window")
+
+
 AFTER: dict[type[weights.Operation], Callable[[Any, Signal], Signal]] = {
     weights.Product: after_product,
     weights.Convolution: after_convolution,
     weights.SumPooling: after_pooling,
+    weights.MaxPooling: after_maximum,
     weights.Factor: after_factor,
     weights.Bias: after_bias,
     weights.Rearrangement: after_rearrangement,
 }
-"""For each operation of a function of the user, the signal after it."""
+"""For each operation of a function of the user, the signal after it, or the reason against it."""
 
 
 def after_function(function: Callable[..., Array], *signals: Signal) -> Signal:
@@ -480,8 +485,6 @@ def after_function(function: Callable[..., Array], *signals: Signal) -> Signal:
         raise ValueError("a sum of arrays with their axes in several orders")
     signal = first._replace(functions=())
     for operation in value.operations:
-        if type(operation) not in AFTER:
-            raise ValueError("a maximum of a window")
         signal = AFTER[type(operation)](operation, signal)
     return signal._replace(dtype=value.dtype)
 

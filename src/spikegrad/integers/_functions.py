@@ -310,7 +310,7 @@ def without_repeats(array: np.ndarray, shape: Shape) -> np.ndarray:
 def run(operations: Sequence[Operation], x: np.ndarray) -> np.ndarray:
     """Return the result for examples ``(batch, 1, ...)``. All numbers are int64."""
     for operation in operations:
-        x = _RULES[type(operation)](operation, x)
+        x = RULES[type(operation)](operation, x)
     return x
 
 
@@ -388,7 +388,7 @@ def _rearrangement(rearrangement: Rearrangement, x: np.ndarray) -> np.ndarray:
     return x.reshape(len(x), *shape)
 
 
-_RULES: dict[type[Operation], Callable[[Any, np.ndarray], np.ndarray]] = {
+RULES: dict[type[Operation], Callable[[Any, np.ndarray], np.ndarray]] = {
     Product: _product,
     Convolution: _convolution,
     SumPooling: _sum_pooling,
@@ -396,3 +396,4 @@ _RULES: dict[type[Operation], Callable[[Any, np.ndarray], np.ndarray]] = {
     Factor: _factor,
     Rearrangement: _rearrangement,
 }
+"""The rule of each operation. :func:`read` moves biases behind them, so a bias has none."""
