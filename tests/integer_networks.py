@@ -16,7 +16,6 @@ import numpy as np
 from spikegrad import Delayed, Layer, Network, Window
 from spikegrad.integers import Fixed, FixedLIF, Loihi, Xylo, to_c
 
-MODES = "exact", "half", "8-bit", "recompute", "scan"
 TARGETS = "fixed", "loihi", "xylo"
 
 

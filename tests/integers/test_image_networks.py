@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import MODES
 from image_networks import Images, fixed_of
 from networks import assert_raises
 
@@ -51,7 +52,7 @@ def test_random_networks_of_images(seed, tmp_path):
     assert expected["a"].any()
     assert all(0 < row.peak <= 1 for row in report.layers)
     assert images.is_equal(layers, replay(integers, images.user), expected)
-    for mode in reference.MODES[:1] if seed == FIRST else reference.MODES:
+    for mode in MODES[:1] if seed == FIRST else MODES:
         call = integers(jnp.asarray(images.user, jnp.float32), backward=mode)
         assert images.is_equal(layers, call, expected), mode
     save(integers, tmp_path / "net.json")

@@ -78,6 +78,21 @@ def test_errors_of_distances_are_the_stated_ones(mode):
     assert 0.8 * storage.error < jnp.abs(found / distance - 1).max() <= storage.error
 
 
+BITS = {"half": 8, "8-bit": 4}
+"""The first bits of a magnitude that each storage keeps, of a float without an implicit bit."""
+
+
+@pytest.mark.parametrize("mode", STORAGES)
+def test_magnitudes_are_rounded_to_their_first_bits(mode):
+    distance = 10 ** np.random.default_rng(1).uniform(-1, 1, (4, 512)).astype(np.float32)
+    fraction, exponent = np.frexp(distance)
+    one = 2 ** BITS[mode]
+    expected = np.ldexp(np.rint(fraction * one) / one, exponent)
+    storage, encoded = STORAGES[mode], (jnp.asarray(distance), ())
+    found = jax.jit(lambda: storage.read(storage.write(encoded), encoded)[0])()
+    np.testing.assert_array_equal(found, expected)
+
+
 @pytest.mark.parametrize("mode", STORAGES)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_stored_distances_keep_their_sign_and_know_no_other_example(mode, dtype, x64):

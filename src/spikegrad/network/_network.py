@@ -359,9 +359,9 @@ class Network(Struct):
             ``(steps, batch)`` or ``(steps,)``: False for padding, such as steps after the end of a
             shorter sequence. Masked steps do not change states, and their outputs are 0.
         backward : str or Backward, default "exact"
-            The name of a mode, ``"exact"``, ``"half"``, ``"8-bit"``, ``"recompute"`` or ``"scan"``,
-            or a :class:`Backward`: the memory of the backward pass, and truncated backpropagation.
-            Outputs are equal in all modes.
+            The name of a mode of :class:`Backward`, such as ``"8-bit"``, or a :class:`Backward`:
+            the memory of the backward pass, and truncated backpropagation. Outputs are equal in all
+            modes.
 
         Returns
         -------

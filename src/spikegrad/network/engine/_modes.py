@@ -1,7 +1,8 @@
 """The modes: names for combinations of storage, recomputation and engine.
 
 To add a storage, write a class in ``_storage`` and add a row here. Argument checks, messages, the
-CLI and the tests read this table.
+CLI and the tests read this table. The docstring of :class:`Backward` describes each mode, and so
+does ``docs/memory.md``.
 
 What is not optimal: a network has one mode. Large layers could store fewer bits than small ones.
 """

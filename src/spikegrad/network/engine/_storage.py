@@ -96,6 +96,10 @@ class Storage:
     A storage that encodes has the distance to the threshold in low precision, and the remainder of
     the state in 16 bits. It declares its errors, and its number format by :meth:`pack`,
     :meth:`unpack`, ``sign`` and ``largest``.
+
+    A format must keep the sign of a distance, and powers of two exactly, see the module's text. So
+    a format of 4 bits is not possible: 3 bits cannot have the powers of two of a useful range. The
+    loops, :func:`~spikegrad.testing.check_cell` and the tests read everything else from here.
     """
 
     orders: ClassVar[float] = math.inf
@@ -115,7 +119,12 @@ class Storage:
     """The code of the largest finite magnitude."""
 
     def pack(self, distance: jax.Array) -> tuple[jax.Array, ...]:
-        """Return the codes, and other arrays that :meth:`unpack` needs."""
+        """Return the codes, and other arrays that :meth:`unpack` needs.
+
+        There is a code for each distance, in an array of its shape, because :meth:`settle` moves
+        codes one by one. They are unsigned integers, or the unchanged distances if :meth:`holds`
+        is True.
+        """
         raise NotImplementedError
 
     def unpack(self, packed: tuple[jax.Array, ...], dtype: DTypeLike) -> jax.Array:
