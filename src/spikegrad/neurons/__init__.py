@@ -11,9 +11,9 @@ A cell is a pytree of its parameters. Called with its state and the current of o
 the new state and its output; :func:`unroll` does so for every step of a sequence. Weights, delays
 and the layout of the network are yours: any JAX code can stand between two cells.
 
-One file per family. A new cell is a class in the file of its family, its name below, and a row of
-``CELLS`` in ``tests/testing/test_testing.py``. Class and base class declare everything that the
-rest of the library asks: see :class:`Cell`.
+One file per family. A new cell is a class in the file of its family, and its name below.
+``CONTRIBUTING.md`` names its tests and pages. Class and base class declare everything that the rest
+of the library asks: see :class:`Cell`.
 """
 
 from ._adaptive import (
