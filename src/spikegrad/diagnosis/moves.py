@@ -1,7 +1,8 @@
 """Changes that may help a network to learn. Each can be applied, also to traced values.
 
-A move has a place and a value. The values of all moves of a network are arguments of one compiled
-program, which tries any of them.
+A move has a place and a value. The values of the moves of :func:`neutral_moves` are arguments of
+one compiled program, which measures or trains with any of them. Any other move needs a program of
+its own for each training, and no measure shows its effect.
 """
 
 from __future__ import annotations
@@ -521,7 +522,11 @@ def keys_of(moves: Iterable[Move]) -> frozenset:
 
 
 def neutral_moves(network: Network, inputs: Mapping[str, jax.Array]) -> Iterator[Move]:
-    """Yield every move of a network, with the value that changes nothing."""
+    """Yield the moves that a measure can follow, with the values that change nothing.
+
+    After a move that is missing here, the measures are those without it. So a layer gets no further
+    moves against its activity.
+    """
     for name, x in inputs.items():
         shape = x.shape[2:]
         yield Standardize(
