@@ -119,6 +119,13 @@ def test_module_of_equinox_for_one_example():
         diagnose(Network([Layer(jax.vmap(linear), LIF())]), X, jnp.sum, optimizer=optax.sgd(0.1))
 
 
+def test_a_function_that_needs_floats_is_told_what_it_gets():
+    kernel = jnp.ones((2, 1, 3, 3))
+    network = Network([Layer(lambda x: jax.lax.conv(x, kernel, (1, 1), "SAME"), LIF())])
+    with pytest.raises(TypeError, match="weight takes its inputs as they are, here bool; convert"):
+        network(jnp.ones((2, 1, 1, 4, 4), bool))
+
+
 def test_flax_nnx_modules_and_variables():
     nnx = pytest.importorskip("flax.nnx")
     linear = nnx.Linear(INPUTS, NEURONS, rngs=nnx.Rngs(0))

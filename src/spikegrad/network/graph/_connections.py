@@ -318,6 +318,12 @@ def product(weight: Weight, x: Read, name: str) -> jax.Array:
         try:
             out = weight(x)
         except (TypeError, ValueError) as error:
+            if "dtype" in str(error):
+                error.add_note(
+                    f"{name} takes its inputs as they are, here {x.dtype}; convert them in the "
+                    "function, as x.astype(float)"
+                )
+                raise
             error.add_note(
                 f"{name} takes all examples of a step, here {x.shape}; for a function of one "
                 f"example pass jax.vmap({name}), for a module of Equinox eqx.filter_vmap({name})"
