@@ -436,6 +436,15 @@ def test_note_on_batch_first_inputs():
     assert any(
         line.endswith("axis 0 is time and axis 1 the examples") for line in raised.value.__notes__
     )
+
+    def convolve(params, batch, key):  # images, with the examples first, and spikes as bools
+        images = jnp.zeros((23, 3, 4, 4), bool)
+        return jax.lax.conv(images, params["kernel"], (1, 1), "SAME").mean(), {}
+
+    kernel = {"kernel": np.ones((2, 3, 3, 3), np.float32)}
+    with pytest.raises(TypeError, match="same dtypes") as raised:
+        fit(convolve, kernel, [(x, labels)], optimizer=optax.sgd(0.1), key=KEY)
+    assert not any("swapaxes" in line for line in raised.value.__notes__)
     state = fit(classify, start(), [(x.swapaxes(0, 1), labels)], optimizer=optax.sgd(0.1), key=KEY)
     assert state.step == 1
 

@@ -161,9 +161,11 @@ class _Updates(NamedTuple):
             with self.watch.watching():
                 result = loss(trainable, batch, key)
         except Exception as error:
+            # Batches of images have the examples first, too, so other errors say nothing of axes.
+            hint = _order_of(batch) if "shape" in str(error) else ""
             error.add_note(
                 "fit: the loss raised this error. In inputs and outputs of a Network, axis 0 is "
-                f"time and axis 1 the examples{_order_of(batch)}"
+                f"time and axis 1 the examples{hint}"
             )
             raise
         return _checked(result)
