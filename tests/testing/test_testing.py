@@ -25,7 +25,13 @@ from spikegrad import (
     stochastic,
 )
 from spikegrad.neurons import MultiSynapticLIF, Refractory, Relu
-from spikegrad.testing import CheckFailedError, check_cell, check_surrogate
+from spikegrad.testing import (
+    CheckFailedError,
+    CheckReport,
+    CheckResult,
+    check_cell,
+    check_surrogate,
+)
 
 
 @pytest.mark.parametrize(
@@ -239,6 +245,20 @@ def test_error_and_place_of_a_bump_in_the_slope(wrong):
     result = next(result for result in report_of(Bump()).results if result.property == law)
     assert result.error == pytest.approx(np.inf if np.isnan(wrong) else 0.5, rel=1e-5)
     assert abs(float(result.at.removeprefix("x = ")) - 1) < 0.1
+
+
+def test_report_marks_what_does_not_apply():
+    results = (
+        CheckResult("one"),
+        CheckResult("two", None, note="no smooth step"),
+        CheckResult("three", 2.0, 1.0),
+    )
+    assert str(CheckReport("subject", results)).splitlines() == [
+        "subject",
+        "ok      one: error 0, limit 0",
+        "n/a     two: no smooth step",
+        "BROKEN  three: error 2, limit 1",
+    ]
 
 
 def test_error_names_the_first_broken_property():

@@ -49,6 +49,13 @@ class CheckResult(NamedTuple):
         """True if the property holds."""
         return self.error is None or self.error <= self.limit
 
+    @builtins.property
+    def verdict(self) -> str:
+        """``"ok"``, ``"BROKEN"``, or ``"n/a"`` if the property does not apply."""
+        if self.error is None:
+            return "n/a"
+        return "ok" if self.passed else "BROKEN"
+
     def __str__(self) -> str:
         if self.error is None:
             return f"{self.property}: {self.note}"
@@ -78,10 +85,7 @@ class CheckReport(NamedTuple):
         return all(result.passed for result in self.results)
 
     def __str__(self) -> str:
-        lines = (
-            f"{'ok' if result.passed else 'BROKEN':6}  {result}"
-            for result in self.results
-        )
+        lines = (f"{result.verdict:6}  {result}" for result in self.results)
         return "\n".join([self.subject, *lines])
 
 

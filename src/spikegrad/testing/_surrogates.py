@@ -70,8 +70,8 @@ def check_surrogate(
     Notes
     -----
     Errors are relative to the largest value of the curve, unless the note defines another
-    reference. The report gives reasons for properties that do not apply, such as properties of an
-    undefined smooth step.
+    reference. Properties that do not apply, such as those of an undefined smooth step, have the
+    verdict ``n/a`` and a reason.
 
     Examples
     --------
