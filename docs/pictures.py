@@ -379,7 +379,7 @@ def choosing_width():
 
 def choosing_reset():
     """Test accuracy against the height, with a detached and a differentiated reset."""
-    left, right = canvas(8.6, 3.1, 2, sharey=True)
+    left, right = canvas(8.6, 3.5, 2, sharey=True)
     for axes, data in ((left, "mnist5k"), (right, "japanese_vowels")):
         found = [row for row in results("choosing") if row["question"] == "reset" and row["data"] == data]
         for n, width in enumerate((0.1, 0.4, 1.6)):
@@ -395,7 +395,7 @@ def choosing_reset():
     tidy(left, "mnist5k, no recurrence", "height of the slope", "test accuracy, %")
     tidy(right, "japanese_vowels, recurrent", "height of the slope")
     left.set_ylim(0, 105)
-    left.legend(fontsize=7.5, frameon=False, loc="lower left")
+    left.figure.legend(*left.get_legend_handles_labels(), ncols=3, fontsize=8, frameon=False, loc="outside lower center")
 
 
 def choosing_depth():
@@ -578,7 +578,11 @@ def drawn_graph():
             "out": Layer(w, LeakyReadout()),
         }
     )
-    plt.figure(graph(network))
+    figure = plt.figure(graph(network))
+    for label in figure.axes[0].texts:
+        frame = label.get_bbox_patch()
+        if frame and not label.get_text().isdigit():  # the white behind a delay hides the line below it
+            frame.set_facecolor("none")
 
 
 def activity_layers():
