@@ -395,7 +395,8 @@ def choosing_reset():
     tidy(left, "mnist5k, no recurrence", "height of the slope", "test accuracy, %")
     tidy(right, "japanese_vowels, recurrent", "height of the slope")
     left.set_ylim(0, 105)
-    left.figure.legend(*left.get_legend_handles_labels(), ncols=3, fontsize=8, frameon=False, loc="outside lower center")
+    lines, labels = left.get_legend_handles_labels()
+    left.figure.legend(lines, labels, ncols=3, fontsize=8, frameon=False, loc="outside lower center")
 
 
 def choosing_depth():
