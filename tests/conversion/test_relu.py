@@ -244,12 +244,12 @@ REFUSED = {
     ),
     "statistics": (
         {"a": Layer(MATRIX, Relu()), "b": Join(lambda x: x - x.mean(), ("a",), over_time=True)},
-        "TypeError: to_spiking: 'b' must not be a join over time; use running statistics",
+        "TypeError: to_spiking: 'b' must not be a join over time. Use running statistics",
     ),
     "silence": (
         [Layer(MATRIX, Relu(), bias=np.float32(-100))],
         "ValueError: to_spiking: layer '0' must have finite "
-        "activations above 0 at percentile 100; pass other inputs or a higher percentile",
+        "activations above 0 at percentile 100. Pass other inputs or a higher percentile",
     ),
 }
 

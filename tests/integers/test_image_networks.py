@@ -171,7 +171,7 @@ REFUSED = {
     "TypeError: a factor that differs between the numbers": quantized(
         [Layer(lambda x: convolved(x * jnp.arange(8.0)[None, None]), LIF_CELL)]
     ),
-    "TypeError: layer '0' on Loihi: it has no sums or maxima of windows; use a conv": quantized(
+    "TypeError: layer '0' on Loihi: it has no sums or maxima of windows. Use a conv": quantized(
         [
             Layer(
                 lambda x: jax.lax.reduce_window(x, 0.0, jax.lax.add, (1, 1, 2), (1, 1, 2), "VALID"),
@@ -180,10 +180,10 @@ REFUSED = {
         ],
         "loihi",
     ),
-    "TypeError: join 'j' on FixedLIF: it has weights; put them into": quantized(
+    "TypeError: join 'j' on FixedLIF: it has weights. Put them into": quantized(
         {"j": Join(convolved, of=["input"]), "a": Layer(lambda x: FLAT(x) @ TURNED, LIF_CELL)}
     ),
-    "TypeError: join 'j' on FixedLIF: it takes complete sequences; fold a normalization": quantized(
+    "TypeError: join 'j' on FixedLIF: it takes complete sequences. Fold a normalization": quantized(
         {
             "j": Join(lambda x: x - x.mean(0, keepdims=True), of=["input"], over_time=True),
             "a": Layer(convolved, LIF_CELL),

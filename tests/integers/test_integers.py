@@ -477,13 +477,13 @@ REFUSED = {
     "ValueError: '0' on Xylo: it has no delays, got a Delayed": (
         quantized("xylo", layer(SynapticLIF(), Delayed(jnp.ones((2, 2)), 2)))
     ),
-    "TypeError: a AdLIF has no counterpart; use LIF, SynapticLIF, AdaptiveLIF": quantized(
+    "TypeError: a AdLIF has no counterpart. Use LIF, SynapticLIF, AdaptiveLIF": quantized(
         "fixed", layer(AdLIF())
     ),
     "ValueError: layer '0' on Loihi: it has no adaptation": quantized(
         "loihi", layer(AdaptiveLIF(reset="value"))
     ),
-    "ValueError: layer '0' on Loihi: it has no refractory period; use LIF": quantized(
+    "ValueError: layer '0' on Loihi: it has no refractory period. Use LIF": quantized(
         "loihi", layer(Refractory(LIF(reset="value"), 2))
     ),
     "ValueError: layer '0' on Xylo: it has no adaptation": quantized(
@@ -501,10 +501,10 @@ REFUSED = {
     "ValueError: FixedLIF: adaptation must be an integer from 0 to 127": (
         lambda: FixedLIF(0, 1, adaptation=128, adaptation_decay=1, bits=8)
     ),
-    "TypeError: layer '0' on FixedLIF: a function has no integers: tanh; use products": (
+    "TypeError: layer '0' on FixedLIF: a function has no integers: tanh. Use products": (
         quantized("fixed", layer(LIF(), jnp.tanh))
     ),
-    "TypeError: weight is a function; only matrices have integers": quantized(
+    "TypeError: weight is a function, and only matrices have integers": quantized(
         "xylo", layer(SynapticLIF(), jnp.tanh)
     ),
     "ValueError: lacks the spike type": quantized(
@@ -970,7 +970,7 @@ def test_forms_of_inputs_in_c(form, size, tmp_path):
     assert to_c(network, tmp_path / "net", inputs=form).inputs == size
     wrong = inputs | {"a": np.full((20, 3, 5), 2**8)}
     if form != "int32":
-        with pytest.raises(ValueError, match=f"for inputs='{form}', got 256; use inputs='int32'"):
+        with pytest.raises(ValueError, match=f"for inputs='{form}', got 256. Use inputs='int32'"):
             to_c(network, tmp_path / "net", inputs=form, examples=wrong)
 
 
@@ -1017,7 +1017,7 @@ def test_subclasses_have_no_files():
     for write in save, to_c:
         assert_raises(
             lambda write=write: write(network, "net"),
-            "TypeError: has a Slower; use FixedLIF, Loihi, Xylo",
+            "TypeError: has a Slower. Use FixedLIF, Loihi, Xylo",
         )
 
 

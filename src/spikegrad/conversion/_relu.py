@@ -194,7 +194,7 @@ def _check_node(owner: str, node: Layer | Join) -> None:
     if isinstance(node, Join):
         if node.over_time:
             raise TypeError(
-                f"{owner} must not be a join over time; use running statistics, or "
+                f"{owner} must not be a join over time. Use running statistics, or "
                 "fold_normalization"
             )
         return
@@ -244,7 +244,7 @@ def _threshold(
     share = 100 if percentile is None else percentile
     if not 0 < float(np.percentile(values, share)) < np.inf:
         raise ValueError(
-            f"{owner} must have finite activations above 0 at percentile {share}; pass other "
+            f"{owner} must have finite activations above 0 at percentile {share}. Pass other "
             "inputs or a higher percentile"
         )
     if percentile is not None:

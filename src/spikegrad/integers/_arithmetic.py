@@ -31,8 +31,11 @@ Factor: TypeAlias = Any
 
 
 def _exact(function: Callable, slope: Any, x: Number) -> Number:
-    """Return ``function(x)`` with the derivative ``slope``, that of the real operation."""
-    if not isinstance(x, jax.Array):
+    """Return ``function(x)`` with the derivative ``slope``, that of the real operation.
+
+    ``slope`` is a number or an array that broadcasts to ``x``.
+    """
+    if not isinstance(x, jax.Array):  # integers of NumPy, in a replay
         return function(x)
     sloped = jax.custom_jvp(function)
     sloped.defjvp(lambda x, tangent: (sloped(*x), slope * tangent[0]))
@@ -55,9 +58,10 @@ def scaled(x: Number, factor: Factor, fraction: int, rounding: str) -> Number:
 
     The factor is from 0 to ``2**fraction``, and ``fraction`` at most 12.
     """
-    factor, one = like(x, factor), 2**fraction
+    factor = like(x, factor)
+    one = 2**fraction
 
-    def exact(x):
+    def exact(x: Number) -> Number:
         # The product has up to 36 bits. Its high part is a whole number of units, and its low
         # part, below 2**fraction, has a product of 24 bits.
         size = abs(x) if rounding == "zero" else x
@@ -72,7 +76,8 @@ def leaked(x: Number, shift: Factor) -> Number:
     """Return ``x - (x >> shift)``, where a positive number loses at least 1."""
     power = like(x, 2 ** np.asarray(shift))
 
-    def exact(x):
+    def exact(x: Number) -> Number:
+        # An arithmetic shift rounds down, so a negative number always loses at least 1.
         loss = _floor(x, power)
         return x - where((x > 0) & (loss == 0), 1, loss)
 
@@ -83,7 +88,7 @@ def wrapped(x: Number, y: Number, bits: int) -> Number:
     """Return the lowest bits of ``x + y``, as two's complement. ``x`` has no more bits."""
     half = 2 ** (bits - 1)
 
-    def wrap(x):
+    def wrap(x: Number) -> Number:
         # Halves first, because x + half may need 25 bits.
         return x - _floor(_floor(x, half) + 1, 2) * (2 * half)
 

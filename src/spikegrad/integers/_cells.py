@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias, cast
 
 import jax
 import jax.numpy as jnp
@@ -72,17 +72,16 @@ def as_array(value: Any) -> np.ndarray:
         return np.array(None)
 
 
+Leaks: TypeAlias = tuple[np.ndarray, np.ndarray | None]
+"""A parameter of the potential, and one of the current."""
+
+
 class IntegerCell(Cell, pure=True):
     """Base of the cells on integers.
 
     States and currents are integers in float32. ``integrate`` and ``fire`` also take
-    integers of NumPy, see ``_arithmetic.py``. A subclass also has
-
-    - ``bits``, the width of a state, and ``fraction``, the bits of a decay factor.
-    - ``integer_names``, its parameters that are the decays of potential and current, and the
-      threshold. ``integer_domains`` has the limits of all that may differ between neurons.
-    - ``most_leak``, the largest value of a parameter that is a decay.
-    - ``leaks_of``, a method that returns these parameters for real decay factors, not yet rounded.
+    integers of NumPy, see ``_arithmetic.py``. ``integer_domains`` has the limits of all parameters
+    that may differ between neurons.
     """
 
     state_names = "potential", "synaptic current"
@@ -97,13 +96,25 @@ class IntegerCell(Cell, pure=True):
     """If True, each neuron has a synapse and fires, and connections have no delay."""
     sizes = np.inf, np.inf
     """The most inputs and hidden neurons."""
-    n = 1  # without an annotation, because Xylo has a parameter of this name
+    # The following are parameters, constants or properties of a subclass. Without an annotation,
+    # because that would declare a parameter of this class.
+    integer_names = "", "", ""
+    """Its parameters that are the decays of potential and current, and the threshold."""
+    most_leak = 0
+    """The largest value of a parameter that is a decay."""
+    bits = 16
+    """The width of a state."""
+    fraction = 0
+    """The bits of a decay factor."""
+    n = 1
     """The most spikes in a step."""
+    reset = "value"
+    threshold = unit = cast(Any, None)
 
     surrogate: Callable = parameter(default=Sigmoid(), kind=Callable, kw_only=True)
     detach_reset: bool = parameter(default=False, kw_only=True)
 
-    def __post_init__(self: Any) -> None:
+    def __post_init__(self) -> None:
         super().__post_init__()
         for name, (least, most) in self.integer_domains.items():
             value = getattr(self, name)
@@ -126,7 +137,7 @@ class IntegerCell(Cell, pure=True):
             object.__setattr__(self, "unit", float(np.mean(unit)))
 
     @property
-    def integer_domains(self: Any) -> dict[str, tuple[int, int]]:
+    def integer_domains(self) -> dict[str, tuple[int, int]]:
         """The least and the largest value of each parameter that may differ between neurons."""
         decay, synaptic_decay, threshold = self.integer_names
         leak = 0, self.most_leak
@@ -136,13 +147,14 @@ class IntegerCell(Cell, pure=True):
         return {decay: leak, synaptic_decay: leak, threshold: (least, most)}
 
     @property
-    def leaks(self: Any) -> tuple[np.ndarray, np.ndarray]:
+    def leaks(self) -> tuple[np.ndarray, np.ndarray]:
         """The integers by which potential and current decay, as a step uses them."""
+        # Without a synapse, a current decays to 0 within its step.
         decay, synaptic_decay, _ = (getattr(self, name) for name in self.integer_names)
         return np.asarray(decay), np.asarray(synaptic_decay or 0)
 
     @property
-    def limits(self: Any) -> tuple[int, int]:
+    def limits(self) -> tuple[int, int]:
         """The least and the largest value of a state."""
         return signed(self.bits)[:2]
 
@@ -150,7 +162,8 @@ class IntegerCell(Cell, pure=True):
         """Return the integers of a weight of so many bits."""
         return signed(bits, 2 ** max(0, self.weight_span - bits))
 
-    def fire(self: Any, u: State, key: Any = None) -> tuple[State, Number]:
+    def fire(self, u: State, key: Any = None) -> tuple[State, Number]:
+        # A state is the potential, or a tuple that starts with it.
         v, *others = jax.tree.leaves(u)
         if self.threshold is None:
             return u, in_units(v, self.unit)
@@ -159,20 +172,26 @@ class IntegerCell(Cell, pure=True):
         v = self._after(v, s, threshold)
         return ((v, *others) if others else v), s
 
-    def _after(self: Any, v: Number, s: Number, threshold: Number) -> Number:
+    def _after(self, v: Number, s: Number, threshold: Number) -> Number:
         """Return the potential after the spikes."""
         r = jax.lax.stop_gradient(s) if self.detach_reset else s  # nothing for integers
         if self.reset == "none":
             return v
         return v * (1 - r) if self.reset.endswith("value") else v - r * threshold
 
-    def linear_response(self: Any) -> LinearResponse:
+    def linear_response(self) -> LinearResponse:
+        # A decay factor is an integer over 2**fraction. The rounding of a step is not linear.
         decay, synaptic_decay = (leak / 2**self.fraction for leak in self.leaks)
         return LinearResponse(
             decay, float(self.state_scale), synaptic_decay, self.threshold
         )
 
+    def leaks_of(self, decay: np.ndarray, synaptic_decay: np.ndarray) -> Leaks:
+        """Return the parameters for real decay factors, not yet rounded. None: no synapse."""
+        raise NotImplementedError
+
     def initial_state(self, shape: tuple[int, ...], dtype: DTypeLike) -> State:
+        # float16 and bfloat16 do not have all integers of a state.
         if jnp.finfo(dtype).nmant < 23:
             raise TypeError(
                 f"{type(self).__name__}: integers need float32 or float64, got {dtype}"
@@ -302,7 +321,7 @@ class FixedLIF(IntegerCell, pure=True):
         if self.threshold is None and has_memory:
             raise ValueError(
                 "FixedLIF: a readout without a threshold must have no adaptation and no "
-                "refractory period; leave them out"
+                "refractory period. Leave them out"
             )
 
     @property
@@ -345,6 +364,7 @@ class FixedLIF(IntegerCell, pure=True):
         state = super().initial_state(shape, dtype)
         if not self.refractory:
             return state
+        # The steps left are counted in the smallest unsigned type, which has no derivative.
         return *state[:-1], jnp.zeros(shape, np.min_scalar_type(self.refractory))
 
     def parts_of(self, state: State) -> dict[str, Number]:
@@ -364,6 +384,7 @@ class FixedLIF(IntegerCell, pure=True):
         else:
             u = self._sum(v, self.decay, current)
         if "steps left" in parts:
+            # The synapse goes on during a rest, and the potential stays.
             u = where(parts["steps left"] > 0, v, u)
         parts["potential"] = u
         return _as_state(parts)
@@ -385,6 +406,7 @@ class FixedLIF(IntegerCell, pure=True):
             # Unsigned in training, so 1 is subtracted from 1 or more.
             steps = np.asarray(self.refractory, left.dtype)
             parts["steps left"] = where(s > 0, steps, where(left > 1, left, 1) - 1)
+        # The reset takes the threshold of this step, the adaptation below that of later ones.
         subtracted = baseline if self.reset == "baseline" else present
         if not self.is_late:
             parts["potential"] = self._after(v, s, subtracted)
@@ -420,7 +442,7 @@ class FixedLIF(IntegerCell, pure=True):
             else x + current
         )
 
-    def leaks_of(self, decay: np.ndarray, synaptic_decay: np.ndarray) -> tuple:
+    def leaks_of(self, decay: np.ndarray, synaptic_decay: np.ndarray) -> Leaks:
         scale = self.most_leak
         return decay * scale, synaptic_decay * scale if synaptic_decay.any() else None
 
@@ -511,10 +533,11 @@ class Loihi(IntegerCell, pure=True):
         v, i = (
             scaled(x, leak, 12, "zero") for x, leak in zip(v, self.leaks, strict=True)
         )
+        # The chip wraps the current and saturates the potential.
         i = wrapped(i, 64 * current, 24)
         return clipped(v + i + self.bias, 1 - 2**23, 2**23 - 1), i
 
-    def leaks_of(self, decay: np.ndarray, synaptic_decay: np.ndarray) -> tuple:
+    def leaks_of(self, decay: np.ndarray, synaptic_decay: np.ndarray) -> Leaks:
         return 4096 - decay * 4096, 4095 - synaptic_decay * 4096
 
 
@@ -600,15 +623,19 @@ class Xylo(IntegerCell, pure=True):
         return keep(v + change), i
 
     def linear_response(self) -> LinearResponse:
+        # Of the leak x - (x >> dash), without its rounding.
         decay, gain = (1 - 2.0**-dash for dash in self.leaks)
         # A spike decays in the step of its arrival.
         return LinearResponse(decay, gain, gain, self.threshold)  # type: ignore[arg-type]
 
-    def leaks_of(self, decay: np.ndarray, synaptic_decay: np.ndarray) -> tuple:
-        # With a shift of 0 nothing of a spike would reach the potential.
-        return tuple(
-            -np.log2(np.clip(1 - x, 2.0**-15, 0.5)) for x in (decay, synaptic_decay)
+    def leaks_of(self, decay: np.ndarray, synaptic_decay: np.ndarray) -> Leaks:
+        # A decay factor x is 1 - 2**-dash. With a shift of 0 nothing of a spike would reach the
+        # potential, and 15 is the largest shift.
+        largest = 2.0**-self.most_leak
+        rest, synaptic_rest = (
+            np.clip(1 - x, largest, 0.5) for x in (decay, synaptic_decay)
         )
+        return -np.log2(rest), -np.log2(synaptic_rest)
 
 
 CHIPS = FixedLIF, Loihi, Xylo

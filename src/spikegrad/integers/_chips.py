@@ -14,6 +14,8 @@ from ..network import Network
 from ._cells import Loihi, Xylo
 from ._replay import IntegerLayer, chip_layers
 
+BIAS_UNIT = 64
+"""The bias of a cell in netx is in this unit, which is that of the weights on Loihi."""
 NEVER = 2**18 - 1
 """The threshold that lava-dl writes for neurons that never fire. Times 64, it is above all
 potentials of 24 bits."""
@@ -40,7 +42,8 @@ class _Dense(NamedTuple):
 
 def _dense_layers(owner: str, network: Network, kind: type) -> list[_Dense]:
     """Return a chain of layers, or raise for the first part that the tool has no place for."""
-    layers, before = [], network.graph.inputs[0]
+    layers: list[_Dense] = []
+    before = network.graph.inputs[0]
     if len(network.graph.inputs) > 1:
         raise TypeError(f"{owner}: network must have one input, got {network.inputs}")
     for layer in chip_layers(owner, network):
@@ -50,23 +53,27 @@ def _dense_layers(owner: str, network: Network, kind: type) -> list[_Dense]:
 
 
 def _dense_layer(owner: str, layer: IntegerLayer, kind: type, before: str) -> _Dense:
+    """Return a layer of the chain, or raise if it does not read just ``before`` and itself."""
+
     def refuse(text: str) -> NoReturn:
         raise TypeError(f"{owner}: layer {layer.name!r} {text}")
 
     if not isinstance(layer.cell, kind):
         text = "a join" if layer.cell is None else f"a {type(layer.cell).__name__}"
-        refuse(f"must be a {kind.__name__}, got {text}; quantize to this target")
+        refuse(f"must be a {kind.__name__}, got {text}. Quantize to this target")
     if layer.bias.any():
-        refuse("must have no bias; use an input that fires at each step")
+        refuse("must have no bias. Use an input that fires at each step")
     matrices: dict[str, np.ndarray] = {}
     for edge in layer.edges:
-        expected_lag = int(edge.source == layer.name)
         if edge.source not in (before, layer.name):
             refuse(f"must read the layer before, got {edge.source!r}")
+        # A plain recurrent weight has a delay of one step, as on the chips.
+        expected_lag = 1 if edge.source == layer.name else 0
+        # A window has several edges from one source.
         if edge.lag != expected_lag or edge.source in matrices:
             refuse("must have no delays, which the format has no place for")
         if len(edge.operations) != 1 or not isinstance(edge.operations[0], Product):
-            refuse("must have a matrix; use dequantize and to_nir for convolutions")
+            refuse("must have a matrix. Use dequantize and to_nir for convolutions")
         matrices[edge.source] = np.asarray(edge.operations[0].weight)
     if before not in matrices:
         refuse("must read the layer before")
@@ -141,22 +148,25 @@ def _netx_record(layer: _Dense) -> dict[str, Any]:
         "shape": np.array([layer.neurons]),
         "inFeatures": layer.weight.shape[0],
         "outFeatures": layer.neurons,
+        # PyTorch's order, (neurons, inputs).
         "weight": layer.weight.T,
         "neuron/type": "CUBA",
         "neuron/iDecay": int(cell.du) + 1,  # its reader takes 1 away again
         "neuron/vDecay": int(cell.dv),
         "neuron/vThMant": NEVER if cell.vth is None else int(cell.vth),
+        # The least value of the format, without a step of rest.
         "neuron/refDelay": 1,
         "neuron/gradedSpike": False,
     }
     if layer.recurrent is not None:
         record["weight_rec"] = layer.recurrent.T
-    if cell.bias % 64:
+    if cell.bias % BIAS_UNIT:
         raise ValueError(
-            f"to_netx: layer {layer.name!r} must have a bias in multiples of 64, got {cell.bias}"
+            f"to_netx: layer {layer.name!r} must have a bias in multiples of {BIAS_UNIT}, got "
+            f"{cell.bias}"
         )
     if cell.bias:
-        record["bias"] = layer.spread(cell.bias // 64)
+        record["bias"] = layer.spread(cell.bias // BIAS_UNIT)
     return record
 
 
@@ -209,13 +219,14 @@ def to_xylo(network: Network) -> dict[str, Any]:
             f"weights, got {[layer.name for layer in layers]}"
         )
     hidden, out = layers
+    # The chip counts up to 31 spikes of a hidden neuron in a step, and one of an output neuron.
     for layer, most in ((hidden, 31), (out, 1)):
         if layer.cell.n != most:
             raise ValueError(
                 f"to_xylo: layer {layer.name!r} must have n={most}, got {layer.cell.n}"
             )
     recurrent = hidden.recurrent
-    if recurrent is None:
+    if recurrent is None:  # the specification has no place for None
         recurrent = np.zeros((hidden.neurons, hidden.neurons), int)
     weights = {
         "weights_in": hidden.weight,

@@ -167,14 +167,15 @@ def best_scales(
     # A few large weights may clip so that the others get finer steps. The tails of trained weights
     # are long: 2 bits of a Laplace distribution are best at 7 times the scale that clips nothing.
     clipping_nothing = form.high / np.where(largest > 0, largest, 1.0)
-    ratios = np.geomspace(1, 64, 193)
+    ratios = np.geomspace(1, 64, 193)  # 32 for each factor of 2
     if powers_of_two:
         clipping_nothing = _power_below(clipping_nothing)
         most, ratios = _power_below(most), 2.0 ** np.arange(7)
+    # Without a scale up to ``most`` among the candidates, ``most`` itself.
     best, least = np.array(most), np.full(count, np.inf)
     for ratio in ratios:
         scales = clipping_nothing * ratio  # (groups,)
-        scale = scales[groups]
+        scale = scales[groups]  # (weights,)
         steps = np.rint(values * (scale / form.step)) * form.step
         squares = np.square(np.clip(steps, form.low, form.high) / scale - values)
         errors = np.bincount(groups, squares, count)

@@ -11,7 +11,7 @@ import dataclasses
 import functools
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -58,6 +58,7 @@ class IntegerFunction(Struct, pure=True):
         return jax.vmap(self._example)(*floats)
 
     def _example(self, *arrays: jax.Array) -> jax.Array:
+        # Operations read one example with an axis of length 1 in front, see ``_weights.py``.
         parts = [
             _after(argument.operations, x[None])
             for argument, x in zip(self.arguments, arrays, strict=True)
@@ -67,6 +68,7 @@ class IntegerFunction(Struct, pure=True):
     @property
     def output_shape(self) -> Shape:
         """The shape of the result for one example."""
+        # Real weights have no integers yet, and only their shapes count.
         zeros = with_weights(self.operations, lambda x: np.zeros(np.shape(x), np.int64))
         parts = [
             run(argument.operations, np.zeros((1, *argument.shape), np.int64))
@@ -92,7 +94,7 @@ def with_weights(
     operations: Sequence[Operation], convert: Callable[[Any], Any]
 ) -> tuple[Operation, ...]:
     """Return the operations with a function of each weight."""
-    changed = []
+    changed: list[Operation] = []
     for operation in operations:
         name = weight_name(operation)
         if name is not None:
@@ -135,25 +137,36 @@ def channels_of(function: IntegerFunction) -> Channels:
     weighted: Any = function.operations[place]
     after = function.operations[place + 1 :]
     until = dataclasses.replace(function, operations=function.operations[: place + 1])
-    shape = 1, *until.output_shape
-    axis, count, along = 0, 1, 0
-    if isinstance(weighted, Product):
-        axis, count = 1, weighted.weight.shape[1]
-        numbers = np.arange(count).reshape(shape)
-    else:
-        if isinstance(weighted, Convolution):
-            count, along = weighted.weight.shape[0], weighted.output_axes[1]
-        sizes = [1] * len(shape)
-        sizes[along] = count
-        numbers = np.broadcast_to(np.arange(count).reshape(sizes), shape)
-    # In a window of one channel, n numbers add up to n times each, and so do their squares. The
-    # numbers from the other end tell a maximum of several.
+    numbers, axis = _channel_numbers(weighted, (1, *until.output_shape))
+    count = int(numbers.max()) + 1
+    # Send the numbers of the channels through the later operations, which are sums and maxima. An
+    # output reads one channel c if it is n * c, n for ones and n * c**2 for squares: by Cauchy and
+    # Schwarz, n * sum of c**2 is (sum of c)**2 only if all c are equal. A maximum of several c
+    # passes this test. But then the maximum of count - c is not count minus the maximum of c.
     ones = np.ones_like(numbers)
     examples = np.stack([ones, numbers, numbers**2, count - numbers])
     n, total, squares, others = run(after, examples)[:, 0]
-    if (n * squares != total**2).any() or (total + others != n * count).any():
+    is_mixed = n * squares != total**2
+    has_maximum = total + others != n * count
+    if is_mixed.any() or has_maximum.any():
         return Channels(0, np.zeros(n.shape, int))
+    # An output beyond all windows reads nothing, and may have any channel.
     return Channels(axis, total // np.maximum(n, 1))
+
+
+def _channel_numbers(operation: Operation, shape: Shape) -> tuple[np.ndarray, int]:
+    """Return the channel of each number of a result, and the axis of the channels in the weight.
+
+    ``shape`` is that of the result. A product has as many channels as outputs, and a factor one.
+    """
+    if isinstance(operation, Product):
+        return np.arange(operation.weight.shape[1]).reshape(shape), 1
+    count, along = 1, 0
+    if isinstance(operation, Convolution):
+        count, along = operation.weight.shape[0], operation.output_axes[1]
+    sizes = [1] * len(shape)
+    sizes[along] = count
+    return np.broadcast_to(np.arange(count).reshape(sizes), shape), 0
 
 
 # --- from functions of users ----------------------------------------------------------------------
@@ -182,7 +195,7 @@ def read(function: Callable, shapes: Sequence[Shape], factor: float) -> Reading:
     if [term.source for term in terms] != [*range(len(shapes))]:
         raise ValueError("a sum that does not add each argument once")
     before, operations = [term.operations for term in terms], value.operations
-    if len(terms) == 1:
+    if len(terms) == 1:  # nothing is added, so all operations follow the sum
         before, operations = [()], before[0] + operations
     parts = [
         jax.eval_shape(functools.partial(_after, each), example)
@@ -194,14 +207,10 @@ def read(function: Callable, shapes: Sequence[Shape], factor: float) -> Reading:
     if len({*factors}) > 1:
         raise ValueError("a sum of averages and sums")
     factor *= own_factor * factors[0]
-    if any(isinstance(x, (*WEIGHTED, Bias)) for x in itertools.chain(*arguments)):
-        raise ValueError("a product or a bias before a sum")
-    if factor < 0 and any(isinstance(x, MaxPooling) for x in operations):
-        raise ValueError("a maximum of negative numbers")
-    places = [n for n, x in enumerate(operations) if isinstance(x, WEIGHTED)]
-    if len(places) > 1:
-        raise ValueError("two products without neurons between them")
-    # A positive factor of all numbers may move to the weights from anywhere.
+    _check_operations(arguments, operations, factor)
+    has_weight = any(isinstance(x, WEIGHTED) for x in operations)
+    # A positive factor of all numbers commutes with sums and maxima, so it may move to the weights
+    # from anywhere. Without weights, the layers that read the result get it.
     scale = np.float32(factor)
     return Reading(
         IntegerFunction(
@@ -211,9 +220,24 @@ def read(function: Callable, shapes: Sequence[Shape], factor: float) -> Reading:
             ),
             with_weights(operations, lambda weight: np.asarray(weight) * scale),
         ),
-        1.0 if places else factor,
-        None if bias is None else without_repeats(bias, value.shape)[0],
+        factor=1.0 if has_weight else factor,
+        bias=None if bias is None else without_repeats(bias, value.shape)[0],
     )
+
+
+def _check_operations(
+    arguments: Iterable[Sequence[Operation]],
+    operations: Sequence[Operation],
+    factor: float,
+) -> None:
+    """Raise for operations that a sum of integers with one rounded weight cannot be."""
+    before = itertools.chain(*arguments)
+    if any(isinstance(x, (*WEIGHTED, Bias)) for x in before):
+        raise ValueError("a product or a bias before a sum")
+    if factor < 0 and any(isinstance(x, MaxPooling) for x in operations):
+        raise ValueError("a maximum of negative numbers")
+    if sum(isinstance(x, WEIGHTED) for x in operations) > 1:
+        raise ValueError("two products without neurons between them")
 
 
 def _without_factors(
@@ -234,7 +258,11 @@ def _one_number(operation: Factor) -> float:
 
 
 def _without_orders(operations: Sequence[Operation]) -> list[Operation]:
-    """Move each transposition into the rows or columns of a product beside it."""
+    """Move each transposition into the rows or columns of a product beside it.
+
+    A chip has no transposition: its connections are the product. Behind a product, the columns of
+    the weight ``(inputs, outputs)`` get the new order. Before one, the rows get the old one back.
+    """
     done: list[Operation] = []
     order: np.ndarray | None = None  # of a transposition before a product
     for operation in operations:
@@ -243,16 +271,17 @@ def _without_orders(operations: Sequence[Operation]) -> list[Operation]:
             if done and isinstance(done[-1], Product):
                 weight = np.asarray(done[-1].weight)[:, places]
                 done[-1] = Product(weight, operation.shape)
-            else:
+            else:  # places of the first argument, also after several transpositions
                 order = places if order is None else order[places]
         elif order is None:
             done.append(operation)
         elif isinstance(operation, Product):
+            # The number n of the product is the number order[n] of its argument.
             weight = np.empty_like(operation.weight)
             weight[order] = operation.weight
             done.append(Product(weight, operation.shape))
             order = None
-        elif not isinstance(operation, Rearrangement):
+        elif not isinstance(operation, Rearrangement):  # a reshape keeps the order
             break
     if order is not None:
         raise ValueError("a transposition that no product follows")
@@ -274,6 +303,7 @@ def _without_bias(
             continue
         others.append(operation)
         if bias is not None:
+            # f(x + b) is f(x) + f(b) for linear operations. A maximum is one for equal biases.
             bias = np.broadcast_to(bias, shape).astype(np.float32)
             if isinstance(operation, MaxPooling) and not _is_constant(operation, bias):
                 raise ValueError(
@@ -320,10 +350,10 @@ def _product(product: Product, x: np.ndarray) -> np.ndarray:
 
 
 def _convolution(convolution: Convolution, x: np.ndarray) -> np.ndarray:
-    weight = convolution.weight
-    # (batch, channels, *places)
+    weight = convolution.weight  # (outputs, inputs of a group, *sizes)
+    # The axis in front is the batch. The convolution has its own axis of examples, of length 1.
     axes = [1 + axis for axis in convolution.input_axes]
-    x = x.transpose(0, *axes)[:, 0]
+    x = x.transpose(0, *axes)[:, 0]  # (batch, channels, *places)
     x = np.pad(x, [(0, 0), (0, 0), *convolution.padding])
     sizes, places = weight.shape[2:], x.shape[2:]
     counts = [
@@ -336,7 +366,10 @@ def _convolution(convolution: Convolution, x: np.ndarray) -> np.ndarray:
     grouped = x.reshape(len(x), groups, inputs, *places)
     by_group = weight.reshape(groups, outputs // groups, inputs, *sizes)
     out = np.zeros((len(x), groups, outputs // groups, *counts), np.int64)
+    # One product for each place of the kernel, with all the inputs that it reads at once. NumPy has
+    # no convolution of integers.
     for tap in itertools.product(*map(range, sizes)):
+        # Output o reads the input o * stride + k * dilation: (batch, groups, inputs, *counts).
         seen = tuple(
             slice(k * dilation, k * dilation + stride * (count - 1) + 1, stride)
             for k, count, stride, dilation in zip(
@@ -346,6 +379,7 @@ def _convolution(convolution: Convolution, x: np.ndarray) -> np.ndarray:
         part = grouped[(slice(None),) * 3 + seen]
         out += np.einsum("ngi...,goi->ngo...", part, by_group[(..., *tap)])
     out = out.reshape(len(x), 1, outputs, *counts)
+    # From (examples, channels, *places) to the order of the user.
     back = np.argsort(convolution.output_axes)
     return out.transpose(0, *(1 + axis for axis in back))
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +22,7 @@ from ..neurons import (
     LIF,
     AdaptiveLIF,
     LeakyReadout,
+    LinearResponse,
     Refractory,
     SynapticAdaptiveLIF,
     SynapticLIF,
@@ -46,6 +47,8 @@ TARGETS: dict[str, IntegerCell] = {
     "xylo": Xylo(1, 1, 1),
 }
 """A cell for each target. Its formats stay, and its decays and threshold are replaced."""
+Scale: TypeAlias = float | np.ndarray
+"""The integer that stands for 1: one number, or one for each neuron or channel."""
 FIRING = LIF, SynapticLIF, AdaptiveLIF, SynapticAdaptiveLIF
 """The cells with spikes, also with a refractory period."""
 ROUNDING = 0.99
@@ -183,41 +186,30 @@ def quantize(
     }
     # A convolution of the user may not take integers.
     inputs = jax.tree.map(lambda x: jnp.asarray(x, float), inputs)
+    by_name = {network.inputs: inputs} if isinstance(network.inputs, str) else inputs
     # A state is largest before its spike.
     _, real = network.observe(inputs, parts=("output", "pre_spike"), mask=mask)
-    by_name = {network.inputs: inputs} if isinstance(network.inputs, str) else inputs
+    # The axes in front are the steps and the examples.
     shapes = {name: np.shape(x)[2:] for name, x in by_name.items()}
-    sizes = (
-        sum(math.prod(shape) for shape in shapes.values()),
-        sum(
-            math.prod(real[x].output.shape[2:])
-            for x in network.layers
-            if x not in network.graph.outputs
-        ),
-    )
-    if np.greater(sizes, cell.sizes).any():
-        raise ValueError(
-            f"quantize: {type(cell).__name__} has %s inputs and %s hidden neurons, the network "
-            "has %s and %s" % (*cell.sizes, *sizes)
-        )
+    shapes |= {name: real[name].output.shape[2:] for name in network.layers}
+    _check_sizes(network, cell, shapes)
     if cell.is_synaptic:  # its outputs fire once a step
         options |= {name: options[name] | {"n": 1} for name in network.graph.outputs}
-    shapes |= {name: real[name].output.shape[2:] for name in network.layers}
     nodes = _with_operations(network, cell, shapes)
     choice = _Choice(bits, per_channel, powers_of_two)
 
-    def quantized(name: str, most: Any = np.inf) -> Layer:
+    def quantized(name: str, most: Scale = np.inf) -> Layer:
         cell_with_options = cell._replaced(**options[name])
-        return _quantized(
-            nodes[name], cell_with_options, choice, real[name].pre_spike, most
-        )
+        states = real[name].pre_spike
+        return _quantized(nodes[name], cell_with_options, choice, states, most)
 
     layers: dict[str, Any] = {
         name: node if isinstance(node, Join) else quantized(name)
         for name, node in nodes.items()
     }
     result = dataclasses.replace(network, layers=layers)
-    # Where sums of products may need more bits than float32 has, the scale becomes smaller.
+    # Where sums of products may need more bits than float32 has, the scale becomes smaller. A
+    # current is proportional to the scale, but for the rounding of the weights.
     valid_inputs = {
         name: whole_inputs("quantize", x, mask) for name, x in by_name.items()
     }
@@ -237,12 +229,46 @@ def quantize(
     return result, QuantizationReport(rows)
 
 
-def _options(owner: str, layer: Any, target: IntegerCell) -> dict[str, Any]:
+# --- checks ---------------------------------------------------------------------------------------
+
+
+def _check_sizes(
+    network: Network, target: IntegerCell, shapes: Mapping[str, Shape]
+) -> None:
+    """Raise if a chip has fewer inputs or hidden neurons than the network."""
+    hidden = [name for name in network.layers if name not in network.graph.outputs]
+    sizes = (
+        sum(math.prod(shapes[name]) for name in network.graph.inputs),
+        sum(math.prod(shapes[name]) for name in hidden),
+    )
+    if np.greater(sizes, target.sizes).any():
+        raise ValueError(
+            f"quantize: {type(target).__name__} has %s inputs and %s hidden neurons, the network "
+            "has %s and %s" % (*target.sizes, *sizes)
+        )
+
+
+def _options(owner: str, layer: Layer, target: IntegerCell) -> dict[str, Any]:
     """Return the parameters that stay, or raise for a property that the target lacks."""
+    _check_weights(owner, layer, target)
+    steps, cell = _without_rest(layer.cell)
+    _check_kind(owner, cell, steps, target)
+    if isinstance(cell, LeakyReadout):
+        return {}
+    surrogate = _check_spikes(owner, cell, target)
+    options = {"surrogate": surrogate, "detach_reset": cell.detach_reset}
+    if len(target.resets) > 1:  # a target with one has no parameter for it
+        options["reset"] = _reset_of(cell)
+    if steps:
+        options["refractory"] = steps
+    return options
+
+
+def _check_weights(owner: str, layer: Layer, target: IntegerCell) -> None:
     for weight in layer.weights.values():
         if target.is_synaptic and _function_of(weight) is not None:
             raise TypeError(
-                f"{owner}: a weight is a function; only matrices have integers"
+                f"{owner}: a weight is a function, and only matrices have integers"
             )
         if target.is_synaptic and isinstance(weight, (Delayed, Window)):
             raise ValueError(
@@ -250,67 +276,67 @@ def _options(owner: str, layer: Any, target: IntegerCell) -> dict[str, Any]:
             )
     if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(layer.weights)):
         raise ValueError(f"{owner}: a weight is NaN or infinite")
-    steps, cell = _without_rest(layer.cell)
+
+
+def _check_kind(owner: str, cell: Any, steps: int, target: IntegerCell) -> None:
+    """Raise for a cell with equations that the target lacks. ``steps`` are those of rest."""
     if type(cell) not in (*FIRING, LeakyReadout):
         names = ", ".join(kind.__name__ for kind in FIRING)
         raise TypeError(
-            f"{owner}: a {type(cell).__name__} has no counterpart; use {names}, Refractory or "
+            f"{owner}: a {type(cell).__name__} has no counterpart. Use {names}, Refractory or "
             "LeakyReadout"
         )
-    is_adaptive = isinstance(cell, AdaptiveLIF)
-    if (steps or is_adaptive) and not isinstance(target, FixedLIF):
+    if (steps or isinstance(cell, AdaptiveLIF)) and not isinstance(target, FixedLIF):
         lacks = "refractory period" if steps else "adaptation"
         raise ValueError(
-            f"{owner}: it has no {lacks}; use LIF, SynapticLIF or the target 'fixed'"
+            f"{owner}: it has no {lacks}. Use LIF, SynapticLIF or the target 'fixed'"
         )
     if target.is_synaptic and not isinstance(cell, SynapticLIF):
         raise ValueError(
-            f"{owner}: each neuron has a synapse and fires, also as readout: use SynapticLIF"
+            f"{owner}: each neuron has a synapse and fires, also as readout. Use SynapticLIF"
         )
-    if isinstance(cell, LeakyReadout):
-        return {}
+
+
+def _check_spikes(owner: str, cell: Any, target: IntegerCell) -> Callable:
+    """Return the surrogate for the target, or raise if it has other spikes and resets."""
     surrogate: Any = cell.surrogate
     kinds = spike_types(surrogate)
+    is_strict = bool(kinds) and isinstance(kinds[0], Strict)
+    counts_spikes = [kind.multiple for kind in kinds] == [True]
     # An integer cell counts its spikes itself, and has one rule at the threshold.
-    if (kinds and isinstance(kinds[0], Strict)) or (
-        target.is_synaptic and [kind.multiple for kind in kinds] == [True]
-    ):
+    if is_strict or (target.is_synaptic and counts_spikes):
         surrogate = surrogate.surrogate
+    is_adaptive = isinstance(cell, AdaptiveLIF)
+    reset = _reset_of(cell)
+    if np.any(jnp.asarray(cell.threshold) <= 0):
+        problem = f"needs a threshold above 0, not {np.min(cell.threshold):g}"
+    elif cell.reset not in target.resets:
+        problem = f"needs reset={target.resets[0]!r}, not {cell.reset!r}"
+    elif reset != cell.reset and (is_adaptive or reset not in target.resets):
+        problem = "resets in the step of a spike, without delay_reset"
+    elif np.any(cell.reset_value):
+        problem = "resets to 0, without reset_value"
+    elif spike_types(surrogate):
+        problem = f"lacks the spike type of {cell.surrogate}"
+    elif is_adaptive and np.any(jnp.asarray(cell.adaptation) < 0):
+        problem = "needs an adaptation of at least 0"
+    else:
+        return surrogate
+    raise ValueError(f"{owner}: it {problem}. Train with the properties of the target")
+
+
+def _reset_of(cell: Any) -> str:
+    """Return the name of the reset of a real cell in an integer cell."""
     is_late = cell.delay_reset and cell.reset != "none"
-    reset = f"late_{cell.reset}" if is_late else cell.reset
-    for refused, problem in (
-        (
-            np.any(jnp.asarray(cell.threshold) <= 0),
-            f"needs a threshold above 0, not {np.min(cell.threshold):g}",
-        ),
-        (
-            cell.reset not in target.resets,
-            f"needs reset={target.resets[0]!r}, not {cell.reset!r}",
-        ),
-        (
-            is_late and (is_adaptive or reset not in target.resets),
-            "resets in the step of a spike, without delay_reset",
-        ),
-        (np.any(cell.reset_value), "resets to 0, without reset_value"),
-        (spike_types(surrogate), f"lacks the spike type of {cell.surrogate}"),
-        (
-            is_adaptive and np.any(jnp.asarray(cell.adaptation) < 0),
-            "needs an adaptation of at least 0",
-        ),
-    ):
-        if refused:
-            raise ValueError(
-                f"{owner}: it {problem}; train with the properties of the target"
-            )
-    options = {"surrogate": surrogate, "detach_reset": cell.detach_reset}
-    if len(target.resets) > 1:  # a target with one has no parameter for it
-        options["reset"] = reset
-    return options | ({"refractory": steps} if steps else {})
+    return f"late_{cell.reset}" if is_late else cell.reset
 
 
 def _without_rest(cell: Any) -> tuple[int, Any]:
     """Return the refractory period and the cell without it."""
     return (cell.steps, cell.cell) if isinstance(cell, Refractory) else (0, cell)
+
+
+# --- functions of the user ------------------------------------------------------------------------
 
 
 def _function_of(weight: Any) -> Callable | None:
@@ -328,39 +354,50 @@ def _with_operations(
     A sum of a window is an integer, and its average is not. So the factor of a join moves to the
     weights of the layers that read it.
     """
-    factors = dict.fromkeys(shapes, 1.0)
+    factors = dict.fromkeys(shapes, 1.0)  # by source
     nodes: dict[str, Any] = dict(network.layers)
     chip = type(target).__name__
     for name, node in network.graph.nodes.items():
-        if not isinstance(node, Join):
-            continue
-        owner = f"quantize: join {name!r} on {chip}"
-        if not isinstance(target, FixedLIF):
-            raise TypeError(f"{owner}: it has no joins; read the layers themselves")
-        if node.over_time:
-            raise TypeError(
-                f"{owner}: it takes complete sequences; fold a normalization into the weights "
-                "(fold_normalization)"
-            )
-        several = {factors[source] for source in node.of}
-        if len(several) > 1:
-            raise TypeError(f"{owner}: it adds averages and sums")
-        reading = _reading(
-            owner, node.function, [shapes[source] for source in node.of], several.pop()
-        )
-        has_weights = any(isinstance(x, WEIGHTED) for x in reading.function.operations)
-        if has_weights or reading.bias is not None:
-            raise TypeError(
-                f"{owner}: it has weights; put them into the layer that reads it"
-            )
-        factors[name] = reading.factor
-        nodes[name] = Join(reading.function, node.of)
-    for name in network.graph.layers:
-        owner, layer = f"quantize: layer {name!r} on {chip}", network.layers[name]
+        if isinstance(node, Join):
+            owner = f"quantize: join {name!r} on {chip}"
+            reading = _reading_of_join(owner, node, target, shapes, factors)
+            factors[name] = reading.factor
+            nodes[name] = Join(reading.function, node.of)
+    for name, layer in network.graph.layers.items():
+        owner = f"quantize: layer {name!r} on {chip}"
+        edges = network.graph.edges[name]
         nodes[name] = _layer_with_operations(
-            owner, layer, target, network.graph.edges[name], shapes, factors
+            owner, layer, target, edges, shapes, factors
         )
     return nodes
+
+
+def _reading_of_join(
+    owner: str,
+    join: Join,
+    target: IntegerCell,
+    shapes: Mapping[str, Shape],
+    factors: Mapping[str, float],
+) -> Reading:
+    if not isinstance(target, FixedLIF):
+        raise TypeError(f"{owner}: it has no joins. Read the layers themselves")
+    if join.over_time:
+        raise TypeError(
+            f"{owner}: it takes complete sequences. Fold a normalization into the weights "
+            "(fold_normalization)"
+        )
+    # One factor of all sources is that of their sum too.
+    several = {factors[source] for source in join.of}
+    if len(several) > 1:
+        raise TypeError(f"{owner}: it adds averages and sums")
+    of_sources = [shapes[source] for source in join.of]
+    reading = _reading(owner, join.function, of_sources, several.pop())
+    has_weights = any(isinstance(x, WEIGHTED) for x in reading.function.operations)
+    if has_weights or reading.bias is not None:
+        raise TypeError(
+            f"{owner}: it has weights. Put them into the layer that reads it"
+        )
+    return reading
 
 
 def _reading(
@@ -370,7 +407,7 @@ def _reading(
         return read(function, shapes, factor)
     except ValueError as error:
         raise TypeError(
-            f"{owner}: a function has no integers: {error}; use products, convolutions, sums, "
+            f"{owner}: a function has no integers: {error}. Use products, convolutions, sums, "
             "averages and maxima of windows"
         ) from error
 
@@ -380,51 +417,68 @@ def _layer_with_operations(
     layer: Layer,
     target: IntegerCell,
     edges: tuple[Edge, ...],
-    shapes: dict[str, Shape],
-    factors: dict[str, float],
+    shapes: Mapping[str, Shape],
+    factors: Mapping[str, float],
 ) -> Layer:
-    biases = [] if layer.bias is None else [jnp.asarray(layer.bias)]
+    """Return a layer whose functions are operations, with the factors of its sources.
 
-    def converted(label: str, weight: Any) -> Any:
+    The biases of its functions become a bias of the layer.
+    """
+    biases = [] if layer.bias is None else [jnp.asarray(layer.bias)]
+    weights: dict[str, Any] = {}
+    for label, weight in layer.weights.items():
         # The edges of a window have their numbers behind the label.
         source = next(
-            e.source
-            for e in edges
-            if e.label == label or e.label.startswith(f"{label}[")
+            edge.source
+            for edge in edges
+            if edge.label == label or edge.label.startswith(f"{label}[")
         )
-        is_delayed, function = (
-            isinstance(weight, (Delayed, Window)),
-            _function_of(weight),
-        )
+        function = _function_of(weight)
         if function is None:
-            if factors[source] == 1:
-                return weight
-            scaled = jnp.asarray(weight.weight if is_delayed else weight)
-            scaled = scaled * factors[source]
-            return dataclasses.replace(weight, weight=scaled) if is_delayed else scaled
+            weights[label] = _times(weight, factors[source])
+            continue
         if isinstance(weight, Window):
             raise TypeError(
-                f"{owner}: a window has a function; use a matrix for each step"
+                f"{owner}: a window has a function. Use a matrix for each step"
             )
         reading = _reading(owner, function, [shapes[source]], factors[source])
-        operations = reading.function.operations
-        # On a chip each weight is a connection, and a sum of windows would need more bits.
-        has_windows = any(isinstance(x, (SumPooling, MaxPooling)) for x in operations)
-        if has_windows and not isinstance(target, FixedLIF):
-            raise TypeError(
-                f"{owner}: it has no sums or maxima of windows; use a convolution with strides"
-            )
-        if not any(isinstance(x, WEIGHTED) for x in operations):
-            # An array, because a number would be a constant of the network.
-            operations = *operations, Factor(np.array(reading.factor, np.float32))
         if reading.bias is not None:
             biases.append(jnp.asarray(reading.bias))
-        inner = IntegerFunction(reading.function.arguments, tuple(operations))
-        return dataclasses.replace(weight, weight=inner) if is_delayed else inner
-
-    weights = {label: converted(label, x) for label, x in layer.weights.items()}
+        inner = _integer_function(owner, reading, target)
+        is_delayed = isinstance(weight, Delayed)
+        weights[label] = (
+            dataclasses.replace(weight, weight=inner) if is_delayed else inner
+        )
     bias = sum(biases[1:], biases[0]) if biases else None
     return _with_weights(layer, weights, bias=bias)
+
+
+def _times(weight: Any, factor: float) -> Any:
+    """Return a matrix times the factor of its source."""
+    if factor == 1:
+        return weight
+    if isinstance(weight, (Delayed, Window)):
+        scaled = jnp.asarray(weight.weight) * factor
+        return dataclasses.replace(weight, weight=scaled)
+    return jnp.asarray(weight) * factor
+
+
+def _integer_function(
+    owner: str, reading: Reading, target: IntegerCell
+) -> IntegerFunction:
+    """Return the function of a weight, with one array to round."""
+    operations = reading.function.operations
+    # On a chip each weight is a connection, and a sum of windows would need more bits.
+    has_windows = any(isinstance(x, (SumPooling, MaxPooling)) for x in operations)
+    if has_windows and not isinstance(target, FixedLIF):
+        raise TypeError(
+            f"{owner}: it has no sums or maxima of windows. Use a convolution with strides"
+        )
+    if not any(isinstance(x, WEIGHTED) for x in operations):
+        # The factor is the weight. It is an array, because a number would be a constant of the
+        # network.
+        operations = *operations, Factor(np.array(reading.factor, np.float32))
+    return IntegerFunction(reading.function.arguments, tuple(operations))
 
 
 def _with_weights(layer: Layer, weights: dict[str, Any], **changed: Any) -> Layer:
@@ -437,6 +491,9 @@ def _with_weights(layer: Layer, weights: dict[str, Any], **changed: Any) -> Laye
         else others["weight"]
     )
     return dataclasses.replace(layer, weight=weight, recurrent=recurrent, **changed)
+
+
+# --- one layer ------------------------------------------------------------------------------------
 
 
 class _Choice(NamedTuple):
@@ -456,12 +513,15 @@ def _channels(weight: Any) -> Channels:
     return Channels(-1, np.arange(array.shape[-1]))
 
 
-def _groups(channels: list[Channels], shape: Shape) -> np.ndarray:
+def _groups(channels: Iterable[Channels], shape: Shape) -> np.ndarray:
     """Return the number of a group for each neuron.
 
-    Neurons that share a channel of any weight are in one group.
+    Neurons that share a channel of any weight are in one group, because they need one scale. With
+    several weights, neurons are also in one group if a chain of shared channels connects them.
     """
-    first = np.arange(math.prod(shape))  # the first neuron of the group
+    # The first neuron of the group, as far as it is known. Each pass gives all neurons of a channel
+    # the least of their groups, until no group changes.
+    first = np.arange(math.prod(shape))
     while True:
         before = first
         for each in channels:
@@ -473,31 +533,27 @@ def _groups(channels: list[Channels], shape: Shape) -> np.ndarray:
             return np.unique(first, return_inverse=True)[1].reshape(shape)
 
 
-def _of_neurons(states: Any, shape: Shape) -> np.ndarray:
-    """Return the largest size of each neuron's state, of arrays ``(steps, batch, ...)``."""
-    sizes = [np.abs(np.asarray(x)).max((0, 1)) for x in states]
-    return np.max([np.broadcast_to(x, shape) for x in sizes], axis=0)
-
-
 def _quantized(
-    layer: Any, target: Any, choice: _Choice, states: Any, most: Any
+    layer: Any,
+    target: IntegerCell,
+    choice: _Choice,
+    states: Any,
+    most: Scale,
 ) -> Layer:
-    """Return a layer of integers. ``most`` is the largest scale of each neuron."""
+    """Return a layer of integers.
+
+    ``states`` are those before a spike on the inputs, ``(steps, batch, ...)`` each. ``most`` is the
+    largest scale of each neuron.
+    """
     real: Any = _without_rest(layer.cell)[1]
-    # The steps of rest come last.
+    # The steps of rest come last, and have no name in the cell without them.
     parts = dict(zip(real.state_names, jax.tree.leaves(states), strict=False))
     adapted = parts.pop("adaptation", None)
     shape = np.shape(parts["potential"])[2:]
-    response = real.linear_response()
-    decay, real_gain, synaptic_decay, threshold = jax.tree.map(np.float64, response)
-    *leak_names, threshold_name = target.integer_names
-    leaks = jax.tree.map(
-        lambda x: np.clip(np.rint(x), 0, target.most_leak),
-        target.leaks_of(decay, synaptic_decay),
-    )
-    cell = target._replaced(**dict(zip(leak_names, leaks, strict=True)))
+    response = jax.tree.map(np.float64, real.linear_response())
+    cell = _with_decays(target, response)
     # A current in units of a weight has the gain of the real one.
-    gain = real_gain * (cell.state_scale / cell.linear_response().gain)
+    gain = response.gain * (cell.state_scale / cell.linear_response().gain)
     channels = {label: _channels(weight) for label, weight in layer.weights.items()}
     # Each weight with the gain of its channels.
     weights = {
@@ -507,24 +563,19 @@ def _quantized(
     groups = np.zeros(shape, int)
     if choice.per_channel:
         groups = _groups([*channels.values()], shape)
-    largest = _of_neurons([*parts.values()], shape)
-    if threshold is not None:
-        # A threshold is a state that a quiet neuron would reach.
-        largest = np.maximum(largest, threshold)
-    # The scale at which the largest state on the inputs fills its width. The threshold of Loihi
-    # has no bits for a part of a weight.
-    widest = cell.limits[1] // cell.state_scale
-    with np.errstate(divide="ignore"):
-        room = np.broadcast_to(np.minimum(widest / largest, most), shape)
     form = cell.weight_format(choice.bits)
     scale = _scale_of_neurons(
-        weights, channels, groups, room, form, powers_of_two=choice.powers_of_two
+        weights,
+        channels,
+        groups,
+        _room(cell, parts, response.threshold, most),
+        form,
+        powers_of_two=choice.powers_of_two,
     )
+    # As few numbers as differ: one for the layer, or one for each channel.
     scales = without_repeats(scale, shape)
     scales = scales.item() if scales.size == 1 else scales
-    if threshold is not None:
-        threshold = np.maximum(np.rint(threshold * scales), 1)
-    settings = {threshold_name: threshold, "unit": scales * cell.state_scale}
+    settings = _threshold_settings(cell, response.threshold, scales)
     if adapted is not None:
         settings |= _adaptation(real, cell, adapted, scales)
 
@@ -534,17 +585,61 @@ def _quantized(
         of_channels = channels[label].of_channels(scale)
         return Fixed(value, channels[label].along(of_channels, np.ndim(value)), *form)
 
-    bias = layer.bias
-    if bias is not None:
-        # A bias has no connections. It is as wide as a state.
-        value = jnp.asarray(bias) * like(bias, gain)
-        bias_shape = np.broadcast_shapes(np.shape(value), np.shape(scales))
-        bias = Fixed(jnp.broadcast_to(value, bias_shape), scales, *cell.limits)
     integers = {
         label: jax.tree.map(functools.partial(fix, label), weight)
         for label, weight in weights.items()
     }
+    bias = _fixed_bias(layer.bias, gain, scales, cell)
     return _with_weights(layer, integers, bias=bias, cell=cell._replaced(**settings))
+
+
+def _with_decays(target: IntegerCell, response: LinearResponse) -> IntegerCell:
+    """Return the target with the decays of a real cell, rounded."""
+    decays = target.leaks_of(
+        np.asarray(response.decay), np.asarray(response.synaptic_decay)
+    )
+    leaks = jax.tree.map(lambda x: np.clip(np.rint(x), 0, target.most_leak), decays)
+    *names, _ = target.integer_names  # without the threshold
+    return target._replaced(**dict(zip(names, leaks, strict=True)))
+
+
+def _threshold_settings(
+    cell: IntegerCell, threshold: np.ndarray | None, scales: Scale
+) -> dict[str, Any]:
+    if threshold is not None:
+        threshold = np.maximum(np.rint(threshold * scales), 1)
+    *_, name = cell.integer_names
+    return {name: threshold, "unit": scales * cell.state_scale}
+
+
+def _room(
+    cell: IntegerCell,
+    parts: dict[str, jax.Array],
+    threshold: np.ndarray | None,
+    most: Scale,
+) -> np.ndarray:
+    """Return the scale at which the largest state of each neuron fills its width."""
+    shape = np.shape(parts["potential"])[2:]
+    sizes = [np.abs(np.asarray(x)).max((0, 1)) for x in parts.values()]
+    largest = np.max([np.broadcast_to(x, shape) for x in sizes], axis=0)
+    if threshold is not None:
+        # A threshold is a state that a quiet neuron would reach.
+        largest = np.maximum(largest, threshold)
+    # The threshold of Loihi has no bits for a part of a weight.
+    widest = cell.limits[1] // cell.state_scale
+    with np.errstate(divide="ignore"):
+        return np.broadcast_to(np.minimum(widest / largest, most), shape)
+
+
+def _fixed_bias(
+    bias: Any, gain: np.ndarray, scales: Scale, cell: IntegerCell
+) -> Fixed | None:
+    """Return a bias of integers. It has no connections, so it is as wide as a state."""
+    if bias is None:
+        return None
+    value = jnp.asarray(bias) * like(bias, gain)
+    shape = np.broadcast_shapes(np.shape(value), np.shape(scales))
+    return Fixed(jnp.broadcast_to(value, shape), scales, *cell.limits)
 
 
 def _with_gain(weight: Any, channels: Channels, gain: np.ndarray) -> Any:
@@ -579,9 +674,11 @@ def _scale_of_neurons(
     for label, weight in weights.items():
         each = channels[label]
         (array,) = map(np.asarray, jax.tree.leaves(weight))
+        # The group of each channel, then of each weight: (channels,) -> (1, ..., channels, ...).
         of_channels = each.along(each.of_channels(groups), array.ndim)
         values.append(array.ravel())
         of_values.append(np.broadcast_to(of_channels, array.shape).ravel())
+    # A group has the room of its neuron with the largest states.
     limits = np.full(groups.max() + 1, np.inf)
     np.minimum.at(limits, groups.ravel(), room.ravel())
     scales = best_scales(
@@ -595,15 +692,16 @@ def _scale_of_neurons(
 
 
 def _adaptation(
-    real: Any, cell: FixedLIF, adapted: jax.Array, scale: Any
+    real: Any, cell: IntegerCell, adapted: jax.Array, scale: Scale
 ) -> dict[str, Any]:
     """Return the parameters of an adaptation that had these values on the inputs."""
     increase = np.asarray(real.adaptation) * scale
     # One more spike than on the inputs. As many bits as there is room for, because a decay is
-    # rounded down.
+    # rounded down: an adaptation loses at least 1 in each step.
     peaks = np.abs(np.asarray(adapted)).max((0, 1))
     largest = float(np.max(peaks * scale + increase))
-    fraction = int(np.clip(np.log2(cell.limits[1] / max(largest, 1)), 0, 12))
+    room = np.log2(cell.limits[1] / max(largest, 1))
+    fraction = int(np.clip(room, 0, 12))
     increase = np.minimum(np.rint(increase * 2**fraction), cell.limits[1])
     decay = np.rint(np.asarray(real.adaptation_decay) * cell.most_leak)
     return {
@@ -615,6 +713,9 @@ def _adaptation(
 
 def _is_fixed(weight: Any) -> bool:
     return isinstance(weight, Fixed)
+
+
+# --- back to real numbers -------------------------------------------------------------------------
 
 
 def dequantize(network: Network) -> Network:
@@ -653,35 +754,13 @@ def dequantize(network: Network) -> Network:
 
 def _dequantized(layer: Layer) -> Layer:
     integer: Any = layer.cell
-    decay, gain, synaptic_decay, threshold = integer.linear_response()
-    channels = {label: _channels(weight) for label, weight in layer.weights.items()}
-    label, each = next(iter(channels.items()))
-    (first,) = jax.tree.leaves(layer.weights[label], is_leaf=_is_fixed)
-    unit = np.float64(first.scale)
-    if unit.ndim:  # one for each channel
-        unit = without_repeats(unit.ravel()[each.of_neuron], each.of_neuron.shape)
-    unit = unit * integer.state_scale
-    cell = LeakyReadout(decay)
-    if threshold is not None:
-        options = {"surrogate": integer.surrogate, "detach_reset": integer.detach_reset}
-        options["reset"] = integer.reset.removeprefix("late_")
-        options["delay_reset"] = integer.reset != options["reset"]
-        options |= {"decay": decay, "threshold": np.asarray(threshold) / unit}
-        adaptation = getattr(integer, "adaptation", None)
-        kinds = (LIF, SynapticLIF) if adaptation is None else FIRING[2:]
-        if np.any(synaptic_decay):
-            options["synaptic_decay"] = synaptic_decay
-        if adaptation is not None:
-            steps = unit * 2**integer.adaptation_fraction
-            options["adaptation"] = np.asarray(adaptation) / steps
-            leak = np.asarray(integer.adaptation_decay) / integer.most_leak
-            options["adaptation_decay"] = leak
-        cell = kinds["synaptic_decay" in options](**options)
-        if steps := getattr(integer, "refractory", 0):
-            cell = Refractory(cell, steps)
+    response = integer.linear_response()
+    cell = LeakyReadout(response.decay)
+    if response.threshold is not None:
+        cell = _real_neuron(integer, response, _unit_of(layer))
 
     def real(weight: Any) -> jax.Array:
-        factor = gain / (np.asarray(weight.scale) * integer.state_scale)
+        factor = response.gain / (np.asarray(weight.scale) * integer.state_scale)
         return jnp.asarray(weight.integers * factor, weight.value.dtype)
 
     weights = {
@@ -692,47 +771,93 @@ def _dequantized(layer: Layer) -> Layer:
     return _with_weights(layer, weights, bias=bias, cell=cell)
 
 
+def _unit_of(layer: Layer) -> np.ndarray:
+    """Return the integer of a state that stands for 1, one number or one for each channel."""
+    weight = next(iter(layer.weights.values()))
+    (first,) = jax.tree.leaves(weight, is_leaf=_is_fixed)
+    scale = np.float64(first.scale)
+    if scale.ndim:  # in the axes of the weight, so the channels lead to the neurons
+        of_neuron = _channels(weight).of_neuron
+        scale = without_repeats(scale.ravel()[of_neuron], of_neuron.shape)
+    integer: Any = layer.cell
+    return scale * integer.state_scale
+
+
+def _real_neuron(
+    integer: Any, response: LinearResponse, unit: np.ndarray
+) -> LIF | SynapticLIF | Refractory:
+    """Return the cell of FIRING whose rounded form is an integer cell."""
+    reset = integer.reset.removeprefix("late_")
+    options: dict[str, Any] = {
+        "reset": reset,
+        "delay_reset": integer.reset != reset,
+        "surrogate": integer.surrogate,
+        "detach_reset": integer.detach_reset,
+    }
+    options["decay"] = response.decay
+    options["threshold"] = np.asarray(response.threshold) / unit
+    has_synapse = np.any(response.synaptic_decay)
+    if has_synapse:
+        options["synaptic_decay"] = response.synaptic_decay
+    # Chips have no adaptation and no refractory period.
+    adaptation = getattr(integer, "adaptation", None)
+    if adaptation is None:
+        kind = SynapticLIF if has_synapse else LIF
+    else:
+        kind = SynapticAdaptiveLIF if has_synapse else AdaptiveLIF
+        steps = unit * 2**integer.adaptation_fraction
+        options["adaptation"] = np.asarray(adaptation) / steps
+        leak = np.asarray(integer.adaptation_decay) / integer.most_leak
+        options["adaptation_decay"] = leak
+    cell = kind(**options)
+    rest = getattr(integer, "refractory", 0)
+    return Refractory(cell, rest) if rest else cell
+
+
+# --- the report -----------------------------------------------------------------------------------
+
+
 def _row(
     name: str, before: Any, after: Any, real: Any, integer: Any, valid: float
 ) -> QuantizedLayer:
-    """Return the effects on a layer. ``valid`` is the share of steps without a mask."""
-    weights, cell = _fixed_weights(after), after.cell
-    integers, values, errors = (
-        np.concatenate([np.ravel(part) for part in parts])
-        for parts in zip(
-            *(
-                (w.integers, w.value, w.integers / np.asarray(w.scale) - w.value)
-                for w in weights
-            ),
-            strict=True,
-        )
+    """Return the effects on a layer, ``before`` with real numbers and ``after`` with integers.
+
+    ``real`` and ``integer`` have the outputs and states on the inputs. ``valid`` is the share of
+    steps without a mask.
+    """
+    cell = after.cell
+    weights = jax.tree.leaves(after.weights, is_leaf=_is_fixed)
+    integers = np.concatenate([w.integers.ravel() for w in weights])
+    values = np.concatenate([np.ravel(w.value) for w in weights])
+    errors = np.concatenate(
+        [np.ravel(w.integers / np.asarray(w.scale) - w.value) for w in weights]
     )
     size = max(np.linalg.norm(values), 1e-300)  # a layer of zeros has no error
     real_cell = _without_rest(before.cell)[1]
-    responses = real_cell.linear_response(), cell.linear_response()
-    decays, _, synaptic_decays, (threshold, integer_threshold) = zip(
-        *responses, strict=True
-    )
-    rates = float(real.output.mean()) / valid, float(integer.output.mean()) / valid
-    has_synapse = "synaptic current" in cell.state_names
-    thresholds = None
-    if threshold is not None:
-        after_rounding = np.mean(np.asarray(integer_threshold) / np.asarray(cell.unit))
-        thresholds = float(np.mean(threshold)), float(after_rounding)
+    response, rounded = real_cell.linear_response(), cell.linear_response()
+    thresholds = rates = None
+    if response.threshold is not None:
+        after_rounding = np.mean(np.asarray(rounded.threshold) / np.asarray(cell.unit))
+        thresholds = float(np.mean(response.threshold)), float(after_rounding)
+        rates = (
+            float(real.output.mean()) / valid,
+            float(integer.output.mean()) / valid,
+        )
+    # The potential and the current come first.
+    compared = 2 if "synaptic current" in cell.state_names else 1
+    states = jax.tree.leaves(integer.pre_spike)[:compared]
     return QuantizedLayer(
-        name,
-        float(np.mean(cell.unit)) / cell.state_scale,
-        float((integers == 0).mean()),
-        sum(w.clipped for w in weights),
-        float(np.linalg.norm(errors) / size),
-        tuple(map(_tau, decays)),
-        tuple(map(_tau, synaptic_decays)),
-        tuple(map(_tau, _adaptation_decays(real_cell, cell))),
-        thresholds,
-        # The potential and the current, which come first.
-        _largest(jax.tree.leaves(integer.pre_spike)[: 1 + has_synapse])
-        / cell.limits[1],
-        None if cell.threshold is None else rates,
+        name=name,
+        scale=float(np.mean(cell.unit)) / cell.state_scale,
+        zeros=float((integers == 0).mean()),
+        clipped=sum(w.clipped for w in weights),
+        error=float(np.linalg.norm(errors) / size),
+        tau=(_tau(response.decay), _tau(rounded.decay)),
+        synaptic_tau=(_tau(response.synaptic_decay), _tau(rounded.synaptic_decay)),
+        adaptation_tau=tuple(map(_tau, _adaptation_decays(real_cell, cell))),
+        threshold=thresholds,
+        peak=max(float(np.abs(x).max()) for x in states) / cell.limits[1],
+        rate=rates,
     )
 
 
@@ -741,14 +866,6 @@ def _adaptation_decays(real: Any, cell: Any) -> tuple[Any, Any]:
     if getattr(cell, "adaptation", None) is None:
         return 0.0, 0.0
     return real.adaptation_decay, np.asarray(cell.adaptation_decay) / cell.most_leak
-
-
-def _fixed_weights(layer: Layer) -> list[Fixed]:
-    return jax.tree.leaves(layer.weights, is_leaf=_is_fixed)
-
-
-def _largest(arrays: Any) -> float:
-    return max(float(np.abs(x).max()) for x in jax.tree.leaves(arrays))
 
 
 def _tau(decay: Any) -> float:

@@ -1,15 +1,23 @@
-"""A network in integers of NumPy, without JAX."""
+"""A network in integers of NumPy, without JAX.
+
+:func:`integer_layers` checks a network and returns its layers as plain records. The replay, the
+programs in C, the files and the report of :func:`~spikegrad.integers.quantize` all read these, so
+they agree on what a network of integers is.
+
+All numbers are int64. A state has up to 24 bits, and the sizes of the products of a current add up
+to at most 2**24, so no sum here comes near 2**63.
+"""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from .._weights import LINEAR, Operation, Product
-from ..network import Edge, Join, Network
+from .._weights import LINEAR, Operation, Product, Shape
+from ..network import Edge, Join, Layer, Network
 from ._arithmetic import LARGEST
 from ._cells import CHIPS, IntegerCell, is_broadcast
 from ._fixed import Fixed
@@ -26,15 +34,23 @@ class IntegerEdge(NamedTuple):
     lag: int
     operations: tuple[Operation, ...]
     """With weights of int64, such as the product with a matrix."""
-    shape: tuple[int, ...]
+    shape: Shape
     """The shape of one example of the source, with an axis of length 1 in front."""
 
     def run(self, x: np.ndarray) -> np.ndarray:
         """Return the current ``(batch, ...)`` for outputs of the source."""
         return run(self.operations, x.reshape(len(x), *self.shape))[:, 0]
 
+    @property
+    def neurons(self) -> Shape:
+        """The shape of the neurons that it drives."""
+        return self.run(np.zeros((1, *self.shape), np.int64)).shape[1:]
+
     def absolute(self) -> IntegerEdge:
-        """Return the edge with the sizes of its weights."""
+        """Return the edge with the sizes of its weights.
+
+        For inputs of at least 0, its currents are the sums of the sizes of the products.
+        """
         return self._replace(operations=with_weights(self.operations, np.abs))
 
 
@@ -51,37 +67,17 @@ class IntegerLayer(NamedTuple):
 
 def integer_layers(owner: str, network: Network) -> list[IntegerLayer]:
     """Return the nodes in the order of a step, or raise for the first that has no integers."""
-    layers, graph = [], network.graph
-    readouts = {
-        name
-        for name, layer in graph.layers.items()
-        if getattr(layer.cell, "threshold", 1) is None
-    }
+    layers: list[IntegerLayer] = []
+    graph = network.graph
     for name, node in graph.nodes.items():
-        is_join = isinstance(node, Join)
-        place = f"{owner}: {'join' if is_join else 'layer'} {name!r}"
-        if is_join:
+        if isinstance(node, Join):
+            place = f"{owner}: join {name!r}"
             layers += _join_layers(place, name, node, graph.edges[name])
-            continue
-        weights, cell = graph.connections(name), node.cell
-        bias = 0 if node.bias is None else node.bias
-        if not isinstance(cell, IntegerCell):
-            raise TypeError(
-                f"{place} has a {type(cell).__name__}, not a cell on integers; call quantize first"
-            )
-        edges = tuple(
-            IntegerEdge(edge.source, edge.lags[0], *_operations(place, weight))
-            for edge, weight in weights
-        )
-        bias = _integers(place, bias)
-        neurons = edges[0].run(np.zeros((1, *edges[0].shape), np.int64)).shape[1:]
-        try:
-            bias = np.broadcast_to(bias, neurons)
-        except ValueError:
-            raise ValueError(
-                f"{place} must have a bias for {neurons} neurons, got shape {bias.shape}"
-            ) from None
-        layers.append(IntegerLayer(name, cell, edges, bias))
+        else:
+            place, connections = f"{owner}: layer {name!r}", graph.connections(name)
+            layers.append(_integer_layer(place, name, node, connections))
+    # A readout divides its potential by a unit, so its outputs are no integers.
+    readouts = {name for name, layer in graph.layers.items() if is_readout(layer.cell)}
     for layer in layers:
         if read := readouts & {edge.source for edge in layer.edges}:
             raise TypeError(
@@ -91,6 +87,34 @@ def integer_layers(owner: str, network: Network) -> list[IntegerLayer]:
     return layers
 
 
+def is_readout(cell: object) -> bool:
+    """Return True for an integer cell that never fires."""
+    return getattr(cell, "threshold", 1) is None
+
+
+def _integer_layer(
+    place: str, name: str, layer: Layer, connections: Iterable[tuple[Edge, Any]]
+) -> IntegerLayer:
+    cell = layer.cell
+    if not isinstance(cell, IntegerCell):
+        raise TypeError(
+            f"{place} has a {type(cell).__name__}, not a cell on integers. Call quantize first"
+        )
+    edges = tuple(
+        IntegerEdge(edge.source, edge.lags[0], *_operations(place, weight))
+        for edge, weight in connections
+    )
+    bias = _integers(place, 0 if layer.bias is None else layer.bias)
+    neurons = edges[0].neurons
+    try:
+        bias = np.broadcast_to(bias, neurons)
+    except ValueError:
+        raise ValueError(
+            f"{place} must have a bias for {neurons} neurons, got shape {bias.shape}"
+        ) from None
+    return IntegerLayer(name, cell, edges, bias)
+
+
 def _join_layers(
     place: str, name: str, join: Join, edges: Sequence[Edge]
 ) -> list[IntegerLayer]:
@@ -98,7 +122,7 @@ def _join_layers(
     function = join.function
     if not isinstance(function, IntegerFunction):
         raise TypeError(
-            f"{place} must have a function of integers; call quantize first"
+            f"{place} must have a function of integers. Call quantize first"
         )
     convert = functools.partial(_integers, place)
     last = with_weights(function.operations, convert)
@@ -107,7 +131,7 @@ def _join_layers(
         for edge, argument in zip(edges, function.arguments, strict=True)
     ]
     if len(before) == 1 or all(isinstance(x, LINEAR) for x in last):
-        # Each source may have linear operations before the sum.
+        # f(a + b) is f(a) + f(b), so each source may have the operations before the sum.
         each = [edge._replace(operations=edge.operations + last) for edge in before]
         return [_sum_layer(name, each)]
     total = _sum_layer(f"{name}{INNER}", before)
@@ -116,9 +140,8 @@ def _join_layers(
 
 
 def _sum_layer(name: str, edges: list[IntegerEdge]) -> IntegerLayer:
-    zeros = np.zeros((1, *edges[0].shape), np.int64)
-    neurons = edges[0].run(zeros).shape[1:]
-    return IntegerLayer(name, None, tuple(edges), np.zeros(neurons, np.int64))
+    zeros = np.zeros(edges[0].neurons, np.int64)
+    return IntegerLayer(name, None, tuple(edges), zeros)
 
 
 def _described(layer: IntegerLayer) -> str:
@@ -133,7 +156,7 @@ def chip_layers(owner: str, network: Network) -> list[IntegerLayer]:
         # A subclass may have other equations.
         if layer.cell is not None and type(layer.cell) not in CHIPS:
             raise TypeError(
-                f"{owner}: layer {layer.name!r} has a {type(layer.cell).__name__}; use "
+                f"{owner}: layer {layer.name!r} has a {type(layer.cell).__name__}. Use "
                 f"{', '.join(cell.__name__ for cell in CHIPS)}"
             )
     return layers
@@ -145,37 +168,41 @@ def _check_sizes(
     """Raise for the first weight or parameter that does not fit the numbers of neurons."""
     shapes = {layer.name: layer.bias.shape for layer in layers}
     for layer in layers:
-        name, cell, edges, _ = layer
-        place, shape = f"{owner}: {_described(layer)}", shapes[name]
-        for edge in edges:
+        place = f"{owner}: {_described(layer)}"
+        for edge in layer.edges:
             # The first layer that reads an input sets its shape.
             expected = shapes.setdefault(edge.source, edge.shape[1:])
-            if edge.shape[1:] != expected:
-                raise ValueError(
-                    f"{place} must read {edge.source!r} by a weight for {expected} inputs, got one "
-                    f"for {edge.shape[1:]}"
-                )
-            current = edge.run(np.zeros((1, *edge.shape), np.int64)).shape[1:]
-            if current != shape:
-                raise ValueError(
-                    f"{place} must read {edge.source!r} by a weight for {shape} neurons, got one "
-                    f"for {current}"
-                )
-        fields = () if cell is None else (*cell.integer_domains, "unit")
-        for field in fields:
-            parameters = np.shape(getattr(cell, field))
-            if not is_broadcast(parameters, shape):
-                raise ValueError(
-                    f"{place} must have one {field} for all of {shape} neurons, or an array that "
-                    f"broadcasts to them, got shape {parameters}"
-                )
+            _check_edge(place, edge, expected, shapes[layer.name])
+        if layer.cell is not None:
+            _check_parameters(place, layer.cell, shapes[layer.name])
     if unread := [name for name in inputs if name not in shapes]:
         raise ValueError(f"{owner}: no layer reads {unread[0]!r}. Remove these inputs")
 
 
-def _operations(
-    place: str, weight: Any
-) -> tuple[tuple[Operation, ...], tuple[int, ...]]:
+def _check_edge(place: str, edge: IntegerEdge, inputs: Shape, neurons: Shape) -> None:
+    if edge.shape[1:] != inputs:
+        raise ValueError(
+            f"{place} must read {edge.source!r} by a weight for {inputs} inputs, got one for "
+            f"{edge.shape[1:]}"
+        )
+    if edge.neurons != neurons:
+        raise ValueError(
+            f"{place} must read {edge.source!r} by a weight for {neurons} neurons, got one for "
+            f"{edge.neurons}"
+        )
+
+
+def _check_parameters(place: str, cell: Any, neurons: Shape) -> None:
+    for field in (*cell.integer_domains, "unit"):
+        parameters = np.shape(getattr(cell, field))
+        if not is_broadcast(parameters, neurons):
+            raise ValueError(
+                f"{place} must have one {field} for all of {neurons} neurons, or an array that "
+                f"broadcasts to them, got shape {parameters}"
+            )
+
+
+def _operations(place: str, weight: Any) -> tuple[tuple[Operation, ...], Shape]:
     """Return a weight as operations of integers, and the shape of its input."""
     if isinstance(weight, IntegerFunction):
         convert = functools.partial(_integers, place)
@@ -184,6 +211,7 @@ def _operations(
     if matrix.ndim != 2:
         raise ValueError(f"{place} must have matrices, got shape {matrix.shape}")
     inputs, neurons = matrix.shape
+    # Shapes of an example have an axis of length 1 in front, as functions have.
     return (Product(matrix, (1, neurons)),), (1, inputs)
 
 
@@ -192,14 +220,13 @@ def _integers(place: str, weight: Any) -> np.ndarray:
         return weight.integers
     if callable(weight):
         raise TypeError(
-            f"{place} must have weights of integers, fixed(weight), got a function; call quantize"
+            f"{place} must have weights of integers, fixed(weight), got a function. Call quantize"
         )
     array = np.asarray(weight)
-    refused = array[(array % 1 != 0) | _is_large(array)]
-    if refused.size:
+    if (number := _first_refused(array)) is not None:
         raise TypeError(
             f"{place} must have weights of integers up to {LARGEST} in size, fixed(weight), got "
-            f"{refused[0]:g}"
+            f"{number:g}"
         )
     return array.astype(np.int64)
 
@@ -209,18 +236,21 @@ def whole_inputs(owner: str, inputs: Any, mask: Any = None) -> np.ndarray:
     array = np.asarray(inputs)
     # Padding may be NaN.
     array = array if mask is None else array[np.asarray(mask, bool)]
-    refused = array[(array % 1 != 0) | _is_large(array)]
-    if refused.size:
+    if (number := _first_refused(array)) is not None:
         raise ValueError(
             f"{owner}: inputs must be integers up to {LARGEST} in size, such as spikes or counts, "
-            f"got {refused[0]:g}; see spikegrad.data.rate_encoding and latency_encoding"
+            f"got {number:g}. See spikegrad.data.rate_encoding and latency_encoding"
         )
     return array.astype(np.int64)
 
 
-def _is_large(array: np.ndarray) -> np.ndarray:
+def _first_refused(array: np.ndarray) -> np.number | None:
+    """Return the first number that is not an integer up to ``LARGEST`` in size, or None."""
     # Without abs, because the least number of int64 has no positive one.
-    return (array > LARGEST) | (array < -LARGEST)
+    is_large = (array > LARGEST) | (array < -LARGEST)
+    # The remainder of NaN and of infinity is NaN, which is not 0 either.
+    refused = array[(array % 1 != 0) | is_large]
+    return refused[0] if refused.size else None
 
 
 def replay(network: Network, inputs: Any) -> tuple[dict[str, Any], Any]:
@@ -266,58 +296,79 @@ def replay(network: Network, inputs: Any) -> tuple[dict[str, Any], Any]:
     ([0, 1, 0, 1], [[0]])
     """
     layers = integer_layers("replay", network)
-    first, outputs = network.graph.inputs[0], network.graph.outputs
-    inputs = {first: inputs} if isinstance(network.inputs, str) else inputs
-    inputs = {name: whole_inputs("replay", x) for name, x in inputs.items()}
+    by_name = {network.inputs: inputs} if isinstance(network.inputs, str) else inputs
+    whole = {name: whole_inputs("replay", x) for name, x in by_name.items()}
     # Outputs of all steps by source, (batch, neurons) each.
-    history = {name: [*x] for name, x in inputs.items()}
-    batch, states = len(history[first][0]), {}
-    for name, cell, _, bias in layers:
-        history[name] = []
-        if cell is not None:
-            zeros = np.zeros((batch, *bias.shape), np.int64)
-            count = len(cell.state_names)
-            states[name] = (zeros,) * count if count > 1 else zeros
-    is_exact = {name: x <= LARGEST for name, x in largest_sums(layers, inputs).items()}
-    for step in range(len(history[first])):
+    history: dict[str, list[np.ndarray]] = {name: [*x] for name, x in whole.items()}
+    first = history[network.graph.inputs[0]]
+    batch = len(first[0])
+    states: dict[str, Any] = {}
+    for layer in layers:
+        history[layer.name] = []
+        if layer.cell is not None:
+            zeros = np.zeros((batch, *layer.bias.shape), np.int64)
+            count = len(layer.cell.state_names)
+            states[layer.name] = (zeros,) * count if count > 1 else zeros
+    # A bound from the largest inputs avoids the check of each step for most layers.
+    is_exact = {name: x <= LARGEST for name, x in largest_sums(layers, whole).items()}
+    for step in range(len(first)):
         for layer in layers:
-            name, cell, edges, bias = layer
+            name = layer.name
             # Outputs before the first step are zeros.
             reads = [
-                (edge, history[edge.source][step - edge.lag])
-                for edge in edges
+                Read(edge, history[edge.source][step - edge.lag])
+                for edge in layer.edges
                 if edge.lag <= step
             ]
-            current = np.broadcast_to(bias, (batch, *bias.shape))
+            current = np.broadcast_to(layer.bias, (batch, *layer.bias.shape))
             current = sum((edge.run(x) for edge, x in reads), current)
             where = f"replay: layer {name!r}, step {step}:"
             if not is_exact[name]:
-                _check_sums(where, reads, bias)
-            if cell is None:
+                _check_sums(where, reads, layer.bias)
+            if layer.cell is None:
                 history[name].append(current)
                 continue
-            u = cell.integrate(states[name], current)
-            _check_state(where, u, *cell.limits)
-            states[name], out = cell.fire(u)
+            u = layer.cell.integrate(states[name], current)
+            _check_state(where, u, *layer.cell.limits)
+            states[name], out = layer.cell.fire(u)
             history[name].append(out)
+    outputs = network.graph.outputs
     sequences = {name: np.stack(history[name]) for name in outputs}
     is_single = isinstance(network.outputs, str | None)
     return states, sequences[outputs[0]] if is_single else sequences
 
 
-def largest_sums(layers: list[IntegerLayer], inputs: dict[str, Any]) -> dict[str, int]:
+class Read(NamedTuple):
+    """An edge in one step."""
+
+    edge: IntegerEdge
+    outputs: np.ndarray
+    """``(batch, ...)``, of the source, ``edge.lag`` steps before."""
+
+
+# --- bounds ---------------------------------------------------------------------------------------
+
+
+def largest_sums(
+    layers: list[IntegerLayer], inputs: Mapping[str, np.ndarray]
+) -> dict[str, int]:
     """Return the largest sum of sizes of products of each layer, for inputs up to these."""
     largest = {name: int(np.abs(x).max(initial=0)) for name, x in inputs.items()}
+    # A neuron has up to n spikes in a step, whatever its current is.
     largest |= {layer.name: layer.cell.n for layer in layers if layer.cell is not None}
     sums = {}
     for layer in layers:
         sums[layer.name] = _largest_sum(layer, largest)
+        # The outputs of a join are its sums.
         largest.setdefault(layer.name, sums[layer.name])
     return sums
 
 
 def _largest_sum(layer: IntegerLayer, largest: dict[str, int]) -> int:
-    """Return the largest sum of sizes of products, for inputs up to these sizes."""
+    """Return the largest sum of sizes of products, for inputs up to these sizes.
+
+    It is |b| + sum of |w| x over the edges, with the largest x of each source.
+    """
     sums = np.abs(layer.bias)
     for edge in layer.edges:
         # A delayed join may come later in the order of a step.
@@ -326,18 +377,17 @@ def _largest_sum(layer: IntegerLayer, largest: dict[str, int]) -> int:
     return int(sums.max(initial=0))
 
 
-def _check_sums(
-    where: str, reads: list[tuple[IntegerEdge, np.ndarray]], bias: np.ndarray
-) -> None:
+def _check_sums(where: str, reads: Iterable[Read], bias: np.ndarray) -> None:
     """Raise if a part of the sum of a current may need more than 24 bits.
 
     Large products of both signs may cancel in the sum, but the order of a sum is unknown.
     """
-    sums: Any = sum((edge.absolute().run(np.abs(x)) for edge, x in reads), np.abs(bias))
+    sizes = (edge.absolute().run(np.abs(x)) for edge, x in reads)
+    sums: Any = sum(sizes, np.abs(bias))
     if sums.max(initial=0) > LARGEST:
         raise OverflowError(
             f"{where} the products of the current have sizes that add up to {sums.max()}, above "
-            f"{LARGEST}, so float32 rounds them; use a smaller scale"
+            f"{LARGEST}, so float32 rounds them. Use a smaller scale"
         )
 
 
@@ -346,5 +396,5 @@ def _check_state(where: str, state: Any, low: int, high: int) -> None:
     outside = values[(values < low) | (values > high)]
     if outside.size:
         raise OverflowError(
-            f"{where} the state {outside[0]} is outside of {low} to {high}; use a smaller scale"
+            f"{where} the state {outside[0]} is outside of {low} to {high}. Use a smaller scale"
         )

@@ -65,6 +65,7 @@ _OPERATIONS: dict[str, type[Operation]] = {
 }
 _NAME_OF_OPERATION = {kind: name for name, kind in _OPERATIONS.items()}
 _FIXED = "scale", "low", "high", "step"
+"""The fields of a :class:`Fixed` beside its integers."""
 
 
 def save(network: Network, path: str | Path) -> None:
@@ -147,6 +148,7 @@ def _node_record(name: str, node: Layer | Join) -> Record:
 
 
 def _layer_record(name: str, layer: Layer) -> Record:
+    # A single weight reads one source, which is None for the layer before.
     weights = layer.weight
     if not isinstance(weights, Mapping):
         weights = {layer.of: weights}
@@ -170,6 +172,7 @@ def _cell_record(cell: Any) -> Record:
 
 
 def _weight_record(weight: Any, plain_delay: int) -> Record:
+    # A recurrent weight without ``Delayed`` has a delay of 1, and the others of 0.
     is_delayed = isinstance(weight, (Delayed, Window))
     inner: Any = weight.weight if is_delayed else weight
     record = {
@@ -224,6 +227,7 @@ class _Entry(NamedTuple):
 
     def fields(self, *names: str) -> dict[str, _Entry]:
         """Return the entries of a record that has these names and no others."""
+        # Also no further names: a misspelt one would otherwise leave a default in silence.
         if not isinstance(self.value, dict) or {*self.value} != {*names}:
             self.refuse(f"a record of {', '.join(names)}")
         return {
@@ -266,6 +270,7 @@ class _Entry(NamedTuple):
 
     def scale(self) -> Any:
         """Return a number above 0, or an array of them."""
+        # Of dtype object, the numbers keep the types of the file, so True stays apart from 1.
         array = np.array(self.value, object)
         numbers = [*array.flat]
         if not numbers or any(
@@ -284,6 +289,7 @@ class _Entry(NamedTuple):
         kinds = {*map(type, np.array(self.value, object).flat)} if array.size else {}
         if kinds != {int} or not least_axes <= array.ndim <= most_axes:
             self.refuse(f"integers in nested lists of one length, {most_axes} deep")
+        # Numbers beyond int64 make an array of objects.
         if array.dtype != np.int64 or np.abs(array).max() > LARGEST:
             self.refuse(f"integers up to {LARGEST} in size")
         return array
@@ -305,13 +311,14 @@ def _parsed(data: bytes) -> _Entry:
         ) from None
     if not isinstance(value, dict) or value.get("format") != _FORMAT:
         raise ValueError(
-            f"it must be a file of spikegrad.integers.save with format {_FORMAT}; save the network "
+            f"it must be a file of spikegrad.integers.save with format {_FORMAT}. Save the network "
             "again"
         )
     return _Entry("the file", value)
 
 
 def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    # Python keeps the last of two equal names, and other readers of JSON the first.
     record = dict(pairs)
     if len(record) < len(pairs):
         raise ValueError(f"a record must have each name once, got {[*dict(pairs)]}")
@@ -322,19 +329,26 @@ def _network(entry: _Entry) -> Network:
     top = entry.fields("format", "inputs", "outputs", "layers")
     layers: dict[str, Layer | Join] = {}
     for place in _Entry("layers", top["layers"].value).items():
-        is_join = isinstance(place.value, dict) and "of" in place.value
-        names = (
-            ("of", "function") if is_join else ("cell", "weights", "recurrent", "bias")
-        )
-        fields = place.fields("name", *names)
-        name = fields["name"].text()
-        if name in layers:
-            fields["name"].refuse("a name of its own")
-        layers[name] = _join(fields) if is_join else _layer(fields)
+        name, node = _node(place)
+        if name.value in layers:
+            name.refuse("a name of its own")
+        layers[name.value] = node
     outputs = None if top["outputs"].value is None else top["outputs"].names()
     network = Network(layers, top["inputs"].names(), outputs)
     chip_layers("its network", network)  # raises if sizes of layers differ
     return network
+
+
+def _node(entry: _Entry) -> tuple[_Entry, Layer | Join]:
+    """Return the entry of a name, and a layer or a join."""
+    if isinstance(entry.value, dict) and "of" in entry.value:
+        fields = entry.fields("name", "of", "function")
+        node: Layer | Join = _join(fields)
+    else:
+        fields = entry.fields("name", "cell", "weights", "recurrent", "bias")
+        node = _layer(fields)
+    fields["name"].text()
+    return fields["name"], node
 
 
 def _join(fields: dict[str, _Entry]) -> Join:
@@ -353,17 +367,18 @@ def _layer(fields: dict[str, _Entry]) -> Layer:
         if key in weights:
             source.refuse("a source of its own")
         weights[key] = _weight(parts, 0)
-    recurrent, bias = fields["recurrent"], None
-    if recurrent.value is not None:
-        parts = recurrent.fields("delay", "is_window", _form(recurrent))
-        recurrent = recurrent._replace(value=_weight(parts, 1))
+    recurrent = bias = None
+    if fields["recurrent"].value is not None:
+        place = fields["recurrent"]
+        recurrent = _weight(place.fields("delay", "is_window", _form(place)), 1)
     if fields["bias"].value is not None:
+        # One number, or an array with up to channels, rows and columns.
         bias = _array(fields["bias"], 0, 3)
     cell = _cell(fields["cell"])
     if len(weights) == 1:
         ((source, weight),) = weights.items()
-        return Layer(weight, cell, recurrent.value, bias, of=source)
-    return Layer(weights, cell, recurrent.value, bias)
+        return Layer(weight, cell, recurrent, bias, of=source)
+    return Layer(weights, cell, recurrent, bias)
 
 
 def _cell(entry: _Entry) -> Any:
@@ -371,6 +386,7 @@ def _cell(entry: _Entry) -> Any:
     if not isinstance(name, str) or name not in _CELLS:
         entry.refuse(f"a record with a class of {', '.join(_CELLS)}")
     kind = _CELLS[name]
+    # The parameters of the class are the fields of its record.
     names = [name for name in kind._domains if name != "surrogate"]
     fields = entry.fields("class", *names)
     values = {name: _cell_value(name, fields[name]) for name in names}
@@ -396,6 +412,7 @@ def _form(entry: _Entry) -> str:
 
 def _weight(fields: dict[str, _Entry], plain_delay: int) -> Any:
     delay, is_window = fields["delay"].integer(), fields["is_window"].flag()
+    # (inputs, neurons), and for a window the steps in front.
     axes = 3 if is_window else 2
     if "function" in fields:
         weight = _function(fields["function"])
@@ -415,6 +432,7 @@ def _function(entry: _Entry, count: int = 1) -> IntegerFunction:
     for place in fields["arguments"].items():
         parts = place.fields("shape", "operations")
         operations = _operations(parts["operations"])
+        # The replay would run them, but a layer has one scale for one array of weights.
         if any(weight_name(x) for x in operations):
             parts["operations"].refuse("operations without weights")
         arguments.append(Argument(parts["shape"].integers(1), operations))
@@ -422,7 +440,7 @@ def _function(entry: _Entry, count: int = 1) -> IntegerFunction:
         fields["arguments"].refuse(f"one record for each of {count} sources")
     function = IntegerFunction(tuple(arguments), _operations(fields["operations"]))
     try:
-        _ = function.output_shape
+        _ = function.output_shape  # NumPy raises for shapes that do not fit
     except (ValueError, IndexError):
         fields["operations"].refuse("operations that fit each other and the shape")
     return function
@@ -444,26 +462,32 @@ def _operation(entry: _Entry) -> Operation:
         return Factor(_array(fields["factor"], 0, 0))
     if kind is Rearrangement:
         if fields["order"].value is not None:
+            # quantize moves transpositions into the products beside them.
             fields["order"].refuse("null")
         return Rearrangement(None, fields["shape"].integers(1))
-    if kind in (SumPooling, MaxPooling):
-        window = fields["window"].integers(1)
-        strides = fields["stride"].integers(1, len(window))
-        padding = _paddings(fields["padding"], len(window))
-        is_beyond = any(
-            max(sides) >= size for sides, size in zip(padding, window, strict=True)
-        )
-        if kind is MaxPooling and is_beyond:
-            fields["padding"].refuse("less than the window")
-        return kind(window, strides, padding)
-    weight = _array(fields["weight"], 3, 4)
+    if kind is Convolution:
+        return _convolution(fields)
+    return _pooling(MaxPooling if kind is MaxPooling else SumPooling, fields)
+
+
+def _pooling(
+    kind: type[SumPooling | MaxPooling], fields: dict[str, _Entry]
+) -> Operation:
+    window = fields["window"].integers(1)
+    strides = fields["stride"].integers(1, len(window))
+    padding = _paddings(fields["padding"], len(window))
+    is_beyond = any(
+        max(sides) >= size for sides, size in zip(padding, window, strict=True)
+    )
+    # A window outside of the array has no maximum.
+    if kind is MaxPooling and is_beyond:
+        fields["padding"].refuse("less than the window")
+    return kind(window, strides, padding)
+
+
+def _convolution(fields: dict[str, _Entry]) -> Convolution:
+    weight = _array(fields["weight"], 3, 4)  # (outputs, inputs of a group, *kernel)
     places = len(weight.shape) - 2
-    axes = [
-        fields[name].integers(0, places + 2) for name in ("input_axes", "output_axes")
-    ]
-    for name, values in zip(("input_axes", "output_axes"), axes, strict=True):
-        if sorted(values) != [*range(places + 2)]:
-            fields[name].refuse("all axes of the array, once each")
     groups = fields["groups"].integer()
     if groups < 1:
         fields["groups"].refuse("an integer of at least 1")
@@ -473,8 +497,17 @@ def _operation(entry: _Entry) -> Operation:
         _paddings(fields["padding"], places),
         fields["dilation"].integers(1, places),
         groups,
-        *axes,
+        _axes(fields["input_axes"], places + 2),
+        _axes(fields["output_axes"], places + 2),
     )
+
+
+def _axes(entry: _Entry, count: int) -> tuple[int, ...]:
+    """Return the places of examples, channels, rows and columns in an array."""
+    axes = entry.integers(0, count)
+    if sorted(axes) != [*range(count)]:
+        entry.refuse("all axes of the array, once each")
+    return axes
 
 
 def _paddings(entry: _Entry, count: int) -> tuple[Any, ...]:
@@ -493,9 +526,11 @@ def _array(entry: _Entry, least_axes: int, most_axes: int) -> Any:
     scale = fields["scale"].scale()
     low, high, step = (fields[name].integer() for name in _FIXED[1:])
     with named(entry.place):
-        weight = Fixed(integers, scale, low, high, step)  # raises for wrong shapes
+        # Twice: the first raises for a scale of a wrong shape, by which the division would fail.
+        weight = Fixed(integers, scale, low, high, step)
         weight = dataclasses.replace(weight, value=jnp.asarray(integers / scale))
-    # Also false for numbers that are too large for their scale.
+    # Real weights are float32, so rounding may not return numbers that are too large for their
+    # scale.
     if not np.array_equal(weight.integers, integers):
         fields["integers"].refuse(f"multiples of {step} from {low} to {high}")
     return weight
