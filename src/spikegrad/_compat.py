@@ -24,14 +24,13 @@ def varying_axes(tree: object) -> frozenset[str]:
     Outside of ``jax.shard_map`` the set is empty.
     """
 
-    def leaf(x):
+    def leaf(x: jax.Array) -> frozenset[str]:
         kind: Any = jax.typeof(x)
         kind = getattr(kind, "manual_axis_type", kind)  # JAX moved and renamed it
         return getattr(kind, "varying", getattr(kind, "vma", frozenset()))
 
-    return frozenset().union(
-        *(leaf(x) for x in jax.tree.leaves(tree) if isinstance(x, jax.Array))
-    )
+    arrays = [x for x in jax.tree.leaves(tree) if isinstance(x, jax.Array)]
+    return frozenset().union(*map(leaf, arrays))
 
 
 def vary(tree: T, axes: frozenset[str]) -> T:
@@ -42,11 +41,9 @@ def vary(tree: T, axes: frozenset[str]) -> T:
         missing = tuple(axes - varying_axes(x)) if isinstance(x, jax.Array) else ()
         if not missing:
             return x
-        return (
-            lax.pcast(x, missing, to="varying")
-            if hasattr(lax, "pcast")
-            else lax.pvary(x, missing)
-        )
+        if hasattr(lax, "pcast"):
+            return lax.pcast(x, missing, to="varying")
+        return lax.pvary(x, missing)
 
     return jax.tree.map(leaf, tree)
 
@@ -91,9 +88,8 @@ def spread_as(x: jax.Array, like: jax.Array | jax.ShapeDtypeStruct) -> jax.Array
     """Broadcast ``x`` to ``like``, with its shape and sharding: a parameter to a potential, for
     example.
     """
-    return match_varying_axes(
-        shard_as(jnp.broadcast_to(x, like.shape), like), like=like
-    )
+    spread = shard_as(jnp.broadcast_to(x, like.shape), like)
+    return match_varying_axes(spread, like=like)
 
 
 def zeros_like(x: jax.Array) -> jax.Array:
@@ -157,9 +153,8 @@ def equations(jaxpr: Any) -> tuple[Equations, list]:
     """
     consts = list(getattr(jaxpr, "consts", ()))
     jaxpr = getattr(jaxpr, "jaxpr", jaxpr)
-    return Equations(
-        [*jaxpr.constvars, *jaxpr.invars], jaxpr.eqns, jaxpr.outvars
-    ), consts
+    inputs = [*jaxpr.constvars, *jaxpr.invars]
+    return Equations(inputs, jaxpr.eqns, jaxpr.outvars), consts
 
 
 def evaluate(
@@ -238,12 +233,15 @@ def depends(function: Callable, first: Any, *others: Any) -> Any:
     closed, shape = jax.make_jaxpr(functools.partial(function), return_shape=True)(
         first, *others
     )
-    inputs, structure = len(jax.tree.leaves(first)), jax.tree.structure(shape)
+    # The arrays of the first argument are the first inputs of the jaxpr.
+    inputs = len(jax.tree.leaves(first))
+    structure = jax.tree.structure(shape)
     count = structure.num_leaves
-    return structure.unflatten(
-        any(used_inputs(closed, [n == output for n in range(count)])[:inputs])
-        for output in range(count)
-    )
+    depending = []
+    for output in range(count):
+        is_selected = [n == output for n in range(count)]
+        depending.append(any(used_inputs(closed, is_selected)[:inputs]))
+    return structure.unflatten(depending)
 
 
 def bind(equation: Equation, operands: list, **changed: Any) -> list:
@@ -303,6 +301,8 @@ def with_jvp(function: Callable, rule: Callable) -> Callable:
     checkpoint, the ``jax.custom_vjp`` inside still has the rule for reverse mode. It raises in
     forward mode.
     """
+    # Three layers: the jvp of ``ruled`` is the rule, its checkpoint keeps it in loops, and the vjp
+    # within serves reverse mode after JAX has unpacked the checkpoint.
     if jax.__version_info__ >= (0, 12):
         ruled = jax.custom_jvp(function)
         ruled.defjvp(rule)
@@ -319,6 +319,7 @@ def with_jvp(function: Callable, rule: Callable) -> Callable:
         def tangent(*tangents):
             return rule(args, tangents)[1]
 
+        # The rule is linear in the tangents, so its transpose is the reverse rule.
         return jax.linear_transpose(tangent, *args)(cotangent)
 
     with_vjp.defvjp(forward, backward)
@@ -335,4 +336,6 @@ def with_jvp(function: Callable, rule: Callable) -> Callable:
 def in_double_precision() -> Any:
     """Return a context with 64-bit types. JAX moved it."""
     api: Any = jax
-    return (api if hasattr(api, "enable_x64") else api.experimental).enable_x64(True)
+    if not hasattr(api, "enable_x64"):
+        api = api.experimental
+    return api.enable_x64(True)

@@ -241,9 +241,9 @@ class MultiSpike(SpikeType, pure=True):
         # an estimate.
         too_low = (count < self.n) & (wide >= count * theta)
         too_high = (count > 0) & (wide < (count - 1) * theta)
-        return (
-            count + too_low.astype(wide.dtype) - too_high.astype(wide.dtype)
-        ).astype(x.dtype)
+        # The estimate is at most one off.
+        count = count + too_low.astype(wide.dtype) - too_high.astype(wide.dtype)
+        return count.astype(x.dtype)
 
     def smooth_step(self, curve: Curve, x: jax.Array) -> jax.Array:
         theta = self._distance(x)
@@ -258,7 +258,8 @@ class MultiSpike(SpikeType, pure=True):
     def slope(self, curve: Curve, x: jax.Array) -> jax.Array:
         theta = self._distance(x)
         if self.slopes == "nearest":
-            return curve.surrogate_grad(x - self._nearest(x, theta) * theta)
+            distance = x - self._nearest(x, theta) * theta
+            return curve.surrogate_grad(distance)
         return _total(lambda k: curve.surrogate_grad(x - k * theta), self._summed, x)
 
     def own_slopes(
@@ -269,7 +270,8 @@ class MultiSpike(SpikeType, pure=True):
         if self.n == 1 or self.slopes == "first":
             return
 
-        def moved_by(k):
+        def moved_by(k: int | jax.Array) -> jax.Array:
+            # Threshold k is at k theta, so it moves by k for each unit of theta.
             return -k * curve.surrogate_grad(x - k * theta)
 
         if self.slopes == "nearest":
@@ -293,9 +295,8 @@ class MultiSpike(SpikeType, pure=True):
 
     def _nearest(self, x, theta):
         """Return the number of the nearest threshold, a constant for the derivative."""
-        return jax.lax.stop_gradient(
-            jnp.clip(jnp.floor(x / theta + 0.5), 0, self.n - 1)
-        )
+        nearest = jnp.floor(x / theta + 0.5)
+        return jax.lax.stop_gradient(jnp.clip(nearest, 0, self.n - 1))
 
     def in_units_of(self, threshold: Real, x: jax.Array) -> SpikeType:
         return MultiSpike(self.n, _scaled_threshold(self, threshold, x), self.slopes)
@@ -377,7 +378,8 @@ class Signed(SpikeType, pure=True):
     def value(
         self, curve: Curve, x: jax.Array, key: jax.Array | None = None
     ) -> jax.Array:
-        return (x >= 0).astype(x.dtype) - (self._mirrored(x) >= 0).astype(x.dtype)
+        positive = (x >= 0).astype(x.dtype)
+        return positive - (self._mirrored(x) >= 0).astype(x.dtype)
 
     def smooth_step(self, curve: Curve, x: jax.Array) -> jax.Array:
         return curve.surrogate_fun(x) - curve.surrogate_fun(self._mirrored(x))
@@ -388,13 +390,13 @@ class Signed(SpikeType, pure=True):
     def own_slopes(
         self, curve: Curve, x: jax.Array
     ) -> Iterator[tuple[jax.Array, jax.Array]]:
-        yield (
-            spread_as(_threshold_like(self, x), x),
-            2 * curve.surrogate_grad(self._mirrored(x)),
-        )
+        threshold = spread_as(_threshold_like(self, x), x)
+        # Only the second step depends on the threshold: H(-x - 2 theta).
+        yield threshold, 2 * curve.surrogate_grad(self._mirrored(x))
 
     def _mirrored(self, x):
         """Return ``x`` for the opposite potential."""
+        # x = v - theta, so the opposite is -v - theta = -x - 2 theta.
         return -x - 2 * _threshold_like(self, x)
 
     def in_units_of(self, threshold: Real, x: jax.Array) -> SpikeType:
@@ -458,12 +460,14 @@ def _threshold_like(kind: MultiSpike | Signed, x: jax.Array) -> jax.Array:
 
 
 def _scaled_threshold(kind: MultiSpike | Signed, threshold: Real, x: jax.Array) -> Real:
-    return (
-        threshold if _is_one(kind.threshold) else _threshold_like(kind, x) * threshold
-    )
+    # The default 1 costs no product, and keeps the threshold of the cell as it is.
+    if _is_one(kind.threshold):
+        return threshold
+    return _threshold_like(kind, x) * threshold
 
 
 _UNROLLED = 16
+"""The largest sum without a loop. XLA fuses its terms into one pass over the potentials."""
 
 
 def _total(

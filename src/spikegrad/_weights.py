@@ -166,9 +166,13 @@ class Convolution(Operation, pure=True):
             self.padding,
             rhs_dilation=self.dilation,
             feature_group_count=self.groups,
-            dimension_numbers=jax.lax.ConvDimensionNumbers(
-                self.input_axes, (*range(x.ndim),), self.output_axes
-            ),
+            dimension_numbers=self._axes(x.ndim),
+        )
+
+    def _axes(self, rank: int) -> jax.lax.ConvDimensionNumbers:
+        # The kernel has its outputs, inputs and places in this order.
+        return jax.lax.ConvDimensionNumbers(
+            self.input_axes, (*range(rank),), self.output_axes
         )
 
 
@@ -199,11 +203,8 @@ class SumPooling(_Pooling, pure=True):
 
     @classmethod
     def read(cls, equation: Equation, operands: Operands, value: Value) -> SumPooling:
-        params, name, ones = (
-            equation.params,
-            equation.primitive.name,
-            (1,) * len(value.shape),
-        )
+        params, name = equation.params, equation.primitive.name
+        ones = (1,) * len(value.shape)
         # The sum of whole axes is that of one window. Its axes stay, with length 1.
         if name == "reduce_sum":
             sizes = zip(value.shape, range(len(ones)), strict=True)
@@ -213,12 +214,9 @@ class SumPooling(_Pooling, pure=True):
             sides = [(int(low), int(high)) for low, high, _ in params["padding_config"]]
             # A negative side would cut numbers off, and a gap is one between the numbers.
             gaps = [gap for *_, gap in params["padding_config"]]
-            if (
-                operands[0] is not value
-                or np.any(operands[1])
-                or np.min(sides) < 0
-                or any(gaps)
-            ):
+            # The operands are an array and the number around it.
+            is_padded = operands[0] is value and not np.any(operands[1])
+            if not is_padded or np.min(sides) < 0 or any(gaps):
                 raise ValueError(
                     "a padding with other numbers than zeros around an array"
                 )
@@ -236,6 +234,7 @@ class MaxPooling(_Pooling, pure=True):
     """The largest number of a window, which for spikes is an or."""
 
     def __call__(self, x: jax.Array) -> jax.Array:
+        # Numbers beyond the array do not count, also if all within it are negative.
         lowest = np.asarray(-np.inf, x.dtype)
         return jax.lax.reduce_window(
             x, lowest, jax.lax.max, self.window, self.stride, self.padding
@@ -279,6 +278,7 @@ class Bias(Operation, pure=True):
         bias = np.asarray(right if left is value else left)
         if value.is_moved_only and not bias.any():
             return None  # Python's sum starts at 0
+        # x - b is x + (-b).
         return cls(-bias if is_difference else bias)
 
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -389,6 +389,7 @@ def _read_equation(equation: Equation, operands: Operands) -> list[Value]:
 def _sum(name: str, values: list[Value]) -> Value:
     """Return the sum of two values, as of a join. Only moves may come before it."""
     left, right = values
+    # A reshape of both arguments is one of the sum. Other operations would need two results.
     is_sum = PRIMITIVES[name] is Bias and name != "sub"
     if not is_sum or not left.is_moved_only or left.operations != right.operations:
         raise ValueError(f"{name} of two values that depend on the inputs")
@@ -403,10 +404,13 @@ def _concatenated(equation: Equation, operands: Operands) -> Value:
     for part in operands:
         if not isinstance(part, Value):
             raise ValueError("a concatenation with a constant")
+        # The operations of a part move before the sum of all parts. For a sum of several arguments,
+        # f(a + b) must be f(a) + f(b).
         is_linear = all(isinstance(operation, LINEAR) for operation in part.operations)
         if len(part.terms) > 1 and not is_linear:
             raise ValueError("a concatenation of a sum with a bias or a maximum")
         rank, length = len(part.shape), part.shape[axis]
+        # Zeros before and behind the part: a padding, as the sum of windows of one number.
         sides = [(0, 0)] * rank
         sides[axis] = low, output.shape[axis] - length - low
         zeros = SumPooling((1,) * rank, (1,) * rank, tuple(sides))

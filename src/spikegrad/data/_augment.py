@@ -60,8 +60,10 @@ def jitter_times(
     array([50., 49., 50.])
     """
     noise = rng.normal(0, deviation_us, events.times.shape)
+    # Without events, there is no last time.
     last = np.max(events.times, initial=0)
-    return events._replace(times=np.clip(events.times + noise, 0, last))
+    times = np.clip(events.times + noise, 0, last)
+    return events._replace(times=times)
 
 
 def stretch_times(
@@ -129,12 +131,14 @@ def shift_events(
     -------
     Events
     """
-    places = _places(events, shape)
+    places = _places(events, shape)  # (axes, events)
     inside = np.ones(len(events.times), bool)
+    # Space only: a shift of the polarity would make another event.
     for axis, size in enumerate(shape[:2]):
         places[axis] += rng.integers(-most, most + 1)
         inside &= (places[axis] >= 0) & (places[axis] < size)
-    return Events(events.times[inside], _units(places[:, inside], shape))
+    units = _units(places[:, inside], shape)
+    return Events(events.times[inside], units)
 
 
 def drop_events(
@@ -178,9 +182,12 @@ def drop_events(
         end = start + rng.choice(SHARES) * length
         dropped = (events.times >= start) & (events.times < end)
     elif kind == "area":
-        share, dropped = rng.choice(AREA_SHARES), ~dropped
+        share = rng.choice(AREA_SHARES)
+        # An event is within the area if it is within both spans.
+        dropped = np.ones(len(events.times), bool)
         for size, place in zip(shape[:2], _places(events, shape), strict=False):
-            start = max(0, rng.random() * size - share * size / 2)
+            center = rng.random() * size
+            start = max(0, center - share * size / 2)
             dropped &= (place >= start) & (place < start + share * size)
     elif kind == "random":
         count = int(rng.choice(SHARES) * len(dropped))
@@ -237,8 +244,9 @@ def flip_batch(key: jax.Array, x: jax.Array) -> jax.Array:
     [2, 1, 0]
     """
 
-    def flip(key, x):
-        return jnp.where(jax.random.bernoulli(key), jnp.flip(x, _space(x)[-1]), x)
+    def flip(key: jax.Array, x: jax.Array) -> jax.Array:
+        width = _space(x)[-1]
+        return jnp.where(jax.random.bernoulli(key), jnp.flip(x, width), x)
 
     return _each(key, jnp.asarray(x), flip)
 
@@ -264,7 +272,7 @@ def shift_batch(
         In the shape and dtype of ``x``.
     """
 
-    def shift(key, x):
+    def shift(key: jax.Array, x: jax.Array) -> jax.Array:
         axes = _space(x)
         shifts = jax.random.randint(key, (len(axes),), -most, most + 1)
         for axis, by in zip(axes, shifts, strict=True):
@@ -272,7 +280,8 @@ def shift_batch(
             # The positions before the shift, as far as they were within the sensor.
             before = jnp.arange(x.shape[axis]) - by
             entered = (before < 0) | (before >= x.shape[axis])
-            x = x if circular else _zeroed(x, _along(axis, entered, x.ndim))
+            if not circular:
+                x = _zeroed(x, _along(axis, entered, x.ndim))
         return x
 
     return _each(key, jnp.asarray(x), shift)
@@ -337,10 +346,13 @@ def drop_batch(
 
         # One draw for the first event of all counts, one for the second, and so on. It is much
         # faster than jax.random.binomial, because counts are small.
-        def add_kept(state):
+        def add_kept(state: tuple) -> tuple:
             n, total = state
-            kept = jax.random.bernoulli(jax.random.fold_in(key, n), 1 - share, x.shape)
-            return n + 1, total + (kept & (n < counts)).astype(jnp.int32)
+            draw_key = jax.random.fold_in(key, n)
+            kept = jax.random.bernoulli(draw_key, 1 - share, x.shape)
+            # A count of c has the events 0 to c - 1.
+            is_event = n < counts
+            return n + 1, total + (kept & is_event).astype(jnp.int32)
 
         start = 0, jnp.zeros_like(counts)
         _, total = jax.lax.while_loop(lambda state: state[0] < most, add_kept, start)
@@ -370,7 +382,9 @@ def _each(
 ) -> jax.Array:
     """Apply ``function(key, x)`` to each example ``(steps, ...)`` of a batch, with its own key."""
     keys = jax.random.split(key, x.shape[1])
-    return jax.vmap(function, (0, 1, *[0] * len(others)), 1)(keys, x, *others)
+    # The examples are the second axis of a batch (steps, batch, ...).
+    axes = (0, 1, *[0] * len(others))
+    return jax.vmap(function, axes, 1)(keys, x, *others)
 
 
 def _space(x: jax.Array) -> tuple[int, ...]:
@@ -389,7 +403,8 @@ def _window(x: jax.Array, axis: int, start: jax.Array, end: jax.Array) -> jax.Ar
 
 def _along(axis: int, values: jax.Array, ndim: int) -> jax.Array:
     """Return values with an axis of length 1 for each other axis."""
-    return jnp.expand_dims(values, [n for n in range(ndim) if n != axis])
+    others = [n for n in range(ndim) if n != axis]
+    return jnp.expand_dims(values, others)
 
 
 def _zeroed(x: jax.Array, where: jax.Array) -> jax.Array:

@@ -99,6 +99,8 @@ class _Weights(Struct):
         if getattr(node, "bias", None) is None:
             return weight, None
         bias = numbers(node, "bias", weight.shape[:1])
+        # (channels,) -> (channels, 1, 1) for a kernel of two axes, and (neurons,) stays for a
+        # matrix.
         return weight, bias.reshape(-1, *[1] * (weight.ndim - 2))
 
 
@@ -229,10 +231,10 @@ class SumPool(Struct, pure=True):
 
         Zeros around an image count or do not, which NIR does not define.
         """
-        size = math.prod(self.window)
-        return not any(self.padding) and bool(
-            (factor == factor.dtype.type(1 / size)).all()
-        )
+        # Equal numbers in the dtype of the factor, because the user's average was rounded in it.
+        share = factor.dtype.type(1 / math.prod(self.window))
+        is_share = bool((factor == share).all())
+        return is_share and not any(self.padding)
 
 
 class AvgPool(SumPool, pure=True):
@@ -290,20 +292,23 @@ def scaled(functions: Sequence[Operation], factor: Array) -> list[Operation]:
     if (factor.astype(jnp.result_type(float)) == 1).all():
         return [*functions]
     *before, last = functions or [None]
-    rows = per_channel(factor, len(last.weight)) if isinstance(last, _Weights) else None
-    if rows is None:
+    rows = None
+    if isinstance(last, _Weights):
+        rows = per_channel(factor, len(last.weight))
+    if rows is None:  # no weights, or several factors within a channel of a convolution
         return [*functions, Scale(factor)]
 
     def times(values: Array) -> Array:
-        return (values * rows.reshape(-1, *[1] * (values.ndim - 1))).astype(
-            values.dtype
-        )
+        # The first axis of weights and bias has the outputs: (outputs,) -> (outputs, 1, ...).
+        of_outputs = rows.reshape(-1, *[1] * (values.ndim - 1))
+        return (values * of_outputs).astype(values.dtype)
 
     return [*before, jax.tree.map(times, last)]
 
 
 def per_channel(values: Array, channels: int) -> Array | None:
     """Return one number for each channel, the first axis, or None if a channel has several."""
+    # Bit-identical numbers, because a channel of NIR stores one of them.
     rows = values.reshape(channels, -1)
     return rows[:, 0] if (rows == rows[:, :1]).all() else None
 
@@ -344,6 +349,7 @@ class Signal(NamedTuple):
 
     def in_nir(self, values: Array) -> Array:
         """Return values of the array, or one number for all, in NIR's order and shape."""
+        # The inverse of ``places``: number n of the function goes to the position places[n] of NIR.
         values = np.broadcast_to(values, self.places.shape)
         ordered = np.empty(self.places.size, values.dtype)
         ordered[self.places.ravel()] = values.ravel()
@@ -354,10 +360,9 @@ class Signal(NamedTuple):
 
     def is_in_order(self, axes: Shape) -> bool:
         """Return True if these axes of the array are the examples and then the axes of NIR."""
-        return np.array_equal(
-            self.places.transpose(axes)[0],
-            np.arange(self.places.size).reshape(self.shape),
-        )
+        # Positions in NIR's order are 0, 1, 2, ... The first axis is the example.
+        in_order = np.arange(self.places.size).reshape(self.shape)
+        return np.array_equal(self.places.transpose(axes)[0], in_order)
 
     def then(self, function: Operation, axes: Shape) -> Signal:
         """Return the output of another function, with the axes of NIR in these axes."""
@@ -385,9 +390,13 @@ def after_bias(bias: weights.Bias, signal: Signal) -> Signal:
     values = per_channel(signal.in_nir(np.asarray(bias.bias)), len(last.weight))
     if values is None:
         raise ValueError("a bias that differs within a channel")
-    values = values.astype(last.weight.dtype).reshape(-1, *[1] * (last.weight.ndim - 2))
-    values = values if last.bias is None else last.bias + values
-    return signal._replace(functions=(*before, dataclasses.replace(last, bias=values)))
+    # (channels,) -> (channels, 1, 1) for images, as the bias of ``_Weights``.
+    places = [1] * (last.weight.ndim - 2)
+    total = values.astype(last.weight.dtype).reshape(-1, *places)
+    if last.bias is not None:  # a sum of several biases
+        total = last.bias + total
+    with_bias = dataclasses.replace(last, bias=total)
+    return signal._replace(functions=(*before, with_bias))
 
 
 def after_factor(factor: weights.Factor, signal: Signal) -> Signal:
@@ -401,12 +410,15 @@ def after_factor(factor: weights.Factor, signal: Signal) -> Signal:
 
 
 def after_product(product: weights.Product, signal: Signal) -> Signal:
-    weight = _floats(np.asarray(product.weight).T)
+    weight = _floats(np.asarray(product.weight).T)  # (outputs, inputs), as in NIR
     # Columns in the order of the function move to the order of NIR. The copy is needed, because
     # both sides overlap.
     weight[:, signal.places.ravel()] = weight.copy()
-    flatten = [Flatten()] if len(signal.shape) > 1 else []
-    functions = (*signal.functions, *flatten, Linear(weight, None))
+    functions = signal.functions
+    if len(signal.shape) > 1:  # a matrix of NIR reads a vector
+        functions = *functions, Flatten()
+    functions = *functions, Linear(weight, None)
+    # The result is a vector in NIR, whatever shape the function gives it.
     size = math.prod(product.shape)
     places = np.arange(size).reshape(product.shape)
     return Signal((size,), places, signal.dtype, functions)
@@ -515,12 +527,15 @@ class Membrane(NamedTuple):
 
         gain, v_leak = values("r"), np.zeros(shape)
         fields: dict[str, Any] = {"decay": 1.0}
-        # Potentials of cells are relative to the potential at rest.
         if self.tau:
+            # Potentials of cells are relative to the potential at rest.
             v_leak, decay = values("v_leak"), time.decay(values(self.tau))
             fields["decay"] = _field(decay)
+            # v_t = beta v_{t-1} + (1 - beta) r x_t: with r = 1, the cell has the factor 1 - beta
+            # itself, and its weights keep the numbers of the file.
             fields["norm_input"] = bool((gain == 1).all())
-            gain = gain if fields["norm_input"] else gain * (1 - decay)
+            if not fields["norm_input"]:
+                gain = gain * (1 - decay)
         else:
             # An ``I`` or ``IF`` integrates R times the current over time, so one step adds R dt.
             gain = gain * time.dt
@@ -531,6 +546,7 @@ class Membrane(NamedTuple):
         if self.fires:
             threshold, fields["reset"] = values("v_threshold"), "value"
             fields["reset_value"] = _field(values("v_reset") - v_leak)
+        # A Threshold of its own resets nothing.
         elif thresholds:
             threshold = numbers(thresholds[0], "threshold", shape)
             fields["reset"] = "none"
@@ -560,6 +576,7 @@ class Membrane(NamedTuple):
                 "decay must be below 1 with norm_input, or the input is scaled to 0"
             )
         else:
+            # Without a leak, NIR adds r dt x in a step, and the cell adds x.
             fields["r"] = np.full_like(decay, 1 / time.dt)
         if self.has_synapse:
             name = "synaptic_decay"
@@ -629,10 +646,16 @@ def write_neurons(cell: Any, signal: Signal, time: Time) -> list[Node]:
     # A readout without a memory outputs its current.
     if not fires and not decay.any():
         return []
+    # NIR has no neurons that fire without a reset, so these are a membrane and a Threshold.
     traits = has_synapse, fires and cell.reset == "value"
     # CubaLIF has no counterpart without a leak.
     leaks = has_synapse or bool((decay != 1).any())
-    membrane = next(m for m in MEMBRANES if m[2:] == traits and bool(m.tau) == leaks)
+    membrane = next(
+        membrane
+        for membrane in MEMBRANES
+        if (membrane.has_synapse, membrane.fires) == traits
+        and bool(membrane.tau) == leaks
+    )
     if not fires:
         return [membrane.write(cell, values, time)]
     threshold = next_number(values("threshold"), signal.dtype, -np.inf)
@@ -644,6 +667,7 @@ def write_neurons(cell: Any, signal: Signal, time: Time) -> list[Node]:
 
 def next_number(threshold: Array, dtype: np.dtype, towards: float) -> Array:
     """Return the next number. NIR fires above a threshold, and a cell fires at its threshold."""
+    # v > theta of NIR is v >= the next number above theta. A file in float32 keeps the difference.
     kind = np.promote_types(dtype, np.float32)
     return np.nextafter(threshold.astype(kind), towards)
 

@@ -182,16 +182,20 @@ class _Reader:
                 self.nodes[path] = node
                 self.before[path], self.after[path] = [], []
                 ends[name] = [path], [path]
-        first, last = [], []
+        # An edge of subgraphs connects the last nodes of the one with the first nodes of the other.
+        first: list[str] = []
+        last: list[str] = []
         for source, target in graph.edges:
-            for name in ends[target][0]:
-                self.before[name] += ends[source][1]
-            for name in ends[source][1]:
-                self.after[name] += ends[target][0]
+            _, sources = ends[source]
+            targets, _ = ends[target]
+            for name in targets:
+                self.before[name] += sources
+            for name in sources:
+                self.after[name] += targets
             if source in graph.inputs:
-                first += ends[target][0]
+                first += targets
             if target in graph.outputs:
-                last += ends[source][1]
+                last += sources
         return first, last
 
     def _named(self, name: str) -> AbstractContextManager[None]:
@@ -280,6 +284,8 @@ class _Reader:
     def _read_layer(self, last: str) -> Layer:
         """Return the layer with this last node."""
         name, shape = self.names.get(last, last), self.shapes[last]
+        # A layer ends in neurons, or in an operation whose result several nodes read. The latter
+        # gets a readout without a memory.
         if type(self.nodes[last]) in NEURONS:
             before = [n for n in self.before[last] if type(self.nodes[n]) in NEURONS]
             neurons = [*filter(self._is_inner, before), last]
@@ -291,26 +297,19 @@ class _Reader:
         else:
             cell, gain = LeakyReadout(0.0), np.ones(shape)
             chains = [self._chain(self.before[last], [last])]
-        weights: dict[str, dict[int, Operation]] = {}
+        weights: dict[str, dict[int, Operation]] = {}  # by source, then by delay
         biases: list[Array] = []
         # The weights that keep the name of their source come first.
-        for source, path in sorted(
-            chains, key=lambda chain: self._name_of(*chain) != chain[0]
-        ):
-            functions: list[Operation] = []
-            for function in (self.functions[n] for n in path if n in self.functions):
-                # Weights with the factor are trained as one array.
-                if isinstance(function, Scale):
-                    functions = scaled(functions, function.factor)
-                else:
-                    functions.append(function)
-            weight, bias = _weight(scaled(functions, gain))
+        chains.sort(key=lambda chain: self._name_of(*chain) != chain[0])
+        for source, path in chains:
+            weight, bias = _weight(scaled(self._functions_of(path), gain))
             biases += bias
             lag = sum(self.delays.get(node, 0) for node in path)
-            lag += self._is_late(name, source, path)
-            if source in weights and any(
-                map(callable, (weight, *weights[source].values()))
-            ):
+            if self._is_late(name, source, path):
+                lag += 1
+            # Matrices of one source add up. Functions do not, so they need a source of their own.
+            others = weights.get(source, {}).values()
+            if others and any(map(callable, (weight, *others))):
                 source = self._renamed(source, path)
             lags = weights.setdefault(source, {})
             # Several matrices between two layers add up.
@@ -326,6 +325,18 @@ class _Reader:
             ((source, weight),) = combined.items()
             return Layer(weight, cell, recurrent, bias, of=source)
         return Layer(combined, cell, recurrent, bias)
+
+    def _functions_of(self, path: list[str]) -> list[Operation]:
+        """Return the operations of the nodes on a path."""
+        functions: list[Operation] = []
+        for node in path:
+            function = self.functions.get(node)
+            if isinstance(function, Scale):
+                # Weights with the factor are trained as one array.
+                functions = scaled(functions, function.factor)
+            elif function is not None:
+                functions.append(function)
+        return functions
 
     def _is_late(self, name: str, source: str, path: list[str]) -> bool:
         """If True, the weights have the step that each loop takes in addition to its delays."""
@@ -354,7 +365,10 @@ def _weight(functions: list[Operation]) -> tuple[Operation, list[Array]]:
     if len(functions) != 1:
         return _Sequence(tuple(functions)), biases
     (function,) = functions
-    return (function.weight.T if isinstance(function, Linear) else function), biases
+    # A matrix of a layer is (inputs, neurons), and NIR has the outputs first.
+    if isinstance(function, Linear):
+        return function.weight.T, biases
+    return function, biases
 
 
 def _combined(lags: dict[int, Operation], plain: int = 0) -> Operation:

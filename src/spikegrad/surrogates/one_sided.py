@@ -64,6 +64,8 @@ class S2NN(Surrogate, pure=True):
     epsilon: Real = parameter(default=1e-8, at_least=0)
 
     def surrogate_fun(self, x):
+        # The inner ``where`` keeps the side that is not taken finite, because the derivative of the
+        # outer one multiplies it by 0, and 0 times infinity is NaN. The same in all shapes below.
         e = exp(self.alpha * jnp.where(x < 0, x, 0))
         above = self.beta * jnp.log1p(jnp.where(x < 0, 0, x) + self.epsilon) + 0.5
         return jnp.where(x < 0, e / (1 + e), above)
@@ -208,6 +210,7 @@ class OneSidedInvSquare(Surrogate, pure=True):
     alpha: Real = parameter(default=20.0, above=0)
 
     def surrogate_fun(self, x):
+        # ``bounded`` keeps t / (1 + t) finite for an infinite distance.
         t = bounded(self.alpha * jnp.where(x < 0, -x, 0))
         return jnp.where(x < 0, 0.5 - t / (1 + t) / self.alpha, 0.5 + x)
 
@@ -251,9 +254,8 @@ class OneSidedExp(Surrogate, pure=True):
     alpha: Real = parameter(default=1.0, above=0)
 
     def surrogate_fun(self, x):
-        return jnp.where(
-            x < 0, rise_of_exp(self.alpha, jnp.where(x < 0, x, 0)), 0.5 + x
-        )
+        below = rise_of_exp(self.alpha, jnp.where(x < 0, x, 0))
+        return jnp.where(x < 0, below, 0.5 + x)
 
     def surrogate_grad(self, x):
         return exp(self.alpha * jnp.where(x < 0, x, 0))
@@ -300,6 +302,7 @@ class EscapeExp(Surrogate, pure=True):
 
     def surrogate_fun(self, x):
         grows = self._grows(x)
+        # The tangent at u = 10: p e^10 (1 + x/d - 10).
         line = self.p * math.exp(10) * (jnp.where(grows, 0, x) / self.d - 9)
         return jnp.where(grows, self.p * self._rise(x, grows), line)
 
@@ -311,7 +314,9 @@ class EscapeExp(Surrogate, pure=True):
         return x <= 10 * self.d
 
     def _rise(self, x, grows):
-        return exp(jnp.maximum(jnp.where(grows, x, 0), -1000 * self.d) / self.d)
+        # exp(-1000) is 0 in every dtype, and -inf / d would have a derivative of NaN.
+        below = jnp.maximum(jnp.where(grows, x, 0), -1000 * self.d)
+        return exp(below / self.d)
 
 
 class Softplus(Surrogate, pure=True):
@@ -350,6 +355,8 @@ class Softplus(Surrogate, pure=True):
     alpha: Real = parameter(default=10.0, above=0)
 
     def surrogate_fun(self, x):
+        # ln(1 + e^ax) - ln 2 is max(ax, 0) + ln((1 + e^-|ax|) / 2), without an overflow, and the
+        # last logarithm is ln(1 + (e^-|ax| - 1) / 2), exact near 0.
         flank = jnp.log1p(jnp.expm1(-self.alpha * jnp.abs(x)) / 2) / self.alpha
         return 0.5 + (jnp.where(x < 0, 0, x) + flank)
 

@@ -101,13 +101,12 @@ class Rule(NamedTuple):
             if not is_readout(layer.cell):
                 continue
             # Only within a step, because no signal passes a delay.
-            direct = {
-                connection.edge.source: connection.matrix
-                for connection in matrices_of(self.network, readout)
-                if connection.edge.lags == (0,)
-                and connection.edge.source in graph.layers
-                and connection.edge.source not in self.fed_back
-            }
+            direct = {}
+            for edge, matrix in matrices_of(self.network, readout):
+                reads_layer = edge.lags == (0,) and edge.source in graph.layers
+                # A layer with feedback gets no signal through the weights.
+                if reads_layer and edge.source not in self.fed_back:
+                    direct[edge.source] = matrix
             filters[readout] = {**direct, **self.feedback.get(readout, {})}
         return filters
 
@@ -186,14 +185,14 @@ def forward(rule: Rule, step: Arguments) -> Forward:
     """
     trainable, static = split_trainable(rule.network)
     graph = rule.network.graph
+    # The arguments of the derivative: dL/dzero is dL/ds of a layer, or dL/dI, (batch, neurons).
     zeros = {name: jnp.zeros_like(out) for name, (_, out) in step.states.items()}
 
     def run(trainable: PyTree, zeros: dict[str, jax.Array]) -> tuple[jax.Array, PyTree]:
         network = combine(trainable, static)
         nodes = _learning_nodes(rule, network, step, zeros)
-        after = graph_step(
-            nodes, step.states, step.pasts, step.inputs, {}, Masks(step.active)
-        )
+        masks = Masks(step.active)
+        after = graph_step(nodes, step.states, step.pasts, step.inputs, {}, masks)
         outputs: PyTree = {name: after.outputs[name] for name in graph.outputs}
         if isinstance(rule.network.outputs, str | None):
             outputs = outputs[graph.outputs[0]]
@@ -341,9 +340,8 @@ def _learning_nodes(
     Before each layer is a node with the reads of its matrices, because its traces need them.
     """
     nodes: dict[str, PyTree] = {}
-    for name, (node, edges) in nodes_of(
-        network.graph, step.key, _examples(step)
-    ).items():
+    plain = nodes_of(network.graph, step.key, _examples(step))
+    for name, (node, edges) in plain.items():
         # A layer with feedback gets its signal only through the feedback.
         edges = [Constant(*e) if e.source in rule.fed_back else e for e in edges]
         if isinstance(node, CellSteps):
@@ -353,6 +351,7 @@ def _learning_nodes(
             if rule.name == "ottt":
                 # The signal of "ottt" is the derivative by the current.
                 current = partial(_plus_zero, current, zeros[name])
+            # The signal of "eprop" is the derivative by the output, after the neuron.
             if rule.name == "eprop":
                 node = Probed(node.cell, current, node.keys, zeros[name])
             else:
@@ -461,12 +460,12 @@ def _next_eligibility(
     count = rows.shape[1]
     first = count - len(leaves)
     # dp/dp = 1 in the row of p, and 0 in all others: (rows, *shape of p)
-    of_arrays = tree.unflatten(
-        jnp.multiply.outer(
-            jax.nn.one_hot(place, count, dtype=leaf.dtype), jnp.ones_like(leaf)
-        )
-        for place, leaf in enumerate(leaves, first)
-    )
+    tangents = []
+    for place, leaf in enumerate(leaves, first):
+        is_row = jax.nn.one_hot(place, count, dtype=leaf.dtype)
+        tangents.append(jnp.multiply.outer(is_row, jnp.ones_like(leaf)))
+    of_arrays = tree.unflatten(tangents)
+    # The axis of the rows: 0 of the arrays, 1 of the traces, of the reads, and of the results.
     return jax.vmap(by_row, (0, 1, 1), 1)(of_arrays, before, rows)
 
 
@@ -504,10 +503,12 @@ def start_traces(
     cell = layers[name].cell
     real = inexact(state)
     like = jax.tree.leaves(real)[0]  # (batch, neurons)
-    rows = sum(len(c.matrix) for c in learned_matrices_of(rule.network, name)) + 1
+    matrices = [c.matrix for c in learned_matrices_of(rule.network, name)]
+    rows = sum(map(len, matrices)) + 1  # and the bias
     if rule.name == "ottt":
         zeros = jnp.zeros((len(like), rows), like.dtype)
         return Presynaptic(zeros, zeros)
+    # One row for each array of the cell, however many neurons share a number of it.
     rows += len(jax.tree.leaves(arrays_of(cell)))
 
     def zeros_of(x: jax.Array) -> jax.Array:
@@ -548,14 +549,12 @@ def arrays_of(cell: Cell) -> PyTree:
 
 def matrices_of(network: Network, name: str) -> list[Connection]:
     """Return the connections of a layer that have a matrix."""
-    weights = [
-        (edge, matrix_of(weight)) for edge, weight in network.graph.connections(name)
-    ]
-    return [
-        Connection(edge, jnp.asarray(matrix))
-        for edge, matrix in weights
-        if matrix is not None
-    ]
+    connections = []
+    for edge, weight in network.graph.connections(name):
+        matrix = matrix_of(weight)
+        if matrix is not None:
+            connections.append(Connection(edge, jnp.asarray(matrix)))
+    return connections
 
 
 def learned_matrices_of(network: Network, name: str) -> list[Connection]:
@@ -566,6 +565,8 @@ def learned_matrices_of(network: Network, name: str) -> list[Connection]:
 def _rows(network: Network, name: str, like: jax.Array) -> jax.Array:
     """Return all that a layer learns, as the rows of its traces: ``(rows, neurons)``."""
     layer = network.graph.layers[name]
+    # In the order of the traces: matrices, bias, arrays of the cell. A missing bias has a row of
+    # zeros.
     bias = jnp.zeros(()) if layer.bias is None else jnp.asarray(layer.bias)
     single = [bias, *jax.tree.leaves(arrays_of(layer.cell))]
     rows = [c.matrix for c in learned_matrices_of(network, name)]
@@ -609,6 +610,7 @@ def _step_from_first_neuron(cell: Cell, like: np.ndarray) -> tuple[PyTree, PyTre
     def first_is_nan(x: np.ndarray) -> np.ndarray:
         return np.where(np.arange(x.shape[1]) == 0, np.nan, 0 * x)
 
+    # NaN times 0 is NaN, so no dependence hides behind a derivative of 0.
     values = _halves((inexact(v), like))
     return jax.jvp(move, values, jax.tree.map(first_is_nan, values))
 
