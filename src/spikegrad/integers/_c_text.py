@@ -215,9 +215,10 @@ static void update(const struct layer *l, int32_t n, int32_t current, number *v,
 
 """
 
-# Neurons with an adaptation, a rest or a late reset, see ``FixedLIF.fire``. Their states follow the potentials in
-# this order, each with one number for each neuron: synaptic current, adaptation, steps left. The
-# adaptation is a fixed-point number with ``shift`` bits behind the point.
+# Neurons with an adaptation, a rest or a late reset, see ``FixedLIF.fire``. Their states follow the
+# potentials in this order, each with one number for each neuron: synaptic current, adaptation,
+# steps left. The adaptation is a fixed-point number with ``shift`` bits behind the point. A
+# potential before a late reset is at its threshold or above, so it tells that the neuron fired.
 MEMORY_SOURCE = """\
 /* Neurons with an adaptation, whose binary point is at `shift`, with `rest` steps of rest, or with
    a late reset. */
