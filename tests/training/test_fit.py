@@ -184,6 +184,19 @@ def test_batches_may_be_spread_over_an_explicit_mesh(size):
         assert got["weight"].sharding.mesh.axis_types == (AxisType.Explicit,)
 
 
+def test_batches_that_do_not_divide_over_the_devices():
+    """Three time steps of four examples, cut along the time."""
+    mesh = jax.make_mesh((2,), ("batch",), axis_types=(AxisType.Auto,), devices=jax.devices()[:2])
+    with pytest.raises(ValueError, match=r"axis 0 .* 2 times") as raised:
+        run(
+            [np.ones((3, 4, 5), np.float32)],
+            batch_sharding=NamedSharding(mesh, PartitionSpec("batch")),
+        )
+    [note] = (line for line in raised.value.__notes__ if "batch_sharding" in line)
+    assert "shape (3, 4, 5)" in note
+    assert "P(None, 'batch') for time first" in note
+
+
 def test_a_state_is_gone_on_from_with_the_same_bits(whole):
     state, _ = whole
     for steps in (4, 11):

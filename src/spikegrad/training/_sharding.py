@@ -33,7 +33,15 @@ def _placed(sharding: NamedSharding, leaf: PyTree) -> jax.Array:
     sharding = NamedSharding(sharding.mesh, PartitionSpec(*sharding.spec[: array.ndim]))
     # The callback gets the index of each shard of this process, so no process transfers the parts
     # of others.
-    return jax.make_array_from_callback(array.shape, sharding, array.__getitem__)
+    try:
+        return jax.make_array_from_callback(array.shape, sharding, array.__getitem__)
+    except ValueError as error:
+        error.add_note(
+            "fit: batch_sharding must divide the examples evenly, got an array of shape "
+            f"{array.shape} and {sharding.spec}. Pass P('batch') for examples first, "
+            "P(None, 'batch') for time first, and a batch size that is a multiple of the devices"
+        )
+        raise
 
 
 def is_spread(leaf: object) -> bool:
