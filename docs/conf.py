@@ -72,6 +72,7 @@ templates_path = ["_templates"]
 html_theme = "furo"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
+html_search_scorer = "scorer.js"
 html_title = f"spikegrad {version}"
 html_domain_indices = False  # the reference lists the modules
 html_show_copyright = False
