@@ -12,6 +12,7 @@ from networks import assert_close
 
 from spikegrad import Layer, Network, Sigmoid, unroll
 from spikegrad.network import MODES
+from spikegrad.testing import CheckFailedError, check_cell
 
 pytestmark = [pytest.mark.usefixtures("default_promotion"), pytest.mark.slow]
 RNG = np.random.default_rng(4)
@@ -47,6 +48,18 @@ def test_a_complex_state_is_that_of_a_loop(rotation):
     assert 0.05 < np.mean(expected) < 0.6
     np.testing.assert_array_equal(spikes, expected)
     np.testing.assert_allclose(last, z, rtol=1e-4, atol=1e-4)
+
+
+def test_a_cell_with_a_complex_state_passes_the_check(rotation):
+    assert check_cell(rotation(), steps=6).passed
+
+    class Mixed(rotation, pure=True):
+        def integrate(self, v, current):  # only the imaginary part mixes examples
+            u = rotation.integrate(self, v, current)
+            return jax.lax.complex(u.real, u.imag + 0 * u.imag.mean(0))
+
+    with pytest.raises(CheckFailedError, match="examples do not see each other"):
+        check_cell(Mixed(), steps=6)
 
 
 @pytest.mark.slow

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
+from jax.typing import DTypeLike
 
 from .._pytree import PyTree, is_inexact
 from ..network import MODES, Layer, Network
@@ -166,9 +167,20 @@ def _types(cell: Cell, features: tuple[int, ...]) -> CheckResult:
         # An output has the first axes of the currents or of the state.
         shapes = [shape, *(leaf.shape for leaf in jax.tree.leaves(v))]
         is_shape = any(out.shape == known[: max(2, out.ndim)] for known in shapes)
-        if out.dtype != dtype or not is_shape:
+        if out.dtype != _output_dtype(v, dtype) or not is_shape:
             return broken(f"in {dtype} the output is {types(out)}")
     return CheckResult("")
+
+
+def _output_dtype(v: PyTree, dtype: DTypeLike) -> DTypeLike:
+    """Return the dtype of the outputs: that of the currents, or of the parts of a complex state.
+
+    No complex dtype has parts of 16 bits.
+    """
+    for leaf in jax.tree.leaves(v):
+        if jnp.issubdtype(leaf.dtype, jnp.complexfloating):
+            return jnp.finfo(leaf.dtype).dtype
+    return dtype
 
 
 def _varies(cell: Cell, trajectory: _Trajectory) -> CheckResult:

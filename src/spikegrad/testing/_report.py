@@ -167,7 +167,7 @@ def compare(
     worst = CheckResult("", 0.0, limit, note=note)
     expected, structure = jax.tree.flatten(expected)
     for a, b in zip(structure.flatten_up_to(got), expected, strict=True):
-        a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+        a, b = _real(a), _real(b)
         unit = peak_of(b) if scale is None else scale
         # The difference of equal infinities is NaN.
         with np.errstate(all="ignore"):
@@ -180,6 +180,14 @@ def compare(
             place = "" if at is None else f"x = {at[first][()]:.6g}"
             worst = worst._replace(error=float(errors.max()), at=place)
     return worst
+
+
+def _real(values: ArrayLike) -> np.ndarray:
+    """Return the values in float64, and complex ones as pairs of their parts on a last axis."""
+    array = np.asarray(values)
+    if np.iscomplexobj(array):
+        array = np.stack([np.real(array), np.imag(array)], axis=-1)
+    return np.asarray(array, np.float64)
 
 
 def peak_of(values: ArrayLike) -> float:
