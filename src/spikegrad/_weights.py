@@ -286,7 +286,9 @@ class Bias(Operation, pure=True):
 
 
 class Rearrangement(Operation, pure=True):
-    """Another shape or order of the numbers, such as of a reshape or a transposition."""
+    """Another shape or order of the numbers, or a part of them, such as of a reshape, a
+    transposition or a slice.
+    """
 
     order: tuple[int, ...] | None = wiring()
     """For each number of the flat result, its place before. None: all places stay."""
@@ -301,7 +303,7 @@ class Rearrangement(Operation, pure=True):
         before = np.arange(math.prod(value.shape)).reshape(value.shape)
         (moved,) = bind(equation, [jnp.asarray(before), *operands[1:]])
         places = np.asarray(moved)
-        if places.size != before.size:
+        if places.size > before.size:
             raise ValueError(f"{equation.primitive.name} to another number of values")
         order = places.ravel()
         is_same = np.array_equal(order, before.ravel())
@@ -324,6 +326,7 @@ PRIMITIVES: dict[str, type[Operation]] = {
         ("reshape", "squeeze", "expand_dims", "broadcast_in_dim", "transpose"),
         Rearrangement,
     ),
+    **dict.fromkeys(("slice", "rev"), Rearrangement),
 }
 LINEAR = Product, Convolution, SumPooling, Factor, Rearrangement
 """The operations whose result for a sum is the sum of their results."""

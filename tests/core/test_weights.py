@@ -77,6 +77,8 @@ FUNCTIONS = {  # with the shape of an example, and the operations
         [MaxPooling],
     ),
     "global average": (lambda x: x.mean((2, 3)), IMAGE, [SumPooling, Rearrangement, Factor]),
+    "slice": (lambda x: x[:, 9:21] @ MATRIX, (30,), [Rearrangement, Product]),
+    "column backwards": (lambda x: x[:, :, 1][:, ::-1], (4, 3), [Rearrangement] * 3),
     "nothing": (lambda x: sum([x, 0.0]), (12,), []),
 }
 

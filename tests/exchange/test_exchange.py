@@ -220,6 +220,10 @@ FUNCTIONS = {
     "one dimension": (convolution((4, 2, 3), (2,), [(1, 1)], (1,)), IMAGE[:2]),
     "sums": (sums, (12,)),
     "a matrix on the left": (lambda x: (weights(12, 4).T @ x.T).T, (12,)),
+    "slices": (
+        lambda x: x[:, 1, 1:].reshape(-1, 5, 6)[:, :, 1][:, ::-1] @ weights(5, 4),
+        (2, 6, 6),
+    ),
     "sums of a convolution": (convolved_sums, IMAGE),
     "another order of the inputs": (turned, (12,)),
     "sums of windows": (
@@ -248,7 +252,8 @@ def test_functions(name):
     if len(example) > 1 and name not in (
         "averages last",
         "sums with channels last",
-    ):  # no weights at their end
+        "slices",
+    ):  # no weights, or no channels, at their end
         bias = jnp.arange(4.0).reshape(4, *[1] * (len(example) - 1))
     network = Network([Layer(function, LeakyReadout(0.5), bias=bias)])
     inputs = np.random.default_rng(8).normal(size=(2, 1, *example)).astype(np.float32)
@@ -457,7 +462,7 @@ NOT_WRITTEN = {
     "does not support: add of two values": [Layer(lambda x: x @ W + x @ W, ZERO)],
     "does not support: a difference from a constant": [Layer(lambda x: 1 - x @ W, ZERO)],
     "does not support: a padding of": [Layer(convolution((4, 2, 2, 2), padding="SAME"), ZERO)],
-    "does not support: rev": [Layer(lambda x: x[:, ::-1] @ W, ZERO)],
+    "does not support: a slice that no product follows": [Layer(lambda x: x[:, 1:], ZERO)],
     "a bias that differs within a channel": [
         Layer(lambda x: FUNCTIONS["plain"][0](x) + SPOT, ZERO)
     ],

@@ -71,8 +71,8 @@ def convolved(x):
 
 
 def small_network():
-    """A convolution of one dimension, the average of all places, and a transposition before a
-    product.
+    """A convolution of one dimension, the average of all places, and a transposition and slices
+    before a product.
     """
 
     def averaged(x):
@@ -84,8 +84,9 @@ def small_network():
             "a": Layer(convolved, LIF(0.8, 0.5, reset="value")),
             "means": Layer(averaged, LeakyReadout(0.9), of="a"),
             "turned": Layer(lambda x: x.mT.reshape(len(x), -1) @ TURNED, LIF(0.9), of="a"),
+            "part": Layer(lambda x: (x[:, :, 1][:, ::-1] @ TURNED[:3])[:, 1:], LIF(0.9), of="a"),
         },
-        outputs=["a", "means", "turned"],
+        outputs=["a", "means", "turned", "part"],
     )
 
 
@@ -108,8 +109,15 @@ def test_one_dimension_averages_and_transpositions(tmp_path):
     # The real network of the rounded weights, whose functions NIR and others read.
     _, real = dequantize(integers)(jnp.asarray(SPIKES, jnp.float32))
     assert np.mean(np.asarray(real["turned"]) == out["turned"]) > 0.97
+    # The rows of the numbers that the slices leave out are zeros.
+    assert np.mean(np.asarray(real["part"]) == out["part"]) > 0.97
+    matrix = np.zeros((3, 4, 3))
+    matrix[::-1, 1] = TURNED[:3, 1:]
+    weight = fixed_of(integers.layers["part"], "weight")
+    rounded = np.rint(matrix.reshape(12, 3) * np.asarray(weight.scale))
+    np.testing.assert_array_equal(weight.integers, np.clip(rounded, weight.low, weight.high))
     assert np.abs(np.asarray(real["means"]) - out["means"]).mean() < 0.02
-    assert [row.error < 0.02 for row in report.layers] == [True] * 3
+    assert [row.error < 0.02 for row in report.layers] == [True] * 4
     if shutil.which("cc"):
         flat = {n: x.reshape(*x.shape[:2], -1) for n, x in out.items()}
         flat["means"] = np.rint(flat["means"] * integers.layers["means"].cell.unit).astype(int)
@@ -165,7 +173,14 @@ REFUSED = {
             }
         )
     ),
-    "TypeError: a transposition that no product follows": quantized(
+    "TypeError: join 'j' on FixedLIF: a function has no integers: a transposition or a slice "
+    "before a sum": quantized(
+        {
+            "j": Join(lambda x, y: jnp.concatenate([x[:, 1:], y], 1), of=["input", "input"]),
+            "a": Layer(FLAT, LIF_CELL),
+        }
+    ),
+    "TypeError: a transposition or a slice that no product follows": quantized(
         [Layer(lambda x: convolved(x.mT.reshape(x.shape)), LIF_CELL)]
     ),
     "TypeError: a factor that differs between the numbers": quantized(

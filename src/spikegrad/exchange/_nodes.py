@@ -355,6 +355,11 @@ class Signal(NamedTuple):
         ordered[self.places.ravel()] = values.ravel()
         return ordered.reshape(self.shape)
 
+    @property
+    def is_slice(self) -> bool:
+        """True if the array in the function has a part of the numbers of NIR's array."""
+        return self.places.size < math.prod(self.shape)
+
     def is_like(self, other: Signal) -> bool:
         return self.shape == other.shape and np.array_equal(self.places, other.places)
 
@@ -410,10 +415,11 @@ def after_factor(factor: weights.Factor, signal: Signal) -> Signal:
 
 
 def after_product(product: weights.Product, signal: Signal) -> Signal:
-    weight = _floats(np.asarray(product.weight).T)  # (outputs, inputs), as in NIR
-    # Columns in the order of the function move to the order of NIR. The copy is needed, because
-    # both sides overlap.
-    weight[:, signal.places.ravel()] = weight.copy()
+    columns = _floats(np.asarray(product.weight).T)  # (outputs, inputs), as in NIR
+    # Columns in the order of the function move to the order of NIR. Numbers that a slice leaves out
+    # keep columns of zeros.
+    weight = np.zeros((len(columns), math.prod(signal.shape)), columns.dtype)
+    weight[:, signal.places.ravel()] = columns
     functions = signal.functions
     if len(signal.shape) > 1:  # a matrix of NIR reads a vector
         functions = *functions, Flatten()
@@ -497,7 +503,13 @@ def after_function(function: Callable[..., Array], *signals: Signal) -> Signal:
         raise ValueError("a sum of arrays with their axes in several orders")
     signal = first._replace(functions=())
     for operation in value.operations:
+        if signal.is_slice and not isinstance(
+            operation, (weights.Rearrangement, weights.Product)
+        ):
+            break
         signal = AFTER[type(operation)](operation, signal)
+    if signal.is_slice:
+        raise ValueError("a slice that no product follows")
     return signal._replace(dtype=value.dtype)
 
 

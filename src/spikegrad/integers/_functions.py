@@ -202,7 +202,9 @@ def read(function: Callable, shapes: Sequence[Shape], factor: float) -> Reading:
         for each, example in zip(before, examples, strict=True)
     ]
     operations, bias = _without_bias(operations, parts[0].shape)
-    operations, own_factor = _without_factors(_without_orders(operations))
+    operations, own_factor = _without_factors(
+        _without_orders(operations, parts[0].shape)
+    )
     arguments, factors = zip(*map(_without_factors, before), strict=True)
     if len({*factors}) > 1:
         raise ValueError("a sum of averages and sums")
@@ -231,9 +233,11 @@ def _check_operations(
     factor: float,
 ) -> None:
     """Raise for operations that a sum of integers with one rounded weight cannot be."""
-    before = itertools.chain(*arguments)
+    before = [*itertools.chain(*arguments)]
     if any(isinstance(x, (*WEIGHTED, Bias)) for x in before):
         raise ValueError("a product or a bias before a sum")
+    if any(isinstance(x, Rearrangement) and x.order is not None for x in before):
+        raise ValueError("a transposition or a slice before a sum")
     if factor < 0 and any(isinstance(x, MaxPooling) for x in operations):
         raise ValueError("a maximum of negative numbers")
     if sum(isinstance(x, WEIGHTED) for x in operations) > 1:
@@ -257,14 +261,15 @@ def _one_number(operation: Factor) -> float:
     return float(numbers[0])
 
 
-def _without_orders(operations: Sequence[Operation]) -> list[Operation]:
-    """Move each transposition into the rows or columns of a product beside it.
+def _without_orders(operations: Sequence[Operation], shape: Shape) -> list[Operation]:
+    """Move each transposition or slice into the rows or columns of a product beside it.
 
     A chip has no transposition: its connections are the product. Behind a product, the columns of
     the weight ``(inputs, outputs)`` get the new order. Before one, the rows get the old one back.
+    ``shape`` is that of the argument of the operations.
     """
     done: list[Operation] = []
-    order: np.ndarray | None = None  # of a transposition before a product
+    order: np.ndarray | None = None  # of a transposition or slice before a product
     for operation in operations:
         if isinstance(operation, Rearrangement) and operation.order is not None:
             places = np.array(operation.order)
@@ -277,14 +282,18 @@ def _without_orders(operations: Sequence[Operation]) -> list[Operation]:
             done.append(operation)
         elif isinstance(operation, Product):
             # The number n of the product is the number order[n] of its argument.
-            weight = np.empty_like(operation.weight)
-            weight[order] = operation.weight
+            argument = jax.ShapeDtypeStruct(shape, np.float32)
+            before = jax.eval_shape(functools.partial(_after, done), argument)
+            matrix = np.asarray(operation.weight)
+            # Numbers that a slice leaves out keep rows of zeros.
+            weight = np.zeros((before.size, matrix.shape[1]), matrix.dtype)
+            weight[order] = matrix
             done.append(Product(weight, operation.shape))
             order = None
         elif not isinstance(operation, Rearrangement):  # a reshape keeps the order
             break
     if order is not None:
-        raise ValueError("a transposition that no product follows")
+        raise ValueError("a transposition or a slice that no product follows")
     return done
 
 
