@@ -370,6 +370,7 @@ def test_quantized_network_follows_the_real_one(target, size, cell, readout):
         assert row.error < 0.02
         assert 0 < row.peak <= 1
         assert "tau" in str(report)
+        assert f"{row.tau[0]:.3g} -> {row.tau[1]:.3g}" in str(report)
         assert name in str(report)
     _, out = replay(integers, spikes)
     np.testing.assert_array_equal(out, whole[name].output)

@@ -94,7 +94,7 @@ class QuantizationReport(NamedTuple):
 
 def _text(value: Any) -> str:
     if isinstance(value, tuple):
-        return " > ".join(map(_text, value))
+        return " -> ".join(map(_text, value))
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
