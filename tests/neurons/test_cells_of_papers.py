@@ -6,6 +6,8 @@ source. It shares the spike with the library, and nothing else.
 """
 
 import functools
+from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -186,70 +188,90 @@ def spiking(order):
     return functools.partial(neurons.Izhikevich, order=order, dt=0.25)
 
 
-# cell, parameters, the step of the source, its state at the start, mean and deviation of the input
+class Source(NamedTuple):
+    """A cell, and the step of its source."""
+
+    cell: Callable
+    parameters: dict[str, float]
+    """Arguments of the cell, which the step gets too."""
+    step: Callable
+    """From parameters, the state of the source and the input to the next state and the spikes."""
+    start: Callable
+    """From the parameters to the state of the source before the first step."""
+    currents: tuple[float, float]
+    """Mean and deviation of the inputs. Up to six tenths of the steps must have a spike."""
+
+
+def zeros(count):
+    return lambda _: tuple(jnp.zeros(SIZE) for _ in range(count))
+
+
+def at_rest(p):
+    return jnp.zeros(SIZE) + p["rest"]
+
+
+def of_izhikevich(p):
+    v = jnp.broadcast_to(p["c"], SIZE)
+    return v, p["b"] * v
+
+
+def of_alif(p):
+    # The library computes the spike of the first state, which has a slope.
+    return jnp.zeros(SIZE), jnp.zeros(SIZE), fire(-p["threshold"])
+
+
 CELLS = {
-    "adLIF": (neurons.AdLIF, ADLIF, sparch_adlif, 3, (4, 6)),
-    "SE-adLIF": (neurons.SymplecticAdLIF, BAUD, se_adlif, 2, (10, 20)),
-    "EF-adLIF": (neurons.EulerAdLIF, BAUD, ef_adlif, 3, (10, 20)),
-    "ALIF, baseline": (delayed_alif, ALIF, eprop_alif, 3, (0.2, 0.5)),
-    "synaptic ALIF": (
+    "adLIF": Source(neurons.AdLIF, ADLIF, sparch_adlif, zeros(3), (4, 6)),
+    "SE-adLIF": Source(neurons.SymplecticAdLIF, BAUD, se_adlif, zeros(2), (10, 20)),
+    "EF-adLIF": Source(neurons.EulerAdLIF, BAUD, ef_adlif, zeros(3), (10, 20)),
+    "ALIF, baseline": Source(delayed_alif, ALIF, eprop_alif, of_alif, (0.2, 0.5)),
+    "synaptic ALIF": Source(
         neurons.SynapticAdaptiveLIF,
         ALIF | {"synaptic_decay": 0.7},
         synaptic_alif,
-        3,
+        zeros(3),
         (0.1, 0.4),
     ),
-    "RF": (neurons.RF, TURN | {"b": -2.5}, rf_update, 2, (10, 40)),
-    "BRF": (neurons.BRF, TURN, brf_update, 3, (10, 80)),
-    "HRF": (neurons.HRF, TURN, hrf_update, 3, (40, 80)),
-    "TC-LIF": (neurons.TCLIF, DENDRITE, tclif, 2, (0.3, 0.8)),
-    "QIF": (neurons.QIF, QUADRATIC, qif, 1, (0.6, 1.0)),
-    "EIF": (neurons.EIF, EXP, eif, 1, (-0.3, 1.0)),
-    "AdEx": (neurons.AdEx, ADEX, lif_adex, 3, (0.8, 1.5)),
-    "Izhikevich, published": (neurons.Izhikevich, IZ, izhikevich("published"), 2, (15, 10)),
-    "Izhikevich, semi-implicit": (
+    "RF": Source(neurons.RF, TURN | {"b": -2.5}, rf_update, zeros(2), (10, 40)),
+    "BRF": Source(neurons.BRF, TURN, brf_update, zeros(3), (10, 80)),
+    "HRF": Source(neurons.HRF, TURN, hrf_update, zeros(3), (40, 80)),
+    "TC-LIF": Source(neurons.TCLIF, DENDRITE, tclif, zeros(2), (0.3, 0.8)),
+    "QIF": Source(neurons.QIF, QUADRATIC, qif, at_rest, (0.6, 1.0)),
+    "EIF": Source(neurons.EIF, EXP, eif, at_rest, (-0.3, 1.0)),
+    "AdEx": Source(neurons.AdEx, ADEX, lif_adex, zeros(3), (0.8, 1.5)),
+    "Izhikevich, published": Source(
+        neurons.Izhikevich, IZ, izhikevich("published"), of_izhikevich, (15, 10)
+    ),
+    "Izhikevich, semi-implicit": Source(
         spiking("semi-implicit"),
         IZ,
         izhikevich("semi-implicit"),
-        2,
+        of_izhikevich,
         (15, 10),
     ),
-    "Izhikevich, euler": (spiking("euler"), IZ, izhikevich("euler"), 2, (15, 10)),
-    "CLIF": (neurons.CLIF, {"decay": 0.5, "threshold": 1.0}, clif, 2, (0.6, 0.8)),
+    "Izhikevich, euler": Source(spiking("euler"), IZ, izhikevich("euler"), of_izhikevich, (15, 10)),
+    "CLIF": Source(neurons.CLIF, {"decay": 0.5, "threshold": 1.0}, clif, zeros(2), (0.6, 0.8)),
 }
-
-
-def started(name, p):
-    """The state of the source before the first step."""
-    if name.startswith("Izhikevich"):
-        v = jnp.broadcast_to(p["c"], SIZE)
-        return v, p["b"] * v
-    start = tuple(jnp.zeros(SIZE) for _ in range(CELLS[name][3]))
-    if (
-        name == "ALIF, baseline"
-    ):  # the library computes the spike of the first state, which has a slope
-        return *start[:2], fire(-p["threshold"])
-    if CELLS[name][3] == 1:
-        return start[0] + p["rest"]
-    return start
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CELLS)
 def test_cells_fire_and_learn_as_the_code_of_their_papers(x64, name):
-    make, numbers, step, _, (mean, deviation) = CELLS[name]
-    currents = RNG.normal(mean, deviation, (4 * STEPS, SIZE))
+    source = CELLS[name]
+    currents = RNG.normal(*source.currents, (4 * STEPS, SIZE))
     weights = RNG.normal(size=currents.shape)
-    parameters = {key: value * RNG.uniform(0.98, 1.0, SIZE) for key, value in numbers.items()}
+    parameters = {
+        key: value * RNG.uniform(0.98, 1.0, SIZE) for key, value in source.parameters.items()
+    }
     if name == "adLIF":
         parameters["threshold"] = np.ones(SIZE)  # the source subtracts 1
 
     def ours(p, x):
-        spikes = unroll(make(**p, surrogate=fire), x)[1]
+        spikes = unroll(source.cell(**p, surrogate=fire), x)[1]
         return (weights * spikes).sum(), spikes
 
     def theirs(p, x):
-        spikes = jax.lax.scan(lambda state, x: step(p, state, x), started(name, p), x)[1]
+        spikes = jax.lax.scan(lambda state, x: source.step(p, state, x), source.start(p), x)[1]
         return (weights * spikes).sum(), spikes
 
     run = jax.jit(
