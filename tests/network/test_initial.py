@@ -368,7 +368,7 @@ def test_receptors_give_equal_parts_of_the_variance():
     assert sum(parts).std() == pytest.approx(2.0 * np.sqrt(0.9), rel=0.05)
 
 
-MEASURED = [
+UNDECLARED = [
     name
     for name in neurons.__all__
     if getattr(cls := getattr(neurons, name), "linear_response", None) is Cell.linear_response
@@ -378,7 +378,7 @@ MEASURED = [
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", MEASURED)
+@pytest.mark.parametrize("name", UNDECLARED)
 def test_cells_with_a_measured_response_fire_at_first(name):
     spikes = rng().random((60, 8, 40)) < 0.05
     network = Network.init(KEY, spikes, (30, 3), getattr(neurons, name)(), recurrent=True)
