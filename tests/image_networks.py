@@ -163,11 +163,13 @@ class Images:
         zeros = ((1, 1), (0, 1)) if self.pads else ((0, 0), (0, 0))
         windows = {"kernel": np.ones(self.window), "stride": self.stride}
         sizes = np.add(self.size, np.sum(zeros, 1))
+        smallest = sizes
         for geometry in (self.first, windows, self.third):
             padding = np.sum(geometry.get("padding", ((0, 0), (0, 0))), 1)
             kernel = np.subtract(geometry["kernel"].shape[-2:], 1) * geometry.get("dilation", 1) + 1
             sizes = (sizes + padding - kernel) // geometry["stride"] + 1
-        return bool((sizes < 1).any())
+            smallest = np.minimum(smallest, sizes)
+        return bool((smallest < 1).any())
 
     def network(self) -> Network:
         """Two convolutions with feedback, their sum or concatenation, its sums, averages or maxima
