@@ -269,10 +269,10 @@ def test_memory_of_a_state_of_two_arrays(mode):
     assert 1.8 * one < units(1000, mode, AdaptiveLIF) < 2.05 * one
 
 
-@pytest.mark.parametrize("mode", few(["exact", "half", "8-bit", "recompute"], "half"))
+@pytest.mark.parametrize("mode", few(["exact", "half", "8-bit"], "half"))
 def test_residual_report_agrees_with_compiled_memory(mode):
     """It has no temporaries, so it is less, but by little over many steps: never an array that no
-    pass reads.
+    pass reads. The segment of "recompute" is temporary, and as large as what is kept.
     """
     for cell in ((), (SynapticLIF,), (AdaptiveLIF,)):
         assert 0.75 * units(1000, mode, *cell) < units(1000, mode, *cell, reported=True)
