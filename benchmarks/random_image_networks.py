@@ -28,6 +28,7 @@ import numpy as np
 from _measure import arguments, report
 
 from spikegrad.integers import Fixed, load, replay, save
+from spikegrad.network.engine._modes import MODES
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 import integer_networks as reference
@@ -88,7 +89,7 @@ def main() -> None:
     parser.add_argument("--first", type=int, default=0, help="number of the first graph")
     parser.add_argument("--count", type=int, default=100, help="number of graphs")
     parser.add_argument("--draws", type=int, default=DRAWS, help="networks of a graph")
-    parser.add_argument("--modes", nargs="*", default=[*reference.MODES])
+    parser.add_argument("--modes", nargs="*", default=[*MODES])
     options = parser.parse_args()
     equal: Counter[str] = Counter()
     for seed in range(options.first, options.first + options.count):

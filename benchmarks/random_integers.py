@@ -25,6 +25,7 @@ import numpy as np
 from _measure import arguments, report
 
 from spikegrad.integers import replay
+from spikegrad.network.engine._modes import MODES
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 import integer_networks as reference
@@ -57,7 +58,7 @@ def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("--first", type=int, default=0, help="number of the first network")
     parser.add_argument("--count", type=int, default=100, help="networks of each target")
-    parser.add_argument("--modes", nargs="*", default=[*reference.MODES])
+    parser.add_argument("--modes", nargs="*", default=[*MODES])
     options = parser.parse_args()
     equal: Counter[tuple[str, str]] = Counter()
     for seed in range(options.first, options.first + options.count):
