@@ -89,6 +89,7 @@ def broadcast_checked(
 
 def broadcasts(shape: tuple[int, ...], target: tuple[int, ...]) -> bool:
     """Return True if an array of this shape broadcasts to another shape."""
+    # More axes than the target leave ``padded`` longer than it.
     padded = (1,) * (len(target) - len(shape)) + shape
     return len(padded) == len(target) and all(
         n in (1, m) for n, m in zip(padded, target, strict=True)
@@ -112,6 +113,7 @@ def order_of_axes(
     Otherwise it is empty. The axes of the other array begin with the steps, or for ``at=1`` with
     the examples.
     """
+    # For at=0: (examples, steps), cut to the axes of the other array. For at=1: (steps,).
     swapped = shape[1 - at :: -1][: len(other_shape)]
     if other_shape[: 2 - at] != swapped or swapped == shape[at:2][: len(other_shape)]:
         return ""

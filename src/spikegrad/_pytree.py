@@ -41,15 +41,12 @@ def split(tree: T, is_selected: Callable[[Any, Any], bool]) -> tuple[T, T]:
     leaves, structure = jax.tree_util.tree_flatten_with_path(tree)
     # called once per leaf, because it may be a user's function
     chosen = [bool(is_selected(path, leaf)) for path, leaf in leaves]
-    parts = (
-        [
-            leaf if selected is side else None
-            for (_, leaf), selected in zip(leaves, chosen, strict=True)
-        ]
-        for side in (True, False)
-    )
-    first, second = map(structure.unflatten, parts)
-    return first, second
+    # Both trees have the structure of the whole one. None stands for a leaf of the other tree, so
+    # ``merge`` needs no bookkeeping, and JAX sees no leaf there.
+    pairs = [*zip(leaves, chosen, strict=True)]
+    first = [leaf if selected else None for (_, leaf), selected in pairs]
+    second = [None if selected else leaf for (_, leaf), selected in pairs]
+    return structure.unflatten(first), structure.unflatten(second)
 
 
 def merge(first: T, second: T) -> T:
@@ -94,11 +91,9 @@ class Entries(Mapping):
         self._entries = dict(entries)
 
     def __getitem__(self, key: str | int) -> Any:
-        return (
-            self._entries[key]
-            if isinstance(key, str)
-            else [*self._entries.values()][key]
-        )
+        if isinstance(key, str):
+            return self._entries[key]
+        return [*self._entries.values()][key]
 
     def __or__(self, changed: Mapping[str, Any]) -> Entries:
         return Entries({**self._entries, **changed})
@@ -115,9 +110,8 @@ class Entries(Mapping):
 
 def _flatten_entries(entries: Entries) -> tuple[list, tuple]:
     # Paths look like those of a dict. The names are part of the structure, so their order is kept.
-    return [
-        (jax.tree_util.DictKey(name), value) for name, value in entries.items()
-    ], tuple(entries)
+    keyed = [(jax.tree_util.DictKey(name), value) for name, value in entries.items()]
+    return keyed, tuple(entries)
 
 
 jax.tree_util.register_pytree_with_keys(
@@ -149,10 +143,12 @@ class StaticFunction:
 
 def as_static(value: Any) -> Any:
     """Return a function that is no pytree as a static one, and everything else unchanged."""
-    opaque = callable(value) and not hasattr(value, "__jax_array__")
-    return (
-        StaticFunction(value) if opaque and jax.tree_util.all_leaves([value]) else value
-    )
+    # A variable of a framework may be callable, and is an array here. A callable pytree, such as a
+    # Partial, keeps its arrays as leaves.
+    is_function = callable(value) and not hasattr(value, "__jax_array__")
+    if is_function and jax.tree_util.all_leaves([value]):
+        return StaticFunction(value)
+    return value
 
 
 def jsonable(value: Any) -> Any:

@@ -111,6 +111,7 @@ class Domain:
             value = as_real(owner, name, value)
         # A jax.Array may be traced, or still be computed.
         if isinstance(value, (int, float, np.ndarray)):
+            # NaN fails every comparison, so it is refused by any bound.
             for bound, holds, sign in (
                 (self.above, np.greater, ">"),
                 (self.at_least, np.greater_equal, ">="),
@@ -129,6 +130,7 @@ def as_real(owner: str, name: str, value: Any) -> Any:
     """
     if not isinstance(value, jax.Array) and hasattr(value, "__jax_array__"):
         value = value.__jax_array__()
+    # True is a number in Python, and a mistake as a parameter.
     if isinstance(value, (bool, np.bool_)):
         pass
     elif isinstance(value, numbers.Real) or (
@@ -256,6 +258,7 @@ class _Signature:
         if record is not None:
             # A record may be callable, and has the signature of its __call__.
             raise AttributeError("__signature__")
+        # dataclass() writes __init__ with the parameters in their order, without the leading self.
         signature = inspect.signature(cls.__init__)
         _, *parameters = signature.parameters.values()
         return signature.replace(
@@ -434,6 +437,7 @@ def is_pure(value: object) -> bool:
         return issubclass(value, Struct) and value._stated_pure
     if not isinstance(value, Struct):
         return False
+    # Arrays are values. Other objects, such as functions, may change between two calls.
     return value._stated_pure and all(
         part is None or isinstance(part, jax.Array) or is_pure(part)
         for part in (getattr(value, name) for name in value._objects)
@@ -445,6 +449,7 @@ def _register(cls: type[Struct]) -> None:
     names = cls._dynamic
     static = [name for name in cls._domains if name not in names]
 
+    # JAX calls these for every record in every call of a compiled function, so they avoid loops.
     def flatten(record):
         values, constants = vars(record), _constants_of(record)
         others = [values[name] for name in static]

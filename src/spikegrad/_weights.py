@@ -207,6 +207,7 @@ class SumPooling(_Pooling, pure=True):
         ones = (1,) * len(value.shape)
         # The sum of whole axes is that of one window. Its axes stay, with length 1.
         if name == "reduce_sum":
+            # Lengths and numbers of the axes.
             sizes = zip(value.shape, range(len(ones)), strict=True)
             window = tuple(n if axis in params["axes"] else 1 for n, axis in sizes)
             return cls(window, ones, ((0, 0),) * len(ones))

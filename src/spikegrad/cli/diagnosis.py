@@ -105,6 +105,7 @@ class StandardizeFile(Standardize):
 
 def _at_the_command(move: Move, lr: float) -> Move:
     """Return a change with the text for a user of the command."""
+    # train has an optimizer of its own, and an option for its learning rate only.
     if isinstance(move, ReplaceOptimizer):
         return PassRate(move.place, move.value / lr, move.value)
     if isinstance(move, ScaleRate):
@@ -132,6 +133,7 @@ class Watch:
         tables.note("diagnosing")
         # The cause of a silent network is easier to see before its weights have drifted.
         train = self.split.train
+        # On the training set, as a test set must not lead to decisions.
         start = examine(self.network, self.start, train, self.lr)
         if start.issues:
             return [f"at the start, {issue}" for issue in start.issues]
@@ -142,6 +144,7 @@ class Watch:
         if self.done or tables.NOTES.quiet or not now.epoch_ended:
             return
         task = self.network.task
+        # Once, because a network that starts to learn late would print it after each epoch.
         if task.failure(now.epoch_metrics[task.metric], self.split):
             self.done = True
             for line in self.issues(now.state.trainable):

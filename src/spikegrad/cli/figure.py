@@ -51,10 +51,11 @@ def _draw_curves(panels: Sequence[Axes], results: Record, task: Task) -> None:
     loss, metric, rate = panels
     # The baseline is grey, as it is there for comparison.
     for (name, result), color in zip(results.items(), ("C0", "0.55"), strict=False):
-        curves, epochs = result["curves"], np.arange(1, result["epochs"] + 1)
-        test, training = (
-            np.multiply(100, curves[key]) for key in ("test", task.metric)
-        )
+        curves = result["curves"]
+        epochs = np.arange(1, result["epochs"] + 1)
+        # Shares, drawn in percent.
+        test = np.multiply(100, curves["test"])
+        training = np.multiply(100, curves[task.metric])
         loss.plot(epochs, curves["loss"], ".-", color=color, label=name)
         metric.plot(epochs, test, ".-", color=color, label=f"{name}, test")
         metric.plot(epochs, training, ".:", color=color, label=f"{name}, training")
@@ -79,12 +80,10 @@ def sweep_figure(rows: list[Summary], varying: list[str], title: str) -> Figure:
     # In the order in which users vary them.
     axes = [axis for axis in ("half_width", "lr", "peak") if axis in varying]
     x, *others = axes or ["lr"]
-    names = [
-        tables.setting_label(row.setting, ["surrogate", *others]).removeprefix(
-            "surrogate "
-        )
-        for row in rows
-    ]
+    named = ["surrogate", *others]
+    labels = [tables.setting_label(row.setting, named) for row in rows]
+    # Every line has a surrogate, so the word would only repeat.
+    names = [label.removeprefix("surrogate ") for label in labels]
     best = tables.best(rows)
     # In the order of the options, so that a number grows to the right.
     lines = list(dict.fromkeys(names))

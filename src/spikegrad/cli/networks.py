@@ -180,6 +180,7 @@ class SpikingNetwork:
         Without recordings they are normal, with a variance of 2 / inputs for rectified units.
         Neurons that sum constant inputs over time steps need smaller weights.
         """
+        # He et al. 2015 for rectified units. Spiking neurons sum a constant current over steps.
         variance = 2.0 if isinstance(self.cell, Rectified) else 0.5
         variance = 1.0 if self.encoding == NO_ENCODING else variance
         normal = partial(
@@ -213,6 +214,7 @@ class SpikingNetwork:
     @property
     def shapes(self) -> Params:
         """Shapes and dtypes of the parameters."""
+        # Without drawing them, for the size of a network that may not fit into memory.
         return jax.eval_shape(self.init, jax.random.key(0))
 
     @property
@@ -226,6 +228,7 @@ class SpikingNetwork:
         For recordings it has equal leaks, for images a single time step.
         """
         if self.encoding == NO_ENCODING:
+            # The comparison keeps the memory over time, and lacks only the spikes.
             return dataclasses.replace(self, cell=Rectified(self.cell.decay))
         # Without a leak, one time step of a rectified unit is a ReLU.
         return dataclasses.replace(

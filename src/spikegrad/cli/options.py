@@ -124,6 +124,7 @@ class Command(click.Command):
         section = "Options"
         for parameter in self.get_params(ctx):
             section = SECTIONS.get(parameter.opts[0], section)
+            # Hidden options have no line.
             if line := parameter.get_help_record(ctx):
                 sections.setdefault(section, []).append(line)
         for section, lines in sections.items():
@@ -251,6 +252,7 @@ class Options:
     def network(self, data: Split | SimpleNamespace) -> SpikingNetwork:
         """Return the network for data with this ``shape``, ``outputs``, ``low`` and ``high``."""
         kind, names = CELLS[self.cell]
+        # For steps of length 1, because users give time constants in steps.
         decays = [decay_from_tau(tau) for tau in self.taus]
         cell = kind(
             surrogate=get(self.surrogate),
@@ -305,6 +307,7 @@ def options_of(
     form = sources.form_of(data)
     # An option without an effect would be recorded as if it had one.
     refuse(context, UNUSED.keys() - form.options, f"--data {data} does not support it")
+    # A value that the data does not use is recorded as its neutral value.
     defaults = UNUSED | form.options
     # click has None for options that are not passed and have no default of their own. Without a
     # default of the data either, they are lists, such as time constants.

@@ -121,6 +121,7 @@ def begin(
         split = options.load()
         # Before they are recorded, because a resumed run takes its options from the record.
         options = options.adapted(split)
+        # The record is complete before the folder exists, so an error leaves no folder.
         record = _new_record(options, split) | more
         run = RunFolder(claim(output), options, record)
         # A kill in the first epoch leaves a run that can be resumed.
@@ -142,6 +143,7 @@ def begin(
 
 
 def _new_record(options: Options, split: Split) -> Record:
+    # Another version may change the last bits of a result.
     packages = ("jax", "jaxlib", "numpy", "optax")
     return {
         "format": FORMAT,

@@ -52,6 +52,7 @@ def summaries(results: Sequence[Record], settings: Iterable[Record]) -> list[Sum
     # The sums of ``statistics`` are exact, so they do not depend on the order.
     def moments(group: list[Record], name: str) -> tuple[float, float | None]:
         values = [result[name] for result in group]
+        # One seed has no standard deviation.
         return fmean(values), stdev(values) if values[1:] else None
 
     return [
@@ -128,6 +129,7 @@ class Grid(Options):
                 f"sweep: data must have classes, got {self.data}. Use spikegrad train for each "
                 "setting"
             )
+        # The split depends on --seed and not on the seed of a run, so all runs see equal examples.
         return for_validation(super().load(), self.validation_fraction, self.seed)
 
     @property
@@ -289,6 +291,7 @@ def trainings(data: Validated, grid: Grid, **more: Any) -> Iterator[Record]:
 
     return training.sweep(
         loss,
+        # Equal initial parameters for all settings of a seed.
         lambda key, setting: start(key),
         partial(data.train.batches, grid.batch),
         grid.settings,

@@ -181,12 +181,14 @@ def by_class(
     answers: np.ndarray, y: np.ndarray | None, classes: int, title: str
 ) -> Table | str:
     """Return the accuracy of each class and of all, or without labels the number of answers."""
+    # The classes that the network answered, also if it never answers some of them.
     counts = np.bincount(answers, minlength=classes)
     if y is None:
         return f"{title}\nanswers of each class: {', '.join(map(str, counts))}"
     lines = table(title, ("class", "examples", "right, 95 % interval", "answers"))
     for k, count in enumerate(counts):
         n = int((y == k).sum())
+        # A test set may lack a class.
         score = accuracy((answers[y == k] == k).mean(), n) if n else ""
         lines.add_row(f"{k}", f"{n:,}", score, f"{count:,}")
     n = len(y)

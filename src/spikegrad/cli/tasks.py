@@ -89,9 +89,11 @@ class Values:
     def predictions(
         self, potentials: jax.Array, readout: str, mask: jax.Array | None
     ) -> jax.Array:
+        # A value for each time step needs no reduction over time.
         return potentials
 
     def loss(self, predictions: Any, y: Any, mask: Any) -> jax.Array:
+        # The mean over the valid steps of each example first, so long examples do not count more.
         return reduce_time((predictions - y) ** 2, "mean", mask).mean()
 
     def score(self, predictions: Any, y: Any, mask: Any) -> Any:
@@ -121,6 +123,7 @@ class Values:
         return f"{title}\nsMAPE: {scores.metric:.1%}"
 
     def arrays(self, predictions: np.ndarray) -> Record:
+        # (steps, n, outputs) -> (n, steps, outputs), as files of labels have it.
         return {"y_pred": predictions.swapaxes(0, 1)}
 
 

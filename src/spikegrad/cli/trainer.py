@@ -56,7 +56,9 @@ def random_shift(x: jax.Array, pixels: int, key: jax.Array) -> jax.Array:
         starts = (*offsets, *[0] * (image.ndim - 2))
         return jax.lax.dynamic_slice(jnp.pad(image, margins), starts, image.shape)
 
-    return jax.vmap(moved)(x, jax.random.randint(key, (len(x), 2), 0, 2 * pixels + 1))
+    # A start of ``pixels`` in the padded image is no shift.
+    offsets = jax.random.randint(key, (len(x), 2), 0, 2 * pixels + 1)
+    return jax.vmap(moved)(x, offsets)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,7 +94,8 @@ def score(network: SpikingNetwork, params: Params, source: Sequences) -> Scores:
     """Return the scores of a set of examples."""
     # Parts of one size if possible, because another size is another program.
     count, key = len(source), jax.random.key(0)
-    size = math.ceil(count / math.ceil(count / _SCORED))
+    number_of_parts = math.ceil(count / _SCORED)
+    size = math.ceil(count / number_of_parts)
     task, parts, right = network.task, [], []
     for i, (x, y, mask) in enumerate(source.batches(size)):
         part = _run(network, params, x, mask, jax.random.fold_in(key, i))
@@ -105,6 +108,7 @@ def score(network: SpikingNetwork, params: Params, source: Sequences) -> Scores:
     metric = task.score(predictions, np.concatenate(ys, task.axis), mask)
     # Masked steps have no spikes, so a mean over all steps is too small.
     padding = source.steps / source.lengths.mean()
+    # sums: by part and layer, (neurons,) each.
     rates = [np.sum(layer, 0) / count * padding for layer in zip(*sums, strict=True)]
     return Scores(
         predictions,

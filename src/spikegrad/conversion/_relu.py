@@ -137,6 +137,7 @@ def to_spiking(
         name: value.reshape(1, -1, *value.shape[2:])
         for name, value in named_inputs(network.inputs, inputs).items()
     }
+    # (1, examples, ...) of the ReLU network, by node.
     values = _outputs(network, x)
     thresholds = {
         name: _threshold(f"to_spiking: layer {name!r}", values[name], steps, percentile)
@@ -153,6 +154,7 @@ def to_spiking(
             node = _with_spikes(node, thresholds[name], steps, surrogate)
         nodes[name] = node
     spiking = dataclasses.replace(network, layers=nodes)
+    # A constant input: each step of the spiking network gets the image again.
     over_time = {
         name: jnp.broadcast_to(value, (steps, *value.shape[1:]))
         for name, value in x.items()
@@ -228,6 +230,7 @@ def _with_bias(network: Network, name: str, error: jax.Array) -> Network:
     layer = network.layers[name]
     bias = jnp.asarray(layer.bias)
     # The bias of a channel gets the mean over all examples and places.
+    # (1, ..., channels, 1, 1): axes of length 1 are those that the bias repeats over.
     shape = (1,) * (error.ndim - bias.ndim) + bias.shape
     axes = [n for n, size in enumerate(shape) if size == 1]
     mean = error.mean(tuple(axes), keepdims=True).reshape(bias.shape)
@@ -260,6 +263,7 @@ def _threshold(
 
 def _rounded(activations: Any, threshold: Any, steps: int) -> Any:
     """Return the activations that whole numbers of spikes stand for."""
+    # One spike in all steps is this activation, and a spike in each step is the threshold.
     unit = threshold / steps
     return unit * (activations / unit).round().clip(0, steps)
 
@@ -291,6 +295,7 @@ def _in_units(
         matrix = matrix_of(weight)
         if matrix is None:
             return function_of(weight, source)
+        # A spike of the source is 1, and stands for its threshold.
         return jnp.asarray(matrix) * units[source]
 
     if isinstance(node, Join):
@@ -306,6 +311,7 @@ def _with_spikes(
     layer: Layer, threshold: float, steps: int, surrogate: Surrogate
 ) -> Layer:
     """Return a layer with neurons that fire instead of rectified units."""
+    # The half threshold, spread over the steps, goes into the bias.
     bias = 0.0 if layer.bias is None else jnp.asarray(layer.bias)
     # Slope and width in units of the threshold: a spike stands for this many units of the current.
     cell = LIF(1.0, threshold, (1 / threshold) * stretched(surrogate, threshold))

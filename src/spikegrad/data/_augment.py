@@ -274,6 +274,7 @@ def shift_batch(
 
     def shift(key: jax.Array, x: jax.Array) -> jax.Array:
         axes = _space(x)
+        # One shift for each axis of space.
         shifts = jax.random.randint(key, (len(axes),), -most, most + 1)
         for axis, by in zip(axes, shifts, strict=True):
             x = jnp.roll(x, by, axis)
@@ -313,6 +314,7 @@ def drop_batch(
     """
     kinds = _checked("drop_batch", kinds)
     x = jnp.asarray(x)
+    # (batch,): the valid steps of each example, because padding has no events to drop.
     lengths = jnp.full(x.shape[1], len(x)) if mask is None else mask.sum(0)
     lengths = lengths.astype(float)
 

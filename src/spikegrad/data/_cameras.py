@@ -233,6 +233,8 @@ class _Aedat:
                 inside = (time >= 0) & (time < end - start) & is_valid
                 parts.append(np.stack([address, time])[:, inside])
         address, time = np.concatenate(parts, axis=1)
+        # Of the 32 bits: the mark of validity, the polarity, 15 bits of the row, 15 bits of the
+        # column.
         axes = address >> 2 & 0x7FFF, address >> 17 & 0x7FFF, address >> 1 & 1
         units = np.asarray(np.ravel_multi_index(axes, DVS128))
         return Events(time.astype(np.float64), units)

@@ -227,6 +227,7 @@ class Recordings(Labelled):
     ) -> None:
         super().__init__(name, shape, y, class_names)
         self._read = read
+        # A subset keeps the numbers of its recordings in the file.
         self._numbers = np.arange(len(self))
         self.speakers = None
         if speakers is not None:
@@ -292,6 +293,8 @@ def _changed(
     seed: list[int],
     number: int,
 ) -> Events:
+    # The number in the file belongs to the seed, so a recording changes alike in every subset and
+    # order of reading.
     return function(np.random.default_rng([*seed, number]), read(number), shape)
 
 
@@ -312,6 +315,7 @@ class Binned(Sequences):
     def __init__(self, recordings: Recordings, binning: Binning) -> None:
         self.recordings, self.binning = recordings, binning
         count = len(recordings)
+        # The bins then have a length in time, and the recording decides their number.
         if binning.steps is None:
             lengths = [binning.steps_of(recordings[index]) for index in range(count)]
         else:

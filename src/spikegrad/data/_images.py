@@ -83,6 +83,7 @@ def load(source: str | os.PathLike, seed: int = 0) -> Split:
     if low == high:
         raise DataError(f"{name}: x_train must have different values, got only {low:g}")
     train = _images(name, first, low, high)
+    # A class that only the training set has keeps its number.
     test = _images(name, second, low, high, train.class_names)
     return Split(train, test, test_from, low, high)
 
@@ -107,6 +108,7 @@ def images_to_score(
         return _images(name, _split(name, seed)[1], low, high), True
     arrays = read_arrays(name, ("x",), ("y",))
     unlabelled = {"y": np.zeros(len(arrays["x"]), int)}
+    # Labels of the file replace the zeros.
     pair = _pair(name, unlabelled | arrays)
     return _images(name, pair, low, high), "y" in arrays
 
@@ -158,6 +160,7 @@ def scale(x: Array, low: float, high: float) -> Array:
     # Images in float32 are on this scale already.
     if x.dtype == np.float32:
         return x
+    # Of a test set, values may lie outside of 0 to 1.
     return (x.astype(np.float32) - low) / (high - low)
 
 

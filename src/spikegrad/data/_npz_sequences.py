@@ -64,6 +64,7 @@ def read_npz(path: str | os.PathLike, *, label: int | None = None) -> Sequences:
     required = ("x", "y") if label is None else ("x",)
     arrays = read_arrays(path, required, ("y", "lengths"))
     x, name = arrays["x"], str(path)
+    # One label for all, for a file that is only scored.
     y = arrays["y"] if "y" in arrays else np.full(x.shape[:1], label)
     steps = x.shape[1] if x.ndim > 1 else None
     sequences = Sequences(name, x, y, lengths=arrays.get("lengths"), steps=steps)
@@ -146,6 +147,7 @@ def read_npz_events(path: str | os.PathLike, *, label: int | None = None) -> Rec
     shape, speakers = arrays["shape"].tolist(), arrays.get("speakers")
     recordings = Recordings(name, shape, y, read, speakers=speakers)
     is_rising = (np.diff(bounds) >= 0).all()
+    # All offsets are checked here, so no recording can reach into another one.
     ends = [len(bounds) - 1, bounds[0], bounds[-1]]
     if ends != [len(recordings), 0, len(times)] or not is_rising:
         raise DataError(

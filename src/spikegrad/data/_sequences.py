@@ -302,10 +302,12 @@ class Sequences(Labelled):
             Takes and returns ``(steps, channels...)``, and keeps the number of time steps. It gets
             no padding.
         """
+        # Lazy: the function runs when a sequence is read, and a worker process can pickle it.
         read = functools.partial(_mapped, self, function)
         return self._with(Lazy(len(self), read))
 
     def _part(self, chosen: np.ndarray) -> Sequences:
+        # Indices into the source, so a subset of a subset reads no sequence.
         read = functools.partial(_picked, self.x, chosen)
         return self._with(Lazy(len(chosen), read), chosen)
 
@@ -353,6 +355,7 @@ class Sequences(Labelled):
 
     def as_batch(self) -> Example:
         """Return all examples as one batch, for example for ``jax.device_put``."""
+        # (steps, n, channels...), in the order of the sequences.
         return collate([self[i] for i in range(len(self))])
 
 
@@ -367,6 +370,7 @@ def _arrays(name: str, x: Arrays) -> Arrays:
         return x
     arrays = [as_array(name, "x", array) for array in x]
     # padded() has the dtype and the channels of the first for all.
+    # The number of steps may differ: (steps, channels...).
     forms = {(str(array.dtype), array.shape[1:]) for array in arrays}
     if len(forms) > 1:
         raise DataError(

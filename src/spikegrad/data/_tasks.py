@@ -64,6 +64,7 @@ def yin_yang(
     """
     points, labels = yin_yang_points(samples, seed)
     bias = np.zeros((samples, 1))
+    # Five units: x, y, 1 - x, 1 - y, and one that fires at step 0 as a reference of time.
     values = np.concatenate([points, 1 - points, bias], axis=1)
     spikes = np.zeros((samples, steps, 5), bool)
     times = np.rint(last * values).astype(int)
@@ -243,6 +244,7 @@ def cue_accumulation(
     for cue in range(cues):
         start = cue * (_GAP + _CUE) + _GAP
         probability[np.arange(samples), start : start + _CUE, sides[:, cue]] = rate
+    # Groups 0 and 1 are the sides, 2 the recall, 3 the noise.
     probability[:, -_RECALL:, 2] = rate
     probability[:, :, 3] = rate / 4
     draws = rng.random((samples, steps, 4, units), np.float32)

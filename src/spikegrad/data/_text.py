@@ -167,6 +167,7 @@ def load_packaged(name: str, part: str = "train") -> Sequences:
 
 
 def _ts(path: str, steps: int, seed: int) -> tuple[Sequences, Sequences | None]:
+    # The folder of a problem names its files after itself.
     train = Path(path)
     if train.is_dir():
         train /= f"{train.name}_TRAIN.ts"

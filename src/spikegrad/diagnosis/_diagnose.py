@@ -182,6 +182,7 @@ def _doubt(attainable: Attainable) -> str:
 
 def _estimated(study: Study) -> SearchResult:
     """Return the issues of all measures, with moves that no training has tried."""
+    # Without a training the rate can only be judged by the size of the first update.
     rate = other_rate(study.changes.report)
     return SearchResult((*study.hidden, *study.changes.issues, *rate), None)
 
@@ -207,6 +208,7 @@ def _diagnosis(
 def verdict(study: Study, result: SearchResult) -> str:
     """Return what the network learned, and what is left to check outside of it."""
     initial, repaired, longer = study.initial, result.repaired, study.longer
+    # The network with all accepted changes, or as it was.
     last = repaired or initial
 
     def learned(outcome: Outcome) -> str:
@@ -269,6 +271,7 @@ def _obstacles(study: Study) -> Iterator[Issue]:
     """Yield a mask without a step, and NaN and infinite numbers. None of them can be trained."""
     first, mask = study.network.first, study.network.problem.mask
     kind, place, fixes = "not finite", None, ()
+    # Gradients are also infinite if the loss is, so arrays tell more.
     arrays = [name for name in first.not_finite if "gradient" not in name]
     joins = [name for name, size in first.joins.items() if not np.isfinite(size)]
     graph = study.network.problem.network.graph

@@ -92,13 +92,15 @@ def attainable_loss(problem: Problem, report: NetworkReport) -> Attainable:
             gradient = jax.grad(loss)(outputs)
             # The sign, because gradients of saturated outputs are tiny, and steps that shrink, so
             # that the last ones are as precise as the first ones are wide.
-            change = jax.tree.map(
-                lambda g: size * (1 - n / STEPS) * jnp.sign(jnp.nan_to_num(g)), gradient
-            )
-            outputs = jax.tree.map(
-                lambda o, c, box: jnp.clip(o - c, *box).astype(o.dtype),
-                *(outputs, change, arranged(boxes)),
-            )
+            length = size * (1 - n / STEPS)
+
+            def moved_output(
+                output: jax.Array, gradient: jax.Array, box: tuple[float, float]
+            ) -> jax.Array:
+                change = length * jnp.sign(jnp.nan_to_num(gradient))
+                return jnp.clip(output - change, *box).astype(output.dtype)
+
+            outputs = jax.tree.map(moved_output, outputs, gradient, arranged(boxes))
             return outputs, size
 
         def losses_of(size: jax.Array) -> tuple[jax.Array, jax.Array, PyTree]:
@@ -106,11 +108,10 @@ def attainable_loss(problem: Problem, report: NetworkReport) -> Attainable:
             best, _ = jax.lax.fori_loop(0, STEPS, step, (start, size))
 
             def loss_after(part: float) -> jax.Array:
-                return loss(
-                    jax.tree.map(
-                        lambda c, o: c + (part * (o - c)).astype(o.dtype), start, best
-                    )
-                )
+                def between(first: jax.Array, last: jax.Array) -> jax.Array:
+                    return first + (part * (last - first)).astype(last.dtype)
+
+                return loss(jax.tree.map(between, start, best))
 
             return loss_after(NEAR), loss_after(HALF), best
 
@@ -125,7 +126,8 @@ def attainable_loss(problem: Problem, report: NetworkReport) -> Attainable:
     found: _Moved = jax.device_get(run(outputs))
     constant, losses = float(found.constant), found.losses.astype(np.float64)
     attained = float(losses[found.chosen])
-    if LITTLE * abs(constant) < constant - found.half < HALF * (constant - attained):
+    fall_to_half, fall_to_best = constant - found.half, constant - attained
+    if LITTLE * abs(constant) < fall_to_half < HALF * fall_to_best:
         attained = float(found.half)
     # The largest size lowers a bounded loss no further, or much less than all smaller ones did.
     fall, last_fall = constant - losses[-2], losses[-2] - losses[-1]

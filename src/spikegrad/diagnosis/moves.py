@@ -366,6 +366,7 @@ class Standardize(Move):
 
     @property
     def code(self) -> str:
+        # (channels,) each, as an expression to paste.
         shift, scale = (f"np.array({np.round(v, 6).tolist()})" for v in self.value)
         return f"inputs = (inputs - {shift}) / {scale}"
 

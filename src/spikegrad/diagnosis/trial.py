@@ -134,10 +134,14 @@ def constant_loss(loss: Loss, outputs: PyTree) -> tuple[jax.Array, PyTree]:
 
     Means may be far from any sensible output, but zeros may be.
     """
+
+    def mean_of_examples(output: jax.Array) -> jax.Array:
+        # (steps, examples, ...)
+        mean = output.mean(1, keepdims=True)
+        return jnp.broadcast_to(mean, output.shape)
+
     zeros = jax.tree.map(jnp.zeros_like, outputs)
-    means = jax.tree.map(
-        lambda o: jnp.broadcast_to(o.mean(1, keepdims=True), o.shape), outputs
-    )
+    means = jax.tree.map(mean_of_examples, outputs)
     is_better = loss(means) < loss(zeros)
     constant = jax.tree.map(functools.partial(jnp.where, is_better), means, zeros)
     return loss(constant), constant
@@ -234,7 +238,9 @@ class Trials:
     def __init__(self, problem: Problem, slots: Moves, budget: Budget) -> None:
         self.problem, self.slots, self.budget = problem, slots, budget
         self.durations = Durations()
+        # By the moves that are no arguments of a program.
         self.programs: dict[frozenset, Callable[..., PyTree]] = {}
+        # By all moves and the number of updates.
         self.outcomes: dict[tuple[frozenset, int], Outcome] = {}
         examples = problem.valid.shape[1]
         # Held-out examples show if a change generalizes. A network may learn the labels of few
@@ -263,14 +269,15 @@ class Trials:
 
     def _own_program(self, moves: Moves) -> list[Move]:
         """Return the moves that are no arguments of a program."""
-        # The learning rate of a replaced optimizer is an argument too.
-        return [
-            dataclasses.replace(move, value=1.0)
-            if isinstance(move, ScaleRate)
-            else move
-            for slot, move in moves.items()
-            if slot not in self.slots and slot != RATE
-        ]
+        others = []
+        for slot, move in moves.items():
+            if slot in self.slots or slot == RATE:
+                continue
+            if isinstance(move, ScaleRate):
+                # The learning rate of a replaced optimizer is an argument too.
+                move = dataclasses.replace(move, value=1.0)
+            others.append(move)
+        return others
 
     def _train(self, moves: Moves, updates: int) -> Outcome:
         others = self._own_program(moves)
@@ -341,14 +348,15 @@ def _train(
         updates, state = updates_of(
             optimizer, gradient, state, trainable, value, loss_of
         )
-        return jax.tree.map(
+
+        def moved(w: jax.Array, change: jax.Array) -> jax.Array:
             # The rate multiplies the update and not the optimizer, so it can be an argument of the
             # program. In float32, because half precision would round small updates before they are
             # scaled.
-            lambda w, change: w + (rate * change.astype(jnp.float32)).astype(w.dtype),
-            trainable,
-            updates,
-        ), state
+            scaled = rate * change.astype(jnp.float32)
+            return w + scaled.astype(w.dtype)
+
+        return jax.tree.map(moved, trainable, updates), state
 
     start = trainable, optimizer.init(trainable)
     trainable, _ = jax.lax.fori_loop(0, updates, update, start)
@@ -368,11 +376,13 @@ def _train(
 
     def parts(certainty: jax.Array) -> jax.Array:
         """Return the parts removed by less sure outputs of used and of held-out examples."""
-        less_sure = jax.tree.map(
-            lambda c, o: c + (certainty * (o - c)).astype(o.dtype), constant, out
-        )
-        return jax.lax.map(
-            functools.partial(removed, less_sure), jnp.stack([~held, held])
-        )
 
+        def between(first: jax.Array, last: jax.Array) -> jax.Array:
+            return first + (certainty * (last - first)).astype(last.dtype)
+
+        less_sure = jax.tree.map(between, constant, out)
+        both = jnp.stack([~held, held])  # (2, examples)
+        return jax.lax.map(functools.partial(removed, less_sure), both)
+
+    # (certainties, 2) -> (2,)
     return jax.lax.map(parts, jnp.asarray(CAUTION)).max(0)

@@ -282,6 +282,7 @@ def output_shape(function: Operation, shape: Shape) -> Shape:
 
     JAX checks strides, groups and paddings here.
     """
+    # One example, without numbers.
     example = jax.ShapeDtypeStruct((1, *shape), jnp.result_type(float))
     return jax.eval_shape(operator.call, function, example).shape[1:]
 
@@ -319,6 +320,7 @@ def delay_of(node: Node, dt: float) -> int:
     delays = np.unique(numbers(node, "delay"))
     if len(delays) != 1:
         raise ValueError(f"delay must be one number for all, got {delays}")
+    # NIR has seconds.
     steps = delays[0] / dt
     # Seconds are rounded in float32, or by a product with dt.
     if abs(steps - round(steps)) > 1e-6 * max(1.0, steps):

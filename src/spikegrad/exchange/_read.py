@@ -357,6 +357,7 @@ class _Reader:
 def _weight(functions: list[Operation]) -> tuple[Operation, list[Array]]:
     """Return functions as a matrix or as one function, and the bias of the last, if any."""
     dtype, biases = jnp.result_type(float), []
+    # Rounded once, from the float64 of the file and its factors.
     functions = jax.tree.map(lambda values: jnp.asarray(values, dtype), functions)
     # The bias of the last function becomes the bias of the layer, which is trained as such.
     if functions and getattr(functions[-1], "bias", None) is not None:

@@ -208,6 +208,7 @@ class _Writer(_Nodes):
         self.sources = {
             n: [edge.source for edge in edges] for n, edges in graph.edges.items()
         }
+        # One edge for each weight, whose function is traced apart from the others.
         self.edges: dict[str, list[_Edge]] = {}
         order = [*graph.inputs, *graph.nodes]
         for name, node in graph.nodes.items():
@@ -253,6 +254,7 @@ class _Writer(_Nodes):
                     f"no weight of {name!r} is a matrix: give input_shape, of one step of one "
                     "example, or a dict with the shape of each input"
                 )
+        # In the order of the inputs of the network, which is that of the nodes in the file.
         return {k: checked_shape("input_shape", shapes[k]) for k in self.net.inputs}
 
     def trace(self, shapes: dict[str, Shape], channels_last: bool) -> None:
@@ -260,6 +262,7 @@ class _Writer(_Nodes):
         self.signals: dict[str, Signal] = {}
         self.currents: dict[str, list[Signal]] = {}
         self.joined: dict[str, Signal] = {}
+        # Numbers of an input in NIR's order: channels, rows, columns.
         for name, shape in shapes.items():
             shape = (shape[-1], *shape[:-1]) if channels_last else shape
             places = np.arange(np.prod(shape)).reshape(shape)
@@ -277,6 +280,8 @@ class _Writer(_Nodes):
                 return after_function(edge.layer.drive, self.signals[edge.source])
 
         # In a loop a layer has an output before all of its sources do.
+        # ``reached`` yields a node with the first source that has an output, so a loop is entered
+        # by its input.
         for name, source in reached(self.sources, self.net.inputs):
             self.signals[name] = self.signals[source]
             if name in self.edges:  # each current has the shape of the output
@@ -314,6 +319,7 @@ class _Writer(_Nodes):
         for name in self.net.inputs:
             node = nir.Input({"input": np.array(self.signals[name].shape)})
             self.ends[name].append(self.add(node, name))
+        # Without the edges that lead back, the nodes have an order: each follows its sources.
         undelayed = self.sources | {
             name: [edge.source for edge in edges if not edge.is_late]
             for name, edges in self.edges.items()
@@ -342,6 +348,8 @@ class _Writer(_Nodes):
             shape = output_shape(function, shape)
         for node in nodes[:1]:
             node.metadata[MARK] = {"source": name}
+        # NIR adds all edges into a node, so a join without a function needs no node: the ends of
+        # its sources are its own.
         ends = [end for source in self.sources[name] for end in self.ends[source]]
         self.ends[name] += self.connect(ends, self.extend(nodes, "join", f"{name}."))
 
@@ -353,6 +361,7 @@ class _Writer(_Nodes):
         factor = np.ones(signal.shape)
         if self.unit_resistance and neurons:
             factor, neurons[0].r = neurons[0].r, factor
+        # The weights of other sources, each with its nodes in the order of the signal.
         chains: list[tuple[_Edge, list[Node]]] = []
         recurrent: list[list[Node]] = []
         for edge, current in zip(self.edges[name], self.currents[name], strict=True):
@@ -363,6 +372,7 @@ class _Writer(_Nodes):
             for function in scaled(current.functions, factor):
                 nodes.append(function.write(shape))
                 shape = output_shape(function, shape)
+            # Weights of a layer on itself are inside of the subgraph of recurrent neurons.
             if edge.source == name:
                 recurrent.append(nodes)
                 continue

@@ -380,6 +380,7 @@ class Program:
             for layer in self.layers
             for edge in layer.edges
         }
+        # Nodes have their own sizes, also the inner ones of a weight.
         self.sizes |= {node.name: node.bias.size for node in self.nodes}
         self.sources = [*self.inputs, *(node.name for node in self.nodes)]
         # A source remembers as many outputs as its longest delay.

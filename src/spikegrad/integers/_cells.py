@@ -632,10 +632,10 @@ class Xylo(IntegerCell, pure=True):
         # A decay factor x is 1 - 2**-dash. With a shift of 0 nothing of a spike would reach the
         # potential, and 15 is the largest shift.
         largest = 2.0**-self.most_leak
-        rest, synaptic_rest = (
+        lost, synaptic_lost = (
             np.clip(1 - x, largest, 0.5) for x in (decay, synaptic_decay)
         )
-        return -np.log2(rest), -np.log2(synaptic_rest)
+        return -np.log2(lost), -np.log2(synaptic_lost)
 
 
 CHIPS = FixedLIF, Loihi, Xylo

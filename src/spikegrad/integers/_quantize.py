@@ -354,6 +354,7 @@ def _with_operations(
     A sum of a window is an integer, and its average is not. So the factor of a join moves to the
     weights of the layers that read it.
     """
+    # Inputs and spikes are integers, so they stand for themselves.
     factors = dict.fromkeys(shapes, 1.0)  # by source
     nodes: dict[str, Any] = dict(network.layers)
     chip = type(target).__name__
@@ -387,11 +388,11 @@ def _reading_of_join(
             "(fold_normalization)"
         )
     # One factor of all sources is that of their sum too.
-    several = {factors[source] for source in join.of}
-    if len(several) > 1:
+    source_factors = {factors[source] for source in join.of}
+    if len(source_factors) > 1:
         raise TypeError(f"{owner}: it adds averages and sums")
     of_sources = [shapes[source] for source in join.of]
-    reading = _reading(owner, join.function, of_sources, several.pop())
+    reading = _reading(owner, join.function, of_sources, source_factors.pop())
     has_weights = any(isinstance(x, WEIGHTED) for x in reading.function.operations)
     if has_weights or reading.bias is not None:
         raise TypeError(
@@ -755,6 +756,7 @@ def dequantize(network: Network) -> Network:
 def _dequantized(layer: Layer) -> Layer:
     integer: Any = layer.cell
     response = integer.linear_response()
+    # A readout has no spikes, so its threshold is None and its unit is in the weights.
     cell = LeakyReadout(response.decay)
     if response.threshold is not None:
         cell = _real_neuron(integer, response, _unit_of(layer))
@@ -826,6 +828,7 @@ def _row(
     steps without a mask.
     """
     cell = after.cell
+    # A window or a function also has one array, so each weight is one ``Fixed``.
     weights = jax.tree.leaves(after.weights, is_leaf=_is_fixed)
     integers = np.concatenate([w.integers.ravel() for w in weights])
     values = np.concatenate([np.ravel(w.value) for w in weights])

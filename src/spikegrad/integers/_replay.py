@@ -207,6 +207,7 @@ def _operations(place: str, weight: Any) -> tuple[tuple[Operation, ...], Shape]:
     if isinstance(weight, IntegerFunction):
         convert = functools.partial(_integers, place)
         return with_weights(weight.operations, convert), weight.arguments[0].shape
+    # An array is a matrix (inputs, neurons), as a call of the network takes it.
     matrix = _integers(place, weight)
     if matrix.ndim != 2:
         raise ValueError(f"{place} must have matrices, got shape {matrix.shape}")
@@ -297,9 +298,11 @@ def replay(network: Network, inputs: Any) -> tuple[dict[str, Any], Any]:
     """
     layers = integer_layers("replay", network)
     by_name = {network.inputs: inputs} if isinstance(network.inputs, str) else inputs
-    whole = {name: whole_inputs("replay", x) for name, x in by_name.items()}
+    integer_inputs = {name: whole_inputs("replay", x) for name, x in by_name.items()}
     # Outputs of all steps by source, (batch, neurons) each.
-    history: dict[str, list[np.ndarray]] = {name: [*x] for name, x in whole.items()}
+    history: dict[str, list[np.ndarray]] = {
+        name: [*x] for name, x in integer_inputs.items()
+    }
     first = history[network.graph.inputs[0]]
     batch = len(first[0])
     states: dict[str, Any] = {}
@@ -310,7 +313,9 @@ def replay(network: Network, inputs: Any) -> tuple[dict[str, Any], Any]:
             count = len(layer.cell.state_names)
             states[layer.name] = (zeros,) * count if count > 1 else zeros
     # A bound from the largest inputs avoids the check of each step for most layers.
-    is_exact = {name: x <= LARGEST for name, x in largest_sums(layers, whole).items()}
+    is_exact = {
+        name: x <= LARGEST for name, x in largest_sums(layers, integer_inputs).items()
+    }
     for step in range(len(first)):
         for layer in layers:
             name = layer.name

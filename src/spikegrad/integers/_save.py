@@ -363,6 +363,7 @@ def _layer(fields: dict[str, _Entry]) -> Layer:
         source = parts["source"]
         # One weight without a source reads the layer before.
         is_default = source.value is None and len(fields["weights"].value) == 1
+        # None is the key of a weight without a name.
         key = None if is_default else source.text()
         if key in weights:
             source.refuse("a source of its own")

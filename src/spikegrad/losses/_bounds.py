@@ -246,6 +246,7 @@ def _counts(
         # (steps, examples, neurons...) -> (examples, neurons...)
         z = z.sum(0)
         # Neurons may have several axes, such as channels, height and width.
+        # The population then has one count for each example: (examples,).
         z = z.mean(tuple(range(1, z.ndim))) if population else z
         b = broadcast_checked(
             real_array(bound, owner, "bound"),
@@ -270,6 +271,7 @@ def _penalty(
 
 def _above(x: jax.Array, power: int, owner: str) -> jax.Array:
     Domain(choices=(1, 2)).check(owner, "power", power)
+    # For power 1 the derivative is that of a rectifier, 0 at the bound itself.
     return jax.nn.relu(x) ** power
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +22,9 @@ from .._checks import (
 from .._struct import Domain
 
 REDUCTIONS = ("mean", "sum", "max", "last", "softmax_sum")
+
+Pair: TypeAlias = tuple[jax.Array, jax.Array]
+"""Two arrays ``(examples, neurons)`` in a loop over steps."""
 
 
 def reduce_time(
@@ -261,9 +264,9 @@ def potential_error(
     """
     x, valid = over_time("potential_error", "potentials", potentials, mask)
     targets = _targets("potential_error", x, labels, correct, incorrect)
-    return (
-        jnp.where(valid, (x - targets[None]) ** 2, 0).sum(0) / _count(valid, x)
-    ).mean()
+    # targets: (examples, classes), the same at each step.
+    squares = jnp.where(valid, (x - targets[None]) ** 2, 0)
+    return (squares.sum(0) / _count(valid, x)).mean()
 
 
 def first_spike_time(spikes: ArrayLike, mask: ArrayLike | None = None) -> jax.Array:
@@ -308,6 +311,7 @@ def first_spike_time(spikes: ArrayLike, mask: ArrayLike | None = None) -> jax.Ar
     Array([ 0., -1.,  0.], dtype=float32)
     """
     x, valid = over_time("first_spike_time", "spikes", spikes, mask)
+    # Negative spikes count too.
     fires = (x != 0) & valid
     fired = fires.any(0)
     # argmax of bools returns the first step that fires. A silent neuron counts as firing after the
@@ -382,20 +386,19 @@ def van_rossum(
     )
     decay = jnp.broadcast_to(jnp.exp(-1 / tau), x.shape[1:])
 
-    def step(carry, now):
+    def step(carry: Pair, now: Pair) -> tuple[Pair, None]:
         # The filtered difference before the step, and the sum of its squares.
         trace, area = carry
         difference, valid = now
         after = decay * trace + difference
-        return (
-            jnp.where(valid, after, trace),
-            jnp.where(valid, area + after**2, area),
-        ), None
+        # No time passes in a masked step.
+        trace = jnp.where(valid, after, trace)
+        area = jnp.where(valid, area + after**2, area)
+        return (trace, area), None
 
     zeros = jnp.zeros_like(x[0])
-    (end, area), _ = jax.lax.scan(
-        step, (zeros, zeros), (x - y, jnp.broadcast_to(valid, x.shape))
-    )
+    steps = x - y, jnp.broadcast_to(valid, x.shape)
+    (end, area), _ = jax.lax.scan(step, (zeros, zeros), steps)
     # A step of length 1 after a value h has the integral tau h^2 (1 - decay^2) / 2. The tail sums
     # all later steps.
     return (-jnp.expm1(-2 / tau) * area / 2 + decay**2 * end**2 / 2).mean()

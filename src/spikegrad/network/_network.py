@@ -226,6 +226,7 @@ class Network(Struct):
         is_measured = np.ndim(inputs) > 0
         count: Any = np.shape(inputs)[-1] if is_measured else inputs
         sizes = checked_shape("Network.init: sizes", sizes)
+        # Pairs of inputs and neurons of each layer.
         *hidden, last = itertools.pairwise([count, *sizes])
         layers = [
             Layer.zeros(*pair, cell, bool(recurrent), bias, dtype) for pair in hidden
@@ -511,6 +512,7 @@ def _run(
     return run_sequence(plan, network.graph, arrays)
 
 
+# The plan is static: it hashes by value, so equal modes share a program.
 _run_compiled = jax.jit(_run, static_argnums=0)
 
 

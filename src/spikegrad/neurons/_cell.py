@@ -214,6 +214,7 @@ def fire(
 
 def method(cell: Cell, name: str) -> Callable:
     """Return a method of a cell. JAX traces it once for all equal cells if they are pure."""
+    # An impure cell may read globals, which a compiled program would remember.
     return functools.partial(_call_compiled if is_pure(cell) else _call, cell, name)
 
 
@@ -250,6 +251,7 @@ def as_state(cell: Any, v: State, shape: tuple[int, ...], owner: str) -> State:
         and all(isinstance(leaf, jax.Array) and is_float(leaf) for leaf in leaves)
     ):
         return jax.tree.map(lambda leaf: real_array(leaf, owner, "v"), v)
+    # The slow path: lists, NumPy arrays, or a state of integers.
     like = _initial(cell, shape, jnp.result_type(float))
     v = tuple(v) if isinstance(v, list) else v
     if jax.tree.structure(like) != jax.tree.structure(v):

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
-from jax.typing import DTypeLike
+from jax.typing import ArrayLike, DTypeLike
 
 from .._checks import brief, broadcast_checked
 from .._struct import Real, new_unchecked, parameter
@@ -219,6 +219,7 @@ class SynapticLIF(LIF, pure=True):
         return super().integrate(v, i), i
 
     def _after(self, s: jax.Array, *u: jax.Array) -> State:
+        # Only the potential resets, so the synapse outlasts a spike.
         return super()._after(s, u[0]), u[1]
 
     def linear_response(self) -> LinearResponse:
@@ -298,7 +299,7 @@ class MultiSynapticLIF(SynapticLIF, pure=True):
     def integrate(self, v: State, current: jax.Array) -> State:
         v, i = parts_of_state(self, v)
 
-        def like(x, name):
+        def like(x: ArrayLike, name: str) -> jax.Array:
             return broadcast_checked(
                 jnp.asarray(x),
                 i.dtype,

@@ -89,7 +89,10 @@ class QIF(_Escaping, pure=True):
 
     def integrate(self, v: jax.Array, current: jax.Array) -> jax.Array:
         cell = self._broadcast_to(v.dtype, v.shape, "v")
-        return v + (current + cell.a * (v - cell.rest) * (v - cell.critical)) / cell.tau
+        # A parabola with zeros at rest, which attracts, and at the critical potential, which
+        # repels: above it the drift is positive without any current.
+        drift = cell.a * (v - cell.rest) * (v - cell.critical)
+        return v + (current + drift) / cell.tau
 
 
 class EIF(_Escaping, pure=True):
@@ -233,7 +236,8 @@ class AdEx(_ResetToValue, pure=True):
         # The synaptic current is the new one, the adaptation that of the last step.
         u = v + (1 - cell.decay) * (rise - v + i - a)
         # Driven by the potential before the step, as in norse. The spike adds to it in ``_after``.
-        return u, a + (1 - cell.adaptation_decay) * (cell.coupling * v - a), i
+        a_drift = cell.coupling * v - a
+        return u, a + (1 - cell.adaptation_decay) * a_drift, i
 
     def _after(self, s: jax.Array, *u: jax.Array) -> State:
         v, a, i = u
@@ -316,14 +320,16 @@ class Izhikevich(_ResetToValue, pure=True):
         v, w = parts_of_state(self, v)
         cell = self._broadcast_to(v.dtype, v.shape, "v")
 
-        def advanced(v, dt):
+        def advanced(v: jax.Array, dt: Real) -> jax.Array:
             # The coefficients of the paper, equation 1, for mV and ms. w is constant within the
             # step, also in both half steps.
-            return v + dt * (0.04 * v * v + 5 * v + 140 - w + current)
+            rise = 0.04 * v * v + 5 * v + 140
+            return v + dt * (rise - w + current)
 
         if self.order == "published":
             # The published program makes two half steps of v for numerical stability.
-            u = advanced(advanced(v, cell.dt / 2), cell.dt / 2)
+            half = cell.dt / 2
+            u = advanced(advanced(v, half), half)
         else:
             u = advanced(v, cell.dt)
         source = v if self.order == "euler" else u
@@ -400,11 +406,14 @@ class CLIF(Spiking, pure=True):
 
     def integrate(self, v: State, current: jax.Array) -> State:
         v, m = parts_of_state(self, v)
-        return self._broadcast_to(v.dtype, v.shape, "v").decay * v + current, m
+        cell = self._broadcast_to(v.dtype, v.shape, "v")
+        # The complement moves with the spike of this step, in ``_after``.
+        return cell.decay * v + current, m
 
     def _after(self, s: jax.Array, *u: jax.Array) -> State:
         v, m = u
         # The potential before the reset, and the spike of this step: the reset below uses the new
         # m.
         m = m * jax.nn.sigmoid((1 - self.decay) * v) + s
-        return v - self._for_reset(s) * (self.threshold + jax.nn.sigmoid(m)), m
+        fall = self.threshold + jax.nn.sigmoid(m)
+        return v - self._for_reset(s) * fall, m

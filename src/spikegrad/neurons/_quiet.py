@@ -45,6 +45,7 @@ class QuietCell(NamedTuple):
         ``u`` is the state of one step, and ``active`` are the unmasked examples, ``(batch,)``. The
         argument is None if the cell calls another surrogate than the one in its field.
         """
+        # The cell calls the recorder in place of its surrogate, or never.
         self.recorder.x = None
         try:
             mask = None if active is None else jnp.asarray(active)
@@ -90,6 +91,7 @@ def surrogate_arguments(
 
 
 def _surrogate_field(cell: Any) -> str | None:
+    # Of the inner cell of a wrapper, such as Refractory.
     fields = vars(parameters_of(cell))
     if fields.get("threshold", 1) is None:
         return None

@@ -101,17 +101,14 @@ class Refractory(Cell, pure=True):
         cell = copy.copy(self.cell)
         object.__setattr__(cell, "surrogate", _Resting(self.cell.surrogate, left))
         options = {"key": key, "mask": mask}
-        v, s = cell.fire(u, **{name: x for name, x in options.items() if x is not None})
-        return (
-            v,
-            # Signed spikes may be -1. ``left`` is unsigned, so it is raised to 1 before the
-            # subtraction.
-            jnp.where(
-                abs(s) > 0,
-                jnp.asarray(self.steps, left.dtype),
-                jnp.maximum(left, 1) - 1,
-            ),
-        ), s
+        # A custom ``fire`` may take neither.
+        options = {name: x for name, x in options.items() if x is not None}
+        v, s = cell.fire(u, **options)
+        # ``left`` is unsigned, so it is raised to 1 before the subtraction.
+        fewer = jnp.maximum(left, 1) - 1
+        steps = jnp.asarray(self.steps, left.dtype)
+        # Signed spikes may be -1.
+        return (v, jnp.where(abs(s) > 0, steps, fewer)), s
 
     def encode(self, u: State) -> tuple[jax.Array | None, Any]:
         u, left = u

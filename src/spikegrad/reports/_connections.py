@@ -65,8 +65,10 @@ def connections_of(
     # partial makes a new function, because JAX caches the traces of functions
     program, consts = equations(jax.make_jaxpr(functools.partial(function))(like))
 
-    def reached(pattern, consts):
-        def ones(x):
+    def reached(pattern: Callable, consts: list) -> jax.Array:
+        """Return the number of paths from each input, of kernels replaced by their pattern."""
+
+        def ones(x: jax.Array) -> jax.Array:
             (out,) = _evaluate(program, *consts, _Signal(x, 0), pattern=pattern)
             if out.products > 1:
                 raise NotLinearError(
@@ -82,11 +84,12 @@ def connections_of(
         (paths,) = jax.linear_transpose(ones, x)(jnp.ones(out.shape, out.dtype))
         return paths
 
+    def is_nonzero(kernel: jax.Array) -> jax.Array:
+        return kernel != 0
+
     @jax.jit
-    def both(consts):
-        return reached(jnp.ones_like, consts), reached(
-            lambda kernel: kernel != 0, consts
-        )
+    def both(consts: list) -> tuple[jax.Array, jax.Array]:
+        return reached(jnp.ones_like, consts), reached(is_nonzero, consts)
 
     with in_double_precision():  # exact up to 2^53
         all_paths, effective = jax.device_get(both(consts))
@@ -158,6 +161,7 @@ def _sum(equation: Equation, operands: list, signals: list[_Signal]) -> list[_Si
 def _quotient(
     equation: Equation, operands: list, signals: list[_Signal]
 ) -> list[_Signal]:
+    # The divisor. A constant divisor scales every path, and changes no count.
     if isinstance(operands[1], _Signal):
         raise NotLinearError(
             "a division by a value that depends on the input is not linear"
@@ -180,6 +184,7 @@ def _product(
 ) -> list[_Signal]:
     """A matrix product or a convolution."""
     (signal,) = signals
+    # The kernel is a pattern of ones and zeros, so the product counts paths.
     values = [x.value if x is signal else x for x in operands]
     return [
         _Signal(out, signal.products + 1)

@@ -195,6 +195,7 @@ def _sum(costs: Iterable[Cost | None]) -> Cost:
 def _cells(layer: str, part: str, cost: Cost | None) -> tuple[str, ...]:
     if cost is None:
         return layer, part, *["?"] * 6, "", ""
+    # Spikes have three columns: events, fan-out and effective.
     counts = *cost.spikes, cost.graded.effective, cost.real.effective, cost.dense
     cells = [f"{count:,}" for count in (*counts, cost.updates, cost.state_words)]
     if part == "neurons":
@@ -298,6 +299,7 @@ def cost_report(
     examples = len(output) if output.ndim > 1 else 1
     active = np.ones(length, bool) if mask is None else np.asarray(mask)
     active = active.reshape(length, -1)
+    # A mask (steps,) holds for all examples.
     steps = int(np.broadcast_to(active, (length, examples)).sum())
     rows = []
     for name, layer in graph.layers.items():
@@ -322,7 +324,9 @@ def cost_report(
             a.size // examples if a.shape[:1] == (examples,) else a.size
             for a in jax.tree.leaves(states[name][0])
         )
+        # Every neuron is updated in every valid step, whether it gets an input or not.
         updates = values[name].size // examples * steps
+        # A state is read and written in each step.
         neurons = Cost(updates=updates, state_words=2 * words * steps)
         rows.append(CostRow(name, "neurons", neurons))
     joins = tuple(name for name in graph.nodes if name not in graph.layers)
@@ -337,6 +341,7 @@ def _counts(edge: Edge, x: jax.Array, mask: jax.Array | None) -> jax.Array:
     # Every lag is counted, because a delayed value may fall outside of the sequence.
     past = jnp.zeros((max(1, *edge.lags), *x.shape[1:]), x.dtype)
     places = places_of(mask)
+    # (3, batch, ...) for each lag. A window has its lags on the axis after the kinds.
     by_lag = [_kinds(lagged(past, x, lag, len(x), places), mask) for lag in edge.lags]
     return jnp.stack(by_lag, 1) if edge.windowed else by_lag[0]
 
@@ -366,6 +371,7 @@ def _cost_of(parts: list, examples: int, steps: int) -> Cost:
         )
         counts = counts.astype(np.int64)
         # A window counts an event at its smallest lag.
+        # (3, lags, ...) -> (3, ...)
         arriving = counts[:, 0] if edge.windowed else counts
         kinds = [
             Operations(

@@ -81,6 +81,7 @@ class EnergyReport(NamedTuple):
         """Smallest and largest ratio of the energies of the spiking and the dense network."""
         low = min(row.low for row in self.spiking)
         high = max(row.high for row in self.spiking)
+        # The bounds of a quotient: the least over the largest, and the largest over the least.
         return low / self.dense.high, high / self.dense.low
 
     def __str__(self) -> str:
@@ -122,11 +123,13 @@ def energy_of(
         )
     spiking = tuple(_spiking(_prices(each), cost, examples) for each in prices)
     dense_prices = _prices(dense)
+    # A dense network multiplies in every connection, whatever its inputs are.
     macs = cost.connections * passes
     if dense_prices.multiplication is None:
         raise ValueError(
             f"energy: dense must have a price of a multiplication, got {dense_prices.name!r}"
         )
+    # The price of a multiplication includes the sum.
     low = macs * dense_prices.multiplication
     return EnergyReport(
         spiking,
@@ -165,6 +168,7 @@ def _spiking(prices: EnergyPrices, cost: Any, examples: int) -> EnergyRange:
     )
 
     def energy(field: str, words_of_each: int, words: float) -> float:
+        # A spike of 1 or -1 adds its weight. All other values multiply it.
         added = getattr(cost.spikes, field)
         multiplied = getattr(cost.graded, field) + getattr(cost.real, field)
         words += words_of_each * (added + multiplied)

@@ -107,15 +107,14 @@ def neurobench(
     named = dataclasses.replace(network, inputs=graph.inputs)
     _, activity = named.observe(x, parts="output", key=key)
     values = x | {name: node.output for name, node in activity.items()}
-    multiplied = added = dense = 0
+    counts = []
     for name, layer in graph.layers.items():
         edges = {edge.label: edge for edge in graph.edges[name]}
         for label, weight in layer.weights.items():
+            # A window is several edges, one for each delay.
             for part, of_edge in weights_of(label, weight).items():
-                counts = _operations(of_edge, edges[part], values[edges[part].source])
-                multiplied += counts.multiplied
-                added += counts.added
-                dense += counts.dense
+                edge = edges[part]
+                counts.append(_operations(of_edge, edge, values[edge.source]))
     outputs = [values[name] for name, layer in graph.layers.items() if _fires(layer)]
     zeros = sum(int((value == 0).sum()) for value in outputs)
     weights = [w for layer in graph.layers.values() for w in _arrays_of_weights(layer)]
@@ -125,9 +124,9 @@ def neurobench(
         round(zero_weights / max(1, sum(w.size for w in weights)), 4),
         zeros / max(1, sum(value.size for value in outputs)),
         {
-            "Effective_MACs": multiplied / examples,
-            "Effective_ACs": added / examples,
-            "Dense": dense / examples,
+            "Effective_MACs": sum(count.multiplied for count in counts) / examples,
+            "Effective_ACs": sum(count.added for count in counts) / examples,
+            "Dense": sum(count.dense for count in counts) / examples,
         },
         _changed_potentials(named, x, key) / examples,
     )
@@ -145,21 +144,25 @@ def _operations(weight: Weight, edge: Edge, value: jax.Array) -> _Counts:
     """Count the operations of one weight. ``value`` is the output of its source."""
     past = jnp.zeros((max(1, *edge.lags), *value.shape[1:]), value.dtype)
     # (lags, steps, batch, ...): an output before the first step is 0
-    reads = np.stack(
-        [np.asarray(lagged(past, value, lag, len(value), None)) for lag in edge.lags]
-    )
+    steps = len(value)
+    by_lag = [lagged(past, value, lag, steps, None) for lag in edge.lags]
+    reads = np.stack([*map(np.asarray, by_lag)])
+    # (steps, ...), for a window (steps, lags, ...)
     reads = np.moveaxis(reads, 0, 1) if edge.windowed else reads[0]
-    fan_out, effective = connections_of_weight(
-        weight, jax.ShapeDtypeStruct(reads.shape[1:], value.dtype)
-    )
-    # One number for each step. float64 is exact up to 2^53.
-    per_step = (
-        ((reads != 0) * effective.astype(np.float64)).reshape(len(reads), -1).sum(1)
-    )
-    is_spiking = np.isin(reads, (-1, 0, 1)).reshape(len(reads), -1).all(1)
+    of_step = jax.ShapeDtypeStruct(reads.shape[1:], value.dtype)
+    fan_out, effective = connections_of_weight(weight, of_step)
+    # One number for each step: the nonzero connections of inputs that are not 0. float64 is exact
+    # up to 2^53.
+    used = (reads != 0) * effective.astype(np.float64)
+    per_step = used.reshape(steps, -1).sum(1)
+    # A step is one of accumulates only if all of its values are spikes.
+    is_spike = np.isin(reads, (-1, 0, 1))
+    is_spiking = is_spike.reshape(steps, -1).all(1)
     total = np.broadcast_to(fan_out, reads.shape).sum(dtype=np.int64)
     return _Counts(
-        int(per_step[~is_spiking].sum()), int(per_step[is_spiking].sum()), int(total)
+        multiplied=int(per_step[~is_spiking].sum()),
+        added=int(per_step[is_spiking].sum()),
+        dense=int(total),
     )
 
 
@@ -169,16 +172,17 @@ def _fires(layer: LayerFields) -> bool:
 
 def _arrays_of_weights(layer: LayerFields) -> list[np.ndarray]:
     """Return the matrices and kernels of a layer, without biases."""
-    found = []
+    weights = []
     for weight in layer.weights.values():
         inner: Any = weight.weight if isinstance(weight, (Delayed, Window)) else weight
         matrix = matrix_of(inner)
         if matrix is not None:
-            found.append(np.asarray(matrix))
+            weights.append(np.asarray(matrix))
             continue
+        # A function has arrays of any kind. Those with one long axis are biases.
         arrays = [np.asarray(leaf) for leaf in jax.tree.leaves(inner) if is_array(leaf)]
-        found += [array for array in arrays if np.squeeze(array).ndim > 1]
-    return found
+        weights += [array for array in arrays if np.squeeze(array).ndim > 1]
+    return weights
 
 
 def _changed_potentials(
@@ -191,12 +195,12 @@ def _changed_potentials(
     def potentials(states: PyTree) -> list[jax.Array]:
         return [jax.tree.leaves(states[name][0])[0] for name in names]
 
-    def step(states, now):
+    def step(states: PyTree, now: PyTree) -> tuple[PyTree, list[jax.Array]]:
         number, values = now
         drawn = None if key is None else jax.random.fold_in(key, number)
         after, _ = network.step(states, values, key=drawn)
         pairs = zip(potentials(states), potentials(after), strict=True)
-        return after, [(before != now).sum() for before, now in pairs]
+        return after, [(old != new).sum() for old, new in pairs]
 
     steps = len(next(iter(x.values())))
     first_step: Any = {name: value[0] for name, value in x.items()}

@@ -118,9 +118,8 @@ def tidy(axes: Axes, title: str, x: str, y: str = "") -> None:
 
 def _named(surrogate: Surrogate) -> str:
     """Return the text of a surrogate, with long decimals rounded to four digits."""
-    return re.sub(
-        r"\d+\.\d{5,}(e-?\d+)?", lambda match: f"{float(match[0]):.4g}", repr(surrogate)
-    )
+    long_decimal = r"\d+\.\d{5,}(e-?\d+)?"
+    return re.sub(long_decimal, lambda match: f"{float(match[0]):.4g}", repr(surrogate))
 
 
 def _around(surrogates: tuple[Surrogate, ...]) -> np.ndarray:
@@ -133,7 +132,9 @@ def _around(surrogates: tuple[Surrogate, ...]) -> np.ndarray:
 
     def narrow(surrogate: Surrogate) -> bool:
         slope = np.abs(np.asarray(surrogate.surrogate_grad(np.float32(x))))
-        return bool((slope[np.abs(x) > x[-1] / 8] < slope.max() / 10).all())
+        # Beyond the inner eighth, the slope is below a tenth of its peak.
+        outside = slope[np.abs(x) > x[-1] / 8]
+        return bool((outside < slope.max() / 10).all())
 
     # The bound ends the loop for slopes of zero.
     while x[-1] > 1e-3 and all(narrow(s) for s in surrogates):
@@ -243,16 +244,20 @@ def traces(
     # The first array of a state is the potential.
     u = potentials[0] if isinstance(potentials, tuple) else potentials
     parts = {"current": currents, "potential": u, "spikes": spikes}
+    # (steps, neurons) for each panel, in the order of cause and effect.
     arrays = {
         name: _of_example(x, example) for name, x in parts.items() if x is not None
     }
-    chosen = [n for n in neurons if 0 <= n < arrays["potential"].shape[1]]
+    count = arrays["potential"].shape[1]
+    chosen = [n for n in neurons if 0 <= n < count]
     # Rows of spikes need less room than curves.
     heights = [1 if name == "spikes" else 2 for name in arrays]
     figure, panels = _stack([0.8 * height for height in heights], figsize)
     for axes, (name, x) in zip(panels, arrays.items(), strict=True):
         if name == "spikes":
-            draw_spikes(axes, x[:, chosen], [f"C{i}" for i in range(len(chosen))])
+            # A neuron has one color in all panels.
+            colors = [f"C{i}" for i in range(len(chosen))]
+            draw_spikes(axes, x[:, chosen], colors)
             axes.set_yticks(range(len(chosen)), chosen)
             continue
         for i, n in enumerate(chosen):
@@ -355,9 +360,9 @@ def draw_activity(
         elif x.shape[1] <= _LINES:
             axes.set_ylabel("output", fontsize=8)
             for n, line in enumerate(x.T):
-                axes.plot(
-                    line, lw=1.2, color=f"C{n}", ls=_DASHES[n // 10], label=str(n)
-                )
+                # Matplotlib has ten colors, so the dashes tell line 0 from line 10.
+                dashes = _DASHES[n // 10]
+                axes.plot(line, lw=1.2, color=f"C{n}", ls=dashes, label=str(n))
             axes.legend(
                 fontsize=7, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5)
             )
@@ -432,7 +437,8 @@ def _finish(
         )
     # The first and last steps are framed by valid ones, so starts and ends of masked intervals
     # come in pairs.
-    edges = np.flatnonzero(np.diff(np.concatenate([[True], valid, [True]])))
+    framed = np.concatenate([[True], valid, [True]])
+    edges = np.flatnonzero(np.diff(framed))
     for axes in panels:
         for start, stop in edges.reshape(-1, 2):
             axes.axvspan(

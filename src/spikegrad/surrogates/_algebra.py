@@ -44,6 +44,7 @@ class Stretched(Composition, pure=True):
     width: Real = parameter(above=0)
 
     def _smooth_step(self, x):
+        # The integral of g(x / c) is c times that of g.
         return smooth_step_of(self.surrogate, finite(x / self.width)).scaled(self.width)
 
     def surrogate_grad(self, x):
@@ -62,9 +63,8 @@ class Truncated(Composition, pure=True):
     def _smooth_step(self, x):
         # The function jnp.clip halves the derivative at the edge.
         edge = odd(x, jnp.asarray(self.half_width, x.dtype))
-        return smooth_step_of(
-            self.surrogate, jnp.where(jnp.abs(x) <= self.half_width, x, edge)
-        )
+        inside = jnp.abs(x) <= self.half_width
+        return smooth_step_of(self.surrogate, jnp.where(inside, x, edge))
 
     def surrogate_grad(self, x):
         return jnp.where(jnp.abs(x) <= self.half_width, slope_of(self.surrogate, x), 0)

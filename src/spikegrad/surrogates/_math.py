@@ -102,9 +102,8 @@ _LN2 = (
 
 def _polynomial(x: jax.Array, coefficients: Sequence[float]) -> jax.Array:
     """Evaluate a polynomial in float32, the highest power first."""
-    return functools.reduce(
-        lambda p, c: p * x + c, coefficients[1:], jnp.float32(coefficients[0])
-    )
+    first, *others = coefficients
+    return functools.reduce(lambda p, c: p * x + c, others, jnp.float32(first))
 
 
 def _bits(a: jax.Array) -> jax.Array:
@@ -147,6 +146,8 @@ def _exp_jvp(primals, tangents):
 
 
 def _expm1_over(y):
+    # The series 1 + y/2! + y^2/3! + ... in Horner's form, to y^15 / 16!, below 2^-53 for y < 1/2.
+    # The quotient is inexact in its derivative there, as a difference of large terms.
     small = jnp.abs(y) < 0.5
     near = jnp.where(small, y, 0)
     series = jnp.ones_like(y)
@@ -169,9 +170,9 @@ def expm1_over(y: jax.Array) -> jax.Array:
 def _expm1_over_jvp(primals, tangents):
     # One number, at most 1/2 for y <= 0. The product of its terms with a large tangent would
     # overflow.
-    return expm1_over(*primals), jax.jvp(
-        _expm1_over, primals, (jnp.ones_like(primals[0]),)
-    )[1] * tangents[0]
+    ones = (jnp.ones_like(primals[0]),)
+    _, slope = jax.jvp(_expm1_over, primals, ones)
+    return expm1_over(*primals), slope * tangents[0]
 
 
 def rise_of_exp(alpha: Any, x: jax.Array) -> jax.Array:
@@ -179,9 +180,9 @@ def rise_of_exp(alpha: Any, x: jax.Array) -> jax.Array:
     0.
     """
     z = alpha * x
-    return jnp.where(
-        z < -1, (0.5 - 1 / alpha) + exp(z) / alpha, 0.5 + jnp.expm1(z) / alpha
-    )
+    # For alpha = 2 the constant of the tail is 0, and the exponential keeps all of its bits.
+    tail = (0.5 - 1 / alpha) + exp(z) / alpha
+    return jnp.where(z < -1, tail, 0.5 + jnp.expm1(z) / alpha)
 
 
 @jax.custom_jvp
@@ -195,8 +196,11 @@ def log1p(t: jax.Array) -> jax.Array:
     """
     if t.dtype != jnp.float32:
         return jnp.log1p(t)
+    # The bits of a float32 grow with it, and its exponent starts at bit 23. So k is the number of
+    # octaves of 1 + t above sqrt(1/2).
     k = (_bits(1 + t) - _bits(jnp.float32(math.sqrt(0.5)))) >> 23
     scale = _power_of_two(2 - k)  # because 2^-k may be subnormal
+    # f = (1 + t) / 2^k - 1, without the rounding of 1 + t.
     f = (scale / 4 - 1) + t / 4 * scale
     p = _polynomial(f, LOG1P)
     k = k.astype(jnp.float32)
@@ -259,6 +263,7 @@ def inverse_hypotenuse(w: jax.Array) -> jax.Array:
 @inverse_hypotenuse.defjvp
 def _inverse_hypotenuse_jvp(primals, tangents):
     y = inverse_hypotenuse(*primals)
+    # -w y^3. The first product is at most 1, so none of them overflows.
     return y, -(y * primals[0]) * y * y * tangents[0]
 
 
@@ -274,6 +279,7 @@ def turns(x: jax.Array, period: jax.Array) -> jax.Array:
         return q - jax.lax.stop_gradient(jnp.round(q))
 
     def reduced():
+        # x - k period, in products without rounding: the period is a sum of two halves of its bits.
         near = jnp.abs(q) < 1 << 24
         remainder = jnp.where(near, x, 0)
         high, low = split(period)
@@ -292,8 +298,10 @@ def multiple(t: jax.Array, k: int) -> jax.Array:
     """Return ``k t`` minus the nearest integer, for ``|t| <= 1/2``, without the rounding of the
     product.
     """
+    # The product of k and the high half is exact, so is its distance from the nearest integer.
     high, low = split(t)
-    return (k * high - jnp.round(k * high)) + k * low
+    product = k * high
+    return (product - jnp.round(product)) + k * low
 
 
 @jax.custom_jvp

@@ -18,10 +18,10 @@ from .._struct import Domain, Real, as_real, is_pure
 from .._surrogate import Surrogate
 from ._algebra import shifted, stretched
 
-_BLOCK = 2048  # points evaluated together, in one shape, so a surrogate compiles once
-_ZOOMS = (
-    5  # each narrows the interval to a thousandth, down to the last bits of a double
-)
+# Points evaluated together, in one shape, so a surrogate compiles once.
+_BLOCK = 2048
+# Each narrows the interval to a thousandth, down to the last bits of a double.
+_ZOOMS = 5
 
 
 class Measures(NamedTuple):
@@ -107,14 +107,14 @@ def measure(surrogate: Surrogate) -> Measures:
             raise ValueError(
                 f"measure: each parameter must be one number, got {brief(surrogate)}"
             )
-    return (
-        _remembered(cast(Any, surrogate)) if is_pure(surrogate) else _measure(surrogate)
-    )
+    # Surrogates of users may change, so only others are keys of the cache.
+    if is_pure(surrogate):
+        return _remembered(cast(Any, surrogate))
+    return _measure(surrogate)
 
 
-@np.errstate(
-    under="ignore"
-)  # slopes underflow far from the threshold, and users may turn this into errors
+# Slopes underflow far from the threshold, and users may turn this into errors.
+@np.errstate(under="ignore")
 def _measure(surrogate: Surrogate) -> Measures:
     with in_double_precision(), jax.disable_jit(False):
         return _measured(_evaluator(surrogate), surrogate._landmarks())
@@ -130,30 +130,27 @@ def _evaluator(surrogate: Surrogate) -> Callable[[np.ndarray], tuple[np.ndarray,
     """
     has_smooth_step = not surrogate._without_smooth_step()
 
-    def curves(x):
+    def curves(x: jax.Array) -> tuple[jax.Array, ...]:
+        # The slope is elementwise, so the direction of ones gives the derivative of each point.
         slope, second = jax.jvp(surrogate.surrogate_grad, (x,), (jnp.ones_like(x),))
-        return (
-            slope,
-            second,
-            surrogate.surrogate_fun(x)
-            if has_smooth_step
-            else jnp.full_like(x, jnp.nan),
-        )
+        smooth_step = jnp.full_like(x, jnp.nan)
+        if has_smooth_step:
+            smooth_step = surrogate.surrogate_fun(x)
+        return slope, second, smooth_step
 
-    # compiled ahead of time, so it also runs while JAX traces
-    compiled = (
-        jax.jit(curves).lower(jax.ShapeDtypeStruct((_BLOCK,), np.float64)).compile()
-    )
+    # Compiled ahead of time, so it also runs while JAX traces.
+    example = jax.ShapeDtypeStruct((_BLOCK,), np.float64)
+    compiled = jax.jit(curves).lower(example).compile()
 
-    def evaluate(x):
+    def evaluate(x: np.ndarray) -> tuple[np.ndarray, ...]:
         # Blocks of one size, because another number of points would compile again.
-        padded = np.pad(
-            np.asarray(x, np.float64), (0, -len(x) % _BLOCK), mode="edge"
-        ).reshape(-1, _BLOCK)
-        blocks = [jax.device_get(compiled(block)) for block in padded]
-        return tuple(
-            np.concatenate(part)[: len(x)] for part in zip(*blocks, strict=True)
-        )
+        missing = -len(x) % _BLOCK
+        padded = np.pad(np.asarray(x, np.float64), (0, missing), mode="edge")
+        blocks = padded.reshape(-1, _BLOCK)
+        results = [jax.device_get(compiled(block)) for block in blocks]
+        # From results by block and curve to one array for each curve.
+        by_curve = zip(*results, strict=True)
+        return tuple(np.concatenate(parts)[: len(x)] for parts in by_curve)
 
     return evaluate
 
@@ -165,11 +162,12 @@ def _measured(look: Callable, x: np.ndarray) -> Measures:
     at, peak = _peak(look, x, slope)
     half_width = sum(_reach(look, at, side, peak) for side in (-1, 1)) / 2
     unit = half_width if math.isfinite(half_width) else 1.0
+    # Both ends are searched in the direction of growing distance. Adding 0 turns -0.0 into 0.0.
     left, right = (
         side * _edge(look, side * x[::side], at * side, side, peak) + 0.0
         for side in (-1, 1)
     )
-    even = look(x)[0] - look(-x)[0]
+    odd_part = look(x)[0] - look(-x)[0]  # 0 for a symmetric slope
     waves, tails = zip(*(_tail(look, at, side, unit) for side in (-1, 1)), strict=True)
     area = math.nan if any(waves) else _limit(look, 1) - _limit(look, -1)
     return Measures(
@@ -178,7 +176,7 @@ def _measured(look: Callable, x: np.ndarray) -> Measures:
         area,
         half_width,
         (left, right),
-        bool((abs(even) <= 1e-12 * abs(peak)).all()),
+        bool((abs(odd_part) <= 1e-12 * abs(peak)).all()),
         tails,
     )
 
@@ -197,7 +195,8 @@ def _clean(x: Any) -> float:
 
 
 def _peak(look: Callable, x: np.ndarray, slope: np.ndarray) -> tuple[float, float]:
-    def best(x, size):
+    def best(x: np.ndarray, size: np.ndarray) -> int:
+        # Of points that are equal but for rounding, the one nearest to the threshold.
         ties = np.flatnonzero(size >= size.max() * (1 - 1e-13))
         return ties[np.argmin(abs(x[ties]))]
 
@@ -209,12 +208,14 @@ def _peak(look: Callable, x: np.ndarray, slope: np.ndarray) -> tuple[float, floa
         points = np.sort(np.append(np.linspace(low, high, _BLOCK - 1), x[i]))
         g, second, _ = look(points)
         j = best(points, abs(g))
+        # A corner or a jump on a landmark: no point beside it is larger.
         if abs(g[j]) <= abs(slope[i]) * (1 + 1e-15) and x[i] in (0.0, points[j]):
             return _clean(x[i]), float(sign * abs(slope).max())
         falls = np.flatnonzero((sign * second[:-1] > 0) & (sign * second[1:] <= 0))
         if falls.size:
             j = falls[np.argmin(abs(points[falls] - points[j]))]
         low, high = points[max(j - 1, 0)], points[min(j + 2, _BLOCK - 1)]
+    # The interval is a few bits wide now.
     points = np.array([low, (low + high) / 2, high])
     g = look(points)[0]
     return _clean(points[1]), float(sign * abs(g).max())
@@ -226,6 +227,7 @@ def _reach(look: Callable, at: float, side: int, peak: float) -> float:
     def within(distance):
         return look(at + side * distance)[0] / peak >= 0.5
 
+    # Equal steps of the logarithm, because the width is unknown by orders of magnitude.
     distance = np.geomspace(1e-12, 1e12, _BLOCK)
     outside = np.flatnonzero(~within(distance))
     if not outside.size:
@@ -244,8 +246,8 @@ def _edge(look: Callable, x: np.ndarray, at: float, side: int, peak: float) -> f
     if last == len(x) - 1:
         return math.inf
     edge = _last(x[last], x[last + 1], within)
+    # A slope that ends is of usual size just inside of its end. One that underflows is tiny there.
     inside = edge - 1e-6 * max(abs(edge - at), 1e-12)
-    # Underflow instead of an end.
     if abs(look(np.array([side * inside]))[0][0] / peak) < 1e-60:
         return math.inf
     return edge
@@ -257,6 +259,7 @@ def _tail(look: Callable, at: float, side: int, unit: float) -> tuple[bool, floa
     g, second, _ = look(at + side * unit * np.linspace(100, 300, _BLOCK))
     # Far outside, from 100 to 300 half-widths, a slope that falls monotonically has no change of
     # sign.
+    # A few changes of sign may come from rounding.
     turns = [np.count_nonzero(np.diff(np.sign(curve))) > 4 for curve in (g, second)]
     if any(turns):
         return bool(turns[0]), math.nan
@@ -266,9 +269,8 @@ def _tail(look: Callable, at: float, side: int, unit: float) -> tuple[bool, floa
         if g.all():
             # For a slope x^-p the quotient -x g'(x) / g(x) is p.
             near, twice = -far * second / g
-            return False, float(
-                2 * twice - near
-            ) + 0.0  # the error halves with twice the distance
+            # The error halves with twice the distance, so this combination cancels it.
+            return False, float(2 * twice - near) + 0.0
     return False, math.inf
 
 
@@ -280,11 +282,9 @@ def _limit(look: Callable, side: int) -> float:
     # At distances that grow by a constant factor, a power law approaches its limit geometrically.
     # The sum of the geometric series is the rest of the way.
     ratio = (c - b) / (b - a)  # constant for a power law
-    return (
-        float(c + (c - b) * ratio / (1 - ratio))
-        if ratio < 1 - 1e-6
-        else math.copysign(math.inf, c - b)
-    )
+    if ratio < 1 - 1e-6:
+        return float(c + (c - b) * ratio / (1 - ratio))
+    return math.copysign(math.inf, c - b)
 
 
 def rescaled(
@@ -340,6 +340,7 @@ def rescaled(
             raise ValueError(
                 f"rescaled: surrogate must have a finite half-width > 0, got {brief(surrogate)}"
             )
+        # Of g(x / c), the half-width is c times that of g.
         factor = width / measured.half_width
         surrogate = stretched(surrogate, factor)
         if measured.at:  # keep the position of the peak

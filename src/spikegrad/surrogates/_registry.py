@@ -167,6 +167,7 @@ def _read(node: ast.expr) -> Surrogate:
         case ast.Call(called, args, keywords):
             name = _dotted(called)
             options = {str(k.arg): _number(k.value) for k in keywords}
+            # The first argument of an operation is a surrogate, and its others are numbers.
             if name in _operations and args:
                 return _operations[name](
                     _read(args[0]), *map(_number, args[1:]), **options
@@ -200,11 +201,13 @@ def _make(name: str, args: tuple[Any, ...], parameters: dict[str, Any]) -> Surro
     if "." in name:
         return _called(_preset(name), name, args, parameters)
     cls = _classes.get(name) or _classes.get(snake_case(name))
+    # A slope that is known under another name gets the name here as an answer.
     if cls is None:
         if known := _ELSEWHERE.get(name.lower().replace("_", "")):
             raise ValueError(f"unknown surrogate {brief(name)}: the slope {known}")
         near = difflib.get_close_matches(snake_case(name), _classes, n=1)
         raise _unknown(name, near, names())
+    # These two belong to ``rescaled``. No surrogate has a parameter of these names.
     size = {key: parameters[key] for key in ("peak", "half_width") if key in parameters}
     parameters = {key: value for key, value in parameters.items() if key not in size}
     surrogate = _called(cls, cls.__name__, args, parameters)
@@ -237,6 +240,7 @@ def _called(
     args: tuple[object, ...],
     parameters: dict[str, Any],
 ) -> Surrogate:
+    # Bound first, because a TypeError of the call may have any other cause.
     signature = inspect.signature(make)
     try:
         signature.bind(*args, **parameters)

@@ -126,6 +126,8 @@ class GaussianGrad(Surrogate, pure=True):
     alpha: Real = parameter(default=0.5)
 
     def surrogate_fun(self, x):
+        # The integral from |x| to infinity, so small values far below the threshold keep their
+        # digits.
         tail = self.alpha * _normal_tail(jnp.abs(x) / self.sigma)
         return from_tail(x, (1 - self.alpha) / 2 + tail)
 
@@ -189,9 +191,10 @@ class MultiGaussianGrad(Surrogate, pure=True):
         a = jnp.abs(x)
         wide = self.s * self.sigma
         center = _normal_tail(a / self.sigma)
-        flanks = _normal_tail((a - self.sigma) / wide) + _normal_tail(
-            (a + self.sigma) / wide
-        )
+        near_flank = _normal_tail((a - self.sigma) / wide)
+        far_flank = _normal_tail((a + self.sigma) / wide)
+        flanks = near_flank + far_flank
+        # The area of all three: (1 + h) - 2 h = 1 - h, times the scale.
         tail = self.scale * ((1 + self.h) * center - self.h * flanks)
         return from_tail(x, (1 - self.scale * (1 - self.h)) / 2 + tail)
 

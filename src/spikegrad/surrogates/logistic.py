@@ -94,6 +94,7 @@ class Dspike(Surrogate, pure=True):
     b: Real = parameter(default=1.0, above=0)
 
     def surrogate_fun(self, x):
+        # Beyond the edge the curve is constant, and so is its argument.
         a = jnp.where(jnp.abs(x) <= 0.5, jnp.abs(x), 0.5)
         e = exp(-2 * self.b * a)
         # Near the edge, a difference of two hyperbolic tangents would cancel. This is their

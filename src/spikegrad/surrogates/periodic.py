@@ -54,23 +54,22 @@ class SquarewaveFourierSeries(Surrogate, pure=True):
         t = turns(x, jnp.asarray(self.t_period, x.dtype))
         sine = sin_turn(t)
         total = sine
-        # The default's second term comes from the first, without another sine.
-        for k in range(3, 2 * self.n, 2):
-            total += (
-                sine * (3 - 4 * sine * sine) if k == 3 else sin_turn(multiple(t, k))
-            ) / k
+        # Odd harmonics, as of a square wave: sin(k t) / k. The default's second term, the sine of
+        # three times an angle, comes from the first without another sine.
+        if self.n > 1:
+            total += sine * (3 - 4 * sine * sine) / 3
+        for k in range(5, 2 * self.n, 2):
+            total += sin_turn(multiple(t, k)) / k
         return 0.5 + 2 / math.pi * total
 
     def surrogate_grad(self, x):
         t = turns(x, jnp.asarray(self.t_period, x.dtype))
         cosine = cos_turn(t)
         total = cosine
-        for k in range(3, 2 * self.n, 2):
-            total += (
-                cosine * (4 * cosine * cosine - 3)
-                if k == 3
-                else cos_turn(multiple(t, k))
-            )
+        if self.n > 1:  # cos(3 a) = 4 cos(a)^3 - 3 cos(a)
+            total += cosine * (4 * cosine * cosine - 3)
+        for k in range(5, 2 * self.n, 2):
+            total += cos_turn(multiple(t, k))
         return 4 / self.t_period * total
 
 
@@ -127,6 +126,8 @@ class PeriodicExp(Surrogate, pure=True):
     def surrogate_fun(self, x):
         above = jnp.where(x < 0, 0, x)
         r = self._offset(above)
+        # The integral of exp(-b |y|) from 0 to r is r expm1_over(-b |r|). Whole periods before r
+        # contribute two halves each.
         full, part = (
             expm1_over(-self.beta * y)
             for y in (self.t_period / 2 * jnp.ones_like(r), jnp.abs(r))
@@ -138,9 +139,9 @@ class PeriodicExp(Surrogate, pure=True):
         )
 
     def surrogate_grad(self, x):
-        return exp(
-            jnp.where(x < 0, self.alpha * x, -self.beta * jnp.abs(self._offset(x)))
-        )
+        # Above the threshold, the distance from the nearest multiple of the period counts.
+        above = -self.beta * jnp.abs(self._offset(x))
+        return exp(jnp.where(x < 0, self.alpha * x, above))
 
     def _offset(self, x):
         """Return the distance from the nearest multiple of the period."""

@@ -64,6 +64,7 @@ class PiecewiseQuadratic(Surrogate, pure=True):
     alpha: Real = parameter(default=1.0, above=0)
 
     def surrogate_fun(self, x):
+        # The distance from the edge of the triangle, 1 at the threshold and 0 beyond the edge.
         side = self.alpha * self._distance(x)
         return from_tail(x, side * side / 2)
 
@@ -175,6 +176,8 @@ class PiecewiseLeakyRelu(Surrogate, pure=True):
 
     def surrogate_fun(self, x):
         a = jnp.abs(x)
+        # The line through (w, 0) on each side: slope 1/(2w) within the box, c beyond it, continuous
+        # at w.
         return from_tail(x, (self.w - a) * self._slope(a))
 
     def surrogate_grad(self, x):

@@ -144,6 +144,7 @@ class Arctan(Surrogate, pure=True):
 
     def surrogate_fun(self, x):
         w = math.pi / 2 * self.alpha * jnp.abs(x)
+        # 1/2 - arctan(w)/pi is arctan(1/w)/pi, without a difference of equal numbers far away.
         return from_tail(x, jnp.arctan2(jnp.ones_like(w), w) / math.pi)
 
     def surrogate_grad(self, x):
@@ -192,9 +193,10 @@ class QPseudoSpike(Surrogate, pure=True):
     def surrogate_fun(self, x):
         t = 2 / (self.alpha + 1) * jnp.abs(x)
         log = jnp.log1p(jnp.minimum(t, jnp.finfo(t.dtype).max))
-        return 0.5 + odd(
-            x, (self.alpha + 1) / 2 * log * expm1_over((1 - self.alpha) * log)
-        )
+        # ((1 + t)^(1 - a) - 1) / (1 - a) = log * expm1(z) / z with z = (1 - a) log, which is also
+        # exact at a = 1, where the curve is a logarithm.
+        scaled_log = (self.alpha + 1) / 2 * log
+        return 0.5 + odd(x, scaled_log * expm1_over((1 - self.alpha) * log))
 
     def surrogate_grad(self, x):
         t = 2 / (self.alpha + 1) * jnp.abs(x)
@@ -264,9 +266,8 @@ class NonzeroSignLog(Surrogate, pure=True):
         a = jnp.abs(x)
         far = a > 1e20  # the product may overflow, and the 1 is below rounding
         tail = jnp.log(self.alpha) + jnp.log(jnp.where(far, a, 1))
-        return odd(
-            x, jnp.where(far, tail, jnp.log1p(self.alpha * jnp.where(far, 0, a)))
-        )
+        near = jnp.log1p(self.alpha * jnp.where(far, 0, a))
+        return odd(x, jnp.where(far, tail, near))
 
     def surrogate_grad(self, x):
         return self.alpha / (1 + self.alpha * jnp.abs(x))
@@ -355,9 +356,11 @@ class Circle(Surrogate, pure=True):
 
     def surrogate_fun(self, x):
         z = bounded(x / self.alpha)
+        # For an infinite x, z is bounded and the product is 1.
         return 0.5 + self.alpha * (z * inverse_hypotenuse(z))
 
     def surrogate_grad(self, x):
+        # The cube of (1 + z^2)^(-1/2), which needs no power of a fraction.
         y = inverse_hypotenuse(bounded(x / self.alpha))
         return y * y * y
 
@@ -406,6 +409,7 @@ class CappedInverse(Surrogate, pure=True):
         return jnp.where(level, self.alpha, 1 / jnp.where(level, 1, jnp.abs(x)))
 
     def _level(self, x):
+        # |x| <= 1/alpha, with the quotient as a sum of two numbers, so no rounding moves the edge.
         edge, lack = reciprocal(jnp.asarray(self.alpha, x.dtype))
         return (jnp.abs(x) - edge) - lack <= 0
 
@@ -449,6 +453,7 @@ class ArctanApprox(Surrogate, pure=True):
 
     def surrogate_grad(self, x):
         y = self._cauchy(x)
+        # With y = 1 / (1 + 0.28 a^2 x^2), the derivative of x y is 2 y^2 - y.
         return y * (2 * y - 1)
 
     def _cauchy(self, x):

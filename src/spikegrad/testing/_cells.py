@@ -115,12 +115,12 @@ class _Trajectory(NamedTuple):
 
 
 def _trajectory(cell: Cell, currents: jax.Array) -> _Trajectory:
-    def step(v, current):
+    def step(v: PyTree, current: jax.Array) -> tuple[PyTree, _Trajectory]:
         u = cell.integrate(v, current)
         after = cell.fire(u)
         return after[0], _Trajectory(v, current, u, after)
 
-    def run(currents):
+    def run(currents: jax.Array) -> _Trajectory:
         start = cell.initial_state(currents.shape[1:], currents.dtype)
         start = jax.tree.map(jnp.asarray, start)
         return jax.lax.scan(step, start, currents)[1]
@@ -147,10 +147,11 @@ def _types(cell: Cell, features: tuple[int, ...]) -> CheckResult:
         v = cell.initial_state(current.shape, current.dtype)
         return v, *cell(v, current)
 
-    def types(tree):
-        return jax.tree.map(
-            lambda leaf: f"{jnp.dtype(leaf.dtype)} {list(leaf.shape)}", tree
-        )
+    def type_of(leaf: jax.Array) -> str:
+        return f"{jnp.dtype(leaf.dtype)} {list(leaf.shape)}"
+
+    def types(tree: PyTree) -> PyTree:
+        return jax.tree.map(type_of, tree)
 
     for dtype in DTYPES:
         try:
@@ -164,9 +165,11 @@ def _types(cell: Cell, features: tuple[int, ...]) -> CheckResult:
         before, after = types(v), types(after)
         if after != before:
             return broken(f"in {dtype} the state {before} becomes {after}")
-        # An output has the first axes of the currents or of the state.
+        # An output has the first axes of the currents or of the state, examples and neurons at
+        # least.
         shapes = [shape, *(leaf.shape for leaf in jax.tree.leaves(v))]
-        is_shape = any(out.shape == known[: max(2, out.ndim)] for known in shapes)
+        rank = max(2, out.ndim)
+        is_shape = any(out.shape == known[:rank] for known in shapes)
         if out.dtype != _output_dtype(v, dtype) or not is_shape:
             return broken(f"in {dtype} the output is {types(out)}")
     return CheckResult("")
@@ -213,18 +216,23 @@ def _neurons(cell: Cell, trajectory: _Trajectory) -> CheckResult:
 def _independent(f: Callable, inputs: PyTree, axis: int, size: int) -> CheckResult:
     """Set index 0 of an axis to NaN, and compare all others."""
 
-    def has_axis(a):
+    def has_axis(a: jax.Array) -> bool:
         return a.shape[axis : axis + 1] == (size,)
 
-    def spoilt(a):
+    def spoilt(a: jax.Array) -> jax.Array:
+        if not (has_axis(a) and is_inexact(a)):
+            return a
         # NaN spreads to all results of arithmetic that depends on it.
         first = (*[slice(None)] * axis, 0)
-        return a.at[first].set(jnp.nan) if has_axis(a) and is_inexact(a) else a
+        return a.at[first].set(jnp.nan)
 
-    def others(tree):
-        return [jnp.delete(a, 0, axis) for a in jax.tree.leaves(tree) if has_axis(a)]
+    def others(tree: PyTree) -> list[jax.Array]:
+        with_axis = filter(has_axis, jax.tree.leaves(tree))
+        return [jnp.delete(a, 0, axis) for a in with_axis]
 
-    return compare(others(f(jax.tree.map(spoilt, inputs))), others(f(inputs)), 1e-13)
+    results = f(jax.tree.map(spoilt, inputs))
+    # An error would be NaN, so the limit is only for programs that round otherwise.
+    return compare(others(results), others(f(inputs)), 1e-13)
 
 
 def _response(cell: Cell, trajectory: _Trajectory) -> CheckResult:
@@ -233,7 +241,8 @@ def _response(cell: Cell, trajectory: _Trajectory) -> CheckResult:
     if response is None:
         raise NotApplicable(f"{type(cell).__name__} declares no linear_response")
 
-    def leak(state, x):
+    # i_t = gamma i_{t-1} + x_t, then u_t = beta u_{t-1} + gain i_t.
+    def leak(state: PyTree, x: jax.Array) -> tuple[PyTree, jax.Array]:
         u, i = state
         i = response.synaptic_decay * i + x
         u = response.decay * u + response.gain * i
@@ -243,7 +252,9 @@ def _response(cell: Cell, trajectory: _Trajectory) -> CheckResult:
     quiet = _trajectory(cell, currents)
     if response.threshold is not None and quiet.after[1].any():
         raise NotApplicable("it fires at rest")
-    expected = jax.lax.scan(leak, (jnp.zeros_like(currents[0]),) * 2, currents)[1]
+    at_rest = (jnp.zeros_like(currents[0]),) * 2
+    _, expected = jax.lax.scan(leak, at_rest, currents)
+    # The first array of a state is the potential.
     return compare(jax.tree.leaves(quiet.u)[0], expected, 1e-12)
 
 
@@ -270,7 +281,8 @@ def _sign(cell: Cell, trajectory: _Trajectory) -> CheckResult:
     if distance is None or not np.isin(out, (-1, 0, 1)).all():
         raise NotApplicable("it does not fire")
 
-    def fires_at(part):
+    def fires_at(part: float) -> jax.Array:
+        """Return the neurons that fire at this distance, in units of the largest one."""
         same = jnp.full_like(distance, part * peak_of(distance))
         return cell.fire(cell.decode(same, rest))[1] > 0
 
@@ -312,15 +324,16 @@ def _laws_of_networks(
         """Return a sum of the outputs with different weights, and the outputs."""
         x, w, r, values = inputs
 
-        def feedback(out):
+        def feedback(out: jax.Array) -> jax.Array:
             """All receptors of a neuron get its output."""
-            return r * out.reshape(out.shape + (1,) * (r.ndim + 1 - out.ndim))
+            # (batch, neurons) -> (batch, neurons, 1) for currents (batch, neurons, receptors)
+            missing = (1,) * (r.ndim + 1 - out.ndim)
+            return r * out.reshape(out.shape + missing)
 
         # Elementwise weights fit features of any shape.
-        layer = Layer(
-            lambda x: w * x, rebuild(values), feedback if feeds_back else None
-        )
-        outs = Network([layer])(x, backward=mode)[1]
+        recurrent = feedback if feeds_back else None
+        layer = Layer(lambda x: w * x, rebuild(values), recurrent)
+        _, outs = Network([layer])(x, backward=mode)
         # Different weights for all outputs, so errors of two outputs cannot cancel.
         return jnp.vdot(jnp.cos(jnp.arange(outs.size)), outs), outs
 
@@ -332,13 +345,17 @@ def _laws_of_networks(
         return outs, ravel_pytree(gradient)[0]
 
     outs, expected = outputs_and_gradient(inputs, "scan")
+    # Mode "scan" is JAX's own derivative, so it is the reference of all others.
     is_finite = jnp.isfinite(expected).all()
     yield "gradients are finite", lambda: CheckResult("") if is_finite else broken("")
     size = float(jnp.linalg.norm(expected)) or 1.0
     # Some dynamics amplify rounding errors, which are not the same in two programs.
     # Where a spike moves, no limit holds.
+    # A change of a relative 1e-12, far above rounding in float64 and far below any effect of the
+    # network.
     noise = 1 + _SMALL * rng.uniform(-1, 1, currents.shape)
-    near_outs, near = outputs_and_gradient((inputs[0] * noise, *inputs[1:]), "scan")
+    near_inputs = currents / drive * noise, feedforward, recurrent, parameters
+    near_outs, near = outputs_and_gradient(near_inputs, "scan")
     amplification = float(jnp.linalg.norm(near - expected) / size / _SMALL)
     if jnp.abs(near_outs - outs).max() > 1e-6 * peak_of(outs):
         amplification = math.inf
@@ -346,7 +363,9 @@ def _laws_of_networks(
 
     def law(mode, limit):
         """Compare outputs, then the gradient by norm."""
-        if amplification > (1e8 if limit == exact else 10):
+        # Modes of few bits change the states by far more than rounding does.
+        most = 1e8 if limit == exact else 10
+        if amplification > most:
             change = "the dynamics amplify a relative change of the currents"
             raise NotApplicable(f"{change} by {amplification:.0e}")
         mode_outs, gradient = outputs_and_gradient(inputs, mode)

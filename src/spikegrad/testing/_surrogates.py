@@ -126,6 +126,7 @@ def _grid(scale: float) -> np.ndarray:
 
 def _extremes(dtype: str, scale: float) -> np.ndarray:
     info = jnp.finfo(dtype)
+    # Zero, the smallest normal number, a usual one, the largest one, and infinity.
     sizes = np.array([0, float(info.tiny), scale, float(info.max), np.inf])
     return np.concatenate([sizes, -sizes, [np.nan]]).astype(dtype)
 
@@ -147,6 +148,7 @@ class _Curves:
         # Parameters may be arrays, such as one for each neuron.
         self.trailing = np.broadcast_shapes(*map(np.shape, self.parameters.values()))
         self.at = _grid(scale)
+        # The part with dense points, where an integral is exact enough.
         self.near = np.abs(self.at) <= 4 * scale
         self.points = self._with_axes(self.at)
         self.extremes = {
@@ -182,6 +184,7 @@ class _Curves:
 
             return jnp.abs(_forward(of_parameter)(others[name])).max()
 
+        # All curves that a law compares, by name.
         functions = self.curves | {
             "forward": _forward(s),
             "bend": _forward(s.surrogate_grad),
@@ -235,6 +238,7 @@ def _step(c: _Curves) -> CheckResult:
 
 def _derivative(c: _Curves) -> CheckResult:
     slope = c.values["slope"]
+    # In reverse and forward mode.
     both = c.values["derivative"], c.values["forward"]
     return compare(both, (slope, slope), 1e-13, at=c.at)
 
@@ -270,6 +274,7 @@ def _continuous(c: _Curves) -> CheckResult:
     # Simpson's rule takes two neighboring intervals together.
     left, middle, right = slope[:-1:2], slope[1::2], slope[2::2]
     width = x[2::2] - x[:-1:2]
+    # From left to right of each pair of intervals.
     rise = np.diff(smooth_step[::2], axis=0)
     integral = width * (left + 4 * middle + right) / 6
     unknown = width * np.abs(left - 2 * middle + right)
@@ -283,6 +288,7 @@ def _parameters_matter(c: _Curves) -> CheckResult:
     """Look for parameters without a derivative of the smooth step, or of a slope without one."""
     if not c.parameters:
         raise NotApplicable(f"{type(c.surrogate).__name__} declares no parameters")
+    # Not <= 0, because a derivative of NaN is wrong too.
     still = [name for name in c.parameters if not c.values[f"parameter {name}"] > 0]
     return broken(", ".join(still)) if still else CheckResult("")
 

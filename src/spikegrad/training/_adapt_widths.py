@@ -99,17 +99,17 @@ class AdaptWidths:
         """Return the state with new widths."""
         if self.each_epoch and not now.epoch_ended:
             return None
-        network = combine(now.state.trainable, self.static)
-        new = self.match(network)
-        return dataclasses.replace(
-            now.state, trainable=_trainable(now.state.trainable, new)
-        )
+        before = now.state.trainable
+        new = self.match(combine(before, self.static))
+        return dataclasses.replace(now.state, trainable=_trainable(before, new))
 
 
 def _trainable(before: PyTree, new: Network) -> PyTree:
     """Replace the widths by those of the new network, in the old dtypes and shardings."""
+    # ``before`` has None in the places of the static part, so None counts as a leaf.
     olds, structure = jax.tree.flatten(before, is_leaf=_is_none)
     news, other = jax.tree.flatten(new, is_leaf=_is_none)
+    # ``match_widths`` returns all other arrays as they are.
     stays = [old is None or leaf is old for old, leaf in zip(olds, news, strict=False)]
     if structure != other or all(stays):
         raise ValueError(

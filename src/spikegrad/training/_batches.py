@@ -64,9 +64,13 @@ class ShuffledBatches:
 
     def __call__(self, epoch: int) -> Iterator[PyTree]:
         """Iterate over the batches of an epoch, from 0."""
-        order = np.random.default_rng((self.seed, epoch)).permutation(self.count)
+        # A generator of its own for each epoch, so a resumed training has the order of an
+        # uninterrupted one without the draws of earlier epochs.
+        rng = np.random.default_rng((self.seed, epoch))
+        order = rng.permutation(self.count)
         for i in range(len(self)):
-            rows = order[i * self.size : (i + 1) * self.size]
+            start = i * self.size
+            rows = order[start : start + self.size]
             yield jax.tree.map(lambda array, rows=rows: array[rows], self.examples)
 
 
@@ -117,4 +121,6 @@ def with_device_data(loss: Callable, examples: PyTree) -> Callable:
         batch = jax.tree.map(lambda array: take(array, rows), examples)
         return loss(trainable, batch, key, *setting)
 
+    # Arguments of a Partial are arguments of the compiled program. Arrays in a closure would be
+    # constants of it, copied at each compilation.
     return jax.tree_util.Partial(of_rows, jax.tree.map(jnp.asarray, examples))

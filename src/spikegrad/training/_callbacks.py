@@ -87,8 +87,10 @@ class JsonLines:
         metrics = plain(report.metrics)
         parts = self.of, about, metrics, ended, self.more(report)
         line = merged("JsonLines", *parts)
+        # After ``merged``, so that all processes raise for a wrong name.
         if jax.process_index() != 0:
             return
+        # At the first report and not before, because only then the first step is known.
         if not self._is_begun:
             before = report.step - report.updates
             resumed(

@@ -345,12 +345,18 @@ def _report(
 ) -> Report:
     # Sums instead of means, because a resumed epoch then has the bits of an uninterrupted one. They
     # have the names of their arrays, because a checkpoint contains arrays but no pytrees.
-    sums = {
-        name: state.sums.get(name, 0.0) + rows.sum(0)
-        for metric, tree in values.items()
-        for name, rows in _named(metric, tree)
-    }
-    batches, step = state.batches + result.updates, state.step + result.updates
+    sums = {}
+    for metric, tree in values.items():
+        for name, rows in _named(metric, tree):
+            # rows: one for each update of the call.
+            sums[name] = state.sums.get(name, 0.0) + rows.sum(0)
+    batches = state.batches + result.updates
+    step = state.step + result.updates
+
+    def mean_of_epoch(metric: str, tree: PyTree) -> PyTree:
+        means = [sums[name] / batches for name, _ in _named(metric, tree)]
+        return jax.tree.structure(tree).unflatten(means)
+
     after = dataclasses.replace(
         state,
         trainable=result.trainable,
@@ -370,10 +376,7 @@ def _report(
             for metric, tree in values.items()
         },
         epoch_metrics={
-            metric: jax.tree.structure(tree).unflatten(
-                sums[name] / batches for name, _ in _named(metric, tree)
-            )
-            for metric, tree in values.items()
+            metric: mean_of_epoch(metric, tree) for metric, tree in values.items()
         },
         updates=result.updates,
         total=None if total == math.inf else int(total),

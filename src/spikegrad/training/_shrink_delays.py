@@ -83,6 +83,7 @@ class ShrinkDelays:
     def __call__(self, now: Report) -> State:
         """Return the state with new widths."""
         progress = min(1.0, now.state.step / self._updates)
+        # Geometric: each update narrows by one factor.
         width = self._start * (self._end / self._start) ** progress
         changed = 0
 

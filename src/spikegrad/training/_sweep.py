@@ -209,6 +209,7 @@ def sweep(
         return merged("sweep", setting, about, means, scores)
 
     def results() -> Iterator[Record]:
+        # Results of the file first, in the order of the settings.
         yield from (done[name] for name in runs if name in done)
         by_program: dict[PyTree, list[SeededSetting]] = defaultdict(list)
         for name, seeded in runs.items():
@@ -220,6 +221,7 @@ def sweep(
         for group in by_program.values():
             first = group[0].setting
             programs = _Programs(loss, optimizer, first, updates_per_call, score)
+            # Arguments of ``train``.
             missing.append([(*seeded, programs) for seeded in group])
         # The programs take turns, so that runs of one do not wait while it compiles.
         turns = itertools.chain.from_iterable(itertools.zip_longest(*missing))
@@ -275,11 +277,13 @@ class _Programs:
         self.loss, self.score = loss, _first_alone(score)
         arrays, static = self._apart(setting)
 
-        def problem(arrays):
+        def problem(arrays: PyTree) -> tuple[Callable, optax.GradientTransformation]:
             loss, setting = combine(arrays, static)
-            return lambda *arguments: loss(*arguments, setting), _optimizer_of(
-                optimizer, setting
-            )
+
+            def loss_of_setting(*arguments: PyTree) -> PyTree:
+                return loss(*arguments, setting)
+
+            return loss_of_setting, _optimizer_of(optimizer, setting)
 
         first = compiled(problem, arrays, updates_per_call)
         self.first = dataclasses.replace(first, advance=_first_alone(first.advance))
@@ -288,6 +292,7 @@ class _Programs:
         return dataclasses.replace(self.first, bound=self._apart(setting)[0])
 
     def _apart(self, setting: Setting) -> tuple[PyTree, PyTree]:
+        # Numbers of records become leaves, so they are arguments of the program too.
         leaves = lifted(dict(setting))
         traced = jax.tree.map(lambda x: jnp.asarray(x) if _is_number(x) else x, leaves)
         return arrays_apart((self.loss, traced))
@@ -349,6 +354,7 @@ def _line(result: Setting) -> str:
 
 
 def _name(run: Setting) -> str:
+    # Twice, so numbers and texts of a new run are those that a file returns.
     return json.dumps(json.loads(_line(run)), sort_keys=True)
 
 

@@ -132,6 +132,7 @@ def compiled(
         shardings = Result._make(
             (trainable, optimizer_state, everywhere, everywhere, everywhere)
         )
+    # The watch notes the calls of networks while JAX traces the loss, once for each program.
     updates = _Updates(problem, NetworkWatch())
     # A loop of one turn would trace the loss twice.
     advance = jax.jit(
@@ -180,12 +181,11 @@ class _Updates(NamedTuple):
     ) -> tuple[PyTree, PyTree, dict[str, PyTree]]:
         """Return parameters, optimizer state and metrics after one update."""
 
-        def value_of(trainable):
+        def value_of(trainable: PyTree) -> Value:
             return self.evaluate(bound, trainable, batch, key)
 
-        (value, metrics), gradient = jax.value_and_grad(value_of, has_aux=True)(
-            trainable
-        )
+        differentiate = jax.value_and_grad(value_of, has_aux=True)
+        (value, metrics), gradient = differentiate(trainable)
         # Some optimizers evaluate the loss elsewhere, such as line searches.
         change, optimizer_state = updates_of(
             self.problem(bound)[1],
@@ -201,6 +201,7 @@ class _Updates(NamedTuple):
 
     def single(self, arguments: CallArguments) -> Result:
         """Make one update. Metrics get the axis of the updates."""
+        # As in ``loop``: the key depends only on the number of the update.
         key = jax.random.fold_in(arguments.key, arguments.step)
         trainable, optimizer_state, metrics = self.update(
             arguments.bound,
@@ -231,12 +232,12 @@ class _Updates(NamedTuple):
             *state, metrics = self.update(
                 arguments.bound, trainable, optimizer_state, batch, key
             )
-            rows = jax.tree.map(
-                lambda r, m: jax.lax.dynamic_update_index_in_dim(r, m, i, 0),
-                rows,
-                metrics,
-            )
-            return *state, rows
+
+            def with_row(rows: jax.Array, metric: jax.Array) -> jax.Array:
+                # rows: (batches, ...), metric: (...)
+                return jax.lax.dynamic_update_index_in_dim(rows, metric, i, 0)
+
+            return *state, jax.tree.map(with_row, rows, metrics)
 
         # The carry of a loop needs the shapes of the metrics before the first update.
         value, metrics = jax.eval_shape(

@@ -90,9 +90,11 @@ class JoinVjp(NamedTuple):
         if not self.per_step:
             return jax.vmap(self)(reads)
         step = canonical(self)
-        _, outs = jax.lax.scan(
-            lambda _, now: (None, step(now)), None, reads, unroll=self.unrolls
-        )
+
+        def run(_: None, now: dict[str, Read]) -> tuple[None, jax.Array]:
+            return None, step(now)
+
+        _, outs = jax.lax.scan(run, None, reads, unroll=self.unrolls)
         return outs
 
     def backward(
@@ -183,11 +185,11 @@ class LayerVjp(NamedTuple):
         # A product within a loop is hoisted too if its source is at least a chunk behind. These
         # products stay separate from the drive, because the sum must keep its order.
         def products(reads: dict[str, Read]) -> dict[str, jax.Array]:
-            looped = [label for label in reads if label in self.inside]
-            return {
-                DRIVE: self.drive(reads),
-                **{label: self.call(label, reads[label]) for label in looped},
-            }
+            hoisted = {DRIVE: self.drive(reads)}
+            for label, read in reads.items():
+                if label in self.inside:
+                    hoisted[label] = self.call(label, read)
+            return hoisted
 
         return jax.vmap(products, axis_size=chunk)(reads)
 
@@ -205,9 +207,10 @@ class LayerVjp(NamedTuple):
         # change a spike.
         total = hoisted[DRIVE]
         for label in self.inside:
-            total = total + (
-                hoisted[label] if label in hoisted else self.call(label, reads[label])
-            )
+            product = hoisted.get(label)
+            if product is None:  # its source is less than a chunk behind
+                product = self.call(label, reads[label])
+            total = total + product
         return total
 
     def integrate(self, v: State, current: jax.Array) -> State:
@@ -266,9 +269,10 @@ class LayerVjp(NamedTuple):
         # A storage preserves the sign of the distance, which determines a spike. Graded outputs and
         # stochastic spikes depend on its value. A cell without a distance, such as a readout,
         # outputs other arrays. Both are rounded.
-        return self.encoded is None or not (
-            self.encoded[0] is None or self.needs_magnitude or self.graded
-        )
+        if self.encoded is None:
+            return True
+        distance, *_ = self.encoded
+        return distance is not None and not (self.needs_magnitude or self.graded)
 
     def backward_hoisted(
         self, grads: Gradients, reads: dict[str, Read], cts: dict[str, Read]
@@ -285,9 +289,8 @@ class LayerVjp(NamedTuple):
         # cotangent.
         cts = cts | dict.fromkeys(self.outside, cts[DRIVE])
         cts |= dict.fromkeys(self.outside[:1], ct_first)
-        return self.backward_products(
-            grads | {"bias": plus(grads["bias"], bias)}, reads, cts
-        )
+        grads = grads | {"bias": plus(grads["bias"], bias)}
+        return self.backward_products(grads, reads, cts)
 
     def backward_products(
         self, grads: Gradients, reads: dict[str, Read], cts: Mapping[str, jax.Array]

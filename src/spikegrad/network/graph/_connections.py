@@ -118,6 +118,8 @@ class Window(Struct):
                 "Window: weight must be callable or of shape (length, inputs, neurons), got "
                 f"{brief(self.weight)}"
             )
+        # After ``dataclasses.replace`` the length of the array is passed too, so an equal one is
+        # right.
         length = self.length if shape is None else shape[0]
         if (
             not isinstance(length, int)
@@ -232,6 +234,7 @@ def edges_of(label: str, source: Name, weight: Weight) -> list[Edge]:
         return [Edge(label, source, (weight.delay,))]
     if not isinstance(weight, Window):
         return [Edge(label, source, (0,))]
+    # The latest output first, as the first axis of the weight.
     lags = range(weight.delay, weight.delay + (weight.length or 0))
     if _shape_of(weight.weight) is None:
         return [Edge(label, source, tuple(lags), windowed=True)]

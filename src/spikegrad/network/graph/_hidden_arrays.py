@@ -107,6 +107,7 @@ def hidden_arrays(
 
     def watched(node: Name, label: str, function: Callable) -> StaticFunction:
         def call(*args: Any, **options: Any) -> Any:
+            # A loop or a window may call a function several times, always with its own arrays.
             if (node, label) not in arrays:
                 constants = _constants_of(function, *args, **options)
                 arrays[node, label] = [
@@ -129,6 +130,7 @@ def hidden_arrays(
         name: _with_functions(node, lambda *part, name=name: watched(name, *part))
         for name, node in network.layers.items()
     }
+    # Without functions, nothing needs a trace.
     if all(nodes[name] is node for name, node in network.layers.items()):
         return []
     copy = dataclasses.replace(network, layers=Entries(nodes))
@@ -138,6 +140,7 @@ def hidden_arrays(
         return copy(inputs, key=key, mask=mask, backward="scan")[1]
 
     with watch_calls(None):  # the copy is not a call of the user
+        # Shapes only, so nothing is computed, and every function is called once.
         jax.eval_shape(run)
     order = [*network.layers]
     places = sorted(arrays, key=lambda place: order.index(place[0]))
@@ -161,6 +164,8 @@ def _with_functions(
             return weight
         return replace(label, weight)
 
+    # Parts without a function stay the same objects, so the comparisons below find a layer without
+    # any.
     changed: dict[str, Weight] = {"recurrent": of_weight("recurrent", node.recurrent)}
     if isinstance(node.weight, Mapping):
         weights = {
@@ -205,12 +210,15 @@ def _live_constants(jaxpr: Any) -> list[Any]:
     reads.
     """
     program, consts = equations(jaxpr)
+    # A variable counts if an equation other than stop_gradient reads it, or if the function returns
+    # it.
     live = {id(var) for var in program.outputs}
     inner = []
     for equation in program.equations:
         if equation.primitive.name != "stop_gradient":
             live |= {id(var) for var in equation.invars}
         for part in jax.tree.leaves([*equation.params.values()]):
+            # A loop or a call within the function has constants of its own.
             if hasattr(part, "eqns"):
                 inner += _live_constants(part)
     # The constants are the first inputs.

@@ -24,6 +24,7 @@ def summary(nodes: Mapping[Name, Any]) -> str:
     ]
     for name, node in nodes.items():
         kind = "Join" if isinstance(node, Join) else type(node.cell).__name__
+        # Arrays of closures are missing here, as they are no leaves.
         paths = jax.tree_util.tree_leaves_with_path(node)
         arrays = {_name(path): leaf for path, leaf in paths if is_array(leaf)}
         trained = [

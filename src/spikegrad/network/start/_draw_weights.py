@@ -207,11 +207,13 @@ def draw_layers(
     for names in graph.components():
         layers = [name for name in names if name in graph.layers]
         parts = {name: _parts(graph, name) for name in layers}
+        # Two turns for each component: weights outside of loops, then those that close one.
         for is_feedback, initializer in enumerate((weight, recurrent or weight)):
             for name in layers:
                 weights = parts[name][is_feedback]
                 if not weights:
                     continue
+                # One key for each layer and turn. A layer without weights to draw takes none.
                 drawing, subkey = jax.random.split(drawing)
                 cell = graph.layers[name].cell
                 edges = sum(map(len, weights.values()))
@@ -310,9 +312,11 @@ def _draw(
     matrices = {}
     for n, (label, edges) in enumerate(weights.items()):
         weight = layer.weights[label]
+        # One for each lag of a window, which are independent matrices.
         keys = jax.random.split(jax.random.fold_in(key, n), len(edges))
         before = _matrix(weight)
         is_window = _is_window(weight)
+        # The matrix of one lag.
         shape = before.shape[1:] if is_window else before.shape
         drawn = []
         for edge, subkey in zip(edges, keys, strict=True):
@@ -320,6 +324,8 @@ def _draw(
             if draw is None:
                 rate = sources[edge.source]
                 lag = edge.lags[0]
+                # A rate is the same at each lag. Measured outputs arrive later, and the last ones
+                # never do.
                 if np.ndim(rate) and (lag or isinstance(weight, Window)):
                     rate = _arriving(weight, rate, lag, rule.mask)
                 draw = rule._replace(rate=checked_rate(rate))

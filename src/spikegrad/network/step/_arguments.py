@@ -25,6 +25,7 @@ def named_inputs(names: str | Sequence[Name], inputs: PyTree) -> dict[Name, PyTr
                 "array itself, or give the network a tuple of names: inputs=("
                 f"{names!r},)"
             )
+        # From here on, one input is a dict of one.
         names, inputs = (names,), {names: inputs}
     if not isinstance(inputs, Mapping) or {*inputs} != {*names}:
         got = [*inputs] if isinstance(inputs, Mapping) else brief(inputs)

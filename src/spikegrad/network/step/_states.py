@@ -107,12 +107,14 @@ def entries_of_stage(
         return entries
     states, pasts = as_states_and_pasts(graph, entries)
     # A past of depth 1 is the last output.
+    # (batch, neurons) -> (1, batch, neurons)
     pasts = {name: out[None] for name, (_, out) in states.items()} | pasts
     newest = {
         name: pasts[name][-depth:]
         for name, depth in stage.depths.items()
         if name in pasts
     }
+    # Sources of other stages have a past here but no state.
     members = {name: states[name] for name in stage.layers if name in states}
     return as_entries(stage, (members, newest))
 
@@ -122,6 +124,7 @@ def check_entries(
 ) -> None:
     """Raise for the first entry that does not fit."""
     for name, entry in entries.items():
+        # Compared with the entries at rest, which follow from the inputs.
         expected = types_of(at_rest[name])
         got = types_of(entry)
         if got != expected:

@@ -40,6 +40,7 @@ def MaxSpike(
 
 def Heaviside(window: Real = 1.0, *, spike_threshold: Real = 1.0) -> Surrogate:
     """Step that starts below the threshold."""
+    # 0 below -window and 1 above. Sinabs divides by the threshold.
     return ratio(1, spike_threshold) * shifted(LeakyRelu(0, 1), -1 * window)
 
 

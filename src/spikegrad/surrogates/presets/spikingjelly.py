@@ -45,6 +45,7 @@ def SuperSpike(alpha: Real = 1.0, spiking: bool = True) -> Surrogate:
 
     SpikingJelly does not define its smooth step.
     """
+    # g(x) = alpha / (1 + |x|)^2: alpha is the height, and the steepness stays 1.
     return _mode(alpha * surrogates.InvSquareGrad(1), spiking)
 
 
@@ -74,6 +75,7 @@ def SquarewaveFourierSeries(
     n: int = 2, T_period: Real = 8, spiking: bool = True
 ) -> Surrogate:
     """Square wave of n − 1 terms, n ≥ 2."""
+    # SpikingJelly counts from 1 to n, exclusive.
     return _mode(surrogates.SquarewaveFourierSeries(n - 1, T_period), spiking)
 
 
@@ -115,9 +117,11 @@ def PoissonPass(spiking: bool = True) -> Surrogate:
 
     For other x, SpikingJelly raises an error.
     """
+    # The smooth step x of the straight-through estimator is the probability.
     return (stochastic if spiking else soft)(surrogates.LeakyRelu(1, 1))
 
 
 def Rect(alpha: Real = 1.0, spiking: bool = True) -> Surrogate:
     """Box of area 1. At its edges, SpikingJelly has 0."""
+    # alpha is the height of a box of area 1, so its half-width is 0.5 / alpha.
     return _mode(surrogates.PiecewiseLeakyRelu(0, ratio(0.5, alpha)), spiking)

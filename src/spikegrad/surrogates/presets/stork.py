@@ -67,6 +67,7 @@ def SuperSpike_MemClamp(beta: Real = 20.0) -> Surrogate:
 
 def SuperSpike_rescaled(beta: Real = 20.0) -> Surrogate:
     """SuperSpike with the value 1 at x = −1, the resting potential."""
+    # At x = -1 the slope of InvSquareGrad is 1 / (1 + beta)^2.
     return strict((beta + 1) ** 2 * InvSquareGrad(beta))
 
 
@@ -75,6 +76,7 @@ def MultiSpike(beta: Real = 100, maxspk: int = 10) -> Surrogate:
 
     Stork excludes odd multiples, and has slopes beyond maxspk.
     """
+    # Stork's slope is that of the distance to the nearest multiple.
     return multi_spike(InvSquareGrad(beta), maxspk, slopes="nearest")
 
 
@@ -85,6 +87,8 @@ def SuperSpike_asymptote(beta: Real = 100) -> Surrogate:
 
 def TanhSpike(beta: Real = 100) -> Surrogate:
     """The sum of 1 and 1 − tanh(beta·x)²."""
+    # 1 - tanh(bx)^2 is 4 sigma(2bx) sigma(-2bx), and Sigmoid(2b) has 2b times this product of
+    # sigmas.
     return strict(LeakyRelu(1, 1) + ratio(2, beta) * Sigmoid(2 * beta))
 
 
