@@ -369,9 +369,12 @@ def test_quantized_network_follows_the_real_one(target, size, cell, readout):
         assert row.tau[0] == pytest.approx(row.tau[1], rel=0.01)
         assert row.error < 0.02
         assert 0 < row.peak <= 1
-        assert "tau" in str(report)
         assert f"{row.tau[0]:.3g} -> {row.tau[1]:.3g}" in str(report)
         assert name in str(report)
+    columns = str(report).splitlines()[0]
+    assert " tau " in columns
+    assert ("synaptic tau" in columns) == any(row.synaptic_tau[0] for row in report.layers)
+    assert ("adaptation tau" in columns) == any(row.adaptation_tau[0] for row in report.layers)
     _, out = replay(integers, spikes)
     np.testing.assert_array_equal(out, whole[name].output)
     rates = [row.rate for row in report.layers if row.rate is not None]

@@ -87,8 +87,17 @@ class QuantizationReport(NamedTuple):
     layers: tuple[QuantizedLayer, ...]
 
     def __str__(self) -> str:
-        rows = [[name.replace("_", " ") for name in QuantizedLayer._fields]]
-        rows += [[*map(_text, layer)] for layer in self.layers]
+        # A network without synapses or adaptation has no column for them.
+        shown = [
+            name
+            for name in QuantizedLayer._fields
+            if name not in ("synaptic_tau", "adaptation_tau")
+            or any(any(getattr(layer, name)) for layer in self.layers)
+        ]
+        rows = [[name.replace("_", " ") for name in shown]]
+        rows += [
+            [_text(getattr(layer, name)) for name in shown] for layer in self.layers
+        ]
         return "\n".join(aligned(rows))
 
 
