@@ -14,6 +14,7 @@ RUNS = {
     "bptt.py --sizes 8x6 --batch 4 --rounds 1": "recompute",
     "elementwise.py --only arctan,shifted --elements 1024 --rounds 1": "shifted(sigmoid, 0.5)",
     "few_bits.py --only digits --seeds 1 --bits 2": "learned",
+    "ports.py --only sew --epochs 1 --examples 50 --bits 8": "sew      0     8",
     "random_image_networks.py --count 1 --draws 1 --modes exact": "exact   1       1         1",
     "random_integers.py --count 1 --modes exact": "xylo",
     "training.py --worker --epochs 2": "ReLU, an update",
