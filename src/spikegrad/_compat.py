@@ -128,7 +128,9 @@ def contract_leading(a: jax.Array, b: jax.Array, like: jax.Array) -> jax.Array:
     options: Any = {} if sharding is None else {"out_sharding": sharding}
     # Not sharded, and XLA would make a transposed copy to sum over two axes.
     if jax.device_count() == 1:
-        a, b, leading = a.reshape(-1, a.shape[-1]), b.reshape(-1, b.shape[-1]), (0,)
+        a = a.reshape(-1, a.shape[-1])
+        b = b.reshape(-1, b.shape[-1])
+        leading = (0,)
     return jax.lax.dot_general(a, b, ((leading, leading), ((), ())), **options)
 
 

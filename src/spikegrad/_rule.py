@@ -74,9 +74,8 @@ def _half_step(x: jax.Array) -> jax.Array:
 
     It compares bits, because many processors would convert bfloat16 to float32.
     """
-    zero, unit, infinity, minus_zero = np.asarray([0, 1, np.inf, -0.0], x.dtype).view(
-        np.uint16
-    )
+    numbers = np.asarray([0, 1, np.inf, -0.0], x.dtype)
+    zero, unit, infinity, minus_zero = numbers.view(np.uint16)
     bits = jax.lax.bitcast_convert_type(x, jnp.uint16)
     # Without the sign, numbers and their bits have equal order, and NaNs come after infinity.
     is_nan = bits & np.uint16(~minus_zero) > infinity

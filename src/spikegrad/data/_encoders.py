@@ -106,7 +106,8 @@ def latency_encoding(x: npt.ArrayLike, steps: int) -> jax.Array:
     """
     x = _probability("latency_encoding", x)
     # Step -1 is none of them, so a value of 0 has no spike.
-    time = jnp.where(x > 0, jnp.floor((1 - x) * steps), -1).astype(int)
+    step = jnp.floor((1 - x) * steps)
+    time = jnp.where(x > 0, step, -1).astype(int)
     time = jnp.minimum(time, steps - 1)  # 1 - x rounds to 1 for the smallest values
     all_times = jnp.arange(steps).reshape(-1, *[1] * x.ndim)
     # (steps, 1, ...) and (1, ...) -> (steps, ...): True at the step of the spike.

@@ -112,8 +112,10 @@ def randman(
         f = np.ones((samples, units))
         # Unit by unit, to bound the memory.
         for j, d in np.ndindex(units, dimensions):
+            # (samples, frequencies)
             turns = b[j, d] * frequency * points[:, d, None] + c[j, d]
-            f[:, j] *= (a[j, d] * amplitude * np.sin(2 * np.pi * turns)).sum(-1)
+            waves = a[j, d] * amplitude * np.sin(2 * np.pi * turns)
+            f[:, j] *= waves.sum(-1)
         # f: (samples, units), scaled for each unit of the class.
         share = (f - f.min(0)) / (f.max(0) - f.min(0))
         # The largest value is at the end of the last step.

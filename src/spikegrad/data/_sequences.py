@@ -239,6 +239,7 @@ class Sequences(Labelled):
             raise DataError(
                 f"{name}: a sequence must have shape (steps, channels...), got {x[0].shape}"
             )
+        # As many labels as the second axis has entries, but not the first.
         if isinstance(x, np.ndarray) and np.shape(y) == x.shape[1:2] != x.shape[:1]:
             raise DataError(
                 f"{name}: x must have shape (n, steps, channels...) with {len(x)} labels, got "

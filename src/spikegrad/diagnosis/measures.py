@@ -400,12 +400,14 @@ def derivatives_of(weight: Callable, x: jax.Array) -> Derivatives:
 
 def mean_size(outputs: PyTree) -> jax.Array:
     """Return a number of the outputs, for networks without a loss."""
-    return sum((abs(o).mean() for o in jax.tree.leaves(outputs)), jnp.zeros(()))
+    sizes = [abs(output).mean() for output in jax.tree.leaves(outputs)]
+    return sum(sizes, jnp.zeros(()))
 
 
 def _norm(tree: PyTree) -> float:
     # In float64, because half precision would overflow.
-    return math.hypot(*(np.linalg.norm(np.float64(a)) for a in jax.tree.leaves(tree)))
+    norms = [np.linalg.norm(np.float64(a)) for a in jax.tree.leaves(tree)]
+    return math.hypot(*norms)
 
 
 def _report(problem: Problem, moves: Moves, observation: Observation) -> NetworkReport:

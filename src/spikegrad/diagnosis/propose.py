@@ -228,7 +228,8 @@ def _unscaled(name: str, reader: str, values: np.ndarray) -> Iterator[Issue]:
     """Yield the issue of inputs ``(valid steps, ...)`` with channels of unusual size or mean."""
     mean, spread = values.mean(0), values.std(0)
     # Zeros do not count, because the size of a rare spike should not depend on its rate.
-    size = np.sqrt((values**2).sum(0) / np.maximum((values != 0).sum(0), 1))
+    count = np.maximum((values != 0).sum(0), 1)
+    size = np.sqrt((values**2).sum(0) / count)
     # A channel may hardly vary. Its mean is compared with the spread of a usual channel too, so
     # such a channel does not count as shifted.
     least = np.maximum(spread, np.median(spread))
@@ -328,7 +329,9 @@ def _alike(network: Observed) -> Iterator[Issue]:
         # In NumPy, because JAX would compile each operation.
         arrays = map(np.asarray, filter(is_array, layer.weights.values()))
         # w: (inputs, neurons). Matrices of zeros and of one neuron are not a symptom.
-        varies = [np.ptp(w, 1).any() for w in arrays if w.ndim == 2 and w[:, 1:].any()]
+        matrices = [w for w in arrays if w.ndim == 2 and w[:, 1:].any()]
+        # The range over the neurons of each input.
+        varies = [np.ptp(w, 1).any() for w in matrices]
         if varies and not any(varies):
             evidence = "its neurons have equal weights, and equal updates"
             yield Issue("alike", name, evidence)

@@ -455,7 +455,8 @@ def after_pooling(pooling: weights.SumPooling, signal: Signal) -> Signal:
             "a sum of a window of other arrays than images. NIR has SumPool2d"
         )
     # NIR has channels first, and the user may have them first or last.
-    axes = next(filter(signal.is_in_order, ((0, 1, 2, 3), (0, 3, 1, 2))), None)
+    orders = (0, 1, 2, 3), (0, 3, 1, 2)
+    axes = next(filter(signal.is_in_order, orders), None)
     if axes is None or any(pooling.window[axis] != 1 for axis in axes[:2]):
         raise AxisOrderError("a sum of a window over channels or examples")
     window, stride = (

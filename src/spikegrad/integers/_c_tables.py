@@ -239,7 +239,8 @@ def _stages(edge: IntegerEdge) -> list[Stage]:
     stages = [Stage(edge.source, edge.lag, edge.shape, edge.shape)]
     for operation in edge.operations:
         last = stages[-1]
-        shape = run([operation], np.zeros((1, *last.output), np.int64)).shape[1:]
+        zeros = np.zeros((1, *last.output), np.int64)
+        shape = run([operation], zeros).shape[1:]
         if isinstance(operation, Factor):
             stages[-1] = last._replace(factor=last.factor * int(operation.factor))
         elif isinstance(operation, Rearrangement):

@@ -41,7 +41,8 @@ class WeightFormat(NamedTuple):
 
 def signed(bits: int, step: int = 1) -> WeightFormat:
     """Return the multiples of a step that two's complement has."""
-    return WeightFormat(-(2 ** (bits - 1)) * step, (2 ** (bits - 1) - 1) * step, step)
+    half = 2 ** (bits - 1)
+    return WeightFormat(-half * step, (half - 1) * step, step)
 
 
 def nested(array: np.ndarray) -> Any:

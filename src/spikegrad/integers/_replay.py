@@ -358,7 +358,9 @@ def largest_sums(
     layers: list[IntegerLayer], inputs: Mapping[str, np.ndarray]
 ) -> dict[str, int]:
     """Return the largest sum of sizes of products of each layer, for inputs up to these."""
-    largest = {name: int(np.abs(x).max(initial=0)) for name, x in inputs.items()}
+    largest = {
+        name: int(np.abs(sequence).max(initial=0)) for name, sequence in inputs.items()
+    }
     # A neuron has up to n spikes in a step, whatever its current is.
     largest |= {layer.name: layer.cell.n for layer in layers if layer.cell is not None}
     sums = {}
@@ -378,7 +380,8 @@ def _largest_sum(layer: IntegerLayer, largest: dict[str, int]) -> int:
     for edge in layer.edges:
         # A delayed join may come later in the order of a step.
         size = largest.get(edge.source, LARGEST)
-        sums = sums + edge.absolute().run(np.full((1, *edge.shape), size, np.int64))
+        largest_inputs = np.full((1, *edge.shape), size, np.int64)
+        sums = sums + edge.absolute().run(largest_inputs)
     return int(sums.max(initial=0))
 
 

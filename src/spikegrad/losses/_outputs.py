@@ -89,7 +89,9 @@ def reduce_time(
         return _at(x, _last(valid), valid)
     if reduction == "max":
         # Masked steps are 0 here, which would win over negative potentials.
-        return jnp.where(valid.any(0), jnp.where(valid, x, -jnp.inf).max(0), 0)
+        largest = jnp.where(valid, x, -jnp.inf).max(0)
+        # An example without a valid step has no maximum.
+        return jnp.where(valid.any(0), largest, 0)
     if reduction == "softmax_sum":
         x = jax.nn.softmax(x, axis=-1)
     # Again, because a softmax of masked steps is not 0.

@@ -405,7 +405,8 @@ class EulerAdLIF(SymplecticAdLIF, pure=True):
     def _is_stable(alpha: Real, rho: Real, a: Real, q: Real) -> Real:
         # Here q a is in the determinant, alpha rho + q a (1 - alpha) (1 - rho), which must be at
         # most 1. The trace is alpha + rho.
-        return (q * a >= -1) & (q * a * (1 - alpha) * (1 - rho) <= 1 - alpha * rho)
+        is_at_most_one = q * a * (1 - alpha) * (1 - rho) <= 1 - alpha * rho
+        return (q * a >= -1) & is_at_most_one
 
     def integrate(self, v: State, current: jax.Array) -> State:
         p, w = parts_of_state(self, v)

@@ -161,7 +161,8 @@ class BRF(Spiking, pure=True):
         cell = self._broadcast_to(u.dtype, u.shape, "v")
         square = 1 - (cell.dt * cell.omega) ** 2
         # The derivative of the root is infinite at 0, and would make every gradient NaN.
-        root = jnp.where(square == 0, 0, jnp.sqrt(jnp.where(square == 0, 1, square)))
+        is_zero = square == 0
+        root = jnp.where(is_zero, 0, jnp.sqrt(jnp.where(is_zero, 1, square)))
         boundary = (root - 1) / cell.dt
         return *turned(cell, boundary - cell.b - q, u, v, current), q
 
@@ -254,7 +255,9 @@ def turned(
     """One forward Euler step of a damped rotation, driven by the current."""
     # Both results are from the old u and v. Updating one after the other would be another method.
     dt, omega = cell.dt, cell.omega
-    return u + dt * (b * u - omega * v + current), v + dt * (omega * u + b * v)
+    u_change = b * u - omega * v + current
+    v_change = omega * u + b * v
+    return u + dt * u_change, v + dt * v_change
 
 
 def check_frequency(cell: Spiking) -> None:

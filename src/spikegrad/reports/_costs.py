@@ -404,6 +404,6 @@ def connections_of_weight(
     flat = np.asarray(matrix).reshape(len(matrix), -1)
     # (inputs, neurons): an input has one connection to each neuron. Receptors are further neurons
     # here.
-    return np.full(len(flat), flat.shape[1], np.int64), (flat != 0).sum(
-        1, dtype=np.int64
-    )
+    inputs, neurons = flat.shape
+    all_of_input = np.full(inputs, neurons, np.int64)
+    return all_of_input, (flat != 0).sum(1, dtype=np.int64)

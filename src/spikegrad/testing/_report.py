@@ -171,9 +171,8 @@ def compare(
         unit = peak_of(b) if scale is None else scale
         # The difference of equal infinities is NaN.
         with np.errstate(all="ignore"):
-            errors = np.where(
-                (a == b) | (np.isnan(a) & np.isnan(b)), 0, np.abs(a - b) / unit
-            )
+            is_equal = (a == b) | (np.isnan(a) & np.isnan(b))
+            errors = np.where(is_equal, 0, np.abs(a - b) / unit)
         errors = np.where(np.isnan(errors), np.inf, errors)
         if errors.size and errors.max() > worst.error:
             first = np.unravel_index(np.argmax(errors), errors.shape)[:1]

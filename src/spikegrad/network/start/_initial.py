@@ -316,7 +316,8 @@ def _of_long_response(response: LinearResponse, p: Real) -> _Moments:
     total = g / ((1 - b) * (1 - c))
     # The sum of squares of a difference of two exponentials, ``\hat\varepsilon`` of the
     # docstring.
-    squares = g**2 * (1 + b * c) / ((1 - b * c) * (1 - b**2) * (1 - c**2))
+    divisor = (1 - b * c) * (1 - b**2) * (1 - c**2)
+    squares = g**2 * (1 + b * c) / divisor
     return _of_spikes(p, total, squares)
 
 
