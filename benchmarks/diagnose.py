@@ -3,7 +3,7 @@
 Each network of ``_broken.py`` is diagnosed once, and trained with all changes of the diagnosis. Accuracies are those on
 the test set after 60 updates: of the broken network, of the repaired one, and of the healthy twin. A network learns if
 it goes nine tenths of the way from chance to its twin. A repair harms if the accuracy is lower than without it by more
-than two standard errors.
+than two standard errors of the difference.
 """
 
 from __future__ import annotations
@@ -45,8 +45,12 @@ def row(fault: Fault, seed: int, twin: float) -> dict:
         "repaired": after,
         "healthy": twin,
         "learns": after - CHANCE >= LEARNS * (twin - CHANCE),
-        "harmed": before - after > 2 * math.sqrt(before * (1 - before) / EXAMPLES),
+        "harmed": before - after > 2 * math.hypot(standard_error(before), standard_error(after)),
     }
+
+
+def standard_error(accuracy: float) -> float:
+    return math.sqrt(accuracy * (1 - accuracy) / EXAMPLES)
 
 
 def main() -> None:
