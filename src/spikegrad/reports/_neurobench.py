@@ -38,7 +38,11 @@ class NeuroBenchReport(NamedTuple):
     SynapticOperations: dict[str, float]
     """``Effective_MACs``, ``Effective_ACs`` and ``Dense``, for each example."""
     MembraneUpdates: float
-    """Potentials that a step changes, for each example. All change in the first step."""
+    """States whose potential a step changes, for each example. All count in the first step.
+
+    The potential is the one that a neuron carries to the next step: after the reset, or before it
+    with ``delay_reset=True``.
+    """
 
 
 def neurobench(
@@ -100,6 +104,14 @@ def neurobench(
     {'Effective_MACs': 0.0, 'Effective_ACs': 4.0, 'Dense': 8.0}
     >>> report.ConnectionSparsity, report.MembraneUpdates
     (0.25, 4.0)
+
+    All potentials change here. Without a leak, a neuron changes only if it gets input. One that
+    fires and returns to the potential of the step before counts as unchanged:
+
+    >>> network = Network([Layer(jnp.array([[0.5, 1.0]]), LIF(decay=1.0))])
+    >>> spikes = jnp.array([1.0, 0.0, 1.0, 0.0]).reshape(4, 1, 1)
+    >>> neurobench(network, spikes).MembraneUpdates
+    3.0
     """
     graph = network.graph
     x = named_inputs(network.inputs, inputs)
