@@ -58,15 +58,16 @@ class Cell(Struct):
     A neuron with a cubic leak:
 
     >>> import jax.numpy as jnp
-    >>> from spikegrad import Cell, Sigmoid, parameter
+    >>> from spikegrad import Cell, Sigmoid, Surrogate, parameter
     >>> class Cubic(Cell):
     ...     pull: float = parameter(default=0.1, at_least=0)
+    ...     surrogate: Surrogate = parameter(default=Sigmoid(), kind=Surrogate)
     ...
     ...     def integrate(self, v, current):
     ...         return v - self.pull * v * v * v + current
     ...
     ...     def fire(self, u, key=None):
-    ...         s = Sigmoid()(u - 1, key=key)
+    ...         s = self.surrogate(u - 1, key=key)
     ...         return u - s, s
     >>> v, s = Cubic(pull=0.5)(jnp.array([0.0, 1.0]), jnp.array([0.75, 0.75]))
     >>> v.tolist(), s.tolist()
