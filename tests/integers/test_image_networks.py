@@ -204,6 +204,9 @@ REFUSED = {
             "a": Layer(convolved, LIF_CELL),
         }
     ),
+    "TypeError: join 'j' on FixedLIF: an output loses its factor of -2, also the sign": quantized(
+        {"a": Layer(convolved, LIF_CELL), "j": Join(lambda x: -2.0 * x, of=["a"])}
+    ),
     "TypeError: join 'j' on FixedLIF: it adds averages and sums": quantized(
         {
             "h": Join(lambda x: x / 2, of=["input"]),

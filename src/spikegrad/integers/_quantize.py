@@ -371,6 +371,11 @@ def _with_operations(
         if isinstance(node, Join):
             owner = f"quantize: join {name!r} on {chip}"
             reading = _reading_of_join(owner, node, target, shapes, factors)
+            if reading.factor < 0 and name in network.graph.outputs:
+                raise TypeError(
+                    f"{owner}: an output loses its factor of {reading.factor:g}, also the sign. "
+                    "Multiply the outputs by it outside of the network"
+                )
             factors[name] = reading.factor
             nodes[name] = Join(reading.function, node.of)
     for name, layer in network.graph.layers.items():
