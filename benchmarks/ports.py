@@ -262,7 +262,7 @@ def gesture(seed: int, channels: int = CHANNELS) -> Port:
     nodes["hidden"] = Layer(Partial(pooled_product, draw(channels, 64)), SPIKINGJELLY)
     nodes["votes"] = Layer(Partial(product, draw(64, VOTES * DIRECTIONS)), SPIKINGJELLY)
     nodes["out"] = Join(vote, "votes")
-    return Port(nodes, event_data(seed, size=32, epochs=4), 5e-3, 10.0)
+    return Port(nodes, event_data(seed, size=32, epochs=12), 5e-3, 10.0)
 
 
 PORTS = {"csnn": csnn, "sew": sew, "gesture": gesture}
