@@ -162,7 +162,7 @@ REFUSED = {
     "TypeError: a maximum of a window after a bias that differs in it": quantized(
         [Layer(lambda x: maximum(convolved(x) + jnp.arange(4.0)[None, None]), LIF_CELL)]
     ),
-    "TypeError: a maximum of negative numbers": quantized(
+    "TypeError: a maximum with a negative factor": quantized(
         [Layer(lambda x: maximum(-1.0 * convolved(x)), LIF_CELL)]
     ),
     "TypeError: join 'j' on FixedLIF: a function has no integers: a product or a bias before": (

@@ -207,7 +207,7 @@ def read(function: Callable, shapes: Sequence[Shape], factor: float) -> Reading:
     )
     arguments, factors = zip(*map(_without_factors, before), strict=True)
     if len({*factors}) > 1:
-        raise ValueError("a sum of averages and sums")
+        raise ValueError("a sum whose parts have different factors")
     factor *= own_factor * factors[0]
     _check_operations(arguments, operations, factor)
     has_weight = any(isinstance(x, WEIGHTED) for x in operations)
@@ -239,7 +239,7 @@ def _check_operations(
     if any(isinstance(x, Rearrangement) and x.order is not None for x in before):
         raise ValueError("a transposition or a slice before a sum")
     if factor < 0 and any(isinstance(x, MaxPooling) for x in operations):
-        raise ValueError("a maximum of negative numbers")
+        raise ValueError("a maximum with a negative factor")
     if sum(isinstance(x, WEIGHTED) for x in operations) > 1:
         raise ValueError("two products without neurons between them")
 
