@@ -30,7 +30,7 @@ def main():
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
     home = ROOT / f".venv-test-{version}-jax-{options.jax or 'newest'}"
     python = home / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
-    say(f"The tests of spikegrad, on Python {version}, JAX {options.jax or '(the newest)'}: 5 minutes on two cores.")
+    say(f"The tests of spikegrad, on Python {version}, JAX {options.jax or '(the newest)'}: 4 minutes on two cores.")
     if python.exists():
         say(f"Bringing {home.name} up to date.")
     else:

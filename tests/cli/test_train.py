@@ -189,6 +189,7 @@ def test_stopping_keeps_what_was_learnt_and_a_resumed_run_gives_the_same_bits(
     assert len(seen) == 66
 
 
+@pytest.mark.slow
 def test_divergence_keeps_the_last_good_parameters(digits):
     good = []
     x = digits.train.x[:, 0].copy()

@@ -17,6 +17,7 @@ def printed(code):
     return done.stdout.split()
 
 
+@pytest.mark.slow
 def test_importing_loads_jax_and_itself():
     extra = set(
         printed(

@@ -280,6 +280,7 @@ def test_the_mean_of_many_spikes_is_the_primal():
         assert np.all(error <= 5 * np.sqrt(p * (1 - p) / draws) + 1e-7), (curve, error)
 
 
+@pytest.mark.slow
 def test_keys():
     fire, x = stochastic(Sigmoid()), np.linspace(-1, 1, 24, dtype=np.float32).reshape(3, 2, 4)
     spikes, jitted = fire(x, key=KEY), jax.jit(lambda x, key: fire(x, key=key))

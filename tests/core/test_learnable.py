@@ -100,6 +100,7 @@ def test_derivatives_in_every_parameter(case):
             same("x of p", mixed, rtol=1e-11 + epsilon)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", standing(DEFAULTS, ("S2NN",)), ids=repr)
 def test_gradients_have_the_shape_of_their_parameter(case):
     x = jnp.linspace(-2, 2, 12).reshape(4, 3)

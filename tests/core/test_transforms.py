@@ -105,6 +105,7 @@ def test_equals_eager(case, way):
     check_each(WAYS[way](surrogate, X), value_and_slope(surrogate, X))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", WAYS)
 def test_equals_eager_in_half_precision(way):  # whose derivative takes another path
     surrogate, x = spikegrad.Arctan(), X.astype("bfloat16")

@@ -149,6 +149,7 @@ def test_masked_steps_do_not_count():
     assert layer.distance == pytest.approx(((u - 1)[mask].mean(), u[mask].std()), rel=1e-4)
 
 
+@pytest.mark.slow
 def test_gradient_and_update_are_relative_to_the_weights():
     report = diagnose(HEALTHY, X, loss, optimizer=optax.sgd(0.5), train=False)
     value, gradient = value_and_gradient(HEALTHY)
@@ -1105,6 +1106,7 @@ def test_loss_without_a_gradient_comes_before_unscaled_inputs():
     assert names(report.issues) == [("vanishes", None), ("unscaled", "0")]
 
 
+@pytest.mark.slow
 def test_period_of_rest_as_long_as_the_sequence_is_shortened():
     report, issue = one_issue(stack(second=Layer(SECOND, Refractory(NUMBERS, 200))))
     assert (issue.kind, issue.place) == ("silent", "1")

@@ -300,6 +300,7 @@ def real_network(size, cell, readout=None):
     return Network([hidden, Layer(weight(20, 3, size=0.4), readout, None, weight(3))]), spikes
 
 
+@pytest.mark.slow
 def test_a_large_weight_clips_for_finer_steps_of_the_others():
     """The integers of 3 bits are -4 to 3. Ones are exact for a scale of 2, and 4/3 for 1.5, which
     clips nothing.
@@ -313,6 +314,7 @@ def test_a_large_weight_clips_for_finer_steps_of_the_others():
     assert report.layers[0].clipped == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tail", ["laplace", "standard_t"])
 def test_scale_has_the_least_error_of_long_tails(tail):
     """Two bits, and the least error of a thousand scales in plain NumPy."""
@@ -438,6 +440,7 @@ def test_quantized_network_trains():
         assert 0.8 < np.linalg.norm(b) / np.linalg.norm(a) < 1.25
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", [pytest.param("fixed", marks=pytest.mark.every), "loihi"])
 def test_nir_takes_the_rounded_network(target):
     """The real network of the rounded weights and time constants rounds to itself, and NIR has its

@@ -142,6 +142,7 @@ def test_flax_nnx_modules_and_variables():
         assert_close(got["kernel"][...], gradients()[0])
 
 
+@pytest.mark.slow
 def test_brainstate():
     brainstate = pytest.importorskip("brainstate")
     linear = brainstate.nn.Linear(INPUTS, NEURONS)
@@ -199,6 +200,7 @@ class Connected(Cell):
         return (u - 0.3 * s, jnp.where(s > 0, 0, last + 1), s > 0), s
 
 
+@pytest.mark.slow
 def test_leaves_and_states_without_a_derivative():
     """A mask of connections, an index and a random key; a counter and a flag."""
     allowed = jnp.asarray(np.arange(NEURONS) % 3 > 0)

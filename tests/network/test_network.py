@@ -279,6 +279,7 @@ def test_residual_report_agrees_with_compiled_memory(mode):
         assert 0.9 * units(1000, mode, *cell, reported=True) < units(1000, mode, *cell)
 
 
+@pytest.mark.slow
 def test_memory_grows_with_the_steps_or_their_square_root():
     assert 3.5 < units(4000, "exact") * 4 / units(1000, "exact") <= 4.01
     recompute = [units(n, "recompute") * n for n in (1000, 4000)]

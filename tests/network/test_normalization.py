@@ -116,6 +116,7 @@ def test_dropout(nnx):
     )  # and another one for the next sequence
 
 
+@pytest.mark.slow
 def test_batch_normalisation(nnx):
     linear, norm = nnx_linear(nnx), nnx.BatchNorm(NEURONS, momentum=0.9, rngs=nnx.Rngs(0))
     norm.mean[...], norm.var[...], norm.scale[...], norm.bias[...] = MEAN, VAR, SCALE, BIAS

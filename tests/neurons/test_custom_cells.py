@@ -155,6 +155,7 @@ def loss(w, cell, mode):
     return (outs * jnp.arange(7.0)[None, None]).sum()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wrap", [Held, InField])
 def test_wrapper_of_a_user_hands_on_its_inner_cell(wrap):
     cell = wrap(LIF(0.8, surrogate=Arctan(3.0)))

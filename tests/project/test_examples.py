@@ -68,6 +68,7 @@ LOSSES = *FRAMEWORKS, *TRAINED, *LOOPS, *BLOCKS
 IN_CI = "with_equinox", "with_brainstate", "fit_equinox", "fit_flax_nnx"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", few(LOSSES, "plain_jax", "with_flax_nnx", "feedback", ci=IN_CI))
 def test_the_loss_falls(name, capsys):
     with example(name) as module:

@@ -385,6 +385,7 @@ def test_joins_over_time_are_not_counted():
     assert report.total[:3] == (NOTHING, NOTHING, (4, 12, 12))
 
 
+@pytest.mark.slow
 def test_whole_delays_have_one_effective_operation_for_each_synapse():
     kernel = DelayKernel(
         np.ones((4, 6), np.float32), jnp.asarray(rng.uniform(0, 4, (4, 6)), jnp.float32), 5

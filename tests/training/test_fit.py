@@ -217,6 +217,7 @@ def test_a_state_is_gone_on_from_with_the_same_bits(whole):
         assert rest.seconds > first.seconds
 
 
+@pytest.mark.slow
 def test_the_number_of_updates_per_call_and_shapes_of_batches():
     ragged = [(X[:5], Y[:5]), (X[5:10], Y[5:10]), (X[10:13], Y[10:13]), (X[13:18], Y[13:18])]
     weight, _, losses = by_hand(ragged)
