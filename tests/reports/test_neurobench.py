@@ -117,3 +117,16 @@ def test_functions_keep_their_biases_out_of_the_sparsity():
     assert (
         neurobench(Network([Layer(weight, LIF())]), jnp.ones((3, 1, 2))).ConnectionSparsity == 0.5
     )
+
+
+def test_one_example_without_a_batch_counts_as_a_batch_of_one():
+    network = Network([Layer(jnp.ones((5, 3)), LIF())])
+    spikes = jnp.asarray(np.random.default_rng(0).random((6, 1, 5)) < 0.4, jnp.float32)
+    assert neurobench(network, spikes[:, 0]) == neurobench(network, spikes)
+
+
+def test_arrays_that_functions_hold_are_named():
+    kernel = jnp.zeros((3, 1, 3, 3))
+    network = Network([Layer(lambda x: jax.lax.conv(x, kernel, (1, 1), "SAME"), LIF())])
+    with pytest.warns(UserWarning, match=r"neurobench: .*: \[3, 1, 3, 3\] in weight of '0'"):
+        neurobench(network, jnp.ones((2, 1, 1, 5, 5)))

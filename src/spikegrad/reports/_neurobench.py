@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from typing import Any, NamedTuple
 
 import jax
@@ -17,6 +18,7 @@ from ..network import (
     Network,
     Weight,
     Window,
+    hidden_arrays,
     lagged,
     matrix_of,
     named_inputs,
@@ -58,7 +60,7 @@ def neurobench(
     network : Network
         Weights are matrices or linear functions, as in :func:`cost_report`.
     inputs : array_like or dict
-        One batch of inputs, ``(steps, batch, ...)``.
+        One batch of inputs, ``(steps, batch, ...)``, or one example, ``(steps, inputs)``.
     key : array of jax.random.key, optional
         For :func:`~spikegrad.stochastic` spikes.
 
@@ -70,6 +72,12 @@ def neurobench(
     ------
     TypeError, ValueError
         If inputs or key do not fit the network, or if a weight is not linear.
+
+    Warns
+    -----
+    UserWarning
+        If functions hold arrays that are no leaves of the network, which the footprint and the
+        sparsity leave out.
 
     Notes
     -----
@@ -115,9 +123,18 @@ def neurobench(
     """
     graph = network.graph
     x = named_inputs(network.inputs, inputs)
-    examples = next(iter(x.values())).shape[1]
     named = dataclasses.replace(network, inputs=graph.inputs)
+    # Not only those of weights, because a user who cites the footprint means all of the network.
+    if hidden := hidden_arrays(named, x, key=key):
+        warnings.warn(
+            "neurobench: Footprint and ConnectionSparsity leave out arrays that functions hold: "
+            f"{', '.join(map(str, hidden))}. Bind them with jax.tree_util.Partial",
+            stacklevel=2,
+        )
     _, activity = named.observe(x, parts="output", key=key)
+    # (steps, batch, neurons), or (steps, neurons) of one example
+    output = next(iter(activity.values())).output
+    examples = output.shape[1] if output.ndim > 2 else 1
     values = x | {name: node.output for name, node in activity.items()}
     counts = []
     for name, layer in graph.layers.items():
