@@ -96,7 +96,7 @@ def pytest_configure(config):
     for mark in (
         "every: a combination for which others stand, run with --every alone",
         "ci: of these, a combination that .ci/run does not leave out",
-        "slow: takes most of a second or more, so a run without chosen marks leaves it out, "
+        "slow: takes half a second or more, so a run without chosen marks leaves it out, "
         "and .ci/run does not",
         "oldest: depends most on JAX's transformations, so .ci/run also takes the oldest and the "
         "newest JAX",

@@ -463,6 +463,7 @@ def test_hashes_differ_in_values_labels_and_shapes():
     assert len(hashes) == 6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", few(["png", "svg", "pdf"], "png"))
 def test_plot_writes_a_picture(tmp_path, suffix):
     path = tmp_path / f"a.{suffix}"

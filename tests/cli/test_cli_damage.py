@@ -139,6 +139,7 @@ def test_a_class_without_examples_is_refused(tmp_path, capsys, x, y):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_stochastic_spikes_are_drawn_with_the_key(source):
     network = options(
         surrogate="stochastic(arctan)", hidden=(4,), steps=3, encoding="current"

@@ -354,6 +354,7 @@ def test_predict_scores_the_held_out_examples(run, source, tmp_path, named):
     assert cells(out, "all") == ["18", with_interval(right / 18, 18), "18"]
 
 
+@pytest.mark.slow
 def test_predict_scales_integers_like_the_training_data(run, source, tmp_path):
     with np.load(source) as arrays:
         raw = arrays["x_train"]

@@ -35,6 +35,7 @@ def test_images_are_encoded_on_their_scale(encoding, encode):
     assert np.array_equal(network.inputs(jnp.asarray(x)[None], key), expected)
 
 
+@pytest.mark.slow
 def test_shifts_move_images_and_zeros_move_in():
     images = np.zeros((400, 7, 7), np.float32)
     images[:, 3, 3] = 1
@@ -50,6 +51,7 @@ def test_shifts_move_images_and_zeros_move_in():
     }  # channels move together
 
 
+@pytest.mark.slow
 def test_noise_is_normal_and_new_for_each_key():
     seen = []
 

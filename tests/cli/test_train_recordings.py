@@ -243,6 +243,7 @@ def test_sequences(tmp_path, monkeypatch):
     )
 
 
+@pytest.mark.slow
 def test_generated_tasks_have_the_published_or_an_independent_test_set():
     points = sources.load("yin_yang", 7, Binning(60))
     assert (len(points.train), len(points.test), points.train.classes) == (5000, 1000, 3)

@@ -102,6 +102,7 @@ def test_a_traced_or_jax_value_is_never_read():
     Sigmoid(jnp.array(-1.0))
 
 
+@pytest.mark.slow
 def test_number_of_terms():
     for value, error, message in (
         (0, ValueError, ">= 1, got 0"),

@@ -60,6 +60,7 @@ COTANGENTS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", standing(DEFAULTS, RULE), ids=repr)
 def test_half_precision_is_float64_rounded_once(case):
     """What is computed in float32 is off by so much, and then rounded: to the nearest number, but

@@ -41,6 +41,7 @@ def test_spikes_are_the_same_and_the_gradient_is_within_a_rounding(case):
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("dtype", "share"), [("bfloat16", 0.55), ("float8_e5m2", 0.8), ("float8_e4m3fn", 0.8)]
 )

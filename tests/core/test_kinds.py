@@ -213,6 +213,7 @@ def test_signed_is_an_odd_function_of_the_potential():
     np.testing.assert_allclose(slope, mirrored[2], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_multi_spike_of_one_is_the_step():
     x = jnp.asarray(np.append(X, [-0.0, np.inf, -np.inf, np.nan]), jnp.float32)
     plain, *others = (
@@ -234,6 +235,7 @@ def test_multi_spike_of_one_is_the_step():
         jax.tree.map(np.testing.assert_array_equal, run(other), run(plain))
 
 
+@pytest.mark.slow
 def test_the_count_is_of_multiples_that_are_reached():
     """Next to every multiple, though a quotient would be rounded across it."""
     theta = np.asarray([[0.1], [0.3], [0.7], [1.9]], np.float32)
@@ -249,6 +251,7 @@ def test_the_count_is_of_multiples_that_are_reached():
         np.testing.assert_array_equal(got, np.minimum(np.arange(200) + 1, 150))
 
 
+@pytest.mark.slow
 def test_spike_types_of_nan_and_infinity():
     for make in KINDS.values():
         fire = make(Sigmoid(), 1.0)
@@ -507,6 +510,7 @@ def test_a_stream_draws_what_a_sequence_draws(x64):
     assert np.array_equal(alone, expected()[0][-1][:, :1])
 
 
+@pytest.mark.slow
 def test_every_layer_draws_on_its_own():
     """Coins, in two layers: neither are they the same, nor others than the keys of step, layer and
     example give.
@@ -522,6 +526,7 @@ def test_every_layer_draws_on_its_own():
             assert np.array_equal(np.asarray(spikes)[t, b], draw(t, int(n), b) < 0.5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", few(MODES, "exact", "8-bit"))
 def test_noise_is_not_a_residual(mode):
     def bytes_of(surrogate, x, mask):

@@ -69,6 +69,7 @@ def derivatives(surrogate, x):
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", few(CASES, *map(last_settings.get, WITH_PARAMETERS)), ids=repr)
 @x64
 def test_derivatives_in_every_parameter(case):

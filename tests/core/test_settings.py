@@ -182,6 +182,7 @@ def test_un_jitted_as_jitted():
     check(Sigmoid(), settings, measured(under(settings, Sigmoid()), X), methods(Sigmoid()))
 
 
+@pytest.mark.slow
 def test_no_setting_is_lost_inside_a_curve():
     class Scaled(Surrogate):
         surrogate: Surrogate = parameter(kind=Surrogate)

@@ -166,6 +166,7 @@ def batches(function, x=COUNTS):
             yield b, x[:, b], after[:, b]
 
 
+@pytest.mark.slow
 def test_flips_and_shifts_of_batches():
     flips = []
     for _, before, after in batches(flip_batch):
@@ -230,6 +231,7 @@ def test_counts_of_windows_and_areas():
     assert max(areas) > 2
 
 
+@pytest.mark.slow
 def test_a_batch_of_channels_and_all_kinds():
     x = COUNTS[..., 0, 0]
     untouched = [

@@ -209,6 +209,7 @@ def test_ts(tmp_path):
     assert read_ts(tmp_path / "marked.ts").class_names == ("up", "down")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "sizes", "steps", "channels", "classes", "lengths"),
     [

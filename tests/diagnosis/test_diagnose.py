@@ -118,6 +118,7 @@ def simulated(inputs, weight, decay=0.9, threshold=1.0, fires=True):
     return np.stack(spikes), np.stack(potentials)
 
 
+@pytest.mark.slow
 def test_measures_of_a_layer_match_numpy():
     layer = diagnose(stack(), X, loss).layers["0"]
     spikes, u = simulated(X, FIRST)
@@ -133,6 +134,7 @@ def test_measures_of_a_layer_match_numpy():
     assert layer.steepness == pytest.approx(1, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_drive_is_that_without_spikes_also_for_a_delayed_reset():
     weight = matrix(1, 300.0, UNITS)
     network = stack(Layer(weight, LIF(0.9, reset="value", delay_reset=True)))
@@ -140,6 +142,7 @@ def test_drive_is_that_without_spikes_also_for_a_delayed_reset():
     assert diagnose(network, X, loss).layers["0"].drive == pytest.approx(quiet.std(), rel=1e-4)
 
 
+@pytest.mark.slow
 def test_masked_steps_do_not_count():
     mask = np.ones((STEPS, EXAMPLES), bool)
     mask[12:, :5] = False
@@ -238,6 +241,7 @@ def test_silence_is_traced_to_inputs_mask_or_delay(network, inputs, mask, expect
     assert reason in found[0].description
 
 
+@pytest.mark.slow
 def test_inputs_that_tell_nothing_are_named():
     # The mean of equal numbers that are no spikes is rounded.
     for one_example in (X[:, :1], 0.1 * np.random.default_rng(1).normal(size=(STEPS, 1, UNITS))):
@@ -349,6 +353,7 @@ def test_nan_behind_a_mask_is_no_issue():
     assert issues(stack(), np.where(mask[:, None, None], X, np.nan), mask=mask) == []
 
 
+@pytest.mark.slow
 def test_array_of_thresholds_is_set():
     network = stack(threshold=jnp.full(HIDDEN, -20.0))
     report = diagnose(network, X, loss, train=False)
@@ -551,6 +556,7 @@ def test_layer_without_a_field_of_its_surrogate_is_judged_by_its_spikes(kind, th
     assert report.layers["0"].rate == (state == "saturated")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("omega", [0.5, np.full(HIDDEN, 0.5)])
 def test_repair_never_makes_an_invalid_cell(omega):
     """The default of omega is 10, which needs a shorter dt. That of dt gives smaller potentials."""
@@ -921,6 +927,7 @@ def test_attainable_loss_is_that_of_the_best_outputs():
         assert (attainable.floor == 0) == (floor == 0)
 
 
+@pytest.mark.slow
 def test_half_of_the_way_counts_for_the_logarithm_of_an_error():
     def loss(out):
         return jnp.log(((out.mean(0) - CLASS) ** 2).mean() + 1e-3)
@@ -994,6 +1001,7 @@ def test_training_that_would_exceed_the_budget_does_not_start(monkeypatch):
         assert now[0] == pytest.approx(spent) if spent else 33 < now[0] < budget
 
 
+@pytest.mark.slow
 def test_report_as_text_data_and_figure():
     report = diagnose(FAULTY, X, loss, train=False)
     lines = str(report).splitlines()
@@ -1101,6 +1109,7 @@ def test_function_without_a_derivative_is_named_before_its_consequences():
     assert "pass no gradient on" in issue.description
 
 
+@pytest.mark.slow
 def test_loss_without_a_gradient_comes_before_unscaled_inputs():
     report = diagnose(stack(), 1000 * X, lambda out: (out.argmax(-1) * 1.0).mean(), train=False)
     assert names(report.issues) == [("vanishes", None), ("unscaled", "0")]
@@ -1138,6 +1147,7 @@ def test_bias_of_a_neuron_that_diverges_without_spikes_is_subtracted():
     assert abs(report.repaired.layers["0"].bias).max() < 1e-5
 
 
+@pytest.mark.slow
 def test_delay_above_the_length_is_shortened():
     report = diagnose(stack(second=Layer(Delayed(SECOND, 50), CELL)), X, loss, train=False)
     issue = report.issues[0]
@@ -1154,6 +1164,7 @@ def test_weights_that_overflow_products_are_scaled():
     assert np.isfinite(outputs_of(report.repaired, X)).all()
 
 
+@pytest.mark.slow
 def test_biases_that_silence_most_neurons_are_scaled():
     bias = jnp.where(jnp.arange(HIDDEN) == 3, 0.0, -20.0)
     report, issue = one_issue(stack(second=Layer(SECOND, CELL, bias=bias)))
@@ -1248,6 +1259,7 @@ def test_diagnose_takes_networks_only():
         diagnose([CELL], X, loss)
 
 
+@pytest.mark.slow
 def test_potentials_without_spikes_hold_in_masked_steps():
     """As in the network: a masked step neither decays nor integrates."""
     rng = np.random.default_rng(0)

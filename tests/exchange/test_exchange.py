@@ -264,6 +264,7 @@ def test_functions(name):
     assert_close(outputs, run(from_nir(graph, **EULER), inputs))
 
 
+@pytest.mark.slow
 def test_joins_that_pool():
     """A sum of two convolutions, averaged before a product. Both files and networks keep the
     numbers.

@@ -417,6 +417,7 @@ def test_channels_of_a_function():
         assert (of_neurons(combine, start, (1, 3, 1, 1)) == 0).all()
 
 
+@pytest.mark.slow
 def test_parameters_of_channels_in_c(tmp_path):
     """The program keeps one number for a channel, for channels first and last, and of a bias. The
     leak of a current that the neurons lack is one more number.

@@ -96,6 +96,7 @@ def series(cell, currents):
     return np.array(rows).T
 
 
+@pytest.mark.slow
 def test_loihi_of_lava():
     """Lava b6822fb, ``tests/lava/proc/lif/test_models.py``: the decays of current and potential,
     and a bias.

@@ -133,6 +133,7 @@ def test_sums_of_products_are_exact_in_float32(per_channel):
     assert np.abs(few.layers["0"].weight.integers).max() == 2**15 - 1
 
 
+@pytest.mark.slow
 def test_wrong_scales_are_refused():
     for scale, message in (
         (

@@ -67,6 +67,7 @@ def test_several_layers_bounds_of_each_sequence_and_few_bits():
     assert jax.eval_shape(lambda low: voltage_bound(low, high=0.0), low).dtype == jnp.float32
 
 
+@pytest.mark.slow
 def test_potentials():
     u = RNG.normal(size=(30, 4, 5)).astype(np.float32)
     beyond = np.maximum(-1 - u, 0) ** 2 + np.maximum(u - 0.5, 0) ** 2

@@ -317,6 +317,7 @@ def test_invalid_arguments_raise(message):
     assert_raises(REFUSED[message], message)
 
 
+@pytest.mark.slow
 def test_smape_of_a_loop():
     """Pairs of zeros have no error, and no gradient that is not a number."""
     rng = np.random.default_rng(9)

@@ -333,6 +333,7 @@ def test_layers_that_states_leave_out_start_at_rest():
     np.testing.assert_allclose(by_step, out[0], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_parts_and_layers_that_are_observed():
     network = looped()
     _, activity = network.observe(X, layers=["gate", "b"], parts=["current"])

@@ -226,6 +226,7 @@ def test_keys_can_be_mapped_and_give_independent_weights():
     assert np.abs(correlations).max() < 0.2
 
 
+@pytest.mark.slow
 def test_inputs_may_be_of_another_precision(x64):
     spikes = np.random.default_rng(0).random((20, 4, 9)) < 0.3
     expected, found = jax.jit(lambda *inputs: [Layer.init(KEY, each, 5, LIF()) for each in inputs])(
@@ -315,6 +316,7 @@ WINDOW = rng().random((30, 4, 9)) < 0.3
 HOLES = rng().random((30, 4)) < 0.7
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", few(MEASURED, "several states"))
 @pytest.mark.parametrize("measured", few([False, True], True))
 def test_a_measured_response_is_that_of_the_declared_cell(name, measured):

@@ -86,6 +86,7 @@ def test_matrix_within_bounds():
     assert_close(found.raw, expected)
 
 
+@pytest.mark.slow
 def test_module_of_equinox_for_one_example():
     """``eqx.filter_vmap`` keeps its arrays trainable. Without a map, or with one of JAX, a line
     says so.
@@ -126,6 +127,7 @@ def test_a_function_that_needs_floats_is_told_what_it_gets():
         network(jnp.ones((2, 1, 1, 4, 4), bool))
 
 
+@pytest.mark.slow
 def test_flax_nnx_modules_and_variables():
     nnx = pytest.importorskip("flax.nnx")
     linear = nnx.Linear(INPUTS, NEURONS, rngs=nnx.Rngs(0))
@@ -243,6 +245,7 @@ def test_matrices_of_integers_do_not_truncate_what_comes_in():
         assert_close(got, expected)
 
 
+@pytest.mark.slow
 def test_a_matrix_in_half_precision_beside_one_in_single():
     """Each computes in its own dtype, the current in the wider one."""
 

@@ -252,6 +252,7 @@ def test_export_with_an_open_batch():
     assert relative(exported.call(X), run(X)) < 1e-6
 
 
+@pytest.mark.slow
 def test_a_network_as_labels():
     """It can be called, and a function that takes a pytree or a callable would call it."""
     optax = pytest.importorskip("optax")

@@ -105,6 +105,7 @@ def test_chunks_are_longer_if_weights_outweigh_their_states():
     assert [schedule(n, Backward())[0].chunk for n in (5, 7, 100, 1000)] == [5, 7, 10, 10]
 
 
+@pytest.mark.slow
 def test_loops_compute_no_gradients_of_constants():
     """A function closes over a matrix of 13 x 13, which is not differentiated here."""
     (weight, matrix), (x,) = shapes((5, 5), (13, 13)), shapes((4, 13, 5))

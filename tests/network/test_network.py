@@ -286,6 +286,7 @@ def test_memory_grows_with_the_steps_or_their_square_root():
     assert recompute[1] / recompute[0] < 2.3
 
 
+@pytest.mark.slow
 def test_gradients_of_large_weights_are_added_in_place_where_memory_is_saved():
     """Beside its results, a compiled program has less than half a matrix. In mode exact it has two
     of them.
@@ -318,6 +319,7 @@ def test_residual_report_says_that_temporaries_are_not_counted():
     assert text.split()[-3:] == ["and", "call", "memory_analysis()."]
 
 
+@pytest.mark.slow
 def test_residual_report():
     p = draw()
     of = lambda **options: residual_report(lambda p: build(p)(p["inputs"], **options)[1].sum(), p)  # noqa: E731

@@ -70,6 +70,7 @@ def test_a_delayed_read_of_a_join_over_time_goes_on():
     np.testing.assert_array_equal(whole, jnp.concatenate([before, after]))
 
 
+@pytest.mark.slow
 def test_finite_padding_stays_for_functions_that_are_singular_at_zero():
     mask = jnp.arange(len(X))[:, None] < jnp.array([[len(X), 4, 7]])
 

@@ -128,6 +128,7 @@ def test_widths_are_in_the_unit_in_which_the_surrogate_is_called():
             assert width == pytest.approx(arguments[name][MASK].std(), rel=1e-4), name
 
 
+@pytest.mark.slow
 def test_modules_with_functions_among_their_leaves():
     eqx = pytest.importorskip("equinox")
     module = eqx.filter_vmap(eqx.nn.MLP(5, 8, 4, 1, key=KEY))
@@ -213,6 +214,7 @@ def test_widths_follow_the_potentials_and_compile_nothing(tmp_path):
     jax.tree.map(np.testing.assert_array_equal, again.trainable, state.trainable)
 
 
+@pytest.mark.slow
 def test_only_at_the_end_of_an_epoch():
     trainable, static = partition(match_widths(Network([Layer(weight(5, 8, 0.3), LIF())]), X))
     loss, widths = functools.partial(loss_of, static), []

@@ -393,6 +393,7 @@ def test_oscillations_do_not_depend_on_the_unit_of_time(x64, cls):
     np.testing.assert_allclose(potentials(4), expected, rtol=1e-11)
 
 
+@pytest.mark.slow
 def test_gradients_are_finite_at_the_highest_frequency_of_a_balanced_neuron(x64):
     """The boundary counts as constant there. Without spikes a loop and its central differences are
     exact enough.

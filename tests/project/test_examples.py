@@ -133,6 +133,7 @@ def test_the_gradient_is_the_one_by_hand(name):
         np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5 * np.abs(expected).max())
 
 
+@pytest.mark.slow
 def test_an_exported_network_gives_the_same_potentials(capsys):
     export = importlib.import_module("export_network")
     network, spikes, potentials, last = export.main(fast=True)

@@ -158,6 +158,7 @@ def test_a_factor_costs_one_rounding():
         np.testing.assert_array_equal(scaled, np.float32(0.3) * np.asarray(s.surrogate_grad(x)))
 
 
+@pytest.mark.slow
 def test_the_primal_keeps_its_value_at_the_threshold():
     two = [
         0.3 * Sigmoid(),

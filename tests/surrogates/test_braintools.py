@@ -110,6 +110,7 @@ def user_class(base):
     return MySurrogate
 
 
+@pytest.mark.slow
 def test_a_users_class_moves_by_its_import():
     mine, theirs = (user_class(module.Surrogate)(alpha=2.0) for module in (surrogate, peer))
     assert mine(X).tolist() == theirs(X).tolist()

@@ -160,6 +160,7 @@ def test_a_slope_alone_has_no_area():
     assert math.isnan(measure(spikegrad.keep_slope(Box(0.3), "bfloat16")).area)
 
 
+@pytest.mark.slow
 def test_fitted():
     for shape in (
         Arctan(),

@@ -34,6 +34,7 @@ from spikegrad.testing import (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "case", few(CASES, *(case for case in DEFAULTS if case.name in RULE)), ids=repr
 )

@@ -113,6 +113,7 @@ def test_nothing_is_pickled_and_names_are_those_of_the_tree(whole, tmp_path):
     assert json.loads(str(arrays["about"]))["progress"]["step"] == 10
 
 
+@pytest.mark.slow
 def test_when_and_how_many(tmp_path, monkeypatch):
     ticks = iter(range(10**6))
     clock = SimpleNamespace(

@@ -69,6 +69,7 @@ HIDDEN = [
 ]
 
 
+@pytest.mark.slow
 def test_every_array_that_is_no_leaf_is_found():
     mask = np.ones((2, 3), bool)
     found = hidden_arrays(network(), X, mask=mask)

@@ -538,6 +538,7 @@ def test_integers_learn_online(target):
         Online(network, "ottt")
 
 
+@pytest.mark.slow
 def test_the_start_is_linear_in_the_layers():
     """Counted in calls of Python functions: it was cubic."""
 
