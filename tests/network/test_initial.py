@@ -303,6 +303,16 @@ class InOneArray(Cell):
         return u, (u[..., 0] >= 1).astype(u.dtype)
 
 
+class WithBarrier(Cell):
+    """A neuron that loses small currents."""
+
+    def integrate(self, v, current):
+        return 0.9 * v + jnp.where(abs(current) < 0.5, 0, current)
+
+    def fire(self, u):
+        return u, (u >= 1).astype(u.dtype)
+
+
 MEASURED = {
     "several states": (TwoStates(), SynapticLIF(0.9, threshold=2.5, synaptic_decay=0.8), None),
     "decays of neurons": (
@@ -404,6 +414,9 @@ REFUSED = {
     ),
     "TypeError: the first array of the state of InOneArray must have the output's shape, (1, 2); "
     "define encode": (lambda: fluctuation_driven(InOneArray(), 0.1)),
+    "ValueError: WithBarrier must respond to a small current at rest within 4096 steps; define": (
+        lambda: fluctuation_driven(WithBarrier(), 0.1)
+    ),
     "ValueError: rate must be > 0 and <= 1, got 1.5; for other inputs": lambda: fluctuation_driven(
         LIF(), 1.5
     ),

@@ -15,7 +15,7 @@ import numpy as np
 
 from .._pytree import PyTree
 from .measures import FAST_COMPILATION, LayerReport, NetworkReport
-from .trial import LITTLE, Problem, constant_loss
+from .trial import LITTLE, Problem, between, constant_loss
 
 SIZES = (1e-3, 1e-2, 1e-1, 1.0, 1e1, 1e2, 1e3)
 """Sizes of the first step of outputs, because their unit is unknown. The smallest loss counts."""
@@ -106,14 +106,8 @@ def attainable_loss(problem: Problem, report: NetworkReport) -> Attainable:
         def losses_of(size: jax.Array) -> tuple[jax.Array, jax.Array, PyTree]:
             """Return the losses after most and half of the way to the best outputs, and these."""
             best, _ = jax.lax.fori_loop(0, STEPS, step, (start, size))
-
-            def loss_after(part: float) -> jax.Array:
-                def between(first: jax.Array, last: jax.Array) -> jax.Array:
-                    return first + (part * (last - first)).astype(last.dtype)
-
-                return loss(jax.tree.map(between, start, best))
-
-            return loss_after(NEAR), loss_after(HALF), best
+            near, half = (loss(between(start, best, part)) for part in (NEAR, HALF))
+            return near, half, best
 
         losses, halves, best = jax.lax.map(losses_of, jnp.asarray(SIZES, jnp.float32))
         losses = jnp.where(jnp.isfinite(losses), losses, jnp.inf)

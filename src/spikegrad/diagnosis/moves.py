@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, SupportsFloat, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, SupportsFloat, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -60,6 +60,9 @@ class Move:
     """The name of a layer or of inputs. None for the optimizer."""
     value: Any
     """A number, an array, or a pair of them. It may be traced."""
+    needs_measure: ClassVar[bool] = True
+    """False if the change does not affect the measured potentials, so other changes can be proposed
+    for the layer without a measure of this one."""
 
     @property
     def slot(self) -> Move:
@@ -417,6 +420,9 @@ class ShortenDelays(Move):
 
 class ShortenRest(CellMove):
     """Set the refractory period of a :class:`~spikegrad.neurons.Refractory` cell."""
+
+    # Measures read the potential without spikes, so no neuron rests in them.
+    needs_measure = False
 
     def change(self, layer: Layer) -> Layer:
         cell = dataclasses.replace(layer.cell, steps=self.value)

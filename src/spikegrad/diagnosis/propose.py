@@ -141,14 +141,12 @@ def propose(
             *memories(network, lasting),
         ],
     )
-    # A measurement shows the effect of moves in slots only. The potential without spikes does not
-    # depend on a rest after them.
+    # A measurement shows the effect of moves in slots only.
     hopeless = [
         issue.place
         for issue in proposal.issues
         if not any(
-            move.slot in network.slots or isinstance(move, ShortenRest)
-            for move in issue.fixes
+            move.slot in network.slots or not move.needs_measure for move in issue.fixes
         )
     ]
     for name, node in network.problem.network.graph.nodes.items():

@@ -147,6 +147,15 @@ def constant_loss(loss: Loss, outputs: PyTree) -> tuple[jax.Array, PyTree]:
     return loss(constant), constant
 
 
+def between(first: PyTree, last: PyTree, part: ArrayLike) -> PyTree:
+    """Return the outputs at this part of the way from the first to the last ones."""
+
+    def moved(first: jax.Array, last: jax.Array) -> jax.Array:
+        return first + (part * (last - first)).astype(last.dtype)
+
+    return jax.tree.map(moved, first, last)
+
+
 def compiled(
     function: Callable, problem: Problem, neutral: Moves, **options: Any
 ) -> Callable[..., PyTree]:
@@ -376,11 +385,7 @@ def _train(
 
     def parts(certainty: jax.Array) -> jax.Array:
         """Return the parts removed by less sure outputs of used and of held-out examples."""
-
-        def between(first: jax.Array, last: jax.Array) -> jax.Array:
-            return first + (certainty * (last - first)).astype(last.dtype)
-
-        less_sure = jax.tree.map(between, constant, out)
+        less_sure = between(constant, out, certainty)
         both = jnp.stack([~held, held])  # (2, examples)
         return jax.lax.map(functools.partial(removed, less_sure), both)
 

@@ -251,6 +251,13 @@ class Driven(NamedTuple):
             kernel, threshold = self.respond(like, steps)
             kernel = kernel.swapaxes(1, 2).reshape(steps, *like)
         kernel, threshold = _on_host((kernel, threshold))
+        # A gain of 0, or a cell that loses all small currents.
+        _check(
+            kernel,
+            (kernel != 0).any(0),
+            f"{type(self.cell).__name__} must respond to a small current at rest within "
+            f"{steps} steps; define linear_response, or pass weights",
+        )
         if not measured:
             return _of_short_response(kernel, self.rate), threshold
         # Neurons with equal leaks have equal kernels. Each costs one transform of all inputs.
