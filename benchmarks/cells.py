@@ -41,7 +41,7 @@ def cells() -> dict[str, Any]:
 def transcendental(cell: Any, current: jax.Array) -> str:
     """The transcendental functions that one step computes for each neuron."""
     state = jax.tree.map(jnp.asarray, cell.initial_state(current.shape, current.dtype))
-    step = jax.make_jaxpr(lambda v, current: cell(v, current))(state, current)
+    step = jax.make_jaxpr(cell)(state, current)
     return ", ".join(sorted(COSTLY & of_neurons(step.jaxpr)))
 
 
