@@ -253,15 +253,16 @@ def choices_of(rows, axes, place):
         best = max(of_column, key=lambda row: row["test"])
         bound = best["test"] - (best["test, deviation"] or 0)
         for row in of_column:
-            text = "diverged" if row["diverged"] == row["runs"] else percent(row["test"], row["test, deviation"])
+            text = "diverged" if row["diverged"] == row["runs"] else f"{percent(row['test'], row['test, deviation'])}%"
             setting = tuple(row[axis] for axis in axes)
             cells[setting, column] = f"**{text}**" if row["test"] >= bound else text
     title = {
         "data": lambda name: name.replace("_", "_<wbr>"),  # long names are divided in a narrow table
-        "depth": lambda depth: f"{depth} hidden",
-        "detached": lambda detached: f"reset {'detached' if detached else 'differentiated'}",
+        "depth": lambda depth: f"{depth} hidden layer{'s' * (depth > 1)}",
+        "detached": lambda detached: "reset detached" if detached else "gradient through the reset",
     }[place]
-    table = [[*axes, *map(title, columns)], ["---"] * (len(axes) + len(columns))]
+    names = {"surrogate": "shape of the slope", "peak": "height", "half_width": "half-width"}
+    table = [[*(names[axis] for axis in axes), *map(title, columns)], ["---"] * (len(axes) + len(columns))]
     table += [[*map(str, setting), *(cells.get((setting, column), "") for column in columns)] for setting in settings]
     return [f"| {' | '.join(line)} |" for line in table]
 
