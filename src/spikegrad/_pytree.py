@@ -34,10 +34,13 @@ FIX_OF_HIDDEN = (
 )
 
 
-def split(tree: T, is_selected: Callable[[Any, Any], bool]) -> tuple[T, T]:
-    """Return a tree of the leaves with ``is_selected(path, leaf)``, and a tree of all remaining
-    leaves.
-    """
+def split(tree: T, is_selected: Callable[[Any], bool]) -> tuple[T, T]:
+    """Return a tree of the leaves with ``is_selected(leaf)``, and a tree of all other leaves."""
+    return split_by_path(tree, lambda _, leaf: is_selected(leaf))
+
+
+def split_by_path(tree: T, is_selected: Callable[[Any, Any], bool]) -> tuple[T, T]:
+    """Return :func:`split` for a function ``is_selected(path, leaf)``."""
     leaves, structure = jax.tree_util.tree_flatten_with_path(tree)
     # called once per leaf, because it may be a user's function
     chosen = [bool(is_selected(path, leaf)) for path, leaf in leaves]
@@ -75,7 +78,7 @@ def is_real_array(leaf: Any) -> bool:
 
 def inexact(tree: T) -> T:
     """Return the arrays that can have a derivative, and None for all other leaves."""
-    return split(tree, lambda _, leaf: is_inexact(leaf))[0]
+    return split(tree, is_inexact)[0]
 
 
 class Entries(Mapping):

@@ -215,7 +215,7 @@ def _check_node(owner: str, node: Layer | Join) -> None:
 
 def _split(network: Network) -> tuple[Network, Network]:
     """Return the arrays of a network, and all other leaves."""
-    return split(network, lambda _, leaf: is_array(leaf))
+    return split(network, is_array)
 
 
 def _outputs(network: Network, x: dict[str, jax.Array]) -> dict[str, jax.Array]:

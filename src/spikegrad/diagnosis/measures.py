@@ -373,7 +373,7 @@ def derivatives_of(weight: Callable, x: jax.Array) -> Derivatives:
     """Return the sizes of the derivatives of a weight function. ``x`` has the inputs of all
     steps.
     """
-    arrays, others = split(weight, lambda _, leaf: is_real_array(leaf))
+    arrays, others = split(weight, is_real_array)
     # Below a silent layer all inputs are 0, and no product has a derivative in its weights.
     x = jnp.where(x.any(), x, jnp.ones_like(x))
     if not jnp.issubdtype(x.dtype, jnp.inexact):

@@ -18,7 +18,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from .._bounded import Bounded, bounded
-from .._pytree import PyTree, is_real_array, split
+from .._pytree import PyTree, is_real_array, split_by_path
 from .._struct import domain
 from .._surrogate import Surrogate, with_curve
 from ..network import Delayed, Join, Layer, Network, Window
@@ -590,7 +590,7 @@ def apply_moves(network: Network, moves: Moves) -> tuple[PyTree, PyTree]:
     trained = {path for path, leaf in leaves if is_real_array(leaf)}
     for move in moves.values():
         network = move.apply(network)
-    return split(network, lambda path, _: path in trained)
+    return split_by_path(network, lambda path, _: path in trained)
 
 
 def has_width(surrogate: Any) -> bool:

@@ -160,7 +160,7 @@ def compiled(
     function: Callable, problem: Problem, neutral: Moves, **options: Any
 ) -> Callable[..., PyTree]:
     """Return a compiled function of a network, of the values of moves and further arguments."""
-    arrays, others = split(problem.network, lambda _, leaf: is_array(leaf))
+    arrays, others = split(problem.network, is_array)
 
     @functools.partial(jax.jit, **options)
     def run(

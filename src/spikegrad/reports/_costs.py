@@ -273,7 +273,7 @@ def cost_report(
     graph = network.graph
     x = named_inputs(network.inputs, inputs)
     mask = None if mask is None else jnp.asarray(mask)
-    arrays, functions = split(network, lambda _, leaf: is_array(leaf))
+    arrays, functions = split(network, is_array)
 
     @jax.jit
     def run(

@@ -13,7 +13,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from .._pytree import FIX_OF_HIDDEN, PyTree, StaticFunction, is_array, merge, split
+from .._pytree import (
+    FIX_OF_HIDDEN,
+    PyTree,
+    StaticFunction,
+    is_array,
+    merge,
+    split,
+    split_by_path,
+)
 
 reported: weakref.WeakSet[Any] = weakref.WeakSet()
 """Functions that :func:`partition` has warned about. :func:`fit` does not warn again."""
@@ -78,14 +86,14 @@ def partition(
                 f"not trained. {FIX_OF_HIDDEN}",
                 stacklevel=2,
             )
-    return split(
+    return split_by_path(
         tree, lambda path, leaf: is_float_array(leaf) and filter(name_of(path), leaf)
     )
 
 
 def split_trainable(tree: PyTree) -> tuple[PyTree, PyTree]:
     """Return all arrays that :func:`partition` trains and the static part, without a warning."""
-    return split(tree, lambda _, leaf: is_float_array(leaf))
+    return split(tree, is_float_array)
 
 
 def combine(trainable: PyTree, static: PyTree) -> PyTree:

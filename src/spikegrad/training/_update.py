@@ -263,7 +263,7 @@ class _Updates(NamedTuple):
 
 def arrays_apart(tree: PyTree) -> tuple[PyTree, PyTree]:
     """Split the arrays off a pytree, such as a Partial as a loss."""
-    arrays, static = split(tree, lambda _, leaf: is_array(leaf))
+    arrays, static = split(tree, is_array)
     return jax.tree.map(jnp.asarray, arrays), static
 
 

@@ -66,7 +66,7 @@ def pullback(function: Callable, cotangent: PyTree, *args: PyTree) -> tuple:
     """
     # Integers and keys would need cotangents of dtype float0, which cannot be added or carried
     # by a scan. Splitting them off avoids these.
-    differentiable, others = split(args, lambda _, leaf: is_inexact(leaf))
+    differentiable, others = split(args, is_inexact)
     _, back = jax.vjp(
         lambda *differentiable: inexact(function(*merge(differentiable, others))),
         *differentiable,

@@ -184,7 +184,7 @@ def _with_functions(
 def _constants_of(function: Callable, *args: Any, **options: Any) -> list[Any]:
     """Return the floating-point arrays that a function does not make itself."""
     # The leaves of the function become arguments, so the constants are all other arrays.
-    leaves, static = split(function, lambda _, leaf: is_array(leaf))
+    leaves, static = split(function, is_array)
 
     def constants() -> list[Any]:
         # Another function each time, because JAX remembers traces.

@@ -175,7 +175,7 @@ def draw_layers(
         check_shapes(x, mask)
     # Arrays are arguments of the compiled function, so the weights of each turn do not
     # recompile it.
-    _, functions = split(Entries(graph.nodes), lambda _, leaf: is_array(leaf))
+    _, functions = split(Entries(graph.nodes), is_array)
 
     @jax.jit
     def run(
@@ -192,7 +192,7 @@ def draw_layers(
         if x is None:
             return dict.fromkeys((*graph.inputs, *graph.nodes), rate)
         nodes = Entries(graph.nodes) | drawn_layers
-        arrays, _ = split(nodes, lambda _, leaf: is_array(leaf))
+        arrays, _ = split(nodes, is_array)
         return {**x, **run(arrays, dict(x), mask)}
 
     # All weights are zeros until they are drawn. Values that a user passed would otherwise feed the

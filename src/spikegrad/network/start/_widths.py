@@ -99,7 +99,7 @@ def match_widths(
         raise ValueError(
             f"match_widths: keep must be one of {', '.join(map(repr, _KEEP))}, got {brief(keep)}"
         )
-    arrays, others = split(network, lambda _, leaf: is_array(leaf))
+    arrays, others = split(network, is_array)
     leaves, structure = jax.tree.flatten(others)
     spreads = jax.device_get(
         _spreads(tuple(leaves), structure, arrays, inputs, mask, key)
