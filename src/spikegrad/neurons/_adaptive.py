@@ -7,7 +7,7 @@ from typing import Any
 import jax
 
 from .._struct import Real, parameter
-from ._cell import LinearResponse, State, leaky_integration, parts_of_state
+from ._cell import LinearResponse, State, leaky_integration
 from ._lif import LIF
 from ._spiking import Spikes, Spiking, share, spikes
 
@@ -72,19 +72,15 @@ class AdaptiveLIF(LIF, pure=True):
         super().__post_init__()
         self._refuse("adaptation, which spikes raise", "negative")
 
-    def integrate(self, v: State, current: jax.Array) -> State:
-        v, a = parts_of_state(self, v)
-        return self._integrate_parts(v, a, current)
-
-    def _integrate_parts(self, v: jax.Array, a: jax.Array, current: jax.Array) -> State:
-        cell = self._broadcast_to(v.dtype, v.shape, "v")
-        u = leaky_integration(cell, v, current)
+    def _before(self, current: jax.Array, *state: jax.Array) -> State:
+        v, a = state
+        u = leaky_integration(self, v, current)
         if not self.delay_reset:
             return u, a
         # The spike of the last step, which the state does not hold, follows from its state.
         # ``a`` is still the adaptation of the last step, so this is the threshold that the state
         # was compared with.
-        return cell._adapted(cell._spike(v, cell._threshold(a)), u, a)
+        return self._adapted(self._spike(v, self._threshold(a)), u, a)
 
     def _after(self, s: jax.Array, *u: jax.Array) -> State:
         return u if self.delay_reset else self._adapted(s, *u)
@@ -101,10 +97,6 @@ class AdaptiveLIF(LIF, pure=True):
         return self.threshold + others[0]
 
     decode = Spiking.decode
-
-    def linear_response(self) -> LinearResponse:
-        # Declared again with integrate, which stays linear without spikes.
-        return super().linear_response()
 
 
 class SynapticAdaptiveLIF(AdaptiveLIF, pure=True):
@@ -152,10 +144,10 @@ class SynapticAdaptiveLIF(AdaptiveLIF, pure=True):
 
     synaptic_decay: Real = share(0.8)
 
-    def integrate(self, v: State, current: jax.Array) -> State:
-        v, a, i = parts_of_state(self, v)
-        i = self._broadcast_to(i.dtype, i.shape, "v").synaptic_decay * i + current
-        return *self._integrate_parts(v, a, i), i
+    def _before(self, current: jax.Array, *state: jax.Array) -> State:
+        *adapting, i = state
+        i = self.synaptic_decay * i + current
+        return *super()._before(i, *adapting), i
 
     def _after(self, s: jax.Array, *u: jax.Array) -> State:
         *adapting, i = u
@@ -165,14 +157,13 @@ class SynapticAdaptiveLIF(AdaptiveLIF, pure=True):
         return super().linear_response()._replace(synaptic_decay=self.synaptic_decay)
 
 
-def _driven(self: Any, v: State, current: jax.Array) -> State:
+def _driven(self: Any, current: jax.Array, *state: jax.Array) -> State:
     """Return the potential after its leak and the current minus the adaptation, and the unchanged
     adaptation.
     """
-    v, w = parts_of_state(self, v)
-    cell = self._broadcast_to(v.dtype, v.shape, "v")
+    v, w = state
     # w of the last step: it changes in ``_after``, because it depends on this step's spike.
-    return cell.decay * v + (1 - cell.decay) * (current - w), w
+    return self.decay * v + (1 - self.decay) * (current - w), w
 
 
 class AdLIF(Spiking, pure=True):
@@ -253,7 +244,7 @@ class AdLIF(Spiking, pure=True):
             *("decay", "adaptation_decay", "a"),
         )
 
-    integrate = _driven
+    _before = _driven
 
     def _after(self, s: jax.Array, *u: jax.Array) -> State:
         v, w = u
@@ -346,7 +337,7 @@ class SymplecticAdLIF(Spiking, pure=True):
             q * a * (1 - alpha) * (1 - rho) <= (1 + alpha) * (1 + rho)
         )
 
-    integrate = _driven
+    _before = _driven
 
     def _after(self, s: jax.Array, *u: jax.Array) -> State:
         v, w = u
@@ -408,9 +399,9 @@ class EulerAdLIF(SymplecticAdLIF, pure=True):
         is_at_most_one = q * a * (1 - alpha) * (1 - rho) <= 1 - alpha * rho
         return (q * a >= -1) & is_at_most_one
 
-    def integrate(self, v: State, current: jax.Array) -> State:
-        p, w = parts_of_state(self, v)
-        return p + (1 - self._broadcast_to(p.dtype, p.shape, "v").decay) * current, w
+    def _before(self, current: jax.Array, *state: jax.Array) -> State:
+        p, w = state
+        return p + (1 - self.decay) * current, w
 
     def _after(self, s: jax.Array, *u: jax.Array) -> State:
         # u: the pair (u_t, w_{t-1}) of the docstring. w is the new w_t.

@@ -355,17 +355,6 @@ def warn_of_lost_leaks(owner: str, cell: Cell, v: State) -> None:
                 )
 
 
-def parts_of_state(cell: Cell, v: State) -> State:
-    """Return the arrays of a state of several arrays.
-
-    An array with two rows is not a state of two arrays.
-    """
-    names = cell.state_names
-    if isinstance(v, (tuple, list)) and len(v) == len(names):
-        return v
-    raise _wrong_state(cell, type(cell).__name__, names, v)
-
-
 def leaky_integration(cell: Any, v: jax.Array, current: jax.Array) -> jax.Array:
     """Return the potential after its leak, plus the input."""
     # With the gain 1 - decay a constant current is the fixed point: v = decay * v + (1 - decay) *

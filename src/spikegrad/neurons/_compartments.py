@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax
 
 from .._struct import Real, parameter
-from ._cell import State, parts_of_state
+from ._cell import State
 from ._spiking import Spikes, Spiking, share, spikes
 
 
@@ -66,13 +66,12 @@ class TCLIF(Spiking, pure=True):
     surrogate: Spikes = spikes()
     detach_reset: bool = parameter(default=False)
 
-    def integrate(self, v: State, current: jax.Array) -> State:
-        u, d = parts_of_state(self, v)
-        cell = self._broadcast_to(u.dtype, u.shape, "v")
+    def _before(self, current: jax.Array, *state: jax.Array) -> State:
+        u, d = state
         # The dendrite reads the soma of the last step, and the soma reads the dendrite of this
         # step. With both from the last step the two would oscillate with growing amplitude.
-        d = d - cell.to_dendrite * u + current
-        return u + cell.to_soma * d, d
+        d = d - self.to_dendrite * u + current
+        return u + self.to_soma * d, d
 
     def _after(self, s: jax.Array, *u: jax.Array) -> State:
         soma, dendrite = u

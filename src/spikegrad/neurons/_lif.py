@@ -16,7 +16,6 @@ from ._cell import (
     LinearResponse,
     State,
     leaky_integration,
-    parts_of_state,
     response_of_leak,
 )
 from ._spiking import Spikes, Spiking, share, spikes
@@ -127,11 +126,12 @@ class LIF(Spiking, pure=True):
         if self.reset == "value":
             self._refuse_counts()
 
-    def integrate(self, v: jax.Array, current: jax.Array) -> jax.Array:
-        cell = self._broadcast_to(v.dtype, v.shape, "v")
-        u = leaky_integration(cell, v, current)
+    def _before(self, current: jax.Array, *state: jax.Array) -> State:
+        u = leaky_integration(self, state[0], current)
+        if not self.delay_reset:
+            return u
         # A delayed reset fires the state of the last step again, because the state holds no spike.
-        return cell._reset(u, cell._spike(v, cell.threshold)) if self.delay_reset else u
+        return self._reset(u, self._spike(state[0], self.threshold))
 
     def _after(self, s: jax.Array, *u: jax.Array) -> State:
         # With a delayed reset the state stays as it fired, and integrate resets it.
@@ -150,7 +150,7 @@ class LIF(Spiking, pure=True):
 
     def decode(self, distance: jax.Array, rest: tuple[jax.Array, ...]) -> State:
         # The threshold is a parameter, so the sign of the distance survives the sum.
-        u = distance + self._broadcast_to(distance.dtype, distance.shape, "v").threshold
+        u = distance + self._in_shape_of(distance)[0].threshold
         return (u, *rest) if rest else u
 
     def linear_response(self) -> LinearResponse:
@@ -212,11 +212,11 @@ class SynapticLIF(LIF, pure=True):
 
     synaptic_decay: Real = share(0.8)
 
-    def integrate(self, v: State, current: jax.Array) -> State:
-        v, i = parts_of_state(self, v)
+    def _before(self, current: jax.Array, *state: jax.Array) -> State:
+        v, i = state
         # The synapse comes first, so an input acts on the potential in its own step.
-        i = self._broadcast_to(i.dtype, i.shape, "v").synaptic_decay * i + current
-        return super().integrate(v, i), i
+        i = self.synaptic_decay * i + current
+        return super()._before(i, v), i
 
     def _after(self, s: jax.Array, *u: jax.Array) -> State:
         # Only the potential resets, so the synapse outlasts a spike.
@@ -297,7 +297,7 @@ class MultiSynapticLIF(SynapticLIF, pure=True):
         return jnp.zeros(shape[:-1], dtype), jnp.zeros(shape, dtype)
 
     def integrate(self, v: State, current: jax.Array) -> State:
-        v, i = parts_of_state(self, v)
+        v, i = v
 
         def like(x: ArrayLike, name: str) -> jax.Array:
             return broadcast_checked(
@@ -310,9 +310,10 @@ class MultiSynapticLIF(SynapticLIF, pure=True):
             )
 
         i = like(self.synaptic_decay, "synaptic_decay") * i + like(current, "current")
-        # i: (batch, neurons, receptors), v: (batch, neurons). ``super().integrate`` would apply
-        # the synapse of ``SynapticLIF`` a second time.
-        return LIF.integrate(self, v, i.sum(-1)), i
+        cell, _ = self._in_shape_of(v)
+        # i: (batch, neurons, receptors), v: (batch, neurons). ``super()._before`` would apply the
+        # synapse of ``SynapticLIF`` a second time.
+        return LIF._before(cell, i.sum(-1), v), i
 
     def _broadcast_to(
         self, dtype: DTypeLike, shape: tuple[int, ...], target: str = "x"

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from .._struct import Real, parameter
-from ._cell import State, parts_of_state
+from ._cell import State
 from ._spiking import Spikes, Spiking, share, spikes, spikes_of
 
 
@@ -87,12 +87,12 @@ class QIF(_Escaping, pure=True):
     surrogate: Spikes = spikes()
     detach_reset: bool = parameter(default=False)
 
-    def integrate(self, v: jax.Array, current: jax.Array) -> jax.Array:
-        cell = self._broadcast_to(v.dtype, v.shape, "v")
+    def _before(self, current: jax.Array, *state: jax.Array) -> State:
+        (v,) = state
         # A parabola with zeros at rest, which attracts, and at the critical potential, which
         # repels: above it the drift is positive without any current.
-        drift = cell.a * (v - cell.rest) * (v - cell.critical)
-        return v + (current + drift) / cell.tau
+        drift = self.a * (v - self.rest) * (v - self.critical)
+        return v + (current + drift) / self.tau
 
 
 class EIF(_Escaping, pure=True):
@@ -152,12 +152,12 @@ class EIF(_Escaping, pure=True):
     surrogate: Spikes = spikes()
     detach_reset: bool = parameter(default=False)
 
-    def integrate(self, v: jax.Array, current: jax.Array) -> jax.Array:
-        cell = self._broadcast_to(v.dtype, v.shape, "v")
+    def _before(self, current: jax.Array, *state: jax.Array) -> State:
+        (v,) = state
         # v is the potential after the reset, usually below the threshold, so the exponential stays
         # small.
-        rise = cell.sharpness * jnp.exp((v - cell.rheobase) / cell.sharpness)
-        return v + (current + cell.rest - v + rise) / cell.tau
+        rise = self.sharpness * jnp.exp((v - self.rheobase) / self.sharpness)
+        return v + (current + self.rest - v + rise) / self.tau
 
 
 class AdEx(_ResetToValue, pure=True):
@@ -228,16 +228,15 @@ class AdEx(_ResetToValue, pure=True):
     surrogate: Spikes = spikes()
     detach_reset: bool = parameter(default=False)
 
-    def integrate(self, v: State, current: jax.Array) -> State:
-        v, a, i = parts_of_state(self, v)
-        cell = self._broadcast_to(v.dtype, v.shape, "v")
-        i = cell.synaptic_decay * i + current
-        rise = cell.sharpness * jnp.exp((v - cell.threshold) / cell.sharpness)
+    def _before(self, current: jax.Array, *state: jax.Array) -> State:
+        v, a, i = state
+        i = self.synaptic_decay * i + current
+        rise = self.sharpness * jnp.exp((v - self.threshold) / self.sharpness)
         # The synaptic current is the new one, the adaptation that of the last step.
-        u = v + (1 - cell.decay) * (rise - v + i - a)
+        u = v + (1 - self.decay) * (rise - v + i - a)
         # Driven by the potential before the step, as in norse. The spike adds to it in ``_after``.
-        a_drift = cell.coupling * v - a
-        return u, a + (1 - cell.adaptation_decay) * a_drift, i
+        a_drift = self.coupling * v - a
+        return u, a + (1 - self.adaptation_decay) * a_drift, i
 
     def _after(self, s: jax.Array, *u: jax.Array) -> State:
         v, a, i = u
@@ -316,9 +315,8 @@ class Izhikevich(_ResetToValue, pure=True):
         v = jnp.broadcast_to(jnp.asarray(self.c, dtype), shape)
         return v, jnp.asarray(self.b, dtype) * v
 
-    def integrate(self, v: State, current: jax.Array) -> State:
-        v, w = parts_of_state(self, v)
-        cell = self._broadcast_to(v.dtype, v.shape, "v")
+    def _before(self, current: jax.Array, *state: jax.Array) -> State:
+        v, w = state
 
         def advanced(v: jax.Array, dt: Real) -> jax.Array:
             # The coefficients of the paper, equation 1, for mV and ms. w is constant within the
@@ -328,12 +326,12 @@ class Izhikevich(_ResetToValue, pure=True):
 
         if self.order == "published":
             # The published program makes two half steps of v for numerical stability.
-            half = cell.dt / 2
+            half = self.dt / 2
             u = advanced(advanced(v, half), half)
         else:
-            u = advanced(v, cell.dt)
+            u = advanced(v, self.dt)
         source = v if self.order == "euler" else u
-        return u, w + cell.dt * cell.a * (cell.b * source - w)
+        return u, w + self.dt * self.a * (self.b * source - w)
 
     def _spike(
         self, u: jax.Array, threshold: Real, key: jax.Array | None = None
@@ -404,11 +402,10 @@ class CLIF(Spiking, pure=True):
         super().__post_init__()
         self._refuse("a reset that spikes increase", "negative")
 
-    def integrate(self, v: State, current: jax.Array) -> State:
-        v, m = parts_of_state(self, v)
-        cell = self._broadcast_to(v.dtype, v.shape, "v")
+    def _before(self, current: jax.Array, *state: jax.Array) -> State:
+        v, m = state
         # The complement moves with the spike of this step, in ``_after``.
-        return cell.decay * v + current, m
+        return self.decay * v + current, m
 
     def _after(self, s: jax.Array, *u: jax.Array) -> State:
         v, m = u

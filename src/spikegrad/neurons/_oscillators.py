@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._struct import Real, parameter
-from ._cell import State, parts_of_state
+from ._cell import State
 from ._spiking import Spikes, Spiking, share, spikes
 
 
@@ -75,10 +75,9 @@ class RF(Spiking, pure=True):
             *("omega", "b", "dt"),
         )
 
-    def integrate(self, v: State, current: jax.Array) -> State:
-        u, v = parts_of_state(self, v)
-        cell = self._broadcast_to(u.dtype, u.shape, "v")
-        return turned(cell, cell.b, u, v, current)
+    def _before(self, current: jax.Array, *state: jax.Array) -> State:
+        u, v = state
+        return turned(self, self.b, u, v, current)
 
     def _after(self, s: jax.Array, *u: jax.Array) -> State:
         return u
@@ -156,15 +155,14 @@ class BRF(Spiking, pure=True):
     def _check(self) -> None:
         check_frequency(self)
 
-    def integrate(self, v: State, current: jax.Array) -> State:
-        u, v, q = parts_of_state(self, v)
-        cell = self._broadcast_to(u.dtype, u.shape, "v")
-        square = 1 - (cell.dt * cell.omega) ** 2
+    def _before(self, current: jax.Array, *state: jax.Array) -> State:
+        u, v, q = state
+        square = 1 - (self.dt * self.omega) ** 2
         # The derivative of the root is infinite at 0, and would make every gradient NaN.
         is_zero = square == 0
         root = jnp.where(is_zero, 0, jnp.sqrt(jnp.where(is_zero, 1, square)))
-        boundary = (root - 1) / cell.dt
-        return *turned(cell, boundary - cell.b - q, u, v, current), q
+        boundary = (root - 1) / self.dt
+        return *turned(self, boundary - self.b - q, u, v, current), q
 
     def _after(self, s: jax.Array, *u: jax.Array) -> State:
         first, second, q = u
@@ -238,15 +236,14 @@ class HRF(BRF, pure=True):
             *("omega", "b", "dt"),
         )
 
-    def integrate(self, v: State, current: jax.Array) -> State:
-        u, v, q = parts_of_state(self, v)
-        cell = self._broadcast_to(u.dtype, u.shape, "v")
-        square = cell.omega * cell.omega
-        b = cell.dt / 2 * square + cell.b + q
+    def _before(self, current: jax.Array, *state: jax.Array) -> State:
+        u, v, q = state
+        square = self.omega * self.omega
+        b = self.dt / 2 * square + self.b + q
         # The new position drives the velocity below. With the old one the method would be forward
         # Euler, whose oscillation grows without damping.
-        v = v + cell.dt * u
-        return u + cell.dt * (current - 2 * b * u - square * v), v, q
+        v = v + self.dt * u
+        return u + self.dt * (current - 2 * b * u - square * v), v, q
 
 
 def turned(

@@ -13,7 +13,7 @@ from jax.typing import DTypeLike
 
 from .._struct import Real, parameter
 from .._surrogate import in_units_of
-from ._cell import Cell, State, parts_of_state
+from ._cell import Cell, State
 from ._lif import LIF
 from ._spiking import spikes_of
 
@@ -84,7 +84,7 @@ class Refractory(Cell, pure=True):
         return v, jnp.zeros(shape, np.min_scalar_type(self.steps))
 
     def integrate(self, v: State, current: jax.Array) -> State:
-        v, left = parts_of_state(self, v)
+        v, left = v
         # The cell makes its complete step first, so a synaptic current or an adaptation does not
         # rest.
         (u, *others), structure = jax.tree.flatten(self.cell.integrate(v, current))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from types import MappingProxyType
-from typing import Any, TypeAlias
+from typing import Any, Self, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -34,9 +34,10 @@ def share(default: float) -> Any:
 class Spiking(Cell, pure=True):
     """A cell with the fields ``threshold``, ``surrogate`` and perhaps ``detach_reset``.
 
-    A class defines ``integrate`` and ``_after``. The first array of its state is compared with
-    ``_threshold``, which may depend on the others. A class that redefines ``fire`` must also
-    declare ``encode`` and ``decode`` again, because these describe it.
+    A class defines ``_before`` and ``_after``, which read parameters in the shape of the state. The
+    first array of its state is compared with ``_threshold``, which may depend on the others. A
+    class that redefines ``fire`` must also declare ``encode`` and ``decode`` again, because these
+    describe it.
     """
 
     _hints = MappingProxyType(
@@ -50,16 +51,27 @@ class Spiking(Cell, pure=True):
         }
     )
 
-    def fire(
-        self: Any, u: State, key: jax.Array | None = None
-    ) -> tuple[State, jax.Array]:
-        first, *others = u if isinstance(u, tuple) else (u,)
-        cell = self._broadcast_to(first.dtype, first.shape, "v")
+    def integrate(self, v: State, current: jax.Array) -> State:
+        cell, arrays = self._in_shape_of(v)
+        return cell._before(current, *arrays)
+
+    def fire(self, u: State, key: jax.Array | None = None) -> tuple[State, jax.Array]:
+        cell, (first, *others) = self._in_shape_of(u)
         s = cell._spike(first, cell._threshold(*others), key)
         return cell._after(s, first, *others), s
 
+    def _in_shape_of(self, state: State) -> tuple[Self, tuple[jax.Array, ...]]:
+        """Return the cell with parameters in the shape of a state, and the arrays of the state."""
+        # An array with two rows is not a state of two arrays.
+        arrays = state if isinstance(state, tuple) else (state,)
+        return self._broadcast_to(arrays[0].dtype, arrays[0].shape, "v"), arrays
+
+    def _before(self, current: jax.Array, *state: jax.Array) -> State:
+        """Return the state before the spike, from the arrays of the state after the last one."""
+        raise NotImplementedError
+
     def _after(self, s: jax.Array, *u: jax.Array) -> State:
-        """Return the state after the spikes ``s``, for parameters in the shape of the state."""
+        """Return the state after the spikes ``s``, from the arrays of the state before them."""
         raise NotImplementedError
 
     def _spike(
@@ -114,14 +126,13 @@ class Spiking(Cell, pure=True):
             raise ValueError(f"{type(self).__name__}: {message}, got {got}")
 
     def encode(self, u: State) -> tuple[jax.Array, tuple[jax.Array, ...]]:
-        first, *others = u if isinstance(u, tuple) else (u,)
+        cell, (first, *others) = self._in_shape_of(u)
         # Only the first array becomes a distance. The threshold may depend on the others, so
         # ``decode`` gets them back first.
-        cell = self._broadcast_to(first.dtype, first.shape, "v")
         return first - cell._threshold(*others), tuple(others)
 
     def decode(self, distance: jax.Array, rest: tuple[jax.Array, ...]) -> State:
-        cell = self._broadcast_to(distance.dtype, distance.shape, "v")
+        cell, _ = self._in_shape_of(distance)
         threshold = jnp.asarray(cell._threshold(*rest), distance.dtype)
         threshold = jnp.broadcast_to(threshold, distance.shape)
         u = distance + threshold
