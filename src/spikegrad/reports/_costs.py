@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import operator
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 import jax
@@ -293,10 +293,7 @@ def cost_report(
 
     states, counts, values = jax.device_get(run(arrays, x, mask))
     length = len(next(iter(x.values())))
-    # By the output of a layer, (batch, ...), because inputs of tokens, (steps, batch), look like
-    # those of one example, (steps, inputs).
-    output = values[next(iter(graph.layers))]
-    examples = len(output) if output.ndim > 1 else 1
+    examples = examples_in(network, values)
     active = np.ones(length, bool) if mask is None else np.asarray(mask)
     active = active.reshape(length, -1)
     # A mask (steps,) holds for all examples.
@@ -307,16 +304,12 @@ def cost_report(
         for label, weight in layer.weights.items():
             # several edges for a window of matrices, one for each lag
             parts = [
-                (
-                    part_weight,
-                    edges[part],
-                    values[edges[part].source],
-                    counts[name][part],
-                )
+                (part_weight, edges[part])
                 for part, part_weight in weights_of(label, weight).items()
             ]
             try:
-                rows.append(CostRow(name, label, _cost_of(parts, examples, steps)))
+                cost = _cost_of(parts, values, counts[name], examples, steps)
+                rows.append(CostRow(name, label, cost))
             except NotLinearError as error:
                 rows.append(CostRow(name, label, None, str(error)))
         # (batch, neurons), or numbers that all examples share
@@ -333,16 +326,31 @@ def cost_report(
     return CostReport(tuple(rows), examples, steps, joins)
 
 
+def examples_in(network: Network, values: Mapping[Name, jax.Array]) -> int:
+    """Return the number of examples, from the outputs of all nodes in one step."""
+    # By the output of a layer, (batch, ...), because inputs of tokens, (steps, batch), look like
+    # those of one example, (steps, inputs).
+    output = values[next(iter(network.graph.layers))]
+    return len(output) if output.ndim > 1 else 1
+
+
+def reads_of_edge(
+    edge: Edge, x: jax.Array, mask: jax.Array | None = None
+) -> list[jax.Array]:
+    """Return the values ``(steps, batch, ...)`` that an edge reads in all steps, for each lag."""
+    # All steps are one chunk, so a lag reads zeros before the first step.
+    past = jnp.zeros((max(1, *edge.lags), *x.shape[1:]), x.dtype)
+    places = places_of(mask)
+    return [lagged(past, x, lag, len(x), places) for lag in edge.lags]
+
+
 def _counts(edge: Edge, x: jax.Array, mask: jax.Array | None) -> jax.Array:
     """Count spikes, graded and real values over the steps, for each position that an edge reads:
     ``(3, ...)``.
     """
-    # x: (steps, batch, ...). All steps are one chunk, so a lag reads zeros before the first step.
-    # Every lag is counted, because a delayed value may fall outside of the sequence.
-    past = jnp.zeros((max(1, *edge.lags), *x.shape[1:]), x.dtype)
-    places = places_of(mask)
-    # (3, batch, ...) for each lag. A window has its lags on the axis after the kinds.
-    by_lag = [_kinds(lagged(past, x, lag, len(x), places), mask) for lag in edge.lags]
+    # (3, batch, ...) for each lag, because a delayed value may fall outside of the sequence. A
+    # window has its lags on the axis after the kinds.
+    by_lag = [_kinds(read, mask) for read in reads_of_edge(edge, x, mask)]
     return jnp.stack(by_lag, 1) if edge.windowed else by_lag[0]
 
 
@@ -360,16 +368,23 @@ def _kinds(x: jax.Array, mask: jax.Array | None) -> jax.Array:
     return kinds.sum(1, dtype=jnp.int32)
 
 
-def _cost_of(parts: list, examples: int, steps: int) -> Cost:
+def _cost_of(
+    parts: list[tuple[Weight, Edge]],
+    values: Mapping[Name, jax.Array],
+    counts_by_edge: Mapping[str, np.ndarray],
+    examples: int,
+    steps: int,
+) -> Cost:
     """Return the cost of one weight. It may read several lags as separate edges."""
     costs = []
-    for n, (weight, edge, value, counts) in enumerate(parts):
+    for n, (weight, edge) in enumerate(parts):
+        value = values[edge.source]
         # the values that the edge reads in one step
         shape = (len(edge.lags), *value.shape) if edge.windowed else value.shape
         fan_out, effective = connections_of_weight(
             weight, jax.ShapeDtypeStruct(shape, value.dtype)
         )
-        counts = counts.astype(np.int64)
+        counts = counts_by_edge[edge.label].astype(np.int64)
         # A window counts an event at its smallest lag.
         # (3, lags, ...) -> (3, ...)
         arriving = counts[:, 0] if edge.windowed else counts

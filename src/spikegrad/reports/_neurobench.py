@@ -19,13 +19,11 @@ from ..network import (
     Weight,
     Window,
     hidden_arrays,
-    lagged,
     matrix_of,
     named_inputs,
-    weights_of,
 )
 from ..neurons import LeakyReadout, parameters_of
-from ._costs import connections_of_weight
+from ._costs import connections_of_weight, examples_in, reads_of_edge
 
 
 class NeuroBenchReport(NamedTuple):
@@ -123,27 +121,22 @@ def neurobench(
     """
     graph = network.graph
     x = named_inputs(network.inputs, inputs)
-    named = dataclasses.replace(network, inputs=graph.inputs)
+    network = dataclasses.replace(network, inputs=graph.inputs)
     # Not only those of weights, because a user who cites the footprint means all of the network.
-    if hidden := hidden_arrays(named, x, key=key):
+    if hidden := hidden_arrays(network, x, key=key):
         warnings.warn(
             "neurobench: Footprint and ConnectionSparsity leave out arrays that functions hold: "
             f"{', '.join(map(str, hidden))}. Bind them with jax.tree_util.Partial",
             stacklevel=2,
         )
-    _, activity = named.observe(x, parts="output", key=key)
-    # (steps, batch, neurons), or (steps, neurons) of one example
-    output = next(iter(activity.values())).output
-    examples = output.shape[1] if output.ndim > 2 else 1
+    _, activity = network.observe(x, parts="output", key=key)
     values = x | {name: node.output for name, node in activity.items()}
-    counts = []
-    for name, layer in graph.layers.items():
-        edges = {edge.label: edge for edge in graph.edges[name]}
-        for label, weight in layer.weights.items():
-            # A window is several edges, one for each delay.
-            for part, of_edge in weights_of(label, weight).items():
-                edge = edges[part]
-                counts.append(_operations(of_edge, edge, values[edge.source]))
+    examples = examples_in(network, {name: value[0] for name, value in values.items()})
+    counts = [
+        _operations(weight, edge, values[edge.source])
+        for name in graph.layers
+        for edge, weight in graph.connections(name)
+    ]
     outputs = [values[name] for name, layer in graph.layers.items() if _fires(layer)]
     zeros = sum(int((value == 0).sum()) for value in outputs)
     weights = [w for layer in graph.layers.values() for w in _arrays_of_weights(layer)]
@@ -157,7 +150,7 @@ def neurobench(
             "Effective_ACs": sum(count.added for count in counts) / examples,
             "Dense": sum(count.dense for count in counts) / examples,
         },
-        _changed_potentials(named, x, key) / examples,
+        _changed_potentials(network, x, key) / examples,
     )
 
 
@@ -171,11 +164,9 @@ class _Counts(NamedTuple):
 
 def _operations(weight: Weight, edge: Edge, value: jax.Array) -> _Counts:
     """Count the operations of one weight. ``value`` is the output of its source."""
-    past = jnp.zeros((max(1, *edge.lags), *value.shape[1:]), value.dtype)
-    # (lags, steps, batch, ...): an output before the first step is 0
+    # (lags, steps, batch, ...)
+    reads = np.stack([*map(np.asarray, reads_of_edge(edge, value))])
     steps = len(value)
-    by_lag = [lagged(past, value, lag, steps, None) for lag in edge.lags]
-    reads = np.stack([*map(np.asarray, by_lag)])
     # (steps, ...), for a window (steps, lags, ...)
     reads = np.moveaxis(reads, 0, 1) if edge.windowed else reads[0]
     of_step = jax.ShapeDtypeStruct(reads.shape[1:], value.dtype)
