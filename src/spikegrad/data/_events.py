@@ -8,7 +8,7 @@ import functools
 import math
 import numbers
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -251,10 +251,9 @@ class Recordings(Labelled):
         owner = f"{self.name}: recording {number}"
         return Events(*check_events(owner, self._read(number), self.shape))
 
-    def _part(self, chosen: np.ndarray) -> Recordings:
-        # The class names stay, so both parts have equal numbers of classes.
-        part = copy.copy(self)
-        part.y, part._numbers = self.y[chosen], self._numbers[chosen]
+    def _part(self, chosen: np.ndarray) -> Self:
+        part = super()._part(chosen)
+        part._numbers = self._numbers[chosen]
         if self.speakers is not None:
             part.speakers = self.speakers[chosen]
         return part
@@ -322,7 +321,7 @@ class Binned(Sequences):
             lengths = [binning.steps] * count
         super().__init__(
             recordings.name,
-            _bins_of(recordings, binning),
+            Lazy(count, functools.partial(_bins, recordings, binning)),
             recordings.y,
             lengths=lengths,
             class_names=recordings.class_names,
@@ -343,18 +342,11 @@ class Binned(Sequences):
             events += len(recording.times)
         return outside, events
 
-    def _part(self, chosen: np.ndarray) -> Binned:
-        # A part of the recordings, so it counts its events outside. The largest number of steps and
-        # the masks stay.
-        part = copy.copy(self)
+    def _part(self, chosen: np.ndarray) -> Self:
+        part = super()._part(chosen)
+        # A part of the recordings, so it counts its events outside.
         part.recordings = self.recordings.subset(chosen)
-        part.x = _bins_of(part.recordings, self.binning)
-        part.y, part.lengths = self.y[chosen], self.lengths[chosen]
         return part
-
-
-def _bins_of(recordings: Recordings, binning: Binning) -> Lazy:
-    return Lazy(len(recordings), functools.partial(_bins, recordings, binning))
 
 
 def _bins(recordings: Recordings, binning: Binning, index: int) -> np.ndarray:

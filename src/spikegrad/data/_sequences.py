@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import functools
 import itertools
@@ -163,7 +164,10 @@ class Labelled:
         return self._part(chosen)
 
     def _part(self, chosen: np.ndarray) -> Self:
-        raise NotImplementedError
+        # A copy keeps everything but the values of each example, which a class selects.
+        part = copy.copy(self)
+        part.y = self.y[chosen]
+        return part
 
 
 Arrays: TypeAlias = Any
@@ -307,17 +311,19 @@ class Sequences(Labelled):
         read = functools.partial(_mapped, self, function)
         return self._with(Lazy(len(self), read))
 
-    def _part(self, chosen: np.ndarray) -> Sequences:
+    def _part(self, chosen: np.ndarray) -> Self:
+        part = super()._part(chosen)
+        part.lengths = self.lengths[chosen]
         # Indices into the source, so a subset of a subset reads no sequence.
-        read = functools.partial(_picked, self.x, chosen)
-        return self._with(Lazy(len(chosen), read), chosen)
+        part.x = Lazy(len(chosen), functools.partial(_picked, self.x, chosen))
+        return part
 
-    def _with(self, x: Arrays, chosen: slice | np.ndarray = slice(None)) -> Sequences:
+    def _with(self, x: Arrays) -> Sequences:
         return Sequences(
             self.name,
             x,
-            self.y[chosen],
-            lengths=self.lengths[chosen],
+            self.y,
+            lengths=self.lengths,
             steps=self.steps,
             masked=self.masked,
             class_names=self.class_names,
