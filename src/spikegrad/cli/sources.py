@@ -51,11 +51,11 @@ def form_of(source: str) -> Form:
     if source.endswith(".npz"):
         # Files of the user are distinguished by their keys.
         keys = keys_of(source)
-        kinds = {form.key: form for form in reversed(FORMS) if form.key}
-        for key, form in kinds.items():
-            if key in keys:
+        files = [form for form in FORMS if form.key]
+        for form in files:
+            if form.key in keys:
                 return form
-        known = ", or ".join(form.about for form in reversed(kinds.values()))
+        known = ", or ".join(form.about for form in files)
         raise DataError(
             f"{source}: keys must be {known}, got {', '.join(sorted(keys))}. Rename the arrays, "
             "as numpy.savez(file, x_train=x, y_train=y) does"

@@ -96,16 +96,18 @@ def score(network: SpikingNetwork, params: Params, source: Sequences) -> Scores:
     count, key = len(source), jax.random.key(0)
     number_of_parts = math.ceil(count / _SCORED)
     size = math.ceil(count / number_of_parts)
-    task, parts, right = network.task, [], []
-    for i, (x, y, mask) in enumerate(source.batches(size)):
+    parts = []
+    for i, (x, _, mask) in enumerate(source.batches(size)):
         part = _run(network, params, x, mask, jax.random.fold_in(key, i))
         parts.append(jax.device_get(part))
-        right.append((y, mask))
     outputs, sums = zip(*parts, strict=True)
-    predictions = np.concatenate(outputs, task.axis)
-    ys, masks = zip(*right, strict=True)
-    mask = np.concatenate(masks, 1) if source.masked else None
-    metric = task.score(predictions, np.concatenate(ys, task.axis), mask)
+    axis = network.task.axis
+    predictions = np.concatenate(outputs, axis)
+    # Labels (n,), or targets in the order of a batch: (n, steps, outputs) -> (steps, n, outputs).
+    y = np.moveaxis(source.y, 0, axis)
+    # (steps, n)
+    mask = np.arange(source.steps)[:, None] < source.lengths if source.masked else None
+    metric = network.task.score(predictions, y, mask)
     # Masked steps have no spikes, so a mean over all steps is too small.
     padding = source.steps / source.lengths.mean()
     # sums: by part and layer, (neurons,) each.
