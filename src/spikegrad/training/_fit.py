@@ -277,7 +277,7 @@ def _first_state(
     check_optimizer(optimizer)
     # Of shapes only, because the numbers of the state have changed since its start.
     expected = jax.eval_shape(optimizer.init, state.trainable)
-    if not _are_alike(expected, state.optimizer_state):
+    if _form_of(expected) != _form_of(state.optimizer_state):
         raise ValueError(
             "fit: optimizer must be the one that made the State, got one with another state. Pass "
             "that optimizer, or State.create(state.trainable, optimizer, key) to start a new one"
@@ -285,12 +285,10 @@ def _first_state(
     return state
 
 
-def _are_alike(first: PyTree, second: PyTree) -> bool:
-    """Return True for pytrees of equal structure with arrays of equal shapes."""
-    if jax.tree.structure(first) != jax.tree.structure(second):
-        return False
-    pairs = zip(jax.tree.leaves(first), jax.tree.leaves(second), strict=True)
-    return all(np.shape(a) == np.shape(b) for a, b in pairs)
+def _form_of(tree: PyTree) -> tuple:
+    """Return the structure of a pytree and the shapes of its arrays."""
+    leaves, structure = jax.tree.flatten(tree)
+    return structure, [np.shape(leaf) for leaf in leaves]
 
 
 def _on(mesh: Mesh, state: State) -> State:
@@ -359,8 +357,7 @@ def _report(
 
     after = dataclasses.replace(
         state,
-        trainable=result.trainable,
-        optimizer_state=result.optimizer_state,
+        **result.learned._asdict(),
         step=step,
         epoch=state.epoch + 1 if epoch_ended else state.epoch,
         batches=0 if epoch_ended else batches,

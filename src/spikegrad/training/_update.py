@@ -28,13 +28,19 @@ Problem: TypeAlias = Callable[[PyTree], tuple[Loss, optax.GradientTransformation
 """The loss and the optimizer for the arrays that they depend on."""
 
 
+class Learned(NamedTuple):
+    """The parts of a state that an update changes."""
+
+    trainable: PyTree
+    optimizer_state: PyTree
+
+
 class CallArguments(NamedTuple):
     """Arguments of a compiled call, on the device."""
 
     bound: PyTree
     """The arrays that the loss and the optimizer depend on."""
-    trainable: PyTree
-    optimizer_state: PyTree
+    learned: Learned
     key: jax.Array
     """The key of the run, from which each update gets its own."""
     step: np.uint32
@@ -48,8 +54,7 @@ class CallArguments(NamedTuple):
 class Result(NamedTuple):
     """Result of a call, on the device."""
 
-    trainable: PyTree
-    optimizer_state: PyTree
+    learned: Learned
     metrics: dict[str, PyTree]
     """Each array has a row for each update, then unused rows."""
     finite: jax.Array
@@ -93,8 +98,7 @@ class Call:
         result = self.advance(
             CallArguments(
                 self.bound,
-                state.trainable,
-                state.optimizer_state,
+                Learned(state.trainable, state.optimizer_state),
                 state.key,
                 np.uint32(state.step),
                 filled,
@@ -125,13 +129,10 @@ def compiled(
         everywhere = NamedSharding(mesh, PartitionSpec())
         # Outputs with the sharding of the inputs can be the inputs of the next call without a
         # transfer.
-        trainable, optimizer_state = jax.tree.map(
-            lambda x: x.sharding, (state.trainable, state.optimizer_state)
-        )
+        learned = Learned(state.trainable, state.optimizer_state)
+        kept = jax.tree.map(lambda x: x.sharding, learned)
         # In the structure of a result.
-        shardings = Result._make(
-            (trainable, optimizer_state, everywhere, everywhere, everywhere)
-        )
+        shardings = Result._make((kept, everywhere, everywhere, everywhere))
     # The watch notes the calls of networks while JAX traces the loss, once for each program.
     updates = _Updates(problem, NetworkWatch())
     # A loop of one turn would trace the loss twice.
@@ -173,77 +174,65 @@ class _Updates(NamedTuple):
 
     def update(
         self,
-        bound: PyTree,
-        trainable: PyTree,
-        optimizer_state: PyTree,
+        arguments: CallArguments,
+        learned: Learned,
         batch: PyTree,
-        key: jax.Array,
-    ) -> tuple[PyTree, PyTree, dict[str, PyTree]]:
-        """Return parameters, optimizer state and metrics after one update."""
+        i: jax.typing.ArrayLike,
+    ) -> tuple[Learned, dict[str, PyTree]]:
+        """Make update ``i`` of a call. Return the changed arrays and the metrics."""
+        # From the number of the update in the run, so a key does not depend on how updates are
+        # grouped into calls.
+        key = jax.random.fold_in(arguments.key, arguments.step + jnp.uint32(i))
 
         def value_of(trainable: PyTree) -> Value:
-            return self.evaluate(bound, trainable, batch, key)
+            return self.evaluate(arguments.bound, trainable, batch, key)
 
         differentiate = jax.value_and_grad(value_of, has_aux=True)
-        (value, metrics), gradient = differentiate(trainable)
+        (value, metrics), gradient = differentiate(learned.trainable)
         # Some optimizers evaluate the loss elsewhere, such as line searches.
         change, optimizer_state = updates_of(
-            self.problem(bound)[1],
+            self.problem(arguments.bound)[1],
             gradient,
-            optimizer_state,
-            trainable,
+            learned.optimizer_state,
+            learned.trainable,
             value,
             lambda trainable: value_of(trainable)[0],
         )
         with jax.numpy_dtype_promotion("standard"):  # optax promotes
-            trainable = optax.apply_updates(trainable, change)
-        return trainable, optimizer_state, {"loss": value, **metrics}
+            trainable = optax.apply_updates(learned.trainable, change)
+        return Learned(trainable, optimizer_state), {"loss": value, **metrics}
 
     def single(self, arguments: CallArguments) -> Result:
         """Make one update. Metrics get the axis of the updates."""
-        # As in ``loop``: the key depends only on the number of the update.
-        key = jax.random.fold_in(arguments.key, arguments.step)
-        trainable, optimizer_state, metrics = self.update(
-            arguments.bound,
-            arguments.trainable,
-            arguments.optimizer_state,
-            arguments.batches[0],
-            key,
+        learned, metrics = self.update(
+            arguments, arguments.learned, arguments.batches[0], 0
         )
         rows = jax.tree.map(lambda x: jnp.asarray(x)[None], metrics)
-        finite = _all_finite(trainable)
-        return Result(trainable, optimizer_state, rows, finite, arguments.updates)
+        return Result(learned, rows, _all_finite(learned.trainable), arguments.updates)
 
     def loop(self, arguments: CallArguments) -> Result:
         """Make the updates. The program has room for more batches."""
         # (batches, ...): a loop can index one array, not a list of arrays.
         stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *arguments.batches)
 
-        def turn(
-            i: jax.Array, carry: tuple[PyTree, PyTree, PyTree]
-        ) -> tuple[PyTree, PyTree, PyTree]:
-            trainable, optimizer_state, rows = carry
+        def turn(i: jax.Array, carry: tuple[Learned, PyTree]) -> tuple[Learned, PyTree]:
+            learned, rows = carry
             batch = jax.tree.map(
                 lambda x: jax.lax.dynamic_index_in_dim(x, i, keepdims=False), stacked
             )
-            # From the number of the update in the run, so a key does not depend on how updates are
-            # grouped into calls.
-            key = jax.random.fold_in(arguments.key, arguments.step + jnp.uint32(i))
-            *state, metrics = self.update(
-                arguments.bound, trainable, optimizer_state, batch, key
-            )
+            learned, metrics = self.update(arguments, learned, batch, i)
 
             def with_row(rows: jax.Array, metric: jax.Array) -> jax.Array:
                 # rows: (batches, ...), metric: (...)
                 return jax.lax.dynamic_update_index_in_dim(rows, metric, i, 0)
 
-            return *state, jax.tree.map(with_row, rows, metrics)
+            return learned, jax.tree.map(with_row, rows, metrics)
 
         # The carry of a loop needs the shapes of the metrics before the first update.
         value, metrics = jax.eval_shape(
             self.evaluate,
             arguments.bound,
-            arguments.trainable,
+            arguments.learned.trainable,
             arguments.batches[0],
             arguments.key,
         )
@@ -253,12 +242,10 @@ class _Updates(NamedTuple):
         )
         # The number of updates is traced, so a shorter group runs the same program. The loop
         # never reads the repeated batches.
-        start = arguments.trainable, arguments.optimizer_state, rows
-        trainable, optimizer_state, rows = jax.lax.fori_loop(
-            0, arguments.updates, turn, start
+        learned, rows = jax.lax.fori_loop(
+            0, arguments.updates, turn, (arguments.learned, rows)
         )
-        finite = _all_finite(trainable)
-        return Result(trainable, optimizer_state, rows, finite, arguments.updates)
+        return Result(learned, rows, _all_finite(learned.trainable), arguments.updates)
 
 
 def arrays_apart(tree: PyTree) -> tuple[PyTree, PyTree]:
