@@ -96,16 +96,15 @@ def _events_of(source: Any, name: str, fields: dict[str, int], number: int) -> E
             f"{', '.join(('t', *fields))}, got a {type(events).__name__} without "
             f"{', '.join(missing)}; leave out transforms to frames or tensors"
         )
-    axes = [np.asarray(events[field]).astype(np.int64) for field in fields]
-    for field, axis in zip(fields, axes, strict=True):
-        # An x beyond the width would otherwise be a unit of the next row.
-        if not ((axis >= 0) & (axis < fields[field])).all():
-            raise DataError(
-                f"{name}: recording {number} must have {field} from 0 to {fields[field] - 1}, got "
-                f"{axis.min()} to {axis.max()}; check sensor_size"
-            )
     times = np.asarray(events["t"]).astype(np.float64)
     units = np.zeros(len(times), np.int64)
-    for axis, count in zip(axes, fields.values(), strict=True):
+    for field, count in fields.items():
+        axis = np.asarray(events[field]).astype(np.int64)
+        # An x beyond the width would otherwise be a unit of the next row.
+        if not ((axis >= 0) & (axis < count)).all():
+            raise DataError(
+                f"{name}: recording {number} must have {field} from 0 to {count - 1}, got "
+                f"{axis.min()} to {axis.max()}; check sensor_size"
+            )
         units = units * count + axis
     return Events(times, units)
