@@ -28,7 +28,6 @@ from .networks import (
 )
 from .options import Options
 from .processes import batch_sharding
-from .tasks import task_of
 
 CHECKPOINTS, METRICS = "checkpoints", "metrics.jsonl"
 _SCORED = 512
@@ -255,7 +254,7 @@ def updates_per_call(network: SpikingNetwork, data: Split, options: Options) -> 
 
 def loss_of(network: SpikingNetwork, options: Options) -> training.Loss:
     """Return the loss of the task with its metric and the firing rates."""
-    task = task_of(options.readout)
+    task = network.task
 
     def loss(
         params: Params, batch: Batch, key: jax.Array

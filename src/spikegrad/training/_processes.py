@@ -73,12 +73,12 @@ def distributed(
         yield
     except BaseException as error:
         # It runs before JAX's own exit, which waits for processes that wait for this one.
-        atexit.register(leave, 1, isinstance(error, Exception))
+        atexit.register(leave, isinstance(error, Exception))
         raise
     jax.distributed.shutdown()
 
 
-def leave(code: int, of_its_own: bool) -> None:
+def leave(of_its_own: bool) -> None:
     """End the process without waiting for other processes.
 
     If the coordinator itself fails, it gives them time to report this error too.
@@ -90,4 +90,4 @@ def leave(code: int, of_its_own: bool) -> None:
     with contextlib.suppress(AssertionError, RuntimeError):
         if of_its_own and jax.process_index() == 0:
             time.sleep(_GRACE)
-    os._exit(code)
+    os._exit(1)
