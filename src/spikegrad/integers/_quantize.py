@@ -17,7 +17,18 @@ from .._spike_types import Strict
 from .._surrogate import spike_types
 from .._table import aligned
 from .._weights import Factor, MaxPooling, Shape, SumPooling
-from ..network import Delayed, Edge, Join, Layer, Network, Window
+from ..network import (
+    Delayed,
+    Edge,
+    Join,
+    Layer,
+    Network,
+    Window,
+    function_of,
+    inner_of,
+    with_inner,
+    with_weights,
+)
 from ..neurons import (
     LIF,
     AdaptiveLIF,
@@ -275,7 +286,7 @@ def _options(owner: str, layer: Layer, target: IntegerCell) -> dict[str, Any]:
 
 def _check_weights(owner: str, layer: Layer, target: IntegerCell) -> None:
     for weight in layer.weights.values():
-        if target.is_synaptic and _function_of(weight) is not None:
+        if target.is_synaptic and function_of(weight) is not None:
             raise TypeError(
                 f"{owner}: a weight is a function, and only matrices have integers"
             )
@@ -346,13 +357,6 @@ def _without_rest(cell: Any) -> tuple[int, Any]:
 
 
 # --- functions of the user ------------------------------------------------------------------------
-
-
-def _function_of(weight: Any) -> Callable | None:
-    """Return the function of a weight, or None for a matrix."""
-    inner: Any = weight.weight if isinstance(weight, (Delayed, Window)) else weight
-    is_function = callable(inner) and not hasattr(inner, "__jax_array__")
-    return inner if is_function else None
 
 
 def _with_operations(
@@ -448,7 +452,7 @@ def _layer_with_operations(
             for edge in edges
             if edge.label == label or edge.label.startswith(f"{label}[")
         )
-        function = _function_of(weight)
+        function = function_of(weight)
         if function is None:
             weights[label] = _times(weight, factors[source])
             continue
@@ -460,22 +464,16 @@ def _layer_with_operations(
         if reading.bias is not None:
             biases.append(jnp.asarray(reading.bias))
         inner = _integer_function(owner, reading, target)
-        is_delayed = isinstance(weight, Delayed)
-        weights[label] = (
-            dataclasses.replace(weight, weight=inner) if is_delayed else inner
-        )
+        weights[label] = with_inner(weight, inner)
     bias = sum(biases[1:], biases[0]) if biases else None
-    return _with_weights(layer, weights, bias=bias)
+    return with_weights(layer, weights, bias=bias)
 
 
 def _times(weight: Any, factor: float) -> Any:
     """Return a matrix times the factor of its source."""
     if factor == 1:
         return weight
-    if isinstance(weight, (Delayed, Window)):
-        scaled = jnp.asarray(weight.weight) * factor
-        return dataclasses.replace(weight, weight=scaled)
-    return jnp.asarray(weight) * factor
+    return with_inner(weight, jnp.asarray(inner_of(weight)) * factor)
 
 
 def _integer_function(
@@ -496,18 +494,6 @@ def _integer_function(
     return IntegerFunction(reading.function.arguments, tuple(operations))
 
 
-def _with_weights(layer: Layer, weights: dict[str, Any], **changed: Any) -> Layer:
-    """Return the layer with other weights, by the labels of ``layer.weights``."""
-    others = dict(weights)
-    recurrent = others.pop("recurrent", None)
-    weight: Any = (
-        dict(zip(layer.weight, others.values(), strict=True))
-        if isinstance(layer.weight, Mapping)
-        else others["weight"]
-    )
-    return dataclasses.replace(layer, weight=weight, recurrent=recurrent, **changed)
-
-
 # --- one layer ------------------------------------------------------------------------------------
 
 
@@ -521,7 +507,7 @@ class _Choice(NamedTuple):
 
 def _channels(weight: Any) -> Channels:
     """Return the outputs of a weight, which for a matrix are neurons."""
-    function: Any = _function_of(weight)
+    function: Any = function_of(weight)
     if function is not None:
         return channels_of(function)
     (array,) = jax.tree.leaves(weight, is_leaf=_is_fixed)
@@ -605,7 +591,7 @@ def _quantized(
         for label, weight in weights.items()
     }
     bias = _fixed_bias(layer.bias, gain, scales, cell)
-    return _with_weights(layer, integers, bias=bias, cell=cell._replaced(**settings))
+    return with_weights(layer, integers, bias=bias, cell=cell._replaced(**settings))
 
 
 def _with_decays(target: IntegerCell, response: LinearResponse) -> IntegerCell:
@@ -784,7 +770,7 @@ def _dequantized(layer: Layer) -> Layer:
         for label, weight in layer.weights.items()
     }
     bias = None if layer.bias is None else real(layer.bias)
-    return _with_weights(layer, weights, bias=bias, cell=cell)
+    return with_weights(layer, weights, bias=bias, cell=cell)
 
 
 def _unit_of(layer: Layer) -> np.ndarray:

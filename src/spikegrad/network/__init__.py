@@ -19,10 +19,14 @@ from .graph._connections import Delayed, Join, Window
 from .graph._connections import Edge as Edge
 from .graph._connections import Name as Name
 from .graph._connections import Weight as Weight
+from .graph._connections import function_of as function_of
+from .graph._connections import inner_of as inner_of
 from .graph._connections import matrix_of as matrix_of
 from .graph._connections import weights_of as weights_of
+from .graph._connections import with_inner as with_inner
 from .graph._delays import DelayKernel, rounded_delays
 from .graph._graph import LayerFields as LayerFields
+from .graph._graph import with_weights as with_weights
 from .graph._hidden_arrays import HiddenArray as HiddenArray
 from .graph._hidden_arrays import NetworkCall as NetworkCall
 from .graph._hidden_arrays import hidden_arrays as hidden_arrays

@@ -23,7 +23,7 @@ from .engine._modes import Backward
 from .engine._run import CallArrays, run_sequence
 from .engine._schedule import Plan
 from .engine._stages import stages_of
-from .graph._connections import Delayed, Join, Name, Weight, Window, as_names, select
+from .graph._connections import Join, Name, Weight, as_names, inner_of, select
 from .graph._graph import INPUT, Graph, make_graph
 from .graph._hidden_arrays import report_call
 from .graph._summary import summary
@@ -530,8 +530,7 @@ def is_pure_network(network: Network) -> bool:
     """Return True if arrays, numbers and classes determine the network completely."""
 
     def is_pure_weight(weight: Weight) -> bool:
-        if isinstance(weight, (Delayed, Window)):
-            weight = weight.weight
+        weight = inner_of(weight)
         # Not ArrayLike: for a union, Python 3.11 asks the class of a tracer, which is no array.
         arrays = jax.Array, np.ndarray, float, int
         return weight is None or isinstance(weight, arrays) or is_pure(weight)

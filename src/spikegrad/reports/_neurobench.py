@@ -12,13 +12,12 @@ import numpy as np
 
 from .._pytree import PyTree, is_array
 from ..network import (
-    Delayed,
     Edge,
     LayerFields,
     Network,
     Weight,
-    Window,
     hidden_arrays,
+    inner_of,
     matrix_of,
     named_inputs,
 )
@@ -194,7 +193,7 @@ def _arrays_of_weights(layer: LayerFields) -> list[np.ndarray]:
     """Return the matrices and kernels of a layer, without biases."""
     weights = []
     for weight in layer.weights.values():
-        inner: Any = weight.weight if isinstance(weight, (Delayed, Window)) else weight
+        inner = inner_of(weight)
         matrix = matrix_of(inner)
         if matrix is not None:
             weights.append(np.asarray(matrix))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias, TypeVar
@@ -259,14 +260,32 @@ def depths_of(edges: Iterable[Edge], layers: Collection[Name]) -> dict[Name, int
     }
 
 
+def inner_of(weight: Weight) -> Any:
+    """Return the matrix or function of a weight, without its delays."""
+    return weight.weight if isinstance(weight, (Delayed, Window)) else weight
+
+
+def with_inner(weight: Weight, inner: Any) -> Weight:
+    """Return a weight with another matrix or function, and with the delays that it has."""
+    is_delayed = isinstance(weight, (Delayed, Window))
+    return dataclasses.replace(weight, weight=inner) if is_delayed else inner
+
+
+def function_of(weight: Weight) -> Callable | None:
+    """Return the function of a weight, or None for a matrix."""
+    inner = inner_of(weight)
+    # A variable of a framework is an array, although it is callable.
+    is_function = callable(inner) and not hasattr(inner, "__jax_array__")
+    return inner if is_function else None
+
+
 def weights_of(label: str, weight: Weight) -> dict[str, Weight]:
     """The weights of these edges, by label."""
-    if not isinstance(weight, (Delayed, Window)):
-        return {label: weight}
+    inner = inner_of(weight)
     # The labels are those of edges_of: one for each lag of a window of matrices.
-    matrices = matrix_of(weight.weight) if isinstance(weight, Window) else None
+    matrices = matrix_of(inner) if isinstance(weight, Window) else None
     if matrices is None:
-        return {label: weight.weight}
+        return {label: inner}
     return {f"{label}[{k}]": matrix for k, matrix in enumerate(jnp.asarray(matrices))}
 
 

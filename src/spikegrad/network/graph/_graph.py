@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 from collections.abc import Collection, Iterator, Mapping
-from typing import Any, ClassVar, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar
 
 from jax.typing import ArrayLike
 
@@ -35,6 +36,25 @@ class LayerFields(Protocol):
 
     @property
     def weights(self) -> Mapping[str, Weight]: ...
+
+
+LayerT = TypeVar("LayerT", bound=LayerFields)
+
+
+def with_weights(
+    layer: LayerT, weights: Mapping[str, Weight], **changed: Any
+) -> LayerT:
+    """Return a layer with other weights, by the labels of ``layer.weights``.
+
+    ``changed`` has other fields to replace.
+    """
+    others = dict(weights)
+    recurrent = others.pop("recurrent", None)
+    # All other weights are in the order of their sources.
+    weight: Weight = others.get("weight")
+    if isinstance(layer.weight, Mapping):
+        weight = dict(zip(layer.weight, others.values(), strict=True))
+    return dataclasses.replace(layer, weight=weight, recurrent=recurrent, **changed)
 
 
 class Graph(NamedTuple):

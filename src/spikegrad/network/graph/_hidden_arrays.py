@@ -8,7 +8,7 @@ constants of the traces.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, NamedTuple, TypeAlias
@@ -21,7 +21,8 @@ from jax.typing import ArrayLike
 
 from ..._compat import equations
 from ..._pytree import Entries, PyTree, StaticFunction, is_array, merge, split
-from ._connections import Delayed, Join, Name, Weight, Window
+from ._connections import Join, Name, function_of, with_inner
+from ._graph import with_weights
 
 
 class HiddenArray(NamedTuple):
@@ -153,32 +154,12 @@ def _with_functions(
     """Return a layer or join with other functions, or the node itself if it has none."""
     if isinstance(node, Join):
         return dataclasses.replace(node, function=replace("function", node.function))
-
-    def of_weight(label: str, weight: Weight) -> Weight:
-        if isinstance(weight, (Delayed, Window)):
-            inner = of_weight(label, weight.weight)
-            if inner is weight.weight:
-                return weight
-            return dataclasses.replace(weight, weight=inner)
-        if weight is None or is_array(weight) or hasattr(weight, "__jax_array__"):
-            return weight
-        return replace(label, weight)
-
-    # Parts without a function stay the same objects, so the comparisons below find a layer without
-    # any.
-    changed: dict[str, Weight] = {"recurrent": of_weight("recurrent", node.recurrent)}
-    if isinstance(node.weight, Mapping):
-        weights = {
-            name: of_weight(f"weight[{name!r}]", weight)
-            for name, weight in node.weight.items()
-        }
-        is_equal = all(weights[name] is node.weight[name] for name in weights)
-        changed["weight"] = node.weight if is_equal else weights
-    else:
-        changed["weight"] = of_weight("weight", node.weight)
-    if all(getattr(node, field) is weight for field, weight in changed.items()):
-        return node
-    return dataclasses.replace(node, **changed)
+    changed = {
+        label: with_inner(weight, replace(label, function))
+        for label, weight in node.weights.items()
+        if (function := function_of(weight)) is not None
+    }
+    return with_weights(node, node.weights | changed) if changed else node
 
 
 def _constants_of(function: Callable, *args: Any, **options: Any) -> list[Any]:

@@ -27,9 +27,17 @@ from ..._surrogate import as_key
 from ..engine._modes import Backward
 from ..engine._run import CallArrays, run_sequence
 from ..engine._schedule import Plan
-from ..graph._connections import Delayed, Edge, Name, Weight, Window, weights_of
+from ..graph._connections import (
+    Edge,
+    Name,
+    Weight,
+    Window,
+    inner_of,
+    weights_of,
+    with_inner,
+)
 from ..graph._delays import DelayKernel
-from ..graph._graph import Graph, LayerFields
+from ..graph._graph import Graph, LayerFields, with_weights
 from ..step._arguments import check_shapes, checked_key, named_inputs
 from ..step._nodes import node_named
 from ..step._observe import NetworkT
@@ -274,30 +282,23 @@ def _matrix(weight: Weight) -> Any:
     A window has ``length`` as its first axis. Receptors are the last axis: ``(inputs, neurons,
     receptors)``.
     """
-    if isinstance(weight, (Delayed, Window, DelayKernel)):
-        return _matrix(weight.weight)
-    return jax.eval_shape(jnp.asarray, weight) if is_array(weight) else None
-
-
-def _with_matrix(weight: Weight, matrix: ArrayLike) -> Weight:
-    if isinstance(weight, (Delayed, Window, DelayKernel)):
-        return dataclasses.replace(weight, weight=_with_matrix(weight.weight, matrix))
-    return matrix
+    inner = inner_of(weight)
+    if isinstance(inner, DelayKernel):
+        inner = inner.weight
+    return jax.eval_shape(jnp.asarray, inner) if is_array(inner) else None
 
 
 def _with_matrices(
     layer: LayerFields, matrices: Mapping[str, ArrayLike]
 ) -> LayerFields:
     """Return the layer with other matrices, by the labels in its ``weights``."""
-    new = {
-        label: _with_matrix(weight, matrices[label]) if label in matrices else weight
-        for label, weight in layer.weights.items()
-    }
-    recurrent = new.pop("recurrent", None)
-    weight = new.get("weight")
-    if isinstance(layer.weight, Mapping):
-        weight = dict(zip(layer.weight, new.values(), strict=True))
-    return dataclasses.replace(layer, weight=weight, recurrent=recurrent)
+    new = dict(layer.weights)
+    for label, matrix in matrices.items():
+        inner = inner_of(new[label])
+        if isinstance(inner, DelayKernel):
+            matrix = dataclasses.replace(inner, weight=matrix)
+        new[label] = with_inner(new[label], matrix)
+    return with_weights(layer, new)
 
 
 def _draw(
