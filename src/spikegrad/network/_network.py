@@ -23,7 +23,15 @@ from .engine._modes import Backward
 from .engine._run import CallArrays, run_sequence
 from .engine._schedule import Plan
 from .engine._stages import stages_of
-from .graph._connections import Join, Name, Weight, as_names, inner_of, select
+from .graph._connections import (
+    Join,
+    Name,
+    NamedTrees,
+    Weight,
+    as_names,
+    inner_of,
+    select,
+)
 from .graph._graph import INPUT, Graph, make_graph
 from .graph._hidden_arrays import report_call
 from .graph._summary import summary
@@ -475,7 +483,7 @@ def _call(
     key: jax.Array | None,
     mask: ArrayLike | None,
     backward: str | Backward,
-) -> tuple[Entries, dict[Name, PyTree]]:
+) -> tuple[Entries, NamedTrees]:
     """Check the arguments of a call and run it. Return the states after the last step, and outputs.
 
     The outputs may be any parts of the activity (``activity_names``).
@@ -504,7 +512,7 @@ def _run(
     plan: Plan,
     network: Network,
     arrays: CallArrays,
-) -> tuple[Entries, dict[Name, PyTree]]:
+) -> tuple[Entries, NamedTrees]:
     """Run a network over a sequence, from checked arguments."""
     # In shard_map, all arrays get the type of the inputs, because a loop must not change the types
     # of its carry.

@@ -25,10 +25,18 @@ from ..._checks import append_axes
 from ..._compat import merge_leading
 from ..._pytree import PyTree, is_inexact
 from ...neurons import State
-from ..graph._connections import Edge, Name, Read, reads_of, select
+from ..graph._connections import (
+    Edge,
+    Name,
+    NamedArrays,
+    NamedTrees,
+    Reads,
+    reads_of,
+    select,
+)
 from ..step._masks import steps_before, tree_keep, tree_where
 from ..step._past import active_first, pick, places_of, push
-from ..step._step import LayerState, activity_names
+from ..step._step import LayerState, LayerStates, activity_names
 from ._component import Component, Cotangents, StepSlices
 from ._functions import pullback
 from ._late_scan import late_scan
@@ -40,8 +48,8 @@ def backward(
     loop: PartLoop,
     segment: Segment,
     after: Cotangents,
-    ct_recorded: dict[Name, PyTree],
-) -> tuple[Cotangents, dict[Name, jax.Array]]:
+    ct_recorded: NamedTrees,
+) -> tuple[Cotangents, NamedArrays]:
     """Run backward over a segment.
 
     ``after`` has the cotangents of the states and pasts after the segment, and the gradients so
@@ -53,7 +61,7 @@ def backward(
 
     def body(
         carry: tuple[jax.Array, Cotangents], _: None
-    ) -> tuple[tuple[jax.Array, Cotangents], dict[Name, jax.Array]]:
+    ) -> tuple[tuple[jax.Array, Cotangents], NamedArrays]:
         index, after = carry
         rebuilt = RebuiltChunk(loop, segment, index)
         recorded = window_of(ct_recorded, rebuilt.start, length)
@@ -99,9 +107,9 @@ class ChunkCotangents:
     def __init__(
         self,
         rebuilt: RebuiltChunk,
-        ct_states: dict[Name, LayerState],
+        ct_states: LayerStates,
         grads: dict[Name, Any],
-        ct_outputs: dict[Name, jax.Array],
+        ct_outputs: NamedArrays,
     ) -> None:
         self.rebuilt = rebuilt
         self.loop = rebuilt.loop
@@ -121,7 +129,7 @@ class ChunkCotangents:
         added.
         """
 
-    def add_pasts_after(self, ct_pasts: dict[Name, jax.Array]) -> None:
+    def add_pasts_after(self, ct_pasts: NamedArrays) -> None:
         """Add the cotangents of the pasts after the chunk, ``(depth, batch, ...)``."""
         # A past after the chunk contains outputs of this chunk and, if it is longer, of the past
         # before.
@@ -154,7 +162,7 @@ class ChunkCotangents:
         if reads_chunk:
             self.ct_outputs[source].append(ct_outputs)
 
-    def _add_to_sources(self, edges: Iterable[Edge], ct_reads: dict[str, Read]) -> None:
+    def _add_to_sources(self, edges: Iterable[Edge], ct_reads: Reads) -> None:
         """Add the cotangents of reads, ``(chunk, batch, ...)``, to their sources."""
         for edge in edges:
             cts = ct_reads[edge.label] if edge.windowed else (ct_reads[edge.label],)
@@ -199,7 +207,7 @@ class ChunkCotangents:
         )
         self._add_to_sources(edges, ct_reads)
 
-    def _run_steps(self, component: Component) -> dict[Name, dict[str, Read]]:
+    def _run_steps(self, component: Component) -> dict[Name, Reads]:
         """Run phase 1, the steps one by one, see :meth:`Component.backward_steps`.
 
         Return the cotangents of the hoisted arguments, ``(chunk, batch, ...)``.
@@ -246,9 +254,7 @@ class ChunkCotangents:
             self.ct_pasts[source] += pullback(newest, ct, rebuilt.segment.pasts[source])
         return ct_hoisted
 
-    def _add_products(
-        self, component: Component, name: Name, ct: dict[str, Read]
-    ) -> None:
+    def _add_products(self, component: Component, name: Name, ct: Reads) -> None:
         """Run phase 2, the weights of a layer, for all steps of the chunk at once.
 
         ``ct`` are the cotangents of its hoisted products, ``(chunk, batch, neurons)``, by label.
@@ -278,7 +284,7 @@ class ChunkCotangents:
         )
         self._add_to_sources(edges, ct_reads)
 
-    def states_before(self) -> dict[Name, LayerState]:
+    def states_before(self) -> LayerStates:
         """Return the cotangents of the states before the chunk, including reads by other layers."""
         ct_states = dict(self.ct_states)
         for name, (ct_v, ct_out) in self.ct_states.items():

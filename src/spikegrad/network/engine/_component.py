@@ -22,9 +22,17 @@ import jax.numpy as jnp
 
 from ..._pytree import PyTree, is_inexact
 from ...neurons import State
-from ..graph._connections import Edge, Name, Read, depths_of, select
+from ..graph._connections import (
+    Edge,
+    Name,
+    NamedArrays,
+    NamedTrees,
+    Reads,
+    depths_of,
+    select,
+)
 from ..step._masks import Masks, tree_where
-from ..step._step import LayerState, Nodes, activity_names, graph_step
+from ..step._step import LayerState, LayerStates, Nodes, activity_names, graph_step
 from ._convolution import canonical
 from ._functions import Arrays, pullback, with_derivative_of
 from ._layer_vjp import Gradients, JoinVjp, LayerVjp, plus
@@ -35,9 +43,9 @@ class ForwardCarry(NamedTuple):
 
     pre_spike: dict[Name, State]
     """The last pre-spike state of each layer, ``(batch, neurons)``."""
-    states: dict[Name, LayerState]
+    states: LayerStates
     """The state and the output of each layer after this step, each ``(batch, neurons)``."""
-    pasts: dict[Name, jax.Array]
+    pasts: NamedArrays
     """The last outputs of sources with longer delays, ``(depth, batch, neurons)``."""
 
 
@@ -46,11 +54,11 @@ class ChunkResults(NamedTuple):
 
     pre_spike: dict[Name, State]
     """The pre-spike states of the last step, ``(batch, neurons)``."""
-    states: dict[Name, LayerState]
+    states: LayerStates
     """The states after the chunk, ``(batch, neurons)``."""
-    outputs: dict[Name, PyTree]
+    outputs: NamedTrees
     """The outputs of all steps, ``(chunk, batch, neurons)``."""
-    residuals: dict[Name, PyTree]
+    residuals: NamedTrees
     """The stored pre-spike states, ``(chunk, batch, neurons)``. Empty if they are not stored."""
 
 
@@ -59,15 +67,15 @@ class StepSlices(NamedTuple):
 
     step: jax.Array
     """The number of the step in the chunk, ``(chunk,)``."""
-    ct_outputs: dict[Name, jax.Array]
+    ct_outputs: NamedArrays
     """The cotangents of outputs, ``(chunk, batch, neurons)``."""
-    states: dict[Name, LayerState]
+    states: LayerStates
     """The states before each step, ``(chunk, batch, neurons)``."""
-    pasts: dict[Name, jax.Array]
+    pasts: NamedArrays
     """The pasts before each step, ``(chunk, depth, batch, neurons)``."""
-    hoisted: dict[Name, dict[str, Read]]
+    hoisted: dict[Name, Reads]
     """What each step gets instead of computing it, see :meth:`Component.arguments`."""
-    currents: dict[Name, jax.Array]
+    currents: NamedArrays
     """The currents of layers in a loop, ``(chunk, batch, neurons)``, from one product for all
     steps. The derivative of ``integrate`` needs them.
     """
@@ -77,9 +85,9 @@ class StepSlices(NamedTuple):
 class Cotangents(NamedTuple):
     """The arrays that the loops of the backward pass carry to earlier steps, by name."""
 
-    states: dict[Name, LayerState]
+    states: LayerStates
     """The cotangents of the states before a step or chunk, ``(batch, neurons)``."""
-    pasts: dict[Name, jax.Array]
+    pasts: NamedArrays
     """The cotangents of the pasts before it, ``(depth, batch, neurons)``."""
     grads: dict[Name, Gradients]
     """The gradients so far, in the shapes of their arrays."""
@@ -125,9 +133,7 @@ class Component:
         self.at_once = not (self.layers or self.convolves or len(self.nodes) > 1)
         """True for a join whose steps run at once, because it does not have a state."""
 
-    def arguments(
-        self, reads: Callable[[Iterable[Edge]], dict[str, Read]]
-    ) -> dict[Name, dict[str, Read]]:
+    def arguments(self, reads: Callable[[Iterable[Edge]], Reads]) -> dict[Name, Reads]:
         """Return what the steps of a chunk get instead of computing it, by node."""
         # Products of a layer: (chunk, batch, neurons). Reads of a join: (chunk, batch, ...).
         return {
@@ -148,7 +154,7 @@ class Component:
     def forward(
         self,
         carry: ForwardCarry,
-        hoisted: dict[Name, dict[str, Read]],
+        hoisted: dict[Name, Reads],
         *,
         masks: Masks,
         stores: bool,
@@ -161,8 +167,8 @@ class Component:
         # ``per_step``, and its masks. The scan stacks the outputs, with other parts that are
         # requested, and the residuals: (chunk, batch, neurons).
         def step(
-            carry: ForwardCarry, now: tuple[dict[Name, dict[str, Read]], Masks]
-        ) -> tuple[ForwardCarry, tuple[dict[Name, PyTree], dict[Name, PyTree]]]:
+            carry: ForwardCarry, now: tuple[dict[Name, Reads], Masks]
+        ) -> tuple[ForwardCarry, tuple[NamedTrees, NamedTrees]]:
             # ``graph_step`` gets no inputs, because every read of an input is hoisted.
             hoisted, mask = now
             new = graph_step(nodes, carry.states, carry.pasts, {}, hoisted, mask)
@@ -195,11 +201,11 @@ class Component:
 
     def backward_steps(
         self,
-        ct_states: dict[Name, LayerState],
+        ct_states: LayerStates,
         grads: dict[Name, Gradients],
         slices: StepSlices,
         load: Callable[[Name, jax.Array], State],
-    ) -> tuple[Cotangents, dict[Name, dict[str, Read]]]:
+    ) -> tuple[Cotangents, dict[Name, Reads]]:
         """Run the steps of a chunk backward.
 
         ``ct_states`` are the cotangents of the states after the chunk, ``(batch, neurons)``.
@@ -223,7 +229,7 @@ class Component:
         # stacks the cotangents of the hoisted arguments, (chunk, batch, neurons).
         def step(
             after: Cotangents, now: StepSlices
-        ) -> tuple[Cotangents, dict[Name, dict[str, Read]]]:
+        ) -> tuple[Cotangents, dict[Name, Reads]]:
             pre_spike = {name: load(name, now.step) for name in self.layers}
 
             # This is the step of the forward pass, but only its derivative is used. ``_Rebuilt``
@@ -232,12 +238,10 @@ class Component:
             # Blunsom 2016).
             def forward_step(
                 arrays: dict[Name, dict[str, Arrays]],
-                states: dict[Name, LayerState],
-                pasts: dict[Name, jax.Array],
-                hoisted: dict[Name, dict[str, Read]],
-            ) -> tuple[
-                dict[Name, LayerState], dict[Name, jax.Array], dict[Name, PyTree]
-            ]:
+                states: LayerStates,
+                pasts: NamedArrays,
+                hoisted: dict[Name, Reads],
+            ) -> tuple[LayerStates, NamedArrays, NamedTrees]:
                 nodes: dict[Name, Any] = {
                     name: node._replace(arrays=node.arrays | arrays[name])
                     for name, node in self.nodes.items()

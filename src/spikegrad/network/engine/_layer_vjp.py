@@ -42,11 +42,20 @@ from ..._compat import contract_leading, zeros_like
 from ..._pytree import PyTree
 from ..._surrogate import spike_types
 from ...neurons import State, method, says_how_to_encode
-from ..graph._connections import Join, Name, Read, matrix_of, product, reads_of
+from ..graph._connections import (
+    Join,
+    Name,
+    NamedArrays,
+    Read,
+    Reads,
+    matrix_of,
+    product,
+    reads_of,
+)
 from ..graph._graph import Graph
 from ..step._currents import plus_bias, sum_of
 from ..step._masks import Masks
-from ..step._step import LayerState, examples_of, fire, keys_of
+from ..step._step import LayerState, LayerStates, examples_of, fire, keys_of
 from ._convolution import canonical, has_convolution
 from ._functions import Arrays, as_equations, pullback
 from ._schedule import Plan
@@ -78,28 +87,28 @@ class JoinVjp(NamedTuple):
     # over steps adds its gradients, as for a layer.
     stepwise = ("function",)
 
-    def __call__(self, reads: dict[str, Read]) -> jax.Array:
+    def __call__(self, reads: Reads) -> jax.Array:
         return self.call(self.arrays["function"], reads)
 
-    def hoisted(self, reads: dict[str, Read], chunk: int) -> dict[str, Read]:
+    def hoisted(self, reads: Reads, chunk: int) -> Reads:
         """Return the arguments of the steps of a chunk, which are the reads."""
         return reads
 
-    def over_chunk(self, reads: dict[str, Read]) -> jax.Array:
+    def over_chunk(self, reads: Reads) -> jax.Array:
         """Return the outputs of a chunk, ``(chunk, batch, ...)``."""
         if not self.per_step:
             return jax.vmap(self)(reads)
         step = canonical(self)
 
-        def run(_: None, now: dict[str, Read]) -> tuple[None, jax.Array]:
+        def run(_: None, now: Reads) -> tuple[None, jax.Array]:
             return None, step(now)
 
         _, outs = jax.lax.scan(run, None, reads, unroll=self.unrolls)
         return outs
 
     def backward(
-        self, grads: Gradients, reads: dict[str, Read], ct: jax.Array
-    ) -> tuple[Gradients, dict[str, Read]]:
+        self, grads: Gradients, reads: Reads, ct: jax.Array
+    ) -> tuple[Gradients, Reads]:
         """Add the gradients of a chunk, and return the cotangents of its reads."""
         # vmap over the steps: (chunk, batch, ...) -> (chunk, batch, ...). All steps share the
         # arrays.
@@ -160,14 +169,14 @@ class LayerVjp(NamedTuple):
         # All steps share the arrays.
         return jax.vmap(self.calls[name], in_axes=(None, 0))
 
-    def _first(self, reads: dict[str, Read]) -> jax.Array:
+    def _first(self, reads: Reads) -> jax.Array:
         """Return the product to which the bias is added, ``(batch, neurons)``."""
         if self.outside:
             label = self.outside[0]
             return self.call(label, reads[label])
         return jnp.zeros(self.first_product.shape, self.first_product.dtype)
 
-    def drive(self, reads: dict[str, Read]) -> jax.Array:
+    def drive(self, reads: Reads) -> jax.Array:
         """Return the current from edges outside loops, ``W x + b``, for one step."""
         # The bias is added to the first product, before the other products, so the order of the sum
         # is equal in all modes.
@@ -176,7 +185,7 @@ class LayerVjp(NamedTuple):
             total = total + self.call(label, reads[label])
         return total
 
-    def hoisted(self, reads: dict[str, Read], chunk: int) -> dict[str, Read]:
+    def hoisted(self, reads: Reads, chunk: int) -> Reads:
         """Return the arguments of the steps of a chunk: products, or their inputs if
         ``per_step``."""
         if self.per_step:
@@ -184,7 +193,7 @@ class LayerVjp(NamedTuple):
 
         # A product within a loop is hoisted too if its source is at least a chunk behind. These
         # products stay separate from the drive, because the sum must keep its order.
-        def products(reads: dict[str, Read]) -> dict[str, jax.Array]:
+        def products(reads: Reads) -> dict[str, jax.Array]:
             hoisted = {DRIVE: self.drive(reads)}
             for label, read in reads.items():
                 if label in self.inside:
@@ -193,7 +202,7 @@ class LayerVjp(NamedTuple):
 
         return jax.vmap(products, axis_size=chunk)(reads)
 
-    def current(self, arguments: tuple[dict[str, Read], dict[str, Read]]) -> jax.Array:
+    def current(self, arguments: tuple[Reads, Reads]) -> jax.Array:
         """Return the current of one step, ``(batch, neurons)``.
 
         The arguments are the hoisted products, ``(batch, neurons)``, and the reads of the step,
@@ -275,8 +284,8 @@ class LayerVjp(NamedTuple):
         return distance is not None and not (self.needs_magnitude or self.graded)
 
     def backward_hoisted(
-        self, grads: Gradients, reads: dict[str, Read], cts: dict[str, Read]
-    ) -> tuple[Gradients, dict[str, Read]]:
+        self, grads: Gradients, reads: Reads, cts: Reads
+    ) -> tuple[Gradients, Reads]:
         """Add the gradients of the hoisted weights, and return the cotangents of their reads."""
         # All arrays are (chunk, batch, ...), by label. One product per weight sums over steps and
         # examples. The first product also passes the bias, which may change its dtype.
@@ -293,8 +302,8 @@ class LayerVjp(NamedTuple):
         return self.backward_products(grads, reads, cts)
 
     def backward_products(
-        self, grads: Gradients, reads: dict[str, Read], cts: Mapping[str, jax.Array]
-    ) -> tuple[Gradients, dict[str, Read]]:
+        self, grads: Gradients, reads: Reads, cts: Mapping[str, jax.Array]
+    ) -> tuple[Gradients, Reads]:
         """Add the gradients of products, and return the cotangents of their reads."""
         grads = dict(grads)
         ct_reads = {}
@@ -346,7 +355,7 @@ def _add_product(
 def trace_layer(
     graph: Graph,
     name: Name,
-    reads: dict[str, Read],
+    reads: Reads,
     state: LayerState,
     key: jax.Array | None,
     examples: int | None,
@@ -451,9 +460,9 @@ def trace_layer(
 
 def trace_all(
     graph: Graph,
-    outputs: dict[Name, jax.Array],
-    states: dict[Name, LayerState],
-    pasts: dict[Name, jax.Array],
+    outputs: NamedArrays,
+    states: LayerStates,
+    pasts: NamedArrays,
     key: jax.Array | None,
     plan: Plan,
 ) -> tuple[dict[Name, LayerVjp | JoinVjp], dict, dict[Name, State]]:

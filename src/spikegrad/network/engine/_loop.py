@@ -65,7 +65,7 @@ from ..._compat import match_varying_axes, merge_leading, spread_as, zeros_like
 from ..._device import Device, Work
 from ..._pytree import PyTree, inexact, is_inexact
 from ...neurons import State
-from ..graph._connections import Edge, Name
+from ..graph._connections import Edge, Name, NamedArrays, NamedTrees
 from ..graph._graph import Graph
 from ..step._masks import Masks, tree_keep, tree_where
 from ..step._states import StatesAndPasts
@@ -87,7 +87,7 @@ class LoopArguments(NamedTuple):
 
     arrays: dict[Name, dict[str, Arrays]]
     """The arrays of each node, by function."""
-    inputs: dict[Name, jax.Array]
+    inputs: NamedArrays
     """``(steps, batch, ...)``, with the steps of all parts."""
     pre_spike: dict[Name, State]
     """Values for the pre-spike states of the step before, ``(batch, neurons)``. No step reads them.
@@ -103,9 +103,9 @@ class LoopResults(NamedTuple):
 
     ends: StatesAndPasts
     """The states and pasts after the part, in the shapes of ``LoopArguments.starts``."""
-    recorded: dict[Name, PyTree]
+    recorded: NamedTrees
     """The requested outputs, ``(steps of the part, batch, neurons)``."""
-    residuals: dict[Name, PyTree]
+    residuals: NamedTrees
     """The stored pre-spike states, ``(chunks, chunk, batch, neurons)``, if a later stage may
     compute outputs from them. Otherwise empty.
     """
@@ -113,12 +113,12 @@ class LoopResults(NamedTuple):
 
 def run(
     graph: Graph,
-    inputs: dict[Name, jax.Array],
+    inputs: NamedArrays,
     starts: StatesAndPasts,
     masks: Masks,
     key: jax.Array | None,
     plan: Plan,
-) -> tuple[StatesAndPasts, dict[Name, PyTree], dict[Name, Callable]]:
+) -> tuple[StatesAndPasts, NamedTrees, dict[Name, Callable]]:
     """Return the states and pasts after the last step, and the requested outputs of each step.
 
     If the network runs in stages, the third value has a function of the masks for some layers. It
@@ -384,8 +384,8 @@ class PartProgram:
         arguments: LoopArguments,
         residuals: PyTree,
         after: Cotangents,
-        ct_recorded: dict[Name, PyTree],
-    ) -> tuple[Cotangents, dict[Name, jax.Array]]:
+        ct_recorded: NamedTrees,
+    ) -> tuple[Cotangents, NamedArrays]:
         """Run each segment forward again and then backward, from last to first.
 
         Return the cotangents before the part, and those of its inputs, ``(chunks, chunk, batch,
@@ -398,7 +398,7 @@ class PartProgram:
         # 2000). The carry also has the number of the segment.
         def body(
             carry: tuple[jax.Array, Cotangents], _: None
-        ) -> tuple[tuple[jax.Array, Cotangents], dict[Name, jax.Array]]:
+        ) -> tuple[tuple[jax.Array, Cotangents], NamedArrays]:
             number, after = carry
             first = number * self.part.segment
             pre_spike, pasts = _before(number, residuals, start)

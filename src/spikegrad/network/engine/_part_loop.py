@@ -19,10 +19,18 @@ import jax.numpy as jnp
 
 from ..._pytree import PyTree
 from ...neurons import State
-from ..graph._connections import Edge, Name, Read, reads_of, select
+from ..graph._connections import (
+    Edge,
+    Name,
+    NamedArrays,
+    NamedTrees,
+    Reads,
+    reads_of,
+    select,
+)
 from ..step._masks import Masks, tree_keep, tree_where, with_finite_padding, young
 from ..step._past import Places, lagged, places_of, push
-from ..step._step import LayerState
+from ..step._step import LayerState, LayerStates
 from ._component import Component, ForwardCarry
 from ._late_scan import late_scan
 from ._layer_vjp import JoinVjp, LayerVjp
@@ -39,7 +47,7 @@ class Sources(NamedTuple):
     masks: Masks
     places: Places | None
 
-    def reads(self, edges: Iterable[Edge]) -> dict[str, Read]:
+    def reads(self, edges: Iterable[Edge]) -> Reads:
         """Return the reads of edges in all steps of a chunk, by label.
 
         Each is ``(chunk, batch, neurons)``, or a tuple of these for a window.
@@ -72,9 +80,9 @@ class Segment(NamedTuple):
     """The number of its first step in the part."""
     pre_spike: dict[Name, State]
     """The pre-spike states of the step before it, ``(batch, neurons)``."""
-    pasts: dict[Name, jax.Array]
+    pasts: NamedArrays
     """The outputs of sources before it, ``(depth, batch, neurons)``."""
-    residuals: dict[Name, PyTree]
+    residuals: NamedTrees
     """The stored pre-spike states of its steps, ``(chunks, chunk, batch, neurons)``."""
 
 
@@ -88,9 +96,9 @@ class PartLoop:
     """The nodes that run step by step together, sources first."""
     edges: dict[Name, tuple[Edge, ...]]
     nodes: dict[Name, LayerVjp | JoinVjp]
-    inputs: dict[Name, jax.Array]
+    inputs: NamedArrays
     """The inputs of all parts, ``(steps, batch, ...)``, because a slice would be a copy."""
-    starts: dict[Name, LayerState]
+    starts: LayerStates
     """The states of the layers before the part, ``(batch, neurons)``."""
     masks: Masks
     """The masks of the part, ``(steps of the part, ...)``."""
@@ -109,7 +117,7 @@ class PartLoop:
             for names in self.groups
         ]
 
-    def window(self, start: int | jax.Array) -> tuple[dict[Name, jax.Array], Masks]:
+    def window(self, start: int | jax.Array) -> tuple[NamedArrays, Masks]:
         """Return the inputs and masks of the chunk that begins with a step of the part."""
         # The inputs have the steps of all parts, so their slice is shifted by the start of the
         # part: (steps, batch, ...) -> (chunk, batch, ...).
@@ -155,7 +163,7 @@ class PartLoop:
 
     def forward(
         self, first: int | jax.Array, carry: ForwardCarry, *, stores: bool
-    ) -> tuple[ForwardCarry, dict[Name, PyTree], dict[Name, PyTree]]:
+    ) -> tuple[ForwardCarry, NamedTrees, NamedTrees]:
         """Run a segment. Return its last carry, the requested outputs, and the residuals.
 
         ``first`` is the number of its first step. The outputs and residuals are ``(chunks, chunk,
@@ -164,7 +172,7 @@ class PartLoop:
 
         def chunk(
             carry: ForwardCarry, start: jax.Array
-        ) -> tuple[ForwardCarry, tuple[dict[Name, PyTree], dict[Name, PyTree]]]:
+        ) -> tuple[ForwardCarry, tuple[NamedTrees, NamedTrees]]:
             # ``outputs`` starts with the inputs. Components add their outputs to it, so later
             # components read both alike: (chunk, batch, ...).
             outputs, masks = self.window(start)

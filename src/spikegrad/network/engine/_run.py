@@ -13,7 +13,7 @@ import jax
 
 from ..._compat import match_varying_axes, shard_as
 from ..._pytree import Entries, PyTree
-from ..graph._connections import Name
+from ..graph._connections import Name, NamedArrays, NamedTrees
 from ..graph._graph import Graph
 from ..step._masks import make_masks
 from ..step._nodes import initial_states
@@ -31,7 +31,7 @@ from ._stages import run_stages
 class CallArrays(NamedTuple):
     """The checked arrays of a call. They vary over equal mesh axes."""
 
-    inputs: dict[Name, jax.Array]
+    inputs: NamedArrays
     """``(steps, batch, ...)``, by name."""
     states: Mapping[Name, PyTree]
     """The entries that the call got. Layers without an entry start at rest."""
@@ -42,13 +42,13 @@ class CallArrays(NamedTuple):
 
 def run_sequence(
     plan: Plan, graph: Graph, arrays: CallArrays
-) -> tuple[Entries, dict[Name, PyTree]]:
+) -> tuple[Entries, NamedTrees]:
     """Return the states after the last step, and the outputs that ``plan`` names, ``(steps, batch,
     neurons)``.
     """
     inputs, states, mask, key = arrays
 
-    def start(stage: Graph, inputs: dict[Name, jax.Array]) -> StatesAndPasts:
+    def start(stage: Graph, inputs: NamedArrays) -> StatesAndPasts:
         # (steps, batch, features) -> (batch, features)
         first_step = {name: x[0] for name, x in inputs.items()}
         at_rest = match_varying_axes(initial_states(stage, first_step), like=inputs)

@@ -12,8 +12,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from ..._pytree import PyTree
-from ..graph._connections import Name, select
+from ..graph._connections import NamedArrays, NamedTrees, select
 from ..graph._graph import Graph
 from ..step._masks import Masks
 from ..step._nodes import nodes_of
@@ -24,12 +23,12 @@ from ._schedule import Plan
 
 def run(
     graph: Graph,
-    inputs: dict[Name, jax.Array],
+    inputs: NamedArrays,
     starts: StatesAndPasts,
     masks: Masks,
     key: jax.Array | None,
     plan: Plan,
-) -> tuple[StatesAndPasts, dict[Name, PyTree], dict]:
+) -> tuple[StatesAndPasts, NamedTrees, dict]:
     """Return the states and pasts after the last step, and the requested outputs of each step.
 
     The third value is empty, because JAX stores the outputs that a later stage reads.

@@ -28,11 +28,11 @@ import jax.numpy as jnp
 
 from ..._checks import append_axes, is_float, takes
 from ..._pytree import PyTree
-from ..graph._connections import Join, Name, select
+from ..graph._connections import Join, Name, NamedArrays, NamedTrees, select
 from ..graph._graph import Graph
 from ..step._masks import Masks, tree_keep, with_finite_padding
 from ..step._states import StatesAndPasts, is_over_time
-from ..step._step import LayerState, activity_names
+from ..step._step import LayerStates, activity_names
 from . import _loop, _scan
 from ._functions import with_derivative_of
 from ._schedule import RESIDUALS, Plan
@@ -49,11 +49,11 @@ class NetworkStage(NamedTuple):
 class StageResults(NamedTuple):
     """The results of one stage, or of all stages so far, by name."""
 
-    states: dict[Name, LayerState]
+    states: LayerStates
     """The states after the last step, ``(batch, neurons)``."""
-    pasts: dict[Name, jax.Array]
+    pasts: NamedArrays
     """The outputs that a later call reads, ``(depth, batch, neurons)``."""
-    statistics: dict[Name, PyTree]
+    statistics: NamedTrees
     """The second values that joins over time returned, such as running statistics."""
 
 
@@ -99,12 +99,12 @@ def stages_of(graph: Graph) -> list[NetworkStage]:
 
 def run_stages(
     graph: Graph,
-    inputs: dict[Name, jax.Array],
-    start: Callable[[Graph, dict[Name, jax.Array]], StatesAndPasts],
+    inputs: NamedArrays,
+    start: Callable[[Graph, NamedArrays], StatesAndPasts],
     masks: Masks,
     key: jax.Array | None,
     plan: Plan,
-) -> tuple[StageResults, dict[Name, PyTree]]:
+) -> tuple[StageResults, NamedTrees]:
     """Run a network. Return its states and statistics, and the requested outputs, ``(steps, batch,
     ...)``.
 
@@ -161,22 +161,22 @@ def run_stages(
 def _run_stage(
     graph: Graph,
     stage: NetworkStage,
-    start: Callable[[Graph, dict[Name, jax.Array]], StatesAndPasts],
+    start: Callable[[Graph, NamedArrays], StatesAndPasts],
     plan: Plan,
-    sources: dict[Name, jax.Array],
+    sources: NamedArrays,
     recomputes: Mapping[Name, Callable],
     masks: Masks,
     key: jax.Array | None,
-) -> tuple[StageResults, dict[Name, PyTree], dict[Name, Callable]]:
+) -> tuple[StageResults, NamedTrees, dict[Name, Callable]]:
     """Return the results of one stage, the outputs of its nodes, ``(steps, batch, ...)``, and
     functions that recompute them from residuals.
 
     ``recomputes`` has these functions of earlier stages.
     """
     # The sequences that the stage reads, (steps, batch, ...).
-    values: dict[Name, jax.Array] = {}
-    statistics: dict[Name, PyTree] = {}
-    outputs: dict[Name, PyTree] = {}
+    values: NamedArrays = {}
+    statistics: NamedTrees = {}
+    outputs: NamedTrees = {}
     for name, out in sources.items():
         # The backward pass stores only sources that residuals do not determine.
         rebuilt = _recomputed(graph, recomputes, masks, name)

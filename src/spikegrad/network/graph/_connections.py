@@ -13,7 +13,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from ..._checks import brief, is_float
-from ..._pytree import as_static, is_array
+from ..._pytree import PyTree, as_static, is_array
 from ..._struct import Struct, parameter, wiring
 
 T = TypeVar("T")
@@ -24,6 +24,12 @@ Weight: TypeAlias = Any
 """The weight of one source: a matrix, a function, a :class:`Delayed` or a :class:`Window`."""
 Read: TypeAlias = Any
 """The outputs of a source that an edge reads: an array, or a tuple of arrays for a window."""
+Reads: TypeAlias = dict[str, Read]
+"""The reads of a node, by the labels of its edges."""
+NamedArrays: TypeAlias = dict[Name, jax.Array]
+"""An array for each source, by name: inputs, outputs, pasts or their cotangents."""
+NamedTrees: TypeAlias = dict[Name, PyTree]
+"""A pytree for each node, by name. The state before a spike may have several arrays."""
 
 
 class Delayed(Struct):
@@ -210,9 +216,7 @@ class Edge(NamedTuple):
         return reads if self.windowed else reads[0]
 
 
-def reads_of(
-    edges: Iterable[Edge], read: Callable[[Name, int], jax.Array]
-) -> dict[str, Read]:
+def reads_of(edges: Iterable[Edge], read: Callable[[Name, int], jax.Array]) -> Reads:
     """Return the reads of edges, by label. ``read(source, lag)`` returns an output."""
     return {
         edge.label: edge.read(functools.partial(read, edge.source)) for edge in edges

@@ -30,6 +30,8 @@ from ..engine._schedule import Plan
 from ..graph._connections import (
     Edge,
     Name,
+    NamedArrays,
+    NamedTrees,
     Weight,
     Window,
     inner_of,
@@ -186,16 +188,14 @@ def draw_layers(
     _, functions = split(Entries(graph.nodes), is_array)
 
     @jax.jit
-    def run(
-        arrays: Entries, x: dict[Name, jax.Array], mask: jax.Array | None
-    ) -> dict[Name, jax.Array]:
+    def run(arrays: Entries, x: NamedArrays, mask: jax.Array | None) -> NamedArrays:
         nodes, x, mask, key = match_varying_axes(
             (merge(arrays, functions), x, mask, checked_key(noise))
         )
         drawn = graph._replace(nodes=dict(nodes))
         return run_sequence(plan, drawn, CallArrays(x, {}, mask, key))[1]
 
-    def outputs() -> dict[Name, PyTree]:
+    def outputs() -> NamedTrees:
         """Return the outputs of all sources with the weights so far, or the rate of each."""
         if x is None:
             return dict.fromkeys((*graph.inputs, *graph.nodes), rate)

@@ -17,7 +17,7 @@ from ..._pytree import PyTree, is_array, merge, split
 from ..._surrogate import Scaled, Surrogate, curve_of, with_curve
 from ...neurons import surrogate_arguments, surrogate_of, with_surrogate
 from ...surrogates import Stretched, measure
-from ..graph._connections import Name
+from ..graph._connections import NamedArrays
 from ..step._observe import NetworkFields, NetworkT
 
 _KEEP = ("peak", "area")
@@ -122,7 +122,7 @@ def _spreads(
     inputs: PyTree,
     mask: ArrayLike | None,
     key: jax.Array | None,
-) -> dict[Name, jax.Array]:
+) -> NamedArrays:
     """Return the standard deviation of the argument of each layer's surrogate, over all valid
     steps, examples and neurons.
     """

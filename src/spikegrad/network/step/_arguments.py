@@ -11,12 +11,12 @@ import jax.numpy as jnp
 from ..._checks import brief, order_of_axes
 from ..._pytree import PyTree, is_array
 from ..._surrogate import as_key
-from ..graph._connections import Name
+from ..graph._connections import Name, NamedTrees
 from ..graph._graph import Graph
 from ._step import KEYS
 
 
-def named_inputs(names: str | Sequence[Name], inputs: PyTree) -> dict[Name, PyTree]:
+def named_inputs(names: str | Sequence[Name], inputs: PyTree) -> NamedTrees:
     """Return the inputs by name, as arrays or shapes. Booleans and integers keep their dtype."""
     if isinstance(names, str):
         if isinstance(inputs, Mapping):

@@ -13,10 +13,11 @@ import jax.numpy as jnp
 from ..._checks import is_float
 from ..._compat import zeros_like
 from ...neurons import warn_of_lost_leaks
-from ..graph._connections import Join, Name, matrix_of, reads_of, select
+from ..graph._connections import Join, Name, NamedArrays, matrix_of, reads_of, select
 from ..graph._graph import Graph
 from ._currents import current_of, initial_state
-from ._step import CellSteps, LayerState, Nodes, keys_of
+from ._states import StatesAndPasts
+from ._step import CellSteps, Nodes, keys_of
 
 
 def nodes_of(graph: Graph, key: jax.Array | None, examples: int | None) -> Nodes:
@@ -42,9 +43,7 @@ def nodes_of(graph: Graph, key: jax.Array | None, examples: int | None) -> Nodes
     return {name: (steps(name), graph.edges[name]) for name in graph.nodes}
 
 
-def initial_states(
-    graph: Graph, inputs: dict[Name, jax.Array]
-) -> tuple[dict[Name, LayerState], dict[Name, jax.Array]]:
+def initial_states(graph: Graph, inputs: NamedArrays) -> StatesAndPasts:
     """Return the states of the layers at rest, and pasts of zeros, for inputs of this shape and
     dtype.
 

@@ -15,11 +15,11 @@ import jax.numpy as jnp
 
 from ..._checks import brief
 from ..._pytree import Entries, PyTree, is_array
-from ..graph._connections import Join, Name
+from ..graph._connections import Join, Name, NamedArrays, NamedTrees
 from ..graph._graph import Graph
-from ._step import LayerState
+from ._step import LayerStates
 
-StatesAndPasts: TypeAlias = tuple[dict[Name, LayerState], dict[Name, jax.Array]]
+StatesAndPasts: TypeAlias = tuple[LayerStates, NamedArrays]
 """The states of the layers and the pasts, by name, in the form of the engine."""
 
 FIX = "; initial_state(inputs[0]), with the inputs of one step, returns states that fit"
@@ -61,7 +61,7 @@ def as_states_and_pasts(graph: Graph, entries: Mapping[Name, PyTree]) -> StatesA
     return states, pasts
 
 
-def checked_entries(graph: Graph, entries: PyTree) -> dict[Name, PyTree]:
+def checked_entries(graph: Graph, entries: PyTree) -> NamedTrees:
     """Return the entries of a user as arrays, without the statistics of joins over time, which no
     step reads.
     """

@@ -22,16 +22,16 @@ import jax.numpy as jnp
 
 from ..._checks import is_float
 from ..._compat import shard_as
-from ..._pytree import PyTree
 from ..._surrogate import fold_in
 from ...neurons import Cell, State
 from ...neurons import fire as fire_cell
-from ..graph._connections import Edge, Name, Read, reads_of
+from ..graph._connections import Edge, Name, NamedArrays, NamedTrees, Read, reads_of
 from ._masks import Masks, cut_off, tree_keep, tree_where, with_finite_padding, young
 from ._past import push
 
 LayerState: TypeAlias = tuple[State, jax.Array]
 """The state of a layer between two time steps: the state of its cell, and its output."""
+LayerStates: TypeAlias = dict[Name, LayerState]
 KEYS = "threefry2x32"
 """The supported key type. Its numbers do not depend on other draws in the same ``jax.vmap``."""
 
@@ -63,10 +63,10 @@ Nodes: TypeAlias = Mapping[Name, tuple[Steps | Callable, tuple[Edge, ...]]]
 class StepResult(NamedTuple):
     """The results of a step of several nodes, by name."""
 
-    states: dict[Name, LayerState]
+    states: LayerStates
     """The states after the step. A masked step holds the state before it."""
-    pasts: dict[Name, jax.Array]
-    outputs: dict[Name, PyTree]
+    pasts: NamedArrays
+    outputs: NamedTrees
     """The outputs for other nodes, and all parts of the activity for the caller (see
     :func:`activity_names`). Zeros in a masked step.
     """
