@@ -49,7 +49,6 @@ parts. Checkpoints have one level, so their memory grows with the square root of
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import math
 from collections.abc import Callable
@@ -65,7 +64,7 @@ from ..._compat import match_varying_axes, merge_leading, spread_as, zeros_like
 from ..._device import Device, Work
 from ..._pytree import PyTree, inexact, is_inexact
 from ...neurons import State
-from ..graph._connections import Edge, Name, NamedArrays, NamedTrees
+from ..graph._connections import Name, NamedArrays, NamedTrees
 from ..graph._graph import Graph
 from ..step._masks import Masks, tree_keep, tree_where
 from ..step._states import StatesAndPasts
@@ -74,28 +73,8 @@ from ._component import Cotangents, ForwardCarry
 from ._functions import Arrays
 from ._late_scan import late_scan
 from ._layer_vjp import JoinVjp, LayerVjp, trace_all
-from ._part_loop import PartLoop, Segment
-from ._schedule import RESIDUALS, Part, Plan, schedule
-
-
-class LoopArguments(NamedTuple):
-    """The arrays of the loop over a part.
-
-    A function with a custom derivative gives gradients only to its arguments, so the loop closes
-    over no array.
-    """
-
-    arrays: dict[Name, dict[str, Arrays]]
-    """The arrays of each node, by function."""
-    inputs: NamedArrays
-    """``(steps, batch, ...)``, with the steps of all parts."""
-    pre_spike: dict[Name, State]
-    """Values for the pre-spike states of the step before, ``(batch, neurons)``. No step reads them.
-    """
-    starts: StatesAndPasts
-    """The states before the part, ``(batch, neurons)``, and pasts, ``(depth, batch, neurons)``."""
-    masks: Masks
-    """The masks of the part, ``(steps of the part, ...)``."""
+from ._part_loop import LoopArguments, PartLoop, Segment
+from ._schedule import RESIDUALS, Plan, schedule
 
 
 class LoopResults(NamedTuple):
@@ -142,11 +121,13 @@ def run(
     results: list[LoopResults] = []
     for part in schedule(len(masks.started), plan.backward, plan.device, work):
         part_masks = masks.part(part.start, part.start + part.steps)
-        groups = graph.components(part.chunk)
-        program = PartProgram(plan, graph.edges, groups, traced, part)
-        results.append(
-            program.run(LoopArguments(arrays, inputs, pre_spike, starts, part_masks))
+        # Both passes get the arrays as arguments. The loop does not have the graph, because JAX
+        # keeps the backward pass, and functions of the graph may refer to tracers of the caller.
+        loop_of = functools.partial(
+            PartLoop, plan, part, graph.components(part.chunk), graph.edges, traced
         )
+        arguments = LoopArguments(arrays, inputs, pre_spike, starts, part_masks)
+        results.append(run_part(plan, loop_of, arguments))
         starts = results[-1].ends
     # ``Partial`` is a pytree, so a stage inside ``jax.checkpoint`` can return it.
     recomputes = {
@@ -224,204 +205,163 @@ def _recompute_outputs(
     return tree_keep(masks.active, jnp.concatenate(outs))
 
 
-@dataclasses.dataclass(eq=False)
-class PartProgram:
-    """The loop over a part without its arrays, which both passes get as arguments.
+def run_part(
+    plan: Plan,
+    loop_of: Callable[[LoopArguments], PartLoop],
+    arguments: LoopArguments,
+) -> LoopResults:
+    """Run the loop over a part, with a custom derivative."""
 
-    It does not have the graph. JAX keeps the backward pass, and functions of the graph may refer to
-    tracers of the caller.
+    # Without differentiation JAX runs ``loop``, which stores residuals only for a later stage.
+    # To differentiate, JAX runs ``loop_forward`` and ``loop_backward``.
+    @jax.custom_vjp
+    def loop(arguments: LoopArguments) -> LoopResults:
+        part_loop = loop_of(arguments)
+        return forward_of_part(part_loop, stores=part_loop.returns_residuals)[0]
+
+    def loop_forward(arguments: LoopArguments) -> tuple[LoopResults, tuple]:
+        results, residuals = forward_of_part(loop_of(arguments), stores=True)
+        return results, (arguments, residuals)
+
+    def loop_backward(
+        saved: tuple[LoopArguments, PyTree], ct_results: LoopResults
+    ) -> tuple[LoopArguments]:
+        # A second derivative would treat the codes as constants and be silently wrong.
+        if plan.storage.orders < 2:
+            saved, ct_results = _first_order_only(
+                plan.backward.mode, (saved, ct_results)
+            )
+        arguments, residuals = saved
+        # Integers have cotangents of type float0, which ``inexact`` replaces by None.
+        return (backward_of_part(loop_of(arguments), residuals, inexact(ct_results)),)
+
+    loop.defvjp(loop_forward, loop_backward)
+    return loop(arguments)
+
+
+def forward_of_part(loop: PartLoop, *, stores: bool) -> tuple[LoopResults, PyTree]:
+    """Return the results and the residuals. ``stores`` is False if no pass reads them.
+
+    The residuals are the stored pre-spike states of each layer, ``(chunks, chunk, batch,
+    neurons)``. With segments they are the pre-spike states and the pasts after each segment,
+    ``(segments, batch, neurons)`` and ``(segments, depth, batch, neurons)``, unrounded.
     """
+    arguments, part = loop.arguments, loop.part
+    carry = ForwardCarry(arguments.pre_spike, *arguments.starts)
+    if part.has_segments:
+        # They are stored after a segment, where they are computed. To store the carry, XLA
+        # would start a copy on its own.
+        def segment(
+            carry: ForwardCarry, first: jax.Array
+        ) -> tuple[ForwardCarry, tuple[PyTree, PyTree]]:
+            carry, recorded, _ = loop.forward(first, carry, stores=False)
+            return carry, (recorded, (carry.pre_spike, carry.pasts))
 
-    plan: Plan
-    edges: dict[Name, tuple[Edge, ...]]
-    groups: list[tuple[Name, ...]]
-    """The nodes of each component, sources first.
+        ends, (recorded, residuals) = late_scan(
+            segment,
+            carry,
+            np.arange(0, part.steps, part.segment),
+            ready=loop.first_chunk(loop.inputs, part.start),
+        )
+        # (segments, chunks, chunk, batch, neurons) -> (all chunks, chunk, batch, neurons)
+        recorded = jax.tree.map(merge_leading, recorded)
+    else:
+        ends, recorded, residuals = loop.forward(0, carry, stores=stores)
+    # recorded: (chunks, chunk, batch, neurons) -> (steps, batch, neurons). The residuals keep
+    # the axis of chunks, because the backward pass reads them by chunk.
+    states_and_pasts, recorded = _batched_alike(
+        ((ends.states, ends.pasts), jax.tree.map(merge_leading, recorded)),
+        # No step reads the first pre-spike states, so no output depends on them.
+        arguments._replace(pre_spike={}),
+    )
+    if loop.plan.staged:
+        # The checkpoint of a stage saves the arrays with this name, and recomputes all others.
+        residuals = jax.tree.map(lambda a: checkpoint_name(a, RESIDUALS), residuals)
+    returned = residuals if loop.returns_residuals else {}
+    return LoopResults(states_and_pasts, recorded, returned), residuals
 
-    They depend on the length of a chunk: outputs with a delay of at least a chunk are known when
-    the chunk starts, so they do not close a loop.
+
+def backward_of_part(
+    loop: PartLoop, residuals: PyTree, ct_results: LoopResults
+) -> LoopArguments:
+    """Return the cotangents of the arguments, from those of the results.
+
+    None is a zero cotangent. The cotangent of the residuals among the results is zero, because
+    a later stage gives recomputed outputs the derivative of the outputs.
     """
-    traced: dict[Name, LayerVjp | JoinVjp]
-    """The equations of each node, without arrays."""
-    part: Part
+    arguments, inputs = loop.arguments, loop.inputs
+    # The gradients of each part start at zero, because JAX adds the cotangents of both parts.
+    zeros = jax.tree.map(zeros_like, inexact(arguments.arrays))
+    after = Cotangents(*ct_results.ends, match_varying_axes(zeros, like=inputs))
+    if loop.part.has_segments:
+        before, ct_inputs = backward_of_segments(
+            loop, residuals, after, ct_results.recorded
+        )
+    else:
+        pasts = arguments.starts[1]
+        segment = Segment(0, arguments.pre_spike, pasts, residuals)
+        before, ct_inputs = backward(loop, segment, after, ct_results.recorded)
+    # The loop takes the complete inputs, because a slice would be a copy. So the cotangent has
+    # their shape (steps, batch, features), with zeros outside of this part.
+    ct_inputs = {
+        name: jax.lax.dynamic_update_slice_in_dim(
+            zeros_like(inputs[name]), merge_leading(ct), loop.part.start, 0
+        )
+        for name, ct in ct_inputs.items()
+    }
+    # Masks are bools and integers, and no step reads the first pre-spike state.
+    return arguments._replace(
+        arrays=before.grads,
+        inputs={name: ct_inputs.get(name) for name in inputs},
+        pre_spike=None,
+        starts=(before.states, before.pasts),
+        masks=None,
+    )
 
-    def __post_init__(self) -> None:
-        # A later stage may compute outputs from residuals. Segments do not have them for all steps.
-        self.returns_residuals = self.plan.staged and not self.part.has_segments
-        self.segment_starts = np.arange(0, self.part.steps, self.part.segment)
 
-    def run(self, arguments: LoopArguments) -> LoopResults:
-        """Run the loop, with a custom derivative."""
+def backward_of_segments(
+    loop: PartLoop,
+    residuals: PyTree,
+    after: Cotangents,
+    ct_recorded: NamedTrees,
+) -> tuple[Cotangents, NamedArrays]:
+    """Run each segment forward again and then backward, from last to first.
 
-        # Without differentiation JAX runs ``loop``, which stores residuals only for a later stage.
-        # To differentiate, JAX runs ``loop_forward`` and ``loop_backward``.
-        @jax.custom_vjp
-        def loop(arguments: LoopArguments) -> LoopResults:
-            return self.forward(arguments, stores=self.returns_residuals)[0]
+    Return the cotangents before the part, and those of its inputs, ``(chunks, chunk, batch,
+    ...)``.
+    """
+    part = loop.part
+    start = loop.arguments.pre_spike, loop.arguments.starts[1]
 
-        def loop_forward(arguments: LoopArguments) -> tuple[LoopResults, tuple]:
-            results, residuals = self.forward(arguments, stores=True)
-            return results, (arguments, residuals)
-
-        def loop_backward(
-            saved: tuple[LoopArguments, PyTree], ct_results: LoopResults
-        ) -> tuple[LoopArguments]:
-            # A second derivative would treat the codes as constants and be silently wrong.
-            if self.plan.storage.orders < 2:
-                saved, ct_results = _first_order_only(
-                    self.plan.backward.mode, (saved, ct_results)
-                )
-            # Integers have cotangents of type float0, which ``inexact`` replaces by None.
-            return (self.backward(*saved, inexact(ct_results)),)
-
-        loop.defvjp(loop_forward, loop_backward)
-        return loop(arguments)
-
-    def part_loop(self, arguments: LoopArguments) -> PartLoop:
-        """Return the loop with the arrays of a pass."""
-        masks = arguments.masks
-        # Only the keys of stochastic spikes need the numbers of the steps.
-        if any("key" in arrays for arrays in arguments.arrays.values()):
-            masks = masks.numbered(self.part.start)
-        nodes = {
-            name: node._replace(arrays=arguments.arrays[name])
-            for name, node in self.traced.items()
+    # Each segment starts from the pre-spike states and pasts after the previous one. Firing
+    # them again gives the states, so the residuals do not contain these (Griewank and Walther
+    # 2000). The carry also has the number of the segment.
+    def body(
+        carry: tuple[jax.Array, Cotangents], _: None
+    ) -> tuple[tuple[jax.Array, Cotangents], NamedArrays]:
+        number, after = carry
+        first = number * part.segment
+        pre_spike, pasts = _before(number, residuals, start)
+        states = {
+            name: loop.state_before(name, first, pre_spike[name])
+            for name in loop.layers
         }
-        return PartLoop(
-            self.plan,
-            self.part,
-            self.groups,
-            self.edges,
-            nodes,
-            arguments.inputs,
-            arguments.starts[0],
-            masks,
-        )
+        carry_before = ForwardCarry(pre_spike, states, pasts)
+        stored = loop.forward(first, carry_before, stores=True)[2]
+        segment = Segment(first, pre_spike, pasts, stored)
+        before, ct_inputs = backward(loop, segment, after, ct_recorded)
+        return (number - 1, before), ct_inputs
 
-    def forward(
-        self, arguments: LoopArguments, *, stores: bool
-    ) -> tuple[LoopResults, PyTree]:
-        """Return the results and the residuals. ``stores`` is False if no pass reads them.
-
-        The residuals are the stored pre-spike states of each layer, ``(chunks, chunk, batch,
-        neurons)``. With segments they are the pre-spike states and the pasts after each segment,
-        ``(segments, batch, neurons)`` and ``(segments, depth, batch, neurons)``, unrounded.
-        """
-        loop = self.part_loop(arguments)
-        carry = ForwardCarry(arguments.pre_spike, *arguments.starts)
-        if self.part.has_segments:
-            # They are stored after a segment, where they are computed. To store the carry, XLA
-            # would start a copy on its own.
-            def segment(
-                carry: ForwardCarry, first: jax.Array
-            ) -> tuple[ForwardCarry, tuple[PyTree, PyTree]]:
-                carry, recorded, _ = loop.forward(first, carry, stores=False)
-                return carry, (recorded, (carry.pre_spike, carry.pasts))
-
-            ends, (recorded, residuals) = late_scan(
-                segment,
-                carry,
-                self.segment_starts,
-                ready=loop.first_chunk(arguments.inputs, self.part.start),
-            )
-            # (segments, chunks, chunk, batch, neurons) -> (all chunks, chunk, batch, neurons)
-            recorded = jax.tree.map(merge_leading, recorded)
-        else:
-            ends, recorded, residuals = loop.forward(0, carry, stores=stores)
-        # recorded: (chunks, chunk, batch, neurons) -> (steps, batch, neurons). The residuals keep
-        # the axis of chunks, because the backward pass reads them by chunk.
-        states_and_pasts, recorded = _batched_alike(
-            ((ends.states, ends.pasts), jax.tree.map(merge_leading, recorded)),
-            # No step reads the first pre-spike states, so no output depends on them.
-            arguments._replace(pre_spike={}),
-        )
-        if self.plan.staged:
-            # The checkpoint of a stage saves the arrays with this name, and recomputes all others.
-            residuals = jax.tree.map(lambda a: checkpoint_name(a, RESIDUALS), residuals)
-        returned = residuals if self.returns_residuals else {}
-        return LoopResults(states_and_pasts, recorded, returned), residuals
-
-    def backward(
-        self, arguments: LoopArguments, residuals: PyTree, ct_results: LoopResults
-    ) -> LoopArguments:
-        """Return the cotangents of the arguments, from those of the results.
-
-        None is a zero cotangent. The cotangent of the residuals among the results is zero, because
-        a later stage gives recomputed outputs the derivative of the outputs.
-        """
-        loop = self.part_loop(arguments)
-        inputs = arguments.inputs
-        # The gradients of each part start at zero, because JAX adds the cotangents of both parts.
-        zeros = jax.tree.map(zeros_like, inexact(arguments.arrays))
-        after = Cotangents(*ct_results.ends, match_varying_axes(zeros, like=inputs))
-        if self.part.has_segments:
-            before, ct_inputs = self._backward_of_segments(
-                loop, arguments, residuals, after, ct_results.recorded
-            )
-        else:
-            pasts = arguments.starts[1]
-            segment = Segment(0, arguments.pre_spike, pasts, residuals)
-            before, ct_inputs = backward(loop, segment, after, ct_results.recorded)
-        # The loop takes the complete inputs, because a slice would be a copy. So the cotangent has
-        # their shape (steps, batch, features), with zeros outside of this part.
-        ct_inputs = {
-            name: jax.lax.dynamic_update_slice_in_dim(
-                zeros_like(inputs[name]), merge_leading(ct), self.part.start, 0
-            )
-            for name, ct in ct_inputs.items()
-        }
-        # Masks are bools and integers, and no step reads the first pre-spike state.
-        return arguments._replace(
-            arrays=before.grads,
-            inputs={name: ct_inputs.get(name) for name in inputs},
-            pre_spike=None,
-            starts=(before.states, before.pasts),
-            masks=None,
-        )
-
-    def _backward_of_segments(
-        self,
-        loop: PartLoop,
-        arguments: LoopArguments,
-        residuals: PyTree,
-        after: Cotangents,
-        ct_recorded: NamedTrees,
-    ) -> tuple[Cotangents, NamedArrays]:
-        """Run each segment forward again and then backward, from last to first.
-
-        Return the cotangents before the part, and those of its inputs, ``(chunks, chunk, batch,
-        ...)``.
-        """
-        start = arguments.pre_spike, arguments.starts[1]
-
-        # Each segment starts from the pre-spike states and pasts after the previous one. Firing
-        # them again gives the states, so the residuals do not contain these (Griewank and Walther
-        # 2000). The carry also has the number of the segment.
-        def body(
-            carry: tuple[jax.Array, Cotangents], _: None
-        ) -> tuple[tuple[jax.Array, Cotangents], NamedArrays]:
-            number, after = carry
-            first = number * self.part.segment
-            pre_spike, pasts = _before(number, residuals, start)
-            states = {
-                name: loop.state_before(name, first, pre_spike[name])
-                for name in loop.layers
-            }
-            carry_before = ForwardCarry(pre_spike, states, pasts)
-            stored = loop.forward(first, carry_before, stores=True)[2]
-            segment = Segment(first, pre_spike, pasts, stored)
-            before, ct_inputs = backward(loop, segment, after, ct_recorded)
-            return (number - 1, before), ct_inputs
-
-        segments = len(self.segment_starts)
-        (_, before), ct_inputs = late_scan(
-            body,
-            (jnp.asarray(segments - 1), after),
-            None,
-            ready=loop.first_chunk(ct_recorded),
-            length=segments,
-            reverse=True,
-        )
-        return before, jax.tree.map(merge_leading, ct_inputs)
+    segments = part.steps // part.segment
+    (_, before), ct_inputs = late_scan(
+        body,
+        (jnp.asarray(segments - 1), after),
+        None,
+        ready=loop.first_chunk(ct_recorded),
+        length=segments,
+        reverse=True,
+    )
+    return before, jax.tree.map(merge_leading, ct_inputs)
 
 
 def _before(number: jax.Array, residuals: PyTree, start: PyTree) -> PyTree:

@@ -30,8 +30,10 @@ from ..graph._connections import (
 )
 from ..step._masks import Masks, tree_keep, tree_where, with_finite_padding, young
 from ..step._past import Places, lagged, places_of, push
-from ..step._step import LayerState, LayerStates
+from ..step._states import StatesAndPasts
+from ..step._step import LayerState
 from ._component import Component, ForwardCarry
+from ._functions import Arrays
 from ._late_scan import late_scan
 from ._layer_vjp import JoinVjp, LayerVjp
 from ._schedule import Part, Plan
@@ -86,6 +88,26 @@ class Segment(NamedTuple):
     """The stored pre-spike states of its steps, ``(chunks, chunk, batch, neurons)``."""
 
 
+class LoopArguments(NamedTuple):
+    """The arrays of the loop over a part.
+
+    A function with a custom derivative gives gradients only to its arguments, so the loop closes
+    over no array.
+    """
+
+    arrays: dict[Name, dict[str, Arrays]]
+    """The arrays of each node, by function."""
+    inputs: NamedArrays
+    """``(steps, batch, ...)``, with the steps of all parts."""
+    pre_spike: dict[Name, State]
+    """Values for the pre-spike states of the step before, ``(batch, neurons)``. No step reads them.
+    """
+    starts: StatesAndPasts
+    """The states before the part, ``(batch, neurons)``, and pasts, ``(depth, batch, neurons)``."""
+    masks: Masks
+    """The masks of the part, ``(steps of the part, ...)``."""
+
+
 @dataclasses.dataclass(eq=False)
 class PartLoop:
     """The loop over one part, with its arrays. A pass runs over one segment of the part."""
@@ -93,17 +115,32 @@ class PartLoop:
     plan: Plan
     part: Part
     groups: list[tuple[Name, ...]]
-    """The nodes that run step by step together, sources first."""
+    """The nodes of each component, sources first.
+
+    They depend on the length of a chunk: outputs with a delay of at least a chunk are known when
+    the chunk starts, so they do not close a loop.
+    """
     edges: dict[Name, tuple[Edge, ...]]
-    nodes: dict[Name, LayerVjp | JoinVjp]
-    inputs: NamedArrays
-    """The inputs of all parts, ``(steps, batch, ...)``, because a slice would be a copy."""
-    starts: LayerStates
-    """The states of the layers before the part, ``(batch, neurons)``."""
-    masks: Masks
-    """The masks of the part, ``(steps of the part, ...)``."""
+    traced: dict[Name, LayerVjp | JoinVjp]
+    """The equations of each node, without arrays."""
+    arguments: LoopArguments
 
     def __post_init__(self) -> None:
+        arrays = self.arguments.arrays
+        # Of all parts, (steps, batch, ...), because a slice would be a copy.
+        self.inputs = self.arguments.inputs
+        # The states of the layers before the part, (batch, neurons).
+        self.starts, _ = self.arguments.starts
+        self.masks = self.arguments.masks
+        # Only the keys of stochastic spikes need the numbers of the steps.
+        if any("key" in functions for functions in arrays.values()):
+            self.masks = self.masks.numbered(self.part.start)
+        self.nodes = {
+            name: node._replace(arrays=arrays[name])
+            for name, node in self.traced.items()
+        }
+        # A later stage may compute outputs from residuals. Segments do not have them for all steps.
+        self.returns_residuals = self.plan.staged and not self.part.has_segments
         # Layers have states and residuals. Joins are functions of one step.
         nodes = self.nodes.items()
         self.layers = {n: node for n, node in nodes if isinstance(node, LayerVjp)}
