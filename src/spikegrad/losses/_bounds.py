@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import functools
 import operator
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -79,8 +79,15 @@ def lower_bound(
     >>> bool((jax.grad(term)(silent) < 0).all())  # it falls as weights grow
     True
     """
-    counts = _counts("lower_bound", spikes, bound, population)
-    return _penalty("lower_bound", [b - z for z, b in counts], strength, power)
+    return _penalty(
+        "lower_bound",
+        spikes,
+        bound,
+        lambda count, bound: bound - count,
+        strength=strength,
+        power=power,
+        population=population,
+    )
 
 
 def upper_bound(
@@ -137,8 +144,15 @@ def upper_bound(
     >>> print(f"{upper_bound(spikes, 4, 1.0, power=1):.2f}")
     2.00
     """
-    counts = _counts("upper_bound", spikes, bound, population)
-    return _penalty("upper_bound", [z - b for z, b in counts], strength, power)
+    return _penalty(
+        "upper_bound",
+        spikes,
+        bound,
+        operator.sub,
+        strength=strength,
+        power=power,
+        population=population,
+    )
 
 
 def voltage_bound(
@@ -220,25 +234,27 @@ def voltage_bound(
     )
 
 
-class Counts(NamedTuple):
-    """Spikes per sequence of a layer, and their bound."""
+def _penalty(
+    owner: str,
+    spikes: Any,
+    bound: ArrayLike,
+    excess_of: Callable[[jax.Array, jax.Array], jax.Array],
+    *,
+    strength: float,
+    power: int,
+    population: bool,
+) -> jax.Array:
+    """Return the sum over layers of the mean penalty for spike counts beyond their bound.
 
-    spikes: jax.Array
-    """``(examples, neurons...)``, or ``(examples,)`` for means over a population."""
-    bound: jax.Array
-    """It broadcasts to ``spikes``."""
-
-
-def _counts(
-    owner: str, spikes: Any, bound: ArrayLike, population: bool
-) -> list[Counts]:
-    """Return the spikes per sequence of each layer."""
+    ``excess_of(count, bound)`` is above 0 beyond the bound.
+    """
     layers = spikes if isinstance(spikes, (list, tuple)) else [spikes]
     if not layers:
         raise ValueError(f"{owner}: spikes must have one layer or more, got none")
-    counts = []
+    terms = []
     for layer in layers:
-        z = _wide(real_array(layer, owner, "spikes"))
+        z = real_array(layer, owner, "spikes")
+        z = z.astype(compute_dtype(z.dtype))
         if z.ndim < 3:
             raise ValueError(
                 f"{owner}: spikes must be (steps, examples, neurons), got {z.shape}"
@@ -248,24 +264,10 @@ def _counts(
         # Neurons may have several axes, such as channels, height and width.
         # The population then has one count for each example: (examples,).
         z = z.mean(tuple(range(1, z.ndim))) if population else z
-        b = broadcast_checked(
-            real_array(bound, owner, "bound"),
-            z.dtype,
-            z.shape,
-            owner,
-            "bound",
-            "spikes",
-        )
-        counts.append(Counts(z, b))
-    return counts
-
-
-def _penalty(
-    owner: str, excesses: list[jax.Array], strength: float, power: int
-) -> jax.Array:
-    """Return the sum over layers of the mean penalty for counts beyond their bound."""
-    # A mean for each layer, so the term of a layer does not depend on its number of neurons.
-    terms = [strength * _above(excess, power, owner).mean() for excess in excesses]
+        b = real_array(bound, owner, "bound")
+        b = broadcast_checked(b, z.dtype, z.shape, owner, "bound", "spikes")
+        # A mean for each layer, so the term of a layer does not depend on its number of neurons.
+        terms.append(strength * _above(excess_of(z, b), power, owner).mean())
     return functools.reduce(operator.add, terms)
 
 
@@ -273,7 +275,3 @@ def _above(x: jax.Array, power: int, owner: str) -> jax.Array:
     Domain(choices=(1, 2)).check(owner, "power", power)
     # For power 1 the derivative is that of a rectifier, 0 at the bound itself.
     return jax.nn.relu(x) ** power
-
-
-def _wide(x: jax.Array) -> jax.Array:
-    return x.astype(compute_dtype(x.dtype))

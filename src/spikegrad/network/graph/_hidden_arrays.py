@@ -14,11 +14,11 @@ from contextvars import ContextVar
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 from jax.typing import ArrayLike
 
+from ..._checks import is_float
 from ..._compat import equations
 from ..._pytree import Entries, PyTree, StaticFunction, is_array, merge, split
 from ._connections import Join, Name, function_of, with_inner
@@ -206,6 +206,6 @@ def _live_constants(jaxpr: Any) -> list[Any]:
     outer = [
         const
         for var, const in zip(program.inputs, consts, strict=False)
-        if id(var) in live and jnp.issubdtype(var.aval.dtype, jnp.floating)
+        if id(var) in live and is_float(var.aval)
     ]
     return outer + inner

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
+from ..._checks import is_float
 from ..._pytree import StaticFunction, is_array
 from ..._struct import Struct
 from ._connections import Join, Name
@@ -16,7 +16,8 @@ from ._connections import Join, Name
 
 def summary(nodes: Mapping[Name, Any]) -> str:
     """Return a text with the arrays and constants of each node, by their names in a pytree."""
-    leaves = [x for x in jax.tree.leaves(nodes) if is_array(x) and _is_trained(x)]
+    # ``fit`` and ``partition`` train arrays of floats.
+    leaves = [x for x in jax.tree.leaves(nodes) if is_array(x) and is_float(x)]
     numbers = sum(leaf.size for leaf in leaves)
     count = "1 array" if len(leaves) == 1 else f"{len(leaves)} arrays"
     lines = [
@@ -27,16 +28,13 @@ def summary(nodes: Mapping[Name, Any]) -> str:
         # Arrays of closures are missing here, as they are no leaves.
         paths = jax.tree_util.tree_leaves_with_path(node)
         arrays = {_name(path): leaf for path, leaf in paths if is_array(leaf)}
-        trained = [
-            f"{path} {_type(leaf)}"
-            for path, leaf in arrays.items()
-            if _is_trained(leaf)
-        ]
-        constant = [
-            f"{path} {_type(leaf)}"
-            for path, leaf in arrays.items()
-            if not _is_trained(leaf)
-        ]
+        trained, constant = [], []
+        for path, leaf in arrays.items():
+            text = f"{path} {leaf.dtype}{list(leaf.shape)}"
+            if is_float(leaf):
+                trained.append(text)
+            else:
+                constant.append(text)
         constant += [f"{path}={value}" for path, value in _constants(node, "")]
         lines.append(f"{name}: {kind}")
         for label, parts in (("trained", trained), ("constant", constant)):
@@ -45,17 +43,8 @@ def summary(nodes: Mapping[Name, Any]) -> str:
     return "\n".join(lines)
 
 
-def _is_trained(leaf: Any) -> bool:
-    """Return True for an array that ``fit`` and ``partition`` train."""
-    return jnp.issubdtype(leaf.dtype, jnp.floating)
-
-
 def _name(path: tuple) -> str:
     return jax.tree_util.keystr(path, simple=True, separator="/")
-
-
-def _type(leaf: Any) -> str:
-    return f"{leaf.dtype}{list(leaf.shape)}"
 
 
 def _constants(value: Any, path: str) -> Iterator[tuple[str, Any]]:

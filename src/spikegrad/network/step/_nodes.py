@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from ..._checks import is_float
+from ..._checks import is_float, named
 from ..._compat import zeros_like
 from ...neurons import warn_of_lost_leaks
 from ..graph._connections import Join, Name, NamedArrays, matrix_of, reads_of, select
@@ -141,13 +141,7 @@ def _type(x):
     return None if x is None else (x.shape, x.dtype)
 
 
-@contextlib.contextmanager
-def node_named(name: Name, graph: Graph) -> Iterator[None]:
+def node_named(name: Name, graph: Graph) -> AbstractContextManager:
     """Name the layer or join in the message of an error."""
     kind = "layer" if name in graph.layers else "join"
-    try:
-        yield
-    except (TypeError, ValueError) as error:
-        if type(error) in (TypeError, ValueError) and len(error.args) == 1:
-            error.args = (f"Network: {kind} {name!r}: {error}",)
-        raise
+    return named(f"Network: {kind} {name!r}")
