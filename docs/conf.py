@@ -257,11 +257,13 @@ def choices_of(rows, axes, place):
             setting = tuple(row[axis] for axis in axes)
             cells[setting, column] = f"**{text}**" if row["test"] >= bound else text
     title = {
-        "data": lambda name: name.replace("_", "_<wbr>"),  # long names are divided in a narrow table
-        "depth": lambda depth: f"{depth} hidden layer{'s' * (depth > 1)}",
-        "detached": lambda detached: "reset detached" if detached else "gradient through the reset",
+        "data": lambda name: f"accuracy on {name.replace('_', '_<wbr>')}",  # long names are divided in a narrow table
+        "depth": lambda depth: f"accuracy with {depth} hidden layer{'s' * (depth > 1)}",
+        "detached": lambda detached: (
+            f"accuracy with {'a detached reset' if detached else 'a gradient through the reset'}"
+        ),
     }[place]
-    names = {"surrogate": "shape of the slope", "peak": "height", "half_width": "half-width"}
+    names = {"surrogate": "shape of the slope", "peak": "height of the slope", "half_width": "half-width of the slope"}
     table = [[*(names[axis] for axis in axes), *map(title, columns)], ["---"] * (len(axes) + len(columns))]
     table += [[*map(str, setting), *(cells.get((setting, column), "") for column in columns)] for setting in settings]
     return [f"| {' | '.join(line)} |" for line in table]
