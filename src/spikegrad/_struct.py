@@ -518,14 +518,12 @@ def lifted(tree: PyTree) -> PyTree:
             tree,
             is_leaf=_is_record,
         )
-    record = object.__new__(type(tree))
-    values = record.__dict__
     # Only the fields: a network also remembers its graph, which would keep the old numbers.
-    values.update(tree._values())
+    values = tree._values()
     for name in tree._objects:
         values[name] = lifted(values[name])
-    values["_constants"] = ()  # no constants, so every number is a leaf
-    return record
+    # no constants, so every number is a leaf
+    return new_unchecked(type(tree), values, constants=())
 
 
 def as_arrays(tree: PyTree) -> PyTree:

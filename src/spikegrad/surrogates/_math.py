@@ -138,11 +138,8 @@ def exp(z: jax.Array) -> jax.Array:
     return jnp.where(z < -87.336545, 0, p * _power_of_two(count))
 
 
-@exp.defjvp
-def _exp_jvp(primals, tangents):
-    y = exp(*primals)
-    # e^z is its own derivative. The polynomial's derivative would be less accurate and cost more.
-    return y, y * tangents[0]
+# e^z is its own derivative. The polynomial's derivative would be less accurate and cost more.
+exp.defjvps(lambda dz, y, z: y * dz)
 
 
 def _expm1_over(y):
@@ -166,13 +163,13 @@ def expm1_over(y: jax.Array) -> jax.Array:
     return _expm1_over(y)
 
 
-@expm1_over.defjvp
-def _expm1_over_jvp(primals, tangents):
+def _slope_of_expm1_over(y: jax.Array) -> jax.Array:
     # One number, at most 1/2 for y <= 0. The product of its terms with a large tangent would
     # overflow.
-    ones = (jnp.ones_like(primals[0]),)
-    _, slope = jax.jvp(_expm1_over, primals, ones)
-    return expm1_over(*primals), slope * tangents[0]
+    return jax.jvp(_expm1_over, (y,), (jnp.ones_like(y),))[1]
+
+
+expm1_over.defjvps(lambda dy, out, y: _slope_of_expm1_over(y) * dy)
 
 
 def rise_of_exp(alpha: Any, x: jax.Array) -> jax.Array:
@@ -207,9 +204,7 @@ def log1p(t: jax.Array) -> jax.Array:
     return k * _LN2[0] + (f + (f * f * (f * p - 0.5) + k * _LN2[1]))
 
 
-@log1p.defjvp
-def _log1p_jvp(primals, tangents):
-    return log1p(*primals), tangents[0] / (1 + primals[0])
+log1p.defjvps(lambda dt, y, t: dt / (1 + t))
 
 
 @jax.custom_jvp
@@ -220,12 +215,8 @@ def logistic_slope(z: jax.Array) -> jax.Array:
     return e * (r * r)
 
 
-@logistic_slope.defjvp
-def _logistic_slope_jvp(primals, tangents):
-    (z,) = primals
-    y = logistic_slope(z)
-    # The derivative of the formula above would cancel near 0.
-    return y, -y * jnp.tanh(z / 2) * tangents[0]
+# The derivative of the formula above would cancel near 0.
+logistic_slope.defjvps(lambda dz, y, z: -y * jnp.tanh(z / 2) * dz)
 
 
 @jax.custom_jvp
@@ -235,10 +226,7 @@ def logistic(z: jax.Array) -> jax.Array:
     return jnp.where(z < 0, e, 1) / (1 + e)
 
 
-@logistic.defjvp
-def _logistic_jvp(primals, tangents):
-    (z,) = primals
-    return logistic(z), logistic_slope(z) * tangents[0]
+logistic.defjvps(lambda dz, y, z: logistic_slope(z) * dz)
 
 
 @jax.custom_jvp
@@ -247,11 +235,8 @@ def cauchy(w: jax.Array) -> jax.Array:
     return 1 / (1 + w * w)  # 0 if the square is infinite
 
 
-@cauchy.defjvp
-def _cauchy_jvp(primals, tangents):
-    y = cauchy(*primals)
-    # The product of y and y would underflow first.
-    return y, -2 * (y * bounded(primals[0])) * y * tangents[0]
+# The product of y and y would underflow first.
+cauchy.defjvps(lambda dw, y, w: -2 * (y * bounded(w)) * y * dw)
 
 
 @jax.custom_jvp
@@ -260,11 +245,8 @@ def inverse_hypotenuse(w: jax.Array) -> jax.Array:
     return 1 / jnp.sqrt(1 + w * w)
 
 
-@inverse_hypotenuse.defjvp
-def _inverse_hypotenuse_jvp(primals, tangents):
-    y = inverse_hypotenuse(*primals)
-    # -w y^3. The first product is at most 1, so none of them overflows.
-    return y, -(y * primals[0]) * y * y * tangents[0]
+# -w y^3. The first product is at most 1, so none of them overflows.
+inverse_hypotenuse.defjvps(lambda dw, y, w: -(y * w) * y * y * dw)
 
 
 def turns(x: jax.Array, period: jax.Array) -> jax.Array:
@@ -320,16 +302,8 @@ def cos_turn(t: jax.Array) -> jax.Array:
     return _sin_quarter(0.25 - jnp.abs(t))
 
 
-@sin_turn.defjvp
-def _sin_turn_jvp(primals, tangents):
-    (t,) = primals
-    return sin_turn(t), 2 * math.pi * cos_turn(t) * tangents[0]
-
-
-@cos_turn.defjvp
-def _cos_turn_jvp(primals, tangents):
-    (t,) = primals
-    return cos_turn(t), -2 * math.pi * sin_turn(t) * tangents[0]
+sin_turn.defjvps(lambda dt, y, t: 2 * math.pi * cos_turn(t) * dt)
+cos_turn.defjvps(lambda dt, y, t: -2 * math.pi * sin_turn(t) * dt)
 
 
 def _to_quarter(t: jax.Array) -> jax.Array:

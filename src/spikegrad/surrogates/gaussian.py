@@ -28,11 +28,8 @@ def _bell_tail(z):
     return erfc(bounded(z, _FAR)) / 2
 
 
-@_bell_tail.defjvp
-def _bell_tail_jvp(primals, tangents):
-    # This is JAX's own rule, which raises in JAX 0.12 inside jax.shard_map.
-    (z,) = primals
-    return _bell_tail(z), -_bell(z, 1) / math.sqrt(math.pi) * tangents[0]
+# This is JAX's own rule, which raises in JAX 0.12 inside jax.shard_map.
+_bell_tail.defjvps(lambda dz, y, z: -_bell(z, 1) / math.sqrt(math.pi) * dz)
 
 
 def _normal(z):
