@@ -41,8 +41,7 @@ from .step._masks import Masks as Masks
 from .step._masks import tree_where as tree_where
 from .step._nodes import nodes_of as nodes_of
 from .step._observe import Activity
-from .step._past import lagged as lagged
-from .step._past import places_of as places_of
+from .step._past import lagged_sequence as lagged_sequence
 from .step._states import as_entries as as_entries
 from .step._states import as_states_and_pasts as as_states_and_pasts
 from .step._step import CellSteps as CellSteps

@@ -21,10 +21,9 @@ from ..network import (
     Name,
     Network,
     Weight,
-    lagged,
+    lagged_sequence,
     matrix_of,
     named_inputs,
-    places_of,
     unchanged,
     weights_of,
 )
@@ -338,10 +337,7 @@ def reads_of_edge(
     edge: Edge, x: jax.Array, mask: jax.Array | None = None
 ) -> list[jax.Array]:
     """Return the values ``(steps, batch, ...)`` that an edge reads in all steps, for each lag."""
-    # All steps are one chunk, so a lag reads zeros before the first step.
-    past = jnp.zeros((max(1, *edge.lags), *x.shape[1:]), x.dtype)
-    places = places_of(mask)
-    return [lagged(past, x, lag, len(x), places) for lag in edge.lags]
+    return [lagged_sequence(x, lag, mask) for lag in edge.lags]
 
 
 def _counts(edge: Edge, x: jax.Array, mask: jax.Array | None) -> jax.Array:

@@ -49,17 +49,17 @@ class ForwardCarry(NamedTuple):
     """The last outputs of sources with longer delays, ``(depth, batch, neurons)``."""
 
 
-class ChunkResults(NamedTuple):
-    """The results of a component over a chunk, by name."""
+class ForwardResults(NamedTuple):
+    """The results of a component over a chunk, or of a loop over chunks."""
 
-    pre_spike: dict[Name, State]
-    """The pre-spike states of the last step, ``(batch, neurons)``."""
-    states: LayerStates
-    """The states after the chunk, ``(batch, neurons)``."""
+    ends: ForwardCarry
+    """The carry after the last step."""
     outputs: NamedTrees
-    """The outputs of all steps, ``(chunk, batch, neurons)``."""
+    """The outputs of all steps, by name, ``(chunk, batch, neurons)``, or ``(chunks, chunk, batch,
+    neurons)``.
+    """
     residuals: NamedTrees
-    """The stored pre-spike states, ``(chunk, batch, neurons)``. Empty if they are not stored."""
+    """The stored pre-spike states in this form. Empty if they are not stored."""
 
 
 class StepSlices(NamedTuple):
@@ -159,7 +159,7 @@ class Component:
         masks: Masks,
         stores: bool,
         recorded: tuple[Name, ...],
-    ) -> ChunkResults:
+    ) -> ForwardResults:
         """Run the steps of a chunk. ``recorded`` has the parts of the activity to return."""
         nodes = self._as_steps(self.nodes)
 
@@ -197,7 +197,7 @@ class Component:
             length=self.chunk,
             unroll=self.unroll,
         )
-        return ChunkResults(ends.pre_spike, ends.states, outputs, residuals)
+        return ForwardResults(ends, outputs, residuals)
 
     def backward_steps(
         self,

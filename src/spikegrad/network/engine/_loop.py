@@ -347,7 +347,7 @@ def backward_of_segments(
             for name in loop.layers
         }
         carry_before = ForwardCarry(pre_spike, states, pasts)
-        stored = loop.forward(first, carry_before, stores=True)[2]
+        stored = loop.forward(first, carry_before, stores=True).residuals
         segment = Segment(first, pre_spike, pasts, stored)
         before, ct_inputs = backward(loop, segment, after, ct_recorded)
         return (number - 1, before), ct_inputs

@@ -32,7 +32,7 @@ from ..step._masks import Masks, tree_keep, tree_where, with_finite_padding, you
 from ..step._past import Places, lagged, places_of, push
 from ..step._states import StatesAndPasts
 from ..step._step import LayerState
-from ._component import Component, ForwardCarry
+from ._component import Component, ForwardCarry, ForwardResults
 from ._functions import Arrays
 from ._late_scan import late_scan
 from ._layer_vjp import JoinVjp, LayerVjp
@@ -200,12 +200,8 @@ class PartLoop:
 
     def forward(
         self, first: int | jax.Array, carry: ForwardCarry, *, stores: bool
-    ) -> tuple[ForwardCarry, NamedTrees, NamedTrees]:
-        """Run a segment. Return its last carry, the requested outputs, and the residuals.
-
-        ``first`` is the number of its first step. The outputs and residuals are ``(chunks, chunk,
-        batch, neurons)``. The residuals are empty if it does not store them.
-        """
+    ) -> ForwardResults:
+        """Run a segment. ``first`` is the number of its first step."""
 
         def chunk(
             carry: ForwardCarry, start: jax.Array
@@ -250,8 +246,8 @@ class PartLoop:
                     stores=stores,
                     recorded=self.plan.outputs,
                 )
-                pre_spike |= results.pre_spike
-                states |= results.states
+                pre_spike |= results.ends.pre_spike
+                states |= results.ends.states
                 outputs |= results.outputs
                 residuals |= results.residuals
             # A past has the outputs of earlier chunks only, so it is updated after all
@@ -274,7 +270,7 @@ class PartLoop:
             starts,
             ready=self.awaited_by_chunks(self.inputs, self.part.start),
         )
-        return carry, recorded, residuals
+        return ForwardResults(carry, recorded, residuals)
 
 
 def window_of(tree: PyTree, start: int | jax.Array, length: int) -> PyTree:

@@ -11,19 +11,12 @@ from typing import NamedTuple
 
 import jax
 
-from ..._compat import match_varying_axes, shard_as
+from ..._compat import match_varying_axes
 from ..._pytree import Entries, PyTree
 from ..graph._connections import Name, NamedArrays, NamedTrees
 from ..graph._graph import Graph
 from ..step._masks import make_masks
-from ..step._nodes import initial_states
-from ..step._states import (
-    StatesAndPasts,
-    as_entries,
-    as_states_and_pasts,
-    check_entries,
-    entries_of_stage,
-)
+from ..step._states import as_entries
 from ._schedule import Plan
 from ._stages import run_stages
 
@@ -47,23 +40,11 @@ def run_sequence(
     neurons)``.
     """
     inputs, states, mask, key = arrays
-
-    def start(stage: Graph, inputs: NamedArrays) -> StatesAndPasts:
-        # (steps, batch, features) -> (batch, features)
-        first_step = {name: x[0] for name, x in inputs.items()}
-        at_rest = match_varying_axes(initial_states(stage, first_step), like=inputs)
-        at_rest = as_entries(stage, at_rest)
-        entries = entries_of_stage(stage, graph, states)
-        check_entries(stage, entries, at_rest)
-        return as_states_and_pasts(
-            stage, jax.tree.map(shard_as, at_rest | entries, at_rest)
-        )
-
     steps = len(next(iter(inputs.values())))
     masks = match_varying_axes(
         make_masks(steps, mask, plan.backward.truncate), like=inputs
     )
-    ran, outputs = run_stages(graph, inputs, start, masks, key, plan)
+    ran, outputs = run_stages(graph, inputs, states, masks, key, plan)
     ends = as_entries(graph, (ran.states, ran.pasts))
     # Statistics are for the caller. The next call reads the past of such a join, if it has one.
     for name, statistics in ran.statistics.items():

@@ -31,7 +31,8 @@ from ..._pytree import PyTree
 from ..graph._connections import Join, Name, NamedArrays, NamedTrees, select
 from ..graph._graph import Graph
 from ..step._masks import Masks, tree_keep, with_finite_padding
-from ..step._states import StatesAndPasts, is_over_time
+from ..step._nodes import states_before
+from ..step._states import is_over_time
 from ..step._step import LayerStates, activity_names
 from . import _loop, _scan
 from ._functions import with_derivative_of
@@ -100,7 +101,7 @@ def stages_of(graph: Graph) -> list[NetworkStage]:
 def run_stages(
     graph: Graph,
     inputs: NamedArrays,
-    start: Callable[[Graph, NamedArrays], StatesAndPasts],
+    entries: Mapping[Name, PyTree],
     masks: Masks,
     key: jax.Array | None,
     plan: Plan,
@@ -108,7 +109,7 @@ def run_stages(
     """Run a network. Return its states and statistics, and the requested outputs, ``(steps, batch,
     ...)``.
 
-    ``start`` returns the states and pasts of a graph before its first step, from its inputs.
+    ``entries`` has the states before the first step, of layers that do not start at rest.
     """
     stages = stages_of(graph)
     done = StageResults({}, {}, {})
@@ -139,7 +140,7 @@ def run_stages(
         names = read[n].union(stage.graph.inputs)
         # In the order of ``values``. The order of a set differs between Python processes.
         sources = {name: out for name, out in values.items() if name in names}
-        run_stage = functools.partial(_run_stage, graph, stage, start, stage_plan)
+        run_stage = functools.partial(_run_stage, graph, stage, entries, stage_plan)
         if staged:
             # The policy saves the named residuals of the loop. Everything else in the stage,
             # such as the normalized sequences, is computed again in the backward pass.
@@ -161,7 +162,7 @@ def run_stages(
 def _run_stage(
     graph: Graph,
     stage: NetworkStage,
-    start: Callable[[Graph, NamedArrays], StatesAndPasts],
+    entries: Mapping[Name, PyTree],
     plan: Plan,
     sources: NamedArrays,
     recomputes: Mapping[Name, Callable],
@@ -193,7 +194,7 @@ def _run_stage(
     if not stage.graph.nodes:
         return StageResults({}, {}, statistics), outputs, {}
     stage_inputs = select(values, stage.graph.inputs)
-    starts = start(stage.graph, stage_inputs)
+    starts = states_before(stage.graph, stage_inputs, graph, entries)
     engine = _loop if plan.backward.row.cuts else _scan
     (states, pasts), outs, functions = engine.run(
         stage.graph, stage_inputs, starts, masks, key, plan

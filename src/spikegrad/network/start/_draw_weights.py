@@ -43,7 +43,7 @@ from ..graph._graph import Graph, LayerFields, with_weights
 from ..step._arguments import check_shapes, checked_key, named_inputs
 from ..step._nodes import node_named
 from ..step._observe import NetworkT
-from ..step._past import lagged, places_of
+from ..step._past import lagged_sequence
 from ._initial import Driven, Initializer, checked_rate
 from ._response import measure_response
 
@@ -346,19 +346,13 @@ def _arriving(weight: Weight, x: jax.Array, lag: int, mask: jax.Array | None) ->
 
     A kernel of delays averages them over its lags.
     """
-
-    def read(lag: int) -> jax.Array:
-        # (lag, batch, inputs) zeros precede the first step.
-        past = jnp.zeros((lag, *x.shape[1:]), x.dtype)
-        return lagged(past, x, lag, len(x), places_of(mask))
-
     kernel = weight.weight if isinstance(weight, Window) else None
     if not isinstance(kernel, DelayKernel):
-        return read(lag)
+        return lagged_sequence(x, lag, mask)
     # One matrix is drawn for all delays, so the source passes the mean kernel: weights of 1 at
     # the mean delay and width.
     delay, width = (jnp.mean(jnp.asarray(a)) for a in (kernel.delay, kernel.width))
     spread = kernel._replaced(weight=jnp.ones((1, 1)), delay=delay, width=width)
     spread = jnp.asarray(spread).ravel()
     x = x.astype(spread.dtype)
-    return sum(part * read(lag) for lag, part in enumerate(spread))
+    return sum(part * lagged_sequence(x, lag, mask) for lag, part in enumerate(spread))

@@ -11,12 +11,19 @@ import jax
 import jax.numpy as jnp
 
 from ..._checks import is_float, named
-from ..._compat import zeros_like
+from ..._compat import match_varying_axes, shard_as, zeros_like
+from ..._pytree import PyTree
 from ...neurons import warn_of_lost_leaks
 from ..graph._connections import Join, Name, NamedArrays, matrix_of, reads_of, select
 from ..graph._graph import Graph
 from ._currents import current_of, initial_state
-from ._states import StatesAndPasts
+from ._states import (
+    StatesAndPasts,
+    as_entries,
+    as_states_and_pasts,
+    check_entries,
+    entries_of_stage,
+)
 from ._step import CellSteps, Nodes, keys_of
 
 
@@ -82,6 +89,24 @@ def initial_states(graph: Graph, inputs: NamedArrays) -> StatesAndPasts:
         for name, depth in graph.depths.items()
     }
     return states, pasts
+
+
+def states_before(
+    stage: Graph, inputs: NamedArrays, graph: Graph, entries: Mapping[Name, PyTree]
+) -> StatesAndPasts:
+    """Return the states of a stage before a sequence, from the entries of the complete graph.
+
+    Layers without an entry start at rest. ``inputs`` are the inputs of the stage, ``(steps, batch,
+    features)``.
+    """
+    first_step = {name: x[0] for name, x in inputs.items()}
+    at_rest = match_varying_axes(initial_states(stage, first_step), like=inputs)
+    at_rest = as_entries(stage, at_rest)
+    entries = entries_of_stage(stage, graph, entries)
+    check_entries(stage, entries, at_rest)
+    return as_states_and_pasts(
+        stage, jax.tree.map(shard_as, at_rest | entries, at_rest)
+    )
 
 
 def _evaluate(

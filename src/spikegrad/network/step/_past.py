@@ -76,6 +76,16 @@ def lagged(
     return pick(packed, places.before + (depth - lag))
 
 
+def lagged_sequence(x: jax.Array, lag: int, mask: jax.Array | None = None) -> jax.Array:
+    """Return the outputs ``lag`` steps before each step of a sequence, ``(steps, batch, ...)``.
+
+    Zeros precede the first step.
+    """
+    past = jnp.zeros((lag, *x.shape[1:]), x.dtype)
+    # All steps are one chunk.
+    return lagged(past, x, lag, len(x), places_of(mask))
+
+
 def push(past: jax.Array, outs: jax.Array, places: Places | None = None) -> jax.Array:
     """Return the past after a chunk, or after one step."""
     depth = len(past)
