@@ -37,7 +37,7 @@ from .graph._hidden_arrays import report_call
 from .graph._summary import summary
 from .start._draw_weights import draw_weights
 from .start._initial import Initializer
-from .step._arguments import check_coupled, check_shapes, checked_key, named_inputs
+from .step._arguments import check_coupled, checked_key, checked_mask, named_inputs
 from .step._masks import Masks
 from .step._nodes import initial_states, nodes_of
 from .step._observe import Activity
@@ -491,9 +491,8 @@ def _call(
     graph = network.graph
     x = named_inputs(network.inputs, inputs)
     key = checked_key(key)
-    mask = None if mask is None else jnp.asarray(mask)
     states = {} if states is None else checked_entries(graph, states)
-    check_shapes(x, mask)
+    mask = checked_mask(mask, x)
     backward = backward if isinstance(backward, Backward) else Backward(backward)
     if backward.row.cuts:
         check_coupled(graph, mask, backward.mode)

@@ -379,25 +379,25 @@ def _feedback_from(source: str) -> str:
 
 
 def _plus_zero(
-    current: Callable[[tuple], jax.Array], zero: jax.Array, arguments: tuple
+    current: Callable[..., jax.Array], zero: jax.Array, hoisted: None, reads: PyTree
 ) -> jax.Array:
     """Return the current of a layer plus a zero of its shape, ``(batch, neurons)``."""
-    total = current(arguments)
+    total = current(hoisted, reads)
     return total + zero.astype(total.dtype)
 
 
 def _current_with_feedback(
-    current: Callable[[tuple], jax.Array],
+    current: Callable[..., jax.Array],
     feedback: Mapping[str, PyTree],
-    arguments: tuple,
+    hoisted: None,
+    reads: PyTree,
 ) -> jax.Array:
     """Return the current of a layer, ``(batch, neurons)``, with the derivative of its feedback.
 
-    ``arguments`` are a pair: hoisted products, which a single step does not have, and the reads by
-    label. ``feedback`` has a matrix ``(neurons of the source, neurons)`` for each source.
+    A single step has no hoisted products. ``reads`` are by label. ``feedback`` has a matrix
+    ``(neurons of the source, neurons)`` for each source.
     """
-    total = current(arguments)
-    _, reads = arguments
+    total = current(hoisted, reads)
     for source, matrix in feedback.items():
         read = reads[_feedback_from(source)].astype(total.dtype)
         shadow = read @ jnp.asarray(matrix, total.dtype)

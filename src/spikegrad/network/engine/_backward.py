@@ -219,9 +219,7 @@ class ChunkCotangents:
         # All outputs of the chunk are known here. One product of (chunk, batch, inputs) and a
         # matrix computes the currents of all steps, (chunk, batch, neurons).
         currents = {
-            name: jax.vmap(layer.current)(
-                (hoisted[name], reads(component.stepped[name]))
-            )
+            name: jax.vmap(layer.current)(hoisted[name], reads(component.stepped[name]))
             for name, layer in layers.items()
             if component.stepped[name] and not layer.per_step
         }

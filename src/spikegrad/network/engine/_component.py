@@ -297,9 +297,8 @@ class _Rebuilt(NamedTuple):
     rebuilt_current: jax.Array | None
     """``(batch, neurons)``. If None, the step computes the current."""
 
-    def current(self, arguments: tuple) -> jax.Array:
-        hoisted, reads = arguments
-        current = self.layer.current((hoisted, jax.tree.map(_summed, reads)))
+    def current(self, hoisted: Reads, reads: Reads) -> jax.Array:
+        current = self.layer.current(hoisted, jax.tree.map(_summed, reads))
         if self.rebuilt_current is None:
             return current
         # Only the derivative of the sum is used, and XLA removes its value.

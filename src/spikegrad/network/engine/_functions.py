@@ -82,17 +82,9 @@ def with_derivative_of(computed: jax.Array, *, value: jax.Array) -> jax.Array:
     return _value_of_first(value, computed) if is_inexact(value) else value
 
 
-def _value(value: jax.Array, computed: jax.Array) -> jax.Array:
-    del computed
-    return value
-
-
-def _derivative_of_computed(
-    primals: tuple[jax.Array, jax.Array], tangents: tuple[jax.Array, jax.Array]
-) -> tuple[jax.Array, jax.Array]:
-    return primals[0], tangents[1]
-
-
 # A forward-mode rule, because JAX can transpose it and differentiate it again. In a second
 # derivative, ``value`` also has a derivative with respect to its residual.
-_value_of_first = with_jvp(_value, _derivative_of_computed)
+_value_of_first = with_jvp(
+    lambda value, computed: value,
+    lambda primals, tangents: (primals[0], tangents[1]),
+)

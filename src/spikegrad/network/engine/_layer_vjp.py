@@ -202,13 +202,12 @@ class LayerVjp(NamedTuple):
 
         return jax.vmap(products, axis_size=chunk)(reads)
 
-    def current(self, arguments: tuple[Reads, Reads]) -> jax.Array:
+    def current(self, hoisted: Reads, reads: Reads) -> jax.Array:
         """Return the current of one step, ``(batch, neurons)``.
 
-        The arguments are the hoisted products, ``(batch, neurons)``, and the reads of the step,
-        ``(batch, ...)``, both by label. If ``per_step``, the first are reads too.
+        ``hoisted`` are products, ``(batch, neurons)``, and ``reads`` those of the step, ``(batch,
+        ...)``, both by label. If ``per_step``, the first are reads too.
         """
-        hoisted, reads = arguments
         if DRIVE not in hoisted:  # products step by step
             reads = {**hoisted, **reads}
             hoisted = {DRIVE: self.drive(reads)}

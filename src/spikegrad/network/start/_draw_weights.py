@@ -40,7 +40,7 @@ from ..graph._connections import (
 )
 from ..graph._delays import DelayKernel
 from ..graph._graph import Graph, LayerFields, with_weights
-from ..step._arguments import check_shapes, checked_key, named_inputs
+from ..step._arguments import checked_key, checked_mask, named_inputs
 from ..step._nodes import node_named
 from ..step._observe import NetworkT
 from ..step._past import lagged_sequence
@@ -181,8 +181,7 @@ def draw_layers(
     noise = spiking if any(n.cell.draws for n in graph.layers.values()) else None
     plan = Plan(Backward(), tuple(graph.nodes), this_device())
     if x is not None:
-        mask = None if mask is None else jnp.asarray(mask)
-        check_shapes(x, mask)
+        mask = checked_mask(mask, x)
     # Arrays are arguments of the compiled function, so the weights of each turn do not
     # recompile it.
     _, functions = split(Entries(graph.nodes), is_array)

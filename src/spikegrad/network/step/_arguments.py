@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from ..._checks import brief, order_of_axes
 from ..._pytree import PyTree, is_array
@@ -60,8 +61,10 @@ def checked_key(key: jax.Array | None) -> jax.Array | None:
     return key
 
 
-def check_shapes(inputs: Mapping[Name, jax.Array], mask: jax.Array | None) -> None:
-    """Raise if the shapes of inputs or mask do not fit."""
+def checked_mask(
+    mask: ArrayLike | None, inputs: Mapping[Name, jax.Array]
+) -> jax.Array | None:
+    """Return a mask as an array. Raise if its shape, or those of several inputs, do not fit."""
     for name, x in inputs.items():
         if x.ndim < 2 or not x.shape[0]:
             raise ValueError(
@@ -73,15 +76,17 @@ def check_shapes(inputs: Mapping[Name, jax.Array], mask: jax.Array | None) -> No
         raise ValueError(
             f"Network: all inputs must agree in steps and examples, got {leading}"
         )
+    if mask is None:
+        return None
+    mask = jnp.asarray(mask)
     (axes,) = leading
-    if mask is not None and (
-        mask.dtype != bool or not mask.ndim or mask.shape != axes[: mask.ndim]
-    ):
+    if mask.dtype != bool or not mask.ndim or mask.shape != axes[: mask.ndim]:
         raise ValueError(
             "Network: mask must be of bool and of shape (steps,) or (steps, batch), here of "
             f"{axes}, got {mask.dtype}{list(mask.shape)}"
             + order_of_axes("inputs", axes, "masks", mask.shape)
         )
+    return mask
 
 
 def check_coupled(graph: Graph, mask: jax.Array | None, mode: str) -> None:

@@ -37,8 +37,8 @@ def nodes_of(graph: Graph, key: jax.Array | None, examples: int | None) -> Nodes
 
         connections = graph.connections(name)
 
-        def current(arguments):
-            return current_of(node, connections, graph.looped[name], arguments[1])
+        def current(_, reads):  # no product is hoisted
+            return current_of(node, connections, graph.looped[name], reads)
 
         def keys(number):
             if key is None or not node.cell.draws:

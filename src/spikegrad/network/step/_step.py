@@ -25,7 +25,15 @@ from ..._compat import shard_as
 from ..._surrogate import fold_in
 from ...neurons import Cell, State
 from ...neurons import fire as fire_cell
-from ..graph._connections import Edge, Name, NamedArrays, NamedTrees, Read, reads_of
+from ..graph._connections import (
+    Edge,
+    Name,
+    NamedArrays,
+    NamedTrees,
+    Read,
+    Reads,
+    reads_of,
+)
 from ._masks import Masks, cut_off, tree_keep, tree_where, with_finite_padding, young
 from ._past import push
 
@@ -39,7 +47,7 @@ KEYS = "threefry2x32"
 class Steps(Protocol):
     """The functions of a layer that a step calls."""
 
-    def current(self, arguments: tuple, /) -> jax.Array:
+    def current(self, hoisted: Reads | None, reads: Reads, /) -> jax.Array:
         """The current, from hoisted products and the reads of the step."""
         ...
 
@@ -129,7 +137,7 @@ def graph_step(
             continue
         # u, current: (batch, neurons). Masked steps are computed too and then discarded, because
         # the examples of a batch may have different masks.
-        current = node.current((hoisted.get(name), reads))
+        current = node.current(hoisted.get(name), reads)
         u = node.integrate(before[name][0], current)
         after = node.fire(u, mask)
         states[name] = tree_where(mask.active, after, before[name])
@@ -151,7 +159,7 @@ class CellSteps:
     """A cell as its user wrote it. An invalid result of ``fire`` raises."""
 
     cell: Cell
-    current: Callable[[tuple], jax.Array]
+    current: Callable[[Reads | None, Reads], jax.Array]
     keys: Callable[[jax.Array | None], jax.Array | None]
     """The keys of a step from its number, or None for a deterministic cell."""
 
