@@ -379,7 +379,7 @@ def _feedback_from(source: str) -> str:
 
 
 def _plus_zero(
-    current: Callable[..., jax.Array], zero: jax.Array, hoisted: None, reads: PyTree
+    current: Callable[..., jax.Array], zero: jax.Array, hoisted: PyTree, reads: PyTree
 ) -> jax.Array:
     """Return the current of a layer plus a zero of its shape, ``(batch, neurons)``."""
     total = current(hoisted, reads)
@@ -389,7 +389,7 @@ def _plus_zero(
 def _current_with_feedback(
     current: Callable[..., jax.Array],
     feedback: Mapping[str, PyTree],
-    hoisted: None,
+    hoisted: PyTree,
     reads: PyTree,
 ) -> jax.Array:
     """Return the current of a layer, ``(batch, neurons)``, with the derivative of its feedback.

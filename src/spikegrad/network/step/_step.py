@@ -30,7 +30,6 @@ from ..graph._connections import (
     Name,
     NamedArrays,
     NamedTrees,
-    Read,
     Reads,
     reads_of,
 )
@@ -104,7 +103,7 @@ def graph_step(
     states: dict,
     pasts: dict,
     outputs: dict,
-    hoisted: Mapping[Name, Mapping[str, Read]],
+    hoisted: Mapping[Name, Reads],
     mask: Masks,
 ) -> StepResult:
     """Make one step of several nodes, in the order of ``nodes``.
