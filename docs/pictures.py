@@ -582,7 +582,12 @@ def drawn_graph():
     figure = plt.figure(graph(network))
     for label in figure.axes[0].texts:
         frame = label.get_bbox_patch()
-        if frame and not label.get_text().isdigit():  # the white behind a delay hides the line below it
+        if frame is None:
+            continue
+        if label.get_text().isdigit():  # a delay hides the line below it, on bright and on dark pages
+            frame.set(boxstyle="round,pad=0.3", facecolor="lightgray")
+            label.set_color("black")
+        else:
             frame.set_facecolor("none")
 
 
