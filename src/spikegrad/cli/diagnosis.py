@@ -33,8 +33,8 @@ SOUND = "potentials and gradients show no other issue. More epochs may help"
 
 def costs(network: SpikingNetwork, params: Params, source: Sequences) -> str:
     """Return the synaptic operations of the network per example, next to a dense network."""
-    layers, inputs, settings, _ = network.applied(params, source)
-    report = cost_report(layers, inputs, **settings)
+    some = network.sampled(params, source)
+    report = cost_report(some.network, some.inputs, key=some.key, mask=some.mask)
     cost, n = report.total, report.examples
     # a spike costs an addition per connection, any other value a multiplication
     products = cost.graded.effective + cost.real.effective
@@ -52,22 +52,22 @@ def examine(
     train: bool = False,
 ) -> Diagnosis:
     """Diagnose a network on some examples."""
-    layers, inputs, settings, y = network.applied(params, source)
-    task, mask = network.task, settings["mask"]
+    some, task = network.sampled(params, source), network.task
 
     # The loss of the training, so the gradients are those of the run.
     def loss(potentials: jax.Array) -> jax.Array:
-        predictions = task.predictions(potentials, network.readout, mask)
-        return task.loss(predictions, jnp.asarray(y), mask)
+        predictions = task.predictions(potentials, network.readout, some.mask)
+        return task.loss(predictions, jnp.asarray(some.y), some.mask)
 
     diagnosis = diagnose(
-        layers,
-        inputs,
+        some.network,
+        some.inputs,
         loss,
         optimizer=optax.adam(lr),
         train=train,
         progress=tables.note if train else None,
-        **settings,
+        key=some.key,
+        mask=some.mask,
     )
     # The command standardizes real recordings and scales images of packages, so only the values of
     # a file can be changed.

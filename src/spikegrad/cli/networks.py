@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -53,6 +53,19 @@ class Rectified(Relu, pure=True):
         # The potential itself is kept, so a negative one still decays instead of starting again
         # from 0.
         return self.decay * v + (1 - self.decay) * current
+
+
+class Sampled(NamedTuple):
+    """A network and some of its examples, as reports take them."""
+
+    network: Network
+    """The layers with arrays of NumPy, because each process computes separately."""
+    inputs: jax.Array
+    """The examples over time."""
+    y: np.ndarray
+    """Labels, or targets."""
+    mask: np.ndarray | None
+    key: jax.Array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,28 +147,14 @@ class SpikingNetwork:
         predictions = self.task.predictions(potentials, self.readout, mask)
         return predictions, spikes, potentials
 
-    def applied(
-        self, params: Params, source: Sequences
-    ) -> tuple[Network, jax.Array, dict[str, Any], np.ndarray]:
-        """Return what reports take, for some examples from the first to the last.
-
-        Returns
-        -------
-        network : Network
-            The layers with arrays of NumPy, because each process computes separately.
-        inputs : jax.Array
-            The examples over time.
-        settings : dict
-            Mask and key of a call.
-        y : numpy.ndarray
-            Labels, or targets.
-        """
-        # One key for all reports, so that they describe the same spikes.
+    def sampled(self, params: Params, source: Sequences) -> Sampled:
+        """Return the network with some examples, from the first to the last."""
         x, y, mask = sample(source).as_batch()
+        # One key for all reports, so that they describe the same spikes.
         key = jax.random.key(0)
-        settings = {"mask": mask, "key": jax.random.fold_in(key, 1)}
-        layers = jax.tree.map(np.asarray, params)
-        return Network(layers), self.inputs(jnp.asarray(x), key), settings, y
+        network = Network(jax.tree.map(np.asarray, params))
+        inputs = self.inputs(jnp.asarray(x), key)
+        return Sampled(network, inputs, y, mask, jax.random.fold_in(key, 1))
 
     def images(self, x: jax.Array) -> jax.Array:
         """Return the scaled features of images, ``(n, features)``."""

@@ -62,10 +62,11 @@ def convert(run: Path, target: str, bits: int, epochs: int) -> None:
             settings = dataclasses.replace(options, epochs=epochs, lr=options.lr / 3)
             params, _ = trainer.fit(network, partition(params)[0], split, settings)
             accuracies += f", {accuracy(params)} trained on for {epochs} epochs"
-        integers, inputs, _, _ = network.applied(params, split.test)
+        scored = network.sampled(params, split.test)
+        integers = scored.network
         # Before anything is written.
         try:
-            replay(integers, inputs)
+            replay(integers, scored.inputs)
         except OverflowError as error:
             raise DataError(f"{error}, or fewer --bits") from error
         save(integers, folder / "network.json")
@@ -88,10 +89,10 @@ def converted(
         raise DataError(
             "the network has real inputs. Train it with --encoding rate or latency"
         )
-    real, inputs, settings, _ = network.applied(params, split.train)
+    some = network.sampled(params, split.train)
     try:
         integers, report = quantize(
-            real, target, inputs, bits=bits, mask=settings["mask"]
+            some.network, target, some.inputs, bits=bits, mask=some.mask
         )
     # The message names the layer and the limit of the target.
     except (TypeError, ValueError) as error:
