@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -137,20 +138,23 @@ def neurobench(
         for edge, weight in graph.connections(name)
     ]
     outputs = [values[name] for name, layer in graph.layers.items() if _fires(layer)]
-    zeros = sum(int((value == 0).sum()) for value in outputs)
     weights = [w for layer in graph.layers.values() for w in _arrays_of_weights(layer)]
-    zero_weights = sum(int((w == 0).sum()) for w in weights)
     return NeuroBenchReport(
-        sum(leaf.nbytes for leaf in jax.tree.leaves(network) if is_array(leaf)),
-        round(zero_weights / max(1, sum(w.size for w in weights)), 4),
-        zeros / max(1, sum(value.size for value in outputs)),
-        {
+        Footprint=sum(x.nbytes for x in jax.tree.leaves(network) if is_array(x)),
+        ConnectionSparsity=round(_share_of_zeros(weights), 4),
+        ActivationSparsity=_share_of_zeros(outputs),
+        SynapticOperations={
             "Effective_MACs": sum(count.multiplied for count in counts) / examples,
             "Effective_ACs": sum(count.added for count in counts) / examples,
             "Dense": sum(count.dense for count in counts) / examples,
         },
-        _changed_potentials(network, x, key) / examples,
+        MembraneUpdates=_changed_potentials(network, x, key) / examples,
     )
+
+
+def _share_of_zeros(arrays: Sequence[Any]) -> float:
+    zeros = sum(int((array == 0).sum()) for array in arrays)
+    return zeros / max(1, sum(array.size for array in arrays))
 
 
 class _Counts(NamedTuple):
@@ -214,12 +218,12 @@ def _changed_potentials(
     def potentials(states: PyTree) -> list[jax.Array]:
         return [jax.tree.leaves(states[name][0])[0] for name in names]
 
-    def step(states: PyTree, now: PyTree) -> tuple[PyTree, list[jax.Array]]:
+    def step(states: PyTree, now: PyTree) -> tuple[PyTree, Any]:
         number, values = now
         drawn = None if key is None else jax.random.fold_in(key, number)
         after, _ = network.step(states, values, key=drawn)
         pairs = zip(potentials(states), potentials(after), strict=True)
-        return after, [(old != new).sum() for old, new in pairs]
+        return after, sum((old != new).sum() for old, new in pairs)
 
     steps = len(next(iter(x.values())))
     first_step: Any = {name: value[0] for name, value in x.items()}
@@ -227,4 +231,4 @@ def _changed_potentials(
     _, changed = jax.lax.scan(step, rest, (jnp.arange(steps), x))
     # As the harness does, the first step counts all potentials.
     first = sum(potential.size for potential in potentials(rest))
-    return first + sum(int(count[1:].sum()) for count in changed)
+    return first + int(np.asarray(changed[1:]).sum(dtype=np.int64))
