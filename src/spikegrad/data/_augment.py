@@ -318,65 +318,69 @@ def drop_batch(
     lengths = jnp.full(x.shape[1], len(x)) if mask is None else mask.sum(0)
     lengths = lengths.astype(float)
 
-    def drop_time(key: jax.Array, x: jax.Array, length: jax.Array) -> jax.Array:
-        # A span from any valid step on. One that starts late ends with the example, so it is
-        # shorter.
-        start_key, share_key = jax.random.split(key)
-        start = jax.random.uniform(start_key) * length
-        share = jax.random.choice(share_key, jnp.asarray(SHARES))
-        return _zeroed(x, _window(x, 0, start, start + share * length))
-
-    def drop_area(key: jax.Array, x: jax.Array, length: jax.Array) -> jax.Array:
-        axes = _space(x)
-        share_key, *start_keys = jax.random.split(key, 1 + len(axes))
-        share = jax.random.choice(share_key, jnp.asarray(AREA_SHARES))
-        # (1, height, 1), then (1, height, width): the windows of both axes overlap in a rectangle.
-        inside = jnp.ones((1,) * x.ndim, bool)
-        for start_key, axis in zip(start_keys, axes, strict=True):
-            size = x.shape[axis]
-            # The center is within the image, so at least a quarter of the area is too.
-            center = jax.random.uniform(start_key) * size
-            start = jnp.maximum(0, center - share * size / 2)
-            inside &= _window(x, axis, start, start + share * size)
-        return _zeroed(x, inside)
-
-    def drop_random(key: jax.Array, x: jax.Array, length: jax.Array) -> jax.Array:
-        share_key, key = jax.random.split(key)
-        share = jax.random.choice(share_key, jnp.asarray(SHARES))
-        counts = x.astype(jnp.int32)
-        most = counts.max()
-
-        # One draw for the first event of all counts, one for the second, and so on. It is much
-        # faster than jax.random.binomial, because counts are small.
-        def add_kept(state: tuple) -> tuple:
-            n, total = state
-            draw_key = jax.random.fold_in(key, n)
-            kept = jax.random.bernoulli(draw_key, 1 - share, x.shape)
-            # A count of c has the events 0 to c - 1.
-            is_event = n < counts
-            return n + 1, total + (kept & is_event).astype(jnp.int32)
-
-        start = 0, jnp.zeros_like(counts)
-        _, total = jax.lax.while_loop(lambda state: state[0] < most, add_kept, start)
-        return total.astype(x.dtype)
-
-    changes = {
-        "none": lambda key, x, length: x,
-        "time": drop_time,
-        "area": drop_area,
-        "random": drop_random,
-    }
-
     def drop(key: jax.Array, x: jax.Array, length: jax.Array) -> jax.Array:
         kind_key, key = jax.random.split(key)
         kind = jax.random.randint(kind_key, (), 0, len(kinds))
         changed = jax.lax.switch(
-            kind, [changes[name] for name in kinds], key, x, length
+            kind, [_CHANGES[name] for name in kinds], key, x, length
         )
         # An example without any event would be a label without an input.
         return jnp.where(changed.any(), changed, x)
 
     return _each(key, x, drop, lengths)
+
+
+def _drop_time(key: jax.Array, x: jax.Array, length: jax.Array) -> jax.Array:
+    # A span from any valid step on. One that starts late ends with the example, so it is shorter.
+    start_key, share_key = jax.random.split(key)
+    start = jax.random.uniform(start_key) * length
+    share = jax.random.choice(share_key, jnp.asarray(SHARES))
+    return _zeroed(x, _window(x, 0, start, start + share * length))
+
+
+def _drop_area(key: jax.Array, x: jax.Array, length: jax.Array) -> jax.Array:
+    axes = _space(x)
+    share_key, *start_keys = jax.random.split(key, 1 + len(axes))
+    share = jax.random.choice(share_key, jnp.asarray(AREA_SHARES))
+    # (1, height, 1), then (1, height, width): the windows of both axes overlap in a rectangle.
+    inside = jnp.ones((1,) * x.ndim, bool)
+    for start_key, axis in zip(start_keys, axes, strict=True):
+        size = x.shape[axis]
+        # The center is within the image, so at least a quarter of the area is too.
+        center = jax.random.uniform(start_key) * size
+        start = jnp.maximum(0, center - share * size / 2)
+        inside &= _window(x, axis, start, start + share * size)
+    return _zeroed(x, inside)
+
+
+def _drop_random(key: jax.Array, x: jax.Array, length: jax.Array) -> jax.Array:
+    share_key, key = jax.random.split(key)
+    share = jax.random.choice(share_key, jnp.asarray(SHARES))
+    counts = x.astype(jnp.int32)
+    most = counts.max()
+
+    # One draw for the first event of all counts, one for the second, and so on. It is much faster
+    # than jax.random.binomial, because counts are small.
+    def add_kept(state: tuple) -> tuple:
+        n, total = state
+        draw_key = jax.random.fold_in(key, n)
+        kept = jax.random.bernoulli(draw_key, 1 - share, x.shape)
+        # A count of c has the events 0 to c - 1.
+        is_event = n < counts
+        return n + 1, total + (kept & is_event).astype(jnp.int32)
+
+    start = 0, jnp.zeros_like(counts)
+    _, total = jax.lax.while_loop(lambda state: state[0] < most, add_kept, start)
+    return total.astype(x.dtype)
+
+
+_CHANGES = {
+    "none": lambda key, x, length: x,
+    "time": _drop_time,
+    "area": _drop_area,
+    "random": _drop_random,
+}
+"""The choices of EventDrop, as functions of a key, an example and its number of valid steps."""
 
 
 def _each(
