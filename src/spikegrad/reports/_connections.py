@@ -142,7 +142,12 @@ def _moved(equation: Equation, operands: list, signals: list[_Signal]) -> list[_
 
 
 def _same(equation: Equation, operands: list, signals: list[_Signal]) -> list[_Signal]:
-    """A sign or another float changes no connection."""
+    """A sign, a constant divisor or another float changes no connection."""
+    # The divisor. Other operations have one operand.
+    if any(isinstance(operand, _Signal) for operand in operands[1:]):
+        raise NotLinearError(
+            "a division by a value that depends on the input is not linear"
+        )
     before = equation.invars[0].aval.dtype
     after = equation.outvars[0].aval.dtype
     if jnp.issubdtype(before, jnp.floating) and not jnp.issubdtype(after, jnp.floating):
@@ -156,17 +161,6 @@ def _sum(equation: Equation, operands: list, signals: list[_Signal]) -> list[_Si
     # ``sub`` too: a count of paths has no sign.
     total = jnp.broadcast_to(total, equation.outvars[0].aval.shape)
     return [_Signal(total, max(signal.products for signal in signals))]
-
-
-def _quotient(
-    equation: Equation, operands: list, signals: list[_Signal]
-) -> list[_Signal]:
-    # The divisor. A constant divisor scales every path, and changes no count.
-    if isinstance(operands[1], _Signal):
-        raise NotLinearError(
-            "a division by a value that depends on the input is not linear"
-        )
-    return signals
 
 
 def _scaled(
@@ -226,9 +220,8 @@ _PRODUCTS = "conv_general_dilated", "dot_general", "mul"
 """Operations whose kernels become their patterns."""
 _RULES: dict[str, Callable[[Equation, list, list], list]] = {
     **dict.fromkeys(_MOVES, _moved),
-    **dict.fromkeys(("convert_element_type", "neg", "reduce_precision"), _same),
+    **dict.fromkeys(("convert_element_type", "div", "neg", "reduce_precision"), _same),
     **dict.fromkeys(("add", "add_any", "sub"), _sum),
     "mul": _scaled,
-    "div": _quotient,
     **dict.fromkeys(("conv_general_dilated", "dot_general"), _product),
 }
