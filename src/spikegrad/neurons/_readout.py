@@ -10,7 +10,27 @@ from ._lif import LIF
 from ._spiking import share
 
 
-class LeakyReadout(Cell, pure=True):
+class _Silent(Cell, pure=True):
+    """A cell without spikes. Its output is a function of its potential."""
+
+    def _output(self, u: jax.Array) -> jax.Array:
+        return u
+
+    def fire(
+        self, u: jax.Array, key: jax.Array | None = None
+    ) -> tuple[jax.Array, jax.Array]:
+        return u, self._output(u)
+
+    def encode(self, u: jax.Array) -> tuple[None, jax.Array]:
+        # Without a spike there is no sign to preserve, so the potential is stored as the
+        # remainder, in 16 bits.
+        return None, u
+
+    def decode(self, distance: object, rest: jax.Array) -> jax.Array:
+        return rest
+
+
+class LeakyReadout(_Silent, pure=True):
     r"""Leaky integrators that never fire: the usual last layer.
 
     .. math:: v_t = \kappa\, v_{t-1} + g\, I_t
@@ -43,24 +63,11 @@ class LeakyReadout(Cell, pure=True):
     def integrate(self, v: jax.Array, current: jax.Array) -> jax.Array:
         return leaky_integration(self._broadcast_to(v.dtype, v.shape, "v"), v, current)
 
-    def fire(
-        self, u: jax.Array, key: jax.Array | None = None
-    ) -> tuple[jax.Array, jax.Array]:
-        return u, u
-
-    def encode(self, u: jax.Array) -> tuple[None, jax.Array]:
-        # Without a spike there is no sign to preserve, so the potential is stored as the
-        # remainder, in 16 bits.
-        return None, u
-
-    def decode(self, distance: object, rest: jax.Array) -> jax.Array:
-        return rest
-
     def linear_response(self) -> LinearResponse:
         return response_of_leak(self)
 
 
-class Relu(Cell, pure=True):
+class Relu(_Silent, pure=True):
     r"""Rectified units without a memory, for networks without spikes.
 
     .. math:: a_t = \max(0, I_t)
@@ -85,17 +92,9 @@ class Relu(Cell, pure=True):
     def integrate(self, v: jax.Array, current: jax.Array) -> jax.Array:
         return current
 
-    def fire(
-        self, u: jax.Array, key: jax.Array | None = None
-    ) -> tuple[jax.Array, jax.Array]:
+    def _output(self, u: jax.Array) -> jax.Array:
         # Not jnp.maximum, whose derivative at 0 is 1/2.
-        return u, jax.nn.relu(u)
-
-    def encode(self, u: jax.Array) -> tuple[None, jax.Array]:
-        return None, u
-
-    def decode(self, distance: object, rest: jax.Array) -> jax.Array:
-        return rest
+        return jax.nn.relu(u)
 
     def linear_response(self) -> LinearResponse:
         return LinearResponse(decay=0.0, gain=1.0)
