@@ -67,10 +67,9 @@ class ShuffledBatches:
         # A generator of its own for each epoch, so a resumed training has the order of an
         # uninterrupted one without the draws of earlier epochs.
         rng = np.random.default_rng((self.seed, epoch))
-        order = rng.permutation(self.count)
-        for i in range(len(self)):
-            start = i * self.size
-            rows = order[start : start + self.size]
+        # Examples after the last full batch are left out.
+        order = rng.permutation(self.count)[: len(self) * self.size]
+        for rows in order.reshape(-1, self.size):
             yield jax.tree.map(lambda array, rows=rows: array[rows], self.examples)
 
 

@@ -66,17 +66,9 @@ class Source:
 def _grouped(batches: Iterator[PyTree], size: int) -> Iterator[list]:
     """Group up to ``size`` consecutive batches of one shape."""
     # A compiled call stacks its batches, so they need one shape.
-    group: list = []
-    for batch in batches:
-        if group and _type(batch) != _type(group[0]):
+    for _, alike in itertools.groupby(batches, _type):
+        while group := [*itertools.islice(alike, size)]:
             yield group
-            group = []
-        group.append(batch)
-        if len(group) == size:
-            yield group
-            group = []
-    if group:
-        yield group
 
 
 def _type(batch: PyTree) -> tuple:
