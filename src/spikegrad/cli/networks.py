@@ -64,7 +64,7 @@ class Sampled(NamedTuple):
     """The examples over time."""
     y: np.ndarray
     """Labels, or targets."""
-    mask: np.ndarray | None
+    mask: jax.Array | None
     key: jax.Array
 
 
@@ -150,10 +150,11 @@ class SpikingNetwork:
     def sampled(self, params: Params, source: Sequences) -> Sampled:
         """Return the network with some examples, from the first to the last."""
         x, y, mask = sample(source).as_batch()
+        x, mask = jax.tree.map(jnp.asarray, (x, mask))
         # One key for all reports, so that they describe the same spikes.
         key = jax.random.key(0)
         network = Network(jax.tree.map(np.asarray, params))
-        inputs = self.inputs(jnp.asarray(x), key)
+        inputs = self.inputs(x, key)
         return Sampled(network, inputs, y, mask, jax.random.fold_in(key, 1))
 
     def images(self, x: jax.Array) -> jax.Array:
