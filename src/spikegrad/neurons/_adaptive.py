@@ -14,36 +14,44 @@ from ._spiking import Spikes, Spiking, share, spikes
 
 class AdaptiveLIF(LIF, pure=True):
     r"""Leaky integrate-and-fire neurons with an adaptive threshold, which rises with each spike and
-    decays (ALIF).
+    then decays (ALIF).
 
     .. math:: u_t &= \beta\, v_{t-1} + g\, I_t \\ s_t &= H(u_t - (\theta + a_t)) \\
               a_{t+1} &= \rho\, a_t + \kappa\, s_t
 
-    and resets as in :class:`LIF`, with the current threshold: a reset by subtraction subtracts
-    :math:`\theta + a_t`. The state after a step is the pair :math:`(v_t, a_{t+1})`, initially
-    zeros. With ``delay_reset`` it is :math:`(u_t, a_t)`.
+    :math:`I_t` is the input, :math:`u_t` the potential before the reset, :math:`v_t` the potential
+    after it, and :math:`s_t` the spike. The step :math:`H` is 1 if its argument is at least 0. The
+    *adaptation* :math:`a_t` is the amount by which the threshold is raised. So a neuron spikes if
+    :math:`u_t` is at least :math:`\theta + a_t`, and it spikes less often after many spikes. Resets
+    are as in :class:`LIF`, but a reset by subtraction subtracts the raised threshold :math:`\theta
+    + a_t`. The state after a time step is the pair :math:`(v_t, a_{t+1})`, initially zeros. With
+    ``delay_reset=True`` it is :math:`(u_t, a_t)`.
 
     Parameters
     ----------
     decay, threshold, surrogate, reset, detach_reset, reset_value, delay_reset, norm_input
-        As in :class:`LIF`. ``threshold`` is the threshold :math:`\theta` without adaptation. An
-        additional reset, ``"baseline"``, subtracts :math:`\theta` instead of :math:`\theta + a_t`.
+        As in :class:`LIF`, with the same defaults. ``threshold`` is the threshold :math:`\theta`
+        without adaptation. ``reset`` has one more choice: ``"baseline"`` subtracts :math:`\theta`
+        instead of :math:`\theta + a_t`.
     adaptation : float or array, default 0.2
-        Increase :math:`\kappa` of the threshold per spike, finite, in the unit of the potential. An
-        array broadcasts to the state.
+        Increase :math:`\kappa` of the threshold at each spike, in the unit of the potential. Any
+        finite number, or an array that broadcasts to the state.
     adaptation_decay : float or array, default 0.99
-        Decay factor :math:`\rho` of the adaptation per time step, from 0 to 1, dimensionless.
-        :func:`decay_from_tau` converts a time constant. An array broadcasts to the state.
+        Decay factor :math:`\rho` of the adaptation for one time step, at least 0 and at most 1,
+        without a unit. With 0.99, the neuron remembers its spikes for about 100 time steps.
+        :func:`decay_from_tau` converts a time constant to a decay factor. An array must broadcast
+        to the state.
 
     Raises
     ------
     ValueError, TypeError
-        For a parameter out of its domain.
+        If a parameter has a wrong type or is outside its range, as in :class:`LIF`, or for a
+        surrogate with negative spikes, such as :func:`signed`.
 
     Notes
     -----
-    With ``detach_reset`` the adaptation is still differentiated, because it is the memory of the
-    neuron.
+    With ``detach_reset=True``, gradients still flow through the spike to the adaptation. This spike
+    is not a constant, because the adaptation is the long memory of the neuron.
 
     References
     ----------
@@ -100,27 +108,32 @@ class AdaptiveLIF(LIF, pure=True):
 
 
 class SynapticAdaptiveLIF(AdaptiveLIF, pure=True):
-    r"""Neurons with an adaptive threshold and a synapse, a second leak of the input.
+    r"""Leaky integrate-and-fire neurons with an adaptive threshold and a synaptic current, which
+    adds up inputs and decays.
 
     .. math:: i_t = \gamma\, i_{t-1} + I_t, \qquad u_t = \beta\, v_{t-1} + g\, i_t
 
-    and spikes, resets and adaptation as in :class:`spikegrad.AdaptiveLIF`. The state is the triple
-    :math:`(v, a, i)`.
+    :math:`I_t` is the input, :math:`i_t` the synaptic current and :math:`u_t` the potential before
+    the reset. Spikes, resets and the adaptation :math:`a`, which raises the threshold, are as in
+    :class:`spikegrad.AdaptiveLIF`. The state is the triple :math:`(v, a, i)` of potential,
+    adaptation and synaptic current.
 
     Parameters
     ----------
     decay, threshold, surrogate, reset, detach_reset, reset_value, delay_reset, norm_input
-        As in :class:`spikegrad.AdaptiveLIF`.
+        As in :class:`spikegrad.AdaptiveLIF`, with the same defaults.
     adaptation, adaptation_decay : float or array, default 0.2 and 0.99
-        As in :class:`spikegrad.AdaptiveLIF`.
+        Increase of the threshold at each spike, and its decay factor, as in
+        :class:`spikegrad.AdaptiveLIF`.
     synaptic_decay : float or array, default 0.8
-        Decay factor :math:`\gamma` of the synaptic current per time step, from 0 to 1,
-        dimensionless. An array broadcasts to the state.
+        Decay factor :math:`\gamma` of the synaptic current for one time step, at least 0 and at
+        most 1, without a unit. An array must broadcast to the state.
 
     Raises
     ------
     ValueError, TypeError
-        For a parameter out of its domain.
+        If a parameter has a wrong type or is outside its range, as in
+        :class:`spikegrad.AdaptiveLIF`.
 
     References
     ----------
@@ -167,43 +180,54 @@ def _driven(self: Any, current: jax.Array, *state: jax.Array) -> State:
 
 
 class AdLIF(Spiking, pure=True):
-    r"""Neurons with coupled potential and adaptation (adLIF), which can resonate.
+    r"""Leaky integrate-and-fire neurons whose potential and adaptation drive each other (adLIF), so
+    they can oscillate.
 
     .. math:: u_t &= \alpha\, v_{t-1} + (1 - \alpha) (I_t - w_{t-1}) \\ s_t &= H(u_t - \theta) \\
               v_t &= u_t - \theta s_t \\ w_t &= \beta\, w_{t-1} + a\, u_t + b\, s_t
 
-    The adaptation depends on the potential before the reset. The state is the pair :math:`(v, w)`,
-    initially zeros.
+    :math:`I_t` is the input, :math:`u_t` the potential before the reset, and :math:`v_t` the
+    potential after it. The *adaptation* :math:`w` is subtracted from the input of the next time
+    step. It rises with the potential before the reset, and with each spike :math:`s_t`. The step
+    :math:`H` is 1 if its argument is at least 0. The state is the pair :math:`(v, w)`, initially
+    zeros.
 
     Parameters
     ----------
     decay : float or array, default 0.9
-        Decay factor :math:`\alpha` of the potential per time step, from 0 to 1, dimensionless.
+        Decay factor :math:`\alpha` of the potential for one time step, at least 0 and at most 1,
+        without a unit. The input has the factor :math:`1 - \alpha`.
     adaptation_decay : float or array, default 0.98
-        Decay factor :math:`\beta` of the adaptation per time step, from 0 to 1, dimensionless.
+        Decay factor :math:`\beta` of the adaptation for one time step, at least 0 and at most 1,
+        without a unit.
     a : float or array, default 0.5
-        Coupling of the adaptation to the potential, dimensionless. The subthreshold dynamics are
-        stable for :math:`-(1 - \beta) \le a \le (1 + \alpha)(1 + \beta) / (1 - \alpha)`.
+        Factor from the potential to the adaptation, without a unit. It must satisfy :math:`-(1 -
+        \beta) \le a \le (1 + \alpha)(1 + \beta) / (1 - \alpha)`, because otherwise the state grows
+        without input.
     b : float or array, default 1.0
-        Increase of the adaptation per spike, in the unit of the potential.
+        Increase of the adaptation at each spike, in the unit of the potential.
     threshold : float or array, default 1.0
-        Threshold :math:`\theta`, in the unit of the potential.
+        Threshold :math:`\theta`, in the unit of the potential. A neuron spikes if :math:`u_t` is at
+        least this number. A spike subtracts it from the potential.
     surrogate : callable, default Sigmoid()
-        The function from ``u - threshold`` to spikes.
+        The function that computes spikes from ``u - threshold``, and defines the slope for the
+        backward pass. Pass any :class:`spikegrad.Surrogate`.
     detach_reset : bool, default False
-        If True, the spike in the reset is a constant in the derivative. The spike in the adaptation
-        never is.
+        If True, the backward pass treats the spike in the reset as a constant. The spike in the
+        adaptation always gets a gradient.
 
     Raises
     ------
     ValueError, TypeError
-        For a parameter out of its domain, and for unstable numbers. JAX arrays, which may be
-        trained, are not checked. Use :func:`spikegrad.bounded` for their bounds.
+        If a parameter has a wrong type or is outside its range, or if the state would grow without
+        input. JAX arrays are not checked, because they may be traced. To train ``a`` within a
+        range, use :func:`spikegrad.bounded`.
 
     Notes
     -----
-    The order of the updates follows the authors' code, sparch. sparch draws ``a`` from -1 to 1,
-    which makes half of the neurons unstable, and starts from random potentials and spikes.
+    The order of the updates is the order of the authors' library, sparch. sparch draws ``a`` from
+    -1 to 1. About half of its neurons are therefore unstable. It also starts from random potentials
+    and spikes.
 
     References
     ----------
@@ -255,42 +279,53 @@ class AdLIF(Spiking, pure=True):
 
 
 class SymplecticAdLIF(Spiking, pure=True):
-    r"""Neurons with coupled potential and adaptation, by the symplectic Euler method (SE-adLIF).
+    r"""Leaky integrate-and-fire neurons whose potential and adaptation drive each other, by the
+    symplectic Euler method (SE-adLIF).
 
     .. math:: u_t &= \alpha\, v_{t-1} + (1 - \alpha) (I_t - w_{t-1}) \\ s_t &= H(u_t - \theta) \\
               v_t &= u_t (1 - s_t) \\ w_t &= \rho\, w_{t-1} + (1 - \rho)\, q\, (a\, v_t + b\, s_t)
 
-    The adaptation depends on the potential of this step after the reset. The damping is therefore
-    independent of the coupling. The state is the pair :math:`(v, w)`, initially zeros.
+    :math:`I_t` is the input, :math:`u_t` the potential before the reset, and :math:`v_t` the
+    potential after it, which is 0 after a spike. The *adaptation* :math:`w` is subtracted from the
+    input of the next time step. It rises with the potential of the same time step after the reset,
+    and with each spike :math:`s_t`. Therefore ``a`` changes the frequency of the oscillation, but
+    not how fast it decays. The step :math:`H` is 1 if its argument is at least 0. The state is the
+    pair :math:`(v, w)`, initially zeros.
 
     Parameters
     ----------
     decay : float or array, default 0.94
-        Decay factor :math:`\alpha` of the potential per time step, from 0 to 1, dimensionless.
+        Decay factor :math:`\alpha` of the potential for one time step, at least 0 and at most 1,
+        without a unit. The input has the factor :math:`1 - \alpha`.
     adaptation_decay : float or array, default 0.99
-        Decay factor :math:`\rho` of the adaptation per time step, from 0 to 1, dimensionless.
+        Decay factor :math:`\rho` of the adaptation for one time step, at least 0 and at most 1,
+        without a unit.
     a : float or array, default 0.5
-        Coupling of the adaptation to the potential, dimensionless, from 0 to 1 in the paper. The
-        subthreshold dynamics are stable for :math:`-1 \le q a \le (1 + \alpha)(1 + \rho) / ((1 -
-        \alpha)(1 - \rho))`.
+        Factor from the potential to the adaptation, without a unit. The paper uses values from 0 to
+        1. It must satisfy :math:`-1 \le q a \le (1 + \alpha)(1 + \rho) / ((1 - \alpha)(1 - \rho))`,
+        because otherwise the state grows without input.
     b : float or array, default 1.0
-        Increase of the adaptation per spike, in the unit of the potential, from 0 to 2 in the
-        paper.
+        Increase of the adaptation at each spike, before the factor :math:`(1 - \rho)\, q`, in the
+        unit of the potential. The paper uses values from 0 to 2.
     q : float or array, default 120.0
-        Scale of the adaptation, dimensionless.
+        Factor of the increases of the adaptation by the potential and by spikes, without a unit.
     threshold : float or array, default 1.0
-        Threshold :math:`\theta`, in the unit of the potential.
+        Threshold :math:`\theta`, in the unit of the potential. A neuron spikes if :math:`u_t` is at
+        least this number.
     surrogate : callable, default Sigmoid()
-        The function from ``u - threshold`` to spikes.
+        The function that computes spikes from ``u - threshold``, and defines the slope for the
+        backward pass. Pass any :class:`spikegrad.Surrogate`.
     detach_reset : bool, default True
-        If True, the spike in the reset is a constant in the derivative. The spike in the adaptation
-        never is.
+        If True, the backward pass treats the spike in the reset as a constant. The spike in the
+        adaptation always gets a gradient.
 
     Raises
     ------
     ValueError, TypeError
-        For a parameter out of its domain, for unstable numbers, and for spikes that are counts or
-        negative.
+        If a parameter has a wrong type or is outside its range, or if the state would grow without
+        input. JAX arrays are not checked, because they may be traced. Also for surrogates with
+        several or negative spikes, such as :func:`spikegrad.multi_spike` and
+        :func:`spikegrad.signed`.
 
     References
     ----------
@@ -348,24 +383,26 @@ class SymplecticAdLIF(Spiking, pure=True):
 
 
 class EulerAdLIF(SymplecticAdLIF, pure=True):
-    r"""Neurons with coupled potential and adaptation, by the forward Euler method (EF-adLIF).
+    r"""Leaky integrate-and-fire neurons whose potential and adaptation drive each other, by the
+    forward Euler method (EF-adLIF).
 
-    Like :class:`SymplecticAdLIF`, except that the potential depends on the adaptation one step
-    earlier:
+    These neurons equal :class:`SymplecticAdLIF`, except that the potential depends on the
+    adaptation of one time step earlier:
 
     .. math:: u_t &= \alpha\, v_{t-1} + (1 - \alpha) (I_t - w_{t-2}), \\
               w_t &= \rho\, w_{t-1} + (1 - \rho)\, q\, (a\, v_t + b\, s_t)
 
-    The state is the pair :math:`(p, w)`, initially zeros, with :math:`p_t = \alpha v_t - (1 -
-    \alpha) w_{t-1}`, the part of the next potential that does not depend on the input.
+    The state is the pair :math:`(p, w)`, initially zeros. Here :math:`p_t = \alpha v_t - (1 -
+    \alpha) w_{t-1}` is the next potential without its input.
 
     Parameters
     ----------
     decay, adaptation_decay, a, b, threshold, surrogate, detach_reset
-        As in :class:`SymplecticAdLIF`. The subthreshold dynamics are stable for
-        :math:`-1 \le q a \le (1 - \alpha \rho) / ((1 - \alpha)(1 - \rho))`, a much lower bound.
+        As in :class:`SymplecticAdLIF`, with the same defaults. Here ``a`` must satisfy :math:`-1
+        \le q a \le (1 - \alpha \rho) / ((1 - \alpha)(1 - \rho))`, because otherwise the state grows
+        without input. The upper limit is much lower than the limit of :class:`SymplecticAdLIF`.
     q : float or array, default 65.0
-        Scale of the adaptation, dimensionless.
+        Factor of the increases of the adaptation by the potential and by spikes, without a unit.
 
     Raises
     ------

@@ -21,11 +21,18 @@ from .._surrogate import spike_types
 
 Step: TypeAlias = Callable[..., tuple[Any, jax.Array]]
 State: TypeAlias = Any
-"""An array, or a tuple of arrays with the potential first."""
+"""The state of neurons between two time steps: an array, or a tuple of arrays with the potential
+first.
+"""
 
 
 class LinearResponse(NamedTuple):
-    """A cell without spikes: ``i = synaptic_decay * i + x``, then ``u = decay * u + gain * i``."""
+    """The potential of a cell as a linear function of its inputs, as long as it does not spike.
+
+    In each time step, the synaptic current is ``i = synaptic_decay * i + x`` with the input ``x``.
+    The potential is ``u = decay * u + gain * i``. :meth:`~spikegrad.Cell.linear_response` returns
+    this record, and the initialization of weights uses it.
+    """
 
     decay: Real
     gain: Real
@@ -35,23 +42,30 @@ class LinearResponse(NamedTuple):
 
 
 class Cell(Struct):
-    """A neuron model: integration and firing.
+    """Base class of neuron models without weights, such as :class:`LIF`. Subclass it for a custom
+    model.
 
-    Subclass it, annotate the parameters (see :func:`parameter`) and define :meth:`integrate` and
-    :meth:`fire`. These two methods separate the state before a spike from the state after it. The
-    spike, the reset and the slope follow from the state before the spike, so a :class:`Network`
-    stores only this state for the backward pass.
+    A cell computes one time step: it maps a state and an input current to a new state and an
+    output. The *state* is the array, or the tuple of arrays, that neurons carry from one time step
+    to the next, such as the potential.
 
-    A cell also declares its other properties. Define these if they apply:
+    To define a cell, annotate its parameters (see :func:`parameter`), and define two methods.
+    :meth:`integrate` computes the state before a spike: decay and input. :meth:`fire` computes the
+    spike from this state, and the state after the reset. A :class:`Network` stores only the state
+    before the spike for its backward pass, because the spike and the reset follow from it.
 
-    - ``state_names``, if the state is a tuple of arrays.
+    Define these attributes and methods too if they apply to your cell:
+
+    - ``state_names``, the names of the arrays, if the state is a tuple of arrays.
     - :meth:`initial_state`, if the state at rest is not zeros.
-    - :meth:`encode` and :meth:`decode`, for low-precision modes.
-    - :meth:`linear_response`, for the initialization of weights. By default it is measured.
-    - ``inner``, a property or a field, if it wraps another cell. Initialization, widths and
-      diagnosis then use the parameters of the inner cell.
-    - ``couples_examples``, if :meth:`fire` reads all examples of a step.
-    - ``nir_node``, if NIR has this neuron.
+    - :meth:`encode` and :meth:`decode`, to store the state in 16 or 8 bits (the memory modes
+      ``"half"`` and ``"8-bit"``).
+    - :meth:`linear_response`, for the initialization of weights. Without it, the response of the
+      potential to inputs is measured.
+    - ``inner``, a property or a field with the wrapped cell, if your cell wraps another cell.
+      Initialization, surrogate widths and diagnosis then use the parameters of the wrapped cell.
+    - ``couples_examples``, if :meth:`fire` mixes the examples of a batch.
+    - ``nir_node``, if the exchange format NIR has this neuron model.
 
     Examples
     --------
@@ -75,17 +89,18 @@ class Cell(Struct):
     """
 
     state_names: ClassVar[tuple[str, ...]] = ("potential",)
-    """Names of the arrays of the state."""
+    """Names of the arrays of the state, in the order of the tuple."""
     inner: ClassVar[Any] = None
     """The wrapped cell of a wrapper, otherwise None."""
     couples_examples: ClassVar[bool] = False
-    """If True, :meth:`fire` reads all examples of a step, as batch normalization does.
+    """If True, :meth:`fire` mixes the examples of a batch, as batch normalization does.
 
-    It then takes the active examples too, ``fire(u, key=None, mask=None)``, of shape ``(batch,)``.
-    A network with a mask for each example runs such a cell only in ``backward="scan"``.
+    The method then has one more argument, ``fire(u, key=None, mask=None)``. The mask has the shape
+    ``(batch,)`` and is True for the examples that count. A network with a mask for each example
+    runs this cell only with ``backward="scan"``.
     """
     nir_node: ClassVar[str | None] = None
-    """The equivalent node of NIR:
+    """The node of the exchange format NIR that equals this cell:
 
     ``"LI"``, ``"LIF"`` or ``"CubaLIF"``, or None without an equivalent.
 
@@ -95,101 +110,109 @@ class Cell(Struct):
     """
 
     def initial_state(self, shape: tuple[int, ...], dtype: DTypeLike) -> State:
-        """Return the state at rest, by default zeros for each of ``state_names``.
+        """Return the state before the first time step, by default zeros for each of
+        ``state_names``.
 
         Parameters
         ----------
         shape : tuple of int
-            Shape of the current.
+            Shape of the input current of one time step, such as ``(batch, neurons)``.
         dtype : dtype
-            Dtype of the state.
+            Dtype of the state, the dtype of the current.
         """
         zeros = [jnp.zeros(shape, dtype) for _ in self.state_names]
         return tuple(zeros) if len(zeros) > 1 else zeros[0]
 
     def integrate(self, v: State, current: jax.Array) -> State:
-        """Return the state before the spike, from ``v``, the state after the last spike, and the
-        current.
+        """Return the state before the spike: apply the decay and add the input.
+
+        ``v`` is the state after the previous time step, and ``current`` the input of this time
+        step, of the shape ``(batch, neurons)``.
         """
         raise NotImplementedError(f"{type(self).__name__} defines no integrate")
 
     @property
     def draws(self) -> bool:
-        """True if :meth:`fire` needs a key.
+        """True if spikes are random, so ``fire`` needs a random key.
 
-        By default a surrogate in a field makes stochastic spikes, or a wrapped cell draws. A class
-        that draws in another way overrides it.
+        By default, it is True if a surrogate in a field or in a wrapped cell is
+        :func:`spikegrad.stochastic`. A class with other random numbers overrides it.
         """
         return getattr(self.inner, "draws", False) or any(
             k.draws for k in spike_types(self)
         )
 
     def fire(self, u: State, key: jax.Array | None = None) -> tuple[State, jax.Array]:
-        """Return the state after the spike and the output, from ``u``, the state before the spike.
+        """Return the state after the reset and the output, from ``u``, the state before the spike.
 
-        Elementwise. A cell with ``draws`` passes ``key`` to its surrogate,
-        ``surrogate(x, key=key)``. A network passes one key for each example. Other cells get no key
-        and may define ``fire(self, u)``.
+        The output is 1 for a spike and 0 otherwise, of the shape ``(batch, neurons)``. Each neuron
+        must be computed separately, unless ``couples_examples`` is True.
+
+        If ``draws`` is True, pass ``key`` to the surrogate, ``surrogate(x, key=key)``. A network
+        passes one key for each example. Otherwise the method gets no key, and you may define
+        ``fire(self, u)``.
         """
         raise NotImplementedError(f"{type(self).__name__} defines no fire")
 
     def encode(self, u: State) -> tuple[jax.Array | None, Any]:
-        """Separate ``u`` for storage in low precision into the distance to the threshold and the
-        remaining state.
+        """Split the state before the spike for storage in 16 or 8 bits: the distance to the
+        threshold, and all other values.
 
-        Define it, and :meth:`decode`, for the modes ``"half"`` and ``"8-bit"`` of a
-        :class:`~spikegrad.Network`. Without it, these modes store the state unchanged.
+        Define this method and ``decode`` for the memory modes ``"half"`` and ``"8-bit"`` of a
+        :class:`~spikegrad.Network`. Without them, these modes store the state in full precision.
 
         Parameters
         ----------
         u : array or tuple of array
-            The state before the spike.
+            The state before the spike, as ``integrate`` returns it.
 
         Returns
         -------
         distance : array or None
-            Negative if and only if the neuron does not fire. The sign is stored exactly. In 8 bits
-            the error of the magnitude is 1/16 of it, or 1/40,000 of the largest magnitude of an
-            example. None for a cell that does not fire.
+            The potential minus the threshold. It must be negative if and only if the neuron does
+            not spike, because its sign is stored exactly. Its magnitude is rounded: in 8 bits by at
+            most 1/16 of it, or by 1/40,000 of the largest magnitude of an example. None for a cell
+            that never spikes.
         rest : pytree of arrays
             All other values that :meth:`decode` needs. They are stored in 16 bits.
         """
         raise NotImplementedError(f"{type(self).__name__} defines no encode")
 
     def decode(self, distance: Any, rest: Any) -> State:
-        """Return the state from the results of :meth:`~spikegrad.Cell.encode`."""
+        """Return the state before the spike from the results of :meth:`~spikegrad.Cell.encode`."""
         raise NotImplementedError(f"{type(self).__name__} defines no decode")
 
     def linear_response(self) -> LinearResponse:
-        """Return the response of the potential to inputs without spikes, for
-        :func:`spikegrad.network.fluctuation_driven`.
+        """Return how the potential responds to inputs while the cell does not spike.
 
-        Define it, together with ``integrate``, if the cell is linear between spikes.
+        :func:`spikegrad.network.fluctuation_driven` computes initial weights from it. Define it,
+        together with ``integrate``, if the potential is a linear function of past inputs between
+        spikes. Otherwise leave it out.
         """
         raise NotImplementedError(f"{type(self).__name__} defines no linear_response")
 
     def __call__(
         self, v: State, current: ArrayLike, *, key: jax.Array | None = None
     ) -> tuple[State, jax.Array]:
-        """Run one time step.
+        """Run one time step: the new state and the output.
 
         Parameters
         ----------
         v : array_like or tuple of array_like
-            State before the step.
+            State after the previous time step.
         current : array_like
-            Input of this step. It is cast to the dtype of the state, and broadcasts to it. For a
-            cell that sums over an axis of its inputs, ``initial_state`` of the shape of the current
-            must have the shape of the state.
+            Input of this time step. It is cast to the dtype of the state, and must broadcast to its
+            shape. For a cell with receptors, it has one more axis than the potential: ``(batch,
+            neurons, receptors)``.
         key : array of jax.random.key, optional
-            The key of this step, for :func:`spikegrad.stochastic` spikes.
+            The random key of this time step, for :func:`spikegrad.stochastic` spikes.
 
         Returns
         -------
         v : jax.Array or tuple of jax.Array
-            State after the step.
+            State after this time step.
         out : jax.Array
-            Output of the step.
+            Output of this time step: spikes, or the potential for a cell that never spikes.
         """
         owner = type(self).__name__
         current = as_current(current, owner, "current")

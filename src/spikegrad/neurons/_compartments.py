@@ -10,37 +10,47 @@ from ._spiking import Spikes, Spiking, share, spikes
 
 
 class TCLIF(Spiking, pure=True):
-    r"""Neurons of a dendrite and a soma (TC-LIF), which keep what they have seen for long.
+    r"""Neurons with two compartments, a dendrite and a soma (TC-LIF), which remember inputs for a
+    long time.
 
     .. math:: d_t &= d_{t-1} - \beta_1 u_{t-1} + I_t \\ u_t &= u_{t-1} + \beta_2 d_t \\
               s_t &= H(u_t - \theta)
 
-    after which the spike subtracts :math:`\theta` from the soma :math:`u` and :math:`\gamma` from
-    the dendrite :math:`d`. Between spikes nothing leaks: the two compartments exchange what they
-    hold. The state is the pair :math:`(u, d)`, zeros at the start.
+    The dendrite has the potential :math:`d_t` and adds the input :math:`I_t`. The soma has the
+    potential :math:`u_t` and reads the dendrite. The step :math:`H` is 1 if its argument is at
+    least 0, and :math:`s_t` is the spike. A spike then subtracts :math:`\theta` from :math:`u_t`
+    and :math:`\gamma` from :math:`d_t`. The potentials have no decay factor: between spikes, the
+    soma lowers the dendrite by :math:`\beta_1 u_{t-1}`. The state is the pair :math:`(u, d)`,
+    initially zeros.
 
     Parameters
     ----------
     to_dendrite : float or array, default 0.5
-        Coupling :math:`\beta_1` of the soma to the dendrite, from 0 to 1, dimensionless. The paper
-        trains :math:`c_1` with :math:`\beta_1 = \sigma(c_1)`: here :func:`spikegrad.bounded` does
-        so.
+        Factor :math:`\beta_1` by which the soma lowers the dendrite in each time step, at least 0
+        and at most 1, without a unit. The paper trains it. To do this, pass
+        ``to_dendrite=bounded(0.5)`` with :func:`spikegrad.bounded`, which trains the number
+        :math:`c_1` in :math:`\beta_1 = \sigma(c_1)` with the logistic function :math:`\sigma`.
     to_soma : float or array, default 0.5
-        Coupling :math:`\beta_2 = \sigma(c_2)` of the dendrite to the soma, from 0 to 1,
-        dimensionless.
+        Factor :math:`\beta_2` by which the dendrite raises the soma in each time step, at least 0
+        and at most 1, without a unit. It is trained in the same way, as :math:`\beta_2 =
+        \sigma(c_2)`.
     threshold : float or array, default 1.0
-        Threshold :math:`\theta`, in the unit of the potential.
+        Threshold :math:`\theta` of the soma, in the unit of the potential. A neuron spikes if
+        :math:`u_t` is at least this number. A spike subtracts it from the soma.
     dendritic_reset : float or array, default 0.5
-        What a spike subtracts from the dendrite, :math:`\gamma`, in the unit of the potential.
+        The number :math:`\gamma` that a spike subtracts from the dendrite, in the unit of the
+        potential.
     surrogate : callable, default Sigmoid()
-        Makes spikes of ``u - threshold``.
+        The function that computes spikes from ``u - threshold``, and defines the slope for the
+        backward pass. Pass any :class:`spikegrad.Surrogate`.
     detach_reset : bool, default False
-        Whether the spike in the resets is a constant for the derivative.
+        If True, the backward pass treats the spike in both resets as a constant.
 
     Raises
     ------
     ValueError, TypeError
-        For a parameter out of its domain.
+        If a parameter has a wrong type or is outside its range. JAX arrays are not checked, because
+        they may be traced.
 
     References
     ----------

@@ -22,11 +22,16 @@ from ._spiking import Spikes, Spiking, share, spikes
 
 
 class LIF(Spiking, pure=True):
-    r"""Leaky integrate-and-fire neurons.
+    r"""Leaky integrate-and-fire neurons: a potential that adds up inputs, decays, and spikes at a
+    threshold.
 
     .. math:: u_t &= \beta\, v_{t-1} + g\, I_t \\ s_t &= H(u_t - \theta) \\ v_t &= R(u_t, s_t)
 
-    with the step :math:`H`, the derivative of ``surrogate`` in the backward pass, and the reset
+    In time step :math:`t`, :math:`I_t` is the input current and :math:`v_{t-1}` is the potential
+    after the previous time step. :math:`u_t` is the potential before the reset, and :math:`s_t` is
+    the spike. The step :math:`H` is 1 if its argument is at least 0, and 0 otherwise. The backward
+    pass uses the slope of ``surrogate`` instead of the derivative of :math:`H`. A spike resets the
+    potential by the function :math:`R`, which the parameter ``reset`` selects:
 
     .. math:: R(u, s) = \begin{cases} u - \theta s & \text{by subtraction} \\
               u\, (1 - s) + v_r\, s & \text{to a value} \\ u & \text{none.} \end{cases}
@@ -34,40 +39,51 @@ class LIF(Spiking, pure=True):
     Parameters
     ----------
     decay : float or array, default 0.9
-        Decay factor :math:`\beta` of the potential per time step, from 0 to 1, dimensionless.
-        :func:`decay_from_tau` converts a time constant. A neuron with a decay of 1 does not leak.
-        An array, for example one value per neuron, broadcasts to the state.
+        Decay factor :math:`\beta` of the potential for one time step, at least 0 and at most 1,
+        without a unit. With 0.9, a neuron keeps 90% of its potential. With 1, the potential does
+        not decay. :func:`decay_from_tau` converts a time constant to a decay factor. An array of a
+        shape that broadcasts to the state, such as ``(neurons,)``, gives each neuron its value.
     threshold : float or array, default 1.0
-        Threshold :math:`\theta`, finite, in the unit of the potential. An array broadcasts to the
-        state.
+        Threshold :math:`\theta`, in the unit of the potential. A neuron spikes if its potential is
+        at least this number. Any finite number, or an array that broadcasts to the state.
     surrogate : callable, default Sigmoid()
-        The function from ``u - threshold`` to spikes: any surrogate, or a function with a custom
+        The function that computes spikes from ``u - threshold``, and defines the slope for the
+        backward pass. Pass any :class:`Surrogate`, or a function of one array with a custom
         derivative.
     reset : {"subtract", "value", "none"}
-        The effect of a spike on the potential, by default ``"subtract"``.
+        The effect of a spike on the potential. ``"subtract"`` (default) subtracts the threshold,
+        ``"value"`` sets the potential to ``reset_value``, and ``"none"`` changes nothing.
     detach_reset : bool, default False
-        If True, the spike in the reset is a constant in the derivative, and gradients flow only
-        through the potential.
+        If True, the backward pass treats the spike in the reset as a constant. Gradients then flow
+        through the reset only by the potential. The forward pass does not change.
     reset_value : float or array, default 0.0
-        The potential :math:`v_r` after a spike with ``reset="value"``, finite, in the unit of the
-        potential. Keyword only. An array broadcasts to the state.
+        The potential :math:`v_r` after a spike, in the unit of the potential. It requires
+        ``reset="value"``. Any finite number, or an array that broadcasts to the state. Keyword
+        only.
     delay_reset : bool, default False
-        If True, the reset is one step later, after leak and input: :math:`u_t = R(\beta\, u_{t-1} +
-        g\, I_t,\, s_{t-1})`. The state is then the potential before the reset. Keyword only.
+        If True, the reset takes place one time step after the spike, after decay and input:
+        :math:`u_t = R(\beta\, u_{t-1} + g\, I_t,\, s_{t-1})`. The state is then the potential
+        before the reset. Keyword only.
     norm_input : bool, default False
-        If True, the input gain :math:`g` is :math:`1 - \beta` instead of 1. A constant current then
-        drives the potential to its own value for every time constant. Keyword only.
+        The factor :math:`g` of the input. If False, :math:`g` is 1. If True, it is :math:`1 -
+        \beta`. A constant current then drives a potential without spikes to the value of the
+        current, for each decay below 1. Keyword only.
 
     Raises
     ------
     ValueError, TypeError
-        For a parameter out of its domain, and for a ``reset_value`` without ``reset="value"``.
+        If a parameter has a wrong type or is outside its range, or if ``reset_value`` is passed
+        without ``reset="value"``. JAX arrays are not checked, because they may be traced.
 
     Notes
     -----
-    The current is in the unit of the potential per step, or with ``norm_input`` in the unit of the
-    potential. The potential is 0 at rest. For another potential at rest, subtract it from the
-    threshold and the reset value.
+    Training does not change Python numbers. To train a parameter, pass an array of JAX, or
+    :func:`bounded`, which keeps it within its range.
+
+    The potential starts at 0 and decays to 0. For a model with another potential at rest, subtract
+    this potential from the threshold and from the reset value.
+
+    The current is in the unit of the potential, because one time step adds it to the potential.
 
     References
     ----------
@@ -166,31 +182,36 @@ def _is_set(reset_value: Real) -> bool:
 
 
 class SynapticLIF(LIF, pure=True):
-    r"""Leaky integrate-and-fire neurons with a synapse, a second leak of the input (current-based,
-    CuBa).
+    r"""Leaky integrate-and-fire neurons with a synaptic current, which adds up inputs and decays
+    too (current-based, CuBa).
 
     .. math:: i_t = \gamma\, i_{t-1} + I_t, \qquad u_t = \beta\, v_{t-1} + g\, i_t
 
-    and spikes and resets as in :class:`LIF`. The state is the pair :math:`(v, i)`.
+    :math:`I_t` is the input in time step :math:`t`, :math:`i_t` the synaptic current and
+    :math:`u_t` the potential before the reset. One input spike acts on the potential for several
+    time steps, because the synaptic current decays slowly. Spikes and resets are as in
+    :class:`LIF`. The state is the pair :math:`(v, i)` of potential and synaptic current.
 
     Parameters
     ----------
     decay, threshold, surrogate, reset, detach_reset, reset_value, delay_reset, norm_input
-        As in :class:`LIF`.
+        As in :class:`LIF`, with the same defaults. ``decay`` is the decay factor :math:`\beta` of
+        the potential, and ``norm_input`` selects the factor :math:`g`.
     synaptic_decay : float or array, default 0.8
-        Decay factor :math:`\gamma` of the synaptic current per time step, from 0 to 1,
-        dimensionless. :func:`decay_from_tau` converts a time constant. An array broadcasts to the
-        state.
+        Decay factor :math:`\gamma` of the synaptic current for one time step, at least 0 and at
+        most 1, without a unit. With 0, the neuron equals :class:`LIF`. :func:`decay_from_tau`
+        converts a time constant to a decay factor. An array of a shape that broadcasts to the
+        state, such as ``(neurons,)``, gives each neuron its value.
 
     Raises
     ------
     ValueError, TypeError
-        For a parameter out of its domain.
+        If a parameter has a wrong type or is outside its range, as in :class:`LIF`.
 
     Notes
     -----
-    A :class:`Network` stores only the potential, and also the synaptic current if
-    ``synaptic_decay`` is trained.
+    For its backward pass, a :class:`Network` stores only the potential of each time step. If
+    ``synaptic_decay`` is trained, it stores the synaptic current too.
 
     References
     ----------
@@ -227,34 +248,41 @@ class SynapticLIF(LIF, pure=True):
 
 
 class MultiSynapticLIF(SynapticLIF, pure=True):
-    r"""Leaky integrate-and-fire neurons with several receptors, each a synapse with its own decay
-    (current-based).
+    r"""Leaky integrate-and-fire neurons with several receptors: synaptic currents with different
+    decays.
 
     .. math:: i^r_t = \gamma_r\, i^r_{t-1} + I^r_t, \qquad u_t = \beta\, v_{t-1} + g \sum_r i^r_t
 
-    and spikes and resets as in :class:`~spikegrad.LIF`. Currents have one more axis than the
-    neurons: ``(batch, neurons, receptors)``, from weights of shape ``(inputs, neurons,
-    receptors)``. The state is the pair :math:`(v, i)`. The potential :math:`v` has the shape of the
-    outputs, ``(batch, neurons)``, and :math:`i` the shape of the currents.
+    A *receptor* is a kind of synapse, for example a fast and a slow one. Receptor :math:`r` has its
+    input :math:`I^r_t` and its synaptic current :math:`i^r_t`. The potential adds the synaptic
+    currents of all receptors. Spikes and resets are as in :class:`~spikegrad.LIF`.
+
+    Input currents have one more axis than the neurons: ``(batch, neurons, receptors)``. In a layer,
+    use weights of shape ``(inputs, neurons, receptors)``. The state is the pair :math:`(v, i)`. The
+    potential :math:`v` has the shape of the outputs, ``(batch, neurons)``. The synaptic currents
+    :math:`i` have the shape of the input currents.
 
     Parameters
     ----------
     decay, threshold, surrogate, reset, detach_reset, reset_value, delay_reset, norm_input
-        As in :class:`~spikegrad.LIF`. Arrays broadcast to ``(batch, neurons)``.
+        As in :class:`~spikegrad.LIF`, with the same defaults. Arrays must broadcast to the
+        potential, ``(batch, neurons)``.
     synaptic_decay : array
-        Decay factor :math:`\gamma_r` of each receptor per time step, from 0 to 1, dimensionless, of
-        shape ``(receptors,)`` or ``(neurons, receptors)``. Keyword only.
+        Decay factor :math:`\gamma_r` of each receptor for one time step, at least 0 and at most 1,
+        without a unit. Its shape is ``(receptors,)`` or ``(neurons, receptors)``. It has no
+        default. Keyword only.
 
     Raises
     ------
     ValueError, TypeError
-        For a parameter out of its domain, and if the last axis of the currents is not the
-        receptors.
+        If a parameter has a wrong type or is outside its range, or if the last axis of the currents
+        does not have the length of the last axis of ``synaptic_decay``.
 
     Notes
     -----
-    The potential without spikes is the sum of the potentials of one :class:`~spikegrad.SynapticLIF`
-    for each receptor.
+    As long as the neuron does not spike, its potential equals a sum over receptors. Each term is
+    the potential of a :class:`~spikegrad.SynapticLIF` with the decay and the input of this
+    receptor.
 
     Examples
     --------

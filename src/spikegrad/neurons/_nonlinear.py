@@ -30,38 +30,51 @@ class _Escaping(_ResetToValue, pure=True):
 
 
 class QIF(_Escaping, pure=True):
-    r"""Quadratic integrate-and-fire neurons (QIF).
+    r"""Quadratic integrate-and-fire neurons (QIF), whose potential rises by itself above a critical
+    value.
 
     .. math:: u_t &= v_{t-1} + \frac1\tau \big(I_t + a\, (v_{t-1} - v_0)(v_{t-1} - v_c)\big), \\
               s_t &= H(u_t - \theta), \qquad v_t = u_t (1 - s_t) + v_r s_t
 
+    :math:`I_t` is the input, :math:`v` the potential after the reset, :math:`u_t` the potential
+    before it, and :math:`s_t` the spike. The step :math:`H` is 1 if its argument is at least 0.
+    Without input, a potential below the critical potential :math:`v_c` returns to :math:`v_0`, and
+    a potential above :math:`v_c` rises up to a spike. The state is the potential :math:`v`.
+
     Parameters
     ----------
     tau : float or array, default 2.0
-        Time constant :math:`\tau`, above 0, in time steps.
+        Time constant :math:`\tau`, above 0, in time steps. The potential changes more slowly with a
+        larger number.
     critical : float or array, default 0.8
-        Potential :math:`v_c` above which the neuron fires by itself, in the unit of the potential.
+        Critical potential :math:`v_c`, in the unit of the potential. Above it, the neuron reaches
+        the threshold without input.
     rest : float or array, default 0.0
-        Potential :math:`v_0` at rest, the initial potential.
+        Potential :math:`v_0` at rest, in the unit of the potential. Neurons start from it, and
+        return to it without input.
     a : float or array, default 1.0
-        Curvature, above 0, in 1 per unit of the potential.
+        Factor of the quadratic term, above 0, in 1 per unit of the potential.
     threshold : float or array, default 1.0
-        Threshold :math:`\theta`, in the unit of the potential.
+        Threshold :math:`\theta`, in the unit of the potential. A neuron spikes if :math:`u_t` is at
+        least this number.
     reset_value : float or array, default 0.0
-        Potential :math:`v_r` after a spike.
+        Potential :math:`v_r` after a spike, in the unit of the potential.
     surrogate : callable, default Sigmoid()
-        The function from ``u - threshold`` to spikes.
+        The function that computes spikes from ``u - threshold``, and defines the slope for the
+        backward pass. Pass any :class:`spikegrad.Surrogate`.
     detach_reset : bool, default False
-        If True, the spike in the reset is a constant in the derivative.
+        If True, the backward pass treats the spike in the reset as a constant.
 
     Raises
     ------
     ValueError, TypeError
-        If a parameter is out of its domain, or if spikes are counts or negative.
+        If a parameter has a wrong type or is outside its range. Also for surrogates with several or
+        negative spikes, such as :func:`spikegrad.multi_spike` and :func:`spikegrad.signed`.
 
     Notes
     -----
-    The update equals SpikingJelly's. SpikingJelly's class resets to -0.1.
+    One time step equals one of SpikingJelly's ``QIFNode``. Its default reset value is -0.1, so pass
+    ``reset_value=-0.1`` to reproduce it.
 
     References
     ----------
@@ -96,42 +109,48 @@ class QIF(_Escaping, pure=True):
 
 
 class EIF(_Escaping, pure=True):
-    r"""Exponential integrate-and-fire neurons (EIF).
+    r"""Exponential integrate-and-fire neurons (EIF), whose potential rises exponentially above a
+    *rheobase*.
 
     .. math:: u_t = v_{t-1} + \frac1\tau
               \big(I_t + v_0 - v_{t-1} + \Delta\, e^{(v_{t-1} - \theta_\mathrm{rh}) / \Delta}\big)
 
-    Spikes and resets are as in :class:`QIF`.
+    :math:`I_t` is the input, :math:`v` the potential after the reset and :math:`u_t` the potential
+    before it. Spikes and resets are as in :class:`QIF`. The state is the potential :math:`v`.
 
     Parameters
     ----------
     tau : float or array, default 2.0
-        Time constant :math:`\tau`, above 0, in time steps.
+        Time constant :math:`\tau`, above 0, in time steps. The potential changes more slowly with a
+        larger number.
     rheobase : float or array, default 0.8
-        Potential :math:`\theta_\mathrm{rh}` above which the exponential dominates, in the unit of
-        the potential.
+        Potential :math:`\theta_\mathrm{rh}` at which the exponential term begins to dominate, in
+        the unit of the potential.
     sharpness : float or array, default 1.0
-        :math:`\Delta`, above 0, in the unit of the potential.
+        Width :math:`\Delta` of the exponential term, above 0, in the unit of the potential. The
+        rise is steeper with a smaller number.
     rest : float or array, default 0.0
-        Potential :math:`v_0` at rest, the initial potential.
+        Potential :math:`v_0` toward which the linear term pulls, in the unit of the potential.
+        Neurons start from it.
     threshold, reset_value, surrogate, detach_reset
-        As in :class:`QIF`.
+        As in :class:`QIF`, with the same defaults.
 
     Raises
     ------
     ValueError, TypeError
-        If a parameter is out of its domain, or if spikes are counts or negative.
+        If a parameter has a wrong type or is outside its range. Also for surrogates with several or
+        negative spikes, such as :func:`spikegrad.multi_spike` and :func:`spikegrad.signed`.
 
     Notes
     -----
-    A potential far above the rheobase overflows in the next step. Keep the threshold within a few
-    ``sharpness`` of the rheobase.
+    If a potential far above the rheobase does not spike, the exponential overflows in the next time
+    step. So choose a threshold that is at most a few times ``sharpness`` above the rheobase.
 
     References
     ----------
     Fourcaud-Trocmé, Hansel, van Vreeswijk, Brunel 2003, "How spike generation mechanisms determine
-    the neuronal response to fluctuating inputs", Journal of Neuroscience 23(37):11628-11640. The
-    update equals SpikingJelly's.
+    the neuronal response to fluctuating inputs", Journal of Neuroscience 23(37):11628-11640. One
+    time step equals one of SpikingJelly's ``EIFNode``.
 
     Examples
     --------
@@ -161,8 +180,8 @@ class EIF(_Escaping, pure=True):
 
 
 class AdEx(_ResetToValue, pure=True):
-    r"""Adaptive exponential integrate-and-fire neurons (AdEx) with a synapse, in norse's order of
-    operations.
+    r"""Adaptive exponential integrate-and-fire neurons (AdEx) with a synaptic current, in the order
+    of operations of the library norse.
 
     .. math:: i_t &= \gamma\, i_{t-1} + I_t \\
               u_t &= v_{t-1} + (1 - \beta) \big(\Delta\, e^{(v_{t-1} - \theta)/\Delta} - v_{t-1} +
@@ -170,35 +189,44 @@ class AdEx(_ResetToValue, pure=True):
               s_t &= H(u_t - \theta), \qquad v_t = u_t (1 - s_t) + v_r s_t \\
               a_t &= a_{t-1} + (1 - \rho) (c\, v_{t-1} - a_{t-1}) + d\, s_t
 
-    The state is the triple :math:`(v, a, i)`, initially zeros.
+    :math:`I_t` is the input, :math:`i` the synaptic current, and :math:`a` the adaptation, which
+    reduces the potential after spikes. :math:`u_t` is the potential before the reset, :math:`v_t`
+    the potential after it, and :math:`s_t` the spike. The step :math:`H` is 1 if its argument is at
+    least 0. The state is the triple :math:`(v, a, i)`, initially zeros.
 
     Parameters
     ----------
     decay : float or array, default 0.9
-        Decay factor :math:`\beta` of the potential per time step, from 0 to 1, dimensionless.
+        Decay factor :math:`\beta` of the potential for one time step, at least 0 and at most 1,
+        without a unit.
     synaptic_decay : float or array, default 0.8
-        Decay factor :math:`\gamma` of the synaptic current per time step, from 0 to 1,
-        dimensionless.
+        Decay factor :math:`\gamma` of the synaptic current for one time step, at least 0 and at
+        most 1, without a unit.
     adaptation_decay : float or array, default 0.998
-        Decay factor :math:`\rho` of the adaptation per time step, from 0 to 1, dimensionless.
+        Decay factor :math:`\rho` of the adaptation for one time step, at least 0 and at most 1,
+        without a unit.
     coupling : float or array, default 4.0
-        Factor :math:`c` from the potential to the adaptation, dimensionless.
+        Factor :math:`c` from the potential to the adaptation, without a unit.
     adaptation : float or array, default 0.02
-        Increase :math:`d` of the adaptation per spike, in the unit of the potential.
+        Increase :math:`d` of the adaptation at each spike, in the unit of the potential.
     sharpness : float or array, default 0.5
-        :math:`\Delta`, above 0, in the unit of the potential.
+        Width :math:`\Delta` of the exponential term, above 0, in the unit of the potential. The
+        rise is steeper with a smaller number.
     threshold, reset_value, surrogate, detach_reset
-        As in :class:`QIF`.
+        As in :class:`QIF`, with the same defaults. :math:`\theta` is also the potential at which
+        the exponential term begins to dominate.
 
     Raises
     ------
     ValueError, TypeError
-        If a parameter is out of its domain, or if spikes are counts or negative.
+        If a parameter has a wrong type or is outside its range. Also for surrogates with several or
+        negative spikes, such as :func:`spikegrad.multi_spike` and :func:`spikegrad.signed`.
 
     Notes
     -----
-    The potential is 0 at rest. The defaults equal norse's for its time step of 1 ms. Norse's decay
-    factors are 1 minus the time step over the time constant.
+    The leak pulls the potential toward 0. The defaults equal the defaults of norse for its time
+    step of 1 ms. To convert a time constant of norse, use ``decay_from_tau(tau, dt,
+    discretization="euler")``.
 
     References
     ----------
@@ -244,42 +272,51 @@ class AdEx(_ResetToValue, pure=True):
 
 
 class Izhikevich(_ResetToValue, pure=True):
-    r"""Izhikevich's neurons, in millivolts and milliseconds.
+    r"""Izhikevich's neurons, which spike in regular, bursting and other patterns, in millivolts and
+    milliseconds.
 
     .. math:: \dot v = 0.04\, v^2 + 5 v + 140 - w + I, \qquad \dot w = a\, (b\, v - w)
 
-    A spike at the threshold sets :math:`v` to :math:`c` and adds :math:`d` to :math:`w`. The state
-    is the pair :math:`(v, w)`, initially :math:`(c, b\,c)`.
+    :math:`v` is the potential in mV, :math:`w` is the *recovery*, which pulls the potential down
+    after spikes, and :math:`I` is the input. A neuron spikes if :math:`v` is at least
+    ``threshold``. A spike sets :math:`v` to :math:`c` and adds :math:`d` to :math:`w`. The state is
+    the pair :math:`(v, w)`, initially :math:`(c, b\,c)`. Inputs are large numbers, such as 10.
 
     Parameters
     ----------
     a : float or array, default 0.02
-        Rate of the recovery :math:`w`, above 0, in 1/ms.
+        Rate of the recovery :math:`w`, above 0, in 1/ms. The recovery is slower with a smaller
+        number.
     b : float or array, default 0.2
-        Factor from the potential to the recovery, dimensionless.
+        Factor from the potential to the recovery, in 1/ms.
     c : float or array, default -65.0
-        Potential after a spike, in mV.
+        Potential after a spike, and the initial potential, in mV.
     d : float or array, default 8.0
-        Increase of the recovery per spike, in mV/ms.
+        Increase of the recovery at each spike, in mV/ms.
     threshold : float or array, default 30.0
-        Peak of a spike, in mV.
+        Potential at which the neuron spikes, in mV.
     surrogate : callable, default Sigmoid()
-        The function from ``(v - threshold) / width`` to spikes.
+        The function that computes spikes from ``(v - threshold) / width``, and defines the slope
+        for the backward pass. Pass any :class:`spikegrad.Surrogate`.
     width : float or array, default 10.0
-        Unit of the surrogate, above 0, in mV.
+        Number of mV that count as 1 for the surrogate, above 0. A larger number gives potentials
+        far from the threshold more gradient.
     detach_reset : bool, default False
-        If True, the spike in the resets is a constant in the derivative.
+        If True, the backward pass treats the spike in the resets of :math:`v` and :math:`w` as a
+        constant.
     order : {"published", "semi-implicit", "euler"}
-        ``"published"``: two half steps of :math:`v`, then :math:`w` from the new :math:`v`.
-        ``"semi-implicit"``: one step of :math:`v`, then :math:`w` from the new :math:`v`.
-        ``"euler"``: both from the old values. Spikes depend on the order.
+        Numerical method of one time step. Spikes depend on it. ``"published"`` (default) is the
+        program of the paper: two half steps of :math:`v`, then :math:`w` from the new :math:`v`.
+        ``"semi-implicit"`` makes one step of :math:`v`, then :math:`w` from the new :math:`v`.
+        ``"euler"`` computes both from the old values.
     dt : float, default 1.0
         Length of a time step, above 0, in ms.
 
     Raises
     ------
     ValueError, TypeError
-        If a parameter is out of its domain, or if spikes are counts or negative.
+        If a parameter has a wrong type or is outside its range. Also for surrogates with several or
+        negative spikes, such as :func:`spikegrad.multi_spike` and :func:`spikegrad.signed`.
 
     References
     ----------
@@ -349,37 +386,46 @@ class Izhikevich(_ResetToValue, pure=True):
 
 
 class CLIF(Spiking, pure=True):
-    r"""Complementary leaky integrate-and-fire neurons (CLIF), with a stronger reset after more
-    spikes.
+    r"""Complementary leaky integrate-and-fire neurons (CLIF): each recent spike makes the next
+    reset stronger.
 
     .. math:: u_t &= \beta\, v_{t-1} + I_t \\ s_t &= H(u_t - \theta) \\
               m_t &= m_{t-1}\, \sigma\big((1 - \beta)\, u_t\big) + s_t \\
               v_t &= u_t - s_t (\theta + \sigma(m_t))
 
-    Here :math:`\sigma` is the logistic function. The state is the pair :math:`(v, m)`, initially
-    zeros.
+    :math:`I_t` is the input, :math:`u_t` the potential before the reset, and :math:`v_t` the
+    potential after it. The *complement* :math:`m` rises with each spike :math:`s_t`, and decays
+    faster at low potentials. A spike subtracts :math:`\theta + \sigma(m_t)`, a number between
+    :math:`\theta + 0.73` and :math:`\theta + 1`. Here :math:`\sigma` is the logistic function, and
+    the step :math:`H` is 1 if its argument is at least 0. The state is the pair :math:`(v, m)`,
+    initially zeros.
 
     Parameters
     ----------
     decay : float or array, default 0.5
-        Decay factor :math:`\beta` of the potential per time step, from 0 to 1, dimensionless.
+        Decay factor :math:`\beta` of the potential for one time step, at least 0 and at most 1,
+        without a unit.
     threshold : float or array, default 1.0
-        Threshold :math:`\theta`, in the unit of the potential.
+        Threshold :math:`\theta`, in the unit of the potential. A neuron spikes if :math:`u_t` is at
+        least this number.
     surrogate : callable, default Sigmoid()
-        The function from ``u - threshold`` to spikes.
+        The function that computes spikes from ``u - threshold``, and defines the slope for the
+        backward pass. Pass any :class:`spikegrad.Surrogate`.
     detach_reset : bool, default False
-        If True, the spike in the reset is a constant in the derivative. The spike in :math:`m`
-        never is.
+        If True, the backward pass treats the spike in the reset as a constant. The spike in
+        :math:`m` always gets a gradient.
 
     Raises
     ------
     ValueError, TypeError
-        If a parameter is out of its domain, or if spikes are negative.
+        If a parameter has a wrong type or is outside its range, or for surrogates with negative
+        spikes, such as :func:`spikegrad.signed`.
 
     References
     ----------
     Huang et al. 2024, "CLIF: complementary leaky integrate-and-fire neuron for spiking neural
-    networks", ICML, arXiv:2402.04663. The update equals SpikingJelly's.
+    networks", ICML, arXiv:2402.04663. One time step equals one of SpikingJelly's neuron of this
+    name.
 
     Examples
     --------

@@ -16,51 +16,61 @@ from ._spiking import share
 
 
 class MPBN(LIF, pure=True):
-    r"""Leaky integrate-and-fire neurons with membrane potential batch normalization (MPBN).
+    r"""Leaky integrate-and-fire neurons that normalize their potential over the batch before the
+    threshold (MPBN).
 
     .. math:: u_t &= \beta\, v_{t-1} + g\, I_t \\
               s_t &= H\Big(\gamma\, \frac{u_t - \mu}{\sqrt{\sigma^2 + \epsilon}} + b - \theta\Big)
               \\
               v_t &= R(u_t, s_t)
 
-    The spike depends on the normalized potential, and the reset changes the potential itself. In
-    training, :math:`\mu` and :math:`\sigma^2` are the mean and the variance of :math:`u_t` over the
-    unmasked examples of the step and all other axes except ``axis``. Gradients pass through them.
+    :math:`I_t` is the input, :math:`u_t` the potential before the reset, and :math:`v_t` the
+    potential after it. A spike depends on the normalized potential, and the reset :math:`R` changes
+    the potential without normalization. In training, :math:`\mu` and :math:`\sigma^2` are the mean
+    and the variance of :math:`u_t`. They are computed in each time step over the unmasked examples
+    and all axes except the channels (``axis``). Gradients flow through them. The step :math:`H` is
+    1 if its argument is at least 0.
 
     Parameters
     ----------
     decay, threshold, surrogate, reset, detach_reset, reset_value, norm_input
-        As in :class:`~spikegrad.LIF`, with a decay of 0.25, a threshold of 0.5 and
-        ``reset="value"`` by default.
+        As in :class:`~spikegrad.LIF`, but with other defaults: ``decay=0.25``, ``threshold=0.5``
+        and ``reset="value"``. ``norm_input`` selects the factor :math:`g`.
     gain : float or array, default 1.0
-        :math:`\gamma`, dimensionless. It broadcasts to the state: ``(channels,)``, or ``(channels,
-        1, 1)`` for images with the channels first.
+        Factor :math:`\gamma` of the normalized potential, without a unit. An array must broadcast
+        to the state: ``(channels,)``, or ``(channels, 1, 1)`` for images with the channels first.
+        Pass a JAX array to train it. Keyword only.
     bias : float or array, default 0.0
-        :math:`b`, in the unit of the threshold. It broadcasts to the state.
+        Number :math:`b` that is added to the normalized potential, in the unit of the threshold. An
+        array must broadcast to the state. Keyword only.
     mean, var : array, optional
-        Running statistics, which replace the statistics of the step. They broadcast to the state.
-        Pass both or neither.
+        Running mean and variance, which replace :math:`\mu` and :math:`\sigma^2` of the batch, for
+        inference. They must broadcast to the state. Pass both or neither. Keyword only.
     axis : int, default -1
-        The axis of the channels in a state with the examples in front.
+        The axis of the channels in a state, whose first axis is the examples. Keyword only.
     epsilon : float, default 1e-5
-        :math:`\epsilon > 0`, in the squared unit of the potential.
+        Small number :math:`\epsilon` above 0 that prevents a division by 0, in the squared unit of
+        the potential. Keyword only.
 
     Raises
     ------
     ValueError, TypeError
-        For a parameter out of its domain, for ``delay_reset``, if only one of ``mean`` and ``var``
-        is passed, and for states without an axis of examples.
+        If a parameter has a wrong type or is outside its range, with ``delay_reset=True``, or if
+        only one of ``mean`` and ``var`` is passed. Without ``mean`` and ``var``, also for states
+        without an axis of examples.
 
     Notes
     -----
-    A step couples the examples of a batch. In training, a mask of each example, ``(steps, batch)``,
-    needs ``backward="scan"``, because other modes fire a masked example again. Networks store the
-    potential of each neuron and step in full precision in all modes. Under ``jax.shard_map`` each
-    device computes separate statistics.
+    Without ``mean`` and ``var``, the examples of a batch depend on each other. A network with a
+    mask for each example, of shape ``(steps, batch)``, then needs ``backward="scan"``. A
+    :class:`~spikegrad.Network` stores the potential of each neuron and time step in full precision,
+    whatever the memory mode. Under ``jax.shard_map``, each device computes the statistics of its
+    examples only.
 
-    You update the running statistics, with :meth:`statistics` of the states before the spike. A
-    :class:`~spikegrad.Network` returns these with ``pre_spike``. Guo et al. update them at every
-    step. :meth:`folded` returns plain neurons for inference.
+    The cell does not update the running statistics. To update them in your training loop, call
+    :meth:`statistics` with the states before the spike. A :class:`~spikegrad.Network` returns these
+    states with ``pre_spike=True``. Guo et al. update the statistics in every time step.
+    :meth:`folded` returns neurons without normalization for inference.
 
     References
     ----------
@@ -108,10 +118,10 @@ class MPBN(LIF, pure=True):
     def statistics(
         self, u: jax.Array, mask: jax.Array | None = None
     ) -> tuple[jax.Array, jax.Array]:
-        """Return mean and biased variance of the potentials of a step, ``(batch, ...)``, for each
-        channel.
+        """Return mean and biased variance of the potentials of one time step for each channel.
 
-        ``mask`` selects examples, ``(batch,)``.
+        ``u`` has the potentials before the spike, ``(batch, ...)``. ``mask``, booleans of shape
+        ``(batch,)``, selects the examples that count.
         """
         if u.ndim < 2:
             raise ValueError(
@@ -157,16 +167,17 @@ class MPBN(LIF, pure=True):
         return cell._reset(u, s), s
 
     def folded(self) -> LIF:
-        r"""Return neurons without normalization that fire the same spikes, for inference.
+        r"""Return neurons without normalization that spike in the same time steps, for inference.
 
-        Their threshold is :math:`(\theta - b) \sqrt{\sigma^2 + \epsilon} / \gamma + \mu`, an array.
+        The result is a :class:`~spikegrad.LIF`. Its threshold is the array :math:`(\theta - b)
+        \sqrt{\sigma^2 + \epsilon} / \gamma + \mu`, so it compares the potential itself.
 
         Raises
         ------
         ValueError
-            Without running statistics. Also for gains of 0 or less, which would reverse the
-            comparison with the threshold, and for ``reset="subtract"``, which would subtract the
-            folded threshold.
+            If ``mean`` and ``var`` are missing. Also for gains of 0 or less, which would reverse
+            the comparison with the threshold. Also for ``reset="subtract"``, which would subtract
+            the new threshold instead of :math:`\theta`.
         """
         if self.mean is None:
             raise ValueError("MPBN: folded needs running statistics; pass mean and var")

@@ -12,37 +12,48 @@ from ._spiking import Spikes, Spiking, share, spikes
 
 
 class RF(Spiking, pure=True):
-    r"""Resonate-and-fire neurons (RF), by the forward Euler method and without a reset.
+    r"""Resonate-and-fire neurons (RF): a potential that oscillates and responds most to inputs of
+    its frequency. Without a reset.
 
     .. math:: u_t &= u_{t-1} + \delta\, (b\, u_{t-1} - \omega\, v_{t-1} + I_t) \\
               v_t &= v_{t-1} + \delta\, (\omega\, u_{t-1} + b\, v_{t-1}) \\ s_t &= H(u_t - \theta)
 
-    The state is the pair :math:`(u, v)`, zeros at the start.
+    :math:`I_t` is the input, :math:`s_t` is the spike, and the step :math:`H` is 1 if its argument
+    is at least 0. The pair :math:`(u, v)` is the state, initially zeros. It is the real and the
+    imaginary part of a number that rotates around 0 with the angular frequency :math:`\omega`. Each
+    time step is one step of the forward Euler method. A spike does not change the state.
 
     Parameters
     ----------
     omega : float or array, default 10.0
-        Angular frequency :math:`\omega`, in 1 per unit of time, from 0 to :math:`1/\delta`.
+        Angular frequency :math:`\omega` in radians per unit of time, at least 0 and at most
+        :math:`1/\delta`. One oscillation takes about :math:`2\pi/\omega` units of time. With the
+        defaults these are 63 time steps.
     b : float or array, default -1.0
-        Damping, in 1 per unit of time. The oscillation does not grow for
-        :math:`b \le (\sqrt{1 - (\delta\omega)^2} - 1) / \delta`.
+        Damping, in 1 per unit of time, usually negative: the more negative, the faster the
+        oscillation decays. It must be at most :math:`(\sqrt{1 - (\delta\omega)^2} - 1) / \delta`,
+        because otherwise the oscillation grows without input.
     dt : float, default 0.01
-        Length :math:`\delta` of a time step, above 0, in the unit of time.
+        Length :math:`\delta` of a time step, above 0, in the unit of time that you choose for
+        ``omega`` and ``b``, such as seconds.
     threshold : float or array, default 1.0
-        Threshold :math:`\theta`, in the unit of :math:`u`.
+        Threshold :math:`\theta`, in the unit of :math:`u`. A neuron spikes if :math:`u_t` is at
+        least this number.
     surrogate : callable, default Sigmoid()
-        Makes spikes of ``u - threshold``.
+        The function that computes spikes from ``u - threshold``, and defines the slope for the
+        backward pass. Pass any :class:`spikegrad.Surrogate`.
 
     Raises
     ------
     ValueError, TypeError
-        For a parameter out of its domain, and for numbers of which the oscillation grows. Arrays of
-        JAX, which are trained, are not looked at: bound them by :func:`spikegrad.bounded`.
+        If a parameter has a wrong type or is outside its range, or if the oscillation would grow.
+        JAX arrays are not checked, because they may be traced. To train ``omega``, pass
+        ``omega=bounded(10.0, 0.0, 1 / dt)`` with :func:`spikegrad.bounded`.
 
     References
     ----------
-    Izhikevich 2001, "Resonate-and-fire neurons", Neural Networks 14(6-7):883-894. The update is
-    that of Higuchi et al. 2024, see :class:`BRF`.
+    Izhikevich 2001, "Resonate-and-fire neurons", Neural Networks 14(6-7):883-894. The update is the
+    one of Higuchi et al. 2024, see :class:`BRF`.
 
     Examples
     --------
@@ -84,8 +95,8 @@ class RF(Spiking, pure=True):
 
 
 class BRF(Spiking, pure=True):
-    r"""Balanced resonate-and-fire neurons (BRF): damping that keeps them stable, and a threshold
-    that rises.
+    r"""Balanced resonate-and-fire neurons (BRF): oscillating neurons whose damping keeps them
+    stable. Spikes raise the threshold for some time.
 
     .. math:: b_t &= p(\omega) - b' - q_{t-1}, \qquad
               p(\omega) = \frac{\sqrt{1 - (\delta\omega)^2} - 1}{\delta} \\
@@ -93,34 +104,49 @@ class BRF(Spiking, pure=True):
               v_t &= v_{t-1} + \delta\, (\omega\, u_{t-1} + b_t\, v_{t-1}) \\
               s_t &= H(u_t - \theta - q_{t-1}), \qquad q_t = \gamma\, q_{t-1} + s_t
 
-    Each spike raises the threshold and the damping for a while; neither :math:`u` nor :math:`v` is
-    reset. With :math:`b' = q = 0` the oscillation neither grows nor decays. The state is the triple
-    :math:`(u, v, q)`, zeros at the start.
+    :math:`I_t` is the input, :math:`s_t` is the spike, and the step :math:`H` is 1 if its argument
+    is at least 0. The pair :math:`(u, v)` oscillates with the angular frequency :math:`\omega`. A
+    spike does not reset it. Instead, a spike adds 1 to the *refractory variable* :math:`q`, which
+    decays. As long as :math:`q` is above 0, the threshold is higher and the oscillation decays
+    faster. With the damping :math:`p(\omega)` and without :math:`b'` and :math:`q`, the oscillation
+    neither grows nor decays. The state is the triple :math:`(u, v, q)`, initially zeros.
 
     Parameters
     ----------
     omega : float or array, default 10.0
-        Angular frequency :math:`\omega`, in 1 per unit of time, from 0 to :math:`1/\delta`. The
-        paper draws it from 5 to 10 for spoken digits, and from 15 to 50 for sequential images.
+        Angular frequency :math:`\omega` in radians per unit of time, at least 0 and at most
+        :math:`1/\delta`. One oscillation takes about :math:`2\pi/\omega` units of time. The paper
+        draws initial frequencies from 5 to 10 for spoken digits, and from 15 to 50 for sequential
+        images.
     b : float or array, default 1.0
-        Damping :math:`b'` beyond the boundary, at least 0, in 1 per unit of time.
+        Additional damping :math:`b'`, at least 0, in 1 per unit of time. The oscillation decays
+        faster with a larger number.
     dt : float, default 0.01
-        Length :math:`\delta` of a time step, above 0, in the unit of time.
+        Length :math:`\delta` of a time step, above 0, in the unit of time that you choose for
+        ``omega`` and ``b``, such as seconds.
     refractory_decay : float or array, default 0.9
-        Decay factor :math:`\gamma` of the refractory variable per time step, from 0 to 1,
-        dimensionless.
+        Decay factor :math:`\gamma` of the refractory variable for one time step, at least 0 and at
+        most 1, without a unit.
     threshold : float or array, default 1.0
-        Threshold :math:`\theta`, in the unit of :math:`u`.
+        Threshold :math:`\theta` without recent spikes, in the unit of :math:`u`. A neuron spikes if
+        :math:`u_t` is at least :math:`\theta + q_{t-1}`.
     surrogate : callable, default Sigmoid()
-        Makes spikes of the distance to the threshold. The paper has a multi-Gaussian.
+        The function that computes spikes from ``u - threshold - q``, and defines the slope for the
+        backward pass. Pass any :class:`spikegrad.Surrogate`. The paper uses a sum of Gaussians,
+        such as :class:`spikegrad.MultiGaussianGrad`.
 
     Raises
     ------
     ValueError, TypeError
-        For a parameter out of its domain, and for negative spikes. Arrays of JAX, which are
-        trained, are not checked. Frequencies above :math:`1/\delta` give NaN, so bound them by
-        :func:`spikegrad.bounded`. At :math:`1/\delta` the derivative of :math:`p` is infinite, and
-        0 takes its place.
+        If a parameter has a wrong type or is outside its range, or for a surrogate with negative
+        spikes, such as :func:`spikegrad.signed`. JAX arrays are not checked, because they may be
+        traced. Frequencies above :math:`1/\delta` give NaN. To train them, pass
+        ``omega=bounded(10.0, 0.0, 1 / dt)`` with :func:`spikegrad.bounded`.
+
+    Notes
+    -----
+    At the frequency :math:`1/\delta`, the derivative of :math:`p` is infinite. The backward pass
+    uses 0 instead.
 
     References
     ----------
@@ -176,40 +202,45 @@ class BRF(Spiking, pure=True):
 
 
 class HRF(BRF, pure=True):
-    r"""Harmonic resonate-and-fire neurons (HRF): a damped oscillator, by the symplectic Euler
-    method.
+    r"""Harmonic resonate-and-fire neurons (HRF): a damped harmonic oscillator that spikes. Spikes
+    raise the threshold for some time.
 
     .. math:: b_t &= \tfrac12 \delta \omega^2 + b' + q_{t-1} \\ v_t &= v_{t-1} + \delta\, u_{t-1} \\
               u_t &= u_{t-1} + \delta\, (I_t - 2 b_t u_{t-1} - \omega^2 v_t)
 
-    and spikes and refractory variable as in :class:`BRF`. The state is the triple :math:`(u, v,
-    q)`: velocity, position and refractory variable.
+    :math:`I_t` is the input, :math:`u` is the velocity of the oscillator and :math:`v` is its
+    position. A neuron spikes if :math:`u_t` is at least :math:`\theta + q_{t-1}`. Each spike adds 1
+    to the refractory variable :math:`q`, which decays and raises the threshold and the damping, as
+    in :class:`BRF`. A spike does not reset :math:`u` and :math:`v`. The state is the triple
+    :math:`(u, v, q)`, initially zeros. Each time step is one step of the symplectic Euler method.
 
     Parameters
     ----------
     omega : float or array, default 10.0
-        Angular frequency :math:`\omega`, at least 0, in 1 per unit of time.
+        Angular frequency :math:`\omega` in radians per unit of time, at least 0. One oscillation
+        takes about :math:`2\pi/\omega` units of time.
     b : float or array, default 1.0
-        Damping :math:`b'`, at least 0, in 1 per unit of time. The oscillation does not grow for
-        :math:`(\delta \omega)^2 \le 4 (1 - \delta b_t)`, which numbers must meet with :math:`q =
-        0`.
+        Damping :math:`b'`, at least 0, in 1 per unit of time. The oscillation decays faster with a
+        larger number. Without spikes, :math:`(\delta \omega)^2 \le 4 (1 - \delta b_t)` must hold,
+        because otherwise the oscillation grows.
     dt, refractory_decay, threshold, surrogate
-        As in :class:`BRF`.
+        As in :class:`BRF`, with the same defaults.
 
     Raises
     ------
     ValueError, TypeError
-        For a parameter out of its domain, for numbers of which the oscillation grows, and for
-        negative spikes.
+        If a parameter has a wrong type or is outside its range, if the oscillation would grow, or
+        for a surrogate with negative spikes. JAX arrays are not checked, because they may be
+        traced.
 
     Notes
     -----
-    The authors' code has 0.005 in place of :math:`\delta/2`, which is the same for its time step of
-    0.01.
+    The authors' code has the constant 0.005 instead of :math:`\delta/2`. For its time step of 0.01,
+    both are equal.
 
     References
     ----------
-    Higuchi et al. 2024, as of :class:`BRF`.
+    Higuchi et al. 2024, see :class:`BRF`.
 
     Examples
     --------

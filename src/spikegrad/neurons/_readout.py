@@ -31,18 +31,24 @@ class _Silent(Cell, pure=True):
 
 
 class LeakyReadout(_Silent, pure=True):
-    r"""Leaky integrators that never fire: the usual last layer.
+    r"""Neurons that never spike: a potential that adds up inputs and decays. The usual last layer.
 
     .. math:: v_t = \kappa\, v_{t-1} + g\, I_t
+
+    :math:`I_t` is the input in time step :math:`t`, and :math:`v_t` is the potential. The output of
+    a time step is the potential, and the state is the potential too. Losses use it as the score of
+    a class.
 
     Parameters
     ----------
     decay : float or array, default 0.9
-        Share :math:`\kappa` of the potential that is left after one step, from 0 to 1,
-        dimensionless. 1 sums up. An array broadcasts to the state.
+        Decay factor :math:`\kappa` of the potential for one time step, at least 0 and at most 1,
+        without a unit. With 0.9, the potential keeps 90% of its value. With 1, it is the sum of all
+        inputs so far. An array of a shape that broadcasts to the state, such as ``(neurons,)``,
+        gives each neuron its value.
     norm_input : bool, default False
-        The gain :math:`g` of the input: 1, or with ``norm_input`` :math:`1 - \kappa`. Given by
-        name.
+        The factor :math:`g` of the input. If False, :math:`g` is 1. If True, it is :math:`1 -
+        \kappa`, and a constant input drives the potential to the value of this input. Keyword only.
 
     Examples
     --------
@@ -68,17 +74,17 @@ class LeakyReadout(_Silent, pure=True):
 
 
 class Relu(_Silent, pure=True):
-    r"""Rectified units without a memory, for networks without spikes.
+    r"""Rectified linear units, neurons without a memory and without spikes.
 
     .. math:: a_t = \max(0, I_t)
 
-    A network of these layers computes each time step separately. Use it as the first layer of a
-    spiking network, or train a network of them and convert it with
-    :func:`spikegrad.conversion.to_spiking`.
+    The output :math:`a_t` depends only on the input :math:`I_t` of the same time step. Use these
+    neurons in the first layer of a spiking network. You can also train a network that has only
+    these neurons, and convert it to a spiking network with :func:`spikegrad.conversion.to_spiking`.
 
     Notes
     -----
-    The state is the current of the step. The next step ignores it.
+    The state is the input of the last time step. The next time step ignores it.
 
     Examples
     --------

@@ -19,30 +19,36 @@ from ._spiking import spikes_of
 
 
 class Refractory(Cell, pure=True):
-    r"""Neurons that rest for some steps after each of their spikes.
+    r"""Neurons that cannot spike for some time steps after each of their spikes: a wrapper of a
+    cell.
 
-    A neuron that has fired holds the potential that its reset left, takes no input and does not
-    fire for ``steps`` steps. Whatever else its state has goes on: a synaptic current decays and
-    takes input, an adaptation falls.
+    For ``steps`` time steps after a spike, the potential of the neuron keeps the value after the
+    reset and ignores the input. The neuron does not spike in these time steps. The other arrays of
+    its state change as usual: a synaptic current decays and adds its inputs, and an adaptive
+    threshold decays.
 
     Parameters
     ----------
     cell : LIF
-        The neurons: :class:`~spikegrad.LIF` or any cell derived from it, whose reset comes with the
-        spike.
+        The neurons, a :class:`~spikegrad.LIF` or a cell derived from it, such as
+        :class:`~spikegrad.SynapticLIF`. The cell must reset in the time step of its spike, so
+        ``delay_reset`` must be False.
     steps : int
-        The refractory period, at least 1: two spikes are at least ``steps + 1`` steps apart.
+        The number of time steps without spikes after a spike, an integer of at least 1. Two spikes
+        of a neuron are at least ``steps + 1`` time steps apart.
 
     Raises
     ------
     ValueError, TypeError
-        For a parameter out of its domain, or a cell with ``delay_reset``.
+        If ``steps`` is not an integer of at least 1, or if ``cell`` is not derived from ``LIF``.
+        Also for a cell with ``delay_reset=True`` and for :func:`~spikegrad.soft` spikes.
 
     Notes
     -----
-    The state is the pair of the cell's own and the number of steps left, an integer of as few bytes
-    as will do. The number has no derivative: while a neuron rests, gradients pass its potential
-    unchanged.
+    The state is a pair. Its first part is the state of the cell. Its second part is the number of
+    time steps left until the neuron may spike again, an unsigned integer that has no gradient.
+    While a neuron cannot spike, its potential is constant, so gradients pass through these time
+    steps unchanged.
 
     Examples
     --------

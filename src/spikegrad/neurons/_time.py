@@ -21,7 +21,8 @@ from ._cell import Cell, State, Step, as_current, as_state, warn_of_lost_leaks
 def decay_from_tau(
     tau: ArrayLike, dt: ArrayLike = 1.0, discretization: str = "exact"
 ) -> Any:
-    r"""Convert a time constant to a decay factor per time step.
+    r"""Convert a time constant to a decay factor, the factor that multiplies a potential in each
+    time step.
 
     .. math:: \beta = \begin{cases} e^{-\Delta t/\tau} & \text{exact: the solution of } \tau\, \dot
               v = -v \\
@@ -30,22 +31,27 @@ def decay_from_tau(
     Parameters
     ----------
     tau : float or array
-        Time constant :math:`\tau > 0`. If it is infinite, nothing leaks.
+        Time constant :math:`\tau`, above 0, in any unit of time. With infinity, the decay factor is
+        1 and nothing decays.
     dt : float or array, default 1.0
-        Length of a time step :math:`\Delta t > 0`, in the unit of ``tau``.
+        Length :math:`\Delta t` of a time step, above 0, in the unit of ``tau``.
     discretization : {"exact", "euler"}
-        Integration method. Euler's method requires ``dt <= tau``.
+        ``"exact"`` (default) computes :math:`e^{-\Delta t/\tau}`, the exact decay in one time step.
+        ``"euler"`` computes :math:`1 - \Delta t/\tau`, as in some libraries and papers, and
+        requires ``dt <= tau``.
 
     Returns
     -------
     float or array
-        The decay factor :math:`\beta`, from 0 to 1, for any decay of a cell. The input gain for it
-        is :math:`1 - \beta`, as in ``LIF(..., norm_input=True)``.
+        The decay factor :math:`\beta`, from 0 to 1. Pass it to any parameter of a cell that is a
+        decay, such as ``decay`` or ``synaptic_decay``. Models with a time constant often multiply
+        the input by :math:`1 - \beta`. For these, use ``LIF(..., norm_input=True)`` too.
 
     Raises
     ------
     ValueError, TypeError
-        If a number of Python or NumPy is out of its domain. JAX arrays are not checked.
+        If ``tau`` or ``dt`` is not a number above 0, or if ``dt > tau`` with ``"euler"``. JAX
+        arrays are not checked, because they may be traced.
 
     Examples
     --------
@@ -85,36 +91,43 @@ def unroll(
     *,
     key: jax.Array | None = None,
 ) -> tuple[State, jax.Array]:
-    """Run a cell over time with ``jax.lax.scan``.
+    """Run one cell over time, without weights.
 
     Parameters
     ----------
     cell : callable
-        ``v, out = cell(v, current)``, such as :class:`LIF` or :class:`LeakyReadout`.
+        A cell, such as :class:`LIF`, or a function that computes one time step: ``v, out = cell(v,
+        current)``.
     currents : array_like
-        Inputs, time first: ``(steps, ...)``.
+        Inputs of the neurons, with the time steps on the first axis: ``(steps, ...)``, for example
+        ``(steps, batch, neurons)``.
     v : array_like or tuple of array_like, optional
-        State before the first step. By default the state at rest: :meth:`Cell.initial_state`, or
-        zeros for another callable. To continue a sequence, pass the state that the previous call
-        returned.
+        State before the first time step. By default it is the state at rest,
+        :meth:`Cell.initial_state`, or zeros for a function. To continue a sequence, pass the state
+        that the previous call returned.
     key : array of jax.random.key, optional
-        For :func:`stochastic` spikes. Step ``t`` gets ``key=jax.random.fold_in(key, t)``. A call
-        that continues a sequence needs another key.
+        Random key for :func:`stochastic` spikes. Time step ``t`` gets ``key=jax.random.fold_in(key,
+        t)``. A call that continues a sequence needs another key. By default the cell gets no key.
 
     Returns
     -------
     v : jax.Array or tuple of jax.Array
-        State after the last step.
+        State after the last time step.
     out : jax.Array
-        Outputs of every step, ``(steps, ...)``.
+        Outputs of all time steps, ``(steps, ...)``. For neurons that spike, these are the spikes.
 
     Raises
     ------
     ValueError
-        If ``currents`` has no time axis.
+        If ``currents`` is a single number, or if the shape of ``v`` does not fit ``currents``.
     TypeError
-        If ``cell`` is a :class:`Network`, which runs over time by itself, or another object that is
-        not a step.
+        If ``cell`` is neither a cell nor a function. Call a :class:`Network` directly,
+        ``network(inputs)``, because it runs over time itself.
+
+    Notes
+    -----
+    The loop is ``jax.lax.scan``, so gradients store all arrays of every time step. A
+    :class:`Network` needs less memory.
 
     Examples
     --------
