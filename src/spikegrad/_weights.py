@@ -355,8 +355,8 @@ def read_function(
     Raises
     ------
     ValueError
-        If an equation is not one of the operations. The message is the reason: its primitive, such
-        as ``tanh``, or a sentence.
+        If an equation is not one of the operations, or if the sum does not add each argument once.
+        The message is the reason: the primitive of the equation, such as ``tanh``, or a sentence.
     """
     values = [
         Value(x.shape, x.dtype, terms=(Term(n),)) for n, x in enumerate(arguments)
@@ -368,6 +368,8 @@ def read_function(
     )
     if not isinstance(result, Value):
         raise ValueError("a result that does not depend on the input")
+    if sorted(term.source for term in result.terms) != [*range(len(arguments))]:
+        raise ValueError("a sum that does not add each argument once")
     return result
 
 

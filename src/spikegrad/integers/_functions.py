@@ -11,7 +11,7 @@ import dataclasses
 import functools
 import itertools
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -82,6 +82,12 @@ def _after(operations: Sequence[Operation], x: jax.Array) -> jax.Array:
     for operation in operations:
         x = operation(x)
     return x
+
+
+def _shape_after(operations: Sequence[Operation], shape: Shape) -> Shape:
+    """Return the shape of the result, from that of the argument."""
+    example = jax.ShapeDtypeStruct(shape, np.float32)
+    return jax.eval_shape(functools.partial(_after, operations), example).shape
 
 
 def weight_name(operation: Operation) -> str | None:
@@ -192,19 +198,12 @@ def read(function: Callable, shapes: Sequence[Shape], factor: float) -> Reading:
     examples = [jax.ShapeDtypeStruct((1, *shape), np.float32) for shape in shapes]
     value = read_function(function, *examples)
     terms = sorted(value.terms, key=lambda term: term.source)
-    if [term.source for term in terms] != [*range(len(shapes))]:
-        raise ValueError("a sum that does not add each argument once")
     before, operations = [term.operations for term in terms], value.operations
     if len(terms) == 1:  # nothing is added, so all operations follow the sum
         before, operations = [()], before[0] + operations
-    parts = [
-        jax.eval_shape(functools.partial(_after, each), example)
-        for each, example in zip(before, examples, strict=True)
-    ]
-    operations, bias = _without_bias(operations, parts[0].shape)
-    operations, own_factor = _without_factors(
-        _without_orders(operations, parts[0].shape)
-    )
+    shape = _shape_after(before[0], examples[0].shape)  # of the sum
+    operations, bias = _without_bias(operations, shape)
+    operations, own_factor = _without_factors(_without_orders(operations, shape))
     arguments, factors = zip(*map(_without_factors, before), strict=True)
     if len({*factors}) > 1:
         raise ValueError("a sum whose parts have different factors")
@@ -282,11 +281,10 @@ def _without_orders(operations: Sequence[Operation], shape: Shape) -> list[Opera
             done.append(operation)
         elif isinstance(operation, Product):
             # The number n of the product is the number order[n] of its argument.
-            argument = jax.ShapeDtypeStruct(shape, np.float32)
-            before = jax.eval_shape(functools.partial(_after, done), argument)
+            inputs = math.prod(_shape_after(done, shape))
             matrix = np.asarray(operation.weight)
             # Numbers that a slice leaves out keep rows of zeros.
-            weight = np.zeros((before.size, matrix.shape[1]), matrix.dtype)
+            weight = np.zeros((inputs, matrix.shape[1]), matrix.dtype)
             weight[order] = matrix
             done.append(Product(weight, operation.shape))
             order = None
@@ -319,8 +317,7 @@ def _without_bias(
                     "a maximum of a window after a bias that differs in it"
                 )
             bias = np.asarray(operation(jnp.asarray(bias)))
-        x = jax.ShapeDtypeStruct(shape, np.float32)
-        shape = jax.eval_shape(operation, x).shape
+        shape = _shape_after([operation], shape)
     return others, bias
 
 
@@ -360,68 +357,54 @@ def _product(product: Product, x: np.ndarray) -> np.ndarray:
 
 def _convolution(convolution: Convolution, x: np.ndarray) -> np.ndarray:
     weight = convolution.weight  # (outputs, inputs of a group, *sizes)
+    groups, sizes = convolution.groups, weight.shape[2:]
     # The axis in front is the batch. The convolution has its own axis of examples, of length 1.
     axes = [1 + axis for axis in convolution.input_axes]
     x = x.transpose(0, *axes)[:, 0]  # (batch, channels, *places)
     x = np.pad(x, [(0, 0), (0, 0), *convolution.padding])
-    sizes, places = weight.shape[2:], x.shape[2:]
-    counts = [
-        (place - dilation * (size - 1) - 1) // stride + 1
-        for place, size, stride, dilation in zip(
-            places, sizes, convolution.stride, convolution.dilation, strict=True
-        )
-    ]
-    groups, (outputs, inputs) = convolution.groups, weight.shape[:2]
-    grouped = x.reshape(len(x), groups, inputs, *places)
-    by_group = weight.reshape(groups, outputs // groups, inputs, *sizes)
-    out = np.zeros((len(x), groups, outputs // groups, *counts), np.int64)
+    grouped = x.reshape(len(x), groups, -1, *x.shape[2:])
+    by_group = weight.reshape(groups, -1, *weight.shape[1:])
     # One product for each place of the kernel, with all the inputs that it reads at once. NumPy has
-    # no convolution of integers.
-    for tap in itertools.product(*map(range, sizes)):
-        # Output o reads the input o * stride + k * dilation: (batch, groups, inputs, *counts).
-        seen = tuple(
-            slice(k * dilation, k * dilation + stride * (count - 1) + 1, stride)
-            for k, count, stride, dilation in zip(
-                tap, counts, convolution.stride, convolution.dilation, strict=True
-            )
+    # no convolution of integers. (batch, groups, outputs of a group, *places)
+    out = sum(
+        np.einsum("ngi...,goi->ngo...", part, by_group[(..., *place)])
+        for place, part in _reads(
+            grouped, sizes, convolution.stride, convolution.dilation
         )
-        part = grouped[(slice(None),) * 3 + seen]
-        out += np.einsum("ngi...,goi->ngo...", part, by_group[(..., *tap)])
-    out = out.reshape(len(x), 1, outputs, *counts)
+    )
+    out = out.reshape(len(x), 1, len(weight), *out.shape[3:])
     # From (examples, channels, *places) to the order of the user.
     back = np.argsort(convolution.output_axes)
     return out.transpose(0, *(1 + axis for axis in back))
 
 
-def _pooling(pooling: Any, x: np.ndarray, combine: np.ufunc, start: int) -> np.ndarray:
-    """Return the combination of the numbers of each window, and ``start`` beyond the array."""
-    x = np.pad(x, [(0, 0), *pooling.padding], constant_values=start)
-    counts = [
-        (length - size) // stride + 1
-        for length, size, stride in zip(
-            x.shape[1:], pooling.window, pooling.stride, strict=True
-        )
-    ]
-    out = np.full((len(x), *counts), start, np.int64)
-    for tap in itertools.product(*map(range, pooling.window)):
-        seen = tuple(
-            slice(k, k + stride * (count - 1) + 1, stride)
-            for k, count, stride in zip(tap, counts, pooling.stride, strict=True)
-        )
-        combine(out, x[(slice(None), *seen)], out=out)
-    return out
+def _pooling(
+    pooling: Any, x: np.ndarray, *, combine: np.ufunc, beyond: int
+) -> np.ndarray:
+    """Return the combination of the numbers of each window. ``beyond`` is outside of the array."""
+    x = np.pad(x, [(0, 0), *pooling.padding], constant_values=beyond)
+    no_gaps = (1,) * len(pooling.window)
+    reads = _reads(x, pooling.window, pooling.stride, no_gaps)
+    return functools.reduce(combine, (part for _, part in reads))
 
 
-def _sum_pooling(pooling: SumPooling, x: np.ndarray) -> np.ndarray:
-    return _pooling(pooling, x, np.add, 0)
+def _reads(
+    x: np.ndarray, sizes: Shape, strides: Shape, dilation: Shape
+) -> Iterator[tuple[Shape, np.ndarray]]:
+    """Yield each place of a window, and the numbers that all windows have there.
 
-
-def _max_pooling(pooling: MaxPooling, x: np.ndarray) -> np.ndarray:
-    return _pooling(pooling, x, np.maximum, np.iinfo(np.int64).min)
-
-
-def _factor(factor: Factor, x: np.ndarray) -> np.ndarray:
-    return x * factor.factor
+    The window has these sizes along the last axes.
+    """
+    # Window o reads the number o * stride + k * dilation at its place k. The first place reads the
+    # numbers that have a whole window behind them, and place k those k * dilation later.
+    lengths, spans = (
+        x.shape[-len(sizes) :],
+        np.multiply(dilation, np.subtract(sizes, 1)),
+    )
+    count = np.subtract(lengths, spans)
+    for place in itertools.product(*map(range, sizes)):
+        first = np.multiply(place, dilation)
+        yield place, x[(..., *map(slice, first, first + count, strides))]
 
 
 def _rearrangement(rearrangement: Rearrangement, x: np.ndarray) -> np.ndarray:
@@ -434,9 +417,12 @@ def _rearrangement(rearrangement: Rearrangement, x: np.ndarray) -> np.ndarray:
 RULES: dict[type[Operation], Callable[[Any, np.ndarray], np.ndarray]] = {
     Product: _product,
     Convolution: _convolution,
-    SumPooling: _sum_pooling,
-    MaxPooling: _max_pooling,
-    Factor: _factor,
+    SumPooling: functools.partial(_pooling, combine=np.add, beyond=0),
+    # A number that every other one exceeds, so it does not count.
+    MaxPooling: functools.partial(
+        _pooling, combine=np.maximum, beyond=np.iinfo(np.int64).min
+    ),
+    Factor: lambda factor, x: x * factor.factor,
     Rearrangement: _rearrangement,
 }
 """The rule of each operation. :func:`read` moves biases behind them, so a bias has none."""
