@@ -133,9 +133,7 @@ def to_c(
         **_size_values(program),
         **_table_values(program),
         **_optional_parts(program),
-        **{f"{name}_bytes": getattr(report, name) for name in _BYTES},
-        "operations": report.operations,
-        "largest_input": report.largest_input,
+        **{f"size_{name}": number for name, number in report._asdict().items()},
     }
     texts = {".h": text.HEADER, ".c": text.SOURCE}
     if examples is not None:
@@ -148,10 +146,6 @@ def to_c(
             lambda stream, data=data: stream.write(data),
         )
     return report
-
-
-_BYTES = "tables", "state", "inputs", "stack"
-"""The numbers of bytes in a report, which the header has as ``tables_bytes`` and so on."""
 
 
 def _report(program: Program) -> ProgramReport:
@@ -181,18 +175,12 @@ def _input_values(form: text.InputFormat) -> dict[str, Any]:
     else:
         present, input_case = f"{layers} + first", text.INPUT_CASE
     return {
-        "input_type": f"{form.kind}_t",
-        "inputs_comment": form.comment,
+        **form._asdict(),
         "parameters": parameters,
         "arguments": arguments,
         "count_start": count_start,
-        "each": form.each,
-        "input": form.input,
         "present": present,
         "input_case": input_case,
-        "store": form.store,
-        "least_input": form.least,
-        "most_input": form.most,
     }
 
 
@@ -205,13 +193,16 @@ def _size_values(program: Program) -> dict[str, int]:
         "sources": len(program.sources),
         "neurons": program.neurons,
         "states": program.states,
-        "past": max(program.past, 1),  # C has no empty arrays
+        "past": program.past,
     }
 
 
 def _table_values(program: Program) -> dict[str, str]:
     """Return the initializers of the tables."""
-    tables = program.tables().items()
+    tables = [
+        f"static const {table.dtype}_t {name}[{table.size}] = {braces(table.tolist())};"
+        for name, table in program.tables().items()
+    ]
     return {
         "number": f"int{program.state_bits}_t",
         "source": braces(program.source_rows),
@@ -219,7 +210,7 @@ def _table_values(program: Program) -> dict[str, str]:
         "layer": braces(program.layer_rows).upper(),
         "edge": braces(program.edge_rows),
         "output": braces([program.sources.index(x) for x in program.outputs]),
-        "tables": "\n".join(table.text(name) for name, table in tables),
+        "tables": "\n".join(tables),
     }
 
 
@@ -228,27 +219,24 @@ def _optional_parts(program: Program) -> dict[str, str]:
     them.
     """
     adds = _adds(program)
-    parts = {
-        "scaled": text.SCALED[program.state_bits],
-        "adds": adds,
-        **dict.fromkeys(("window_source", "window_case"), ""),
-        **dict.fromkeys(("maximum_source", "maximum_case"), ""),
-        **dict.fromkeys(("memory_source", "memory_case"), ""),
+    values = {
+        "windows": braces(program.windows),
+        "memories": braces(program.memory_rows),
+        # The outputs of a place are a channel apart, not neighbours.
+        "adds_apart": adds.replace("current[n]", "current[n * step]"),
     }
-    if program.windows:
-        source = Template(text.WINDOW_SOURCE).substitute(
-            windows=braces(program.windows),
-            # The outputs of a place are a channel apart, not neighbours.
-            adds_apart=adds.replace("current[n]", "current[n * step]"),
+    has_maximum = any(row.kind == "MAXIMUM" for row in program.edge_rows)
+    optional = {
+        "window": (program.windows, text.WINDOW_SOURCE, text.WINDOW_CASE),
+        "maximum": (has_maximum, text.MAXIMUM_SOURCE, text.MAXIMUM_CASE),
+        "memory": (program.memory_rows, text.MEMORY_SOURCE, text.MEMORY_CASE),
+    }
+    parts = {"scaled": text.SCALED[program.state_bits], "adds": adds}
+    for name, (is_needed, source, case) in optional.items():
+        parts[f"{name}_source"] = (
+            Template(source).substitute(values) if is_needed else ""
         )
-        parts |= {"window_source": source, "window_case": text.WINDOW_CASE}
-    if any(row.kind == "MAXIMUM" for row in program.edge_rows):
-        parts["maximum_source"] = text.MAXIMUM_SOURCE
-        parts["maximum_case"] = text.MAXIMUM_CASE
-    if program.memory_rows:
-        memories = braces(program.memory_rows)
-        source = Template(text.MEMORY_SOURCE).substitute(memories=memories)
-        parts |= {"memory_source": source, "memory_case": text.MEMORY_CASE}
+        parts[f"{name}_case"] = case if is_needed else ""
     return parts
 
 

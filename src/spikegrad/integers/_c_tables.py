@@ -7,6 +7,7 @@ windows, has a layer without neurons for each result between them.
 
 from __future__ import annotations
 
+import collections
 import math
 from collections.abc import Iterable
 from typing import Any, NamedTuple
@@ -24,7 +25,7 @@ from .._weights import (
 )
 from ..network import Network
 from ._arithmetic import LARGEST
-from ._c_text import ADDS, InputFormat, braces
+from ._c_text import ADDS, InputFormat
 from ._cells import FixedLIF
 from ._functions import run, without_repeats
 from ._replay import INNER, IntegerEdge, IntegerLayer, chip_layers
@@ -81,6 +82,10 @@ class LayerRow(NamedTuple):
     bias: Place
 
 
+FORMATS = "bits", "fraction", "rounding", "overflow", "reset"
+"""The fields of a layer with the formats of its neurons, by their names in the cells."""
+
+
 class MemoryRow(NamedTuple):
     """The parameters of neurons with an adaptation or a refractory period."""
 
@@ -133,30 +138,6 @@ def count_numbers(rows: Any) -> int:
     return sum(map(count_numbers, rows)) if isinstance(rows, (list, tuple)) else 1
 
 
-class Table(NamedTuple):
-    """An array of numbers in the program."""
-
-    kind: str
-    """The type of a number, without ``_t``."""
-    values: np.ndarray
-
-    @classmethod
-    def smallest(cls, values: np.ndarray) -> Table:
-        """Return a table with the smallest type that has all values."""
-        # ~x is -1 - x: a signed type of the least number has also the largest, if both fit.
-        kind = np.min_scalar_type(min(values.min(initial=0), ~values.max(initial=0)))
-        return cls(str(kind), values)
-
-    @property
-    def size(self) -> int:
-        """Bytes."""
-        return self.values.size * np.dtype(self.kind).itemsize
-
-    def text(self, name: str) -> str:
-        numbers = braces(self.values.tolist())
-        return f"static const {self.kind}_t {name}[{self.values.size}] = {numbers};"
-
-
 class Parameters:
     """A table with a parameter of all layers: one number for a layer, a channel or a neuron."""
 
@@ -178,8 +159,12 @@ class Parameters:
         self.parts.append(numbers)
         return Place(first, numbers.size, math.prod(shape[end:]))
 
-    def table(self) -> Table:
-        return Table.smallest(np.concatenate(self.parts))
+    def table(self) -> np.ndarray:
+        """Return all numbers in the smallest type that has them."""
+        numbers = np.concatenate(self.parts)
+        # ~x is -1 - x: a signed type of the least number has also the largest, if both fit.
+        least = min(numbers.min(initial=0), ~numbers.max(initial=0))
+        return numbers.astype(np.min_scalar_type(least))
 
 
 # --- operations of a program ----------------------------------------------------------------------
@@ -261,38 +246,13 @@ def _stages(edge: IntegerEdge) -> list[Stage]:
 # --- windows --------------------------------------------------------------------------------------
 
 
-class _Geometry(NamedTuple):
-    """A window in the axes of the user: channels first, then up to two axes of places."""
-
-    in_axes: Shape
-    out_axes: Shape
-    kernel: Iterable[int]
-    stride: Iterable[int]
-    padding: Iterable[tuple[int, int]]
-    dilation: Iterable[int]
-    groups: int
-
-
-def _geometry_of_convolution(operation: Convolution) -> _Geometry:
-    # The first axis is that of the examples.
-    return _Geometry(
-        operation.input_axes[1:],
-        operation.output_axes[1:],
-        operation.weight.shape[2:],
-        operation.stride,
-        operation.padding,
-        operation.dilation,
-        operation.groups,
-    )
-
-
-def _geometry_of_pooling(operation: Any, rank: int) -> _Geometry:
-    """Return the geometry of a sum or maximum of windows of an array with ``rank`` axes.
+def _axes_of_pooling(operation: Any) -> Shape:
+    """Return the axes of channels and places of a sum or maximum of windows.
 
     Pooling has a window along each axis, and does not tell which one has the channels. Any axis
     with a window of 1 may be it, because no number of another channel is read.
     """
-    axes = [*range(1, rank)]
+    axes = [*range(1, len(operation.window))]
     without_window = [
         axis
         for axis in axes
@@ -304,22 +264,27 @@ def _geometry_of_pooling(operation: Any, rank: int) -> _Geometry:
     if len(places) > 2 or operation.window[0] != 1:
         raise TypeError("to_c: a window must have at most two axes")
     # Without channels, the axis of length 1 in front is one channel.
-    in_axes = (*(channels or (0,)), *places)
-    kernel, stride, padding = (
-        [values[axis] for axis in places]
-        for values in (operation.window, operation.stride, operation.padding)
-    )
-    return _Geometry(in_axes, in_axes, kernel, stride, padding, [1] * len(places), 0)
+    return (*(channels or (0,)), *places)
 
 
 def window_of(stage: Stage) -> WindowRow:
     """Return the geometry of a stage with a convolution or a sum of windows."""
-    operation = stage.operation
+    operation: Any = stage.operation
+    stride, padding = operation.stride, operation.padding
+    # The axes of the user in this order: channels, then up to two axes of places.
     if isinstance(operation, Convolution):
-        geometry = _geometry_of_convolution(operation)
+        # The first axis is that of the examples.
+        in_axes, out_axes = operation.input_axes[1:], operation.output_axes[1:]
+        kernel, dilation = operation.weight.shape[2:], operation.dilation
+        groups = operation.groups
     else:
-        geometry = _geometry_of_pooling(operation, len(stage.shape))
-    missing = 3 - len(geometry.in_axes)  # without rows, there is one
+        in_axes = out_axes = _axes_of_pooling(operation)
+        kernel, stride, padding = (
+            [values[axis] for axis in in_axes[1:]]
+            for values in (operation.window, stride, padding)
+        )
+        dilation, groups = [1] * len(kernel), 0
+    missing = 3 - len(in_axes)  # without rows, there is one
 
     def of_places(values: Iterable[int], filler: int) -> list[int]:
         """Return two numbers, for rows and columns."""
@@ -331,17 +296,17 @@ def window_of(stage: Stage) -> WindowRow:
         return [channels, *of_places(places, filler)]
 
     return WindowRow(
-        inputs=of_axes(stage.shape, geometry.in_axes, 1),
+        inputs=of_axes(stage.shape, in_axes, 1),
         # The program divides by the steps of inputs, so that of a missing axis is 1. It multiplies
         # by the steps of outputs.
-        in_step=of_axes(_steps(stage.shape), geometry.in_axes, 1),
-        outputs=of_axes(stage.result, geometry.out_axes, 1),
-        out_step=of_axes(_steps(stage.result), geometry.out_axes, 0),
-        kernel=of_places(geometry.kernel, 1),
-        stride=of_places(geometry.stride, 1),
-        padding=of_places((low for low, _ in geometry.padding), 0),
-        dilation=of_places(geometry.dilation, 1),
-        groups=geometry.groups,
+        in_step=of_axes(_steps(stage.shape), in_axes, 1),
+        outputs=of_axes(stage.result, out_axes, 1),
+        out_step=of_axes(_steps(stage.result), out_axes, 0),
+        kernel=of_places(kernel, 1),
+        stride=of_places(stride, 1),
+        padding=of_places((low for low, _ in padding), 0),
+        dilation=of_places(dilation, 1),
+        groups=groups,
     )
 
 
@@ -389,10 +354,11 @@ class Program:
         stages = [stage for node in self.nodes for stage in node.stages]
         for stage in stages:
             self.rows[stage.source] = max(self.rows[stage.source], stage.lag)
-        self.parameters = {name: Parameters() for name in ("leak", "threshold", "bias")}
-        self.memory_parameters = {
-            name: Parameters() for name in ("adaptation", "adaptation_decay")
-        }
+        # Neurons with an adaptation or a refractory period add tables of their own.
+        names = "leak", "threshold", "bias"
+        self.parameters = collections.defaultdict(
+            Parameters, {name: Parameters() for name in names}
+        )
         self.memory_rows: list[MemoryRow] = []
         """The rows of neurons with an adaptation or a refractory period."""
         self.weights: dict[int, list[np.ndarray]] = {}
@@ -421,11 +387,7 @@ class Program:
             most=cell.n if fires else 0,
             rule=rule,
             # The rules of chips do not read the formats that they lack. 0 is the first of each.
-            bits=getattr(cell, "bits", 0),
-            fraction=getattr(cell, "fraction", 0),
-            rounding=getattr(cell, "rounding", 0),
-            overflow=getattr(cell, "overflow", 0),
-            reset=getattr(cell, "reset", 0),
+            **{name: getattr(cell, name, 0) for name in FORMATS},
             offset=getattr(cell, "bias", 0),
             memory=memory,
             leak=self.parameters["leak"].add(leak, shape),
@@ -437,7 +399,7 @@ class Program:
         )
 
     def _memory_row(self, cell: FixedLIF, shape: Shape) -> MemoryRow:
-        tables = self.memory_parameters
+        tables = self.parameters
         return MemoryRow(
             has_current=int(cell.synaptic_decay is not None),
             adapts=int(cell.adaptation is not None),
@@ -511,13 +473,11 @@ class Program:
 
     # --- sizes
 
-    def tables(self) -> dict[str, Table]:
-        parameters = dict(self.parameters)
-        if self.memory_rows:
-            parameters |= self.memory_parameters
-        tables = {name: x.table() for name, x in parameters.items()}
+    def tables(self) -> dict[str, np.ndarray]:
+        """Return the tables of parameters and weights, in the types that they have in C."""
+        tables = {name: x.table() for name, x in self.parameters.items()}
         for width, parts in sorted(self.weights.items()):
-            tables[f"weight{width}"] = Table(kind_of(width), np.concatenate(parts))
+            tables[f"weight{width}"] = np.concatenate(parts).astype(kind_of(width))
         return tables
 
     @property
@@ -532,15 +492,15 @@ class Program:
             [*self.outputs],
         )
         # The fields of structs are int32.
-        numbers = sum(table.size for table in self.tables().values())
-        return 4 * count_numbers(rows) + numbers
+        tables = sum(table.nbytes for table in self.tables().values())
+        return 4 * count_numbers(rows) + tables
 
     @property
     def state_bytes(self) -> int:
         """The bytes of the state."""
         # A struct starts and ends at multiples of 4 bytes.
         values = 4 * math.ceil(self.states * self.state_bits / 32)
-        return values + 4 * (max(self.past, 1) + len(self.sources) + self.neurons)
+        return values + 4 * (self.past + len(self.sources) + self.neurons)
 
     @property
     def input_size(self) -> int:
@@ -558,11 +518,9 @@ class Program:
     @property
     def state_bits(self) -> int:
         """The bits of a number of the state, 16 if all states of all neurons have them."""
+        # Steps of rest always have at most 16 bits.
         cells = [layer.cell for layer in self.layers if layer.cell is not None]
-        fit = all(
-            cell.bits <= 16 and getattr(cell, "refractory", 0) < 2**15 for cell in cells
-        )
-        return 16 if fit else 32
+        return 16 if all(cell.bits <= 16 for cell in cells) else 32
 
     @property
     def neurons(self) -> int:
@@ -576,8 +534,8 @@ class Program:
 
     @property
     def past(self) -> int:
-        """The outputs of earlier steps that delays need."""
-        return sum(self.sizes[name] * rows for name, rows in self.rows.items())
+        """The outputs of earlier steps that delays need, one at least."""
+        return max(sum(self.sizes[name] * rows for name, rows in self.rows.items()), 1)
 
     def largest_input(self) -> int:
         """Return the largest input for which float32 and 32 bits have all sums of a current."""

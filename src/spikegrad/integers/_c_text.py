@@ -25,8 +25,8 @@ from typing import Any, NamedTuple
 # whose states all have 16 bits need half of the bytes.
 HEADER = """\
 /* Made by spikegrad.integers.to_c.
-   Flash: $tables_bytes bytes of tables. RAM: $state_bytes bytes of state, and up to $inputs_bytes
-   bytes of inputs. Stack of a step: up to $stack_bytes bytes. A step has at most $operations
+   Flash: $size_tables bytes of tables. RAM: $size_state bytes of state, and up to $size_inputs
+   bytes of inputs. Stack of a step: up to $size_stack bytes. A step has at most $size_operations
    products and sums. */
 #ifndef ${NAME}_H
 #define ${NAME}_H
@@ -37,7 +37,7 @@ extern "C" {
 
 #define ${NAME}_INPUTS $input_size
 #define ${NAME}_OUTPUTS $output_size
-#define ${NAME}_LARGEST_INPUT $largest_input /* sums of inputs up to this size are exact */
+#define ${NAME}_LARGEST_INPUT $size_largest_input /* sums of inputs up to this size are exact */
 
 /* The first number of each input and output, and of the potentials of each layer in the state. An
    output of a readout is its potential times its unit. */
@@ -50,7 +50,7 @@ typedef struct {
     int32_t currents[$neurons]; /* of the present step, then the outputs */
 } ${name}_state;
 void ${name}_start(${name}_state *state);
-/* $inputs_comment */
+/* $comment */
 void ${name}_step(${name}_state *state, $parameters, int32_t *outputs);
 
 #ifdef __cplusplus
@@ -493,7 +493,7 @@ _MAIN = """\
 /* Reads the inputs of one step after the other, and prints the outputs of each. */
 int main(void) {
     static ${name}_state state;
-    static $input_type inputs[$input_length];
+    static ${kind}_t inputs[$input_length];
     static int32_t outputs[${NAME}_OUTPUTS];
     ${name}_start(&state);
     for (;;) {
@@ -501,7 +501,7 @@ int main(void) {
         memset(inputs, 0, sizeof inputs);
         for (int32_t j = 0; j < ${NAME}_INPUTS; j++) {
             if (scanf("%" SCNd32, &number) != 1) return j != 0;
-            if (number < $least_input || number > $most_input) return 2;
+            if (number < $least || number > $most) return 2;
             $store
         }
         ${name}_step(&state, $arguments, outputs);
@@ -523,7 +523,7 @@ TEST = """\
    replay. */
 #include "$name.h"
 
-static const $input_type inputs[] = $inputs;
+static const ${kind}_t inputs[] = $inputs;
 static const int32_t first[] = $firsts; /* of the inputs of each step */
 static const int32_t expected[] = $expected;
 
