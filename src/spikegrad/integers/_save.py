@@ -29,7 +29,7 @@ import json
 import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn, TypeVar
 
 import jax.numpy as jnp
 import numpy as np
@@ -52,6 +52,7 @@ from ._fixed import Fixed
 from ._functions import Argument, IntegerFunction, weight_name
 from ._replay import chip_layers
 
+T = TypeVar("T")
 _FORMAT = 3
 _CELLS = {cell.__name__: cell for cell in CHIPS}
 # Names in files are fixed here, so that a class can be renamed without another format.
@@ -234,6 +235,17 @@ class _Entry(NamedTuple):
             name: _Entry(f"{self.place}.{name}", self.value[name]) for name in names
         }
 
+    def has(self, name: str) -> bool:
+        """Return True for a record with this name, among others."""
+        return isinstance(self.value, dict) and name in self.value
+
+    def kind(self, kinds: dict[str, type[T]]) -> type[T]:
+        """Return the class that a record names."""
+        name = self.value["class"] if self.has("class") else None
+        if not isinstance(name, str) or name not in kinds:
+            self.refuse(f"a record with a class of {', '.join(kinds)}")
+        return kinds[name]
+
     def items(self) -> list[_Entry]:
         if not isinstance(self.value, list) or not self.value:
             self.refuse("a list that is not empty")
@@ -281,18 +293,14 @@ class _Entry(NamedTuple):
 
     def array(self, least_axes: int, most_axes: int) -> np.ndarray:
         """Return integers, of this number of axes."""
-        try:
-            array = np.array(self.value)
-        except ValueError:  # lists of several lengths
-            array = np.array(None)
-        # NumPy takes true as 1.
-        kinds = {*map(type, np.array(self.value, object).flat)} if array.size else {}
-        if kinds != {int} or not least_axes <= array.ndim <= most_axes:
+        # Of dtype object as above. Lists of several lengths stay lists.
+        array = np.array(self.value, object)
+        is_whole = {*map(type, array.flat)} == {int}
+        if not is_whole or not least_axes <= array.ndim <= most_axes:
             self.refuse(f"integers in nested lists of one length, {most_axes} deep")
-        # Numbers beyond int64 make an array of objects.
-        if array.dtype != np.int64 or np.abs(array).max() > LARGEST:
+        if max(map(abs, array.flat)) > LARGEST:
             self.refuse(f"integers up to {LARGEST} in size")
-        return array
+        return array.astype(np.int64)
 
 
 def _parsed(data: bytes) -> _Entry:
@@ -341,7 +349,7 @@ def _network(entry: _Entry) -> Network:
 
 def _node(entry: _Entry) -> tuple[_Entry, Layer | Join]:
     """Return the entry of a name, and a layer or a join."""
-    if isinstance(entry.value, dict) and "of" in entry.value:
+    if entry.has("of"):
         fields = entry.fields("name", "of", "function")
         node: Layer | Join = _join(fields)
     else:
@@ -383,10 +391,7 @@ def _layer(fields: dict[str, _Entry]) -> Layer:
 
 
 def _cell(entry: _Entry) -> Any:
-    name = entry.value.get("class") if isinstance(entry.value, dict) else None
-    if not isinstance(name, str) or name not in _CELLS:
-        entry.refuse(f"a record with a class of {', '.join(_CELLS)}")
-    kind = _CELLS[name]
+    kind = entry.kind(_CELLS)
     # The parameters of the class are the fields of its record.
     names = [name for name in kind._domains if name != "surrogate"]
     fields = entry.fields("class", *names)
@@ -407,8 +412,7 @@ def _cell_value(name: str, entry: _Entry) -> Any:
 
 def _form(entry: _Entry) -> str:
     """Return the name of the field with the weight."""
-    is_function = isinstance(entry.value, dict) and "function" in entry.value
-    return "function" if is_function else "array"
+    return "function" if entry.has("function") else "array"
 
 
 def _weight(fields: dict[str, _Entry], plain_delay: int) -> Any:
@@ -452,10 +456,7 @@ def _operations(entry: _Entry) -> tuple[Operation, ...]:
 
 
 def _operation(entry: _Entry) -> Operation:
-    name = entry.value.get("class") if isinstance(entry.value, dict) else None
-    if not isinstance(name, str) or name not in _OPERATIONS:
-        entry.refuse(f"a record with a class of {', '.join(_OPERATIONS)}")
-    kind = _OPERATIONS[name]
+    kind = entry.kind(_OPERATIONS)
     fields = entry.fields("class", *kind._domains)
     if kind is Product:
         return Product(_array(fields["weight"], 2, 2), fields["shape"].integers(1))
