@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import collections
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -169,78 +169,51 @@ class Parameters:
 
 # --- operations of a program ----------------------------------------------------------------------
 
-
-class Stage(NamedTuple):
-    """An edge of the program: one operation with weights or windows, at most."""
-
-    source: str
-    lag: int
-    shape: Shape
-    """The shape of its input, with an axis of length 1 in front."""
-    output: Shape
-    """The shape of its result, after changes of shape."""
-    operation: Operation | None = None
-    """None: the inputs themselves."""
-    factor: int = 1
-    result: Shape = ()
-    """The shape of the result of the operation, before changes of shape."""
+FREE = Factor, Rearrangement
+"""Operations that an edge of a program does with its others: an array of C is flat, integers have
+no transpositions, and an edge has a factor.
+"""
 
 
-class Node(NamedTuple):
-    """A layer of the program. Results between two operations are layers without neurons."""
+def _nodes(layers: list[IntegerLayer]) -> list[IntegerLayer]:
+    """Return the layers of the program, in the order of a step.
 
-    name: str
-    cell: Any
-    """None for a sum."""
-    stages: list[Stage]
-    bias: np.ndarray
-    """One number for each neuron, in their shape."""
-
-
-def _nodes(layers: list[IntegerLayer]) -> list[Node]:
-    """Return the layers of the program, in the order of a step."""
-    nodes: list[Node] = []
+    An edge of the program has one operation with weights or windows, at most. Results between two
+    of them are layers without neurons.
+    """
+    nodes: list[IntegerLayer] = []
     for layer in layers:
-        last = []
+        edges = []
         for edge in layer.edges:
-            source = edge.source
-            *before, stage = _stages(edge)
-            for part in before:
+            *before, last = _parts(edge.operations)
+            for operations in before:
                 # The number makes the name unique, and INNER keeps it out of the header.
                 name = f"{layer.name}{INNER}{len(nodes)}"
-                zeros = np.zeros(part.output, np.int64)
-                nodes.append(Node(name, None, [part._replace(source=source)], zeros))
-                source = name
-            last.append(stage._replace(source=source))
-        nodes.append(Node(layer.name, layer.cell, last, layer.bias))
+                part = edge._replace(operations=operations)
+                shape = _shape_after(operations, edge.shape)
+                zeros = np.zeros(shape, np.int64)
+                nodes.append(IntegerLayer(name, None, (part,), zeros))
+                # The delay is that of the first part. Later ones read the result of this step.
+                edge = IntegerEdge(name, 0, (), shape)
+            edges.append(edge._replace(operations=last))
+        nodes.append(layer._replace(edges=tuple(edges)))
     return nodes
 
 
-def _stages(edge: IntegerEdge) -> list[Stage]:
-    """Return the operations of an edge, one for each stage.
+def _parts(operations: Sequence[Operation]) -> list[tuple[Operation, ...]]:
+    """Return the operations in parts, each with one that is not free, at most."""
+    parts: list[tuple[Operation, ...]] = [()]
+    for operation in operations:
+        is_full = not all(isinstance(x, FREE) for x in parts[-1])
+        if is_full and not isinstance(operation, FREE):
+            parts.append(())
+        parts[-1] += (operation,)
+    return parts
 
-    Factors and changes of shape need no stage: they become a part of the stage before.
-    """
-    stages = [Stage(edge.source, edge.lag, edge.shape, edge.shape)]
-    for operation in edge.operations:
-        last = stages[-1]
-        zeros = np.zeros((1, *last.output), np.int64)
-        shape = run([operation], zeros).shape[1:]
-        if isinstance(operation, Factor):
-            stages[-1] = last._replace(factor=last.factor * int(operation.factor))
-        elif isinstance(operation, Rearrangement):
-            # An array of C is flat, and integers have no transpositions.
-            stages[-1] = last._replace(output=shape)
-        elif last.operation is None:
-            stages[-1] = last._replace(
-                operation=operation, shape=last.output, output=shape, result=shape
-            )
-        else:
-            # The delay is that of the first stage. Later ones read the result of this step.
-            stages.append(
-                Stage(edge.source, 0, last.output, shape, operation, result=shape)
-            )
-    return stages
+
+def _shape_after(operations: Sequence[Operation], shape: Shape) -> Shape:
+    """Return the shape of the result. It has an axis of length 1, and so has ``shape``."""
+    return run(operations, np.zeros((1, *shape), np.int64)).shape[1:]
 
 
 # --- windows --------------------------------------------------------------------------------------
@@ -267,9 +240,9 @@ def _axes_of_pooling(operation: Any) -> Shape:
     return (*(channels or (0,)), *places)
 
 
-def window_of(stage: Stage) -> WindowRow:
-    """Return the geometry of a stage with a convolution or a sum of windows."""
-    operation: Any = stage.operation
+def window_of(operation: Any, shape: Shape) -> WindowRow:
+    """Return the geometry of a convolution or of windows, for inputs of this shape."""
+    result = _shape_after([operation], shape)
     stride, padding = operation.stride, operation.padding
     # The axes of the user in this order: channels, then up to two axes of places.
     if isinstance(operation, Convolution):
@@ -296,12 +269,12 @@ def window_of(stage: Stage) -> WindowRow:
         return [channels, *of_places(places, filler)]
 
     return WindowRow(
-        inputs=of_axes(stage.shape, in_axes, 1),
+        inputs=of_axes(shape, in_axes, 1),
         # The program divides by the steps of inputs, so that of a missing axis is 1. It multiplies
         # by the steps of outputs.
-        in_step=of_axes(_steps(stage.shape), in_axes, 1),
-        outputs=of_axes(stage.result, out_axes, 1),
-        out_step=of_axes(_steps(stage.result), out_axes, 0),
+        in_step=of_axes(_steps(shape), in_axes, 1),
+        outputs=of_axes(result, out_axes, 1),
+        out_step=of_axes(_steps(result), out_axes, 0),
         kernel=of_places(kernel, 1),
         stride=of_places(stride, 1),
         padding=of_places((low for low, _ in padding), 0),
@@ -351,9 +324,9 @@ class Program:
         self.sources = [*self.inputs, *(node.name for node in self.nodes)]
         # A source remembers as many outputs as its longest delay.
         self.rows = dict.fromkeys(self.sources, 0)
-        stages = [stage for node in self.nodes for stage in node.stages]
-        for stage in stages:
-            self.rows[stage.source] = max(self.rows[stage.source], stage.lag)
+        edges = [edge for node in self.nodes for edge in node.edges]
+        for edge in edges:
+            self.rows[edge.source] = max(self.rows[edge.source], edge.lag)
         # Neurons with an adaptation or a refractory period add tables of their own.
         names = "leak", "threshold", "bias"
         self.parameters = collections.defaultdict(
@@ -367,12 +340,12 @@ class Program:
         self.operations = 0
         """The most products and sums of a step, if no input is 0 and all neurons fire."""
         self.layer_rows = [self._layer_row(node) for node in self.nodes]
-        self.edge_rows = [self._edge_row(stage) for stage in stages]
+        self.edge_rows = [self._edge_row(edge) for edge in edges]
         self.source_rows = self._source_rows()
 
     # --- layers
 
-    def _layer_row(self, node: Node) -> LayerRow:
+    def _layer_row(self, node: IntegerLayer) -> LayerRow:
         cell: Any = _Linear() if node.cell is None else node.cell
         shape = node.bias.shape
         fires = cell.threshold is not None
@@ -382,7 +355,7 @@ class Program:
             self.memory_rows.append(self._memory_row(cell, shape))
         leak, current_leak = cell.leaks
         return LayerRow(
-            edges=len(node.stages),
+            edges=len(node.edges),
             states=len(cell.state_names),
             most=cell.n if fires else 0,
             rule=rule,
@@ -424,18 +397,21 @@ class Program:
 
     # --- edges
 
-    def _edge_row(self, stage: Stage) -> EdgeRow:
-        operation = stage.operation
+    def _edge_row(self, edge: IntegerEdge) -> EdgeRow:
+        factors = [int(x.factor) for x in edge.operations if isinstance(x, Factor)]
         row = EdgeRow(
-            self.sources.index(stage.source), stage.lag, "SAME", factor=stage.factor
+            self.sources.index(edge.source), edge.lag, "SAME", factor=math.prod(factors)
         )
-        if operation is None:
-            self.operations += math.prod(stage.shape)
+        places = [n for n, x in enumerate(edge.operations) if not isinstance(x, FREE)]
+        if not places:
+            self.operations += math.prod(edge.shape)
             return row
+        (place,) = places
+        operation: Any = edge.operations[place]
         if isinstance(operation, Product):
             self.operations += operation.weight.size
             return self._with_weights(row._replace(kind="DENSE"), operation.weight)
-        window = window_of(stage)
+        window = window_of(operation, _shape_after(edge.operations[:place], edge.shape))
         row = row._replace(kind="WINDOW", window=len(self.windows))
         self.windows.append(window)
         # The reads of all outputs of a channel.
@@ -446,16 +422,16 @@ class Program:
             return self._with_weights(row, rows_of_kernel(operation))
         self.operations += reads * window.outputs[0]
         if isinstance(operation, MaxPooling):
-            self._check_maximum(stage)
+            self._check_maximum(edge)
             row = row._replace(kind="MAXIMUM")
         return row._replace(bits=8)  # a width that is always there, and no weights
 
-    def _check_maximum(self, stage: Stage) -> None:
+    def _check_maximum(self, edge: IntegerEdge) -> None:
         """Raise for a maximum of present inputs in a packed form, which has no array of numbers."""
-        is_present_input = stage.source in self.inputs and not stage.lag
+        is_present_input = edge.source in self.inputs and not edge.lag
         if is_present_input and self.form.kind != "int32":
             raise TypeError(
-                f"to_c: maxima of the windows of {stage.source!r} need inputs='int32'"
+                f"to_c: maxima of the windows of {edge.source!r} need inputs='int32'"
             )
 
     def _with_weights(self, row: EdgeRow, weight: np.ndarray) -> EdgeRow:
