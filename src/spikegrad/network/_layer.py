@@ -33,48 +33,62 @@ from .step._currents import plus_bias
 
 
 class Layer(Struct):
-    r"""Neurons and the weights of their inputs.
+    r"""A layer of neurons: a cell with the weights of its inputs. A :class:`Network` runs layers
+    over time.
 
-    The current of a step is :math:`I_t = W x_t + R s_{t-1} + b`. Here :math:`x` is the input, or
-    the output of the layer below, and :math:`s` is the layer's own output. With several sources the
-    current is the sum over all of them.
+    The input current of the neurons in time step :math:`t` is :math:`I_t = W x_t + R s_{t-1} + b`.
+    Here :math:`x_t` is the output of the previous layer, or the input of the network.
+    :math:`s_{t-1}` is the output of the layer itself in the previous time step. A layer may read
+    several *sources* (layers, joins or inputs of the network). Its current is then the sum over all
+    sources.
 
     Parameters
     ----------
     weight : array, callable, Delayed, Window, mapping or None
-        :math:`W`, a matrix ``(inputs, neurons)``, or any function of the inputs of one step that
-        JAX can trace: a convolution, a lambda, a module of Equinox, Flax NNX or brainstate. Arrays
-        that the function closes over get gradients. A cell with receptors takes an array ``(inputs,
-        neurons, receptors)``. :class:`Delayed` and :class:`Window` read outputs of earlier steps. A
-        mapping has a weight for each source. None: the output of the source is the current, for
-        example after a :class:`Join` that adds currents.
+        The weight :math:`W` of the inputs, in one of these forms:
+
+        - A matrix ``(inputs, neurons)``. For a cell with receptors, such as
+          :class:`~spikegrad.neurons.MultiSynapticLIF`, an array ``(inputs, neurons, receptors)``.
+        - A function of the inputs of one time step, ``(batch, ...)``, that JAX can trace: a
+          convolution, a lambda, or a module of Equinox, Flax NNX or brainstate. Arrays that the
+          function closes over get gradients.
+        - :class:`Delayed` or :class:`Window`, which read outputs of earlier time steps.
+        - A mapping from the name of each source to its weight, if the layer has several sources.
+        - None: the output of the source is the current, for example after a :class:`Join` that adds
+          currents.
     cell : Cell
-        The neurons.
+        The neurons, such as ``LIF(0.9)``.
     recurrent : array, callable, Delayed or Window, optional
-        :math:`R`, a matrix ``(neurons, neurons)``, or a function of the layer's outputs. None: not
-        recurrent.
+        The recurrent weight :math:`R`: a matrix ``(neurons, neurons)``, or a function of the
+        outputs of the layer in the previous time step. By default the layer has no recurrent
+        connections.
     bias : array, optional
-        :math:`b`, which broadcasts to the current.
+        The bias :math:`b`, of shape ``(neurons,)`` or another shape that broadcasts to the current.
+        By default the layer has no bias.
     of : str, optional
-        The name of the source, in a network with named layers. By default the previous entry, or
-        the inputs.
+        The name of the source, in a network with named layers. By default the source is the
+        previous entry of the network, or the input for the first entry. With several sources, pass
+        a mapping as ``weight`` and leave ``of`` out.
 
     Raises
     ------
     TypeError, ValueError
-        If ``cell`` is not a :class:`Cell`, or if a weight is neither a matrix nor callable.
+        If ``cell`` is not a :class:`Cell`, or if a weight has none of the forms above.
 
     Notes
     -----
-    Inputs are cast to the dtype of a float matrix. A matrix of integers or bools, such as a
-    connection mask, is cast to the dtype of the inputs. If :math:`W x` and :math:`R s` differ in
-    dtype, the current has the wider one. For other layers, pass a function as weight, or define a
-    custom cell.
+    The dtype of a matrix of floats is the dtype of the current, because inputs are cast to it. A
+    matrix of integers or booleans, such as a mask of connections, is cast to the dtype of the
+    inputs. If :math:`W x` and :math:`R s` have different dtypes, the current has the wider one.
 
-    A function takes all examples of a step and has no side effects. It closes over its dropout key
-    or running statistics, and you change these outside of the network. A function that is no pytree
-    is part of the structure of the tree, like a Python number. ``jax.jit`` compiles again for
-    another function.
+    For another kind of layer, pass a function as weight, or define a custom cell.
+
+    A function as weight gets all examples of one time step and must not have side effects. It
+    closes over the key of a dropout or over running statistics. Change these outside of the
+    network, and build the layer again.
+
+    A function that is not a pytree, such as a lambda, is a constant of the network. ``jax.jit``
+    compiles again for another function.
 
     Examples
     --------
@@ -117,9 +131,10 @@ class Layer(Struct):
 
     @property
     def weights(self) -> dict[str, Weight]:
-        """All weights except the bias:
+        """All weights except the bias, by name: ``weight`` and ``recurrent``.
 
-        ``weight``, or ``weight['a']`` for each source, and ``recurrent``.
+        With several sources, one name for each source, such as ``weight['a']``, replaces
+        ``weight``.
         """
         weights = {"weight": self.weight}
         if isinstance(self.weight, Mapping):
@@ -129,7 +144,9 @@ class Layer(Struct):
         return weights
 
     def edges(self, name: Name, above: Name | None = None) -> tuple[Edge, ...]:
-        """Return the edges of the layer with this name. ``above`` is the default source."""
+        """Return the connections from the sources to this layer. ``name`` is the name of the layer,
+        and ``above`` its default source.
+        """
         # An omitted source is the entry above, or the only inputs for the first entry.
         sources: list[Any] = [above if self.of is None else self.of]
         if isinstance(self.weight, Mapping):
@@ -162,38 +179,45 @@ class Layer(Struct):
         bias: bool = False,
         dtype: DTypeLike | None = None,
     ) -> Layer:
-        """Create a layer with random matrices: fluctuation-driven, or from any initializer of
-        ``jax.nn.initializers``.
+        """Create a layer with random weights, scaled such that its neurons spike before training.
+
+        By default, :func:`spikegrad.network.fluctuation_driven` draws the weights. It needs the
+        statistics of the inputs: pass a batch of them as ``inputs``, or their number together with
+        ``rate``. With ``weight``, an initializer of ``jax.nn.initializers`` draws the weights
+        instead.
 
         Parameters
         ----------
         key : array of jax.random.key
-            Key for the weights, and for the spikes of :func:`stochastic` neurons.
+            Random key for the weights, and for the spikes of :func:`stochastic` neurons.
         inputs : int or array
-            The number of inputs, or inputs to measure in the form of a :class:`Network`: ``(steps,
-            examples, inputs)``.
+            The number of inputs of the layer, or a batch of inputs to measure, ``(steps, examples,
+            inputs)``.
         neurons : int, or pair of int
-            The number of neurons. For a cell with receptors, the numbers of neurons and of
-            receptors.
+            The number of neurons. For a cell with receptors, the pair of the numbers of neurons and
+            of receptors.
         cell : Cell
-            The neurons.
+            The neurons, such as ``LIF(0.9)``.
         rate : float, optional
-            With a number of inputs: the probability of an input spike per step, above 0, at most 1.
+            The probability of an input spike per time step, above 0 and at most 1. Pass it only if
+            ``inputs`` is a number.
         mask : array of bool, optional
-            The valid steps of measured inputs, in the form of a :class:`Network`.
+            The valid time steps of measured inputs, ``(steps, examples)``: False for padding.
         mean, std : float, optional
-            Mean and standard deviation of the potential without spikes. For the defaults see
-            :func:`~spikegrad.network.fluctuation_driven`.
+            Mean and standard deviation of the potential without spikes, in the unit of the
+            potential. By default, the standard deviation is the threshold minus the mean, or 1 for
+            a readout.
         weight : callable, optional
-            ``weight(key, shape, dtype)``, such as ``jax.nn.initializers.he_normal()``. It replaces
-            the fluctuation-driven weights and does not need a rate.
+            An initializer ``weight(key, shape, dtype)``, such as
+            ``jax.nn.initializers.he_normal()``. It replaces the default weights, and then ``rate``
+            is not needed.
         recurrent : bool or callable, default False
-            If True, add recurrent weights, drawn like the input weights. A callable is their
-            initializer, such as ``jax.nn.initializers.orthogonal()``.
+            If True, add recurrent weights, which are drawn like the input weights. Pass an
+            initializer, such as ``jax.nn.initializers.orthogonal()``, to draw them in another way.
         bias : bool, default False
-            If True, add a bias, initially zero.
+            If True, add a bias, initially zeros.
         dtype : dtype, optional
-            The dtype of all weights. By default JAX's default float.
+            The dtype of all weights. By default the default float of JAX, usually float32.
 
         Returns
         -------
@@ -202,21 +226,22 @@ class Layer(Struct):
         Raises
         ------
         TypeError
-            If ``weight`` is missing and you pass neither or both of a rate and inputs to measure.
+            If you pass neither ``weight``, nor ``rate``, nor inputs to measure. Also if you pass
+            both a rate and inputs to measure.
         ValueError
-            As in :func:`~spikegrad.network.fluctuation_driven`. Also if no neuron fires, because
-            recurrent weights are scaled to its spikes.
+            As in :func:`~spikegrad.network.fluctuation_driven`. Also if no neuron spikes, because
+            recurrent weights are scaled to the spikes of the layer.
 
         Notes
         -----
-        Fluctuation-driven recurrent weights give 0.1 of the variance of the potential, and input
-        weights give 0.9. The mean results only from the inputs. A number as rate is also the rate
-        of the neurons. With measured inputs, the rate of the neurons is measured too, without the
-        recurrent weights.
+        By default, 90% of the variance of the potential comes from the input weights, and 10% from
+        the recurrent weights. The mean comes only from the input weights. To scale the recurrent
+        weights, the number ``rate`` is also taken as the spike rate of the neurons. With measured
+        inputs, the spike rate of the neurons is measured too, without recurrent weights.
 
-        Zenke and Vogels 2021 draw all weights evenly from -1/sqrt(n) to 1/sqrt(n), with n the
-        inputs of a neuron: ``weight=jax.nn.initializers.variance_scaling(1 / 3, "fan_in",
-        "uniform")``.
+        Zenke and Vogels 2021 draw all weights from a uniform distribution between -1/sqrt(n) and
+        1/sqrt(n), with the number n of inputs of a neuron. For this, pass
+        ``weight=jax.nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")``.
 
         Examples
         --------
@@ -279,7 +304,9 @@ class Layer(Struct):
         )
 
     def drive(self, inputs: jax.Array) -> jax.Array:
-        """Return the part of the current that does not depend on the neurons: ``W x + b``."""
+        """Return the part of the current that does not depend on the neurons: ``W x + b``, without
+        recurrent weights.
+        """
         return plus_bias(self, product(self.weight, inputs, "weight"))
 
 

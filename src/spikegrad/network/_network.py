@@ -53,45 +53,53 @@ from .step._step import activity_names, examples_of, graph_step
 
 
 class Network(Struct):
-    """Layers over time, as a stack or a graph.
+    """A spiking network: layers that run over time, as a list or as a graph.
 
-    A network is a pytree of its layers. The arrays that you differentiate are the ones you train.
+    Call the network with inputs of shape ``(steps, batch, inputs)``. It returns the states after
+    the last time step, and the outputs of all time steps. The network is a pytree: its weights are
+    leaves, so ``jax.grad`` and optimizers work with it.
 
     Parameters
     ----------
     layers : mapping of Layer and Join, or sequence of Layer
-        The nodes of a graph. They have names and read sources by name, see ``of`` and ``weight`` of
-        :class:`Layer`, :class:`Join`, :class:`Delayed` and :class:`Window`. By default a layer
-        reads the previous entry, and the first layer reads the inputs. A list is short for a graph
-        with the names "0", "1", and so on.
+        A list of layers, or a mapping from names to layers and joins (a graph). In a list, each
+        layer reads the layer before it. The layers of a list have the names "0", "1", and so on. In
+        a mapping, an entry may read any other by its name, see ``of`` and ``weight`` of
+        :class:`Layer`, :class:`Join`, :class:`Delayed` and :class:`Window`. By default, a layer
+        reads the previous entry, and the first layer reads the inputs.
     inputs : str or sequence of str, default "input"
-        The name of the inputs. A network with several names takes a dict of arrays.
+        The name of the inputs, by which entries read them. With several names, call the network
+        with a dict of arrays.
     outputs : str or sequence of str, optional
-        The output layer or join. By default the last entry, which no other entry may then read in
-        the same step. A network with several names returns a dict of arrays.
+        The name of the layer or join whose outputs the network returns. By default the last entry.
+        No other entry may then read this entry in the same time step. With several names, the
+        network returns a dict of arrays.
 
     Raises
     ------
     TypeError, ValueError
-        For entries other than layers and joins, unknown sources or outputs, duplicate names, and
-        layers that read each other in the same step.
+        For entries other than layers and joins, unknown sources or outputs, and duplicate names.
+        Also for layers that read each other in the same time step: put :class:`Delayed` around one
+        of their weights.
 
     Notes
     -----
-    The entries keep the order in which you wrote them. It sets the default sources and the default
-    output. ``network.layers["hidden"]`` reads an entry by name, ``network.layers[-1]`` by place.
-    To change an entry, use ``dataclasses.replace(network, layers=network.layers | {name: layer})``,
-    which keeps inputs and outputs.
+    ``network.layers["hidden"]`` returns an entry by its name, and ``network.layers[-1]`` by its
+    place. To change an entry, use ``dataclasses.replace(network, layers=network.layers | {name:
+    layer})``, which keeps inputs and outputs. The entries keep their order, which sets the default
+    sources and the default output.
 
-    An edge without a delay acts within the step. Outputs before the first step are zeros.
+    A layer reads its sources in the same time step, except through ``recurrent``, :class:`Delayed`
+    and :class:`Window`. Outputs before the first time step are zeros.
 
-    Outside ``jax.jit``, a network of matrices, pure cells and pure surrogates is compiled at the
-    first call and cached. The library's classes are pure, and so are your classes with
-    ``pure=True``. A network with your functions is compiled at each call, because they may have
-    changed. Put ``jax.jit`` around it.
+    Put ``jax.jit`` around calls. Without it, a network of matrices and cells of the library is
+    compiled at its first call only. A network with your functions, cells or surrogates is compiled
+    at each call, because they may have changed. To avoid this for a cell, define it as ``class
+    MyCell(Cell, pure=True)``, which states that it depends only on its fields and arguments.
 
-    A network is callable. Some functions take a pytree or a callable, such as
-    ``optax.multi_transform`` for its labels. Pass ``lambda params: labels`` to these.
+    A network is callable. Some functions of other libraries accept a pytree or a function, such as
+    the labels of ``optax.multi_transform``, and would call a network. Pass ``lambda params:
+    labels`` to these.
 
     Examples
     --------
@@ -152,11 +160,13 @@ class Network(Struct):
     # A network never changes, so it builds its graph once.
     @functools.cached_property
     def graph(self) -> Graph:
-        """The nodes and edges of the network."""
+        """The nodes and connections of the network, which the library uses."""
         return make_graph(self.layers, as_names(self.inputs), self._output_names)
 
     def __str__(self) -> str:
-        """Return the trained arrays and the constants of each node. ``repr`` has all values."""
+        """Return a table of the trained arrays and the constants of each node. ``repr`` has all
+        values.
+        """
         return summary(self.layers)
 
     @property
@@ -182,29 +192,34 @@ class Network(Struct):
         bias: bool = False,
         dtype: DTypeLike | None = None,
     ) -> Network:
-        """Create fully connected layers and a readout with random weights, as in
-        :meth:`Layer.init`.
+        """Create a network of fully connected layers with random weights, scaled such that its
+        neurons spike before training.
 
-        An array of inputs is measured, and the outputs of each layer are measured for the next
-        layer. With a number of inputs and a rate, all layers are assumed to fire at this rate.
+        The last layer is a readout, which never spikes. Pass a batch of training data as
+        ``inputs``. The statistics of the batch scale the weights of the first layer, and the
+        outputs of each layer scale the weights of the next layer. You can also pass the number of
+        inputs and their spike rate. All layers are then assumed to spike at this rate.
 
         Parameters
         ----------
         key : array of jax.random.key
-            Key for the weights.
+            Random key for the weights.
         inputs : int or array
-            The number of inputs, or inputs to measure: ``(steps, examples, inputs)``, for example a
-            training batch.
+            A batch of inputs to measure, ``(steps, examples, inputs)``, or the number of inputs.
         sizes : sequence of int
-            Number of neurons of each layer. The readout is last.
+            Number of neurons of each layer, the readout last: ``(100, 10)`` is a layer of 100
+            neurons and a readout of 10.
         cell : Cell
-            The neurons of all other layers. If layers have different neurons, use
-            :func:`~spikegrad.network.draw_weights`.
+            The neurons of all layers except the readout, such as ``LIF(0.9)``. For layers with
+            different neurons, use :func:`~spikegrad.network.draw_weights`.
         readout : Cell, default LeakyReadout()
             The neurons of the last layer.
         rate, mask, std, weight, recurrent, bias, dtype
-            As in :meth:`Layer.init`. The readout is not recurrent, and uses its default standard
-            deviation.
+            As in :meth:`Layer.init`: ``rate`` is the spike probability if ``inputs`` is a number,
+            ``mask`` the valid time steps, ``std`` the standard deviation of potentials, ``weight``
+            another initializer. With ``recurrent=True``, all layers except the readout get
+            recurrent weights. With ``bias=True``, all layers get a bias. ``std`` does not apply to
+            the readout.
 
         Returns
         -------
@@ -213,8 +228,8 @@ class Network(Struct):
         Raises
         ------
         TypeError, ValueError
-            As in :meth:`Layer.init`, and if a silent layer leaves no spikes to measure for the next
-            layer.
+            As in :meth:`Layer.init`. Also if no neuron of a layer spikes, because the weights of
+            the next layer are scaled to its spikes.
 
         Examples
         --------
@@ -253,21 +268,22 @@ class Network(Struct):
         )
 
     def initial_state(self, inputs: PyTree) -> Entries:
-        """Return the states before the first step: neurons at rest, no spikes.
+        """Return the states before the first time step: neurons at rest, and no spikes.
 
         Parameters
         ----------
         inputs : array_like, jax.ShapeDtypeStruct or dict
-            The inputs of one step, a dict if the network has several inputs. Only shape and dtype
-            matter.
+            The inputs of one time step, ``(batch, inputs)``, or a dict of them if the network has
+            several inputs. Only shapes and dtypes matter.
 
         Returns
         -------
         mapping
-            A tuple for each layer: the state of its cell and its last output. If a layer has
-            readers with a longer delay, its past replaces the last output: ``(steps, batch,
-            neurons)``, the oldest first. Joins and inputs with such readers have an entry with
-            their past. ``states | {name: (v, out)}`` sets the state of one layer.
+            For each layer by name, a pair: the state of its cell and its last output. If another
+            layer reads this layer with a delay above 1, the last outputs replace the last output.
+            They have the shape ``(steps, batch, neurons)``, the oldest first. Joins and inputs that
+            are read with a delay have an entry with their last outputs. To set the state of one
+            layer, use ``states | {name: (v, out)}``.
         """
         graph = self.graph
         _check_steps(graph)
@@ -282,31 +298,34 @@ class Network(Struct):
         *,
         key: jax.Array | None = None,
     ) -> tuple[Entries, PyTree]:
-        """Run one time step, for inference on a stream.
+        """Run one time step, for data that arrive step by step.
 
-        The spikes equal those of a call on all steps.
+        The spikes equal the spikes of a call with all time steps.
 
         Parameters
         ----------
         states : mapping
-            From :meth:`initial_state`, the previous step, or a call.
+            The states from :meth:`initial_state`, from the previous step, or from a call.
         inputs : array_like or dict
-            Inputs of the step, without the time axis.
+            Inputs of one time step, without the time axis: ``(batch, inputs)``. A dict if the
+            network has several inputs.
         key : array of jax.random.key, optional
-            The key of the step, for :func:`stochastic` spikes. ``jax.random.fold_in(key, t)`` gives
-            the spikes of step ``t`` in a call with ``key``.
+            Random key of the time step, for :func:`stochastic` spikes. With
+            ``jax.random.fold_in(key, t)``, the spikes equal the spikes of time step ``t`` in a call
+            with ``key``.
 
         Returns
         -------
         states : mapping
-            The states after the step.
+            The states after the time step, for the next one.
         out : jax.Array or dict
-            The output of the last layer, or the outputs named by ``outputs``.
+            The output of the network in this time step, ``(batch, neurons)``. A dict if the network
+            has several ``outputs``.
 
         Raises
         ------
         ValueError
-            If the states do not fit the inputs, for example for a sequence instead of one step.
+            If the states do not fit the inputs, for example if ``inputs`` has a time axis.
         """
         graph = self.graph
         x = named_inputs(self.inputs, inputs)
@@ -349,37 +368,40 @@ class Network(Struct):
         mask: ArrayLike | None = None,
         backward: str | Backward = "exact",
     ) -> tuple[Entries, PyTree]:
-        """Run a sequence.
+        """Run the network over all time steps of a sequence.
 
         Parameters
         ----------
         inputs : array_like or dict
-            Time first, then the examples: ``(steps, batch, inputs)`` for matrices. Booleans and
-            integers take less memory, because they are cast step by step. A dict if the network has
-            several inputs.
+            Inputs with the time steps on the first axis and the examples on the second: ``(steps,
+            batch, inputs)``. Booleans and integers take less memory than floats, because each time
+            step is cast separately. A dict if the network has several inputs.
         states : mapping, optional
-            The states before the first step, in the form of :meth:`initial_state`. Layers that it
-            leaves out start at rest. To continue a sequence, pass the states that an earlier call
-            returned.
+            The states before the first time step. By default all neurons are at rest. To continue a
+            sequence, pass the states that an earlier call returned. Layers that are missing in the
+            mapping start at rest.
         key : array of jax.random.key, optional
-            For :func:`stochastic` spikes. The backward pass draws them again, so they need no
-            memory. To continue a sequence, pass another key.
+            Random key for :func:`stochastic` spikes. The backward pass draws the spikes again
+            instead of storing them. To continue a sequence, pass another key.
         mask : array_like of bool, optional
-            ``(steps, batch)`` or ``(steps,)``: False for padding, such as steps after the end of a
-            shorter sequence. Masked steps do not change states, and their outputs are 0.
+            The valid time steps, ``(steps, batch)`` or ``(steps,)``: False for padding, such as
+            time steps after the end of a shorter sequence. In masked time steps, states do not
+            change and outputs are 0.
         backward : str or Backward, default "exact"
-            The name of a mode of :class:`Backward`, such as ``"8-bit"``, or a :class:`Backward`:
-            the memory of the backward pass, and truncated backpropagation. Outputs are equal in all
-            modes.
+            The memory mode of the backward pass: ``"exact"``, ``"half"``, ``"8-bit"``,
+            ``"recompute"`` or ``"scan"``. Pass a :class:`Backward` for more options, such as
+            truncated backpropagation. The outputs are equal in all modes.
 
         Returns
         -------
         states : mapping
-            The states after the last step, in the form of :meth:`initial_state`. Joins over time
-            have an entry with their second result, such as statistics. The next call ignores it. If
-            a later step reads the join, the entry is a pair of its past and this result.
+            The states after the last time step, in the form of :meth:`initial_state`. A join with
+            ``over_time=True`` has an entry with its statistics, if its function returns some. The
+            next call ignores this entry. If a layer reads the join with a delay, the entry is a
+            pair of the last outputs and the statistics.
         outputs : jax.Array or dict
-            The outputs of all steps, ``(steps, batch, neurons)``. A dict for several ``outputs``.
+            The outputs of all time steps, ``(steps, batch, neurons)``. A dict if the network has
+            several ``outputs``.
 
         Raises
         ------
@@ -388,14 +410,15 @@ class Network(Struct):
 
         Notes
         -----
-        With a key, example ``b`` of layer ``n`` draws its spikes of step ``t`` from ``key`` folded
-        by ``jax.random.fold_in`` with ``t``, then ``n``, then ``b``. So every mode and :meth:`step`
-        draw equal spikes, independent of other examples.
+        :func:`stochastic` spikes depend only on the key, the time step ``t``, the number ``n`` of
+        the layer and the number ``b`` of the example. The key is folded by ``jax.random.fold_in``
+        with ``t``, then ``n``, then ``b``. So all modes and :meth:`step` draw equal spikes,
+        whatever the other examples are.
 
-        Mode ``"scan"`` is differentiable in forward and reverse mode. The other modes define a
-        custom reverse-mode derivative, and ``jax.jvp`` raises JAX's TypeError. The modes support
-        derivatives of all orders, including ``jax.hessian``. Only ``"half"`` and ``"8-bit"`` are
-        limited to the first order, and raise a TypeError for higher orders.
+        For ``jax.jvp`` and other forward-mode derivatives, use the mode ``"scan"``. The other modes
+        have a reverse-mode derivative only, so ``jax.jvp`` raises a TypeError. The modes ``"half"``
+        and ``"8-bit"`` have first derivatives only, and raise a TypeError for higher ones. The
+        other modes have derivatives of all orders.
         """
         names = self._output_names
         ends, outputs = _call(self, names, inputs, states, key, mask, backward)
@@ -412,30 +435,34 @@ class Network(Struct):
         mask: ArrayLike | None = None,
         backward: str | Backward = "exact",
     ) -> tuple[Entries, Entries]:
-        """Run a sequence and return the activity of all nodes, with gradients in every mode.
+        """Run the network over a sequence like a call, and return the spikes, potentials and
+        currents of all layers.
+
+        Gradients flow through all results, so a loss may use the activity of hidden layers.
 
         Parameters
         ----------
         inputs, states, key, mask, backward
             As in a call.
         layers : str or sequence of str, optional
-            The names of layers and joins to observe. By default all.
+            The names of layers and joins to return. By default all.
         parts : {"output", "pre_spike", "current"} or sequence of them
-            The parts of the activity, by default all. Each takes memory of one array of ``(steps,
-            batch, neurons)`` per layer.
+            The parts of the activity to return: the outputs, the states before the spike, or the
+            input currents. By default all. Each part needs the memory of one array ``(steps, batch,
+            neurons)`` per layer, so leave out parts that you do not need.
 
         Returns
         -------
         states : mapping
             As in a call.
         activity : mapping
-            An :class:`~spikegrad.network.Activity` for each node, by name, in the order of
-            ``network.layers``.
+            An :class:`~spikegrad.network.Activity` for each layer and join, by name:
+            ``activity["0"].output`` has the spikes of the first layer of a list.
 
         Raises
         ------
         ValueError, TypeError
-            As a call, and for unknown names of layers or parts.
+            As in a call, and for unknown names of layers or parts.
 
         Examples
         --------

@@ -39,50 +39,65 @@ MODES = {
 
 @dataclasses.dataclass(frozen=True)
 class Backward:
-    """How the backward pass of a network computes its derivatives, and what it stores for them.
+    """Options of the backward pass of a network: the arrays that it stores, and how far gradients
+    flow back in time.
 
-    A call takes it as ``backward=``. The name of a mode alone is short for ``Backward(mode)``.
-    Outputs are equal in all modes.
+    Pass it to a call: ``network(inputs, backward=Backward("exact", truncate=20))``. If you need the
+    mode only, pass its name, such as ``backward="half"``. The outputs of the network are equal with
+    all options. Start with the default, and choose another mode if the memory of the device does
+    not suffice.
 
     Parameters
     ----------
     mode : {"exact", "half", "8-bit", "recompute", "scan"}
-        The residuals stored for the backward pass.
+        The memory mode: the arrays that the forward pass stores for the backward pass.
 
-        - ``"exact"``: the pre-spike state of each neuron and step.
-        - ``"half"``: this state in 16 bits. Spikes stay exact. Slopes get a relative error of up to
-          0.4%.
-        - ``"8-bit"``: the distance to the threshold in 8 bits, other states in 16.
-        - ``"recompute"``: one state per segment. A segment is about the square root of the number
-          of steps. States within it are recomputed.
-        - ``"scan"``: the residuals that JAX chooses for a plain ``jax.lax.scan``. It supports
-          forward mode. Convolutions are slow in it on CPUs.
+        - ``"exact"`` stores the state before the spike, for each neuron and time step.
+        - ``"half"`` stores this state in 16 bits, which takes half of the memory of float32. The
+          spikes in the backward pass stay exact. The slopes get a relative error of at most 0.4%.
+        - ``"8-bit"`` stores the distance between potential and threshold in 8 bits, and other
+          arrays of the state in 16 bits.
+        - ``"recompute"`` stores the states at the start of each segment only. The backward pass
+          computes the states within a segment again, which takes more time.
+        - ``"scan"`` runs ``jax.lax.scan``, and JAX chooses the arrays to store, usually more than
+          ``"exact"``. Use it for forward-mode derivatives (``jax.jvp``). Convolutions are slow in
+          it on CPUs.
     chunk : int, optional
-        Number of steps that compute their independent products together, forward and backward.
-        Longer chunks read the weights less often and take more memory. The default is about 10 in
-        mode ``"exact"`` and about 5 in other modes. On CPUs it is shorter if the states of a chunk
-        would have more than 65,536 elements and more than four times as many as the weights. It is
-        1 if a layer or join is a convolution and the other weights have fewer elements than the
-        states of a step. Convolutions are not faster together. On GPUs it is about 10 in all modes
-        and 8 for convolutions, and less in networks of more than 9 layers. It must divide
-        ``segment``, and should divide the number of steps.
+        Number of successive time steps that a layer computes together, in the forward and in the
+        backward pass, if they do not depend on each other. For example, one matrix product
+        multiplies the inputs of 10 time steps by the weights. With a longer chunk, the weights are
+        read less often, and more memory is needed. It must divide ``segment``, and should divide
+        the number of time steps. The section Notes has the default.
     segment : int, optional
-        Number of steps in a segment. Other modes than ``"recompute"`` use segments only if you
-        pass it.
+        Number of time steps in a segment. Only the states at the start of each segment are stored,
+        and the backward pass computes the other states again. In the mode ``"recompute"``, the
+        default is about the square root of the number of time steps. The other modes have segments
+        only if you pass this number.
     truncate : int, optional
-        Window length of truncated backpropagation. Derivatives of states end at the first unmasked
-        step of each window.
+        Number of time steps in a window of truncated backpropagation, such as 20. Gradients then do
+        not flow through states from one window to the window before it. By default gradients flow
+        through all time steps.
     unroll : int, optional
-        Steps unrolled per iteration of a compiled loop. The default is 1 on CPUs, because more
-        steps only cost compilation time. It is the length of a chunk on GPUs, which then run a
-        chunk as one CUDA graph, and 4 in mode ``"scan"``. It is 4 on TPUs, because an iteration of
-        a loop costs microseconds there.
+        Number of time steps that one iteration of a compiled loop contains. The section Notes has
+        the default, which you rarely need to change.
 
     Raises
     ------
     ValueError
-        If the mode is unknown, if a length is not an integer above 0, if ``chunk`` does not divide
-        ``segment``, and for a chunk or segment in mode ``"scan"``.
+        If the mode is unknown, if another argument is not an integer above 0, or if ``chunk`` does
+        not divide ``segment``. Also for ``chunk`` or ``segment`` in the mode ``"scan"``.
+
+    Notes
+    -----
+    The default of ``chunk`` is about 10 in the mode ``"exact"``, and about 5 in the other modes. On
+    CPUs, it is shorter if the states of a chunk would have more than 65,536 elements and more than
+    four times as many elements as the weights. It is 1 for convolutions, which are not faster
+    together, unless other weights have more elements than the states of one time step. On GPUs, it
+    is about 10 in all modes and 8 for convolutions. It is less in networks of more than 9 layers.
+
+    The default of ``unroll`` is 1 on CPUs, because more time steps only take more time to compile.
+    On GPUs, it is the length of a chunk, and the GPU runs a chunk as one CUDA graph. It is 4 in the
+    mode ``"scan"``. On TPUs, it is 4, because an iteration of a loop takes microseconds there.
 
     Examples
     --------
@@ -128,5 +143,5 @@ class Backward:
 
     @property
     def row(self) -> Mode:
-        """The row of the table of modes."""
+        """The properties of the memory mode, which the library uses."""
         return MODES[self.mode]

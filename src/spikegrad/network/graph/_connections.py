@@ -33,23 +33,29 @@ NamedTrees: TypeAlias = dict[Name, PyTree]
 
 
 class Delayed(Struct):
-    r"""A weight with a delay: the current is :math:`W\, s_{t-d}`.
+    r"""A weight with a delay: it multiplies the output of the source ``delay`` time steps earlier.
+
+    The current is :math:`W\, s_{t-d}`, with the output :math:`s` of the source. Pass a ``Delayed``
+    object as ``weight`` or ``recurrent`` of a :class:`Layer`.
 
     Parameters
     ----------
     weight : array or callable
-        :math:`W`, as :class:`Layer` takes it.
+        The weight :math:`W`: a matrix ``(inputs, neurons)``, or a function, as in :class:`Layer`.
     delay : int
-        :math:`d \ge 1`, in steps. ``recurrent`` of a layer has a delay of 1 by default.
+        The delay :math:`d` in time steps, an integer of at least 1. The argument ``recurrent`` of a
+        layer has a delay of 1 without ``Delayed``.
 
     Raises
     ------
     TypeError, ValueError
-        If the delay is not an integer above 0, or the weight is neither a matrix nor callable.
+        If ``delay`` is not an integer of at least 1, or if ``weight`` is neither a matrix nor a
+        function.
 
     Notes
     -----
-    Outputs before the first step are zeros. Masked steps do not count.
+    Outputs before the first time step are zeros. Time steps with a False mask are skipped: they do
+    not count for the delay.
 
     Examples
     --------
@@ -75,20 +81,26 @@ class Delayed(Struct):
 
 
 class Window(Struct):
-    r"""A weight that reads the last outputs of its source: :math:`\sum_{k<K} M_k\, s_{t-d-k}`.
+    r"""A weight that reads the outputs of its source in several successive time steps.
 
-    Fixed and learned delays, synaptic filters and temporal convolutions are functions of a window.
+    The current is :math:`\sum_{k<K} M_k\, s_{t-d-k}`, with the output :math:`s` of the source. So
+    :math:`M_0` multiplies the latest output, and :math:`M_{K-1}` the oldest. Use it for delays of
+    single synapses, filters and convolutions over time. Pass a ``Window`` object as ``weight`` or
+    ``recurrent`` of a :class:`Layer`.
 
     Parameters
     ----------
     weight : array or callable
-        :math:`M`, of shape ``(K, inputs, neurons)``, or a function of the outputs, an array ``(K,
-        batch, ...)``. Both start with the latest output.
+        An array :math:`M` of shape ``(K, inputs, neurons)``, or a function. The function gets the
+        last ``K`` outputs, an array ``(K, batch, ...)``, and returns the current, ``(batch, ...)``.
+        On the first axis, the latest output is first. For delays that are learned, pass a
+        :class:`~spikegrad.network.DelayKernel`.
     length : int, optional
-        :math:`K \ge 1`, the number of outputs. A function needs it, an array has it as its first
-        axis.
+        The number :math:`K` of outputs, an integer of at least 1. A function needs it. For an
+        array, leave it out: it is the length of the first axis.
     delay : int, default 0
-        :math:`d \ge 0`, the delay of the latest output, in steps.
+        The delay :math:`d` of the latest output that is read, in time steps, an integer of at least
+        0. As ``recurrent``, it must be at least 1.
 
     Raises
     ------
@@ -98,7 +110,8 @@ class Window(Struct):
 
     Notes
     -----
-    Outputs before the first step are zeros. Masked steps do not count.
+    Outputs before the first time step are zeros. Time steps with a False mask are skipped: they do
+    not count for the delays.
 
     Examples
     --------
@@ -144,32 +157,38 @@ class Window(Struct):
 
 
 class Join(Struct):
-    """A node without neurons: a function of other outputs in the same step.
+    """A node of a network without neurons: it combines the outputs of other nodes in the same time
+    step.
 
-    Residual sums, gates, concatenation and attention are joins.
+    For example, a join adds two layers (a residual connection), multiplies them (a gate), or
+    concatenates them. Put it into the mapping of a :class:`Network`, like a :class:`Layer`. Other
+    layers then read it by its name.
 
     Parameters
     ----------
     function : callable
-        Takes one array per source, each ``(batch, ...)``, and returns one array with the examples
-        first. Arrays in its closure get gradients.
+        A function with one argument for each source, an array ``(batch, ...)``. It returns one
+        array with the examples on the first axis. Arrays that it closes over get gradients.
     of : sequence of str
-        The names of the sources: layers, joins or inputs.
+        The names of the sources (layers, joins or inputs), in the order of the arguments of
+        ``function``.
     over_time : bool, default False
-        If True, the function takes whole sequences, arrays ``(steps, batch, ...)``, and returns
-        one. It may also return a pair, the sequence and a pytree of statistics, which the network
-        returns in its states. If the call has a mask, the function gets it as ``mask=``, of shape
-        ``(steps, batch)``.
+        If False, the function is called for each time step. If True, it is called once for the
+        complete sequence, with arrays ``(steps, batch, ...)``, for example for a normalization over
+        time. It returns one array ``(steps, batch, ...)``, or a pair of this array and a pytree of
+        statistics. The network returns the statistics in its states. If the call of the network has
+        a mask, the function gets it as ``mask=``, of shape ``(steps, batch)``.
 
     Raises
     ------
     TypeError
-        If ``function`` is not callable, or ``of`` is empty.
+        If ``function`` is not a function, or if ``of`` is empty.
 
     Notes
     -----
-    A join over time normalizes by statistics of all steps. It cannot be part of a loop, nor run
-    step by step. The backward pass computes it again, so no array of its size is kept.
+    A join with ``over_time=True`` needs all time steps at once. So a network with it has no
+    :meth:`Network.step`, and the join cannot be part of a loop of layers. The backward pass
+    computes the join again, so it stores no arrays of the join.
 
     Examples
     --------

@@ -12,45 +12,50 @@ from ._connections import check_real, matrix_of
 
 
 class DelayKernel(Struct, pure=True):
-    r"""Weights with learned delays, for a :class:`~spikegrad.Window`.
+    r"""Weights with a learned delay for each synapse, as the weight of a
+    :class:`~spikegrad.Window`.
 
-    Each weight acts on the outputs of :math:`K` steps, and most on steps near its delay :math:`d`,
-    a real number:
+    A weight :math:`W` with the delay :math:`d`, a real number, acts on the last :math:`K` outputs
+    of its source. It acts most on the output :math:`d` time steps ago. The array :math:`M_k`
+    multiplies the output :math:`k` time steps ago:
 
     .. math:: M_k &= W \frac{g(k - d)}{\sum_j g(j - d)}, \\
               g(x) &= e^{-x^2 / 2 \sigma^2} \;\text{(gaussian)}, \\
               g(x) &= \max(0,\; 1 + \sigma - |x|) \;\text{(triangular)}.
 
-    A wider kernel extends the range of the gradient of a delay. So training starts with wide
-    kernels, shrinks them, and ends with integer delays: :class:`spikegrad.training.ShrinkDelays`
-    and :func:`rounded_delays`.
+    With a wider kernel, the gradient of a delay depends on more time steps, so it finds better
+    delays that are further away. Therefore start training with a wide kernel, and shrink it with
+    the callback :class:`spikegrad.training.ShrinkDelays`. After training, round the delays to
+    integers with :func:`rounded_delays`.
 
     Parameters
     ----------
     weight : array
-        :math:`W`, a matrix ``(inputs, neurons)``.
+        The weights :math:`W`, a matrix ``(inputs, neurons)``.
     delay : float or array
-        :math:`d`, in steps, from 0 to :math:`K - 1`. The shape is ``(inputs, neurons)`` for a delay
-        per synapse, ``(inputs, 1)`` per axon, ``(1, neurons)`` per dendrite. Pass an array to learn
-        it. It should be :func:`~spikegrad.bounded` between 0 and :math:`K - 1`, because a kernel is
-        cut off outside.
+        The delays :math:`d` in time steps, at least 0 and at most :math:`K - 1`. The shape is
+        ``(inputs, neurons)`` for a delay of each synapse, ``(inputs, 1)`` for a delay of each
+        input, or ``(1, neurons)`` for a delay of each neuron. To train delays, pass
+        ``bounded(delays, 0, K - 1)`` with :func:`spikegrad.bounded`. It keeps them between the
+        limits, because the kernel reaches no further.
     length : int
-        :math:`K \ge 1`, the number of steps.
+        The number :math:`K` of outputs that the window reads, an integer of at least 1.
     width : float or array, default 1.0
-        :math:`\sigma \ge 0`, in steps. It does not get a gradient. With a width of 0 a Gaussian
-        kernel has only the nearest step, and a triangular one the two steps around the delay.
+        The width :math:`\sigma` of the kernel in time steps, at least 0. It gets no gradient. With
+        0, a Gaussian kernel acts on the nearest time step only, and a triangular kernel on the two
+        time steps around the delay.
     kernel : {"gaussian", "triangular"}
-        The shape.
+        The shape :math:`g` of the kernel, by default ``"gaussian"``.
 
     Raises
     ------
     TypeError, ValueError
-        If the weight is not a matrix, or if a number is out of its domain. The values of arrays are
-        not checked.
+        If ``weight`` is not a matrix, or if a number is outside its range. JAX arrays are not
+        checked, because they may be traced.
 
     Notes
     -----
-    The library ``dcls`` has the same kernels, with :math:`\sigma` = \|SIG\| + 0.27 for its version
+    The library ``dcls`` has these kernels too, with :math:`\sigma` = \|SIG\| + 0.27 for its version
     ``"gauss"`` and :math:`\sigma` = \|SIG\| for ``"max"``. Its position ``P`` is :math:`d = K - 1 -
     (P + \lfloor K/2 \rfloor)`.
 
@@ -123,7 +128,7 @@ class DelayKernel(Struct, pure=True):
 
 
 def rounded_delays(tree: PyTree) -> PyTree:
-    """Round the delays of a network to integers, for inference.
+    """Round the learned delays of a network to integers, for inference after training.
 
     Parameters
     ----------
@@ -133,7 +138,8 @@ def rounded_delays(tree: PyTree) -> PyTree:
     Returns
     -------
     pytree
-        A copy with each delay rounded to the nearest step, and widths of 0.
+        A copy in which each delay is rounded to the nearest time step, and each kernel has the
+        width 0.
 
     Examples
     --------

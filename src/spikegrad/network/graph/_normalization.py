@@ -20,26 +20,34 @@ def fold_normalization(
     axis: int = -1,
     epsilon: float = 1e-5,
 ) -> tuple[jax.Array, jax.Array]:
-    r"""Fold a batch normalization with running statistics into the weight before it, for inference.
+    r"""Fold a batch normalization into the weight and the bias before it, for inference.
 
     .. math:: \gamma\, \frac{W x + b - \mu}{\sqrt{\sigma^2 + \epsilon}} + \beta = W' x + b'
+
+    The left side is the normalization of the current :math:`W x + b`. The right side is the current
+    with the new weight :math:`W'` and the new bias :math:`b'`. Use these in a
+    :class:`spikegrad.Layer` without a normalization.
 
     Parameters
     ----------
     weight : array
-        :math:`W`, with the outputs along ``axis``: a matrix ``(inputs, neurons)``, or a kernel of a
-        convolution. Integers and bools become floats.
+        The weight :math:`W`, a matrix ``(inputs, neurons)`` or the kernel of a convolution.
+        Integers and booleans become floats.
     bias : array, optional
-        :math:`b`, of shape ``(neurons,)``. By default 0.
+        The bias :math:`b`, of shape ``(neurons,)``. By default 0.
     mean, var : array
-        :math:`\mu` and :math:`\sigma^2`, the running statistics, of shape ``(neurons,)``.
+        The running mean :math:`\mu` and the running variance :math:`\sigma^2` of the normalization,
+        of shape ``(neurons,)``.
     gain, shift : float or array
-        :math:`\gamma` and :math:`\beta`, numbers or of shape ``(neurons,)``. For tdBN (Zheng et al.
-        2021), :math:`\gamma` includes the factor :math:`\alpha V_{th}`.
+        The factor :math:`\gamma` and the summand :math:`\beta` of the normalization, numbers or
+        arrays of shape ``(neurons,)``. For tdBN (Zheng et al. 2021), multiply :math:`\gamma` by its
+        factor :math:`\alpha V_{th}`.
     axis : int, default -1
-        The axis of the outputs: -1 for matrices and kernels ``HWIO``, 0 for kernels ``OIHW``.
+        The axis of the outputs (neurons) in ``weight``: -1 for matrices and kernels ``HWIO``, 0 for
+        kernels ``OIHW``.
     epsilon : float, default 1e-5
-        :math:`\epsilon`, which PyTorch, Flax and Equinox set to 1e-5 as well.
+        The small number :math:`\epsilon` that prevents a division by 0. PyTorch, Flax and Equinox
+        use 1e-5 too.
 
     Returns
     -------
@@ -49,8 +57,8 @@ def fold_normalization(
     Raises
     ------
     ValueError
-        If a shape does not fit. Gains and statistics for each step, as in TEBN and BNTT, need a
-        weight for each step.
+        If a shape does not fit. The normalizations TEBN and BNTT have gains or statistics for each
+        time step. They need a weight for each time step and are not supported.
 
     Examples
     --------

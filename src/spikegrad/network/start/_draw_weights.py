@@ -65,59 +65,67 @@ def draw_weights(
     weight: Initializer | None = None,
     recurrent: Initializer | None = None,
 ) -> NetworkT:
-    r"""Draw new values for all matrices of a network.
+    r"""Draw random initial weights for all matrices of a network, scaled such that its neurons
+    spike before training.
 
-    Each potential then fluctuates up to its threshold.
+    Use it for a network that you built from layers, for example a graph.
+    :meth:`spikegrad.Network.init` does the same for fully connected layers. Only the shapes and
+    dtypes of the matrices are used, so they may be zeros.
 
-    Only the shapes and dtypes of the matrices are used, so they may be zeros. Layers get their
-    weights in the order of the signals, by :func:`fluctuation_driven` from the outputs of their
-    sources. The sources of a layer contribute equal parts to the variance of its potential. Delayed
-    edges that close a loop contribute 0.1 of it.
+    :func:`fluctuation_driven` draws the weights of one layer after the other, from the outputs of
+    the sources of each layer. The potential of each neuron then fluctuates up to its threshold. All
+    sources of a layer contribute equal parts to the variance of its potential. In a layer with
+    recurrent weights, or other delayed weights that close a loop, these contribute 10% of the
+    variance.
 
     Parameters
     ----------
     network : Network
-        A list or a graph of layers.
+        The network, a list or a graph of layers.
     key : array of jax.random.key
-        Draws the weights, and the spikes of :func:`~spikegrad.stochastic` neurons.
+        Random key for the weights, and for the spikes of :func:`~spikegrad.stochastic` neurons.
     inputs : array_like or dict, optional
-        A batch of the training data, as for a call of the network, ``(steps, examples, inputs)``.
+        A batch of training data to measure, as for a call of the network: ``(steps, examples,
+        inputs)``.
     rate : float, optional
-        Instead of inputs: the probability of a spike per step, of all inputs and neurons, above 0,
-        at most 1.
+        The spike probability per time step of all inputs and neurons, above 0 and at most 1. Pass
+        it instead of ``inputs``.
     mask : array of bool, optional
-        The steps that take place, as for a call of the network.
+        The valid time steps of ``inputs``, as for a call of the network: False for padding.
     mean : float, default 0.0
-        The mean of the potentials, which results only from sources outside of loops.
+        The mean of the potentials without spikes, in the unit of the potential. It comes only from
+        sources outside of loops.
     std : float or dict, optional
-        The standard deviation of the potentials, or a dict with one for each named layer. By
-        default the threshold minus the mean, and 1 for readouts.
+        The standard deviation of the potentials without spikes, in the unit of the potential, or a
+        dict from names of layers to it. By default, it is the threshold minus the mean, and 1 for
+        readouts.
     weight : callable, optional
-        ``weight(key, shape, dtype)``, such as ``jax.nn.initializers.he_normal()``. It replaces the
-        fluctuation-driven weights and needs neither inputs nor a rate.
+        An initializer ``weight(key, shape, dtype)``, such as ``jax.nn.initializers.he_normal()``.
+        It replaces the default weights. Then neither ``inputs`` nor ``rate`` is needed.
     recurrent : callable, optional
-        Another initializer for delayed edges that close a loop.
+        Another initializer for recurrent weights and other delayed weights that close a loop.
 
     Returns
     -------
     Network
-        The network with new matrices. Functions, biases and delays do not change.
+        A copy of the network with new matrices. Functions, biases and delays do not change.
 
     Raises
     ------
     TypeError, ValueError
-        As :func:`fluctuation_driven`, for example for a silent source. The message names the layer.
+        As in :func:`fluctuation_driven`, for example if a source does not spike. The message names
+        the layer.
 
     Notes
     -----
-    Each edge of a :class:`~spikegrad.Window` of matrices counts as a source. A :class:`DelayKernel`
-    counts as one, with its mean delay and width.
+    Each matrix of a :class:`~spikegrad.Window` counts as a source. A :class:`DelayKernel` counts as
+    one source, with its mean delay and width.
 
-    Variances are means over draws. Different weights are independent with mean 0, so the parts of
-    correlated sources add up, for example the parts of the lags of a window. A single draw differs
-    from the mean, most for few neurons and correlated inputs: in a layer of m neurons with one
-    common input, by a standard deviation of :math:`\sqrt{2/m}` relative to the variance. Delayed
-    edges that close a loop are drawn for the outputs without the loop, and then change them.
+    The variance is correct on average over many random draws, also if sources are correlated. A
+    single draw differs from it, most for few neurons and correlated inputs. For example, in a layer
+    of m neurons with one common input, the relative standard deviation of the variance is
+    :math:`\sqrt{2/m}`. Weights that close a loop are scaled to the outputs of the layer without the
+    loop. The loop then changes these outputs, so their variance is approximate.
 
     Examples
     --------

@@ -41,19 +41,27 @@ def fluctuation_driven(
     mean: float = 0.0,
     std: Real | None = None,
 ) -> Initializer:
-    r"""Create an initializer of normal weights that make the potential fluctuate up to the
-    threshold.
+    r"""Create an initializer of random weights that make the potential fluctuate up to the
+    threshold, so neurons spike before training.
 
-    A spike of unit weight leaves the trace :math:`\varepsilon_k` on a potential, k steps later. The
-    decays and the gain of :class:`~spikegrad.LIF` and :class:`~spikegrad.SynapticLIF`
-    (:math:`\gamma = 0` without a synapse) give its sum and the sum of its squares:
+    The weights are normally distributed. You choose the mean and the standard deviation of the
+    potential that they give. To draw the weights of a layer or a network, use
+    :meth:`spikegrad.Layer.init`, :meth:`spikegrad.Network.init` or :func:`draw_weights`, which call
+    this function. The computation follows.
+
+    An input spike with weight 1 changes the potential k time steps later by :math:`\varepsilon_k`.
+    The sum :math:`\bar\varepsilon` of these numbers and the sum :math:`\hat\varepsilon` of their
+    squares follow from the cell. For :class:`~spikegrad.SynapticLIF` with the decays :math:`\beta`
+    and :math:`\gamma` and the input gain g, and for :class:`~spikegrad.LIF` with :math:`\gamma =
+    0`, they are:
 
     .. math:: \bar\varepsilon = \frac{g}{(1-\beta)(1-\gamma)}, \qquad
               \hat\varepsilon = \frac{g^2\,(1+\beta\gamma)}{(1-\beta\gamma)(1-\beta^2)(1-\gamma^2)}.
 
-    Take n independent inputs of mean m and mean square q in a step. For spikes of probability p, m
-    = q = p. Weights of mean :math:`\mu_w` and variance :math:`\sigma_w^2` give a potential of mean
-    :math:`\mu_U = n \mu_w m \bar\varepsilon` and, over neurons, examples and steps, of variance
+    Suppose that a neuron has n independent inputs, whose values have the mean m and the mean square
+    q. For spikes with probability p, m and q equal p. Weights of mean :math:`\mu_w` and variance
+    :math:`\sigma_w^2` then give a potential of mean :math:`\mu_U = n \mu_w m \bar\varepsilon`. Its
+    variance over neurons, examples and time steps is
 
     .. math:: \sigma_U^2 = n\, (\mu_w^2 + \sigma_w^2)\, (q - m^2)\, \hat\varepsilon
               + n\, \sigma_w^2\, m^2\, \bar\varepsilon^2.
@@ -65,28 +73,30 @@ def fluctuation_driven(
     Parameters
     ----------
     cell : Cell
-        The neurons that get the weights, or a wrapper around them. The response of a cell that does
-        not define :meth:`~spikegrad.Cell.linear_response` is measured. A decay may be an array with
-        one value per neuron.
+        The neurons that get the weights, or a wrapper around them. If a cell does not define
+        :meth:`~spikegrad.Cell.linear_response`, its response to a small input is measured. A decay
+        may be an array with one value per neuron.
     rate : float or array
-        The probability p of an input spike per step, above 0, at most 1. Or inputs to measure, in
-        the form of a :class:`~spikegrad.Network`: ``(steps, examples, inputs)``, of any kind.
+        The probability p of an input spike per time step, above 0 and at most 1. Or a batch of
+        inputs to measure, ``(steps, examples, inputs)``, which may be spikes or real numbers.
     mask : array of bool, optional
-        The valid steps of measured inputs, in the form of a :class:`~spikegrad.Network`.
+        The valid time steps of measured inputs, ``(steps, examples)``: False for padding.
     mean : float, default 0.0
-        :math:`\mu_U`, in the unit of the potential.
+        The mean :math:`\mu_U` of the potential without spikes, in the unit of the potential.
     std : float or array, optional
-        :math:`\sigma_U > 0`, in the unit of the potential. By default :math:`\theta - \mu_U`, which
-        the paper calls :math:`\xi = 1` and uses in its examples. Usual values are one third of it
-        up to all of it. A readout has no threshold, and its default is 1.
+        The standard deviation :math:`\sigma_U` of the potential without spikes, above 0, in the
+        unit of the potential. By default it is the threshold minus the mean, as in the examples of
+        the paper (:math:`\xi = 1` there). Usual values are between one third of this default and
+        the default. A readout has no threshold, and its default is 1.
 
     Returns
     -------
     callable
-        ``initializer(key, shape, dtype)``, like the functions of ``jax.nn.initializers``. The last
-        axis of the shape has the neurons. A weighted sum runs over all other axes: ``(inputs,
-        neurons)`` for a matrix, ``(height, width, channels, neurons)`` for a convolution. For a
-        cell with receptors the shape is ``(inputs, neurons, receptors)``.
+        An initializer ``initializer(key, shape, dtype)`` like the functions of
+        ``jax.nn.initializers``, which returns the weights. The last axis of ``shape`` is the
+        neurons: ``(inputs, neurons)`` for a matrix, ``(height, width, channels, neurons)`` for a
+        convolution. All other axes are inputs of a neuron. For a cell with receptors, the shape is
+        ``(inputs, neurons, receptors)``.
 
     Raises
     ------
@@ -94,30 +104,30 @@ def fluctuation_driven(
         If the first array of the cell's state does not have the shape of its output, unless the
         cell defines :meth:`~spikegrad.Cell.encode`.
     ValueError
-        If the rate is out of its domain, or if all inputs are zero. If inputs of mean 0 cannot give
-        the mean, or if equal weights for this mean already exceed the standard deviation.
+        If ``rate`` is outside its range, or if all inputs are zero. Also if ``mean`` is not 0 for
+        inputs of mean 0, or if ``std`` is too small for ``mean``: equal weights for this mean would
+        exceed it.
 
     Notes
     -----
-    Measured inputs pass the leaks of the cell. The moments of the result replace :math:`m
-    \bar\varepsilon` and the terms of the variance. So inputs may be correlated, also between steps.
-    A sequence may be too short for a stationary potential. Values may be real: their mean *square*
-    matters, so inputs of mean 0 also drive neurons. A number as rate assumes independent spikes and
-    a long sequence.
+    A number as ``rate`` assumes independent spikes and a long sequence. Measured inputs may also be
+    correlated, or too short for a stationary potential, because the decays of the cell are applied
+    to the inputs themselves. The mean and the variance of the result then replace the terms of the
+    formulas. Inputs may be real numbers, also with mean 0.
 
     The paper leaves out the second term of the variance and replaces q - m\ :sup:`2` by q. For rare
-    spikes, :math:`p\, \bar\varepsilon^2 \ll \hat\varepsilon`, this makes no difference. For
-    frequent spikes most of a potential's variance is between neurons. They would then be further
-    from the threshold than requested.
+    spikes, :math:`p\, \bar\varepsilon^2 \ll \hat\varepsilon`, the result is equal. For frequent
+    spikes, most of the variance of the potential is between neurons. With the formula of the paper,
+    the standard deviation would then be larger than requested.
 
-    A cell that does not declare its response runs from rest with a small current in the first step,
-    so each potential follows the cell's own equations. This is exact for cells that are linear
-    between spikes, and holds for small fluctuations of other cells. If a cell fires without inputs,
-    its response lasts until the first spike. Receptors have equal parts of mean and variance.
+    If a cell does not define ``linear_response``, it runs from rest with a small input in the first
+    time step. The change of the potential over time is its response. This is exact for cells that
+    are linear between spikes, and approximate for other cells. If a cell spikes without inputs, its
+    response ends at the first spike. All receptors contribute equal parts of mean and variance.
 
-    In the library's convention the kernel of the paper, with :math:`\bar\varepsilon = \tau_s` and
-    :math:`\hat\varepsilon = \tau_s^2 / (2\tau_s + 2\tau_m)`, is the limit of short steps with
-    ``norm_input=True``.
+    The paper has :math:`\bar\varepsilon = \tau_s` and :math:`\hat\varepsilon = \tau_s^2 / (2\tau_s
+    + 2\tau_m)`, with the time constants of synapse and membrane. The formulas above approach these
+    values for short time steps and ``norm_input=True``.
 
     References
     ----------

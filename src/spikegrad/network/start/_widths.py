@@ -32,52 +32,56 @@ def match_widths(
     mask: ArrayLike | None = None,
     key: jax.Array | None = None,
 ) -> NetworkT:
-    r"""Match the widths of the surrogates of a network to the spread of its potentials.
+    r"""Set the width of each surrogate of a network to the spread of the potentials, so that most
+    neurons get a gradient.
 
-    The half-width at half maximum of each layer's surrogate derivative (slope) becomes
+    The half-width of a slope is the distance from its peak at which it has half of the height of
+    the peak. For each layer, the half-width of the slope of the surrogate becomes
 
     .. math:: w = r\, \sigma_U,
 
-    with :math:`\sigma_U` the standard deviation of the argument of the surrogate over all steps,
-    examples and neurons of the layer. This argument is the distance between potential and threshold
-    before the spike, for most cells in the unit of the potential. :class:`~spikegrad.neurons.MPBN`
-    normalizes the potential first, and :class:`~spikegrad.neurons.Izhikevich` divides the distance
-    by its ``width``. The slope then covers most neurons, and is still specific to the threshold.
+    Here :math:`\sigma_U` is the standard deviation of the argument of the surrogate, over all time
+    steps, examples and neurons of the layer. For most cells, this argument is the potential before
+    the reset minus the threshold. :class:`~spikegrad.neurons.MPBN` normalizes the potential first,
+    and :class:`~spikegrad.neurons.Izhikevich` divides the difference by its ``width``.
 
     Parameters
     ----------
     network : Network
-        Its layers may have weights of any kind.
+        The network, with weights of any kind.
     inputs : array_like or dict
-        Inputs of the network, ``(steps, examples, inputs)``, for example a training batch.
+        Inputs of the network, ``(steps, examples, inputs)``, for example a batch of training data.
     ratio : float, default 1.0
-        :math:`r > 0`, dimensionless.
+        The ratio :math:`r` of the half-width to the standard deviation, above 0, without a unit.
     keep : {"peak", "area"}
-        The property of a slope that a new width preserves.
+        ``"peak"`` (default) keeps the height of the slope, so a wider slope has a larger area.
+        ``"area"`` keeps the area, so a wider slope is lower.
     mask, key : optional
-        As in a call of the network.
+        Valid time steps, and random key of :func:`~spikegrad.stochastic` spikes, as in a call of
+        the network.
 
     Returns
     -------
     Network
-        A network with surrogates that are :func:`~spikegrad.stretched` by an array. Another width
-        does not recompile. Layers without a :class:`~spikegrad.Surrogate` in a field that ``fire``
-        calls, such as readouts, are unchanged. So is the width of a layer with constant potentials.
-        A second call replaces the widths that the first call set.
+        A copy of the network whose surrogates are :func:`~spikegrad.stretched` by an array, so
+        another width does not recompile. Layers without a surrogate, such as readouts, do not
+        change. The width of a layer with constant potentials does not change either. A second call
+        replaces the widths of the first call.
 
     Raises
     ------
     ValueError
         If a slope does not have a half-width.
     TypeError
-        If the parameters of a surrogate are traced. The function does not support ``jax.jit``.
+        If the parameters of a surrogate are traced, as in ``jax.jit``. Call this function outside
+        of it.
 
     References
     ----------
     MPD-AGL (Jiang et al. 2025, "Adaptive gradient learning for spiking neural networks by
     exploiting membrane potential dynamics", IJCAI) uses a rectangle of area 1 with the half-width
-    :math:`\sigma_U`, updated in training. This is ``keep="area"`` on ``ReluGrad`` or any other
-    shape, with :class:`spikegrad.training.AdaptWidths`.
+    :math:`\sigma_U`, and updates it in training. To update widths in training, use the callback
+    :class:`spikegrad.training.AdaptWidths` with ``keep="area"``.
 
     Examples
     --------

@@ -12,20 +12,26 @@ from ...neurons import State
 
 
 class Activity(NamedTuple):
-    """The activity of a layer or join over time, each array of shape ``(steps, batch, ...)``.
+    """The outputs, states and currents of a layer or join over time, as
+    :meth:`spikegrad.Network.observe` returns them.
 
-    Masked steps are zeros. A join has outputs only. A part that was not asked for is None.
+    Each array has the shape ``(steps, batch, ...)``. Masked time steps are zeros. A join has
+    outputs only. A part that ``observe`` was not called with is None.
     """
 
     output: jax.Array | None
     pre_spike: State | None = None
-    """The state before the spike, an array or a tuple of arrays, as the cell has it."""
+    """The state after decay and input, before the spike and the reset: an array, or a tuple of
+    arrays.
+    """
     current: jax.Array | None = None
-    """The current that the neurons integrate: weights times inputs, recurrence and bias."""
+    """The input current of the neurons: weights times inputs, plus recurrent weights times outputs,
+    plus bias.
+    """
 
     @property
     def potential(self) -> jax.Array:
-        """The potential before the spike, which is the first array of the state."""
+        """The potential before the spike: the first array of ``pre_spike``."""
         if self.pre_spike is None:
             raise ValueError(
                 "Activity: potential is missing; observe a layer with 'pre_spike' among the parts"
