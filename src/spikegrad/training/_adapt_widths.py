@@ -16,33 +16,37 @@ from ._state import Report, State
 
 
 class AdaptWidths:
-    """Match the widths of slopes to the spread of potentials: a callback for :func:`fit`.
+    """Callback of :func:`fit` that sets the widths of surrogates to the spread of the potentials
+    during training.
 
-    After each compiled call it measures the potentials for ``inputs`` and sets the widths as
-    :func:`spikegrad.network.match_widths` does. Widths are trainable arrays, so another width does
-    not recompile, and checkpoints contain them. Their gradient is 0, unless the surrogate is
-    :func:`spikegrad.learnable`.
+    After each call of the compiled program, it runs the network on ``inputs`` and sets the widths
+    as :func:`spikegrad.network.match_widths` does. So first call ``match_widths``, then
+    :func:`partition`. The widths are arrays among the trainable parameters, so another width does
+    not recompile, and checkpoints contain them. The optimizer does not change them, because their
+    gradient is 0, unless the surrogate is :func:`spikegrad.learnable`.
 
     Parameters
     ----------
     static : pytree
-        The static part from :func:`partition` of a network with widths from
-        :func:`spikegrad.network.match_widths`.
+        The static part that :func:`partition` returned for the network.
     inputs : array_like
-        Inputs of the network to measure with, ``(steps, examples, inputs)``.
+        Inputs of the network for the measurement, ``(steps, examples, inputs)``.
     ratio, keep, mask, key
-        As in :func:`spikegrad.network.match_widths`. Pass equal values to both.
+        As in :func:`spikegrad.network.match_widths`. Pass the values that you passed to
+        ``match_widths``.
     each_epoch : bool, default False
-        If True, adapt only at the end of each epoch.
+        If True, set the widths only at the end of each epoch. If False, after each call.
 
     Raises
     ------
     ValueError
-        When it is called, if the trainable parameters contain no widths.
+        At the first call, if the trainable parameters contain no widths, because ``match_widths``
+        was not called.
 
     Notes
     -----
-    Put callbacks that save the state after it, so they save the new widths.
+    In the list of callbacks, put :class:`Checkpoints` after this callback, so the checkpoints
+    contain the new widths.
 
     References
     ----------

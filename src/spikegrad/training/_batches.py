@@ -14,23 +14,25 @@ from .._pytree import PyTree
 
 
 class ShuffledBatches:
-    """Batches of examples in a new random order for each epoch.
+    """Batches of examples in memory, in a new random order for each epoch, for :func:`fit`.
 
-    Examples after the last full batch are skipped in this epoch.
+    All batches have ``size`` examples. If the number of examples is not a multiple of ``size``, a
+    few examples are skipped in each epoch.
 
     Parameters
     ----------
     examples : pytree of numpy.ndarray
-        Arrays with one row for each example, such as ``(x, y)``.
+        Arrays whose first axis is the examples, such as ``(x, y)``.
     size : int
-        Number of examples in a batch, 1 to the number of examples.
+        Number of examples in a batch, at least 1 and at most the number of examples.
     seed : int
-        Draws the order, which only depends on ``seed`` and the number of the epoch.
+        Seed of the random order. The order of an epoch depends only on ``seed`` and the number of
+        the epoch, so resumed training gets equal batches.
 
     Raises
     ------
     ValueError
-        If the arrays have different numbers of rows, or ``size`` is out of range.
+        If the arrays have different numbers of examples, or if ``size`` is outside its range.
 
     Examples
     --------
@@ -63,7 +65,7 @@ class ShuffledBatches:
         return self.count // self.size
 
     def __call__(self, epoch: int) -> Iterator[PyTree]:
-        """Iterate over the batches of an epoch, from 0."""
+        """Return an iterator over the batches of an epoch. Epochs count from 0."""
         # A generator of its own for each epoch, so a resumed training has the order of an
         # uninterrupted one without the draws of earlier epochs.
         rng = np.random.default_rng((self.seed, epoch))
@@ -74,20 +76,24 @@ class ShuffledBatches:
 
 
 def with_device_data(loss: Callable, examples: PyTree) -> Callable:
-    """Put examples on the device once, and return a loss for batches of row numbers.
+    """Copy a data set to the device once, and return a loss function whose batches are row numbers.
+
+    Without it, :func:`fit` copies each batch to the device. Use it if all data fit into the memory
+    of the device, and pass batches of row numbers, such as ``ShuffledBatches(np.arange(count),
+    size, seed)``.
 
     Parameters
     ----------
     loss : callable
-        ``loss(trainable, batch, key)`` for a batch of examples.
+        The loss function ``loss(trainable, batch, key)`` for a batch of examples.
     examples : pytree of arrays
-        Arrays with one row for each example, which must fit on the device.
+        Arrays whose first axis is the examples.
 
     Returns
     -------
     callable
-        The loss for a batch of row numbers, ``(size,)`` of integers, for :func:`fit`. With a
-        setting as fourth argument also for :func:`sweep`.
+        The loss function for batches of row numbers, arrays of integers of shape ``(size,)``. If
+        ``loss`` has the setting as fourth argument, pass the result to :func:`sweep`.
 
     Examples
     --------

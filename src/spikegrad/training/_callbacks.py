@@ -19,32 +19,35 @@ from ._state import Report, State
 
 
 class JsonLines:
-    """Write metrics to a file during training, one line of JSON for each compiled call.
+    """Callback of :func:`fit` that writes metrics to a file, one line of JSON after each call of
+    the compiled program.
 
-    A line has ``step``, ``epoch``, ``seconds``, the loss and all metrics, as means over the call.
-    Arrays and tuples are lists. NaN and infinity are null. At the end of an epoch, ``epoch_ended``
-    is true. Follow the file with ``tail -f``, or read it with ``pandas.read_json(path,
-    lines=True)``.
+    A line has the number of updates (``step``), ``epoch``, ``seconds``, the loss and all metrics.
+    The metrics are means over the updates of the call. Arrays and tuples become lists, and NaN and
+    infinity become null. At the end of an epoch, ``epoch_ended`` is true. To see the file grow, use
+    ``tail -f``. To read it, use ``pandas.read_json(path, lines=True)``.
 
     Parameters
     ----------
     path : path
-        The file. With several processes, process 0 writes it.
+        The file to write. With several processes, process 0 writes it.
     more : callable, optional
-        ``more(report)`` returns a dict of more values, such as a learning rate.
+        A function ``more(report)`` that gets the :class:`Report` and returns a dict of more values
+        for the line, such as the learning rate. The default function, a ``lambda`` in the
+        signature, returns an empty dict.
     resume : bool, default False
-        If True, continue an existing file. Lines of steps that will be repeated are removed, if
-        they have the values of ``of``.
+        If True, continue an existing file. Lines of updates that training repeats are removed. If
+        several trainings share the file, only lines with the values of ``of`` are removed.
     of : dict, optional
-        Constants at the start of each line, such as a network name if several networks share the
-        file.
+        Constants at the start of each line, such as ``{"network": "small"}`` if several trainings
+        share the file. By default none.
 
     Raises
     ------
     FileExistsError
-        At the first report, if the file exists and ``resume`` is false.
+        At the first call, if the file exists and ``resume`` is False.
     ValueError
-        At the first report, if a metric has the name of another entry, such as ``step``.
+        At the first call, if a metric has the name of another entry, such as ``step``.
 
     Examples
     --------
@@ -77,7 +80,7 @@ class JsonLines:
         self._is_begun = False
 
     def __call__(self, report: Report) -> None:
-        """Write a line."""
+        """Write a line for this report."""
         about = {
             "step": report.step,
             "epoch": report.epoch,
@@ -109,14 +112,20 @@ class JsonLines:
 
 
 class TensorBoard:
-    """Write metrics for TensorBoard, one point for each compiled call. It needs tensorboardX.
+    """Callback of :func:`fit` that writes metrics for TensorBoard, one point after each call of the
+    compiled program.
+
+    It needs the package tensorboardX.
 
     Parameters
     ----------
     folder : path
-        Folder of the files. With several processes, process 0 writes them.
+        Folder of the files, which is created if it does not exist. With several processes, process
+        0 writes them.
     more : callable, optional
-        ``more(report)`` returns a dict of more values.
+        A function ``more(report)`` that gets the :class:`Report` and returns a dict of more values,
+        such as the learning rate. The default function, a ``lambda`` in the signature, returns an
+        empty dict.
 
     Raises
     ------
@@ -138,7 +147,9 @@ class TensorBoard:
         )
 
     def __call__(self, report: Report) -> None:
-        """Write a point for each number of a metric, with a name such as ``rates/0``."""
+        """Write a point for each number of each metric. The numbers of an array have names such as
+        ``rates/0``.
+        """
         values = merged("TensorBoard", report.metrics, self.more(report))
         if self._writer is None:
             return

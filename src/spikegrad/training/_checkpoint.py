@@ -27,36 +27,42 @@ _PROGRESS = ("step", "epoch", "batches", "seconds", "sums")
 
 
 class CheckpointError(ValueError):
-    """A checkpoint cannot be read or belongs to other training. The message names the file."""
+    """The error if a checkpoint cannot be read or belongs to another training. The message names
+    the file.
+    """
 
 
 class Checkpoints:
-    """Save the training state to a folder and resume from it: a callback for :func:`fit`.
+    """Callback of :func:`fit` that saves the state of training to a folder, to resume after an
+    interruption.
 
-    Each checkpoint is one NumPy file, ``step-000001240.npz``, that contains only arrays (no
-    pickle). Writes are atomic: a kill, a full disk or a power failure never leaves a partial file.
-    Checkpoints are saved at the end of each epoch, or every ``minutes``, and when training ends.
+    To resume, call :meth:`restore` before :func:`fit`, as in the example. The resumed training is
+    bit-identical to an uninterrupted one.
+
+    Each checkpoint is one NumPy file, such as ``step-000001240.npz`` after 1240 updates. It
+    contains arrays only, without pickle. A checkpoint is written completely or not at all, also if
+    the process is killed or the disk is full. Checkpoints are saved at the end of each epoch, or
+    every ``minutes``, and when training ends.
 
     Parameters
     ----------
     folder : path
-        Checkpoint folder. It is created if it does not exist. With several processes only process 0
-        reads and writes it and sends the contents to all other processes, so they do not need
-        access to it.
+        Folder of the checkpoints, which is created if it does not exist. With several processes,
+        only process 0 reads and writes it, and sends the contents to the others.
     minutes : float, optional
-        Minimum time between checkpoints, checked after each call. Replaces saving at the end of
-        each epoch.
+        Minimum time between two checkpoints, in minutes. It replaces saving at the end of each
+        epoch.
     keep : int, default 2
-        Number of most recent checkpoints to keep, at least 1.
+        Number of checkpoints to keep, at least 1. Older ones are deleted.
     extra : dict, optional
-        Additional JSON data, such as learning curves. Each checkpoint stores its current contents,
-        and :meth:`restore` restores them.
+        More data that JSON can store, such as learning curves. Each checkpoint stores the contents
+        of this dict at its time, and :meth:`restore` puts them back into the dict.
 
     Raises
     ------
     CheckpointError
-        During training, if the folder contains a checkpoint of a later step than the first reported
-        step. That checkpoint belongs to another training run, or training would repeat saved steps.
+        During training, if the folder contains a checkpoint of a later update than the current one.
+        The checkpoint then belongs to another training, or you forgot to call :meth:`restore`.
 
     Examples
     --------
@@ -99,7 +105,9 @@ class Checkpoints:
         self._when = time.monotonic()
 
     def __call__(self, report: Report) -> None:
-        """Save the state at the end of an epoch, or if ``minutes`` have passed."""
+        """Save the state at the end of an epoch, or if ``minutes`` have passed since the last
+        checkpoint.
+        """
         if self._last_step is None:
             self._check_folder(report.step)
         # All processes agree on the end of an epoch without asking each other.
@@ -126,7 +134,7 @@ class Checkpoints:
         self._last_step = 0
 
     def save(self, state: State) -> None:
-        """Save a state, and remove old checkpoints.
+        """Save a state now, and delete the checkpoints that are older than the newest ``keep``.
 
         Raises
         ------
@@ -139,18 +147,20 @@ class Checkpoints:
         self._last_step, self._when = state.step, time.monotonic()
 
     def restore(self, start: State) -> State:
-        """Return the newest saved state, or ``start`` without checkpoints.
+        """Return the newest state in the folder, or ``start`` if the folder has no checkpoints.
 
         Parameters
         ----------
         start : State
-            The result of :meth:`State.create` for equal parameters, optimizer and key. The
-            checkpoint must have equal names, shapes, dtypes and key. Arrays get its sharding.
+            The state before the first update: the result of :meth:`State.create` with the
+            parameters, the optimizer and the key of the training. Names, shapes, dtypes and key
+            must equal those of the checkpoint. Restored arrays get the sharding of ``start``.
 
         Raises
         ------
         CheckpointError
-            If the file cannot be read, does not match ``start``, or has another key.
+            If the file cannot be read, or if its names, shapes, dtypes or key differ from
+            ``start``.
         """
         paths = from_first(self.all)  # other processes may see other files
         if not paths:

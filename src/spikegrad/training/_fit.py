@@ -46,51 +46,61 @@ def fit(
     batch_sharding: PyTree = None,
     callbacks: Sequence[Callback] = (),
 ) -> State:
-    """Train anything that has a differentiable loss.
+    """Train parameters with a loss function and an optimizer of optax, and return the state after
+    training.
+
+    In each *update*, ``fit`` computes the gradient of the loss for one batch, and the optimizer
+    changes the parameters. An *epoch* uses all batches once.
 
     Parameters
     ----------
     loss : callable
-        ``loss(trainable, batch, key) -> (scalar, {name: metric})``: the value to minimize, and a
-        dict of metrics to report. A metric is a number, an array or a pytree of arrays, each of
-        which is averaged by itself. JAX traces the function. Arrays that a
-        ``jax.tree_util.Partial`` binds are arguments of the compiled program. Arrays that a
-        function closes over become its constants, which cost memory and compile time: bind large
-        arrays.
+        A function ``loss(trainable, batch, key) -> (scalar, {name: metric})``. It gets the
+        parameters, one batch and the random key of the update. It returns the value to minimize,
+        and a dict of metrics to report, such as the accuracy. The dict may be empty. A metric is a
+        number, an array or a pytree of arrays. JAX traces the function, so use ``jax.numpy`` in it.
+        Large arrays that the function closes over become constants of the compiled program, which
+        cost memory and compile time. Pass ``jax.tree_util.Partial(loss, array)`` instead, which
+        calls ``loss(array, trainable, batch, key)``.
     trainable : pytree of arrays, or State
-        Trainable parameters as :func:`partition` returns them, only floating-point arrays. Pass a
-        :class:`State` to resume: equal batches and calls give bit-identical results to
-        uninterrupted training.
+        The initial parameters: a pytree of floating-point arrays only, such as the first result of
+        :func:`partition` or the weights of a network. To resume training, pass a :class:`State`.
+        With equal batches and arguments, the result is then bit-identical to uninterrupted
+        training.
     batches : iterable, or callable
-        Pytrees of NumPy or JAX arrays, which may be sharded. An iterable is iterated once in each
-        epoch, so a generator lasts one epoch. A callable ``batches(epoch)``, with epochs from 0,
-        returns the iterable of an epoch, so its order is reproduced when training resumes. If
-        ``batches`` has a length, it is the number of batches in an epoch.
+        The batches of an epoch: pytrees of NumPy or JAX arrays, such as ``(x, y)``. An iterable,
+        such as a list, is used once per epoch. A generator lasts one epoch only. A function
+        ``batches(epoch)``, with epochs from 0, returns the iterable of an epoch. Use a function for
+        random orders, so that a resumed training gets the order of its epoch. If ``batches`` has a
+        length, it is the number of batches in an epoch.
     optimizer : optax.GradientTransformation
-        Any optimizer of optax. Optimizers such as ``optax.lbfgs`` and ``optax.contrib.sam`` also
-        get the loss and its gradient at other parameters.
+        An optimizer of optax, such as ``optax.adam(1e-3)``. Optimizers that need the loss at other
+        parameters, such as ``optax.lbfgs`` and ``optax.contrib.sam``, work too.
     key : jax.Array
-        The source of all randomness: update i gets ``jax.random.fold_in(key, i)``. It is required,
-        unless ``trainable`` is a :class:`State`, which has a key.
+        The random key of the training, such as ``jax.random.key(0)``. Update i gets
+        ``jax.random.fold_in(key, i)``. It is required, unless ``trainable`` is a :class:`State`,
+        which contains it.
     epochs, steps : int, optional
-        Maximum numbers of epochs and updates. Training ends at the first that it reaches. They
-        count from the first update, also if training resumes. The default is one epoch. A
-        :class:`State` after its first epoch needs one of them.
+        Maximum number of epochs, and maximum number of updates. Training ends when it reaches one
+        of them. Both count from the first update, also if training is resumed. By default training
+        lasts one epoch. If ``trainable`` is a :class:`State` after its first epoch, pass one of
+        them.
     updates_per_call : int, default 1
-        Number of updates in a compiled call. Callbacks are called after each call. Larger numbers
-        are faster for small networks, and do not affect the result. A call ends early at the end of
-        an epoch, or before a batch of another shape.
+        Number of updates in one call of the compiled program, at least 1. Callbacks run after each
+        call. A larger number makes training of small networks faster, and does not change the
+        result. A call ends early at the end of an epoch, or before a batch of another shape.
     batch_sharding : jax.sharding.NamedSharding, or pytree of them, optional
-        Sharding of batches over devices, such as ``NamedSharding(Mesh(jax.devices(), ("batch",)),
-        P("batch"))``. A pytree has a sharding for each part of a batch. Every process makes equal
-        complete batches and puts its part onto its devices. Sharded JAX arrays keep their sharding.
-        All other arrays are on all devices, except for sharded parameters. See :func:`distributed`.
+        The sharding of batches over several devices, such as ``NamedSharding(Mesh(jax.devices(),
+        ("batch",)), P("batch"))``. A pytree has a sharding for each part of a batch. Each process
+        must make the complete batch, and puts its part onto its devices. All other arrays are
+        copied to all devices, except for parameters that are sharded already. For several processes
+        see :func:`distributed`. By default training uses one device.
     callbacks : sequence of callable, default ()
-        Each is called with a :class:`Report` after each compiled call, in this order. If any
-        returns true, training ends, in all processes after the same update. If one returns a
-        :class:`State`, like :class:`AdaptWidths`, training continues from it, and later callbacks
-        get it. All processes must return equal states. A method ``end`` of a callback is called
-        with the last state, also with the state of :class:`DivergedError`.
+        Functions that are called in this order after each call of the compiled program, with a
+        :class:`Report`. If one returns True, training ends. If one returns a :class:`State`, as
+        :class:`AdaptWidths` does, training continues from this state. All processes must return
+        equal states. If a callback has a method ``end``, it is called with the last state, also
+        before a :class:`DivergedError`.
 
     Returns
     -------
@@ -100,25 +110,27 @@ def fit(
     Raises
     ------
     DivergedError
-        If the loss or the parameters are not finite. It has the last finite state.
+        If the loss or a parameter becomes NaN or infinite. Its attribute ``state`` is the last
+        state with finite numbers.
     TypeError, ValueError
-        If an argument is invalid, or if processes have different initial states or numbers of
-        batches. Errors of the loss get a note on the axes of a network.
+        If an argument is invalid. Also if several processes have different initial states or
+        numbers of batches.
 
     Warns
     -----
     UserWarning
-        If a function in a trained network holds a floating-point array that is not a leaf of the
-        network, so the optimizer does not change it. The warning has layer and shape. Arrays that
-        the function reads by ``jax.lax.stop_gradient(array)`` are constants without a warning.
+        If a function in a trained network closes over a floating-point array. This array is not a
+        leaf of the network, so the optimizer does not change it. The warning names the layer and
+        the shape of the array. For a constant, write ``jax.lax.stop_gradient(array)`` in the
+        function, which avoids the warning.
 
     Notes
     -----
-    The batches of the next call are read while a call is computed. The state before a
-    call is stored until its loss is known, so memory contains parameters and optimizer state three
-    times.
+    ``fit`` reads the batches of the next call while the device computes. It stores the state before
+    a call until the loss is known, so the memory of the device contains parameters and optimizer
+    state three times.
 
-    Each ``fit`` traces and compiles the loss again, because variables that it closes over may have
+    Each call of ``fit`` compiles the loss again, because variables that it closes over may have
     changed.
 
     Examples

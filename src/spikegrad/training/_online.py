@@ -48,7 +48,7 @@ RULES = ("eprop", "ottt", "local")
 
 
 class Carry(NamedTuple):
-    """The state between two steps."""
+    """The state of :class:`Online` between two time steps."""
 
     states: Mapping[str, Any]
     """The states of the network, in the form of :meth:`spikegrad.Network.initial_state`."""
@@ -78,41 +78,53 @@ class OnlineCost(NamedTuple):
 
 
 class Online(Struct):
-    r"""Gradients forward in time: an update can follow each step of a stream without an end.
+    r"""Gradients that are computed forward in time, without a backward pass, in memory that does
+    not grow with the number of time steps.
 
-    The gradient of a weight is a sum over steps. Each term is the learning signal of the neuron,
-    the derivative of the step's loss by its output, times an eligibility trace. The signal passes
-    through edges without a delay, within one step. Outputs that a node reads in a later step, such
-    as recurrent spikes, are constants.
+    After each time step, you get the part of the gradient that belongs to this time step. So you
+    can train on an endless stream, and update the weights at any time. For a stream, call
+    :meth:`start`, and then :meth:`step` for each time step. For sequences, use :meth:`loss` in the
+    loss function of :func:`fit`.
+
+    The gradient of a weight is a sum over time steps. Each term is the product of two factors. The
+    *learning signal* is the derivative of the loss of the time step by the output of the neuron.
+    The *eligibility trace* is a decaying sum of the past inputs of the weight. The gradient is an
+    approximation: it ignores effects of outputs that a layer reads in a later time step, such as
+    recurrent spikes.
 
     Parameters
     ----------
     network : Network
-        The network, without joins over time.
+        The network. Joins with ``over_time=True`` are not supported.
     rule : {"eprop", "ottt", "local"}, default "eprop"
-        ``"eprop"``: a trace for each weight and array of the state, with the derivative through the
-        neuron's state. A readout that never fires, such as :class:`~spikegrad.LeakyReadout`, also
-        filters the traces of layers that it reads by a matrix. ``"ottt"``: a trace for each source,
-        filtered by the neuron's leak, without its reset. ``"local"``: no traces, so the gradients
-        are those of ``Backward(truncate=1)``.
+        The approximation of the gradient, by the traces that it stores. Start with ``"eprop"``.
+
+        - ``"eprop"`` has a trace for each weight and each array of the state. It follows the
+          complete state of a neuron, with its reset, and of a leaky readout that reads the neuron.
+        - ``"ottt"`` has one trace for each input of a layer, so it needs less memory. It follows
+          the decay of the potential without the reset.
+        - ``"local"`` has no traces. It equals backpropagation with ``Backward(truncate=1)``:
+          effects within one time step only.
     feedback : mapping, optional
-        ``{"readout": {"hidden": matrix}}``: the learning signal of ``"hidden"`` comes only from
-        ``"readout"``, through this matrix ``(hidden, readout)`` in place of the weights.
+        Random feedback: ``{"readout": {"hidden": matrix}}``. The learning signal of the layer
+        ``"hidden"`` then comes from ``"readout"`` through this matrix, ``(hidden neurons, readout
+        neurons)``, instead of the weights. By default the weights are used.
 
     Raises
     ------
     TypeError, ValueError
-        If the rule has no trace for a layer. The message names the layer.
+        If the rule does not support a layer. The message names the layer and a rule to use.
 
     Notes
     -----
-    For one hidden layer and a leaky readout, ``"eprop"`` gives the gradients of backpropagation
-    with ``stop_gradient`` on the recurrent spikes. In deeper networks it leaves out the memory of
-    the layers above.
+    For one hidden layer and a leaky readout, ``"eprop"`` equals backpropagation with
+    ``stop_gradient`` on the recurrent spikes. With several hidden layers, it also ignores effects
+    through the states of later hidden layers. :meth:`cosine` compares a rule with backpropagation
+    in your task.
 
-    Rule ``"eprop"`` takes any cell with elementwise ``integrate`` and ``fire``. Arrays of the cell
-    get gradients too. Networks of integers from :func:`spikegrad.integers.quantize` learn by
-    ``"eprop"`` and ``"local"``: the step is exact, and roundings have the derivative 1.
+    The rule ``"eprop"`` supports each cell that computes its neurons separately. Arrays in the
+    fields of the cell, such as decays, get gradients too. Networks of integers from
+    :func:`spikegrad.integers.quantize` learn with the rules ``"eprop"`` and ``"local"``.
 
     References
     ----------
@@ -250,17 +262,18 @@ class Online(Struct):
         return f"rule {self.rule!r} has no trace for"
 
     def start(self, inputs: Any) -> Carry:
-        """Return the carry before the first step: neurons at rest, and traces of zeros.
+        """Return the carry for the first time step: neurons at rest, and traces of zeros.
 
         Parameters
         ----------
         inputs : array_like, jax.ShapeDtypeStruct or dict
-            The inputs of one step, ``(batch, inputs)``. Only shape and dtype matter.
+            The inputs of one time step, ``(batch, inputs)``. Only shape and dtype matter.
 
         Returns
         -------
         Carry
-            The states of the network and the traces, a pytree.
+            The states of the network and the traces, a pytree. Pass it to :meth:`step` or
+            :meth:`scan`.
         """
         graph = self.network.graph
         entries = self.network.initial_state(inputs)
@@ -306,32 +319,36 @@ class Online(Struct):
         active: ArrayLike | None = None,
         key: jax.Array | None = None,
     ) -> tuple[Carry, Any, PyTree]:
-        """Run one step, and return its share of the gradients.
+        """Run one time step, and return the outputs and the part of the gradients that belongs to
+        it.
 
         Parameters
         ----------
         carry : Carry
-            From :meth:`start` or the previous step.
+            The result of :meth:`start`, or the carry of the previous time step.
         inputs : array_like or dict
-            The inputs of the step, ``(batch, inputs)``.
+            The inputs of the time step, ``(batch, inputs)``. A dict if the network has several
+            inputs.
         target : pytree
-            The second argument of ``loss``.
+            The desired output, which ``loss`` gets as second argument.
         loss : callable
-            ``loss(outputs, target)`` returns the loss of the step, a scalar.
+            A function ``loss(outputs, target)`` that returns the loss of the time step, a scalar.
         active : array_like of bool, optional
-            ``(batch,)`` or a scalar: False for padding, which changes neither states nor traces.
+            The valid examples, ``(batch,)``, or one boolean for all: False for padding, which
+            changes neither states nor traces. By default all are valid.
         key : array of jax.random.key, optional
-            The key of the step, for stochastic spikes, as in :meth:`spikegrad.Network.step`.
+            The random key of the time step, for stochastic spikes, as in
+            :meth:`spikegrad.Network.step`.
 
         Returns
         -------
         carry : Carry
-            The carry after the step.
+            The carry for the next time step.
         outputs : jax.Array or dict
-            The outputs of the network.
+            The outputs of the network in this time step.
         gradients : pytree
-            In the structure of ``partition(network)[0]``. Their sum over the steps is the gradient
-            of the sum of the losses.
+            The gradients, in the structure of ``partition(network)[0]``. Their sum over the time
+            steps approximates the gradient of the sum of the losses.
         """
         result = self._step(carry, inputs, target, loss, active, key)
         return result.carry, result.outputs, result.gradients
@@ -346,31 +363,32 @@ class Online(Struct):
         mask: ArrayLike | None = None,
         key: jax.Array | None = None,
     ) -> tuple[Carry, jax.Array, PyTree]:
-        """Run a sequence, and return the sums of the losses and gradients of its steps.
+        """Run a sequence, and return the sums of the losses and of the gradients over its time
+        steps.
 
         Parameters
         ----------
         carry : Carry
-            From :meth:`start`, a step or a scan.
+            The result of :meth:`start`, or the carry of an earlier step or scan.
         inputs, targets : pytree
-            As in :meth:`step`, with the axis of the steps first.
+            As in :meth:`step`, with the time steps on the first axis.
         loss : callable
-            As in :meth:`step`.
+            The loss of one time step, as in :meth:`step`.
         mask : array_like of bool, optional
-            ``(steps, batch)`` or ``(steps,)``, False for padding. The outputs of these steps are 0,
-            and the loss reads them.
+            The valid time steps, ``(steps, batch)`` or ``(steps,)``: False for padding. The outputs
+            of masked time steps are 0, and ``loss`` reads them.
         key : array of jax.random.key, optional
-            For stochastic spikes. Step ``t`` uses ``jax.random.fold_in(key, t)``, so spikes equal
-            those of a call of the network.
+            The random key, for stochastic spikes. Time step ``t`` uses ``jax.random.fold_in(key,
+            t)``, so the spikes equal the spikes of a call of the network with ``key``.
 
         Returns
         -------
         carry : Carry
-            The carry after the last step.
+            The carry after the last time step.
         value : jax.Array
-            The sum of the losses.
+            The sum of the losses of all time steps.
         gradients : pytree
-            In the structure of ``partition(network)[0]``.
+            The sum of the gradients, in the structure of ``partition(network)[0]``.
         """
 
         def terms(carry: Carry, now: tuple) -> tuple[Carry, tuple]:
@@ -403,10 +421,11 @@ class Online(Struct):
         mask: ArrayLike | None = None,
         key: jax.Array | None = None,
     ) -> jax.Array:
-        """Return the sum of the losses of a sequence, with the gradients of the rule.
+        """Return the sum of the losses of a sequence. ``jax.grad`` of it gives the gradients of the
+        rule.
 
-        ``jax.grad`` of it, and :func:`fit`, then learn by the rule. The forward pass computes the
-        gradients.
+        Use it in the loss function of :func:`fit` instead of a call of the network. The forward
+        pass computes the gradients, so no arrays of time steps are stored.
 
         Parameters
         ----------
@@ -454,7 +473,7 @@ class Online(Struct):
         mask: ArrayLike | None = None,
         key: jax.Array | None = None,
     ) -> jax.Array:
-        """Return the cosine between the gradients of the rule and of backpropagation.
+        """Return the cosine of the angle between the gradients of the rule and of backpropagation.
 
         Parameters
         ----------
@@ -464,7 +483,11 @@ class Online(Struct):
         Returns
         -------
         jax.Array
-            A scalar: 1 for gradients of equal direction.
+            A scalar: 1 for gradients of equal direction, and 0 for unrelated directions.
+
+        Notes
+        -----
+        It runs backpropagation, so the sequence must fit into memory.
         """
         trainable, static = split_trainable(self.network)
 
@@ -480,19 +503,21 @@ class Online(Struct):
         return a @ b / jnp.linalg.norm(a) / jnp.linalg.norm(b)
 
     def cost(self, inputs: Any, *, key: jax.Array | None = None) -> OnlineCost:
-        """Return the bytes of the traces, and of the residuals of backpropagation in each mode.
+        """Return the bytes of the traces, and the bytes that backpropagation stores in each memory
+        mode.
 
         Parameters
         ----------
         inputs : pytree of arrays or jax.ShapeDtypeStruct
-            Inputs of a sequence, with the axis of the steps first. Only shapes and dtypes matter.
+            Inputs of a sequence, with the time steps on the first axis. Only shapes and dtypes
+            matter.
         key : array of jax.random.key, optional
-            For stochastic spikes.
+            The random key, for stochastic spikes.
 
         Returns
         -------
         OnlineCost
-            Compiled programs also need memory for temporaries.
+            The numbers of bytes. Compiled programs need more memory for temporary arrays.
         """
         trainable, static = split_trainable(self.network)
         # The shapes of one step, also from shapes of a sequence.

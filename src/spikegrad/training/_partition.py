@@ -30,32 +30,38 @@ reported: weakref.WeakSet[Any] = weakref.WeakSet()
 def partition(
     tree: PyTree, filter: Callable[[str, PyTree], bool] = lambda path, leaf: True
 ) -> tuple[PyTree, PyTree]:
-    """Split a pytree into trainable arrays and a static part.
+    """Split a pytree, such as a network, into its trainable arrays and its static part.
+
+    Pass the trainable arrays to :func:`fit`. In the loss function, :func:`combine` puts both parts
+    together again.
 
     Parameters
     ----------
     tree : pytree
-        Parameters, a network, or a model of another library that is a pytree.
+        A network, a dict of parameters, or a model of another library that is a pytree.
     filter : callable, optional
-        ``filter(path, leaf)`` returns true for floating-point arrays to train. By default all are
-        trained. ``path`` has the names of the tree, such as ``"layers/0/weight"``. Integers, Python
-        numbers and functions are never trained.
+        A function ``filter(path, leaf)`` that returns True for a floating-point array to train.
+        ``path`` is the place of the array, such as ``"layers/0/weight"``. By default all
+        floating-point arrays are trained: the default function, a ``lambda`` in the signature,
+        returns True. Integers, Python numbers and functions are never trained.
 
     Returns
     -------
     trainable, static : pytree
-        Both have the structure of ``tree``, with None for each missing leaf. JAX does not count
-        None as a leaf, so gradients, optimizers and :func:`fit` only see the arrays of
-        ``trainable``. :func:`combine` is the inverse.
+        Two pytrees with the structure of ``tree``. ``trainable`` has the arrays to train, and None
+        in all other places. ``static`` has all other leaves, and None in the places of the arrays
+        to train. JAX does not count None as a leaf, so gradients and optimizers see the arrays of
+        ``trainable`` only.
 
     Notes
     -----
-    Arrays that a function closes over are not leaves of the pytree and are not trained. A warning
-    names the function. For a module of Equinox write ``eqx.filter_vmap(module)``, a pytree, instead
-    of ``jax.vmap(module)``. If the arrays are constants, write ``jax.lax.stop_gradient(array)`` in
-    the function, which avoids the warning.
+    Arrays that a function in the pytree closes over are not leaves, so they are not trained. A
+    warning names the function. To train a module of Equinox, write ``eqx.filter_vmap(module)``,
+    which is a pytree, instead of ``jax.vmap(module)``. If the arrays are constants, write
+    ``jax.lax.stop_gradient(array)`` in the function, which avoids the warning.
 
-    A cell's ``decay=0.9`` is a Python number, a constant. ``decay=jnp.array(0.9)`` is trained.
+    ``LIF(decay=0.9)`` has a Python number as decay, so the decay is a constant. The decay of
+    ``LIF(decay=jnp.array(0.9))`` is trained.
 
     Examples
     --------
@@ -97,18 +103,18 @@ def split_trainable(tree: PyTree) -> tuple[PyTree, PyTree]:
 
 
 def combine(trainable: PyTree, static: PyTree) -> PyTree:
-    """Merge the two parts that :func:`partition` returns.
+    """Merge the two parts that :func:`partition` returns into one pytree, such as a network.
 
     Parameters
     ----------
     trainable, static : pytree
-        Pytrees of equal structure, with None for leaves that are in the second tree.
+        Two pytrees of equal structure. Each has None in the places of the leaves of the other.
 
     Returns
     -------
     pytree
-        The pytree with the leaves of both parts. If both have a leaf in one place, it is that of
-        ``trainable``.
+        The pytree with the leaves of both parts. If both have a leaf in one place, the leaf of
+        ``trainable`` is used.
 
     Examples
     --------

@@ -25,21 +25,23 @@ def distributed(
     process_id: int | None = None,
     **options: Any,
 ) -> Iterator[None]:
-    """Join the processes of a run: ``jax.distributed.initialize()`` with an orderly end.
+    """Context manager that joins the processes of a training, and ends all of them if one fails.
 
-    Each process enters it before it uses a device. All processes must run equal code in it, and
-    wait for each other at the end. If one is killed or fails, all remaining processes end within a
-    minute with JAX's own messages and a nonzero exit code. A failing process ends within seconds
-    and does not wait.
+    It calls ``jax.distributed.initialize``. Start one process for each machine, each with the same
+    program, and write ``with distributed():`` before the first use of a device. Within it, call
+    :func:`fit` with ``batch_sharding``. At the end, the processes wait for each other. If a process
+    is killed or fails, all others end within a minute with messages of JAX and a nonzero exit code.
 
     Parameters
     ----------
     coordinator_address, num_processes, process_id : optional
-        ``"host:port"`` of process 0 with a free port, the number of processes, and the number of
-        this process, from 0. JAX finds them under SLURM, Open MPI, Kubernetes and on TPUs.
+        The address ``"host:port"`` of process 0 with a free port, the number of processes, and the
+        number of this process, from 0. Leave them out under SLURM, Open MPI and Kubernetes and on
+        TPUs, because JAX finds them there.
     **options
-        Further options of ``jax.distributed.initialize``. A process counts as failed after
-        ``heartbeat_timeout_seconds=30`` without a heartbeat, if JAX has this option (0.7 or so).
+        Further options of ``jax.distributed.initialize``. The default here is
+        ``heartbeat_timeout_seconds=30``, if the version of JAX has this option: a process without a
+        sign of life for 30 seconds counts as failed.
 
     Yields
     ------
@@ -48,9 +50,9 @@ def distributed(
     Raises
     ------
     ValueError
-        If you pass no processes and JAX finds none.
+        If you pass no arguments and JAX does not find the processes.
     RuntimeError
-        If a device has been used before, or if the coordinator cannot be reached.
+        If a device has been used before, or if process 0 cannot be reached.
 
     Examples
     --------

@@ -14,33 +14,36 @@ from ._state import Report, State
 
 
 class ShrinkDelays:
-    r"""Narrow the kernels of learned delays while a network is trained: a callback of :func:`fit`.
+    r"""Callback of :func:`fit` that shrinks the kernels of learned delays during training.
 
-    After update :math:`n` of :math:`N` their width is
+    A kernel, :class:`spikegrad.network.DelayKernel`, spreads a weight over the time steps around
+    its delay. Wide kernels at the start find better delays. Narrow kernels at the end are close to
+    integer delays. After update :math:`n`, the width of all kernels is
 
     .. math:: \sigma_n = \sigma_0\, (\sigma_N / \sigma_0)^{\min(1,\, n/N)} .
 
-    Widths must be arrays, which :func:`partition` puts among the trained parts. Their gradient is
-    0. New widths compile nothing.
+    So the width falls from :math:`\sigma_0` to :math:`\sigma_N` in the first :math:`N` updates, and
+    then stays constant. Pass the width of each kernel as a JAX array, ``width=jnp.array(4.0)``, so
+    that :func:`partition` puts it among the trainable parameters. New widths do not recompile.
 
     Parameters
     ----------
     start, end : float
-        :math:`\sigma_0` and :math:`\sigma_N`, above 0, in steps.
+        The widths :math:`\sigma_0` and :math:`\sigma_N`, above 0, in time steps.
     updates : int
-        :math:`N > 0`, the number of updates.
+        The number :math:`N` of updates in which the width falls, above 0.
 
     Raises
     ------
     ValueError
-        If a number is out of its domain, or if the trained parts lack a
-        :class:`spikegrad.network.DelayKernel` with an array as width.
+        If a number is outside its range. Also during training, if the trainable parameters contain
+        no :class:`spikegrad.network.DelayKernel` with an array as width.
 
     References
     ----------
     Hammouamri, Khalfaoui-Hassani, Masquelier 2024, "Learning delays in spiking neural networks
-    using dilated convolutions with learnable spacings", ICLR, shrinks them in the first quarter of
-    the training.
+    using dilated convolutions with learnable spacings", ICLR, shrinks the kernels in the first
+    quarter of the training.
 
     Examples
     --------

@@ -20,28 +20,32 @@ with needed("spikegrad.training", "optax", "train"):
 
 @dataclasses.dataclass(frozen=True)
 class State:
-    """The state of training. Together with the batches it determines all later updates.
+    """The state of training: parameters, optimizer state, random key and counters. :func:`fit`
+    returns it.
+
+    Together with the batches, it determines all later updates. Pass it to :func:`fit` to resume
+    training.
 
     Parameters
     ----------
     trainable : pytree
-        Trainable parameters.
+        The trained parameters.
     optimizer_state : pytree
-        State of the optimizer.
+        The state of the optimizer, such as the moments of Adam.
     key : jax.Array
-        The source of all randomness, which never changes. The key of an update is
-        ``jax.random.fold_in(key, step)``.
+        The random key of the training, which never changes. Update i uses ``jax.random.fold_in(key,
+        i)``.
     step : int, default 0
-        Number of updates.
+        Number of updates so far.
     epoch : int, default 0
         Number of finished epochs.
     batches : int, default 0
-        Number of used batches of the current epoch.
+        Number of batches of the current epoch that are used already.
     sums : dict of numpy.ndarray, default {}
-        Sum of each array of the metrics over these batches, in float64. The arrays of a metric that
-        is a pytree have names such as ``"norm[0]"``.
+        The sum of each metric over these batches, in float64, for the means of an epoch. A metric
+        that is a pytree has an entry for each array, such as ``"norm[0]"``.
     seconds : float, default 0.0
-        Training time.
+        Training time in seconds.
     """
 
     trainable: PyTree
@@ -57,17 +61,19 @@ class State:
     def create(
         cls, trainable: PyTree, optimizer: optax.GradientTransformation, key: jax.Array
     ) -> State:
-        """Return the state before the first update.
+        """Return the state before the first update, for :func:`fit` or :meth:`Checkpoints.restore`.
 
-        ``trainable`` may have arrays of any dtype, such as the counter of an optimizer of your own
-        loop, and :class:`Checkpoints` saves them. :func:`fit` only takes floats.
+        :func:`fit` accepts a state whose ``trainable`` has floating-point arrays only. For your own
+        training loop, ``trainable`` may have arrays of any dtype, which :class:`Checkpoints` saves
+        too.
 
         Raises
         ------
         TypeError
-            If a leaf of ``trainable`` is not an array, or if ``optimizer`` is not one of optax.
+            If a leaf of ``trainable`` is not an array, or if ``optimizer`` is not an optimizer of
+            optax.
         ValueError
-            If ``trainable`` has no leaf.
+            If ``trainable`` has no arrays.
         """
         check_optimizer(optimizer)
         _check_leaves(trainable, "arrays", is_array)
@@ -115,12 +121,12 @@ def _as_arrays(tree: PyTree) -> PyTree:
 
 
 class DivergedError(ArithmeticError):
-    """The loss or a parameter is NaN or infinite.
+    """The error of :func:`fit` if the loss or a parameter becomes NaN or infinite.
 
     Attributes
     ----------
     state : State
-        The last state with finite parameters and a finite loss, or else the initial state.
+        The last state with finite parameters and a finite loss. Without one, the initial state.
     """
 
     def __init__(self, message: str, state: State) -> None:
@@ -130,25 +136,26 @@ class DivergedError(ArithmeticError):
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """The report of a compiled call, for callbacks.
+    """The progress of training, which :func:`fit` passes to callbacks after each call of the
+    compiled program.
 
     Parameters
     ----------
     state : State
-        State after the last update of the call.
+        The state after the last update of the call.
     epoch : int
-        Number of the epoch of these updates, from 1.
+        The number of the current epoch, from 1.
     epoch_ended : bool
         If True, the epoch ended with this call.
     metrics : dict
         ``"loss"`` and the metrics of the loss function, as means over the updates of this call.
-        Each is a float64 array, or a pytree of them in the structure of the metric.
+        Each is a float64 array of NumPy, or a pytree of them if the metric is a pytree.
     epoch_metrics : dict
-        Means over the updates of the epoch so far.
+        ``"loss"`` and the metrics as means over the updates of the epoch so far.
     updates : int
-        Number of updates of this call.
+        Number of updates in this call, at most ``updates_per_call``.
     total : int or None
-        Total number of updates, None if unknown.
+        Number of updates of the complete training, or None if it is unknown.
     """
 
     state: State
@@ -161,15 +168,19 @@ class Report:
 
     @property
     def step(self) -> int:
-        """Number of updates."""
+        """Number of updates since the start of training."""
         return self.state.step
 
     @property
     def seconds(self) -> float:
-        """Training time. It includes earlier attempts of a resumed run."""
+        """Training time in seconds. A resumed training includes its earlier time."""
         return self.state.seconds
 
 
 Callback = Callable[[Report], object]
-"""Called after each compiled call. If it returns a :class:`State`, training continues from it.
-Another true value ends training. A method ``end(state)`` is called last."""
+"""A function that :func:`fit` calls with a :class:`Report` after each call of the compiled program.
+
+If it returns a :class:`State`, training continues from this state. If it returns another true
+value, training ends. If the object has a method ``end(state)``, it is called once at the end of
+training.
+"""

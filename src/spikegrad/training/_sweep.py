@@ -56,77 +56,88 @@ def sweep(
     resume: bool = False,
     jobs: int | None = None,
 ) -> Iterator[Record]:
-    """Train once for each setting and seed, and yield the results as runs end.
+    """Train once for each setting and each seed, in parallel, and yield the result of each run when
+    it ends.
 
-    Each run is a :func:`fit`. Settings that differ only in floating-point numbers share compiled
-    programs.
+    A *setting* is a dict of hyperparameters, such as ``{"lr": 0.01, "decay": 0.9}``. Each run is
+    one :func:`fit` with one setting and one seed. Settings that differ only in floating-point
+    numbers share compiled programs.
 
     Parameters
     ----------
     loss : callable
-        ``loss(trainable, batch, key, setting) -> (scalar, {name: metric})``, the loss of
-        :func:`fit` with the setting as another argument. Floats and arrays of the setting are
-        traced. Other values, such as strings, integers and the class of a surrogate, are constants.
+        A function ``loss(trainable, batch, key, setting) -> (scalar, {name: metric})``: the loss
+        function of :func:`fit` with the setting as fourth argument. Floating-point numbers and
+        arrays in the setting are traced. Other values, such as strings, integers and the class of a
+        surrogate, are constants, so another value compiles again.
     start : callable
-        ``start(key, setting)`` returns the initial parameters, a pytree of floating-point arrays.
-        ``key`` is ``jax.random.key(seed)``.
+        A function ``start(key, setting)`` that returns the initial parameters, a pytree of
+        floating-point arrays. ``key`` is ``jax.random.key(seed)``.
     batches : callable
-        ``batches(seed)`` returns batches as :func:`fit` takes them, such as
-        :class:`ShuffledBatches`.
+        A function ``batches(seed)`` that returns the batches of a run in a form that :func:`fit`
+        accepts, such as :class:`ShuffledBatches`.
     settings : iterable of dict
-        Each setting is a dict of values by name. A value is a number, a string or any pytree, such
-        as a surrogate. All settings have equal names. Equal settings are one run.
+        The settings, dicts from names to values. A value is a number, a string or a pytree, such as
+        a surrogate. All settings must have equal names. Equal settings run once.
     optimizer : callable, or optax.GradientTransformation
-        ``optimizer(setting)`` returns an optimizer of optax. It may depend on traced numbers of the
-        setting.
+        An optimizer of optax for all runs, or a function ``optimizer(setting)`` that returns one,
+        for example ``lambda setting: optax.adam(setting["lr"])``.
     seeds : iterable of int, default (0,)
-        Seeds of the runs of each setting. The key of a run is ``jax.random.key(seed)``.
+        The seeds. Each setting runs once for each seed, with the random key
+        ``jax.random.key(seed)``.
     epochs, steps, updates_per_call : int, optional
-        As in :func:`fit`.
+        Numbers of epochs, updates, and updates per call, as in :func:`fit`.
     score : callable, optional
-        ``score(trainable, setting)`` returns numbers by name, such as accuracies on a validation
-        and a test set. It is called with the trained arrays at the end of each run, outside
-        ``jit``.
+        A function ``score(trainable, setting)`` that returns a dict of numbers, such as the
+        accuracies on a validation set and a test set. It is called at the end of each run with the
+        trained parameters, outside ``jax.jit``. The default function, a ``lambda`` in the
+        signature, returns an empty dict.
     callbacks : callable, optional
-        ``callbacks(setting, seed)`` returns the callbacks of a run. They are called in the thread
-        of the run.
+        A function ``callbacks(setting, seed)`` that returns the callbacks of a run, as in
+        :func:`fit`. They are called in the thread of the run. The default function, a ``lambda`` in
+        the signature, returns no callbacks.
     stop : callable, optional
-        Called after each compiled call. If it returns true, the sweep ends and unfinished runs are
-        discarded.
+        A function without arguments, which is called after each call of the compiled program. If it
+        returns True, the sweep ends, and unfinished runs are discarded. The default function, a
+        ``lambda`` in the signature, returns False.
     path : path, optional
-        A file for the results, one line of JSON for each run.
+        A file for the results, with one line of JSON for each run. By default no file is written.
     resume : bool, default False
-        If True, the file may exist. Its finished runs are not repeated, incomplete lines are
-        removed, and runs of other settings stay. Only the values in settings are compared.
+        If True, ``path`` may exist. Runs with a line in the file are not repeated, and lines of
+        other settings stay. Only the values of the settings are compared, so after a change of the
+        loss use a new file.
     jobs : int, optional
-        Number of parallel runs, each in a thread. By default the number of processors on a CPU,
-        otherwise 1.
+        Number of runs in parallel, each in a thread. The default is the number of processors on a
+        CPU, and 1 on other devices.
 
     Yields
     ------
     dict
-        The result as in the file. It has the values of the setting (as ``repr`` if they are not
-        JSON) and ``seed``. The number of updates is ``step``, their time is ``seconds``.
-        ``diverged`` is None or the message of :class:`DivergedError`. A diverged run is scored at
-        its last finite state. ``loss`` and other metrics are means over the last epoch. The scores
-        follow.
+        The result of one run, as in the file. Its entries are the values of the setting (their
+        ``repr`` if JSON cannot store them), ``seed``, the number of updates ``step``, and their
+        time ``seconds``. ``loss`` and the other metrics are means over the last epoch. The entries
+        of ``score`` follow. ``diverged`` is None, or the message of a :class:`DivergedError`. A
+        diverged run is scored at its last finite state.
 
     Raises
     ------
     FileExistsError
-        If ``path`` exists and ``resume`` is false.
+        If ``path`` exists and ``resume`` is False.
     TypeError, ValueError
-        If a constant of a setting is not hashable. Also errors of :func:`fit`.
+        If a value of a setting, other than floating-point numbers and arrays, is not hashable. Also
+        in the cases of :func:`fit`.
 
     Notes
     -----
-    A run is bit-identical to :func:`fit` with the numbers of the setting as arrays. Parallel runs
-    do not change it.
+    A run is bit-identical to :func:`fit` with the numbers of the setting as arrays, whatever the
+    number of parallel runs.
 
-    Small networks leave much of a CPU idle. On two cores, two runs in two threads take 0.5 to 0.7
-    of the time of two consecutive runs. Batches of runs by ``jax.vmap`` take 0.8 to 1.2
-    (``benchmarks/sweep.py``) and are not used. Threads see the global configuration of JAX, without
-    the configuration of a ``with`` around the sweep.
+    Parallel runs are faster for small networks, which leave much of a CPU idle. On two cores, two
+    parallel runs take 0.5 to 0.7 of the time of two runs one after the other
+    (``benchmarks/sweep.py``).
+
+    The threads see the global configuration of JAX, but not the configuration of a ``with`` block
+    around the sweep.
 
     Examples
     --------

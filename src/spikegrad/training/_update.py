@@ -23,7 +23,9 @@ from ._watch import NetworkWatch
 
 Value: TypeAlias = tuple[jax.typing.ArrayLike, dict[str, PyTree]]
 Loss = Callable[[PyTree, PyTree, jax.Array], Value]
-"""``loss(trainable, batch, key) -> (scalar, {name: metric})``. A metric is a pytree of arrays."""
+"""The loss function of :func:`fit`: ``loss(trainable, batch, key) -> (scalar, {name: metric})``. A
+metric is a pytree of arrays.
+"""
 Problem: TypeAlias = Callable[[PyTree], tuple[Loss, optax.GradientTransformation]]
 """The loss and the optimizer for the arrays that they depend on."""
 
