@@ -249,12 +249,13 @@ def inverse_hypotenuse(w: jax.Array) -> jax.Array:
 inverse_hypotenuse.defjvps(lambda dw, y, w: -(y * w) * y * y * dw)
 
 
-def turns(x: jax.Array, period: jax.Array) -> jax.Array:
+def turns(x: jax.Array, period: Any) -> jax.Array:
     """Return ``x/period`` minus the nearest integer.
 
     It is accurate to rounding up to 2^24 periods. There the spacing of float32 is one period. For
     periods that are powers of two it is accurate everywhere.
     """
+    period = jnp.asarray(period, x.dtype)
     q = bounded(x / period)
 
     def exact():  # for an exact quotient
@@ -289,16 +290,12 @@ def multiple(t: jax.Array, k: int) -> jax.Array:
 @jax.custom_jvp
 def sin_turn(t: jax.Array) -> jax.Array:
     """Return ``sin(2 pi t)`` for ``|t| <= 1/2``."""
-    if t.dtype != jnp.float32:
-        return jnp.sin(2 * math.pi * _to_quarter(t))
     return _sin_quarter(_to_quarter(t))
 
 
 @jax.custom_jvp
 def cos_turn(t: jax.Array) -> jax.Array:
     """Return ``cos(2 pi t)`` for ``|t| <= 1/2``."""
-    if t.dtype != jnp.float32:
-        return jnp.sin(2 * math.pi * (0.25 - jnp.abs(t)))
     return _sin_quarter(0.25 - jnp.abs(t))
 
 
@@ -312,7 +309,11 @@ def _to_quarter(t: jax.Array) -> jax.Array:
 
 
 def _sin_quarter(t: jax.Array) -> jax.Array:
-    """Return ``sin(2 pi t)`` for ``|t| <= 1/4``, by a polynomial in t (relative error 8e-9)."""
+    """Return ``sin(2 pi t)`` for ``|t| <= 1/4``, in float32 by a polynomial in t (relative error
+    8e-9).
+    """
+    if t.dtype != jnp.float32:
+        return jnp.sin(2 * math.pi * t)
     u = t * t
     p = _polynomial(u, SIN_TURN)
     # 2 pi in two parts, because its rounding would be the largest error

@@ -51,7 +51,7 @@ class SquarewaveFourierSeries(Surrogate, pure=True):
     t_period: Real = parameter(default=8.0, above=0)
 
     def surrogate_fun(self, x):
-        t = turns(x, jnp.asarray(self.t_period, x.dtype))
+        t = turns(x, self.t_period)
         sine = sin_turn(t)
         total = sine
         # Odd harmonics, as of a square wave: sin(k t) / k. The default's second term, the sine of
@@ -63,7 +63,7 @@ class SquarewaveFourierSeries(Surrogate, pure=True):
         return 0.5 + 2 / math.pi * total
 
     def surrogate_grad(self, x):
-        t = turns(x, jnp.asarray(self.t_period, x.dtype))
+        t = turns(x, self.t_period)
         cosine = cos_turn(t)
         total = cosine
         if self.n > 1:  # cos(3 a) = 4 cos(a)^3 - 3 cos(a)
@@ -145,7 +145,7 @@ class PeriodicExp(Surrogate, pure=True):
 
     def _offset(self, x):
         """Return the distance from the nearest multiple of the period."""
-        r = self.t_period * turns(x, jnp.asarray(self.t_period, x.dtype))
+        r = self.t_period * turns(x, self.t_period)
         # Half-way, the rounding of the count is felt, and the slope has a kink.
         half = self.t_period / 2
         return jnp.where(

@@ -8,6 +8,7 @@ constants of the traces.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -104,13 +105,15 @@ def hidden_arrays(
     list of HiddenArray
         In the order of the nodes. A function that several weights share appears for each of them.
     """
-    arrays: dict[tuple[Name, str], list[HiddenArray]] = {}
+    # By node and label, in the order of the nodes. None for a function that has not been called.
+    arrays: dict[tuple[Name, str], list[HiddenArray] | None] = {}
 
     def watched(node: Name, label: str, function: Callable) -> StaticFunction:
+        arrays[node, label] = None
+
         def call(*args: Any, **options: Any) -> Any:
             # A loop or a window may call a function several times, always with its own arrays.
-            if (node, label) not in arrays:
-                constants = _constants_of(function, *args, **options)
+            if arrays[node, label] is None:
                 arrays[node, label] = [
                     HiddenArray(
                         node,
@@ -121,18 +124,17 @@ def hidden_arrays(
                         array.dtype,
                         is_traced=isinstance(array, Tracer),
                     )
-                    for array in constants
+                    for array in _constants_of(function, *args, **options)
                 ]
             return function(*args, **options)
 
         return StaticFunction(call)
 
     nodes = {
-        name: _with_functions(node, lambda *part, name=name: watched(name, *part))
+        name: _with_functions(node, functools.partial(watched, name))
         for name, node in network.layers.items()
     }
-    # Without functions, nothing needs a trace.
-    if all(nodes[name] is node for name, node in network.layers.items()):
+    if not arrays:  # without functions, nothing needs a trace
         return []
     copy = dataclasses.replace(network, layers=Entries(nodes))
 
@@ -143,9 +145,7 @@ def hidden_arrays(
     with watch_calls(None):  # the copy is not a call of the user
         # Shapes only, so nothing is computed, and every function is called once.
         jax.eval_shape(run)
-    order = [*network.layers]
-    places = sorted(arrays, key=lambda place: order.index(place[0]))
-    return [array for place in places for array in arrays[place]]
+    return [array for place in arrays.values() for array in place or ()]
 
 
 def _with_functions(
