@@ -8,6 +8,7 @@ a label    read of an edge -> ``W x``              one for each edge, such as ``
 bias       ``W x`` -> ``W x + b``                  on the first edge outside loops
 integrate  state, current -> pre-spike state       depends on the previous step
 fire       pre-spike state, keys -> state, output  elementwise; keys of stochastic spikes, or None
+keys       number of a step -> keys of this step   for stochastic spikes
 encode     pre-spike state -> distance, remainder  elementwise, see ``_storage``
 decode     distance, remainder -> pre-spike state  elementwise
 at_rest    remainder -> distance at rest           elementwise, see ``_storage``
@@ -141,10 +142,6 @@ class LayerVjp(NamedTuple):
     """If True, spikes depend on the value of the distance to the threshold, besides its sign."""
     graded: bool
     """If True, outputs are real numbers instead of counts."""
-    number: int
-    """The number of the layer, used for its keys."""
-    examples: int | None
-    """The number of examples, for stochastic spikes."""
     low_memory: bool
     """If True, the gradients of large matrices are added in parts, by a loop."""
 
@@ -230,10 +227,7 @@ class LayerVjp(NamedTuple):
         # Examples of a cell that couples them have one mask, see ``check_coupled``. u: (batch,
         # neurons). The number is a scalar, or (batch,) with a mask per example. The backward pass
         # calls this again and draws equal spikes, because the keys depend only on these numbers.
-        keys = None
-        if "key" in self.arrays:
-            [key] = self.arrays["key"]
-            keys = keys_of(key, mask.number, self.number, self.examples)
+        keys = self.call("keys", mask.number) if "keys" in self.calls else None
         return self.call("fire", u, keys)
 
     def _at_rest(self, remainder: PyTree) -> jax.Array:
@@ -418,9 +412,10 @@ def trace_layer(
     number = graph.numbers[name]
     keys = None
     if key is not None and cell.draws:
-        # One key of the call is an argument like an array. ``fire`` derives the keys of a step from
-        # it, (batch,).
-        arrays["key"], keys = [key], keys_of(key, None, number, examples)
+        # The key of the call is an argument like an array. It gives the keys of a step, (batch,).
+        arrays["keys"] = [key]
+        calls["keys"] = lambda key, step: keys_of(*key, step, number, examples)
+        keys = calls["keys"]([key], None)
     add("fire", functools.partial(fire, cell), u, keys)
     encoded = None
     if plan.storage.encodes and says_how_to_encode(cell):
@@ -450,8 +445,6 @@ def trace_layer(
         encoded=encoded,
         needs_magnitude=any(spikes.needs_magnitude for spikes in types),
         graded=any(spikes.graded for spikes in types),
-        number=number,
-        examples=examples,
         low_memory=saves_memory and not plan.device.captures_chunks,
     )
     return traced, arrays, u

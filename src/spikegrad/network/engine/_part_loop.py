@@ -133,7 +133,7 @@ class PartLoop:
         self.starts, _ = self.arguments.starts
         self.masks = self.arguments.masks
         # Only the keys of stochastic spikes need the numbers of the steps.
-        if any("key" in functions for functions in arrays.values()):
+        if any("keys" in functions for functions in arrays.values()):
             self.masks = self.masks.numbered(self.part.start)
         self.nodes = {
             name: node._replace(arrays=arrays[name])
