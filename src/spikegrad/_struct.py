@@ -356,9 +356,8 @@ class Struct:
         object.__delattr__(self, name)
 
     def __repr__(self) -> str:
-        values = self._values() if self._frozen else vars(self)
         arguments = ", ".join(
-            f"{name}={expression_of(value)}" for name, value in values.items()
+            f"{name}={expression_of(value)}" for name, value in self._values().items()
         )
         return f"{type(self).__name__}({arguments})"
 
@@ -413,6 +412,9 @@ class Struct:
         return cls.__name__
 
     def _values(self) -> dict[str, Any]:
+        """Return the values of the fields, in their order, or of all attributes."""
+        if not self._frozen:
+            return dict(vars(self))
         return {name: getattr(self, name) for name in self._domains}
 
     def _key(self) -> tuple:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -50,11 +49,8 @@ def _name(path: tuple) -> str:
 def _constants(value: Any, path: str) -> Iterator[tuple[str, Any]]:
     """Yield the names and values of the numbers and functions in a node, without its arrays."""
     fields: Mapping[str, Any] = {}
-    if dataclasses.is_dataclass(value) and isinstance(value, Struct):
-        # Not vars, whose order is another one after JAX has rebuilt the record.
-        fields = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
-    elif isinstance(value, Struct):
-        fields = vars(value)
+    if isinstance(value, Struct):
+        fields = value._values()
     elif isinstance(value, Mapping):
         fields = value
     elif isinstance(value, StaticFunction):

@@ -214,8 +214,11 @@ def draw_layers(
     # measurement.
     drawn_layers: dict[Name, Any] = {}
     for name, layer in graph.layers.items():
-        forms = {label: _matrix(weight) for label, weight in layer.weights.items()}
-        zeros = {k: np.zeros(a.shape, a.dtype) for k, a in forms.items() if a}
+        zeros = {
+            label: np.zeros(form.shape, form.dtype)
+            for label, weight in layer.weights.items()
+            if (form := _matrix(weight)) is not None
+        }
         drawn_layers[name] = _with_matrices(layer, zeros)
     # In the order of the signals, because the outputs of a source depend on its weights. Delayed
     # edges that close a loop come last, after all other weights of the loop.
