@@ -52,56 +52,68 @@ def diagnose(
     budget: float | None = None,
     progress: Callable[[str], object] | None = None,
 ) -> Diagnosis:
-    """Diagnose why a network does not learn, and repair it.
+    """Find out why a network does not learn, and return a repaired network.
 
-    A layer can learn if its potentials reach the threshold sometimes, if its slope reaches the
-    potentials, and if an update changes its weights by about a hundredth. ``diagnose`` measures
-    this, moves each layer there by the least change, from the inputs to the outputs, and believes
-    the changes only if a short training with them learns more.
+    A layer can learn under three conditions. Its potentials must sometimes reach the threshold, so
+    its neurons spike. The slope of its surrogate must not be 0 at these potentials. And each update
+    must change its weights by about 1% of their size. ``diagnose`` measures these conditions in
+    each layer. If one fails, it tries changes, such as another threshold. It keeps a change only if
+    the network then learns more in a training of 60 updates. Pass ``loss`` and ``optimizer``,
+    because without them it only measures.
 
     Parameters
     ----------
     network : Network
-        The network, with any weights and cells. It does not change.
+        The network, with any weights and cells. The object itself does not change.
     inputs : array_like or dict
-        Inputs of the network, ``(steps, batch, ...)``. A hundred examples are enough.
+        Inputs of the network, ``(steps, batch, ...)``. A hundred examples are enough. Pass at least
+        30, because a third of them is not used for training, to notice overfitting.
     loss : callable, optional
-        A function from the outputs of the network to one number, a mean over examples.
+        A function from the outputs of the network, ``(steps, batch, neurons)``, to one number, a
+        mean over examples. It closes over the labels of ``inputs``.
     optimizer : optax.GradientTransformation, optional
-        The optimizer of the training, learning rate included.
+        The optimizer of your training, with its learning rate, such as ``optax.adam(1e-3)``.
     key : array of jax.random.key, optional
-        For :func:`stochastic` spikes.
+        Random key for :func:`stochastic` spikes.
     mask : array_like of bool, optional
-        The valid steps, ``(steps, batch)`` or ``(steps,)``.
+        The valid time steps, ``(steps, batch)`` or ``(steps,)``: False for padding.
     train : bool, default True
-        Train the network for 60 updates, and again with changes. It needs ``loss`` and
-        ``optimizer``. If False, the measures decide. They may list issues of a network that learns.
+        If True, train the network for 60 updates, and again with changes. This needs ``loss`` and
+        ``optimizer``. If False, only measure. The report may then list issues of a network that
+        learns.
     budget : float, optional
-        Seconds for the trainings. A training with changes starts only if it should end in time. Use
-        fewer examples for slow networks.
+        Time limit of the trainings in seconds. A training with changes starts only if it is
+        expected to end in time. By default there is no limit. For a slow network, also pass fewer
+        examples.
     progress : callable, optional
-        Called with a text at each stage, for example ``print``.
+        A function that is called with a text at each stage, for example ``print``.
 
     Returns
     -------
     Diagnosis
-        The measures of each layer, ``layers``, the ``issues`` with their fixes, a ``verdict``, and
-        ``repaired`` and ``optimizer`` with all fixes. It prints as a table and has ``plot()`` and
-        ``to_dict()``.
+        The report. ``report.issues`` are the problems with their fixes, empty if the network
+        learns. ``report.repaired`` is the network with all fixes, and ``report.optimizer`` the
+        optimizer with all fixes. ``report.layers`` has the measures of each layer.
+        ``print(report)`` shows all of this, and ``report.plot()`` draws the potentials.
 
     Raises
     ------
     TypeError, ValueError
-        If ``network`` is not a network or has no array for the optimizer, and as in a call of it.
+        If ``network`` is not a network, or has no array to train. Also in the cases of a call of
+        the network.
 
     Notes
     -----
-    A third of the examples is not used by the updates. With fewer than 30 examples, none is held
-    out. A network that removes most of the loss of constant outputs, also for these examples, has
-    no issue. If the loss of perfect outputs is not 0, parts of the way to it count. A network that
-    needs four times the updates has an issue only if changes make it as fast, or twice as fast as
-    before. All trainings run in one compiled program. An optimizer must fit the arrays of the
-    network, so masks and labels must fit it too.
+    ``diagnose`` compares losses with two numbers: 0% is the loss of constant outputs, which ignore
+    the inputs, and 100% is the lowest possible loss. A network has no issue if 60 updates reduce
+    the loss by 60% or more, also for the examples that are not used for training. With fewer than
+    30 examples, all are used for training.
+
+    A network may need more than 60 updates. If it learns in 240 updates, it has an issue only if
+    fixes make it learn in 60 updates, or at least twice as fast.
+
+    All trainings run in one compiled program. The optimizer must fit the arrays of the network. If
+    it has masks or labels for parameters, such as ``optax.masked``, they must fit the network too.
 
     References
     ----------

@@ -78,40 +78,61 @@ Measure: TypeAlias = float | None
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class LayerReport:
-    """The measures of a layer, over all valid steps, examples and neurons."""
+    """The measured values of one layer, over all valid time steps, examples and neurons.
+
+    ``Diagnosis.layers`` has one for each layer. The *distance* is the threshold minus the potential
+    at rest, 1 for the default neuron. The *potential without spikes* is computed without resets and
+    adaptation, so it depends on the inputs only. A value is None if it could not be measured.
+    """
 
     place: str
     neurons: int
     fires: bool
     rate: Measure = None
-    """Spikes per neuron and step."""
+    """Spikes per neuron and time step. Usually at most 0.7."""
     firing: Measure = None
-    """Neurons that fire at least once."""
+    """Fraction of the neurons that spike at least once. Usually at least 0.05."""
     drive: Measure = None
-    """Spread of the potential without spikes, in distances from rest to the threshold."""
+    """Standard deviation of the potential without spikes, divided by the distance. Usually 0.1 to
+    10. Below, inputs hardly reach the threshold.
+    """
     offset: Measure = None
-    """Mean of this potential, over its spread. 0 if the mean is below the threshold."""
+    """Mean of the potential without spikes above rest, divided by its standard deviation. Usually
+    -1 to 1. 0 if the mean is below the threshold.
+    """
     recoil: Measure = None
-    """Spread of the potential with spikes, over its spread without them."""
+    """Standard deviation of the potential with spikes, divided by its standard deviation without
+    spikes. Usually at most 3.
+    """
     reach: Measure = None
-    """Mean slope over its peak."""
+    """Mean of the slope at the potentials that occur, divided by its peak. Usually at least 0.005.
+    Near 0, the layer passes no gradient.
+    """
     steepness: Measure = None
-    """Peak of the slope times the distance from rest to the threshold."""
+    """Peak of the slope, multiplied by the distance. Usually 0.1 to 3. Above, gradients grow in
+    each layer.
+    """
     feedback: Measure = None
-    """Largest eigenvalue of the recurrent matrix, over the same distance, for a drive above 3."""
+    """Largest absolute eigenvalue of the recurrent matrix, divided by the distance. Usually at most
+    3. Measured only if ``drive`` is above 3.
+    """
     gradient: Measure = None
-    """Norm of the gradient of the loss, over the norm of the weights."""
+    """Norm of the gradient of the weights, divided by the norm of the weights. 0 if no gradient
+    reaches the layer.
+    """
     update: Measure = None
-    """Norm of the first update, over the norm of the weights."""
+    """Norm of the first update, divided by the norm of the weights. Usually 0.0001 to 1."""
     scale: Measure = None
-    """Distance from rest to the threshold. Negative for neurons that fire at rest."""
+    """The distance: the threshold minus the potential at rest. Negative if neurons spike without
+    inputs.
+    """
     distance: tuple[float, float] | None = None
     """Mean and standard deviation of the potential minus the threshold."""
     samples: np.ndarray | None = dataclasses.field(default=None, repr=False)
-    """Some of these differences, for the figure."""
+    """Some values of the potential minus the threshold, which the figure shows."""
     surrogate: Any = dataclasses.field(default=None, repr=False)
     current: np.ndarray | None = dataclasses.field(default=None, repr=False)
-    """The current for inputs of zero, ``(neurons...)``, if the weight is a function."""
+    """The current for inputs of zero, of the shape of the neurons, if the weight is a function."""
 
 
 class Derivatives(NamedTuple):

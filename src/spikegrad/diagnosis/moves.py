@@ -54,23 +54,25 @@ def rounded(value: float) -> float:
 
 @dataclasses.dataclass(frozen=True)
 class Move:
-    """A change of one part of a network."""
+    """A change of one part of a network, such as another threshold of a layer: a fix of a
+    diagnosis.
+    """
 
     place: Any
-    """The name of a layer or of inputs. None for the optimizer."""
+    """The name of the layer or of the inputs that it changes. None for the optimizer."""
     value: Any
-    """A number, an array, or a pair of them. It may be traced."""
+    """The new value: a number, an array, or a pair of them."""
     needs_measure: ClassVar[bool] = True
     """False if the change does not affect the measured potentials, so other changes can be proposed
     for the layer without a measure of this one."""
 
     @property
     def slot(self) -> Move:
-        """The part that it changes, a move without a value. A network has one move for each."""
+        """The part that it changes: this change without a value."""
         return dataclasses.replace(self, value=None)
 
     def apply(self, network: Network) -> Network:
-        """Return the changed network."""
+        """Return the network with this change."""
         # A move of the optimizer.
         if self.place is None:
             return network
@@ -83,22 +85,22 @@ class Move:
     def change_optimizer(
         self, optimizer: GradientTransformation
     ) -> GradientTransformation:
-        """Return the optimizer, changed by moves without a place."""
+        """Return the optimizer with this change, if it is a change of the optimizer."""
         return optimizer
 
     @property
     def text(self) -> str:
-        """The change as a sentence."""
+        """The change as a sentence, such as "set its threshold to 1"."""
         return ""
 
     @property
     def argument(self) -> str:
-        """The changed argument of the layer or its cell."""
+        """The changed argument of the layer or of its cell, as Python code."""
         return ""
 
     @property
     def code(self) -> str:
-        """Statements that change ``network``, to paste after its construction."""
+        """The change as Python statements, to paste after the construction of ``network``."""
         return "\n".join(
             [
                 f"layer = network.layers[{self.place!r}]",
@@ -114,7 +116,7 @@ class Move:
 
     @property
     def key(self) -> Hashable:
-        """The change as a value that hashes and compares by its numbers."""
+        """The change as a value that can be hashed and compared."""
         fields = (getattr(self, field.name) for field in dataclasses.fields(self))
         return type(self), *map(_hashable, fields)
 

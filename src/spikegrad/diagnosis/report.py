@@ -30,19 +30,25 @@ COLUMNS = (
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Issue:
-    """A measure outside of its band, with the changes against it."""
+    """A problem of a network in one place, with the changes that repair it. ``print`` shows it as
+    text.
+    """
 
     kind: str
-    """Such as ``"silent"``, see the page of the diagnosis."""
+    """The kind of the problem, such as ``"silent"`` for a layer that never spikes. The page
+    "Diagnose training" lists all kinds.
+    """
     place: str | None
-    """The name of the layer, or its position in a list. None for the optimizer and the loss."""
+    """The name of the layer, such as ``"0"`` for the first layer of a list. None for the optimizer
+    and the loss.
+    """
     description: str
-    """The measures that show it."""
+    """The measured values that show the problem, as text."""
     fixes: tuple[Move, ...] = ()
-    """The changes, which belong together. Empty if no change helps."""
+    """The changes that repair it, to be applied together. Empty if no change helped."""
 
     def apply(self, network: Network) -> Network:
-        """Return the network with all changes of this issue."""
+        """Return the network with the changes of this issue. It does not change the optimizer."""
         for move in self.fixes:
             network = move.apply(network)
         return network
@@ -64,38 +70,49 @@ class Issue:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Diagnosis:
-    """The result of :func:`~spikegrad.diagnose`. It prints as a table, the issues and a verdict."""
+    """The report of :func:`~spikegrad.diagnose`. ``print`` shows a table of measures, the issues
+    and a verdict.
+    """
 
     layers: dict[str, LayerReport]
-    """The measures of each layer, by name or position, in the order of a step."""
+    """The measured values of each layer by its name (``"0"`` for the first layer of a list), in the
+    order in which the network computes them.
+    """
     issues: tuple[Issue, ...]
-    """The issues, from the inputs to the outputs. Empty if the network learns."""
+    """The problems of the network, from the inputs to the outputs. Empty if the network learns."""
     verdict: str
-    """What a short training learned, and what to check if nothing helped."""
+    """A text: the parts of the loss that short trainings removed, and the things to check if no
+    change helped.
+    """
     outcome: Outcome | None
-    """The parts of the loss that a short training removed, or None without a training."""
+    """How far the loss fell in a short training of the unchanged network. None without a training.
+    """
     outcome_repaired: Outcome | None
-    """These parts with the changes of all issues, or None without changes or a training."""
+    """How far the loss fell in a short training with all fixes. None without fixes or without a
+    training.
+    """
     repaired: Network = dataclasses.field(repr=False)
-    """The network with the changes of all issues."""
+    """The network with all fixes, to train further."""
     rate: float
-    """The factor of the learning rate in the changes of all issues, usually 1."""
+    """The factor by which the fixes change the learning rate, usually 1."""
     optimizer: GradientTransformation | None = dataclasses.field(repr=False)
-    """The optimizer with the changes of all issues, or None without one."""
+    """The optimizer with all fixes, for ``repaired``. None if you passed none."""
     loss: float | None
-    """The loss at the start, or None without a loss."""
+    """The loss before training. None if you passed none."""
 
     @property
     def code(self) -> str:
-        """All fixes as statements to paste, of ``network``, ``inputs`` and ``optimizer``."""
+        """All fixes as Python statements to paste into your program, which change ``network``,
+        ``inputs`` and ``optimizer``.
+        """
         return "\n".join(fix.code for issue in self.issues for fix in issue.fixes)
 
     def lines(self) -> list[str]:
-        """Return the issues and the verdict as text."""
+        """Return the issues and the verdict as lines of text."""
         return [*map(str, self.issues), self.verdict]
 
     def __str__(self) -> str:
-        """Return a table of the measures, the issues and the verdict."""
+        """Return the table of measures, the issues and the verdict."""
         table = [("layer", "neurons", *COLUMNS)] + [
             (
                 name,
@@ -110,11 +127,11 @@ class Diagnosis:
         return "\n".join([*aligned(table), "", *self.lines()])
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the measures, the issues, the outcomes and the verdict in JSON types."""
+        """Return all measures, issues and trainings as a dict of JSON types, to save it."""
         return jsonable(_shown(self))
 
     def plot(self) -> Figure:
-        """Draw the potentials of each layer with its slope. Needs matplotlib."""
+        """Draw the potentials of each layer with its slope. It needs the package matplotlib."""
         from .figure import draw  # noqa: PLC0415  (matplotlib is an extra)
 
         return draw(self)

@@ -85,23 +85,25 @@ class Problem(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """What a short training learned: parts of the way from the loss of constant outputs to that of
-    perfect outputs, which is 0 for most losses.
+    """The result of a short training of a diagnosis: how far the loss fell.
+
+    Each number is a part of the way between two losses. 0 is the loss of constant outputs, which
+    ignore the inputs. 1 is the lowest possible loss, which is 0 for most losses.
     """
 
     learned: float
-    """The smaller of both parts below."""
+    """The smaller one of the two numbers below."""
     trained: float
-    """Of the examples that the updates use."""
+    """The part for the examples that the updates use."""
     held_out: float
-    """Of the other examples."""
+    """The part for the examples that the updates do not use."""
 
     @property
     def score(self) -> float:
-        """The mean of both parts.
+        """The mean of ``trained`` and ``held_out``, by which changes are compared.
 
-        That of other examples is noisy for few of them, and that of the examples of the updates
-        says little for networks with many weights.
+        ``held_out`` alone is noisy for few examples, and ``trained`` alone says little for networks
+        with many weights.
         """
         return (self.trained + self.held_out) / 2
 

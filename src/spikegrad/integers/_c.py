@@ -24,20 +24,26 @@ from ._replay import INNER, is_readout, replay
 
 
 class ProgramReport(NamedTuple):
-    """The sizes of a program in C, from :func:`to_c`. Printed, it is a table."""
+    """The memory and the operations that a C program of :func:`to_c` needs. ``print`` shows it as a
+    table.
+    """
 
     tables: int
-    """Bytes of the constant tables, in flash. Instructions are not counted."""
+    """Bytes of the constant tables, which are in flash memory. Instructions are not counted."""
     state: int
-    """Bytes of the state, in RAM."""
+    """Bytes of the state of all neurons, in RAM."""
     inputs: int
-    """The most bytes of the inputs of a step, in RAM."""
+    """Largest number of bytes of the inputs of one time step, in RAM."""
     stack: int
-    """Bytes of the stack that a step needs on a Cortex-M. No array is on the stack."""
+    """Bytes of the stack that one time step needs on a Cortex-M. No array is on the stack."""
     operations: int
-    """The most products and sums of a step, if all inputs are above 0 and all neurons fire."""
+    """Largest number of multiplications and additions in one time step, if all inputs are above 0
+    and all neurons spike.
+    """
     largest_input: int
-    """The largest size of an input for which each sum of a current is exact."""
+    """Largest absolute value of an input for which all sums are exact. Larger inputs may give wrong
+    results.
+    """
 
     def __str__(self) -> str:
         rows = (
@@ -49,55 +55,65 @@ class ProgramReport(NamedTuple):
 def to_c(
     network: Network, path: str | Path, *, inputs: str = "int32", examples: Any = None
 ) -> ProgramReport:
-    """Write a network of integers as a program in C99: ``path.c`` and ``path.h``.
+    """Write a network of integers as a program in C99, in the files ``path.c`` and ``path.h``.
 
-    The program needs no library, allocates nothing and reads only the weights of inputs that are
-    not 0. The header declares the state, a ``start`` and a ``step``::
+    The program computes the spikes and states of :func:`replay`. It needs no library and allocates
+    no memory. It reads only the weights of inputs that are not 0, so it is fast for rare spikes.
+    The header declares the type of the state and two functions. For a path that ends with ``net``,
+    call them like this, ``net_step`` once for each time step::
 
         net_state state;
         net_start(&state);
         net_step(&state, inputs, outputs);
 
-    Outputs are an array of int32, and so are inputs by default. Images have the order of axes of
-    the network. Several inputs or outputs follow each other in the order of the network, and the
-    header has the first number of each by name. The outputs of a readout are its potentials as
-    integers, with ``NET_UNIT_OUT`` for the readout ``out``, see ``unit`` of :class:`FixedLIF`: a
-    number, or an initializer with one for each neuron. C++ can include the header. With
-    ``-DNET_MAIN`` the file is a program that reads the inputs of each step from the standard input,
-    separated by spaces, and prints the outputs.
+    ``outputs`` is an array of int32, and ``inputs`` is one too by default. Images have the axes in
+    the order of the network. If the network has several inputs or outputs, they follow each other
+    in the order of the network. The header then defines by name where each begins.
+
+    The outputs of a readout are its potentials as integers. Divide them by the constant
+    ``NET_UNIT_OUT`` of the header, for a readout named ``out``, to get the outputs of the network
+    (``unit`` of :class:`FixedLIF`). It is one number, or a list with a number for each neuron.
+
+    C++ can include the header. If you compile the file with ``-DNET_MAIN``, it is a program. It
+    reads the inputs of each time step from the standard input, separated by spaces, and prints the
+    outputs.
 
     Parameters
     ----------
     network : Network
-        As in :func:`replay`. The spikes and states of the program are those of :func:`replay`.
+        A network of integer cells, for example the first result of :func:`quantize`.
     path : str or Path
-        The files, without a suffix. Its last part is the name of the functions.
+        The path of the files without a suffix. Its last part is the prefix of all names in the
+        program, such as ``net`` in ``net_step``.
     inputs : str, default "int32"
-        The array of inputs, which saves RAM on a microcontroller:
+        The form of the array of inputs. Smaller forms save RAM on a microcontroller.
 
         - ``"int32"``, a number for each input.
         - ``"bytes"``, a number from 0 to 255 for each input.
-        - ``"bits"``, a spike or none for each input, eight in a byte, the first in the lowest bit.
-        - ``"events"``, a list of the inputs that spike, as uint16. The step takes its length too:
-          ``net_step(&state, inputs, count, outputs)``.
+        - ``"bits"``, one bit for each input, 1 for a spike. A byte has eight inputs, the first in
+          the lowest bit.
+        - ``"events"``, the numbers of the inputs that spike, as uint16. The step then gets their
+          count too: ``net_step(&state, inputs, count, outputs)``.
     examples : array or dict, optional
-        Inputs as in :func:`replay`. The file ``path_test.c`` then has these inputs and the outputs
-        of :func:`replay`, and its function ``net_test`` returns the number of wrong outputs. With
-        ``-DNET_TEST_MAIN`` it is a program, whose exit code is 0 if all outputs are equal.
+        Inputs, as in :func:`replay`. The file ``path_test.c`` then contains these inputs and the
+        outputs of :func:`replay`. Its function ``net_test`` returns the number of outputs of the
+        program that differ, which should be 0. If you compile it with ``-DNET_TEST_MAIN``, it is a
+        program with the exit code 0 if all outputs are equal.
 
     Returns
     -------
     ProgramReport
-        Bytes of flash, RAM and stack, and the most operations of a step. The header has them too.
+        Bytes of flash memory, RAM and stack, and the largest number of operations in a time step.
+        The header contains them too.
 
     Raises
     ------
     TypeError
-        As :func:`replay`, and for cells other than :class:`FixedLIF`, :class:`Loihi` and
+        As in :func:`replay`, and for cells other than :class:`FixedLIF`, :class:`Loihi` and
         :class:`Xylo`.
     ValueError
-        As :func:`replay`, if the last part of the path is not an identifier of C, and if the
-        examples do not fit the array of inputs.
+        As in :func:`replay`. Also if the last part of the path is not a valid name in C, or if
+        ``examples`` do not fit the form of the inputs.
 
     Examples
     --------

@@ -78,37 +78,42 @@ Leaks: TypeAlias = tuple[np.ndarray, np.ndarray | None]
 
 
 class IntegerCell(Cell, pure=True):
-    """Base of the cells on integers.
+    """Base class of neurons whose states are integers: :class:`FixedLIF`, :class:`Loihi` and
+    :class:`Xylo`.
 
-    States and currents are integers in float32. ``integrate`` and ``fire`` also take
-    integers of NumPy, see ``_arithmetic.py``. ``integer_domains`` has the limits of all parameters
-    that may differ between neurons.
+    In JAX, states and currents are integers that are stored as float32, so a network can be
+    trained. ``integrate`` and ``fire`` also accept integers of NumPy, which :func:`replay` uses.
+    Both give equal results.
     """
 
     state_names = "potential", "synaptic current"
     state_scale = 1
-    """The unit of a state is this number times the unit of a weight."""
+    """Factor between the units of states and weights: a weight of 1 changes the state by this
+    number.
+    """
     weight_bits = 16
-    """The most bits of a weight."""
+    """Largest number of bits of a weight, with its sign."""
     weight_span = 0
-    """The bits of a weight with its zeros at the end, if they are more."""
+    """Number of bits of a weight including its zeros at the end, if it has some."""
     resets = "value", "subtract", "none", "baseline"
     is_synaptic = False
-    """If True, each neuron has a synapse and fires, and connections have no delay."""
+    """If True, all neurons have a synaptic current and spike, and delays are not supported."""
     sizes = np.inf, np.inf
-    """The most inputs and hidden neurons."""
+    """Largest numbers of inputs and of hidden neurons."""
     # The following are parameters, constants or properties of a subclass. Without an annotation,
     # because that would declare a parameter of this class.
     integer_names = "", "", ""
-    """Its parameters that are the decays of potential and current, and the threshold."""
+    """Names of the parameters for the decay of the potential, the decay of the current, and the
+    threshold.
+    """
     most_leak = 0
-    """The largest value of a parameter that is a decay."""
+    """Largest value of the parameters for decays."""
     bits = 16
-    """The width of a state."""
+    """Number of bits of a state, with its sign."""
     fraction = 0
-    """The bits of a decay factor."""
+    """Number of fractional bits of a decay factor."""
     n = 1
-    """The most spikes in a step."""
+    """Largest number of spikes of a neuron in one time step."""
     reset = "value"
     threshold = unit = cast(Any, None)
 
@@ -139,7 +144,7 @@ class IntegerCell(Cell, pure=True):
 
     @property
     def integer_domains(self) -> dict[str, tuple[int, int]]:
-        """The least and the largest value of each parameter that may differ between neurons."""
+        """Smallest and largest value of each parameter that may differ between neurons."""
         decay, synaptic_decay, threshold = self.integer_names
         leak = 0, self.most_leak
         # A vth of 0 is exceeded by 1.
@@ -149,18 +154,20 @@ class IntegerCell(Cell, pure=True):
 
     @property
     def leaks(self) -> tuple[np.ndarray, np.ndarray]:
-        """The integers by which potential and current decay, as a step uses them."""
+        """The integers by which one time step multiplies or shifts the potential and the current to
+        let them decay.
+        """
         # Without a synapse, a current decays to 0 within its step.
         decay, synaptic_decay, _ = (getattr(self, name) for name in self.integer_names)
         return np.asarray(decay), np.asarray(synaptic_decay or 0)
 
     @property
     def limits(self) -> tuple[int, int]:
-        """The least and the largest value of a state."""
+        """Smallest and largest value of a state."""
         return signed(self.bits)[:2]
 
     def weight_format(self, bits: int) -> WeightFormat:
-        """Return the integers of a weight of so many bits."""
+        """Return the range and the step of the integers of a weight with this number of bits."""
         return signed(bits, 2 ** max(0, self.weight_span - bits))
 
     def fire(self, u: State, key: Any = None) -> tuple[State, Number]:
@@ -188,7 +195,9 @@ class IntegerCell(Cell, pure=True):
         )
 
     def leaks_of(self, decay: np.ndarray, synaptic_decay: np.ndarray) -> Leaks:
-        """Return the parameters for real decay factors, not yet rounded. None: no synapse."""
+        """Convert decay factors to the parameters for decays, before rounding. The second is None
+        without a synapse.
+        """
         raise NotImplementedError
 
     def initial_state(self, shape: tuple[int, ...], dtype: DTypeLike) -> State:
@@ -207,73 +216,95 @@ class FixedLIF(IntegerCell, pure=True):
               u_t &= \operatorname{keep}(\lfloor \beta\, v_{t-1} / 2^f \rfloor + i_t) \\
               s_t &= [u_t \ge \theta]
 
-    All values are integers. Without ``synaptic_decay``, :math:`i_t = I_t`. With ``adaptation``, a
-    spike raises the threshold for later steps:
+    All values are integers. :math:`I_t` is the input current, :math:`i_t` the synaptic current,
+    :math:`u_t` the potential before the reset, :math:`v_t` the potential after it, and :math:`s_t`
+    the spike. An integer decay factor with :math:`f` fractional bits represents a number from 0 to
+    1: :math:`\beta / 2^f`. :math:`\lfloor x \rfloor` rounds down, or toward zero with
+    ``rounding="zero"``. :math:`\operatorname{keep}` keeps a state within its bits, as ``overflow``
+    selects. Without ``synaptic_decay``, :math:`i_t = I_t`.
+
+    With ``adaptation``, each spike adds :math:`a` to the integer :math:`b`, which has :math:`g`
+    fractional bits, raises the threshold, and decays:
 
     .. math:: s_t &= [u_t \ge \theta + \lfloor b_t / 2^g \rfloor] \\
               b_{t+1} &= \min(\lfloor \rho\, b_t / 2^f \rfloor + a s_t,\, 2^{n-1} - 1)
 
-    A late reset by subtraction is a part of the next step,
+    A late reset takes place in the time step after the spike. A late reset by subtraction is
 
     .. math:: u_t = \operatorname{keep}(\lfloor \beta\, u_{t-1} / 2^f \rfloor - \theta s_{t-1}
               + i_t)
 
-    and after a late reset to a value, :math:`u_t = 0`. With ``refractory``, a neuron that has fired
-    keeps its potential and is silent for so many steps, as in
-    :class:`~spikegrad.neurons.Refractory`. The state is a tuple of potential, synaptic current,
-    adaptation :math:`b` and the steps that are left, without those that the neuron lacks.
+    and a late reset to a value sets :math:`u_t = 0`. With ``refractory``, a neuron does not spike
+    for this number of time steps after a spike, and its potential is constant, as in
+    :class:`~spikegrad.neurons.Refractory`.
+
+    The state is a tuple of the potential, the synaptic current, the adaptation :math:`b` and the
+    remaining refractory time steps. Parts that the neuron does not have are left out, and the state
+    of a neuron with one part is an array. Usually you need not write these neurons yourself,
+    because :func:`quantize` does it.
 
     Parameters
     ----------
     decay : int or array of int
-        Decay factor :math:`\beta` times :math:`2^f`, from 0 to :math:`2^f`. An array broadcasts to
-        the neurons, such as one number for each neuron, or for each channel.
+        The decay factor :math:`\beta` of the potential as an integer, from 0 to :math:`2^f`. With
+        ``fraction=12``, 4096 is a decay of 1, and 3686 is a decay of 0.9. An array of a shape that
+        broadcasts to the neurons gives each neuron or channel its value.
     threshold : int, array of int or None
-        Threshold :math:`\theta`, at least 1. A neuron with :math:`v > \theta`, as in snn-mlir, has
-        the threshold :math:`\theta + 1`. None: the neuron never fires, and its output is the
-        potential divided by ``unit``.
+        The threshold :math:`\theta`, an integer of at least 1. The neuron spikes if its potential
+        is at least this number. For a neuron that spikes only above a number, such as the neuron of
+        snn-mlir, add 1 to this number. With None, the neuron never spikes, and its output is the
+        potential divided by ``unit`` (a readout).
     synaptic_decay : int or array of int, optional
-        Decay factor :math:`\gamma` of the synaptic current times :math:`2^f`.
+        The decay factor :math:`\gamma` of the synaptic current as an integer, from 0 to
+        :math:`2^f`. By default the neuron has no synaptic current.
     adaptation : int or array of int, optional
-        The increase :math:`a` of the adaptation by a spike, at least 0.
+        The increase :math:`a` of the adaptation at each spike, an integer of at least 0. By default
+        the neuron has no adaptation.
     adaptation_decay : int or array of int, optional
-        Decay factor :math:`\rho` of the adaptation times :math:`2^f`. Required with ``adaptation``.
+        The decay factor :math:`\rho` of the adaptation as an integer, from 0 to :math:`2^f`. It is
+        required with ``adaptation``.
     adaptation_fraction : int, default 0
-        The bits :math:`g` of the adaptation behind the binary point, from 0 to 12. An adaptation
-        loses at least 1 in each step, so a slow one needs some of them.
+        The number :math:`g` of fractional bits of the adaptation, from 0 to 12. A decaying
+        adaptation loses at least 1 in each time step. So use more bits if the adaptation must decay
+        slowly.
     refractory : int, default 0
-        The steps of rest after a spike, up to 32,767.
+        The number of time steps without spikes after a spike, from 0 to 32,767.
     fraction : int, default 12
-        The bits :math:`f` of a decay factor, from 1 to 12.
+        The number :math:`f` of fractional bits of decay factors, from 1 to 12.
     bits : int, default 16
-        The width :math:`n` of a state with its sign, from 2 to 24.
+        The number :math:`n` of bits of a state with its sign, from 2 to 24.
     rounding : {"floor", "zero"}
-        Rounding of a decay: down, as an arithmetic shift, or toward zero. Rounded down, a negative
-        state stays at about :math:`-1 / (1 - \beta)`.
+        How a decay rounds: ``"floor"`` (default) rounds down, as an arithmetic shift does.
+        ``"zero"`` rounds toward zero. If the decay rounds down, a negative state does not reach 0.
+        It stays at about :math:`-1 / (1 - \beta / 2^f)`.
     overflow : {"saturate", "wrap", "error"}
-        A state beyond its width saturates or wraps. With ``"error"`` nothing happens in training
-        and in C, and :func:`replay` raises.
+        The result if a state does not fit into its bits. ``"saturate"`` (default) takes the nearest
+        integer that fits. ``"wrap"`` wraps around to the other sign. With ``"error"``,
+        :func:`replay` raises an error, and neither training nor C programs check it.
     reset : {"value", "subtract", "none", "baseline", "late_value", "late_subtract"}
-        The effect of a spike on the potential: 0, minus the present threshold, or none. With an
-        adaptation, ``"baseline"`` subtracts :math:`\theta`. A late reset is one step later, as with
-        ``delay_reset`` of :class:`~spikegrad.LIF`.
+        The effect of a spike on the potential. ``"value"`` (default) sets it to 0, ``"subtract"``
+        subtracts the present threshold, and ``"none"`` changes nothing. With an adaptation,
+        ``"baseline"`` subtracts :math:`\theta` without the adaptation. ``"late_value"`` and
+        ``"late_subtract"`` do this one time step later, as ``delay_reset`` of
+        :class:`~spikegrad.LIF`.
     surrogate : Surrogate, default Sigmoid()
-        The slope of a spike, of :math:`(u - \theta)` divided by ``unit``.
+        The slope of a spike in training. Its argument is the potential minus the threshold, divided
+        by ``unit``.
     detach_reset : bool, default False
-        If True, the spike in the reset is a constant in the derivative.
+        If True, the backward pass treats the spike in the reset as a constant.
     unit : float or array, optional
-        The value of a state that is 1 in the surrogate and in the output of a readout. By default
-        the mean threshold, and 1 for a readout. An array broadcasts to the neurons.
+        The integer that represents the number 1 for the surrogate and for the output of a readout.
+        By default the mean threshold, and 1 for a readout. An array must broadcast to the neurons.
 
     Raises
     ------
     TypeError, ValueError
-        For parameters that are not integers or out of their domains, for a readout with an
-        adaptation or a refractory period, and for a late reset with either of them.
+        If a parameter is not an integer, or is outside its range. Also for an adaptation or a
+        refractory period together with ``threshold=None`` or with a late reset.
 
     References
     ----------
-    The rule of snn-mlir (INTERA-GROUP, ``SNNToLinalg.cpp``) has ``fraction=12``,
+    The neuron of the compiler snn-mlir (INTERA-GROUP, ``SNNToLinalg.cpp``) has ``fraction=12``,
     ``rounding="floor"`` and ``reset="value"``.
 
     Examples
@@ -327,7 +358,7 @@ class FixedLIF(IntegerCell, pure=True):
 
     @property
     def has_memory_of_spikes(self) -> bool:
-        """True if a spike has an effect on later steps beyond a reset in its own step."""
+        """True if a spike affects later time steps otherwise than by a reset in its time step."""
         fires = self.threshold is not None
         return (
             self.adaptation is not None
@@ -337,7 +368,7 @@ class FixedLIF(IntegerCell, pure=True):
 
     @property
     def is_late(self) -> bool:
-        """True if the reset is one step after the spike."""
+        """True if the reset takes place one time step after the spike."""
         return self.reset.startswith("late")
 
     @property
@@ -369,7 +400,7 @@ class FixedLIF(IntegerCell, pure=True):
         return *state[:-1], jnp.zeros(shape, np.min_scalar_type(self.refractory))
 
     def parts_of(self, state: State) -> dict[str, Number]:
-        """Return the arrays of a state by name."""
+        """Return the arrays of a state by their names."""
         return dict(zip(self.state_names, jax.tree.leaves(state), strict=True))
 
     def integrate(self, v: State, current: Number) -> State:
@@ -454,7 +485,8 @@ def _as_state(parts: dict[str, Number]) -> State:
 
 
 class Loihi(IntegerCell, pure=True):
-    r"""The current-based neurons of Loihi 1 and 2.
+    r"""Current-based leaky integrate-and-fire neurons with the integer arithmetic of Intel's chips
+    Loihi 1 and 2.
 
     .. math:: i_t &= \operatorname{wrap}_{24}\bigl(\operatorname{trunc}
                      \bigl(i_{t-1} (4096 - d_u - 1) / 2^{12}\bigr) + 64 I_t\bigr) \\
@@ -462,39 +494,50 @@ class Loihi(IntegerCell, pure=True):
                      \bigl(v_{t-1} (4096 - d_v) / 2^{12}\bigr) + i_t + b\bigr) \\
               s_t &= [u_t > 64 \theta]
 
-    and the potential is 0 after a spike. The current wraps in 24 bits. The potential saturates at
-    :math:`\pm (2^{23} - 1)`.
+    All values are integers. :math:`I_t` is the input, :math:`i_t` the synaptic current, :math:`u_t`
+    the potential before the reset, and :math:`s_t` the spike. A spike sets the potential to 0.
+    :math:`\operatorname{trunc}` rounds toward zero. A current that does not fit into 24 bits wraps
+    around to the other sign. The potential is clipped to :math:`\pm (2^{23} - 1)`. The state is the
+    pair of potential and synaptic current. Usually you need not write these neurons yourself,
+    because :func:`quantize` with the target ``"loihi"`` does it.
 
     Parameters
     ----------
     du, dv : int or sequence of int
-        Decays of current and potential, from 0 to 4095. ``du=4095`` is a neuron without a synapse.
+        The decays :math:`d_u` of the current and :math:`d_v` of the potential, integers from 0 to
+        4095. A larger number decays faster. With ``du=4095``, the current does not last longer than
+        its time step, as in :class:`~spikegrad.LIF`.
     vth : int, sequence of int or None
-        Threshold :math:`\theta` in units of 64, of 17 bits. None: the neuron never fires, and its
-        output is the potential divided by ``unit``.
+        The threshold :math:`\theta` in units of 64, an integer of 17 bits. With None, the neuron
+        never spikes, and its output is the potential divided by ``unit`` (a readout).
     bias : int, default 0
-        Bias :math:`b` of the potential: a mantissa of 13 bits, shifted by up to 7.
+        The bias :math:`b`, which each time step adds to the potential. On the chip, it is an
+        integer of 13 bits, shifted by at most 7 bits.
     surrogate, detach_reset
         As in :class:`FixedLIF`.
     unit : float or array, optional
-        As in :class:`FixedLIF`. By default the least potential that fires, and 64 for a readout.
+        As in :class:`FixedLIF`: the integer that represents the number 1. By default it is the
+        smallest potential that spikes, and 64 for a readout.
 
     Raises
     ------
     TypeError, ValueError
-        For parameters that are not integers or out of their domains.
+        If a parameter is not an integer, or is outside its range.
 
     Notes
     -----
-    Weights have 8 bits and are even, from -256 to 254, see :class:`Fixed`. On the chip each
-    connection takes one step, so the outputs of layer ``n`` come ``n`` steps later, unless a bias
-    drives neurons earlier. ``Delayed(weight, 1)`` is the chip's connection. A bias of the layer
-    needs an input that fires at each step.
+    Weights are even integers from -256 to 254, which have 8 bits. ``fixed(weight, step=2)`` makes
+    them.
+
+    On the chip, each connection between layers takes one time step, so the spikes of later layers
+    are later than here. With ``Delayed(weight, 1)`` as weights between layers, a network has the
+    delays of the chip. The chip has no bias of a layer. Use an input that spikes in each time step
+    instead.
 
     References
     ----------
-    Davies et al. 2018, "Loihi: a neuromorphic manycore processor with on-chip learning", IEEE
-    Micro 38(1):82-99. The rounding is that of Intel's Lava, ``PyLifModelBitAcc``.
+    Davies et al. 2018, "Loihi: a neuromorphic manycore processor with on-chip learning", IEEE Micro
+    38(1):82-99. The rounding is the one of Intel's library Lava, ``PyLifModelBitAcc``.
 
     Examples
     --------
@@ -527,7 +570,7 @@ class Loihi(IntegerCell, pure=True):
 
     @property
     def threshold(self) -> Any:
-        """The least potential that fires."""
+        """The smallest potential that spikes."""
         return None if self.vth is None else 64 * np.asarray(self.vth) + 1
 
     def integrate(self, v: State, current: Number) -> State:
@@ -543,51 +586,60 @@ class Loihi(IntegerCell, pure=True):
 
 
 class Xylo(IntegerCell, pure=True):
-    r"""The neurons of Xylo 2, with one synapse.
+    r"""Leaky integrate-and-fire neurons with a synaptic current and the integer arithmetic of
+    SynSense's chip Xylo 2.
 
     .. math:: i_t &= L(\operatorname{clip}(i_{t-1} + I_t), d_i) \\
               u_t &= \operatorname{clip}(v_{t-1} + \operatorname{clip}(
                      L(v_{t-1}, d_v) - v_{t-1} + i_t) + b) \\
               s_t &= \min(\lfloor u_t / \theta \rfloor, n), \qquad v_t = u_t - \theta s_t
 
-    with the leak :math:`L(x, d) = x - (x \gg d)`, where a positive number loses at least 1. All
-    sums saturate in 16 bits.
+    All values are integers. :math:`I_t` is the input, :math:`i_t` the synaptic current, :math:`u_t`
+    the potential before the reset, :math:`v_t` the potential after it, and :math:`s_t` the number
+    of spikes. The leak :math:`L(x, d) = x - (x \gg d)` shifts by :math:`d` bits, and a positive
+    number loses at least 1. :math:`\operatorname{clip}` takes the nearest integer of 16 bits. The
+    state is the pair of potential and synaptic current. Usually you need not write these neurons
+    yourself, because :func:`quantize` with the target ``"xylo"`` does it.
 
     Parameters
     ----------
     dash_mem, dash_syn : int or sequence of int
-        Bit shifts :math:`d_v, d_i` of potential and current, from 0 to 15. A shift of :math:`d` is
-        a decay factor of :math:`1 - 2^{-d}`.
+        The bit shifts :math:`d_v` of the potential and :math:`d_i` of the current, integers from 0
+        to 15. A shift of :math:`d` is a decay factor of :math:`1 - 2^{-d}`: 1 is 1/2, 2 is 3/4, and
+        3 is 7/8.
     threshold : int or sequence of int
-        Threshold :math:`\theta`, at least 1.
+        The threshold :math:`\theta`, an integer of at least 1.
     n : int, default 31
-        The largest number of spikes in a step. Output neurons of the chip have 1.
+        Largest number of spikes of a neuron in one time step, from 1 to 31. Use 1 for the output
+        neurons of the chip.
     bias : int, default 0
-        Bias :math:`b` of the potential.
+        The bias :math:`b`, an integer of 16 bits, which each time step adds to the potential.
     surrogate : Surrogate, default Sigmoid()
-        The slope of each spike, of :math:`u - k \theta` divided by ``unit``, see
-        :func:`~spikegrad.multi_spike`.
+        The slope of each spike in training. The argument for spike :math:`k` is :math:`u - k
+        \theta`, divided by ``unit``, as in :func:`~spikegrad.multi_spike`.
     detach_reset : bool, default False
-        If True, the spikes in the reset are constants in the derivative.
+        If True, the backward pass treats the spikes in the reset as constants.
     unit : float or array, optional
-        The value of a state that is 1 in the surrogate. By default the mean threshold.
+        The integer that represents the number 1 for the surrogate. By default the mean threshold.
 
     Raises
     ------
     TypeError, ValueError
-        For parameters that are not integers or out of their domains.
+        If a parameter is not an integer, or is outside its range.
 
     Notes
     -----
-    A spike decays in the step in which it arrives. The chip adds the spikes of a step to the
-    current one by one, and saturates after each. If a part of this sum exceeds 16 bits, the chip
-    has other currents than this cell, which adds all spikes first. Output
-    neurons of the chip read the spikes of the step before, so their outputs come one step later.
+    An input spike decays already in the time step in which it arrives. The chip adds the input
+    spikes of a time step to the current one after the other, and clips after each. This cell adds
+    all input spikes first. So the results differ if a part of the sum exceeds 16 bits.
+
+    Output neurons of the chip read the spikes of the previous time step, so their outputs are one
+    time step later than here.
 
     References
     ----------
     Bos and Muir 2022, "Sub-mW neuromorphic SNN audio processing applications with Rockpool and
-    Xylo", arXiv:2208.12991. The arithmetic is that of ``xylosim`` 0.1.3, ``XyloIAFNeuron.cpp``.
+    Xylo", arXiv:2208.12991. The arithmetic is the one of ``xylosim`` 0.1.3, ``XyloIAFNeuron.cpp``.
 
     Examples
     --------

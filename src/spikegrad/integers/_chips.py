@@ -81,31 +81,32 @@ def _dense_layer(owner: str, layer: IntegerLayer, kind: type, before: str) -> _D
 
 
 def to_netx(network: Network, path: str | Path) -> None:
-    """Write a network of Loihi neurons as an HDF5 file of lava-dl, which ``netx`` reads.
+    """Write a network of Loihi neurons as a file for Intel's library Lava, in the format of
+    lava-dl's ``netx``.
 
-    ``lava.lib.dl.netx.hdf5.Network(net_config=path)`` builds the processes of Lava from it. On Lava
-    each connection takes a time step. A network whose weights between layers are
-    ``Delayed(weight, 1)`` has the outputs of Lava in spikegrad. This network, without the delays,
-    is written.
+    ``lava.lib.dl.netx.hdf5.Network(net_config=path)`` reads the file. In Lava, each connection
+    between layers takes one time step. A spikegrad network has the outputs of Lava if its weights
+    between layers are ``Delayed(weight, 1)``. Pass the network without these delays to ``to_netx``.
 
     Parameters
     ----------
     network : Network
-        A chain of layers of :class:`Loihi` with matrices, also recurrent, from :func:`quantize` or
-        written by hand. A readout becomes neurons whose threshold no potential reaches.
+        Layers one after the other, with :class:`Loihi` neurons and matrices as weights, from
+        :func:`quantize` or written by hand. Layers may be recurrent. A readout is written as
+        neurons with a threshold that no potential reaches.
     path : str or Path
-        The file.
+        The HDF5 file to write.
 
     Raises
     ------
     ModuleNotFoundError
         If h5py is not installed.
     TypeError
-        As :func:`replay`, and for what the format has no place for: other cells, functions as
-        weights, delays, joins, biases of a layer, several inputs, a decay or threshold for each
-        neuron.
+        As in :func:`replay`. Also for parts that the format does not have: other cells, functions
+        as weights, delays, joins, biases of a layer, several inputs, and arrays as decays or
+        thresholds.
     ValueError
-        If the bias of a cell is not a multiple of 64, which is the unit of the format.
+        If the bias of a cell is not a multiple of 64, the unit of the format.
 
     Examples
     --------
@@ -171,35 +172,37 @@ def _netx_record(layer: _Dense) -> dict[str, Any]:
 
 
 def to_xylo(network: Network) -> dict[str, Any]:
-    """Return a network of Xylo neurons as the specification that Rockpool takes.
+    """Convert a network of Xylo neurons to a specification for Rockpool, SynSense's library for the
+    chip Xylo 2.
 
-    ``config_from_specification(**to_xylo(network))`` of ``rockpool.devices.xylo.syns61201`` is the
-    configuration of a Xylo 2. ``XyloSim.from_specification`` has the name ``bias`` for
-    ``bias_hidden``. Output neurons of the chip read the hidden spikes of the step before, as with
-    the output weights ``Delayed(weight, 1)`` in spikegrad.
+    To configure a chip, call ``config_from_specification(**to_xylo(network))`` of
+    ``rockpool.devices.xylo.syns61201``. For the simulator ``XyloSim.from_specification``, rename
+    the entry ``bias_hidden`` to ``bias``. Output neurons of the chip read the hidden spikes of the
+    previous time step. So the outputs of the chip are one time step later than the outputs of the
+    network.
 
     Parameters
     ----------
     network : Network
-        A hidden and an output layer of :class:`Xylo` with matrices of 8 bits. The hidden layer may
-        be recurrent. From :func:`quantize` or written by hand.
+        A hidden layer and an output layer of :class:`Xylo` with matrices of 8 bits as weights, from
+        :func:`quantize` or written by hand. The hidden layer may be recurrent.
 
     Returns
     -------
     dict
-        The arguments by name: ``weights_in`` ``(inputs, hidden)``, ``weights_rec`` ``(hidden,
-        hidden)`` and ``weights_out`` ``(hidden, outputs)`` as int, shifts, thresholds and biases
-        with a number for each neuron.
+        The arguments by name: integers ``weights_in`` of shape ``(inputs, hidden)``,
+        ``weights_rec`` of shape ``(hidden, hidden)`` and ``weights_out`` of shape ``(hidden,
+        outputs)``. Also bit shifts, thresholds and biases, with a number for each neuron.
 
     Raises
     ------
     TypeError
-        As :func:`replay`, and for what the chip has no place for: other cells, functions as
-        weights, delays, joins, biases of a layer, several inputs.
+        As in :func:`replay`. Also for parts that the chip does not have: other cells, functions as
+        weights, delays, joins, biases of a layer, and several inputs.
     ValueError
-        If there are not two layers, if the output layer is recurrent, if neurons have another
-        number ``n`` of spikes than 31, or 1 in the output layer, or if a weight needs more than 8
-        bits.
+        If the network does not have two layers, if the output layer is recurrent, or if a weight
+        needs more than 8 bits. Also if ``n`` is not 31 in the hidden layer and 1 in the output
+        layer.
 
     Examples
     --------

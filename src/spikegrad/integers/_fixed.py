@@ -17,24 +17,27 @@ from ._cells import WeightFormat, is_broadcast, signed, static_positive
 
 
 class Fixed(Struct, pure=True):
-    r"""A weight or bias as integers: real values to train, and a frozen scale.
+    r"""A weight or bias of integers: real numbers to train, which each call rounds to integers with
+    a constant scale.
 
     .. math:: q = \operatorname{clip}\bigl(k \operatorname{round}(w\, S / k)\bigr)
 
-    The derivative of the rounding is 1, and that of a clipped value is 0. A layer takes it like an
-    array, also within :class:`~spikegrad.Delayed` and :class:`~spikegrad.Window`.
+    A real weight :math:`w` becomes the integer :math:`q`. The backward pass treats the derivative
+    of the rounding as 1, and as 0 for clipped values. Pass it to a layer like an array, also within
+    :class:`~spikegrad.Delayed` and :class:`~spikegrad.Window`. :func:`fixed` creates it from a
+    number of bits.
 
     Parameters
     ----------
     value : array
-        The real weights :math:`w`.
+        The real weights :math:`w`, which the optimizer changes.
     scale : float or array
-        The factor :math:`S`, above 0. It does not move with the weights. An array broadcasts to the
-        weights, such as one factor for each output channel.
+        The scale :math:`S`, above 0: the integer that represents 1. Training does not change it. An
+        array must broadcast to the weights, for example one scale for each neuron.
     low, high : int
-        The least and the largest integer.
+        The smallest and the largest integer. Other integers are clipped.
     step : int, default 1
-        The integers are multiples of :math:`k`, such as 2 on Loihi.
+        The integers are multiples of this number :math:`k`, such as 2 for Loihi.
 
     Examples
     --------
@@ -78,12 +81,12 @@ class Fixed(Struct, pure=True):
 
     @property
     def integers(self) -> np.ndarray:
-        """The integers, int64."""
+        """The integers, a NumPy array of int64."""
         return np.asarray(self.__jax_array__(), np.int64)
 
     @property
     def clipped(self) -> int:
-        """The number of values beyond the limits."""
+        """The number of weights that were too large for the limits."""
         return int((self._steps() != self.__jax_array__()).sum())
 
     @property
@@ -95,7 +98,9 @@ class Fixed(Struct, pure=True):
 def fixed(
     weight: ArrayLike, bits: int = 8, scale: Any = None, *, step: int = 1
 ) -> Fixed:
-    r"""Return a weight of ``bits`` bits, from :math:`-2^{n-1}` to :math:`2^{n-1} - 1`, times
+    r"""Return a weight of integers with this number of bits, as a :class:`Fixed`.
+
+    The integers are from :math:`-2^{n-1}` to :math:`2^{n-1} - 1` for :math:`n` bits, multiplied by
     ``step``.
 
     Parameters
@@ -103,12 +108,13 @@ def fixed(
     weight : array
         The real weights.
     bits : int, default 8
-        The bits of an integer with its sign, from 2 to 16.
+        The number :math:`n` of bits with the sign, from 2 to 16.
     scale : float or array, optional
-        The integer that stands for 1. By default the largest power of two that clips no weight. An
-        array broadcasts to the weights.
+        The integer that represents 1, above 0. By default the largest power of two for which no
+        weight is clipped. An array must broadcast to the weights.
     step : int, default 1
-        The integers are multiples of it. ``step=2`` with 8 bits are the weights of Loihi.
+        The integers are multiples of this number. With ``step=2`` and 8 bits, they are weights of
+        Loihi.
 
     Returns
     -------
@@ -117,7 +123,7 @@ def fixed(
     Raises
     ------
     ValueError
-        If ``bits`` is out of range, or if the scale is not above 0.
+        If ``bits`` is outside its range, or if ``scale`` is not above 0.
 
     Examples
     --------

@@ -67,33 +67,39 @@ ROUNDING = 0.99
 
 
 class QuantizedLayer(NamedTuple):
-    """The effects of the quantization on a layer."""
+    """The effects of :func:`quantize` on one layer. "Before and after" are the values in real
+    numbers and in integers.
+    """
 
     name: str
     scale: float
-    """The integer of a weight that stands for 1. The mean of all channels."""
+    """The scale: the integer that represents 1. With several scales in a layer, their mean."""
     zeros: float
-    """Share of the weights that became 0."""
+    """Fraction of the weights that became 0, from 0 to 1."""
     clipped: int
-    """Number of weights beyond the largest integer."""
+    """Number of weights that were too large and became the largest integer."""
     error: float
-    """Root of the mean square of the rounding errors, over that of the weights."""
+    """Root mean square of the rounding errors of the weights, divided by the root mean square of
+    the weights.
+    """
     tau: tuple[float, ...]
-    """Time constant of the potential in steps, before and after."""
+    """Time constant of the potential in time steps, before and after."""
     synaptic_tau: tuple[float, ...]
-    """Time constant of the current in steps, before and after. 0 without a synapse."""
+    """Time constant of the synaptic current in time steps, before and after. 0 without a synaptic
+    current.
+    """
     adaptation_tau: tuple[float, ...]
-    """Time constant of the adaptation in steps, before and after. 0 without an adaptation."""
+    """Time constant of the adaptation in time steps, before and after. 0 without an adaptation."""
     threshold: tuple[float, ...] | None
     """Mean threshold, before and after. None for a readout."""
     peak: float
-    """The largest potential or current on the inputs, as a share of its width."""
+    """Largest potential or current for the inputs, divided by the largest integer of a state."""
     rate: tuple[float, float] | None
-    """Spikes per neuron and valid step, before and after. None for a readout."""
+    """Spikes per neuron and valid time step, before and after. None for a readout."""
 
 
 class QuantizationReport(NamedTuple):
-    """The report of :func:`quantize`. Printed, it is a table."""
+    """The effects of :func:`quantize` on each layer. ``print`` shows them as a table."""
 
     layers: tuple[QuantizedLayer, ...]
 
@@ -128,52 +134,64 @@ def quantize(
     powers_of_two: bool = False,
     mask: ArrayLike | None = None,
 ) -> tuple[Network, QuantizationReport]:
-    """Convert a network of real numbers to the integers of a target.
+    """Convert a trained network to a network of integers for a target: C programs and FPGAs, or a
+    chip.
 
-    All weights, the bias and the threshold of a layer share one scale, or those of an output
-    channel do. It has the least squared error of the weights, among the scales that keep the states
-    on ``inputs`` within their width, and all sums of products of such inputs within the 24 bits of
-    float32. The network that results is trained like any other. Its weights stay real numbers that
-    are rounded in each call, and their scales do not move.
+    The spikes of the result are equal in JAX, in NumPy (:func:`replay`) and in C (:func:`to_c`).
+    You can train it further like any network, which reduces the effects of rounding. Its weights
+    (:class:`Fixed`) are real numbers that each call rounds to integers.
+
+    The weights, the bias and the threshold of a layer have one *scale*, the integer that represents
+    1. ``quantize`` chooses the scale with the smallest squared error of the weights. Two limits
+    bound the scale. The states for ``inputs`` must fit into their bits. And all sums of inputs
+    times weights must be exact in float32, which has integers of 24 bits.
 
     Parameters
     ----------
     network : Network
-        Layers of :class:`~spikegrad.LIF` or :class:`~spikegrad.SynapticLIF`, and
-        :class:`~spikegrad.LeakyReadout`. ``"fixed"`` also has :class:`~spikegrad.AdaptiveLIF`,
-        :class:`~spikegrad.neurons.SynapticAdaptiveLIF` and
-        :class:`~spikegrad.neurons.Refractory`. A weight is a matrix, also
-        :class:`~spikegrad.Delayed` or :class:`~spikegrad.Window`, or a function with one product or
-        convolution, sums and averages of windows, changes of shape and biases. ``"fixed"`` also has
-        joins of these without weights.
+        The network, with the cells :class:`~spikegrad.LIF`, :class:`~spikegrad.SynapticLIF` and
+        :class:`~spikegrad.LeakyReadout`. The target ``"fixed"`` also supports
+        :class:`~spikegrad.AdaptiveLIF`, :class:`~spikegrad.neurons.SynapticAdaptiveLIF`,
+        :class:`~spikegrad.neurons.Refractory`, and joins without weights. ``"xylo"`` supports
+        :class:`~spikegrad.SynapticLIF` only. A weight is a matrix, :class:`~spikegrad.Delayed` or
+        :class:`~spikegrad.Window`, or a function. A function may have one product or convolution,
+        sums and averages over windows, changes of shape, and biases.
     target : {"fixed", "loihi", "xylo"} or IntegerCell
-        A cell sets formats, such as ``FixedLIF(0, 1, bits=12, fraction=8)`` for states of 12 bits
-        and decay factors of 8. Its decays and thresholds are replaced.
+        ``"fixed"`` for C programs and FPGAs (:class:`FixedLIF`), ``"loihi"`` for Intel's chip
+        (:class:`Loihi`), or ``"xylo"`` for SynSense's chip (:class:`Xylo`). To choose the bits of
+        states and decay factors, pass a cell, such as ``FixedLIF(0, 1, bits=12, fraction=8)``. Its
+        decays and its threshold, here 0 and 1, are replaced by those of the network.
     inputs : array or dict
-        Integers to measure states, in the form of a call: spikes or counts.
+        A batch of typical inputs of the network, ``(steps, batch, ...)``, to measure how large the
+        states become. The numbers must be integers: spikes or counts.
     bits : int, default 8
-        The bits of a weight with its sign, from 2 to 8 on chips and to 16 in fixed-point numbers.
+        The number of bits of a weight with its sign, from 2 to 8 for the chips, and from 2 to 16
+        for ``"fixed"``.
     per_channel : bool, default False
-        If True, each neuron of a matrix and each output channel of a convolution has its own scale,
-        and its own threshold. Errors of 2 and 3 bits become smaller.
+        If True, each neuron of a matrix, or each output channel of a convolution, has its own scale
+        and threshold. Use it for 2 or 3 bits, because rounding errors become smaller.
     powers_of_two : bool, default False
-        If True, all scales are powers of two.
+        If True, all scales are powers of two, so hardware can convert integers by bit shifts.
     mask : array of bool, optional
-        The valid steps, as in a call. Other steps do not count.
+        The valid time steps of ``inputs``, as in a call of the network. Masked time steps are not
+        measured.
 
     Returns
     -------
     network : Network
-        The network of integers, with the names and weights of ``network``.
+        The network of integers, with the names of ``network``. Its weights contain the real weights
+        of ``network``.
     report : QuantizationReport
-        Scales, rounding errors, time constants, peaks of states and rates, before and after.
+        Scales, rounding errors, time constants, largest states and spike rates of each layer.
 
     Raises
     ------
     TypeError
-        For other functions and joins, and for cells without a counterpart on the target.
+        For functions, joins and cells that the target does not support. The message names the
+        layer.
     ValueError
-        For resets and sizes that the target lacks, and for inputs that are not integers.
+        For resets and sizes of layers that the target does not support, and for inputs that are not
+        integers.
 
     Examples
     --------
@@ -720,19 +738,22 @@ def _is_fixed(weight: Any) -> bool:
 
 
 def dequantize(network: Network) -> Network:
-    """Return the real network that an integer network rounds, with its weights and time constants.
+    """Convert a network of integers back to real numbers, with rounded weights and time constants.
 
-    :func:`spikegrad.exchange.to_nir` takes it, since NIR has no integers.
+    Use it to export a network of integers with :func:`spikegrad.exchange.to_nir`, because the
+    format NIR has no integers.
 
     Parameters
     ----------
     network : Network
-        As in :func:`replay`, with weights of :class:`Fixed`.
+        A network of integer cells with weights of :class:`Fixed`, for example the first result of
+        :func:`quantize`.
 
     Returns
     -------
     Network
-        Layers of the cells that :func:`quantize` takes. Their rounded weights are arrays.
+        A network of the cells that :func:`quantize` accepts, such as ``LIF``. Its weights are
+        arrays of the rounded weights.
 
     Examples
     --------

@@ -255,35 +255,40 @@ def _first_refused(array: np.ndarray) -> np.number | None:
 
 
 def replay(network: Network, inputs: Any) -> tuple[dict[str, Any], Any]:
-    """Run a network of integers in NumPy, as a chip or a program in C does.
+    """Run a network of integers in NumPy, with the integer arithmetic of a chip or a C program.
+
+    Use it to check the network in JAX, whose spikes and states are equal, and to detect overflows.
 
     Parameters
     ----------
     network : Network
-        Layers of integer cells, with weights of :class:`Fixed` or integers. From :func:`quantize`,
-        :func:`load`, or written by hand. Functions as weights, and joins, come from
+        A network of integer cells (:class:`FixedLIF`, :class:`Loihi`, :class:`Xylo`) with weights
+        of :class:`Fixed` or integers. It comes from :func:`quantize` or :func:`load`, or you write
+        it by hand. Joins and functions as weights are supported only in results of
         :func:`quantize`.
     inputs : array of int or dict
-        As in a call of the network: ``(steps, batch, inputs)``, or ``(steps, batch, ...)`` for
-        functions, spikes or counts.
+        The inputs of the network, integers such as spikes or counts: ``(steps, batch, inputs)``, or
+        ``(steps, batch, ...)`` for functions as weights. A dict if the network has several inputs.
 
     Returns
     -------
     states : dict
-        The last state of each cell, int64.
+        The state of each cell after the last time step, int64.
     outputs : array or dict
-        As the network returns them: spikes as int64, and potentials of a readout as float32.
+        The outputs of the network: spikes as int64, and potentials of a readout as float32.
 
     Raises
     ------
     OverflowError
-        If a state leaves its width and neither wraps nor saturates, or if the sizes of the
-        products of a current add up to more than :math:`2^{24}`, so that their sum in float32
-        depends on its order. The message names the layer, the step and the value.
+        If a state does not fit into its bits in a cell with ``overflow="error"``. Also if the
+        absolute values of inputs times weights of a neuron add up to more than :math:`2^{24}`,
+        because float32 cannot add them exactly. The message names the layer, the time step and the
+        value.
     TypeError
-        If a join, a cell or a weight is not made of integers.
+        If a join, a cell or a weight does not compute with integers.
     ValueError
-        If an input is not an integer up to :math:`2^{24}` in size, or if sizes of layers differ.
+        If an input is not an integer or its absolute value is above :math:`2^{24}`, or if the sizes
+        of layers do not fit each other.
 
     Examples
     --------

@@ -70,22 +70,24 @@ _FIXED = "scale", "low", "high", "step"
 
 
 def save(network: Network, path: str | Path) -> None:
-    """Save a network of integers as JSON.
+    """Save a network of integers as a JSON file.
 
-    The file has the integers of all weights, with the inputs first, the parameters of all cells,
-    and the names of layers, inputs and outputs. It has no surrogates.
+    The file contains the integers of all weights, whose first axis is the inputs. It also contains
+    the parameters of all cells, and the names of layers, inputs and outputs. It does not contain
+    the surrogates and the real weights.
 
     Parameters
     ----------
     network : Network
-        As in :func:`replay`, with the cells :class:`FixedLIF`, :class:`Loihi` and :class:`Xylo`.
+        A network as in :func:`replay`, with the cells :class:`FixedLIF`, :class:`Loihi` and
+        :class:`Xylo`.
     path : str or Path
-        The file.
+        The file to write.
 
     Raises
     ------
     TypeError, ValueError
-        As :func:`replay`, and for other cells.
+        As in :func:`replay`, and for other cells.
 
     Examples
     --------
@@ -111,15 +113,17 @@ def save(network: Network, path: str | Path) -> None:
 
 
 def load(path: str | Path) -> Network:
-    """Load a network from a file of :func:`save`. Its integers are equal.
+    """Load a network of integers from a file of :func:`save`. Its spikes equal those of the saved
+    network.
 
-    Its surrogates are those of the defaults, and its real weights are the integers over their
-    scale. Nothing in a file is run.
+    The file does not contain surrogates, so the cells have the default surrogate. The real weights
+    are the integers divided by their scale. No code in the file is run, so you can load files of
+    others.
 
     Parameters
     ----------
     path : str or Path
-        The file.
+        The file to read.
 
     Returns
     -------
@@ -128,7 +132,7 @@ def load(path: str | Path) -> Network:
     Raises
     ------
     ValueError
-        If :func:`save` does not write such a file. The message names the place in the file.
+        If the file is not one that :func:`save` writes. The message names the place in the file.
     """
     data = Path(path).read_bytes()
     try:
