@@ -13,6 +13,7 @@ import dataclasses
 import numbers
 from typing import NamedTuple
 
+from ..._struct import Domain
 from ._storage import EIGHT_BIT, EXACT, HALF, Storage
 
 
@@ -117,10 +118,7 @@ class Backward:
     unroll: int | None = None
 
     def __post_init__(self) -> None:
-        if self.mode not in MODES:
-            raise ValueError(
-                f"Backward: mode must be one of {', '.join(map(repr, MODES))}, got {self.mode!r}"
-            )
+        Domain(choices=tuple(MODES)).check("Backward", "mode", self.mode)
         for name in ("chunk", "segment", "truncate", "unroll"):
             length = getattr(self, name)
             if length is None:

@@ -14,13 +14,12 @@ from jax.typing import ArrayLike
 
 from ..._checks import append_axes, brief, compute_dtype
 from ..._pytree import PyTree, is_array, merge, split
+from ..._struct import Domain
 from ..._surrogate import Scaled, Surrogate, curve_of, with_curve
 from ...neurons import surrogate_arguments, surrogate_of, with_surrogate
 from ...surrogates import Stretched, measure
 from ..graph._connections import NamedArrays
 from ..step._observe import NetworkFields, NetworkT
-
-_KEEP = ("peak", "area")
 
 
 def match_widths(
@@ -99,10 +98,7 @@ def match_widths(
     ... )
     1.000
     """
-    if keep not in _KEEP:
-        raise ValueError(
-            f"match_widths: keep must be one of {', '.join(map(repr, _KEEP))}, got {brief(keep)}"
-        )
+    Domain(choices=("peak", "area")).check("match_widths", "keep", keep)
     arrays, others = split(network, is_array)
     leaves, structure = jax.tree.flatten(others)
     spreads = jax.device_get(
