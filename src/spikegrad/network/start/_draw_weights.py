@@ -224,11 +224,10 @@ def draw_layers(
     # edges that close a loop come last, after all other weights of the loop.
     for names in graph.components():
         layers = [name for name in names if name in graph.layers]
-        parts = {name: _parts(graph, name) for name in layers}
         # Two turns for each component: weights outside of loops, then those that close one.
-        for is_feedback, initializer in enumerate((weight, recurrent or weight)):
+        for closes_loop, initializer in ((False, weight), (True, recurrent or weight)):
             for name in layers:
-                weights = parts[name][is_feedback]
+                weights = _edges_to_draw(graph, name, closes_loop)
                 if not weights:
                     continue
                 # One key for each layer and turn. A layer without weights to draw takes none.
@@ -236,8 +235,8 @@ def draw_layers(
                 cell = graph.layers[name].cell
                 edges = sum(map(len, weights.values()))
                 # A loop gets its share only if it is drawn by the same rule as the other edges.
-                share = 1 - FEEDFORWARD if is_feedback else FEEDFORWARD
-                if recurrent or not all(parts[name]):
+                share = 1 - FEEDFORWARD if closes_loop else FEEDFORWARD
+                if recurrent or not _edges_to_draw(graph, name, not closes_loop):
                     share = 1.0
                 rule = Driven(
                     cell,
@@ -249,9 +248,9 @@ def draw_layers(
                     # once.
                     functools.cache(functools.partial(measure_response, cell)),
                     # Variances of independent weights add up, so each edge gets an equal part.
-                    share / edges,
+                    share=share / edges,
                     # The mean of the potential comes only from the sources outside of the loop.
-                    0.0 if is_feedback else 1 / edges,
+                    mean_share=0.0 if closes_loop else 1 / edges,
                 )
                 with node_named(name, graph):
                     sources = {} if initializer else outputs()
@@ -266,11 +265,13 @@ def draw_layers(
     return drawn_layers
 
 
-def _parts(graph: Graph, name: Name) -> tuple[dict[str, list[Edge]], ...]:
-    """Return the edges of each weight of a layer with a matrix, by label: first of weights outside
-    of loops, then of delayed weights that close a loop.
+def _edges_to_draw(
+    graph: Graph, name: Name, closes_loop: bool
+) -> dict[str, list[Edge]]:
+    """Return the edges of each weight of a layer with a matrix, by label: of delayed weights that
+    close a loop, or of all others.
     """
-    parts = {}, {}
+    edges_of_weights = {}
     for label, weight in graph.nodes[name].weights.items():
         if _matrix(weight) is None:
             continue
@@ -281,9 +282,10 @@ def _parts(graph: Graph, name: Name) -> tuple[dict[str, list[Edge]], ...]:
         # An edge of a loop without a delay takes part in the step itself, so it is drawn with
         # the forward weights.
         looped = graph.looped[name]
-        back = all(edge.label in looped and min(edge.lags) > 0 for edge in edges)
-        parts[back][label] = edges
-    return parts
+        is_feedback = all(e.label in looped and min(e.lags) > 0 for e in edges)
+        if is_feedback == closes_loop:
+            edges_of_weights[label] = edges
+    return edges_of_weights
 
 
 def _matrix(weight: Weight) -> Any:
