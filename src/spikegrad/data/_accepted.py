@@ -12,7 +12,7 @@ MOST_CLASSES = 2**16
 
 
 class DataError(ValueError):
-    """Data is missing or invalid. The message names the file, the key and the shape."""
+    """The error for missing or invalid data. The message names the file, the key and the shape."""
 
 
 def as_array(

@@ -30,25 +30,27 @@ def jitter_times(
     *,
     deviation_us: float,
 ) -> Events:
-    """Add a normal number to each time.
+    """Add a random number to the time of each event of a recording, for data augmentation.
 
-    Times stay from 0 to the last time, so a recording keeps its number of events and its length.
+    The numbers are normally distributed with mean 0. Times are clipped to the range from 0 to the
+    last time of the recording. So the number of events and the length do not change. Pass it to
+    :meth:`Recordings.augmented`, with ``functools.partial`` to set ``deviation_us``.
 
     Parameters
     ----------
     rng : numpy.random.Generator
-        Draws the changes.
+        Random generator of NumPy.
     events : Events
         The events of one recording.
     shape : tuple of int
-        Shape of the units.
+        Shape of the units, such as ``(700,)``.
     deviation_us : float
-        Standard deviation in microseconds.
+        Standard deviation of the numbers in microseconds.
 
     Returns
     -------
     Events
-        In the order of ``events``, so times need not ascend.
+        The changed events, in the order of ``events``, so times need not ascend.
 
     Examples
     --------
@@ -74,14 +76,16 @@ def stretch_times(
     low: float = 0.8,
     high: float = 1.25,
 ) -> Events:
-    """Multiply all times of a recording by one number, which is uniform from ``low`` to ``high``.
+    """Multiply all times of a recording by one random number, for data augmentation.
+
+    Pass it to :meth:`Recordings.augmented`.
 
     Parameters
     ----------
     rng, events, shape
-        As in :func:`jitter_times`.
+        Random generator of NumPy, events of one recording, and shape of its units.
     low, high : float
-        The bounds of the factor.
+        The number is random between these bounds.
 
     Returns
     -------
@@ -93,14 +97,16 @@ def stretch_times(
 def flip_events(
     rng: np.random.Generator, events: Events, shape: tuple[int, ...]
 ) -> Events:
-    """Mirror a recording left to right, with probability 1/2.
+    """Mirror a recording left to right, with probability 1/2, for data augmentation.
 
-    The label stays, so the classes must not depend on left and right.
+    The label does not change. So use it only if the classes do not depend on left and right. Pass
+    it to :meth:`Recordings.augmented`.
 
     Parameters
     ----------
     rng, events, shape
-        As in :func:`jitter_times`. The second axis of the shape is the width, or the only one.
+        Random generator of NumPy, events of one recording, and shape of its units. The second axis
+        of the shape is the width, or the only axis if it has one.
 
     Returns
     -------
@@ -118,14 +124,18 @@ def flip_events(
 def shift_events(
     rng: np.random.Generator, events: Events, shape: tuple[int, ...], *, most: int
 ) -> Events:
-    """Shift all events of a recording in space. Events that leave the sensor are dropped.
+    """Shift all events of a recording in space by a random number of pixels, for data augmentation.
+
+    Events that leave the sensor are dropped. Pass it to :meth:`Recordings.augmented`, with
+    ``functools.partial`` to set ``most``.
 
     Parameters
     ----------
     rng, events, shape
-        As in :func:`jitter_times`. The first two axes of the shape are space.
+        Random generator of NumPy, events of one recording, and shape of its units. The first two
+        axes of the shape are height and width.
     most : int
-        The shift of each axis is a uniform integer from ``-most`` to ``most``.
+        Largest shift. The shift along each axis is a random integer from ``-most`` to ``most``.
 
     Returns
     -------
@@ -148,14 +158,19 @@ def drop_events(
     *,
     kinds: Sequence[str] = KINDS,
 ) -> Events:
-    """Drop events as in EventDrop [1]_: none, those of a time window, of an area, or at random.
+    """Drop some events of a recording at random, as in the method EventDrop [1]_, for data
+    augmentation.
+
+    It drops the events of a time window, of an area, or random events, or nothing. Pass it to
+    :meth:`Recordings.augmented`.
 
     Parameters
     ----------
     rng, events, shape
-        As in :func:`jitter_times`. The first two axes of the shape are space.
+        Random generator of NumPy, events of one recording, and shape of its units. The first two
+        axes of the shape are height and width.
     kinds : sequence of {"none", "time", "area", "random"}
-        One of these is drawn for each recording.
+        The kinds of changes. One of them is drawn for each recording.
 
     Returns
     -------
@@ -163,11 +178,11 @@ def drop_events(
 
     Notes
     -----
-    As in the authors' code, the share of the time, or of all events, is 0.1, 0.2, ... or 0.9. The
-    share of height and width is 0.05, 0.1, ... or 0.25. A time window starts anywhere, so it may
-    reach beyond the end. The center of an area is anywhere. If no event would be left, all stay.
-    The authors' code drops all rows and all columns of an area. This function drops the area, as
-    the paper says.
+    The fraction of the time, or of the events, that is dropped is random: 0.1, 0.2, ... or 0.9, as
+    in the authors' code. The height and the width of an area are fractions 0.05, 0.1, ... or 0.25
+    of the picture. A time window starts anywhere, so it may reach beyond the end. The center of an
+    area is anywhere. If no event would be left, all events stay. The authors' code drops all rows
+    and all columns of an area. This function drops only the area, as the paper says.
 
     References
     ----------
@@ -214,21 +229,22 @@ def _checked(owner: str, kinds: Sequence[str]) -> list[str]:
 
 
 def flip_batch(key: jax.Array, x: jax.Array) -> jax.Array:
-    """Mirror each example left to right, with probability 1/2, as in NDA [1]_.
+    """Mirror each example of a batch left to right, with probability 1/2, as in the method NDA
+    [1]_.
 
-    Labels stay, so the classes must not depend on left and right.
+    Labels do not change. So use it only if the classes do not depend on left and right.
 
     Parameters
     ----------
     key : array of jax.random.key
-        Draws the changes.
+        Random key.
     x : array
         A batch ``(steps, batch, height, width, ...)``, or ``(steps, batch, channels)``.
 
     Returns
     -------
     jax.Array
-        In the shape and dtype of ``x``.
+        The changed batch, in the shape and dtype of ``x``.
 
     References
     ----------
@@ -254,22 +270,24 @@ def flip_batch(key: jax.Array, x: jax.Array) -> jax.Array:
 def shift_batch(
     key: jax.Array, x: jax.Array, *, most: int, circular: bool = False
 ) -> jax.Array:
-    """Shift each example in space.
+    """Shift each example of a batch in space by a random number of pixels, for data augmentation.
 
     Parameters
     ----------
     key, x
-        As in :func:`flip_batch`.
+        The random key, and a batch ``(steps, batch, height, width, ...)`` or ``(steps, batch,
+        channels)``.
     most : int
-        The shift of each axis is a uniform integer from ``-most`` to ``most``.
+        Largest shift. The shift along each axis of space is a random integer from ``-most`` to
+        ``most``.
     circular : bool, default False
-        If True, values that leave one side enter at the other side, as in the rolling of NDA.
-        Otherwise zeros enter.
+        If False, zeros enter at the side that becomes free. If True, the values that leave the
+        other side enter there, as in the rolling of the method NDA.
 
     Returns
     -------
     jax.Array
-        In the shape and dtype of ``x``.
+        The changed batch, in the shape and dtype of ``x``.
     """
 
     def shift(key: jax.Array, x: jax.Array) -> jax.Array:
@@ -295,22 +313,29 @@ def drop_batch(
     *,
     kinds: Sequence[str] = KINDS,
 ) -> jax.Array:
-    """Drop counts of each example as in EventDrop: see :func:`drop_events`.
+    """Drop some counts of each example of a batch at random, as in the method EventDrop, for data
+    augmentation.
+
+    For each example, it drops the counts of a time window, of an area, or random events, or
+    nothing. :func:`drop_events` has the sizes.
 
     Parameters
     ----------
     key, x
-        As in :func:`flip_batch`. The values are counts or bools.
+        The random key, and a batch ``(steps, batch, height, width, ...)`` or ``(steps, batch,
+        channels)`` of counts or booleans.
     mask : array of bool, optional
-        ``(steps, batch)``, the valid steps. The time window is a share of these.
+        The valid time steps, ``(steps, batch)``. The length of the time window is a fraction of
+        these.
     kinds : sequence of {"none", "time", "area", "random"}
-        One of these is drawn for each example. ``("area",)`` is the cutout of NDA, with areas of
-        EventDrop.
+        The kinds of changes. One of them is drawn for each example. With ``("area",)``, each
+        example loses an area, as in the cutout of the method NDA.
 
     Returns
     -------
     jax.Array
-        In the shape and dtype of ``x``. ``"random"`` drops each event of a count independently.
+        The changed batch, in the shape and dtype of ``x``. ``"random"`` drops each event of a count
+        independently.
     """
     kinds = _checked("drop_batch", kinds)
     x = jnp.asarray(x)

@@ -35,28 +35,28 @@ GESTURES = (
 
 
 def read_nmnist(folder: str | os.PathLike) -> Recordings:
-    """Read N-MNIST [1]_.
+    """Read the data set N-MNIST [1]_: digits of MNIST in front of a moving event camera.
 
-    The folders 0 to 9 have a ``.bin`` file for each recording. An event has 5 bytes: x, y, then
-    polarity in the highest bit and 23 bits of microseconds. An entry with y = 240 is not an event:
-    it adds 8192 microseconds to all later times.
+    The folder has subfolders 0 to 9 with a ``.bin`` file for each recording. An event has 5 bytes:
+    x, y, then polarity in the highest bit and 23 bits of microseconds. An entry with y = 240 is not
+    an event: it adds 8192 microseconds to all later times.
 
     Parameters
     ----------
     folder : str or path-like
-        Path of ``Train`` or ``Test``.
+        The path of the folder ``Train`` or ``Test``.
 
     Returns
     -------
     Recordings
-        Units of shape ``(34, 34, 2)``: height, width, polarity. About 315 ms each, three saccades
-        of 105 ms.
+        Recordings with units (pixels) of shape ``(34, 34, 2)``: height, width and polarity. Each
+        takes about 315 ms, three movements of the camera of 105 ms.
 
     Raises
     ------
     DataError
-        If the folder lacks such files. When a recording is read, also if its file is truncated or
-        if an event is outside of the picture.
+        If the folder does not contain such files. When a recording is read, also if its file is
+        incomplete, or if an event is outside of the picture.
 
     References
     ----------
@@ -92,28 +92,32 @@ def _nmnist_events(paths: Sequence[Path], number: int) -> Events:
 
 
 def read_dvs_gesture(path: str | os.PathLike) -> Recordings:
-    """Read DVS128 Gesture [1]_, a recording for each labelled interval of its AEDAT 3.1 files.
+    """Read the data set DVS128 Gesture [1]_: gestures of hands and arms, recorded by an event
+    camera.
 
-    Each ``NAME.aedat`` needs a file ``NAME_labels.csv`` in its folder: a line of headings, then
-    class (1 to 11), start and end in microseconds for each gesture. Events in overlapping intervals
-    belong to several recordings.
+    Each labelled interval of a file is one recording. Each file ``NAME.aedat`` (AEDAT 3.1) needs a
+    file ``NAME_labels.csv`` in its folder. It has a line of headings, and then a line for each
+    gesture: class (1 to 11), start and end in microseconds. If intervals overlap, their common
+    events belong to several recordings.
 
     Parameters
     ----------
     path : str or path-like
-        An ``.aedat`` file, or a text file that lists files of its folder, such as
+        An ``.aedat`` file, or a text file with the names of such files in its folder, such as
         ``trials_to_train.txt``.
 
     Returns
     -------
     Recordings
-        Units of shape ``(128, 128, 2)``: height, width, polarity. Labels are 0 to 10. Times count
-        from the start of the interval. The start belongs to the interval, the end does not.
+        Recordings with units (pixels) of shape ``(128, 128, 2)``: height, width and polarity.
+        Labels are 0 to 10. Times count from the start of the interval. An interval includes its
+        start and excludes its end.
 
     Raises
     ------
     DataError
-        If a file is missing or malformed. AEDAT files are read with the first of their recordings.
+        If a file is missing or has a wrong form. An AEDAT file is checked when its first recording
+        is read.
 
     Notes
     -----

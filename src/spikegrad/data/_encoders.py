@@ -11,19 +11,20 @@ from .._checks import compute_dtype, real_array
 
 
 def constant_encoding(x: npt.ArrayLike, steps: int) -> jax.Array:
-    """Repeat the values at every time step: a constant current.
+    """Repeat values in each time step, as a constant input current.
 
     Parameters
     ----------
     x : array
-        Values, in any unit.
+        The values, such as images ``(batch, pixels)``.
     steps : int
-        Number of steps, at least 1.
+        Number of time steps, at least 1.
 
     Returns
     -------
     jax.Array
-        ``(steps, *x.shape)``, in the dtype of ``x``. Integers and bools become the default float.
+        An array ``(steps, *x.shape)`` in the dtype of ``x``. Integers and booleans become the
+        default float.
 
     Examples
     --------
@@ -38,21 +39,23 @@ def constant_encoding(x: npt.ArrayLike, steps: int) -> jax.Array:
 
 
 def rate_encoding(x: npt.ArrayLike, steps: int, key: jax.Array) -> jax.Array:
-    """Draw independent spikes with probability ``x`` at each time step.
+    """Encode each value as random spikes: in each time step, a spike occurs with a probability
+    equal to the value.
 
     Parameters
     ----------
     x : array
-        Values from 0, no spike, to 1, a spike at every time step. Other values are clipped.
+        The values, from 0 for no spikes to 1 for a spike in each time step. Values outside of 0 to
+        1 are clipped.
     steps : int
-        Number of steps, at least 1.
+        Number of time steps, at least 1.
     key : jax.Array
-        Key for the spikes.
+        Random key for the spikes, such as ``jax.random.key(0)``. Use another key for each batch.
 
     Returns
     -------
     jax.Array
-        ``(steps, *x.shape)``, bool, without a derivative with respect to ``x``.
+        Spikes ``(steps, *x.shape)``, bool. No gradient flows to ``x``.
 
     Raises
     ------
@@ -73,23 +76,23 @@ def rate_encoding(x: npt.ArrayLike, steps: int, key: jax.Array) -> jax.Array:
 
 
 def latency_encoding(x: npt.ArrayLike, steps: int) -> jax.Array:
-    r"""Encode each value as one spike, which is earlier for larger values.
+    r"""Encode each value as the time of one spike: the larger the value, the earlier the spike.
 
-    The spike is at time step :math:`\lfloor (1 - x) \cdot \text{steps} \rfloor`, counted from 0,
-    and computed in the dtype of ``x``, at least in float32.
+    The spike is in time step :math:`\lfloor (1 - x) \cdot \text{steps} \rfloor`, counted from 0. It
+    is computed in the dtype of ``x``, at least in float32.
 
     Parameters
     ----------
     x : array
-        Values: 1 spikes at the first time step, values just above 0 at the last, 0 never. Other
-        values are clipped.
+        The values. 1 spikes in the first time step, values just above 0 in the last, and 0 never.
+        Values outside of 0 to 1 are clipped.
     steps : int
-        Number of steps, at least 1.
+        Number of time steps, at least 1.
 
     Returns
     -------
     jax.Array
-        ``(steps, *x.shape)``, bool, without a derivative with respect to ``x``.
+        Spikes ``(steps, *x.shape)``, bool. No gradient flows to ``x``.
 
     Raises
     ------
@@ -115,24 +118,26 @@ def latency_encoding(x: npt.ArrayLike, steps: int) -> jax.Array:
 
 
 def delta_encoding(x: npt.ArrayLike, threshold: float) -> jax.Array:
-    """Encode each change by a threshold as a spike, +1 for a rise and -1 for a fall [1]_.
+    """Encode the changes of signals as spikes: +1 for a rise by a threshold, and -1 for a fall
+    [1]_.
 
-    A reference starts at the first value. If the value differs from it by at least the threshold, a
-    spike is emitted and the reference moves towards the value by one threshold. So slow changes are
-    not lost, and fast changes take several time steps.
+    For each signal, a reference starts at the first value. If the value differs from the reference
+    by at least the threshold, a spike occurs, and the reference moves toward the value by one
+    threshold. So slow changes add up to a spike, and a fast change gives spikes in several time
+    steps.
 
     Parameters
     ----------
     x : array
-        Signals, ``(steps, ...)``.
+        The signals, with the time steps on the first axis: ``(steps, ...)``.
     threshold : float
-        In the unit of ``x``, greater than 0.
+        The change that gives a spike, above 0, in the unit of ``x``.
 
     Returns
     -------
     jax.Array
-        -1, 0 and 1 in the shape and dtype of ``x``, and 0 at the first time step. Integers and
-        bools become the default float. They have no derivative with respect to ``x``.
+        -1, 0 or 1 in the shape and dtype of ``x``, and 0 in the first time step. Integers and
+        booleans become the default float. No gradient flows to ``x``.
 
     Raises
     ------

@@ -18,16 +18,18 @@ from ._sequences import Labelled, Lazy, Sequences
 
 
 class Events(NamedTuple):
-    """The events of one recording, in the order of the file.
+    """The events of one recording, such as the spikes of a sensor: for each event a time and a
+    unit.
 
     Parameters
     ----------
     times : numpy.ndarray
-        ``(events,)``, float64, microseconds from the start of the recording. It represents all
-        formats exactly.
+        Time of each event in microseconds from the start of the recording, ``(events,)``, float64.
+        They need not ascend.
     units : numpy.ndarray
-        ``(events,)``, int64, number of the unit, in C order of the recording's ``shape``. For
-        cameras, ``numpy.unravel_index(units, shape)`` returns y, x and polarity.
+        Unit (sensor) of each event, ``(events,)``, int64. If the units have several axes, such as
+        the pixels of a camera, it is the index in C order of the ``shape`` of the recording.
+        ``numpy.unravel_index(units, shape)`` then returns y, x and polarity.
     """
 
     times: np.ndarray
@@ -36,27 +38,27 @@ class Events(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Binning:
-    """Conversion of events to a sequence.
+    """Rule that converts the events of a recording to a sequence: number and length of time steps.
 
-    Time step ``i`` has the events from ``i * step_us`` to ``(i + 1) * step_us``. The start belongs
-    to the step, the end does not. Events before 0 or after the last step are ignored and counted,
-    see :meth:`Binned.outside`. The step of an event is computed in float64 for times of any dtype.
-    A time that equals the start of a step up to rounding, such as 1.001 s with steps of 1 ms,
-    belongs to this step.
+    Pass it to :meth:`Recordings.binned`. Time step ``i`` contains the events from ``i * step_us``
+    to ``(i + 1) * step_us`` microseconds, including the start and excluding the end. Events before
+    0 or after the last time step are ignored, and :meth:`Binned.outside` counts them. Times are
+    compared in float64. A time that equals the start of a time step except for rounding, such as
+    1.001 s with time steps of 1 ms, belongs to this time step.
 
     Parameters
     ----------
     steps : int or None, default 100
-        Number of time steps, above 0. None: each recording ends with its last event, and has at
-        least one step.
+        Number of time steps, above 0. With None, each recording ends with its last event.
     step_us : float, default 14000
-        Length of a time step in microseconds, above 0.
+        Length of a time step in microseconds, above 0. The default is 14 ms.
     binary : bool, default False
-        If True, a step has a bool, True if it has events. Otherwise it has their number, in uint16.
+        If False, the value of a time step is its number of events, in uint16. If True, it is a
+        boolean: True if it has events.
     pool : int, default 1
-        Number of neighboring units that share a channel, above 0. Units of a camera are pooled
-        along height and width, and polarities stay separate. The last channel has fewer units if
-        ``pool`` does not divide the size.
+        Number of neighboring units (sensors) that are added to one channel, above 0. For a camera,
+        ``pool=2`` adds 2 × 2 pixels, and the polarities stay separate. If ``pool`` does not divide
+        the size, the last channel has fewer units.
 
     Raises
     ------
@@ -112,7 +114,7 @@ class Binning:
         return int(last) + 1
 
     def channels(self, shape: Sequence[int]) -> tuple[int, ...]:
-        """Return the shape of the channels for units of this shape."""
+        """Return the shape of the channels after pooling, for units of this shape."""
         # Rounded up: the last channel has the units that are left.
         return tuple((-(-np.array(shape) // self._pools(shape))).tolist())
 
@@ -125,26 +127,27 @@ class Binning:
         return pools
 
     def __call__(self, events: Events, shape: Sequence[int]) -> tuple[np.ndarray, int]:
-        """Return the sequence of one recording.
+        """Return the sequence of one recording, and the number of events outside of it.
 
         Parameters
         ----------
         events : Events
+            The events of the recording.
         shape : tuple of int
-            Shape of the units.
+            The shape of the units (sensors), such as ``(700,)``.
 
         Returns
         -------
         x : numpy.ndarray
-            ``(steps, channels...)``, bool or uint16.
+            The sequence ``(steps, channels...)``, bool or uint16.
         outside : int
-            Number of events before the first and after the last step.
+            Number of events before the first or after the last time step.
 
         Raises
         ------
         DataError
-            If a time is not finite, a unit is not within ``shape``, or a bin of a channel has more
-            than 65,535 events.
+            If a time is not finite, if a unit is not within ``shape``, or if a time step of a
+            channel has more than 65,535 events.
         """
         channels = self.channels(shape)
         times, units = check_events("Binning: a recording", events, shape)
@@ -183,22 +186,27 @@ def _floor(x: np.ndarray) -> np.ndarray:
 
 
 class Recordings(Labelled):
-    """Labelled recordings of events, which are read lazily from their files.
+    """A data set of labelled event recordings, such as spikes of a sensor, which are read from
+    their files when needed.
+
+    ``recordings[i]`` returns the :class:`Events` of one recording. To train with them, convert them
+    to sequences with :meth:`binned`. Functions such as :func:`read_shd` return this object.
 
     Parameters
     ----------
     name : str
-        Path of the file or folder.
+        The path of the data, for messages.
     shape : tuple of int
-        Shape of the units: ``(700,)``, or height, width and polarity of a camera.
+        The shape of the units (sensors): ``(700,)`` for 700 channels, or height, width and
+        polarities for a camera.
     y : array_like
-        ``(n,)``, integers from 0.
+        The labels ``(recordings,)``, integers from 0.
     read : callable
-        ``read(number)`` returns the :class:`Events` of a recording.
+        A function ``read(number)`` that returns the :class:`Events` of a recording.
     speakers : array_like, optional
-        ``(n,)``, integers, the speaker of each recording.
+        The speaker of each recording, integers ``(recordings,)``, for :func:`split_by_speaker`.
     class_names : sequence of str, optional
-        Names in the order of the labels.
+        The names of the classes, in the order of the labels.
 
     Examples
     --------
@@ -239,12 +247,13 @@ class Recordings(Labelled):
         return f"<{self.name}: {len(self)} recordings, units {self.shape}, {self.classes} classes>"
 
     def __getitem__(self, index: int) -> Events:
-        """Return the events of one recording.
+        """Return the :class:`Events` of one recording.
 
         Raises
         ------
         DataError
-            If they cannot be read, a time is not finite, or a unit is not within ``shape``.
+            If the events cannot be read, if a time is not finite, or if a unit is not within
+            ``shape``.
         """
         # The number in the file, by which the reader and an error find a recording of a subset.
         number = int(self._numbers[index])
@@ -263,16 +272,16 @@ class Recordings(Labelled):
         function: Callable[[np.random.Generator, Events, tuple[int, ...]], Events],
         seed: int | Sequence[int],
     ) -> Recordings:
-        """Change the events of each recording at random when it is read.
+        """Return the recordings with random changes, which are made when a recording is read.
 
         Parameters
         ----------
         function : callable
-            ``function(rng, events, shape)`` returns :class:`Events`, such as :func:`drop_events`,
-            or a function of yours that calls several.
+            A function ``function(rng, events, shape)`` that returns the changed :class:`Events`,
+            such as :func:`drop_events`. To combine several, write a function that calls them.
         seed : int or sequence of int
-            Draws the changes. Each recording of a seed has equal changes whenever it is read. Pass
-            ``(seed, epoch)`` for other changes in each epoch.
+            Seed of the random changes. With one seed, a recording has the same changes whenever it
+            is read. For new changes in each epoch, pass ``(seed, epoch)``.
         """
         augmented = copy.copy(self)
         augmented._read = functools.partial(
@@ -281,7 +290,9 @@ class Recordings(Labelled):
         return augmented
 
     def binned(self, binning: Binning | None = None) -> Binned:
-        """Return sequences, which are computed lazily. By default in 100 bins of 14 ms."""
+        """Return the recordings as sequences of counts, to train with. By default 100 time steps of
+        14 ms.
+        """
         return Binned(self, binning or Binning())
 
 
@@ -298,17 +309,19 @@ def _changed(
 
 
 class Binned(Sequences):
-    """Recordings as sequences of counts or of bools, from :meth:`Recordings.binned`.
+    """Event recordings as sequences: for each time step (*bin*), the number of events in each
+    channel.
 
-    If ``binning.steps`` is None, each recording is read once for its length. Shorter recordings are
-    zero-padded to the longest, and have masks.
+    :meth:`Recordings.binned` returns it. It has the methods of :class:`Sequences`, such as
+    :meth:`~Sequences.batches`. If ``binning.steps`` is None, each recording is read once for its
+    length. Shorter recordings then get zeros at the end, and masks.
 
     Parameters
     ----------
     recordings : Recordings
-        The recordings, which are binned lazily.
+        The recordings. They are binned when an example is read.
     binning : Binning
-        Number and length of the bins, and their values.
+        Number and length of the time steps, and the kind of values.
     """
 
     def __init__(self, recordings: Recordings, binning: Binning) -> None:
@@ -331,9 +344,9 @@ class Binned(Sequences):
         return f"{super().__repr__()[:-1]}; {self.binning}>"
 
     def outside(self) -> tuple[int, int]:
-        """Return the number of events outside of the bins, and of all events.
+        """Return two numbers: the events outside of the time steps, and all events.
 
-        It reads every recording.
+        It reads all recordings. If many events are outside, use more or longer time steps.
         """
         outside, events = 0, 0
         for index in range(len(self)):
@@ -356,29 +369,30 @@ def _bins(recordings: Recordings, binning: Binning, index: int) -> np.ndarray:
 def split_by_speaker(
     recordings: Recordings, count: int = 1, seed: int = 0
 ) -> tuple[Recordings, Recordings]:
-    """Split recordings by speakers into a training and a test set.
+    """Split recordings into a training set and a test set with different speakers.
 
-    Use it for a validation set of SHD, which lacks one. Its test set has speakers that the training
-    set does not have.
+    Use it to split a validation set off the training set of SHD, which has no validation set. The
+    test set of SHD contains two speakers that its training set does not contain. A validation set
+    of other speakers is similar to it.
 
     Parameters
     ----------
     recordings : Recordings
-        Recordings with ``speakers``.
+        Recordings whose ``speakers`` are known.
     count : int, default 1
-        Number of speakers in the test set, at least 1, and less than the number of speakers.
+        Number of speakers in the test set, at least 1, and less than the number of all speakers.
     seed : int, default 0
-        Draws these speakers.
+        Seed of the random choice of these speakers.
 
     Returns
     -------
     train, test : Recordings
-        The recordings of the remaining speakers, and of the drawn speakers.
+        ``test`` has the recordings of the chosen speakers, and ``train`` all others.
 
     Raises
     ------
     DataError
-        If the recordings lack speakers.
+        If the speakers are unknown.
 
     Examples
     --------

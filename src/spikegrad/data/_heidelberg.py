@@ -18,34 +18,40 @@ MICROSECONDS = 1e6  # in a second, the unit of the files
 
 
 def read_shd(path: str | os.PathLike) -> Recordings:
-    """Read an HDF5 file of SHD or SSC [1]_, such as ``shd_train.h5``.
+    """Read the data sets SHD and SSC [1]_: spoken digits or commands as spikes of an artificial
+    cochlea.
 
     It reads ``spikes/times`` (of variable length, in float16, seconds), ``spikes/units`` (0 to
     699), ``labels`` and, if they exist, ``extra/speaker`` and ``extra/keys``.
 
+    Pass a published HDF5 file, such as ``shd_train.h5``.
+
     Parameters
     ----------
     path : str or path-like
-        The published file, after decompression with gzip.
+        The published file, decompressed with gzip.
 
     Returns
     -------
     Recordings
-        Units of shape ``(700,)``, with ``speakers`` if the file has them. Events are read from the
-        file one recording at a time.
+        Recordings with units (channels of the cochlea) of shape ``(700,)``, and with ``speakers``
+        if the file has them. Events are read from the file when a recording is needed.
 
     Raises
     ------
     DataError
-        If the file is not of this form.
+        If the file has another form.
     ModuleNotFoundError
         If h5py is not installed.
 
     Notes
     -----
-    float16 resolves 0.5 ms from half a second on and 1 ms from one second on, and ends at 65,504:
-    such a time must not be multiplied by a million. SHD lacks a validation split, and its test has
-    two speakers that the training data does not have: see :func:`split_by_speaker`.
+    The times in the file are seconds in float16. This dtype has steps of 0.5 ms above half a
+    second, and of 1 ms above one second. Its largest number is 65,504, so the times are converted
+    to float64 before they become microseconds.
+
+    SHD has no validation set. Its test set has two speakers that the training set does not have. To
+    split a similar validation set off the training set, use :func:`split_by_speaker`.
 
     References
     ----------

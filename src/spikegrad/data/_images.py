@@ -44,26 +44,28 @@ BUILT_IN = {
 
 
 def load(source: str | os.PathLike, seed: int = 0) -> Split:
-    """Read images, and split off a test set.
+    """Read images for classification from a package or a file, as a training set and a test set.
 
     Parameters
     ----------
     source : str
-        ``"mnist5k"``, 5,000 images of 28 x 28, ``"digits"``, 1,797 images of 8 x 8, or the path of
-        a ``.npz`` file. The docstring of ``spikegrad.data`` lists its keys.
+        ``"mnist5k"``: 5,000 images of 28 × 28 pixels. ``"digits"``: 1,797 images of 8 × 8 pixels.
+        Or the path of a ``.npz`` file with the arrays ``x_train``, ``y_train`` and optionally
+        ``x_test`` and ``y_test``. The docstring of the module ``spikegrad.data`` has their shapes.
     seed : int, default 0
-        Draws the test set if the data does not have one.
+        Seed of the random choice of a test set, a fifth of each class, if the data do not have one.
 
     Returns
     -------
     Split
-        An image is a sequence of one time step. Integers of at most 16 bits are unchanged, other
-        numbers are scaled, in float32. :func:`scale` converts both to float32 from 0 to 1.
+        The two sets. An image is a sequence of one time step, so a batch of images has the shape
+        ``(1, batch, ...)``. Floats are scaled to the range from 0 to 1, in float32. Integers of at
+        most 16 bits are not scaled: convert them with :func:`scale`.
 
     Raises
     ------
     DataError
-        If the data does not exist or is malformed.
+        If the data do not exist or have a wrong form.
 
     Examples
     --------
@@ -134,21 +136,23 @@ def _images(
 
 
 def scale(x: Array, low: float, high: float) -> Array:
-    """Scale examples for a network: float32, with ``low`` at 0 and ``high`` at 1.
+    """Scale images for a network to float32, such that ``low`` becomes 0 and ``high`` becomes 1.
 
-    It works on NumPy and JAX arrays, so integers can stay integers until they are on the device.
+    It accepts NumPy and JAX arrays. Call it within the loss function, so integers are copied to the
+    device and take less memory than floats.
 
     Parameters
     ----------
     x : array
         Images from :func:`load`. Images in float32 are scaled already and do not change.
     low, high : float
-        ``Split.low`` and ``Split.high``.
+        The values that become 0 and 1: ``split.low`` and ``split.high`` of the :class:`Split` that
+        :func:`load` returns.
 
     Returns
     -------
     array
-        A NumPy or JAX array like ``x``, in its shape.
+        An array of NumPy or JAX, like ``x``, in the shape of ``x``.
 
     Examples
     --------

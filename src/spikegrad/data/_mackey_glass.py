@@ -27,36 +27,37 @@ def mackey_glass(
     gamma: float = 0.1,
     exponent: float = 10.0,
 ) -> np.ndarray:
-    r"""Generate the Mackey-Glass series [1]_, as in NeuroBench [2]_.
+    r"""Generate the Mackey-Glass series [1]_, a chaotic time series to forecast, as in the
+    benchmark NeuroBench [2]_.
 
     .. math:: \dot x(t) = \beta\, \frac{x(t - \tau)}{1 + x(t - \tau)^n} - \gamma\, x(t)
 
     Parameters
     ----------
     points : int, default 1501
-        Number of points. NeuroBench trains on 750 points to predict the next point. Then it
-        forecasts 750 points from its own predictions.
+        Number of points. NeuroBench trains on 750 points to predict the next point. The network
+        then forecasts the following points from its own predictions.
     tau : float, default 17.0
-        Delay :math:`\tau`, above 0. NeuroBench has series with delays from 17 to 30, each with its
-        own ``past`` and ``interval``.
+        Delay :math:`\tau`, above 0. NeuroBench has series with delays from 17 to 30. Each has other
+        values of ``past`` and ``interval``.
     past : float, default 0.7206597
-        The value at all times up to 0.
+        The value of :math:`x` at all times up to 0.
     interval : float, default 197 / 75
-        Time between two points. The first point is at time 0. A Lyapunov time, 197 for a delay of
-        17, has 75 points.
+        Time between two points. The first point is at time 0. By default, a Lyapunov time (197 for
+        a delay of 17) has 75 points. In a Lyapunov time, small errors grow by a factor of e.
     beta, gamma, exponent : float
-        :math:`\beta`, :math:`\gamma` and :math:`n`.
+        The numbers :math:`\beta`, :math:`\gamma` and :math:`n` of the equation.
 
     Returns
     -------
     numpy.ndarray
-        ``(points,)``, float64.
+        The series ``(points,)``, float64. :func:`series_windows` cuts it into sequences.
 
     Notes
     -----
-    Errors of the integration and rounding errors grow by a factor of e in a Lyapunov time, so two
-    programs have equal series for some Lyapunov times only. For published numbers, use the series
-    that NeuroBench provides.
+    Rounding errors grow by a factor of e in each Lyapunov time. So the series of two programs are
+    equal for a few Lyapunov times only. To compare with published numbers, use the series that
+    NeuroBench provides.
 
     References
     ----------

@@ -18,7 +18,7 @@ MICROSECONDS = {"s": 1e6, "ms": 1e3, "us": 1.0}
 
 
 def read_npz(path: str | os.PathLike, *, label: int | None = None) -> Sequences:
-    """Read sequences from your ``.npz`` file.
+    """Read your sequences from a ``.npz`` file, which ``numpy.savez`` writes.
 
     ===========  ===============================================================================
     array        contents
@@ -29,22 +29,25 @@ def read_npz(path: str | os.PathLike, *, label: int | None = None) -> Sequences:
     ``lengths``  optional, ``(n,)``, integers, the number of steps of each example
     ===========  ===============================================================================
 
+    The file has these arrays, with n examples:
+
     Parameters
     ----------
     path : str or path-like
-        The file.
+        The file to read.
     label : int, optional
-        Label of all examples if the file has no ``y``. By default ``y`` is required.
+        Label of all examples if the file has no ``y``. By default the file must have ``y``.
 
     Returns
     -------
     Sequences
-        In the dtype of the file.
+        The sequences, in the dtype of the file.
 
     Raises
     ------
     DataError
-        If the file is malformed. Files are read without pickle.
+        If the file has a wrong form. Files are read without pickle, so you can read files of
+        others.
 
     Examples
     --------
@@ -75,7 +78,7 @@ def read_npz(path: str | os.PathLike, *, label: int | None = None) -> Sequences:
 
 
 def read_npz_events(path: str | os.PathLike, *, label: int | None = None) -> Recordings:
-    """Read recordings from your ``.npz`` file, with the events of all of them in one array.
+    """Read your event recordings from a ``.npz`` file, which ``numpy.savez`` writes.
 
     =============  =============================================================================
     array          contents
@@ -94,19 +97,20 @@ def read_npz_events(path: str | os.PathLike, *, label: int | None = None) -> Rec
     Parameters
     ----------
     path : str or path-like
-        The file.
+        The file to read.
     label : int, optional
-        Label of all examples if the file has no ``y``. By default ``y`` is required.
+        Label of all recordings if the file has no ``y``. By default the file must have ``y``.
 
     Returns
     -------
     Recordings
-        Times are converted to microseconds, in float64.
+        The recordings. Times are converted to microseconds, in float64.
 
     Raises
     ------
     DataError
-        If the file is malformed. Files are read without pickle.
+        If the file has a wrong form. Files are read without pickle, so you can read files of
+        others.
 
     Examples
     --------

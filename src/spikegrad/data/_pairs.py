@@ -21,30 +21,32 @@ def read_pairs(
     name: str | None = None,
     class_names: Sequence[str] | None = None,
 ) -> Recordings:
-    """Read any indexable object of pairs (events, label), such as a dataset of Tonic.
+    """Use a data set of another library as event recordings, such as a data set of Tonic.
 
-    Events are a structured array with the fields ``t``, in microseconds, and ``x``. Cameras also
-    have ``y`` and ``p``, the polarity.
+    The data set must return pairs (events, label). Events are a structured array of NumPy with the
+    fields ``t``, the time in microseconds, and ``x``, the place. Cameras also have ``y``, the
+    second axis, and ``p``, the polarity.
 
     Parameters
     ----------
     source : object
-        It has ``len(source)`` and ``source[i]``, a pair (events, label).
+        The data set: an object with ``len(source)`` and ``source[i]``, a pair (events, label).
     sensor_size : sequence of int, optional
-        Width, height and number of polarities. By default ``source.sensor_size``, as in Tonic.
+        Width, height and number of polarities of the sensor. By default ``source.sensor_size``,
+        which data sets of Tonic have.
     y : array_like, optional
-        ``(n,)``, the labels, such as ``source.targets``. By default each recording is read once for
-        its label.
+        The labels ``(examples,)``, such as ``source.targets``. By default each recording is read
+        once for its label, which may take long.
     name : str, optional
-        By default the name of the class of ``source``.
+        A name for messages. By default the name of the class of ``source``.
     class_names : sequence of str, optional
-        Names in the order of the labels.
+        The names of the classes, in the order of the labels.
 
     Returns
     -------
     Recordings
-        Units of shape ``(height, width, polarities)``, without the axes of size 1. Events are read
-        from ``source`` one recording at a time.
+        Recordings with units of shape ``(height, width, polarities)``, without axes of length 1.
+        Events are read from ``source`` when a recording is needed.
 
     Raises
     ------

@@ -37,43 +37,47 @@ def randman(
     spectrum: str = "paper",
     seed: int = 0,
 ) -> Sequences:
-    r"""Generate spike times from random smooth manifolds, one for each class [1]_.
+    r"""Generate the task Randman: classify spike times that lie on random smooth curves or
+    surfaces, one for each class [1]_.
 
-    A class is a random curve or surface in a space with a dimension for each unit. An example is a
-    point on it. Its coordinate for unit j, with :math:`x_d` uniform in 0 to 1 and A, B and C drawn
-    from 0 to 1 for each class, unit, dimension and term, is
+    Each class is a random manifold (a curve, a surface, ...) in a space with one dimension for each
+    unit (input). An example is a random point on the manifold. Its coordinate for unit j is
 
     .. math:: f_j(x) = \prod_d \sum_k A_{jdk} s_k \sin(2\pi (k x_d B_{jdk} + C_{jdk}))
 
-    scaled to 0 to 1 by the minimum and maximum of the class and unit. Each unit fires once, at time
-    step ``int(steps * fraction * f)``.
+    scaled to the range from 0 to 1 by the minimum and the maximum of the class and the unit. Here
+    :math:`x_d` is random for each example. A, B and C are random for each class, unit, dimension
+    and term. All of them are uniform from 0 to 1. Each unit spikes once, in time step ``int(steps *
+    fraction * f)``.
 
     Parameters
     ----------
     classes, units, samples : int, default 10, 20 and 1000
-        Number of classes, of units, and of examples of each class, 2 or more.
+        Number of classes, number of units (inputs), and number of examples of each class, at least
+        2.
     dimensions : int, default 1
-        Dimensions of the manifolds, above 0.
+        Number of dimensions of the manifolds, above 0. 1 gives curves, and 2 surfaces.
     alpha : float, default 1
-        Decay of the spectrum, above 0, at most 100. Larger values are smoother. The sum has
-        ``min(ceil(1000 ** (1 / alpha)), 1000)`` terms.
+        Smoothness of the manifolds, above 0 and at most 100. Larger numbers give smoother
+        manifolds. The sum has ``min(ceil(1000 ** (1 / alpha)), 1000)`` terms.
     steps : int, default 100
-        Number of time steps. In the paper they are 1 ms long.
+        Number of time steps. In the paper a time step is 1 ms.
     fraction : float, default 0.5
-        Fraction of the time steps, from the first one, that contains the spikes, above 0, at most
-        1.
+        Fraction of the time steps, from the first one, that contains the spikes, above 0 and at
+        most 1.
     spectrum : {"paper", "numpy", "torch"}
-        Randman has three published spectra. ``"paper"``: :math:`s_k = k^{-\alpha}`, k from 1, as
-        printed. The released classes [2]_ have k from 0 without the constant term: ``"numpy"``
-        :math:`s_k = (k+1)^{-\alpha}`, and ``"torch"``, also in JAX,
-        :math:`s_k = 1 / ((k+1)^\alpha + 1)`.
+        The weights :math:`s_k` of the terms. Three versions are published. ``"paper"`` (default) is
+        the formula of the paper: :math:`s_k = k^{-\alpha}`, with k from 1. The published programs
+        [2]_ have k from 0, without the constant term. ``"numpy"`` is their version in NumPy,
+        :math:`s_k = (k+1)^{-\alpha}`. ``"torch"`` is their version in PyTorch and JAX, :math:`s_k =
+        1 / ((k+1)^\alpha + 1)`.
     seed : int, default 0
-        Draws manifolds and points.
+        Seed of the random manifolds and points.
 
     Returns
     -------
     Sequences
-        ``classes * samples`` sequences, class by class, ``(steps, units)`` of bool.
+        ``classes * samples`` sequences of shape ``(steps, units)``, bool, sorted by class.
 
     Raises
     ------

@@ -24,19 +24,19 @@ from ._accepted import (
 
 
 class Example(NamedTuple):
-    """One labelled sequence, or a batch of sequences from :func:`collate`.
+    """One labelled sequence, or a batch of sequences, as NumPy arrays.
 
     Parameters
     ----------
     x : numpy.ndarray
-        ``(steps, channels...)``. A batch is ``(steps, batch, channels...)``, as
-        :class:`spikegrad.Network` takes it.
+        The inputs: ``(steps, channels...)`` for one sequence, and ``(steps, batch, channels...)``
+        for a batch, the form of the inputs of a :class:`spikegrad.Network`.
     y : numpy.ndarray
-        Label, an int32, or targets ``(steps, outputs)``. A batch has ``(batch,)``, or targets
-        ``(steps, batch, outputs)``.
+        The label, an int32, or a target for each time step, ``(steps, outputs)``. A batch has
+        labels ``(batch,)``, or targets ``(steps, batch, outputs)``.
     mask : numpy.ndarray or None
-        ``(steps,)``, bool: True for valid time steps, False for padding. A batch has
-        ``(steps, batch)``. None if all sequences of the source are equally long.
+        The valid time steps, booleans of shape ``(steps,)``: True for data, and False for padding.
+        A batch has ``(steps, batch)``. None if all sequences of the source have the same length.
     """
 
     x: np.ndarray
@@ -45,24 +45,25 @@ class Example(NamedTuple):
 
 
 def collate(examples: Sequence[Example]) -> Example:
-    """Stack examples to a batch, time first.
+    """Stack examples to a batch, with the time steps on the first axis, for data loaders of other
+    libraries.
 
     Parameters
     ----------
     examples : sequence of Example
-        Examples of one source, which have equal shapes.
+        Examples of one data set, which have equal shapes.
 
     Returns
     -------
     Example
-        ``x`` of shape ``(steps, batch, channels...)``, ``y`` ``(batch,)`` or ``(steps, batch,
-        outputs)``, ``mask`` ``(steps, batch)`` or None.
+        The batch. ``x`` has the shape ``(steps, batch, channels...)``, ``y`` has ``(batch,)`` or
+        ``(steps, batch, outputs)``, and ``mask`` has ``(steps, batch)`` or is None.
 
     Notes
     -----
-    By default Grain and PyTorch put the batch axis first. Pass this function instead:
-    ``grain.MapDataset.source(source).batch(32, batch_fn=collate)``,
-    ``DataLoader(source, 32, collate_fn=collate)``.
+    By default, Grain and PyTorch put the examples on the first axis, which a network would take for
+    time steps. So pass this function to them: ``grain.MapDataset.source(source).batch(32,
+    batch_fn=collate)``, ``DataLoader(source, 32, collate_fn=collate)``.
 
     Examples
     --------
@@ -176,32 +177,33 @@ Source = TypeVar("Source", bound=Labelled)
 
 
 class Sequences(Labelled):
-    """Labelled sequences of arrays.
+    """A data set of labelled sequences, such as recordings, images or time series.
 
-    It has ``len(source)`` and ``source[i]``, so you can pass it to Grain or to a PyTorch
-    ``DataLoader``.
+    ``len(source)`` is the number of examples, and ``source[i]`` returns an :class:`Example`. For
+    batches, call :meth:`batches`. You can also pass a ``Sequences`` to Grain or to a ``DataLoader``
+    of PyTorch, see :func:`collate`.
 
     Parameters
     ----------
     name : str
-        A path or another name.
+        The path of the data, or another name for messages.
     x : sequence of numpy.ndarray
-        An array ``(its steps, channels...)`` for each example, all of one dtype, or an array
-        ``(n, steps, channels...)``.
+        The sequences: an array ``(steps, channels...)`` for each example, or one array ``(examples,
+        steps, channels...)``. All have one dtype.
     y : array_like
-        Labels ``(n,)``, integers from 0. Or targets ``(n, steps, outputs)``, floats, the values
-        that a network has to output at each time step.
+        The labels ``(examples,)``, integers from 0. Or targets ``(examples, steps, outputs)``,
+        floats: the desired output of the network in each time step.
     lengths : array_like, optional
-        ``(n,)``, number of time steps of each example. By default the lengths of ``x``. Later
-        values are ignored.
+        Number of time steps of each example, ``(examples,)``. By default the lengths of ``x``.
+        Values of ``x`` after these time steps are ignored.
     steps : int, optional
-        Number of time steps. Shorter sequences are zero-padded to it. By default the largest of
-        ``lengths``.
+        Number of time steps of all examples after padding. Shorter sequences get zeros at the end.
+        By default the largest of ``lengths``.
     masked : bool, optional
         If True, examples have masks. By default they have masks if any sequence is shorter than
         ``steps``.
     class_names : sequence of str, optional
-        Names in the order of the labels.
+        The names of the classes, in the order of the labels.
 
     Raises
     ------
@@ -283,13 +285,15 @@ class Sequences(Labelled):
         )
 
     def sequence(self, index: int) -> np.ndarray:
-        """Return one sequence without padding, ``(its steps, channels...)``."""
+        """Return one sequence without padding, ``(steps, channels...)``."""
         # The IndexError of a range ends loops over a source.
         position = range(len(self))[index]
         return self.x[position][: self.lengths[position]]
 
     def __getitem__(self, index: int) -> Example:
-        """Return one example. Shorter sequences are zero-padded and masked to have one shape."""
+        """Return one :class:`Example`. Short sequences get zeros at the end, and a mask, so all
+        have one shape.
+        """
         x, mask = self.sequence(index), None
         if self.masked:
             mask = np.arange(self.steps) < len(x)
@@ -299,13 +303,13 @@ class Sequences(Labelled):
         return Example(x, self.y[index], mask)
 
     def map(self, function: Callable[[np.ndarray], np.ndarray]) -> Sequences:
-        """Apply a function to each sequence when it is read.
+        """Return the data set with a function applied to each sequence when it is read.
 
         Parameters
         ----------
         function : callable
-            Takes and returns ``(steps, channels...)``, and keeps the number of time steps. It gets
-            no padding.
+            A function that takes a sequence ``(steps, channels...)`` without padding, and returns
+            one with the same number of time steps.
         """
         # Lazy: the function runs when a sequence is read, and a worker process can pickle it.
         read = functools.partial(_mapped, self, function)
@@ -330,14 +334,16 @@ class Sequences(Labelled):
         )
 
     def batches(self, size: int, seed: int | None = None) -> Batches:
-        """Return batches, time first: see :class:`Batches`."""
+        """Return batches with the time steps on the first axis, see :class:`Batches` for ``size``
+        and ``seed``.
+        """
         return Batches(self, size, seed)
 
     def padded(self) -> np.ndarray:
-        """Return all sequences as one array ``(n, steps, channels...)``, the examples first.
+        """Return all sequences as one array ``(examples, steps, channels...)``.
 
-        Shorter sequences are zero-padded. Bools and integers of at most 16 bits keep their dtype,
-        other numbers become float32.
+        Shorter sequences get zeros at the end. Booleans and integers of at most 16 bits keep their
+        dtype. Other numbers become float32.
         """
         out = np.zeros((len(self), self.steps, *self.shape), self._padded_dtype())
         # Row by row, because each sequence may be read from a file.
@@ -352,16 +358,17 @@ class Sequences(Labelled):
         return dtype if is_small else np.dtype(np.float32)
 
     def in_memory(self) -> Sequences:
-        """Return the sequences in one padded array.
+        """Return the data set with all sequences in memory, as one padded array, so batches are
+        made faster.
 
-        If it exceeds 2 GB, return ``self``, so batches are read from their source.
+        If this array would exceed 2 GB, return the data set unchanged.
         """
         values = len(self) * self.steps * math.prod(self.shape)
         is_large = values * self._padded_dtype().itemsize > LARGEST
         return self if is_large else self._with(self.padded())
 
     def as_batch(self) -> Example:
-        """Return all examples as one batch, for example for ``jax.device_put``."""
+        """Return all examples as one batch, for example a test set."""
         # (steps, n, channels...), in the order of the sequences.
         return collate([self[i] for i in range(len(self))])
 
@@ -420,21 +427,24 @@ def _mapped(
 
 
 class Batches:
-    """Batches of a source, by epoch.
+    """Batches of labelled sequences, for training loops and :func:`spikegrad.training.fit`.
 
-    ``batches(epoch)`` returns the batches of an epoch, from 0. Their order depends only on ``seed``
-    and ``epoch``, so training can be resumed. Each plain loop over ``batches`` is the next epoch.
+    ``batches(epoch)`` returns an iterator over the batches of an epoch. Epochs count from 0. The
+    order of the examples depends only on ``seed`` and ``epoch``, so a resumed training gets equal
+    batches. A loop ``for batch in batches`` uses the next epoch each time. Each batch is an
+    :class:`Example` with the time steps on the first axis.
 
     Parameters
     ----------
     source : Sequences
-        Or any object with ``len(source)`` and ``source[i]``, an :class:`Example`.
+        A :class:`Sequences`, or another object with ``len(source)`` and ``source[i]``, which
+        returns an :class:`Example`.
     size : int
-        Number of examples in a batch, 1 to ``len(source)``.
+        Number of examples in a batch, at least 1 and at most ``len(source)``.
     seed : int, optional
-        Draws another order for each epoch. Examples after the last full batch are skipped in this
-        epoch. By default batches are in the order of the source, contain all examples, and the last
-        batch may be smaller.
+        Seed of the random order, which is new in each epoch. Examples after the last full batch are
+        then skipped in this epoch. By default, batches have the examples in the order of the
+        source. They then contain all examples, and the last batch may be smaller.
 
     Examples
     --------
@@ -463,7 +473,7 @@ class Batches:
         return full + 1 if remainder and self.seed is None else full
 
     def __call__(self, epoch: int) -> Iterator[Example]:
-        """Iterate over the batches of an epoch."""
+        """Return an iterator over the batches of an epoch. Epochs count from 0."""
         order = np.arange(len(self.source))
         # A generator for each epoch, so a resumed run needs no state of earlier epochs.
         if self.seed is not None:
@@ -479,20 +489,20 @@ class Batches:
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-    """Training and test set, and the scale of their values.
+    """A data set of two parts: training set and test set.
 
     Parameters
     ----------
     train, test : Sequences
-        An image is a sequence of one time step.
+        The two sets. In image data, an image is a sequence of one time step.
     test_from : str
-        Origin of the test set.
+        Origin of the test set, as text: it comes with the data, or was drawn from the examples.
     low, high : float
-        For images: the smallest and largest value of the training set. :func:`scale` maps them to 0
-        and 1.
+        For images: the smallest and the largest value of the training set, for :func:`scale`, which
+        maps them to 0 and 1.
     mean, std : tuple of float
-        For real-valued recordings: mean and standard deviation of each channel before
-        standardization. Empty for other data.
+        For recordings of real numbers that are standardized: mean and standard deviation of each
+        channel before. Empty for other data.
     """
 
     train: Sequences
@@ -505,7 +515,7 @@ class Split:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Shape of an image, or of the channels of a time step."""
+        """Shape of an image, or of the channels of one time step."""
         return self.train.shape
 
     @property
@@ -515,24 +525,26 @@ class Split:
 
     @property
     def outputs(self) -> int:
-        """Number of outputs of a network: the classes, or the targets of a time step."""
+        """Number of outputs that a network needs: the number of classes, or the number of targets
+        in a time step.
+        """
         return self.train.outputs
 
 
 def train_test_split(
     source: Source, share: float = 0.2, seed: int = 0
 ) -> tuple[Source, Source]:
-    """Split examples into a training and a test set.
+    """Split a data set at random into a training set and a test set.
 
     Parameters
     ----------
     source : Sequences or Recordings
-        The examples.
+        The data set.
     share : float, default 0.2
-        Fraction of each class in the test set, above 0 and below 1, rounded to whole examples.
-        Sequences with targets count as one class.
+        Fraction of the examples of each class in the test set, above 0 and below 1. Numbers of
+        examples are rounded. Sequences with targets count as one class.
     seed : int, default 0
-        Draws the test set.
+        Seed of the random choice. Equal seeds give equal sets.
 
     Returns
     -------
@@ -559,20 +571,21 @@ def train_test_split(
 
 
 def standardize(train: Sequences, *others: Sequences) -> tuple[Sequences, ...]:
-    """Scale each channel to mean 0 and standard deviation 1, in float32.
+    """Shift and scale each channel of a data set to mean 0 and standard deviation 1, in float32.
 
     Parameters
     ----------
     train : Sequences
-        The training set, which determines means and standard deviations over all its time steps.
+        The training set. Its means and standard deviations over all examples and time steps are
+        used.
     *others : Sequences
-        More sequences, scaled with these values. A channel that is constant in ``train`` is not
-        divided.
+        More data sets, such as a test set, which are shifted and scaled by the same numbers. A
+        channel that is constant in ``train`` is not scaled.
 
     Returns
     -------
     tuple of Sequences
-        The scaled ``train`` and ``others``.
+        ``train`` and ``others`` with the new values.
 
     Examples
     --------

@@ -20,33 +20,35 @@ def yin_yang(
     last: int = 30,
     seed: int = 42,
 ) -> Sequences:
-    r"""Generate points in a Yin-Yang, as the times of single spikes [1]_.
+    r"""Generate the Yin-Yang task: points in three areas of a Yin-Yang symbol, as times of single
+    spikes [1]_.
 
-    A point :math:`(x, y)` of the unit square is in the yin, in the yang or in one of the dots. Four
-    units fire once, at the times of :math:`x, y, 1 - x` and :math:`1 - y`, a value of 1 at the step
-    ``last``. A fifth unit fires at step 0.
+    A point :math:`(x, y)` between 0 and 1 is in the yin, in the yang or in one of the dots: three
+    classes. Four inputs spike once, at times in proportion to :math:`x, y, 1 - x` and :math:`1 -
+    y`. A value of 0 spikes in time step 0, and a value of 1 in time step ``last``. A fifth input
+    spikes in time step 0.
 
     Parameters
     ----------
     samples : int, default 5000
-        Number of examples. Their classes are drawn with equal probabilities.
+        Number of examples. All classes have equal probabilities.
     steps : int, default 60
-        Time steps of a sequence.
+        Number of time steps of a sequence.
     last : int, default 30
-        The step of a value of 1, below ``steps``.
+        The time step of a value of 1, below ``steps``.
     seed : int, default 42
-        Draws the points. The published sets are 5,000 points with seed 42 for training, 1,000 with
-        41 for validation and 1,000 with 40 for the test.
+        Seed of the random points. The published sets are 5,000 points with seed 42 for training,
+        1,000 with seed 41 for validation, and 1,000 with seed 40 for the test.
 
     Returns
     -------
     Sequences
-        ``(steps, 5)`` of bool, with the classes yang, yin and dot.
+        Sequences of shape ``(steps, 5)``, bool, with the classes yang, yin and dot.
 
     Notes
     -----
-    A network without a hidden layer reaches 63.8 % with the values as inputs, one with 30 hidden
-    units 97.6 % [2]_.
+    With the values as inputs, a network without a hidden layer reaches an accuracy of 63.8%. A
+    network with 30 hidden units reaches 97.6% [2]_.
 
     References
     ----------
@@ -110,32 +112,33 @@ def binary_adding(
     marked: int = 9,
     seed: int = 0,
 ) -> Sequences:
-    """Generate streams of bits, with the number of ones at marked positions as label [1]_.
+    """Generate the task "binary adding": count the ones of a bit stream at marked positions [1]_.
 
-    The first channel has a bit in each step, the second marks some of the steps. The label is the
-    number of ones at the marked steps, from 0 to ``marked``. All labels are equally frequent. Bits
-    at unmarked steps are 1 with probability 1/2.
+    The first channel has a random bit in each time step. The second channel is 1 in some time
+    steps, which it marks. The label is the number of ones in marked time steps, from 0 to
+    ``marked``. All labels are equally frequent. Bits at other time steps are 1 with probability
+    1/2.
 
     Parameters
     ----------
     samples : int, default 50,000
         Number of examples.
     steps : int, default 100
-        Time steps of a sequence.
+        Number of time steps of a sequence.
     marked : int, default 9
-        Number of marked steps, at most ``steps``.
+        Number of marked time steps, at most ``steps``.
     seed : int, default 0
-        Draws the examples. Give the test set another seed.
+        Seed of the random examples. Use another seed for the test set.
 
     Returns
     -------
     Sequences
-        ``(steps, 2)`` of bool, in ``marked + 1`` classes.
+        Sequences of shape ``(steps, 2)``, bool, in ``marked + 1`` classes.
 
     Notes
     -----
-    The published generator draws the bits of its test set with the seed of its training set, so
-    they are bits of training sequences. Here every seed gives other sequences.
+    The published generator uses one seed for the bits of training set and test set, so the test set
+    contains bits of training sequences. Here each seed gives other sequences.
 
     References
     ----------
@@ -179,39 +182,43 @@ def cue_accumulation(
     units: int = 10,
     seed: int = 0,
 ) -> Sequences:
-    """Generate cues to the left and to the right, with the more frequent side as label [1]_.
+    """Generate the task "cue accumulation": report after a delay on which side most cues were [1]_.
 
-    Each cue takes 100 steps after a gap of 50. A unit of its side fires with the probability
-    ``rate`` in each of these steps. After the delay, the network must report the side. The last 150
-    steps of the delay are the recall. Four groups of units: left, right, recall, and noise, which
-    fires at a quarter of the rate in every step.
+    A sequence has several cues, each on the left or on the right. The label is the side with more
+    cues, 0 or 1. A cue takes 100 time steps, after a gap of 50 time steps. The inputs are four
+    groups of units. During a cue, each unit of the group "left" or "right" spikes with the
+    probability ``rate`` in each time step. After the last cue, the network must remember the side.
+    In the last 150 time steps, the group "recall" spikes, and the network must report the side. The
+    group "noise" spikes at a quarter of the rate in all time steps.
 
     Parameters
     ----------
     samples : int, default 500
         Number of examples.
     cues : int, default 7
-        Cues of an example, an odd number.
+        Number of cues, an odd number.
     delay : int, default 1200
-        Steps from the end of the last cue to the end of the sequence, 150 or more.
+        Number of time steps from the end of the last cue to the end of the sequence, at least 150.
     rate : float, default 0.04
-        Probability of a spike in a step of 1 ms: 40 Hz.
+        Probability that a unit spikes in a time step. The default is 40 Hz for time steps of 1 ms.
     share : float, default 0.7
-        Probability of a cue to be on the favored side, which is drawn for each example.
+        Probability of each cue to be on the favored side. The favored side is random for each
+        example.
     units : int, default 10
-        Units of each group.
+        Number of units in each group.
     seed : int, default 0
-        Draws the examples. Give the test set another seed.
+        Seed of the random examples. Use another seed for the test set.
 
     Returns
     -------
     Sequences
-        ``(150 * cues + delay, 4 * units)`` of bool, with the classes left and right.
+        Sequences of shape ``(150 * cues + delay, 4 * units)``, bool, with the classes left and
+        right.
 
     Raises
     ------
     ValueError
-        If ``cues`` is even or ``delay`` is shorter than the recall.
+        If ``cues`` is even, or if ``delay`` is below 150.
 
     References
     ----------

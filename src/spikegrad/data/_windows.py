@@ -12,24 +12,26 @@ from ._sequences import Sequences
 def series_windows(
     name: str, series: npt.ArrayLike, steps: int, *, stride: int | None = None
 ) -> Sequences:
-    """Cut a series into windows, with the next value of each time step as target.
+    """Cut a time series into sequences, with the next value as the target of each time step, to
+    train forecasts.
 
     Parameters
     ----------
     name : str
-        A path or another name.
+        The path of the data, or another name for messages.
     series : array_like
-        ``(points,)`` or ``(points, channels)``.
+        The series, ``(points,)`` or ``(points, channels)``.
     steps : int
-        Time steps of a window, at least 1.
+        Number of time steps of a sequence, at least 1.
     stride : int, optional
-        Points from the start of a window to the start of the next one. By default ``steps``, so
-        windows do not overlap. Later points that do not fill a window are left out.
+        Number of points from the start of a sequence to the start of the next one. By default
+        ``steps``, so sequences do not overlap. Points at the end that do not fill a sequence are
+        left out.
 
     Returns
     -------
     Sequences
-        Inputs and targets of shape ``(steps, channels)``.
+        Sequences with inputs and targets of shape ``(steps, channels)``.
 
     Raises
     ------
