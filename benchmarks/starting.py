@@ -24,8 +24,7 @@ from unittest import mock
 
 from _measure import arguments, chosen, report
 
-from spikegrad.cli import main as command
-from spikegrad.cli import trainer
+from spikegrad.cli import main as command, trainer
 
 TASKS = {
     "JapaneseVowels, 40 epochs": (

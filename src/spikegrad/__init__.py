@@ -56,15 +56,17 @@ from .surrogates import (
 )
 
 if typing.TYPE_CHECKING:
-    from . import conversion as conversion
-    from . import data as data
-    from . import exchange as exchange
-    from . import losses as losses
-    from . import network as network
-    from . import neurons as neurons
-    from . import reports as reports
-    from . import testing as testing
-    from . import training as training
+    from . import (
+        conversion as conversion,
+        data as data,
+        exchange as exchange,
+        losses as losses,
+        network as network,
+        neurons as neurons,
+        reports as reports,
+        testing as testing,
+        training as training,
+    )
     from .diagnosis import diagnose
     from .network import Backward, Delayed, Join, Layer, Network, Window
     from .neurons import (

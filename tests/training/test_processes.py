@@ -21,8 +21,7 @@ import numpy as np
 import optax
 import pytest
 from jax.experimental import multihost_utils
-from jax.sharding import Mesh, NamedSharding
-from jax.sharding import PartitionSpec as P
+from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
 
 from spikegrad import LIF, Backward, Layer, LeakyReadout, Network, _consensus
 from spikegrad.cli import processes as cli_processes

@@ -11,8 +11,7 @@ from typing import Any
 
 import click
 import jax
-from jax.sharding import Mesh, NamedSharding
-from jax.sharding import PartitionSpec as P
+from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
 
 from .._consensus import gathered
 from ..data import Example, Sequences

@@ -47,11 +47,9 @@ from ._encoders import (
     rate_encoding,
 )
 from ._events import Binned, Binning, Events, Recordings, split_by_speaker
-from ._forms import FORMS
-from ._forms import Form as Form
+from ._forms import FORMS, Form as Form
 from ._heidelberg import read_shd
-from ._images import BUILT_IN, load, scale
-from ._images import images_to_score as images_to_score
+from ._images import BUILT_IN, images_to_score as images_to_score, load, scale
 from ._mackey_glass import mackey_glass
 from ._npz import keys_of as keys_of
 from ._npz_sequences import read_npz, read_npz_events
@@ -63,11 +61,11 @@ from ._sequences import (
     Sequences,
     Split,
     collate,
+    moments as moments,
     standardize,
+    standardized as standardized,
     train_test_split,
 )
-from ._sequences import moments as moments
-from ._sequences import standardized as standardized
 from ._tasks import binary_adding, cue_accumulation, yin_yang
 from ._text import PACKAGED, load_packaged, read_ts
 from ._windows import series_windows

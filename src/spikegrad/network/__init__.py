@@ -11,42 +11,49 @@ network are in :mod:`spikegrad`, and this module has initial weights, delays and
 True
 """
 
-from ._layer import Layer
-from ._layer import unchanged as unchanged
+from ._layer import Layer, unchanged as unchanged
 from ._network import Network
 from .engine._modes import MODES, Backward
-from .graph._connections import Delayed, Join, Window
-from .graph._connections import Edge as Edge
-from .graph._connections import Name as Name
-from .graph._connections import Weight as Weight
-from .graph._connections import function_of as function_of
-from .graph._connections import inner_of as inner_of
-from .graph._connections import matrix_of as matrix_of
-from .graph._connections import weights_of as weights_of
-from .graph._connections import with_inner as with_inner
+from .graph._connections import (
+    Delayed,
+    Edge as Edge,
+    Join,
+    Name as Name,
+    Weight as Weight,
+    Window,
+    function_of as function_of,
+    inner_of as inner_of,
+    matrix_of as matrix_of,
+    weights_of as weights_of,
+    with_inner as with_inner,
+)
 from .graph._delays import DelayKernel, rounded_delays
-from .graph._graph import LayerFields as LayerFields
-from .graph._graph import with_weights as with_weights
-from .graph._hidden_arrays import HiddenArray as HiddenArray
-from .graph._hidden_arrays import NetworkCall as NetworkCall
-from .graph._hidden_arrays import hidden_arrays as hidden_arrays
-from .graph._hidden_arrays import report_call as report_call
-from .graph._hidden_arrays import watch_calls as watch_calls
+from .graph._graph import LayerFields as LayerFields, with_weights as with_weights
+from .graph._hidden_arrays import (
+    HiddenArray as HiddenArray,
+    NetworkCall as NetworkCall,
+    hidden_arrays as hidden_arrays,
+    report_call as report_call,
+    watch_calls as watch_calls,
+)
 from .graph._normalization import fold_normalization
 from .start._draw_weights import draw_weights
 from .start._initial import fluctuation_driven
 from .start._widths import match_widths
 from .step._arguments import named_inputs as named_inputs  # for the library itself
-from .step._masks import Masks as Masks
-from .step._masks import tree_where as tree_where
+from .step._masks import Masks as Masks, tree_where as tree_where
 from .step._nodes import nodes_of as nodes_of
 from .step._observe import Activity
 from .step._past import lagged_sequence as lagged_sequence
-from .step._states import as_entries as as_entries
-from .step._states import as_states_and_pasts as as_states_and_pasts
-from .step._step import CellSteps as CellSteps
-from .step._step import activity_names as activity_names
-from .step._step import graph_step as graph_step
+from .step._states import (
+    as_entries as as_entries,
+    as_states_and_pasts as as_states_and_pasts,
+)
+from .step._step import (
+    CellSteps as CellSteps,
+    activity_names as activity_names,
+    graph_step as graph_step,
+)
 
 __all__ = [
     "MODES",

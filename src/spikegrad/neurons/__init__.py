@@ -23,26 +23,35 @@ from ._adaptive import (
     SymplecticAdLIF,
     SynapticAdaptiveLIF,
 )
-from ._cell import Cell, LinearResponse, State, Step
 
 # Names with an alias are for the library itself.
-from ._cell import check_initial as check_initial
-from ._cell import fire as fire
-from ._cell import method as method
-from ._cell import warn_of_lost_leaks as warn_of_lost_leaks
+from ._cell import (
+    Cell,
+    LinearResponse,
+    State,
+    Step,
+    check_initial as check_initial,
+    fire as fire,
+    method as method,
+    warn_of_lost_leaks as warn_of_lost_leaks,
+)
 from ._compartments import TCLIF
-from ._declared import linear_response as linear_response
-from ._declared import parameters_of as parameters_of
-from ._declared import says_how_to_encode as says_how_to_encode
-from ._declared import with_parameters as with_parameters
+from ._declared import (
+    linear_response as linear_response,
+    parameters_of as parameters_of,
+    says_how_to_encode as says_how_to_encode,
+    with_parameters as with_parameters,
+)
 from ._lif import LIF, MultiSynapticLIF, SynapticLIF
 from ._nonlinear import CLIF, EIF, QIF, AdEx, Izhikevich
 from ._normalized import MPBN
 from ._oscillators import BRF, HRF, RF
-from ._quiet import quiet_cell as quiet_cell
-from ._quiet import surrogate_arguments as surrogate_arguments
-from ._quiet import surrogate_of as surrogate_of
-from ._quiet import with_surrogate as with_surrogate
+from ._quiet import (
+    quiet_cell as quiet_cell,
+    surrogate_arguments as surrogate_arguments,
+    surrogate_of as surrogate_of,
+    with_surrogate as with_surrogate,
+)
 from ._readout import LeakyReadout, Relu
 from ._refractory import Refractory
 from ._time import decay_from_tau, unroll

@@ -14,8 +14,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from .._surrogate import Surrogate
-from ._cell import Cell, State
-from ._cell import fire as fire_cell
+from ._cell import Cell, State, fire as fire_cell
 from ._declared import parameters_of, with_parameters
 
 

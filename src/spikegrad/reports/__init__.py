@@ -10,8 +10,10 @@ are in :mod:`spikegrad.reports.plot`, which needs the extra ``plot``.
 True
 """
 
-from ._connections import NotLinearError as NotLinearError  # for the library itself
-from ._connections import check_linear as check_linear
+from ._connections import (
+    NotLinearError as NotLinearError,  # for the library itself
+    check_linear as check_linear,
+)
 from ._costs import cost_report
 from ._energy import EnergyPrices
 from ._neurobench import NeuroBenchReport, neurobench

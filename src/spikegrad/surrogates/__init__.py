@@ -15,8 +15,12 @@ import importlib
 from .._bounded import Bounded
 from .._functional import functional
 from .._surrogate import Surrogate
-from ._algebra import Stretched as Stretched  # for the library itself
-from ._algebra import shifted, stretched, truncated
+from ._algebra import (
+    Stretched as Stretched,  # for the library itself
+    shifted,
+    stretched,
+    truncated,
+)
 from ._measures import Measures, measure, rescaled
 from ._registry import get, names
 from .exponential import PiecewiseExp, SlayerGrad, piecewise_exp, slayer_grad

@@ -43,8 +43,7 @@ from ..network import (
     nodes_of,
     tree_where,
 )
-from ..neurons import Cell, LeakyReadout, linear_response
-from ..neurons import fire as fire_cell
+from ..neurons import Cell, LeakyReadout, fire as fire_cell, linear_response
 from ._partition import combine, is_float_array, split_trainable
 
 StepLoss: TypeAlias = Callable[[PyTree, PyTree], jax.Array]

@@ -23,8 +23,7 @@ import jax.numpy as jnp
 from ..._checks import is_float
 from ..._compat import shard_as
 from ..._surrogate import fold_in
-from ...neurons import Cell, State
-from ...neurons import fire as fire_cell
+from ...neurons import Cell, State, fire as fire_cell
 from ..graph._connections import (
     Edge,
     Name,

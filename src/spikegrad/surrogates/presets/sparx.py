@@ -9,8 +9,8 @@ from .. import (
     LeakyRelu,
     PiecewiseLeakyRelu,
     ReluGrad,
+    Sigmoid as _Sigmoid,
 )
-from .. import Sigmoid as _Sigmoid
 from ._ratio import ratio
 
 
