@@ -46,58 +46,66 @@ def to_spiking(
     percentile: float | None = None,
     surrogate: Surrogate = Sigmoid(),  # noqa: B008  (nothing changes it)
 ) -> Network:
-    r"""Convert a ReLU network to a spiking network.
+    r"""Convert a trained ReLU network to a spiking network with nearly equal outputs.
+
+    Pass the same inputs to the spiking network in each of ``steps`` time steps. The number of
+    spikes of a neuron then represents the output of the ReLU neuron.
 
     Each :class:`~spikegrad.neurons.Relu` layer becomes a layer of :class:`~spikegrad.LIF` neurons
-    without a leak, which reset by subtraction. With the threshold :math:`\theta_l` of layer
-    :math:`l` and :math:`T` steps, the current of a step is
+    with ``decay=1`` and ``reset="subtract"``. Layer :math:`l` has the threshold :math:`\theta_l`.
+    For :math:`T` time steps, its current in a time step is
 
     .. math:: I_t = W\, (\theta_{l-1}\, s_t) + b + \frac{\theta_l}{2T}
 
-    The last term spreads half a threshold over the steps. It makes the number of spikes the rounded
-    :math:`T a / \theta_l` instead of the truncated one, for a constant current :math:`a`. Currents
-    are not constant after the first layer, so there are more or fewer spikes on average. From the
-    first layer to the last, the bias :math:`b` gets this mean difference on ``inputs``.
+    Here :math:`W` and :math:`b` are weight and bias of the ReLU network, and :math:`s_t` are the
+    spikes of the previous layer. For a constant current :math:`a`, the last term makes the number
+    of spikes the rounded :math:`T a / \theta_l`, instead of the number rounded down. After the
+    first layer, currents are not constant, so the mean number of spikes differs. ``to_spiking``
+    measures this difference for ``inputs`` and corrects the biases, from the first layer to the
+    last.
 
     Parameters
     ----------
     network : Network
-        Layers of :class:`~spikegrad.neurons.Relu`, and of :class:`~spikegrad.LeakyReadout` with
-        decay 0 for linear layers such as the last one. Weights and joins are linear: matrices,
-        convolutions, average pooling, residual sums, batch normalization with running statistics.
+        The trained network. Its cells are :class:`~spikegrad.neurons.Relu`, and
+        ``LeakyReadout(0.0)`` for linear layers such as the last one. Weights and joins must be
+        linear: matrices, convolutions, average pooling, sums of layers, and batch normalization
+        with running statistics.
     inputs : array_like or dict
-        Inputs of ``network`` to measure activations, ``(steps, batch, ...)``, for example a
-        training batch with one step.
+        Inputs of ``network``, ``(steps, batch, ...)``, to measure its activations: for example a
+        batch of training data with one time step.
     steps : int
-        :math:`T \ge 1`, the number of steps that the network will run. More steps are more exact.
+        The number :math:`T` of time steps for which the spiking network will run, at least 1. More
+        time steps give outputs closer to the ReLU network.
     percentile : float, optional
-        The threshold is this percentile of the activations of a layer, such as 99.9 in Rueckauer et
-        al. 2017. By default it is the threshold with the least squared error of activations that
-        are rounded to ``steps`` spikes. Few steps then have smaller thresholds.
+        The threshold of a layer is this percentile of its activations, such as 99.9 in Rueckauer et
+        al. 2017. By default, it is the threshold for which the activations, rounded to ``steps``
+        spikes, have the smallest squared error.
     surrogate : Surrogate, default Sigmoid()
-        The surrogate for further training. Its unit is the threshold of a layer.
+        The surrogate of the spiking network, for further training. Its argument is divided by the
+        threshold of its layer.
 
     Returns
     -------
     Network
-        It takes the inputs of ``network`` at each of ``steps`` steps. The mean of its outputs over
-        the steps stands for the outputs of ``network``. The spikes of a last layer of rectified
-        units stand for them in units of ``cell.threshold``.
+        The spiking network. Call it with the inputs of ``network`` repeated for ``steps`` time
+        steps. The mean of its outputs over the time steps represents the outputs of ``network``. If
+        the last layer is a ``Relu`` layer, multiply this mean by the threshold of its cell.
 
     Raises
     ------
     TypeError
-        For other cells, recurrent or delayed weights, joins over time, and functions that are not
-        linear, such as max pooling.
+        For other cells, recurrent or delayed weights, joins with ``over_time=True``, and functions
+        that are not linear, such as max pooling.
     ValueError
-        If ``steps`` is below 1, or if a layer has no activation above 0.
+        If ``steps`` is below 1, or if all activations of a layer are 0.
 
     Notes
     -----
-    Weights keep their form. A matrix is multiplied by the threshold of its source. A function gets
-    its inputs times this threshold. Both can be trained further, as can the biases. Each number of
-    a bias gets the mean difference over the places that it is added to. A layer without a bias gets
-    one number for all neurons.
+    A matrix of the result is multiplied by the threshold of its source. A function as weight gets
+    its inputs multiplied by this threshold. You can train weights and biases further. A bias that
+    is added to several places, such as one for each channel, is corrected by the mean difference. A
+    layer without a bias gets a bias of one number for all neurons.
 
     References
     ----------

@@ -41,35 +41,36 @@ def from_nir(
     discretization: str,
     surrogate: Surrogate = LIF.surrogate,
 ) -> Network:
-    r"""Convert a graph of NIR, the neuromorphic intermediate representation, to a network.
+    r"""Import a network from NIR, an exchange format of many libraries for spiking networks.
 
     Parameters
     ----------
     graph : nir.NIRGraph
-        Weights, neurons, delays, sums and loops, for example from ``nir.read``.
+        The graph, for example from ``nir.read``, with weights, neurons, delays, sums and loops.
     dt : float
-        Length :math:`\Delta t` of a time step of the network, in seconds.
+        Length :math:`\Delta t` of a time step of the network in seconds, above 0.
     discretization : {"exact", "euler"}
-        Conversion of a time constant to a decay factor: :math:`e^{-\Delta t/\tau}` or
-        :math:`1 - \Delta t/\tau`. To reproduce another simulator, pass its method, such as Euler
-        for snnTorch and norse.
+        Conversion of a time constant to a decay factor. ``"exact"`` is :math:`e^{-\Delta t/\tau}`,
+        and ``"euler"`` is :math:`1 - \Delta t/\tau`. To reproduce another simulator, pass its
+        method: ``"euler"`` for snnTorch and norse.
     surrogate : callable, default Sigmoid()
-        The surrogate of all neurons. NIR does not define surrogates.
+        The surrogate of all neurons, because NIR does not contain surrogates.
 
     Returns
     -------
     Network
-        Weights are matrices, or functions that are pytrees of their kernels. Images have channels
-        first. If :math:`R = 1`, cells have ``norm_input``. Other factors of the input are in the
-        weights. Layers have the names of their neurons, in the order of a time step.
+        The network. Its layers have the names of the neurons in the graph. Weights are matrices, or
+        functions such as convolutions, which are pytrees and can be trained. Images have their
+        channels first. If the resistance :math:`R` of a neuron is 1, its cell has
+        ``norm_input=True``. For another :math:`R`, the weights contain the factor of the input.
 
     Raises
     ------
     TypeError, ValueError
-        If spikegrad does not support a node, or if a node is not on a path from an input. If the
-        shape of a parameter does not fit. If a time constant is shorter than a time step of Euler's
-        method, or if a delay is not a multiple of ``dt``. If the graph does not define the edge of
-        a loop that takes a step.
+        If spikegrad does not support a node, if a node is not on a path from an input, or if the
+        shape of a parameter does not fit. Also if a time constant is below ``dt`` with ``"euler"``,
+        or if a delay is not a multiple of ``dt``. Also if the graph does not define which
+        connection of a loop takes a time step.
 
     See Also
     --------
@@ -77,13 +78,13 @@ def from_nir(
 
     Notes
     -----
-    Neurons start at ``v_leak``. Potentials, ``v_threshold`` and ``v_reset`` are converted to
-    differences from it. A neuron fires above its threshold in NIR, so the threshold of the cell is
-    the next larger number.
+    In NIR, the potential at rest is ``v_leak``. In spikegrad it is 0. So ``v_leak`` is subtracted
+    from ``v_threshold`` and ``v_reset``. A neuron of NIR spikes only above its threshold, so the
+    threshold of the cell is the next larger number.
 
-    Each loop takes one time step more than its delays. The recurrent weights of a layer have this
-    step. In a loop through several layers the weights after a ``Delay`` have it, which may be a
-    delay of 0 s. In a graph of :func:`to_nir` the metadata of the weights state it.
+    Each loop takes one time step in addition to its delays. In a layer, the recurrent weights take
+    this time step. In a loop through several layers, the weights after a ``Delay`` node take it,
+    also after a delay of 0 s. Graphs of :func:`to_nir` contain this in the metadata of the weights.
 
     Examples
     --------

@@ -40,50 +40,50 @@ def to_nir(
     input_shape: Sequence[int] | Mapping[str, Sequence[int]] | None = None,
     unit_resistance: bool = False,
 ) -> nir.NIRGraph:
-    r"""Convert a network to a graph of NIR, the neuromorphic intermediate representation.
+    r"""Export a network to NIR, an exchange format of many libraries for spiking networks.
 
-    NIR has differential equations, :math:`\tau \dot v = v_\mathrm{leak} - v + R I`, and a network
-    has time steps. The time constants of the graph give equal time steps in a simulator with this
-    ``dt`` and ``discretization``.
+    Write the result to a file with ``nir.write``. A neuron of NIR is a differential equation,
+    :math:`\tau \dot v = v_\mathrm{leak} - v + R I`, but a network has time steps. So pass the
+    length of a time step and the integration method of the simulator that will read the graph. The
+    simulator then computes equal spikes.
 
     Parameters
     ----------
     network : Network
-        A list or a graph of the cells :class:`~spikegrad.LIF` and
-        :class:`~spikegrad.SynapticLIF`, with an immediate reset to a value or no reset, and
-        :class:`~spikegrad.LeakyReadout`.
+        The network, with the cells :class:`~spikegrad.LIF` and :class:`~spikegrad.SynapticLIF`,
+        both with ``reset="value"`` or ``reset="none"``, and :class:`~spikegrad.LeakyReadout`.
     dt : float
-        Length :math:`\Delta t` of a time step of the simulator that will read the graph, in
-        seconds.
+        Length :math:`\Delta t` of a time step of this simulator, in seconds.
     discretization : {"exact", "euler"}
-        Integration method of this simulator. ``"exact"``: :math:`\tau = -\Delta t / \ln \beta`,
-        the exact solution for a constant input during the time step. ``"euler"``:
-        :math:`\tau = \Delta t / (1 - \beta)`, Euler's method, which snnTorch and norse use.
+        Integration method of this simulator. ``"exact"`` exports :math:`\tau = -\Delta t / \ln
+        \beta`, the exact solution for a constant input during a time step. ``"euler"`` exports
+        :math:`\tau = \Delta t / (1 - \beta)`, for Euler's method, which snnTorch and norse use.
     input_shape : sequence of int or dict, optional
-        Shape of one time step of one example, or a dict of shapes for several inputs. It is
-        required if no weight of an input is a matrix.
+        Shape of one time step of one example, such as ``(1, 28, 28)``. A dict of shapes if the
+        network has several inputs. It is required if no weight of an input is a matrix.
     unit_resistance : bool, default False
-        By default :math:`R = 1 / (1 - \beta)` compensates the factor :math:`1 - \beta` of the
-        input, which cells only have with ``norm_input``. If True, :math:`R = 1` and the weights
-        have this factor. Some importers ignore :math:`R`, such as norse's for LIF.
+        Whether all neurons get the resistance :math:`R = 1`. By default, :math:`R` is :math:`1 / (1
+        - \beta)` for cells without ``norm_input``, because NIR multiplies the input by :math:`1 -
+        \beta`. With True, the weights contain this factor instead. Pass True for importers that
+        ignore :math:`R`, such as norse's importer for LIF.
 
     Returns
     -------
     nir.NIRGraph
-        Inputs and layers keep their names. The layers of a list are ``0``, ``1`` and so on. The
-        weights of layer ``a`` from source ``b`` are ``a.drive.b``, with the delay ``a.delay.b``.
-        The output is ``output``. Several outputs are
-        ``a.output`` and so on. Recurrent neurons are a subgraph with nodes ``input``, ``neurons``,
+        The graph. Inputs and layers keep their names: ``0``, ``1`` and so on for a list. The
+        weights of layer ``a`` that read layer ``b`` have the name ``a.drive.b``, and their delay
+        ``a.delay.b``. The output has the name ``output``. Several outputs have names such as
+        ``a.output``. A recurrent layer is a subgraph with the nodes ``input``, ``neurons``,
         ``recurrent`` and ``output``.
 
     Raises
     ------
     ValueError
-        If NIR does not support a cell: spike types other than the step, a reset by subtraction, a
-        delayed reset, an adaptive threshold or a refractory period. If a function is not made of
-        products, convolutions, sums of windows, factors, biases and changes of shape, or if a join
-        does not add its sources first. The message names the layer or join.
-        If NIR does not have a node for a decay factor of 1, or of 0 with ``"exact"``.
+        If NIR does not support a part of the network. The message names the layer or join. For
+        cells, these are spikes other than 0 and 1, a reset by subtraction, a delayed reset, an
+        adaptive threshold, and a refractory period. Some decay factors of 1, and of 0 with
+        ``"exact"``, have no node either. A function as weight may have only products, convolutions,
+        sums over windows, factors, biases and changes of shape. A join must add its sources first.
     TypeError
         If ``dt`` is not a number.
 
@@ -106,16 +106,16 @@ def to_nir(
     ``LeakyReadout``                     ``LI``, or ``I`` if the decay is 1, or no node if it is 0
     ===================================  =========================================================
 
-    A neuron fires above its threshold in NIR, and at its threshold in spikegrad. So the graph has
-    the largest number below the threshold, such as 0.99999994 for 1. Images have channels first in
-    NIR.
+    A neuron of NIR spikes only above its threshold, and a neuron of spikegrad also at its
+    threshold. So the graph contains the largest number below the threshold, such as 0.99999994 for
+    1. Images have their channels first in NIR.
 
-    Each loop takes one time step by itself, as in nirtorch. NIR does not define this. So the
-    weights that lead back in a loop, to a layer that comes before their source in the order of a
-    time step, lose one step: their ``Delay`` is :math:`(d - 1)\,\Delta t`, and is omitted for a
-    delay of 1. Between layers such weights are called ``a.recurrent.b``, and their metadata tell
-    :func:`from_nir` of the step. A loop with several such weights is faster in simulators that do
-    not read the metadata.
+    NIR does not define whether a loop takes a time step. As in the library nirtorch, each loop
+    takes one time step here. So weights that lead back to an earlier layer with a delay of
+    :math:`d` time steps are exported with a ``Delay`` of :math:`(d - 1)\,\Delta t`, and without a
+    ``Delay`` if :math:`d` is 1. Such weights between two layers have names like ``a.recurrent.b``,
+    and their metadata store the time step for :func:`from_nir`. If a loop contains several such
+    weights, a simulator that does not read the metadata runs it with too short delays.
 
     References
     ----------

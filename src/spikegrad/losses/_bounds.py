@@ -24,35 +24,36 @@ def lower_bound(
     power: int = 2,
     population: bool = False,
 ) -> jax.Array:
-    r"""Compute a loss term for neurons that fire too little.
+    r"""Compute a loss term that is above 0 for neurons that spike too rarely. Add it to the loss.
 
     .. math:: \lambda\, \big\langle \max(0,\, b - z)^p \big\rangle
 
-    with :math:`z` the number of spikes of a neuron in a sequence, and the mean over examples and
-    neurons. Its gradient passes the surrogate and wakes a silent network. The defaults are from the
-    paper.
+    Here :math:`z` is the number of spikes of a neuron in a sequence. The mean is over examples and
+    neurons. The gradient flows through the surrogate, so silent neurons learn to spike. The
+    defaults are from the paper.
 
     Parameters
     ----------
     spikes : array_like or sequence of them
-        Outputs of a layer, ``(steps, examples, neurons...)``. For several layers the terms are
-        added. Pass the outputs of hidden layers from :meth:`spikegrad.Network.observe`. Masked
-        steps have zeros in these outputs, so they have no effect.
+        Spikes of a layer, ``(steps, examples, neurons...)``, for example outputs of hidden layers
+        from :meth:`spikegrad.Network.observe`. For a list of layers, the terms are added. If you
+        called the network with a mask, masked time steps have outputs of 0 and do not count.
     bound : float or array, default 1e-3
-        :math:`b`, in spikes per sequence. An array broadcasts to ``(examples, neurons...)``, or
-        with ``population`` to ``(examples,)``. An example is a rate times the length of each
-        sequence.
+        The smallest number :math:`b` of spikes per sequence without a loss. The default is nearly
+        0, so only silent neurons have a loss. An array must broadcast to ``(examples,
+        neurons...)``, or to ``(examples,)`` with ``population=True``, for example a rate times the
+        length of each sequence.
     strength : float, default 100.0
-        :math:`\lambda`, in the unit of the loss.
+        The factor :math:`\lambda` of the term, in the unit of the loss.
     power : {2, 1}
-        :math:`p`.
+        The power :math:`p`: 2 for a square (default), or 1 for a linear term.
     population : bool, default False
-        If True, bound the mean of :math:`z` over the neurons of a layer instead of each neuron.
+        If True, bound the mean of :math:`z` over the neurons of a layer, instead of each neuron.
 
     Returns
     -------
     jax.Array
-        A number, in float32 for half precision.
+        The loss term, one number. For inputs in half precision, it is in float32.
 
     Raises
     ------
@@ -98,31 +99,33 @@ def upper_bound(
     power: int = 2,
     population: bool = True,
 ) -> jax.Array:
-    r"""Compute a loss term for neurons that fire too much.
+    r"""Compute a loss term that is above 0 for neurons that spike too often. Add it to the loss.
 
     .. math:: \lambda\, \big\langle \max(0,\, z - b)^p \big\rangle
 
-    with :math:`z` the number of spikes in a sequence, by default averaged over the neurons of a
-    layer, and the mean over examples.
+    Here :math:`z` is the number of spikes in a sequence. By default, it is the mean over the
+    neurons of a layer. The outer mean is over examples.
 
     Parameters
     ----------
     spikes : array_like or sequence of them
-        As in :func:`lower_bound`.
+        Spikes of a layer, or a list of the spikes of several layers, as in :func:`lower_bound`.
     bound : float or array
-        :math:`b`, in spikes per sequence, as in :func:`lower_bound`. The paper's examples have 4
-        for 200 ms and 7 for 700 ms, 10 to 20 Hz.
+        The largest number :math:`b` of spikes per sequence without a loss. An array broadcasts as
+        in :func:`lower_bound`. The paper uses 4 for sequences of 200 ms and 7 for 700 ms, which are
+        10 to 20 Hz.
     strength : float, default 0.1
-        :math:`\lambda`, in the unit of the loss.
+        The factor :math:`\lambda` of the term, in the unit of the loss.
     power : {2, 1}
-        :math:`p`.
+        The power :math:`p`: 2 for a square (default), or 1 for a linear term.
     population : bool, default True
-        If True, bound the mean over the neurons of a layer instead of each neuron.
+        If True, bound the mean of :math:`z` over the neurons of a layer. If False, bound each
+        neuron.
 
     Returns
     -------
     jax.Array
-        A number, in float32 for half precision.
+        The loss term, one number. For inputs in half precision, it is in float32.
 
     Raises
     ------
@@ -164,33 +167,37 @@ def voltage_bound(
     power: int = 2,
     mask: ArrayLike | None = None,
 ) -> jax.Array:
-    r"""Compute a loss term for potentials out of bounds.
+    r"""Compute a loss term that is above 0 for potentials outside of bounds. Add it to the loss.
 
     .. math:: \lambda\, \big\langle \max(0,\, a - u)^p + \max(0,\, u - b)^p \big\rangle
 
-    with the mean over steps, examples and neurons. It keeps potentials near the threshold, because
-    slopes vanish far from it. Unlike spikes, potentials have a gradient at any distance from the
-    threshold.
+    Here :math:`u` is the potential. The mean is over time steps, examples and neurons. Use it to
+    keep potentials near the threshold, because the slope of a surrogate is nearly 0 far from the
+    threshold. The term has a gradient at any distance from the threshold, because it does not use
+    spikes.
 
     Parameters
     ----------
     potentials : array_like, or tuple of them
-        ``(steps, examples, neurons...)``: outputs of a readout, or the ``pre_spike`` states from
-        :meth:`spikegrad.Network.observe`. The first array of a state is the potential.
+        Potentials ``(steps, examples, neurons...)``: outputs of a readout, or the states
+        ``pre_spike`` from :meth:`spikegrad.Network.observe`. In a tuple, the first array is the
+        potential.
     low, high : float, optional
-        :math:`a` and :math:`b`, in the unit of the potential. None: no bound on this side.
+        The lower bound :math:`a` and the upper bound :math:`b`, in the unit of the potential. None
+        for no bound on this side. Pass one or both.
     strength : float, default 1.0
-        :math:`\lambda`, in the unit of the loss.
+        The factor :math:`\lambda` of the term, in the unit of the loss.
     power : {2, 1}
-        :math:`p`.
+        The power :math:`p`: 2 for a square (default), or 1 for a linear term.
     mask : array of bool, optional
-        ``(steps, examples)`` or ``(steps,)``: the valid steps, for the mean. The mean of no steps
-        is 0. Without a mask, padded steps enter the mean as potentials of 0.
+        The valid time steps, ``(steps, examples)`` or ``(steps,)``: False for padding. The mean is
+        over valid time steps only, and 0 without any. Without a mask, potentials of padding count
+        too, as 0.
 
     Returns
     -------
     jax.Array
-        A number, in float32 for half precision.
+        The loss term, one number. For inputs in half precision, it is in float32.
 
     Raises
     ------

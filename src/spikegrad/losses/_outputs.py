@@ -30,23 +30,25 @@ Pair: TypeAlias = tuple[jax.Array, jax.Array]
 def reduce_time(
     outputs: ArrayLike, reduction: str = "mean", mask: ArrayLike | None = None
 ) -> jax.Array:
-    r"""Reduce outputs over time, to logits for a cross-entropy.
+    r"""Reduce outputs over time to one score for each class, for example for a cross-entropy.
 
     Parameters
     ----------
     outputs : array_like
-        Spikes or potentials of the last layer, ``(steps, examples, classes)``. Losses of each step,
-        ``(steps, examples)``, have a mean over the valid steps as well.
+        Spikes or potentials of the last layer, ``(steps, examples, classes)``. You can also pass
+        losses of each time step, ``(steps, examples)``.
     reduction : {"mean", "sum", "max", "last", "softmax_sum"}
-        The mean, sum or maximum over the valid steps, the last valid step, or the sum of
-        :math:`\operatorname{softmax}(o_t)` over the valid steps.
+        ``"mean"`` (default), ``"sum"`` or ``"max"`` over the valid time steps, ``"last"`` for the
+        last valid time step, or ``"softmax_sum"`` for the sum of
+        :math:`\operatorname{softmax}(o_t)` over the valid time steps.
     mask : array_like of bool, optional
-        The valid steps. By default all.
+        The valid time steps, ``(steps, examples)`` or ``(steps,)``: False for padding. By default
+        all.
 
     Returns
     -------
     jax.Array
-        ``(examples, classes)``. It is 0 for an example without a valid step.
+        The scores ``(examples, classes)``. They are 0 for an example without a valid time step.
 
     Raises
     ------
@@ -58,9 +60,11 @@ def reduce_time(
 
     Notes
     -----
-    The gradient of the maximum goes to the step that reaches it, in equal parts to several such
-    steps. With few steps ``"softmax_sum"`` bounds the loss from below. A cross-entropy of a sum of
-    ``T`` softmax outputs over ``C`` classes is at least :math:`\ln(1 + (C - 1) e^{-T})`.
+    With ``"max"``, the gradient flows to the time step with the maximum. If several time steps have
+    it, each gets an equal part.
+
+    With ``"softmax_sum"``, a cross-entropy cannot reach 0. For ``T`` time steps and ``C`` classes,
+    it is at least :math:`\ln(1 + (C - 1) e^{-T})`. So expect larger losses for few time steps.
 
     Examples
     --------
@@ -106,34 +110,36 @@ def count_error(
     incorrect: float = 0.0,
     mask: ArrayLike | None = None,
 ) -> jax.Array:
-    r"""Compute the mean squared error of spike counts.
+    r"""Compute the mean squared error of spike counts, as a loss for classification.
 
     .. math:: \big\langle (n_c - \hat n_c)^2 \big\rangle
 
-    with :math:`n_c` the spikes of class ``c`` in the valid steps of a sequence, and the mean over
-    examples and classes.
+    Here :math:`n_c` is the number of spikes of the output neuron of class ``c`` in a sequence, and
+    :math:`\hat n_c` is its target. The mean is over examples and classes.
 
     Parameters
     ----------
     spikes : array_like
-        Outputs of the last layer, ``(steps, examples, classes)``.
+        Spikes of the last layer, ``(steps, examples, classes)``.
     labels : array_like of int
-        The class of each example, ``(examples,)``.
+        The class of each example, integers ``(examples,)``.
     correct, incorrect : float
-        The target of the neuron of the right class and of all others, in spikes per sequence.
+        The target counts: ``correct`` for the neuron of the right class, and ``incorrect`` for all
+        others, in spikes per sequence.
     mask : array_like of bool, optional
-        The valid steps. By default all.
+        The valid time steps, ``(steps, examples)`` or ``(steps,)``: False for padding. By default
+        all.
 
     Returns
     -------
     jax.Array
-        A number.
+        The loss, one number.
 
     Raises
     ------
     ValueError, TypeError
-        As in :func:`reduce_time`. Also if outputs have no classes, or if labels are not one integer
-        per example.
+        As in :func:`reduce_time`. Also if ``spikes`` have no axis of classes, or if ``labels`` are
+        not one integer per example.
 
     Examples
     --------
@@ -156,19 +162,21 @@ def rate_error(
     incorrect: float = 0.2,
     mask: ArrayLike | None = None,
 ) -> jax.Array:
-    """Compute the mean squared error of firing rates, in spikes per valid step.
+    """Compute the mean squared error of spike rates, as a loss for classification.
 
     Parameters
     ----------
     spikes, labels, mask
-        As in :func:`count_error`.
+        Spikes of the last layer, classes of the examples, and valid time steps, as in
+        :func:`count_error`.
     correct, incorrect : float
-        The target of the neuron of the right class and of all others, in spikes per step.
+        The target rates: ``correct`` for the neuron of the right class, and ``incorrect`` for all
+        others, in spikes per time step.
 
     Returns
     -------
     jax.Array
-        A number, the mean over examples and classes.
+        The loss, one number: the mean over examples and classes.
 
     Raises
     ------
@@ -189,19 +197,20 @@ def rate_error(
 
 
 def smape(predictions: ArrayLike, targets: ArrayLike) -> jax.Array:
-    r"""Compute the symmetric mean absolute percentage error.
+    r"""Compute the symmetric mean absolute percentage error (sMAPE), a measure of forecasts.
 
     .. math:: 200\, \Big\langle \frac{|p - y|}{|p| + |y|} \Big\rangle
 
     Parameters
     ----------
     predictions, targets : array_like
-        :math:`p` and :math:`y`, of one shape.
+        The predictions :math:`p` and the true values :math:`y`, arrays of one shape.
 
     Returns
     -------
     jax.Array
-        A number from 0 to 200, the mean over all entries. An entry with both values 0 has no error.
+        One number from 0 (equal values) to 200, the mean over all entries. If both values of an
+        entry are 0, its error is 0.
 
     Raises
     ------
@@ -234,22 +243,25 @@ def potential_error(
     incorrect: float = 0.0,
     mask: ArrayLike | None = None,
 ) -> jax.Array:
-    """Compute the mean squared error of potentials, at each valid step.
+    """Compute the mean squared error of potentials in all valid time steps, as a loss for
+    classification.
 
     Parameters
     ----------
     potentials : array_like
-        Outputs of a readout, or pre-spike potentials of a spiking layer, ``(steps, examples,
-        classes)``.
+        Potentials, ``(steps, examples, classes)``: outputs of a readout, or potentials before the
+        spike of a spiking layer.
     labels, mask
-        As in :func:`count_error`.
+        Classes of the examples, and valid time steps, as in :func:`count_error`.
     correct, incorrect : float
-        The target of the neuron of the right class and of all others, in the unit of the potential.
+        The target potentials: ``correct`` for the neuron of the right class, and ``incorrect`` for
+        all others.
 
     Returns
     -------
     jax.Array
-        A number: the mean over the valid steps of each example, then over examples and classes.
+        The loss, one number: the mean over the valid time steps of each example, then over examples
+        and classes.
 
     Raises
     ------
@@ -272,24 +284,27 @@ def potential_error(
 
 
 def first_spike_time(spikes: ArrayLike, mask: ArrayLike | None = None) -> jax.Array:
-    r"""Find the time of each neuron's first spike, in valid time steps, with a derivative.
+    r"""Return the time step of the first spike of each neuron, with a gradient, for losses on spike
+    times.
 
-    A step counts from 0. The derivative of the time is -1 in the spike of that step, and 0 in all
-    other outputs. So a larger spike at this step moves the first spike to an earlier time. For a
-    neuron without a spike, the time is the number of valid steps. Its derivative is -1 in the
-    output at the last valid step. A loss that rewards early spikes can then wake it.
+    Time steps count from 0. The derivative of the time by the output in this time step is defined
+    as -1, and as 0 by all other outputs. So a gradient step that raises the potential there makes
+    the spike earlier. For a neuron without a spike, the result is the number of valid time steps.
+    Its derivative by the output in the last valid time step is -1. So a loss for early spikes can
+    make a silent neuron spike.
 
     Parameters
     ----------
     spikes : array_like
-        Outputs of a layer, ``(steps, examples, neurons)``. Any value other than 0 is a spike.
+        Outputs of a layer, ``(steps, examples, neurons)``. Each value other than 0 is a spike.
     mask : array_like of bool, optional
-        The valid steps. By default all.
+        The valid time steps, ``(steps, examples)`` or ``(steps,)``: False for padding. By default
+        all. Only valid time steps are counted.
 
     Returns
     -------
     jax.Array
-        ``(examples, neurons)``, floats.
+        Times in time steps, floats ``(examples, neurons)``.
 
     Raises
     ------
@@ -332,35 +347,39 @@ def first_spike_time(spikes: ArrayLike, mask: ArrayLike | None = None) -> jax.Ar
 def van_rossum(
     spikes: ArrayLike, targets: ArrayLike, tau: ArrayLike, mask: ArrayLike | None = None
 ) -> jax.Array:
-    r"""Compute the squared van Rossum distance between spike trains.
+    r"""Compute the squared van Rossum distance between spike trains, as a loss for given spike
+    times.
 
     .. math:: D^2 = \frac1\tau \int_0^\infty \big(f(t) - \hat f(t)\big)^2\,dt
 
-    with :math:`f` the sum of :math:`e^{-(t - t_i)/\tau}` over the spikes before :math:`t`. The
-    integral is exact for spikes on the grid of time steps, includes the tail after the last step,
-    and takes one pass over the steps. A spike without a partner contributes 1/2.
+    Here :math:`f` is the sum of :math:`e^{-(t - t_i)/\tau}` over the spikes at times :math:`t_i`
+    before :math:`t`, and :math:`\hat f` is this sum for the target spikes. So the distance is small
+    if each spike is close to a target spike. A spike far from all others contributes 1/2. The
+    integral is exact, and includes the time after the last time step.
 
     Parameters
     ----------
     spikes : array_like
-        Outputs of a layer, ``(steps, examples, neurons)``.
+        Spikes of a layer, ``(steps, examples, neurons)``.
     targets : array_like
-        The target spike trains, with the shape of ``spikes``.
+        The target spikes, in the shape of ``spikes``.
     tau : float or array
-        The time constant in time steps, > 0. An array broadcasts to ``(examples, neurons)``.
+        The time constant :math:`\tau` in time steps, above 0. Spikes that are much closer than
+        ``tau`` count as nearly equal. An array must broadcast to ``(examples, neurons)``.
     mask : array_like of bool, optional
-        The valid steps. No time passes in masked steps. By default all.
+        The valid time steps, ``(steps, examples)`` or ``(steps,)``: False for padding. Masked time
+        steps are left out, as if they took no time. By default all are valid.
 
     Returns
     -------
     jax.Array
-        A number: the mean of :math:`D^2` over examples and neurons.
+        The loss, one number: the mean of :math:`D^2` over examples and neurons.
 
     Raises
     ------
     ValueError, TypeError
-        As in :func:`reduce_time`. Also if the shape of the targets differs, or if ``tau`` is not
-        above 0. A traced ``tau`` is not checked.
+        As in :func:`reduce_time`. Also if the shape of ``targets`` differs, or if ``tau`` is not
+        above 0. JAX arrays are not checked, because they may be traced.
 
     References
     ----------

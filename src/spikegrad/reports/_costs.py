@@ -211,51 +211,57 @@ def cost_report(
     key: jax.Array | None = None,
     mask: ArrayLike | None = None,
 ) -> CostReport:
-    r"""Count the events, synaptic operations and neuron updates of a network for given inputs.
+    r"""Count the spikes, the synaptic operations and the neuron updates of a network, to estimate
+    its cost on hardware.
 
-    Let :math:`x` be a value that a weight reads, and :math:`c` the number of paths from it to the
-    outputs of the weight, each a product with one number of a kernel. For each weight the report
-    has four counts:
+    ``print`` the result to see a table. For each weight, the report has four counts. A *value* is a
+    number that the weight reads in a time step, such as a spike. The *fan-out* :math:`c` of a value
+    is the number of products of this value with numbers of the weight, such as the number of
+    neurons for a matrix.
 
-    - events, the number of values :math:`x \ne 0`,
-    - fan-out, the sum of :math:`c` over these values,
-    - effective, this sum without weights of zero,
-    - dense, the sum of :math:`c` over all values and time steps.
+    - events: the number of values that are not 0, such as spikes,
+    - fan-out: the sum of :math:`c` over these values,
+    - effective: this sum without weights of zero, the operations that event-based hardware needs,
+    - dense: the sum of :math:`c` over all values and time steps, the operations without using
+      zeros.
 
     Parameters
     ----------
     network : Network
-        A list or a graph of layers.
+        The network, a list or a graph of layers.
     inputs : array_like or dict
-        Inputs of the network, ``(steps, batch, ...)``.
+        A batch of inputs of the network, ``(steps, batch, ...)``.
     key : array of jax.random.key, optional
-        For :func:`~spikegrad.stochastic` spikes.
+        Random key for :func:`~spikegrad.stochastic` spikes.
     mask : array_like of bool, optional
-        The valid time steps, ``(steps, batch)`` or ``(steps,)``. Other steps cost nothing.
+        The valid time steps, ``(steps, batch)`` or ``(steps,)``: False for padding, which costs
+        nothing.
 
     Returns
     -------
     CostReport
-        Exact integers, summed over examples and valid time steps. It prints as a table. Divide by
-        ``examples`` for costs per example.
+        The counts: exact integers, summed over examples and valid time steps. For counts per
+        example, divide them by ``report.examples``.
 
     Raises
     ------
     TypeError, ValueError
-        If inputs, key or mask do not fit the network. If the function is called under ``jax.jit``.
+        If inputs, key or mask do not fit the network. Also if the function is called within
+        ``jax.jit``.
 
     Notes
     -----
-    Each value counts by itself. 1 and -1 are spikes, other whole numbers are graded, all others are
-    real. The costs of a batch are the sum of the costs of its examples.
+    Each value counts separately: 1 and -1 as spikes, other whole numbers as graded spikes, and all
+    others as real numbers. The counts of a batch are the sums of the counts of its examples.
 
-    A weight may be any linear function: a matrix, a convolution, pooling, a mask, or several of
-    these with at most one product with a kernel. Biases do not count, and a layer without a weight
-    has no operations. For another function the row has a message instead of counts. Max pooling
-    counts in a :class:`~spikegrad.Join` of its own: a weight that reads the join counts the pooled
-    values. Padding does not count as effective or dense operations. A
-    :class:`~spikegrad.Window` counts an event once, and the operations of each delay. Operations
-    within cells and joins are not counted.
+    A weight may be a matrix, or a linear function: a convolution, average pooling, a mask, or
+    several of these with at most one matrix or kernel. For another function, the row of the table
+    has a message instead of counts. Put a max pooling into a :class:`~spikegrad.Join`. The weight
+    that reads the join then counts the pooled values.
+
+    Biases, padding, and operations within cells and joins are not counted. A layer without a weight
+    has no operations. A :class:`~spikegrad.Window` counts each event once, and the operations for
+    each delay.
 
     Examples
     --------

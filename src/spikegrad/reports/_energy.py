@@ -9,7 +9,8 @@ from .._table import aligned
 
 
 class EnergyPrices(NamedTuple):
-    """Prices of operations in picojoules, with a name and a source.
+    """Energy of the operations of a device in picojoules, to convert counts of :func:`cost_report`
+    to energy.
 
     Examples
     --------
@@ -24,17 +25,19 @@ class EnergyPrices(NamedTuple):
     """
 
     name: str
-    """Name, printed with every energy."""
+    """Name of the device, which is printed with every energy."""
     source: str
-    """Source of the prices."""
+    """Publication that the numbers are from."""
     addition: float
-    """One synaptic operation of a spike: the sum of a weight and a potential."""
+    """Energy of one synaptic operation of a spike: one addition of a weight to a potential."""
     multiplication: float | None
-    """One multiply-add. None if the device does not multiply."""
+    """Energy of one multiplication with an addition. None if the device does not multiply."""
     word: float = 0.0
-    """One access to one number in memory. 0 if the other prices include it."""
+    """Energy of reading or writing one number in memory. 0 if the other numbers include it."""
     update: float | None = None
-    """One update of one neuron. By default one multiply-add for each number of its state."""
+    """Energy of one update of a neuron in a time step. By default one multiplication for each
+    number of its state.
+    """
 
 
 _HOROWITZ = (

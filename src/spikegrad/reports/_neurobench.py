@@ -27,40 +27,47 @@ from ._costs import connections_of_weight, examples_in, reads_of_edge
 
 
 class NeuroBenchReport(NamedTuple):
-    """The numbers of NeuroBench. ``_asdict()`` has its keys."""
+    """The measures of the benchmark NeuroBench. ``report._asdict()`` returns them with the names of
+    NeuroBench.
+    """
 
     Footprint: int
     """Bytes of all arrays of the network."""
     ConnectionSparsity: float
-    """The share of weights that are 0, without biases, rounded to 4 digits."""
+    """The fraction of weights that are 0, without biases, rounded to 4 digits."""
     ActivationSparsity: float
-    """The share of zeros among the outputs of all neurons that fire, over steps and examples."""
+    """The fraction of zeros among the outputs of all spiking neurons, over time steps and examples.
+    """
     SynapticOperations: dict[str, float]
-    """``Effective_MACs``, ``Effective_ACs`` and ``Dense``, for each example."""
+    """Numbers of operations per example: ``Effective_MACs`` (multiply-accumulates without zeros),
+    ``Effective_ACs`` (additions without zeros) and ``Dense`` (all operations, with zeros).
+    """
     MembraneUpdates: float
-    """States whose potential a step changes, for each example. All count in the first step.
+    """Number of potentials that change in a time step, summed over time steps, per example. In the
+    first time step all count.
 
-    The potential is the one that a neuron carries to the next step: after the reset, or before it
-    with ``delay_reset=True``.
+    The potential is the one that a neuron carries to the next time step: after the reset, or before
+    it with ``delay_reset=True``.
     """
 
 
 def neurobench(
     network: Network, inputs: PyTree, *, key: jax.Array | None = None
 ) -> NeuroBenchReport:
-    """Compute the numbers that NeuroBench 2.3.0 [1]_ reports for a network.
+    """Compute the measures of the benchmark NeuroBench 2.3.0 [1]_ for a network, such as its
+    operations and its sparsity.
 
-    NeuroBench itself runs models of PyTorch only. Tests compare this function with its harness on
-    three networks of snnTorch.
+    NeuroBench itself runs models of PyTorch only. Tests compare this function with the program of
+    NeuroBench on three networks of snnTorch.
 
     Parameters
     ----------
     network : Network
-        Weights are matrices or linear functions, as in :func:`cost_report`.
+        The network. Its weights must be matrices or linear functions, as in :func:`cost_report`.
     inputs : array_like or dict
         One batch of inputs, ``(steps, batch, ...)``, or one example, ``(steps, inputs)``.
     key : array of jax.random.key, optional
-        For :func:`~spikegrad.stochastic` spikes.
+        Random key for :func:`~spikegrad.stochastic` spikes.
 
     Returns
     -------
@@ -74,20 +81,21 @@ def neurobench(
     Warns
     -----
     UserWarning
-        If functions hold arrays that are no leaves of the network, which the footprint and the
-        sparsity leave out.
+        If functions in the network close over arrays. These are not leaves of the network, so the
+        footprint and the sparsity do not count them.
 
     Notes
     -----
-    NeuroBench counts the operations of a weight in one step and one batch as accumulates (AC) if
-    all values of this batch are -1, 0 or 1, and all as multiply-accumulates (MAC) otherwise. So one
-    count of 2 changes the operations of all examples. :func:`cost_report` counts each value by
-    itself.
+    NeuroBench counts additions (accumulates, AC) and multiplications with additions
+    (multiply-accumulates, MAC). The operations of a weight in one time step count as AC if all
+    inputs of the batch are -1, 0 or 1, and otherwise as MAC. So one input of 2 changes the kind of
+    the operations of all examples. :func:`cost_report` counts each input separately.
 
-    Differences from the harness:
+    Differences from the program of NeuroBench:
 
     - Footprint: modules of snnTorch also have buffers, such as thresholds and potentials.
-    - Operations are exact. The harness sums in float32, which is exact up to 16,777,216 in a step.
+    - Numbers of operations are exact. NeuroBench sums in float32, which is exact up to 16,777,216
+      in a time step.
     - :class:`~spikegrad.LeakyReadout` never fires, so it has no activations and membrane updates.
     - Operations of joins and within cells are not counted. In functions as weights, arrays with one
       axis longer than 1 are biases.

@@ -47,22 +47,27 @@ def _bytes(array: jax.ShapeDtypeStruct) -> int:
 
 
 def residual_report(fun: Callable, *args: PyTree) -> ResidualReport:
-    """The residuals of a function, which its backward pass keeps, found without running it.
+    """Return the arrays that the backward pass of a function stores (its residuals), without
+    running the function.
+
+    Use it to see how much memory a network needs for its gradient. ``print`` the result to see a
+    table with bytes.
 
     Parameters
     ----------
     fun : callable
-        Any function that JAX can differentiate, such as a loss.
+        A function that JAX can differentiate, such as a loss.
     *args
-        Its arguments, arrays or ``jax.ShapeDtypeStruct``. The derivative is that in the first one.
+        The arguments of the function: arrays or ``jax.ShapeDtypeStruct``. The gradient is the
+        gradient by the first argument.
 
     Returns
     -------
     ResidualReport
-        The arrays that the backward pass reads, without the arguments themselves. Temporaries of
-        one pass (a chunk, a recomputed segment) are not included, so the peak of a compiled program
-        is higher. They have a few time steps of each layer, so a short sequence may need more
-        memory for them than for its residuals. To get the memory of both, compile the gradient:
+        The arrays that the forward pass stores for the backward pass, without the arguments
+        themselves. The compiled program also needs temporary arrays of a few time steps. For short
+        sequences, these may be larger than the residuals. To get the memory of both, compile the
+        gradient:
         ``jax.jit(jax.grad(fun)).lower(*args).compile().memory_analysis().temp_size_in_bytes``.
 
     Examples

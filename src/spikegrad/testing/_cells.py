@@ -38,46 +38,47 @@ def check_cell(
     steps: int = 12,
     raises: bool = True,
 ) -> CheckReport:
-    r"""Check all that the library promises of a cell.
+    r"""Check that a custom cell has all properties that spikegrad needs. Call it in a test of your
+    cell.
 
-    The check has these properties, each for every step of a random sequence:
+    It runs the cell on random sequences, and checks these properties in each time step:
 
-    - A step is ``integrate``, then ``fire``, also with ``jit``, ``vmap`` and ``scan``. Shapes and
-      dtypes are preserved, from the initial state on.
-    - Without spikes the potential is the linear response, if the cell declares one.
-    - Examples of a batch are independent, and ``fire`` is elementwise. A NaN stays in its example.
-    - The sign of the distance that ``encode`` returns is the spike, and ``decode`` returns the
-      state.
-    - In every mode, outputs and gradients of a recurrent :class:`spikegrad.Network` equal a plain
-      loop.
+    - A call computes ``integrate`` and then ``fire``, also within ``jit``, ``vmap`` and ``scan``.
+      States keep the shapes and dtypes of the initial state.
+    - Without spikes, the potential equals ``linear_response``, if the cell defines it.
+    - The examples of a batch do not affect each other, and ``fire`` computes each neuron
+      separately. A NaN stays in its example.
+    - The distance that ``encode`` returns is negative exactly if the neuron does not spike, and
+      ``decode`` returns the state.
+    - In each memory mode, outputs and gradients of a recurrent :class:`spikegrad.Network` with the
+      cell equal a plain loop.
 
     Parameters
     ----------
     cell : Cell
-        An instance. Its parameters may be arrays.
+        An instance of the cell, such as ``MyCell()``. Its parameters may be arrays.
     features : int or tuple of int, default 5
-        Shape of the currents of one example, or its length. Array parameters must broadcast to it.
-        A cell that sums over several receptors takes one more axis, ``features=(5, 2)`` for
-        example.
+        Number of neurons, or shape of the currents of one example. Array parameters must broadcast
+        to it. A cell with receptors needs one more axis, such as ``features=(5, 2)``.
     drive : float, default 1.0
-        Size of the currents, in the unit of the potential. The cell must fire in some steps and be
-        silent in others.
+        Size of the random currents, in the unit of the potential. Choose it such that the cell
+        spikes in some time steps and not in others.
     steps : int, default 12
-        Length of the sequences.
+        Number of time steps of the sequences.
     raises : bool, default True
-        If True, a property that does not hold raises. Otherwise it is only in the report.
+        If True, raise an error for a property that does not hold. If False, only report it.
 
     Returns
     -------
     CheckReport
-        Each property with its largest error. Print it.
+        The result for each property, with its largest error. ``print`` shows them.
 
     Raises
     ------
     CheckFailedError
         An ``AssertionError`` that names the first property that does not hold.
     TypeError
-        If ``cell`` is not a cell, or stochastic.
+        If ``cell`` is not a cell, or if its spikes are random.
 
     Notes
     -----

@@ -21,21 +21,22 @@ DTYPES = ("float16", "bfloat16", "float32", "float64")
 
 
 class CheckResult(NamedTuple):
-    """The result for one property.
+    """The result of a check for one property of a surrogate or a cell.
 
     Attributes
     ----------
     property : str
-        The property.
+        The property, as text.
     error : float or None
-        The largest error, in the unit of ``note``. It is infinite for NaN and for missing values.
-        It is None if the property does not apply, with the reason in ``note``.
+        The largest error, measured as ``note`` says. It is infinite for NaN and for missing values.
+        It is None if the property does not apply.
     limit : float
-        The largest accepted error.
+        The largest accepted error. The property holds if ``error`` is at most this number.
     at : str
-        Position of the largest error.
+        Place of the largest error, such as a value of x.
     note : str
-        The reference of the error, or the reason why the property does not apply.
+        The reference of the error, such as the largest value, or the reason why the property does
+        not apply.
     """
 
     property: str
@@ -66,12 +67,13 @@ class CheckResult(NamedTuple):
 
 
 class CheckReport(NamedTuple):
-    """The results for all properties. It prints with a line for each.
+    """The results of :func:`check_surrogate` and :func:`check_cell`. ``print`` shows a line for
+    each property.
 
     Attributes
     ----------
     subject : str
-        The surrogate or cell.
+        The surrogate or cell that was checked.
     results : tuple of CheckResult
         One result for each property, in the order of the checks.
     """
@@ -90,7 +92,9 @@ class CheckReport(NamedTuple):
 
 
 class CheckFailedError(AssertionError):
-    """A property does not hold. The message names the first one, ``report`` has all properties."""
+    """The error of :func:`check_surrogate` and :func:`check_cell` if a property does not hold.
+    ``report`` has all results.
+    """
 
     def __init__(self, report: CheckReport) -> None:
         self.report = report

@@ -33,39 +33,43 @@ Curve: TypeAlias = Callable[[jax.Array], jax.Array]
 def check_surrogate(
     surrogate: Surrogate, *, scale: float = 1.0, raises: bool = True
 ) -> CheckReport:
-    r"""Check all properties that the library promises for a surrogate.
+    r"""Check that a custom surrogate has all properties that spikegrad needs. Call it in a test of
+    your surrogate.
 
-    The check has these properties:
+    It checks these properties. The *slope* is the method ``surrogate_grad``, and the *smooth step*
+    is ``surrogate_fun``:
 
-    - Shapes and dtypes are preserved.
-    - The spike is the step. Its derivative is the slope, in forward and reverse mode and to the
-      second order.
-    - The slope is the derivative of the smooth step, for other values of the parameters too. The
+    - Results have the shape and the dtype of ``x``.
+    - The spike is the step. Its derivative is the slope, in forward and reverse mode, also for the
+      second derivative.
+    - The slope is the derivative of the smooth step, also for other values of the parameters. The
       smooth step is continuous.
-    - Values are finite, and NaN only for NaN. The slope is accurate in float32.
+    - Values are finite, except that a NaN gives NaN. The slope is accurate in float32.
     - Every parameter has a gradient (see :func:`spikegrad.learnable`).
-    - ``jit`` and ``vmap`` change nothing.
+    - Results are equal within ``jit`` and ``vmap``.
 
     Parameters
     ----------
     surrogate : Surrogate
-        An instance. Its parameters may be arrays.
+        An instance of the surrogate, such as ``MySurrogate()``. Its parameters may be arrays.
     scale : float, default 1.0
-        The unit of :math:`x`. Most of the slope should be between about 0.02 and 4 units.
+        The unit of :math:`x`. Most of the slope should be at distances between about 0.02 and 4
+        units from 0. So pass a larger number for a wider slope.
     raises : bool, default True
-        If True, a property that does not hold raises. Otherwise it is only in the report.
+        If True, raise an error for a property that does not hold. If False, only report it.
 
     Returns
     -------
     CheckReport
-        Each property with its largest error and the position of this error. Print it.
+        The result for each property, with its largest error and the place of this error. ``print``
+        shows them.
 
     Raises
     ------
     CheckFailedError
         An ``AssertionError`` that names the first property that does not hold.
     TypeError
-        If ``surrogate`` is not a surrogate, or stochastic.
+        If ``surrogate`` is not a surrogate, or if its spikes are random.
 
     Notes
     -----
