@@ -52,6 +52,11 @@ def split_by_path(tree: T, is_selected: Callable[[Any, Any], bool]) -> tuple[T, 
     return structure.unflatten(first), structure.unflatten(second)
 
 
+def name_of(path: tuple) -> str:
+    """Return the path of a leaf as names."""
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
 def merge(first: T, second: T) -> T:
     """Return ``second`` with the leaves of ``first`` filled in."""
     return jax.tree.map(

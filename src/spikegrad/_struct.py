@@ -13,7 +13,7 @@ import dataclasses
 import inspect
 import math
 import numbers
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import (
     TYPE_CHECKING,
@@ -225,7 +225,7 @@ def domain(field: dataclasses.Field) -> Domain:
     return Domain(choices=(False, True)) if is_flag else declared
 
 
-def _by_value(value: object) -> object:
+def by_value(value: object) -> Hashable:
     """Return a key that hashes and compares by value."""
     if isinstance(value, Tracer):
         # JAX hashes arguments of jit, scan and checkpoint, also within a trace.
@@ -235,8 +235,10 @@ def _by_value(value: object) -> object:
         # By bytes, so a NaN equals itself and 0.0 differs from -0.0, as they do for a compiled
         # program.
         return array.shape, array.dtype.name, array.tobytes()
+    if isinstance(value, tuple):
+        return tuple(map(by_value, value))
     if isinstance(value, Mapping):  # the nodes of a network, the weights of a layer
-        return tuple([(key, _by_value(entry)) for key, entry in value.items()])
+        return tuple([(key, by_value(entry)) for key, entry in value.items()])
     return value
 
 
@@ -418,7 +420,7 @@ class Struct:
         return {name: getattr(self, name) for name in self._domains}
 
     def _key(self) -> tuple:
-        return tuple(map(_by_value, self._values().values()))
+        return tuple(map(by_value, self._values().values()))
 
 
 def parts_of(value: Any) -> Iterator[Any]:

@@ -14,7 +14,7 @@ from jax.typing import ArrayLike
 
 from .._compat import called, equations
 from .._optimizer import updates_of
-from .._pytree import PyTree, is_array, is_real_array, merge, split
+from .._pytree import PyTree, is_array, is_real_array, merge, name_of, split
 from ..network import Activity, Join, Layer, Network, tree_where
 from ..neurons import Cell, State, quiet_cell, surrogate_of
 from ..surrogates import measure
@@ -483,7 +483,7 @@ def _report(problem: Problem, moves: Moves, observation: Observation) -> Network
         "the gradient of ": observation.gradient,
     }
     not_finite = [
-        prefix + jax.tree_util.keystr(path, simple=True, separator="/")
+        prefix + name_of(path)
         for prefix, tree in trees.items()
         for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
         if not np.isfinite(np.float32(leaf)).all()

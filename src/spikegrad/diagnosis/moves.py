@@ -19,7 +19,7 @@ from jax.typing import ArrayLike
 
 from .._bounded import Bounded, bounded
 from .._pytree import PyTree, is_real_array, split_by_path
-from .._struct import domain
+from .._struct import by_value, domain
 from .._surrogate import Surrogate, with_curve
 from ..network import Delayed, Join, Layer, Network, Window
 from ..neurons import (
@@ -118,17 +118,7 @@ class Move:
     def key(self) -> Hashable:
         """The change as a value that can be hashed and compared."""
         fields = (getattr(self, field.name) for field in dataclasses.fields(self))
-        return type(self), *map(_hashable, fields)
-
-
-def _hashable(value: object) -> Hashable:
-    if isinstance(value, tuple):
-        return tuple(map(_hashable, value))
-    # By bytes, so a NaN equals itself.
-    if isinstance(value, (jax.Array, np.ndarray)):
-        array = np.asarray(value)
-        return array.shape, array.dtype.name, array.tobytes()
-    return value
+        return type(self), *map(by_value, fields)
 
 
 def constants(values: PyTree) -> PyTree:

@@ -12,9 +12,8 @@ import numpy as np
 
 from .._checks import needed
 from .._files import Record
-from .._pytree import jsonable
+from .._pytree import jsonable, name_of
 from ._json_lines import append, merged, plain, resumed
-from ._partition import name_of
 from ._state import Report, State
 
 

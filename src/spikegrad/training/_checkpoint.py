@@ -14,8 +14,8 @@ import numpy as np
 
 from .._consensus import agreed, from_first
 from .._files import Record, remove_partials, write_atomically
+from .._pytree import name_of
 from .._struct import Domain
-from ._partition import name_of
 from ._sharding import spread_like, unwrap_key, wrap_like
 from ._state import Report, State
 

@@ -10,8 +10,7 @@ from typing import Any
 import jax
 
 from .._files import Record, write_atomically
-from .._pytree import PyTree
-from ._partition import name_of
+from .._pytree import PyTree, name_of
 
 
 def resumed(

@@ -14,7 +14,7 @@ from jax.lax import stop_gradient
 from jax.typing import ArrayLike
 
 from .._checks import brief
-from .._pytree import PyTree, inexact, is_array
+from .._pytree import PyTree, inexact, is_array, name_of
 from .._struct import Struct, parameter, wiring
 from .._surrogate import as_key, fold_in
 from ..network import (
@@ -42,7 +42,7 @@ from ._eligibility import (
     shares,
     start_traces,
 )
-from ._partition import combine, is_float_array, name_of, split_trainable
+from ._partition import combine, is_float_array, split_trainable
 
 RULES = ("eprop", "ottt", "local")
 

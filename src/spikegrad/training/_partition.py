@@ -19,6 +19,7 @@ from .._pytree import (
     StaticFunction,
     is_array,
     merge,
+    name_of,
     split,
     split_by_path,
 )
@@ -182,8 +183,3 @@ def _globals_of(codes: Iterable[types.CodeType]) -> set[str]:
 
 def is_float_array(leaf: object) -> bool:
     return is_array(leaf) and jnp.issubdtype(leaf.dtype, jnp.floating)
-
-
-def name_of(path: tuple) -> str:
-    """Return the path of a leaf as names."""
-    return jax.tree_util.keystr(path, simple=True, separator="/")

@@ -11,8 +11,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from .._consensus import gathered
-from .._pytree import PyTree
-from ._partition import name_of
+from .._pytree import PyTree, name_of
 
 
 def spread(batch: PyTree, batch_sharding: PyTree) -> PyTree:

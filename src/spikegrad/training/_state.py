@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._checks import brief, needed
-from .._pytree import NOTHING_TO_TRAIN, PyTree, is_array
-from ._partition import is_float_array, name_of
+from .._pytree import NOTHING_TO_TRAIN, PyTree, is_array, name_of
+from ._partition import is_float_array
 
 with needed("spikegrad.training", "optax", "train"):
     import optax

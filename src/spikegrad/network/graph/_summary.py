@@ -8,7 +8,7 @@ from typing import Any
 import jax
 
 from ..._checks import is_float
-from ..._pytree import StaticFunction, is_array
+from ..._pytree import StaticFunction, is_array, name_of
 from ..._struct import Struct
 from ._connections import Join, Name
 
@@ -26,7 +26,7 @@ def summary(nodes: Mapping[Name, Any]) -> str:
         kind = "Join" if isinstance(node, Join) else type(node.cell).__name__
         # Arrays of closures are missing here, as they are no leaves.
         paths = jax.tree_util.tree_leaves_with_path(node)
-        arrays = {_name(path): leaf for path, leaf in paths if is_array(leaf)}
+        arrays = {name_of(path): leaf for path, leaf in paths if is_array(leaf)}
         trained, constant = [], []
         for path, leaf in arrays.items():
             text = f"{path} {leaf.dtype}{list(leaf.shape)}"
@@ -40,10 +40,6 @@ def summary(nodes: Mapping[Name, Any]) -> str:
             if parts:
                 lines.append(f"    {label + ':':9} {', '.join(parts)}")
     return "\n".join(lines)
-
-
-def _name(path: tuple) -> str:
-    return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
 def _constants(value: Any, path: str) -> Iterator[tuple[str, Any]]:
