@@ -20,7 +20,7 @@ from ..network import Network
 from . import _c_text as text
 from ._c_tables import Program, kind_of
 from ._c_text import braces
-from ._replay import INNER, is_readout, replay
+from ._replay import INNER, by_name, is_readout, replay
 
 
 class ProgramReport(NamedTuple):
@@ -320,11 +320,9 @@ def _identifiers(names: Iterable[str]) -> dict[str, str]:
 
 def _test_values(network: Network, examples: Any, inputs: str) -> dict[str, Any]:
     """Return the inputs of the test, one example after the other, and the outputs of replay."""
-    form = text.INPUTS[inputs]
-    sources, outputs = network.graph.inputs, replay(network, examples)[1]
-    arrays = {sources[0]: examples} if isinstance(network.inputs, str) else examples
-    if not isinstance(outputs, dict):
-        outputs = {network.graph.outputs[0]: outputs}
+    sources, form = network.graph.inputs, text.INPUTS[inputs]
+    arrays = by_name(sources, examples)
+    outputs = by_name(network.graph.outputs, replay(network, examples)[1])
     steps, count = np.shape(arrays[sources[0]])[:2]
     # (steps * examples, inputs), in the order in which the test runs them.
     rows = np.concatenate([_rows_of_steps(arrays[name]) for name in sources], 1)

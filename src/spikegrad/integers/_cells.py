@@ -58,14 +58,6 @@ def static_positive(owner: str, name: str, value: Any) -> Any:
     return nested(np.asarray(POSITIVE.check(owner, name, array), np.float64))
 
 
-def is_broadcast(parameters: tuple[int, ...], neurons: tuple[int, ...]) -> bool:
-    """Return True if an array of parameters broadcasts to the neurons."""
-    try:
-        return np.broadcast_shapes(parameters, neurons) == neurons
-    except ValueError:
-        return False
-
-
 def as_array(value: Any) -> np.ndarray:
     try:
         return np.asarray(value)

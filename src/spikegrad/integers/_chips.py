@@ -241,13 +241,16 @@ def to_xylo(network: Network) -> dict[str, Any]:
             raise ValueError(
                 f"to_xylo: {name} must be from -128 to 127, got {weight.min()} to {weight.max()}"
             )
-    return weights | {
-        "dash_mem": hidden.spread(hidden.cell.dash_mem),
-        "dash_mem_out": out.spread(out.cell.dash_mem),
-        "dash_syn": hidden.spread(hidden.cell.dash_syn),
-        "dash_syn_out": out.spread(out.cell.dash_syn),
-        "threshold": hidden.spread(hidden.cell.threshold),
-        "threshold_out": out.spread(out.cell.threshold),
-        "bias_hidden": hidden.spread(hidden.cell.bias),
-        "bias_out": out.spread(out.cell.bias),
+    parameters = {
+        f"{name}{suffix}": layer.spread(getattr(layer.cell, name))
+        for name in ("dash_mem", "dash_syn", "threshold")
+        for suffix, layer in (("", hidden), ("_out", out))
     }
+    return (
+        weights
+        | parameters
+        | {
+            "bias_hidden": hidden.spread(hidden.cell.bias),
+            "bias_out": out.spread(out.cell.bias),
+        }
+    )

@@ -11,9 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
+from .._checks import broadcasts
 from .._struct import Struct, parameter, wiring
 from ._arithmetic import clipped, like, rounded
-from ._cells import WeightFormat, is_broadcast, signed, static_positive
+from ._cells import WeightFormat, signed, static_positive
 
 
 class Fixed(Struct, pure=True):
@@ -59,7 +60,7 @@ class Fixed(Struct, pure=True):
         # A part of the tree's structure, so no optimizer moves it.
         scale = static_positive("Fixed", "scale", self.scale)
         object.__setattr__(self, "scale", scale)
-        if not is_broadcast(np.shape(scale), self.shape):
+        if not broadcasts(np.shape(scale), self.shape):
             raise ValueError(
                 f"Fixed: scale must be a number or broadcast to the shape {self.shape} of value, "
                 f"got shape {np.shape(scale)}"

@@ -50,7 +50,7 @@ from ._functions import (
     read,
     without_repeats,
 )
-from ._replay import integer_layers, largest_sums, whole_inputs
+from ._replay import by_name, integer_layers, largest_sums, whole_inputs
 
 TARGETS: dict[str, IntegerCell] = {
     "fixed": FixedLIF(0, 1),
@@ -214,8 +214,7 @@ def quantize(
             f"quantize: target must be one of {', '.join(TARGETS)}, got {target!r}"
         )
     bits = checked_bits("quantize", bits, cell.weight_bits)
-    for sequence in jax.tree.leaves(inputs):
-        whole_inputs("quantize", sequence, mask)
+    whole = jax.tree.map(lambda x: whole_inputs("quantize", x, mask), inputs)
     # All layers are checked before the network runs.
     owner = f"quantize: layer %r on {type(cell).__name__}"
     options = {
@@ -224,11 +223,11 @@ def quantize(
     }
     # A convolution of the user may not take integers.
     inputs = jax.tree.map(lambda x: jnp.asarray(x, float), inputs)
-    by_name = {network.inputs: inputs} if isinstance(network.inputs, str) else inputs
     # A state is largest before its spike.
     _, real = network.observe(inputs, parts=("output", "pre_spike"), mask=mask)
     # The axes in front are the steps and the examples.
-    shapes = {name: np.shape(x)[2:] for name, x in by_name.items()}
+    sequences = by_name(network.graph.inputs, inputs)
+    shapes = {name: np.shape(x)[2:] for name, x in sequences.items()}
     shapes |= {name: real[name].output.shape[2:] for name in network.layers}
     _check_sizes(network, cell, shapes)
     if cell.is_synaptic:  # its outputs fire once a step
@@ -248,9 +247,7 @@ def quantize(
     result = dataclasses.replace(network, layers=layers)
     # Where sums of products may need more bits than float32 has, the scale becomes smaller. A
     # current is proportional to the scale, but for the rounding of the weights.
-    valid_inputs = {
-        name: whole_inputs("quantize", x, mask) for name, x in by_name.items()
-    }
+    valid_inputs = by_name(network.graph.inputs, whole)
     sums = largest_sums(integer_layers("quantize", result), valid_inputs)
     for name in network.graph.layers:
         if sums[name] > LARGEST:
@@ -663,10 +660,6 @@ def _fixed_bias(
 
 def _with_gain(weight: Any, channels: Channels, gain: np.ndarray) -> Any:
     """Return a weight times the gain of the neurons that it drives."""
-    if np.size(gain) == 1:
-        return jax.tree.map(
-            lambda x: jnp.asarray(x) * like(x, np.ravel(gain)[0]), weight
-        )
     of_channels = channels.of_channels(gain)
     if (of_channels[channels.of_neuron] != gain).any():
         raise ValueError(

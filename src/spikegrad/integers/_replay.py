@@ -16,10 +16,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from .._checks import broadcasts
 from .._weights import LINEAR, Operation, Product, Shape
 from ..network import Edge, Join, Layer, Network
 from ._arithmetic import LARGEST
-from ._cells import CHIPS, IntegerCell, is_broadcast
+from ._cells import CHIPS, IntegerCell
 from ._fixed import Fixed
 from ._functions import IntegerFunction, run, with_weights
 
@@ -195,7 +196,7 @@ def _check_edge(place: str, edge: IntegerEdge, inputs: Shape, neurons: Shape) ->
 def _check_parameters(place: str, cell: Any, neurons: Shape) -> None:
     for field in (*cell.integer_domains, "unit"):
         parameters = np.shape(getattr(cell, field))
-        if not is_broadcast(parameters, neurons):
+        if not broadcasts(parameters, neurons):
             raise ValueError(
                 f"{place} must have one {field} for all of {neurons} neurons, or an array that "
                 f"broadcasts to them, got shape {parameters}"
@@ -230,6 +231,11 @@ def _integers(place: str, weight: Any) -> np.ndarray:
             f"{number:g}"
         )
     return array.astype(np.int64)
+
+
+def by_name(names: Sequence[str], arrays: Any) -> Mapping[str, Any]:
+    """Return the inputs or outputs of a network by name. A network with one has no dict of them."""
+    return arrays if isinstance(arrays, Mapping) else {names[0]: arrays}
 
 
 def whole_inputs(owner: str, inputs: Any, mask: Any = None) -> np.ndarray:
@@ -302,8 +308,10 @@ def replay(network: Network, inputs: Any) -> tuple[dict[str, Any], Any]:
     ([0, 1, 0, 1], [[0]])
     """
     layers = integer_layers("replay", network)
-    by_name = {network.inputs: inputs} if isinstance(network.inputs, str) else inputs
-    integer_inputs = {name: whole_inputs("replay", x) for name, x in by_name.items()}
+    integer_inputs = {
+        name: whole_inputs("replay", x)
+        for name, x in by_name(network.graph.inputs, inputs).items()
+    }
     # Outputs of all steps by source, (batch, neurons) each.
     history: dict[str, list[np.ndarray]] = {
         name: [*x] for name, x in integer_inputs.items()
@@ -370,24 +378,22 @@ def largest_sums(
     largest |= {layer.name: layer.cell.n for layer in layers if layer.cell is not None}
     sums = {}
     for layer in layers:
-        sums[layer.name] = _largest_sum(layer, largest)
+        # A delayed join may come later in the order of a step.
+        sizes = [largest.get(edge.source, LARGEST) for edge in layer.edges]
+        reads = [
+            Read(edge, np.full((1, *edge.shape), size, np.int64))
+            for edge, size in zip(layer.edges, sizes, strict=True)
+        ]
+        sums[layer.name] = _largest_sum(reads, layer.bias)
         # The outputs of a join are its sums.
         largest.setdefault(layer.name, sums[layer.name])
     return sums
 
 
-def _largest_sum(layer: IntegerLayer, largest: dict[str, int]) -> int:
-    """Return the largest sum of sizes of products, for inputs up to these sizes.
-
-    It is |b| + sum of |w| x over the edges, with the largest x of each source.
-    """
-    sums = np.abs(layer.bias)
-    for edge in layer.edges:
-        # A delayed join may come later in the order of a step.
-        size = largest.get(edge.source, LARGEST)
-        largest_inputs = np.full((1, *edge.shape), size, np.int64)
-        sums = sums + edge.absolute().run(largest_inputs)
-    return int(sums.max(initial=0))
+def _largest_sum(reads: Iterable[Read], bias: np.ndarray) -> int:
+    """Return the largest of |b| + sum of |w x| over the edges, among all neurons and examples."""
+    sizes = (edge.absolute().run(np.abs(x)) for edge, x in reads)
+    return int(sum(sizes, np.abs(bias)).max(initial=0))
 
 
 def _check_sums(where: str, reads: Iterable[Read], bias: np.ndarray) -> None:
@@ -395,11 +401,10 @@ def _check_sums(where: str, reads: Iterable[Read], bias: np.ndarray) -> None:
 
     Large products of both signs may cancel in the sum, but the order of a sum is unknown.
     """
-    sizes = (edge.absolute().run(np.abs(x)) for edge, x in reads)
-    sums: Any = sum(sizes, np.abs(bias))
-    if sums.max(initial=0) > LARGEST:
+    largest = _largest_sum(reads, bias)
+    if largest > LARGEST:
         raise OverflowError(
-            f"{where} the products of the current have sizes that add up to {sums.max()}, above "
+            f"{where} the products of the current have sizes that add up to {largest}, above "
             f"{LARGEST}, so float32 rounds them. Use a smaller scale"
         )
 
