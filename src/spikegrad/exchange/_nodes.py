@@ -125,16 +125,20 @@ class Conv(_Weights, pure=True):
     """``nir.Conv1d`` and ``nir.Conv2d``."""
 
     stride: Shape = wiring()
-    padding: tuple[tuple[int, int], ...] | str = wiring()
+    padding: Shape | str = wiring()
+    """The zeros on both sides of each axis, or the name of a padding of JAX."""
     dilation: Shape = wiring()
     groups: int = wiring()
 
     def __call__(self, x: Array) -> Array:
+        padding = self.padding
+        if not isinstance(padding, str):
+            padding = [(n, n) for n in padding]
         out = jax.lax.conv_general_dilated(
             x.astype(self.weight.dtype),
             self.weight,
             self.stride,
-            self.padding,
+            padding,
             rhs_dilation=self.dilation,
             feature_group_count=self.groups,
         )
@@ -148,30 +152,25 @@ class Conv(_Weights, pure=True):
         def of_axes(value: Array) -> Shape:
             return tuple(np.broadcast_to(value, weight.ndim - 2).tolist())
 
-        if isinstance(node.padding, str):
-            padding = node.padding.upper()
-        else:
-            padding = tuple((n, n) for n in of_axes(node.padding))
+        is_name = isinstance(node.padding, str)
+        padding = node.padding.upper() if is_name else of_axes(node.padding)
         stride, dilation = of_axes(node.stride), of_axes(node.dilation)
         return cls(weight, bias, stride, padding, dilation, int(node.groups))
 
     def write(self, shape: Shape) -> Node:
-        # Numbers, because a function to write is traced. Only files say "same".
-        padding = tuple(low for low, _ in self.padding)
         bias = np.zeros(len(self.weight), self.weight.dtype)
         if self.bias is not None:
             bias = self.bias.reshape(-1)
         kind: Node = nir.Conv2d
-        axes: list[Any] = [shape[1:], self.stride, padding, self.dilation]
+        # The padding is numbers, because a function to write is traced. Only files say "same".
+        axes: list[Any] = [shape[1:], self.stride, self.padding, self.dilation]
         # Conv1d has numbers where Conv2d has pairs.
         if len(shape) == 2:
             kind, axes = nir.Conv1d, [values[0] for values in axes]
         size, stride, padding, dilation = axes
         node = kind(size, self.weight, stride, padding, dilation, self.groups, bias)
         # nir infers wrong types for groups and for kernels that are not square
-        node.input_type = {"input": np.array(shape)}
-        node.output_type = {"output": np.array(output_shape(self, shape))}
-        return node
+        return _with_types(node, self, shape)
 
 
 class Scale(Struct, pure=True):
@@ -222,9 +221,7 @@ class SumPool(Struct, pure=True):
     def write(self, shape: Shape) -> Node:
         node = self.node(*map(np.array, (self.window, self.stride, self.padding)))
         # nir infers no types for pooling.
-        node.input_type = {"input": np.array(shape)}
-        node.output_type = {"output": np.array(output_shape(self, shape))}
-        return node
+        return _with_types(node, self, shape)
 
     def is_average(self, factor: Array) -> bool:
         """Return True if the factor is one over the size of the window.
@@ -285,6 +282,22 @@ def output_shape(function: Operation, shape: Shape) -> Shape:
     # One example, without numbers.
     example = jax.ShapeDtypeStruct((1, *shape), jnp.result_type(float))
     return jax.eval_shape(operator.call, function, example).shape[1:]
+
+
+def _with_types(node: Node, function: Operation, shape: Shape) -> Node:
+    """Set the shapes of an example before and after a node, the node of a function."""
+    node.input_type = {"input": np.array(shape)}
+    node.output_type = {"output": np.array(output_shape(function, shape))}
+    return node
+
+
+def written(functions: Sequence[Operation], shape: Shape) -> list[Node]:
+    """Return the nodes of functions, from the shape of an example before the first."""
+    nodes = []
+    for function in functions:
+        nodes.append(function.write(shape))
+        shape = output_shape(function, shape)
+    return nodes
 
 
 def scaled(functions: Sequence[Operation], factor: Array) -> list[Operation]:
@@ -435,14 +448,11 @@ def after_product(product: weights.Product, signal: Signal) -> Signal:
 def after_convolution(convolution: weights.Convolution, signal: Signal) -> Signal:
     if not signal.is_in_order(convolution.input_axes):
         raise AxisOrderError("a convolution of an array with its axes in another order")
-    # NIR pads both sides equally, as "SAME" does for kernels of odd sizes.
-    if any(low != high for low, high in convolution.padding):
-        raise ValueError(f"a padding of {convolution.padding}")
     function = Conv(
         _floats(np.asarray(convolution.weight)),
         None,
         convolution.stride,
-        convolution.padding,
+        _equal_sides(convolution.padding),
         convolution.dilation,
         convolution.groups,
     )
@@ -463,11 +473,16 @@ def after_pooling(pooling: weights.SumPooling, signal: Signal) -> Signal:
         tuple(values[axis] for axis in axes[2:])
         for values in (pooling.window, pooling.stride)
     )
-    padding = tuple(pooling.padding[axis] for axis in axes[2:])
+    padding = _equal_sides(tuple(pooling.padding[axis] for axis in axes[2:]))
+    return signal.then(SumPool(window, stride, padding), axes)
+
+
+def _equal_sides(padding: tuple[tuple[int, int], ...]) -> Shape:
+    """Return the zeros on both sides of each axis, or raise if the sides differ."""
+    # NIR pads both sides equally, as "SAME" does for kernels of odd sizes.
     if any(low != high for low, high in padding):
         raise ValueError(f"a padding of {padding}")
-    zeros = tuple(low for low, _ in padding)
-    return signal.then(SumPool(window, stride, zeros), axes)
+    return tuple(low for low, _ in padding)
 
 
 def _floats(values: Array) -> Array:

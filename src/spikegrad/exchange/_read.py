@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from contextlib import AbstractContextManager
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -265,15 +266,17 @@ class _Reader:
         if len(names) == 1:
             return names[0]
         # to_nir keeps the name of a join here, since NIR has no node for it.
-        default = {"source": " + ".join(names)}
-        join = self.nodes[path[0]].metadata.get(MARK, default)["source"]
+        join = self._name_of(" + ".join(names), path)
         self.joins[join] = Join(_add, names)
         return join
 
     def _name_of(self, source: str, path: list[str]) -> str:
         """Return the name of a source in the network that :func:`to_nir` wrote."""
-        metadata = self.nodes[path[0]].metadata if path else {}
-        return metadata.get(MARK, {}).get("source", source)
+        return self._mark(path[0]).get("source", source) if path else source
+
+    def _mark(self, name: str) -> dict[str, Any]:
+        """Return what :func:`to_nir` writes beside the weights of a node."""
+        return self.nodes[name].metadata.get(MARK, {})
 
     def _renamed(self, source: str, path: list[str]) -> str:
         """Return a second name of a source, because a layer has one function for each name."""
@@ -344,12 +347,8 @@ class _Reader:
         if source == name or not path:
             return source == name
         # The nodes of a join may come before the weights with this mark.
-        marks = [
-            self.nodes[node].metadata[MARK]
-            for node in path
-            if MARK in self.nodes[node].metadata
-        ]
-        if marks:
+        marks = [self._mark(node) for node in path]
+        if any(marks):
             return any(mark.get("late") for mark in marks)
         # In a graph of another library, the Delay in a loop states the weights with this step.
         return path[0] in self.delays and path[0] in ancestors(self.before, path[0])

@@ -25,9 +25,9 @@ from ._nodes import (
     Time,
     after_function,
     kind_of,
-    output_shape,
     scaled,
     write_neurons,
+    written,
 )
 from ._order import reached
 
@@ -342,10 +342,7 @@ class _Writer(_Nodes):
 
     def add_join(self, name: str) -> None:
         sources = [self.signals[source] for source in self.sources[name]]
-        nodes, shape = [], sources[0].shape
-        for function in self.joined[name].functions:
-            nodes.append(function.write(shape))
-            shape = output_shape(function, shape)
+        nodes = written(self.joined[name].functions, sources[0].shape)
         for node in nodes[:1]:
             node.metadata[MARK] = {"source": name}
         # NIR adds all edges into a node, so a join without a function needs no node: the ends of
@@ -369,9 +366,7 @@ class _Writer(_Nodes):
             nodes: list[Node] = []
             if steps:
                 nodes.append(nir.Delay(np.full(shape, steps * self.time.dt)))
-            for function in scaled(current.functions, factor):
-                nodes.append(function.write(shape))
-                shape = output_shape(function, shape)
+            nodes += written(scaled(current.functions, factor), shape)
             # Weights of a layer on itself are inside of the subgraph of recurrent neurons.
             if edge.source == name:
                 recurrent.append(nodes)
