@@ -167,12 +167,13 @@ def to_spiking(
         name: jnp.broadcast_to(value, (steps, *value.shape[1:]))
         for name, value in x.items()
     }
-    functions = _split(spiking)[1]
     # The layers change in their biases alone, so all runs share one compiled program.
+    _, functions = split(spiking, is_array)
     run = jax.jit(lambda arrays, x: _outputs(merge(arrays, functions), x))
     for name, threshold in thresholds.items():
         # One layer after the other: a layer reads corrected spikes.
-        spikes = run(_split(spiking)[0], over_time)[name]
+        arrays, _ = split(spiking, is_array)
+        spikes = run(arrays, over_time)[name]
         # Not the error of rounding itself, which a bias would only move to other examples.
         rounded = _rounded(values[name].mean(0), threshold, steps)
         error = rounded - threshold * spikes.mean(0)
@@ -219,11 +220,6 @@ def _check_node(owner: str, node: Layer | Join) -> None:
         raise TypeError(
             f"{owner} must read outputs of the same step, not recurrent or delayed ones"
         )
-
-
-def _split(network: Network) -> tuple[Network, Network]:
-    """Return the arrays of a network, and all other leaves."""
-    return split(network, is_array)
 
 
 def _outputs(network: Network, x: dict[str, jax.Array]) -> dict[str, jax.Array]:

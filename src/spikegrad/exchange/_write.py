@@ -14,7 +14,7 @@ import nir
 import numpy as np
 
 from .._checks import checked_shape, named
-from ..network import Join, Layer, Network
+from ..network import Join, Layer, Network, function_of
 from ._nodes import (
     MARK,
     AxisOrderError,
@@ -245,9 +245,8 @@ class _Writer(_Nodes):
             shapes = dict.fromkeys(self.net.inputs, input_shape)
         else:
             for edge in itertools.chain(*self.edges.values()):
-                weight = edge.layer.weight  # a variable of a framework may be callable
-                if hasattr(weight, "__jax_array__") or not callable(weight):
-                    shapes[edge.source] = jnp.asarray(weight).shape[:1]
+                if function_of(edge.layer.weight) is None:
+                    shapes[edge.source] = jnp.asarray(edge.layer.weight).shape[:1]
         for name in self.net.inputs:
             if name not in shapes:
                 raise ValueError(
