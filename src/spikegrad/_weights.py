@@ -10,7 +10,7 @@ it also needs:
 
 - ``integers/_functions.py``: its rule in ``RULES``, and an entry in ``weight_name`` if it has
   weights.
-- ``integers/_c.py``: its stage in a C program, see ``_stages`` and ``_window_of``.
+- ``integers/_c_tables.py``: its row in a C program, see ``_edge_row`` and ``window_of``.
 - ``integers/_save.py``: its name in ``_OPERATIONS``, and ``_operation`` to read it from a file.
 - ``exchange/_nodes.py``: its entry in ``AFTER``, which may raise the reason that NIR has no such
   node.

@@ -337,7 +337,7 @@ class FixedLIF(IntegerCell, pure=True):
                 f"{brief(self.adaptation)} and {brief(self.adaptation_decay)}"
             )
         has_memory = self.adaptation is not None or self.refractory > 0
-        if self.is_late and has_memory:
+        if self.reset.startswith("late") and has_memory:
             raise ValueError(
                 "FixedLIF: reset must not be late with an adaptation or a refractory period, got "
                 f"{self.reset!r}"
@@ -351,17 +351,13 @@ class FixedLIF(IntegerCell, pure=True):
     @property
     def has_memory_of_spikes(self) -> bool:
         """True if a spike affects later time steps otherwise than by a reset in its time step."""
-        fires = self.threshold is not None
-        return (
-            self.adaptation is not None
-            or self.refractory > 0
-            or (self.is_late and fires)
-        )
+        adapts, rests = self.adaptation is not None, self.refractory > 0
+        return adapts or rests or self.resets_late
 
     @property
-    def is_late(self) -> bool:
-        """True if the reset takes place one time step after the spike."""
-        return self.reset.startswith("late")
+    def resets_late(self) -> bool:
+        """True if spikes reset the potential, one time step later."""
+        return self.reset.startswith("late") and self.threshold is not None
 
     @property
     def most_leak(self) -> int:
@@ -403,7 +399,7 @@ class FixedLIF(IntegerCell, pure=True):
             current = self._sum(i, self.synaptic_decay, current)
             parts["synaptic current"] = current
         v = parts["potential"]
-        if self.is_late and self.threshold is not None:
+        if self.resets_late:
             u = self._sum_after_spikes(v, current)
         else:
             u = self._sum(v, self.decay, current)
@@ -432,7 +428,7 @@ class FixedLIF(IntegerCell, pure=True):
             parts["steps left"] = where(s > 0, steps, where(left > 1, left, 1) - 1)
         # The reset takes the threshold of this step, the adaptation below that of later ones.
         subtracted = baseline if self.reset == "baseline" else present
-        if not self.is_late:
+        if not self.resets_late:
             parts["potential"] = self._after(v, s, subtracted)
         if "adaptation" in parts:
             b, increase = parts["adaptation"], like(v, self.adaptation)
@@ -459,12 +455,9 @@ class FixedLIF(IntegerCell, pure=True):
         """Return the sum in the width of a state."""
         if self.overflow == "wrap":
             return wrapped(x, current, self.bits)
+        total = x + current
         # With "error" the replay raises.
-        return (
-            clipped(x + current, *self.limits)
-            if self.overflow == "saturate"
-            else x + current
-        )
+        return clipped(total, *self.limits) if self.overflow == "saturate" else total
 
     def leaks_of(self, decay: np.ndarray, synaptic_decay: np.ndarray) -> Leaks:
         scale = self.most_leak
