@@ -366,12 +366,12 @@ def _convolution(convolution: Convolution, x: np.ndarray) -> np.ndarray:
     by_group = weight.reshape(groups, -1, *weight.shape[1:])
     # One product for each place of the kernel, with all the inputs that it reads at once. NumPy has
     # no convolution of integers. (batch, groups, outputs of a group, *places)
-    out = sum(
+    reads = _reads(grouped, sizes, convolution.stride, convolution.dilation)
+    products = (
         np.einsum("ngi...,goi->ngo...", part, by_group[(..., *place)])
-        for place, part in _reads(
-            grouped, sizes, convolution.stride, convolution.dilation
-        )
+        for place, part in reads
     )
+    out = functools.reduce(np.add, products)
     out = out.reshape(len(x), 1, len(weight), *out.shape[3:])
     # From (examples, channels, *places) to the order of the user.
     back = np.argsort(convolution.output_axes)
