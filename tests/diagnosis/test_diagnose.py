@@ -1,6 +1,7 @@
 """The measures, issues and fixes of a diagnosis."""
 
 import dataclasses
+import functools
 import json
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -40,7 +41,7 @@ from spikegrad.diagnosis.attainable import attainable_loss
 from spikegrad.diagnosis.measures import observe_layer
 from spikegrad.diagnosis.moves import ScalePart, ScaleRate, ShiftOutput, present_number
 from spikegrad.diagnosis.report import Issue
-from spikegrad.diagnosis.search import Candidate, SearchResult, accepted, pruned
+from spikegrad.diagnosis.search import Candidate, SearchResult, Study, accepted, pruned
 from spikegrad.diagnosis.trial import RATE
 from spikegrad.network import Activity, hidden_arrays
 from spikegrad.neurons import QIF, RF, Refractory
@@ -722,9 +723,11 @@ def test_change_is_an_issue_if_a_slow_network_then_learns_twice_as_much(learned,
     study = SimpleNamespace(
         initial=initial,
         is_slow=True,
+        learns_in_part=False,
         untrained=(),
         trials=SimpleNamespace(allows=lambda moves: True),
     )
+    study.helps = functools.partial(Study.helps, study)
     found = accepted(study, Candidate((issue,), repaired, 0.0))
     assert len(found.issues) == count
 
@@ -858,6 +861,22 @@ def test_network_that_cannot_learn_is_never_fine():
     ]
     assert "(tried: all changes, other memories, other learning rates, " in report.verdict
     assert "check what is outside of the network" in report.verdict
+
+
+@pytest.mark.slow
+def test_rate_that_learns_wrong_labels_by_heart_is_no_fix():
+    """A network learns the part of the loss that is no noise. More of it helps no other example."""
+    rng = np.random.default_rng(3)
+    labels = np.arange(120) % 2
+    rates = np.where(np.arange(12) % 2 == labels[:, None], 0.5, 0.2)
+    inputs = (rng.random((15, 120, 12)) < rates).astype(np.float32)
+    labels = np.where(rng.random(120) < 0.15, 1 - labels, labels)
+    network = Network.init(jax.random.key(0), inputs, (60, 2), LIF(0.9), LeakyReadout(0.9))
+    report = trained(network, inputs, labels, optax.adam(1e-3))
+    assert report.issues == ()
+    assert report.outcome.trained < 0.5
+    assert report.outcome.held_out > 0.35
+    assert "it learns this part, also of other examples" in report.verdict
 
 
 @pytest.mark.slow
@@ -1048,6 +1067,7 @@ def test_slope_of_a_repair_covers_the_potentials():
 )
 def test_verdict_tells_no_help_from_some(outcome, result, text):
     study = SimpleNamespace(initial=trial.Outcome(*outcome), longer=None, budget=trial.Budget(7))
+    study.learns_in_part = Study.learns_in_part.func(study)
     found = SearchResult((), None, ("all changes",))._replace(**result)
     assert text in _advice(study, found)
 

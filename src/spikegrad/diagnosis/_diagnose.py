@@ -35,10 +35,6 @@ from .trial import (
 if TYPE_CHECKING:
     from optax import GradientTransformation
 
-PARTLY, MOST = 0.3, 0.75
-"""A network that removes the first part of the loss, and of other examples the second part of it,
-learns in part. Noise of the targets bounds both parts."""
-
 
 def diagnose(
     network: Network,
@@ -267,8 +263,7 @@ def _advice(study: Study, result: SearchResult) -> str:
             f"no other change adds to it{tried}: check what is left of the loss outside of the "
             "network, as labels, loss, mask, dropout and the order of the data"
         )
-    outcome = study.longer or study.initial
-    if outcome.learned >= PARTLY and outcome.held_out >= MOST * outcome.trained:
+    if study.learns_in_part:
         return (
             f"it learns this part, also of other examples, and no change adds to it{tried}: the "
             "rest may be noise of the targets"

@@ -195,6 +195,23 @@ class Study:
         """The issue of the measured learning rate. A network that learns slowly has none."""
         return () if self.is_slow else tuple(other_rate(self.changes.report))
 
+    @functools.cached_property
+    def learns_in_part(self) -> bool:
+        """True if the network learns a part of the loss, in the usual or in more updates.
+
+        More updates may learn the noise of the examples by heart, so either of them counts.
+        """
+        outcomes = [self.initial, self.longer]
+        return any(outcome is not None and outcome.is_partial for outcome in outcomes)
+
+    def helps(self, outcome: Outcome) -> bool:
+        """Return True if changes with this outcome add enough, and to other examples too."""
+        initial = self.initial
+        adds = outcome.score >= initial.score + MUCH and not outcome.is_by_heart
+        # What is left may be noise, which larger rates learn by heart.
+        least = MUCH if self.learns_in_part else 0.0
+        return adds and outcome.learned > initial.learned + least
+
     def learns(self, moves: Moves) -> bool:
         """Return True if the network with moves learns, also if it takes more updates."""
         longer = self._longer_of(moves)
@@ -424,14 +441,16 @@ def accepted(study: Study, best: Candidate) -> SearchResult:
     enough = min(LEARNS, FASTER * initial.learned)
     if study.is_slow and outcome.learned < enough:
         return SearchResult((), None)
-    if outcome.score >= initial.score + MUCH and not outcome.is_by_heart:
+    if study.helps(outcome):
         best = pruned(study, best)
         # Arrays that are not trained may be what the changes make up for in part.
         untrained = study.untrained if best.outcome.trained < LEARNS else ()
         return SearchResult((*untrained, *best.issues), best.outcome)
     if initial.trained < LEARNS and not outcome.is_by_heart:
-        causes = *study.hidden, *study.frozen, *study.shifted_targets
-        issues = *causes, *study.changes.issues, *study.rate
+        issues = *study.hidden, *study.frozen, *study.shifted_targets
+        # If the rest of the loss may be noise, measures that no change mends are no causes.
+        if not study.learns_in_part:
+            issues = *issues, *study.changes.issues, *study.rate
         return SearchResult(
             tuple(dataclasses.replace(issue, fixes=()) for issue in issues), None
         )

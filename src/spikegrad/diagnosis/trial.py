@@ -42,6 +42,10 @@ LEARNS = 0.6
 """A network that removes this part of the loss of constant outputs, which is most of it, learns. It
 has no issue if it removes this part also of other examples."""
 
+PARTLY, MOST = 0.3, 0.75
+"""A network that removes the first part of the loss, and of other examples the second part of it,
+learns in part. Noise of the targets bounds both parts."""
+
 
 Loss: TypeAlias = Callable[[PyTree], jax.Array]
 """The loss of a user, of the outputs of the network."""
@@ -111,6 +115,11 @@ class Outcome:
     def is_by_heart(self) -> bool:
         """True if a network learns the examples that the updates use, and no others."""
         return self.trained >= LEARNS and self.learned < MUCH
+
+    @property
+    def is_partial(self) -> bool:
+        """True if a network learns a part of the loss, also of other examples."""
+        return self.learned >= PARTLY and self.held_out >= MOST * self.trained
 
 
 RATE = ScaleRate(None, None)
