@@ -285,7 +285,7 @@ class FixedLIF(IntegerCell, pure=True):
     detach_reset : bool, default False
         If True, the backward pass treats the spike in the reset as a constant.
     unit : float or array, optional
-        The integer that represents the number 1 for the surrogate and for the output of a readout.
+        The potential that counts as 1 for the surrogate and for the output of a readout.
         By default the mean threshold, and 1 for a readout. An array must broadcast to the neurons.
 
     Raises
@@ -501,7 +501,7 @@ class Loihi(IntegerCell, pure=True):
     surrogate, detach_reset
         As in :class:`FixedLIF`.
     unit : float or array, optional
-        As in :class:`FixedLIF`: the integer that represents the number 1. By default it is the
+        As in :class:`FixedLIF`: the potential that counts as 1. By default it is the
         smallest potential that spikes, and 64 for a readout.
 
     Raises
@@ -605,7 +605,7 @@ class Xylo(IntegerCell, pure=True):
     detach_reset : bool, default False
         If True, the backward pass treats the spikes in the reset as constants.
     unit : float or array, optional
-        The integer that represents the number 1 for the surrogate. By default the mean threshold.
+        The potential that counts as 1 for the surrogate. By default the mean threshold.
 
     Raises
     ------

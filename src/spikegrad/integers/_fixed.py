@@ -33,8 +33,8 @@ class Fixed(Struct, pure=True):
     value : array
         The real weights :math:`w`, which the optimizer changes.
     scale : float or array
-        The scale :math:`S`, above 0: the integer that represents 1. Training does not change it. An
-        array must broadcast to the weights, for example one scale for each neuron.
+        The scale :math:`S`, above 0: the factor from real numbers to integers. Training does not
+        change it. An array must broadcast to the weights, for example one scale for each neuron.
     low, high : int
         The smallest and the largest integer. Other integers are clipped.
     step : int, default 1
@@ -111,8 +111,8 @@ def fixed(
     bits : int, default 8
         The number :math:`n` of bits with the sign, from 2 to 16.
     scale : float or array, optional
-        The integer that represents 1, above 0. By default the largest power of two for which no
-        weight is clipped. An array must broadcast to the weights.
+        The factor from real numbers to integers, above 0. By default the largest power of two for
+        which no weight is clipped. An array must broadcast to the weights.
     step : int, default 1
         The integers are multiples of this number. With ``step=2`` and 8 bits, they are weights of
         Loihi.

@@ -73,7 +73,7 @@ class QuantizedLayer(NamedTuple):
 
     name: str
     scale: float
-    """The scale: the integer that represents 1. With several scales in a layer, their mean."""
+    """The scale: the factor from real numbers to integers. With several in a layer, their mean."""
     zeros: float
     """Fraction of the weights that became 0, from 0 to 1."""
     clipped: int
@@ -141,10 +141,10 @@ def quantize(
     You can train it further like any network, which reduces the effects of rounding. Its weights
     (:class:`Fixed`) are real numbers that each call rounds to integers.
 
-    The weights, the bias and the threshold of a layer have one *scale*, the integer that represents
-    1. ``quantize`` chooses the scale with the smallest squared error of the weights. Two limits
-    bound the scale. The states for ``inputs`` must fit into their bits. And all sums of inputs
-    times weights must be exact in float32, which has integers of 24 bits.
+    The weights, the bias and the threshold of a layer have one *scale*, the factor from real
+    numbers to integers. ``quantize`` chooses the scale with the smallest squared error of the
+    weights. Two limits bound the scale. The states for ``inputs`` must fit into their bits. And all
+    sums of inputs times weights must be exact in float32, which has integers of 24 bits.
 
     Parameters
     ----------

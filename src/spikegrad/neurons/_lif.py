@@ -55,7 +55,8 @@ class LIF(Spiking, pure=True):
         ``"value"`` sets the potential to ``reset_value``, and ``"none"`` changes nothing.
     detach_reset : bool, default False
         If True, the backward pass treats the spike in the reset as a constant. Gradients then flow
-        through the reset only by the potential. The forward pass does not change.
+        through the reset by the potential and by the threshold, but not by the spike. The forward
+        pass does not change.
     reset_value : float or array, default 0.0
         The potential :math:`v_r` after a spike, in the unit of the potential. It requires
         ``reset="value"``. Any finite number, or an array that broadcasts to the state. Keyword
