@@ -17,17 +17,17 @@ from ._struct import Domain, Real, Struct, as_real, parameter
 
 
 class Bounded(Struct):
-    """A number that stays within bounds during training, stored as an unconstrained number.
+    """A trainable number that stays within bounds, which :func:`~spikegrad.bounded` creates.
 
-    :func:`~spikegrad.bounded` creates it. JAX uses it as the array ``value``. Its leaf ``raw`` is
-    trained, so gradients contain the derivative in ``raw``.
+    JAX functions use it as the array ``value``. The optimizer changes the number ``raw``, which has
+    no bounds and from which ``value`` follows. So gradients are derivatives by ``raw``.
 
     Parameters
     ----------
     raw : float or array
-        The unconstrained number.
+        The number without bounds, which is trained.
     low, high : float, default -inf and inf
-        The bounds.
+        The bounds of ``value``.
     """
 
     raw: Real = parameter()
@@ -40,7 +40,7 @@ class Bounded(Struct):
 
     @property
     def value(self) -> jax.Array:
-        """The number, an array."""
+        """The number within the bounds, an array."""
         raw, low, high = jnp.asarray(self.raw), self.low, self.high
         if math.isinf(low) and math.isinf(high):
             return raw
@@ -91,11 +91,11 @@ for _name in (
 
 
 def bounded(value: Any, low: float = -math.inf, high: float = math.inf) -> Any:
-    r"""Make a trainable parameter that stays within its bounds.
+    r"""Make a parameter of a cell or a surrogate trainable, and keep it within its bounds.
 
-    Pass it instead of a number for any parameter of a cell or a surrogate. The bounds come from the
-    parameter, such as 0 and 1 for a decay factor. No update can exceed them, because an
-    unconstrained number :math:`r` is trained:
+    Pass it instead of a number: ``LIF(decay=bounded(0.9))``. The bounds come from the parameter,
+    such as 0 and 1 for a decay factor. No update can exceed them, because training changes another
+    number :math:`r` without bounds, from which the parameter :math:`x` follows:
 
     .. math:: x = \begin{cases} a + (b - a)\, / \,(1 + e^{-r}) & \text{between bounds } a \text{
               and } b \\
@@ -105,22 +105,22 @@ def bounded(value: Any, low: float = -math.inf, high: float = math.inf) -> Any:
     Parameters
     ----------
     value : float or array
-        Initial value, strictly between the bounds. An array, for example one number per neuron,
-        keeps its dtype. A number gets the default float.
+        The initial value, strictly between the bounds. An array, for example with a number for each
+        neuron, keeps its dtype. A number gets the default float.
     low, high : float, default -inf and inf
-        Additional bounds, for example for a parameter without bounds: ``threshold=bounded(1.0, 0.1,
+        Additional bounds, for example for a parameter that has none: ``threshold=bounded(1.0, 0.1,
         10.0)``.
 
     Returns
     -------
     Bounded
-        A pytree with one leaf, the array ``raw``, which is trainable. Its property ``value`` is the
-        bounded array, also used in arithmetic and by ``jnp.asarray``.
+        A pytree with one leaf, the trainable array ``raw`` (:math:`r`). Its property ``value`` is
+        the parameter, an array, which arithmetic and ``jnp.asarray`` use too.
 
     Raises
     ------
     ValueError
-        If ``value`` is not between the bounds.
+        If ``value`` is not strictly between the bounds.
 
     References
     ----------

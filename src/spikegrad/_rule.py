@@ -12,30 +12,32 @@ from ._compat import with_jvp
 
 
 def spike(x: ArrayLike, slope: ArrayLike) -> jax.Array:
-    r"""Return the step of ``x``, with ``slope`` as its derivative.
+    r"""Return the spikes of ``x`` (1 for ``x >= 0``, otherwise 0), with any array that you pass as
+    their derivative.
 
     .. math:: s(x) = \begin{cases} 1 & x \ge 0 \\ 0 & x < 0 \\
               \mathrm{NaN} & x\ \text{is NaN} \end{cases}
               \qquad \mathrm{d}s = \mathrm{slope} \cdot \mathrm{d}x
 
-    ``slope`` is an ordinary value. It has no effect on the output and gets no gradient from the
-    first derivative. The second derivative differentiates it. If it is a function of ``x``, without
-    ``stop_gradient``, derivatives of every order are right, in forward and reverse mode.
+    Use it to write a surrogate as a function: ``spike(x, 1 / (1 + abs(x)) ** 2)``. The array
+    ``slope`` does not affect the output, and gets no gradient from a first derivative. Second
+    derivatives differentiate it. So compute it from ``x`` without ``stop_gradient``, and
+    derivatives of every order are correct, in forward and reverse mode.
 
     Parameters
     ----------
     x : array_like
-        Membrane potential minus threshold, any shape, dimensionless. Ints and bools become the
-        default float.
+        The potential minus the threshold, of any shape, without a unit. Integers and booleans
+        become the default float.
     slope : array_like
-        Replacement for the derivative of the step. It broadcasts to ``x`` and is cast to its dtype.
-        A slope in fewer bits is the residual of the backward pass, and is cast when the derivative
-        is computed.
+        The derivative of the spikes. It must broadcast to ``x``, and is cast to the dtype of ``x``.
+        The backward pass stores it, so a slope in fewer bits saves memory. It is then cast when the
+        derivative is computed.
 
     Returns
     -------
     jax.Array
-        0, 1 or NaN, in the shape and dtype of ``x``.
+        The spikes, in the shape and dtype of ``x``. A NaN in ``x`` gives NaN.
 
     Raises
     ------

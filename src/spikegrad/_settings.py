@@ -10,27 +10,29 @@ from ._surrogate import FLOATS, Surrogate, configured, curve_of, settings_of
 
 
 def learnable(surrogate: Surrogate) -> Surrogate:
-    r"""Give the parameters of a surrogate a gradient.
+    r"""Return a surrogate whose parameters, such as its steepness, get gradients, so they can be
+    trained.
 
-    The step does not depend on the parameters, so by default their gradient is 0. With
-    ``learnable``, it is the derivative of the smooth step, as if the smooth step were the output:
+    A spike does not depend on the parameters of its surrogate, so by default their gradient is 0.
+    With ``learnable``, the gradient is the derivative of the smooth step by the parameter, as if
+    the smooth step were the output:
 
     .. math:: \frac{\mathrm{d}\,s}{\mathrm{d}\alpha} =
               \frac{\partial}{\partial\alpha}\,\mathrm{surrogate\_fun}(x).
 
-    The output, the derivative in ``x``, and the mixed derivative in ``x`` and a parameter do not
-    change.
+    Spikes and the gradient by ``x`` do not change.
 
     Parameters
     ----------
     surrogate : Surrogate
-        A surrogate with annotated parameters and ``surrogate_fun``, with or without other settings.
+        A surrogate with annotated parameters and the method ``surrogate_fun``, such as all
+        surrogates of the library.
 
     Returns
     -------
     Surrogate
-        The curve is its field ``surrogate``, with every Python number as an array of JAX's default
-        float. Gradients have its structure.
+        The new surrogate. Its field ``surrogate`` is the original one, with JAX arrays instead of
+        Python numbers as parameters. Gradients have the structure of the result.
 
     Raises
     ------
@@ -72,27 +74,30 @@ def learnable(surrogate: Surrogate) -> Surrogate:
 
 
 def keep_slope(surrogate: Surrogate, dtype: DTypeLike) -> Surrogate:
-    r"""Store the slope in fewer bits for the backward pass.
+    r"""Return a surrogate that stores its slope in 16 or 8 bits for the backward pass, to save
+    memory.
 
-    Under differentiation JAX stores one array per call in the dtype of ``x``: the slope, or ``x``
-    in half precision. This setting rounds the slope to ``dtype`` and stores it. Compared with
-    float32, bfloat16 needs half of the memory and an 8-bit float a quarter. Spikes do not change.
-    The gradient in ``x`` has the rounding error of ``dtype``, the gradient in the parameters
-    (:func:`learnable`) has none.
+    For gradients, each call of a surrogate stores one array in the dtype of ``x``. With this
+    setting, the array is the slope, rounded to ``dtype``. Compared with float32, bfloat16 needs
+    half of the memory, and a float of 8 bits a quarter. Spikes do not change. The gradient by ``x``
+    has the rounding error of ``dtype``. The gradient by the parameters (:func:`learnable`) is not
+    rounded. In a :class:`Network`, use a memory mode of :class:`Backward` instead, which stores no
+    slopes.
 
     Parameters
     ----------
     surrogate : Surrogate
-        Any surrogate, with or without other settings.
+        Any surrogate.
     dtype : dtype
-        ``bfloat16`` (relative error of the slope up to 2**-8), ``float16``, ``float8_e5m2`` (2**-3,
-        slopes from 2**-16) or ``float8_e4m3fn`` (2**-4, slopes from 2**-9 to 448, NaN above). A
-        dtype that is not narrower than ``x`` has no effect.
+        The dtype of the stored slope: ``bfloat16`` (relative error up to 2**-8), ``float16``,
+        ``float8_e5m2`` (error up to 2**-3, for slopes of at least 2**-16) or ``float8_e4m3fn``
+        (error up to 2**-4, for slopes from 2**-9 to 448, NaN above). A dtype that is not narrower
+        than ``x`` has no effect.
 
     Returns
     -------
     Surrogate
-        The curve is its field ``surrogate``.
+        The new surrogate. Its field ``surrogate`` is the original one.
 
     Raises
     ------
@@ -102,7 +107,7 @@ def keep_slope(surrogate: Surrogate, dtype: DTypeLike) -> Surrogate:
 
     Notes
     -----
-    Second derivatives differentiate the slope before it is rounded, and round the result.
+    Second derivatives use the derivative of the slope without rounding, and round the result.
 
     Examples
     --------

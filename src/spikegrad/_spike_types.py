@@ -34,25 +34,26 @@ class Strict(SpikeType, pure=True):
 
 
 def strict(surrogate: Surrogate) -> Surrogate:
-    r"""Fire only above the threshold, like several other libraries.
+    r"""Return a surrogate that spikes only above the threshold, and not at the threshold itself.
 
-    At the threshold itself the output is 0.
+    Several other libraries define spikes in this way.
 
     .. math:: s(x) = \begin{cases} 1 & x > 0 \\ 0 & x \le 0 \end{cases} \qquad
               \mathrm{d}s = g(x)\, \mathrm{d}x
 
-    with :math:`g` the slope, also at the threshold. The type matters if potentials reach a
-    threshold exactly, for example with small integer weights.
+    Here ``x`` is the potential minus the threshold, and :math:`g` is the slope of ``surrogate``.
+    Use it to reproduce such a library, if potentials reach the threshold exactly, for example with
+    small integer weights.
 
     Parameters
     ----------
     surrogate : Surrogate
-        Any surrogate, with or without settings.
+        Any surrogate without a spike type.
 
     Returns
     -------
     Surrogate
-        The curve is its field ``surrogate``.
+        The new surrogate. Its field ``surrogate`` is the original one.
 
     Raises
     ------
@@ -84,23 +85,24 @@ class Soft(SpikeType, pure=True):
 
 
 def soft(surrogate: Surrogate) -> Surrogate:
-    r"""Return the smooth step instead of a spike, so finite differences confirm the derivative.
+    r"""Return a surrogate that outputs its smooth step instead of a spike, to check gradients.
 
     .. math:: s = f(x), \qquad \mathrm{d}s = f'(x)\, \mathrm{d}x
 
-    with :math:`f` the smooth step, ``surrogate_fun``, and :math:`f'` the slope. Use it to check the
-    gradient of a network. It is also the reference for surrogate gradients: they approach the
-    gradient of the soft network if all :math:`f` are near 0 or 1.
+    Here ``x`` is the potential minus the threshold, :math:`f` the smooth step (``surrogate_fun``),
+    and :math:`f'` its derivative, the slope. The output is a real number, usually from 0 to 1. A
+    network with soft spikes has an exact derivative, so you can compare its gradient with finite
+    differences. Surrogate gradients approach its gradient if all outputs are near 0 or 1.
 
     Parameters
     ----------
     surrogate : Surrogate
-        A surrogate that defines ``surrogate_fun``, with or without settings.
+        A surrogate with the method ``surrogate_fun`` and without a spike type.
 
     Returns
     -------
     Surrogate
-        The curve is its field ``surrogate``.
+        The new surrogate. Its field ``surrogate`` is the original one.
 
     Raises
     ------
@@ -110,8 +112,8 @@ def soft(surrogate: Surrogate) -> Surrogate:
 
     Notes
     -----
-    Parameters get a gradient only with :func:`learnable`. Finite differences confirm this gradient
-    too.
+    The parameters of the surrogate get a gradient only with :func:`learnable`. This gradient is
+    exact too.
 
     Examples
     --------
@@ -163,26 +165,29 @@ def _uniform(key: jax.Array, like: jax.Array) -> jax.Array:
 
 
 def stochastic(surrogate: Surrogate) -> Surrogate:
-    r"""Draw the spike, with the smooth step as its probability (escape noise).
+    r"""Return a surrogate with random spikes. The probability of a spike is the smooth step (escape
+    noise).
 
     .. math:: P(s = 1) = \min(\max(f(x), 0), 1), \qquad \mathrm{d}s = f'(x)\, \mathrm{d}x
 
-    with :math:`f` the smooth step, ``surrogate_fun``, and :math:`f'` the slope. The slope is the
-    derivative of the mean if :math:`f` is a probability. Slope and noise are a pair:
-    :class:`Sigmoid` gives logistic escape noise with probability :math:`\sigma(\alpha x)`.
+    Here ``x`` is the potential minus the threshold, :math:`f` the smooth step (``surrogate_fun``),
+    and :math:`f'` its derivative, the slope. For example, ``stochastic(Sigmoid(4.0))`` spikes with
+    the probability :math:`\sigma(4 x)`, 1/2 at the threshold. If :math:`f` is between 0 and 1, the
+    gradient is the derivative of the mean output.
 
-    Pass a key to each call, ``fire(x, key=key)``, and likewise to a cell, to :func:`unroll` and to
-    a :class:`Network`, which derives the keys of its time steps from it.
+    Pass a random key to each call, ``fire(x, key=key)``. Also pass a key to a cell, to
+    :func:`unroll` and to a :class:`Network` with such a surrogate. The last two compute other keys
+    from it for each time step.
 
     Parameters
     ----------
     surrogate : Surrogate
-        A surrogate that defines ``surrogate_fun``, with or without settings.
+        A surrogate with the method ``surrogate_fun`` and without a spike type.
 
     Returns
     -------
     Surrogate
-        The curve is its field ``surrogate``.
+        The new surrogate. Its field ``surrogate`` is the original one.
 
     Raises
     ------
@@ -192,7 +197,7 @@ def stochastic(surrogate: Surrogate) -> Surrogate:
 
     Notes
     -----
-    Equal keys draw equal spikes. Probabilities are computed in at least float32.
+    Equal keys give equal spikes. Probabilities are computed in float32 or a wider dtype.
 
     References
     ----------
@@ -305,35 +310,37 @@ class MultiSpike(SpikeType, pure=True):
 def multi_spike(
     surrogate: Surrogate, n: int, threshold: ArrayLike = 1.0, slopes: str = "sum"
 ) -> Surrogate:
-    r"""Fire up to ``n`` spikes in one time step, one for each multiple of the threshold that the
-    potential has reached.
+    r"""Return a surrogate that gives several spikes in one time step: one for each multiple of the
+    threshold that the potential has reached.
 
     .. math:: s = \sum_{k=0}^{n-1} H(x - k\theta), \qquad
               \frac{\partial s}{\partial x} = \sum_k g(x - k\theta), \qquad
               \frac{\partial s}{\partial\theta} = -\sum_k k\, g(x - k\theta)
 
-    with :math:`H` the step and :math:`g` the slope. The first spike is at :math:`x = 0`, because
-    :math:`x` is the potential minus the threshold. With ``slopes="nearest"`` the sums have one
-    term, for the multiple nearest to :math:`x`. With ``"first"`` the only term is :math:`k = 0`, so
-    the slope is the unchanged curve, and :math:`\theta` gets no gradient.
+    Here :math:`H` is the step (1 if its argument is at least 0), and :math:`g` is the slope of
+    ``surrogate``. The first spike is at :math:`x = 0`, because ``x`` is the potential minus the
+    threshold. The output is a number from 0 to ``n``.
 
     Parameters
     ----------
     surrogate : Surrogate
-        Any surrogate, with or without settings.
+        Any surrogate without a spike type.
     n : int
         Largest number of spikes, at least 1.
     threshold : float or array, default 1.0
-        Distance :math:`\theta > 0` between two multiples, in the unit of ``x``. A cell multiplies
-        it by its threshold, so 1 means the threshold of the cell. An array broadcasts to ``x``.
+        The distance :math:`\theta` between two multiples, above 0, in the unit of ``x``. A cell
+        multiplies it by its threshold, so 1 means the threshold of the cell. An array must
+        broadcast to ``x``.
     slopes : {"sum", "nearest", "first"}
-        The slope of all spikes, of the nearest spike or of the first spike.
+        ``"sum"`` (default) adds the slopes of all multiples, as in the formula. ``"nearest"`` uses
+        the slope of the multiple nearest to ``x`` only. ``"first"`` uses the slope of :math:`k = 0`
+        only, and :math:`\theta` gets no gradient.
 
     Returns
     -------
     Surrogate
-        The curve is its field ``surrogate``. Its field ``forward`` has ``n``, ``threshold`` and
-        ``slopes``.
+        The new surrogate. Its field ``surrogate`` is the original one. Its field ``forward`` has
+        ``n``, ``threshold`` and ``slopes``.
 
     Raises
     ------
@@ -341,14 +348,14 @@ def multi_spike(
         If ``surrogate`` is not a surrogate, overrides ``__call__`` or already has another spike
         type.
     ValueError
-        If a parameter is outside of its domain. When the result is called, also if the dtype of
-        ``x`` cannot count to ``n``.
+        If a parameter is outside its range. When the result is called, also if the dtype of ``x``
+        cannot represent all numbers up to ``n``.
 
     Notes
     -----
-    The sum evaluates the slope ``n`` times, ``"nearest"`` and ``"first"`` evaluate it once. With
-    ``n=1`` the spike is the step. A reset by subtraction subtracts one threshold for each spike. A
-    reset to a value is not supported.
+    ``"sum"`` computes the slope ``n`` times, so it is slower than ``"nearest"`` and ``"first"``. In
+    a cell, use ``reset="subtract"``, which subtracts one threshold for each spike. A reset to a
+    value is not supported.
 
     References
     ----------
@@ -404,28 +411,30 @@ class Signed(SpikeType, pure=True):
 
 
 def signed(surrogate: Surrogate, threshold: ArrayLike = 1.0) -> Surrogate:
-    r"""Fire spikes of both signs: 1 above the threshold, -1 below its negative.
+    r"""Return a surrogate with spikes of both signs: 1 above the threshold, and -1 below the
+    negative threshold.
 
     .. math:: s = H(x) - H(-x - 2\theta), \qquad
               \frac{\partial s}{\partial x} = g(x) + g(-x - 2\theta), \qquad
               \frac{\partial s}{\partial\theta} = 2\, g(-x - 2\theta)
 
-    with :math:`H` the step and :math:`g` the slope. With the potential :math:`v = x + \theta`, the
-    output is 1 for :math:`v \ge \theta` and -1 for :math:`v \le -\theta`, an odd function of
-    :math:`v`.
+    Here ``x`` is the potential minus the threshold, :math:`H` the step (1 if its argument is at
+    least 0), and :math:`g` the slope of ``surrogate``. So for the potential :math:`v = x + \theta`,
+    the output is 1 for :math:`v \ge \theta`, -1 for :math:`v \le -\theta`, and 0 between.
 
     Parameters
     ----------
     surrogate : Surrogate
-        Any surrogate, with or without settings.
+        Any surrogate without a spike type.
     threshold : float or array, default 1.0
-        Threshold :math:`\theta > 0`, in the unit of ``x``. A cell multiplies it by its threshold,
-        so 1 means the threshold of the cell. An array broadcasts to ``x``.
+        The threshold :math:`\theta`, above 0, in the unit of ``x``. A cell multiplies it by its
+        threshold, so 1 means the threshold of the cell. An array must broadcast to ``x``.
 
     Returns
     -------
     Surrogate
-        The curve is its field ``surrogate``. Its field ``forward`` has ``threshold``.
+        The new surrogate. Its field ``surrogate`` is the original one. Its field ``forward`` has
+        ``threshold``.
 
     Raises
     ------
@@ -437,8 +446,8 @@ def signed(surrogate: Surrogate, threshold: ArrayLike = 1.0) -> Surrogate:
 
     Notes
     -----
-    A reset by subtraction adds the threshold at a negative spike. Resets to a value and adaptive
-    thresholds are not supported.
+    In a cell, use ``reset="subtract"``. At a negative spike, this reset adds the threshold. Resets
+    to a value and adaptive thresholds are not supported.
 
     Examples
     --------

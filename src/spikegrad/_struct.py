@@ -162,32 +162,33 @@ def parameter(
     kind: Any = None,
     kw_only: bool = False,
 ) -> Any:
-    """Declare a field of a surrogate or a neuron, with its default and its domain.
+    """Declare a parameter of a custom surrogate or cell, with its default and its range.
 
     Parameters
     ----------
     default
-        Default value. Without it the field is required.
+        Default value. Without it, users must pass the parameter.
     above, at_least, at_most : float, optional
-        Bounds: greater than, at least, at most. Python and NumPy numbers are checked when the
-        object is built. JAX arrays are not checked, because they may be traced. Numbers must be
-        finite.
+        Bounds of a number: it must be greater than ``above``, at least ``at_least``, and at most
+        ``at_most``. Numbers must be finite too. Numbers of Python and NumPy are checked when the
+        object is built. JAX arrays are not checked, because they may be traced.
     integer : bool, default False
-        If True, the field is an integer and static, such as a number of terms. Another value
-        recompiles.
+        If True, the parameter is an integer that is a constant of the compiled program, such as a
+        number of terms. Another value recompiles.
     choices : sequence, optional
-        Allowed values of a static field.
+        The allowed values of a parameter that is a constant of the compiled program, such as
+        strings.
     kind : type, optional
-        Type of the object in the field. By default the field is a number, or static and True or
-        False if its annotation is ``bool``.
+        Class of an object in the parameter, such as ``Surrogate``. By default the parameter is a
+        number. If its annotation is ``bool``, it is True or False.
     kw_only : bool, default False
-        If True, the parameter is keyword-only, so positional parameters of subclasses follow the
-        parameters before it.
+        If True, users must pass the parameter by keyword. Positional parameters of subclasses then
+        follow the parameters before it.
 
     Returns
     -------
     dataclasses.Field
-        The value of an annotated field in the body of the class.
+        A value to assign to an annotated name in the body of the class, as in the example.
 
     Examples
     --------

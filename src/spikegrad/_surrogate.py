@@ -34,28 +34,31 @@ from ._struct import Real, Struct, as_arrays, expression_of, is_pure, lifted, pa
 
 
 class Surrogate(Struct):
-    r"""A spike with a surrogate gradient: the step forward, a smooth slope backward.
+    r"""Base class of surrogates: a spike in the forward pass, and a smooth slope instead of its
+    derivative in the backward pass.
 
-    Subclass it and define ``surrogate_grad(self, x)``, the slope, or ``surrogate_fun(self, x)``, a
-    smooth step with the slope as its derivative, or both. Call an instance on ``x``, the membrane
-    potential minus the threshold. It returns 1 for ``x >= 0`` and 0 otherwise, with the derivative
-    ``surrogate_grad(x)``.
+    Call an instance, such as ``Sigmoid(4.0)``, on ``x``, the potential minus the threshold. It
+    returns the spike: 1 for ``x >= 0`` and 0 otherwise. Its derivative is ``surrogate_grad(x)``,
+    the *slope*.
 
-    A subclass that annotates its parameters and defines no ``__init__`` becomes a frozen dataclass
-    and a pytree. It is compared, hashed and printed by value. An array parameter can be traced,
-    batched, sharded and trained. A Python number is a constant. A subclass with a custom
-    ``__init__`` stays a plain mutable object.
+    For a custom surrogate, subclass it and define ``surrogate_grad(self, x)``, the slope, or
+    ``surrogate_fun(self, x)``, the *smooth step*, whose derivative is the slope. You may define
+    both. :func:`spikegrad.testing.check_surrogate` checks a custom surrogate.
+
+    Annotate the parameters of the subclass (see :func:`parameter`), and do not define ``__init__``.
+    The subclass then is a frozen dataclass and a pytree, which compares by its values. A parameter
+    that is a Python number is a constant. A JAX array can be traced and trained. A subclass with
+    its own ``__init__`` is a mutable object without these features.
 
     Notes
     -----
-    Both methods are elementwise formulas. They receive ``x`` as a floating-point array of at least
-    32 bits, and array parameters in its dtype. Half precision is computed in float32 and rounded
-    once at the end. The result is cast to the dtype of the caller's ``x`` and broadcast to its
-    shape. A NaN in ``x`` stays NaN.
+    Both methods must compute each element of ``x`` separately. They get ``x`` as a floating-point
+    array of at least 32 bits, and array parameters in the dtype of ``x``. So half precision is
+    computed in float32, and the result is rounded at the end. A NaN in ``x`` gives NaN.
 
-    ``class Mine(Surrogate, pure=True)`` promises that the methods depend only on their fields and
-    arguments. They then also run as one compiled call outside ``jit``. Each subclass repeats the
-    promise.
+    With ``class Mine(Surrogate, pure=True)`` you state that the methods depend only on their fields
+    and arguments. Calls outside ``jit`` are then compiled and faster. A subclass of ``Mine`` must
+    state it again.
 
     Examples
     --------
@@ -97,17 +100,17 @@ class Surrogate(Struct):
                 )
 
     def surrogate_fun(self, x: Any) -> jax.Array:
-        """Return the smooth step. Its derivative is :meth:`surrogate_grad`.
+        """Return the smooth step, a function whose derivative is the slope :meth:`surrogate_grad`.
 
         Parameters
         ----------
         x : array_like
-            Membrane potential minus threshold.
+            The potential minus the threshold.
 
         Returns
         -------
         jax.Array
-            In the shape and dtype of ``x``.
+            The values, in the shape and dtype of ``x``.
 
         Raises
         ------
@@ -117,17 +120,17 @@ class Surrogate(Struct):
         raise NotImplementedError(f"{type(self).__name__} defines no surrogate_fun")
 
     def surrogate_grad(self, x: Any) -> jax.Array:
-        """Return the slope, which replaces the derivative of the step.
+        """Return the slope, which the backward pass uses instead of the derivative of the spike.
 
         Parameters
         ----------
         x : array_like
-            Membrane potential minus threshold.
+            The potential minus the threshold.
 
         Returns
         -------
         jax.Array
-            In the shape and dtype of ``x``.
+            The values, in the shape and dtype of ``x``.
 
         Raises
         ------
@@ -169,21 +172,22 @@ class Surrogate(Struct):
         return np.unique(np.concatenate([-half, half]))
 
     def __call__(self, x: ArrayLike, *, key: ArrayLike | None = None) -> jax.Array:
-        """Fire: return 1 for ``x >= 0``, 0 for ``x < 0`` and NaN for NaN, unless a spike type
+        """Return the spikes: 1 for ``x >= 0``, 0 for ``x < 0`` and NaN for NaN, unless a spike type
         changes the output.
 
         Parameters
         ----------
         x : array_like
-            Membrane potential minus threshold, any shape. Ints and bools become the default float.
+            The potential minus the threshold, of any shape. Integers and booleans become the
+            default float.
         key : array of jax.random.key, optional
-            Draws :func:`spikegrad.stochastic` spikes: one key, or an array of keys for the leading
-            axes of ``x``. Each key draws independently for its entry. Other spike types ignore it.
+            Random key for :func:`spikegrad.stochastic` spikes: one key, or an array of keys for the
+            first axes of ``x``. Other spike types ignore it.
 
         Returns
         -------
         jax.Array
-            In the shape and dtype of ``x``.
+            The spikes, in the shape and dtype of ``x``.
 
         Raises
         ------

@@ -76,23 +76,26 @@ class Truncated(Composition, pure=True):
 
 
 def shifted(surrogate: Surrogate, center: Real) -> Surrogate:
-    r"""Move the curves of a surrogate to another center.
+    r"""Return a surrogate whose slope is moved along the axis of potentials. Its spikes do not
+    change.
 
     .. math:: g(x) = g_s(x - c), \qquad f(x) = f_s(x - c)
 
-    The step stays at :math:`x = 0`.
+    Here :math:`g_s` and :math:`f_s` are the slope and the smooth step of ``surrogate``, and ``x``
+    is the potential minus the threshold. The spike is still at :math:`x = 0`.
 
     Parameters
     ----------
     surrogate : Surrogate
-        Any surrogate, with or without settings.
+        Any surrogate.
     center : float or array
-        The new center :math:`c`, finite, in the unit of ``x``. An array broadcasts to ``x``.
+        The new center :math:`c`, any finite number, in the unit of ``x``. With a negative number,
+        the largest gradient is at potentials below the threshold. An array must broadcast to ``x``.
 
     Returns
     -------
     Surrogate
-        The composition, with the settings of ``surrogate``.
+        The new surrogate. It has the spike type and the other settings of ``surrogate``.
 
     Raises
     ------
@@ -103,8 +106,8 @@ def shifted(surrogate: Surrogate, center: Real) -> Surrogate:
 
     Notes
     -----
-    The smooth step moves with the slope. If it rises from 0 to 1 around the threshold, it now is
-    1/2 at the center.
+    The smooth step moves with the slope. A smooth step that rises from 0 to 1 and is 1/2 at the
+    threshold is then 1/2 at the center.
 
     Examples
     --------
@@ -120,30 +123,33 @@ def shifted(surrogate: Surrogate, center: Real) -> Surrogate:
 
 
 def stretched(surrogate: Surrogate, width: Real) -> Surrogate:
-    r"""Widen the slope of a surrogate. Its peak stays, and its area grows with the width.
+    r"""Return a surrogate with a wider slope of equal height. Its spikes do not change.
 
     .. math:: g(x) = g_s(x / w), \qquad f(x) = m + w\,(f_s(x / w) - m)
 
-    with :math:`m` the value of :math:`f_s` at the threshold, usually 1/2.
+    Here :math:`g_s` and :math:`f_s` are the slope and the smooth step of ``surrogate``, ``x`` is
+    the potential minus the threshold, and :math:`m` is the value of :math:`f_s` at the threshold,
+    usually 1/2. The area of the slope grows by the factor :math:`w`.
 
     Parameters
     ----------
     surrogate : Surrogate
-        Any surrogate, with or without settings.
+        Any surrogate.
     width : float or array
-        The factor :math:`w` > 0, dimensionless. An array broadcasts to ``x``.
+        The factor :math:`w` of the width, above 0, without a unit: 2 makes the slope twice as wide.
+        An array must broadcast to ``x``.
 
     Returns
     -------
     Surrogate
-        The composition, with the settings of ``surrogate``.
+        The new surrogate. It has the spike type and the other settings of ``surrogate``.
 
     Raises
     ------
     TypeError
         If ``surrogate`` is not a surrogate or overrides ``__call__``, or if ``width`` is not real.
     ValueError
-        If ``width`` is not finite and > 0.
+        If ``width`` is not a finite number above 0.
 
     Examples
     --------
@@ -166,23 +172,26 @@ def stretched(surrogate: Surrogate, width: Real) -> Surrogate:
 
 
 def truncated(surrogate: Surrogate, half_width: Real) -> Surrogate:
-    r"""Set the slope of a surrogate to 0 outside of a window about the threshold.
+    r"""Return a surrogate whose slope is 0 far from the threshold. Its spikes do not change.
 
     .. math:: g(x) = \begin{cases} g_s(x) & |x| \le h \\ 0 & |x| > h \end{cases} \qquad
               f(x) = f_s(\mathrm{clip}(x, -h, h))
 
+    Here :math:`g_s` and :math:`f_s` are the slope and the smooth step of ``surrogate``, and ``x``
+    is the potential minus the threshold.
+
     Parameters
     ----------
     surrogate : Surrogate
-        Any surrogate, with or without settings.
+        Any surrogate.
     half_width : float or array
-        The half-width :math:`h` > 0 of the window, in the unit of ``x``. An array broadcasts to
-        ``x``.
+        The distance :math:`h` from the threshold, above 0, in the unit of ``x``. The slope is 0 at
+        larger distances. An array must broadcast to ``x``.
 
     Returns
     -------
     Surrogate
-        The composition, with the settings of ``surrogate``.
+        The new surrogate. It has the spike type and the other settings of ``surrogate``.
 
     Raises
     ------
@@ -190,7 +199,7 @@ def truncated(surrogate: Surrogate, half_width: Real) -> Surrogate:
         If ``surrogate`` is not a surrogate or overrides ``__call__``, or if ``half_width`` is not
         real.
     ValueError
-        If ``half_width`` is not finite and > 0.
+        If ``half_width`` is not a finite number above 0.
 
     References
     ----------

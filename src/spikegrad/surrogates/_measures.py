@@ -25,50 +25,56 @@ _ZOOMS = 5
 
 
 class Measures(NamedTuple):
-    """The result of :func:`~spikegrad.measure`."""
+    """The properties of the slope of a surrogate, which :func:`~spikegrad.measure` returns."""
 
     peak: float
-    """The slope with the largest absolute value. It may be negative."""
+    """The value of the slope with the largest absolute value. It may be negative."""
     at: float
-    """Position of the peak, to 13 digits of its value.
+    """The place of the peak in ``x``, the potential minus the threshold: 0 is at the threshold.
 
-    The peak nearest to the threshold if several are equal.
+    It has an accuracy of 13 digits. If several peaks are equal, it is the peak nearest to the
+    threshold.
     """
     area: float
-    """The integral of the slope, which is the rise of the smooth step.
+    """The integral of the slope over all ``x``, which is the rise of the smooth step.
 
-    It is infinite for an unbounded smooth step, and
-    NaN without a smooth step or if the sign of the slope oscillates up to infinity."""
+    It is infinite if the smooth step has no bounds. It is NaN if the surrogate has no smooth step,
+    or if the slope changes its sign up to infinity.
+    """
     half_width: float
-    """Half of the width at half maximum.
+    """Half of the width of the slope at half of its peak, in the unit of ``x``.
 
-    In this interval about the peak the slope is at least half of the peak.
+    Around the peak, the slope is at least half of the peak in an interval of twice this length. The
+    half-width of ``Sigmoid(4)`` is 0.44.
     """
     support: tuple[float, float]
-    """Outside of this interval the slope is exactly 0."""
+    """The interval of ``x`` outside of which the slope is exactly 0."""
     symmetric: bool
-    """If True, the slope is symmetric about the threshold."""
+    """True if the slope is symmetric about the threshold."""
     tails: tuple[float, float]
-    """The exponents p of the tails :math:`|x|^{-p}` on the left and on the right.
+    """The exponents p of the slope far below and far above the threshold, where it falls like
+    :math:`|x|^{-p}`.
 
-    They are 0 for a constant, infinite
-    for tails that fall faster than any power, and NaN for waves."""
+    They are 0 if the slope is constant there, infinite if it falls faster than any power, and NaN
+    if it oscillates.
+    """
 
 
 def measure(surrogate: Surrogate) -> Measures:
-    """Measure the peak, the width and the tails of a slope.
+    """Measure the slope of a surrogate: its peak, its area, its width, and how it falls far from
+    the threshold.
 
     Parameters
     ----------
     surrogate : Surrogate
-        Any surrogate, with or without settings. Each parameter must be one number, not a traced
-        array.
+        Any surrogate. Each of its parameters must be one number, and not a traced array.
 
     Returns
     -------
     Measures
-        The fields ``peak``, ``at``, ``area`` and ``half_width``, floats, ``support`` and ``tails``,
-        pairs of floats, and ``symmetric``, a bool.
+        A record with the floats ``peak``, ``at`` (the place of the peak), ``area`` and
+        ``half_width``. Also with the pairs ``support`` (the interval in which the slope is not 0)
+        and ``tails`` (exponents), and the boolean ``symmetric``.
 
     Raises
     ------
@@ -79,9 +85,9 @@ def measure(surrogate: Surrogate) -> Measures:
 
     Notes
     -----
-    All surrogates are measured numerically, in double precision. The curves are evaluated from 1e-9
-    to 1e9 on both sides, then in smaller and smaller intervals, down to the last bits. The area is
-    extrapolated from the smooth step at 1e50, 1e100 and 1e150 as a power law.
+    All surrogates are measured numerically, in double precision. The slope is computed at distances
+    from 1e-9 to 1e9 on both sides of the threshold, and then in smaller and smaller intervals. The
+    area is extrapolated from the smooth step at 1e50, 1e100 and 1e150.
 
     Examples
     --------
@@ -290,27 +296,30 @@ def _limit(look: Callable, side: int) -> float:
 def rescaled(
     surrogate: Surrogate, peak: Real | None = None, half_width: Real | None = None
 ) -> Surrogate:
-    """Rescale a surrogate to a given peak and half-width.
+    """Return a surrogate of the same shape with another height (peak) or width (half-width) of its
+    slope.
 
-    Use it to compare shapes with equal peaks or equal half-widths. The literature calls these two
-    dampening and sharpness.
+    Use it to compare shapes of equal height and width. The half-width is the distance from the peak
+    at which the slope has half of its peak. Papers call changes of the height dampening, and
+    changes of the width sharpness.
 
     Parameters
     ----------
     surrogate : Surrogate
-        A surrogate for :func:`measure` with a finite half-width, so its slope falls below half of
-        the peak on both sides.
+        A surrogate whose slope falls below half of its peak on both sides. :func:`measure` must
+        support it.
     peak : float or array, optional
-        The new peak, finite, dimensionless. By default the peak stays. It may be traced.
+        The new peak of the slope, any finite number, without a unit. By default the peak does not
+        change. It may be traced.
     half_width : float or array, optional
-        The new half-width at half maximum, > 0, in the unit of ``x``. By default it stays. It may
-        be traced.
+        The new half-width of the slope, above 0, in the unit of ``x``. By default the half-width
+        does not change. It may be traced.
 
     Returns
     -------
     Surrogate
-        A multiple of the surrogate, :func:`stretched` about its peak, with the settings of
-        ``surrogate``.
+        The new surrogate: ``surrogate`` multiplied by a number, and :func:`stretched` about its
+        peak. Its spikes do not change.
 
     Raises
     ------

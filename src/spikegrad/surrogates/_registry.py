@@ -68,12 +68,12 @@ names here.
 
 
 def names() -> list[str]:
-    """Return the names for :func:`get`, one for each surrogate of the library.
+    """Return the names of all surrogates of the library, for :func:`get`.
 
     Returns
     -------
     list of str
-        In alphabetical order.
+        The names in alphabetical order, such as ``"arctan"``.
 
     Examples
     --------
@@ -85,34 +85,40 @@ def names() -> list[str]:
 
 
 def get(spec: str, **parameters: object) -> Surrogate:
-    """Return the surrogate that a string describes.
+    """Return the surrogate that a string names or describes, such as ``"arctan"`` or
+    ``"sigmoid(alpha=2.0)"``.
 
     Parameters
     ----------
     spec : str
-        A name, ``"soft_sign"`` or ``"SoftSign"``, optionally with parameters in Python syntax,
-        ``"soft_sign(alpha=2.0)"``. The parameters ``peak`` and ``half_width`` apply
-        :func:`rescaled`. Compose surrogates as in Python, ``"0.3 * sigmoid(4) + shifted(arctan,
-        0.5)"``, with :func:`shifted`, :func:`stretched`, :func:`truncated` and :func:`rescaled`.
-        Spike types and settings are functions, ``"soft(arctan)"``. The ``repr`` of a surrogate with
-        number parameters is such a string. Names of other libraries take the parameters of these
-        libraries, ``"snntorch.fast_sigmoid(slope=25)"``: see ``spikegrad.surrogates.presets``.
+        The text, in one of these forms:
+
+        - A name, such as ``"soft_sign"`` or ``"SoftSign"``. :func:`names` lists them.
+        - A name with parameters, ``"soft_sign(alpha=2.0)"``. Each surrogate also accepts ``peak``
+          and ``half_width``, which apply :func:`rescaled`.
+        - A composition as in Python, ``"0.3 * sigmoid(4) + shifted(arctan, 0.5)"``, with
+          :func:`shifted`, :func:`stretched`, :func:`truncated`, :func:`rescaled`, and spike types
+          and settings such as ``"soft(arctan)"``.
+        - The ``repr`` of a surrogate whose parameters are numbers.
+        - A surrogate of another library with the parameters of this library,
+          ``"snntorch.fast_sigmoid(slope=25)"``. The module ``spikegrad.surrogates.presets`` lists
+          them.
     **parameters
-        Parameters by keyword, if ``spec`` is only a name.
+        Parameters of the surrogate, if ``spec`` is only a name: ``get("sigmoid", alpha=2.0)``.
 
     Returns
     -------
     Surrogate
-        A surrogate of the library, or a composition.
+        The surrogate.
 
     Raises
     ------
     ValueError
-        If the name is unknown, if spikegrad lacks an equivalent of another library's surrogate, if
-        the string cannot be parsed, or if a parameter is outside of its domain. Messages suggest
+        If the name is unknown, if the text cannot be read, or if a parameter is outside its range.
+        Also if spikegrad has no equivalent of a surrogate of another library. Messages suggest
         similar names and give reasons.
     TypeError
-        If the surrogate does not have a parameter.
+        If the surrogate does not have one of the parameters.
 
     Examples
     --------

@@ -21,15 +21,21 @@ class PiecewiseExp(Surrogate, pure=True):
               f(x) = \begin{cases} \frac12 e^{\alpha x} & x < 0 \\
               1 - \frac12 e^{-\alpha x} & x \ge 0 \end{cases}
 
+    ``x`` is the potential minus the threshold. A call returns the spike: 1 if ``x`` is at least 0,
+    and 0 otherwise. The backward pass uses the *slope* :math:`g` instead of the derivative of the
+    spike. The *smooth step* :math:`f` is a function with the derivative :math:`g`. Ordinary spikes
+    do not use it, but :func:`~spikegrad.soft` and :func:`~spikegrad.learnable` do.
+
     Parameters
     ----------
     alpha : float or array, default 1.0
-        Steepness, > 0, dimensionless. An array broadcasts to ``x``.
+        Steepness :math:`\alpha` of the slope, above 0, without a unit. A larger number makes the
+        slope narrower and higher. An array must broadcast to ``x``.
 
     Notes
     -----
-    Peak :math:`\alpha/2` at 0, with a kink. Area 1. Exponential tails. :class:`SlayerGrad` has this
-    shape with peak 1.
+    The peak of the slope is :math:`\alpha/2` at the threshold, with a kink. Its area is 1. It falls
+    exponentially. :class:`SlayerGrad` is this slope with a peak of 1.
 
     References
     ----------
@@ -63,15 +69,21 @@ class SlayerGrad(Surrogate, pure=True):
     .. math:: g(x) = e^{-\alpha |x|}, \qquad
               f(x) = \frac12 + \mathrm{sgn}(x)\,\frac{1 - e^{-\alpha |x|}}{\alpha}
 
+    ``x`` is the potential minus the threshold. A call returns the spike: 1 if ``x`` is at least 0,
+    and 0 otherwise. The backward pass uses the *slope* :math:`g` instead of the derivative of the
+    spike. The *smooth step* :math:`f` is a function with the derivative :math:`g`. Ordinary spikes
+    do not use it, but :func:`~spikegrad.soft` and :func:`~spikegrad.learnable` do.
+
     Parameters
     ----------
     alpha : float or array, default 1.0
-        Steepness, > 0, dimensionless. An array broadcasts to ``x``.
+        Steepness :math:`\alpha` of the slope, above 0, without a unit. A larger number makes the
+        slope narrower, and keeps its height. An array must broadcast to ``x``.
 
     Notes
     -----
-    Peak 1 at 0, with a kink. Area :math:`2/\alpha`. :class:`PiecewiseExp` has this shape with area
-    1.
+    The peak of the slope is 1 at the threshold, with a kink. Its area is :math:`2/\alpha`.
+    :class:`PiecewiseExp` is this slope with an area of 1.
 
     References
     ----------

@@ -48,16 +48,22 @@ class ERF(Surrogate, pure=True):
     .. math:: g(x) = \frac{\alpha}{\sqrt\pi}\, e^{-\alpha^2 x^2}, \qquad
               f(x) = \frac12\,\mathrm{erfc}(-\alpha x)
 
+    ``x`` is the potential minus the threshold. A call returns the spike: 1 if ``x`` is at least 0,
+    and 0 otherwise. The backward pass uses the *slope* :math:`g` instead of the derivative of the
+    spike. The *smooth step* :math:`f` is a function with the derivative :math:`g`. Ordinary spikes
+    do not use it, but :func:`~spikegrad.soft` and :func:`~spikegrad.learnable` do.
+
     Parameters
     ----------
     alpha : float or array, default 1.0
-        Steepness, > 0, dimensionless. An array broadcasts to ``x``.
+        Steepness :math:`\alpha` of the slope, above 0, without a unit. A larger number makes the
+        slope narrower and higher. An array must broadcast to ``x``.
 
     Notes
     -----
-    A Gaussian of standard deviation :math:`1/(\alpha\sqrt2)`: peak :math:`\alpha/\sqrt\pi` at 0,
-    area 1, tails that vanish fast. :class:`GaussianGrad` has the width and the height as two
-    parameters.
+    The slope is a Gaussian with the standard deviation :math:`1/(\alpha\sqrt2)`. Its peak is
+    :math:`\alpha/\sqrt\pi` at the threshold, and its area is 1. It falls very fast to 0.
+    :class:`GaussianGrad` has width and area as two parameters.
 
     References
     ----------
@@ -94,16 +100,23 @@ class GaussianGrad(Surrogate, pure=True):
 
     with :math:`\Phi` the cumulative distribution of the standard normal distribution.
 
+    ``x`` is the potential minus the threshold. A call returns the spike: 1 if ``x`` is at least 0,
+    and 0 otherwise. The backward pass uses the *slope* :math:`g` instead of the derivative of the
+    spike. The *smooth step* :math:`f` is a function with the derivative :math:`g`. Ordinary spikes
+    do not use it, but :func:`~spikegrad.soft` and :func:`~spikegrad.learnable` do.
+
     Parameters
     ----------
     sigma : float or array, default 0.5
-        Standard deviation, > 0, in the units of ``x``.
+        Standard deviation :math:`\sigma` of the Gaussian, above 0, in the unit of ``x``. A larger
+        number makes the slope wider and lower.
     alpha : float or array, default 0.5
-        Area, finite, dimensionless.
+        Area :math:`\alpha` of the slope, any finite number, without a unit.
 
     Notes
     -----
-    Peak :math:`\alpha/(\sigma\sqrt{2\pi})` at 0, area :math:`\alpha`.
+    The peak of the slope is :math:`\alpha/(\sigma\sqrt{2\pi})` at the threshold, and its area is
+    :math:`\alpha`.
 
     References
     ----------
@@ -148,21 +161,26 @@ class MultiGaussianGrad(Surrogate, pure=True):
               \sigma}{s\sigma}\right)
               - 1\right)\right]
 
+    ``x`` is the potential minus the threshold. A call returns the spike: 1 if ``x`` is at least 0,
+    and 0 otherwise. The backward pass uses the *slope* :math:`g` instead of the derivative of the
+    spike. The *smooth step* :math:`f` is a function with the derivative :math:`g`. Ordinary spikes
+    do not use it, but :func:`~spikegrad.soft` and :func:`~spikegrad.learnable` do.
+
     Parameters
     ----------
     h : float or array, default 0.15
-        Weight of the flanks, finite, dimensionless.
+        Weight :math:`h` of the two negative flanks, any finite number, without a unit.
     s : float or array, default 6.0
-        Width of the flanks, in units of ``sigma``, > 0.
+        Width :math:`s` of the flanks as a multiple of ``sigma``, above 0.
     sigma : float or array, default 0.5
-        Standard deviation of the central bump, > 0, in the units of ``x``.
+        Standard deviation :math:`\sigma` of the central Gaussian, above 0, in the unit of ``x``.
     scale : float or array, default 0.5
-        Factor of the slope, finite, dimensionless.
+        Factor of the complete slope, any finite number, without a unit.
 
     Notes
     -----
-    Area :math:`\mathrm{scale}\,(1 - h)`. For :math:`h > 0` and :math:`s > 1` the slope is negative
-    far from the threshold, and the smooth step is not monotone.
+    The area of the slope is :math:`\mathrm{scale}\,(1 - h)`. For :math:`h > 0` and :math:`s > 1`,
+    the slope is negative far from the threshold. The smooth step then falls there.
 
     References
     ----------

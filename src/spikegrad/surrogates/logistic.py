@@ -16,14 +16,21 @@ class Sigmoid(Surrogate, pure=True):
     .. math:: g(x) = \alpha\,\sigma(\alpha x)\,\sigma(-\alpha x), \qquad f(x) = \sigma(\alpha x),
               \qquad \sigma(z) = \frac{1}{1 + e^{-z}}
 
+    ``x`` is the potential minus the threshold. A call returns the spike: 1 if ``x`` is at least 0,
+    and 0 otherwise. The backward pass uses the *slope* :math:`g` instead of the derivative of the
+    spike. The *smooth step* :math:`f` is a function with the derivative :math:`g`. Ordinary spikes
+    do not use it, but :func:`~spikegrad.soft` and :func:`~spikegrad.learnable` do.
+
     Parameters
     ----------
     alpha : float or array, default 4.0
-        Steepness, > 0, dimensionless. An array broadcasts to ``x``.
+        Steepness :math:`\alpha` of the slope, above 0, without a unit. A larger number makes the
+        slope narrower and higher. An array must broadcast to ``x``.
 
     Notes
     -----
-    Peak :math:`\alpha/4` at 0, area 1, tails :math:`\alpha e^{-\alpha |x|}`.
+    The peak of the slope is :math:`\alpha/4` at the threshold, and its area is 1. Far from the
+    threshold, it is about :math:`\alpha e^{-\alpha |x|}`.
 
     References
     ----------
@@ -64,17 +71,22 @@ class Dspike(Surrogate, pure=True):
               f(x) &= \frac12 + \frac{\tanh(b u)}{2 \tanh(b/2)}, \quad
               u = \mathrm{clip}(x, -\tfrac12, \tfrac12)
 
+    ``x`` is the potential minus the threshold. A call returns the spike: 1 if ``x`` is at least 0,
+    and 0 otherwise. The backward pass uses the *slope* :math:`g` instead of the derivative of the
+    spike. The *smooth step* :math:`f` is a function with the derivative :math:`g`. Ordinary spikes
+    do not use it, but :func:`~spikegrad.soft` and :func:`~spikegrad.learnable` do.
+
     Parameters
     ----------
     b : float or array, default 1.0
-        Temperature, > 0, dimensionless: near the box of height 1 if small, near the step if large.
-        An array broadcasts to ``x``.
+        Temperature :math:`b`, above 0, without a unit. The slope is close to a box of height 1 for
+        a small number, and narrow and high for a large number. An array must broadcast to ``x``.
 
     Notes
     -----
-    Peak :math:`b / (2 \tanh(b/2))` at 0. Area 1. Jumps to exactly 0 at :math:`\pm\frac12`, with the
-    edges inside the window. The paper's input runs from 0 to 1 and has its threshold at 1/2. Its
-    width grows with :func:`~spikegrad.stretched`.
+    The peak of the slope is :math:`b / (2 \tanh(b/2))` at the threshold, and its area is 1. At
+    :math:`\pm\frac12` it jumps to 0. These two points belong to the window. For a wider window, use
+    :func:`~spikegrad.stretched`. In the paper, inputs are from 0 to 1 and the threshold is 1/2.
 
     References
     ----------

@@ -31,19 +31,27 @@ class S2NN(Surrogate, pure=True):
               \beta \ln(1 + x + \epsilon) + \frac12 & x \ge 0
               \end{cases}
 
+    ``x`` is the potential minus the threshold. A call returns the spike: 1 if ``x`` is at least 0,
+    and 0 otherwise. The backward pass uses the *slope* :math:`g` instead of the derivative of the
+    spike. The *smooth step* :math:`f` is a function with the derivative :math:`g`. Ordinary spikes
+    do not use it, but :func:`~spikegrad.soft` and :func:`~spikegrad.learnable` do.
+
     Parameters
     ----------
     alpha : float or array, default 4.0
-        Steepness below the threshold, > 0, dimensionless.
+        Steepness :math:`\alpha` below the threshold, above 0, without a unit. A larger number makes
+        this part of the slope narrower and higher.
     beta : float or array, default 1.0
-        Slope just above the threshold, finite, dimensionless.
+        Slope :math:`\beta` at the threshold and just above it, any finite number, without a unit.
     epsilon : float or array, default 1e-8
-        Offset inside the logarithm of the smooth step, >= 0.
+        Small number :math:`\epsilon` in the logarithm of the smooth step, at least 0. The slope
+        does not use it.
 
     Notes
     -----
-    Jump from :math:`\alpha/4` to :math:`\beta` at the threshold. Peak :math:`\max(\alpha/4,
-    \beta)`, area unbounded, tails exponential below and :math:`\beta/x` above.
+    At the threshold, the slope jumps from :math:`\alpha/4` to :math:`\beta`, and the larger one is
+    its peak. Below the threshold it falls exponentially, and above it like :math:`\beta/x`. So its
+    area is infinite.
 
     References
     ----------
@@ -84,17 +92,23 @@ class LeakyRelu(Surrogate, pure=True):
     .. math:: g(x) = \begin{cases} \alpha & x < 0 \\ \beta & x \ge 0 \end{cases} \qquad
               f(x) = \begin{cases} \alpha x & x < 0 \\ \beta x & x \ge 0 \end{cases}
 
+    ``x`` is the potential minus the threshold. A call returns the spike: 1 if ``x`` is at least 0,
+    and 0 otherwise. The backward pass uses the *slope* :math:`g` instead of the derivative of the
+    spike. The *smooth step* :math:`f` is a function with the derivative :math:`g`. Ordinary spikes
+    do not use it, but :func:`~spikegrad.soft` and :func:`~spikegrad.learnable` do.
+
     Parameters
     ----------
     alpha : float or array, default 0.1
-        Slope below the threshold, finite, dimensionless.
+        Slope :math:`\alpha` below the threshold, any finite number, without a unit.
     beta : float or array, default 1.0
-        Slope above it, finite, dimensionless.
+        Slope :math:`\beta` at the threshold and above it, any finite number, without a unit.
 
     Notes
     -----
-    Peak :math:`\max(\alpha, \beta)`, area unbounded, without decay. Its smooth step is 0 at the
-    threshold. ``LeakyRelu(1, 1)`` is the straight-through estimator.
+    The peak of the slope is the larger one of both parameters. The slope does not fall, so its area
+    is infinite. The smooth step is 0 at the threshold. ``LeakyRelu(1, 1)`` is the straight-through
+    estimator, which passes gradients unchanged.
 
     References
     ----------
@@ -133,16 +147,21 @@ class LogTailedRelu(Surrogate, pure=True):
               f(x) = \begin{cases} \alpha x & x \le 0 \\ x & 0 < x \le 1 \\
               1 + \ln x & x > 1 \end{cases}
 
+    ``x`` is the potential minus the threshold. A call returns the spike: 1 if ``x`` is at least 0,
+    and 0 otherwise. The backward pass uses the *slope* :math:`g` instead of the derivative of the
+    spike. The *smooth step* :math:`f` is a function with the derivative :math:`g`. Ordinary spikes
+    do not use it, but :func:`~spikegrad.soft` and :func:`~spikegrad.learnable` do.
+
     Parameters
     ----------
     alpha : float or array, default 0.0
-        Slope at and below the threshold, finite, dimensionless. At the default a silent neuron
-        learns nothing.
+        Slope :math:`\alpha` at the threshold and below it, any finite number, without a unit. With
+        the default 0, a neuron that never spikes learns nothing, so pass a positive number.
 
     Notes
     -----
-    Peak :math:`\max(\alpha, 1)`, area unbounded. Its smooth step is 0 at the threshold, and has a
-    continuous derivative at :math:`x = 1`.
+    The peak of the slope is :math:`\max(\alpha, 1)`, and its area is infinite. The smooth step is 0
+    at the threshold.
 
     References
     ----------
@@ -180,16 +199,22 @@ class OneSidedInvSquare(Surrogate, pure=True):
               f(x) = \begin{cases} \frac12 + \frac{x}{1 + \alpha |x|} & x < 0 \\
               \frac12 + x & x \ge 0 \end{cases}
 
+    ``x`` is the potential minus the threshold. A call returns the spike: 1 if ``x`` is at least 0,
+    and 0 otherwise. The backward pass uses the *slope* :math:`g` instead of the derivative of the
+    spike. The *smooth step* :math:`f` is a function with the derivative :math:`g`. Ordinary spikes
+    do not use it, but :func:`~spikegrad.soft` and :func:`~spikegrad.learnable` do.
+
     Parameters
     ----------
     alpha : float or array, default 20.0
-        Steepness below the threshold, > 0, dimensionless. An array broadcasts to ``x``.
+        Steepness :math:`\alpha` below the threshold, above 0, without a unit. With a larger number,
+        the slope falls faster below the threshold. An array must broadcast to ``x``.
 
     Notes
     -----
-    Peak 1, from 0 upwards, with a kink at 0. Area unbounded. Tail :math:`1/(\alpha x)^2` below. It
-    equals :class:`~spikegrad.InvSquareGrad` of a potential clamped at the threshold, except that it
-    also passes a gradient above.
+    The slope is 1 at the threshold and above it, with a kink at the threshold, so its area is
+    infinite. Far below the threshold, it is about :math:`1/(\alpha x)^2`. It equals
+    :class:`~spikegrad.InvSquareGrad` below the threshold.
 
     References
     ----------
@@ -226,15 +251,22 @@ class OneSidedExp(Surrogate, pure=True):
               \frac12 + x & x \ge 0
               \end{cases}
 
+    ``x`` is the potential minus the threshold. A call returns the spike: 1 if ``x`` is at least 0,
+    and 0 otherwise. The backward pass uses the *slope* :math:`g` instead of the derivative of the
+    spike. The *smooth step* :math:`f` is a function with the derivative :math:`g`. Ordinary spikes
+    do not use it, but :func:`~spikegrad.soft` and :func:`~spikegrad.learnable` do.
+
     Parameters
     ----------
     alpha : float or array, default 1.0
-        Steepness below the threshold, > 0, dimensionless. An array broadcasts to ``x``.
+        Steepness :math:`\alpha` below the threshold, above 0, without a unit. With a larger number,
+        the slope falls faster below the threshold. An array must broadcast to ``x``.
 
     Notes
     -----
-    Peak 1, from 0 upwards, with a kink at 0. Area unbounded. Exponential tail below. This is the
-    slope of graded spikes with the potential as height.
+    The slope is 1 at the threshold and above it, with a kink at the threshold, so its area is
+    infinite. It falls exponentially below the threshold. Use it for graded spikes, whose height is
+    the potential.
 
     References
     ----------
@@ -267,19 +299,25 @@ class EscapeExp(Surrogate, pure=True):
     .. math:: g(x) = \frac{p}{d}\, e^{u}, \qquad f(x) = p\,e^{u} \left(1 + \frac{x}{d} - u\right),
               \qquad u = \min\left(\frac{x}{d}, 10\right)
 
+    ``x`` is the potential minus the threshold. A call returns the spike: 1 if ``x`` is at least 0,
+    and 0 otherwise. The backward pass uses the *slope* :math:`g` instead of the derivative of the
+    spike. The *smooth step* :math:`f` is a function with the derivative :math:`g`. Ordinary spikes
+    do not use it, but :func:`~spikegrad.soft` and :func:`~spikegrad.learnable` do.
+
     Parameters
     ----------
     p : float or array, default 0.01
-        Probability of a spike at the threshold, > 0, dimensionless.
+        Probability :math:`p` of a spike at the threshold, above 0, without a unit.
     d : float or array, default 0.133
-        Width, > 0, in the units of ``x``. The rate rises e-fold over this potential.
+        Width :math:`d`, above 0, in the unit of ``x``. The slope rises by a factor of e over this
+        difference of potentials.
 
     Notes
     -----
-    The smooth step is the probability of a spike, :math:`p\,e^{x/d}`, until this reaches 1. It is
-    :math:`p` at the threshold. Above, the slope still grows, as published. From :math:`x = 10 d`
-    on, both curves are straight lines, so no number overflows. The probability reaches 1 well
-    before. Exponential tail below. Area unbounded.
+    The smooth step is the probability of a spike, :math:`p\,e^{x/d}`, until it reaches 1. It is
+    :math:`p` at the threshold. The slope still grows above, as published, so its area is infinite.
+    At :math:`x = 10 d` and above, the slope is constant and the smooth step is a straight line, so
+    that no number overflows. Below the threshold, the slope falls exponentially.
 
     References
     ----------
@@ -325,16 +363,23 @@ class Softplus(Surrogate, pure=True):
     .. math:: g(x) = \sigma(\alpha x), \qquad
               f(x) = \frac12 + \frac{\ln(1 + e^{\alpha x}) - \ln 2}{\alpha}
 
+    ``x`` is the potential minus the threshold. A call returns the spike: 1 if ``x`` is at least 0,
+    and 0 otherwise. The backward pass uses the *slope* :math:`g` instead of the derivative of the
+    spike. The *smooth step* :math:`f` is a function with the derivative :math:`g`. Ordinary spikes
+    do not use it, but :func:`~spikegrad.soft` and :func:`~spikegrad.learnable` do.
+
     Parameters
     ----------
     alpha : float or array, default 10.0
-        Steepness, > 0, dimensionless. An array broadcasts to ``x``.
+        Steepness :math:`\alpha` of the slope, above 0, without a unit. With a larger number, the
+        slope rises faster at the threshold. An array must broadcast to ``x``.
 
     Notes
     -----
-    1/2 at the threshold, rises to 1 above, without decay. Area unbounded. Exponential tail below.
-    For stochastic spikes with the probability :math:`\sigma(\alpha x)`, this slope is the
-    probability instead of its derivative. The derivative is :class:`~spikegrad.Sigmoid`.
+    The slope is 1/2 at the threshold, and rises to 1 above it, so its area is infinite. It falls
+    exponentially below the threshold. For :func:`~spikegrad.stochastic` spikes with the probability
+    :math:`\sigma(\alpha x)`, the derivative of the probability is :class:`~spikegrad.Sigmoid`. This
+    slope is the probability itself.
 
     References
     ----------
@@ -372,17 +417,23 @@ class HardTanhGrad(Surrogate, pure=True):
               \frac12 + x + \frac{\alpha x^2}{2} & |x| \le 1/\alpha \\
               \frac12 + 2x - \frac{1}{2\alpha} & x > 1/\alpha \end{cases}
 
+    ``x`` is the potential minus the threshold. A call returns the spike: 1 if ``x`` is at least 0,
+    and 0 otherwise. The backward pass uses the *slope* :math:`g` instead of the derivative of the
+    spike. The *smooth step* :math:`f` is a function with the derivative :math:`g`. Ordinary spikes
+    do not use it, but :func:`~spikegrad.soft` and :func:`~spikegrad.learnable` do.
+
     Parameters
     ----------
     alpha : float or array, default 1.0
-        Steepness, > 0, dimensionless. An array broadcasts to ``x``.
+        Steepness :math:`\alpha` of the slope, above 0, without a unit. With a larger number, the
+        slope rises faster at the threshold. An array must broadcast to ``x``.
 
     Notes
     -----
-    1 at the threshold, exactly 0 below :math:`-1/\alpha`, 2 above :math:`1/\alpha`, with kinks at
-    these points. Area unbounded. Its smooth companion, :math:`1 + \mathrm{sech}^2(\alpha x)`, is
-    ``LeakyRelu(1, 1) + 2 / alpha * Sigmoid(2
-    * alpha)``.
+    The slope is 1 at the threshold, 0 at and below :math:`-1/\alpha`, and 2 at and above
+    :math:`1/\alpha`, with kinks at these two points. So its area is infinite. For the slope
+    :math:`1 + \mathrm{sech}^2(\alpha x)` without kinks, write ``LeakyRelu(1, 1) + 2 / alpha *
+    Sigmoid(2 * alpha)``.
 
     References
     ----------

@@ -19,18 +19,24 @@ class SquarewaveFourierSeries(Surrogate, pure=True):
               f(x) = \frac12 + \frac2\pi \sum_{i=1}^{n} \frac{1}{2i - 1} \sin\frac{(2i - 1)\,2\pi
               x}{T}
 
+    ``x`` is the potential minus the threshold. A call returns the spike: 1 if ``x`` is at least 0,
+    and 0 otherwise. The backward pass uses the *slope* :math:`g` instead of the derivative of the
+    spike. The *smooth step* :math:`f` is a function with the derivative :math:`g`. Ordinary spikes
+    do not use it, but :func:`~spikegrad.soft` and :func:`~spikegrad.learnable` do.
+
     Parameters
     ----------
     n : int, default 2
-        Number of terms, from 1 to 128. It is static: another number recompiles, and more terms
-        compile longer.
+        Number of cosines :math:`n`, from 1 to 128. Another number recompiles, and more cosines take
+        longer to compile.
     t_period : float or array, default 8.0
-        Period :math:`T`, > 0, in the units of ``x``.
+        Period :math:`T` of the slope, above 0, in the unit of ``x``.
 
     Notes
     -----
-    Peak :math:`4n/T` at every multiple of :math:`T`, and its negative half-way between: the slope
-    is negative over half of the line, and its area over a period is 0.
+    The peak of the slope is :math:`4n/T` at the threshold and at each multiple of :math:`T`. Half a
+    period away, it is :math:`-4n/T`. So the slope is negative at many potentials, and its area over
+    a period is 0.
 
     References
     ----------
@@ -87,22 +93,31 @@ class PeriodicExp(Surrogate, pure=True):
               \frac12 + \frac1\beta \left[2 k \left(1 - e^{-\beta T / 2}\right)
               + \mathrm{sgn}(r) \left(1 - e^{-\beta |r|}\right)\right] & x \ge 0 \end{cases}
 
+    ``x`` is the potential minus the threshold. A call returns the spike: 1 if ``x`` is at least 0,
+    and 0 otherwise. The backward pass uses the *slope* :math:`g` instead of the derivative of the
+    spike. The *smooth step* :math:`f` is a function with the derivative :math:`g`. Ordinary spikes
+    do not use it, but :func:`~spikegrad.soft` and :func:`~spikegrad.learnable` do.
+
     Parameters
     ----------
     alpha : float or array, default 2.0
-        Steepness below the threshold, > 0, dimensionless.
+        Steepness :math:`\alpha` below the threshold, above 0, without a unit. With a larger number,
+        the slope falls faster below the threshold.
     beta : float or array, default 2.0
-        Steepness above it, > 0, dimensionless.
+        Steepness :math:`\beta` above the threshold, above 0, without a unit. With a larger number,
+        the peaks are narrower.
     t_period : float or array, default 1.0
-        Period :math:`T`, > 0, in the units of ``x``: the threshold, if a neuron fires again at each
-        multiple.
+        Distance :math:`T` of two peaks, above 0, in the unit of ``x``. For neurons that spike
+        several times in a time step, it is the threshold.
 
     Notes
     -----
-    Peak 1 at 0 and at each multiple of :math:`T` above, with kinks at these points and half-way
-    between. Area unbounded. Exponential tail below. With a window :math:`w`, rockpool has
-    :math:`\alpha = \beta = 1/w` and the height :math:`1/T`, up to its maximum number of spikes.
-    Sinabs has :math:`\beta = 2\alpha = 2/w` and a separate height.
+    The slope has peaks of 1 at the threshold and at each multiple of :math:`T` above it, with kinks
+    there and halfway between. So its area is infinite. It falls exponentially below the threshold.
+
+    With a window :math:`w`, rockpool uses :math:`\alpha = \beta = 1/w` and the height :math:`1/T`,
+    up to its largest number of spikes. Sinabs uses :math:`\beta = 2\alpha = 2/w` and another
+    parameter for the height.
 
     References
     ----------

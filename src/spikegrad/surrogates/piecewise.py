@@ -30,16 +30,23 @@ class PiecewiseQuadratic(Surrogate, pure=True):
               \alpha x (1 - \alpha |x| / 2) + \frac12 & |x| \le 1/\alpha \\
               1 & x > 1/\alpha \end{cases}
 
+    ``x`` is the potential minus the threshold. A call returns the spike: 1 if ``x`` is at least 0,
+    and 0 otherwise. The backward pass uses the *slope* :math:`g` instead of the derivative of the
+    spike. The *smooth step* :math:`f` is a function with the derivative :math:`g`. Ordinary spikes
+    do not use it, but :func:`~spikegrad.soft` and :func:`~spikegrad.learnable` do.
+
     Parameters
     ----------
     alpha : float or array, default 1.0
-        Height, and the inverse of the half-width, > 0, dimensionless. An array broadcasts to ``x``.
+        Height :math:`\alpha` of the slope, above 0, without a unit. The slope is 0 at distances
+        above :math:`1/\alpha`, so a larger number makes it narrower and higher. An array must
+        broadcast to ``x``.
 
     Notes
     -----
-    Peak :math:`\alpha` at 0, with kinks at 0 and :math:`\pm 1/\alpha`. Area 1. Exactly 0 beyond, so
-    a neuron that stays further below the threshold than :math:`1/\alpha` learns nothing.
-    :class:`ReluGrad` has the height and the width as two parameters.
+    The peak of the slope is :math:`\alpha` at the threshold, with a kink. Its area is 1. It is 0 at
+    distances above :math:`1/\alpha`. So a neuron whose potential stays further below the threshold
+    learns nothing. :class:`ReluGrad` has height and width as two parameters.
 
     References
     ----------
@@ -86,17 +93,25 @@ class ReluGrad(Surrogate, pure=True):
               f(x) &= \frac12 + \alpha\left(w u - \frac{u |u|}{2}\right), \quad
               u = \mathrm{clip}(x, -w, w)
 
+    ``x`` is the potential minus the threshold. A call returns the spike: 1 if ``x`` is at least 0,
+    and 0 otherwise. The backward pass uses the *slope* :math:`g` instead of the derivative of the
+    spike. The *smooth step* :math:`f` is a function with the derivative :math:`g`. Ordinary spikes
+    do not use it, but :func:`~spikegrad.soft` and :func:`~spikegrad.learnable` do.
+
     Parameters
     ----------
     alpha : float or array, default 0.3
-        Steepness of the flanks, finite, dimensionless. An array broadcasts to ``x``.
+        Steepness :math:`\alpha` of both sides of the triangle, any finite number, without a unit. A
+        larger number makes the slope higher. An array must broadcast to ``x``.
     width : float or array, default 1.0
-        Half-width :math:`w`, > 0, in the units of ``x``.
+        Half of the width of the triangle, :math:`w`, above 0, in the unit of ``x``. The slope is 0
+        at larger distances from the threshold.
 
     Notes
     -----
-    Peak :math:`\alpha w` at 0, with kinks at 0 and :math:`\pm w`. Area :math:`\alpha w^2`. Exactly
-    0 beyond. A negative ``alpha`` gives a negative triangle in this window.
+    The peak of the slope is :math:`\alpha w` at the threshold, with a kink. Its area is
+    :math:`\alpha w^2`. It is 0 at distances above :math:`w`. So a neuron whose potential stays
+    further below the threshold learns nothing. A negative ``alpha`` gives a negative slope.
 
     References
     ----------
@@ -142,17 +157,24 @@ class PiecewiseLeakyRelu(Surrogate, pure=True):
               cx - cw + 1 & x > w
               \end{cases}
 
+    ``x`` is the potential minus the threshold. A call returns the spike: 1 if ``x`` is at least 0,
+    and 0 otherwise. The backward pass uses the *slope* :math:`g` instead of the derivative of the
+    spike. The *smooth step* :math:`f` is a function with the derivative :math:`g`. Ordinary spikes
+    do not use it, but :func:`~spikegrad.soft` and :func:`~spikegrad.learnable` do.
+
     Parameters
     ----------
     c : float or array, default 0.01
-        Slope outside the window, finite, dimensionless. 0 gives the plain box.
+        Slope :math:`c` outside of the window, any finite number, without a unit. 0 gives a box.
     w : float or array, default 1.0
-        Half-width of the window, > 0, in the units of ``x``.
+        Half of the width of the window, :math:`w`, above 0, in the unit of ``x``. A larger number
+        makes the box wider and lower.
 
     Notes
     -----
-    Peak :math:`1/(2w)`. The box has area 1 and the floor adds an unbounded area. Jumps at
-    :math:`\pm w`, with the edges inside the box.
+    The slope is :math:`1/(2w)` within the window, whose two ends belong to it. It jumps to
+    :math:`c` outside. The box has the area 1. If :math:`c` is not 0, the area of the complete slope
+    is infinite.
 
     References
     ----------

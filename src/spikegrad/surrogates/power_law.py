@@ -31,15 +31,22 @@ class SoftSign(Surrogate, pure=True):
     .. math:: g(x) = \frac{\alpha}{2\,(1 + \alpha |x|)^2}, \qquad
               f(x) = \frac12\left(\frac{\alpha x}{1 + \alpha |x|} + 1\right)
 
+    ``x`` is the potential minus the threshold. A call returns the spike: 1 if ``x`` is at least 0,
+    and 0 otherwise. The backward pass uses the *slope* :math:`g` instead of the derivative of the
+    spike. The *smooth step* :math:`f` is a function with the derivative :math:`g`. Ordinary spikes
+    do not use it, but :func:`~spikegrad.soft` and :func:`~spikegrad.learnable` do.
+
     Parameters
     ----------
     alpha : float or array, default 1.0
-        Steepness, > 0, dimensionless. An array broadcasts to ``x``.
+        Steepness :math:`\alpha` of the slope, above 0, without a unit. A larger number makes the
+        slope narrower and higher. An array must broadcast to ``x``.
 
     Notes
     -----
-    Peak :math:`\alpha/2` at 0, with a kink. Area 1. Tails :math:`1/(2\alpha x^2)`, which still pass
-    a gradient far from the threshold. :class:`InvSquareGrad` has this shape with peak 1.
+    The peak of the slope is :math:`\alpha/2` at the threshold, with a kink. Its area is 1. Far from
+    the threshold, it is about :math:`1/(2\alpha x^2)`, so distant potentials still get a gradient.
+    :class:`InvSquareGrad` is this slope with a peak of 1.
 
     References
     ----------
@@ -72,16 +79,23 @@ class InvSquareGrad(Surrogate, pure=True):
 
     .. math:: g(x) = \frac{1}{(1 + \alpha |x|)^2}, \qquad f(x) = \frac12 + \frac{x}{1 + \alpha |x|}
 
+    ``x`` is the potential minus the threshold. A call returns the spike: 1 if ``x`` is at least 0,
+    and 0 otherwise. The backward pass uses the *slope* :math:`g` instead of the derivative of the
+    spike. The *smooth step* :math:`f` is a function with the derivative :math:`g`. Ordinary spikes
+    do not use it, but :func:`~spikegrad.soft` and :func:`~spikegrad.learnable` do.
+
     Parameters
     ----------
     alpha : float or array, default 100.0
-        Steepness, > 0, dimensionless. An array broadcasts to ``x``.
+        Steepness :math:`\alpha` of the slope, above 0, without a unit. A larger number makes the
+        slope narrower, and keeps its height. An array must broadcast to ``x``.
 
     Notes
     -----
-    Peak 1 at 0, with a kink. Area :math:`2/\alpha`, so the strength falls with the steepness. Tails
-    :math:`1/(\alpha x)^2`. Known as SuperSpike or fast sigmoid, with other defaults (25, 10) in
-    other libraries. :class:`SoftSign` has this shape with area 1.
+    The peak of the slope is 1 at the threshold, with a kink. Its area is :math:`2/\alpha`, so a
+    steeper slope passes less gradient in total. Far from the threshold, it is about
+    :math:`1/(\alpha x)^2`. Papers call it SuperSpike, and some libraries call it fast sigmoid, with
+    the defaults 25 or 10. :class:`SoftSign` is this slope with an area of 1.
 
     References
     ----------
@@ -116,15 +130,22 @@ class Arctan(Surrogate, pure=True):
     .. math:: g(x) = \frac{\alpha}{2\left(1 + (\frac{\pi}{2}\alpha x)^2\right)}, \qquad
               f(x) = \frac1\pi \arctan\left(\frac{\pi}{2}\alpha x\right) + \frac12
 
+    ``x`` is the potential minus the threshold. A call returns the spike: 1 if ``x`` is at least 0,
+    and 0 otherwise. The backward pass uses the *slope* :math:`g` instead of the derivative of the
+    spike. The *smooth step* :math:`f` is a function with the derivative :math:`g`. Ordinary spikes
+    do not use it, but :func:`~spikegrad.soft` and :func:`~spikegrad.learnable` do.
+
     Parameters
     ----------
     alpha : float or array, default 1.0
-        Steepness, > 0, dimensionless. An array broadcasts to ``x``. Other libraries' arctangents
-        often have 2.
+        Steepness :math:`\alpha` of the slope, above 0, without a unit. A larger number makes the
+        slope narrower and higher. An array must broadcast to ``x``. Many other libraries have the
+        default 2.
 
     Notes
     -----
-    Peak :math:`\alpha/2` at 0, area 1, tails :math:`2/(\pi^2 \alpha x^2)`.
+    The peak of the slope is :math:`\alpha/2` at the threshold, and its area is 1. Far from the
+    threshold, it is about :math:`2/(\pi^2 \alpha x^2)`, so distant potentials still get a gradient.
 
     References
     ----------
@@ -163,17 +184,26 @@ class QPseudoSpike(Surrogate, pure=True):
 
     and at :math:`\alpha = 1` the limit :math:`f(x) = \frac12 + \mathrm{sgn}(x) \ln(1 + |x|)`.
 
+    ``x`` is the potential minus the threshold. A call returns the spike: 1 if ``x`` is at least 0,
+    and 0 otherwise. The backward pass uses the *slope* :math:`g` instead of the derivative of the
+    spike. The *smooth step* :math:`f` is a function with the derivative :math:`g`. Ordinary spikes
+    do not use it, but :func:`~spikegrad.soft` and :func:`~spikegrad.learnable` do.
+
     Parameters
     ----------
     alpha : float or array, default 2.0
-        Exponent of the tail, > 0, dimensionless. An array broadcasts to ``x``.
+        Exponent :math:`\alpha` of the tails of the slope, above 0, without a unit. With a larger
+        number, the slope falls faster far from the threshold. An array must broadcast to ``x``.
 
     Notes
     -----
-    Peak 1 at 0, with a kink. Area :math:`(\alpha + 1)/(\alpha - 1)` for :math:`\alpha > 1`, else
-    unbounded. Tails :math:`|x|^{-\alpha}`. The paper and SpikingJelly divide by :math:`\alpha - 1`
-    instead, which needs :math:`\alpha > 1` and is a different curve. This curve is finite for every
-    positive exponent.
+    The peak of the slope is 1 at the threshold, with a kink. Its area is :math:`(\alpha +
+    1)/(\alpha - 1)` for :math:`\alpha > 1`, and infinite otherwise. Far from the threshold, it
+    falls like :math:`|x|^{-\alpha}`.
+
+    The paper and SpikingJelly divide by :math:`\alpha - 1` instead of :math:`\alpha + 1`. Their
+    slope needs :math:`\alpha > 1` and is :class:`~spikegrad.surrogates.PowerTail`. The slope of
+    this class is finite for every positive exponent.
 
     References
     ----------
@@ -236,15 +266,22 @@ class NonzeroSignLog(Surrogate, pure=True):
     .. math:: g(x) = \frac{\alpha}{1 + \alpha |x|}, \qquad f(x) = s \ln(1 + \alpha |x|), \quad
               s = -1\ \text{for}\ x < 0,\ +1\ \text{for}\ x \ge 0
 
+    ``x`` is the potential minus the threshold. A call returns the spike: 1 if ``x`` is at least 0,
+    and 0 otherwise. The backward pass uses the *slope* :math:`g` instead of the derivative of the
+    spike. The *smooth step* :math:`f` is a function with the derivative :math:`g`. Ordinary spikes
+    do not use it, but :func:`~spikegrad.soft` and :func:`~spikegrad.learnable` do.
+
     Parameters
     ----------
     alpha : float or array, default 1.0
-        Steepness, > 0, dimensionless. An array broadcasts to ``x``.
+        Steepness :math:`\alpha` of the slope, above 0, without a unit. A larger number makes the
+        slope narrower and higher. An array must broadcast to ``x``.
 
     Notes
     -----
-    Peak :math:`\alpha` at 0, with a kink. Area unbounded. Tails :math:`1/|x|`, the heaviest of this
-    family. The smooth step is unbounded and 0 at the threshold.
+    The peak of the slope is :math:`\alpha` at the threshold, with a kink. Far from the threshold,
+    it is about :math:`1/|x|`, so very distant potentials still get a gradient. Therefore its area
+    is infinite. The smooth step has no bounds, and is 0 at the threshold.
 
     References
     ----------
@@ -283,18 +320,25 @@ class PowerTail(Surrogate, pure=True):
               f(x) = \begin{cases} \frac12 \left(1 + \frac{2 |x|}{q - 1}\right)^{1 - q} & x < 0 \\
               1 - \frac12 \left(1 + \frac{2 |x|}{q - 1}\right)^{1 - q} & x \ge 0 \end{cases}
 
+    ``x`` is the potential minus the threshold. A call returns the spike: 1 if ``x`` is at least 0,
+    and 0 otherwise. The backward pass uses the *slope* :math:`g` instead of the derivative of the
+    spike. The *smooth step* :math:`f` is a function with the derivative :math:`g`. Ordinary spikes
+    do not use it, but :func:`~spikegrad.soft` and :func:`~spikegrad.learnable` do.
+
     Parameters
     ----------
     q : float or array, default 2.0
-        Exponent of the tail, > 1, dimensionless: the smaller, the fatter. An array broadcasts to
-        ``x``.
+        Exponent :math:`q` of the tails of the slope, above 1, without a unit. With a smaller
+        number, more gradient passes far from the threshold. An array must broadcast to ``x``.
 
     Notes
     -----
-    Peak 1 at 0, with a kink. Area 1 for every exponent. Tails :math:`|x|^{-q}`. This is the
-    q-PseudoSpike of the paper and of SpikingJelly. :class:`~spikegrad.QPseudoSpike` divides by
-    :math:`\alpha + 1`. The paper's dampening :math:`\gamma` and sharpness :math:`\beta` are ``gamma
-    * stretched(PowerTail(q), 1 / beta)``.
+    The peak of the slope is 1 at the threshold, with a kink. Its area is 1 for every exponent. Far
+    from the threshold, it falls like :math:`|x|^{-q}`.
+
+    This is the q-PseudoSpike of the paper and of SpikingJelly. :class:`~spikegrad.QPseudoSpike`
+    divides by :math:`\alpha + 1` instead. For the dampening :math:`\gamma` and the sharpness
+    :math:`\beta` of the paper, write ``gamma * stretched(PowerTail(q), 1 / beta)``.
 
     References
     ----------
@@ -329,14 +373,21 @@ class Circle(Surrogate, pure=True):
     .. math:: g(x) = \left(1 + \left(\frac{x}{\alpha}\right)^2\right)^{-3/2}, \qquad
               f(x) = \frac12 + \frac{x}{\sqrt{1 + (x/\alpha)^2}}
 
+    ``x`` is the potential minus the threshold. A call returns the spike: 1 if ``x`` is at least 0,
+    and 0 otherwise. The backward pass uses the *slope* :math:`g` instead of the derivative of the
+    spike. The *smooth step* :math:`f` is a function with the derivative :math:`g`. Ordinary spikes
+    do not use it, but :func:`~spikegrad.soft` and :func:`~spikegrad.learnable` do.
+
     Parameters
     ----------
     alpha : float or array, default 1.0
-        Width, > 0, in the units of ``x``. A larger value is wider. An array broadcasts to ``x``.
+        Width :math:`\alpha` of the slope, above 0, in the unit of ``x``. A larger number makes the
+        slope wider. An array must broadcast to ``x``.
 
     Notes
     -----
-    Peak 1 at 0, smooth. Area :math:`2 \alpha`. Tails :math:`(\alpha / |x|)^3`.
+    The peak of the slope is 1 at the threshold, without a kink. Its area is :math:`2 \alpha`. Far
+    from the threshold, it is about :math:`(\alpha / |x|)^3`.
 
     References
     ----------
@@ -372,15 +423,21 @@ class CappedInverse(Surrogate, pure=True):
               f(x) = \begin{cases} \frac12 + \alpha x & |x| \le 1/\alpha \\
               \frac12 + \mathrm{sgn}(x)\,(1 + \ln(\alpha |x|)) & |x| > 1/\alpha \end{cases}
 
+    ``x`` is the potential minus the threshold. A call returns the spike: 1 if ``x`` is at least 0,
+    and 0 otherwise. The backward pass uses the *slope* :math:`g` instead of the derivative of the
+    spike. The *smooth step* :math:`f` is a function with the derivative :math:`g`. Ordinary spikes
+    do not use it, but :func:`~spikegrad.soft` and :func:`~spikegrad.learnable` do.
+
     Parameters
     ----------
     alpha : float or array, default 0.3
-        Height, > 0, dimensionless. An array broadcasts to ``x``.
+        Height :math:`\alpha` of the slope, above 0, without a unit. An array must broadcast to
+        ``x``.
 
     Notes
     -----
-    Peak :math:`\alpha`, constant up to :math:`\pm 1/\alpha`, with kinks at the ends. Area
-    unbounded. Tails :math:`1/|x|`.
+    The slope is constant, :math:`\alpha`, at distances up to :math:`1/\alpha`, with kinks at both
+    ends. Beyond, it is :math:`1/|x|`, so its area is infinite.
 
     References
     ----------
@@ -420,16 +477,22 @@ class ArctanApprox(Surrogate, pure=True):
     .. math:: g(x) = \frac{1 - 0.28\,\alpha^2 x^2}{(1 + 0.28\,\alpha^2 x^2)^2}, \qquad
               f(x) = \frac12 + \frac{x}{1 + 0.28\,\alpha^2 x^2}
 
+    ``x`` is the potential minus the threshold. A call returns the spike: 1 if ``x`` is at least 0,
+    and 0 otherwise. The backward pass uses the *slope* :math:`g` instead of the derivative of the
+    spike. The *smooth step* :math:`f` is a function with the derivative :math:`g`. Ordinary spikes
+    do not use it, but :func:`~spikegrad.soft` and :func:`~spikegrad.learnable` do.
+
     Parameters
     ----------
     alpha : float or array, default 1.0
-        Steepness, > 0, dimensionless. An array broadcasts to ``x``.
+        Steepness :math:`\alpha` of the slope, above 0, without a unit. A larger number makes the
+        slope narrower, and keeps its height. An array must broadcast to ``x``.
 
     Notes
     -----
-    Peak 1 at 0, smooth. Area 0. The approximation of the arctangent ends at :math:`1.89/\alpha`.
-    Beyond, the slope is negative with tails :math:`-1/(0.28\,\alpha^2 x^2)`, and the smooth step
-    falls.
+    The peak of the slope is 1 at the threshold, without a kink. The slope is negative at distances
+    above :math:`1.89/\alpha`, where the approximation ends, and about :math:`-1/(0.28\,\alpha^2
+    x^2)` far from the threshold. So the smooth step falls there, and the area of the slope is 0.
 
     References
     ----------
