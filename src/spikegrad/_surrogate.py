@@ -206,7 +206,7 @@ class Surrogate(Struct):
             return _spike(x, x)
         # Another spike type must not recompile for a key.
         draws = forward.draws and key is not None
-        return _run(_fire, self, x, *([as_key("stochastic", key)] if draws else []))
+        return _run(_fire, self, x, as_key("stochastic", key) if draws else None)
 
     def __mul__(self, factor: Real) -> Surrogate:
         """Multiply the slope by a number or an array."""
@@ -310,7 +310,9 @@ def _zeros_for_parameters(
         yield _zero_with_gradient(value.astype(x.dtype), slope)
 
 
-def _run(method: Callable, surrogate: Surrogate, *arrays: jax.Array) -> jax.Array:
+def _run(
+    method: Callable, surrogate: Surrogate, *arrays: jax.Array | None
+) -> jax.Array:
     if is_pure(surrogate):
         return _compiled(method, lifted(surrogate), *arrays)
     return method(surrogate, *arrays)
@@ -460,7 +462,7 @@ def with_curve(surrogate: Surrogate, curve: Surrogate) -> Surrogate:
 
 def configured(surrogate: Surrogate, **settings: Any) -> Surrogate:
     """Return the surrogate with further settings, all in one object."""
-    return _Configured(*settings_of(surrogate))._replaced(**settings)
+    return _Configured(*settings_of(surrogate)._replace(**settings))
 
 
 def with_spike_type(surrogate: Any, kind: SpikeType) -> Surrogate:
