@@ -414,7 +414,7 @@ def trace_layer(
     if key is not None and cell.draws:
         # The key of the call is an argument like an array. It gives the keys of a step, (batch,).
         arrays["keys"] = [key]
-        calls["keys"] = lambda key, step: keys_of(*key, step, number, examples)
+        calls["keys"] = lambda keys, step: keys_of(keys[0], step, number, examples)
         keys = calls["keys"]([key], None)
     add("fire", functools.partial(fire, cell), u, keys)
     encoded = None
