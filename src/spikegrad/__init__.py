@@ -1,6 +1,6 @@
-"""Surrogate gradients for spiking neural networks in JAX: a step forward, a smooth slope backward.
-It has the common neurons and surrogates, layers, networks over time, and
-:func:`~spikegrad.diagnose`.
+"""Spiking neural networks in JAX with surrogate gradients: neurons, layers, networks over time,
+surrogates, and :func:`~spikegrad.diagnose`. A spike is a step in the forward pass. The backward
+pass uses a smooth slope instead of its derivative.
 
 >>> import jax, jax.numpy as jnp
 >>> from spikegrad import LIF, LeakyReadout, Network

@@ -1,5 +1,5 @@
-"""Networks of rectified units (ReLU), converted to spiking networks. Firing rates of the spiking
-network approximate the values of the ReLU network, without training.
+"""Conversion of ReLU networks to spiking networks, without training. The spike rates of the spiking
+network approximate the outputs of the ReLU neurons.
 
 >>> import jax.numpy as jnp
 >>> from spikegrad import Layer, LeakyReadout, Network

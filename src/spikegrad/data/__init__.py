@@ -1,5 +1,5 @@
-"""Labelled examples: readers of recordings and images, batches, and encodings over time. Batches
-have time on the first axis and examples on the second.
+"""Data sets, batches, and encodings of numbers as spikes. Batches have the time steps on the first
+axis and the examples on the second.
 
 >>> import jax
 >>> from spikegrad.data import randman, rate_encoding
@@ -10,7 +10,8 @@ have time on the first axis and examples on the second.
 >>> rate_encoding([0.1, 0.9], 50, jax.random.key(0)).shape
 (50, 2)
 
-Readers do not download data. A file of your images contains these keys and no others:
+Functions that read data do not download them. To load your images with
+:func:`~spikegrad.data.load`, write a ``.npz`` file with these arrays and no others:
 
 ============  ======================================================================
 array         contents
@@ -22,10 +23,10 @@ array         contents
 ``y_test``    its labels, ``(m,)``
 ============  ======================================================================
 
-Without ``x_test`` and ``y_test`` the test set is a fifth of each class, drawn with the seed. Values
-are scaled to 0 to 1 by the minimum and maximum of all training values, so scale features with
-different units before. Integers of at most 16 bits are scaled on the device and take no more memory
-than the file.
+Without ``x_test`` and ``y_test``, the test set is a random fifth of each class. Values are scaled
+to the range from 0 to 1 by the minimum and the maximum of all training values. So scale features
+with different units before. Integers of at most 16 bits keep their dtype, which saves memory, and
+:func:`~spikegrad.data.scale` scales them on the device.
 """
 
 from ._accepted import DataError

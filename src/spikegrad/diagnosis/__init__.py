@@ -1,5 +1,5 @@
-"""Diagnosis of networks that do not learn. :func:`spikegrad.diagnose` starts it, and this module
-has the classes of its report.
+"""Classes of the report of :func:`spikegrad.diagnose`, which finds out why a network does not
+learn.
 
 >>> import jax, jax.numpy as jnp
 >>> from spikegrad import LIF, Layer, Network, diagnose

@@ -1,5 +1,5 @@
-"""Networks to and from NIR, the neuromorphic intermediate representation. It brings a network to
-other simulators and chips, and their networks here. It needs the extra ``nir``.
+"""Export to NIR and import from it. NIR is an exchange format of many simulators and chips for
+spiking networks. It needs the extra ``nir``.
 
 >>> import jax.numpy as jnp
 >>> from spikegrad import LIF, Layer, Network

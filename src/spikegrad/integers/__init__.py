@@ -1,5 +1,5 @@
-"""Networks on the integers of chips: cells, weights, quantization, replay and programs in C.
-:func:`~spikegrad.integers.quantize` rounds a trained network, and
+"""Networks that compute with integers, for chips, FPGAs and C programs.
+:func:`~spikegrad.integers.quantize` converts a trained network, and
 :func:`~spikegrad.integers.replay` runs it in NumPy with equal spikes.
 
 >>> import jax

@@ -1,5 +1,5 @@
-"""Losses of network outputs over time. They reduce outputs over the valid time steps, and compare
-them with labels, rates, spike trains or values.
+"""Losses for outputs over time, and loss terms that keep spike rates and potentials within bounds.
+Losses compare outputs with labels, rates, spike times or values.
 
 >>> import jax.numpy as jnp
 >>> from spikegrad.losses import reduce_time
@@ -9,8 +9,8 @@ them with labels, rates, spike trains or values.
 (8, 3)
 
 Outputs have the shape that :class:`spikegrad.Network` returns: ``(steps, examples, classes)``.
-Masks have the form that it takes, ``(steps, examples)`` or ``(steps,)``, and are True for the valid
-steps. All functions compute in float32 for half precision, and need only JAX.
+Masks have the shape ``(steps, examples)`` or ``(steps,)``. They are True for valid time steps and
+False for padding. For inputs in half precision, all functions compute in float32.
 """
 
 from ._bounds import lower_bound, upper_bound, voltage_bound

@@ -1,5 +1,5 @@
-"""Layers of neurons over time, and what the backward pass keeps of them. The classes to build a
-network are in :mod:`spikegrad`, and this module has initial weights, delays and activity.
+"""Initial weights, learned delays, widths of surrogates and the activity of layers. The classes to
+build a network, such as ``Network`` and ``Layer``, are in :mod:`spikegrad`.
 
 >>> import jax, jax.numpy as jnp
 >>> from spikegrad import LIF, Layer, Network

@@ -1,5 +1,5 @@
-"""The cells a spiking network is built of: plain functions of a state and an input current. A cell
-is a neuron model without weights, and a :class:`~spikegrad.Layer` adds the weights.
+"""Neuron models (cells) without weights: functions from a state and an input current to a new state
+and spikes. A :class:`~spikegrad.Layer` adds the weights.
 
 >>> import jax.numpy as jnp
 >>> from spikegrad.neurons import Izhikevich, unroll
@@ -7,13 +7,14 @@ is a neuron model without weights, and a :class:`~spikegrad.Layer` adds the weig
 >>> spikes.shape  # steps, neurons
 (100, 1)
 
-A cell is a pytree of its parameters. Called with its state and the current of one step, it returns
-the new state and its output; :func:`unroll` does so for every step of a sequence. Weights, delays
-and the layout of the network are yours: any JAX code can stand between two cells.
+A cell is a pytree of its parameters. If you call it with a state and the input current of one time
+step, it returns the new state and its output. :func:`unroll` calls it for all time steps of a
+sequence. You can use cells in a :class:`~spikegrad.Network`, or write your own JAX code between two
+cells.
 
-One file per family. A new cell is a class in the file of its family, and its name below.
-``CONTRIBUTING.md`` names its tests and pages. Class and base class declare everything that the rest
-of the library asks: see :class:`Cell`.
+To add a cell to the library, write a class in the file of its family, and add its name below.
+``CONTRIBUTING.md`` lists its tests and pages. :class:`Cell` lists the methods and attributes that a
+cell defines.
 """
 
 from ._adaptive import (

@@ -1,5 +1,5 @@
-"""Reports before training: residuals of a backward pass, operations and energy of a network. Plots
-are in :mod:`spikegrad.reports.plot`, which needs the extra ``plot``.
+"""Reports about a network: the arrays that it stores for the backward pass, and its operations and
+energy on hardware. Plots are in :mod:`spikegrad.reports.plot`, which needs the extra ``plot``.
 
 >>> import jax.numpy as jnp
 >>> from spikegrad import LIF, Layer, Network

@@ -43,24 +43,28 @@ class Operations(NamedTuple):
 
 
 class Cost(NamedTuple):
-    """Counts of a connection, of a layer, or of a network. All are exact integers."""
+    """Counts of operations of a connection, of a layer, or of a network, as exact integers over all
+    examples and valid time steps.
+    """
 
     spikes: Operations = Operations()
-    """Values of 1 and -1, with one addition per connection."""
+    """Events with the value 1 or -1. Each operation is one addition."""
     graded: Operations = Operations()
-    """Other whole numbers, with one multiplication, or repeated additions, per connection."""
+    """Events with another whole number, such as 2 spikes in a time step. Each operation is one
+    multiplication, or several additions.
+    """
     real: Operations = Operations()
-    """All other values, with one multiplication per connection."""
+    """Events with other numbers. Each operation is one multiplication."""
     connections: int = 0
-    """Connections of one example, without padding."""
+    """Number of connections of one example, without padding."""
     dense: int = 0
     """Operations if every value is other than 0: connections times valid time steps of all
     examples.
     """
     updates: int = 0
-    """Neurons times valid time steps of all examples."""
+    """Number of updates of neurons: neurons times valid time steps of all examples."""
     state_words: int = 0
-    """Numbers of the states that these updates read and write."""
+    """Number of values of states that these updates read and write."""
 
     @property
     def synaptic_operations(self) -> int:
@@ -69,7 +73,7 @@ class Cost(NamedTuple):
 
 
 class CostRow(NamedTuple):
-    """The costs of a connection, or of the neurons of a layer."""
+    """The counts of one connection, or of the neurons of one layer."""
 
     layer: Name
     """The name of the layer."""
@@ -82,7 +86,9 @@ class CostRow(NamedTuple):
 
 
 class CostReport(NamedTuple):
-    """Costs of a network. Its text is a table."""
+    """The counts of operations of a network, from :func:`cost_report`. ``print`` shows them as a
+    table.
+    """
 
     rows: tuple[CostRow, ...]
     """A row for each connection, and one for the neurons of each layer."""
@@ -91,11 +97,11 @@ class CostReport(NamedTuple):
     steps: int
     """The number of valid time steps of all examples together."""
     uncounted: tuple[Name, ...]
-    """The joins. Their operations are not counted."""
+    """The names of the joins, whose operations are not counted."""
 
     @property
     def total(self) -> Cost:
-        """The sum of all rows."""
+        """The sum of the counts of all rows."""
         return _sum(row.cost for row in self.rows)
 
     @property
@@ -105,7 +111,7 @@ class CostReport(NamedTuple):
 
     @property
     def layers(self) -> dict[Name, Cost]:
-        """The sum of the rows of each layer."""
+        """The sum of the counts of the rows of each layer, by its name."""
         by_layer = itertools.groupby(self.rows, operator.attrgetter("layer"))
         return {name: _sum(row.cost for row in rows) for name, rows in by_layer}
 

@@ -16,14 +16,16 @@ from .._table import aligned
 
 
 class ResidualReport(NamedTuple):
-    """The residuals of a function. Its text is a table."""
+    """The arrays that a function stores for its backward pass, from :func:`residual_report`.
+    ``print`` shows them as a table.
+    """
 
     arrays: tuple[jax.ShapeDtypeStruct, ...]
-    """Shape and dtype of each array, the largest first."""
+    """Shape and dtype of each array, the largest array first."""
 
     @property
     def bytes(self) -> int:
-        """Size of all arrays together."""
+        """Bytes of all arrays together."""
         return sum(map(_bytes, self.arrays))
 
     def __str__(self) -> str:

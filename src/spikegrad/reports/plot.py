@@ -34,24 +34,26 @@ def plot(
     x: ArrayLike | None = None,
     figsize: tuple[float, float] | None = None,
 ) -> Figure:
-    """Draw surrogates: the step and the smooth steps on the left, the slopes on the right.
+    """Draw surrogates: spikes and smooth steps on the left, slopes on the right.
 
     Parameters
     ----------
     *surrogates : Surrogate
-        One or more surrogates. Their parameters must broadcast to ``x``. Surrogates without
+        One or more surrogates. Array parameters must broadcast to ``x``. Surrogates without
         ``surrogate_fun`` are drawn only on the right.
     x : array_like, optional
-        Points, ``(points,)``, in ascending order. By default 2001 points from -4 to 4, or from a
-        smaller range around 0 if all slopes are steep.
+        The values of the horizontal axis, the potential minus the threshold, ``(points,)``, in
+        ascending order. By default 2001 points from -4 to 4, or from a smaller range if all slopes
+        are narrow.
     figsize : tuple of float, optional
-        Width and height in inches. By default 7 by 2.6, and the height of the legend.
+        Width and height of the figure in inches. By default 7 by 2.6, and the height of the legend
+        in addition.
 
     Returns
     -------
     matplotlib.figure.Figure
-        It is not registered with ``matplotlib.pyplot``. Save it with ``savefig``. A notebook shows
-        it after ``%matplotlib inline``.
+        The figure. Save it with its method ``savefig``. A notebook shows it after ``%matplotlib
+        inline``. ``matplotlib.pyplot.show()`` does not show it.
 
     Examples
     --------
@@ -149,29 +151,31 @@ def raster(
     mask: ArrayLike | None = None,
     figsize: tuple[float, float] = (7, 2.6),
 ) -> Figure:
-    """Draw the spikes of one example: a row for each neuron, a line for each spike.
+    """Draw the spikes of one example: time on the horizontal axis, a row for each neuron, and a
+    mark for each spike.
 
     Parameters
     ----------
     spikes : array_like
         Outputs of a layer: ``(steps, examples, neurons...)``, ``(steps, neurons)`` or ``(steps,)``.
-        Any value other than 0 is a spike. Negative spikes are red.
+        Each value other than 0 is a spike. Negative spikes are red.
     example : int, default 0
-        The example to draw, if the spikes have an axis of examples.
+        Number of the example to draw, if the spikes have an axis of examples.
     mask : array_like of bool, optional
-        ``(steps, examples)`` or ``(steps,)``, the valid steps. All other steps are grey.
+        The valid time steps, ``(steps, examples)`` or ``(steps,)``: False for padding, which is
+        drawn in grey.
     figsize : tuple of float, default (7, 2.6)
-        Width and height in inches.
+        Width and height of the figure in inches.
 
     Returns
     -------
     matplotlib.figure.Figure
-        Its axes span all steps and neurons, even without spikes.
+        The figure. Its axes contain all time steps and neurons, also without spikes.
 
     Raises
     ------
     IndexError, ValueError
-        If ``example`` is out of range, or if ``mask`` does not fit the spikes.
+        If the example does not exist, or if ``mask`` does not fit the spikes.
 
     Examples
     --------
@@ -203,24 +207,26 @@ def traces(
     mask: ArrayLike | None = None,
     figsize: tuple[float, float] | None = None,
 ) -> Figure:
-    """Draw the currents, potentials and spikes of some neurons of one example, in a column of
-    panels.
+    """Draw the potentials of some neurons of one example over time, and optionally their input
+    currents and spikes.
 
     Parameters
     ----------
     potentials : array_like or tuple of them
-        States before the spike from :meth:`spikegrad.Network.observe`, whose first array is the
-        potential, or outputs of a readout. Shapes as in :func:`raster`.
+        States before the spike from :meth:`spikegrad.Network.observe` (``pre_spike``), whose first
+        array is the potential, or outputs of a readout. The shape is as in :func:`raster`.
     spikes, currents : array_like, optional
-        Arrays of equal shape. Their panels are drawn only if you pass them.
+        Spikes and input currents of the layer, of the shape of the potentials. Each has a panel,
+        only if you pass it.
     threshold : float, optional
-        The threshold, drawn as a dashed line in the panel of the potentials.
+        The threshold, which is drawn as a dashed line among the potentials.
     neurons : sequence of int, default (0, 1, 2)
-        Neurons to draw, counted over all their axes. Numbers outside the layer are ignored.
+        Numbers of the neurons to draw, counted over all axes of neurons. Numbers that the layer
+        does not have are ignored.
     example, mask
-        As in :func:`raster`.
+        Number of the example to draw, and valid time steps, as in :func:`raster`.
     figsize : tuple of float, optional
-        Width and height in inches.
+        Width and height of the figure in inches.
 
     Returns
     -------
@@ -283,21 +289,24 @@ def activity(
     mask: ArrayLike | None = None,
     figsize: tuple[float, float] | None = None,
 ) -> Figure:
-    """Draw the activity of a network in one example: a panel for the inputs and for each layer.
+    """Draw the activity of a network for one example: a panel for the inputs and a panel for each
+    layer.
 
-    Spikes, which are integers, are drawn as a raster, with the number of spikes per neuron and
-    step. Real numbers are drawn as lines, or as an image for more than 12 neurons. A panel of zeros
-    is empty, and its title says so.
+    In each panel, the horizontal axis is time. Spikes and other whole numbers are drawn as marks,
+    one row for each neuron. The title of the panel has the number of spikes per neuron and time
+    step. Real numbers, such as potentials, are drawn as lines, or as an image for more than 12
+    neurons. A panel without spikes is empty, and its title says so.
 
     Parameters
     ----------
     layers : mapping of array_like or Activity
-        The name of each panel, and its array ``(steps, examples, neurons...)``, or the activity of
-        a layer from :meth:`spikegrad.Network.observe`, whose outputs are drawn.
+        A mapping from the title of each panel to its array ``(steps, examples, neurons...)``, or to
+        the activity of a layer from :meth:`spikegrad.Network.observe`. For an activity, its outputs
+        are drawn.
     example, mask
-        As in :func:`raster`.
+        Number of the example to draw, and valid time steps, as in :func:`raster`.
     figsize : tuple of float, optional
-        Width and height in inches.
+        Width and height of the figure in inches.
 
     Returns
     -------
@@ -452,21 +461,21 @@ def _finish(
 
 
 def graph(network: Network, *, figsize: tuple[float, float] | None = None) -> Figure:
-    """Draw the nodes and edges of a network.
+    """Draw the layers, the joins and the connections of a network.
 
     Parameters
     ----------
     network : Network
-        Layers of a list are named by position.
+        The network. Layers of a list have their numbers as names.
     figsize : tuple of float, optional
-        Width and height in inches. By default they fit the graph.
+        Width and height of the figure in inches. By default they fit the network.
 
     Returns
     -------
     matplotlib.figure.Figure
-        Layers are boxes with the class of their cell, joins are rounded, inputs have no frame. A
-        node is to the right of the sources that it reads without delay. Dashed lines are edges with
-        a delay, and show the number of steps.
+        The figure. Layers are boxes with the class of their cell, joins are rounded boxes, and
+        inputs have no frame. A box is to the right of the sources that it reads without a delay.
+        Dashed lines are connections with a delay, and show the delay in time steps.
 
     Examples
     --------

@@ -1,5 +1,5 @@
-"""Surrogates of spikes: the catalogue of shapes, and helpers that measure and rescale them. The 18
-surrogates of braintools are also functions, so this module replaces ``braintools.surrogate``.
+"""All surrogates, and functions that measure, rescale and combine them. The 18 surrogates of the
+library braintools are also functions here, so this module can replace ``braintools.surrogate``.
 
 >>> from spikegrad import get, measure, rescaled
 >>> from spikegrad.surrogates import Circle

@@ -1,5 +1,5 @@
-"""Checks of surrogates and cells, with the properties that the library tests on its own classes.
-Use them in a test of your classes.
+"""Checks for your surrogates and cells, to call in your tests. They check the properties that the
+surrogates and cells of the library have.
 
 >>> from spikegrad import Sigmoid
 >>> from spikegrad.testing import check_surrogate

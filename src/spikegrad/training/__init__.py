@@ -1,5 +1,5 @@
-"""Training of anything that has a differentiable loss, by any optimizer of optax. It has the loop
-:func:`~spikegrad.training.fit` with callbacks, checkpoints, sweeps, and gradients forward in time.
+"""Training with any optimizer of optax: the loop :func:`~spikegrad.training.fit`, callbacks,
+checkpoints and sweeps. Also gradients that are computed forward in time.
 
 >>> import jax, jax.numpy as jnp, optax
 >>> from spikegrad.training import fit
