@@ -89,10 +89,12 @@ def keep_slope(surrogate: Surrogate, dtype: DTypeLike) -> Surrogate:
     surrogate : Surrogate
         Any surrogate.
     dtype : dtype
-        The dtype of the stored slope: ``bfloat16`` (relative error up to 2**-8), ``float16``,
-        ``float8_e5m2`` (error up to 2**-3, for slopes of at least 2**-16) or ``float8_e4m3fn``
-        (error up to 2**-4, for slopes from 2**-9 to 448, NaN above). A dtype that is not narrower
-        than ``x`` has no effect.
+        The dtype of the stored slope. A dtype that is not narrower than ``x`` has no effect.
+
+        - ``bfloat16``, with a relative error up to 2**-8, or ``float16``,
+        - ``float8_e5m2``, with a relative error up to 2**-3 for slopes of at least 2**-16,
+        - ``float8_e4m3fn``, with a relative error up to 2**-4 for slopes from 2**-9 to 448. Larger
+          slopes become NaN.
 
     Returns
     -------

@@ -111,11 +111,12 @@ def to_nir(
     1. Images have their channels first in NIR.
 
     NIR does not define whether a loop takes a time step. As in the library nirtorch, each loop
-    takes one time step here. So weights that lead back to an earlier layer with a delay of
-    :math:`d` time steps are exported with a ``Delay`` of :math:`(d - 1)\,\Delta t`, and without a
-    ``Delay`` if :math:`d` is 1. Such weights between two layers have names like ``a.recurrent.b``,
-    and their metadata store the time step for :func:`from_nir`. If a loop contains several such
-    weights, a simulator that does not read the metadata runs it with too short delays.
+    takes one time step here. So the export subtracts one time step from weights that lead back to
+    an earlier layer. A delay of :math:`d` time steps becomes a ``Delay`` of :math:`(d - 1)\,\Delta
+    t`, and no ``Delay`` if :math:`d` is 1. Such weights between two layers have names like
+    ``a.recurrent.b``, and their metadata store the time step for :func:`from_nir`. If a loop
+    contains several such weights, a simulator that does not read the metadata runs it with too
+    short delays.
 
     References
     ----------

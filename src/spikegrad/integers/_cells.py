@@ -499,7 +499,9 @@ class Loihi(IntegerCell, pure=True):
         The bias :math:`b`, which each time step adds to the potential. On the chip, it is an
         integer of 13 bits, shifted by at most 7 bits.
     surrogate, detach_reset
-        As in :class:`FixedLIF`.
+        As in :class:`FixedLIF`. ``surrogate`` is the slope of a spike in training. Its argument is
+        the potential minus the threshold, divided by ``unit``. ``detach_reset=True`` treats the
+        spike in the reset as a constant in the backward pass.
     unit : float or array, optional
         As in :class:`FixedLIF`: the potential that counts as 1. By default it is the
         smallest potential that spikes, and 64 for a readout.

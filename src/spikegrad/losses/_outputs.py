@@ -38,9 +38,12 @@ def reduce_time(
         Spikes or potentials of the last layer, ``(steps, examples, classes)``. You can also pass
         losses of each time step, ``(steps, examples)``.
     reduction : {"mean", "sum", "max", "last", "softmax_sum"}
-        ``"mean"`` (default), ``"sum"`` or ``"max"`` over the valid time steps, ``"last"`` for the
-        last valid time step, or ``"softmax_sum"`` for the sum of
-        :math:`\operatorname{softmax}(o_t)` over the valid time steps.
+        The operation over the valid time steps:
+
+        - ``"mean"`` (default), ``"sum"`` or ``"max"``,
+        - ``"last"``, the last valid time step,
+        - ``"softmax_sum"``, the sum of :math:`\operatorname{softmax}(o_t)`, with the outputs
+          :math:`o_t` of a time step.
     mask : array_like of bool, optional
         The valid time steps, ``(steps, examples)`` or ``(steps,)``: False for padding. By default
         all.
@@ -167,8 +170,9 @@ def rate_error(
     Parameters
     ----------
     spikes, labels, mask
-        Spikes of the last layer, classes of the examples, and valid time steps, as in
-        :func:`count_error`.
+        Spikes of the last layer, ``(steps, examples, classes)``, the class of each example,
+        integers ``(examples,)``, and the valid time steps, ``(steps, examples)`` or ``(steps,)``,
+        as in :func:`count_error`.
     correct, incorrect : float
         The target rates: ``correct`` for the neuron of the right class, and ``incorrect`` for all
         others, in spikes per time step.
@@ -252,7 +256,8 @@ def potential_error(
         Potentials, ``(steps, examples, classes)``: outputs of a readout, or potentials before the
         spike of a spiking layer.
     labels, mask
-        Classes of the examples, and valid time steps, as in :func:`count_error`.
+        The class of each example, integers ``(examples,)``, and the valid time steps, ``(steps,
+        examples)`` or ``(steps,)``, as in :func:`count_error`.
     correct, incorrect : float
         The target potentials: ``correct`` for the neuron of the right class, and ``incorrect`` for
         all others.

@@ -30,9 +30,15 @@ class AdaptiveLIF(LIF, pure=True):
     Parameters
     ----------
     decay, threshold, surrogate, reset, detach_reset, reset_value, delay_reset, norm_input
-        As in :class:`LIF`, with the same defaults. ``threshold`` is the threshold :math:`\theta`
-        without adaptation. ``reset`` has one more choice: ``"baseline"`` subtracts :math:`\theta`
-        instead of :math:`\theta + a_t`.
+        As in :class:`LIF`, with the same defaults. ``decay`` is the factor by which the potential
+        decays in each time step, from 0 to 1. A neuron spikes if its potential is at least
+        ``threshold``. ``surrogate`` computes spikes and their slope. ``reset`` is the effect of a
+        spike: ``"subtract"`` subtracts the threshold, ``"value"`` sets the potential to
+        ``reset_value``, and ``"none"`` changes nothing. ``detach_reset=True`` treats the spike in
+        the reset as a constant in the backward pass. ``delay_reset=True`` resets one time step
+        after the spike. ``norm_input=True`` multiplies the input by :math:`1 - \beta`.
+        ``threshold`` is the threshold without adaptation. ``reset`` has one more choice:
+        ``"baseline"`` subtracts :math:`\theta` instead of :math:`\theta + a_t`.
     adaptation : float or array, default 0.2
         Increase :math:`\kappa` of the threshold at each spike, in the unit of the potential. Any
         finite number, or an array that broadcasts to the state.
@@ -121,10 +127,19 @@ class SynapticAdaptiveLIF(AdaptiveLIF, pure=True):
     Parameters
     ----------
     decay, threshold, surrogate, reset, detach_reset, reset_value, delay_reset, norm_input
-        As in :class:`spikegrad.AdaptiveLIF`, with the same defaults.
+        As in :class:`spikegrad.AdaptiveLIF`, with the same defaults. ``decay`` is the factor by
+        which the potential decays in each time step, from 0 to 1. A neuron spikes if its potential
+        is at least ``threshold``. ``surrogate`` computes spikes and their slope. ``reset`` is the
+        effect of a spike: ``"subtract"`` subtracts the threshold, ``"value"`` sets the potential to
+        ``reset_value``, and ``"none"`` changes nothing. ``detach_reset=True`` treats the spike in
+        the reset as a constant in the backward pass. ``delay_reset=True`` resets one time step
+        after the spike. ``norm_input=True`` multiplies the input by :math:`1 - \beta`.
+        ``threshold`` is the threshold without adaptation, and ``reset="baseline"`` subtracts this
+        threshold.
     adaptation, adaptation_decay : float or array, default 0.2 and 0.99
-        Increase of the threshold at each spike, and its decay factor, as in
-        :class:`spikegrad.AdaptiveLIF`.
+        ``adaptation`` is the increase of the threshold at each spike, in the unit of the potential.
+        ``adaptation_decay`` is the factor by which the increase decays in each time step, from 0 to
+        1.
     synaptic_decay : float or array, default 0.8
         Decay factor :math:`\gamma` of the synaptic current for one time step, at least 0 and at
         most 1, without a unit. An array must broadcast to the state.
@@ -398,9 +413,15 @@ class EulerAdLIF(SymplecticAdLIF, pure=True):
     Parameters
     ----------
     decay, adaptation_decay, a, b, threshold, surrogate, detach_reset
-        As in :class:`SymplecticAdLIF`, with the same defaults. Here ``a`` must satisfy :math:`-1
-        \le q a \le (1 - \alpha \rho) / ((1 - \alpha)(1 - \rho))`, because otherwise the state grows
-        without input. The upper limit is much lower than the limit of :class:`SymplecticAdLIF`.
+        As in :class:`SymplecticAdLIF`, with the same defaults. ``decay`` (:math:`\alpha`) and
+        ``adaptation_decay`` (:math:`\rho`) are the factors by which potential and adaptation decay
+        in each time step, from 0 to 1. ``a`` is the factor from the potential to the adaptation,
+        and ``b`` the increase of the adaptation at each spike. ``a`` must satisfy :math:`-1 \le q a
+        \le (1 - \alpha \rho) / ((1 - \alpha)(1 - \rho))`, because otherwise the state grows without
+        input. This upper limit is much lower than the limit of :class:`SymplecticAdLIF`. A neuron
+        spikes if its potential is at least ``threshold``. ``surrogate`` computes spikes and their
+        slope. ``detach_reset=True`` treats the spike in the reset as a constant in the backward
+        pass.
     q : float or array, default 65.0
         Factor of the increases of the adaptation by the potential and by spikes, without a unit.
 

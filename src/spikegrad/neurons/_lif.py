@@ -196,8 +196,13 @@ class SynapticLIF(LIF, pure=True):
     Parameters
     ----------
     decay, threshold, surrogate, reset, detach_reset, reset_value, delay_reset, norm_input
-        As in :class:`LIF`, with the same defaults. ``decay`` is the decay factor :math:`\beta` of
-        the potential, and ``norm_input`` selects the factor :math:`g`.
+        As in :class:`LIF`, with the same defaults. ``decay`` is the factor by which the potential
+        decays in each time step, from 0 to 1. A neuron spikes if its potential is at least
+        ``threshold``. ``surrogate`` computes spikes and their slope. ``reset`` is the effect of a
+        spike: ``"subtract"`` subtracts the threshold, ``"value"`` sets the potential to
+        ``reset_value``, and ``"none"`` changes nothing. ``detach_reset=True`` treats the spike in
+        the reset as a constant in the backward pass. ``delay_reset=True`` resets one time step
+        after the spike. ``norm_input=True`` multiplies the input by :math:`1 - \beta`.
     synaptic_decay : float or array, default 0.8
         Decay factor :math:`\gamma` of the synaptic current for one time step, at least 0 and at
         most 1, without a unit. With 0, the neuron equals :class:`LIF`. :func:`decay_from_tau`
@@ -266,8 +271,14 @@ class MultiSynapticLIF(SynapticLIF, pure=True):
     Parameters
     ----------
     decay, threshold, surrogate, reset, detach_reset, reset_value, delay_reset, norm_input
-        As in :class:`~spikegrad.LIF`, with the same defaults. Arrays must broadcast to the
-        potential, ``(batch, neurons)``.
+        As in :class:`~spikegrad.LIF`, with the same defaults. ``decay`` is the factor by which the
+        potential decays in each time step, from 0 to 1. A neuron spikes if its potential is at
+        least ``threshold``. ``surrogate`` computes spikes and their slope. ``reset`` is the effect
+        of a spike: ``"subtract"`` subtracts the threshold, ``"value"`` sets the potential to
+        ``reset_value``, and ``"none"`` changes nothing. ``detach_reset=True`` treats the spike in
+        the reset as a constant in the backward pass. ``delay_reset=True`` resets one time step
+        after the spike. ``norm_input=True`` multiplies the input by :math:`1 - \beta`. Arrays must
+        broadcast to the potential, ``(batch, neurons)``.
     synaptic_decay : array
         Decay factor :math:`\gamma_r` of each receptor for one time step, at least 0 and at most 1,
         without a unit. Its shape is ``(receptors,)`` or ``(neurons, receptors)``. It has no
@@ -276,8 +287,8 @@ class MultiSynapticLIF(SynapticLIF, pure=True):
     Raises
     ------
     ValueError, TypeError
-        If a parameter has a wrong type or is outside its range, or if the last axis of the currents
-        does not have the length of the last axis of ``synaptic_decay``.
+        If a parameter has a wrong type or is outside its range. Also if the last axes of the
+        currents and of ``synaptic_decay`` have different lengths.
 
     Notes
     -----

@@ -133,7 +133,10 @@ class EIF(_Escaping, pure=True):
         Potential :math:`v_0` toward which the linear term pulls, in the unit of the potential.
         Neurons start from it.
     threshold, reset_value, surrogate, detach_reset
-        As in :class:`QIF`, with the same defaults.
+        As in :class:`QIF`, with the same defaults. A neuron spikes if its potential is at least
+        ``threshold``. A spike sets the potential to ``reset_value``. ``surrogate`` computes spikes
+        and their slope. ``detach_reset=True`` treats the spike in the reset as a constant in the
+        backward pass.
 
     Raises
     ------
@@ -213,8 +216,11 @@ class AdEx(_ResetToValue, pure=True):
         Width :math:`\Delta` of the exponential term, above 0, in the unit of the potential. The
         rise is steeper with a smaller number.
     threshold, reset_value, surrogate, detach_reset
-        As in :class:`QIF`, with the same defaults. :math:`\theta` is also the potential at which
-        the exponential term begins to dominate.
+        As in :class:`QIF`, with the same defaults. A neuron spikes if its potential is at least
+        ``threshold``. A spike sets the potential to ``reset_value``. ``surrogate`` computes spikes
+        and their slope. ``detach_reset=True`` treats the spike in the reset as a constant in the
+        backward pass. :math:`\theta` is also the potential at which the exponential term begins to
+        dominate.
 
     Raises
     ------

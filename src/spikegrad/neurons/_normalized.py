@@ -35,7 +35,13 @@ class MPBN(LIF, pure=True):
     ----------
     decay, threshold, surrogate, reset, detach_reset, reset_value, norm_input
         As in :class:`~spikegrad.LIF`, but with other defaults: ``decay=0.25``, ``threshold=0.5``
-        and ``reset="value"``. ``norm_input`` selects the factor :math:`g`.
+        and ``reset="value"``. ``decay`` is the factor by which the potential decays in each time
+        step, from 0 to 1. A neuron spikes if its normalized potential is at least ``threshold``.
+        ``surrogate`` computes spikes and their slope. ``reset`` is the effect of a spike:
+        ``"subtract"`` subtracts the threshold, ``"value"`` sets the potential to ``reset_value``,
+        and ``"none"`` changes nothing. ``detach_reset=True`` treats the spike in the reset as a
+        constant in the backward pass. ``norm_input=True`` multiplies the input by :math:`1 -
+        \beta`.
     gain : float or array, default 1.0
         Factor :math:`\gamma` of the normalized potential, without a unit. An array must broadcast
         to the state: ``(channels,)``, or ``(channels, 1, 1)`` for images with the channels first.

@@ -224,7 +224,9 @@ class HRF(BRF, pure=True):
         larger number. Without spikes, :math:`(\delta \omega)^2 \le 4 (1 - \delta b_t)` must hold,
         because otherwise the oscillation grows.
     dt, refractory_decay, threshold, surrogate
-        As in :class:`BRF`, with the same defaults.
+        As in :class:`BRF`, with the same defaults. ``dt`` is the length :math:`\delta` of a time
+        step, and ``refractory_decay`` the factor by which :math:`q` decays in each time step, from
+        0 to 1. ``threshold`` is :math:`\theta`. ``surrogate`` computes spikes and their slope.
 
     Raises
     ------

@@ -127,8 +127,8 @@ def stretched(surrogate: Surrogate, width: Real) -> Surrogate:
 
     .. math:: g(x) = g_s(x / w), \qquad f(x) = m + w\,(f_s(x / w) - m)
 
-    Here :math:`g_s` and :math:`f_s` are the slope and the smooth step of ``surrogate``, ``x`` is
-    the potential minus the threshold, and :math:`m` is the value of :math:`f_s` at the threshold,
+    Here ``x`` is the potential minus the threshold. :math:`g_s` and :math:`f_s` are the slope and
+    the smooth step of ``surrogate``, and :math:`m` is the value of :math:`f_s` at the threshold,
     usually 1/2. The area of the slope grows by the factor :math:`w`.
 
     Parameters

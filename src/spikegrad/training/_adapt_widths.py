@@ -32,7 +32,10 @@ class AdaptWidths:
     inputs : array_like
         Inputs of the network for the measurement, ``(steps, examples, inputs)``.
     ratio, keep, mask, key
-        As in :func:`spikegrad.network.match_widths`. Pass the values that you passed to
+        As in :func:`spikegrad.network.match_widths`. ``ratio`` is the half-width of a slope divided
+        by the standard deviation of the potentials. ``keep`` is the property of the slope that
+        stays constant, ``"peak"`` or ``"area"``. ``mask`` has the valid time steps of ``inputs``,
+        and ``key`` is the random key of stochastic spikes. Pass the values that you passed to
         ``match_widths``.
     each_epoch : bool, default False
         If True, set the widths only at the end of each epoch. If False, after each call.

@@ -86,7 +86,8 @@ def sweep(
         The seeds. Each setting runs once for each seed, with the random key
         ``jax.random.key(seed)``.
     epochs, steps, updates_per_call : int, optional
-        Numbers of epochs, updates, and updates per call, as in :func:`fit`.
+        As in :func:`fit`: the numbers of epochs and of updates after which a run ends, and the
+        number of updates in one call of the compiled program.
     score : callable, optional
         A function ``score(trainable, setting)`` that returns a dict of numbers, such as the
         accuracies on a validation set and a test set. It is called at the end of each run with the

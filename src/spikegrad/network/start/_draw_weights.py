@@ -68,9 +68,9 @@ def draw_weights(
     r"""Draw random initial weights for all matrices of a network, scaled such that its neurons
     spike before training.
 
-    Use it for a network that you built from layers, for example a graph.
-    :meth:`spikegrad.Network.init` does the same for fully connected layers. Only the shapes and
-    dtypes of the matrices are used, so they may be zeros.
+    Use it for a network that you built from layers, for example a graph. For fully connected
+    layers, :meth:`spikegrad.Network.init` builds the layers and calls this function. Only the
+    shapes and dtypes of the matrices are used, so they may be zeros.
 
     :func:`fluctuation_driven` draws the weights of one layer after the other, from the outputs of
     the sources of each layer. The potential of each neuron then fluctuates up to its threshold. All
