@@ -443,7 +443,8 @@ class Network(Struct):
         Parameters
         ----------
         inputs, states, key, mask, backward
-            As in a call.
+            As in a call of the network: the inputs ``(steps, batch, inputs)``, the states before
+            the first time step, the random key, the valid time steps, and the memory mode.
         layers : str or sequence of str, optional
             The names of layers and joins to return. By default all.
         parts : {"output", "pre_spike", "current"} or sequence of them

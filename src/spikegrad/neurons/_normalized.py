@@ -74,9 +74,10 @@ class MPBN(LIF, pure=True):
     examples only.
 
     The cell does not update the running statistics. To update them in your training loop, call
-    :meth:`statistics` with the states before the spike. A :class:`~spikegrad.Network` returns these
-    states with ``pre_spike=True``. Guo et al. update the statistics in every time step.
-    :meth:`folded` returns neurons without normalization for inference.
+    :meth:`statistics` with the states before the spike. :meth:`spikegrad.Network.observe` returns
+    these states as ``activity[name].pre_spike``, with the time steps on the first axis. Guo et al.
+    update the statistics in every time step. :meth:`folded` returns neurons without normalization
+    for inference.
 
     References
     ----------

@@ -98,7 +98,7 @@ class GaussianGrad(Surrogate, pure=True):
     .. math:: g(x) = \frac{\alpha}{\sigma\sqrt{2\pi}}\, e^{-x^2/(2\sigma^2)}, \qquad
               f(x) = \frac12 + \alpha\left(\Phi\left(\frac{x}{\sigma}\right) - \frac12\right)
 
-    with :math:`\Phi` the cumulative distribution of the standard normal distribution.
+    Here :math:`\Phi` is the cumulative distribution of the standard normal distribution.
 
     ``x`` is the potential minus the threshold. A call returns the spike: 1 if ``x`` is at least 0,
     and 0 otherwise. The backward pass uses the *slope* :math:`g` instead of the derivative of the

@@ -63,10 +63,10 @@ def fit(
         cost memory and compile time. Pass ``jax.tree_util.Partial(loss, array)`` instead, which
         calls ``loss(array, trainable, batch, key)``.
     trainable : pytree of arrays, or State
-        The initial parameters: a pytree of floating-point arrays only, such as the first result of
-        :func:`partition` or the weights of a network. To resume training, pass a :class:`State`.
-        With equal batches and arguments, the result is then bit-identical to uninterrupted
-        training.
+        The initial parameters: a pytree whose leaves are floating-point arrays, such as a
+        :class:`~spikegrad.Network`. For a pytree with other leaves, pass the first result of
+        :func:`partition`. To resume training, pass a :class:`State`. With equal batches and
+        arguments, the result is then bit-identical to uninterrupted training.
     batches : iterable, or callable
         The batches of an epoch: pytrees of NumPy or JAX arrays, such as ``(x, y)``. An iterable,
         such as a list, is used once per epoch. A generator lasts one epoch only. A function
@@ -97,10 +97,10 @@ def fit(
         see :func:`distributed`. By default training uses one device.
     callbacks : sequence of callable, default ()
         Functions that are called in this order after each call of the compiled program, with a
-        :class:`Report`. If one returns True, training ends. If one returns a :class:`State`, as
-        :class:`AdaptWidths` does, training continues from this state. All processes must return
-        equal states. If a callback has a method ``end``, it is called with the last state, also
-        before a :class:`DivergedError`.
+        :class:`Report`. If one returns a :class:`State`, as :class:`AdaptWidths` does, training
+        continues from this state. If one returns another true value, such as True, training ends.
+        All processes must return equal states. If a callback has a method ``end``, it is called
+        with the last state, also before a :class:`DivergedError`.
 
     Returns
     -------

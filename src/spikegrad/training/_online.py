@@ -430,12 +430,15 @@ class Online(Struct):
         Parameters
         ----------
         inputs, targets, loss, mask, key
-            As in :meth:`scan`.
+            As in :meth:`scan`: ``inputs`` and ``targets`` have the time steps on the first axis.
+            ``loss(outputs, target)`` returns the loss of one time step. ``mask`` is False for
+            padding, ``(steps, batch)`` or ``(steps,)``. ``key`` is the random key of stochastic
+            spikes.
 
         Returns
         -------
         jax.Array
-            The sum of the losses.
+            The sum of the losses of all time steps.
 
         Examples
         --------
@@ -478,7 +481,10 @@ class Online(Struct):
         Parameters
         ----------
         inputs, targets, loss, mask, key
-            As in :meth:`scan`.
+            As in :meth:`scan`: ``inputs`` and ``targets`` have the time steps on the first axis.
+            ``loss(outputs, target)`` returns the loss of one time step. ``mask`` is False for
+            padding, ``(steps, batch)`` or ``(steps,)``. ``key`` is the random key of stochastic
+            spikes.
 
         Returns
         -------

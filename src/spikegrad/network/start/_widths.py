@@ -37,7 +37,7 @@ def match_widths(
     The half-width of a slope is the distance from its peak at which it has half of the height of
     the peak. For each layer, the half-width of the slope of the surrogate becomes
 
-    .. math:: w = r\, \sigma_U,
+    .. math:: w = r\, \sigma_U.
 
     Here :math:`\sigma_U` is the standard deviation of the argument of the surrogate, over all time
     steps, examples and neurons of the layer. For most cells, this argument is the potential before
