@@ -70,9 +70,7 @@ def rate_encoding(x: npt.ArrayLike, steps: int, key: jax.Array) -> jax.Array:
     Array([0. , 0.2, 1. ], dtype=float32)
     """
     x = _probability("rate_encoding", x)
-    # Below x and not at it, because 0 is drawn and 1 is not.
-    draws = jax.random.uniform(key, (steps, *x.shape), x.dtype)
-    return draws < x[None]
+    return jax.random.bernoulli(key, x[None], (steps, *x.shape))
 
 
 def latency_encoding(x: npt.ArrayLike, steps: int) -> jax.Array:
@@ -112,9 +110,8 @@ def latency_encoding(x: npt.ArrayLike, steps: int) -> jax.Array:
     step = jnp.floor((1 - x) * steps)
     time = jnp.where(x > 0, step, -1).astype(int)
     time = jnp.minimum(time, steps - 1)  # 1 - x rounds to 1 for the smallest values
-    all_times = jnp.arange(steps).reshape(-1, *[1] * x.ndim)
-    # (steps, 1, ...) and (1, ...) -> (steps, ...): True at the step of the spike.
-    return all_times == time[None]
+    # (steps, ...): True at the step of the spike.
+    return jax.nn.one_hot(time, steps, dtype=bool, axis=0)
 
 
 def delta_encoding(x: npt.ArrayLike, threshold: float) -> jax.Array:

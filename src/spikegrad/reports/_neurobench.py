@@ -176,7 +176,7 @@ class _Counts(NamedTuple):
 def _operations(weight: Weight, edge: Edge, value: jax.Array) -> _Counts:
     """Count the operations of one weight. ``value`` is the output of its source."""
     # (lags, steps, batch, ...)
-    reads = np.stack([*map(np.asarray, reads_of_edge(edge, value))])
+    reads = np.stack(reads_of_edge(edge, value))
     steps = len(value)
     # (steps, ...), for a window (steps, lags, ...)
     reads = np.moveaxis(reads, 0, 1) if edge.windowed else reads[0]
