@@ -449,8 +449,8 @@ def _function(entry: _Entry, count: int = 1) -> IntegerFunction:
         fields["arguments"].refuse(f"one record for each of {count} sources")
     function = IntegerFunction(tuple(arguments), _operations(fields["operations"]))
     try:
-        _ = function.output_shape  # NumPy raises for shapes that do not fit
-    except (ValueError, IndexError):
+        _ = function.output_shape  # JAX raises for shapes that do not fit
+    except (TypeError, ValueError):
         fields["operations"].refuse("operations that fit each other and the shape")
     return function
 
