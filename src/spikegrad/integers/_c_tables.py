@@ -322,11 +322,7 @@ class Program:
         # Nodes have their own sizes, also the inner ones of a weight.
         self.sizes |= {node.name: node.bias.size for node in self.nodes}
         self.sources = [*self.inputs, *(node.name for node in self.nodes)]
-        # A source remembers as many outputs as its longest delay.
-        self.rows = dict.fromkeys(self.sources, 0)
         edges = [edge for node in self.nodes for edge in node.edges]
-        for edge in edges:
-            self.rows[edge.source] = max(self.rows[edge.source], edge.lag)
         # Neurons with an adaptation or a refractory period add tables of their own.
         names = "leak", "threshold", "bias"
         self.parameters = collections.defaultdict(
@@ -341,7 +337,7 @@ class Program:
         """The most products and sums of a step, if no input is 0 and all neurons fire."""
         self.layer_rows = [self._layer_row(node) for node in self.nodes]
         self.edge_rows = [self._edge_row(edge) for edge in edges]
-        self.source_rows = self._source_rows()
+        self.source_rows = self._source_rows(edges)
 
     # --- layers
 
@@ -385,14 +381,18 @@ class Program:
             ),
         )
 
-    def _source_rows(self) -> list[SourceRow]:
-        rows, past, first = [], 0, 0
+    def _source_rows(self, edges: list[IntegerEdge]) -> list[SourceRow]:
+        rows: list[SourceRow] = []
+        past = first = 0
         for name in self.sources:
             if name == self.nodes[0].name:
                 first = 0  # the outputs of layers are an array of their own
-            rows.append(SourceRow(self.sizes[name], self.rows[name], past, first))
-            past += self.sizes[name] * self.rows[name]
-            first += self.sizes[name]
+            # A source remembers as many outputs as its longest delay.
+            lags = [edge.lag for edge in edges if edge.source == name]
+            row = SourceRow(self.sizes[name], max(lags, default=0), past, first)
+            rows.append(row)
+            past += row.size * row.rows
+            first += row.size
         return rows
 
     # --- edges
@@ -511,7 +511,7 @@ class Program:
     @property
     def past(self) -> int:
         """The outputs of earlier steps that delays need, one at least."""
-        return max(sum(self.sizes[name] * rows for name, rows in self.rows.items()), 1)
+        return max(sum(row.size * row.rows for row in self.source_rows), 1)
 
     def largest_input(self) -> int:
         """Return the largest input for which float32 and 32 bits have all sums of a current."""

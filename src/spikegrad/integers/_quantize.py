@@ -214,24 +214,25 @@ def quantize(
             f"quantize: target must be one of {', '.join(TARGETS)}, got {target!r}"
         )
     bits = checked_bits("quantize", bits, cell.weight_bits)
+    graph = network.graph
     whole = jax.tree.map(lambda x: whole_inputs("quantize", x, mask), inputs)
+    valid_inputs = by_name(graph.inputs, whole)
     # All layers are checked before the network runs.
     owner = f"quantize: layer %r on {type(cell).__name__}"
     options = {
-        name: _options(owner % name, x, cell)
-        for name, x in network.graph.layers.items()
+        name: _options(owner % name, x, cell) for name, x in graph.layers.items()
     }
     # A convolution of the user may not take integers.
     inputs = jax.tree.map(lambda x: jnp.asarray(x, float), inputs)
     # A state is largest before its spike.
     _, real = network.observe(inputs, parts=("output", "pre_spike"), mask=mask)
     # The axes in front are the steps and the examples.
-    sequences = by_name(network.graph.inputs, inputs)
+    sequences = by_name(graph.inputs, inputs)
     shapes = {name: np.shape(x)[2:] for name, x in sequences.items()}
     shapes |= {name: real[name].output.shape[2:] for name in network.layers}
     _check_sizes(network, cell, shapes)
     if cell.is_synaptic:  # its outputs fire once a step
-        options |= {name: options[name] | {"n": 1} for name in network.graph.outputs}
+        options |= {name: options[name] | {"n": 1} for name in graph.outputs}
     nodes = _with_operations(network, cell, shapes)
     choice = _Choice(bits, per_channel, powers_of_two)
 
@@ -247,9 +248,8 @@ def quantize(
     result = dataclasses.replace(network, layers=layers)
     # Where sums of products may need more bits than float32 has, the scale becomes smaller. A
     # current is proportional to the scale, but for the rounding of the weights.
-    valid_inputs = by_name(network.graph.inputs, whole)
     sums = largest_sums(integer_layers("quantize", result), valid_inputs)
-    for name in network.graph.layers:
+    for name in graph.layers:
         if sums[name] > LARGEST:
             scale = np.asarray(layers[name].cell.unit) / cell.state_scale
             layers[name] = quantized(name, scale * (ROUNDING * LARGEST / sums[name]))
@@ -259,7 +259,7 @@ def quantize(
     valid = 1.0 if mask is None else float(np.mean(mask))
     rows = tuple(
         _row(name, nodes[name], layers[name], real[name], integer[name], valid)
-        for name in network.graph.layers
+        for name in graph.layers
     )
     return result, QuantizationReport(rows)
 
