@@ -310,6 +310,8 @@ class Program:
     def __init__(self, network: Network, form: InputFormat) -> None:
         self.form = form
         self.layers = chip_layers("to_c", network)
+        self.with_cells = [layer for layer in self.layers if layer.cell is not None]
+        """The layers that are no joins."""
         self.nodes = _nodes(self.layers)
         self.inputs = network.graph.inputs
         self.outputs = network.graph.outputs
@@ -440,7 +442,8 @@ class Program:
         common = int(np.gcd.reduce(weight, axis=None)) or 1
         numbers = weight // common
         # A width has the numbers from -half to half - 1.
-        half = max(-int(numbers.min(initial=0)), int(numbers.max(initial=0)) + 1)
+        least, most = numbers.min(initial=0), numbers.max(initial=0)
+        half = max(-int(least), int(most) + 1)
         width = next(n for n in ADDS if half <= 2 ** (n - 1))
         parts = self.weights.setdefault(width, [])
         first = sum(part.size for part in parts)
@@ -495,8 +498,7 @@ class Program:
     def state_bits(self) -> int:
         """The bits of a number of the state, 16 if all states of all neurons have them."""
         # Steps of rest always have at most 16 bits.
-        cells = [layer.cell for layer in self.layers if layer.cell is not None]
-        return 16 if all(cell.bits <= 16 for cell in cells) else 32
+        return 16 if all(layer.cell.bits <= 16 for layer in self.with_cells) else 32
 
     @property
     def neurons(self) -> int:
@@ -505,8 +507,8 @@ class Program:
     @property
     def states(self) -> int:
         """The numbers of all states. C has no empty arrays, so there is one at least."""
-        cells = [(x.bias.size, x.cell) for x in self.layers if x.cell is not None]
-        return max(sum(size * len(cell.state_names) for size, cell in cells), 1)
+        sizes = (x.bias.size * len(x.cell.state_names) for x in self.with_cells)
+        return max(sum(sizes), 1)
 
     @property
     def past(self) -> int:
@@ -519,7 +521,7 @@ class Program:
         # sizes of the products of a current. This sum must be up to LARGEST.
         # A delayed join may come later in the order of a step, so it starts with the largest.
         constants = {name: LARGEST for name in self.sources}
-        constants |= {x.name: x.cell.n for x in self.layers if x.cell is not None}
+        constants |= {layer.name: layer.cell.n for layer in self.with_cells}
         constants |= dict.fromkeys(self.inputs, 0)
         slopes = dict.fromkeys(self.sources, 0) | dict.fromkeys(self.inputs, 1)
         largest = LARGEST
