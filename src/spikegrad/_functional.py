@@ -20,17 +20,21 @@ _MISSING = object()
 def functional(
     cls: Callable[P, Surrogate],
 ) -> Callable[Concatenate[ArrayLike, P], jax.Array]:
-    """Return the function form of a surrogate class: ``f(x, ...)`` is ``cls(...)(x)``.
+    """Return the function form of a surrogate class: a function of ``x`` and the parameters, which
+    returns spikes.
+
+    ``functional(Sigmoid)(x, alpha=2.0)`` equals ``Sigmoid(alpha=2.0)(x)``.
 
     Parameters
     ----------
     cls : type
-        A subclass of :class:`~spikegrad.Surrogate`.
+        A subclass of :class:`~spikegrad.Surrogate`, such as ``Sigmoid``.
 
     Returns
     -------
     callable
-        Takes ``x`` and the parameters of ``cls``, with its defaults, by position or keyword.
+        A function of ``x``, the potential minus the threshold, and of the parameters of ``cls``.
+        The parameters have the defaults of ``cls``.
 
     Examples
     --------

@@ -67,14 +67,18 @@ class OnlineStep(NamedTuple):
 
 
 class OnlineCost(NamedTuple):
-    """Bytes of a rule and of backpropagation, without the temporaries of a step."""
+    """The memory of :class:`Online` and of backpropagation in bytes, without the temporary arrays
+    of a time step.
+    """
 
     traces: int
-    """Bytes of the traces. They do not grow with the steps."""
+    """Bytes of the traces. They do not grow with the number of time steps."""
     residuals: dict[str, int]
-    """Bytes that backpropagation stores for these steps, in each mode."""
+    """Bytes that backpropagation stores for these time steps, in each memory mode."""
     crossover: int
-    """Steps at which the residuals of mode ``"exact"`` need the bytes of the traces."""
+    """Number of time steps at which backpropagation in the mode ``"exact"`` needs as many bytes as
+    the traces. With more time steps, the traces need less.
+    """
 
 
 class Online(Struct):
