@@ -144,6 +144,7 @@ REASONS = {
     "a difference from a constant": lambda x: 1 - x,
     "a division by a value that depends on the inputs": lambda x: 1 / x,
     "add of two values that depend on the inputs": lambda x: x @ MATRIX + x @ MATRIX,
+    "a sum that does not add each argument once": lambda x: x + x,
     "mul of two values that depend on the inputs": lambda x: x * x,
     "a product along some of the axes of an example": lambda x: (
         x.reshape(-1, 1, 3, 4) @ np.ones((4, 2), np.float32)
