@@ -723,7 +723,7 @@ def test_change_is_an_issue_if_a_slow_network_then_learns_twice_as_much(learned,
     study = SimpleNamespace(
         initial=initial,
         is_slow=True,
-        learns_in_part=False,
+        learns_in_part=True,
         untrained=(),
         trials=SimpleNamespace(allows=lambda moves: True),
     )
@@ -1049,7 +1049,7 @@ def test_slope_of_a_repair_covers_the_potentials():
         (
             (0.4, 0.45, 0.4),
             {},
-            "it learns this part, also of other examples, and no change adds to it",
+            "it learns this part, also of other examples, and no change adds enough",
         ),
         (
             (0.1, 0.45, 0.1),

@@ -241,11 +241,15 @@ def verdict(study: Study, result: SearchResult) -> str:
         texts.append("it learns")
     elif repaired is None and longer is not None:
         later = f"{LONGER * UPDATES} updates remove {learned(longer)}"
-        texts.append(
-            f"it learns, slowly: {later}"
-            if study.is_slow
-            else f"{later}: check the inputs and labels, or pass more examples"
-        )
+        if study.is_slow:
+            texts.append(f"it learns, slowly: {later}")
+        elif study.learns_in_part:
+            texts.append(
+                f"{later}: it learns a part, also of other examples, and the rest may be noise of "
+                "the targets. Pass more examples to learn more"
+            )
+        else:
+            texts.append(f"{later}: check the inputs and labels, or pass more examples")
     return "; ".join(texts)
 
 
@@ -265,7 +269,7 @@ def _advice(study: Study, result: SearchResult) -> str:
         )
     if study.learns_in_part:
         return (
-            f"it learns this part, also of other examples, and no change adds to it{tried}: the "
+            f"it learns this part, also of other examples, and no change adds enough{tried}: the "
             "rest may be noise of the targets"
         )
     return (

@@ -24,6 +24,7 @@ from .measures import BANDS, LayerReport, NetworkReport, outside
 from .moves import (
     PARTS,
     AddBias,
+    CellMove,
     Center,
     FitSlope,
     Move,
@@ -358,7 +359,8 @@ def memories(network: Observed, lasting: bool) -> Iterator[Issue]:
             kind = "explodes" if decay > 1 else state
             evidence = f"its {move.parameter} of {decay:.6g} forgets no input"
             shorter = _remembering(move, steps * SHORTER)
-            yield Issue(kind, move.place, evidence, (shorter,))
+            if _fits(network, by_slot([shorter])):
+                yield Issue(kind, move.place, evidence, (shorter,))
     # The membrane is preferred, because every kind of neuron has it.
     membranes = [move for move in decays if move.parameter == "decay"] or decays
     membranes = sorted(membranes, key=_time_constant)
@@ -369,8 +371,12 @@ def memories(network: Observed, lasting: bool) -> Iterator[Issue]:
             f"the loss may read an input {gap} steps later, and its time constant is "
             f"{_time_constant(short[0]):.2g} steps"
         )
-        moves = tuple(_remembering(move, gap) for move in short)
-        yield Issue("forgets", short[0].place, evidence, moves)
+        moves: Moves = {}
+        for move in short:
+            longer = moves | by_slot([_remembering(move, gap)])
+            moves = longer if _fits(network, longer) else moves
+        if moves:
+            yield Issue("forgets", short[0].place, evidence, tuple(moves.values()))
 
 
 def _remembering(move: SetParameter, time: float) -> SetParameter:
@@ -468,8 +474,8 @@ def _brought_in_reach(
         *_unusual_numbers(name, parameters_of(layer.cell)),
         *_shifts(layer, before),
     ):
-        if _fits(layer, move):
-            moves = proposal.moves | by_slot([move])
+        moves = proposal.moves | by_slot([move])
+        if _fits(network, moves):
             report = network.measure(moves)
             if not slope_state_of(report.layers[name])[0]:
                 issue = Issue(kind, name, evidence, (move,))
@@ -493,7 +499,7 @@ def _mended(network: Observed, proposal: Proposal, name: str, layer: Layer) -> P
         candidates = [
             move
             for move in activity_moves(layer, now, network.slots)
-            if _fits(layer, *fixes.values(), move)
+            if _fits(network, moves | by_slot([move]))
             if isinstance(move, ScalePart) or move.slot not in tried
         ]
         if not (state_of(now)[0] and candidates):
@@ -558,7 +564,8 @@ def _shifts(layer: Layer, report: LayerReport) -> Iterator[Move]:
             # The mean of such biases would only move the silent neurons into saturation.
             largest = max(float(abs(a).max()) for a in arrays)
             yield ScalePart(report.place, rounded(QUIET_BIAS * size / largest), part)
-        elif report.offset and is_shifted:
+        # A cell without a threshold, such as Relu, has no offset to measure.
+        elif is_shifted and (report.offset is None or report.offset):
             yield Center(report.place, 1.0, part)
 
 
@@ -591,11 +598,13 @@ def scales(slots: Moves, place: str, factor: float, *excluded: str) -> tuple[Mov
     )
 
 
-def _fits(layer: Layer, *moves: Move) -> bool:
-    """Return False if the cell refuses these numbers together, such as a frequency for its dt."""
+def _fits(network: Observed, moves: Moves) -> bool:
+    """Return False if a cell refuses these numbers together, such as a frequency for its dt."""
+    layers = dict(network.problem.network.graph.layers)
     try:
-        for move in moves:
-            layer = move.change(layer)
+        for move in moves.values():
+            if isinstance(move, CellMove):
+                layers[move.place] = move.change(layers[move.place])
     except ValueError:
         return False
     return True

@@ -207,10 +207,12 @@ class Study:
     def helps(self, outcome: Outcome) -> bool:
         """Return True if changes with this outcome add enough, and to other examples too."""
         initial = self.initial
+        # At least as fast as networks are that learn, or much faster than without changes. What is
+        # left may be noise, which larger rates learn by heart.
+        enough = min(LEARNS, FASTER * initial.learned)
+        least = enough if self.learns_in_part else initial.learned
         adds = outcome.score >= initial.score + MUCH and not outcome.is_by_heart
-        # What is left may be noise, which larger rates learn by heart.
-        least = MUCH if self.learns_in_part else 0.0
-        return adds and outcome.learned > initial.learned + least
+        return adds and outcome.learned >= least
 
     def learns(self, moves: Moves) -> bool:
         """Return True if the network with moves learns, also if it takes more updates."""
@@ -428,8 +430,11 @@ def search(study: Study) -> SearchResult:
                 study.say(f"training with {stage.name}")
             tried[stage.name] = None
             candidate = study.candidate(issues)
+            outcome = candidate.outcome
             is_better = candidate.worth > best.worth - stage.margin
-            if is_better and stage.accepts(candidate.outcome):
+            # A trial that adds to the examples of the updates only learns them by heart.
+            generalizes = outcome.learned >= best.outcome.learned - LITTLE
+            if is_better and generalizes and stage.accepts(outcome):
                 best = candidate
     return accepted(study, best)._replace(tried=(*tried,))
 
@@ -437,15 +442,13 @@ def search(study: Study) -> SearchResult:
 def accepted(study: Study, best: Candidate) -> SearchResult:
     """Keep changes that add enough, and all issues of a network that does not learn."""
     initial, outcome = study.initial, best.outcome
-    # At least as fast as networks are that learn, or much faster than without changes.
-    enough = min(LEARNS, FASTER * initial.learned)
-    if study.is_slow and outcome.learned < enough:
-        return SearchResult((), None)
     if study.helps(outcome):
         best = pruned(study, best)
         # Arrays that are not trained may be what the changes make up for in part.
         untrained = study.untrained if best.outcome.trained < LEARNS else ()
         return SearchResult((*untrained, *best.issues), best.outcome)
+    if study.is_slow:
+        return SearchResult((), None)
     if initial.trained < LEARNS and not outcome.is_by_heart:
         issues = *study.hidden, *study.frozen, *study.shifted_targets
         # If the rest of the loss may be noise, measures that no change mends are no causes.

@@ -42,9 +42,9 @@ LEARNS = 0.6
 """A network that removes this part of the loss of constant outputs, which is most of it, learns. It
 has no issue if it removes this part also of other examples."""
 
-PARTLY, MOST = 0.3, 0.75
-"""A network that removes the first part of the loss, and of other examples the second part of it,
-learns in part. Noise of the targets bounds both parts."""
+PARTLY = 0.3
+"""A network that removes this part of the loss, also of other examples, learns in part. Noise of
+the targets bounds both parts."""
 
 
 Loss: TypeAlias = Callable[[PyTree], jax.Array]
@@ -119,7 +119,7 @@ class Outcome:
     @property
     def is_partial(self) -> bool:
         """True if a network learns a part of the loss, also of other examples."""
-        return self.learned >= PARTLY and self.held_out >= MOST * self.trained
+        return min(self.trained, self.held_out) >= PARTLY
 
 
 RATE = ScaleRate(None, None)
