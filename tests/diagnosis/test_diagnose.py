@@ -44,7 +44,7 @@ from spikegrad.diagnosis.report import Issue
 from spikegrad.diagnosis.search import Candidate, SearchResult, Study, accepted, pruned
 from spikegrad.diagnosis.trial import RATE
 from spikegrad.network import Activity, hidden_arrays
-from spikegrad.neurons import QIF, RF, Refractory
+from spikegrad.neurons import QIF, RF, Refractory, Relu, SymplecticAdLIF
 
 # JAX as users have it: optax promotes.
 pytestmark = [pytest.mark.usefixtures("default_promotion"), pytest.mark.ci]
@@ -877,6 +877,27 @@ def test_rate_that_learns_wrong_labels_by_heart_is_no_fix():
     assert report.outcome.trained < 0.5
     assert report.outcome.held_out > 0.35
     assert "it learns this part, also of other examples" in report.verdict
+
+
+@pytest.mark.slow
+def test_numbers_that_a_cell_refuses_together_are_not_tried():
+    """A shorter memory of the adaptation makes this cell unstable."""
+    cell = SymplecticAdLIF(0.9, 0.98)
+    network = Network([Layer(1e-3 * FIRST, cell), Layer(OUT, LeakyReadout(0.9))])
+    with pytest.raises(ValueError, match="to be stable"):
+        SymplecticAdLIF(0.9, 0.5)
+    report = trained(network)
+    assert names(report.issues)[0] == ("silent", "0")
+    assert report.outcome_repaired.learned > 0.6
+
+
+@pytest.mark.slow
+def test_bias_that_silences_a_relu_is_named():
+    layers = [Layer(FIRST, Relu(), bias=jnp.full(HIDDEN, -30.0)), Layer(SECOND, NUMBERS)]
+    report = trained(Network([*layers, Layer(OUT, LeakyReadout(0.9))]))
+    assert names(report.issues) == [("silent", "0")]
+    assert "subtract the mean from its bias" in str(report.issues[0])
+    assert report.outcome_repaired.learned > 0.6
 
 
 @pytest.mark.slow

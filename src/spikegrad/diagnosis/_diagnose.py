@@ -246,7 +246,7 @@ def verdict(study: Study, result: SearchResult) -> str:
         elif study.learns_in_part:
             texts.append(
                 f"{later}: it learns a part, also of other examples, and the rest may be noise of "
-                "the targets. Pass more examples to learn more"
+                "the targets. Check the inputs and labels, or pass more examples"
             )
         else:
             texts.append(f"{later}: check the inputs and labels, or pass more examples")

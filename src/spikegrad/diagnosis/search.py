@@ -205,12 +205,12 @@ class Study:
         return any(outcome is not None and outcome.is_partial for outcome in outcomes)
 
     def helps(self, outcome: Outcome) -> bool:
-        """Return True if changes with this outcome add enough, and to other examples too."""
+        """Return True if changes with this outcome add enough, and not only by heart."""
         initial = self.initial
         # At least as fast as networks are that learn, or much faster than without changes. What is
         # left may be noise, which larger rates learn by heart.
         enough = min(LEARNS, FASTER * initial.learned)
-        least = enough if self.learns_in_part else initial.learned
+        least = enough if self.learns_in_part else initial.learned - LITTLE
         adds = outcome.score >= initial.score + MUCH and not outcome.is_by_heart
         return adds and outcome.learned >= least
 
