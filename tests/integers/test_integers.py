@@ -46,7 +46,7 @@ from spikegrad.integers import (
     save,
     to_c,
 )
-from spikegrad.network import Window
+from spikegrad.network import DelayKernel, Window, rounded_delays
 from spikegrad.neurons import AdLIF, Refractory, SynapticAdaptiveLIF
 
 pytestmark = pytest.mark.oldest
@@ -424,6 +424,47 @@ def test_adaptation_and_rest_follow_the_real_network(reset):
 
 
 @pytest.mark.slow
+@pytest.mark.slow
+def test_learned_delays_become_integers(tmp_path):
+    """Rounded delays are a window of matrices, and integers have the result of these matrices."""
+    keys = jax.random.split(jax.random.key(0), 3)
+    weight, out = jax.random.normal(keys[0], (4, 3)), jax.random.normal(keys[1], (3, 2))
+    delays = np.array([[0.2, 3.8, 1.1], [2.6, 0.0, 4.0], [3.1, 1.7, 0.9], [2.2, 2.9, 1.0]])
+    kernel = DelayKernel(weight, jnp.asarray(delays, jnp.float32), length=5)
+    network = rounded_delays(
+        Network([Layer(Window(kernel), LIF(0.9)), Layer(out, LeakyReadout(0.9))])
+    )
+    matrices = np.zeros((5, 4, 3), np.float32)
+    lags = np.rint(delays).astype(int)
+    np.put_along_axis(matrices, lags[None], np.asarray(weight)[None], 0)
+    plain = Network([Layer(Window(jnp.asarray(matrices)), LIF(0.9)), network.layers["1"]])
+    spikes = jax.random.bernoulli(keys[2], 0.3, (20, 2, 4)).astype(jnp.float32)
+    integers, report = quantize(network, "fixed", spikes)
+    expected, _ = quantize(plain, "fixed", spikes)
+    np.testing.assert_array_equal(integers(spikes)[1], expected(spikes)[1])
+    np.testing.assert_array_equal(integers(spikes)[1], replay(integers, np.asarray(spikes))[1])
+    assert min(report.layers[0].rate) > 0.05
+    assert to_c(integers, tmp_path / "delays").tables > 0
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("default_promotion")
+def test_matrix_of_integers_keeps_the_input_gain():
+    """A gain of 0.1 is no integer, so the weights become real numbers first."""
+    matrix = np.array([[3, 1], [2, -1]], np.int8)
+    spikes = jax.random.bernoulli(jax.random.key(0), 0.5, (10, 2, 2)).astype(jnp.float32)
+
+    def network(weight):
+        cell = LIF(0.9, 0.2, norm_input=True)
+        return Network([Layer(weight, cell), Layer(jnp.ones((2, 2)), LeakyReadout(0.9))])
+
+    integers, _ = quantize(network(jnp.asarray(matrix)), "fixed", spikes)
+    expected, _ = quantize(network(jnp.asarray(matrix, jnp.float32)), "fixed", spikes)
+    outputs = expected(spikes)[1]
+    assert abs(outputs).max() > 0
+    np.testing.assert_array_equal(integers(spikes)[1], outputs)
+
+
 def test_quantized_network_trains():
     """Its gradient is that of the real network, but for the rounding."""
     network, spikes = real_network(0.14, LIF(0.9, reset="value", surrogate=Arctan(2.0)))

@@ -19,6 +19,7 @@ from .._table import aligned
 from .._weights import Factor, MaxPooling, Shape, SumPooling
 from ..network import (
     Delayed,
+    DelayKernel,
     Edge,
     Join,
     Layer,
@@ -155,7 +156,9 @@ def quantize(
         :class:`~spikegrad.neurons.Refractory`, and joins without weights. ``"xylo"`` supports
         :class:`~spikegrad.SynapticLIF` only. A weight is a matrix, :class:`~spikegrad.Delayed` or
         :class:`~spikegrad.Window`, or a function. A function may have one product or convolution,
-        sums and averages over windows, changes of shape, and biases.
+        sums and averages over windows, changes of shape, and biases. A
+        :class:`~spikegrad.network.DelayKernel` becomes its array of weights, so its delays are no
+        longer trained. Round them with :func:`~spikegrad.network.rounded_delays` before.
     target : {"fixed", "loihi", "xylo"} or IntegerCell
         ``"fixed"`` for C programs and FPGAs (:class:`FixedLIF`), ``"loihi"`` for Intel's chip
         (:class:`Loihi`), or ``"xylo"`` for SynSense's chip (:class:`Xylo`). To choose the bits of
@@ -214,6 +217,7 @@ def quantize(
             f"quantize: target must be one of {', '.join(TARGETS)}, got {target!r}"
         )
     bits = checked_bits("quantize", bits, cell.weight_bits)
+    network = _without_kernels(network)
     graph = network.graph
     whole = jax.tree.map(lambda x: whole_inputs("quantize", x, mask), inputs)
     valid_inputs = by_name(graph.inputs, whole)
@@ -509,6 +513,18 @@ def _integer_function(
     return IntegerFunction(reading.function.arguments, tuple(operations))
 
 
+def _without_kernels(network: Network) -> Network:
+    """Return the network with the arrays of learned delays, which are constants from now on."""
+
+    def is_kernel(leaf: object) -> bool:
+        return isinstance(leaf, DelayKernel)
+
+    def array_of(leaf: Any) -> Any:
+        return jnp.asarray(leaf) if is_kernel(leaf) else leaf
+
+    return jax.tree.map(array_of, network, is_leaf=is_kernel)
+
+
 # --- one layer ------------------------------------------------------------------------------------
 
 
@@ -666,10 +682,14 @@ def _with_gain(weight: Any, channels: Channels, gain: np.ndarray) -> Any:
             "quantize: neurons with a function as weight must have one decay for each output "
             "channel, or no norm_input"
         )
-    return jax.tree.map(
-        lambda x: jnp.asarray(x) * like(x, channels.along(of_channels, np.ndim(x))),
-        weight,
-    )
+
+    def scaled(x: ArrayLike) -> jax.Array:
+        # A gain may be below 1, which a matrix of integers would round to 0.
+        x = jnp.asarray(x)
+        x = x if jnp.issubdtype(x.dtype, jnp.inexact) else x.astype(float)
+        return x * like(x, channels.along(of_channels, x.ndim))
+
+    return jax.tree.map(scaled, weight)
 
 
 def _scale_of_neurons(
