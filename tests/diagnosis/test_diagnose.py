@@ -43,7 +43,7 @@ from spikegrad.diagnosis.moves import ScalePart, ScaleRate, ShiftOutput, present
 from spikegrad.diagnosis.report import Issue
 from spikegrad.diagnosis.search import Candidate, SearchResult, Study, accepted, pruned
 from spikegrad.diagnosis.trial import RATE
-from spikegrad.network import Activity, hidden_arrays
+from spikegrad.network import Activity, DelayKernel, hidden_arrays
 from spikegrad.neurons import QIF, RF, Refractory, Relu, SymplecticAdLIF
 
 # JAX as users have it: optax promotes.
@@ -402,6 +402,12 @@ GRAPH = Network(
 )
 
 
+DELAYS = jnp.asarray(np.random.default_rng(4).uniform(0, 4, (UNITS, HIDDEN)), jnp.float32)
+KERNELS = Network(
+    [Layer(Window(DelayKernel(1e-2 * FIRST, bounded(DELAYS, 0, 4), 5)), CELL), READOUT]
+)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("network", "kind", "place"),
@@ -413,6 +419,8 @@ GRAPH = Network(
         # A bias in a function, as a leaf or hidden, which its matrix hides from other moves.
         (stack(Layer(with_bias(FIRST, -10.0), CELL)), "silent", "0"),
         (GRAPH, "saturated", "a"),
+        # The delays are no weights, so no factor changes them.
+        (KERNELS, "silent", "0"),
     ],
 )
 def test_fixes_as_code_change_the_network_as_apply_does(network, kind, place):
@@ -424,6 +432,7 @@ def test_fixes_as_code_change_the_network_as_apply_does(network, kind, place):
         "np": np,
         "rescaled": rescaled,
         "Sigmoid": Sigmoid,
+        "DelayKernel": DelayKernel,
     }
     exec(report.code, scope)
     before, pasted, repaired = (

@@ -21,7 +21,7 @@ from .._bounded import Bounded, bounded
 from .._pytree import PyTree, is_real_array, split_by_path
 from .._struct import by_value, domain
 from .._surrogate import Surrogate, with_curve
-from ..network import Delayed, Join, Layer, Network, Window
+from ..network import Delayed, DelayKernel, Join, Layer, Network, Window
 from ..neurons import (
     Cell,
     parameters_of,
@@ -156,6 +156,20 @@ class ScalePart(Move):
         return f"{self.part}=jax.tree.map({change}, layer.{self.part})"
 
 
+class ScaleKernels(ScalePart):
+    """Scale the weights of learned delays, and not the delays."""
+
+    @property
+    def argument(self) -> str:
+        factor = number(self.value)
+        return (
+            f"{self.part}=jax.tree.map("
+            f"lambda w: dataclasses.replace(w, weight={factor} * w.weight) "
+            f"if isinstance(w, DelayKernel) else {factor} * w, layer.{self.part}, "
+            "is_leaf=lambda w: isinstance(w, DelayKernel))"
+        )
+
+
 class ScaleOutput(ScalePart):
     """Scale the output of a function that hides its arrays."""
 
@@ -178,7 +192,7 @@ class Center(Move):
                 return w
             return (w - self.value * jnp.float32(w).mean()).astype(w.dtype)
 
-        changed = jax.tree.map(centered, getattr(layer, self.part))
+        changed = map_weights(centered, getattr(layer, self.part))
         return dataclasses.replace(layer, **{self.part: changed})
 
     @property
@@ -536,7 +550,11 @@ def neutral_moves(network: Network, inputs: Mapping[str, jax.Array]) -> Iterator
             weight = getattr(layer, part)
             # A function with its arrays in a closure can only be scaled as a whole.
             if has_arrays(weight):
-                yield ScalePart(name, 1.0, part)
+                has_kernel = any(
+                    map(is_kernel, jax.tree.leaves(weight, is_leaf=is_kernel))
+                )
+                scale = ScaleKernels if has_kernel else ScalePart
+                yield scale(name, 1.0, part)
                 yield Center(name, 0.0, part)
             elif callable(weight):
                 yield ScaleOutput(name, 1.0, part)
@@ -618,13 +636,29 @@ def has_arrays(weight: PyTree) -> bool:
     return any(map(is_real_array, jax.tree.leaves(weight)))
 
 
+def is_kernel(leaf: object) -> bool:
+    """Return True for weights with learned delays."""
+    return isinstance(leaf, DelayKernel)
+
+
+def map_weights(change: Callable[[Any], Any], weight: PyTree) -> PyTree:
+    """Change the leaves of a weight, except learned delays, which are no weights."""
+
+    def changed(leaf: Any) -> Any:
+        if not is_kernel(leaf):
+            return change(leaf)
+        return dataclasses.replace(leaf, weight=jax.tree.map(change, leaf.weight))
+
+    return jax.tree.map(changed, weight, is_leaf=is_kernel)
+
+
 def with_factor(weight: PyTree, factor: ArrayLike) -> PyTree:
     """Scale the arrays of a weight, in which it counts as linear, or else its output."""
     if not has_arrays(weight):
         # The dtype stays, so the types of the network do.
         return lambda x: (factor * weight(x)).astype(weight(x).dtype)
     # In float32, because a factor may be out of the range of float16.
-    return jax.tree.map(
+    return map_weights(
         lambda a: (factor * jnp.float32(a)).astype(a.dtype) if is_real_array(a) else a,
         weight,
     )

@@ -38,6 +38,7 @@ from .moves import (
     by_slot,
     has_mean,
     has_width,
+    is_kernel,
     moves_of,
     numbers_of,
     present_number,
@@ -528,7 +529,7 @@ def activity_moves(layer: Layer, report: LayerReport, slots: Moves) -> Iterator[
     yield from _unusual_numbers(place, parameters_of(layer.cell))
     yield from _shifts(layer, report)
     if report.feedback is not None and outside("feedback", report.feedback) > 0:
-        yield ScalePart(place, FADING / report.feedback, "recurrent")
+        yield from scales(slots, place, FADING / report.feedback, "weight", "bias")
     if report.drive == 0:
         return
     # The potential without spikes is linear in the weights, so this factor reaches the target at
@@ -552,7 +553,7 @@ def _shifts(layer: Layer, report: LayerReport) -> Iterator[Move]:
     if report.offset and current is not None and abs(current).mean() > size:
         yield AddBias(report.place, -current)
     for part in PARTS:
-        leaves = jax.tree.leaves(getattr(layer, part))
+        leaves = jax.tree.leaves(getattr(layer, part), is_leaf=is_kernel)
         arrays = [np.float32(leaf) for leaf in leaves if has_mean(part, leaf)]
         # A bias acts on the potential itself, so it is compared with the threshold. The mean of a
         # matrix or a kernel matters relative to its spread.
