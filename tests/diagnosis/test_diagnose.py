@@ -39,7 +39,13 @@ from spikegrad.diagnosis import _diagnose, measures, trial
 from spikegrad.diagnosis._diagnose import _advice
 from spikegrad.diagnosis.attainable import attainable_loss
 from spikegrad.diagnosis.measures import observe_layer
-from spikegrad.diagnosis.moves import ScalePart, ScaleRate, ShiftOutput, present_number
+from spikegrad.diagnosis.moves import (
+    ScalePart,
+    ScaleRate,
+    ShiftOutput,
+    neutral_moves,
+    present_number,
+)
 from spikegrad.diagnosis.report import Issue
 from spikegrad.diagnosis.search import Candidate, SearchResult, Study, accepted, pruned
 from spikegrad.diagnosis.trial import RATE
@@ -419,8 +425,6 @@ KERNELS = Network(
         # A bias in a function, as a leaf or hidden, which its matrix hides from other moves.
         (stack(Layer(with_bias(FIRST, -10.0), CELL)), "silent", "0"),
         (GRAPH, "saturated", "a"),
-        # The delays are no weights, so no factor changes them.
-        (KERNELS, "silent", "0"),
     ],
 )
 def test_fixes_as_code_change_the_network_as_apply_does(network, kind, place):
@@ -432,7 +436,6 @@ def test_fixes_as_code_change_the_network_as_apply_does(network, kind, place):
         "np": np,
         "rescaled": rescaled,
         "Sigmoid": Sigmoid,
-        "DelayKernel": DelayKernel,
     }
     exec(report.code, scope)
     before, pasted, repaired = (
@@ -443,6 +446,19 @@ def test_fixes_as_code_change_the_network_as_apply_does(network, kind, place):
     assert not np.allclose(before, repaired, rtol=0.1)
     assert names(report.issues)[0] == (kind, place)
     assert issues(report.repaired) == []
+
+
+def test_factor_of_weights_leaves_learned_delays():
+    moves = neutral_moves(KERNELS, {})
+    move = next(m for m in moves if m.place == "0" and isinstance(m, ScalePart))
+    move = dataclasses.replace(move, value=100.0)
+    scope = {"network": KERNELS, "dataclasses": dataclasses, "jax": jax, "DelayKernel": DelayKernel}
+    exec(move.code, scope)
+    before = KERNELS.layers["0"].weight.weight
+    for network in (move.apply(KERNELS), scope["network"]):
+        kernel = network.layers["0"].weight.weight
+        np.testing.assert_array_equal(kernel.delay.raw, before.delay.raw)
+        np.testing.assert_allclose(kernel.weight, 100 * before.weight, rtol=1e-6)
 
 
 @pytest.mark.slow
