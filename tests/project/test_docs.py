@@ -6,6 +6,7 @@ build.
 
 import ast
 import doctest
+import itertools
 import re
 import shlex
 
@@ -202,3 +203,12 @@ def test_titles_have_at_most_six_words():
     for page in PAGES:
         for title in re.findall(r"^#+ (.*)$", FENCE.sub("", page.read_text()), re.MULTILINE):
             assert len(title.split()) <= 6, f"{name(page)}: {title}"
+
+
+def test_titles_skip_no_level():
+    """Sphinx warns of a title two levels below the one before."""
+    for page in PAGES:
+        marks = re.findall(r"^(#+) ", FENCE.sub("", page.read_text()), re.MULTILINE)
+        levels = [len(mark) for mark in marks]
+        for above, below in itertools.pairwise(levels):
+            assert below <= above + 1, f"{name(page)}: levels {levels}"
