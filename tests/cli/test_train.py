@@ -12,6 +12,7 @@ from cli_helpers import images, options
 from spikegrad import LIF
 from spikegrad.cli import trainer
 from spikegrad.cli.networks import SpikingNetwork
+from spikegrad.cli.tasks import task_of
 from spikegrad.cli.trainer import fit, random_shift
 from spikegrad.data import latency_encoding, load, rate_encoding
 from spikegrad.training import DivergedError
@@ -56,6 +57,8 @@ def test_noise_is_normal_and_new_for_each_key():
     seen = []
 
     class Network:
+        task = task_of("mean")
+
         def __call__(self, params, x, key, mask):
             seen.append((np.asarray(x), jax.random.key_data(key)))
             return x[0], [x], x
