@@ -21,7 +21,7 @@ from .._bounded import Bounded, bounded
 from .._pytree import PyTree, is_real_array, split_by_path
 from .._struct import by_value, domain
 from .._surrogate import Surrogate, with_curve
-from ..network import Delayed, DelayKernel, Join, Layer, Network, Window
+from ..network import Delayed, Join, Layer, Network, Window, is_kernel
 from ..neurons import (
     Cell,
     parameters_of,
@@ -634,11 +634,6 @@ def is_function(weight: object) -> bool:
 def has_arrays(weight: PyTree) -> bool:
     """Return True for a weight with arrays to scale. A function may hide them in its closure."""
     return any(map(is_real_array, jax.tree.leaves(weight)))
-
-
-def is_kernel(leaf: object) -> bool:
-    """Return True for weights with learned delays."""
-    return isinstance(leaf, DelayKernel)
 
 
 def map_weights(change: Callable[[Any], Any], weight: PyTree) -> PyTree:

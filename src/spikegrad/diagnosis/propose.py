@@ -17,7 +17,7 @@ import numpy as np
 
 from .._pytree import is_array, is_real_array
 from .._struct import domain
-from ..network import Join, Layer
+from ..network import Join, Layer, is_kernel
 from ..neurons import Cell, Refractory, parameters_of
 from ..surrogates import Sigmoid, measure
 from .measures import BANDS, LayerReport, NetworkReport, outside
@@ -38,7 +38,6 @@ from .moves import (
     by_slot,
     has_mean,
     has_width,
-    is_kernel,
     moves_of,
     numbers_of,
     present_number,

@@ -19,7 +19,6 @@ from .._table import aligned
 from .._weights import Factor, MaxPooling, Shape, SumPooling
 from ..network import (
     Delayed,
-    DelayKernel,
     Edge,
     Join,
     Layer,
@@ -27,6 +26,7 @@ from ..network import (
     Window,
     function_of,
     inner_of,
+    map_kernels,
     with_inner,
     with_weights,
 )
@@ -217,7 +217,8 @@ def quantize(
             f"quantize: target must be one of {', '.join(TARGETS)}, got {target!r}"
         )
     bits = checked_bits("quantize", bits, cell.weight_bits)
-    network = _without_kernels(network)
+    # Learned delays are constants from now on.
+    network = map_kernels(jnp.asarray, network)
     graph = network.graph
     whole = jax.tree.map(lambda x: whole_inputs("quantize", x, mask), inputs)
     valid_inputs = by_name(graph.inputs, whole)
@@ -511,18 +512,6 @@ def _integer_function(
         # network.
         operations = *operations, Factor(np.array(reading.factor, np.float32))
     return IntegerFunction(reading.function.arguments, tuple(operations))
-
-
-def _without_kernels(network: Network) -> Network:
-    """Return the network with the arrays of learned delays, which are constants from now on."""
-
-    def is_kernel(leaf: object) -> bool:
-        return isinstance(leaf, DelayKernel)
-
-    def array_of(leaf: Any) -> Any:
-        return jnp.asarray(leaf) if is_kernel(leaf) else leaf
-
-    return jax.tree.map(array_of, network, is_leaf=is_kernel)
 
 
 # --- one layer ------------------------------------------------------------------------------------

@@ -27,7 +27,12 @@ from .graph._connections import (
     weights_of as weights_of,
     with_inner as with_inner,
 )
-from .graph._delays import DelayKernel, rounded_delays
+from .graph._delays import (
+    DelayKernel,
+    is_kernel as is_kernel,
+    map_kernels as map_kernels,
+    rounded_delays,
+)
 from .graph._graph import LayerFields as LayerFields, with_weights as with_weights
 from .graph._hidden_arrays import (
     HiddenArray as HiddenArray,

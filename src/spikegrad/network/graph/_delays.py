@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
@@ -152,12 +155,21 @@ def rounded_delays(tree: PyTree) -> PyTree:
     Array([0., 0., 1., 0.], dtype=float32)
     """
 
-    def is_kernel(leaf):
-        return isinstance(leaf, DelayKernel)
+    def rounded(kernel: DelayKernel) -> DelayKernel:
+        return kernel._replaced(delay=jnp.round(jnp.asarray(kernel.delay)), width=0.0)
 
-    def rounded(leaf):
-        if not is_kernel(leaf):
-            return leaf
-        return leaf._replaced(delay=jnp.round(jnp.asarray(leaf.delay)), width=0.0)
+    return map_kernels(rounded, tree)
 
-    return jax.tree.map(rounded, tree, is_leaf=is_kernel)
+
+def is_kernel(leaf: object) -> bool:
+    """Return True for weights with learned delays."""
+    return isinstance(leaf, DelayKernel)
+
+
+def map_kernels(change: Callable[[DelayKernel], Any], tree: PyTree) -> PyTree:
+    """Change the weights with learned delays. Everything else stays."""
+
+    def changed(leaf: Any) -> Any:
+        return change(leaf) if is_kernel(leaf) else leaf
+
+    return jax.tree.map(changed, tree, is_leaf=is_kernel)
