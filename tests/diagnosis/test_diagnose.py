@@ -372,15 +372,17 @@ def test_array_of_thresholds_is_set():
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("offset", [0, -5], ids=["from 0 on", "below 0"])
 @pytest.mark.parametrize(
     "joins", [{}, {"whole": Join(lambda out: out, "2")}], ids=["output", "below a join"]
 )
-def test_readout_that_is_too_large_is_scaled(joins):
+def test_readout_that_is_too_large_is_scaled(joins, offset):
     network = stack()
     last = dataclasses.replace(READOUT, weight=1000 * OUT)
     network = dataclasses.replace(network, layers=network.layers | {"2": last, **joins})
-    report = diagnose(network, X, loss, train=False)
+    report = diagnose(network, X, lambda out: loss(out) + offset, train=False)
     assert names(report.issues) == [("too large", "2")]
+    assert (f"from the lowest loss of {offset} on" in report.issues[0].description) == (offset < 0)
     assert loss(outputs_of(report.repaired, X)) < 1.5 * loss(jnp.zeros((STEPS, EXAMPLES, 2)))
 
 

@@ -13,7 +13,6 @@ from jax.typing import ArrayLike
 from .._checks import brief
 from .._pytree import NOTHING_TO_TRAIN, PyTree, is_real_array
 from ..network import Network, named_inputs
-from .attainable import Attainable
 from .measures import measuring
 from .moves import ScaleRate, by_slot, moves_of, neutral_moves
 from .propose import Observed, shrunk, tamed
@@ -163,7 +162,7 @@ def diagnose(
         if not (train and loss is not None and optimizer is not None):
             reason = "pass loss= and optimizer= to see if the network learns"
             return _diagnosis(study, _estimated(study), f"not trained: {reason}")
-        if study.network.first.constant <= 0 and (reason := _doubt(study.attainable)):
+        if reason := _doubt(study.network):
             return _diagnosis(study, _estimated(study), f"not trained: {reason}")
         result = search(study)
         return _diagnosis(study, result, verdict(study, result), study.initial)
@@ -181,11 +180,15 @@ def _study_of(problem: Problem, budget: Budget, say: Callable[[str], object]) ->
     return Study(network, budget, say)
 
 
-def _doubt(attainable: Attainable) -> str:
+def _doubt(network: Observed) -> str:
     """Return the reason against a loss that is not positive for constant outputs, or no text."""
-    if not attainable.is_bounded:
+    if network.first.constant > 0:
+        return ""
+    if not network.attainable.is_bounded:
         return "the loss falls without limit as outputs grow, so check its sign"
-    return "" if attainable.has_room else "no outputs lower the loss, so check it"
+    if not network.attainable.has_room:
+        return "no outputs lower the loss, so check it"
+    return ""
 
 
 def _estimated(study: Study) -> SearchResult:

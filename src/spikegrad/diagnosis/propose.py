@@ -7,6 +7,7 @@ below, because the spikes below are the inputs above.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import operator
 from collections.abc import Callable, Iterable, Iterator
@@ -20,6 +21,7 @@ from .._struct import domain
 from ..network import Join, Layer, is_kernel
 from ..neurons import Cell, Refractory, parameters_of
 from ..surrogates import Sigmoid, measure
+from .attainable import Attainable, attainable_loss
 from .measures import BANDS, LayerReport, NetworkReport, outside
 from .moves import (
     PARTS,
@@ -60,8 +62,8 @@ HUGE, SMALLEST = 1e15, 1.2e-38
 """Weights that are larger overflow float32 in products of a few layers. The second number is the
 smallest factor against it."""
 TOO_LARGE = 3.0
-"""The first loss over that of constant outputs, from which on a readout is too large. Other scales
-learn more slowly and do not fail."""
+"""The first loss over that of constant outputs, from which on a readout is too large. Both are
+measured from the lowest loss on. Other scales learn more slowly and do not fail."""
 WIDEST = 2.0
 """Slopes are fitted to the spread of the potential up to this number of thresholds, because wider
 ones are less specific."""
@@ -101,7 +103,8 @@ TEXTS = {
 """The measures of an activity, in the order of their causes."""
 
 
-class Observed(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Observed:
     """A network with its measures."""
 
     problem: Problem
@@ -111,6 +114,11 @@ class Observed(NamedTuple):
     """Measures the network with moves."""
     first: NetworkReport
     """The measures without moves."""
+
+    @functools.cached_property
+    def attainable(self) -> Attainable:
+        """The loss that perfect outputs attain."""
+        return attainable_loss(self.problem, self.first)
 
 
 class Proposal(NamedTuple):
@@ -662,16 +670,22 @@ def fitted_slope(layer: LayerReport) -> FitSlope:
 def _readout(network: Observed, proposal: Proposal) -> Iterator[Issue]:
     """Yield a readout that is too large at the start."""
     first, constant = proposal.report.loss, proposal.report.constant
-    if not 0 < TOO_LARGE * constant < first:
+    # The lowest loss has a program of its own, which few networks need.
+    if network.problem.loss is None or first <= constant:
         return
+    lowest = network.attainable.floor
+    if not 0 < TOO_LARGE * (constant - lowest) < first - lowest:
+        return
+    ratio = (first - lowest) / (constant - lowest)
+    evidence = f"the first loss is {ratio:.2g} times that of constants"
+    if lowest:
+        evidence += f", both from the lowest loss of {lowest:.3g} on"
+    # Halfway, so the next diagnosis finds nothing.
+    largest = lowest + (constant - lowest) * TOO_LARGE / 2
     # Also readouts below a join that is the output.
     for name, layer in proposal.report.layers.items():
         if not layer.fires:
-            evidence = (
-                f"the first loss is {first / constant:.2g} times that of constants"
-            )
-            # Halfway, so the next diagnosis finds nothing.
-            fixes = shrunk(network, proposal.moves, name, constant * TOO_LARGE / 2)
+            fixes = shrunk(network, proposal.moves, name, largest)
             yield Issue("too large", name, evidence, fixes)
 
 

@@ -18,7 +18,6 @@ import numpy as np
 
 from .._pytree import FIX_OF_HIDDEN, is_real_array
 from ..network import hidden_arrays
-from .attainable import Attainable, attainable_loss
 from .measures import NetworkReport, outside
 from .moves import (
     Moves,
@@ -74,14 +73,9 @@ class Study:
     """Reports a stage when it starts."""
 
     @functools.cached_property
-    def attainable(self) -> Attainable:
-        """The loss that perfect outputs attain."""
-        return attainable_loss(self.network.problem, self.network.first)
-
-    @functools.cached_property
     def trials(self) -> Trials:
         """The short trainings."""
-        problem = self.network.problem._replace(floor=self.attainable.floor)
+        problem = self.network.problem._replace(floor=self.network.attainable.floor)
         return Trials(problem, self.network.slots, self.budget)
 
     @functools.cached_property
@@ -135,9 +129,9 @@ class Study:
         """A loss that asks for outputs with a mean far above their spread."""
         network = self.network.problem.network
         [*names] = network.graph.outputs
-        targets = self.attainable.outputs
+        targets = self.network.attainable.outputs
         # Several outputs are a dict for the loss.
-        if isinstance(targets, dict) or not self.attainable.is_bounded:
+        if isinstance(targets, dict) or not self.network.attainable.is_bounded:
             return ()
         outputs = np.float32(self.network.first.outputs[names[0]])
         # targets: (steps, examples, ...)
