@@ -182,7 +182,7 @@ def _study_of(problem: Problem, budget: Budget, say: Callable[[str], object]) ->
 
 def _doubt(network: Observed) -> str:
     """Return the reason against a loss that is not positive for constant outputs, or no text."""
-    if network.first.constant > 0:
+    if not network.first.constant <= 0:  # also NaN
         return ""
     if not network.attainable.is_bounded:
         return "the loss falls without limit as outputs grow, so check its sign"
