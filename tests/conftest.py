@@ -90,14 +90,18 @@ def pytest_addoption(parser):
         action="store_true",
         help="all combinations, of which a part stands for the others",
     )
+    parser.addoption(
+        "--part",
+        help="of the chosen tests, one part: 2/6 is every sixth of them, from the second on",
+    )
 
 
 def pytest_configure(config):
     for mark in (
         "every: a combination for which others stand, run with --every alone",
-        "ci: of these, a combination that .ci/run does not leave out",
+        "ci: of these, a combination that .ci/run does not leave out. It takes one part of them",
         "slow: takes half a second or more, so a run without chosen marks leaves it out, "
-        "and .ci/run does not",
+        "and .ci/run takes it as one of ci",
         "oldest: depends most on JAX's transformations, so .ci/run also takes the oldest and the "
         "newest JAX",
         "newest: changes with JAX and Python, so .ci/run also takes the newest ones",
@@ -136,7 +140,7 @@ def pytest_collection_finish():
     gc.set_threshold(100_000, 20, 100)
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest selects by -m
+@pytest.hookimpl(wrapper=True)  # pytest selects by -m within the yield
 def pytest_collection_modifyitems(config, items):
     slow = {
         item
@@ -153,6 +157,12 @@ def pytest_collection_modifyitems(config, items):
             left_out |= slow
         config.hook.pytest_deselected(items=[*left_out])
         items[:] = [item for item in items if item not in left_out]
+    yield
+    if config.getoption("part"):
+        first, parts = map(int, config.getoption("part").split("/"))
+        chosen = items[first - 1 :: parts]
+        config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
+        items[:] = chosen
 
 
 def pytest_generate_tests(metafunc):
