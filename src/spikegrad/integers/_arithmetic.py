@@ -38,7 +38,13 @@ def _exact(function: Callable, slope: Any, x: Number) -> Number:
     if not isinstance(x, jax.Array):  # integers of NumPy, in a replay
         return function(x)
     sloped = jax.custom_jvp(function)
-    sloped.defjvp(lambda x, tangent: (sloped(*x), slope * tangent[0]))
+
+    @sloped.defjvp
+    def derivative(primals: tuple, tangents: tuple) -> tuple:
+        (x,) = primals
+        (tangent,) = tangents
+        return sloped(x), slope * tangent
+
     return sloped(x)
 
 
@@ -61,13 +67,18 @@ def scaled(x: Number, factor: Factor, fraction: int, rounding: str) -> Number:
     factor = like(x, factor)
     one = 2**fraction
 
-    def exact(x: Number) -> Number:
+    def floor_of_product(x: Number) -> Number:
         # The product has up to 36 bits. Its high part is a whole number of units, and its low
         # part, below 2**fraction, has a product of 24 bits.
-        size = abs(x) if rounding == "zero" else x
-        high = _floor(size, one)
-        size = high * factor + _floor((size - high * one) * factor, one)
-        return _numpy(x).sign(x) * size if rounding == "zero" else size
+        high = _floor(x, one)
+        low = x - high * one
+        return high * factor + _floor(low * factor, one)
+
+    def exact(x: Number) -> Number:
+        if rounding == "floor":
+            return floor_of_product(x)
+        size = floor_of_product(abs(x))
+        return _numpy(x).sign(x) * size
 
     return _exact(exact, factor / one, x)
 
@@ -109,7 +120,8 @@ def fired(v: Number, threshold: Number, most: int, unit: Any, surrogate: Any) ->
     """
     if not isinstance(v, jax.Array):
         return np.clip(v // threshold, 0, most)
-    distance, unit = v - threshold, like(v, unit)
+    distance = v - threshold
+    unit = like(v, unit)
     if most == 1:
         # A quotient keeps the sign of an integer, however it is rounded.
         return surrogate(distance / unit)
@@ -123,7 +135,8 @@ def in_units(x: Number, unit: Any) -> Number:
     """Return the potential of a readout as a real number."""
     dtype = np.float32 if x.dtype == np.int64 else x.dtype
     # The reciprocal is rounded once, because XLA rounds a quotient by a constant otherwise.
-    return x.astype(dtype) * np.array(1 / np.asarray(unit), dtype, ndmin=x.ndim)
+    reciprocal = np.array(1 / np.asarray(unit), dtype, ndmin=x.ndim)
+    return x.astype(dtype) * reciprocal
 
 
 def where(condition: Number, x: Number, y: Number) -> Number:

@@ -138,7 +138,8 @@ def to_c(
         raise ValueError(
             f"to_c: inputs must be one of {', '.join(text.INPUTS)}, got {inputs!r}"
         )
-    form, prefix = text.INPUTS[inputs], path.name.upper()
+    form = text.INPUTS[inputs]
+    prefix = path.name.upper()
     program = Program(network, form)
     report = _report(program)
     values = {
@@ -180,16 +181,21 @@ def _report(program: Program) -> ProgramReport:
 
 def _input_values(form: text.InputFormat) -> dict[str, Any]:
     """Return the types and statements that depend on the form of the inputs."""
-    parameters, arguments, count_start = f"const {form.kind}_t *inputs", "inputs", ""
+    parameters = f"const {form.kind}_t *inputs"
+    arguments = "inputs"
+    count_start = ""
     if form.has_count:
         parameters += ", int32_t count"
-        arguments, count_start = "inputs, count", ", count = 0"
+        arguments += ", count"
+        count_start = ", count = 0"
     # Only inputs of int32 can be read by the pointer that also reads the outputs of layers.
     layers = "state->currents"
     if form.kind == "int32":
-        present, input_case = f"(s < INPUTS ? inputs : {layers}) + first", ""
+        present = f"(s < INPUTS ? inputs : {layers}) + first"
+        input_case = ""
     else:
-        present, input_case = f"{layers} + first", text.INPUT_CASE
+        present = f"{layers} + first"
+        input_case = text.INPUT_CASE
     return {
         **form._asdict(),
         "parameters": parameters,
@@ -286,7 +292,9 @@ def _macros(program: Program, prefix: str) -> Iterable[str]:
             first += program.sizes[name]
     first = 0
     for layer in layers:
-        name, cell, neurons = identifiers[layer.name], layer.cell, layer.bias.size
+        name = identifiers[layer.name]
+        cell = layer.cell
+        neurons = layer.bias.size
         yield f"#define {prefix}_SIZE_{name} {neurons}"
         if cell is None:
             continue
@@ -320,17 +328,20 @@ def _identifiers(names: Iterable[str]) -> dict[str, str]:
 
 def _test_values(network: Network, examples: Any, inputs: str) -> dict[str, Any]:
     """Return the inputs of the test, one example after the other, and the outputs of replay."""
-    sources, form = network.graph.inputs, text.INPUTS[inputs]
-    arrays = by_name(sources, examples)
-    outputs = by_name(network.graph.outputs, replay(network, examples)[1])
-    steps, count = np.shape(arrays[sources[0]])[:2]
+    graph = network.graph
+    form = text.INPUTS[inputs]
+    arrays = by_name(graph.inputs, examples)
+    _, replayed = replay(network, examples)
+    outputs = by_name(graph.outputs, replayed)
+    steps, count = np.shape(arrays[graph.inputs[0]])[:2]
     # (steps * examples, inputs), in the order in which the test runs them.
-    rows = np.concatenate([_rows_of_steps(arrays[name]) for name in sources], 1)
+    rows = np.concatenate([_rows_of_steps(arrays[name]) for name in graph.inputs], 1)
     elements = _elements(rows.astype(np.int64), form, inputs)
     # Where the inputs of each step start. Steps of events have different lengths.
     firsts = np.cumsum([0, *map(len, elements)])
-    # C has no empty arrays.
-    flat = np.concatenate(elements).astype(np.int64) if firsts[-1] else np.zeros(1, int)
+    flat = np.zeros(1, int)  # C has no empty arrays
+    if firsts[-1] > 0:
+        flat = np.concatenate(elements).astype(np.int64)
     expected = [
         _rows_of_steps(_in_integers(network.layers[name], output))
         for name, output in outputs.items()

@@ -135,7 +135,9 @@ class WindowRow(NamedTuple):
 
 def count_numbers(rows: Any) -> int:
     """Return how many numbers of C the rows of a table have."""
-    return sum(map(count_numbers, rows)) if isinstance(rows, (list, tuple)) else 1
+    if not isinstance(rows, (list, tuple)):
+        return 1
+    return sum(map(count_numbers, rows))
 
 
 class Parameters:
@@ -152,10 +154,15 @@ class Parameters:
         # repeat each number. For a number of each channel of (channels, rows, columns), ``begin``
         # is 0 and ``end`` is 1, so each is that of a run of rows * columns neurons.
         differing = [axis for axis, length in enumerate(values.shape) if length > 1]
-        begin, end = (differing[0], differing[-1] + 1) if differing else (0, 0)
+        begin = end = 0  # one number for all neurons
+        if differing:
+            begin = differing[0]
+            end = differing[-1] + 1
         # The axes between have their full length, so their numbers repeat in the table too.
-        stored = (*values.shape[:begin], *shape[begin:end], *values.shape[end:])
-        numbers = np.broadcast_to(values, stored).ravel()
+        in_front = values.shape[:begin]
+        behind = values.shape[end:]
+        stored_shape = (*in_front, *shape[begin:end], *behind)
+        numbers = np.broadcast_to(values, stored_shape).ravel()
         self.parts.append(numbers)
         return Place(first, numbers.size, math.prod(shape[end:]))
 
@@ -213,7 +220,8 @@ def _parts(operations: Sequence[Operation]) -> list[tuple[Operation, ...]]:
 
 def _shape_after(operations: Sequence[Operation], shape: Shape) -> Shape:
     """Return the shape of the result. It has an axis of length 1, and so has ``shape``."""
-    return run(operations, np.zeros((1, *shape), np.int64)).shape[1:]
+    example = np.zeros((1, *shape), np.int64)
+    return run(operations, example).shape[1:]
 
 
 # --- windows --------------------------------------------------------------------------------------
@@ -243,20 +251,24 @@ def _axes_of_pooling(operation: Any) -> Shape:
 def window_of(operation: Any, shape: Shape) -> WindowRow:
     """Return the geometry of a convolution or of windows, for inputs of this shape."""
     result = _shape_after([operation], shape)
-    stride, padding = operation.stride, operation.padding
     # The axes of the user in this order: channels, then up to two axes of places.
     if isinstance(operation, Convolution):
         # The first axis is that of the examples.
-        in_axes, out_axes = operation.input_axes[1:], operation.output_axes[1:]
-        kernel, dilation = operation.weight.shape[2:], operation.dilation
+        in_axes = operation.input_axes[1:]
+        out_axes = operation.output_axes[1:]
+        kernel = operation.weight.shape[2:]
+        stride = operation.stride
+        padding = operation.padding
+        dilation = operation.dilation
         groups = operation.groups
     else:
         in_axes = out_axes = _axes_of_pooling(operation)
-        kernel, stride, padding = (
-            [values[axis] for axis in in_axes[1:]]
-            for values in (operation.window, stride, padding)
-        )
-        dilation, groups = [1] * len(kernel), 0
+        places = in_axes[1:]
+        kernel = [operation.window[axis] for axis in places]
+        stride = [operation.stride[axis] for axis in places]
+        padding = [operation.padding[axis] for axis in places]
+        dilation = [1] * len(places)
+        groups = 0
     missing = 3 - len(in_axes)  # without rows, there is one
 
     def of_places(values: Iterable[int], filler: int) -> list[int]:
@@ -296,7 +308,8 @@ def rows_of_kernel(convolution: Convolution) -> np.ndarray:
     """
     weight = convolution.weight  # (outputs, inputs of a group, *kernel)
     groups = convolution.groups
-    grouped = weight.reshape(groups, len(weight) // groups, *weight.shape[1:])
+    outputs = len(weight) // groups
+    grouped = weight.reshape(groups, outputs, *weight.shape[1:])
     rows = np.moveaxis(grouped, 1, -1)  # (groups, inputs, *kernel, outputs of a group)
     return rows.reshape(-1, rows.shape[-1])
 
@@ -347,9 +360,11 @@ class Program:
         cell: Any = _Linear() if node.cell is None else node.cell
         shape = node.bias.shape
         fires = cell.threshold is not None
-        rule, memory = type(cell).__name__.strip("_").upper(), 0
+        rule = type(cell).__name__.strip("_").upper()
+        memory = 0
         if getattr(cell, "has_memory_of_spikes", False):
-            rule, memory = "ADAPTING", len(self.memory_rows)
+            rule = "ADAPTING"
+            memory = len(self.memory_rows)
             self.memory_rows.append(self._memory_row(cell, shape))
         leak, current_leak = cell.leaks
         return LayerRow(
@@ -391,7 +406,8 @@ class Program:
                 first = 0  # the outputs of layers are an array of their own
             # A source remembers as many outputs as its longest delay.
             lags = [edge.lag for edge in edges if edge.source == name]
-            row = SourceRow(self.sizes[name], max(lags, default=0), past, first)
+            longest = max(lags, default=0)
+            row = SourceRow(self.sizes[name], longest, past, first)
             rows.append(row)
             past += row.size * row.rows
             first += row.size
@@ -400,10 +416,9 @@ class Program:
     # --- edges
 
     def _edge_row(self, edge: IntegerEdge) -> EdgeRow:
+        source = self.sources.index(edge.source)
         factors = [int(x.factor) for x in edge.operations if isinstance(x, Factor)]
-        row = EdgeRow(
-            self.sources.index(edge.source), edge.lag, "SAME", factor=math.prod(factors)
-        )
+        row = EdgeRow(source, edge.lag, "SAME", factor=math.prod(factors))
         places = [n for n, x in enumerate(edge.operations) if not isinstance(x, FREE)]
         if not places:
             self.operations += math.prod(edge.shape)
@@ -413,7 +428,8 @@ class Program:
         if isinstance(operation, Product):
             self.operations += operation.weight.size
             return self._with_weights(row._replace(kind="DENSE"), operation.weight)
-        window = window_of(operation, _shape_after(edge.operations[:place], edge.shape))
+        shape = _shape_after(edge.operations[:place], edge.shape)
+        window = window_of(operation, shape)
         row = row._replace(kind="WINDOW", window=len(self.windows))
         self.windows.append(window)
         # The reads of all outputs of a channel.
@@ -447,7 +463,8 @@ class Program:
         width = next(n for n in ADDS if half <= 2 ** (n - 1))
         parts = self.weights.setdefault(width, [])
         first = sum(part.size for part in parts)
-        parts.append(_packed(numbers, width) if width < 8 else numbers.ravel())
+        elements = _packed(numbers, width) if width < 8 else numbers.ravel()
+        parts.append(elements)
         return row._replace(bits=width, first=first, factor=row.factor * common)
 
     # --- sizes
@@ -523,10 +540,12 @@ class Program:
         constants = {name: LARGEST for name in self.sources}
         constants |= {layer.name: layer.cell.n for layer in self.with_cells}
         constants |= dict.fromkeys(self.inputs, 0)
-        slopes = dict.fromkeys(self.sources, 0) | dict.fromkeys(self.inputs, 1)
+        slopes = dict.fromkeys(self.sources, 0)
+        slopes |= dict.fromkeys(self.inputs, 1)
         largest = LARGEST
         for layer in self.layers:
-            constant, slope = np.abs(layer.bias), np.zeros_like(layer.bias)
+            constant = np.abs(layer.bias)
+            slope = np.zeros_like(layer.bias)
             for edge in layer.edges:
                 # The sum of the sizes of the weights of each neuron, for an input of 1.
                 ones = np.ones((1, *edge.shape), np.int64)
@@ -534,7 +553,8 @@ class Program:
                 constant = constant + constants[edge.source] * sums
                 slope = slope + slopes[edge.source] * sums
             room = np.maximum(LARGEST - constant, 0) // np.maximum(slope, 1)
-            largest = min(largest, int(room[slope > 0].min(initial=LARGEST)))
+            limits = room[slope > 0]  # of the neurons that read inputs
+            largest = min(largest, int(limits.min(initial=LARGEST)))
             if layer.cell is None:
                 constants[layer.name] = int(constant.max(initial=0))
                 slopes[layer.name] = int(slope.max(initial=0))
@@ -544,7 +564,10 @@ class Program:
 class _Linear:
     """The parameters of a sum without neurons."""
 
-    leaks, threshold, state_names, n = (0, 0), None, (), 0
+    leaks = 0, 0
+    threshold = None
+    state_names = ()
+    n = 0
 
 
 def kind_of(width: int) -> str:
@@ -557,7 +580,9 @@ def _packed(weight: np.ndarray, width: int) -> np.ndarray:
     per_byte = 8 // width
     rows, size = weight.shape
     # Two's complement: -1 in 4 bits is 15. A row ends with zeros up to a full byte.
-    codes = np.zeros((rows, math.ceil(size / per_byte) * per_byte), np.int64)
+    padded_size = math.ceil(size / per_byte) * per_byte
+    codes = np.zeros((rows, padded_size), np.int64)
     codes[:, :size] = weight & (2**width - 1)
+    by_byte = codes.reshape(rows, -1, per_byte)
     shifts = width * np.arange(per_byte)
-    return (codes.reshape(rows, -1, per_byte) << shifts).sum(-1).ravel()
+    return (by_byte << shifts).sum(-1).ravel()

@@ -55,7 +55,8 @@ def nested(array: np.ndarray) -> Any:
 def static_positive(owner: str, name: str, value: Any) -> Any:
     """Return a number above 0 or nested tuples of them, or raise."""
     array = as_array(value) if isinstance(value, (tuple, list)) else value
-    return nested(np.asarray(POSITIVE.check(owner, name, array), np.float64))
+    checked = POSITIVE.check(owner, name, array)
+    return nested(np.asarray(checked, np.float64))
 
 
 def as_array(value: Any) -> np.ndarray:
@@ -63,6 +64,10 @@ def as_array(value: Any) -> np.ndarray:
         return np.asarray(value)
     except ValueError:  # lists of several lengths
         return np.array(None)
+
+
+def _are_integers(array: np.ndarray, least: int, most: int) -> bool:
+    return bool((np.clip(np.rint(array), least, most) == array).all())
 
 
 Leaks: TypeAlias = tuple[np.ndarray, np.ndarray | None]
@@ -120,7 +125,7 @@ class IntegerCell(Cell, pure=True):
                 continue  # a readout, or neurons without a synapse or an adaptation
             array = as_array(value)
             is_number = array.dtype.kind in "iuf"
-            if not is_number or (np.clip(np.rint(array), least, most) != array).any():
+            if not is_number or not _are_integers(array, least, most):
                 raise ValueError(
                     f"{type(self).__name__}: {name} must be an integer from {least} to {most}, or "
                     f"an array of them that broadcasts to the neurons, got {brief(value)}"
@@ -170,14 +175,17 @@ class IntegerCell(Cell, pure=True):
         threshold = like(v, self.threshold)
         s = fired(v, threshold, self.n, self.unit, self.surrogate)
         v = self._after(v, s, threshold)
-        return ((v, *others) if others else v), s
+        state = (v, *others) if others else v
+        return state, s
 
     def _after(self, v: Number, s: Number, threshold: Number) -> Number:
         """Return the potential after the spikes."""
         r = jax.lax.stop_gradient(s) if self.detach_reset else s  # nothing for integers
         if self.reset == "none":
             return v
-        return v * (1 - r) if self.reset.endswith("value") else v - r * threshold
+        if self.reset.endswith("value"):
+            return v * (1 - r)
+        return v - r * threshold
 
     def linear_response(self) -> LinearResponse:
         # A decay factor is an integer over 2**fraction. The rounding of a step is not linear.
@@ -351,7 +359,8 @@ class FixedLIF(IntegerCell, pure=True):
     @property
     def has_memory_of_spikes(self) -> bool:
         """True if a spike affects later time steps otherwise than by a reset in its time step."""
-        adapts, rests = self.adaptation is not None, self.refractory > 0
+        adapts = self.adaptation is not None
+        rests = self.refractory > 0
         return adapts or rests or self.resets_late
 
     @property
@@ -385,7 +394,9 @@ class FixedLIF(IntegerCell, pure=True):
         if not self.refractory:
             return state
         # The steps left are counted in the smallest unsigned type, which has no derivative.
-        return *state[:-1], jnp.zeros(shape, np.min_scalar_type(self.refractory))
+        *others, _ = state
+        count_type = np.min_scalar_type(self.refractory)
+        return *others, jnp.zeros(shape, count_type)
 
     def parts_of(self, state: State) -> dict[str, Number]:
         """Return the arrays of a state by their names."""
@@ -425,13 +436,16 @@ class FixedLIF(IntegerCell, pure=True):
             s = where(left > 0, 0, s)
             # Unsigned in training, so 1 is subtracted from 1 or more.
             steps = np.asarray(self.refractory, left.dtype)
-            parts["steps left"] = where(s > 0, steps, where(left > 1, left, 1) - 1)
+            has_fired = s > 0
+            one_less = where(left > 1, left, 1) - 1
+            parts["steps left"] = where(has_fired, steps, one_less)
         # The reset takes the threshold of this step, the adaptation below that of later ones.
         subtracted = baseline if self.reset == "baseline" else present
         if not self.resets_late:
             parts["potential"] = self._after(v, s, subtracted)
         if "adaptation" in parts:
-            b, increase = parts["adaptation"], like(v, self.adaptation)
+            increase = like(v, self.adaptation)
+            b = parts["adaptation"]
             b = scaled(b, self.adaptation_decay, self.fraction, "floor")
             parts["adaptation"] = clipped(b + increase * s, *self.limits)
         return _as_state(parts), s
@@ -460,8 +474,10 @@ class FixedLIF(IntegerCell, pure=True):
         return clipped(total, *self.limits) if self.overflow == "saturate" else total
 
     def leaks_of(self, decay: np.ndarray, synaptic_decay: np.ndarray) -> Leaks:
-        scale = self.most_leak
-        return decay * scale, synaptic_decay * scale if synaptic_decay.any() else None
+        leak = decay * self.most_leak
+        if not synaptic_decay.any():
+            return leak, None
+        return leak, synaptic_decay * self.most_leak
 
 
 def _as_state(parts: dict[str, Number]) -> State:
@@ -540,9 +556,15 @@ class Loihi(IntegerCell, pure=True):
     """
 
     # Weights of both signs lose their lowest bit, and fewer bits leave the high ones.
-    weight_bits, weight_span, resets = 8, 9, ("value",)
-    state_scale, bits, fraction, reset = 64, 24, 12, "value"
-    integer_names, most_leak = ("dv", "du", "vth"), 4095
+    weight_bits = 8
+    weight_span = 9
+    state_scale = 64
+    bits = 24
+    fraction = 12
+    resets = ("value",)
+    reset = "value"
+    integer_names = "dv", "du", "vth"
+    most_leak = 4095
 
     du: Any = wiring()
     dv: Any = wiring()
@@ -561,12 +583,14 @@ class Loihi(IntegerCell, pure=True):
         return None if self.vth is None else 64 * np.asarray(self.vth) + 1
 
     def integrate(self, v: State, current: Number) -> State:
-        v, i = (
-            scaled(x, leak, 12, "zero") for x, leak in zip(v, self.leaks, strict=True)
-        )
+        v, i = v
+        leak, current_leak = self.leaks
+        v = scaled(v, leak, 12, "zero")
+        i = scaled(i, current_leak, 12, "zero")
         # The chip wraps the current and saturates the potential.
         i = wrapped(i, 64 * current, 24)
-        return clipped(v + i + self.bias, 1 - 2**23, 2**23 - 1), i
+        most = 2**23 - 1
+        return clipped(v + i + self.bias, -most, most), i
 
     def leaks_of(self, decay: np.ndarray, synaptic_decay: np.ndarray) -> Leaks:
         return 4096 - decay * 4096, 4095 - synaptic_decay * 4096
@@ -641,9 +665,14 @@ class Xylo(IntegerCell, pure=True):
     ([50.0, -250.0], [[2.0, 0.0]])
     """
 
-    weight_bits, resets, is_synaptic, sizes = 8, ("subtract",), True, (16, 1000)
-    bits, reset = 16, "subtract"
-    integer_names, most_leak = ("dash_mem", "dash_syn", "threshold"), 15
+    weight_bits = 8
+    bits = 16
+    is_synaptic = True
+    sizes = 16, 1000
+    resets = ("subtract",)
+    reset = "subtract"
+    integer_names = "dash_mem", "dash_syn", "threshold"
+    most_leak = 15
 
     dash_mem: Any = wiring()
     dash_syn: Any = wiring()
@@ -659,7 +688,8 @@ class Xylo(IntegerCell, pure=True):
         v, i = v
         # The order of the sums decides where they saturate.
         i = leaked(keep(i + current), self.dash_syn)
-        change = keep(keep(leaked(v, self.dash_mem) - v + i) + self.bias)
+        change = keep(leaked(v, self.dash_mem) - v + i)
+        change = keep(change + self.bias)
         return keep(v + change), i
 
     def linear_response(self) -> LinearResponse:

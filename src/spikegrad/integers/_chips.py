@@ -122,15 +122,16 @@ def to_netx(network: Network, path: str | Path) -> None:
         import h5py  # noqa: PLC0415  (from an extra)
     layers = _dense_layers("to_netx", network, Loihi)
     records = [_netx_record(layer) for layer in layers]
-    first = {"type": "input", "shape": np.array([layers[0].weight.shape[0]])}
+    inputs = layers[0].weight.shape[0]
+    first = {"type": "input", "shape": np.array([inputs])}
 
     def write(stream: Any) -> None:
         with h5py.File(stream, "w") as file:
             for n, record in enumerate([first, *records]):
                 for key, value in record.items():
                     # Its reader takes texts as arrays of one.
-                    text = key in ("type", "neuron/type")
-                    data = np.array([value], "S10") if text else value
+                    is_text = key in ("type", "neuron/type")
+                    data = np.array([value], "S10") if is_text else value
                     file[f"layer/{n}/{key}"] = data
 
     write_atomically(Path(path), write)
@@ -246,11 +247,8 @@ def to_xylo(network: Network) -> dict[str, Any]:
         for name in ("dash_mem", "dash_syn", "threshold")
         for suffix, layer in (("", hidden), ("_out", out))
     }
-    return (
-        weights
-        | parameters
-        | {
-            "bias_hidden": hidden.spread(hidden.cell.bias),
-            "bias_out": out.spread(out.cell.bias),
-        }
-    )
+    biases = {
+        "bias_hidden": hidden.spread(hidden.cell.bias),
+        "bias_out": out.spread(out.cell.bias),
+    }
+    return weights | parameters | biases

@@ -65,7 +65,8 @@ class Fixed(Struct, pure=True):
                 f"Fixed: scale must be a number or broadcast to the shape {self.shape} of value, "
                 f"got shape {np.shape(scale)}"
             )
-        if self.low >= self.high or self.low % self.step or self.high % self.step:
+        are_multiples = self.low % self.step == self.high % self.step == 0
+        if self.low >= self.high or not are_multiples:
             raise ValueError(
                 "Fixed: low and high must be multiples of step, low below high, got "
                 f"low={self.low}, high={self.high}, step={self.step}"
@@ -138,7 +139,9 @@ def fixed(
     form = signed(bits, step)
     if scale is None:
         largest = float(np.abs(weight).max())
-        scale = 2.0 ** math.floor(math.log2(form.high / largest)) if largest else 1.0
+        scale = 1.0  # of zeros
+        if largest != 0:
+            scale = 2.0 ** math.floor(math.log2(form.high / largest))
     return Fixed(weight, scale, *form)
 
 
@@ -177,17 +180,21 @@ def best_scales(
     ratios = np.geomspace(1, 64, 193)  # 32 for each factor of 2
     if powers_of_two:
         clipping_nothing = _power_below(clipping_nothing)
-        most, ratios = _power_below(most), 2.0 ** np.arange(7)
+        most = _power_below(most)
+        ratios = 2.0 ** np.arange(7)
     # Without a scale up to ``most`` among the candidates, ``most`` itself.
-    best, least = np.array(most), np.full(count, np.inf)
+    best = np.array(most)
+    least = np.full(count, np.inf)
     for ratio in ratios:
         scales = clipping_nothing * ratio  # (groups,)
         scale = scales[groups]  # (weights,)
         steps = np.rint(values * (scale / form.step)) * form.step
-        squares = np.square(np.clip(steps, form.low, form.high) / scale - values)
+        integers = np.clip(steps, form.low, form.high)
+        squares = np.square(integers / scale - values)
         errors = np.bincount(groups, squares, count)
         is_better = (errors < least) & (scales <= most)
-        best, least = np.where(is_better, (scales, errors), (best, least))
+        best = np.where(is_better, scales, best)
+        least = np.where(is_better, errors, least)
     return best
 
 

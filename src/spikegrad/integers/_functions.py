@@ -12,7 +12,7 @@ import functools
 import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 import jax
 import jax.numpy as jnp
@@ -63,7 +63,8 @@ class IntegerFunction(Struct, pure=True):
             _after(argument.operations, x[None])
             for argument, x in zip(self.arguments, arrays, strict=True)
         ]
-        return _after(self.operations, sum(parts[1:], parts[0]))[0]
+        total = sum(parts[1:], parts[0])
+        return _after(self.operations, total)[0]
 
     @property
     def output_shape(self) -> Shape:
@@ -163,9 +164,11 @@ def _channel_numbers(operation: Operation, shape: Shape) -> tuple[np.ndarray, in
     """
     if isinstance(operation, Product):
         return np.arange(operation.weight.shape[1]).reshape(shape), 1
-    count, along = 1, 0
+    count = 1
+    along = 0
     if isinstance(operation, Convolution):
-        count, along = operation.weight.shape[0], operation.output_axes[1]
+        count = operation.weight.shape[0]
+        along = operation.output_axes[1]
     sizes = [1] * len(shape)
     sizes[along] = count
     return np.broadcast_to(np.arange(count).reshape(sizes), shape), 0
@@ -194,12 +197,15 @@ def read(function: Callable, shapes: Sequence[Shape], factor: float) -> Reading:
     examples = [jax.ShapeDtypeStruct((1, *shape), np.float32) for shape in shapes]
     value = read_function(function, *examples)
     terms = sorted(value.terms, key=lambda term: term.source)
-    before, operations = [term.operations for term in terms], value.operations
+    before = [term.operations for term in terms]
+    operations = value.operations
     if len(terms) == 1:  # nothing is added, so all operations follow the sum
-        before, operations = [()], before[0] + operations
+        operations = before[0] + operations
+        before = [()]
     shape = _shape_after(before[0], examples[0].shape)  # of the sum
     operations, bias = _without_bias(operations, shape)
-    operations, own_factor = _without_factors(_without_orders(operations, shape))
+    operations = _without_orders(operations, shape)
+    operations, own_factor = _without_factors(operations)
     arguments, factors = zip(*map(_without_factors, before), strict=True)
     if len({*factors}) > 1:
         raise ValueError("a sum whose parts have different factors")
@@ -209,17 +215,16 @@ def read(function: Callable, shapes: Sequence[Shape], factor: float) -> Reading:
     # A positive factor of all numbers commutes with sums and maxima, so it may move to the weights
     # from anywhere. Without weights, the layers that read the result get it.
     scale = np.float32(factor)
-    return Reading(
-        IntegerFunction(
-            tuple(
-                Argument((1, *shape), each)
-                for shape, each in zip(shapes, arguments, strict=True)
-            ),
-            with_weights(operations, lambda weight: np.asarray(weight) * scale),
+    function = IntegerFunction(
+        tuple(
+            Argument((1, *shape), each)
+            for shape, each in zip(shapes, arguments, strict=True)
         ),
-        factor=1.0 if has_weight else factor,
-        bias=None if bias is None else without_repeats(bias, value.shape)[0],
+        with_weights(operations, lambda weight: np.asarray(weight) * scale),
     )
+    if bias is not None:
+        bias = without_repeats(bias, value.shape)[0]
+    return Reading(function, 1.0 if has_weight else factor, bias)
 
 
 def _check_operations(
@@ -231,7 +236,7 @@ def _check_operations(
     before = [*itertools.chain(*arguments)]
     if any(isinstance(x, (*WEIGHTED, Bias)) for x in before):
         raise ValueError("a product or a bias before a sum")
-    if any(isinstance(x, Rearrangement) and x.order is not None for x in before):
+    if any(map(_changes_order, before)):
         raise ValueError("a transposition or a slice before a sum")
     if factor < 0 and any(isinstance(x, MaxPooling) for x in operations):
         raise ValueError("a maximum with a negative factor")
@@ -239,14 +244,18 @@ def _check_operations(
         raise ValueError("two products without neurons between them")
 
 
+def _changes_order(operation: Operation) -> TypeGuard[Rearrangement]:
+    """Return True for a transposition or a slice, and False for a reshape."""
+    return isinstance(operation, Rearrangement) and operation.order is not None
+
+
 def _without_factors(
     operations: Sequence[Operation],
 ) -> tuple[tuple[Operation, ...], float]:
     """Return the operations without factors, and the product of these."""
     others = tuple(x for x in operations if not isinstance(x, Factor))
-    return others, math.prod(
-        _one_number(x) for x in operations if isinstance(x, Factor)
-    )
+    factors = [_one_number(x) for x in operations if isinstance(x, Factor)]
+    return others, math.prod(factors)
 
 
 def _one_number(operation: Factor) -> float:
@@ -266,7 +275,7 @@ def _without_orders(operations: Sequence[Operation], shape: Shape) -> list[Opera
     done: list[Operation] = []
     order: np.ndarray | None = None  # of a transposition or slice before a product
     for operation in operations:
-        if isinstance(operation, Rearrangement) and operation.order is not None:
+        if _changes_order(operation):
             places = np.array(operation.order)
             if done and isinstance(done[-1], Product):
                 weight = np.asarray(done[-1].weight)[:, places]
@@ -302,7 +311,8 @@ def _without_bias(
     bias: np.ndarray | None = None  # of the result of the operations so far
     for operation in operations:
         if isinstance(operation, Bias):
-            bias = np.asarray(operation.bias) + (0 if bias is None else bias)
+            earlier = 0 if bias is None else bias
+            bias = np.asarray(operation.bias) + earlier
             continue
         others.append(operation)
         if bias is not None:
@@ -321,7 +331,7 @@ def _is_constant(pooling: MaxPooling, bias: np.ndarray) -> bool:
     """Return True if the bias is one number in each window, as that of a channel is."""
     numbers = without_repeats(bias, bias.shape)
     return all(
-        1 in (size, length)
+        size == 1 or length == 1
         for size, length in zip(pooling.window, numbers.shape, strict=True)
     )
 
@@ -353,11 +363,13 @@ def _product(product: Product, x: np.ndarray) -> np.ndarray:
 
 def _convolution(convolution: Convolution, x: np.ndarray) -> np.ndarray:
     weight = convolution.weight  # (outputs, inputs of a group, *sizes)
-    groups, sizes = convolution.groups, weight.shape[2:]
+    groups = convolution.groups
+    sizes = weight.shape[2:]
     # The axis in front is the batch. The convolution has its own axis of examples, of length 1.
     axes = [1 + axis for axis in convolution.input_axes]
     x = x.transpose(0, *axes)[:, 0]  # (batch, channels, *places)
-    x = np.pad(x, [(0, 0), (0, 0), *convolution.padding])
+    not_padded = (0, 0)
+    x = np.pad(x, [not_padded, not_padded, *convolution.padding])
     grouped = x.reshape(len(x), groups, -1, *x.shape[2:])
     by_group = weight.reshape(groups, -1, *weight.shape[1:])
     # One product for each place of the kernel, with all the inputs that it reads at once. NumPy has
@@ -368,7 +380,8 @@ def _convolution(convolution: Convolution, x: np.ndarray) -> np.ndarray:
         for place, part in reads
     )
     out = functools.reduce(np.add, products)
-    out = out.reshape(len(x), 1, len(weight), *out.shape[3:])
+    places = out.shape[3:]
+    out = out.reshape(len(x), 1, len(weight), *places)
     # From (examples, channels, *places) to the order of the user.
     back = np.argsort(convolution.output_axes)
     return out.transpose(0, *(1 + axis for axis in back))
@@ -393,14 +406,13 @@ def _reads(
     """
     # Window o reads the number o * stride + k * dilation at its place k. The first place reads the
     # numbers that have a whole window behind them, and place k those k * dilation later.
-    lengths, spans = (
-        x.shape[-len(sizes) :],
-        np.multiply(dilation, np.subtract(sizes, 1)),
-    )
+    lengths = x.shape[-len(sizes) :]
+    spans = np.multiply(dilation, np.subtract(sizes, 1))
     count = np.subtract(lengths, spans)
     for place in itertools.product(*map(range, sizes)):
         first = np.multiply(place, dilation)
-        yield place, x[(..., *map(slice, first, first + count, strides))]
+        slices = map(slice, first, first + count, strides)
+        yield place, x[(..., *slices)]
 
 
 def _rearrangement(rearrangement: Rearrangement, x: np.ndarray) -> np.ndarray:

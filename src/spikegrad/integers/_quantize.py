@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
+from .._checks import is_float
 from .._spike_types import Strict
 from .._surrogate import spike_types
 from .._table import aligned
@@ -105,13 +106,13 @@ class QuantizationReport(NamedTuple):
     layers: tuple[QuantizedLayer, ...]
 
     def __str__(self) -> str:
-        # A network without synapses or adaptation has no column for them.
-        shown = [
-            name
-            for name in QuantizedLayer._fields
-            if name not in ("synaptic_tau", "adaptation_tau")
-            or any(any(getattr(layer, name)) for layer in self.layers)
-        ]
+        def is_shown(name: str) -> bool:
+            # A network without synapses or adaptation has no column for them.
+            if name not in ("synaptic_tau", "adaptation_tau"):
+                return True
+            return any(any(getattr(layer, name)) for layer in self.layers)
+
+        shown = [name for name in QuantizedLayer._fields if is_shown(name)]
         rows = [[name.replace("_", " ") for name in shown]]
         rows += [
             [_text(getattr(layer, name)) for name in shown] for layer in self.layers
@@ -237,7 +238,8 @@ def quantize(
     shapes |= {name: real[name].output.shape[2:] for name in network.layers}
     _check_sizes(network, cell, shapes)
     if cell.is_synaptic:  # its outputs fire once a step
-        options |= {name: options[name] | {"n": 1} for name in graph.outputs}
+        for name in graph.outputs:
+            options[name]["n"] = 1
     nodes = _with_operations(network, cell, shapes)
     choice = _Choice(bits, per_channel, powers_of_two)
 
@@ -257,7 +259,8 @@ def quantize(
     for name in graph.layers:
         if sums[name] > LARGEST:
             scale = np.asarray(layers[name].cell.unit) / cell.state_scale
-            layers[name] = quantized(name, scale * (ROUNDING * LARGEST / sums[name]))
+            reduction = ROUNDING * LARGEST / sums[name]
+            layers[name] = quantized(name, most=scale * reduction)
     result = dataclasses.replace(network, layers=layers)
     _, integer = result.observe(inputs, parts=("output", "pre_spike"), mask=mask)
     # The outputs of masked steps are 0.
@@ -276,11 +279,11 @@ def _check_sizes(
     network: Network, target: IntegerCell, shapes: Mapping[str, Shape]
 ) -> None:
     """Raise if a chip has fewer inputs or hidden neurons than the network."""
-    hidden = [name for name in network.layers if name not in network.graph.outputs]
-    sizes = (
-        sum(math.prod(shapes[name]) for name in network.graph.inputs),
-        sum(math.prod(shapes[name]) for name in hidden),
-    )
+    graph = network.graph
+    hidden = [name for name in network.layers if name not in graph.outputs]
+    inputs = sum(math.prod(shapes[name]) for name in graph.inputs)
+    neurons = sum(math.prod(shapes[name]) for name in hidden)
+    sizes = inputs, neurons
     if np.greater(sizes, target.sizes).any():
         raise ValueError(
             f"quantize: {type(target).__name__} has %s inputs and %s hidden neurons, the network "
@@ -314,7 +317,8 @@ def _check_weights(owner: str, layer: Layer, target: IntegerCell) -> None:
             raise ValueError(
                 f"{owner}: it has no delays, got a {type(weight).__name__} as weight"
             )
-    if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(layer.weights)):
+    arrays = jax.tree.leaves(layer.weights)
+    if not all(np.isfinite(array).all() for array in arrays):
         raise ValueError(f"{owner}: a weight is NaN or infinite")
 
 
@@ -326,7 +330,8 @@ def _check_kind(owner: str, cell: Any, steps: int, target: IntegerCell) -> None:
             f"{owner}: a {type(cell).__name__} has no counterpart. Use {names}, Refractory or "
             "LeakyReadout"
         )
-    if (steps or isinstance(cell, AdaptiveLIF)) and not isinstance(target, FixedLIF):
+    has_memory = steps > 0 or isinstance(cell, AdaptiveLIF)
+    if has_memory and not isinstance(target, FixedLIF):
         lacks = "refractory period" if steps else "adaptation"
         raise ValueError(
             f"{owner}: it has no {lacks}. Use LIF, SynapticLIF or the target 'fixed'"
@@ -348,11 +353,13 @@ def _check_spikes(owner: str, cell: Any, target: IntegerCell) -> Callable:
         surrogate = surrogate.surrogate
     is_adaptive = isinstance(cell, AdaptiveLIF)
     reset = _reset_of(cell)
+    is_late = reset != cell.reset
+    can_be_late = reset in target.resets and not is_adaptive
     if np.any(jnp.asarray(cell.threshold) <= 0):
         problem = f"needs a threshold above 0, not {np.min(cell.threshold):g}"
     elif cell.reset not in target.resets:
         problem = f"needs reset={target.resets[0]!r}, not {cell.reset!r}"
-    elif reset != cell.reset and (is_adaptive or reset not in target.resets):
+    elif is_late and not can_be_late:
         problem = "resets in the step of a spike, without delay_reset"
     elif np.any(cell.reset_value):
         problem = "resets to 0, without reset_value"
@@ -373,7 +380,9 @@ def _reset_of(cell: Any) -> str:
 
 def _without_rest(cell: Any) -> tuple[int, Any]:
     """Return the refractory period and the cell without it."""
-    return (cell.steps, cell.cell) if isinstance(cell, Refractory) else (0, cell)
+    if isinstance(cell, Refractory):
+        return cell.steps, cell.cell
+    return 0, cell
 
 
 # --- functions of the user ------------------------------------------------------------------------
@@ -551,7 +560,8 @@ def _groups(channels: Iterable[Channels], shape: Shape) -> np.ndarray:
             np.minimum.at(least, of_neuron, first)
             first = least[of_neuron]
         if (first == before).all():
-            return np.unique(first, return_inverse=True)[1].reshape(shape)
+            _, numbers = np.unique(first, return_inverse=True)
+            return numbers.reshape(shape)
 
 
 def _quantized(
@@ -566,7 +576,7 @@ def _quantized(
     ``states`` are those before a spike on the inputs, ``(steps, batch, ...)`` each. ``most`` is the
     largest scale of each neuron.
     """
-    real: Any = _without_rest(layer.cell)[1]
+    _, real = _without_rest(layer.cell)
     # The steps of rest come last, and have no name in the cell without them.
     parts = dict(zip(real.state_names, jax.tree.leaves(states), strict=False))
     adapted = parts.pop("adaptation", None)
@@ -584,14 +594,10 @@ def _quantized(
     groups = np.zeros(shape, int)
     if choice.per_channel:
         groups = _groups([*channels.values()], shape)
+    room = _room(cell, parts, response.threshold, most)
     form = cell.weight_format(choice.bits)
     scale = _scale_of_neurons(
-        weights,
-        channels,
-        groups,
-        _room(cell, parts, response.threshold, most),
-        form,
-        powers_of_two=choice.powers_of_two,
+        weights, channels, groups, room, form, powers_of_two=choice.powers_of_two
     )
     # As few numbers as differ: one for the layer, or one for each channel.
     scales = without_repeats(scale, shape)
@@ -603,8 +609,10 @@ def _quantized(
     def fix(label: str, value: Any) -> Fixed:
         if isinstance(scales, float):
             return Fixed(value, scales, *form)
-        of_channels = channels[label].of_channels(scale)
-        return Fixed(value, channels[label].along(of_channels, np.ndim(value)), *form)
+        outputs = channels[label]
+        of_channels = outputs.of_channels(scale)
+        of_weights = outputs.along(of_channels, np.ndim(value))
+        return Fixed(value, of_weights, *form)
 
     integers = {
         label: jax.tree.map(functools.partial(fix, label), weight)
@@ -616,10 +624,13 @@ def _quantized(
 
 def _with_decays(target: IntegerCell, response: LinearResponse) -> IntegerCell:
     """Return the target with the decays of a real cell, rounded."""
-    decays = target.leaks_of(
-        np.asarray(response.decay), np.asarray(response.synaptic_decay)
-    )
-    leaks = jax.tree.map(lambda x: np.clip(np.rint(x), 0, target.most_leak), decays)
+
+    def rounded(leak: np.ndarray) -> np.ndarray:
+        return np.clip(np.rint(leak), 0, target.most_leak)
+
+    decay = np.asarray(response.decay)
+    synaptic_decay = np.asarray(response.synaptic_decay)
+    leaks = jax.tree.map(rounded, target.leaks_of(decay, synaptic_decay))
     *names, _ = target.integer_names  # without the threshold
     return target._replaced(**dict(zip(names, leaks, strict=True)))
 
@@ -641,8 +652,8 @@ def _room(
 ) -> np.ndarray:
     """Return the scale at which the largest state of each neuron fills its width."""
     shape = np.shape(parts["potential"])[2:]
-    sizes = [np.abs(np.asarray(x)).max((0, 1)) for x in parts.values()]
-    largest = np.max([np.broadcast_to(x, shape) for x in sizes], axis=0)
+    peaks = [np.broadcast_to(_peaks(x), shape) for x in parts.values()]
+    largest = np.max(peaks, axis=0)
     if threshold is not None:
         # A threshold is a state that a quiet neuron would reach.
         largest = np.maximum(largest, threshold)
@@ -650,6 +661,11 @@ def _room(
     widest = cell.limits[1] // cell.state_scale
     with np.errstate(divide="ignore"):
         return np.broadcast_to(np.minimum(widest / largest, most), shape)
+
+
+def _peaks(state: jax.Array) -> np.ndarray:
+    """Return the largest size in each neuron, over all steps and examples."""
+    return np.abs(np.asarray(state)).max((0, 1))
 
 
 def _fixed_bias(
@@ -666,7 +682,8 @@ def _fixed_bias(
 def _with_gain(weight: Any, channels: Channels, gain: np.ndarray) -> Any:
     """Return a weight times the gain of the neurons that it drives."""
     of_channels = channels.of_channels(gain)
-    if (of_channels[channels.of_neuron] != gain).any():
+    shared_gain = of_channels[channels.of_neuron]
+    if (shared_gain != gain).any():
         raise ValueError(
             "quantize: neurons with a function as weight must have one decay for each output "
             "channel, or no norm_input"
@@ -675,7 +692,7 @@ def _with_gain(weight: Any, channels: Channels, gain: np.ndarray) -> Any:
     def scaled(x: ArrayLike) -> jax.Array:
         # A gain may be below 1, which a matrix of integers would round to 0.
         x = jnp.asarray(x)
-        x = x if jnp.issubdtype(x.dtype, jnp.inexact) else x.astype(float)
+        x = x if is_float(x) else x.astype(float)
         return x * like(x, channels.along(of_channels, x.ndim))
 
     return jax.tree.map(scaled, weight)
@@ -716,17 +733,17 @@ def _adaptation(
     real: Any, cell: IntegerCell, adapted: jax.Array, scale: Scale
 ) -> dict[str, Any]:
     """Return the parameters of an adaptation that had these values on the inputs."""
+    _, most = cell.limits
     increase = np.asarray(real.adaptation) * scale
     # One more spike than on the inputs. As many bits as there is room for, because a decay is
     # rounded down: an adaptation loses at least 1 in each step.
-    peaks = np.abs(np.asarray(adapted)).max((0, 1))
-    largest = float(np.max(peaks * scale + increase))
-    room = np.log2(cell.limits[1] / max(largest, 1))
+    largest = float(np.max(_peaks(adapted) * scale + increase))
+    room = np.log2(most / max(largest, 1))
     fraction = int(np.clip(room, 0, 12))
-    increase = np.minimum(np.rint(increase * 2**fraction), cell.limits[1])
+    rounded = np.rint(increase * 2**fraction)
     decay = np.rint(np.asarray(real.adaptation_decay) * cell.most_leak)
     return {
-        "adaptation": increase,
+        "adaptation": np.minimum(rounded, most),
         "adaptation_decay": decay,
         "adaptation_fraction": fraction,
     }
@@ -803,7 +820,8 @@ def _unit_of(layer: Layer) -> np.ndarray:
     scale = np.float64(first.scale)
     if scale.ndim:  # in the axes of the weight, so the channels lead to the neurons
         of_neuron = _channels(weight).of_neuron
-        scale = without_repeats(scale.ravel()[of_neuron], of_neuron.shape)
+        of_neurons = scale.ravel()[of_neuron]
+        scale = without_repeats(of_neurons, of_neuron.shape)
     integer: Any = layer.cell
     return scale * integer.state_scale
 
@@ -855,16 +873,19 @@ def _row(
     weights = jax.tree.leaves(after.weights, is_leaf=_is_fixed)
     integers = np.concatenate([w.integers.ravel() for w in weights])
     values = np.concatenate([np.ravel(w.value) for w in weights])
-    errors = np.concatenate(
-        [np.ravel(w.integers / np.asarray(w.scale) - w.value) for w in weights]
-    )
+    errors = [w.integers / np.asarray(w.scale) - w.value for w in weights]
+    error = np.linalg.norm(np.concatenate([np.ravel(x) for x in errors]))
     size = max(np.linalg.norm(values), 1e-300)  # a layer of zeros has no error
-    real_cell = _without_rest(before.cell)[1]
-    response, rounded = real_cell.linear_response(), cell.linear_response()
+    _, real_cell = _without_rest(before.cell)
+    response = real_cell.linear_response()
+    rounded = cell.linear_response()
     thresholds = rates = None
     if response.threshold is not None:
-        after_rounding = np.mean(np.asarray(rounded.threshold) / np.asarray(cell.unit))
-        thresholds = float(np.mean(response.threshold)), float(after_rounding)
+        after_rounding = np.asarray(rounded.threshold) / np.asarray(cell.unit)
+        thresholds = (
+            float(np.mean(response.threshold)),
+            float(np.mean(after_rounding)),
+        )
         rates = (
             float(real.output.mean()) / valid,
             float(integer.output.mean()) / valid,
@@ -872,17 +893,19 @@ def _row(
     # The potential and the current come first.
     compared = 2 if "synaptic current" in cell.state_names else 1
     states = jax.tree.leaves(integer.pre_spike)[:compared]
+    largest = max(float(np.abs(x).max()) for x in states)
+    _, most = cell.limits
     return QuantizedLayer(
         name=name,
         scale=float(np.mean(cell.unit)) / cell.state_scale,
         zeros=float((integers == 0).mean()),
         clipped=sum(w.clipped for w in weights),
-        error=float(np.linalg.norm(errors) / size),
+        error=float(error / size),
         tau=(_tau(response.decay), _tau(rounded.decay)),
         synaptic_tau=(_tau(response.synaptic_decay), _tau(rounded.synaptic_decay)),
         adaptation_tau=tuple(map(_tau, _adaptation_decays(real_cell, cell))),
         threshold=thresholds,
-        peak=max(float(np.abs(x).max()) for x in states) / cell.limits[1],
+        peak=largest / most,
         rate=rates,
     )
 
@@ -896,6 +919,7 @@ def _adaptation_decays(real: Any, cell: Any) -> tuple[Any, Any]:
 
 def _tau(decay: Any) -> float:
     """Return the mean time constant in steps."""
+    decay = np.asarray(decay, np.float64)
     with np.errstate(divide="ignore"):
         # The logarithm is at most 0. Its size makes 1 / 0 the positive infinity.
-        return float(np.mean(1 / abs(np.log(np.asarray(decay, np.float64)))))
+        return float(np.mean(1 / abs(np.log(decay))))

@@ -40,12 +40,14 @@ class IntegerEdge(NamedTuple):
 
     def run(self, x: np.ndarray) -> np.ndarray:
         """Return the current ``(batch, ...)`` for outputs of the source."""
-        return run(self.operations, x.reshape(len(x), *self.shape))[:, 0]
+        examples = x.reshape(len(x), *self.shape)
+        return run(self.operations, examples)[:, 0]
 
     @property
     def neurons(self) -> Shape:
         """The shape of the neurons that it drives."""
-        return self.run(np.zeros((1, *self.shape), np.int64)).shape[1:]
+        zeros = np.zeros((1, *self.shape), np.int64)
+        return self.run(zeros).shape[1:]
 
     def absolute(self) -> IntegerEdge:
         """Return the edge with the sizes of its weights.
@@ -75,7 +77,8 @@ def integer_layers(owner: str, network: Network) -> list[IntegerLayer]:
             place = f"{owner}: join {name!r}"
             layers += _join_layers(place, name, node, graph.edges[name])
         else:
-            place, connections = f"{owner}: layer {name!r}", graph.connections(name)
+            place = f"{owner}: layer {name!r}"
+            connections = graph.connections(name)
             layers.append(_integer_layer(place, name, node, connections))
     # A readout divides its potential by a unit, so its outputs are no integers.
     readouts = {name for name, layer in graph.layers.items() if is_readout(layer.cell)}
@@ -131,7 +134,8 @@ def _join_layers(
         IntegerEdge(edge.source, edge.lags[0], argument.operations, argument.shape)
         for edge, argument in zip(edges, function.arguments, strict=True)
     ]
-    if len(before) == 1 or all(isinstance(x, LINEAR) for x in last):
+    is_linear = all(isinstance(x, LINEAR) for x in last)
+    if len(before) == 1 or is_linear:
         # f(a + b) is f(a) + f(b), so each source may have the operations before the sum.
         each = [edge._replace(operations=edge.operations + last) for edge in before]
         return [_sum_layer(name, each)]
@@ -241,8 +245,8 @@ def by_name(names: Sequence[str], arrays: Any) -> Mapping[str, Any]:
 def whole_inputs(owner: str, inputs: Any, mask: Any = None) -> np.ndarray:
     """Return the inputs of valid steps as int64, or raise if float32 has not these integers."""
     array = np.asarray(inputs)
-    # Padding may be NaN.
-    array = array if mask is None else array[np.asarray(mask, bool)]
+    if mask is not None:  # padding may be NaN
+        array = array[np.asarray(mask, bool)]
     if (number := _first_refused(array)) is not None:
         raise ValueError(
             f"{owner}: inputs must be integers up to {LARGEST} in size, such as spikes or counts, "
@@ -352,8 +356,9 @@ def replay(network: Network, inputs: Any) -> tuple[dict[str, Any], Any]:
             history[name].append(out)
     outputs = network.graph.outputs
     sequences = {name: np.stack(history[name]) for name in outputs}
-    is_single = isinstance(network.outputs, str | None)
-    return states, sequences[outputs[0]] if is_single else sequences
+    if isinstance(network.outputs, str | None):
+        return states, sequences[outputs[0]]
+    return states, sequences
 
 
 class Read(NamedTuple):
@@ -393,7 +398,8 @@ def largest_sums(
 def _largest_sum(reads: Iterable[Read], bias: np.ndarray) -> int:
     """Return the largest of |b| + sum of |w x| over the edges, among all neurons and examples."""
     sizes = (edge.absolute().run(np.abs(x)) for edge, x in reads)
-    return int(sum(sizes, np.abs(bias)).max(initial=0))
+    total = sum(sizes, np.abs(bias))
+    return int(total.max(initial=0))
 
 
 def _check_sums(where: str, reads: Iterable[Read], bias: np.ndarray) -> None:

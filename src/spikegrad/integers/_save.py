@@ -147,8 +147,11 @@ def load(path: str | Path) -> Network:
 
 def _node_record(name: str, node: Layer | Join) -> Record:
     if isinstance(node, Join):
-        of, function = list(node.of), _function_record(node.function)
-        return {"name": name, "of": of, "function": function}
+        return {
+            "name": name,
+            "of": list(node.of),
+            "function": _function_record(node.function),
+        }
     return _layer_record(name, node)
 
 
@@ -289,9 +292,11 @@ class _Entry(NamedTuple):
         # Of dtype object, the numbers keep the types of the file, so True stays apart from 1.
         array = np.array(self.value, object)
         numbers = [*array.flat]
-        if not numbers or any(
-            type(x) not in (int, float) or not 0 < x < math.inf for x in numbers
-        ):
+
+        def is_positive(x: object) -> bool:
+            return type(x) in (int, float) and 0 < x < math.inf
+
+        if not numbers or not all(map(is_positive, numbers)):
             self.refuse("a number above 0, or nested lists of them of one length")
         return array.astype(np.float64) if array.ndim else float(self.value)
 
@@ -345,7 +350,9 @@ def _network(entry: _Entry) -> Network:
         if name.value in layers:
             name.refuse("a name of its own")
         layers[name.value] = node
-    outputs = None if top["outputs"].value is None else top["outputs"].names()
+    outputs = None
+    if top["outputs"].value is not None:
+        outputs = top["outputs"].names()
     network = Network(layers, top["inputs"].names(), outputs)
     chip_layers("its network", network)  # raises if sizes of layers differ
     return network
@@ -383,7 +390,8 @@ def _layer(fields: dict[str, _Entry]) -> Layer:
     recurrent = bias = None
     if fields["recurrent"].value is not None:
         place = fields["recurrent"]
-        recurrent = _weight(place.fields("delay", "is_window", _form(place)), 1)
+        parts = place.fields("delay", "is_window", _form(place))
+        recurrent = _weight(parts, 1)
     if fields["bias"].value is not None:
         # One number, or an array with up to channels, rows and columns.
         bias = _array(fields["bias"], 0, 3)
@@ -420,7 +428,8 @@ def _form(entry: _Entry) -> str:
 
 
 def _weight(fields: dict[str, _Entry], plain_delay: int) -> Any:
-    delay, is_window = fields["delay"].integer(), fields["is_window"].flag()
+    delay = fields["delay"].integer()
+    is_window = fields["is_window"].flag()
     # (inputs, neurons), and for a window the steps in front.
     axes = 3 if is_window else 2
     if "function" in fields:
@@ -456,7 +465,9 @@ def _function(entry: _Entry, count: int = 1) -> IntegerFunction:
 
 
 def _operations(entry: _Entry) -> tuple[Operation, ...]:
-    return () if entry.value == [] else tuple(map(_operation, entry.items()))
+    if entry.value == []:
+        return ()
+    return tuple(map(_operation, entry.items()))
 
 
 def _operation(entry: _Entry) -> Operation:
