@@ -166,8 +166,11 @@ def train(
             bits=bits,
         )
     )
-    options, record, network = run.options, run.record, run.network
-    target, bits = record["target"], record["bits"]
+    options = run.options
+    record = run.record
+    network = run.network
+    target = record["target"]
+    bits = record["bits"]
     shape = "x".join(map(str, split.shape))
     tables.note(f"{options.data} of {shape}, {network.sizes} neurons, {run.folder}")
     key = jax.random.key(options.seed)
@@ -212,31 +215,36 @@ def train(
             click.echo(f"the baseline diverged: {error}", err=True)
         run.save_record(interrupted=bool(stop()))
         _report(run, params, watch)
-        if stop():
+        if signum := stop():
             # As a shell reports a process that ended by this signal.
-            return 128 + stop()
+            return 128 + signum
         run.save_record(finished=True)
         # A finished run cannot be resumed, so its checkpoints are useless.
         if jax.process_index() == 0:
             shutil.rmtree(run.folder / trainer.CHECKPOINTS)
     if target:
         # The run is saved, so Ctrl-C may end the conversion immediately.
-        quantizing.convert(run.folder, target, bits, max(1, options.epochs // 3))
+        epochs = max(1, options.epochs // 3)
+        quantizing.convert(run.folder, target, bits, epochs)
     return 0
 
 
 def _report(run: runs.RunFolder, params: Params, watch: diagnosis.Watch) -> None:
     """Print the results of a run, and draw its figure."""
-    options, record, network = run.options, run.record, run.network
-    test, flag = watch.split.test, ""
+    options = run.options
+    record = run.record
+    network = run.network
+    test = watch.split.test
     tables.say(*tables.results(record, network.count, network.task))
     tables.note("counting synaptic operations")
     tables.say(diagnosis.costs(network, params, test))
     reached = record["results"]["spiking"]["test"]
+    flag = ""
     if failure := network.task.failure(reached, watch.split):
         # The faults are most visible before the weights have drifted.
         flag = " --initial"
-        for line in [failure, *(watch.issues(params) or [diagnosis.SOUND])]:
+        issues = watch.issues(params) or [diagnosis.SOUND]
+        for line in (failure, *issues):
             tables.say(f"warning: {line}")
     title = (
         f"{options.data}, {options.surrogate}, seed {options.seed}: test "
@@ -273,7 +281,8 @@ def predict(run: Path, data: str | None, output: Path | None) -> None:
     data.
     """
     saved = runs.read(run)
-    network, params = saved.network, saved.params
+    network = saved.network
+    params = saved.params
     scored, labelled = sources.load_to_score(data, saved.options, saved.data)
     scores = trainer.score(network, params, scored)
     title = f"{scored.name}: {len(scored):,} examples, {run}"

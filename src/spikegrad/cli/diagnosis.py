@@ -35,7 +35,8 @@ def costs(network: SpikingNetwork, params: Params, source: Sequences) -> str:
     """Return the synaptic operations of the network per example, next to a dense network."""
     some = network.sampled(params, source)
     report = cost_report(some.network, some.inputs, key=some.key, mask=some.mask)
-    cost, n = report.total, report.examples
+    cost = report.total
+    n = report.examples
     # a spike costs an addition per connection, any other value a multiplication
     products = cost.graded.effective + cost.real.effective
     return (
@@ -52,7 +53,8 @@ def examine(
     train: bool = False,
 ) -> Diagnosis:
     """Diagnose a network on some examples."""
-    some, task = network.sampled(params, source), network.task
+    some = network.sampled(params, source)
+    task = network.task
 
     # The loss of the training, so the gradients are those of the run.
     def loss(potentials: jax.Array) -> jax.Array:
@@ -74,13 +76,12 @@ def examine(
     is_real = source.sequence(0).dtype.kind == "f"
     is_standardized = network.encoding == NO_ENCODING and is_real
     can_scale = source.name.endswith(".npz") and not is_standardized
-    issues = (
-        dataclasses.replace(
-            issue, fixes=tuple(_at_the_command(move, lr) for move in issue.fixes)
-        )
-        for issue in diagnosis.issues
-        if can_scale or issue.kind != "unscaled"
-    )
+    issues = []
+    for issue in diagnosis.issues:
+        if issue.kind == "unscaled" and not can_scale:
+            continue
+        fixes = tuple(_at_the_command(move, lr) for move in issue.fixes)
+        issues.append(dataclasses.replace(issue, fixes=fixes))
     return dataclasses.replace(diagnosis, issues=tuple(issues))
 
 
@@ -137,7 +138,8 @@ class Watch:
         start = examine(self.network, self.start, train, self.lr)
         if start.issues:
             return [f"at the start, {issue}" for issue in start.issues]
-        return [*map(str, examine(self.network, params, train, self.lr).issues)]
+        now = examine(self.network, params, train, self.lr)
+        return [str(issue) for issue in now.issues]
 
     def __call__(self, now: training.Report) -> None:
         # A diagnosis takes seconds, and --quiet would not print it.
@@ -168,7 +170,8 @@ def command(run: Path, data: str | None, initial: bool, output: Path | None) -> 
     first update over the weights. Then follow the issues, with fixes as code, and a verdict.
     """
     saved = runs.read(run)
-    network, params = saved.network, saved.params
+    network = saved.network
+    params = saved.params
     scored, labelled = sources.load_to_score(data, saved.options, saved.data)
     if not labelled:
         raise DataError(f"{scored.name} must have labels, because the loss needs them")

@@ -24,11 +24,11 @@ from .tasks import Task
 def run_figure(run: RunFolder, params: Params, test: Sequences, title: str) -> Figure:
     """Draw learning curves, and a test example in the network."""
     network = run.network
-    height = 1.2 * len(network.sizes)
-    figure = Figure(figsize=(11, 2.5 + height), layout="constrained")
+    heights = 2.5, 1.2 * len(network.sizes)  # of the curves, and of all layers
+    figure = Figure(figsize=(11, sum(heights)), layout="constrained")
     # A surrogate may have a $.
     figure.suptitle(title, fontsize=11, parse_math=False)
-    top, bottom = np.asarray(figure.subfigures(2, 1, height_ratios=(2.5, height)))
+    top, bottom = np.asarray(figure.subfigures(2, 1, height_ratios=heights))
     _draw_curves(top.subplots(1, 3), run.record["results"], network.task)
     # Files often have the classes in order, so the middle is not always of the first class.
     i = len(test) // 2
@@ -50,7 +50,8 @@ def run_figure(run: RunFolder, params: Params, test: Sequences, title: str) -> F
 def _draw_curves(panels: Sequence[Axes], results: Record, task: Task) -> None:
     loss, metric, rate = panels
     # The baseline is grey, as it is there for comparison.
-    for (name, result), color in zip(results.items(), ("C0", "0.55"), strict=False):
+    colors = "C0", "0.55"
+    for (name, result), color in zip(results.items(), colors, strict=False):
         curves = result["curves"]
         epochs = np.arange(1, result["epochs"] + 1)
         # Shares, drawn in percent.
@@ -61,7 +62,8 @@ def _draw_curves(panels: Sequence[Axes], results: Record, task: Task) -> None:
         metric.plot(epochs, training, ".:", color=color, label=f"{name}, training")
     rates = np.asarray(results["spiking"]["curves"]["rates"])
     labels = [f"layer {k + 1}" for k in range(rates.shape[1])]
-    rate.plot(np.arange(1, len(rates) + 1), rates, ".-", label=labels)
+    epochs = np.arange(1, len(rates) + 1)
+    rate.plot(epochs, rates, ".-", label=labels)
     rate.set_ylim(bottom=0)
     tidy(loss, "loss", "epoch", task.loss_title)
     tidy(metric, task.title, "epoch", "%")
@@ -88,14 +90,17 @@ def sweep_figure(rows: list[Summary], varying: list[str], title: str) -> Figure:
     # In the order of the options, so that a number grows to the right.
     lines = list(dict.fromkeys(names))
     columns = list(dict.fromkeys(row.setting[x] for row in rows))
-    size = max(4.8, 2.5 + 0.62 * len(columns)), 1.9 + 0.45 * len(lines)
-    figure = Figure(figsize=size, layout="constrained")
+    width = max(4.8, 2.5 + 0.62 * len(columns))
+    height = 1.9 + 0.45 * len(lines)
+    figure = Figure(figsize=(width, height), layout="constrained")
     panel = figure.subplots()
     # Settings without a finished run stay empty.
     grid = np.full((len(lines), len(columns)), np.nan)
     for row, name in zip(rows, names, strict=True):
-        i, j = lines.index(name), columns.index(row.setting[x])
-        grid[i, j] = 100 * row.validation[0]
+        i = lines.index(name)
+        j = columns.index(row.setting[x])
+        mean, _ = row.validation
+        grid[i, j] = 100 * mean
         panel.text(j, i, f"{grid[i, j]:.1f}", ha="center", va="center", fontsize=7)
         if row is best:
             corner = j - 0.5, i - 0.5

@@ -127,9 +127,10 @@ class SpikingNetwork:
         """
         if self.encoding == "current":
             # The current is constant, so one product serves all time steps.
-            current = self.images(x) @ jnp.asarray(params[0].weight)
+            first, *others = params
+            current = self.images(x) @ jnp.asarray(first.weight)
             weight = jax.tree_util.Partial(lambda current, _: current, current)
-            params = (dataclasses.replace(params[0], weight=weight), *params[1:])
+            params = (dataclasses.replace(first, weight=weight), *others)
             # (steps, n): the values are never read, but a network takes its number of steps from
             # its inputs.
             inputs = jnp.zeros((self.steps, len(current)), bool)
@@ -159,7 +160,9 @@ class SpikingNetwork:
 
     def images(self, x: jax.Array) -> jax.Array:
         """Return the scaled features of images, ``(n, features)``."""
-        return scale(x[0], self.low, self.high).reshape(x.shape[1], -1)
+        images = x[0]  # (n, ...), because an image is a single step
+        values = scale(images, self.low, self.high)
+        return values.reshape(len(images), -1)
 
     def inputs(self, x: jax.Array, key: jax.Array) -> jax.Array:
         """Return examples over time, ``(steps, n, inputs)``."""
@@ -182,11 +185,18 @@ class SpikingNetwork:
         """
         # He et al. 2015 for rectified units. Spiking neurons sum a constant current over steps.
         variance = 2.0 if isinstance(self.cell, Rectified) else 0.5
-        variance = 1.0 if self.encoding == NO_ENCODING else variance
+        if self.encoding == NO_ENCODING:
+            variance = 1.0
         normal = partial(
             jax.nn.initializers.variance_scaling, mode="fan_in", distribution="normal"
         )
-        inputs = self.sizes[0] if x is None else self.inputs(x, key)
+        inputs: Any = self.sizes[0]
+        weight: Any = normal(variance)
+        recurrent: Any = normal(0.25)
+        if x is not None:  # the weights follow from the recordings
+            inputs = self.inputs(x, key)
+            weight = None
+            recurrent = True
         start = Network.init(
             key,
             inputs,
@@ -194,12 +204,13 @@ class SpikingNetwork:
             self.cell,
             LeakyReadout(self.readout_decay),
             mask=mask,
-            weight=normal(variance) if x is None else None,
-            recurrent=self.recurrent and (x is not None or normal(0.25)),
+            weight=weight,
+            recurrent=self.recurrent and recurrent,
             bias=True,
         )
         # The arrays alone, because an optimizer cannot update the constants of a cell.
-        return partition(tuple(start.layers.values()))[0]
+        trainable, _ = partition(tuple(start.layers.values()))
+        return trainable
 
     @property
     def task(self) -> Task:
@@ -244,7 +255,8 @@ class SpikingNetwork:
 def sample(source: Sequences) -> Any:
     """Return up to ``SAMPLE`` examples, evenly from the first to the last."""
     count = len(source)
-    return source.subset(np.linspace(0, count - 1, min(count, SAMPLE)).astype(int))
+    places = np.linspace(0, count - 1, min(count, SAMPLE))
+    return source.subset(places.astype(int))
 
 
 def with_surrogate(params: Params, surrogate: PyTree) -> Params:
@@ -252,4 +264,5 @@ def with_surrogate(params: Params, surrogate: PyTree) -> Params:
     # All hidden layers have the cell of the first.
     *hidden, readout = params
     cell = dataclasses.replace(hidden[0].cell, surrogate=surrogate)
-    return (*(dataclasses.replace(layer, cell=cell) for layer in hidden), readout)
+    replaced = [dataclasses.replace(layer, cell=cell) for layer in hidden]
+    return (*replaced, readout)

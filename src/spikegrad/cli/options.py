@@ -71,12 +71,14 @@ def numbers(kind: type, example: str) -> Callable[[str], tuple]:
 
 def _range(item: str) -> list[float]:
     """Return the numbers of ``X`` or ``FROM:TO:xFACTOR``."""
-    first, *rest = map(float, item.replace(":x", ":").split(":"))
+    parts = item.replace(":x", ":").split(":")
+    first, *rest = map(float, parts)
     if not rest:
         return [first]
     last, factor = rest
     # Rounded, so the last value is included in spite of errors.
-    steps = int(round(math.log(last / first) / math.log(factor), 9))
+    exact_steps = math.log(last / first) / math.log(factor)
+    steps = int(round(exact_steps, 9))
     return [float(f"{first * factor**i:.12g}") for i in range(steps + 1)]
 
 
@@ -242,7 +244,8 @@ class Options:
     def __post_init__(self) -> None:
         """Check the number of time constants."""
         # One for each decay of the cell, and maybe one more for the readout.
-        count = len(CELLS[self.cell][1])
+        _, decays = CELLS[self.cell]
+        count = len(decays)
         if len(self.taus) not in (0, count, count + 1):
             raise click.BadParameter(
                 f"taus must have {count} or {count + 1} values for the cell {self.cell}, "
@@ -260,6 +263,7 @@ class Options:
             detach_reset=self.detach_reset,
             **dict(zip(names, decays, strict=False)),
         )
+        readout_decay = decays[-1] if len(decays) > len(names) else cell.decay
         # Channels of an image or a camera are connected like any other inputs.
         return SpikingNetwork(
             (math.prod(data.shape), *self.hidden, data.outputs),
@@ -269,7 +273,7 @@ class Options:
             self.readout,
             self.mode,
             self.recurrent,
-            readout_decay=decays[-1] if len(decays) > len(names) else cell.decay,
+            readout_decay=readout_decay,
             low=data.low,
             high=data.high,
         )

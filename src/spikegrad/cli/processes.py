@@ -53,7 +53,8 @@ def options(function: Callable[..., int]) -> Callable[..., int]:
         process_id: int | None,
         **values: Any,
     ) -> int:
-        if not coordinator_address and (num_processes or process_id is not None):
+        needs_address = num_processes is not None or process_id is not None
+        if needs_address and not coordinator_address:
             raise click.UsageError(
                 "--num-processes and --process-id need --coordinator-address"
             )
@@ -88,7 +89,8 @@ def deferred() -> Iterator[Callable[[], int]]:
         number = number or signum
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
-    before = {s: signal.signal(s, handle) for s in (signal.SIGINT, signal.SIGTERM)}
+    signums = signal.SIGINT, signal.SIGTERM
+    before = {signum: signal.signal(signum, handle) for signum in signums}
     try:
         # All processes ask after the same call, so all stop after the same update.
         yield lambda: int(gathered(number).max())

@@ -46,7 +46,9 @@ def convert(run: Path, target: str, bits: int, epochs: int) -> None:
     prints the report and the test accuracy before and after.
     """
     saved = runs.read(run)
-    network, options, params = saved.network, saved.options, saved.params
+    network = saved.network
+    params = saved.params
+    options = saved.options
     split = options.load()
 
     def accuracy(params: Any) -> str:
@@ -60,7 +62,8 @@ def convert(run: Path, target: str, bits: int, epochs: int) -> None:
         if epochs:
             # A smaller learning rate, because the network has learned already.
             settings = dataclasses.replace(options, epochs=epochs, lr=options.lr / 3)
-            params, _ = trainer.fit(network, partition(params)[0], split, settings)
+            trainable, _ = partition(params)
+            params, _ = trainer.fit(network, trainable, split, settings)
             accuracies += f", {accuracy(params)} trained on for {epochs} epochs"
         scored = network.sampled(params, split.test)
         integers = scored.network

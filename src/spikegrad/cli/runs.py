@@ -31,7 +31,8 @@ from .networks import Params, SpikingNetwork
 from .options import Options, options_of, refuse
 
 FORMAT = 7
-PARAMETERS, FIGURE = "parameters.npz", "figure.png"
+PARAMETERS = "parameters.npz"
+FIGURE = "figure.png"
 
 
 def describe(split: Split) -> Record:
@@ -127,8 +128,12 @@ def begin(
         # A kill in the first epoch leaves a run that can be resumed.
         run.save_record()
         return run, split
-    settings = {field.name for field in dataclasses.fields(kind)} | {"output", *more}
-    refuse(context, settings, "--resume uses the options of the original run")
+    recorded = {field.name for field in dataclasses.fields(kind)} | more.keys()
+    refuse(
+        context,
+        {"output", *recorded},
+        "--resume uses the options of the original run",
+    )
     run = read(resume, kind)
     # Its checkpoints are removed, so it would start again and replace its results.
     if run.record.get("finished"):

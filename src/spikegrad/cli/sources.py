@@ -62,7 +62,8 @@ def form_of(source: str) -> Form:
         )
     name, _, path = source.partition(":")
     for form in FORMS:
-        if form.name == name and (":" in form.written) == bool(path):
+        takes_path = ":" in form.written
+        if form.name == name and takes_path == bool(path):
             return form
     if source.endswith((".csv", ".tsv")):
         raise DataError(f"{source} must be a .npz file. {CSV}")
@@ -93,7 +94,8 @@ def load(source: str, seed: int, binning: Binning) -> Split:
     else:
         split = _recordings(form, source, seed, binning)
     # Also of a file without labels, which is read as a single class.
-    missing = np.setdiff1d(np.arange(max(2, split.classes)), split.train.y)
+    labels = np.arange(max(2, split.classes))
+    missing = np.setdiff1d(labels, split.train.y)
     if form.key and missing.size:
         y = "y" if form.read else "y_train"
         raise DataError(
@@ -111,15 +113,18 @@ def _recordings(form: Form, source: str, seed: int, binning: Binning) -> Split:
         test_from = form.test_from.format(seed)
         train, test = form.split(train, seed)
     # Split first, because labels are known without binning.
-    train, test = _sequences(train, binning), _sequences(test, binning)
+    train = _sequences(train, binning)
+    test = _sequences(test, binning)
     _warn_of_events_outside(train)
-    mean = std = ()
+    means = stds = ()
     # Spikes and counts keep their zeros, which real numbers do not have.
     if train.sequence(0).dtype.kind == "f":
         mean, std = moments(train)
-        train, test = standardized(train, mean, std), standardized(test, mean, std)
-        mean, std = tuple(mean.ravel().tolist()), tuple(std.ravel().tolist())
-    return Split(train.in_memory(), test.in_memory(), test_from, mean=mean, std=std)
+        train = standardized(train, mean, std)
+        test = standardized(test, mean, std)
+        means = tuple(mean.ravel().tolist())
+        stds = tuple(std.ravel().tolist())
+    return Split(train.in_memory(), test.in_memory(), test_from, mean=means, std=stds)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -131,11 +136,9 @@ class Validated(Split):
 
 def for_validation(split: Split, fraction: float, seed: int) -> Validated:
     """Take a validation set from the training set."""
-    train, validation = (
-        part.in_memory() for part in train_test_split(split.train, fraction, seed)
-    )
-    parts: Record = {"train": train, "validation": validation}
-    return Validated(**vars(split) | parts)
+    train, validation = train_test_split(split.train, fraction, seed)
+    parts: Record = vars(split) | {"train": train.in_memory()}
+    return Validated(**parts, validation=validation.in_memory())
 
 
 def load_to_score(
@@ -154,13 +157,15 @@ def load_to_score(
             source, options.seed, like.low, like.high
         )
     else:
-        path, trained = _path(source), _path(options.data)
+        path = _path(source)
         train, test = form.read(path, options.steps, options.seed)
         if test is None:
             # The training part of the same file must not be scored. Another file was not trained
             # on at all.
-            is_trained = os.path.realpath(path) == os.path.realpath(trained)
-            test = form.split(train, options.seed)[1] if is_trained else train
+            trained_path = _path(options.data)
+            test = train
+            if os.path.realpath(path) == os.path.realpath(trained_path):
+                _, test = form.split(train, options.seed)
         # Only files of the user may lack labels.
         labelled = not form.key or "y" in keys_of(source)
     scored = _sequences(test, options.binning)
@@ -172,7 +177,8 @@ def load_to_score(
         )
     # By the training set of the run, not by these examples.
     if like.mean:
-        mean, std = (np.reshape(values, like.shape) for values in (like.mean, like.std))
+        mean = np.reshape(like.mean, like.shape)
+        std = np.reshape(like.std, like.shape)
         scored = standardized(scored, mean, std)
     scored = scored.in_memory()
     # A relative path may be another file in another folder.
@@ -194,8 +200,10 @@ def sha256(source: Sequences) -> str:
 
 
 def _path(source: str) -> str:
-    is_file = source.endswith(".npz")
-    return source if is_file else source.partition(":")[2] or source
+    if source.endswith(".npz"):
+        return source
+    _, _, path = source.partition(":")
+    return path or source
 
 
 def _sequences(source: Sequences | Recordings, binning: Binning) -> Sequences:

@@ -55,19 +55,23 @@ def summaries(results: Sequence[Record], settings: Iterable[Record]) -> list[Sum
         # One seed has no standard deviation.
         return fmean(values), stdev(values) if values[1:] else None
 
-    return [
-        Summary(
-            {axis: values[axis] for axis in AXES},
-            len(group),
-            sum(result["diverged"] is not None for result in group),
-            moments(group, "validation"),
-            moments(group, "test"),
-            # A run that diverges in its first update has no rates.
-            fmean(np.mean(result.get("rates", 0.0)) for result in group),
+    rows = []
+    for setting in settings:
+        group = [row for row in results if setting_of(row) == setting_of(setting)]
+        if not group:  # no seed has ended
+            continue
+        # A run that diverges in its first update has no rates.
+        rates = [np.mean(result.get("rates", 0.0)) for result in group]
+        row = Summary(
+            {axis: setting[axis] for axis in AXES},
+            n=len(group),
+            diverged=sum(result["diverged"] is not None for result in group),
+            validation=moments(group, "validation"),
+            test=moments(group, "test"),
+            firing_rate=fmean(rates),
         )
-        for values in settings
-        if (group := [row for row in results if setting_of(row) == setting_of(values)])
-    ]
+        rows.append(row)
+    return rows
 
 
 def parse_surrogates(text: str) -> tuple[str, ...]:
@@ -135,16 +139,21 @@ class Grid(Options):
     @property
     def varying(self) -> list[str]:
         """The surrogate, and the axes with more than one value."""
-        return [axis for axis in AXES if axis == "surrogate" or getattr(self, axis)[1:]]
+        axes = [axis for axis in AXES[1:] if len(getattr(self, axis)) > 1]
+        return ["surrogate", *axes]
 
     @property
     def settings(self) -> list[Record]:
         """The settings for :func:`spikegrad.training.sweep`."""
-        # Equal values are one setting. An axis without values leaves each surrogate unchanged.
-        # dict.fromkeys keeps the order of the options, which a set would not.
-        axes = (dict.fromkeys(getattr(self, axis) or (None,)) for axis in AXES)
+
+        def distinct(axis: str) -> Iterable[Any]:
+            # Equal values are one setting. An axis without values leaves each surrogate unchanged.
+            values = getattr(self, axis) or (None,)
+            # It keeps the order of the options, which a set would not.
+            return dict.fromkeys(values)
+
         settings: list[Record] = []
-        for values in itertools.product(*axes):
+        for values in itertools.product(*map(distinct, AXES)):
             setting: Record = dict(zip(AXES, values, strict=True))
             try:
                 spike = rescaled(
@@ -205,8 +214,9 @@ def sweep(
     """
     # Not from_first as train does, because the runs of a sweep are threads of one process.
     run, split = runs.begin(context, Grid, output, resume, values)
-    grid, results = run.options, []
+    grid = run.options
     total = len(grid.settings) * grid.seeds
+    results: list[Record] = []
     with processes.deferred() as stop, tables.progress() as show:
         for result in trainings(
             split,
@@ -233,7 +243,8 @@ def sweep(
                 "best": best(rows)._asdict(),
             }
         )
-        tables.say(*tables.sweep(rows, grid.varying, run.record, len(split.validation)))
+        count = len(split.validation)
+        tables.say(*tables.sweep(rows, grid.varying, run.record, count))
         title = f"{grid.data}, epochs {grid.epochs}, seeds {grid.seeds}"
         run.save_figure(sweep_figure(rows, grid.varying, title))
     # Also if nothing is finished yet.
@@ -243,7 +254,10 @@ def sweep(
             f"--resume {run.folder}"
         )
     tables.say(f"saved in {run.folder}")
-    return 128 + stop() if stop() else 0
+    # As a shell reports a process that ended by this signal.
+    if signum := stop():
+        return 128 + signum
+    return 0
 
 
 def trainings(data: Validated, grid: Grid, **more: Any) -> Iterator[Record]:
@@ -279,15 +293,16 @@ def trainings(data: Validated, grid: Grid, **more: Any) -> Iterator[Record]:
     def score(params: Params, setting: Mapping) -> Record:
         # lifted numbers are arguments of the compiled function
         params = with_surrogate(params, lifted(setting["spike"]))
-        validation, test = (
-            trainer.score(network, params, part)
-            for part in (data.validation, data.test)
-        )
+        validation = trainer.score(network, params, data.validation)
+        test = trainer.score(network, params, data.test)
         return {
             "validation": validation.metric,
             "test": test.metric,
             "silent": test.silent,
         }
+
+    def optimizer(setting: Mapping) -> optax.GradientTransformation:
+        return optax.adam(trainer.schedule_of(setting["lr"], data, grid))
 
     return training.sweep(
         loss,
@@ -295,9 +310,7 @@ def trainings(data: Validated, grid: Grid, **more: Any) -> Iterator[Record]:
         lambda key, setting: start(key),
         partial(data.train.batches, grid.batch),
         grid.settings,
-        optimizer=lambda setting: optax.adam(
-            trainer.schedule_of(setting["lr"], data, grid)
-        ),
+        optimizer=optimizer,
         seeds=range(grid.seed, grid.seed + grid.seeds),
         epochs=grid.epochs,
         updates_per_call=trainer.updates_per_call(network, data, grid),

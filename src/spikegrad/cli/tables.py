@@ -59,9 +59,11 @@ def note(text: str) -> None:
 def accuracy(share: float, n: int) -> str:
     """Format a fraction of n with its 95 % interval by Wilson, which also holds for 0 and 1."""
     z = 1.96**2 / n
+    center = share + z / 2
     half = math.sqrt(z * (share * (1 - share) + z / 4))
     # abs, because rounding can make the lower end -0.0
-    low, high = (abs(share + z / 2 + d) / (1 + z) for d in (-half, half))
+    low = abs(center - half) / (1 + z)
+    high = (center + half) / (1 + z)
     return f"{share:.1%} ({100 * low:.1f}-{100 * high:.1f})"
 
 
@@ -148,8 +150,10 @@ def table(title: str, headings: Iterable[str], caption: str | None = None) -> Ta
 
 def results(record: Record, parameters: int, task: Task) -> list[Table]:
     """Return the tables at the end of training."""
-    options, data, networks = record["options"], record["data"], record["results"]
-    n, spiking = data["test"], networks["spiking"]
+    options = record["options"]
+    data = record["data"]
+    networks = record["results"]
+    n = data["test"]
     scores = table(
         f"{options['data']}: {data['training']:,} training examples, {n:,} test examples "
         f"({data['test_from']})",
@@ -158,21 +162,24 @@ def results(record: Record, parameters: int, task: Task) -> list[Table]:
         f"{parameters:,} parameters{task.about_interval(n)}",
     )
     for name, result in networks.items():
+        epochs = f"{result['epochs']}"
+        if result["interrupted"]:
+            epochs += f" of {options['epochs']}"
         scores.add_row(
             name,
             task.with_interval(result["test"], n),
             f"{result[task.metric]:.1%}",
-            f"{result['epochs']} of {options['epochs']}"
-            if result["interrupted"]
-            else f"{result['epochs']}",
+            epochs,
             f"{result['seconds']:.1f} s",
         )
     layers = table(
         "spiking layers, on the test set",
         ("layer", "neurons", "spikes a step", "silent"),
     )
+    spiking = networks["spiking"]
     for i, neurons in enumerate(options["hidden"]):
-        rate, silent = (spiking[name][i] for name in ("rates", "silent"))
+        rate = spiking["rates"][i]
+        silent = spiking["silent"][i]
         layers.add_row(f"{i + 1}", f"{neurons}", f"{rate:.3f}", f"{silent:.1%}")
     return [scores, layers]
 
@@ -187,12 +194,16 @@ def by_class(
         return f"{title}\nanswers of each class: {', '.join(map(str, counts))}"
     lines = table(title, ("class", "examples", "right, 95 % interval", "answers"))
     for k, count in enumerate(counts):
-        n = int((y == k).sum())
-        # A test set may lack a class.
-        score = accuracy((answers[y == k] == k).mean(), n) if n else ""
+        of_class = y == k
+        n = int(of_class.sum())
+        score = ""
+        if n > 0:  # a test set may lack a class
+            is_right = answers[of_class] == k
+            score = accuracy(is_right.mean(), n)
         lines.add_row(f"{k}", f"{n:,}", score, f"{count:,}")
     n = len(y)
-    lines.add_row("all", f"{n:,}", accuracy((answers == y).mean(), n), f"{n:,}")
+    is_right = answers == y
+    lines.add_row("all", f"{n:,}", accuracy(is_right.mean(), n), f"{n:,}")
     return lines
 
 
@@ -200,7 +211,7 @@ def sweep(
     rows: list[Summary], axes: list[str], record: Record, validation: int
 ) -> list[Table | str]:
     """Return a table of all settings, and a line of the best."""
-    data, chosen = record["data"], best(rows)
+    data = record["data"]
     lines = table(
         f"{record['options']['data']}, all settings",
         (*axes, "validation", "runs", "firing"),
@@ -208,14 +219,19 @@ def sweep(
         f"{data['test']:,} test examples ({data['test_from']})",
     )
     for row in rows:
+        runs = f"{row.n}"
+        if row.diverged:
+            runs += f", {row.diverged} diverged"
         lines.add_row(
             *(label(row.setting[axis]) for axis in axes),
             spread(*row.validation),
-            f"{row.n}, {row.diverged} diverged" if row.diverged else f"{row.n}",
+            runs,
             f"{row.firing_rate:.3f}",
         )
+    chosen = best(rows)
+    reached, _ = chosen.validation
     # The best of many settings at the level of guessing is chance, and no setting to recommend.
-    if (reached := chosen.validation[0]) < learnt(data["outputs"]):
+    if reached < learnt(data["outputs"]):
         line = (
             f"no setting learned: the highest validation accuracy, {reached:.1%}, is close to "
             f"guessing one of {data['outputs']} classes"

@@ -75,13 +75,15 @@ class Classes:
 
     def arrays(self, predictions: np.ndarray) -> Record:
         """Return the arrays of a file of predictions, the examples first."""
-        return {"y_pred": predictions.argmax(1).astype(np.int32), "logits": predictions}
+        classes = predictions.argmax(1).astype(np.int32)
+        return {"y_pred": classes, "logits": predictions}
 
 
 class Values:
     """Values at each time step, ``(steps, n, outputs)``. ``Classes`` describes the methods."""
 
-    metric, title = "smape", "sMAPE"
+    metric = "smape"
+    title = "sMAPE"
     heading = "test, sMAPE"
     loss_title = "mean squared error"
     axis = 1
@@ -104,7 +106,8 @@ class Values:
     def failure(self, metric: float, split: Split) -> str:
         y = split.train.y
         # A network that ignores its inputs predicts the mean of the targets.
-        guess = float(smape(np.broadcast_to(y.mean((0, 1)), y.shape), y)) / 100
+        mean = np.broadcast_to(y.mean((0, 1)), y.shape)
+        guess = float(smape(mean, y)) / 100
         if metric < LEARNED * guess:
             return ""
         return (

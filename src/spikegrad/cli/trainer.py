@@ -29,7 +29,8 @@ from .networks import (
 from .options import Options
 from .processes import batch_sharding
 
-CHECKPOINTS, METRICS = "checkpoints", "metrics.jsonl"
+CHECKPOINTS = "checkpoints"
+METRICS = "metrics.jsonl"
 _SCORED = 512
 """Number of examples of a compiled call that scores."""
 _WORK = 1.6e10
@@ -47,13 +48,14 @@ def schedule_of(lr: Real, data: Split, options: Options) -> optax.Schedule:
 
 def random_shift(x: jax.Array, pixels: int, key: jax.Array) -> jax.Array:
     """Move each image of ``(n, height, width, ...)`` by up to ``pixels`` in each direction."""
-    # Channels do not move.
-    margins = [(pixels, pixels)] * 2 + [(0, 0)] * (x.ndim - 3)
+    channel_axes = x.ndim - 3  # which do not move
+    margins = [(pixels, pixels)] * 2 + [(0, 0)] * channel_axes
 
     def moved(image: jax.Array, offsets: jax.Array) -> jax.Array:
         # Zeros move in: the smallest value of an image.
-        starts = (*offsets, *[0] * (image.ndim - 2))
-        return jax.lax.dynamic_slice(jnp.pad(image, margins), starts, image.shape)
+        starts = (*offsets, *[0] * channel_axes)
+        padded = jnp.pad(image, margins)
+        return jax.lax.dynamic_slice(padded, starts, image.shape)
 
     # A start of ``pixels`` in the padded image is no shift.
     offsets = jax.random.randint(key, (len(x), 2), 0, 2 * pixels + 1)
@@ -86,31 +88,36 @@ def _run(
     predictions, spikes, _ = network(params, x, key, mask)
     # (steps, batch, neurons) -> (neurons,), because the activity of all examples would need more
     # memory than the data.
-    return predictions, [(layer > 0).mean(0).sum(0) for layer in spikes]
+    sums = [(layer > 0).mean(0).sum(0) for layer in spikes]
+    return predictions, sums
 
 
 def score(network: SpikingNetwork, params: Params, source: Sequences) -> Scores:
     """Return the scores of a set of examples."""
     # Parts of one size if possible, because another size is another program.
-    count, key = len(source), jax.random.key(0)
+    count = len(source)
     number_of_parts = math.ceil(count / _SCORED)
     size = math.ceil(count / number_of_parts)
+    key = jax.random.key(0)
     parts = []
     for i, (x, _, mask) in enumerate(source.batches(size)):
-        part = _run(network, params, x, mask, jax.random.fold_in(key, i))
+        part_key = jax.random.fold_in(key, i)
+        part = _run(network, params, x, mask, part_key)
         parts.append(jax.device_get(part))
     outputs, sums = zip(*parts, strict=True)
     axis = network.task.axis
     predictions = np.concatenate(outputs, axis)
     # Labels (n,), or targets in the order of a batch: (n, steps, outputs) -> (steps, n, outputs).
     y = np.moveaxis(source.y, 0, axis)
-    # (steps, n)
-    mask = np.arange(source.steps)[:, None] < source.lengths if source.masked else None
+    mask = None
+    if source.masked:
+        mask = np.arange(source.steps)[:, None] < source.lengths  # (steps, n)
     metric = network.task.score(predictions, y, mask)
     # Masked steps have no spikes, so a mean over all steps is too small.
     padding = source.steps / source.lengths.mean()
-    # sums: by part and layer, (neurons,) each.
-    rates = [np.sum(layer, 0) / count * padding for layer in zip(*sums, strict=True)]
+    # From the sums of all layers in each part to those of all parts in each layer, (neurons,) each.
+    sums_of_layers = zip(*sums, strict=True)
+    rates = [np.sum(layer, 0) / count * padding for layer in sums_of_layers]
     return Scores(
         predictions,
         float(metric),
@@ -181,7 +188,9 @@ def fit(
         if now.epoch_ended:
             append(now.state, now.epoch_metrics)
         mean = now.epoch_metrics
-        test = "".join(f"  test {last:.1%}" for last in curves["test"][-1:])
+        test = ""
+        if curves["test"]:
+            test = f"  test {curves['test'][-1]:.1%}"
         line = (
             f"{network.name:8}{now.epoch}/{options.epochs}  loss {mean['loss']:.3g}  "
             f"train {mean[network.task.metric]:.1%}{test}  active {mean['rates'].mean():.2f}"
@@ -222,10 +231,13 @@ def fit(
         )
     # An interrupted epoch is the last point of the curves.
     if state.batches:
-        append(state, {k: total / state.batches for k, total in state.sums.items()})
+        means = {name: total / state.batches for name, total in state.sums.items()}
+        append(state, means)
     scores = score(network, state.trainable, data.test)
     return state.trainable, {
-        **{name: curves[name][-1] for name in ("test", network.task.metric, "loss")},
+        "test": curves["test"][-1],
+        network.task.metric: curves[network.task.metric][-1],
+        "loss": curves["loss"][-1],
         "rates": scores.rates,
         "silent": scores.silent,
         "epochs": len(curves["loss"]),
@@ -274,6 +286,7 @@ def loss_of(network: SpikingNetwork, options: Options) -> training.Loss:
         if mask is not None:  # padding has no spikes
             rates = rates / mask.mean()
         metric = task.score(predictions, y, mask)
-        return task.loss(predictions, y, mask), {task.metric: metric, "rates": rates}
+        metrics = {task.metric: metric, "rates": rates}
+        return task.loss(predictions, y, mask), metrics
 
     return loss
