@@ -63,7 +63,8 @@ def check_labels(
         raise DataError(f"{owner}: {key} must have a label for each example, got none")
     # A readout has a unit for each label up to the greatest, so an identifier as label would need
     # all memory.
-    for index in np.flatnonzero((y < 0) | (y >= MOST_CLASSES)):
+    is_outside = (y < 0) | (y >= MOST_CLASSES)
+    for index in np.flatnonzero(is_outside):
         raise DataError(
             f"{owner}: {key} must hold labels from 0 to {MOST_CLASSES - 1}, got {y[index]} at "
             f"index {index}; {renumber}"
@@ -76,7 +77,8 @@ def check_finite(owner: str, key: str, array: np.ndarray) -> None:
     """Raise if an array has NaN or infinite values. The message has the place of the first."""
     # Nearly all arrays are finite, so places are looked for only after a failure.
     if not np.isfinite(array).all():
-        place = tuple(np.argwhere(~np.isfinite(array))[0].tolist())
+        places = np.argwhere(~np.isfinite(array))
+        place = tuple(places[0].tolist())
         raise DataError(
             f"{owner}: {key} must be finite, got {array[place]} at index {place}; replace or "
             "remove missing values"
@@ -90,7 +92,8 @@ def chosen_of_each(owner: str, y: np.ndarray, share: float, seed: int) -> np.nda
     # Class by class, so the fractions of the classes are equal in both parts.
     for label in np.unique(y):
         members = rng.permutation(np.flatnonzero(y == label))
-        chosen[members[: round(share * len(members))]] = True
+        count = round(share * len(members))
+        chosen[members[:count]] = True
     if chosen.all() or not chosen.any():
         raise DataError(
             f"{owner}: too few examples for a part of {share:g} of each class"

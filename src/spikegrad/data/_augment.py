@@ -200,13 +200,16 @@ def drop_events(
         share = rng.choice(AREA_SHARES)
         # An event is within the area if it is within both spans.
         dropped = np.ones(len(events.times), bool)
-        for size, place in zip(shape[:2], _places(events, shape), strict=False):
+        places = _places(events, shape)
+        for size, place in zip(shape[:2], places, strict=False):
+            length = share * size
             center = rng.random() * size
-            start = max(0, center - share * size / 2)
-            dropped &= (place >= start) & (place < start + share * size)
+            start = max(0, center - length / 2)
+            dropped &= (place >= start) & (place < start + length)
     elif kind == "random":
         count = int(rng.choice(SHARES) * len(dropped))
-        dropped[rng.permutation(len(dropped))[:count]] = True
+        order = rng.permutation(len(dropped))
+        dropped[order[:count]] = True
     if dropped.all():
         return events
     return Events(events.times[~dropped], events.units[~dropped])
@@ -262,7 +265,8 @@ def flip_batch(key: jax.Array, x: jax.Array) -> jax.Array:
 
     def flip(key: jax.Array, x: jax.Array) -> jax.Array:
         width = _space(x)[-1]
-        return jnp.where(jax.random.bernoulli(key), jnp.flip(x, width), x)
+        is_flipped = jax.random.bernoulli(key)
+        return jnp.where(is_flipped, jnp.flip(x, width), x)
 
     return _each(key, jnp.asarray(x), flip)
 
@@ -342,13 +346,12 @@ def drop_batch(
     # (batch,): the valid steps of each example, because padding has no events to drop.
     lengths = jnp.full(x.shape[1], len(x)) if mask is None else mask.sum(0)
     lengths = lengths.astype(float)
+    changes = [_CHANGES[name] for name in kinds]
 
     def drop(key: jax.Array, x: jax.Array, length: jax.Array) -> jax.Array:
         kind_key, key = jax.random.split(key)
         kind = jax.random.randint(kind_key, (), 0, len(kinds))
-        changed = jax.lax.switch(
-            kind, [_CHANGES[name] for name in kinds], key, x, length
-        )
+        changed = jax.lax.switch(kind, changes, key, x, length)
         # An example without any event would be a label without an input.
         return jnp.where(changed.any(), changed, x)
 
@@ -360,7 +363,8 @@ def _drop_time(key: jax.Array, x: jax.Array, length: jax.Array) -> jax.Array:
     start_key, share_key = jax.random.split(key)
     start = jax.random.uniform(start_key) * length
     share = jax.random.choice(share_key, jnp.asarray(SHARES))
-    return _zeroed(x, _window(x, 0, start, start + share * length))
+    end = start + share * length
+    return _zeroed(x, _window(x, 0, start, end))
 
 
 def _drop_area(key: jax.Array, x: jax.Array, length: jax.Array) -> jax.Array:
@@ -373,8 +377,9 @@ def _drop_area(key: jax.Array, x: jax.Array, length: jax.Array) -> jax.Array:
         size = x.shape[axis]
         # The center is within the image, so at least a quarter of the area is too.
         center = jax.random.uniform(start_key) * size
-        start = jnp.maximum(0, center - share * size / 2)
-        inside &= _window(x, axis, start, start + share * size)
+        length = share * size
+        start = jnp.maximum(0, center - length / 2)
+        inside &= _window(x, axis, start, start + length)
     return _zeroed(x, inside)
 
 
@@ -383,6 +388,10 @@ def _drop_random(key: jax.Array, x: jax.Array, length: jax.Array) -> jax.Array:
     share = jax.random.choice(share_key, jnp.asarray(SHARES))
     counts = x.astype(jnp.int32)
     most = counts.max()
+
+    def has_more(state: tuple) -> jax.Array:
+        n, _ = state
+        return n < most
 
     # One draw for the first event of all counts, one for the second, and so on. It is much faster
     # than jax.random.binomial, because counts are small.
@@ -395,7 +404,7 @@ def _drop_random(key: jax.Array, x: jax.Array, length: jax.Array) -> jax.Array:
         return n + 1, total + (kept & is_event).astype(jnp.int32)
 
     start = 0, jnp.zeros_like(counts)
-    _, total = jax.lax.while_loop(lambda state: state[0] < most, add_kept, start)
+    _, total = jax.lax.while_loop(has_more, add_kept, start)
     return total.astype(x.dtype)
 
 
@@ -429,7 +438,8 @@ def _space(x: jax.Array) -> tuple[int, ...]:
 def _window(x: jax.Array, axis: int, start: jax.Array, end: jax.Array) -> jax.Array:
     """Return True for the positions of an axis from ``start`` to ``end``."""
     places = jnp.arange(x.shape[axis], dtype=start.dtype)
-    return _along(axis, (places >= start) & (places < end), x.ndim)
+    inside = (places >= start) & (places < end)
+    return _along(axis, inside, x.ndim)
 
 
 def _along(axis: int, values: jax.Array, ndim: int) -> jax.Array:

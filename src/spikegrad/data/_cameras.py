@@ -17,7 +17,8 @@ from ._reading import lines_of, reading
 
 # Height, width and polarity, in the order of the units.
 NMNIST = (34, 34, 2)
-NMNIST_OVERFLOW_ROW, NMNIST_OVERFLOW_US = 240, 2**13
+NMNIST_OVERFLOW_ROW = 240
+NMNIST_OVERFLOW_US = 2**13
 DVS128 = (128, 128, 2)
 GESTURES = (
     "hand clapping",
@@ -64,9 +65,9 @@ def read_nmnist(folder: str | os.PathLike) -> Recordings:
        spiking neuromorphic datasets using saccades", Frontiers in Neuroscience 9, 437 (2015).
     """
     digits = [str(digit) for digit in range(10)]
-    paths = [
-        path for digit in digits for path in sorted(Path(folder, digit).glob("*.bin"))
-    ]
+    paths: list[Path] = []
+    for digit in digits:
+        paths += sorted(Path(folder, digit).glob("*.bin"))
     if not paths:
         raise DataError(f"{folder}: no folders 0 to 9 with .bin files")
     y = [int(path.parent.name) for path in paths]
@@ -131,8 +132,9 @@ def read_dvs_gesture(path: str | os.PathLike) -> Recordings:
     .. [1] A. Amir et al., "A low power, fully event-based gesture recognition system", CVPR (2017).
     """
     path = Path(path)
-    is_list = path.suffix != ".aedat"
-    names = " ".join(lines_of(path)).split() if is_list else [path.name]
+    names = [path.name]
+    if path.suffix != ".aedat":  # a list of files
+        names = " ".join(lines_of(path)).split()
     clips = [clip for name in names for clip in _clips_of(path.with_name(name))]
     # Labels of the files start at 1.
     y = [label - 1 for _, label, _, _ in clips]
@@ -157,9 +159,12 @@ def _gesture_events(
         return file.events(start, end)
 
 
-_VERSION, _END_OF_HEADER = b"#!AER-DAT3.1", b"#!END-HEADER\r\n"
+_VERSION = b"#!AER-DAT3.1"
+_END_OF_HEADER = b"#!END-HEADER\r\n"
+_HEADER_BYTES = 28
+_EVENT_WORDS = 2
 # Packets of other types have frames, or readings of other sensors.
-_HEADER_BYTES, _EVENT_WORDS, _POLARITY_EVENTS = 28, 2, 1
+_POLARITY_EVENTS = 1
 
 
 class _Header(NamedTuple):
@@ -194,13 +199,15 @@ class _Aedat:
         data = self.path.read_bytes()
         if not data.startswith(_VERSION) or _END_OF_HEADER not in data:
             raise DataError(f"{self.path}: not an AEDAT 3.1 file")
-        packets, position = [], data.index(_END_OF_HEADER) + len(_END_OF_HEADER)
+        packets: list[_Packet] = []
+        position = data.index(_END_OF_HEADER) + len(_END_OF_HEADER)
         while position < len(data):
             words = np.frombuffer(data, "<u4", _HEADER_BYTES // 4, position).tolist()
             header = _Header(*words)
             position += _HEADER_BYTES
+            has_polarities = header.kind & 0xFFFF == _POLARITY_EVENTS
             # An empty packet has no smallest time.
-            if header.kind & 0xFFFF == _POLARITY_EVENTS and header.events:
+            if has_polarities and header.events > 0:
                 count = _EVENT_WORDS * header.events
                 times = np.frombuffer(data, "<u4", count, position)[1::2]
                 # The times of a packet have 31 bits.
@@ -208,8 +215,8 @@ class _Aedat:
                 packet = _Packet(
                     position,
                     header.events,
-                    header.valid >= header.events,
-                    epoch,
+                    all_valid=header.valid >= header.events,
+                    epoch=epoch,
                     first=epoch + int(times.min()),
                     last=epoch + int(times.max()),
                 )
@@ -237,10 +244,11 @@ class _Aedat:
                 inside = (time >= 0) & (time < end - start) & is_valid
                 parts.append(np.stack([address, time])[:, inside])
         address, time = np.concatenate(parts, axis=1)
-        # Of the 32 bits: the mark of validity, the polarity, 15 bits of the row, 15 bits of the
-        # column.
-        axes = address >> 2 & 0x7FFF, address >> 17 & 0x7FFF, address >> 1 & 1
-        units = np.asarray(np.ravel_multi_index(axes, DVS128))
+        # The lowest of the 32 bits is the mark of validity. Rows and columns have 15 bits.
+        polarity = address >> 1 & 1
+        row = address >> 2 & 0x7FFF
+        column = address >> 17 & 0x7FFF
+        units = np.asarray(np.ravel_multi_index((row, column, polarity), DVS128))
         return Events(time.astype(np.float64), units)
 
 

@@ -157,13 +157,13 @@ def delta_encoding(x: npt.ArrayLike, threshold: float) -> jax.Array:
 
     def step(reference: jax.Array, value: jax.Array) -> tuple[jax.Array, jax.Array]:
         away = value - reference
-        spike = jnp.where(
-            jnp.abs(away) >= step_size, jnp.sign(away), jnp.zeros_like(away)
-        )
+        is_far = jnp.abs(away) >= step_size
+        spike = jnp.where(is_far, jnp.sign(away), jnp.zeros_like(away))
         # By one threshold, not to the value: smaller changes add up until they spike.
         return reference + step_size * spike, spike
 
-    return jax.lax.stop_gradient(jax.lax.scan(step, x[0], x)[1])
+    _, spikes = jax.lax.scan(step, x[0], x)
+    return jax.lax.stop_gradient(spikes)
 
 
 def _without_nan(owner: str, x: npt.ArrayLike) -> jax.Array:

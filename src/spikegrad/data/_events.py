@@ -116,7 +116,8 @@ class Binning:
     def channels(self, shape: Sequence[int]) -> tuple[int, ...]:
         """Return the shape of the channels after pooling, for units of this shape."""
         # Rounded up: the last channel has the units that are left.
-        return tuple((-(-np.array(shape) // self._pools(shape))).tolist())
+        channels = -(-np.array(shape) // self._pools(shape))
+        return tuple(channels.tolist())
 
     def _pools(self, shape: Sequence[int]) -> np.ndarray:
         """Return the number of pooled units along each axis."""
@@ -284,8 +285,9 @@ class Recordings(Labelled):
             is read. For new changes in each epoch, pass ``(seed, epoch)``.
         """
         augmented = copy.copy(self)
+        seeds = np.atleast_1d(seed).tolist()
         augmented._read = functools.partial(
-            _changed, self._read, function, self.shape, np.atleast_1d(seed).tolist()
+            _changed, self._read, function, self.shape, seeds
         )
         return augmented
 
@@ -305,7 +307,8 @@ def _changed(
 ) -> Events:
     # The number in the file belongs to the seed, so a recording changes alike in every subset and
     # order of reading.
-    return function(np.random.default_rng([*seed, number]), read(number), shape)
+    rng = np.random.default_rng([*seed, number])
+    return function(rng, read(number), shape)
 
 
 class Binned(Sequences):
@@ -325,16 +328,18 @@ class Binned(Sequences):
     """
 
     def __init__(self, recordings: Recordings, binning: Binning) -> None:
-        self.recordings, self.binning = recordings, binning
+        self.recordings = recordings
+        self.binning = binning
         count = len(recordings)
         # The bins then have a length in time, and the recording decides their number.
         if binning.steps is None:
             lengths = [binning.steps_of(recordings[index]) for index in range(count)]
         else:
             lengths = [binning.steps] * count
+        read = functools.partial(_bins, recordings, binning)
         super().__init__(
             recordings.name,
-            Lazy(count, functools.partial(_bins, recordings, binning)),
+            Lazy(count, read),
             recordings.y,
             lengths=lengths,
             class_names=recordings.class_names,
@@ -348,10 +353,11 @@ class Binned(Sequences):
 
         It reads all recordings. If many events are outside, use more or longer time steps.
         """
-        outside, events = 0, 0
+        outside = events = 0
         for index in range(len(self)):
             recording = self.recordings[index]
-            outside += self.binning(recording, self.recordings.shape)[1]
+            _, outside_of_one = self.binning(recording, self.recordings.shape)
+            outside += outside_of_one
             events += len(recording.times)
         return outside, events
 
@@ -363,7 +369,8 @@ class Binned(Sequences):
 
 
 def _bins(recordings: Recordings, binning: Binning, index: int) -> np.ndarray:
-    return binning(recordings[index], recordings.shape)[0]
+    x, _ = binning(recordings[index], recordings.shape)
+    return x
 
 
 def split_by_speaker(

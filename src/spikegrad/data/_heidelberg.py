@@ -81,7 +81,9 @@ class _File:
     """Events by the number of the recording."""
 
     def __init__(self, path: str) -> None:
-        self.path, self._content, self._process = path, None, None
+        self.path = path
+        self._content = None
+        self._process = None
 
     # An open file cannot be pickled, its path can.
     def __reduce__(self) -> tuple:
@@ -90,10 +92,8 @@ class _File:
     def __call__(self, number: int) -> Events:
         with reading(self.path):
             content = self.content()
-            times, units = (
-                content["spikes/times"][number],
-                content["spikes/units"][number],
-            )
+            times = content["spikes/times"][number]
+            units = content["spikes/units"][number]
         # float64 first: the times are float16, which ends at 65,504.
         return Events(times.astype(np.float64) * MICROSECONDS, units)
 
@@ -102,7 +102,8 @@ class _File:
         if self._process != os.getpid():
             with needed("read_shd", "h5py", "hdf5"):
                 import h5py  # noqa: PLC0415  (from an extra)
-            self._content, self._process = h5py.File(self.path, "r"), os.getpid()
+            self._content = h5py.File(self.path, "r")
+            self._process = os.getpid()
         return self._content
 
 

@@ -81,7 +81,9 @@ def load(source: str | os.PathLike, seed: int = 0) -> Split:
     name = str(source)
     first, second, test_from = _split(name, seed)
     # By the range of the training set, as the scale is a part of the model.
-    low, high = float(first[0].min()), float(first[0].max())
+    x, _ = first
+    low = float(x.min())
+    high = float(x.max())
     if low == high:
         raise DataError(f"{name}: x_train must have different values, got only {low:g}")
     train = _images(name, first, low, high)
@@ -107,7 +109,8 @@ def images_to_score(
     name = str(source)
     if name in BUILT_IN or "x" not in keys_of(name):
         # The other part of the data may be what the network was trained on.
-        return _images(name, _split(name, seed)[1], low, high), True
+        _, test, _ = _split(name, seed)
+        return _images(name, test, low, high), True
     arrays = read_arrays(name, ("x",), ("y",))
     unlabelled = {"y": np.zeros(len(arrays["x"]), int)}
     # Labels of the file replace the zeros.
@@ -178,7 +181,8 @@ def _split(name: str, seed: int) -> tuple[Pair, Pair, str]:
             "as numpy.savez writes it"
         )
     else:
-        training, testing = ("x_train", "y_train"), ("x_test", "y_test")
+        training = "x_train", "y_train"
+        testing = "x_test", "y_test"
         # A test set needs both of its arrays.
         has_test = not keys_of(name).isdisjoint(testing)
         required = training + testing if has_test else training
@@ -193,8 +197,9 @@ def _split(name: str, seed: int) -> tuple[Pair, Pair, str]:
                 )
             return (x, y), test, "x_test and y_test of the file"
     chosen = chosen_of_each(name, y, 0.2, seed)
-    test_from = f"a fifth of each class, drawn with seed {seed}"
-    return (x[~chosen], y[~chosen]), (x[chosen], y[chosen]), test_from
+    train = x[~chosen], y[~chosen]
+    test = x[chosen], y[chosen]
+    return train, test, f"a fifth of each class, drawn with seed {seed}"
 
 
 def _pair(name: str, arrays: dict[str, np.ndarray], part: str = "") -> Pair:

@@ -86,12 +86,12 @@ def mackey_glass(
     x = [past] * (lag + count + 1)
     slopes = [0.0] * (lag + count + 1)
     for n in range(lag, lag + count):
-        now, delayed, next_delayed = x[n], x[n - lag], x[n - lag + 1]
+        now = x[n]
+        then = n - lag
+        delayed, next_delayed = x[then], x[then + 1]
         # The past is constant up to time 0, where the slope jumps.
-        next_slope = slopes[n - lag + 1] if n >= 2 * lag else 0.0
-        middle = (delayed + next_delayed) / 2 + step / 8 * (
-            slopes[n - lag] - next_slope
-        )
+        next_slope = slopes[then + 1] if n >= 2 * lag else 0.0
+        middle = (delayed + next_delayed) / 2 + step / 8 * (slopes[then] - next_slope)
         slopes[n] = slope(now, delayed)
         # The classical Runge-Kutta method.
         second = slope(now + step / 2 * slopes[n], middle)
@@ -99,13 +99,15 @@ def mackey_glass(
         fourth = slope(now + step * third, next_delayed)
         x[n + 1] = now + step / 6 * (slopes[n] + 2 * second + 2 * third + fourth)
     slopes[-1] = slope(x[-1], x[-1 - lag])
-    x, slopes = np.array(x[lag:]), np.array(slopes[lag:])
+    x = np.array(x[lag:])
+    slopes = np.array(slopes[lag:])
     # The cubic polynomial with the values and slopes at both ends of a step.
     position = np.arange(points) * interval / step
     start = np.minimum(position.astype(int), count - 1)
     t = position - start
-    low, high = x[start], x[start + 1]
-    rise, fall = slopes[start], slopes[start + 1]
+    end = start + 1
+    low, high = x[start], x[end]
+    rise, fall = slopes[start], slopes[end]
     return (
         (1 + 2 * t) * (1 - t) ** 2 * low
         + t**2 * (3 - 2 * t) * high

@@ -45,8 +45,12 @@ def _change(keys: set[str], required: Sequence[str], known: Collection[str]) -> 
     """Return the change of the keys, as the end of a message."""
     missing = ", ".join(key for key in required if key not in keys)
     unknown = ", ".join(sorted(keys.difference(known)))
-    changes = (f"add {missing}", missing), (f"rename or remove {unknown}", unknown)
-    return " and ".join(change for change, names in changes if names)
+    changes = []
+    if missing:
+        changes.append(f"add {missing}")
+    if unknown:
+        changes.append(f"rename or remove {unknown}")
+    return " and ".join(changes)
 
 
 def _array(path: str | os.PathLike, file: Mapping, key: str) -> np.ndarray:

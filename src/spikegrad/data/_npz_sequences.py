@@ -66,7 +66,8 @@ def read_npz(path: str | os.PathLike, *, label: int | None = None) -> Sequences:
     """
     required = ("x", "y") if label is None else ("x",)
     arrays = read_arrays(path, required, ("y", "lengths"))
-    x, name = arrays["x"], str(path)
+    x = arrays["x"]
+    name = str(path)
     # One label for all, for a file that is only scored.
     y = arrays["y"] if "y" in arrays else np.full(x.shape[:1], label)
     steps = x.shape[1] if x.ndim > 1 else None
@@ -130,17 +131,21 @@ def read_npz_events(path: str | os.PathLike, *, label: int | None = None) -> Rec
     [[0, 0, 0, 0, 1], [1, 0, 0, 0, 0]]
     """
     required = ("times", "time_unit", "units", "shape", "offsets")
-    required += ("y",) if label is None else ()
-    arrays, name = read_arrays(path, required, ("y", "speakers")), str(path)
+    if label is None:
+        required += ("y",)
+    arrays = read_arrays(path, required, ("y", "speakers"))
+    name = str(path)
     # Milliseconds and microseconds look equal, so the file must name the unit.
     unit = str(arrays["time_unit"])
     if unit not in MICROSECONDS:
         raise DataError(
             f"{name}: time_unit must be one of {', '.join(MICROSECONDS)}, got {unit!r}"
         )
-    times, units = arrays["times"], arrays["units"]
+    times = arrays["times"]
+    units = arrays["units"]
+    offsets = as_array(name, "offsets", arrays["offsets"], "ui")
     # Signed, because differences of unsigned integers are not negative.
-    bounds = as_array(name, "offsets", arrays["offsets"], "ui").astype(np.int64)
+    bounds = offsets.astype(np.int64)
     if bounds.ndim != 1 or len(bounds) < 2:
         raise DataError(
             f"{name}: offsets must have shape (n + 1,) for at least one recording, got "
@@ -148,7 +153,8 @@ def read_npz_events(path: str | os.PathLike, *, label: int | None = None) -> Rec
         )
     read = functools.partial(_part, times, units, bounds, MICROSECONDS[unit])
     y = arrays["y"] if "y" in arrays else np.full(len(bounds) - 1, label)
-    shape, speakers = arrays["shape"].tolist(), arrays.get("speakers")
+    shape = arrays["shape"].tolist()
+    speakers = arrays.get("speakers")
     recordings = Recordings(name, shape, y, read, speakers=speakers)
     is_rising = (np.diff(bounds) >= 0).all()
     # All offsets are checked here, so no recording can reach into another one.

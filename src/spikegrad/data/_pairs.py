@@ -70,7 +70,9 @@ def read_pairs(
     [0, 3, 1]
     """
     name = type(source).__name__ if name is None else name
-    size = getattr(source, "sensor_size", None) if sensor_size is None else sensor_size
+    size = sensor_size
+    if size is None:
+        size = getattr(source, "sensor_size", None)
     if size is None or len(size) != 3:
         raise DataError(
             f"{name}: sensor_size must be (width, height, polarities), got {size}; pass "
@@ -83,14 +85,14 @@ def read_pairs(
     # An axis of size 1 has no information. Tonic's polarity of SHD is 1, not 0.
     fields = {field: count for field, count in fields.items() if count > 1}
     read = functools.partial(_events_of, source, name, fields)
-    return Recordings(
-        name, (*fields.values(),) or (1,), y, read, class_names=class_names
-    )
+    shape = tuple(fields.values()) or (1,)
+    return Recordings(name, shape, y, read, class_names=class_names)
 
 
 def _events_of(source: Any, name: str, fields: dict[str, int], number: int) -> Events:
     events = source[number][0]
-    present = getattr(getattr(events, "dtype", None), "names", None) or ()
+    dtype = getattr(events, "dtype", None)
+    present = getattr(dtype, "names", None) or ()
     missing = [field for field in ("t", *fields) if field not in present]
     if missing:
         raise DataError(
@@ -103,7 +105,8 @@ def _events_of(source: Any, name: str, fields: dict[str, int], number: int) -> E
     for field, count in fields.items():
         axis = np.asarray(events[field]).astype(np.int64)
         # An x beyond the width would otherwise be a unit of the next row.
-        if not ((axis >= 0) & (axis < count)).all():
+        is_inside = (axis >= 0) & (axis < count)
+        if not is_inside.all():
             raise DataError(
                 f"{name}: recording {number} must have {field} from 0 to {count - 1}, got "
                 f"{axis.min()} to {axis.max()}; check sensor_size"

@@ -10,17 +10,20 @@ from ._forms import FORMS, SEQUENCES, Form
 from ._sequences import Sequences, train_test_split
 
 SPECTRA = ("paper", "numpy", "torch")
-PRECISION, MOST_TERMS = 1e-3, 1000
+PRECISION = 1e-3
+MOST_TERMS = 1000
 
 
 def _spectrum(name: str, alpha: float) -> tuple[np.ndarray, np.ndarray]:
     """Return frequency and amplitude of each term."""
     # Later terms have an amplitude k^-alpha below the precision.
-    terms = min(math.ceil(PRECISION ** -min(1 / alpha, 1)), MOST_TERMS)
-    k = np.arange(terms, dtype=np.float64)
+    needed = math.ceil(PRECISION ** -min(1 / alpha, 1))
+    k = np.arange(min(needed, MOST_TERMS), dtype=np.float64)
+    amplitude = (k + 1) ** -alpha
     if name == "paper":
-        return k + 1, (k + 1) ** -alpha
-    amplitude = (k + 1) ** -alpha if name == "numpy" else 1 / ((k + 1) ** alpha + 1)
+        return k + 1, amplitude
+    if name == "torch":
+        amplitude = 1 / ((k + 1) ** alpha + 1)
     amplitude[0] = 0  # the constant term, disabled in the released classes
     return k, amplitude
 
@@ -121,11 +124,15 @@ def randman(
             waves = a[j, d] * amplitude * np.sin(2 * np.pi * turns)
             f[:, j] *= waves.sum(-1)
         # f: (samples, units), scaled for each unit of the class.
-        share = (f - f.min(0)) / (f.max(0) - f.min(0))
+        low = f.min(0)
+        high = f.max(0)
+        share = (f - low) / (high - low)
         # The largest value is at the end of the last step.
+        last = int(steps * fraction) - 1
         times = (steps * fraction * share).astype(int)
-        times = np.minimum(times, int(steps * fraction) - 1)
-        spikes[label, np.arange(samples)[:, None], times, np.arange(units)] = True
+        times = np.minimum(times, last)
+        examples = np.arange(samples)[:, None]
+        spikes[label, examples, times, np.arange(units)] = True
     name = f"randman, {spectrum} spectrum, alpha {alpha:g}, seed {seed}"
     labels = np.repeat(np.arange(classes), samples)
     return Sequences(name, spikes.reshape(-1, steps, units), labels)

@@ -23,7 +23,8 @@ def reading(path: str | os.PathLike) -> Iterator[None]:
         raise DataError(f"{path}: no such file") from None
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         # The text of an OSError repeats the path, its strerror does not. HDF5 breaks lines.
-        reason = " ".join(str(getattr(error, "strerror", None) or error).split())
+        text = getattr(error, "strerror", None) or error
+        reason = " ".join(str(text).split())
         raise DataError(f"{path}: cannot be read: {reason}") from error
 
 

@@ -77,8 +77,8 @@ def collate(examples: Sequence[Example]) -> Example:
     # The network takes time steps on the first axis, so examples are stacked on the second.
     mask = None if masks[0] is None else np.stack(masks, 1)
     # A label has no time axis, targets have it first.
-    y = np.stack(y, 1 if np.ndim(y[0]) else 0)
-    return Example(np.stack(x, 1), y, mask)
+    axis = 1 if np.ndim(y[0]) > 0 else 0
+    return Example(np.stack(x, 1), np.stack(y, axis), mask)
 
 
 class Labelled:
@@ -245,8 +245,9 @@ class Sequences(Labelled):
             raise DataError(
                 f"{name}: a sequence must have shape (steps, channels...), got {x[0].shape}"
             )
+        is_array = isinstance(x, np.ndarray)
         # As many labels as the second axis has entries, but not the first.
-        if isinstance(x, np.ndarray) and np.shape(y) == x.shape[1:2] != x.shape[:1]:
+        if is_array and np.shape(y) == x.shape[1:2] != x.shape[:1]:
             raise DataError(
                 f"{name}: x must have shape (n, steps, channels...) with {len(x)} labels, got "
                 f"{x.shape} with {x.shape[1]} labels: time seems to be the first axis; save "
@@ -254,11 +255,13 @@ class Sequences(Labelled):
             )
         super().__init__(name, shape, y, class_names, len(x), takes_targets=True)
         self.x = x
-        lengths = [len(array) for array in x] if lengths is None else lengths
+        if lengths is None:
+            lengths = [len(array) for array in x]
         self.lengths = as_array(self.name, "lengths", lengths, "ui", self.y.shape[:1])
         self.steps = int(self.lengths.max()) if steps is None else steps
-        most = min(self.steps, x.shape[1]) if isinstance(x, np.ndarray) else self.steps
-        for number in np.flatnonzero((self.lengths < 1) | (self.lengths > most)):
+        most = min(self.steps, x.shape[1]) if is_array else self.steps
+        is_outside = (self.lengths < 1) | (self.lengths > most)
+        for number in np.flatnonzero(is_outside):
             raise DataError(
                 f"{name}: sequence {number} must have 1 to {most} steps, "
                 f"got {self.lengths[number]}"
@@ -274,11 +277,9 @@ class Sequences(Labelled):
 
     def __repr__(self) -> str:
         shortest = self.lengths.min()
-        steps = (
-            self.steps
-            if shortest == self.steps
-            else f"{shortest} to {self.lengths.max()}"
-        )
+        steps = f"{self.steps}"
+        if shortest != self.steps:
+            steps = f"{shortest} to {self.lengths.max()}"
         return (
             f"<{self.name}: {len(self)} sequences, {steps} steps, channels {self.shape}, "
             f"{self.outputs} {'classes' if self.classes else 'targets a step'}>"
@@ -294,7 +295,8 @@ class Sequences(Labelled):
         """Return one :class:`Example`. Short sequences get zeros at the end, and a mask, so all
         have one shape.
         """
-        x, mask = self.sequence(index), None
+        x = self.sequence(index)
+        mask = None
         if self.masked:
             mask = np.arange(self.steps) < len(x)
             # One shape for all, so a compiled function fits every example.
@@ -319,7 +321,8 @@ class Sequences(Labelled):
         part = super()._part(chosen)
         part.lengths = self.lengths[chosen]
         # Indices into the source, so a subset of a subset reads no sequence.
-        part.x = Lazy(len(chosen), functools.partial(_picked, self.x, chosen))
+        read = functools.partial(_picked, self.x, chosen)
+        part.x = Lazy(len(chosen), read)
         return part
 
     def _with(self, x: Arrays) -> Sequences:
@@ -345,7 +348,8 @@ class Sequences(Labelled):
         Shorter sequences get zeros at the end. Booleans and integers of at most 16 bits keep their
         dtype. Other numbers become float32.
         """
-        out = np.zeros((len(self), self.steps, *self.shape), self._padded_dtype())
+        shape = len(self), self.steps, *self.shape
+        out = np.zeros(shape, self._padded_dtype())
         # Row by row, because each sequence may be read from a file.
         for number, row in enumerate(out):
             row[: self.lengths[number]] = self.sequence(number)
@@ -364,8 +368,8 @@ class Sequences(Labelled):
         If this array would exceed 2 GB, return the data set unchanged.
         """
         values = len(self) * self.steps * math.prod(self.shape)
-        is_large = values * self._padded_dtype().itemsize > LARGEST
-        return self if is_large else self._with(self.padded())
+        size = values * self._padded_dtype().itemsize
+        return self if size > LARGEST else self._with(self.padded())
 
     def as_batch(self) -> Example:
         """Return all examples as one batch, for example a test set."""
@@ -401,7 +405,8 @@ class Lazy:
     """Items that ``read(index)`` returns. ``read`` can be pickled, unlike a closure."""
 
     def __init__(self, count: int, read: Callable[[int], np.ndarray]) -> None:
-        self.count, self.read = count, read
+        self.count = count
+        self.read = read
 
     def __len__(self) -> int:
         return self.count
@@ -463,14 +468,17 @@ class Batches:
             raise ValueError(
                 f"Batches: size must be from 1 to {len(source)}, got {size}"
             )
-        self.source, self.size, self.seed = source, size, seed
+        self.source = source
+        self.size = size
+        self.seed = seed
         self._epochs = itertools.count()  # of plain loops
 
     def __len__(self) -> int:
         """Return the number of batches of an epoch."""
         full, remainder = divmod(len(self.source), self.size)
         # A smaller batch would be compiled again, but for evaluation all examples count.
-        return full + 1 if remainder and self.seed is None else full
+        has_smaller = remainder > 0 and self.seed is None
+        return full + 1 if has_smaller else full
 
     def __call__(self, epoch: int) -> Iterator[Example]:
         """Return an iterator over the batches of an epoch. Epochs count from 0."""
@@ -607,15 +615,19 @@ def moments(train: Sequences) -> tuple[np.ndarray, np.ndarray]:
     Constant channels have deviation 1.
     """
 
-    steps, rows = train.lengths.sum(), range(len(train))
-    # One sequence at a time, because the data may be larger than the memory.
-    mean = sum(train.sequence(i).sum(0, dtype=np.float64) for i in rows) / steps
+    def sequences() -> Iterator[np.ndarray]:
+        # One at a time, because the data may be larger than the memory.
+        return map(train.sequence, range(len(train)))
+
+    steps = train.lengths.sum()
+    total = sum(x.sum(0, dtype=np.float64) for x in sequences())
+    mean = total / steps
     # In two passes: the difference of squares would cancel for channels far from 0.
-    squares = sum(((train.sequence(i) - mean) ** 2).sum(0) for i in rows)
+    squares = sum(((x - mean) ** 2).sum(0) for x in sequences())
     std = np.sqrt(squares / steps)
     if not np.isfinite(std).all():
-        for i in rows:
-            check_finite(train.name, f"sequence {i}", train.sequence(i))
+        for i, x in enumerate(sequences()):
+            check_finite(train.name, f"sequence {i}", x)
         raise DataError(f"{train.name}: values must have finite squares in float64")
     # The rounding of the mean gives a constant channel a deviation above 0.
     varies = std > 1e-12 * np.abs(mean)

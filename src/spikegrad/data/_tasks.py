@@ -9,8 +9,10 @@ import numpy as np
 from ._forms import FORMS, SEQUENCES, Form
 from ._sequences import Sequences
 
-_RADIUS, _DOT = 0.5, 0.1
-"""Radii of the Yin-Yang and of its two dots."""
+_RADIUS = 0.5
+"""Radius of the Yin-Yang."""
+_DOT = 0.1
+"""Radius of its two dots."""
 
 
 def yin_yang(
@@ -70,7 +72,8 @@ def yin_yang(
     values = np.concatenate([points, 1 - points, bias], axis=1)
     spikes = np.zeros((samples, steps, 5), bool)
     times = np.rint(last * values).astype(int)
-    spikes[np.arange(samples)[:, None], times, np.arange(5)] = True
+    examples = np.arange(samples)[:, None]
+    spikes[examples, times, np.arange(5)] = True
     names = ["yang", "yin", "dot"]
     return Sequences(f"Yin-Yang, seed {seed}", spikes, labels, class_names=names)
 
@@ -79,7 +82,8 @@ def yin_yang_points(samples: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Return coordinates ``(samples, 2)`` and labels of the published generator."""
     # One by one and with the old generator, because only this order draws the published points.
     rng = np.random.RandomState(seed)
-    points, labels = np.empty((samples, 2)), np.empty(samples, int)
+    points = np.empty((samples, 2))
+    labels = np.empty(samples, int)
     for i in range(samples):
         labels[i] = rng.randint(3)
         while True:
@@ -92,9 +96,8 @@ def yin_yang_points(samples: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 def _yin_yang_class(x: float, y: float) -> int:
     # The distances to the centers of the dots.
-    right, left = (
-        math.hypot(x - center * _RADIUS, y - _RADIUS) for center in (1.5, 0.5)
-    )
+    right = math.hypot(x - 1.5 * _RADIUS, y - _RADIUS)
+    left = math.hypot(x - 0.5 * _RADIUS, y - _RADIUS)
     if right < _DOT or left < _DOT:
         return 2
     is_yin = (
@@ -244,44 +247,57 @@ def cue_accumulation(
     rng = np.random.default_rng(seed)
     # The favored side is not the label, which is the side of more cues.
     favored = rng.integers(2, size=(samples, 1))
-    sides = np.where(rng.random((samples, cues)) < share, favored, 1 - favored)
+    is_favored = rng.random((samples, cues)) < share
+    sides = np.where(is_favored, favored, 1 - favored)
     steps = cues * (_GAP + _CUE) + delay
     # The probability of a spike for each of the four groups.
     probability = np.zeros((samples, steps, 4), np.float32)
+    examples = np.arange(samples)
     for cue in range(cues):
         start = cue * (_GAP + _CUE) + _GAP
-        probability[np.arange(samples), start : start + _CUE, sides[:, cue]] = rate
+        end = start + _CUE
+        probability[examples, start:end, sides[:, cue]] = rate
     # Groups 0 and 1 are the sides, 2 the recall, 3 the noise.
     probability[:, -_RECALL:, 2] = rate
     probability[:, :, 3] = rate / 4
     draws = rng.random((samples, steps, 4, units), np.float32)
     spikes = draws < probability[..., None]
+    is_right = 2 * sides.sum(1) > cues  # the side of more cues
     return Sequences(
         f"cue accumulation, {cues} cues, seed {seed}",
         spikes.reshape(samples, steps, -1),
-        (2 * sides.sum(1) > cues).astype(int),
+        is_right.astype(int),
         class_names=["left", "right"],
     )
 
 
-_GAP, _CUE, _RECALL = 50, 100, 150
-"""Steps before each cue, of a cue, and of the recall at the end."""
+_GAP = 50
+"""Steps before each cue."""
+_CUE = 100
+"""Steps of a cue."""
+_RECALL = 150
+"""Steps of the recall at the end."""
 
 
 def _published_points(path: str, steps: int, seed: int) -> tuple[Sequences, Sequences]:
     """Return the published points for any seed."""
-    test = yin_yang(1000, steps=steps, last=steps // 2, seed=40)
-    return yin_yang(steps=steps, last=steps // 2), test
+    last = steps // 2
+    train = yin_yang(steps=steps, last=last)
+    test = yin_yang(1000, steps=steps, last=last, seed=40)
+    return train, test
 
 
 def _bits(path: str, steps: int, seed: int) -> tuple[Sequences, Sequences]:
     # Even seeds draw training sets and odd ones test sets, so no run shares examples.
+    train = binary_adding(steps=steps, seed=2 * seed)
     test = binary_adding(2000, steps=steps, seed=2 * seed + 1)
-    return binary_adding(steps=steps, seed=2 * seed), test
+    return train, test
 
 
 def _cues(path: str, steps: int, seed: int) -> tuple[Sequences, Sequences]:
-    return cue_accumulation(seed=2 * seed), cue_accumulation(200, seed=2 * seed + 1)
+    train = cue_accumulation(seed=2 * seed)
+    test = cue_accumulation(200, seed=2 * seed + 1)
+    return train, test
 
 
 FORMS += [

@@ -65,16 +65,18 @@ def read_ts(path: str | os.PathLike, *, steps: int | None = None) -> Sequences:
         )
     if not rows:
         raise DataError(f"{path}: needs a line '@data' and examples after it, got none")
-    x, y = [], []
+    x: list[np.ndarray] = []
+    y: list[int] = []
     for number, line in rows:
         with reading(f"{path}: line {number}"):
             # A missing value is a question mark, which is no number.
             *channels, label = line.split(":")
             values = [np.array(channel.split(","), np.float64) for channel in channels]
-            x.append(np.stack(values, 1).astype(np.float32))
+            sequence = np.stack(values, 1).astype(np.float32)
+            x.append(sequence)
             y.append(names.index(label.strip()))
             # A NaN would spread to every later state of a network.
-            if not np.isfinite(x[-1]).all():
+            if not np.isfinite(sequence).all():
                 raise ValueError("a value is NaN or infinite")
     return Sequences(str(path), x, y, steps=steps, class_names=names)
 
@@ -83,10 +85,12 @@ def _header_and_rows(
     lines: list[str],
 ) -> tuple[dict[str, list[str]], list[tuple[int, str]]]:
     """Return the words of lines with @ by their first, and the numbered lines after @data."""
-    header, rows = {}, []
+    header: dict[str, list[str]] = {}
+    rows: list[tuple[int, str]] = []
     # Numbers from 1, as in editors.
     for number, line in enumerate(map(str.strip, lines), 1):
-        if "data" in header and line and line[0] not in "#%":
+        is_comment = line.startswith(("#", "%"))
+        if "data" in header and line and not is_comment:
             rows.append((number, line))
         elif line.startswith("@"):
             key, *words = line[1:].split() or [""]
@@ -174,7 +178,8 @@ def _ts(path: str, steps: int, seed: int) -> tuple[Sequences, Sequences | None]:
         train /= f"{train.name}_TRAIN.ts"
     # The training set has its test set in the same folder.
     test = train.with_name(train.name.replace("_TRAIN.ts", "_TEST.ts"))
-    return read_ts(train), read_ts(test) if test != train and test.exists() else None
+    has_test = test != train and test.exists()
+    return read_ts(train), (read_ts(test) if has_test else None)
 
 
 def _packaged(name: str) -> Read:

@@ -293,7 +293,7 @@ class _Entry(NamedTuple):
         array = np.array(self.value, object)
         numbers = [*array.flat]
 
-        def is_positive(x: object) -> bool:
+        def is_positive(x: Any) -> bool:
             return type(x) in (int, float) and 0 < x < math.inf
 
         if not numbers or not all(map(is_positive, numbers)):
