@@ -236,9 +236,9 @@ def _with_bias(network: Network, name: str, error: jax.Array) -> Network:
     # The bias of a channel gets the mean over all examples and places.
     # (1, ..., channels, 1, 1): axes of length 1 are those that the bias repeats over.
     shape = (1,) * (error.ndim - bias.ndim) + bias.shape
-    axes = [n for n, size in enumerate(shape) if size == 1]
-    mean = error.mean(tuple(axes), keepdims=True).reshape(bias.shape)
-    layer = dataclasses.replace(layer, bias=bias + mean)
+    axes = tuple(n for n, size in enumerate(shape) if size == 1)
+    mean = error.mean(axes, keepdims=True)
+    layer = dataclasses.replace(layer, bias=bias + mean.reshape(bias.shape))
     return dataclasses.replace(network, layers=network.layers | {name: layer})
 
 
@@ -257,11 +257,12 @@ def _threshold(
     if percentile is not None:
         return float(np.percentile(values, percentile))
     # A histogram, because each candidate passes all values. Zeros are exact for every threshold.
-    counts, edges = np.histogram(values[values > 0], BINS, (0, largest))
+    positive = values[values > 0]
+    counts, edges = np.histogram(positive, BINS, (0, largest))
     centers = (edges[1:] + edges[:-1]) / 2
     candidates = largest * np.arange(1, CANDIDATES + 1) / CANDIDATES
-    # (candidates, bins)
-    errors = (_rounded(centers, candidates[:, None], steps) - centers) ** 2 @ counts
+    rounded = _rounded(centers, candidates[:, None], steps)  # (candidates, bins)
+    errors = (rounded - centers) ** 2 @ counts
     return float(candidates[errors.argmin()])
 
 
@@ -293,7 +294,9 @@ def _in_units(
                 f"{owner} must be linear except for its cells: {error}"
             ) from None
         factors = tuple(units[source] for source in sources)
-        return function if {*factors} == {1.0} else ScaledInputs(function, factors)
+        if {*factors} == {1.0}:
+            return function
+        return ScaledInputs(function, factors)
 
     def weight_of(weight: Any, source: str) -> Any:
         matrix = matrix_of(weight)
@@ -315,10 +318,9 @@ def _with_spikes(
     layer: Layer, threshold: float, steps: int, surrogate: Surrogate
 ) -> Layer:
     """Return a layer with neurons that fire instead of rectified units."""
-    # The half threshold, spread over the steps, goes into the bias.
     bias = 0.0 if layer.bias is None else jnp.asarray(layer.bias)
+    bias = bias + threshold / (2 * steps)  # half a threshold, spread over the steps
     # Slope and width in units of the threshold: a spike stands for this many units of the current.
-    cell = LIF(1.0, threshold, (1 / threshold) * stretched(surrogate, threshold))
-    return dataclasses.replace(
-        layer, cell=cell, bias=jnp.asarray(bias + threshold / (2 * steps))
-    )
+    curve = (1 / threshold) * stretched(surrogate, threshold)
+    cell = LIF(1.0, threshold, curve)
+    return dataclasses.replace(layer, cell=cell, bias=jnp.asarray(bias))

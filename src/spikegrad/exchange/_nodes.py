@@ -56,7 +56,8 @@ class Time:
     def __init__(self, dt: float, discretization: str) -> None:
         # It checks dt and the discretization, and every dt is shorter than an infinite tau.
         decay_from_tau(np.inf, dt, discretization)
-        self.dt, self.discretization = float(dt), discretization
+        self.dt = float(dt)
+        self.discretization = discretization
 
     def decay(self, tau: Array) -> Array:
         if self.discretization == "euler":
@@ -69,7 +70,8 @@ class Time:
         """Return the time constant, and the factor that compensates the factor of the input."""
         is_euler = self.discretization == "euler"
         # A decay of 0 has a time constant of 0 if exact, and of dt in Euler's method.
-        if not ((decay < 1) & ((decay > 0) | is_euler)).all():
+        has_tau = (decay < 1) & ((decay > 0) | is_euler)
+        if not has_tau.all():
             raise ValueError(
                 f"{name} must be below 1, or 1 for all neurons of a LIF, and above 0, or 0 with "
                 f"discretization='euler', got {decay.min()} to {decay.max()}"
@@ -101,7 +103,8 @@ class _Weights(Struct):
         bias = numbers(node, "bias", weight.shape[:1])
         # (channels,) -> (channels, 1, 1) for a kernel of two axes, and (neurons,) stays for a
         # matrix.
-        return weight, bias.reshape(-1, *[1] * (weight.ndim - 2))
+        places = [1] * (weight.ndim - 2)
+        return weight, bias.reshape(-1, *places)
 
 
 class Linear(_Weights, pure=True):
@@ -154,7 +157,8 @@ class Conv(_Weights, pure=True):
 
         is_name = isinstance(node.padding, str)
         padding = node.padding.upper() if is_name else of_axes(node.padding)
-        stride, dilation = of_axes(node.stride), of_axes(node.dilation)
+        stride = of_axes(node.stride)
+        dilation = of_axes(node.dilation)
         return cls(weight, bias, stride, padding, dilation, int(node.groups))
 
     def write(self, shape: Shape) -> Node:
@@ -166,7 +170,8 @@ class Conv(_Weights, pure=True):
         axes: list[Any] = [shape[1:], self.stride, self.padding, self.dilation]
         # Conv1d has numbers where Conv2d has pairs.
         if len(shape) == 2:
-            kind, axes = nir.Conv1d, [values[0] for values in axes]
+            kind = nir.Conv1d
+            axes = [values[0] for values in axes]
         size, stride, padding, dilation = axes
         node = kind(size, self.weight, stride, padding, dilation, self.groups, bias)
         # nir infers wrong types for groups and for kernels that are not square
@@ -214,12 +219,17 @@ class SumPool(Struct, pure=True):
             raise ValueError(
                 f"its input must be (channels, height, width), got {shape}"
             )
+
         # Files have one number for both axes, or one for each.
-        fields = node.kernel_size, node.stride, node.padding
-        return cls(*(tuple(np.broadcast_to(field, 2).tolist()) for field in fields))
+        def of_axes(value: Array) -> Shape:
+            return tuple(np.broadcast_to(value, 2).tolist())
+
+        window = of_axes(node.kernel_size)
+        return cls(window, of_axes(node.stride), of_axes(node.padding))
 
     def write(self, shape: Shape) -> Node:
-        node = self.node(*map(np.array, (self.window, self.stride, self.padding)))
+        fields = self.window, self.stride, self.padding
+        node = self.node(*map(np.array, fields))
         # nir infers no types for pooling.
         return _with_types(node, self, shape)
 
@@ -314,7 +324,8 @@ def scaled(functions: Sequence[Operation], factor: Array) -> list[Operation]:
 
     def times(values: Array) -> Array:
         # The first axis of weights and bias has the outputs: (outputs,) -> (outputs, 1, ...).
-        of_outputs = rows.reshape(-1, *[1] * (values.ndim - 1))
+        others = [1] * (values.ndim - 1)
+        of_outputs = rows.reshape(-1, *others)
         return (values * of_outputs).astype(values.dtype)
 
     return [*before, jax.tree.map(times, last)]
@@ -324,7 +335,9 @@ def per_channel(values: Array, channels: int) -> Array | None:
     """Return one number for each channel, the first axis, or None if a channel has several."""
     # Bit-identical numbers, because a channel of NIR stores one of them.
     rows = values.reshape(channels, -1)
-    return rows[:, 0] if (rows == rows[:, :1]).all() else None
+    first = rows[:, 0]
+    is_equal = rows == first[:, None]
+    return first if is_equal.all() else None
 
 
 def delay_of(node: Node, dt: float) -> int:
@@ -407,7 +420,8 @@ def after_bias(bias: weights.Bias, signal: Signal) -> Signal:
     if not isinstance(last, _Weights):
         raise ValueError("a sum without a product before it")
     # A convolution in NIR has one bias for each channel.
-    values = per_channel(signal.in_nir(np.asarray(bias.bias)), len(last.weight))
+    ordered = signal.in_nir(np.asarray(bias.bias))
+    values = per_channel(ordered, len(last.weight))
     if values is None:
         raise ValueError("a bias that differs within a channel")
     # (channels,) -> (channels, 1, 1) for images, as the bias of ``_Weights``.
@@ -433,7 +447,8 @@ def after_product(product: weights.Product, signal: Signal) -> Signal:
     columns = _floats(np.asarray(product.weight).T)  # (outputs, inputs), as in NIR
     # Columns in the order of the function move to the order of NIR. Numbers that a slice leaves out
     # keep columns of zeros.
-    weight = np.zeros((len(columns), math.prod(signal.shape)), columns.dtype)
+    inputs = math.prod(signal.shape)
+    weight = np.zeros((len(columns), inputs), columns.dtype)
     weight[:, signal.places.ravel()] = columns
     functions = signal.functions
     if len(signal.shape) > 1:  # a matrix of NIR reads a vector
@@ -469,12 +484,12 @@ def after_pooling(pooling: weights.SumPooling, signal: Signal) -> Signal:
     axes = next(filter(signal.is_in_order, orders), None)
     if axes is None or any(pooling.window[axis] != 1 for axis in axes[:2]):
         raise AxisOrderError("a sum of a window over channels or examples")
-    window, stride = (
-        tuple(values[axis] for axis in axes[2:])
-        for values in (pooling.window, pooling.stride)
-    )
-    padding = _equal_sides(tuple(pooling.padding[axis] for axis in axes[2:]))
-    return signal.then(SumPool(window, stride, padding), axes)
+    places = axes[2:]
+    window = tuple(pooling.window[axis] for axis in places)
+    stride = tuple(pooling.stride[axis] for axis in places)
+    padding = tuple(pooling.padding[axis] for axis in places)
+    function = SumPool(window, stride, _equal_sides(padding))
+    return signal.then(function, axes)
 
 
 def _equal_sides(padding: tuple[tuple[int, int], ...]) -> Shape:
@@ -519,9 +534,8 @@ def after_function(function: Callable[..., Array], *signals: Signal) -> Signal:
         raise ValueError("a sum of arrays with their axes in several orders")
     signal = first._replace(functions=())
     for operation in value.operations:
-        if signal.is_slice and not isinstance(
-            operation, (weights.Rearrangement, weights.Product)
-        ):
+        takes_slices = isinstance(operation, (weights.Rearrangement, weights.Product))
+        if signal.is_slice and not takes_slices:
             break
         signal = AFTER[type(operation)](operation, signal)
     if signal.is_slice:
@@ -553,11 +567,13 @@ class Membrane(NamedTuple):
         def values(name: str) -> Array:
             return numbers(node, name, shape)
 
-        gain, v_leak = values("r"), np.zeros(shape)
+        gain = values("r")
+        v_leak = np.zeros(shape)
         fields: dict[str, Any] = {"decay": 1.0}
         if self.tau:
             # Potentials of cells are relative to the potential at rest.
-            v_leak, decay = values("v_leak"), time.decay(values(self.tau))
+            v_leak = values("v_leak")
+            decay = time.decay(values(self.tau))
             fields["decay"] = _field(decay)
             # v_t = beta v_{t-1} + (1 - beta) r x_t: with r = 1, the cell has the factor 1 - beta
             # itself, and its weights keep the numbers of the file.
@@ -572,7 +588,8 @@ class Membrane(NamedTuple):
             fields["synaptic_decay"] = _field(decay)
             gain = gain * values("w_in") * (1 - decay)
         if self.fires:
-            threshold, fields["reset"] = values("v_threshold"), "value"
+            threshold = values("v_threshold")
+            fields["reset"] = "value"
             fields["reset_value"] = _field(values("v_reset") - v_leak)
         # A Threshold of its own resets nothing.
         elif thresholds:
@@ -662,7 +679,8 @@ def kind_of(cell: Any) -> str:
 def write_neurons(cell: Any, signal: Signal, time: Time) -> list[Node]:
     """Return the nodes of a cell for this current. The first node receives the current."""
     kind = kind_of(cell)
-    fires, has_synapse = kind != "LI", kind == "CubaLIF"
+    fires = kind != "LI"
+    has_synapse = kind == "CubaLIF"
 
     def values(name: str) -> Array:
         value = getattr(cell, name)
@@ -675,15 +693,18 @@ def write_neurons(cell: Any, signal: Signal, time: Time) -> list[Node]:
     if not fires and not decay.any():
         return []
     # NIR has no neurons that fire without a reset, so these are a membrane and a Threshold.
-    traits = has_synapse, fires and cell.reset == "value"
+    resets = fires and cell.reset == "value"
     # CubaLIF has no counterpart without a leak.
     leaks = has_synapse or bool((decay != 1).any())
-    membrane = next(
-        membrane
-        for membrane in MEMBRANES
-        if (membrane.has_synapse, membrane.fires) == traits
-        and bool(membrane.tau) == leaks
-    )
+
+    def is_suitable(membrane: Membrane) -> bool:
+        return (
+            membrane.has_synapse == has_synapse
+            and membrane.fires == resets
+            and bool(membrane.tau) == leaks
+        )
+
+    membrane = next(filter(is_suitable, MEMBRANES))
     if not fires:
         return [membrane.write(cell, values, time)]
     threshold = next_number(values("threshold"), signal.dtype, -np.inf)

@@ -12,16 +12,20 @@ def reached(sources: Sources, known: Collection[str]) -> list[tuple[str, str]]:
     """Return each node with a source that is known or comes before it."""
     known = {*known}
     order: list[tuple[str, str]] = []
-    # The first in the order of the graph, so the result does not depend on hashes.
-    while ready := [
-        (name, source)
-        for name in sources
-        if name not in known
-        for source in sources[name]
-        if source in known
-    ]:
-        order.append(ready[0])
-        known.add(ready[0][0])
+
+    def first_ready() -> tuple[str, str] | None:
+        # In the order of the graph, so the result does not depend on hashes.
+        for name in sources:
+            if name in known:
+                continue
+            for source in sources[name]:
+                if source in known:
+                    return name, source
+        return None
+
+    while ready := first_ready():
+        order.append(ready)
+        known.add(ready[0])
     if missing := [name for name in sources if name not in known]:
         raise ValueError(
             f"no input reaches {', '.join(map(repr, missing))}. Remove them"

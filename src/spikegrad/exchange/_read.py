@@ -138,7 +138,8 @@ class _Reader:
     """The nodes of a graph, and the layers and joins that they become."""
 
     def __init__(self, graph: nir.NIRGraph, time: Time, surrogate: Surrogate) -> None:
-        self.time, self.surrogate = time, surrogate
+        self.time = time
+        self.surrogate = surrogate
         self.nodes: dict[str, Node] = {}
         self.before: dict[str, list[str]] = {}
         self.after: dict[str, list[str]] = {}
@@ -168,7 +169,8 @@ class _Reader:
         for name, node in graph.nodes.items():
             path = prefix + name
             if isinstance(node, nir.NIRGraph):
-                _, last = ends[name] = self._add(node, f"{path}/")
+                ends[name] = self._add(node, f"{path}/")
+                _, last = ends[name]
                 # Recurrent neurons have the name of their subgraph.
                 if len(last) == 1:
                     self.names[last[0]] = path
@@ -182,7 +184,8 @@ class _Reader:
                 )
             else:
                 self.nodes[path] = node
-                self.before[path], self.after[path] = [], []
+                self.before[path] = []
+                self.after[path] = []
                 ends[name] = [path], [path]
         # An edge of subgraphs connects the last nodes of the one with the first nodes of the other.
         first: list[str] = []
@@ -241,7 +244,8 @@ class _Reader:
             return False
         # Weights of several sources add up in the neurons.
         (reader,) = self.after[name]
-        kind, next_kind = type(self.nodes[name]), type(self.nodes[reader])
+        kind = type(self.nodes[name])
+        next_kind = type(self.nodes[reader])
         if next_kind in NEURONS and kind not in NEURONS:
             return True
         if self.before[reader] != [name]:
@@ -272,7 +276,9 @@ class _Reader:
 
     def _name_of(self, source: str, path: list[str]) -> str:
         """Return the name of a source in the network that :func:`to_nir` wrote."""
-        return self._mark(path[0]).get("source", source) if path else source
+        if not path:
+            return source
+        return self._mark(path[0]).get("source", source)
 
     def _mark(self, name: str) -> dict[str, Any]:
         """Return what :func:`to_nir` writes beside the weights of a node."""
@@ -281,13 +287,15 @@ class _Reader:
     def _renamed(self, source: str, path: list[str]) -> str:
         """Return a second name of a source, because a layer has one function for each name."""
         name = self._name_of(source, path)
-        name = path[0] if name == source else name
+        if name == source:
+            name = path[0]
         self.joins[name] = Join(_add, [source])
         return name
 
     def _read_layer(self, last: str) -> Layer:
         """Return the layer with this last node."""
-        name, shape = self.names.get(last, last), self.shapes[last]
+        name = self.names.get(last, last)
+        shape = self.shapes[last]
         # A layer ends in neurons, or in an operation whose result several nodes read. The latter
         # gets a readout without a memory.
         if type(self.nodes[last]) in NEURONS:
@@ -299,12 +307,18 @@ class _Reader:
                 cell, gain = read(nodes, shape, self.time, self.surrogate)
             chains = [self._chain([end], []) for end in self.before[neurons[0]]]
         else:
-            cell, gain = LeakyReadout(0.0), np.ones(shape)
+            cell = LeakyReadout(0.0)
+            gain = np.ones(shape)
             chains = [self._chain(self.before[last], [last])]
+
+        def is_renamed(chain: tuple[str, list[str]]) -> bool:
+            source, path = chain
+            return self._name_of(source, path) != source
+
+        # The weights that keep the name of their source come first.
+        chains.sort(key=is_renamed)
         weights: dict[str, dict[int, Operation]] = {}  # by source, then by delay
         biases: list[Array] = []
-        # The weights that keep the name of their source come first.
-        chains.sort(key=lambda chain: self._name_of(*chain) != chain[0])
         for source, path in chains:
             weight, bias = _weight(scaled(self._functions_of(path), gain))
             biases += bias
@@ -313,11 +327,13 @@ class _Reader:
                 lag += 1
             # Matrices of one source add up. Functions do not, so they need a source of their own.
             others = weights.get(source, {}).values()
-            if others and any(map(callable, (weight, *others))):
+            has_function = any(map(callable, (weight, *others)))
+            if others and has_function:
                 source = self._renamed(source, path)
             lags = weights.setdefault(source, {})
-            # Several matrices between two layers add up.
-            lags[lag] = lags[lag] + weight if lag in lags else weight
+            if lag in lags:  # several matrices between two layers add up
+                weight = lags[lag] + weight
+            lags[lag] = weight
         bias = _add(*biases) if biases else None
         # A layer that only reads itself has these weights as its input weights.
         recurrent = None
@@ -351,14 +367,16 @@ class _Reader:
         if any(marks):
             return any(mark.get("late") for mark in marks)
         # In a graph of another library, the Delay in a loop states the weights with this step.
-        return path[0] in self.delays and path[0] in ancestors(self.before, path[0])
+        first = path[0]
+        return first in self.delays and first in ancestors(self.before, first)
 
 
 def _weight(functions: list[Operation]) -> tuple[Operation, list[Array]]:
     """Return functions as a matrix or as one function, and the bias of the last, if any."""
-    dtype, biases = jnp.result_type(float), []
+    dtype = jnp.result_type(float)
     # Rounded once, from the float64 of the file and its factors.
     functions = jax.tree.map(lambda values: jnp.asarray(values, dtype), functions)
+    biases = []
     # The bias of the last function becomes the bias of the layer, which is trained as such.
     if functions and getattr(functions[-1], "bias", None) is not None:
         biases = [functions[-1].bias]
@@ -375,8 +393,10 @@ def _weight(functions: list[Operation]) -> tuple[Operation, list[Array]]:
 def _combined(lags: dict[int, Operation], plain: int = 0) -> Operation:
     """Combine the weights of a source, by their delays. One with the plain delay is unchanged."""
     first, last = min(lags), max(lags)
+    if first == last == plain:
+        return lags[first]
     if first == last:
-        return lags[first] if first == plain else Delayed(lags[first], first)
+        return Delayed(lags[first], first)
     # A window has a matrix for each delay between the first and the last.
     zeros = jnp.zeros_like(lags[first])
     matrices = [lags.get(lag, zeros) for lag in range(first, last + 1)]

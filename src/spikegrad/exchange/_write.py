@@ -203,7 +203,9 @@ class _Writer(_Nodes):
     def __init__(self, network: Network, time: Time, unit_resistance: bool) -> None:
         super().__init__()
         graph = network.graph
-        self.net, self.time, self.unit_resistance = graph, time, unit_resistance
+        self.net = graph
+        self.time = time
+        self.unit_resistance = unit_resistance
         self.ends: dict[str, list[str]] = collections.defaultdict(list)
         """The nodes that add up to the output of an input, layer or join."""
         self.sources = {
@@ -264,11 +266,14 @@ class _Writer(_Nodes):
         self.joined: dict[str, Signal] = {}
         # Numbers of an input in NIR's order: channels, rows, columns.
         for name, shape in shapes.items():
-            shape = (shape[-1], *shape[:-1]) if channels_last else shape
+            if channels_last:
+                *sizes, channels = shape
+                shape = channels, *sizes
             places = np.arange(np.prod(shape)).reshape(shape)
-            # The array in the function has its channels last, and ``places`` says where each
-            # number is in NIR's array.
-            places = np.moveaxis(places, 0, -1) if channels_last else places
+            if channels_last:
+                # The array in the function has its channels last, and ``places`` says where each
+                # number is in NIR's array.
+                places = np.moveaxis(places, 0, -1)
             self.signals[name] = Signal(shape, places[None], jnp.result_type(float))
 
         # The trace of a function may take a second.
@@ -285,7 +290,8 @@ class _Writer(_Nodes):
         for name, source in reached(self.sources, self.net.inputs):
             self.signals[name] = self.signals[source]
             if name in self.edges:  # each current has the shape of the output
-                self.signals[name] = current(name, self.sources[name].index(source))
+                n = self.sources[name].index(source)
+                self.signals[name] = current(name, n)
             # A layer may read an output of another shape.
             elif self.signals.keys() >= {*self.sources[name]}:
                 self.signals[name] = self.after_join(name)
@@ -337,7 +343,8 @@ class _Writer(_Nodes):
             node.metadata[MARK] = {"source": name}
             # Importers expect the name "output".
             label = f"{name}.output" if len(self.net.outputs) > 1 else "output"
-            self.connect(self.ends[name], [self.add(node, label)])
+            output = self.add(node, label)
+            self.connect(self.ends[name], [output])
         return self.graph()
 
     def add_join(self, name: str) -> None:
@@ -348,10 +355,12 @@ class _Writer(_Nodes):
         # NIR adds all edges into a node, so a join without a function needs no node: the ends of
         # its sources are its own.
         ends = [end for source in self.sources[name] for end in self.ends[source]]
-        self.ends[name] += self.connect(ends, self.extend(nodes, "join", f"{name}."))
+        path = self.extend(nodes, "join", f"{name}.")
+        self.ends[name] += self.connect(ends, path)
 
     def add_layer(self, name: str) -> None:
-        cell, signal = self.net.nodes[name].cell, self.signals[name]
+        cell = self.net.nodes[name].cell
+        signal = self.signals[name]
         with named(type(cell).__name__):
             neurons = write_neurons(cell, signal, self.time)
         # The weights get the factor that R would have compensated.
@@ -362,7 +371,8 @@ class _Writer(_Nodes):
         chains: list[tuple[_Edge, list[Node]]] = []
         recurrent: list[list[Node]] = []
         for edge, current in zip(self.edges[name], self.currents[name], strict=True):
-            shape, steps = self.signals[edge.source].shape, edge.delay - edge.is_late
+            shape = self.signals[edge.source].shape
+            steps = edge.delay - 1 if edge.is_late else edge.delay
             nodes: list[Node] = []
             if steps:
                 nodes.append(nir.Delay(np.full(shape, steps * self.time.dt)))
@@ -381,24 +391,18 @@ class _Writer(_Nodes):
             neurons = [chains[0][1].pop()]
         elif not neurons:  # one node adds the sources
             neurons = [Scale(factor).write(signal.shape)]
-        paths = [
-            self.extend(
-                nodes,
-                "recurrent" if edge.is_late else "drive",
-                f"{name}.",
-                f".{edge.source}",
-            )
-            for edge, nodes in chains
-        ]
+        paths = []
+        for edge, nodes in chains:
+            kind = "recurrent" if edge.is_late else "drive"
+            paths.append(self.extend(nodes, kind, f"{name}.", f".{edge.source}"))
         # The last node has the name of the layer.
         *others, last = neurons
-        first, *path = [
-            *self.extend(others, "neurons", f"{name}."),
-            self.add(last, name),
-        ]
+        path = self.extend(others, "neurons", f"{name}.")
+        path.append(self.add(last, name))
+        first, *after = path
         for (edge, _), weights in zip(chains, paths, strict=True):
             self.connect(self.ends[edge.source], [*weights, first])
-        self.ends[name] += self.connect([first], path)
+        self.ends[name] += self.connect([first], after)
 
 
 _KINDS = {
@@ -412,11 +416,16 @@ _KINDS = {
 
 def _recurrent(neurons: list[Node], weights: list[list[Node]]) -> nir.NIRGraph:
     """Return recurrent neurons as a subgraph, as importers expect."""
-    inner, shape = _Nodes(), neurons[0].input_type["input"]
-    path = inner.extend([nir.Input({"input": shape}), *neurons], "neurons")
+    inner = _Nodes()
+    shape = neurons[0].input_type["input"]
+    start = nir.Input({"input": shape})
+    output = nir.Output({"output": shape})
+    path = inner.extend([start, *neurons], "neurons")
+    _, first, *_ = path
     # norse depends on the order of these edges.
     end = inner.connect([], path)
     for nodes in weights:
-        inner.connect(end, [*inner.extend(nodes, "recurrent"), path[1]])
-    inner.connect(end, inner.extend([nir.Output({"output": shape})], "output"))
+        recurrent = inner.extend(nodes, "recurrent")
+        inner.connect(end, [*recurrent, first])
+    inner.connect(end, inner.extend([output], "output"))
     return inner.graph()
