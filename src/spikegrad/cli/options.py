@@ -265,8 +265,9 @@ class Options:
         )
         readout_decay = decays[-1] if len(decays) > len(names) else cell.decay
         # Channels of an image or a camera are connected like any other inputs.
+        inputs = math.prod(data.shape)
         return SpikingNetwork(
-            (math.prod(data.shape), *self.hidden, data.outputs),
+            (inputs, *self.hidden, data.outputs),
             cell,
             self.steps,
             self.encoding,
@@ -282,7 +283,8 @@ class Options:
     def binning(self) -> Binning:
         """The binning of events. Other data only uses its number of time steps."""
         # Other data has no length of a step, and a binning needs one above 0.
-        return Binning(self.steps, self.bin * 1000 or 1, pool=self.pool)
+        step_us = 1000 * self.bin if self.bin else 1
+        return Binning(self.steps, step_us, pool=self.pool)
 
     def load(self) -> Split:
         """Read the data of the run."""

@@ -249,13 +249,14 @@ def _threshold(
     values = np.asarray(activations, np.float64)
     largest = float(values.max())
     share = 100 if percentile is None else percentile
-    if not 0 < float(np.percentile(values, share)) < np.inf:
+    activation = float(np.percentile(values, share))
+    if not 0 < activation < np.inf:
         raise ValueError(
             f"{owner} must have finite activations above 0 at percentile {share}. Pass other "
             "inputs or a higher percentile"
         )
     if percentile is not None:
-        return float(np.percentile(values, percentile))
+        return activation
     # A histogram, because each candidate passes all values. Zeros are exact for every threshold.
     positive = values[values > 0]
     counts, edges = np.histogram(positive, BINS, (0, largest))

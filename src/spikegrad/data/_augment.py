@@ -377,9 +377,9 @@ def _drop_area(key: jax.Array, x: jax.Array, length: jax.Array) -> jax.Array:
         size = x.shape[axis]
         # The center is within the image, so at least a quarter of the area is too.
         center = jax.random.uniform(start_key) * size
-        length = share * size
-        start = jnp.maximum(0, center - length / 2)
-        inside &= _window(x, axis, start, start + length)
+        start = jnp.maximum(0, center - share * size / 2)
+        end = start + share * size
+        inside &= _window(x, axis, start, end)
     return _zeroed(x, inside)
 
 

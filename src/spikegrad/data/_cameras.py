@@ -209,7 +209,8 @@ class _Aedat:
             # An empty packet has no smallest time.
             if has_polarities and header.events > 0:
                 count = _EVENT_WORDS * header.events
-                times = np.frombuffer(data, "<u4", count, position)[1::2]
+                addresses_and_times = np.frombuffer(data, "<u4", count, position)
+                times = addresses_and_times[1::2]
                 # The times of a packet have 31 bits.
                 epoch = header.overflow << 31
                 packet = _Packet(
@@ -242,7 +243,8 @@ class _Aedat:
                 time += packet.epoch - start
                 is_valid = packet.all_valid | (address & 1 == 1)
                 inside = (time >= 0) & (time < end - start) & is_valid
-                parts.append(np.stack([address, time])[:, inside])
+                events = np.stack([address, time])
+                parts.append(events[:, inside])
         address, time = np.concatenate(parts, axis=1)
         # The lowest of the 32 bits is the mark of validity. Rows and columns have 15 bits.
         polarity = address >> 1 & 1

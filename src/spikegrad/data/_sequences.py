@@ -246,8 +246,9 @@ class Sequences(Labelled):
                 f"{name}: a sequence must have shape (steps, channels...), got {x[0].shape}"
             )
         is_array = isinstance(x, np.ndarray)
+        labels = np.shape(y)
         # As many labels as the second axis has entries, but not the first.
-        if is_array and np.shape(y) == x.shape[1:2] != x.shape[:1]:
+        if is_array and labels == x.shape[1:2] and labels != x.shape[:1]:
             raise DataError(
                 f"{name}: x must have shape (n, steps, channels...) with {len(x)} labels, got "
                 f"{x.shape} with {x.shape[1]} labels: time seems to be the first axis; save "
@@ -300,7 +301,8 @@ class Sequences(Labelled):
         if self.masked:
             mask = np.arange(self.steps) < len(x)
             # One shape for all, so a compiled function fits every example.
-            padding = np.zeros((self.steps - len(x), *self.shape), x.dtype)
+            missing = self.steps - len(x)
+            padding = np.zeros((missing, *self.shape), x.dtype)
             x = np.concatenate([x, padding])
         return Example(x, self.y[index], mask)
 

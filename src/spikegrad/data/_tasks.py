@@ -87,7 +87,8 @@ def yin_yang_points(samples: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     for i in range(samples):
         labels[i] = rng.randint(3)
         while True:
-            x, y = points[i] = rng.rand(2) * 2 * _RADIUS
+            points[i] = rng.rand(2) * 2 * _RADIUS
+            x, y = points[i]
             is_inside = math.hypot(x - _RADIUS, y - _RADIUS) <= _RADIUS
             if is_inside and _yin_yang_class(x, y) == labels[i]:
                 break
@@ -156,7 +157,8 @@ def binary_adding(
     (9, True)
     """
     rng = np.random.default_rng(seed)
-    labels = rng.permutation(np.arange(samples) % (marked + 1))
+    balanced = np.arange(samples) % (marked + 1)
+    labels = rng.permutation(balanced)
     bits = rng.random((samples, steps), np.float32) < 0.5
     # Positions without repetition, in a random order. The first of them are the ones.
     order = np.argsort(rng.random((samples, steps)), axis=1)

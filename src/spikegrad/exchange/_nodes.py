@@ -313,7 +313,8 @@ def written(functions: Sequence[Operation], shape: Shape) -> list[Node]:
 def scaled(functions: Sequence[Operation], factor: Array) -> list[Operation]:
     """Multiply the output: in the last weights if possible, or else by another function."""
     # A factor of 1 leaves no trace, so a network comes back in its form.
-    if (factor.astype(jnp.result_type(float)) == 1).all():
+    rounded = factor.astype(jnp.result_type(float))
+    if (rounded == 1).all():
         return [*functions]
     *before, last = functions or [None]
     rows = None
@@ -348,10 +349,11 @@ def delay_of(node: Node, dt: float) -> int:
         raise ValueError(f"delay must be one number for all, got {delays}")
     # NIR has seconds.
     steps = delays[0] / dt
+    nearest = round(steps)
     # Seconds are rounded in float32, or by a product with dt.
-    if abs(steps - round(steps)) > 1e-6 * max(1.0, steps):
+    if abs(steps - nearest) > 1e-6 * max(1.0, steps):
         raise ValueError(f"delay must be a multiple of {dt=}, got {delays[0]}")
-    return round(steps)
+    return nearest
 
 
 # --- operations of functions in the order of NIR --------------------------------------------------
@@ -395,7 +397,8 @@ class Signal(NamedTuple):
         """Return True if these axes of the array are the examples and then the axes of NIR."""
         # Positions in NIR's order are 0, 1, 2, ... The first axis is the example.
         in_order = np.arange(self.places.size).reshape(self.shape)
-        return np.array_equal(self.places.transpose(axes)[0], in_order)
+        places = self.places.transpose(axes)[0]
+        return np.array_equal(places, in_order)
 
     def then(self, function: Operation, axes: Shape) -> Signal:
         """Return the output of another function, with the axes of NIR in these axes."""

@@ -37,6 +37,9 @@ def ancestors(sources: Sources, name: str) -> set[str]:
     """Return the nodes on the paths to a node."""
     # A node is its own ancestor only within a loop.
     before = {*sources[name]}
-    while new := {source for node in before for source in sources[node]} - before:
+    waiting = [*before]
+    while waiting:
+        new = {*sources[waiting.pop()]} - before
         before |= new
+        waiting += new
     return before

@@ -387,10 +387,12 @@ class _Writer(_Nodes):
             chains.append((edge, nodes))
         if recurrent:
             neurons = [_recurrent(neurons, recurrent)]
-        elif not neurons and len(chains) == 1 and chains[0][1]:
-            neurons = [chains[0][1].pop()]
-        elif not neurons:  # one node adds the sources
+        elif not neurons:
+            # One node adds the sources, but the last weights of a single source need no other.
             neurons = [Scale(factor).write(signal.shape)]
+            only, *more = [nodes for _, nodes in chains]
+            if only and not more:
+                neurons = [only.pop()]
         paths = []
         for edge, nodes in chains:
             kind = "recurrent" if edge.is_late else "drive"

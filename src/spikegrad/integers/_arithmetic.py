@@ -101,7 +101,8 @@ def wrapped(x: Number, y: Number, bits: int) -> Number:
 
     def wrap(x: Number) -> Number:
         # Halves first, because x + half may need 25 bits.
-        return x - _floor(_floor(x, half) + 1, 2) * (2 * half)
+        turns = _floor(_floor(x, half) + 1, 2)
+        return x - turns * (2 * half)
 
     # The sum of two numbers of 24 bits is exact in float32, that of y itself may not be.
     return _exact(wrap, 1, x + _exact(wrap, 1, y))

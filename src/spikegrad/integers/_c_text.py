@@ -618,6 +618,7 @@ def braces(values: Any) -> str:
     """Return a number, a word, or the initializer of nested sequences."""
     if not isinstance(values, (list, tuple)):
         return str(values)
+    text = ",".join(map(braces, values))
     # Lines of 20 numbers, because editors and compilers are slow with long ones.
-    text = re.sub("(?:[^,]*,){20}", r"\g<0>\n    ", ",".join(map(braces, values)))
-    return f"{{{text}}}"
+    lines = re.sub("(?:[^,]*,){20}", r"\g<0>\n    ", text)
+    return f"{{{lines}}}"

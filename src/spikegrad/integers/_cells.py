@@ -67,7 +67,8 @@ def as_array(value: Any) -> np.ndarray:
 
 
 def _are_integers(array: np.ndarray, least: int, most: int) -> bool:
-    return bool((np.clip(np.rint(array), least, most) == array).all())
+    allowed = np.clip(np.rint(array), least, most)
+    return bool((array == allowed).all())
 
 
 Leaks: TypeAlias = tuple[np.ndarray, np.ndarray | None]
@@ -701,10 +702,9 @@ class Xylo(IntegerCell, pure=True):
     def leaks_of(self, decay: np.ndarray, synaptic_decay: np.ndarray) -> Leaks:
         # A decay factor x is 1 - 2**-dash. With a shift of 0 nothing of a spike would reach the
         # potential, and 15 is the largest shift.
-        largest = 2.0**-self.most_leak
-        lost, synaptic_lost = (
-            np.clip(1 - x, largest, 0.5) for x in (decay, synaptic_decay)
-        )
+        least = 2.0**-self.most_leak
+        lost = np.clip(1 - decay, least, 0.5)
+        synaptic_lost = np.clip(1 - synaptic_decay, least, 0.5)
         return -np.log2(lost), -np.log2(synaptic_lost)
 
 

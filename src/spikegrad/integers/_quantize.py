@@ -519,7 +519,8 @@ def _integer_function(
     if not any(isinstance(x, WEIGHTED) for x in operations):
         # The factor is the weight. It is an array, because a number would be a constant of the
         # network.
-        operations = *operations, Factor(np.array(reading.factor, np.float32))
+        factor = np.array(reading.factor, np.float32)
+        operations = *operations, Factor(factor)
     return IntegerFunction(reading.function.arguments, tuple(operations))
 
 

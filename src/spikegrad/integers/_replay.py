@@ -218,7 +218,8 @@ def _operations(place: str, weight: Any) -> tuple[tuple[Operation, ...], Shape]:
         raise ValueError(f"{place} must have matrices, got shape {matrix.shape}")
     inputs, neurons = matrix.shape
     # Shapes of an example have an axis of length 1 in front, as functions have.
-    return (Product(matrix, (1, neurons)),), (1, inputs)
+    product = Product(matrix, (1, neurons))
+    return (product,), (1, inputs)
 
 
 def _integers(place: str, weight: Any) -> np.ndarray:
