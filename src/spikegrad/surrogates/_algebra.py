@@ -45,7 +45,8 @@ class Stretched(Composition, pure=True):
 
     def _smooth_step(self, x):
         # The integral of g(x / c) is c times that of g.
-        return smooth_step_of(self.surrogate, finite(x / self.width)).scaled(self.width)
+        unit_step = smooth_step_of(self.surrogate, finite(x / self.width))
+        return unit_step.scaled(self.width)
 
     def surrogate_grad(self, x):
         return slope_of(self.surrogate, finite(x / self.width))
@@ -67,12 +68,14 @@ class Truncated(Composition, pure=True):
         return smooth_step_of(self.surrogate, jnp.where(inside, x, edge))
 
     def surrogate_grad(self, x):
-        return jnp.where(jnp.abs(x) <= self.half_width, slope_of(self.surrogate, x), 0)
+        inside = jnp.abs(x) <= self.half_width
+        return jnp.where(inside, slope_of(self.surrogate, x), 0)
 
     def _landmarks(self):
         h = float(self.half_width)
         # Points on both sides of each edge, so a measurement sees the jump.
-        return np.union1d(super()._landmarks(), [-2 * h, -h, h, 2 * h])
+        around_edges = [-2 * h, -h, h, 2 * h]
+        return np.union1d(super()._landmarks(), around_edges)
 
 
 def shifted(surrogate: Surrogate, center: Real) -> Surrogate:

@@ -32,8 +32,9 @@ def from_tail(x: jax.Array, tail: jax.Array) -> jax.Array:
 
 def bounded(z: jax.Array, limit: float | None = None) -> jax.Array:
     """Clip ``z`` to numbers with finite squares, or to a limit beyond which the curve is 0."""
-    bound = math.sqrt(float(jnp.finfo(z.dtype).max)) / 4 if limit is None else limit
-    return jnp.clip(z, -bound, bound)
+    if limit is None:
+        limit = math.sqrt(float(jnp.finfo(z.dtype).max)) / 4
+    return jnp.clip(z, -limit, limit)
 
 
 def shortcut(
@@ -47,16 +48,16 @@ def split(a: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Split ``a`` into a sum of two numbers with half of the bits, so products of halves are
     exact."""
     info = jnp.finfo(a.dtype)
-    high = jax.lax.stop_gradient(
-        jax.lax.reduce_precision(a, info.nexp, info.nmant // 2)
-    )
+    high = jax.lax.reduce_precision(a, info.nexp, info.nmant // 2)
+    high = jax.lax.stop_gradient(high)
     return high, a - high
 
 
 def reciprocal(a: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Return ``1/a`` as a sum of two numbers: the rounded quotient and its error."""
     w = 1 / a
-    (a1, a2), (w1, w2) = split(a), split(w)
+    a1, a2 = split(a)
+    w1, w2 = split(w)
     # 1 - a w, summed from exact products of halves, the largest first. It is the error that the
     # rounded quotient leaves.
     lack = (((1 - a1 * w1) - a1 * w2) - a2 * w1) - a2 * w2
@@ -93,11 +94,9 @@ SIN_TURN = (
     -41.34170150756836,
 )
 
-# Few bits, so products with a count are exact, and the remainder.
-_LN2 = (
-    0.693359375,
-    -2.1219444005469057e-4,
-)
+# ln 2 as a sum: few bits, so products with a count are exact, and the remainder.
+_LN2_HIGH = 0.693359375
+_LN2_LOW = -2.1219444005469057e-4
 
 
 def _polynomial(x: jax.Array, coefficients: Sequence[float]) -> jax.Array:
@@ -132,7 +131,7 @@ def exp(z: jax.Array) -> jax.Array:
     # log2(e), so k is the nearest integer to z / ln 2.
     count = _bits(z * 1.4426950408889634 + shift) - _bits(shift)
     k = count.astype(jnp.float32)
-    r = (z - k * _LN2[0]) - k * _LN2[1]
+    r = (z - k * _LN2_HIGH) - k * _LN2_LOW
     p = _polynomial(r, (*EXP, 1, 1))
     # Below the normal numbers, 0.
     return jnp.where(z < -87.336545, 0, p * _power_of_two(count))
@@ -179,7 +178,8 @@ def rise_of_exp(alpha: Any, x: jax.Array) -> jax.Array:
     z = alpha * x
     # For alpha = 2 the constant of the tail is 0, and the exponential keeps all of its bits.
     tail = (0.5 - 1 / alpha) + exp(z) / alpha
-    return jnp.where(z < -1, tail, 0.5 + jnp.expm1(z) / alpha)
+    near = 0.5 + jnp.expm1(z) / alpha
+    return jnp.where(z < -1, tail, near)
 
 
 @jax.custom_jvp
@@ -195,13 +195,14 @@ def log1p(t: jax.Array) -> jax.Array:
         return jnp.log1p(t)
     # The bits of a float32 grow with it, and its exponent starts at bit 23. So k is the number of
     # octaves of 1 + t above sqrt(1/2).
-    k = (_bits(1 + t) - _bits(jnp.float32(math.sqrt(0.5)))) >> 23
+    lowest = jnp.float32(math.sqrt(0.5))
+    k = (_bits(1 + t) - _bits(lowest)) >> 23
     scale = _power_of_two(2 - k)  # because 2^-k may be subnormal
     # f = (1 + t) / 2^k - 1, without the rounding of 1 + t.
     f = (scale / 4 - 1) + t / 4 * scale
     p = _polynomial(f, LOG1P)
     k = k.astype(jnp.float32)
-    return k * _LN2[0] + (f + (f * f * (f * p - 0.5) + k * _LN2[1]))
+    return k * _LN2_HIGH + (f + (f * f * (f * p - 0.5) + k * _LN2_LOW))
 
 
 log1p.defjvps(lambda dt, y, t: dt / (1 + t))
@@ -267,7 +268,8 @@ def turns(x: jax.Array, period: Any) -> jax.Array:
         remainder = jnp.where(near, x, 0)
         high, low = split(period)
         for many in (4096, 1):  # a count of 12 bits times a half of the period is exact
-            k = jax.lax.stop_gradient(jnp.round(remainder / (many * period)))
+            k = jnp.round(remainder / (many * period))
+            k = jax.lax.stop_gradient(k)
             # Two stages, because a count of up to 24 bits would not be exact in a product with a
             # half of the period.
             remainder = (remainder - k * (many * high)) - k * (many * low)

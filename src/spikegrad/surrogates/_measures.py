@@ -138,7 +138,8 @@ def _evaluator(surrogate: Surrogate) -> Callable[[np.ndarray], tuple[np.ndarray,
 
     def curves(x: jax.Array) -> tuple[jax.Array, ...]:
         # The slope is elementwise, so the direction of ones gives the derivative of each point.
-        slope, second = jax.jvp(surrogate.surrogate_grad, (x,), (jnp.ones_like(x),))
+        ones = jnp.ones_like(x)
+        slope, second = jax.jvp(surrogate.surrogate_grad, (x,), (ones,))
         smooth_step = jnp.full_like(x, jnp.nan)
         if has_smooth_step:
             smooth_step = surrogate.surrogate_fun(x)
@@ -149,9 +150,10 @@ def _evaluator(surrogate: Surrogate) -> Callable[[np.ndarray], tuple[np.ndarray,
     compiled = jax.jit(curves).lower(example).compile()
 
     def evaluate(x: np.ndarray) -> tuple[np.ndarray, ...]:
+        x = np.asarray(x, np.float64)
         # Blocks of one size, because another number of points would compile again.
         missing = -len(x) % _BLOCK
-        padded = np.pad(np.asarray(x, np.float64), (0, missing), mode="edge")
+        padded = np.pad(x, (0, missing), mode="edge")
         blocks = padded.reshape(-1, _BLOCK)
         results = [jax.device_get(compiled(block)) for block in blocks]
         # From results by block and curve to one array for each curve.
@@ -161,29 +163,52 @@ def _evaluator(surrogate: Surrogate) -> Callable[[np.ndarray], tuple[np.ndarray,
     return evaluate
 
 
+class _Tail(NamedTuple):
+    """The slope far from the threshold, on one side."""
+
+    oscillates: bool
+    """True if the sign of the slope changes up to infinity."""
+    exponent: float
+    """The exponent p if the slope falls like :math:`|x|^{-p}`."""
+
+
 def _measured(look: Callable, x: np.ndarray) -> Measures:
     slope = look(x)[0]
     if not slope.any():
-        return Measures(0.0, 0.0, 0.0, math.nan, (0.0, 0.0), True, (math.inf, math.inf))
+        return Measures(
+            peak=0.0,
+            at=0.0,
+            area=0.0,
+            half_width=math.nan,
+            support=(0.0, 0.0),
+            symmetric=True,
+            tails=(math.inf, math.inf),
+        )
     at, peak = _peak(look, x, slope)
-    half_width = sum(_reach(look, at, side, peak) for side in (-1, 1)) / 2
+    width = _reach(look, at, -1, peak) + _reach(look, at, 1, peak)
+    half_width = width / 2
+
+    def end(side: int) -> float:
+        # Searched in the direction of growing distance.
+        outward = side * x[::side]
+        distance = _edge(look, outward, at * side, side, peak)
+        return side * distance + 0.0  # adding 0 turns -0.0 into 0.0
+
     unit = half_width if math.isfinite(half_width) else 1.0
-    # Both ends are searched in the direction of growing distance. Adding 0 turns -0.0 into 0.0.
-    left, right = (
-        side * _edge(look, side * x[::side], at * side, side, peak) + 0.0
-        for side in (-1, 1)
-    )
+    below = _tail(look, at, -1, unit)
+    above = _tail(look, at, 1, unit)
+    oscillates = below.oscillates or above.oscillates
+    area = math.nan if oscillates else _limit(look, 1) - _limit(look, -1)
     odd_part = look(x)[0] - look(-x)[0]  # 0 for a symmetric slope
-    waves, tails = zip(*(_tail(look, at, side, unit) for side in (-1, 1)), strict=True)
-    area = math.nan if any(waves) else _limit(look, 1) - _limit(look, -1)
+    is_symmetric = (abs(odd_part) <= 1e-12 * abs(peak)).all()
     return Measures(
-        peak,
-        at,
-        area,
-        half_width,
-        (left, right),
-        bool((abs(odd_part) <= 1e-12 * abs(peak)).all()),
-        tails,
+        peak=peak,
+        at=at,
+        area=area,
+        half_width=half_width,
+        support=(end(-1), end(1)),
+        symmetric=bool(is_symmetric),
+        tails=(below.exponent, above.exponent),
     )
 
 
@@ -191,7 +216,8 @@ def _last(low: Any, high: Any, holds: Callable[[np.ndarray], np.ndarray]) -> flo
     """Return the last position for which ``holds``, if it does for ``low`` and not for ``high``."""
     for _ in range(_ZOOMS):
         points = np.linspace(low, high, _BLOCK)
-        i = max(np.flatnonzero(holds(points[:-1])), default=0)
+        held = np.flatnonzero(holds(points[:-1]))
+        i = max(held, default=0)
         low, high = points[i], points[i + 1]
     return _clean(low)
 
@@ -208,19 +234,26 @@ def _peak(look: Callable, x: np.ndarray, slope: np.ndarray) -> tuple[float, floa
 
     i = best(x, abs(slope))
     sign = np.sign(slope[i])
-    low, high = x[max(i - 1, 0)], x[min(i + 1, len(x) - 1)]
+    low = x[max(i - 1, 0)]
+    high = x[min(i + 1, len(x) - 1)]
     # Towards a larger slope, and for a smooth peak to a zero of its derivative.
     for _ in range(_ZOOMS):
-        points = np.sort(np.append(np.linspace(low, high, _BLOCK - 1), x[i]))
+        between = np.linspace(low, high, _BLOCK - 1)
+        points = np.sort(np.append(between, x[i]))
         g, second, _ = look(points)
         j = best(points, abs(g))
         # A corner or a jump on a landmark: no point beside it is larger.
-        if abs(g[j]) <= abs(slope[i]) * (1 + 1e-15) and x[i] in (0.0, points[j]):
+        is_largest = abs(g[j]) <= abs(slope[i]) * (1 + 1e-15)
+        if is_largest and x[i] in (0.0, points[j]):
             return _clean(x[i]), float(sign * abs(slope).max())
-        falls = np.flatnonzero((sign * second[:-1] > 0) & (sign * second[1:] <= 0))
-        if falls.size:
-            j = falls[np.argmin(abs(points[falls] - points[j]))]
-        low, high = points[max(j - 1, 0)], points[min(j + 2, _BLOCK - 1)]
+        rises = sign * second[:-1] > 0
+        falls_after = sign * second[1:] <= 0
+        maxima = np.flatnonzero(rises & falls_after)
+        if maxima.size:
+            nearest = np.argmin(abs(points[maxima] - points[j]))
+            j = maxima[nearest]
+        low = points[max(j - 1, 0)]
+        high = points[min(j + 2, _BLOCK - 1)]
     # The interval is a few bits wide now.
     points = np.array([low, (low + high) / 2, high])
     g = look(points)[0]
@@ -239,7 +272,8 @@ def _reach(look: Callable, at: float, side: int, peak: float) -> float:
     if not outside.size:
         return math.inf
     first = outside[0]
-    return _last(distance[first - 1] if first else 0.0, distance[first], within)
+    inside = distance[first - 1] if first else 0.0
+    return _last(inside, distance[first], within)
 
 
 def _edge(look: Callable, x: np.ndarray, at: float, side: int, peak: float) -> float:
@@ -254,21 +288,22 @@ def _edge(look: Callable, x: np.ndarray, at: float, side: int, peak: float) -> f
     edge = _last(x[last], x[last + 1], within)
     # A slope that ends is of usual size just inside of its end. One that underflows is tiny there.
     inside = edge - 1e-6 * max(abs(edge - at), 1e-12)
-    if abs(look(np.array([side * inside]))[0][0] / peak) < 1e-60:
-        return math.inf
-    return edge
+    (slope,), *_ = look(np.array([side * inside]))
+    return math.inf if abs(slope / peak) < 1e-60 else edge
 
 
-def _tail(look: Callable, at: float, side: int, unit: float) -> tuple[bool, float]:
-    """Return True if the sign of the slope oscillates up to infinity, and the exponent of its
-    tail."""
-    g, second, _ = look(at + side * unit * np.linspace(100, 300, _BLOCK))
+def _tail(look: Callable, at: float, side: int, unit: float) -> _Tail:
+    def oscillates(curve: np.ndarray) -> bool:
+        changes = np.diff(np.sign(curve))
+        # A few changes of sign may come from rounding.
+        return bool(np.count_nonzero(changes) > 4)
+
     # Far outside, from 100 to 300 half-widths, a slope that falls monotonically has no change of
     # sign.
-    # A few changes of sign may come from rounding.
-    turns = [np.count_nonzero(np.diff(np.sign(curve))) > 4 for curve in (g, second)]
-    if any(turns):
-        return bool(turns[0]), math.nan
+    distances = np.linspace(100, 300, _BLOCK)
+    g, second, _ = look(at + side * unit * distances)
+    if oscillates(g) or oscillates(second):
+        return _Tail(oscillates(g), math.nan)
     for distance in (1e12, 1e9, 1e6):  # as far as the slope does not underflow
         far = at + side * unit * distance * np.array([1.0, 2.0])
         g, second, _ = look(far)
@@ -276,20 +311,24 @@ def _tail(look: Callable, at: float, side: int, unit: float) -> tuple[bool, floa
             # For a slope x^-p the quotient -x g'(x) / g(x) is p.
             near, twice = -far * second / g
             # The error halves with twice the distance, so this combination cancels it.
-            return False, float(2 * twice - near) + 0.0
-    return False, math.inf
+            return _Tail(False, float(2 * twice - near) + 0.0)
+    return _Tail(False, math.inf)
 
 
 def _limit(look: Callable, side: int) -> float:
     """Return the limit of the smooth step."""
-    a, b, c = look(side * np.array([1e50, 1e100, 1e150]))[2]
-    if abs(c - b) <= 1e-13 * abs(c) or math.isnan(c):
+    distances = np.array([1e50, 1e100, 1e150])
+    _, _, smooth_step = look(side * distances)
+    a, b, c = smooth_step
+    has_converged = abs(c - b) <= 1e-13 * abs(c)
+    if has_converged or math.isnan(c):
         return float(c)
     # At distances that grow by a constant factor, a power law approaches its limit geometrically.
     # The sum of the geometric series is the rest of the way.
     ratio = (c - b) / (b - a)  # constant for a power law
     if ratio < 1 - 1e-6:
-        return float(c + (c - b) * ratio / (1 - ratio))
+        remainder = (c - b) * ratio / (1 - ratio)
+        return float(c + remainder)
     return math.copysign(math.inf, c - b)
 
 

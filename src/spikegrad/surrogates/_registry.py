@@ -143,7 +143,9 @@ def get(spec: str, **parameters: object) -> Surrogate:
     """
     try:
         node = ast.parse(spec.strip(), mode="eval").body
-        return _make(_dotted(node), (), parameters) if parameters else _read(node)
+        if parameters:
+            return _make(_dotted(node), (), parameters)
+        return _read(node)
     except (SyntaxError, _Malformed):
         raise ValueError(
             f"malformed surrogate {brief(spec)}: write a name, or name(parameter=number, ...), or "
@@ -158,9 +160,13 @@ class _Malformed(Exception):  # noqa: N818
 _operations: dict[str, Callable[..., Surrogate]] = {
     function.__name__: function
     for function in (
-        *(shifted, stretched, truncated, rescaled),
+        shifted,
+        stretched,
+        truncated,
+        rescaled,
         *functions_of(_spike_types).values(),
-        *(keep_slope, learnable),
+        keep_slope,
+        learnable,
     )
 }
 
@@ -175,9 +181,10 @@ def _read(node: ast.expr) -> Surrogate:
             options = {str(k.arg): _number(k.value) for k in keywords}
             # The first argument of an operation is a surrogate, and its others are numbers.
             if name in _operations and args:
-                return _operations[name](
-                    _read(args[0]), *map(_number, args[1:]), **options
-                )
+                first, *others = args
+                inner = _read(first)
+                numbers = map(_number, others)
+                return _operations[name](inner, *numbers, **options)
             return _make(name, tuple(map(_number, args)), options)
         case ast.BinOp(left, ast.Mult(), right):
             return _number(left) * _read(right)
@@ -209,7 +216,8 @@ def _make(name: str, args: tuple[Any, ...], parameters: dict[str, Any]) -> Surro
     cls = _classes.get(name) or _classes.get(snake_case(name))
     # A slope that is known under another name gets the name here as an answer.
     if cls is None:
-        if known := _ELSEWHERE.get(name.lower().replace("_", "")):
+        plain = name.lower().replace("_", "")
+        if known := _ELSEWHERE.get(plain):
             raise ValueError(f"unknown surrogate {brief(name)}: the slope {known}")
         near = difflib.get_close_matches(snake_case(name), _classes, n=1)
         raise _unknown(name, near, names())

@@ -101,7 +101,8 @@ class SlayerGrad(Surrogate, pure=True):
     alpha: Real = parameter(default=1.0, above=0)
 
     def surrogate_fun(self, x):
-        return 0.5 - odd(x, jnp.expm1(-self.alpha * jnp.abs(x))) / self.alpha
+        fall = jnp.expm1(-self.alpha * jnp.abs(x))
+        return 0.5 - odd(x, fall) / self.alpha
 
     def surrogate_grad(self, x):
         return _decay(self.alpha, x)

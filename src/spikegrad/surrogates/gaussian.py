@@ -209,9 +209,10 @@ class MultiGaussianGrad(Surrogate, pure=True):
         near_flank = _normal_tail((a - self.sigma) / wide)
         far_flank = _normal_tail((a + self.sigma) / wide)
         flanks = near_flank + far_flank
-        # The area of all three: (1 + h) - 2 h = 1 - h, times the scale.
         tail = self.scale * ((1 + self.h) * center - self.h * flanks)
-        return from_tail(x, (1 - self.scale * (1 - self.h)) / 2 + tail)
+        # Of all three: (1 + h) - 2 h = 1 - h, times the scale.
+        area = self.scale * (1 - self.h)
+        return from_tail(x, (1 - area) / 2 + tail)
 
     def surrogate_grad(self, x):
         a = jnp.abs(x)  # even to the last bit
@@ -224,7 +225,8 @@ class MultiGaussianGrad(Surrogate, pure=True):
             return exp(-0.5 * z * z)
 
         flanks = bump(-self.sigma, wide) + bump(self.sigma, wide)
-        of_center, of_flanks = (1 + self.h) / self.sigma, self.h / wide
+        of_center = (1 + self.h) / self.sigma
+        of_flanks = self.h / wide
         factor = self.scale / math.sqrt(2 * math.pi)
         return factor * of_center * bump(0, self.sigma) - factor * of_flanks * flanks
 

@@ -107,7 +107,8 @@ class Dspike(Surrogate, pure=True):
 
     def surrogate_fun(self, x):
         # Beyond the edge the curve is constant, and so is its argument.
-        a = jnp.where(jnp.abs(x) <= 0.5, jnp.abs(x), 0.5)
+        inside = jnp.abs(x) <= 0.5
+        a = jnp.where(inside, jnp.abs(x), 0.5)
         e = exp(-2 * self.b * a)
         # Near the edge, a difference of two hyperbolic tangents would cancel. This is their
         # quotient.
@@ -120,8 +121,10 @@ class Dspike(Surrogate, pure=True):
         middle = 0.5 - jnp.tanh(self.b * a) / (
             2 * jnp.tanh(self.b / 2 * jnp.ones_like(a))
         )
-        return from_tail(x, jnp.where((a < 0.25) & (self.b * a < 0.5), middle, edge))
+        is_near = (a < 0.25) & (self.b * a < 0.5)
+        return from_tail(x, jnp.where(is_near, middle, edge))
 
     def surrogate_grad(self, x):
         height = -2 * self.b / jnp.expm1(-self.b) * (1 + jnp.exp(-self.b))
-        return jnp.where(jnp.abs(x) <= 0.5, height * logistic_slope(2 * self.b * x), 0)
+        inside = jnp.abs(x) <= 0.5
+        return jnp.where(inside, height * logistic_slope(2 * self.b * x), 0)

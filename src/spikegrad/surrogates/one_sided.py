@@ -72,15 +72,19 @@ class S2NN(Surrogate, pure=True):
     epsilon: Real = parameter(default=1e-8, at_least=0)
 
     def surrogate_fun(self, x):
-        # The inner ``where`` keeps the side that is not taken finite, because the derivative of the
-        # outer one multiplies it by 0, and 0 times infinity is NaN. The same in all shapes below.
-        e = exp(self.alpha * jnp.where(x < 0, x, 0))
-        above = self.beta * jnp.log1p(jnp.where(x < 0, 0, x) + self.epsilon) + 0.5
-        return jnp.where(x < 0, e / (1 + e), above)
+        # Each side gets arguments of its own, so the side that is not taken stays finite. The
+        # derivative of the last ``where`` multiplies it by 0, and 0 times infinity is NaN. All
+        # shapes below do this too.
+        below = jnp.where(x < 0, x, 0)
+        above = jnp.where(x < 0, 0, x)
+        e = exp(self.alpha * below)
+        log = self.beta * jnp.log1p(above + self.epsilon) + 0.5
+        return jnp.where(x < 0, e / (1 + e), log)
 
     def surrogate_grad(self, x):
-        below = self.alpha * logistic_slope(self.alpha * x)
-        return jnp.where(x < 0, below, self.beta / (1 + jnp.where(x < 0, 0, x)))
+        slope_below = self.alpha * logistic_slope(self.alpha * x)
+        above = jnp.where(x < 0, 0, x)
+        return jnp.where(x < 0, slope_below, self.beta / (1 + above))
 
 
 s2nn = functional(S2NN)
@@ -181,11 +185,13 @@ class LogTailedRelu(Surrogate, pure=True):
     alpha: Real = parameter(default=0.0)
 
     def surrogate_fun(self, x):
-        tail = 1 + jnp.log(jnp.where(x > 1, x, 1))
-        return jnp.where(x > 1, tail, jnp.where(x > 0, x, self.alpha * x))
+        distance = jnp.where(x > 1, x, 1)
+        lines = jnp.where(x > 0, x, self.alpha * x)
+        return jnp.where(x > 1, 1 + jnp.log(distance), lines)
 
     def surrogate_grad(self, x):
-        return jnp.where(x > 0, 1 / jnp.where(x > 1, x, 1), self.alpha)
+        distance = jnp.where(x > 1, x, 1)
+        return jnp.where(x > 0, 1 / distance, self.alpha)
 
 
 log_tailed_relu = functional(LogTailedRelu)
@@ -235,9 +241,11 @@ class OneSidedInvSquare(Surrogate, pure=True):
     alpha: Real = parameter(default=20.0, above=0)
 
     def surrogate_fun(self, x):
+        distance = jnp.where(x < 0, -x, 0)
         # ``bounded`` keeps t / (1 + t) finite for an infinite distance.
-        t = bounded(self.alpha * jnp.where(x < 0, -x, 0))
-        return jnp.where(x < 0, 0.5 - t / (1 + t) / self.alpha, 0.5 + x)
+        t = bounded(self.alpha * distance)
+        below = 0.5 - t / (1 + t) / self.alpha
+        return jnp.where(x < 0, below, 0.5 + x)
 
     def surrogate_grad(self, x):
         return inverse_square(self.alpha, jnp.where(x < 0, x, 0))
@@ -340,21 +348,24 @@ class EscapeExp(Surrogate, pure=True):
 
     def surrogate_fun(self, x):
         grows = self._grows(x)
+        beyond = jnp.where(grows, 0, x)
         # The tangent at u = 10: p e^10 (1 + x/d - 10).
-        line = self.p * math.exp(10) * (jnp.where(grows, 0, x) / self.d - 9)
+        line = self.p * math.exp(10) * (beyond / self.d - 9)
         return jnp.where(grows, self.p * self._rise(x, grows), line)
 
     def surrogate_grad(self, x):
         grows = self._grows(x)
-        return self.p / self.d * jnp.where(grows, self._rise(x, grows), math.exp(10))
+        rise = jnp.where(grows, self._rise(x, grows), math.exp(10))
+        return self.p / self.d * rise
 
     def _grows(self, x):
         return x <= 10 * self.d
 
     def _rise(self, x, grows):
+        growing = jnp.where(grows, x, 0)
         # exp(-1000) is 0 in every dtype, and -inf / d would have a derivative of NaN.
-        below = jnp.maximum(jnp.where(grows, x, 0), -1000 * self.d)
-        return exp(below / self.d)
+        growing = jnp.maximum(growing, -1000 * self.d)
+        return exp(growing / self.d)
 
 
 class Softplus(Surrogate, pure=True):
@@ -402,8 +413,10 @@ class Softplus(Surrogate, pure=True):
     def surrogate_fun(self, x):
         # ln(1 + e^ax) - ln 2 is max(ax, 0) + ln((1 + e^-|ax|) / 2), without an overflow, and the
         # last logarithm is ln(1 + (e^-|ax| - 1) / 2), exact near 0.
-        flank = jnp.log1p(jnp.expm1(-self.alpha * jnp.abs(x)) / 2) / self.alpha
-        return 0.5 + (jnp.where(x < 0, 0, x) + flank)
+        fall = jnp.expm1(-self.alpha * jnp.abs(x))
+        flank = jnp.log1p(fall / 2) / self.alpha
+        ramp = jnp.where(x < 0, 0, x)
+        return 0.5 + (ramp + flank)
 
     def surrogate_grad(self, x):
         return logistic(self.alpha * x)
@@ -456,7 +469,8 @@ class HardTanhGrad(Surrogate, pure=True):
     def surrogate_fun(self, x):
         w, distance, past = self._places(x)
         ramp = (1 - w) / 2 + self.alpha * distance * distance / 2
-        return jnp.where(past, 2 * x + (1 - w) / 2, ramp)
+        line = 2 * x + (1 - w) / 2
+        return jnp.where(past, line, ramp)
 
     def surrogate_grad(self, x):
         _, distance, past = self._places(x)
@@ -468,5 +482,6 @@ class HardTanhGrad(Surrogate, pure=True):
         """
         w, lack = reciprocal(jnp.asarray(self.alpha, x.dtype))
         past = (x - w) - lack > 0
-        distance = (jnp.where(past, 0, x) + w) + lack
+        within = jnp.where(past, 0, x)
+        distance = (within + w) + lack
         return w, jnp.where(distance > 0, distance, 0), past

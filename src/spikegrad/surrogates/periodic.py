@@ -141,17 +141,13 @@ class PeriodicExp(Surrogate, pure=True):
     def surrogate_fun(self, x):
         above = jnp.where(x < 0, 0, x)
         r = self._offset(above)
+        half = self.t_period / 2 * jnp.ones_like(r)
         # The integral of exp(-b |y|) from 0 to r is r expm1_over(-b |r|). Whole periods before r
         # contribute two halves each.
-        full, part = (
-            expm1_over(-self.beta * y)
-            for y in (self.t_period / 2 * jnp.ones_like(r), jnp.abs(r))
-        )
-        return jnp.where(
-            x < 0,
-            rise_of_exp(self.alpha, x - above),
-            0.5 + ((above - r) * full + r * part),
-        )
+        of_half = expm1_over(-self.beta * half)
+        of_part = expm1_over(-self.beta * jnp.abs(r))
+        area = (above - r) * of_half + r * of_part
+        return jnp.where(x < 0, rise_of_exp(self.alpha, x - above), 0.5 + area)
 
     def surrogate_grad(self, x):
         # Above the threshold, the distance from the nearest multiple of the period counts.
@@ -163,6 +159,5 @@ class PeriodicExp(Surrogate, pure=True):
         r = self.t_period * turns(x, self.t_period)
         # Half-way, the rounding of the count is felt, and the slope has a kink.
         half = self.t_period / 2
-        return jnp.where(
-            r > half, r - self.t_period, jnp.where(r <= -half, r + self.t_period, r)
-        )
+        raised = jnp.where(r <= -half, r + self.t_period, r)
+        return jnp.where(r > half, r - self.t_period, raised)

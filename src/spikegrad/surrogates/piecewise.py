@@ -79,8 +79,9 @@ class PiecewiseQuadratic(Surrogate, pure=True):
         return self.alpha * (self.alpha * self._distance(x))
 
     def _distance(self, x):
-        # Its rounding would be felt near the edge.
-        return _distance(x, *reciprocal(jnp.asarray(self.alpha, x.dtype)))
+        # The rounding of the edge would be felt near it.
+        edge, lack = reciprocal(jnp.asarray(self.alpha, x.dtype))
+        return _distance(x, edge, lack)
 
 
 piecewise_quadratic = functional(PiecewiseQuadratic)
@@ -137,7 +138,8 @@ class ReluGrad(Surrogate, pure=True):
         # minus infinity.
         reach = jnp.minimum(jnp.abs(x), self.width)
         steep = 0.5 - self.alpha * reach * (self.width - reach / 2)
-        alpha, width = jnp.where(high, 1, self.alpha), jnp.where(high, 1, self.width)
+        alpha = jnp.where(high, 1, self.alpha)
+        width = jnp.where(high, 1, self.width)
         distance = _distance(x, width)
         flat = (1 - alpha * width * width) / 2 + alpha * distance * distance / 2
         return from_tail(x, jnp.where(high, steep, flat))

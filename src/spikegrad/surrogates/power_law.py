@@ -222,11 +222,13 @@ class QPseudoSpike(Surrogate, pure=True):
 
     def surrogate_fun(self, x):
         t = 2 / (self.alpha + 1) * jnp.abs(x)
-        log = jnp.log1p(jnp.minimum(t, jnp.finfo(t.dtype).max))
+        largest = jnp.finfo(t.dtype).max
+        log = jnp.log1p(jnp.minimum(t, largest))
         # ((1 + t)^(1 - a) - 1) / (1 - a) = log * expm1(z) / z with z = (1 - a) log, which is also
         # exact at a = 1, where the curve is a logarithm.
         scaled_log = (self.alpha + 1) / 2 * log
-        return 0.5 + odd(x, scaled_log * expm1_over((1 - self.alpha) * log))
+        z = (1 - self.alpha) * log
+        return 0.5 + odd(x, scaled_log * expm1_over(z))
 
     def surrogate_grad(self, x):
         t = 2 / (self.alpha + 1) * jnp.abs(x)
@@ -254,10 +256,12 @@ def _power_tail(t, alpha):
 
 @_power_tail.defjvp
 def _power_tail_jvp(primals, tangents):
-    (t, alpha), (dt, dalpha) = primals, tangents
+    t, alpha = primals
+    dt, dalpha = tangents
     # A branch without the exponent would not give it a derivative.
     y = _power_tail(t, alpha)
-    return y, -y * (alpha / (1 + t) * dt + log1p(t) * dalpha)
+    change_of_log = alpha / (1 + t) * dt + log1p(t) * dalpha
+    return y, -y * change_of_log
 
 
 class NonzeroSignLog(Surrogate, pure=True):
@@ -302,9 +306,9 @@ class NonzeroSignLog(Surrogate, pure=True):
     def surrogate_fun(self, x):
         a = jnp.abs(x)
         far = a > 1e20  # the product may overflow, and the 1 is below rounding
-        tail = jnp.log(self.alpha) + jnp.log(jnp.where(far, a, 1))
-        near = jnp.log1p(self.alpha * jnp.where(far, 0, a))
-        return odd(x, jnp.where(far, tail, near))
+        far_log = jnp.log(self.alpha) + jnp.log(jnp.where(far, a, 1))
+        near_log = jnp.log1p(self.alpha * jnp.where(far, 0, a))
+        return odd(x, jnp.where(far, far_log, near_log))
 
     def surrogate_grad(self, x):
         return self.alpha / (1 + self.alpha * jnp.abs(x))
@@ -356,14 +360,17 @@ class PowerTail(Surrogate, pure=True):
     q: Real = parameter(default=2.0, above=1)
 
     def surrogate_fun(self, x):
-        steepness, a = 2 / (jnp.asarray(self.q, x.dtype) - 1), jnp.abs(x)
+        steepness = 2 / (jnp.asarray(self.q, x.dtype) - 1)
+        a = jnp.abs(x)
         far = a > 1e20  # the product may overflow, and the 1 is below rounding
-        log = jnp.log(steepness) + jnp.log(jnp.where(far, a, 1))
-        log = jnp.where(far, log, log1p(steepness * jnp.where(far, 0, a)))
+        far_log = jnp.log(steepness) + jnp.log(jnp.where(far, a, 1))
+        near_log = log1p(steepness * jnp.where(far, 0, a))
+        log = jnp.where(far, far_log, near_log)
         return from_tail(x, exp((1 - self.q) * log) / 2)
 
     def surrogate_grad(self, x):
-        t = jnp.minimum(2 / (self.q - 1) * jnp.abs(x), jnp.finfo(x.dtype).max)
+        t = 2 / (self.q - 1) * jnp.abs(x)
+        t = jnp.minimum(t, jnp.finfo(x.dtype).max)
         return _power_tail(t, jnp.asarray(self.q, x.dtype))
 
 
@@ -458,12 +465,15 @@ class CappedInverse(Surrogate, pure=True):
 
     def surrogate_fun(self, x):
         level = self._level(x)
-        tail = 1 + (jnp.log(self.alpha) + jnp.log(jnp.where(level, 1, jnp.abs(x))))
-        return 0.5 + jnp.where(level, self.alpha * jnp.where(level, x, 0), odd(x, tail))
+        distance = jnp.where(level, 1, jnp.abs(x))
+        tail = 1 + (jnp.log(self.alpha) + jnp.log(distance))
+        line = self.alpha * jnp.where(level, x, 0)
+        return 0.5 + jnp.where(level, line, odd(x, tail))
 
     def surrogate_grad(self, x):
         level = self._level(x)
-        return jnp.where(level, self.alpha, 1 / jnp.where(level, 1, jnp.abs(x)))
+        distance = jnp.where(level, 1, jnp.abs(x))
+        return jnp.where(level, self.alpha, 1 / distance)
 
     def _level(self, x):
         # |x| <= 1/alpha, with the quotient as a sum of two numbers, so no rounding moves the edge.
