@@ -224,9 +224,8 @@ def voltage_bound(
         raise ValueError(
             "voltage_bound: low and high are missing. Pass at least one of them"
         )
-    u, valid = over_time(
-        "voltage_bound", "potentials", jax.tree.leaves(potentials)[0], mask
-    )
+    potential, *_ = jax.tree.leaves(potentials)
+    u, valid = over_time("voltage_bound", "potentials", potential, mask)
     beyond = jnp.zeros_like(u)
     if low is not None:
         beyond += _above(low - u, power, "voltage_bound")
@@ -235,10 +234,10 @@ def voltage_bound(
     if mask is None:
         return strength * beyond.mean()
     active = jnp.broadcast_to(valid, u.shape)
-    # The mean over valid steps. The denominator is at least 1, because a batch may have none.
-    return (
-        strength * beyond.sum(where=active) / jnp.maximum(active.sum(dtype=u.dtype), 1)
-    )
+    total = strength * beyond.sum(where=active)
+    # At least 1, because a batch may have no valid step.
+    count = jnp.maximum(active.sum(dtype=u.dtype), 1)
+    return total / count
 
 
 def _penalty(
@@ -268,13 +267,16 @@ def _penalty(
             )
         # (steps, examples, neurons...) -> (examples, neurons...)
         z = z.sum(0)
-        # Neurons may have several axes, such as channels, height and width.
-        # The population then has one count for each example: (examples,).
-        z = z.mean(tuple(range(1, z.ndim))) if population else z
+        if population:
+            # Neurons may have several axes, such as channels, height and width.
+            # The population then has one count for each example: (examples,).
+            neurons = tuple(range(1, z.ndim))
+            z = z.mean(neurons)
         b = real_array(bound, owner, "bound")
         b = broadcast_checked(b, z.dtype, z.shape, owner, "bound", "spikes")
+        excess = _above(excess_of(z, b), power, owner)
         # A mean for each layer, so the term of a layer does not depend on its number of neurons.
-        terms.append(strength * _above(excess_of(z, b), power, owner).mean())
+        terms.append(strength * excess.mean())
     return functools.reduce(operator.add, terms)
 
 

@@ -103,7 +103,9 @@ def reduce_time(
         x = jax.nn.softmax(x, axis=-1)
     # Again, because a softmax of masked steps is not 0.
     total = jnp.where(valid, x, 0).sum(0)
-    return total / _count(valid, x) if reduction == "mean" else total
+    if reduction == "mean":
+        return total / _count(valid, x)
+    return total
 
 
 def count_error(
@@ -155,7 +157,8 @@ def count_error(
     """
     x, _ = over_time("count_error", "spikes", spikes, mask)
     targets = _targets("count_error", x, labels, correct, incorrect)
-    return ((x.sum(0) - targets) ** 2).mean()
+    counts = x.sum(0)
+    return ((counts - targets) ** 2).mean()
 
 
 def rate_error(
@@ -197,7 +200,8 @@ def rate_error(
     """
     x, valid = over_time("rate_error", "spikes", spikes, mask)
     targets = _targets("rate_error", x, labels, correct, incorrect)
-    return ((x.sum(0) / _count(valid, x) - targets) ** 2).mean()
+    rates = x.sum(0) / _count(valid, x)
+    return ((rates - targets) ** 2).mean()
 
 
 def smape(predictions: ArrayLike, targets: ArrayLike) -> jax.Array:
@@ -237,7 +241,9 @@ def smape(predictions: ArrayLike, targets: ArrayLike) -> jax.Array:
     scale = abs(p) + abs(y)
     # A quotient of 0 by 0 would make the mean, and the gradient of each prediction, NaN.
     is_zero = scale == 0
-    return 200 * jnp.where(is_zero, 0, abs(p - y) / jnp.where(is_zero, 1, scale)).mean()
+    difference = abs(p - y)
+    errors = difference / jnp.where(is_zero, 1, scale)
+    return 200 * jnp.where(is_zero, 0, errors).mean()
 
 
 def potential_error(
@@ -340,13 +346,14 @@ def first_spike_time(spikes: ArrayLike, mask: ArrayLike | None = None) -> jax.Ar
     # last valid step.
     step = jnp.where(fired, fires.argmax(0), _last(valid))
     # The number of valid steps up to and including each step.
-    number = jnp.cumsum(valid, 0)
-    steps = jnp.take_along_axis(jnp.broadcast_to(number, x.shape), step[None], 0)[0]
+    number = jnp.broadcast_to(jnp.cumsum(valid, 0), x.shape)
+    steps = jnp.take_along_axis(number, step[None], 0)[0]
     output = _at(x, step, valid)
     zero = output - jax.lax.stop_gradient(output)  # with the derivative of the output
     # A spike in the first valid step has time 0. More output at this step means an earlier spike,
     # so its derivative is -1.
-    return jnp.where(fired, steps - 1, steps).astype(x.dtype) - zero
+    time = jnp.where(fired, steps - 1, steps)
+    return time.astype(x.dtype) - zero
 
 
 def van_rossum(
@@ -406,7 +413,8 @@ def van_rossum(
             f"van_rossum: targets must have the shape of spikes {x.shape}, got {y.shape}{hint}"
         )
     y = jnp.where(valid, y, 0)
-    tau = real_array(Domain(above=0).check("van_rossum", "tau", tau), "van_rossum")
+    tau = Domain(above=0).check("van_rossum", "tau", tau)
+    tau = real_array(tau, "van_rossum")
     tau = broadcast_checked(
         tau, x.dtype, x.shape[1:], "van_rossum", "tau", "spikes of one step"
     )
@@ -425,9 +433,10 @@ def van_rossum(
     zeros = jnp.zeros_like(x[0])
     steps = x - y, jnp.broadcast_to(valid, x.shape)
     (end, area), _ = jax.lax.scan(step, (zeros, zeros), steps)
-    # A step of length 1 after a value h has the integral tau h^2 (1 - decay^2) / 2. The tail sums
-    # all later steps.
-    return (-jnp.expm1(-2 / tau) * area / 2 + decay**2 * end**2 / 2).mean()
+    # A step of length 1 after a value h has the integral tau h^2 (1 - decay^2) / 2.
+    within = -jnp.expm1(-2 / tau) * area / 2
+    after_the_end = decay**2 * end**2 / 2
+    return (within + after_the_end).mean()
 
 
 def over_time(
@@ -454,7 +463,9 @@ def over_time(
         )
     # (steps,) or (steps, examples) -> the number of axes of x.
     valid = append_axes(valid, x.ndim)
-    return x if mask is None else jnp.where(valid, x, 0), valid
+    if mask is not None:
+        x = jnp.where(valid, x, 0)
+    return x, valid
 
 
 def _count(valid: jax.Array, x: jax.Array) -> jax.Array:
@@ -473,7 +484,9 @@ def _at(x: jax.Array, step: jax.Array, valid: jax.Array) -> jax.Array:
     step.
     """
     step = jnp.broadcast_to(step, x.shape[1:])
-    return jnp.where(valid.any(0), jnp.take_along_axis(x, step[None], 0)[0], 0)
+    has_step = valid.any(0)
+    values = jnp.take_along_axis(x, step[None], 0)[0]
+    return jnp.where(has_step, values, 0)
 
 
 def _targets(
@@ -485,20 +498,20 @@ def _targets(
         raise ValueError(
             f"{owner}: outputs must be (steps, examples, classes), got {x.shape}"
         )
-    if is_float(labels) or labels.dtype == bool or labels.shape != x.shape[1:2]:
+    _, examples, classes = x.shape
+    is_integer = not is_float(labels) and labels.dtype != bool
+    if not is_integer or labels.shape != (examples,):
         hint = order_of_axes("outputs", x.shape, "labels", labels.shape, at=1)
         got = f"{labels.dtype} {labels.shape}"
         raise ValueError(
-            f"{owner}: labels must be integers of shape {x.shape[1:2]}, got {got}{hint}"
+            f"{owner}: labels must be integers of shape {(examples,)}, got {got}{hint}"
         )
-    if (
-        not isinstance(labels, Tracer)
-        and not np.isin(labels, np.arange(x.shape[2])).all()
-    ):
+    is_known = not isinstance(labels, Tracer)
+    if is_known and not np.isin(labels, np.arange(classes)).all():
         raise ValueError(
-            f"{owner}: labels must be from 0 to {x.shape[2] - 1}, got {brief(labels)}"
+            f"{owner}: labels must be from 0 to {classes - 1}, got {brief(labels)}"
         )
-    is_correct = jax.nn.one_hot(labels, x.shape[2], dtype=bool)
-    return jnp.where(
-        is_correct, jnp.asarray(correct, x.dtype), jnp.asarray(incorrect, x.dtype)
-    )
+    is_correct = jax.nn.one_hot(labels, classes, dtype=bool)
+    correct = jnp.asarray(correct, x.dtype)
+    incorrect = jnp.asarray(incorrect, x.dtype)
+    return jnp.where(is_correct, correct, incorrect)
