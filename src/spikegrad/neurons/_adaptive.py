@@ -94,7 +94,8 @@ class AdaptiveLIF(LIF, pure=True):
         # The spike of the last step, which the state does not hold, follows from its state.
         # ``a`` is still the adaptation of the last step, so this is the threshold that the state
         # was compared with.
-        return self._adapted(self._spike(v, self._threshold(a)), u, a)
+        last_spike = self._spike(v, self._threshold(a))
+        return self._adapted(last_spike, u, a)
 
     def _after(self, s: jax.Array, *u: jax.Array) -> State:
         return u if self.delay_reset else self._adapted(s, *u)
@@ -103,9 +104,9 @@ class AdaptiveLIF(LIF, pure=True):
         # The threshold that this spike has crossed. The spike raises the threshold of the next
         # step only.
         subtracted = self.threshold if self.reset == "baseline" else self._threshold(a)
-        return self._reset(
-            u, s, subtracted
-        ), self.adaptation_decay * a + self.adaptation * s
+        v = self._reset(u, s, subtracted)
+        a = self.adaptation_decay * a + self.adaptation * s
+        return v, a
 
     def _threshold(self, *others: jax.Array) -> Real:
         return self.threshold + others[0]
@@ -191,7 +192,8 @@ def _driven(self: Any, current: jax.Array, *state: jax.Array) -> State:
     """
     v, w = state
     # w of the last step: it changes in ``_after``, because it depends on this step's spike.
-    return self.decay * v + (1 - self.decay) * (current - w), w
+    u = self.decay * v + (1 - self.decay) * (current - w)
+    return u, w
 
 
 class AdLIF(Spiking, pure=True):
@@ -272,16 +274,22 @@ class AdLIF(Spiking, pure=True):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._check_known(
-            lambda alpha, beta, a: (
-                # Without spikes the step is a matrix of trace alpha + beta - a (1 - alpha) and
-                # determinant alpha beta. Its eigenvalues are within the unit circle if |trace| <=
-                # 1 + determinant <= 2. Both sides are multiplied by 1 - alpha, which may be 0.
-                (-(1 - beta) <= a) & (a * (1 - alpha) <= (1 + alpha) * (1 + beta))
-            ),
+            self._is_stable,
             "a must be from -(1 - adaptation_decay) to (1 + decay) (1 + adaptation_decay) / (1 - "
             "decay) to be stable",
-            *("decay", "adaptation_decay", "a"),
+            "decay",
+            "adaptation_decay",
+            "a",
         )
+
+    @staticmethod
+    def _is_stable(alpha: Real, beta: Real, a: Real) -> Real:
+        # Without spikes the step is a matrix of trace alpha + beta - a (1 - alpha) and determinant
+        # alpha beta. Its eigenvalues are within the unit circle if |trace| <= 1 + determinant <= 2.
+        # Both sides are multiplied by 1 - alpha, which may be 0.
+        is_above = -(1 - beta) <= a
+        is_below = a * (1 - alpha) <= (1 + alpha) * (1 + beta)
+        return is_above & is_below
 
     _before = _driven
 
@@ -290,7 +298,8 @@ class AdLIF(Spiking, pure=True):
         # The adaptation below reads ``v``, the potential before this reset, as in the equation of
         # w.
         after = v - self.threshold * self._for_reset(s)
-        return after, self.adaptation_decay * w + self.a * v + self.b * s
+        w = self.adaptation_decay * w + self.a * v + self.b * s
+        return after, w
 
 
 class SymplecticAdLIF(Spiking, pure=True):
@@ -374,7 +383,10 @@ class SymplecticAdLIF(Spiking, pure=True):
         self._check_known(
             self._is_stable,
             f"q * a must be from -1 to {self._BOUND} to be stable",
-            *("decay", "adaptation_decay", "a", "q"),
+            "decay",
+            "adaptation_decay",
+            "a",
+            "q",
         )
 
     _BOUND = "(1 + decay) (1 + adaptation_decay) / ((1 - decay) (1 - adaptation_decay))"
@@ -383,9 +395,9 @@ class SymplecticAdLIF(Spiking, pure=True):
     def _is_stable(alpha: Real, rho: Real, a: Real, q: Real) -> Real:
         # As for ``AdLIF``, with trace alpha + rho - q a (1 - alpha) (1 - rho) and determinant
         # alpha rho.
-        return (q * a >= -1) & (
-            q * a * (1 - alpha) * (1 - rho) <= (1 + alpha) * (1 + rho)
-        )
+        is_above = q * a >= -1
+        is_below = q * a * (1 - alpha) * (1 - rho) <= (1 + alpha) * (1 + rho)
+        return is_above & is_below
 
     _before = _driven
 
@@ -454,15 +466,19 @@ class EulerAdLIF(SymplecticAdLIF, pure=True):
     def _is_stable(alpha: Real, rho: Real, a: Real, q: Real) -> Real:
         # Here q a is in the determinant, alpha rho + q a (1 - alpha) (1 - rho), which must be at
         # most 1. The trace is alpha + rho.
-        is_at_most_one = q * a * (1 - alpha) * (1 - rho) <= 1 - alpha * rho
-        return (q * a >= -1) & is_at_most_one
+        is_above = q * a >= -1
+        is_below = q * a * (1 - alpha) * (1 - rho) <= 1 - alpha * rho
+        return is_above & is_below
 
     def _before(self, current: jax.Array, *state: jax.Array) -> State:
         p, w = state
-        return p + (1 - self.decay) * current, w
+        u = p + (1 - self.decay) * current
+        return u, w
 
     def _after(self, s: jax.Array, *u: jax.Array) -> State:
         # u: the pair (u_t, w_{t-1}) of the docstring. w is the new w_t.
+        _, w_before = u
         v, w = super()._after(s, *u)
         # The adaptation acts one step later, so the state holds its part of the next potential.
-        return self.decay * v - (1 - self.decay) * u[1], w
+        p = self.decay * v - (1 - self.decay) * w_before
+        return p, w

@@ -138,9 +138,9 @@ class Cell(Struct):
         By default, it is True if a surrogate in a field or in a wrapped cell is
         :func:`spikegrad.stochastic`. A class with other random numbers overrides it.
         """
-        return getattr(self.inner, "draws", False) or any(
-            k.draws for k in spike_types(self)
-        )
+        if getattr(self.inner, "draws", False):
+            return True
+        return any(kind.draws for kind in spike_types(self))
 
     def fire(self, u: State, key: jax.Array | None = None) -> tuple[State, jax.Array]:
         """Return the state after the reset and the output, from ``u``, the state before the spike.
@@ -217,7 +217,8 @@ class Cell(Struct):
         owner = type(self).__name__
         current = as_current(current, owner, "current")
         v = as_state(self, v, current.shape, owner)
-        return fire(self, self.integrate(v, _matching(self, v, current)), key)
+        u = self.integrate(v, _matching(self, v, current))
+        return fire(self, u, key)
 
 
 def fire(
@@ -231,7 +232,8 @@ def fire(
     if key is not None and cell.draws:
         options["key"] = key
     # One bool for all examples does not couple them: such a step is masked for all or for none.
-    if cell.couples_examples and active is not None and jnp.ndim(active):
+    has_mask = active is not None and jnp.ndim(active) > 0
+    if cell.couples_examples and has_mask:
         options["mask"] = active
     return method(cell, "fire")(u, **options)
 
@@ -239,7 +241,8 @@ def fire(
 def method(cell: Cell, name: str) -> Callable:
     """Return a method of a cell. JAX traces it once for all equal cells if they are pure."""
     # An impure cell may read globals, which a compiled program would remember.
-    return functools.partial(_call_compiled if is_pure(cell) else _call, cell, name)
+    call = _call_compiled if is_pure(cell) else _call
+    return functools.partial(call, cell, name)
 
 
 def _call(cell, name, *args, **options):
@@ -251,11 +254,9 @@ _call_compiled = jax.jit(_call, static_argnums=1)
 
 def as_current(current: ArrayLike, owner: str, name: str) -> jax.Array:
     """Convert inputs to a floating-point array. Lists are array_like too."""
-    return real_array(
-        np.asarray(current) if isinstance(current, (list, tuple)) else current,
-        owner,
-        name,
-    )
+    if isinstance(current, (list, tuple)):
+        current = np.asarray(current)
+    return real_array(current, owner, name)
 
 
 def as_state(cell: Any, v: State, shape: tuple[int, ...], owner: str) -> State:
@@ -268,23 +269,28 @@ def as_state(cell: Any, v: State, shape: tuple[int, ...], owner: str) -> State:
         raise TypeError(
             f"{owner}: v must be the state, an array or a tuple of arrays, got {brief(v)}"
         )
+
+    def as_real(leaf: ArrayLike) -> jax.Array:
+        return real_array(leaf, owner, "v")
+
+    if not isinstance(cell, Cell):
+        return jax.tree.map(as_real, v)
     # Without the initial state, which takes time, if the arrays are known to be as the cell needs
     # them.
-    if not isinstance(cell, Cell) or (
-        len(leaves) == len(cell.state_names)
-        and all(isinstance(leaf, jax.Array) and is_float(leaf) for leaf in leaves)
-    ):
-        return jax.tree.map(lambda leaf: real_array(leaf, owner, "v"), v)
+    are_floats = all(isinstance(leaf, jax.Array) and is_float(leaf) for leaf in leaves)
+    if are_floats and len(leaves) == len(cell.state_names):
+        return jax.tree.map(as_real, v)
     # The slow path: lists, NumPy arrays, or a state of integers.
     like = _initial(cell, shape, jnp.result_type(float))
     v = tuple(v) if isinstance(v, list) else v
     if jax.tree.structure(like) != jax.tree.structure(v):
         raise _wrong_state(cell, owner, like, v)
-    # Integers, such as a counter of steps, stay integers.
-    return jax.tree.map(
-        lambda x, like: real_array(x, owner, "v") if is_float(like) else jnp.asarray(x),
-        *(v, like),
-    )
+
+    def as_initial(leaf: ArrayLike, initial: jax.Array) -> jax.Array:
+        # Integers, such as a counter of steps, stay integers.
+        return as_real(leaf) if is_float(initial) else jnp.asarray(leaf)
+
+    return jax.tree.map(as_initial, v, like)
 
 
 def _matching(cell: Cell, v: State, current: jax.Array) -> jax.Array:
@@ -297,7 +303,8 @@ def _matching(cell: Cell, v: State, current: jax.Array) -> jax.Array:
         initial = jax.tree.leaves(_initial(cell, current.shape, like.dtype))
         # A cell that sums over receptors has currents of another shape than its potential. If its
         # initial state for this current fits the state, nothing is broadcast.
-        if [leaf.shape for leaf in initial] != [leaf.shape for leaf in leaves]:
+        needed = [leaf.shape for leaf in initial]
+        if needed != [leaf.shape for leaf in leaves]:
             return broadcast_checked(
                 current, like.dtype, like.shape, type(cell).__name__, "current", "v"
             )
@@ -319,11 +326,12 @@ def check_initial(
             f"{owner}: initial_state must return one or more arrays, got {brief(v)}"
         )
 
-    after = jax.eval_shape(
-        lambda v, current: fire(cell, method(cell, "integrate")(v, current), key)[0],
-        v,
-        current,
-    )
+    def state_after(v: State, current: jax.Array) -> State:
+        u = method(cell, "integrate")(v, current)
+        v, _ = fire(cell, u, key)
+        return v
+
+    after = jax.eval_shape(state_after, v, current)
     if jax.tree.structure(after) != jax.tree.structure(v):
         raise TypeError(
             f"{owner}: fire must return a state like the initial one, {_described(v)}, got "
@@ -354,9 +362,8 @@ def warn_of_lost_leaks(owner: str, cell: Cell, v: State) -> None:
     values between 1 and 2. It then rounds back to its old value at each step, whether or not the
     product is computed in float32. Traced decays are unknown and not checked.
     """
-    dtypes = {
-        x.dtype for x in jax.tree.leaves(v) if is_float(x) and x.dtype.itemsize == 2
-    }
+    floats = filter(is_float, jax.tree.leaves(v))
+    dtypes = {x.dtype for x in floats if x.dtype.itemsize == 2}
     cells = [part for part in parts_of(cell) if isinstance(part, Cell)]
     for dtype, part in itertools.product(dtypes, cells):
         for name, domain in part._domains.items():
@@ -368,7 +375,8 @@ def warn_of_lost_leaks(owner: str, cell: Cell, v: State) -> None:
             leak = 1 - np.asarray(value, float)
             # For larger leaks, rates of spikes are within 5 % of those in float64. For smaller ones
             # they are off by 10 % or more.
-            if np.any((leak > 0) & (leak < 2 * float(jnp.finfo(dtype).eps))):
+            least = 2 * float(jnp.finfo(dtype).eps)
+            if np.any((leak > 0) & (leak < least)):
                 warnings.warn(
                     f"{owner}: {type(part).__name__}: {name}={brief(value)} changes the state by "
                     f"less than {dtype.name} resolves, so neurons leak at another rate or not at "
@@ -380,11 +388,15 @@ def warn_of_lost_leaks(owner: str, cell: Cell, v: State) -> None:
 
 def leaky_integration(cell: Any, v: jax.Array, current: jax.Array) -> jax.Array:
     """Return the potential after its leak, plus the input."""
-    # With the gain 1 - decay a constant current is the fixed point: v = decay * v + (1 - decay) *
-    # I has the solution v = I.
-    return cell.decay * v + ((1 - cell.decay) * current if cell.norm_input else current)
+    leaked = cell.decay * v
+    if cell.norm_input:
+        # With the gain 1 - decay a constant current is the fixed point: v = decay * v + (1 - decay)
+        # * I has the solution v = I.
+        current = (1 - cell.decay) * current
+    return leaked + current
 
 
 def response_of_leak(cell: Any) -> LinearResponse:
     """Return the linear response of :func:`leaky_integration`."""
-    return LinearResponse(cell.decay, 1 - cell.decay if cell.norm_input else 1.0)
+    gain = 1 - cell.decay if cell.norm_input else 1.0
+    return LinearResponse(cell.decay, gain)

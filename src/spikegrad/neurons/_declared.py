@@ -27,12 +27,13 @@ def with_parameters(cell: Any, /, **changed: Any) -> Any:
     inner = getattr(cell, "inner", None)
     if inner is None:
         return cell._replaced(**changed)
-    name = next((name for name, value in vars(cell).items() if value is inner), None)
-    if name is None:
+    names = [name for name, value in vars(cell).items() if value is inner]
+    if not names:
         raise TypeError(
             f"{type(cell).__name__}: inner must be the value of a field, got {brief(inner)}"
         )
-    return cell._replaced(**{name: with_parameters(inner, **changed)})
+    changed_inner = with_parameters(inner, **changed)
+    return cell._replaced(**{names[0]: changed_inner})
 
 
 def says_how_to_encode(cell: Cell) -> bool:
@@ -57,15 +58,18 @@ def linear_response(cell: Any) -> LinearResponse | None:
     if not (isinstance(cell, Cell) and _declares(cell, "linear_response", "integrate")):
         return None
 
-    def as_default(leaf):
-        # A bounded number counts as one leaf here, because its unconstrained number is not the
-        # parameter.
-        is_number = isinstance(leaf, Bounded) or is_real_array(leaf)
-        return jnp.asarray(leaf, jnp.result_type(float)) if is_number else leaf
+    def is_bounded(leaf: object) -> bool:
+        return isinstance(leaf, Bounded)
 
-    return jax.tree.map(
-        as_default, cell, is_leaf=lambda leaf: isinstance(leaf, Bounded)
-    ).linear_response()
+    def as_default(leaf: Any) -> Any:
+        if is_bounded(leaf) or is_real_array(leaf):
+            return jnp.asarray(leaf, jnp.result_type(float))
+        return leaf
+
+    # A bounded number counts as one leaf here, because its unconstrained number is not the
+    # parameter.
+    cell = jax.tree.map(as_default, cell, is_leaf=is_bounded)
+    return cell.linear_response()
 
 
 def _declares(cell: Cell, name: str, *others: str) -> bool:
@@ -78,4 +82,6 @@ def _declares(cell: Cell, name: str, *others: str) -> bool:
     def depth(name: str) -> int:
         return next(n for n, cls in enumerate(order) if name in vars(cls))
 
-    return depth(name) <= min(map(depth, others)) and depth(name) < order.index(Cell)
+    is_last = depth(name) <= min(map(depth, others))
+    is_declared = depth(name) < order.index(Cell)
+    return is_last and is_declared

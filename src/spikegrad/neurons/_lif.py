@@ -144,11 +144,13 @@ class LIF(Spiking, pure=True):
             self._refuse_counts()
 
     def _before(self, current: jax.Array, *state: jax.Array) -> State:
-        u = leaky_integration(self, state[0], current)
+        v = state[0]
+        u = leaky_integration(self, v, current)
         if not self.delay_reset:
             return u
         # A delayed reset fires the state of the last step again, because the state holds no spike.
-        return self._reset(u, self._spike(state[0], self.threshold))
+        last_spike = self._spike(v, self.threshold)
+        return self._reset(u, last_spike)
 
     def _after(self, s: jax.Array, *u: jax.Array) -> State:
         # With a delayed reset the state stays as it fired, and integrate resets it.
@@ -166,8 +168,9 @@ class LIF(Spiking, pure=True):
         return u - threshold * self._for_reset(s)
 
     def decode(self, distance: jax.Array, rest: tuple[jax.Array, ...]) -> State:
+        cell, _ = self._in_shape_of(distance)
         # The threshold is a parameter, so the sign of the distance survives the sum.
-        u = distance + self._in_shape_of(distance)[0].threshold
+        u = distance + cell.threshold
         return (u, *rest) if rest else u
 
     def linear_response(self) -> LinearResponse:
@@ -179,7 +182,9 @@ def _is_set(reset_value: Real) -> bool:
     if isinstance(reset_value, float):
         return reset_value != 0
     array = jnp.asarray(reset_value)
-    return array.ndim > 0 or (not isinstance(array, Tracer) and bool(np.asarray(array)))
+    if array.ndim > 0:
+        return True
+    return not isinstance(array, Tracer) and bool(np.asarray(array))
 
 
 class SynapticLIF(LIF, pure=True):
@@ -246,8 +251,9 @@ class SynapticLIF(LIF, pure=True):
         return super()._before(i, v), i
 
     def _after(self, s: jax.Array, *u: jax.Array) -> State:
+        v, i = u
         # Only the potential resets, so the synapse outlasts a spike.
-        return super()._after(s, u[0]), u[1]
+        return super()._after(s, v), i
 
     def linear_response(self) -> LinearResponse:
         return super().linear_response()._replace(synaptic_decay=self.synaptic_decay)
@@ -349,7 +355,8 @@ class MultiSynapticLIF(SynapticLIF, pure=True):
                 "the receptors",
             )
 
-        i = like(self.synaptic_decay, "synaptic_decay") * i + like(current, "current")
+        decay = like(self.synaptic_decay, "synaptic_decay")
+        i = decay * i + like(current, "current")
         cell, _ = self._in_shape_of(v)
         # i: (batch, neurons, receptors), v: (batch, neurons). ``super()._before`` would apply the
         # synapse of ``SynapticLIF`` a second time.
@@ -360,7 +367,6 @@ class MultiSynapticLIF(SynapticLIF, pure=True):
     ) -> MultiSynapticLIF:
         """Return the parameters of the potential. Those of the receptors have one more axis."""
         # A number is not broadcast, so the other parameters take the shape of the potential.
-        of_potential = new_unchecked(
-            type(self), self._values() | {"synaptic_decay": 0.0}
-        )
+        values = self._values() | {"synaptic_decay": 0.0}
+        of_potential = new_unchecked(type(self), values)
         return super(MultiSynapticLIF, of_potential)._broadcast_to(dtype, shape, target)

@@ -270,7 +270,8 @@ class AdEx(_ResetToValue, pure=True):
         u = v + (1 - self.decay) * (rise - v + i - a)
         # Driven by the potential before the step, as in norse. The spike adds to it in ``_after``.
         a_drift = self.coupling * v - a
-        return u, a + (1 - self.adaptation_decay) * a_drift, i
+        a = a + (1 - self.adaptation_decay) * a_drift
+        return u, a, i
 
     def _after(self, s: jax.Array, *u: jax.Array) -> State:
         v, a, i = u
@@ -374,21 +375,25 @@ class Izhikevich(_ResetToValue, pure=True):
         else:
             u = advanced(v, self.dt)
         source = v if self.order == "euler" else u
-        return u, w + self.dt * self.a * (self.b * source - w)
+        w = w + self.dt * self.a * (self.b * source - w)
+        return u, w
 
     def _spike(
         self, u: jax.Array, threshold: Real, key: jax.Array | None = None
     ) -> jax.Array:
         # Potentials are in mV and surrogates have a width of about 1, so without a unit the slope
         # would miss almost all potentials.
-        return spikes_of(self.surrogate, (u - threshold) / self.width, key)
+        distance = (u - threshold) / self.width
+        return spikes_of(self.surrogate, distance, key)
 
     def _after(self, s: jax.Array, *u: jax.Array) -> State:
         v, w = u
         s = self._for_reset(s)
         # Both resets use ``s`` of ``_for_reset``, because w jumps in the reset of the paper,
         # equation 3.
-        return v * (1 - s) + self.c * s, w + self.d * s
+        v = v * (1 - s) + self.c * s
+        w = w + self.d * s
+        return v, w
 
 
 class CLIF(Spiking, pure=True):

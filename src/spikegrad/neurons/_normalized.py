@@ -137,32 +137,32 @@ class MPBN(LIF, pure=True):
             )
         # All axes except the channels, the examples too: (batch, height, width, channels) ->
         # (channels,).
-        axes = tuple(n for n in range(u.ndim) if n != self.axis % u.ndim)
+        channels = self.axis % u.ndim
+        axes = tuple(n for n in range(u.ndim) if n != channels)
         selected = None
         # Without any active example the result is unused, but must be finite.
         if mask is not None:
             selected = append_axes(mask | ~mask.any(), u.ndim)
         # Axes of length 1 let the result broadcast to one example. The axis of examples goes away
         # by [0].
-        return jnp.mean(u, axes, keepdims=True, where=selected)[0], jnp.var(
-            u, axes, keepdims=True, where=selected
-        )[0]
+        mean = jnp.mean(u, axes, keepdims=True, where=selected)[0]
+        var = jnp.var(u, axes, keepdims=True, where=selected)[0]
+        return mean, var
 
     def normalized(self, u: jax.Array, mask: jax.Array | None = None) -> jax.Array:
         """Return the normalized potential, which is compared with the threshold."""
-        mean, var = (
-            self.statistics(u, mask) if self.mean is None else (self.mean, self.var)
-        )
+        mean, var = self.mean, self.var
+        if mean is None:
+            mean, var = self.statistics(u, mask)
         cell = self._broadcast_to(u.dtype, u.shape, "v")
 
         def like(a: ArrayLike | None) -> jax.Array:
             return jnp.broadcast_to(jnp.asarray(a, u.dtype), u.shape)
 
         # Statistics have the rank of one example, so they are broadcast by hand.
-        return (
-            cell.gain * (u - like(mean)) * jax.lax.rsqrt(like(var) + self.epsilon)
-            + cell.bias
-        )
+        scaled = cell.gain * (u - like(mean))
+        variance = like(var) + self.epsilon
+        return scaled * jax.lax.rsqrt(variance) + cell.bias
 
     def fire(
         self, u: jax.Array, key: jax.Array | None = None, mask: jax.Array | None = None
@@ -188,9 +188,10 @@ class MPBN(LIF, pure=True):
         """
         if self.mean is None:
             raise ValueError("MPBN: folded needs running statistics; pass mean and var")
-        if not np.all(np.asarray(self.gain) > 0):
+        gains = np.asarray(self.gain)
+        if not np.all(gains > 0):
             raise ValueError(
-                f"MPBN: folded needs gains above 0, got {float(np.min(np.asarray(self.gain))):g}"
+                f"MPBN: folded needs gains above 0, got {float(np.min(gains)):g}"
             )
         if self.reset == "subtract":
             raise ValueError(
@@ -200,8 +201,7 @@ class MPBN(LIF, pure=True):
         deviation = jnp.sqrt(jnp.asarray(self.var) + self.epsilon)
         # The condition of a spike, solved for u. Dividing by the gain keeps the direction of the
         # inequality only for gains above 0.
-        threshold = (self.threshold - self.bias) * deviation / self.gain + jnp.asarray(
-            self.mean
-        )
+        distance = (self.threshold - self.bias) * deviation / self.gain
+        threshold = distance + jnp.asarray(self.mean)
         parameters: Any = {name: getattr(self, name) for name in LIF._domains}
         return LIF(**parameters | {"threshold": threshold})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from .._struct import Real, parameter
 from ._cell import State
@@ -79,12 +80,17 @@ class RF(Spiking, pure=True):
         super().__post_init__()
         check_frequency(self)
         self._check_known(
-            # A step multiplies u + i v by 1 + dt (b + i omega). Its magnitude is at most 1 for
-            # this b.
-            lambda omega, b, dt: b <= (np.sqrt(1 - (dt * omega) ** 2) - 1) / dt,
+            self._is_stable,
             "b must be at most (sqrt(1 - (dt omega)^2) - 1) / dt to be stable",
-            *("omega", "b", "dt"),
+            "omega",
+            "b",
+            "dt",
         )
+
+    @staticmethod
+    def _is_stable(omega: Real, b: Real, dt: float) -> ArrayLike:
+        # A step multiplies u + i v by 1 + dt (b + i omega). Its magnitude is at most 1 for this b.
+        return b <= (np.sqrt(1 - (dt * omega) ** 2) - 1) / dt
 
     def _before(self, current: jax.Array, *state: jax.Array) -> State:
         u, v = state
@@ -186,9 +192,11 @@ class BRF(Spiking, pure=True):
         square = 1 - (self.dt * self.omega) ** 2
         # The derivative of the root is infinite at 0, and would make every gradient NaN.
         is_zero = square == 0
-        root = jnp.where(is_zero, 0, jnp.sqrt(jnp.where(is_zero, 1, square)))
+        safe = jnp.where(is_zero, 1, square)
+        root = jnp.where(is_zero, 0, jnp.sqrt(safe))
         boundary = (root - 1) / self.dt
-        return *turned(self, boundary - self.b - q, u, v, current), q
+        b = boundary - self.b - q
+        return *turned(self, b, u, v, current), q
 
     def _after(self, s: jax.Array, *u: jax.Array) -> State:
         first, second, q = u
@@ -260,14 +268,18 @@ class HRF(BRF, pure=True):
 
     def _check(self) -> None:
         self._check_known(
-            # The step has determinant 1 - 2 dt b_t and trace 2 - 2 dt b_t - (dt omega)^2. The
-            # condition is -trace <= 1 + determinant, for b_t without spikes.
-            lambda omega, b, dt: (
-                (dt * omega) ** 2 <= 4 * (1 - dt * (dt * omega**2 / 2 + b))
-            ),
+            self._is_stable,
             "omega and b must keep (dt omega)^2 <= 4 (1 - dt (dt omega^2 / 2 + b)) to be stable",
-            *("omega", "b", "dt"),
+            "omega",
+            "b",
+            "dt",
         )
+
+    @staticmethod
+    def _is_stable(omega: Real, b: Real, dt: float) -> ArrayLike:
+        # The step has determinant 1 - 2 dt b_t and trace 2 - 2 dt b_t - (dt omega)^2. The condition
+        # is -trace <= 1 + determinant, for b_t without spikes.
+        return (dt * omega) ** 2 <= 4 * (1 - dt * (dt * omega**2 / 2 + b))
 
     def _before(self, current: jax.Array, *state: jax.Array) -> State:
         u, v, q = state
@@ -276,7 +288,8 @@ class HRF(BRF, pure=True):
         # The new position drives the velocity below. With the old one the method would be forward
         # Euler, whose oscillation grows without damping.
         v = v + self.dt * u
-        return u + self.dt * (current - 2 * b * u - square * v), v, q
+        u_change = current - 2 * b * u - square * v
+        return u + self.dt * u_change, v, q
 
 
 def turned(
@@ -284,7 +297,8 @@ def turned(
 ) -> tuple[jax.Array, jax.Array]:
     """One forward Euler step of a damped rotation, driven by the current."""
     # Both results are from the old u and v. Updating one after the other would be another method.
-    dt, omega = cell.dt, cell.omega
+    dt = cell.dt
+    omega = cell.omega
     u_change = b * u - omega * v + current
     v_change = omega * u + b * v
     return u + dt * u_change, v + dt * v_change

@@ -83,10 +83,13 @@ def surrogate_arguments(
     ``states`` has arrays ``(steps, batch, ...)``, ``mask`` is ``(steps, batch)`` or ``(steps,)``.
     """
     quiet = quiet_cell(cell)
+
+    def argument(u: State, active: jax.Array | None) -> jax.Array | None:
+        _, x = quiet.state_and_distance(u, active)
+        return x
+
     # vmap over the steps, because ``fire`` takes the state of one step.
-    return jax.vmap(lambda u, active: quiet.state_and_distance(u, active)[1])(
-        states, mask
-    )
+    return jax.vmap(argument)(states, mask)
 
 
 def _surrogate_field(cell: Any) -> str | None:
@@ -96,6 +99,7 @@ def _surrogate_field(cell: Any) -> str | None:
         return None
     for name, value in fields.items():
         # The field of the library also takes functions.
-        if isinstance(value, Surrogate) or (name == "surrogate" and callable(value)):
+        is_function = name == "surrogate" and callable(value)
+        if is_function or isinstance(value, Surrogate):
             return name
     return None

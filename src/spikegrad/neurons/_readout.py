@@ -67,7 +67,8 @@ class LeakyReadout(_Silent, pure=True):
     _hints = LIF._hints
 
     def integrate(self, v: jax.Array, current: jax.Array) -> jax.Array:
-        return leaky_integration(self._broadcast_to(v.dtype, v.shape, "v"), v, current)
+        cell = self._broadcast_to(v.dtype, v.shape, "v")
+        return leaky_integration(cell, v, current)
 
     def linear_response(self) -> LinearResponse:
         return response_of_leak(self)

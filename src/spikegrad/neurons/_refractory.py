@@ -93,9 +93,11 @@ class Refractory(Cell, pure=True):
         v, left = v
         # The cell makes its complete step first, so a synaptic current or an adaptation does not
         # rest.
-        (u, *others), structure = jax.tree.flatten(self.cell.integrate(v, current))
-        # The potential, which comes first.
-        u = jnp.where(left > 0, jax.tree.leaves(v)[0], u)
+        after = self.cell.integrate(v, current)
+        # The potential comes first.
+        (u, *others), structure = jax.tree.flatten(after)
+        is_resting = left > 0
+        u = jnp.where(is_resting, jax.tree.leaves(v)[0], u)
         return structure.unflatten([u, *others]), left
 
     def fire(
@@ -114,7 +116,8 @@ class Refractory(Cell, pure=True):
         fewer = jnp.maximum(left, 1) - 1
         steps = jnp.asarray(self.steps, left.dtype)
         # Signed spikes may be -1.
-        return (v, jnp.where(abs(s) > 0, steps, fewer)), s
+        left = jnp.where(abs(s) > 0, steps, fewer)
+        return (v, left), s
 
     def encode(self, u: State) -> tuple[jax.Array | None, Any]:
         u, left = u
@@ -130,10 +133,13 @@ class _Resting:
     """A surrogate that is silent where steps of rest are left."""
 
     def __init__(self, surrogate: Callable, left: jax.Array) -> None:
-        self.surrogate, self.left = surrogate, left
+        self.surrogate = surrogate
+        self.left = left
 
     def __call__(self, x: jax.Array, key: jax.Array | None = None) -> jax.Array:
-        return jnp.where(self.left > 0, 0, spikes_of(self.surrogate, x, key))
+        is_resting = self.left > 0
+        return jnp.where(is_resting, 0, spikes_of(self.surrogate, x, key))
 
     def in_units_of(self, threshold: Real, x: jax.Array) -> _Resting:
-        return _Resting(in_units_of(self.surrogate, threshold, x), self.left)
+        surrogate = in_units_of(self.surrogate, threshold, x)
+        return _Resting(surrogate, self.left)

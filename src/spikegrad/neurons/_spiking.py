@@ -57,14 +57,17 @@ class Spiking(Cell, pure=True):
 
     def fire(self, u: State, key: jax.Array | None = None) -> tuple[State, jax.Array]:
         cell, (first, *others) = self._in_shape_of(u)
-        s = cell._spike(first, cell._threshold(*others), key)
+        threshold = cell._threshold(*others)
+        s = cell._spike(first, threshold, key)
         return cell._after(s, first, *others), s
 
     def _in_shape_of(self, state: State) -> tuple[Self, tuple[jax.Array, ...]]:
         """Return the cell with parameters in the shape of a state, and the arrays of the state."""
         # An array with two rows is not a state of two arrays.
         arrays = state if isinstance(state, tuple) else (state,)
-        return self._broadcast_to(arrays[0].dtype, arrays[0].shape, "v"), arrays
+        first = arrays[0]
+        cell = self._broadcast_to(first.dtype, first.shape, "v")
+        return cell, arrays
 
     def _before(self, current: jax.Array, *state: jax.Array) -> State:
         """Return the state before the spike, from the arrays of the state after the last one."""
@@ -77,8 +80,9 @@ class Spiking(Cell, pure=True):
     def _spike(
         self: Any, u: jax.Array, threshold: Real, key: jax.Array | None = None
     ) -> jax.Array:
+        surrogate = in_units_of(self.surrogate, threshold, u)
         # ``encode`` computes this difference too, so the sign of a stored distance is the spike.
-        return spikes_of(in_units_of(self.surrogate, threshold, u), u - threshold, key)
+        return spikes_of(surrogate, u - threshold, key)
 
     def _threshold(self: Any, *others: jax.Array) -> Real:
         """Return the present threshold, which may depend on the other arrays of a state."""
@@ -120,16 +124,16 @@ class Spiking(Cell, pure=True):
         values = [getattr(self, name) for name in names]
         known = all(isinstance(value, (float, np.ndarray)) for value in values)
         if known and not np.all(holds(*values)):
-            got = ", ".join(
-                f"{n}={brief(value)}" for n, value in zip(names, values, strict=True)
-            )
+            pairs = zip(names, values, strict=True)
+            got = ", ".join(f"{name}={brief(value)}" for name, value in pairs)
             raise ValueError(f"{type(self).__name__}: {message}, got {got}")
 
     def encode(self, u: State) -> tuple[jax.Array, tuple[jax.Array, ...]]:
         cell, (first, *others) = self._in_shape_of(u)
         # Only the first array becomes a distance. The threshold may depend on the others, so
         # ``decode`` gets them back first.
-        return first - cell._threshold(*others), tuple(others)
+        distance = first - cell._threshold(*others)
+        return distance, tuple(others)
 
     def decode(self, distance: jax.Array, rest: tuple[jax.Array, ...]) -> State:
         cell, _ = self._in_shape_of(distance)
@@ -138,9 +142,9 @@ class Spiking(Cell, pure=True):
         u = distance + threshold
         # The threshold depends on arrays that were rounded to 16 bits. A sum that is rounded up to
         # it would fire, although the distance is negative.
-        u = jnp.where(
-            (distance < 0) & (u >= threshold), jnp.nextafter(threshold, -jnp.inf), u
-        )
+        would_fire = (distance < 0) & (u >= threshold)
+        below = jnp.nextafter(threshold, -jnp.inf)
+        u = jnp.where(would_fire, below, u)
         return (u, *rest) if rest else u
 
 

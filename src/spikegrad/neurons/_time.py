@@ -73,7 +73,8 @@ def decay_from_tau(
     known = not isinstance(share, jax.Array)  # JAX arrays may be traced
     if discretization == "exact":
         # NumPy computes in float64 and returns a constant. JAX arrays may be traced.
-        decay = (np if known else jnp).exp(-share)
+        exp = np.exp if known else jnp.exp
+        decay = exp(-share)
     elif known and not np.all(share <= 1):
         raise ValueError(
             f"{owner}: dt must be <= tau for discretization 'euler', got dt={dt} and tau={tau}; "
@@ -81,7 +82,8 @@ def decay_from_tau(
         )
     else:
         decay = 1 - share
-    return float(decay) if known and np.ndim(decay) == 0 else decay
+    is_number = known and np.ndim(decay) == 0
+    return float(decay) if is_number else decay
 
 
 def unroll(
@@ -150,10 +152,8 @@ def unroll(
         initial_state = cell.initial_state if isinstance(cell, Cell) else jnp.zeros
         # Also for 0 steps.
         now = jax.eval_shape(lambda currents: currents.sum(0), currents)
-        v = jax.tree.map(
-            lambda leaf: shard_as(jnp.asarray(leaf), now),
-            initial_state(now.shape, now.dtype),
-        )
+        initial = initial_state(now.shape, now.dtype)
+        v = jax.tree.map(lambda leaf: shard_as(jnp.asarray(leaf), now), initial)
         v = match_varying_axes(v, like=currents)
     # The steps are the first axis of the currents, so the state has the shape of the others.
     start = as_state(cell, v, currents.shape[1:], "unroll")
@@ -174,15 +174,17 @@ def unroll(
 
     # The number of the step and not a split key, so a step has one key whatever the length of the
     # sequence.
-    return jax.lax.scan(keyed_step, start, (currents, jnp.arange(len(currents))))
+    numbers = jnp.arange(len(currents))
+    return jax.lax.scan(keyed_step, start, (currents, numbers))
 
 
 def _check_start(cell: Cell, start: State, currents: jax.Array) -> None:
     """Raise if the currents of a step do not broadcast to a state."""
-    at_rest = jax.eval_shape(
-        lambda currents: cell.initial_state(currents.shape[1:], currents.dtype),
-        currents,
-    )
+
+    def initial_state(currents: jax.Array) -> State:
+        return cell.initial_state(currents.shape[1:], currents.dtype)
+
+    at_rest = jax.eval_shape(initial_state, currents)
     shapes = [tuple(leaf.shape) for leaf in jax.tree.leaves(start)]
     needed = [tuple(leaf.shape) for leaf in jax.tree.leaves(at_rest)]
     if not all(map(broadcasts, needed, shapes)):
