@@ -43,10 +43,12 @@ def check_linear(function: Callable, *inputs: jax.ShapeDtypeStruct) -> None:
 
     The inputs have the shapes and dtypes of its arguments.
     """
-    program, consts = equations(jax.make_jaxpr(functools.partial(function))(*inputs))
+    trace = jax.make_jaxpr(functools.partial(function))
+    program, consts = equations(trace(*inputs))
 
     def raise_if_nonlinear(*arrays: jax.Array) -> None:
-        _evaluate(program, *consts, *(_Signal(x, 0) for x in arrays))
+        signals = [_Signal(x, 0) for x in arrays]
+        _evaluate(program, *consts, *signals)
 
     with in_double_precision():
         arrays = (jax.ShapeDtypeStruct(x.shape, jnp.float64) for x in inputs)
@@ -63,7 +65,8 @@ def connections_of(
     not linear, except for a bias, raises :class:`NotLinearError`.
     """
     # partial makes a new function, because JAX caches the traces of functions
-    program, consts = equations(jax.make_jaxpr(functools.partial(function))(like))
+    trace = jax.make_jaxpr(functools.partial(function))
+    program, consts = equations(trace(like))
 
     def reached(pattern: Callable, consts: list) -> jax.Array:
         """Return the number of paths from each input, of kernels replaced by their pattern."""
@@ -81,7 +84,8 @@ def connections_of(
         out = jax.eval_shape(ones, x)
         # With kernels of ones, an output is the sum over its paths. The transpose applied to ones
         # sums over the outputs, which leaves the paths of each input.
-        (paths,) = jax.linear_transpose(ones, x)(jnp.ones(out.shape, out.dtype))
+        transpose = jax.linear_transpose(ones, x)
+        (paths,) = transpose(jnp.ones(out.shape, out.dtype))
         return paths
 
     def is_nonzero(kernel: jax.Array) -> jax.Array:
@@ -117,10 +121,14 @@ def _apply(equation: Equation, operands: list, pattern: Callable) -> list[_Signa
             raise NotLinearError(
                 f"{name} of two values that depend on the input is not linear"
             )
-        operands = [
-            x if isinstance(x, _Signal) else pattern(jnp.asarray(x)).astype(jnp.float64)
-            for x in operands
-        ]
+
+        def with_pattern(x: Any) -> Any:
+            if isinstance(x, _Signal):
+                return x
+            kernel = pattern(jnp.asarray(x))
+            return kernel.astype(jnp.float64)
+
+        operands = [with_pattern(x) for x in operands]
     return _RULES[name](equation, operands, signals)
 
 
@@ -134,9 +142,11 @@ def _moved(equation: Equation, operands: list, signals: list[_Signal]) -> list[_
             return x.value
         # A constant of this dtype is a bias or padding, which has no path from the input. Others
         # are indices.
-        return jnp.zeros(var.aval.shape, jnp.float64) if var.aval.dtype == dtype else x
+        is_value = var.aval.dtype == dtype
+        return jnp.zeros(var.aval.shape, jnp.float64) if is_value else x
 
-    values = [operand(*pair) for pair in zip(operands, equation.invars, strict=True)]
+    pairs = zip(operands, equation.invars, strict=True)
+    values = [operand(x, var) for x, var in pairs]
     products = max(signal.products for signal in signals)
     return [_Signal(value, products) for value in bind(equation, values)]
 
@@ -150,7 +160,8 @@ def _same(equation: Equation, operands: list, signals: list[_Signal]) -> list[_S
         )
     before = equation.invars[0].aval.dtype
     after = equation.outvars[0].aval.dtype
-    if jnp.issubdtype(before, jnp.floating) and not jnp.issubdtype(after, jnp.floating):
+    was_float = jnp.issubdtype(before, jnp.floating)
+    if was_float and not jnp.issubdtype(after, jnp.floating):
         raise NotLinearError(f"a conversion from {before} to {after} is not linear")
     return signals
 
@@ -160,7 +171,8 @@ def _sum(equation: Equation, operands: list, signals: list[_Signal]) -> list[_Si
     total = sum(signal.value for signal in signals)
     # ``sub`` too: a count of paths has no sign.
     total = jnp.broadcast_to(total, equation.outvars[0].aval.shape)
-    return [_Signal(total, max(signal.products for signal in signals))]
+    products = max(signal.products for signal in signals)
+    return [_Signal(total, products)]
 
 
 def _scaled(
@@ -180,10 +192,8 @@ def _product(
     (signal,) = signals
     # The kernel is a pattern of ones and zeros, so the product counts paths.
     values = [x.value if x is signal else x for x in operands]
-    return [
-        _Signal(out, signal.products + 1)
-        for out in bind(equation, values, preferred_element_type=np.dtype(np.float64))
-    ]
+    outputs = bind(equation, values, preferred_element_type=np.dtype(np.float64))
+    return [_Signal(out, signal.products + 1) for out in outputs]
 
 
 _MOVES = (

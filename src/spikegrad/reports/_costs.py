@@ -172,20 +172,16 @@ class CostReport(NamedTuple):
             "updates",
             "words",
         )
-        rows = [
-            titles,
-            *(_cells(str(row.layer), row.part, row.cost) for row in self.rows),
-            _cells("total", "", self.total),
-        ]
-        lines = aligned(rows, "<<" + ">" * 8, gap=" ")
+        rows = [_cells(str(row.layer), row.part, row.cost) for row in self.rows]
+        total = _cells("total", "", self.total)
+        lines = aligned([titles, *rows, total], "<<" + ">" * 8, gap=" ")
         lines.append(
             f"examples: {self.examples:,}, valid time steps of all examples together: "
             f"{self.steps:,}"
         )
         if self.uncounted:
-            lines.append(
-                "not counted: " + ", ".join(f"join {name!r}" for name in self.uncounted)
-            )
+            joins = ", ".join(f"join {name!r}" for name in self.uncounted)
+            lines.append(f"not counted: {joins}")
         return "\n".join([*lines, *self._messages()])
 
 
@@ -199,10 +195,17 @@ def _sum(costs: Iterable[Cost | None]) -> Cost:
 
 def _cells(layer: str, part: str, cost: Cost | None) -> tuple[str, ...]:
     if cost is None:
-        return layer, part, *["?"] * 6, "", ""
-    # Spikes have three columns: events, fan-out and effective.
-    counts = *cost.spikes, cost.graded.effective, cost.real.effective, cost.dense
-    cells = [f"{count:,}" for count in (*counts, cost.updates, cost.state_words)]
+        unknown = ["?"] * 6
+        return layer, part, *unknown, "", ""
+    counts = (
+        *cost.spikes,  # three columns: events, fan-out and effective
+        cost.graded.effective,
+        cost.real.effective,
+        cost.dense,
+        cost.updates,
+        cost.state_words,
+    )
+    cells = [f"{count:,}" for count in counts]
     if part == "neurons":
         cells[:6] = [""] * 6
     elif part:  # the total has all columns
@@ -293,14 +296,16 @@ def cost_report(
         named = dataclasses.replace(merge(arrays, functions), inputs=graph.inputs)
         states, activity = named.observe(x, parts=("output",), key=key, mask=mask)
         values = x | {name: node.output for name, node in activity.items()}
-        counts = {
-            name: {
+
+        def counts_of(name: Name) -> dict[str, jax.Array]:
+            return {
                 edge.label: _counts(edge, values[edge.source], mask)
                 for edge in graph.edges[name]
             }
-            for name in graph.layers
-        }
-        return states, counts, {name: value[0] for name, value in values.items()}
+
+        counts = {name: counts_of(name) for name in graph.layers}
+        first_step = {name: value[0] for name, value in values.items()}
+        return states, counts, first_step
 
     states, counts, values = jax.device_get(run(arrays, x, mask))
     length = len(next(iter(x.values())))
@@ -308,26 +313,27 @@ def cost_report(
     active = np.ones(length, bool) if mask is None else np.asarray(mask)
     active = active.reshape(length, -1)
     # A mask (steps,) holds for all examples.
-    steps = int(np.broadcast_to(active, (length, examples)).sum())
+    active = np.broadcast_to(active, (length, examples))
+    steps = int(active.sum())
+
+    def size_of_example(a: np.ndarray) -> int:
+        # (batch, neurons), or numbers that all examples share
+        has_examples = a.shape[:1] == (examples,)
+        return a.size // examples if has_examples else a.size
+
     rows = []
     for name, layer in graph.layers.items():
         edges = {edge.label: edge for edge in graph.edges[name]}
         for label, weight in layer.weights.items():
             # several edges for a window of matrices, one for each lag
-            parts = [
-                (part_weight, edges[part])
-                for part, part_weight in weights_of(label, weight).items()
-            ]
+            weights = weights_of(label, weight)
+            parts = [(weights[part], edges[part]) for part in weights]
             try:
                 cost = _cost_of(parts, values, counts[name], examples, steps)
                 rows.append(CostRow(name, label, cost))
             except NotLinearError as error:
                 rows.append(CostRow(name, label, None, str(error)))
-        # (batch, neurons), or numbers that all examples share
-        words = sum(
-            a.size // examples if a.shape[:1] == (examples,) else a.size
-            for a in jax.tree.leaves(states[name][0])
-        )
+        words = sum(map(size_of_example, jax.tree.leaves(states[name][0])))
         # Every neuron is updated in every valid step, whether it gets an input or not.
         updates = values[name].size // examples * steps
         # A state is read and written in each step.
@@ -366,9 +372,10 @@ def _kinds(x: jax.Array, mask: jax.Array | None) -> jax.Array:
     """Count spikes, graded and real values over the steps, ``(3, batch, ...)``."""
     if not is_inexact(x):
         x = x.astype(jnp.int32)
-    spikes = abs(x) == 1
+    is_spike = abs(x) == 1
     is_integer = (jnp.round(x) == x) & jnp.isfinite(x)
-    kinds = jnp.stack([spikes, is_integer & ~spikes & (x != 0), ~is_integer])
+    is_graded = is_integer & ~is_spike & (x != 0)
+    kinds = jnp.stack([is_spike, is_graded, ~is_integer])
     if mask is not None:
         kinds &= append_axes(mask, x.ndim)[None]
     # Over the steps only. The product with the connections of each position follows in NumPy with
@@ -389,24 +396,25 @@ def _cost_of(
         value = values[edge.source]
         # the values that the edge reads in one step
         shape = (len(edge.lags), *value.shape) if edge.windowed else value.shape
-        fan_out, effective = connections_of_weight(
-            weight, jax.ShapeDtypeStruct(shape, value.dtype)
-        )
+        like = jax.ShapeDtypeStruct(shape, value.dtype)
+        fan_out, effective = connections_of_weight(weight, like)
         counts = counts_by_edge[edge.label].astype(np.int64)
         # A window counts an event at its smallest lag.
         # (3, lags, ...) -> (3, ...)
         arriving = counts[:, 0] if edge.windowed else counts
         kinds = [
             Operations(
-                0 if n else int(a.sum()),
-                int((c * fan_out).sum()),
-                int((c * effective).sum()),
+                # All parts of a weight read equal events, which count once.
+                events=0 if n else int(events.sum()),
+                fan_out=int((count * fan_out).sum()),
+                effective=int((count * effective).sum()),
             )
-            for a, c in zip(arriving, counts, strict=True)
+            for events, count in zip(arriving, counts, strict=True)
         ]
         # ``shape`` has the axis of the examples, (batch, ...), and connections are those of one
         # example.
-        connections = int(np.broadcast_to(fan_out, shape).sum()) // examples
+        of_all_examples = np.broadcast_to(fan_out, shape).sum()
+        connections = int(of_all_examples) // examples
         costs.append(Cost(*kinds, connections=connections, dense=connections * steps))
     return _sum(costs)
 
@@ -422,7 +430,8 @@ def connections_of_weight(
         # A layer without a weight adds its inputs to the potential, as part of the update.
         none = np.zeros(like.shape, np.int64)
         return none, none
-    if (matrix := matrix_of(weight)) is None:
+    matrix = matrix_of(weight)
+    if matrix is None:
         return connections_of(weight, like)
     flat = np.asarray(matrix).reshape(len(matrix), -1)
     # (inputs, neurons): an input has one connection to each neuron. Receptors are further neurons

@@ -88,7 +88,8 @@ class EnergyReport(NamedTuple):
         return low / self.dense.high, high / self.dense.low
 
     def __str__(self) -> str:
-        named = [("spiking", row) for row in self.spiking] + [("dense", self.dense)]
+        spiking = [("spiking", row) for row in self.spiking]
+        named = [*spiking, ("dense", self.dense)]
         rows = [
             (kind, row.prices.name, f"{_joules(row.low)} to {_joules(row.high)}")
             for kind, row in named
@@ -107,12 +108,8 @@ class EnergyReport(NamedTuple):
             "joins",
             *(f"{name}: {each.source}" for name, each in prices.items()),
         )
-        return "\n".join(
-            [
-                *aligned(rows),
-                *(textwrap.fill(note, 80, subsequent_indent="  ") for note in notes),
-            ]
-        )
+        lines = [textwrap.fill(note, 80, subsequent_indent="  ") for note in notes]
+        return "\n".join([*aligned(rows), *lines])
 
 
 def energy_of(
@@ -134,11 +131,8 @@ def energy_of(
         )
     # The price of a multiplication includes the sum.
     low = macs * dense_prices.multiplication
-    return EnergyReport(
-        spiking,
-        EnergyRange(dense_prices, low, low + 2 * macs * dense_prices.word),
-        passes,
-    )
+    high = low + 2 * macs * dense_prices.word
+    return EnergyReport(spiking, EnergyRange(dense_prices, low, high), passes)
 
 
 def _prices(prices: str | EnergyPrices) -> EnergyPrices:

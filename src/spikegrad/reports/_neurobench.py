@@ -139,16 +139,20 @@ def neurobench(
         )
     _, activity = network.observe(x, parts="output", key=key)
     values = x | {name: node.output for name, node in activity.items()}
-    examples = examples_in(network, {name: value[0] for name, value in values.items()})
+    first_step = {name: value[0] for name, value in values.items()}
+    examples = examples_in(network, first_step)
     counts = [
         _operations(weight, edge, values[edge.source])
         for name in graph.layers
         for edge, weight in graph.connections(name)
     ]
     outputs = [values[name] for name, layer in graph.layers.items() if _fires(layer)]
-    weights = [w for layer in graph.layers.values() for w in _arrays_of_weights(layer)]
+    weights: list[np.ndarray] = []
+    for layer in graph.layers.values():
+        weights += _arrays_of_weights(layer)
+    arrays = filter(is_array, jax.tree.leaves(network))
     return NeuroBenchReport(
-        Footprint=sum(x.nbytes for x in jax.tree.leaves(network) if is_array(x)),
+        Footprint=sum(array.nbytes for array in arrays),
         ConnectionSparsity=round(_share_of_zeros(weights), 4),
         ActivationSparsity=_share_of_zeros(outputs),
         SynapticOperations={
@@ -162,7 +166,8 @@ def neurobench(
 
 def _share_of_zeros(arrays: Sequence[Any]) -> float:
     zeros = sum(int((array == 0).sum()) for array in arrays)
-    return zeros / max(1, sum(array.size for array in arrays))
+    size = sum(array.size for array in arrays)
+    return zeros / max(1, size)
 
 
 class _Counts(NamedTuple):
@@ -184,7 +189,7 @@ def _operations(weight: Weight, edge: Edge, value: jax.Array) -> _Counts:
     fan_out, effective = connections_of_weight(weight, of_step)
     # One number for each step: the nonzero connections of inputs that are not 0. float64 is exact
     # up to 2^53.
-    used = (reads != 0) * effective.astype(np.float64)
+    used = np.where(reads != 0, effective.astype(np.float64), 0)
     per_step = used.reshape(steps, -1).sum(1)
     # A step is one of accumulates only if all of its values are spikes.
     is_spike = np.isin(reads, (-1, 0, 1))
@@ -211,7 +216,8 @@ def _arrays_of_weights(layer: LayerFields) -> list[np.ndarray]:
             weights.append(np.asarray(matrix))
             continue
         # A function has arrays of any kind. Those with one long axis are biases.
-        arrays = [np.asarray(leaf) for leaf in jax.tree.leaves(inner) if is_array(leaf)]
+        leaves = filter(is_array, jax.tree.leaves(inner))
+        arrays = [np.asarray(leaf) for leaf in leaves]
         weights += [array for array in arrays if np.squeeze(array).ndim > 1]
     return weights
 
@@ -231,7 +237,8 @@ def _changed_potentials(
         drawn = None if key is None else jax.random.fold_in(key, number)
         after, _ = network.step(states, values, key=drawn)
         pairs = zip(potentials(states), potentials(after), strict=True)
-        return after, sum((old != new).sum() for old, new in pairs)
+        changed = sum((old != new).sum() for old, new in pairs)
+        return after, changed
 
     steps = len(next(iter(x.values())))
     first_step: Any = {name: value[0] for name, value in x.items()}
@@ -239,4 +246,5 @@ def _changed_potentials(
     _, changed = jax.lax.scan(step, rest, (jnp.arange(steps), x))
     # As the harness does, the first step counts all potentials.
     first = sum(potential.size for potential in potentials(rest))
-    return first + int(np.asarray(changed[1:]).sum(dtype=np.int64))
+    later = np.asarray(changed[1:]).sum(dtype=np.int64)
+    return first + int(later)

@@ -101,18 +101,21 @@ def residual_report(fun: Callable, *args: PyTree) -> ResidualReport:
         # Literals have a ``val``.
         read = {var for var in eqn.invars if not hasattr(var, "val")}
         is_repeated = eqn.primitive.name == "broadcast_in_dim" and not read
-        if is_repeated or (_is_identity(eqn) and read <= known):
+        is_known = _is_identity(eqn) and read <= known
+        if is_repeated or is_known:
             known |= {*eqn.outvars}
+    candidates = zip(jaxpr.outvars[:count], reads[:count], strict=True)
     residuals: dict[Any, jax.ShapeDtypeStruct] = {
         var: jax.ShapeDtypeStruct(var.aval.shape, var.aval.dtype)
-        for var, used in zip(jaxpr.outvars[:count], reads[:count], strict=True)
-        if used and not hasattr(var, "val") and var not in known
+        for var, is_read in candidates
+        if is_read and not hasattr(var, "val") and var not in known
     }
-    return ResidualReport(tuple(sorted(residuals.values(), key=_bytes, reverse=True)))
+    arrays = sorted(residuals.values(), key=_bytes, reverse=True)
+    return ResidualReport(tuple(arrays))
 
 
 def _is_identity(eqn: Any) -> bool:
-    """Whether it marks an array and leaves it as it is; compiled, nothing is left of it."""
+    """Return True if an equation only marks an array. XLA removes it."""
     return (
         eqn.primitive.name == "custom_jvp_call"
         and not eqn.params["call_jaxpr"].jaxpr.eqns

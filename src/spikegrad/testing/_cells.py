@@ -132,9 +132,10 @@ def _trajectory(cell: Cell, currents: jax.Array) -> _Trajectory:
 def _laws(cell: Cell, features: tuple[int, ...], drive: float, steps: int) -> Laws:
     yield "shapes and dtypes are preserved", partial(_types, cell, features)
     rng = np.random.default_rng(0)
+    shape = steps, _BATCH, *features
     # Negative currents too, so some steps are silent.
-    currents = jnp.asarray(drive * rng.uniform(-0.5, 1.5, (steps, _BATCH, *features)))
-    trajectory = _trajectory(cell, currents)
+    currents = drive * rng.uniform(-0.5, 1.5, shape)
+    trajectory = _trajectory(cell, jnp.asarray(currents))
     for name, law in _LAWS.items():
         yield name, partial(law, cell, trajectory)
     yield from _laws_of_networks(cell, features, drive, trajectory)
@@ -156,22 +157,25 @@ def _types(cell: Cell, features: tuple[int, ...]) -> CheckResult:
 
     for dtype in DTYPES:
         try:
-            v, after, out = jax.eval_shape(step, jax.ShapeDtypeStruct(shape, dtype))
+            current = jax.ShapeDtypeStruct(shape, dtype)
+            v, after, out = jax.eval_shape(step, current)
         except (TypeError, ValueError) as error:
             first_line = str(error).partition("\n")[0]
             return broken(
                 f"{type(error).__name__}: {first_line}. For currents of another shape pass "
                 f"features=, here {features}"
             )
-        before, after = types(v), types(after)
+        before = types(v)
+        after = types(after)
         if after != before:
             return broken(f"in {dtype} the state {before} becomes {after}")
         # An output has the first axes of the currents or of the state, examples and neurons at
         # least.
         shapes = [shape, *(leaf.shape for leaf in jax.tree.leaves(v))]
         rank = max(2, out.ndim)
-        is_shape = any(out.shape == known[:rank] for known in shapes)
-        if out.dtype != _output_dtype(v, dtype) or not is_shape:
+        has_shape = any(out.shape == known[:rank] for known in shapes)
+        has_dtype = out.dtype == _output_dtype(v, dtype)
+        if not (has_shape and has_dtype):
             return broken(f"in {dtype} the output is {types(out)}")
     return CheckResult("")
 
@@ -188,7 +192,8 @@ def _output_dtype(v: PyTree, dtype: DTypeLike) -> DTypeLike:
 
 
 def _varies(cell: Cell, trajectory: _Trajectory) -> CheckResult:
-    varies = len(np.unique(trajectory.after[1])) > 1
+    _, out = trajectory.after
+    varies = len(np.unique(out)) > 1
     return CheckResult("") if varies else broken("set drive")
 
 
@@ -202,8 +207,11 @@ def _call(cell: Cell, trajectory: _Trajectory) -> CheckResult:
 
 
 def _examples(cell: Cell, trajectory: _Trajectory) -> CheckResult:
+    def steps(inputs):
+        return jax.vmap(cell)(*inputs)
+
     inputs = trajectory.v, trajectory.current
-    return _independent(lambda inputs: jax.vmap(cell)(*inputs), inputs, 1, _BATCH)
+    return _independent(steps, inputs, axis=1, size=_BATCH)
 
 
 def _neurons(cell: Cell, trajectory: _Trajectory) -> CheckResult:
@@ -211,7 +219,7 @@ def _neurons(cell: Cell, trajectory: _Trajectory) -> CheckResult:
     neurons = trajectory.after[1].shape[2:3]
     if neurons in ((), (1,)):
         raise NotApplicable("it has one neuron")
-    return _independent(jax.vmap(cell.fire), trajectory.u, 2, *neurons)
+    return _independent(jax.vmap(cell.fire), trajectory.u, axis=2, size=neurons[0])
 
 
 def _independent(f: Callable, inputs: PyTree, axis: int, size: int) -> CheckResult:
@@ -253,8 +261,8 @@ def _response(cell: Cell, trajectory: _Trajectory) -> CheckResult:
     quiet = _trajectory(cell, currents)
     if response.threshold is not None and quiet.after[1].any():
         raise NotApplicable("it fires at rest")
-    at_rest = (jnp.zeros_like(currents[0]),) * 2
-    _, expected = jax.lax.scan(leak, at_rest, currents)
+    zero = jnp.zeros_like(currents[0])
+    _, expected = jax.lax.scan(leak, (zero, zero), currents)
     # The first array of a state is the potential.
     return compare(jax.tree.leaves(quiet.u)[0], expected, 1e-12)
 
@@ -278,19 +286,23 @@ def _inverse(cell: Cell, trajectory: _Trajectory) -> CheckResult:
 def _sign(cell: Cell, trajectory: _Trajectory) -> CheckResult:
     """Count the neurons that do not begin to fire at distance 0."""
     distance, rest = _encoded(cell, trajectory)
-    out = trajectory.after[1]
-    if distance is None or not np.isin(out, (-1, 0, 1)).all():
+    _, out = trajectory.after
+    is_spike = np.isin(out, (-1, 0, 1))
+    if distance is None or not is_spike.all():
         raise NotApplicable("it does not fire")
 
     def fires_at(part: float) -> jax.Array:
         """Return the neurons that fire at this distance, in units of the largest one."""
         same = jnp.full_like(distance, part * peak_of(distance))
-        return cell.fire(cell.decode(same, rest))[1] > 0
+        _, out = cell.fire(cell.decode(same, rest))
+        return out > 0
 
     # A neuron may rest, at any distance.
-    able = fires_at(1.0) & ~fires_at(-1.0)
-    wrong = able & (~fires_at(1e-9) | fires_at(-1e-9))
-    return CheckResult("", float(wrong.sum()), note="neurons")
+    is_able = fires_at(1.0) & ~fires_at(-1.0)
+    fires_above = fires_at(1e-9)
+    fires_below = fires_at(-1e-9)
+    is_wrong = is_able & (~fires_above | fires_below)
+    return CheckResult("", float(is_wrong.sum()), note="neurons")
 
 
 _LAWS = {
@@ -316,7 +328,8 @@ def _laws_of_networks(
     recurrent = drive * rng.uniform(-0.5, 0.5, features)
     parameters, rebuild = trainable(cell)
     # Currents and weights of size 1 have gradients of one size.
-    currents, out = trajectory.current, trajectory.after[1]
+    currents = trajectory.current
+    _, out = trajectory.after
     inputs = currents / drive, feedforward, recurrent, parameters
     # An output of another shape than the currents cannot be fed back.
     feeds_back = currents.shape[: out.ndim] == out.shape
@@ -336,7 +349,8 @@ def _laws_of_networks(
         layer = Layer(lambda x: w * x, rebuild(values), recurrent)
         _, outs = Network([layer])(x, backward=mode)
         # Different weights for all outputs, so errors of two outputs cannot cancel.
-        return jnp.vdot(jnp.cos(jnp.arange(outs.size)), outs), outs
+        weights = jnp.cos(jnp.arange(outs.size))
+        return jnp.vdot(weights, outs), outs
 
     # jit compiles each mode once
     compiled = jax.jit(jax.value_and_grad(loss, has_aux=True), static_argnums=1)
@@ -355,10 +369,13 @@ def _laws_of_networks(
     # A change of a relative 1e-12, far above rounding in float64 and far below any effect of the
     # network.
     noise = 1 + _SMALL * rng.uniform(-1, 1, currents.shape)
-    near_inputs = currents / drive * noise, feedforward, recurrent, parameters
+    near_currents = currents / drive * noise
+    near_inputs = near_currents, feedforward, recurrent, parameters
     near_outs, near = outputs_and_gradient(near_inputs, "scan")
-    amplification = float(jnp.linalg.norm(near - expected) / size / _SMALL)
-    if jnp.abs(near_outs - outs).max() > 1e-6 * peak_of(outs):
+    change = jnp.linalg.norm(near - expected) / size
+    amplification = float(change / _SMALL)
+    change_of_outs = jnp.abs(near_outs - outs).max()
+    if change_of_outs > 1e-6 * peak_of(outs):
         amplification = math.inf
     exact = max(1e-9, 1e-13 * amplification)
 
@@ -376,7 +393,8 @@ def _laws_of_networks(
         return by_norm if result.passed else result
 
     for mode, (storage, *_) in MODES.items():
-        if mode != "scan" and (not storage.encodes or says_how_to_encode(cell)):
+        can_run = not storage.encodes or says_how_to_encode(cell)
+        if mode != "scan" and can_run:
             limit = storage.gradient_error or exact
             yield (
                 f"in mode {mode!r} a network equals mode 'scan'",

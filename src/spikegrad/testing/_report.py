@@ -131,7 +131,8 @@ def report_of(
     # Rounding in float32 would hide mistakes.
     with in_double_precision(), jax.numpy_rank_promotion("allow"):
         for text, law in laws():
-            results.append(_result(law)._replace(property=text))
+            result = _result(law)
+            results.append(result._replace(property=text))
             if not results[0].passed:
                 break
     report = CheckReport(repr(subject), tuple(results))
@@ -146,7 +147,8 @@ def _result(law: Callable[[], CheckResult]) -> CheckResult:
     except NotApplicable as reason:
         return CheckResult("", None, note=str(reason))
     except Exception as error:  # a user's method may raise any error
-        return broken(f"{type(error).__name__}: {error}".partition("\n")[0])
+        message = f"{type(error).__name__}: {error}"
+        return broken(message.partition("\n")[0])
 
 
 def broken(note: str, at: str = "") -> CheckResult:
@@ -171,15 +173,19 @@ def compare(
     worst = CheckResult("", 0.0, limit, note=note)
     expected, structure = jax.tree.flatten(expected)
     for a, b in zip(structure.flatten_up_to(got), expected, strict=True):
-        a, b = _real(a), _real(b)
+        a = _real(a)
+        b = _real(b)
         unit = peak_of(b) if scale is None else scale
         # The difference of equal infinities is NaN.
         with np.errstate(all="ignore"):
-            is_equal = (a == b) | (np.isnan(a) & np.isnan(b))
-            errors = np.where(is_equal, 0, np.abs(a - b) / unit)
+            are_nan = np.isnan(a) & np.isnan(b)
+            is_equal = (a == b) | are_nan
+            difference = np.abs(a - b) / unit
+            errors = np.where(is_equal, 0, difference)
         errors = np.where(np.isnan(errors), np.inf, errors)
         if errors.size and errors.max() > worst.error:
-            first = np.unravel_index(np.argmax(errors), errors.shape)[:1]
+            index = np.unravel_index(np.argmax(errors), errors.shape)
+            first = index[:1]
             place = "" if at is None else f"x = {at[first][()]:.6g}"
             worst = worst._replace(error=float(errors.max()), at=place)
     return worst
@@ -189,14 +195,16 @@ def _real(values: ArrayLike) -> np.ndarray:
     """Return the values in float64, and complex ones as pairs of their parts on a last axis."""
     array = np.asarray(values)
     if np.iscomplexobj(array):
-        array = np.stack([np.real(array), np.imag(array)], axis=-1)
+        parts = np.real(array), np.imag(array)
+        array = np.stack(parts, axis=-1)
     return np.asarray(array, np.float64)
 
 
 def peak_of(values: ArrayLike) -> float:
     """Return the largest finite magnitude, or 1 without one."""
     sizes = np.abs(np.asarray(values, np.float64))
-    return float(max(sizes[np.isfinite(sizes)], default=0.0)) or 1.0
+    finite = sizes[np.isfinite(sizes)]
+    return float(max(finite, default=0.0)) or 1.0
 
 
 def trainable(
@@ -210,4 +218,9 @@ def trainable(
         for name, leaf in leaves.items()
         if is_real_array(leaf)
     }
-    return floats, lambda values: tree.unflatten((leaves | values).values())
+
+    def rebuild(values: PyTree) -> PyTree:
+        changed = leaves | values
+        return tree.unflatten(changed.values())
+
+    return floats, rebuild

@@ -121,18 +121,23 @@ def _grid(scale: float) -> np.ndarray:
     far = np.geomspace(4, 2**10, 23)
     # Divided by 32.1, so that no point is on the edges of usual curves, such as 1/2 or 1, at which
     # two derivatives are right.
-    edges = np.concatenate([-far[::-1], np.arange(-128, 129) / 32.1, far])
-    points = np.empty(2 * len(edges) - 1)
+    near = np.arange(-128, 129) / 32.1
+    edges = np.concatenate([-far[::-1], near, far])
+    middles = (edges[1:] + edges[:-1]) / 2
+    points = np.empty(len(edges) + len(middles))
     points[::2] = edges
-    points[1::2] = (edges[1:] + edges[:-1]) / 2
-    return (points * scale).astype(np.float32).astype(np.float64)
+    points[1::2] = middles
+    rounded = (points * scale).astype(np.float32)
+    return rounded.astype(np.float64)
 
 
 def _extremes(dtype: str, scale: float) -> np.ndarray:
     info = jnp.finfo(dtype)
-    # Zero, the smallest normal number, a usual one, the largest one, and infinity.
-    sizes = np.array([0, float(info.tiny), scale, float(info.max), np.inf])
-    return np.concatenate([sizes, -sizes, [np.nan]]).astype(dtype)
+    smallest = float(info.tiny)  # a normal number
+    largest = float(info.max)
+    sizes = np.array([0, smallest, scale, largest, np.inf])
+    points = np.concatenate([sizes, -sizes, [np.nan]])
+    return points.astype(dtype)
 
 
 class _Curves:
@@ -150,7 +155,8 @@ class _Curves:
         if not self.without_smooth_step:
             self.curves["smooth step"] = surrogate.surrogate_fun
         # Parameters may be arrays, such as one for each neuron.
-        self.trailing = np.broadcast_shapes(*map(np.shape, self.parameters.values()))
+        shapes = map(np.shape, self.parameters.values())
+        self.trailing = np.broadcast_shapes(*shapes)
         self.at = _grid(scale)
         # The part with dense points, where an integral is exact enough.
         self.near = np.abs(self.at) <= 4 * scale
@@ -161,39 +167,46 @@ class _Curves:
 
     def _with_axes(self, x: np.ndarray) -> np.ndarray:
         """Append the axes of the parameters."""
-        columns = x.reshape(x.shape + (1,) * len(self.trailing))
+        ones = (1,) * len(self.trailing)
+        columns = x.reshape(x.shape + ones)
         return np.broadcast_to(columns, x.shape + self.trailing)
 
     @cached_property
     def values(self) -> dict[str, PyTree]:
         """The values on the grid and at the extremes, and the derivatives in the parameters."""
         s = self.surrogate
+
+        def changed(values: jax.Array) -> jax.Array:
+            return values + 0.01 * jnp.maximum(jnp.abs(values), 1e-3)
+
         # A slope that ignores one of the parameters is wrong by about 1% with other values.
-        others = {
-            name: values + 0.01 * jnp.maximum(jnp.abs(values), 1e-3)
-            for name, values in self.parameters.items()
-        }
+        others = {name: changed(values) for name, values in self.parameters.items()}
         other = self.rebuild(others)
 
         def square(x):
             """Its second derivative has the first and the second derivative of the spike."""
             return s(x) ** 2 + s(x)
 
+        def spike_and_derivative(x):
+            return s(x), _reverse(s)(x)
+
         # A slope without smooth step may depend on the parameter itself.
         curve = "surrogate_grad" if self.without_smooth_step else "surrogate_fun"
 
         def influence(name, x):
             def of_parameter(value):
-                return getattr(self.rebuild(others | {name: value}), curve)(x)
+                surrogate = self.rebuild(others | {name: value})
+                return getattr(surrogate, curve)(x)
 
-            return jnp.abs(_forward(of_parameter)(others[name])).max()
+            derivative = _forward(of_parameter)(others[name])
+            return jnp.abs(derivative).max()
 
         # All curves that a law compares, by name.
         functions = self.curves | {
             "forward": _forward(s),
             "bend": _forward(s.surrogate_grad),
             "second": _reverse(_reverse(square)),
-            "vmap": jax.vmap(lambda x: (s(x), _reverse(s)(x))),
+            "vmap": jax.vmap(spike_and_derivative),
             "in float32": lambda x: s.surrogate_grad(x.astype("float32")),
         }
         if not self.without_smooth_step:
@@ -249,16 +262,17 @@ def _derivative(c: _Curves) -> CheckResult:
 
 def _second_derivative(c: _Curves) -> CheckResult:
     """Compare the second derivative of s**2 + s, reverse over reverse."""
-    spike, slope, bend = (c.values[name] for name in ("spike", "slope", "bend"))
+    spike = c.values["spike"]
+    slope = c.values["slope"]
+    bend = c.values["bend"]
     # The chain rule for s^2 + s, with s' the slope and s'' its derivative.
     expected = 2 * slope**2 + (2 * spike + 1) * bend
     return compare(c.values["second"], expected, 1e-12, at=c.at)
 
 
 def _smooth_step(slope: str, smooth_step: str, limit: float, c: _Curves) -> CheckResult:
-    return compare(
-        _with_smooth_step(c).values[smooth_step], c.values[slope], limit, at=c.at
-    )
+    values = _with_smooth_step(c).values
+    return compare(values[smooth_step], values[slope], limit, at=c.at)
 
 
 def _with_smooth_step(c: _Curves) -> _Curves:
@@ -273,19 +287,23 @@ def _continuous(c: _Curves) -> CheckResult:
     The integral is Simpson's. Its error is below the width times the second difference, also where
     the slope has a kink or a jump. Far away the intervals are too wide for periodic slopes.
     """
-    arrays = c.points, _with_smooth_step(c).values["smooth step"], c.values["slope"]
-    x, smooth_step, slope = (array[c.near] for array in arrays)
+    values = _with_smooth_step(c).values
+    x = c.points[c.near]
+    smooth_step = values["smooth step"][c.near]
+    slope = values["slope"][c.near]
     # Simpson's rule takes two neighboring intervals together.
-    left, middle, right = slope[:-1:2], slope[1::2], slope[2::2]
+    left = slope[:-1:2]
+    middle = slope[1::2]
+    right = slope[2::2]
     width = x[2::2] - x[:-1:2]
     # From left to right of each pair of intervals.
     rise = np.diff(smooth_step[::2], axis=0)
     integral = width * (left + 4 * middle + right) / 6
     unknown = width * np.abs(left - 2 * middle + right)
     excess = np.maximum(np.abs(rise - integral) - unknown, 0)
-    return compare(
-        excess, 0 * excess, 1e-6, at=c.at[c.near][:-1:2], scale=peak_of(smooth_step)
-    )
+    starts = c.at[c.near][:-1:2]
+    peak = peak_of(smooth_step)
+    return compare(excess, 0 * excess, 1e-6, at=starts, scale=peak)
 
 
 def _parameters_matter(c: _Curves) -> CheckResult:
@@ -300,11 +318,12 @@ def _parameters_matter(c: _Curves) -> CheckResult:
 def _finite(c: _Curves) -> CheckResult:
     for dtype, x in c.extremes.items():
         for name, y in c.values[dtype].items():
+            is_number = ~np.isnan(y)
             # The smooth step of some surrogates grows without bound, so it may be infinite.
-            good = ~np.isnan(y) if name == "smooth step" else np.isfinite(y)
-            wrong = np.where(np.isnan(x), ~np.isnan(y), ~good)
-            if wrong.any():
-                return broken(f"the {name} in {dtype}", f"x = {x[wrong][0]:.6g}")
+            is_good = is_number if name == "smooth step" else np.isfinite(y)
+            is_wrong = np.where(np.isnan(x), is_number, ~is_good)
+            if is_wrong.any():
+                return broken(f"the {name} in {dtype}", f"x = {x[is_wrong][0]:.6g}")
     return CheckResult("")
 
 
@@ -322,7 +341,8 @@ def _transforms(c: _Curves) -> CheckResult:
     x = jnp.asarray(c.points)
     eager = c.surrogate(x), _reverse(c.surrogate)(x)
     jit = c.values["spike"], c.values["derivative"]
-    return compare((jit, c.values["vmap"]), (eager, eager), 1e-13, at=c.at)
+    vmap = c.values["vmap"]
+    return compare((jit, vmap), (eager, eager), 1e-13, at=c.at)
 
 
 _LAWS = {
