@@ -41,26 +41,26 @@ class Bounded(Struct):
     @property
     def value(self) -> jax.Array:
         """The number within the bounds, an array."""
-        raw, low, high = jnp.asarray(self.raw), self.low, self.high
+        raw = jnp.asarray(self.raw)
+        low, high = self.low, self.high
         if math.isinf(low) and math.isinf(high):
             return raw
         if math.isinf(high):
             return low + jnp.exp(raw)
         if math.isinf(low):
             return high - jnp.exp(raw)
-        # Rounding may exceed the bounds.
-        return jnp.clip(low + (high - low) * jax.nn.sigmoid(raw), low, high)
+        value = low + (high - low) * jax.nn.sigmoid(raw)
+        return jnp.clip(value, low, high)  # rounding may exceed the bounds
 
     def _within(self, low: float, high: float, owner: str, name: str) -> Bounded:
         """Return the value with these additional bounds."""
         # A cell calls this with the domain of its parameter, so ``bounded(0.9)`` as a decay stays
         # between 0 and 1.
-        low, high = max(self.low, low), min(self.high, high)
-        return (
-            self
-            if (low, high) == (self.low, self.high)
-            else _bounded(self.value, low, high, owner, name)
-        )
+        low = max(self.low, low)
+        high = min(self.high, high)
+        if (low, high) == (self.low, self.high):
+            return self
+        return _bounded(self.value, low, high, owner, name)
 
     def __jax_array__(self) -> jax.Array:
         return self.value
@@ -147,9 +147,8 @@ def _bounded(value: Any, low: float, high: float, owner: str, name: str) -> Boun
     if not low < high:
         raise ValueError(f"{owner}: low must be below high, got {low:g} and {high:g}")
     x = real_array(as_real(owner, name, value), owner, name)
-    if not isinstance(x, Tracer) and not np.all(
-        (low < np.asarray(x)) & (np.asarray(x) < high)
-    ):
+    is_known = not isinstance(x, Tracer)
+    if is_known and not np.all((low < np.asarray(x)) & (np.asarray(x) < high)):
         above = f"> {low:g}" if low > -math.inf else ""
         below = f"< {high:g}" if high < math.inf else ""
         bounds = " and ".join(filter(None, (above, below))) or "finite"
@@ -162,5 +161,6 @@ def _bounded(value: Any, low: float, high: float, owner: str, name: str) -> Boun
         return Bounded(jnp.log(x - low), low)
     if math.isinf(low):
         return Bounded(jnp.log(high - x), high=high)
-    # The logit, the inverse of the sigmoid in ``value``.
-    return Bounded(jnp.log(x - low) - jnp.log(high - x), low, high)
+    # The inverse of the sigmoid in ``value``.
+    logit = jnp.log(x - low) - jnp.log(high - x)
+    return Bounded(logit, low, high)

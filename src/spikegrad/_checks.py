@@ -55,8 +55,8 @@ def real_array(x: Any, owner: str, name: str = "x") -> jax.Array:
             # JAX would truncate integers to 32 bits or raise.
             x = np.asarray(x, jnp.result_type(float))
         x = jnp.asarray(x)
-    # The first test is faster.
-    if getattr(x.dtype, "kind", "") == "f" or jnp.issubdtype(x.dtype, jnp.floating):
+    is_float_of_numpy = getattr(x.dtype, "kind", "") == "f"  # the faster test
+    if is_float_of_numpy or jnp.issubdtype(x.dtype, jnp.floating):
         return x
     if jnp.issubdtype(x.dtype, jnp.integer) or x.dtype == jnp.bool_:
         return x.astype(jnp.result_type(float))
@@ -83,7 +83,8 @@ def broadcast_checked(
         )
     # Scalars need no axes, and other ranks must not be promoted silently.
     if value.ndim:
-        value = value.reshape((1,) * (len(shape) - value.ndim) + value.shape)
+        leading = (1,) * (len(shape) - value.ndim)
+        value = value.reshape(leading + value.shape)
     return value.astype(dtype)
 
 
@@ -91,9 +92,9 @@ def broadcasts(shape: tuple[int, ...], target: tuple[int, ...]) -> bool:
     """Return True if an array of this shape broadcasts to another shape."""
     # More axes than the target leave ``padded`` longer than it.
     padded = (1,) * (len(target) - len(shape)) + shape
-    return len(padded) == len(target) and all(
-        n in (1, m) for n, m in zip(padded, target, strict=True)
-    )
+    if len(padded) != len(target):
+        return False
+    return all(n in (1, m) for n, m in zip(padded, target, strict=True))
 
 
 def append_axes(x: jax.Array, ndim: int) -> jax.Array:
@@ -113,9 +114,11 @@ def order_of_axes(
     Otherwise it is empty. The axes of the other array begin with the steps, or for ``at=1`` with
     the examples.
     """
+    count = len(other_shape)
+    expected = shape[at:2][:count]
     # For at=0: (examples, steps), cut to the axes of the other array. For at=1: (steps,).
-    swapped = shape[1 - at :: -1][: len(other_shape)]
-    if other_shape[: 2 - at] != swapped or swapped == shape[at:2][: len(other_shape)]:
+    swapped = shape[1 - at :: -1][:count]
+    if other_shape[: 2 - at] != swapped or swapped == expected:
         return ""
     return (
         f". The {name} are (steps, examples, ...): {shape[0]} steps, {shape[1]} examples. The "

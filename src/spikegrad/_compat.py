@@ -67,21 +67,27 @@ def explicit_sharding(x: jax.Array | jax.ShapeDtypeStruct) -> Any:
 
 def of_mesh(mesh: Any) -> AbstractContextManager:
     """Return a context for tracing on a mesh. JAX needs an Explicit mesh before it traces."""
-    explicit = getattr(mesh, "_any_axis_explicit", False) and hasattr(jax, "set_mesh")
-    return jax.set_mesh(mesh) if explicit else nullcontext()
+    is_explicit = getattr(mesh, "_any_axis_explicit", False)
+    if is_explicit and hasattr(jax, "set_mesh"):
+        return jax.set_mesh(mesh)
+    return nullcontext()
 
 
 def shard_as(x: jax.Array, like: jax.Array | jax.ShapeDtypeStruct) -> jax.Array:
     """Give ``x`` the sharding in the type of ``like``, if all leading axes that both have are
     equal.
     """
-    sharding, common = explicit_sharding(like), min(x.ndim, len(like.shape))
+    sharding = explicit_sharding(like)
+    common = min(x.ndim, len(like.shape))
     if sharding is None or x.shape[:common] != like.shape[:common]:
         return x
     # Axes that only ``x`` has are not sharded.
-    spec = [*sharding.spec, *[None] * x.ndim][: x.ndim]
+    unsharded = [None] * x.ndim
+    spec = [*sharding.spec, *unsharded][: x.ndim]
     sharding = NamedSharding(sharding.mesh, PartitionSpec(*spec))
-    return x if explicit_sharding(x) == sharding else jax.sharding.reshard(x, sharding)
+    if explicit_sharding(x) == sharding:
+        return x
+    return jax.sharding.reshard(x, sharding)
 
 
 def spread_as(x: jax.Array, like: jax.Array | jax.ShapeDtypeStruct) -> jax.Array:
@@ -102,13 +108,15 @@ def take(x: jax.Array, rows: jax.Array) -> jax.Array:
     sharding = explicit_sharding(rows)
     if sharding is None:
         return x[rows]
-    spec = PartitionSpec(*sharding.spec, *[None] * (x.ndim - 1))
+    unsharded = [None] * (x.ndim - 1)
+    spec = PartitionSpec(*sharding.spec, *unsharded)
     return x.at[rows].get(out_sharding=NamedSharding(sharding.mesh, spec))
 
 
 def merge_leading(x: jax.Array) -> jax.Array:
     """Merge the first two axes. On an Explicit mesh the remaining axes keep their sharding."""
-    shape = (x.shape[0] * x.shape[1], *x.shape[2:])
+    first, second, *others = x.shape
+    shape = (first * second, *others)
     sharding = explicit_sharding(x)
     if sharding is None:
         return jax.lax.reshape(x, shape)
@@ -131,7 +139,9 @@ def contract_leading(a: jax.Array, b: jax.Array, like: jax.Array) -> jax.Array:
         a = a.reshape(-1, a.shape[-1])
         b = b.reshape(-1, b.shape[-1])
         leading = (0,)
-    return jax.lax.dot_general(a, b, ((leading, leading), ((), ())), **options)
+    summed_axes = leading, leading
+    batch_axes = (), ()
+    return jax.lax.dot_general(a, b, (summed_axes, batch_axes), **options)
 
 
 # --- jaxprs ---------------------------------------------------------------------------------------
@@ -170,9 +180,10 @@ def evaluate(
         return var.val if hasattr(var, "val") else values[var]
 
     for equation in program.equations:
+        operands = [read(var) for var in equation.invars]
         # The context of the equation when it was traced, such as its mesh.
         with equation.ctx.manager:
-            out = run(equation, [read(var) for var in equation.invars])
+            out = run(equation, operands)
         values.update(zip(equation.outvars, out, strict=True))
     return [read(var) for var in program.outputs]
 
@@ -192,7 +203,8 @@ def evaluate_values(
     def run(equation: Equation, operands: list) -> list:
         if not any(isinstance(operand, kind) for operand in operands):
             return bind(equation, operands)
-        if (inner := called(equation)) is None:
+        inner = called(equation)
+        if inner is None:
             return rule(equation, operands)
         program, consts = equations(inner)
         return evaluate(program, *consts, *operands, run=run)
@@ -215,8 +227,14 @@ def called(equation: Equation) -> Any:
 
 CALLS = frozenset(
     {
-        *("jit", "pjit", "closed_call", "checkpoint", "remat2"),
-        *("custom_jvp_call", "custom_vjp_call", "custom_vjp_call_jaxpr"),
+        "jit",
+        "pjit",
+        "closed_call",
+        "checkpoint",
+        "remat2",
+        "custom_jvp_call",
+        "custom_vjp_call",
+        "custom_vjp_call_jaxpr",
     }
 )
 """Primitives that run a jaxpr once, by their names in all supported versions of JAX."""
@@ -232,9 +250,8 @@ def depends(function: Callable, first: Any, *others: Any) -> Any:
     """Return the structure of a function's outputs, with True for each output that depends on the
     first argument.
     """
-    closed, shape = jax.make_jaxpr(functools.partial(function), return_shape=True)(
-        first, *others
-    )
+    trace = jax.make_jaxpr(functools.partial(function), return_shape=True)
+    closed, shape = trace(first, *others)
     # The arrays of the first argument are the first inputs of the jaxpr.
     inputs = len(jax.tree.leaves(first))
     structure = jax.tree.structure(shape)
@@ -242,7 +259,8 @@ def depends(function: Callable, first: Any, *others: Any) -> Any:
     depending = []
     for output in range(count):
         is_selected = [n == output for n in range(count)]
-        depending.append(any(used_inputs(closed, is_selected)[:inputs]))
+        used = used_inputs(closed, is_selected)
+        depending.append(any(used[:inputs]))
     return structure.unflatten(depending)
 
 
@@ -263,14 +281,17 @@ def bind_over_any_axes(equation: Equation, operands: list) -> list:
     lose the sharding of cotangents on an Explicit mesh. Arrays that vary over an axis stay
     unchanged.
     """
-    name, params = equation.primitive.name, equation.params
+    name = equation.primitive.name
+    params = equation.params
     if name in ("jit", "pjit"):
-        differs = [var.aval for var in equation.invars] != [*map(jax.typeof, operands)]
-        if differs or any(map(explicit_sharding, operands)):
+        traced_types = [var.aval for var in equation.invars]
+        types = [jax.typeof(operand) for operand in operands]
+        if types != traced_types or any(map(explicit_sharding, operands)):
             inner, consts = equations(params["jaxpr"])
             return evaluate(inner, *consts, *operands, run=bind_over_any_axes)
     if name in ("pvary", "pcast") and params.get("to", "varying") == "varying":
-        return [vary(jnp.asarray(x), frozenset(params["axes"])) for x in operands]
+        axes = frozenset(params["axes"])
+        return [vary(jnp.asarray(x), axes) for x in operands]
     return bind(equation, operands)
 
 

@@ -41,10 +41,13 @@ def from_first(make: Callable[[], T]) -> T:
         except Exception as error:
             message = pickle.dumps((None, error))
 
-    high, low = map(int, gathered(*divmod(len(message), 1 << 30))[0])
-    numbers = np.frombuffer(message or bytes(high << 30 | low), np.uint8)
+    parts = divmod(len(message), 1 << 30)
+    high, low = map(int, gathered(*parts)[0])
+    length = high << 30 | low
+    numbers = np.frombuffer(message or bytes(length), np.uint8)
+    sent = np.asarray(multihost_utils.broadcast_one_to_all(numbers))
     # JAX 0.6 returns whole numbers of more bytes.
-    sent = np.asarray(multihost_utils.broadcast_one_to_all(numbers)).astype(np.uint8)
+    sent = sent.astype(np.uint8)
     value, error = pickle.loads(sent.tobytes())
     if error is not None:
         raise error

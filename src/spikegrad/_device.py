@@ -64,7 +64,8 @@ class Device(NamedTuple):
         # little while they stay in the cache. They also cost little beside the weights, which a
         # chunk reads forward and backward, and their gradients, which it reads and writes.
         elements = max(self.cached, 4 * work.weights)
-        return max(1, min(length, elements // max(1, work.states)))
+        fitting = elements // max(1, work.states)
+        return max(1, min(length, fitting))
 
     def longest_chunk(self, encodes: bool, layers: int) -> int:
         """Return the largest default length of a chunk in a network of this many layers."""
@@ -72,7 +73,8 @@ class Device(NamedTuple):
         # twice as many instructions in modes that encode states in few bits.
         # A stage may have joins only, which count as one layer.
         layers = max(1, layers)
-        return max(1, self.layer_steps // (2 * layers if encodes else layers))
+        cost = 2 * layers if encodes else layers
+        return max(1, self.layer_steps // cost)
 
     def unroll_of_chunk(self, chunk: int, layers: int) -> int:
         """Return the number of steps that the loop over a chunk unrolls per iteration."""
@@ -81,7 +83,8 @@ class Device(NamedTuple):
         # Equal iterations, because a remainder would be a second copy of the steps.
         # A stage of joins only counts as one layer.
         most = max(1, self.layer_steps // max(1, layers))
-        return max(n for n in range(1, min(most, chunk) + 1) if chunk % n == 0)
+        longest = min(most, chunk)
+        return max(n for n in range(1, longest + 1) if chunk % n == 0)
 
 
 CPU = Device(

@@ -43,9 +43,11 @@ def updates_of(
         "grad_fn": lambda trainable, _: jax.grad(loss)(trainable),
     }
     accepted = inspect.signature(optimizer.update).parameters
-    if not any(
+    takes_any = any(
         parameter.kind is parameter.VAR_KEYWORD for parameter in accepted.values()
-    ):
-        offered = {name: offered[name] for name in offered.keys() & accepted.keys()}
+    )
+    if not takes_any:
+        names = offered.keys() & accepted.keys()
+        offered = {name: offered[name] for name in names}
     with jax.numpy_dtype_promotion("standard"):  # optax promotes
         return optimizer.update(gradient, state, trainable, **offered)

@@ -167,4 +167,5 @@ def jsonable(value: Any) -> Any:
         return [jsonable(entry) for entry in value]
     if isinstance(value, (np.ndarray, np.generic, jax.Array)):
         return jsonable(np.asarray(value).tolist())
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    is_null = isinstance(value, float) and not math.isfinite(value)
+    return None if is_null else value

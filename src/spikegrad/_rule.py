@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -64,11 +66,20 @@ def spike(x: ArrayLike, slope: ArrayLike) -> jax.Array:
     return _spike(x, jnp.broadcast_to(slope, x.shape))
 
 
+def derivative(function: Callable[[jax.Array], jax.Array], x: jax.Array) -> jax.Array:
+    """Return the derivative of an elementwise function at each entry of ``x``."""
+    # Forward mode gives all of them at once, because an output depends on one entry only.
+    _, slope = jax.jvp(function, (x,), (jnp.ones_like(x),))
+    return slope
+
+
 def _step(x: jax.Array, slope: jax.Array) -> jax.Array:
     del slope  # only the derivative reads it
     if x.dtype.itemsize == 2:
         return _half_step(x)
-    return jnp.where(jnp.isnan(x), x, (x >= 0).astype(x.dtype))
+    is_nan = jnp.isnan(x)
+    spikes = (x >= 0).astype(x.dtype)
+    return jnp.where(is_nan, x, spikes)
 
 
 def _half_step(x: jax.Array) -> jax.Array:
@@ -83,9 +94,9 @@ def _half_step(x: jax.Array) -> jax.Array:
     is_nan = bits & np.uint16(~minus_zero) > infinity
     # As unsigned integers, all numbers from 0 to infinity are below -0.0, which fires like 0.0.
     fires = bits <= minus_zero
-    return jax.lax.bitcast_convert_type(
-        jnp.where(is_nan, bits, jnp.where(fires, unit, zero)), x.dtype
-    )
+    spikes = jnp.where(fires, unit, zero)
+    spikes = jnp.where(is_nan, bits, spikes)
+    return jax.lax.bitcast_convert_type(spikes, x.dtype)
 
 
 def _step_jvp(
@@ -111,7 +122,8 @@ def _product(slope: jax.Array, dx: jax.Array) -> jax.Array:
     ``dx``."""
     # A product in the narrow dtype would round the slope first and the product again.
     wide = max(slope.dtype, dx.dtype, key=lambda dtype: dtype.itemsize)
-    return (slope.astype(wide) * dx.astype(wide)).astype(dx.dtype)
+    product = slope.astype(wide) * dx.astype(wide)
+    return product.astype(dx.dtype)
 
 
 # The residual is the narrow slope, not its wider copy.

@@ -54,7 +54,8 @@ class SpikeType(Struct):
             if is_array(arguments[-1]) or arguments[-1] != field.default:
                 break
             arguments.pop()
-        return f"{self._public_name()}({', '.join([curve, *map(expression_of, arguments)])})"
+        texts = [curve, *map(expression_of, arguments)]
+        return f"{self._public_name()}({', '.join(texts)})"
 
     def value(
         self, curve: Curve, x: jax.Array, key: jax.Array | None = None

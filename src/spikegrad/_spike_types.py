@@ -146,7 +146,8 @@ class Stochastic(SpikeType, pure=True):
         # At least float32: rounding the probability to half precision would bias the mean.
         probability = curve.surrogate_fun(x.astype(compute_dtype(x.dtype)))
         # A probability of 0 never fires and one of 1 always does, because numbers are in [0, 1).
-        return (_uniform(key, probability) < probability).astype(x.dtype)
+        fires = _uniform(key, probability) < probability
+        return fires.astype(x.dtype)
 
 
 def _uniform(key: jax.Array, like: jax.Array) -> jax.Array:
@@ -155,9 +156,8 @@ def _uniform(key: jax.Array, like: jax.Array) -> jax.Array:
         raise ValueError(
             f"stochastic: keys must have the leading axes of x, {like.shape}, got shape {key.shape}"
         )
-    draw = functools.partial(
-        jax.random.uniform, shape=like.shape[key.ndim :], dtype=like.dtype
-    )
+    shape = like.shape[key.ndim :]
+    draw = functools.partial(jax.random.uniform, shape=shape, dtype=like.dtype)
     # Each example has its own key, so its spikes do not depend on the batch around it.
     for _ in key.shape:
         draw = jax.vmap(draw)
@@ -252,20 +252,28 @@ class MultiSpike(SpikeType, pure=True):
 
     def smooth_step(self, curve: Curve, x: jax.Array) -> jax.Array:
         theta = self._distance(x)
+
+        def smooth_step_at(k: int | jax.Array) -> jax.Array:
+            return curve.surrogate_fun(x - k * theta)
+
         if self.slopes != "nearest":
-            return _total(lambda k: curve.surrogate_fun(x - k * theta), self._summed, x)
-        # Half-way between two thresholds the nearest one changes. The rise joins the pieces there.
-        k, half = self._nearest(x, theta), spread_as(theta / 2, x)
-        # Between two levels.
+            return _total(smooth_step_at, self._summed, x)
+        k = self._nearest(x, theta)
+        # Half-way between two thresholds the nearest one changes. The rise between two levels joins
+        # the pieces there.
+        half = spread_as(theta / 2, x)
         rise = curve.surrogate_fun(half) - curve.surrogate_fun(-half)
-        return curve.surrogate_fun(x - k * theta) + k * rise
+        return smooth_step_at(k) + k * rise
 
     def slope(self, curve: Curve, x: jax.Array) -> jax.Array:
         theta = self._distance(x)
+
+        def slope_at(k: int | jax.Array) -> jax.Array:
+            return curve.surrogate_grad(x - k * theta)
+
         if self.slopes == "nearest":
-            distance = x - self._nearest(x, theta) * theta
-            return curve.surrogate_grad(distance)
-        return _total(lambda k: curve.surrogate_grad(x - k * theta), self._summed, x)
+            return slope_at(self._nearest(x, theta))
+        return _total(slope_at, self._summed, x)
 
     def own_slopes(
         self, curve: Curve, x: jax.Array
@@ -295,8 +303,9 @@ class MultiSpike(SpikeType, pure=True):
 
         XLA flushes others to 0.
         """
-        theta, tiny = _threshold_like(self, x), jnp.finfo(x.dtype).tiny
-        return jnp.where(jnp.abs(theta) < tiny, jnp.asarray(tiny, x.dtype), theta)
+        theta = _threshold_like(self, x)
+        tiny = jnp.asarray(jnp.finfo(x.dtype).tiny, x.dtype)
+        return jnp.where(jnp.abs(theta) < tiny, tiny, theta)
 
     def _nearest(self, x, theta):
         """Return the number of the nearest threshold, a constant for the derivative."""
@@ -386,7 +395,8 @@ class Signed(SpikeType, pure=True):
         self, curve: Curve, x: jax.Array, key: jax.Array | None = None
     ) -> jax.Array:
         positive = (x >= 0).astype(x.dtype)
-        return positive - (self._mirrored(x) >= 0).astype(x.dtype)
+        negative = (self._mirrored(x) >= 0).astype(x.dtype)
+        return positive - negative
 
     def smooth_step(self, curve: Curve, x: jax.Array) -> jax.Array:
         return curve.surrogate_fun(x) - curve.surrogate_fun(self._mirrored(x))
@@ -463,9 +473,9 @@ def signed(surrogate: Surrogate, threshold: ArrayLike = 1.0) -> Surrogate:
 
 
 def _threshold_like(kind: MultiSpike | Signed, x: jax.Array) -> jax.Array:
-    return broadcast_checked(
-        jnp.asarray(kind.threshold), x.dtype, x.shape, kind._public_name(), "threshold"
-    )
+    threshold = jnp.asarray(kind.threshold)
+    owner = kind._public_name()
+    return broadcast_checked(threshold, x.dtype, x.shape, owner, "threshold")
 
 
 def _scaled_threshold(kind: MultiSpike | Signed, threshold: Real, x: jax.Array) -> Real:
@@ -487,7 +497,12 @@ def _total(
         return functools.reduce(operator.add, map(term, numbers))
     ks = jnp.arange(numbers.start, numbers.stop).astype(like.dtype)
     first = match_varying_axes(zeros_like(like), like=like)
-    return jax.lax.scan(lambda total, k: (total + term(k), None), first, ks)[0]
+
+    def add(total: jax.Array, k: jax.Array) -> tuple[jax.Array, None]:
+        return total + term(k), None
+
+    total, _ = jax.lax.scan(add, first, ks)
+    return total
 
 
 def _is_one(threshold: object) -> bool:

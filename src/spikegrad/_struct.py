@@ -68,10 +68,10 @@ class Domain:
     @property
     def bounds(self) -> tuple[float, float]:
         """Lower and upper limit. They may be outside of the domain."""
-        low = max(
-            -math.inf if low is None else low for low in (self.above, self.at_least)
-        )
-        return low, math.inf if self.at_most is None else self.at_most
+        lower = [bound for bound in (self.above, self.at_least) if bound is not None]
+        low = max(lower, default=-math.inf)
+        high = math.inf if self.at_most is None else self.at_most
+        return low, high
 
     @property
     def number(self) -> bool:
@@ -82,11 +82,13 @@ class Domain:
             return f"{owner}: {name} must be {expected}, got {brief(value)}"
 
         if self.choices is not None:
+            is_text = isinstance(value, str)
             # 1 == True, so only strings are compared by value.
-            if not any(
-                value is choice or (isinstance(value, str) and value == choice)
+            is_choice = any(
+                value is choice or (is_text and value == choice)
                 for choice in self.choices
-            ):
+            )
+            if not is_choice:
                 choices = ", ".join(map(repr, self.choices))
                 raise ValueError(message(f"one of {choices}"))
             return value
@@ -104,7 +106,7 @@ class Domain:
                 raise TypeError(message(expected) + hint_of_name(value))
             return as_static(value) if self.kind is Callable else value
         if self.integer:
-            if not isinstance(value, numbers.Integral) or isinstance(value, bool):
+            if isinstance(value, bool) or not isinstance(value, numbers.Integral):
                 raise TypeError(message("an integer"))
             value = int(value)
         else:
@@ -131,24 +133,23 @@ def as_real(owner: str, name: str, value: Any) -> Any:
     if not isinstance(value, jax.Array) and hasattr(value, "__jax_array__"):
         value = value.__jax_array__()
     # True is a number in Python, and a mistake as a parameter.
-    if isinstance(value, (bool, np.bool_)):
-        pass
-    elif isinstance(value, numbers.Real) or (
-        isinstance(value, np.generic) and jnp.issubdtype(value.dtype, jnp.floating)
-    ):
+    if isinstance(value, numbers.Real) and not isinstance(value, bool):
         return float(value)
-    elif is_array(value) and (
-        is_float(value) or jnp.issubdtype(value.dtype, jnp.integer)
-    ):
-        if isinstance(value, jax.Array):
-            return value
-        # Integers become floats, because JAX would truncate them to 32 bits.
-        copied = np.array(value, value.dtype if is_float(value) else float)
-        copied.setflags(write=False)
-        return copied
-    raise TypeError(
-        f"{owner}: {name} must be a real number or array, got {brief(value)}"
-    )
+    # Such as a bfloat16, which is not a number for Python.
+    if isinstance(value, np.generic) and jnp.issubdtype(value.dtype, jnp.floating):
+        return float(value)
+    is_integer = is_array(value) and jnp.issubdtype(value.dtype, jnp.integer)
+    if not is_array(value) or not (is_integer or is_float(value)):
+        raise TypeError(
+            f"{owner}: {name} must be a real number or array, got {brief(value)}"
+        )
+    if isinstance(value, jax.Array):
+        return value
+    # Integers become floats, because JAX would truncate them to 32 bits.
+    dtype = value.dtype if is_float(value) else float
+    copied = np.array(value, dtype)
+    copied.setflags(write=False)
+    return copied
 
 
 def parameter(
@@ -239,7 +240,8 @@ def by_value(value: object) -> Hashable:
     if isinstance(value, tuple):
         return tuple(map(by_value, value))
     if isinstance(value, Mapping):  # the nodes of a network, the weights of a layer
-        return tuple([(key, by_value(entry)) for key, entry in value.items()])
+        entries = [(key, by_value(entry)) for key, entry in value.items()]
+        return tuple(entries)
     return value
 
 
@@ -308,20 +310,18 @@ class Struct:
         cls._stated_pure = pure
         # dataclass() has not run on cls yet, so an __init__ in its namespace is custom
         nearest = next(c for c in cls.__mro__ if "__init__" in vars(c))
-        cls._frozen = nearest is object or (
-            nearest is not cls and getattr(nearest, "_frozen", False)
-        )
+        is_of_dataclass = nearest is not cls and getattr(nearest, "_frozen", False)
+        cls._frozen = nearest is object or is_of_dataclass
         if cls._frozen:
             dataclasses.dataclass(eq=False, repr=False)(cls)
             fields: Any = dataclasses.fields(cls)  # type: ignore[arg-type]
-            cls._domains = {field.name: domain(field) for field in fields}
-            cls._numbers = tuple(name for name, d in cls._domains.items() if d.number)
+            domains = {field.name: domain(field) for field in fields}
+            cls._domains = domains
+            cls._numbers = tuple(name for name, d in domains.items() if d.number)
             cls._objects = tuple(
-                name for name, d in cls._domains.items() if d.kind is not None
+                name for name, d in domains.items() if d.kind is not None
             )
-            cls._dynamic = tuple(
-                name for name, d in cls._domains.items() if not d.static
-            )
+            cls._dynamic = tuple(name for name, d in domains.items() if not d.static)
             _register(cls)
         elif pure:
             raise TypeError(
@@ -329,7 +329,10 @@ class Struct:
             )
         else:  # undo the settings of a frozen ancestor, and be a part of the structure of a tree
             jax.tree_util.register_static(cls)
-            cls._domains, cls._numbers, cls._objects, cls._dynamic = {}, (), (), ()
+            cls._domains = {}
+            cls._numbers = ()
+            cls._objects = ()
+            cls._dynamic = ()
 
     def __post_init__(self) -> None:
         owner = self._public_name()
@@ -349,7 +352,8 @@ class Struct:
     # takes a fifth of the import's time.
     def __setattr__(self, name: str, value: object) -> None:
         # __init__ sets each field once.
-        if self._frozen and (name in vars(self) or name not in self._domains):
+        is_first = name in self._domains and name not in vars(self)
+        if self._frozen and not is_first:
             raise dataclasses.FrozenInstanceError(f"cannot assign to field {name!r}")
         object.__setattr__(self, name, value)
 
@@ -372,9 +376,9 @@ class Struct:
         return self._key() == other._key()  # type: ignore[attr-defined]
 
     def __hash__(self) -> int:
-        return (
-            hash((type(self), self._key())) if self._frozen else object.__hash__(self)
-        )
+        if not self._frozen:
+            return object.__hash__(self)
+        return hash((type(self), self._key()))
 
     def _replaced(self: R, **changed: object) -> R:
         """Replace the values of some fields. Declared fields are checked again."""
@@ -442,10 +446,12 @@ def is_pure(value: object) -> bool:
         return issubclass(value, Struct) and value._stated_pure
     if not isinstance(value, Struct):
         return False
+    if not value._stated_pure:
+        return False
+    parts = [getattr(value, name) for name in value._objects]
     # Arrays are values. Other objects, such as functions, may change between two calls.
-    return value._stated_pure and all(
-        part is None or isinstance(part, jax.Array) or is_pure(part)
-        for part in (getattr(value, name) for name in value._objects)
+    return all(
+        part is None or isinstance(part, jax.Array) or is_pure(part) for part in parts
     )
 
 
@@ -456,7 +462,8 @@ def _register(cls: type[Struct]) -> None:
 
     # JAX calls these for every record in every call of a compiled function, so they avoid loops.
     def flatten(record):
-        values, constants = vars(record), _constants_of(record)
+        values = vars(record)
+        constants = _constants_of(record)
         others = [values[name] for name in static]
         if not constants:  # the fast path of eager calls
             return [values[name] for name in names], (constants, *others)
@@ -467,19 +474,20 @@ def _register(cls: type[Struct]) -> None:
 
     def flatten_with_keys(record):
         leaves, structure = flatten(record)
-        free = (name for name in names if name not in structure[0])
-        return list(
-            zip(map(jax.tree_util.GetAttrKey, free), leaves, strict=True)
-        ), structure
+        constants, *_ = structure
+        keys = [
+            jax.tree_util.GetAttrKey(name) for name in names if name not in constants
+        ]
+        return [*zip(keys, leaves, strict=True)], structure
 
     # Without __init__, because leaves may be tracers, masks, None or axes.
     def unflatten(structure, leaves):
         constants, *others = structure
         known = (*constants, *static)
+        free = [name for name in names if name not in constants]
+        # The types of the constants come first.
         values = dict(zip(known, others[len(constants) :], strict=True))
-        values |= zip(
-            (name for name in names if name not in constants), leaves, strict=True
-        )
+        values |= zip(free, leaves, strict=True)
         return new_unchecked(cls, values, constants)
 
     jax.tree_util.register_pytree_with_keys(cls, flatten_with_keys, unflatten, flatten)
@@ -518,11 +526,11 @@ def lifted(tree: PyTree) -> PyTree:
     As an argument of a compiled function, the tree does not recompile for other numbers.
     """
     if not _is_record(tree):
-        return jax.tree.map(
-            lambda leaf: lifted(leaf) if _is_record(leaf) else leaf,
-            tree,
-            is_leaf=_is_record,
-        )
+
+        def lifted_record(leaf: PyTree) -> PyTree:
+            return lifted(leaf) if _is_record(leaf) else leaf
+
+        return jax.tree.map(lifted_record, tree, is_leaf=_is_record)
     # Only the fields: a network also remembers its graph, which would keep the old numbers.
     values = tree._values()
     for name in tree._objects:
@@ -533,9 +541,10 @@ def lifted(tree: PyTree) -> PyTree:
 
 def as_arrays(tree: PyTree) -> PyTree:
     """Turn every Python number of a record into an array, which gets a gradient."""
-    return jax.tree.map(
-        lambda leaf: (
-            jnp.asarray(leaf, jnp.result_type(float)) if _is_number(leaf) else leaf
-        ),
-        lifted(tree),
-    )
+
+    def as_array(leaf: object) -> object:
+        if _is_number(leaf):
+            return jnp.asarray(leaf, jnp.result_type(float))
+        return leaf
+
+    return jax.tree.map(as_array, lifted(tree))

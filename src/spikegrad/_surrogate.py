@@ -28,7 +28,7 @@ from ._checks import (
     real_array,
 )
 from ._compat import shard_as, spread_as, zeros_like
-from ._rule import _spike, spike
+from ._rule import _spike, derivative, spike
 from ._spike_base import SpikeType, UnitStep
 from ._struct import Real, Struct, as_arrays, expression_of, is_pure, lifted, parameter
 
@@ -142,8 +142,7 @@ class Surrogate(Struct):
                 f"{type(self).__name__} must define surrogate_grad or surrogate_fun"
             )
         x = real_array(x, type(self).__name__)
-        # Forward mode gives the slope of each entry at once, because the formula is elementwise.
-        slope = jax.jvp(self.surrogate_fun, (x,), (jnp.ones_like(x),))[1]
+        slope = derivative(self.surrogate_fun, x)
         return jnp.where(jnp.isnan(x), x, slope)  # a formula may turn NaN into a number
 
     def _without_smooth_step(self) -> str:
@@ -151,11 +150,8 @@ class Surrogate(Struct):
 
         Empty if all have a smooth step.
         """
-        return (
-            type(self).__name__
-            if type(self).surrogate_fun is Surrogate.surrogate_fun
-            else ""
-        )
+        is_missing = type(self).surrogate_fun is Surrogate.surrogate_fun
+        return type(self).__name__ if is_missing else ""
 
     def _landmarks(self) -> np.ndarray:
         """Return ascending points for a first measurement of a curve of any scale."""
@@ -165,10 +161,11 @@ class Surrogate(Struct):
             if isinstance(value := getattr(self, name), Surrogate)
         ]
         if inner:
-            return np.unique(
-                np.concatenate([surrogate._landmarks() for surrogate in inner])
-            )
-        half = np.concatenate([np.geomspace(1e-9, 1e9, 289), np.linspace(0, 10, 401)])
+            landmarks = [surrogate._landmarks() for surrogate in inner]
+            return np.unique(np.concatenate(landmarks))
+        of_any_scale = np.geomspace(1e-9, 1e9, 289)
+        of_usual_scale = np.linspace(0, 10, 401)
+        half = np.concatenate([of_any_scale, of_usual_scale])
         return np.unique(np.concatenate([-half, half]))
 
     def __call__(self, x: ArrayLike, *, key: ArrayLike | None = None) -> jax.Array:
@@ -198,7 +195,8 @@ class Surrogate(Struct):
         """
         curve, learn, _, forward = settings_of(self)
         x = real_array(x, type(curve).__name__)
-        if forward.is_step and not learn and not isinstance(x, Tracer):
+        is_known = not isinstance(x, Tracer)
+        if forward.is_step and is_known and not learn:
             # A constant x does not need a slope.
             # Raises if a parameter does not broadcast.
             curve._broadcast_to(x.dtype, x.shape)
@@ -206,7 +204,8 @@ class Surrogate(Struct):
             return _spike(x, x)
         # Another spike type must not recompile for a key.
         draws = forward.draws and key is not None
-        return _run(_fire, self, x, as_key("stochastic", key) if draws else None)
+        used_key = as_key("stochastic", key) if draws else None
+        return _run(_fire, self, x, used_key)
 
     def __mul__(self, factor: Real) -> Surrogate:
         """Multiply the slope by a number or an array."""
@@ -253,16 +252,17 @@ def _with_slope(
     else:
         # In half precision slope and cotangent are multiplied in float32, so the gradient is
         # rounded once. The residual is x in 16 bits. The backward pass computes the slope from it.
-        out = jax.checkpoint(
-            lambda x: _spike(x, forward.slope(curve, x.astype(dtype))),
-            prevent_cse=False,
-        )(x)
+        def half_spike(x: jax.Array) -> jax.Array:
+            slope = forward.slope(curve, x.astype(dtype))
+            return _spike(x, slope)
+
+        out = jax.checkpoint(half_spike, prevent_cse=False)(x)
     if forward.is_step:
         return out
+    value = jax.lax.stop_gradient(forward.value(curve, x, key))
     # A spike minus itself is exactly zero, or NaN for NaN, and carries the derivative.
-    return jax.lax.stop_gradient(forward.value(curve, x, key)) + (
-        out - jax.lax.stop_gradient(out)
-    )
+    zero = out - jax.lax.stop_gradient(out)
+    return value + zero
 
 
 def _zero_with_gradient(value: jax.Array, slope: jax.Array) -> jax.Array:
@@ -271,7 +271,8 @@ def _zero_with_gradient(value: jax.Array, slope: jax.Array) -> jax.Array:
     # a custom_jvp. This select returns the value, also if it is infinite or NaN, and gives it the
     # batch axes of the slope.
     nowhere = shard_as(jnp.zeros(slope.shape, bool), slope)
-    value = jnp.where(nowhere, jax.lax.stop_gradient(slope).astype(value.dtype), value)
+    constant = jax.lax.stop_gradient(slope)
+    value = jnp.where(nowhere, constant.astype(value.dtype), value)
     fired = spike(value, slope)
     return fired - jax.lax.stop_gradient(fired)
 
@@ -288,25 +289,25 @@ def _zeros_for_parameters(
     for i, (path, leaf) in enumerate(paths):
 
         def smooth_step(value, i=i):
-            return forward.smooth_step(
-                tree.unflatten([*leaves[:i], value, *leaves[i + 1 :]]), x
-            )
+            changed = tree.unflatten([*leaves[:i], value, *leaves[i + 1 :]])
+            return forward.smooth_step(changed, x)
 
         name = jax.tree_util.keystr(path)[1:]
         value = real_array(leaf, owner, name)
         # Broadcast before the derivative: JAX then sums the gradient over the broadcast axes.
         # One zero per parameter, so each derivative is one elementwise formula and no Jacobian.
-        value = spread_as(
-            broadcast_checked(value, value.dtype, x.shape, owner, name), x
-        )
-        slope = finite(jax.jvp(smooth_step, (value,), (jnp.ones_like(value),))[1])
+        value = broadcast_checked(value, value.dtype, x.shape, owner, name)
+        value = spread_as(value, x)
+        slope = finite(derivative(smooth_step, value))
         # Far from the threshold a smooth step is flat. Its derivative is 0 there, but the formula
         # may be infinity times 0.
         wide = x.astype(compute_dtype(x.dtype))
         # The largest number with a finite square. Beyond it, formulas with x * x may give infinity
         # times 0.
-        near = abs(wide) <= float(jnp.finfo(wide.dtype).max) ** 0.5  # False for NaN
-        slope = jnp.where(near | ~jnp.isnan(slope), slope, jnp.zeros_like(slope))
+        largest = float(jnp.finfo(wide.dtype).max) ** 0.5
+        is_near = abs(wide) <= largest  # False for NaN
+        is_right = is_near | ~jnp.isnan(slope)
+        slope = jnp.where(is_right, slope, jnp.zeros_like(slope))
         yield _zero_with_gradient(value.astype(x.dtype), slope)
 
 
@@ -331,22 +332,20 @@ def _elementwise(formula: Callable) -> Callable:
 
     def evaluate(self, x):
         dtype = compute_dtype(x.dtype)
-        owner, result = type(self).__name__, f"{formula.__name__}(x)"
+        owner = type(self).__name__
+        result = f"{formula.__name__}(x)"
+        curve = self._broadcast_to(dtype, x.shape)
         # Finite inputs keep formulas free of guards: infinity times 0 would be NaN in a tail.
-        y = real_array(
-            formula(self._broadcast_to(dtype, x.shape), finite(x.astype(dtype))),
-            owner,
-            result,
-        )
+        y = formula(curve, finite(x.astype(dtype)))
+        y = real_array(y, owner, result)
         # The one rounding to half precision. A constant formula returns a scalar.
         y = broadcast_checked(y, x.dtype, x.shape, owner, result)
         return jnp.where(jnp.isnan(x), x, y)
 
     @functools.wraps(formula)
     def method(self, x):
-        return _run(
-            evaluate, self, real_array(x, type(settings_of(self).curve).__name__)
-        )
+        owner = type(settings_of(self).curve).__name__
+        return _run(evaluate, self, real_array(x, owner))
 
     return method
 
@@ -385,16 +384,14 @@ class _Configured(Surrogate, pure=True):
 
     def in_units_of(self, threshold: Real, x: jax.Array) -> _Configured:
         forward = self.forward.in_units_of(threshold, x)
-        return (
-            self
-            if forward is self.forward
-            else dataclasses.replace(self, forward=forward)
-        )
+        if forward is self.forward:
+            return self
+        return dataclasses.replace(self, forward=forward)
 
     def __repr__(self) -> str:
-        curve = (
-            jax.tree.map(_number_of, self.surrogate) if self.learn else self.surrogate
-        )
+        curve = self.surrogate
+        if self.learn:
+            curve = jax.tree.map(_number_of, curve)
         text = self.forward.expression(repr(curve))
         if self.slope_dtype is not None:
             text = f"keep_slope({text}, {self.slope_dtype!r})"
@@ -405,12 +402,9 @@ def _number_of(leaf: object) -> object:
     """Return the number that ``learnable`` turned into this array, if it is one number of the
     default dtype.
     """
-    if (
-        isinstance(leaf, Tracer)
-        or not isinstance(leaf, jax.Array)
-        or leaf.shape
-        or leaf.dtype != jnp.result_type(float)
-    ):
+    if isinstance(leaf, Tracer) or not isinstance(leaf, jax.Array):
+        return leaf
+    if leaf.shape or leaf.dtype != jnp.result_type(float):
         return leaf
     # The shortest decimal that rounds to this array.
     return float(str(np.asarray(leaf)))
@@ -453,11 +447,9 @@ def curve_of(owner: str, surrogate: object) -> Surrogate:
 
 def with_curve(surrogate: Surrogate, curve: Surrogate) -> Surrogate:
     """Return ``curve`` with the settings of ``surrogate``."""
-    return (
-        dataclasses.replace(surrogate, surrogate=curve)
-        if isinstance(surrogate, _Configured)
-        else curve
-    )
+    if isinstance(surrogate, _Configured):
+        return dataclasses.replace(surrogate, surrogate=curve)
+    return curve
 
 
 def configured(surrogate: Surrogate, **settings: Any) -> Surrogate:
@@ -500,11 +492,9 @@ class _SmoothStep(NamedTuple):
     def scaled(self, factor: Real) -> _SmoothStep:
         # factor * (p - middle) + middle, with p = varying + constant: a multiple about the value
         # at the threshold.
-        return _SmoothStep(
-            factor * self.varying,
-            factor * self.constant + (1 - factor) * self.middle,
-            self.middle,
-        )
+        varying = factor * self.varying
+        constant = factor * self.constant + (1 - factor) * self.middle
+        return _SmoothStep(varying, constant, self.middle)
 
 
 def _inner(curve: Surrogate, name: str, x: jax.Array) -> jax.Array:
@@ -512,10 +502,12 @@ def _inner(curve: Surrogate, name: str, x: jax.Array) -> jax.Array:
 
     A pure inner formula runs unwrapped, because the outer wrapper serves both.
     """
-    formula = getattr(getattr(type(curve), name), "__wrapped__", None)
+    method = getattr(type(curve), name)
+    formula = getattr(method, "__wrapped__", None)
     if formula is None or not is_pure(curve):
         return getattr(curve, name)(x)
-    return jnp.asarray(formula(curve._broadcast_to(x.dtype, x.shape), x), x.dtype)
+    curve = curve._broadcast_to(x.dtype, x.shape)
+    return jnp.asarray(formula(curve, x), x.dtype)
 
 
 def slope_of(curve: Surrogate, x: jax.Array) -> jax.Array:
@@ -526,15 +518,15 @@ def smooth_step_of(curve: Surrogate, x: jax.Array) -> _SmoothStep:
     if isinstance(curve, Composition):
         return curve._broadcast_to(x.dtype, x.shape)._smooth_step(x)
     # A curve with a custom __init__ is a leaf and may contain arrays.
-    numbers = all(
+    has_numbers_only = all(
         not isinstance(leaf, Struct) and jnp.ndim(leaf) == 0
         for leaf in jax.tree.leaves(curve)
     )
     # One point is enough for numbers. Arrays have a value at the threshold for each entry of x.
-    threshold = jnp.zeros((), x.dtype) if numbers else zeros_like(x)
-    return _SmoothStep(
-        _inner(curve, "surrogate_fun", x), 0.0, curve.surrogate_fun(threshold)
-    )
+    threshold = jnp.zeros((), x.dtype) if has_numbers_only else zeros_like(x)
+    varying = _inner(curve, "surrogate_fun", x)
+    middle = curve.surrogate_fun(threshold)
+    return _SmoothStep(varying, 0.0, middle)
 
 
 class Composition(Surrogate):
@@ -587,9 +579,8 @@ class Scaled(Composition, pure=True):
         return self.factor * slope_of(self.surrogate, x)
 
     def __repr__(self) -> str:
-        return (
-            f"{expression_of(self.factor)} * {_bracketed(self.surrogate, Scaled, Sum)}"
-        )
+        curve = _bracketed(self.surrogate, Scaled, Sum)
+        return f"{expression_of(self.factor)} * {curve}"
 
 
 class Sum(Composition, pure=True):
@@ -603,10 +594,12 @@ class Sum(Composition, pure=True):
         return "+"
 
     def _smooth_step(self, x):
-        a, b = smooth_step_of(self.first, x), smooth_step_of(self.second, x)
+        a = smooth_step_of(self.first, x)
+        b = smooth_step_of(self.second, x)
         middle = jnp.maximum(a.middle, b.middle)  # 1/2 if either curve has it
+        constant = a.constant + b.constant
         # So that the sum of both curves has the value ``middle`` at the threshold.
-        constant = a.constant + b.constant + (middle - a.middle - b.middle)
+        constant = constant + (middle - a.middle - b.middle)
         return _SmoothStep(a.varying + b.varying, constant, middle)
 
     def surrogate_grad(self, x):
@@ -657,10 +650,12 @@ def fold_in(key: jax.Array, data: ArrayLike) -> jax.Array:
 
 def as_key(owner: str, key: Any) -> jax.Array:
     """Return typed keys. Legacy keys of two uint32 numbers are converted."""
-    if isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+    is_array = isinstance(key, jax.Array)
+    if is_array and jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
         return key
     # The form of ``jax.random.PRNGKey``, two numbers on the last axis.
-    if getattr(key, "dtype", None) == jnp.uint32 and key.shape[-1:] == (2,):
+    is_uint32 = getattr(key, "dtype", None) == jnp.uint32
+    if is_uint32 and key.shape[-1:] == (2,):
         return jax.random.wrap_key_data(jnp.asarray(key), impl="threefry2x32")
     hint = f". Pass jax.random.key({key})" if isinstance(key, int) else ""
     raise TypeError(

@@ -8,8 +8,10 @@ def aligned(
     rows: Iterable[Sequence[str]], sides: str = "", gap: str = "  "
 ) -> list[str]:
     """Return a line for each row. ``sides`` has ``"<"`` or ``">"`` for columns, by default left."""
-    columns = [
-        [f"{cell:{side}{max(map(len, column))}}" for cell in column]
-        for column, side in zip_longest(zip(*rows, strict=True), sides, fillvalue="<")
-    ]
-    return [gap.join(row).rstrip() for row in zip(*columns, strict=True)]
+    by_column = zip(*rows, strict=True)
+    columns = []
+    for cells, side in zip_longest(by_column, sides, fillvalue="<"):
+        width = max(map(len, cells))
+        columns.append([f"{cell:{side}{width}}" for cell in cells])
+    lines = zip(*columns, strict=True)
+    return [gap.join(line).rstrip() for line in lines]

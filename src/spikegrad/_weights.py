@@ -108,18 +108,22 @@ class Product(Operation, pure=True):
         axes, _ = equation.params["dimension_numbers"]
         # The value may be the left or the right factor of the product.
         place = int(operands[1] is value)
-        summed, rows = axes[place], axes[1 - place]
+        summed = axes[place]
+        rows = axes[1 - place]
         size = math.prod(value.shape)
         if math.prod(value.shape[axis] for axis in summed) != size:
             raise ValueError("a product along some of the axes of an example")
         # The rows of the matrix follow the axes of the value.
-        rows = [row for _, row in sorted(zip(summed, rows, strict=True))]
-        matrix = np.moveaxis(np.asarray(operands[1 - place]), rows, range(len(rows)))
+        pairs = sorted(zip(summed, rows, strict=True))
+        rows = [row for _, row in pairs]
+        weight = np.asarray(operands[1 - place])
+        matrix = np.moveaxis(weight, rows, range(len(rows)))
         # matrix: (*shape of the value, *axes of the result) -> (inputs, outputs)
         return cls(matrix.reshape(size, -1), _output_of(equation).shape)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        return (x.reshape(-1) @ jnp.asarray(self.weight)).reshape(self.shape)
+        outputs = x.reshape(-1) @ jnp.asarray(self.weight)
+        return outputs.reshape(self.shape)
 
 
 class Convolution(Operation, pure=True):
@@ -140,22 +144,24 @@ class Convolution(Operation, pure=True):
     def read(cls, equation: Equation, operands: Operands, value: Value) -> Convolution:
         params = equation.params
         input_axes, kernel_axes, output_axes = params["dimension_numbers"]
-        if len(input_axes) > 4 or {*params["lhs_dilation"]} != {1}:
+        is_transposed = {*params["lhs_dilation"]} != {1}
+        if is_transposed or len(input_axes) > 4:
             raise ValueError(
                 "a convolution of three dimensions or a transposed convolution"
             )
         if operands[1] is value or params["batch_group_count"] != 1:
             raise ValueError("a convolution with a kernel from the inputs")
+        kernel = np.asarray(operands[1])
         return cls(
             # The kernel gets the order of PyTorch and NIR, whatever order the user has. The axes of
             # the arrays stay in the user's order, so the operation computes the same function.
-            np.asarray(operands[1]).transpose(kernel_axes),
-            params["window_strides"],
-            params["padding"],
-            params["rhs_dilation"],
-            params["feature_group_count"],
-            input_axes,
-            output_axes,
+            weight=kernel.transpose(kernel_axes),
+            stride=params["window_strides"],
+            padding=params["padding"],
+            dilation=params["rhs_dilation"],
+            groups=params["feature_group_count"],
+            input_axes=input_axes,
+            output_axes=output_axes,
         )
 
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -188,10 +194,13 @@ class _Pooling(Operation, pure=True):
     def read(cls, equation: Equation, operands: Operands, value: Value) -> _Pooling:
         params = equation.params
         # Gaps between the numbers or within a window, which no exporter has.
-        if {*params["base_dilation"], *params["window_dilation"]} != {1}:
+        dilations = {*params["base_dilation"], *params["window_dilation"]}
+        if dilations != {1}:
             raise ValueError("a pooling with gaps")
         return cls(
-            params["window_dimensions"], params["window_strides"], params["padding"]
+            window=params["window_dimensions"],
+            stride=params["window_strides"],
+            padding=params["padding"],
         )
 
 
@@ -203,18 +212,22 @@ class SumPooling(_Pooling, pure=True):
 
     @classmethod
     def read(cls, equation: Equation, operands: Operands, value: Value) -> SumPooling:
-        params, name = equation.params, equation.primitive.name
+        params = equation.params
+        name = equation.primitive.name
         ones = (1,) * len(value.shape)
         # The sum of whole axes is that of one window. Its axes stay, with length 1.
         if name == "reduce_sum":
-            # Lengths and numbers of the axes.
-            sizes = zip(value.shape, range(len(ones)), strict=True)
-            window = tuple(n if axis in params["axes"] else 1 for n, axis in sizes)
-            return cls(window, ones, ((0, 0),) * len(ones))
+            axes = params["axes"]
+            window = tuple(
+                length if axis in axes else 1 for axis, length in enumerate(value.shape)
+            )
+            no_padding = ((0, 0),) * len(ones)
+            return cls(window, ones, no_padding)
         if name == "pad":
-            sides = [(int(low), int(high)) for low, high, _ in params["padding_config"]]
+            config = params["padding_config"]
+            sides = [(int(low), int(high)) for low, high, _ in config]
             # A negative side would cut numbers off, and a gap is one between the numbers.
-            gaps = [gap for *_, gap in params["padding_config"]]
+            gaps = [gap for *_, gap in config]
             # The operands are an array and the number around it.
             is_padded = operands[0] is value and not np.any(operands[1])
             if not is_padded or np.min(sides) < 0 or any(gaps):
@@ -252,12 +265,14 @@ class Factor(Operation, pure=True):
     def read(cls, equation: Equation, operands: Operands, value: Value) -> Factor:
         left, right = operands
         if equation.primitive.name == "mul":
-            return cls(np.asarray(right if left is value else left))
+            constant = right if left is value else left
+            return cls(np.asarray(constant))
         if right is value:
             raise ValueError("a division by a value that depends on the inputs")
-        # In float64, so the factor is the float32 number nearest to the quotient.
         divisor = np.asarray(right)
-        return cls((1 / divisor.astype(np.float64)).astype(divisor.dtype))
+        # In float64, so the factor is the float32 number nearest to the quotient.
+        factor = 1 / divisor.astype(np.float64)
+        return cls(factor.astype(divisor.dtype))
 
     def __call__(self, x: jax.Array) -> jax.Array:
         return x * jnp.asarray(self.factor, x.dtype)
@@ -276,7 +291,8 @@ class Bias(Operation, pure=True):
         # The value would need the factor -1.
         if is_difference and right is value:
             raise ValueError("a difference from a constant")
-        bias = np.asarray(right if left is value else left)
+        constant = right if left is value else left
+        bias = np.asarray(constant)
         if value.is_moved_only and not bias.any():
             return None  # Python's sum starts at 0
         # x - b is x + (-b).
@@ -301,10 +317,11 @@ class Rearrangement(Operation, pure=True):
         cls, equation: Equation, operands: Operands, value: Value
     ) -> Rearrangement:
         # The equation moves the places as it moves the numbers.
-        before = np.arange(math.prod(value.shape)).reshape(value.shape)
+        size = math.prod(value.shape)
+        before = np.arange(size).reshape(value.shape)
         (moved,) = bind(equation, [jnp.asarray(before), *operands[1:]])
         places = np.asarray(moved)
-        if places.size > before.size:
+        if places.size > size:
             raise ValueError(f"{equation.primitive.name} to another number of values")
         order = places.ravel()
         is_same = np.array_equal(order, before.ravel())
@@ -313,7 +330,8 @@ class Rearrangement(Operation, pure=True):
     def __call__(self, x: jax.Array) -> jax.Array:
         if self.order is None:
             return x.reshape(self.shape)
-        return x.reshape(-1)[np.array(self.order)].reshape(self.shape)
+        numbers = x.reshape(-1)[np.array(self.order)]
+        return numbers.reshape(self.shape)
 
 
 PRIMITIVES: dict[str, type[Operation]] = {
@@ -362,13 +380,15 @@ def read_function(
         Value(x.shape, x.dtype, terms=(Term(n),)) for n, x in enumerate(arguments)
     ]
     # partial creates a new function, because JAX caches the traces of functions
-    jaxpr, consts = equations(jax.make_jaxpr(functools.partial(function))(*arguments))
+    trace = jax.make_jaxpr(functools.partial(function))
+    jaxpr, consts = equations(trace(*arguments))
     result, *_ = evaluate_values(
         jaxpr, *consts, *values, kind=Value, rule=_read_equation
     )
     if not isinstance(result, Value):
         raise ValueError("a result that does not depend on the input")
-    if sorted(term.source for term in result.terms) != [*range(len(arguments))]:
+    sources = sorted(term.source for term in result.terms)
+    if sources != [*range(len(arguments))]:
         raise ValueError("a sum that does not add each argument once")
     return result
 
@@ -376,7 +396,8 @@ def read_function(
 def _read_equation(equation: Equation, operands: Operands) -> list[Value]:
     """Return the output of an equation: a value with one more operation."""
     values = [x for x in operands if isinstance(x, Value)]
-    value, name = values[0], equation.primitive.name
+    value = values[0]
+    name = equation.primitive.name
     output = _output_of(equation)
     if name in COPIES:
         return [value._replace(dtype=output.dtype)]
@@ -386,7 +407,8 @@ def _read_equation(equation: Equation, operands: Operands) -> list[Value]:
         raise ValueError(name)
     if len(values) > 1:
         return [_sum(name, values)]
-    result = value.then(PRIMITIVES[name].read(equation, operands, value), output)
+    operation = PRIMITIVES[name].read(equation, operands, value)
+    result = value.then(operation, output)
     if name == "reduce_sum":  # the axes of length 1 go
         result = result.then(Rearrangement(None, output.shape), output)
     return [result]
@@ -397,14 +419,16 @@ def _sum(name: str, values: list[Value]) -> Value:
     left, right = values
     # A reshape of both arguments is one of the sum. Other operations would need two results.
     is_sum = PRIMITIVES[name] is Bias and name != "sub"
-    if not is_sum or not left.is_moved_only or left.operations != right.operations:
+    has_equal_moves = left.is_moved_only and left.operations == right.operations
+    if not (is_sum and has_equal_moves):
         raise ValueError(f"{name} of two values that depend on the inputs")
     return left._replace(terms=left.terms + right.terms)
 
 
 def _concatenated(equation: Equation, operands: Operands) -> Value:
     """Return a concatenation as the sum of its parts, each with zeros in the places of others."""
-    axis, output = equation.params["dimension"], _output_of(equation)
+    axis = equation.params["dimension"]
+    output = _output_of(equation)
     terms: list[Term] = []
     low = 0
     for part in operands:
@@ -415,11 +439,13 @@ def _concatenated(equation: Equation, operands: Operands) -> Value:
         is_linear = all(isinstance(operation, LINEAR) for operation in part.operations)
         if len(part.terms) > 1 and not is_linear:
             raise ValueError("a concatenation of a sum with a bias or a maximum")
-        rank, length = len(part.shape), part.shape[axis]
+        length = part.shape[axis]
+        behind = output.shape[axis] - length - low
         # Zeros before and behind the part: a padding, as the sum of windows of one number.
-        sides = [(0, 0)] * rank
-        sides[axis] = low, output.shape[axis] - length - low
-        zeros = SumPooling((1,) * rank, (1,) * rank, tuple(sides))
+        sides = [(0, 0)] * len(part.shape)
+        sides[axis] = low, behind
+        ones = (1,) * len(part.shape)
+        zeros = SumPooling(ones, ones, tuple(sides))
         for term in part.terms:
             operations = *term.operations, *part.operations, zeros
             terms.append(Term(term.source, operations))

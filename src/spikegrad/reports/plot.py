@@ -64,9 +64,11 @@ def plot(
     ['step (grey) and smooth step', 'slope']
     """
     # Two columns if the names are short.
-    columns = 2 if max(len(_named(s)) for s in surrogates) < 45 else 1
+    longest = max(len(_named(surrogate)) for surrogate in surrogates)
+    columns = 2 if longest < 45 else 1
     rows = -(-len(surrogates) // columns)
-    figure = Figure(figsize=figsize or (7, 2.6 + 0.19 * rows), layout="constrained")
+    height = 2.6 + 0.19 * rows
+    figure = Figure(figsize=figsize or (7, height), layout="constrained")
     left, right = figure.subplots(1, 2)
     draw(left, right, surrogates, x)
     # The right panel has a line of every surrogate, the left one only of those with a smooth step.
@@ -121,7 +123,11 @@ def tidy(axes: Axes, title: str, x: str, y: str = "") -> None:
 def _named(surrogate: Surrogate) -> str:
     """Return the text of a surrogate, with long decimals rounded to four digits."""
     long_decimal = r"\d+\.\d{5,}(e-?\d+)?"
-    return re.sub(long_decimal, lambda match: f"{float(match[0]):.4g}", repr(surrogate))
+
+    def rounded(match: re.Match) -> str:
+        return f"{float(match[0]):.4g}"
+
+    return re.sub(long_decimal, rounded, repr(surrogate))
 
 
 def _around(surrogates: tuple[Surrogate, ...]) -> np.ndarray:
@@ -257,8 +263,8 @@ def traces(
     count = arrays["potential"].shape[1]
     chosen = [n for n in neurons if 0 <= n < count]
     # Rows of spikes need less room than curves.
-    heights = [1 if name == "spikes" else 2 for name in arrays]
-    figure, panels = _stack([0.8 * height for height in heights], figsize)
+    heights = [0.8 if name == "spikes" else 1.6 for name in arrays]
+    figure, panels = _stack(heights, figsize)
     for axes, (name, x) in zip(panels, arrays.items(), strict=True):
         if name == "spikes":
             # A neuron has one color in all panels.
@@ -330,10 +336,8 @@ def activity(
     >>> len(activity({"inputs": inputs, **observed}, example=1).axes)
     3
     """
-    arrays = [
-        _of_example(x.output if isinstance(x, Activity) else x, example)
-        for x in layers.values()
-    ]
+    outputs = [x.output if isinstance(x, Activity) else x for x in layers.values()]
+    arrays = [_of_example(x, example) for x in outputs]
     figure, panels = _stack([1.4] * len(layers), figsize)
     draw_activity(panels, [*layers], arrays, example, mask)
     return figure
@@ -363,9 +367,10 @@ def draw_activity(
     for axes, name, x in zip(panels, names, arrays, strict=True):
         if (x == np.rint(x)).all():
             draw_spikes(axes, x)
-            # zeros are of a silent layer, or of a readout below one
-            rate = f"{(x != 0).mean():.3f} spikes per neuron and step"
-            name = f"{name}, {rate if x.any() else 'all outputs are 0'}"
+            text = f"{(x != 0).mean():.3f} spikes per neuron and step"
+            if not x.any():  # a silent layer, or a readout below one
+                text = "all outputs are 0"
+            name = f"{name}, {text}"
         elif x.shape[1] <= _LINES:
             axes.set_ylabel("output", fontsize=8)
             for n, line in enumerate(x.T):
@@ -400,7 +405,8 @@ def _of_example(x: ArrayLike | None, example: int) -> np.ndarray:
     """Return one example of ``(steps, examples, neurons...)`` as ``(steps, neurons)``."""
     # Matplotlib does not take bfloat16.
     x = np.asarray(x, np.float64)
-    x = x[:, example] if x.ndim > 2 else x
+    if x.ndim > 2:
+        x = x[:, example]
     return x.reshape(len(x), -1)
 
 
@@ -413,16 +419,19 @@ def draw_spikes(
     half = max(0.5, neurons / _MARKS)
     # One call for all lines, because a layer may have 100,000 spikes.
     t, n = np.nonzero(spikes)
-    line_colors = np.asarray(colors or ["black"] * neurons)[n]
+    of_neurons = np.asarray(colors or ["black"] * neurons)
+    is_negative = spikes[t, n] < 0
+    line_colors = np.where(is_negative, "red", of_neurons[n])
+    # Most of the width of a step in a panel of usual width.
+    width = np.clip(_WIDTH / max(steps, 1), 1.5, 5.0)
     axes.vlines(
         t,
         n - half,
         n + half,
-        # Most of the width of a step in a panel of usual width.
-        linewidth=float(np.clip(_WIDTH / max(steps, 1), 1.5, 5.0)),
-        colors=np.where(spikes[t, n] < 0, "red", line_colors).tolist(),
+        linewidth=float(width),
+        colors=line_colors.tolist(),
     )
-    axes.set_ylim(-0.5, spikes.shape[1] - 0.5)
+    axes.set_ylim(-0.5, neurons - 0.5)
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_ylabel("neuron", fontsize=8)
 
@@ -497,43 +506,42 @@ def graph(network: Network, *, figsize: tuple[float, float] | None = None) -> Fi
     # The nodes are in the order of a step, so the columns of all sources are known.
     columns = dict.fromkeys(wires.inputs, 0)
     for name, edges in wires.edges.items():
-        columns[name] = 1 + max(
-            (columns[edge.source] for edge in edges if 0 in edge.lags), default=0
-        )
+        before = [columns[edge.source] for edge in edges if 0 in edge.lags]
+        columns[name] = 1 + max(before, default=0)
     rows: dict[int, list[str]] = {}
     for name, column in columns.items():
         rows.setdefault(column, []).append(name)
     tallest = max(map(len, rows.values()))
-    figure = Figure(
-        figsize=figsize or (1.45 * len(rows), 0.8 * tallest + 0.1 * len(rows) + 0.8),
-        layout="constrained",
-    )
+    width = 1.45 * len(rows)
+    height = 0.8 * tallest + 0.1 * len(rows) + 0.8
+    figure = Figure(figsize=figsize or (width, height), layout="constrained")
     axes = figure.add_subplot()
     boxes = {}
     for column, members in rows.items():
         for n, name in enumerate(members):
-            text, shape = name, "round"
+            text = name
+            shape = "round"
             if name in wires.layers:
                 shape = "square"
                 text = f"{name}\n{type(wires.layers[name].cell).__name__}"
             edge = "none" if name in wires.inputs else "black"
             frame = {"boxstyle": f"{shape},pad=0.35", "fc": "white", "ec": edge}
-            # The rows of a column are centered.
-            x, y = 1.9 * column, (len(members) - 1) / 2 - n
+            x = 1.9 * column
+            y = (len(members) - 1) / 2 - n  # The rows of a column are centered.
             boxes[name] = axes.text(
                 x, y, text, ha="center", va="center", fontsize=9, bbox=frame
             )
     # One arrow for all edges between two nodes, such as those of a window.
     for name, edges in wires.edges.items():
-        for source in dict.fromkeys(edge.source for edge in edges):
-            lags = [lag for edge in edges if edge.source == source for lag in edge.lags]
+        lags_by_source: dict[str, list[int]] = {}
+        for edge in edges:
+            lags_by_source.setdefault(edge.source, []).extend(edge.lags)
+        for source, lags in lags_by_source.items():
             _connect(axes, boxes[source], boxes[name], lags)
     widest = 1.9 * (len(rows) - 1)
-    axes.set(
-        xlim=(-0.8, widest + 1.0),
-        ylim=(-tallest / 2 - 0.6, tallest / 2 + 0.3 + 0.08 * widest),
-        aspect="equal",
-    )
+    bottom = -tallest / 2 - 0.6
+    top = tallest / 2 + 0.3 + 0.08 * widest
+    axes.set(xlim=(-0.8, widest + 1.0), ylim=(bottom, top), aspect="equal")
     axes.set_axis_off()
     return figure
 
@@ -541,15 +549,21 @@ def graph(network: Network, *, figsize: tuple[float, float] | None = None) -> Fi
 def _connect(axes: Axes, start: Text, end: Text, lags: list[int]) -> None:
     """Draw an edge between two boxes, with its delays. It is dashed if all its lags are above 0."""
     is_now = min(lags) == 0
-    (x, y), (to_x, to_y) = start.get_position(), end.get_position()
+    x, y = start.get_position()
+    to_x, to_y = end.get_position()
     if start is end:
         # From the right part of the lower edge to its left part.
-        x, to_x, y, to_y = x + 0.25, x - 0.25, y - 0.2, y - 0.2
-    dx, dy = to_x - x, to_y - y
+        x += 0.25
+        to_x -= 0.25
+        y -= 0.2
+        to_y -= 0.2
+    dx = to_x - x
+    dy = to_y - y
     length = math.hypot(dx, dy)
+    is_to_next = 0 < dx < 2
     # A line to the next column is straight. Other lines bend around the nodes in between, and lines
     # to the left pass below them.
-    height = 0.0 if 0 < dx < 2 and is_now else 0.3 + 0.08 * length
+    height = 0.0 if is_to_next and is_now else 0.3 + 0.08 * length
     rad = -2 * height / length
     arrow = {
         "arrowstyle": "-|>",
@@ -561,8 +575,17 @@ def _connect(axes: Axes, start: Text, end: Text, lags: list[int]) -> None:
     }
     axes.annotate("", (to_x, to_y), (x, y), arrowprops=arrow)
     if max(lags) > 0:
-        text = "-".join(map(str, sorted({min(lags), max(lags)})))
-        # The middle of the curve.
-        x, y = (x + to_x + rad * dy) / 2, (y + to_y - rad * dx) / 2
+        first_and_last = sorted({min(lags), max(lags)})
+        text = "-".join(map(str, first_and_last))
+        middle_x = (x + to_x + rad * dy) / 2
+        middle_y = (y + to_y - rad * dx) / 2
         frame = {"fc": "white", "ec": "none", "pad": 1}
-        axes.text(x, y, text, ha="center", va="center", fontsize=8, bbox=frame)
+        axes.text(
+            middle_x,
+            middle_y,
+            text,
+            ha="center",
+            va="center",
+            fontsize=8,
+            bbox=frame,
+        )

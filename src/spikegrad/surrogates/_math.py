@@ -19,6 +19,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from .._rule import derivative
+
 
 def odd(x: jax.Array, y: jax.Array) -> jax.Array:
     """Return the odd function with the positive half ``y``: ``y`` for ``x >= 0``, else ``-y``."""
@@ -165,7 +167,7 @@ def expm1_over(y: jax.Array) -> jax.Array:
 def _slope_of_expm1_over(y: jax.Array) -> jax.Array:
     # One number, at most 1/2 for y <= 0. The product of its terms with a large tangent would
     # overflow.
-    return jax.jvp(_expm1_over, (y,), (jnp.ones_like(y),))[1]
+    return derivative(_expm1_over, y)
 
 
 expm1_over.defjvps(lambda dy, out, y: _slope_of_expm1_over(y) * dy)
