@@ -293,11 +293,9 @@ class Options:
     def adapted(self, data: Split) -> Self:
         """Adapt batch and steps to the data, which define the steps of recordings."""
         # A run of few examples is a trial, and needs no options to start.
-        return dataclasses.replace(
-            self,
-            batch=min(self.batch, len(data.train)),
-            steps=data.train.steps if self.encoding == NO_ENCODING else self.steps,
-        )
+        batch = min(self.batch, len(data.train))
+        steps = data.train.steps if self.encoding == NO_ENCODING else self.steps
+        return dataclasses.replace(self, batch=batch, steps=steps)
 
 
 def options_of(

@@ -709,20 +709,22 @@ def _scale_of_neurons(
     powers_of_two: bool,
 ) -> np.ndarray:
     """Return the scale of each neuron, one for a group. ``room`` is the largest of each neuron."""
-    values, of_values = [], []
+    values: list[np.ndarray] = []
+    groups_of_values: list[np.ndarray] = []
     for label, weight in weights.items():
         each = channels[label]
         (array,) = map(np.asarray, jax.tree.leaves(weight))
         # The group of each channel, then of each weight: (channels,) -> (1, ..., channels, ...).
         of_channels = each.along(each.of_channels(groups), array.ndim)
         values.append(array.ravel())
-        of_values.append(np.broadcast_to(of_channels, array.shape).ravel())
+        of_weights = np.broadcast_to(of_channels, array.shape)
+        groups_of_values.append(of_weights.ravel())
     # A group has the room of its neuron with the largest states.
     limits = np.full(groups.max() + 1, np.inf)
     np.minimum.at(limits, groups.ravel(), room.ravel())
     scales = best_scales(
         np.concatenate(values).astype(np.float64),
-        np.concatenate(of_values),
+        np.concatenate(groups_of_values),
         form,
         limits,
         powers_of_two=powers_of_two,

@@ -181,12 +181,12 @@ def _cell_record(cell: Any) -> Record:
 
 def _weight_record(weight: Any, plain_delay: int) -> Record:
     # A recurrent weight without ``Delayed`` has a delay of 1, and the others of 0.
-    is_delayed = isinstance(weight, (Delayed, Window))
-    inner: Any = weight.weight if is_delayed else weight
-    record = {
-        "delay": weight.delay if is_delayed else plain_delay,
-        "is_window": isinstance(weight, Window),
-    }
+    inner = weight
+    delay = plain_delay
+    if isinstance(weight, (Delayed, Window)):
+        inner = weight.weight
+        delay = weight.delay
+    record: Record = {"delay": delay, "is_window": isinstance(weight, Window)}
     if isinstance(inner, IntegerFunction):
         return {**record, "function": _function_record(inner)}
     return {**record, "array": _array_record(inner)}
