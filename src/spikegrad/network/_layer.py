@@ -148,18 +148,19 @@ class Layer(Struct):
         and ``above`` its default source.
         """
         # An omitted source is the entry above, or the only inputs for the first entry.
-        sources: list[Any] = [above if self.of is None else self.of]
-        if isinstance(self.weight, Mapping):
-            sources = [*self.weight]
+        source: Any = above if self.of is None else self.of
+        sources = [*self.weight] if isinstance(self.weight, Mapping) else [source]
+        weights = self.weights
+        recurrent = weights.pop("recurrent", None)
         edges = []
-        for (label, weight), source in zip(
-            self.weights.items(), [*sources, name], strict=False
-        ):
+        for (label, weight), source in zip(weights.items(), sources, strict=True):
+            edges += edges_of(label, source, weight)
+        if recurrent is not None:
             # A layer cannot read its output of the present step, so a plain recurrent weight
             # has a delay of 1.
-            if label == "recurrent" and not isinstance(weight, (Delayed, Window)):
-                weight = Delayed(weight, 1)
-            edges += edges_of(label, source, weight)
+            if not isinstance(recurrent, (Delayed, Window)):
+                recurrent = Delayed(recurrent, 1)
+            edges += edges_of("recurrent", name, recurrent)
         return tuple(edges)
 
     @classmethod
@@ -263,7 +264,8 @@ class Layer(Struct):
         n: Any = np.shape(inputs)[-1] if is_measured else inputs
         layer = cls.zeros(n, neurons, cell, bool(recurrent), bias, dtype)
         # The graph of a network of this layer, because measured inputs run through it.
-        graph = make_graph({"0": layer}, (INPUT,), ("0",))
+        graph = make_graph({"0": layer}, inputs=(INPUT,), outputs=("0",))
+        initializer = None if isinstance(recurrent, bool) else recurrent
         drawn = draw_layers(
             graph,
             named_inputs(INPUT, inputs) if is_measured else None,
@@ -273,7 +275,7 @@ class Layer(Struct):
             mean=mean,
             std=std,
             weight=weight,
-            recurrent=None if isinstance(recurrent, bool) else recurrent,
+            recurrent=initializer,
         )
         return drawn["0"]
 
@@ -296,11 +298,11 @@ class Layer(Struct):
             return jax.device_put(np.zeros(shape, dtype))
 
         return cls(
-            zeros(inputs, *axes),
-            cell,
+            weight=zeros(inputs, *axes),
+            cell=cell,
             # (neurons, neurons), or (neurons, neurons, receptors)
-            zeros(axes[0], *axes) if recurrent else None,
-            zeros(*axes) if bias else None,
+            recurrent=zeros(axes[0], *axes) if recurrent else None,
+            bias=zeros(*axes) if bias else None,
         )
 
     def drive(self, inputs: jax.Array) -> jax.Array:

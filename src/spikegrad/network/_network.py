@@ -132,7 +132,8 @@ class Network(Struct):
         if not isinstance(layers, Mapping):
             layers = {str(n): node for n, node in enumerate(layers)}
         nodes = layers.values()
-        if not nodes or not all(isinstance(node, (Layer, Join)) for node in nodes):
+        are_nodes = all(isinstance(node, (Layer, Join)) for node in nodes)
+        if not nodes or not are_nodes:
             raise TypeError(
                 f"Network: layers must be one or more Layer objects, got {self.layers!r}"
             )
@@ -148,10 +149,13 @@ class Network(Struct):
         # Both raise for an invalid graph, here instead of in the first call.
         graph = self.graph
         stages_of(graph)
+        if self.outputs is not None:
+            return
         # A default output that another layer reads in the same step is usually a forgotten name.
-        last = [*self.layers][-1] if self.outputs is None else None
+        (last,) = self._output_names
         for name, edges in graph.edges.items():
-            if any(edge.source == last and 0 in edge.lags for edge in edges):
+            sources_in_step = [edge.source for edge in edges if 0 in edge.lags]
+            if last in sources_in_step:
                 raise ValueError(
                     f"Network: the last entry {last!r} is the output by default, but {name!r} "
                     "reads it in the same step; name the outputs, as in outputs='out'"
@@ -251,20 +255,24 @@ class Network(Struct):
         sizes = checked_shape("Network.init: sizes", sizes)
         # Pairs of inputs and neurons of each layer.
         *hidden, last = itertools.pairwise([count, *sizes])
+        is_recurrent = bool(recurrent)
         layers = [
-            Layer.zeros(*pair, cell, bool(recurrent), bias, dtype) for pair in hidden
+            Layer.zeros(*pair, cell, is_recurrent, bias, dtype) for pair in hidden
         ]
-        network = cls([*layers, Layer.zeros(*last, readout, False, bias, dtype)])
+        layers.append(Layer.zeros(*last, readout, bias=bias, dtype=dtype))
+        network = cls(layers)
+        # The readout keeps its default, because it has no threshold.
+        *spiking, _ = network.layers
+        initializer = None if isinstance(recurrent, bool) else recurrent
         return draw_weights(
             network,
             key,
             inputs if is_measured else None,
             rate=rate,
             mask=mask,
-            # The readout keeps its default, because it has no threshold.
-            std=dict.fromkeys([*network.layers][:-1], std),
+            std=dict.fromkeys(spiking, std),
             weight=weight,
-            recurrent=None if isinstance(recurrent, bool) else recurrent,
+            recurrent=initializer,
         )
 
     def initial_state(self, inputs: PyTree) -> Entries:
@@ -287,9 +295,8 @@ class Network(Struct):
         """
         graph = self.graph
         _check_steps(graph)
-        return as_entries(
-            graph, initial_states(graph, named_inputs(self.inputs, inputs))
-        )
+        x = named_inputs(self.inputs, inputs)
+        return as_entries(graph, initial_states(graph, x))
 
     def step(
         self,
@@ -331,7 +338,8 @@ class Network(Struct):
         x = named_inputs(self.inputs, inputs)
         _check_steps(graph)
         before = checked_entries(graph, states)
-        nodes = nodes_of(graph, checked_key(key), examples_of(next(iter(x.values()))))
+        examples = examples_of(next(iter(x.values())))
+        nodes = nodes_of(graph, checked_key(key), examples)
 
         def at_rest() -> Entries:
             return as_entries(graph, initial_states(graph, x))
@@ -342,14 +350,17 @@ class Network(Struct):
         # The states are checked only if the step fails or changes their types, because the states
         # at rest take as long as a step.
         try:
-            new = graph_step(nodes, *as_states_and_pasts(graph, before), x, {}, Masks())
+            old_states, pasts = as_states_and_pasts(graph, before)
+            new = graph_step(nodes, old_states, pasts, x, hoisted={}, mask=Masks())
         except (TypeError, ValueError):
             check_entries(graph, before, at_rest())
             raise
         after = as_entries(graph, (new.states, new.pasts))
         if types_of(after) != types_of(before):
             check_entries(graph, before, at_rest())
-        report_call(self, jax.tree.map(lambda x: jnp.asarray(x)[None], inputs), key)
+        # (batch, inputs) -> (1, batch, inputs)
+        sequence = jax.tree.map(lambda x: jnp.asarray(x)[None], inputs)
+        report_call(self, sequence, key)
         return after, self._select(new.outputs)
 
     def _select(self, outputs: Mapping[Name, jax.Array]) -> PyTree:
@@ -481,22 +492,25 @@ class Network(Struct):
         (3, 5)
         """
         names = as_names(self.layers if layers is None else layers)
+        parts = as_names(parts)
         for label, values, allowed in (
             ("layers", names, [*self.layers]),
-            ("parts", as_names(parts), [*Activity._fields]),
+            ("parts", parts, [*Activity._fields]),
         ):
             if not {*values} <= {*allowed}:
                 raise ValueError(
                     f"Network: {label} must be names of {allowed}, got {values!r}"
                 )
-        # A join has its output only, so it is asked for neither state nor current.
-        observed = tuple(
-            label
-            for name in names
-            for part, label in zip(Activity._fields, activity_names(name), strict=True)
-            if part in parts and (label == name or isinstance(self.layers[name], Layer))
+        observed: list[Name] = []
+        for name in names:
+            labels = dict(zip(Activity._fields, activity_names(name), strict=True))
+            # A join has its output only, so it is asked for neither state nor current.
+            if isinstance(self.layers[name], Join):
+                labels = {"output": name}
+            observed += [label for part, label in labels.items() if part in parts]
+        ends, outputs = _call(
+            self, tuple(observed), inputs, states, key, mask, backward
         )
-        ends, outputs = _call(self, observed, inputs, states, key, mask, backward)
         activity = {
             name: Activity(*map(outputs.get, activity_names(name))) for name in names
         }
@@ -570,9 +584,11 @@ def is_pure_network(network: Network) -> bool:
         arrays = jax.Array, np.ndarray, float, int
         return weight is None or isinstance(weight, arrays) or is_pure(weight)
 
-    return all(
-        isinstance(node, Layer)
-        and is_pure(node.cell)
-        and all(map(is_pure_weight, (*node.weights.values(), node.bias)))
-        for node in network.layers.values()
-    )
+    for node in network.layers.values():
+        # The function of a join may have changed since the last call.
+        if isinstance(node, Join) or not is_pure(node.cell):
+            return False
+        weights = *node.weights.values(), node.bias
+        if not all(map(is_pure_weight, weights)):
+            return False
+    return True

@@ -133,7 +133,8 @@ class Window(Struct):
         super().__post_init__()
         # A function has no shape. The first axis of an array has the lags.
         shape = _shape_of(self.weight)
-        if not (callable(self.weight) if shape is None else len(shape) == 3):
+        is_valid = callable(self.weight) if shape is None else len(shape) == 3
+        if not is_valid:
             raise TypeError(
                 "Window: weight must be callable or of shape (length, inputs, neurons), got "
                 f"{brief(self.weight)}"
@@ -141,11 +142,8 @@ class Window(Struct):
         # After ``dataclasses.replace`` the length of the array is passed too, so an equal one is
         # right.
         length = self.length if shape is None else shape[0]
-        if (
-            not isinstance(length, int)
-            or length < 1
-            or self.length not in (None, length)
-        ):
+        is_count = isinstance(length, int) and length >= 1
+        if not is_count or self.length not in (None, length):
             raise ValueError(
                 "Window: length must be an integer >= 1 for a function, and the length of an "
                 f"array or None for an array, got {self.length}"
@@ -237,9 +235,11 @@ class Edge(NamedTuple):
 
 def reads_of(edges: Iterable[Edge], read: Callable[[Name, int], jax.Array]) -> Reads:
     """Return the reads of edges, by label. ``read(source, lag)`` returns an output."""
-    return {
-        edge.label: edge.read(functools.partial(read, edge.source)) for edge in edges
-    }
+    reads = {}
+    for edge in edges:
+        read_lag = functools.partial(read, edge.source)
+        reads[edge.label] = edge.read(read_lag)
+    return reads
 
 
 def as_names(names: Name | Iterable[Name]) -> tuple[Name, ...]:
@@ -273,13 +273,15 @@ def depths_of(edges: Iterable[Edge], layers: Collection[Name]) -> dict[Name, int
     """
     deepest: dict[Name, int] = {}
     for edge in edges:
-        # A layer has its last output in its state anyway. Joins and inputs have no state, so
-        # even a delay of 1 needs a past.
-        deepest[edge.source] = max(deepest.get(edge.source, 0), *edge.lags)
+        depth = deepest.get(edge.source, 0)
+        deepest[edge.source] = max(depth, *edge.lags)
+    # A layer has its last output in its state anyway. Joins and inputs have no state, so even
+    # a delay of 1 needs a past.
+    depths_in_state = dict.fromkeys(layers, 1)
     return {
         name: depth
         for name, depth in deepest.items()
-        if depth > (1 if name in layers else 0)
+        if depth > depths_in_state.get(name, 0)
     }
 
 
@@ -334,7 +336,8 @@ def check_weight(owner: str, name: str, value: Weight) -> None:
     """Raise if a weight is neither a matrix nor callable."""
     matrix = matrix_of(value)
     # The third axis has the receptors of a neuron.
-    if not (callable(value) if matrix is None else matrix.ndim in (2, 3)):
+    is_valid = callable(value) if matrix is None else matrix.ndim in (2, 3)
+    if not is_valid:
         raise TypeError(
             f"{owner}: {name} must be a matrix or callable, got {brief(value)}"
         )
@@ -379,7 +382,8 @@ def product(weight: Weight, x: Read, name: str) -> jax.Array:
                 f"Layer: {name} must return one array of floats, got "
                 f"{getattr(out, 'dtype', type(out).__name__)} from {brief(weight)}"
             )
-        if step.ndim > 1 and out.shape[:1] != step.shape[:1]:
+        has_examples = step.ndim > 1
+        if has_examples and out.shape[:1] != step.shape[:1]:
             raise ValueError(
                 f"Layer: {name} must return a row for each of {len(step)} examples, got shape "
                 f"{out.shape} for an input of shape {x.shape}; for a function of one example "
@@ -393,9 +397,12 @@ def product(weight: Weight, x: Read, name: str) -> jax.Array:
     check_real("Layer", f"the input of {name}", x)
     matrix = jnp.asarray(matrix)
     if not is_float(matrix):
-        matrix = matrix.astype(x.dtype if is_float(x) else jnp.result_type(float))
+        dtype = x.dtype if is_float(x) else jnp.result_type(float)
+        matrix = matrix.astype(dtype)
+    # ``dot_general`` does not promote, so x takes the dtype of the matrix.
+    x = x.astype(matrix.dtype)
     # (..., inputs) and (inputs, neurons) -> (..., neurons). Leading axes stay apart, since devices
-    # may share one of them. ``dot_general`` does not promote, so x takes the dtype of the matrix.
-    return jax.lax.dot_general(
-        x.astype(matrix.dtype), matrix, (((x.ndim - 1,), (0,)), ((), ()))
-    )
+    # may share one of them.
+    summed_axes = (x.ndim - 1,), (0,)
+    batch_axes = (), ()
+    return jax.lax.dot_general(x, matrix, (summed_axes, batch_axes))

@@ -90,9 +90,10 @@ class DelayKernel(Struct, pure=True):
                 f"DelayKernel: weight must be a matrix, got {self.weight!r}"
             )
         check_real("DelayKernel", "weight", matrix)
-        if isinstance(self.delay, int | float) and self.delay > self.length - 1:
+        longest = self.length - 1
+        if isinstance(self.delay, int | float) and self.delay > longest:
             raise ValueError(
-                f"DelayKernel: delay must be at most length - 1 = {self.length - 1}, got "
+                f"DelayKernel: delay must be at most length - 1 = {longest}, got "
                 f"{self.delay}"
             )
 
@@ -106,7 +107,8 @@ class DelayKernel(Struct, pure=True):
         delay = jnp.asarray(self.delay, dtype)
         # (lags, inputs, neurons): delays of one number, of the neurons, or of each weight
         # broadcast from the right.
-        delay = delay.reshape((1,) * (3 - delay.ndim) + delay.shape)
+        missing_axes = (1,) * (3 - delay.ndim)
+        delay = delay.reshape(missing_axes + delay.shape)
         # Only the position of a delay is learned. The width follows a schedule (``ShrinkDelays``).
         width = jax.lax.stop_gradient(jnp.asarray(self.width, dtype))
         lags = jnp.arange(self.length, dtype=dtype).reshape(-1, 1, 1)
@@ -119,12 +121,11 @@ class DelayKernel(Struct, pure=True):
             # A delay outside may reach no step.
             spread = spread / jnp.where(total > 0, total, 1)
         else:
+            # A width of 0 is a single lag. The softmax would divide by 0 there, so it gets a width
+            # of 1, and its result is replaced.
+            safe_width = jnp.where(width > 0, width, 1)
             # A softmax stays finite even if all terms underflow.
-            spread = jax.nn.softmax(
-                -(away**2) / (2 * jnp.where(width > 0, width, 1) ** 2), 0
-            )
-            # A width of 0 is a single lag. The softmax above would divide by 0 there, so it gets a
-            # width of 1, and its result is replaced.
+            spread = jax.nn.softmax(-(away**2) / (2 * safe_width**2), 0)
             nearest = jnp.abs(lags - jnp.round(delay)) < 0.5
             spread = jnp.where(width > 0, spread, nearest.astype(dtype))
         return weight[None] * spread
@@ -156,7 +157,8 @@ def rounded_delays(tree: PyTree) -> PyTree:
     """
 
     def rounded(kernel: DelayKernel) -> DelayKernel:
-        return kernel._replaced(delay=jnp.round(jnp.asarray(kernel.delay)), width=0.0)
+        delay = jnp.round(jnp.asarray(kernel.delay))
+        return kernel._replaced(delay=delay, width=0.0)
 
     return map_kernels(rounded, tree)
 

@@ -73,11 +73,9 @@ class Graph(NamedTuple):
 
     def connections(self, name: Name) -> list[tuple[Edge, Weight]]:
         """The edges of a layer and their weights."""
-        weights = {
-            k: w
-            for label, weight in self.nodes[name].weights.items()
-            for k, w in weights_of(label, weight).items()
-        }
+        weights: dict[str, Weight] = {}
+        for label, weight in self.nodes[name].weights.items():
+            weights |= weights_of(label, weight)
         return [(edge, weights[edge.label]) for edge in self.edges[name]]
 
     @property
@@ -94,7 +92,8 @@ class Graph(NamedTuple):
         """The number of past outputs that are needed, for each source that needs more than a
         layer's last one.
         """
-        return depths_of(itertools.chain(*self.edges.values()), self.layers)
+        all_edges = itertools.chain.from_iterable(self.edges.values())
+        return depths_of(all_edges, self.layers)
 
     def components(self, chunk: float = math.inf) -> list[tuple[Name, ...]]:
         """Return the sets of nodes that run step by step together, in the order of their
@@ -103,12 +102,12 @@ class Graph(NamedTuple):
         Outputs with a delay of at least a chunk are known when the chunk starts, so no node waits
         for them.
         """
+
+        def must_wait(edge: Edge) -> bool:
+            return edge.source in self.nodes and min(edge.lags) < chunk
+
         waits = {
-            name: [
-                edge.source
-                for edge in self.edges[name]
-                if min(edge.lags) < chunk and edge.source in self.nodes
-            ]
+            name: [edge.source for edge in self.edges[name] if must_wait(edge)]
             for name in self.nodes
         }
         # The nodes of a component have the order of the graph, which a step needs.
@@ -143,34 +142,43 @@ def make_graph(
                     f"{', '.join(map(repr, known))}; name one of them in of= or in the weights"
                 )
         above = name
-    graph = Graph(dict(nodes), edges, {}, inputs, outputs, {})
+    graph = Graph(
+        dict(nodes),
+        edges,
+        looped={},
+        inputs=inputs,
+        outputs=outputs,
+        numbers={},
+    )
     # Only reads without a delay order the nodes of a step. A cycle of them would have no first
     # node.
     order = []
     for group in graph.components(1):
         order += group
-        if any(e.source in group and 0 in e.lags for n in group for e in edges[n]):
+        read_in_step = {e.source for n in group for e in edges[n] if 0 in e.lags}
+        if not read_in_step.isdisjoint(group):
             raise ValueError(
                 f"Network: {', '.join(map(repr, group))} form a cycle without a delay; give one of "
                 "these edges a delay: Delayed(weight, 1)"
             )
     # Here all edges count, also those with a delay, because a recurrent weight closes a loop
     # through time.
-    groups = graph.components()
-    loop_of = {name: group for group in groups for name in group}
-    looped = {
-        name: frozenset(
-            e.label for e in node_edges if loop_of.get(e.source) == loop_of[name]
-        )
-        for name, node_edges in edges.items()
-    }
+    looped: dict[Name, frozenset[str]] = {}
+    for group in graph.components():
+        for name in group:
+            labels = [edge.label for edge in edges[name] if edge.source in group]
+            looped[name] = frozenset(labels)
 
     def in_order(name: Name) -> tuple[Edge, ...]:
         if isinstance(nodes[name], Join):
             return edges[name]
+
+        def is_looped(edge: Edge) -> bool:
+            return edge.label in looped[name]
+
         # Edges outside of loops come first, so their sum can be computed for a complete chunk.
         # ``sorted`` is stable, so edges of equal kind keep the order of the user.
-        return tuple(sorted(edges[name], key=lambda edge: edge.label in looped[name]))
+        return tuple(sorted(edges[name], key=is_looped))
 
     return graph._replace(
         nodes={name: nodes[name] for name in order},

@@ -140,12 +140,13 @@ def hidden_arrays(
 
     def run() -> PyTree:
         # This mode calls every function as it is, and traces one step.
-        return copy(inputs, key=key, mask=mask, backward="scan")[1]
+        _, outputs = copy(inputs, key=key, mask=mask, backward="scan")
+        return outputs
 
     with watch_calls(None):  # the copy is not a call of the user
         # Shapes only, so nothing is computed, and every function is called once.
         jax.eval_shape(run)
-    return [array for place in arrays.values() for array in place or ()]
+    return [array for of_function in arrays.values() for array in of_function or ()]
 
 
 def _with_functions(
@@ -172,7 +173,8 @@ def _constants_of(function: Callable, *args: Any, **options: Any) -> list[Any]:
         def call(leaves: PyTree, *args: Any, **options: Any) -> Any:
             return merge(leaves, static)(*args, **options)
 
-        return _live_constants(jax.make_jaxpr(call)(leaves, *args, **options))
+        jaxpr = jax.make_jaxpr(call)(leaves, *args, **options)
+        return _live_constants(jaxpr)
 
     # Two traces have equal arrays from outside. An array of numbers in the code is made in each.
     pairs = zip(constants(), constants(), strict=True)

@@ -80,5 +80,7 @@ def fold_normalization(
     # The statistics are (neurons,), so they get axes of length 1 beside the outputs.
     along = [1] * weight.ndim
     along[axis] = neurons
-    centered = of_neurons(0.0 if bias is None else bias) - of_neurons(mean)
+    if bias is None:
+        bias = 0.0
+    centered = of_neurons(bias) - of_neurons(mean)
     return weight * scale.reshape(along), centered * scale + of_neurons(shift)

@@ -27,7 +27,8 @@ def summary(nodes: Mapping[Name, Any]) -> str:
         # Arrays of closures are missing here, as they are no leaves.
         paths = jax.tree_util.tree_leaves_with_path(node)
         arrays = {name_of(path): leaf for path, leaf in paths if is_array(leaf)}
-        trained, constant = [], []
+        trained = []
+        constant = []
         for path, leaf in arrays.items():
             text = f"{path} {leaf.dtype}{list(leaf.shape)}"
             if is_float(leaf):
@@ -50,7 +51,8 @@ def _constants(value: Any, path: str) -> Iterator[tuple[str, Any]]:
     elif isinstance(value, Mapping):
         fields = value
     elif isinstance(value, StaticFunction):
-        yield path, getattr(value.function, "__name__", type(value.function).__name__)
+        function = value.function
+        yield path, getattr(function, "__name__", type(function).__name__)
     elif isinstance(value, (int, float)) and not isinstance(value, bool):
         yield path, value
     for name, field in fields.items():
