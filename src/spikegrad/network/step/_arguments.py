@@ -27,7 +27,8 @@ def named_inputs(names: str | Sequence[Name], inputs: PyTree) -> NamedTrees:
                 f"{names!r},)"
             )
         # From here on, one input is a dict of one.
-        names, inputs = (names,), {names: inputs}
+        inputs = {names: inputs}
+        names = (names,)
     if not isinstance(inputs, Mapping) or {*inputs} != {*names}:
         got = [*inputs] if isinstance(inputs, Mapping) else brief(inputs)
         raise TypeError(
@@ -40,7 +41,8 @@ def _as_input(name: Name, x: Any) -> jax.Array | jax.ShapeDtypeStruct:
     if isinstance(x, jax.ShapeDtypeStruct):
         return x
     # A sequence of arrays would be stacked along a new axis, which then counts as the steps.
-    if isinstance(x, (tuple, list)) and any(map(is_array, jax.tree.leaves(x))):
+    is_sequence = isinstance(x, (tuple, list))
+    if is_sequence and any(map(is_array, jax.tree.leaves(x))):
         raise TypeError(
             f"Network: inputs must be one array, got a {type(x).__name__} of {len(x)} arrays for "
             f"{name!r}; stack the steps with jnp.stack, or name several inputs and pass a dict"
@@ -53,7 +55,8 @@ def checked_key(key: jax.Array | None) -> jax.Array | None:
         return None
     key = as_key("Network", key)
     # other kinds draw other numbers in jax.vmap
-    if key.shape or str(jax.random.key_impl(key)) != KEYS:
+    kind = str(jax.random.key_impl(key))
+    if key.shape or kind != KEYS:
         raise TypeError(
             f"Network: key must be one of jax.random.key(seed, impl={KEYS!r}), got "
             f"{key.dtype}{key.shape}"
@@ -80,7 +83,8 @@ def checked_mask(
         return None
     mask = jnp.asarray(mask)
     (axes,) = leading
-    if mask.dtype != bool or not mask.ndim or mask.shape != axes[: mask.ndim]:
+    fits_inputs = mask.ndim > 0 and mask.shape == axes[: mask.ndim]
+    if mask.dtype != bool or not fits_inputs:
         raise ValueError(
             "Network: mask must be of bool and of shape (steps,) or (steps, batch), here of "
             f"{axes}, got {mask.dtype}{list(mask.shape)}"
@@ -93,8 +97,10 @@ def check_coupled(graph: Graph, mask: jax.Array | None, mode: str) -> None:
     """Raise if the backward pass cannot fire a cell again, because its examples were active in
     different steps.
     """
+    if mask is None or mask.ndim < 2:
+        return
     for name, layer in graph.layers.items():
-        if layer.cell.couples_examples and mask is not None and mask.ndim > 1:
+        if layer.cell.couples_examples:
             raise ValueError(
                 f"Network: {type(layer.cell).__name__} of layer {name!r} couples the examples of a "
                 f"step, which a mask (steps, batch) cannot combine with mode {mode!r}; pass "

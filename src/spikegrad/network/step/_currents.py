@@ -67,9 +67,13 @@ def sum_of(
     # In the dtype of the first product, before the promotion below. The engine casts in this
     # order too.
     current = plus_bias(layer, current)
+    dtypes = [other.dtype for _, other in others]
     with jax.numpy_dtype_promotion("standard"):  # A user may have set strict promotion.
-        dtype = jnp.result_type(current.dtype, *(other.dtype for _, other in others))
-    return sum((other.astype(dtype) for _, other in others), current.astype(dtype))
+        dtype = jnp.result_type(current.dtype, *dtypes)
+    total = current.astype(dtype)
+    for _, other in others:
+        total = total + other.astype(dtype)
+    return total
 
 
 def initial_state(layer: LayerFields, current: jax.Array) -> tuple[State, jax.Array]:
@@ -80,4 +84,5 @@ def initial_state(layer: LayerFields, current: jax.Array) -> tuple[State, jax.Ar
     v = layer.cell.initial_state(current.shape, current.dtype)
     v = jax.tree.map(lambda leaf: shard_as(jnp.asarray(leaf), current), v)
     check_initial(layer.cell, v, current, key)
-    return v, zeros_like(fire(layer.cell, v, key)[1])
+    _, out = fire(layer.cell, v, key)
+    return v, zeros_like(out)

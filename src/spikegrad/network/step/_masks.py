@@ -11,6 +11,9 @@ from ..._checks import append_axes
 from ..._compat import zeros_like
 from ..._pytree import PyTree, is_inexact
 
+_HUGE = 2**30
+"""An age that no lag reaches: half of the range of int32, which leaves room for a subtraction."""
+
 
 class Masks(NamedTuple):
     """The masks of one step, or of all steps, stacked.
@@ -42,7 +45,8 @@ class Masks(NamedTuple):
         active, age = jax.tree.map(
             lambda mask: mask[start:stop], (self.active, self.age)
         )
-        return Masks(active, steps_before(active, stop - start) > 0, age=age)
+        started = steps_before(active, stop - start) > 0
+        return Masks(active, started, age=age)
 
     def numbered(self, start: int) -> Masks:
         """Add the numbers of the steps, for a part that begins with step ``start``.
@@ -53,7 +57,8 @@ class Masks(NamedTuple):
         if self.active is not None:
             # Masked steps get 0, so the running maximum repeats the number of the last active
             # step.
-            t = jnp.where(self.active, append_axes(t, self.active.ndim), 0)
+            t = append_axes(t, self.active.ndim)
+            t = jnp.where(self.active, t, 0)
             t = jax.lax.associative_scan(jnp.maximum, t)
         return self._replace(number=start + t)
 
@@ -69,14 +74,13 @@ def make_masks(steps: int, active: jax.Array | None, truncate: int | None) -> Ma
     t = append_axes(jnp.arange(steps), before.ndim)
     starts = (t > 0) & (t % truncate == 0)
     # The running maximum is the number of valid steps before the window. In the first window the
-    # start value makes the age huge, so outputs of an earlier call keep their derivative. Half of
-    # the int32 range leaves room for the subtraction.
-    age = before - jax.lax.associative_scan(
-        jnp.maximum, jnp.where(starts, before, -(2**30))
-    )
+    # start value makes the age huge, so outputs of an earlier call keep their derivative.
+    before_window = jnp.where(starts, before, -_HUGE)
+    before_window = jax.lax.associative_scan(jnp.maximum, before_window)
+    age = before - before_window
     if active is not None:
         # A masked step holds a state with its derivative.
-        age = jnp.where(active, age, 2**30)
+        age = jnp.where(active, age, _HUGE)
     return Masks(active, before > 0, age=age)
 
 
@@ -133,8 +137,7 @@ def with_finite_padding(active: jax.Array | None, tree: PyTree) -> PyTree:
     def leaf(x):
         if not is_inexact(x):
             return x
-        return jnp.where(
-            append_axes(active, x.ndim) | jnp.isfinite(x), x, zeros_like(x)
-        )
+        stays = append_axes(active, x.ndim) | jnp.isfinite(x)
+        return jnp.where(stays, x, zeros_like(x))
 
     return jax.tree.map(leaf, tree)

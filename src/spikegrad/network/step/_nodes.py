@@ -60,7 +60,9 @@ def initial_states(graph: Graph, inputs: NamedArrays) -> StatesAndPasts:
     outs = dict(inputs)
     states = {}
     for names in graph.components():
-        reached = any(e.source in outs for name in names for e in graph.edges[name])
+        sources = {edge.source for name in names for edge in graph.edges[name]}
+        is_reached = not sources.isdisjoint(outs)
+        is_loop = any(graph.looped[name] for name in names)
         by_matrix = False
         after = []
         # Each turn can only widen dtypes and complete shapes, and both are bounded, so the loop
@@ -70,12 +72,15 @@ def initial_states(graph: Graph, inputs: NamedArrays) -> StatesAndPasts:
                 with node_named(name, graph):
                     state = _evaluate(graph, name, outs, by_matrix)
                 if state is not None:
-                    states[name], outs[name] = state, state[1]
-            before, after = after, [_type(outs.get(name)) for name in names]
-            is_stable = after == before or not any(graph.looped[n] for n in names)
+                    _, out = state
+                    states[name] = state
+                    outs[name] = out
+            before = after
+            after = [_type(outs.get(name)) for name in names]
+            is_stable = after == before or not is_loop
             if is_stable and None not in after:
                 break
-            if is_stable and (by_matrix or not reached):
+            if is_stable and (by_matrix or not is_reached):
                 raise ValueError(
                     f"Network: {', '.join(map(repr, names))} read only each other and no inputs"
                 )
@@ -104,9 +109,8 @@ def states_before(
     at_rest = as_entries(stage, at_rest)
     entries = entries_of_stage(stage, graph, entries)
     check_entries(stage, entries, at_rest)
-    return as_states_and_pasts(
-        stage, jax.tree.map(shard_as, at_rest | entries, at_rest)
-    )
+    entries = jax.tree.map(shard_as, at_rest | entries, at_rest)
+    return as_states_and_pasts(stage, entries)
 
 
 def _evaluate(
@@ -124,38 +128,35 @@ def _evaluate(
     if any(edge.lags == (0,) and edge.source not in outs for edge in edges):
         return None
     if isinstance(node, Join):
-        return None, _joined(node, [outs[edge.source] for edge in edges])
+        sources = [outs[edge.source] for edge in edges]
+        return None, _joined(node, sources)
     connections = graph.connections(name)
     if by_matrix and not any(edge.source in outs for edge in edges):
-        examples = next(iter(outs.values())).shape[:-1][:1]
+        first = next(iter(outs.values()))
+        examples = first.shape[:-1][:1]
         outs = {
             edge.source: jnp.zeros((*examples, len(matrix)))
             for edge, weight in connections
             if (matrix := matrix_of(weight)) is not None
         }
-    connections = [c for c in connections if c[0].source in outs]
+    connections = [(edge, w) for edge, w in connections if edge.source in outs]
     # A layer without any known source has no dtype yet.
     if not connections:
         return None
     # All lags of an edge have one shape, so the lag is ignored.
-    reads = reads_of((edge for edge, _ in connections), lambda source, _: outs[source])
+    known_edges = [edge for edge, _ in connections]
+    reads = reads_of(known_edges, lambda source, _: outs[source])
     # partial makes a new function, since JAX looks up a method by a hash of all weights
-    current = jax.eval_shape(
-        functools.partial(current_of, node, connections, graph.looped[name]), reads
-    )
-    return initial_state(node, current)
+    current = functools.partial(current_of, node, connections, graph.looped[name])
+    return initial_state(node, jax.eval_shape(current, reads))
 
 
 def _joined(join: Join, sources: list[jax.Array]) -> jax.Array:
     out: jax.Array = jax.eval_shape(functools.partial(join.function), *sources)
     # The only axis of an input without examples is the features, which a join may change.
     examples = next((source.shape[:1] for source in sources if source.ndim > 1), None)
-    if (
-        not isinstance(out, jax.ShapeDtypeStruct)
-        or not is_float(out)
-        or not out.ndim
-        or examples not in (None, out.shape[:1])
-    ):
+    is_one_array = isinstance(out, jax.ShapeDtypeStruct) and is_float(out)
+    if not is_one_array or not out.ndim or examples not in (None, out.shape[:1]):
         raise TypeError(
             f"Join: function must return one array of floats with the examples in front, got {out}"
         )

@@ -34,9 +34,9 @@ def places_of(active: jax.Array | None) -> Places | None:
     if active is None:
         return None
     return Places(
-        steps_before(active, len(active)),
-        active_first(active),
-        active.sum(0, dtype=int),
+        before=steps_before(active, len(active)),
+        order=active_first(active),
+        active_count=active.sum(0, dtype=int),
     )
 
 
@@ -44,7 +44,8 @@ def active_first(active: jax.Array) -> jax.Array:
     """Return the active steps in order, followed by the masked steps, for a mask of any steps."""
     # A mask may be a constant of the program. Without a barrier, XLA sorts it while it compiles.
     # This takes seconds for 100,000 entries.
-    return jnp.argsort(~jax.lax.optimization_barrier(active), axis=0, stable=True)
+    active = jax.lax.optimization_barrier(active)
+    return jnp.argsort(~active, axis=0, stable=True)
 
 
 def lagged(
@@ -60,20 +61,22 @@ def lagged(
     """
     if lag == 0:
         return outs
-    depth = len(past)
+    # The place of the first output in the past.
+    first = len(past) - lag
     # Without a mask all examples read the same steps, so slices suffice. A chunk of one step
     # reads the past only, which has no masked steps.
     if places is None or chunk == 1:
-        old = past[depth - lag : depth - lag + chunk]
+        old = past[first : first + chunk]
         if lag >= chunk:
             return old
-        return jnp.concatenate([old, outs[: chunk - lag].astype(old.dtype)])
+        recent = outs[: chunk - lag].astype(old.dtype)
+        return jnp.concatenate([old, recent])
     packed = past
     if lag < chunk:
         packed = jnp.concatenate([past, pick(outs, places.order)])
     # Active steps are packed together here, so ``lag`` counts active steps and skips masked
     # ones.
-    return pick(packed, places.before + (depth - lag))
+    return pick(packed, places.before + first)
 
 
 def lagged_sequence(x: jax.Array, lag: int, mask: jax.Array | None = None) -> jax.Array:
@@ -91,14 +94,14 @@ def push(past: jax.Array, outs: jax.Array, places: Places | None = None) -> jax.
     depth = len(past)
     if places is None:
         # The oldest outputs leave. The past keeps its dtype, since it is in the carry of a scan.
-        return jnp.concatenate([past[len(outs) :], outs[-depth:].astype(past.dtype)])
+        remaining = past[len(outs) :]
+        newest = outs[-depth:].astype(past.dtype)
+        return jnp.concatenate([remaining, newest])
     # (depth + chunk, batch, neurons): the active steps are together, the masked ones last.
     packed = jnp.concatenate([past, pick(outs, places.order)])
     steps = jnp.arange(depth, dtype=int)
-    return pick(
-        packed,
-        append_axes(steps, 1 + places.active_count.ndim) + places.active_count[None],
-    )
+    steps = append_axes(steps, 1 + places.active_count.ndim)
+    return pick(packed, steps + places.active_count[None])
 
 
 def pick(tree: PyTree, steps: jax.Array) -> PyTree:
@@ -108,6 +111,5 @@ def pick(tree: PyTree, steps: jax.Array) -> PyTree:
     if steps.ndim == 1:
         return jax.tree.map(lambda a: a[steps], tree)
     # vmap over the examples, because devices may shard them
-    return jax.tree.map(
-        lambda a: jax.vmap(lambda example, steps: example[steps], 1, 1)(a, steps), tree
-    )
+    pick_for_each = jax.vmap(lambda example, steps: example[steps], 1, 1)
+    return jax.tree.map(lambda a: pick_for_each(a, steps), tree)

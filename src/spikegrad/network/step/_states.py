@@ -34,15 +34,15 @@ def as_entries(graph: Graph, states_and_pasts: StatesAndPasts) -> Entries:
     joins and inputs.
     """
     states, pasts = states_and_pasts
-    layers = {
-        # A past ends with the last output, so an entry with a past need not contain it twice.
-        name: (states[name][0], pasts.get(name, states[name][1]))
-        for name in graph.numbers
-        if name in states
-    }
-    return Entries(
-        {**layers, **{name: past for name, past in pasts.items() if name not in layers}}
-    )
+    entries = {}
+    for name in graph.numbers:
+        if name in states:
+            v, out = states[name]
+            # A past ends with the last output, so an entry with a past need not contain it twice.
+            entries[name] = v, pasts.get(name, out)
+    for name, past in pasts.items():
+        entries.setdefault(name, past)
+    return Entries(entries)
 
 
 def as_states_and_pasts(graph: Graph, entries: Mapping[Name, PyTree]) -> StatesAndPasts:
@@ -53,9 +53,11 @@ def as_states_and_pasts(graph: Graph, entries: Mapping[Name, PyTree]) -> StatesA
     for name, entry in entries.items():
         if name in graph.layers:
             v, out = entry
-            # (depth, batch, neurons) -> (batch, neurons): the newest output is last.
-            states[name] = v, out[-1] if name in depths else out
             entry = out
+            if name in depths:
+                # (depth, batch, neurons) -> (batch, neurons): the newest output is last.
+                out = out[-1]
+            states[name] = v, out
         if name in depths:
             pasts[name] = entry
     return states, pasts
@@ -108,7 +110,8 @@ def entries_of_stage(
     states, pasts = as_states_and_pasts(graph, entries)
     # A past of depth 1 is the last output.
     # (batch, neurons) -> (1, batch, neurons)
-    pasts = {name: out[None] for name, (_, out) in states.items()} | pasts
+    last_outputs = {name: out[None] for name, (_, out) in states.items()}
+    pasts = last_outputs | pasts
     newest = {
         name: pasts[name][-depth:]
         for name, depth in stage.depths.items()

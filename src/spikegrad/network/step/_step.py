@@ -139,9 +139,9 @@ def graph_step(
         u = node.integrate(before[name][0], current)
         after = node.fire(u, mask)
         states[name] = tree_where(mask.active, after, before[name])
-        for part, value in zip(
-            activity_names(name), (after[1], u, current), strict=True
-        ):
+        _, out = after
+        activity = zip(activity_names(name), (out, u, current), strict=True)
+        for part, value in activity:
             outputs[part] = tree_keep(mask.active, value)
     # A past has the axis of its outputs before the others.
     active = None if mask.active is None else mask.active[None]
@@ -179,12 +179,8 @@ def fire(
     ``u`` and both results are ``(batch, neurons)``. ``keys`` is ``(batch,)``, or one key.
     """
     fired = fire_cell(cell, u, keys, active)
-    if not (
-        isinstance(fired, tuple)
-        and len(fired) == 2
-        and isinstance(fired[1], jax.Array)
-        and is_float(fired[1])
-    ):
+    is_pair = isinstance(fired, tuple) and len(fired) == 2
+    if not (is_pair and isinstance(fired[1], jax.Array) and is_float(fired[1])):
         raise TypeError(
             f"{type(cell).__name__}: fire must return (state, output) with one array of floats as "
             f"output, got {fired!r}"
@@ -210,9 +206,9 @@ def keys_of(
     # An input without an axis of examples gets one key for all its neurons.
     if examples is None:
         return key
-    return jax.vmap(jax.random.fold_in, (0 if key.ndim else None, 0))(
-        key, shard_as(jnp.arange(examples), key)
-    )
+    axis_of_keys = 0 if key.ndim else None
+    fold_in_numbers = jax.vmap(jax.random.fold_in, (axis_of_keys, 0))
+    return fold_in_numbers(key, shard_as(jnp.arange(examples), key))
 
 
 def examples_of(inputs: jax.Array) -> int | None:
