@@ -178,7 +178,8 @@ def draw_layers(
     ``x`` has the inputs to measure, by name.
     """
     drawing, spiking = jax.random.split(as_key("draw_weights", key))
-    if weight is None and (x is None) == (rate is None):
+    has_inputs_or_rate = (x is None) != (rate is None)
+    if weight is None and not has_inputs_or_rate:
         raise TypeError("draw_weights: pass inputs to measure, or a rate, or weight")
     deviations = std if isinstance(std, Mapping) else dict.fromkeys(graph.layers, std)
     if not {*deviations} <= {*graph.layers}:
@@ -186,7 +187,8 @@ def draw_layers(
             f"draw_weights: std must name layers of {[*graph.layers]}, got {[*deviations]}"
         )
     # A key of any kind will do if no layer draws.
-    noise = spiking if any(n.cell.draws for n in graph.layers.values()) else None
+    draws = any(layer.cell.draws for layer in graph.layers.values())
+    noise = spiking if draws else None
     plan = Plan(Backward(), tuple(graph.nodes), this_device())
     if x is not None:
         mask = checked_mask(mask, x)
@@ -200,7 +202,8 @@ def draw_layers(
             (merge(arrays, functions), x, mask, checked_key(noise))
         )
         drawn = graph._replace(nodes=dict(nodes))
-        return run_sequence(plan, drawn, CallArrays(x, {}, mask, key))[1]
+        _, sequences = run_sequence(plan, drawn, CallArrays(x, {}, mask, key))
+        return sequences
 
     def outputs() -> NamedTrees:
         """Return the outputs of all sources with the weights so far, or the rate of each."""
@@ -214,18 +217,20 @@ def draw_layers(
     # measurement.
     drawn_layers: dict[Name, Any] = {}
     for name, layer in graph.layers.items():
+        forms = {label: _matrix(weight) for label, weight in layer.weights.items()}
         zeros = {
             label: np.zeros(form.shape, form.dtype)
-            for label, weight in layer.weights.items()
-            if (form := _matrix(weight)) is not None
+            for label, form in forms.items()
+            if form is not None
         }
         drawn_layers[name] = _with_matrices(layer, zeros)
+    # Two turns for each component: weights outside of loops, then those that close one.
+    turns = (False, weight), (True, recurrent or weight)
     # In the order of the signals, because the outputs of a source depend on its weights. Delayed
     # edges that close a loop come last, after all other weights of the loop.
     for names in graph.components():
         layers = [name for name in names if name in graph.layers]
-        # Two turns for each component: weights outside of loops, then those that close one.
-        for closes_loop, initializer in ((False, weight), (True, recurrent or weight)):
+        for closes_loop, initializer in turns:
             for name in layers:
                 weights = _edges_to_draw(graph, name, closes_loop)
                 if not weights:
@@ -233,24 +238,25 @@ def draw_layers(
                 # One key for each layer and turn. A layer without weights to draw takes none.
                 drawing, subkey = jax.random.split(drawing)
                 cell = graph.layers[name].cell
-                edges = sum(map(len, weights.values()))
+                # Several weights of a layer have the same cell, so its response is measured once.
+                respond = functools.cache(functools.partial(measure_response, cell))
+                edge_count = sum(map(len, weights.values()))
                 # A loop gets its share only if it is drawn by the same rule as the other edges.
-                share = 1 - FEEDFORWARD if closes_loop else FEEDFORWARD
-                if recurrent or not _edges_to_draw(graph, name, not closes_loop):
-                    share = 1.0
+                share = 1.0
+                other_weights = _edges_to_draw(graph, name, not closes_loop)
+                if other_weights and not recurrent:
+                    share = 1 - FEEDFORWARD if closes_loop else FEEDFORWARD
                 rule = Driven(
                     cell,
                     None,
                     mask,
                     mean,
                     deviations.get(name),
-                    # Several weights of a layer have the same cell, so its response is measured
-                    # once.
-                    functools.cache(functools.partial(measure_response, cell)),
+                    respond,
                     # Variances of independent weights add up, so each edge gets an equal part.
-                    share=share / edges,
+                    share=share / edge_count,
                     # The mean of the potential comes only from the sources outside of the loop.
-                    mean_share=0.0 if closes_loop else 1 / edges,
+                    mean_share=0.0 if closes_loop else 1 / edge_count,
                 )
                 with node_named(name, graph):
                     sources = {} if initializer else outputs()
@@ -325,8 +331,9 @@ def _draw(
     matrices = {}
     for n, (label, edges) in enumerate(weights.items()):
         weight = layer.weights[label]
+        key_of_weight = jax.random.fold_in(key, n)
         # One for each lag of a window, which are independent matrices.
-        keys = jax.random.split(jax.random.fold_in(key, n), len(edges))
+        keys = jax.random.split(key_of_weight, len(edges))
         before = _matrix(weight)
         is_window = _is_window(weight)
         # The matrix of one lag.
@@ -337,9 +344,10 @@ def _draw(
             if draw is None:
                 rate = sources[edge.source]
                 lag = edge.lags[0]
+                is_late = lag > 0 or isinstance(weight, Window)
                 # A rate is the same at each lag. Measured outputs arrive later, and the last ones
                 # never do.
-                if np.ndim(rate) and (lag or isinstance(weight, Window)):
+                if np.ndim(rate) and is_late:
                     rate = _arriving(weight, rate, lag, rule.mask)
                 draw = rule._replace(rate=checked_rate(rate))
             drawn.append(draw(subkey, shape, before.dtype))
@@ -363,8 +371,11 @@ def _arriving(weight: Weight, x: jax.Array, lag: int, mask: jax.Array | None) ->
         return lagged_sequence(x, lag, mask)
     # One matrix is drawn for all delays, so the source passes the mean kernel: weights of 1 at
     # the mean delay and width.
-    delay, width = (jnp.mean(jnp.asarray(a)) for a in (kernel.delay, kernel.width))
-    spread = kernel._replaced(weight=jnp.ones((1, 1)), delay=delay, width=width)
-    spread = jnp.asarray(spread).ravel()
+    mean_kernel = kernel._replaced(
+        weight=jnp.ones((1, 1)),
+        delay=jnp.mean(jnp.asarray(kernel.delay)),
+        width=jnp.mean(jnp.asarray(kernel.width)),
+    )
+    spread = jnp.asarray(mean_kernel).ravel()
     x = x.astype(spread.dtype)
     return sum(part * lagged_sequence(x, lag, mask) for lag, part in enumerate(spread))

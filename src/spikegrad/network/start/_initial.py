@@ -216,7 +216,8 @@ class Driven(NamedTuple):
         mu = 0.0
         variance = sigma**2 / parts
         mean = self.mean * self.mean_share
-        if isinstance(mean, Tracer) or np.any(np.asarray(mean)):
+        has_mean = isinstance(mean, Tracer) or np.any(np.asarray(mean))
+        if has_mean:
             if np.ndim(self.rate) and len(summed) != 1:
                 raise ValueError(
                     f"fluctuation_driven: mean must be 0 for inputs and shape {shape}, got {mean}"
@@ -256,7 +257,8 @@ class Driven(NamedTuple):
         steps = len(self.rate) if measured else _LONG
         # (steps, neurons), or (steps, neurons, receptors)
         if declared:
-            kernel, threshold = _kernel_of(*declared[:3], steps), declared.threshold
+            decay, gain, synaptic_decay, threshold = declared
+            kernel = _kernel_of(decay, gain, synaptic_decay, steps)
         else:
             kernel, threshold = self.respond(like, steps)
             kernel = kernel.swapaxes(1, 2).reshape(steps, *like)
@@ -274,7 +276,8 @@ class Driven(NamedTuple):
         kernels, positions = _distinct(kernel.reshape(steps, -1).T)
         by_kernel = _on_host(_of_inputs(kernels, self.rate, self.mask))
         axes = kernel.shape[1:]
-        return jax.tree.map(lambda a: a[positions].reshape(axes), by_kernel), threshold
+        moments = jax.tree.map(lambda a: a[positions].reshape(axes), by_kernel)
+        return moments, threshold
 
     def _deviation(self, threshold: Real | None) -> Any:
         """Return the standard deviation of the potential. A readout has no threshold."""
@@ -343,7 +346,8 @@ def _of_short_response(kernel: Any, p: Real) -> _Moments:
     squares = (kernel**2).sum(0)
     # The sums are cut off after the last step. A response that still has weight in the last
     # quarter would give too small moments.
-    late = (kernel[-_LONG // 4 :] ** 2).sum(0)
+    last_quarter = kernel[-_LONG // 4 :]
+    late = (last_quarter**2).sum(0)
     message = f"the response must end within {_LONG} steps; pass inputs to measure"
     _check(late, late <= 1e-6 * squares, message)
     return _of_spikes(p, kernel.sum(0), squares)
@@ -356,7 +360,8 @@ def _of_spikes(p: Real, total: Any, squares: Any) -> _Moments:
     # A Bernoulli variable has variance p (1 - p). Different steps are independent, so the
     # variances of all lags add up.
     variance = (p - p**2) * squares
-    return _Moments(p * total, variance + (p * total) ** 2, variance)
+    mean = p * total
+    return _Moments(mean, variance + mean**2, variance)
 
 
 @evaluated
@@ -364,10 +369,9 @@ def _of_spikes(p: Real, total: Any, squares: Any) -> _Moments:
 def _kernel_of(decay: Real, gain: Real, synaptic_decay: Real, steps: int) -> jax.Array:
     """Return the response of each neuron to one spike, ``(steps, neurons)``."""
     dtype = jnp.result_type(float)
-    leaks = (
-        jnp.atleast_1d(jnp.asarray(a, dtype)) for a in (decay, gain, synaptic_decay)
-    )
-    decay, gain, synaptic_decay = jnp.broadcast_arrays(*leaks)
+    parameters = decay, gain, synaptic_decay
+    by_neuron = (jnp.atleast_1d(jnp.asarray(value, dtype)) for value in parameters)
+    decay, gain, synaptic_decay = jnp.broadcast_arrays(*by_neuron)
 
     def step(v, current):
         u, i = v
@@ -377,7 +381,8 @@ def _kernel_of(decay: Real, gain: Real, synaptic_decay: Real, steps: int) -> jax
 
     pulse = jnp.zeros(steps, dtype).at[0].set(1)
     at_rest = jnp.zeros_like(decay)
-    return jax.lax.scan(step, (at_rest, at_rest), pulse)[1]
+    _, kernel = jax.lax.scan(step, (at_rest, at_rest), pulse)
+    return kernel
 
 
 @jax.jit
@@ -395,18 +400,19 @@ def _of_inputs(
 
     def of_example(now):
         x, active = now
+        x = jnp.where(append_axes(active, x.ndim), x, jnp.zeros_like(x))
         # Sort valid steps first, so masked steps do not affect them. Zeros after them have no
         # effect either.
-        x = jnp.where(append_axes(active, x.ndim), x, jnp.zeros_like(x))[
-            jnp.argsort(~active, stable=True)
-        ]
+        valid_first = jnp.argsort(~active, stable=True)
+        x = x[valid_first].astype(kernels.dtype)
         valid = jnp.arange(steps) < active.sum()
         # Twice the length, because a product of transforms is a circular convolution. The
         # padding keeps the end of a response from the start of the sequence.
-        spectrum = jnp.fft.rfft(x.astype(kernels.dtype), 2 * steps, axis=0)
+        length = 2 * steps
+        spectrum = jnp.fft.rfft(x, length, axis=0)
 
         def of_kernel(kernel):
-            response = append_axes(jnp.fft.rfft(kernel, 2 * steps), x.ndim)
+            response = append_axes(jnp.fft.rfft(kernel, length), x.ndim)
             u = jnp.fft.irfft(spectrum * response, axis=0)[:steps]
             u = jnp.where(append_axes(valid, x.ndim), u, 0)
             total = u.sum(-1)
@@ -416,13 +422,19 @@ def _of_inputs(
 
         return jax.lax.map(of_kernel, kernels)
 
-    sums = jax.lax.map(of_example, (jnp.moveaxis(inputs, 1, 0), active.T))
+    by_example = jnp.moveaxis(inputs, 1, 0), active.T
+    sums = jax.lax.map(of_example, by_example)
     # Axes between examples and inputs, such as the places of an image, count like further
     # examples.
-    count = math.prod(inputs.shape[2:-1]) * active.sum(dtype=kernels.dtype)
+    places = math.prod(inputs.shape[2:-1])
+    count = places * active.sum(dtype=kernels.dtype)
     total, total_square, square = (value.sum(0) / count for value in sums)
     n = inputs.shape[-1]
-    return _Moments(total / n, square / n, (total_square - total**2) / n)
+    return _Moments(
+        mean=total / n,
+        square=square / n,
+        variance=(total_square - total**2) / n,
+    )
 
 
 def _distinct(rows: Any) -> tuple[Any, slice | np.ndarray]:

@@ -45,13 +45,17 @@ class Response(NamedTuple):
 def receptors_of(cell: Cell, shape: tuple[int, ...]) -> bool:
     """If True, the last axis of weights of this shape contains receptors, which the cell
     combines."""
+    if len(shape) < 3:
+        return False
+    *_, neurons, receptors = shape
     dtype = jnp.result_type(float)
 
-    def out() -> jax.Array:
-        v = cell.initial_state((1, *shape[-2:]), dtype)
-        return fire(cell, v, jax.random.key(0))[1]
+    def spikes() -> jax.Array:
+        v = cell.initial_state((1, neurons, receptors), dtype)
+        _, out = fire(cell, v, jax.random.key(0))
+        return out
 
-    return len(shape) > 2 and jax.eval_shape(out).shape == (1, shape[-2])
+    return jax.eval_shape(spikes).shape == (1, neurons)
 
 
 @evaluated
@@ -74,10 +78,14 @@ def measure_response(cell: Cell, like: tuple[int, ...], steps: int) -> Response:
         """Return the last state, and for each step what ``look`` reads and whether neurons fire."""
 
         def step(v, n):
-            u = cell.integrate(v, jnp.where(n == 0, pulse, 0))
-            v, out = fire(cell, u, jax.random.fold_in(jax.random.key(0), n))
+            current = jnp.where(n == 0, pulse, 0)
+            u = cell.integrate(v, current)
+            key = jax.random.fold_in(jax.random.key(0), n)
+            v, out = fire(cell, u, key)
+            seen = look(u, out)
             # 0.5 is between silence and one spike. Graded outputs near 0 do not end a response.
-            return v, (look(u, out), abs(out) >= 0.5)
+            has_fired = abs(out) >= 0.5
+            return v, (seen, has_fired)
 
         return jax.lax.scan(step, v, jnp.arange(steps))
 
@@ -108,20 +116,25 @@ def measure_response(cell: Cell, like: tuple[int, ...], steps: int) -> Response:
 
     @jax.jit
     def respond(resting, threshold):
-        # traced once for three calls
-        run_pulse = jax.jit(lambda pulse: run(resting, pulse, steps, potential)[1])
+        @jax.jit  # traced once for three calls
+        def run_pulse(pulse):
+            _, seen_and_fired = run(resting, pulse, steps, potential)
+            return seen_and_fired
+
         base, fired = run_pulse(silence)
 
         def response(size):  # (receptors, neurons)
             # one example for each receptor: (receptors, neurons, receptors)
-            pulse = size[..., None] * jnp.eye(receptors, dtype=dtype)[:, None]
+            own_receptor = jnp.eye(receptors, dtype=dtype)[:, None]
+            pulse = size[..., None] * own_receptor
             after, also = run_pulse(pulse.reshape(shape))
             # The run without a pulse is subtracted, because a cell may drift without input.
             kernel = (after - base) / size[None]
             if threshold is None:
                 return kernel
             # After a spike in either run the difference shows the reset and not the response.
-            return jnp.where(jnp.cumsum(fired | also, 0) == 0, kernel, 0)
+            is_before_spike = jnp.cumsum(fired | also, 0) == 0
+            return jnp.where(is_before_spike, kernel, 0)
 
         # (receptors, neurons)
         gap = jnp.ones(base.shape[1:], dtype)
@@ -129,8 +142,10 @@ def measure_response(cell: Cell, like: tuple[int, ...], steps: int) -> Response:
             gap = jnp.where(threshold == 0, gap, jnp.abs(threshold) * gap)
         # A smaller current would be inaccurate, because the difference rounds. A larger one may
         # leave the linear range.
-        peak = jnp.abs(response(0.1 * _SMALL * gap)).max(0)
-        kernel = response(_SMALL * gap / jnp.where(peak > 0, peak, 1))
+        trial = response(0.1 * _SMALL * gap)
+        peak = jnp.abs(trial).max(0)
+        safe_peak = jnp.where(peak > 0, peak, 1)
+        kernel = response(_SMALL * gap / safe_peak)
         return Response(kernel, None if threshold is None else threshold[0])
 
     return respond(resting, threshold)
@@ -144,35 +159,40 @@ def _threshold_of(cell: Cell, u: State) -> tuple[Any, Any]:
     if says_how_to_encode(cell):
         # The distance to the threshold moves like the potential, also in cells with an adaptive
         # threshold. A readout has none.
-        distance = cell.encode(u)[0]
-        may_fire = distance is not None
-        return -jnp.asarray(distance) if may_fire else None, may_fire
+        distance, _ = cell.encode(u)
+        if distance is None:
+            return None, False
+        return -jnp.asarray(distance), True
     # The potential is the first array of the state, or its real part. It is raised until the cell
     # fires.
     (potential, *others), structure = jax.tree.flatten(u)
 
     def fires(level):
-        raised = structure.unflatten(
-            [potential + level.astype(potential.dtype), *others]
-        )
-        out = fire(cell, raised, jax.random.key(0))[1]
+        raised = potential + level.astype(potential.dtype)
+        state = structure.unflatten([raised, *others])
+        _, out = fire(cell, state, jax.random.key(0))
         if out.shape != potential.shape:
             raise TypeError(
                 f"fluctuation_driven: the first array of the state of {type(cell).__name__} must "
                 f"have the output's shape, {out.shape}; define encode, or pass another initializer"
             )
+        is_large = abs(out) >= 0.5
         # excludes readouts, because their outputs are not integers
-        return (abs(out) >= 0.5) & (out == jnp.round(out))
+        is_whole = out == jnp.round(out)
+        return is_large & is_whole
 
     def halve(_, bounds):
         low, high = bounds
         middle = jnp.sqrt(low * high)
         fired = fires(middle)
-        return jnp.where(fired, low, middle), jnp.where(fired, middle, high)
+        low = jnp.where(fired, low, middle)
+        high = jnp.where(fired, middle, high)
+        return low, high
 
     ones = jnp.ones_like(jnp.real(potential))
+    lowest = ones / _HIGHEST
+    highest = ones * _HIGHEST
     # Half of the interval of exponents in each turn, down to the precision of float32.
-    bounds = ones / _HIGHEST, ones * _HIGHEST
-    _, level = jax.lax.fori_loop(0, 40, halve, bounds)
-    reached = fires(bounds[1])
+    _, level = jax.lax.fori_loop(0, 40, halve, (lowest, highest))
+    reached = fires(highest)
     return jnp.where(reached, level, 1), reached.any()

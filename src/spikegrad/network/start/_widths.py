@@ -107,7 +107,8 @@ def match_widths(
     changed = {}
     for name, spread in spreads.items():
         layer = network.graph.layers[name]
-        widened = _widened(surrogate_of(layer.cell), ratio * float(spread), keep)
+        width = ratio * float(spread)
+        widened = _widened(surrogate_of(layer.cell), width, keep)
         cell = with_surrogate(layer.cell, widened)
         changed[name] = dataclasses.replace(layer, cell=cell)
     return dataclasses.replace(network, layers=network.layers | changed)
@@ -143,7 +144,8 @@ def _spreads(
         # A sum of many values in float16 would overflow or stop growing.
         x = x.astype(compute_dtype(x.dtype))
         counted = jnp.asarray(True if valid is None else append_axes(valid, x.ndim))
-        spreads[name] = jnp.std(x, where=jnp.broadcast_to(counted, x.shape))
+        counted = jnp.broadcast_to(counted, x.shape)
+        spreads[name] = jnp.std(x, where=counted)
     return spreads
 
 
