@@ -86,9 +86,10 @@ def backward(
     chunks = loop.part.segment // length
     # The carry counts the chunks, because XLA reads a slice of numbers by a copy, and a GPU then
     # cannot capture the body as one graph.
+    last_chunk = jnp.asarray(chunks - 1)
     (_, before), ct_inputs = late_scan(
         body,
-        (jnp.asarray(chunks - 1), after),
+        (last_chunk, after),
         None,
         ready=loop.awaited_by_chunks(ct_recorded),
         length=chunks,
@@ -133,13 +134,9 @@ class ChunkCotangents:
         """Add the cotangents of the pasts after the chunk, ``(depth, batch, ...)``."""
         # A past after the chunk contains outputs of this chunk and, if it is longer, of the past
         # before.
+        past_after = functools.partial(push, places=self.rebuilt.sources.places)
         for source, ct in ct_pasts.items():
-            self._add_view(
-                source,
-                lambda past, outputs: push(past, outputs, self.rebuilt.sources.places),
-                ct,
-                reads_chunk=True,
-            )
+            self._add_view(source, past_after, ct, reads_chunk=True)
 
     def _add_view(
         self,
@@ -155,9 +152,9 @@ class ChunkCotangents:
         """
         # A view is linear, so the rebuilt values are unused and XLA removes them. Only their shapes
         # matter.
-        ct_past, ct_outputs = pullback(
-            view, ct, self.rebuilt.past(source), self.rebuilt.outputs(source)
-        )
+        past = self.rebuilt.past(source)
+        outputs = self.rebuilt.outputs(source)
+        ct_past, ct_outputs = pullback(view, ct, past, outputs)
         self.ct_pasts[source].append(ct_past)
         if reads_chunk:
             self.ct_outputs[source].append(ct_outputs)
@@ -165,7 +162,8 @@ class ChunkCotangents:
     def _add_to_sources(self, edges: Iterable[Edge], ct_reads: Reads) -> None:
         """Add the cotangents of reads, ``(chunk, batch, ...)``, to their sources."""
         for edge in edges:
-            cts = ct_reads[edge.label] if edge.windowed else (ct_reads[edge.label],)
+            ct_read = ct_reads[edge.label]
+            cts = ct_read if edge.windowed else (ct_read,)
             for lag, ct in zip(edge.lags, cts, strict=True):
                 if ct is None:  # integers do not have a cotangent
                     continue
@@ -174,12 +172,9 @@ class ChunkCotangents:
                     continue
                 # ct: (chunk, batch, neurons). The first ``lag`` steps belong to the past, (depth,
                 # batch, neurons). Later steps belong to outputs of this chunk.
-                self._add_view(
-                    edge.source,
-                    functools.partial(self.rebuilt.sources.view, lag=lag),
-                    ct,
-                    reads_chunk=lag < self.loop.part.chunk,
-                )
+                view = functools.partial(self.rebuilt.sources.view, lag=lag)
+                reads_chunk = lag < self.loop.part.chunk
+                self._add_view(edge.source, view, ct, reads_chunk=reads_chunk)
 
     def run(self, component: Component) -> None:
         """Run a component backward. All cotangents of its outputs must be there."""
@@ -202,9 +197,9 @@ class ChunkCotangents:
             return  # no reader has a cotangent, so its own is zero
         # Outputs of masked steps are zeros, so their cotangents are dropped.
         ct = tree_keep(self.rebuilt.masks.active, _total(self.ct_outputs[name]))
-        self.grads[name], ct_reads = self.loop.joins[name].backward(
-            self.grads[name], self.rebuilt.sources.reads(edges), ct
-        )
+        join = self.loop.joins[name]
+        reads = self.rebuilt.sources.reads(edges)
+        self.grads[name], ct_reads = join.backward(self.grads[name], reads, ct)
         self._add_to_sources(edges, ct_reads)
 
     def _run_steps(self, component: Component) -> dict[Name, Reads]:
@@ -218,11 +213,11 @@ class ChunkCotangents:
         hoisted = component.arguments(reads)
         # All outputs of the chunk are known here. One product of (chunk, batch, inputs) and a
         # matrix computes the currents of all steps, (chunk, batch, neurons).
-        currents = {
-            name: jax.vmap(layer.current)(hoisted[name], reads(component.stepped[name]))
-            for name, layer in layers.items()
-            if component.stepped[name] and not layer.per_step
-        }
+        currents = {}
+        for name, layer in layers.items():
+            stepped = component.stepped[name]
+            if stepped and not layer.per_step:
+                currents[name] = jax.vmap(layer.current)(hoisted[name], reads(stepped))
         # The caller may differentiate states and currents too, hence all names of the activity.
         cts = {
             activity: _total(self.ct_outputs[activity])
@@ -237,11 +232,19 @@ class ChunkCotangents:
             name: rebuilt.pasts_before(name, depth)
             for name, depth in component.depths.items()
         }
-        steps = jnp.arange(self.loop.part.chunk)
+        slices = StepSlices(
+            step=jnp.arange(self.loop.part.chunk),
+            ct_outputs=cts,
+            states=states,
+            pasts=pasts,
+            hoisted=hoisted,
+            currents=currents,
+            mask=rebuilt.masks,
+        )
         before, ct_hoisted = component.backward_steps(
             select(self.ct_states, layers),
             select(self.grads, component.nodes),
-            StepSlices(steps, cts, states, pasts, hoisted, currents, rebuilt.masks),
+            slices,
             rebuilt.pre_spike,
         )
         self.ct_states |= before.states
@@ -249,7 +252,8 @@ class ChunkCotangents:
         for source, ct in before.pasts.items():
             # The steps carry only the newest outputs of a past. Older outputs get zeros.
             newest = operator.itemgetter(slice(-len(ct), None))
-            self.ct_pasts[source] += pullback(newest, ct, rebuilt.segment.pasts[source])
+            (ct_past,) = pullback(newest, ct, rebuilt.segment.pasts[source])
+            self.ct_pasts[source].append(ct_past)
         return ct_hoisted
 
     def _add_products(self, component: Component, name: Name, ct: Reads) -> None:
@@ -286,10 +290,12 @@ class ChunkCotangents:
         """Return the cotangents of the states before the chunk, including reads by other layers."""
         ct_states = dict(self.ct_states)
         for name, (ct_v, ct_out) in self.ct_states.items():
-            if name not in self.rebuilt.segment.pasts and self.ct_pasts[name]:
+            has_past = name in self.rebuilt.segment.pasts
+            if not has_past and self.ct_pasts[name]:
                 # A past with depth 1 is the last output in the state: (1, batch, neurons) ->
                 # (batch, neurons).
-                ct_states[name] = ct_v, ct_out + _total(self.ct_pasts[name])[0]
+                ct_last = _total(self.ct_pasts[name])[0]
+                ct_states[name] = ct_v, ct_out + ct_last
         return ct_states
 
 
@@ -323,7 +329,8 @@ class RebuiltChunk:
     """The results of the methods, by method and source (see :func:`_once`)."""
 
     def __post_init__(self) -> None:
-        self.start = self.segment.first + self.index * self.loop.part.chunk
+        start_in_segment = self.index * self.loop.part.chunk
+        self.start = self.segment.first + start_in_segment
         """The number of the first step of the chunk in the part."""
         self.inputs, self.masks = self.loop.window(self.start)
         places = places_of(self.masks.active)
@@ -345,7 +352,8 @@ class RebuiltChunk:
         # (chunks, chunk, batch, neurons) -> (batch, neurons), from the residual of this step only,
         # because a chunk of residuals would be a copy.
         residuals = at_index(self.segment.residuals[name], self.index)
-        return self.loop.layers[name].load(at_index(residuals, step))
+        residual = at_index(residuals, step)
+        return self.loop.layers[name].load(residual)
 
     @_once
     def states_after(self, name: Name) -> LayerState:
@@ -354,10 +362,11 @@ class RebuiltChunk:
         # In a masked step before the first active one, the state is still the initial state.
         started = None if active is None else active | started
         residuals = at_index(self.segment.residuals[name], self.index)
-        pre_spike = jax.vmap(self.loop.layers[name].load)(residuals)
+        load = self.loop.layers[name].load
+        fire = functools.partial(self.loop.fire, name)
         # vmap over the steps of the chunk. Its functions are elementwise: (batch, neurons) ->
         # (chunk, batch, neurons).
-        fire = functools.partial(self.loop.fire, name)
+        pre_spike = jax.vmap(load)(residuals)
         return jax.vmap(fire)(pre_spike, started, number)
 
     @_once
@@ -365,17 +374,17 @@ class RebuiltChunk:
         """Return the states of a layer before each step, ``(chunk, batch, neurons)``."""
         # The step before the chunk is the last one of the previous chunk, or of the previous
         # segment.
-        previous = at_index(
-            self.segment.residuals[name], jnp.maximum(self.index - 1, 0)
-        )
-        last = self.loop.layers[name].load(jax.tree.map(lambda a: a[-1], previous))
+        previous = jnp.maximum(self.index - 1, 0)
+        residuals = at_index(self.segment.residuals[name], previous)
+        last_residual = jax.tree.map(lambda a: a[-1], residuals)
+        last = self.loop.layers[name].load(last_residual)
         last = tree_where(self.index > 0, last, self.segment.pre_spike[name])
-        before = self.loop.state_before(name, self.start, last)
-        return jax.tree.map(
-            lambda first, after: jnp.concatenate([first[None], after[:-1]]),
-            before,
-            self.states_after(name),
-        )
+        before_chunk = self.loop.state_before(name, self.start, last)
+
+        def one_step_later(first: jax.Array, after: jax.Array) -> jax.Array:
+            return jnp.concatenate([first[None], after[:-1]])
+
+        return jax.tree.map(one_step_later, before_chunk, self.states_after(name))
 
     @_once
     def outputs(self, source: Name) -> Any:
@@ -390,7 +399,8 @@ class RebuiltChunk:
         # A join of joins would be one kernel of all layers below. With a barrier each join is a
         # kernel that reads the one below, and XLA compiles equal kernels once.
         reads = self.sources.reads(self.loop.edges[source])
-        return jax.lax.optimization_barrier(self.loop.joins[source].over_chunk(reads))
+        outputs = self.loop.joins[source].over_chunk(reads)
+        return jax.lax.optimization_barrier(outputs)
 
     @_once
     def past(self, source: Name) -> Any:
@@ -417,9 +427,11 @@ class RebuiltChunk:
         is_in_segment = nth >= 0
         # The step itself, also counted from the start of the segment. ``where`` below computes both
         # sides, so an index must be valid in either.
-        step = pick(order, jnp.maximum(nth + before_segment, 0)) - self.segment.first
+        nth_in_part = jnp.maximum(nth + before_segment, 0)
+        step = pick(order, nth_in_part) - self.segment.first
         step = jnp.where(is_in_segment, step, 0)
-        stored = pick(stored, jnp.clip(nth + depth, 0, depth - 1))
+        place = jnp.clip(nth + depth, 0, depth - 1)
+        stored = pick(stored, place)
         recent = self._outputs_at(source, step).astype(stored.dtype)
         return tree_where(is_in_segment, recent, stored)
 
@@ -431,7 +443,9 @@ class RebuiltChunk:
         loop = self.loop
         first = self.segment.first
         if source in loop.inputs:
-            return pick(loop.inputs[source], loop.part.start + first + steps)
+            # The inputs have the steps of all parts.
+            steps_of_call = loop.part.start + first + steps
+            return pick(loop.inputs[source], steps_of_call)
         if source in loop.layers:
             # (chunks, chunk, batch, ...) -> (steps, batch, ...)
             residuals = jax.tree.map(merge_leading, self.segment.residuals[source])
@@ -451,7 +465,8 @@ class RebuiltChunk:
         # One read for each place of the past, the oldest first, as ``push`` orders them. The new
         # axis is second, because the scan over steps slices the first axis.
         lags = range(depth, 0, -1)
-        return jnp.stack([self.sources.lagged(source, lag) for lag in lags], 1)
+        outputs = [self.sources.lagged(source, lag) for lag in lags]
+        return jnp.stack(outputs, 1)
 
 
 def at_index(tree: PyTree, i: jax.Array) -> PyTree:

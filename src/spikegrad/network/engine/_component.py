@@ -108,29 +108,31 @@ class Component:
 
     def __post_init__(self) -> None:
         # One read returns all lags of an edge, so the shortest one decides.
+        def is_stepped(edge: Edge) -> bool:
+            return edge.source in self.nodes and min(edge.lags) < self.chunk
+
         self.stepped = {
-            name: tuple(
-                e for e in edges if e.source in self.nodes and min(e.lags) < self.chunk
-            )
-            for name, edges in self.edges.items()
+            name: tuple(filter(is_stepped, edges)) for name, edges in self.edges.items()
         }
         """The edges that each step reads, for each node: those from this component with a lag that
         is shorter than a chunk.
         """
         self.hoisted = {
-            name: tuple(edge for edge in edges if edge not in self.stepped[name])
+            name: tuple(itertools.filterfalse(is_stepped, edges))
             for name, edges in self.edges.items()
         }
         """The edges that are read for all steps of a chunk at once."""
         self.layers = {
             n: node for n, node in self.nodes.items() if isinstance(node, LayerVjp)
         }
-        self.depths = depths_of(itertools.chain(*self.stepped.values()), self.layers)
+        all_stepped = itertools.chain.from_iterable(self.stepped.values())
+        self.depths = depths_of(all_stepped, self.layers)
         """The number of past outputs that the steps carry, by source. A layer that is read with a
         lag of 1 only is missing, because its state has its last output.
         """
         self.convolves = any(node.per_step for node in self.nodes.values())
-        self.at_once = not (self.layers or self.convolves or len(self.nodes) > 1)
+        is_one_join = len(self.nodes) == 1 and not self.layers
+        self.at_once = is_one_join and not self.convolves
         """True for a join whose steps run at once, because it does not have a state."""
 
     def arguments(self, reads: Callable[[Iterable[Edge]], Reads]) -> dict[Name, Reads]:
@@ -171,24 +173,32 @@ class Component:
         ) -> tuple[ForwardCarry, tuple[NamedTrees, NamedTrees]]:
             # ``graph_step`` gets no inputs, because every read of an input is hoisted.
             hoisted, mask = now
-            new = graph_step(nodes, carry.states, carry.pasts, {}, hoisted, mask)
-            # A masked step holds the pre-spike state like the state, because the backward pass
-            # rebuilds the state from it.
-            pre_spike = {
-                name: tree_where(
-                    mask.active, new.outputs[activity_names(name).pre_spike], u
-                )
-                for name, u in carry.pre_spike.items()
-            }
-            # ``mask.number`` selects the keys, so stochastic spikes repeat when the storage checks
-            # them.
-            residuals = {
-                name: self.layers[name].store(u, mask)
-                for name, u in pre_spike.items()
-                if stores
-            }
-            outputs = select(new.outputs, new.outputs.keys() & {*nodes, *recorded})
-            return ForwardCarry(pre_spike, new.states, new.pasts), (outputs, residuals)
+            new = graph_step(
+                nodes,
+                carry.states,
+                carry.pasts,
+                outputs={},
+                hoisted=hoisted,
+                mask=mask,
+            )
+            pre_spike = {}
+            for name, before in carry.pre_spike.items():
+                u = new.outputs[activity_names(name).pre_spike]
+                # A masked step holds the pre-spike state like the state, because the backward pass
+                # rebuilds the state from it.
+                pre_spike[name] = tree_where(mask.active, u, before)
+            residuals = {}
+            if stores:
+                # ``mask.number`` selects the keys, so stochastic spikes repeat when the storage
+                # checks them.
+                residuals = {
+                    name: self.layers[name].store(u, mask)
+                    for name, u in pre_spike.items()
+                }
+            requested = new.outputs.keys() & {*nodes, *recorded}
+            outputs = select(new.outputs, requested)
+            after = ForwardCarry(pre_spike, new.states, new.pasts)
+            return after, (outputs, residuals)
 
         ends, (outputs, residuals) = jax.lax.scan(
             self._fast(step),
@@ -212,18 +222,16 @@ class Component:
         ``load(name, step)`` returns the stored pre-spike state of a step. The second result has
         the cotangents of the hoisted arguments, ``(chunk, batch, ...)``.
         """
-        after = Cotangents(
-            ct_states,
-            # They start at zero, because the caller has already added the cotangents of the pasts
-            # after the chunk to the pasts before it and to the outputs.
-            {name: jnp.zeros_like(slices.pasts[name][0]) for name in self.depths},
-            # The steps add only these gradients. Phase 2 adds those of products that run for a
-            # chunk at once.
-            {
-                name: select(grads[name], node.stepwise)
-                for name, node in self.nodes.items()
-            },
-        )
+        # They start at zero, because the caller has already added the cotangents of the pasts after
+        # the chunk to the pasts before it and to the outputs.
+        zeros = {name: jnp.zeros_like(slices.pasts[name][0]) for name in self.depths}
+        # The steps add only these gradients. Phase 2 adds those of products that run for a chunk at
+        # once.
+        stepwise = {
+            name: select(grads[name], node.stepwise)
+            for name, node in self.nodes.items()
+        }
+        after = Cotangents(ct_states, zeros, stepwise)
 
         # From the last step to the first. A step gets its slices, (batch, neurons). The scan
         # stacks the cotangents of the hoisted arguments, (chunk, batch, neurons).
@@ -246,14 +254,18 @@ class Component:
                     name: node._replace(arrays=node.arrays | arrays[name])
                     for name, node in self.nodes.items()
                 }
-                nodes |= {
+                for name in self.layers:
                     # ``currents`` lacks layers with a convolution. Their current is computed again
                     # in the step.
-                    name: _Rebuilt(nodes[name], pre_spike[name], now.currents.get(name))
-                    for name in self.layers
-                }
+                    current = now.currents.get(name)
+                    nodes[name] = _Rebuilt(nodes[name], pre_spike[name], current)
                 new = graph_step(
-                    self._as_steps(nodes), states, pasts, {}, hoisted, now.mask
+                    self._as_steps(nodes),
+                    states,
+                    pasts,
+                    outputs={},
+                    hoisted=hoisted,
+                    mask=now.mask,
                 )
                 return new.states, new.pasts, select(new.outputs, now.ct_outputs)
 
@@ -263,9 +275,10 @@ class Component:
                 name: select(self.nodes[name].arrays, node_grads)
                 for name, node_grads in after.grads.items()
             }
+            ct_results = after.states, after.pasts, now.ct_outputs
             new_grads, ct_states, ct_pasts, ct_hoisted = pullback(
                 forward_step,
-                (after.states, after.pasts, now.ct_outputs),
+                ct_results,
                 differentiated,
                 now.states,
                 now.pasts,
@@ -298,17 +311,18 @@ class _Rebuilt(NamedTuple):
     """``(batch, neurons)``. If None, the step computes the current."""
 
     def current(self, hoisted: Reads, reads: Reads) -> jax.Array:
-        current = self.layer.current(hoisted, jax.tree.map(_summed, reads))
+        current = self.layer.current(hoisted, _summed(reads))
         if self.rebuilt_current is None:
             return current
         # Only the derivative of the sum is used, and XLA removes its value.
         return with_derivative_of(current, value=self.rebuilt_current)
 
     def integrate(self, v: State, current: jax.Array) -> State:
+        computed = self.layer.integrate(_summed(v), current)
         return jax.tree.map(
             lambda value, computed: with_derivative_of(computed, value=value),
             self.pre_spike,
-            self.layer.integrate(_summed(v), current),
+            computed,
         )
 
     def fire(self, u: State, mask: Masks) -> LayerState:

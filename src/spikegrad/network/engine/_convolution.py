@@ -65,14 +65,13 @@ def canonical(function: Callable) -> Callable:
 
 def has_convolution(jaxpr: Any) -> bool:
     """Return True if any equation is a convolution, including nested jaxprs."""
-    return any(
-        eqn.primitive.name == _CONVOLUTION
-        or any(
-            hasattr(leaf, "eqns") and has_convolution(leaf)
-            for leaf in jax.tree.leaves(list(eqn.params.values()))
-        )
-        for eqn in jaxpr.eqns
-    )
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == _CONVOLUTION:
+            return True
+        params = jax.tree.leaves(list(equation.params.values()))
+        if any(hasattr(param, "eqns") and has_convolution(param) for param in params):
+            return True
+    return False
 
 
 def _bind_canonical(equation: Any, operands: list) -> list:
@@ -81,9 +80,8 @@ def _bind_canonical(equation: Any, operands: list) -> list:
     if name == _CONVOLUTION:
         return [_convolve(equation.primitive.bind, equation.params, *operands)]
     if name in _NESTED:
-        return bind(
-            equation, operands, **jax.tree.map(_rewrite_nested, equation.params)
-        )
+        params = jax.tree.map(_rewrite_nested, equation.params)
+        return bind(equation, operands, **params)
     return bind(equation, operands)
 
 
@@ -92,9 +90,9 @@ def _rewrite_nested(param: Any) -> Any:
     if not hasattr(param, "eqns") or not has_convolution(param):
         return param
     program, consts = equations(param)
-    new = jax.make_jaxpr(
-        functools.partial(evaluate, program, *consts, run=_bind_canonical)
-    )(*[var.aval for var in program.inputs[len(consts) :]])
+    rewritten = functools.partial(evaluate, program, *consts, run=_bind_canonical)
+    types = [var.aval for var in program.inputs[len(consts) :]]
+    new = jax.make_jaxpr(rewritten)(*types)
     # A closed jaxpr has constants.
     return new if hasattr(param, "consts") else new.jaxpr
 
@@ -107,9 +105,8 @@ def _convolve(
         return unchanged(x, kernel)
     # Both forms are in the traced program. JAX keeps one of them when it lowers for a platform,
     # so a program can also be exported for another one.
-    return jax.lax.platform_dependent(
-        x, kernel, cpu=functools.partial(_canonical, bind, params), default=unchanged
-    )
+    canonical_form = functools.partial(_canonical, bind, params)
+    return jax.lax.platform_dependent(x, kernel, cpu=canonical_form, default=unchanged)
 
 
 def _gains(params: dict, x: jax.Array, kernel: jax.Array) -> bool:
@@ -117,17 +114,17 @@ def _gains(params: dict, x: jax.Array, kernel: jax.Array) -> bool:
     numbers = params["dimension_numbers"]
     if params["batch_group_count"] > 1:
         return True
-    grouped = params["feature_group_count"] > 1
-    narrow = grouped and kernel.shape[numbers.rhs_spec[1]] <= _FEW
-    return not narrow and numbers != _numbers(x.ndim - 2)
+    is_grouped = params["feature_group_count"] > 1
+    channels = kernel.shape[numbers.rhs_spec[1]]
+    is_narrow = is_grouped and channels <= _FEW
+    return not is_narrow and numbers != _numbers(x.ndim - 2)
 
 
 def _numbers(spatial: int) -> jax.lax.ConvDimensionNumbers:
     """Return ``NHWC, HWIO -> NHWC``, for any number of spatial axes."""
     image = (0, spatial + 1, *range(1, spatial + 1))
-    return jax.lax.ConvDimensionNumbers(
-        image, (spatial + 1, spatial, *range(spatial)), image
-    )
+    kernel = (spatial + 1, spatial, *range(spatial))
+    return jax.lax.ConvDimensionNumbers(image, kernel, image)
 
 
 def _canonical(
@@ -147,17 +144,18 @@ def _canonical(
         # A group of the batch becomes a group of channels: (groups * n, *space, c) ->
         # (n, *space, groups * c). The groups must vary slowest among the channels, because XLA
         # splits channels into consecutive blocks.
-        x = jnp.moveaxis(x.reshape(groups, -1, *x.shape[1:]), 0, -2)
+        x = x.reshape(groups, -1, *x.shape[1:])
+        x = jnp.moveaxis(x, 0, -2)
         x = x.reshape(*x.shape[:-2], -1)
         changed |= {"batch_group_count": 1, "feature_group_count": groups}
-    # The canonical result has the axes in this order, and ``argsort`` of it is the inverse
-    # permutation.
+    # The canonical result has the axes in this order.
     order = (out_n, *out_space, out_c)
     if (sharding := params.get("out_sharding")) is not None:  # on an Explicit mesh
-        axes = (*sharding.spec, *(None,) * (x.ndim - len(sharding.spec)))
-        changed["out_sharding"] = NamedSharding(
-            sharding.mesh, PartitionSpec(*(axes[axis] for axis in order))
-        )
-    return jnp.transpose(
-        bind(x, kernel, **params | changed), tuple(np.argsort(order).tolist())
-    )
+        # A specification may leave out its last axes.
+        omitted = (None,) * (x.ndim - len(sharding.spec))
+        axes = (*sharding.spec, *omitted)
+        spec = PartitionSpec(*(axes[axis] for axis in order))
+        changed["out_sharding"] = NamedSharding(sharding.mesh, spec)
+    out = bind(x, kernel, **params | changed)
+    inverse = np.argsort(order).tolist()
+    return jnp.transpose(out, tuple(inverse))

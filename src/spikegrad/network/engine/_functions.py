@@ -44,19 +44,20 @@ def as_equations(
     """
     # JAX may cache the trace of a function object, and a user's function may have changed.
     # ``partial`` makes a new one.
-    closed, shape = jax.make_jaxpr(functools.partial(function), return_shape=True)(
-        *example
-    )
+    trace = jax.make_jaxpr(functools.partial(function), return_shape=True)
+    closed, shape = trace(*example)
     program, consts = equations(closed)
     structure = jax.tree.structure(shape)
 
     def call(arrays: Arrays, *args: PyTree) -> PyTree:
-        out = evaluate(program, *arrays, *jax.tree.leaves(args), run=run)
+        operands = *arrays, *jax.tree.leaves(args)
+        out = evaluate(program, *operands, run=run)
         return structure.unflatten(out)
 
     # Constants may be NumPy arrays. The loop differentiates with respect to them, so they
     # become JAX arrays.
-    return TracedFunction(call, [jnp.asarray(array) for array in consts], closed)
+    arrays = [jnp.asarray(array) for array in consts]
+    return TracedFunction(call, arrays, closed)
 
 
 def pullback(function: Callable, cotangent: PyTree, *args: PyTree) -> tuple:
@@ -67,10 +68,12 @@ def pullback(function: Callable, cotangent: PyTree, *args: PyTree) -> tuple:
     # Integers and keys would need cotangents of dtype float0, which cannot be added or carried
     # by a scan. Splitting them off avoids these.
     differentiable, others = split(args, is_inexact)
-    _, back = jax.vjp(
-        lambda *differentiable: inexact(function(*merge(differentiable, others))),
-        *differentiable,
-    )
+
+    def of_differentiable(*differentiable: PyTree) -> PyTree:
+        out = function(*merge(differentiable, others))
+        return inexact(out)
+
+    _, back = jax.vjp(of_differentiable, *differentiable)
     return back(cotangent)
 
 

@@ -43,9 +43,10 @@ def late_scan(
     if length is None:
         length = len(jax.tree.leaves(slices)[0])
     seeds = [leaf for leaf in jax.tree.leaves(ready) if 0 not in leaf.shape]
-    # XLA removes a loop of one iteration, and its zeros. On an Explicit mesh, JAX cannot index a
-    # sharded axis.
-    if length == 1 or not seeds or any(map(explicit_sharding, seeds)):
+    # On an Explicit mesh, JAX cannot index a sharded axis.
+    has_explicit_axes = any(map(explicit_sharding, seeds))
+    # XLA removes a loop of one iteration, and its zeros.
+    if length == 1 or not seeds or has_explicit_axes:
         return jax.lax.scan(body, carry, slices, length=length, reverse=reverse)
     # JAX remembers the trace of a compiled function, and copies it into the loop below.
     body = jax.jit(body, inline=True)
@@ -58,20 +59,17 @@ def late_scan(
     def step_and_write(
         now: tuple[Carry, PyTree], indexed: tuple[jax.Array, PyTree]
     ) -> tuple[tuple[Carry, PyTree], None]:
-        (carry, stacks), (i, step) = now, indexed
+        carry, stacks = now
+        i, step = indexed
         carry, results = body(carry, step)
-        stacks = jax.tree.map(
-            lambda stack, result: jax.lax.dynamic_update_index_in_dim(
-                stack, result, i, 0
-            ),
-            stacks,
-            results,
-        )
-        return (carry, stacks), None
 
-    ends, _ = jax.lax.scan(
-        step_and_write, (carry, stacks), (jnp.arange(length), slices), reverse=reverse
-    )
+        def written(stack: jax.Array, result: jax.Array) -> jax.Array:
+            return jax.lax.dynamic_update_index_in_dim(stack, result, i, 0)
+
+        return (carry, jax.tree.map(written, stacks, results)), None
+
+    numbered = jnp.arange(length), slices
+    ends, _ = jax.lax.scan(step_and_write, (carry, stacks), numbered, reverse=reverse)
     return ends
 
 
@@ -87,6 +85,8 @@ def _first_values(
             if n != m:
                 break
             kept += 1
-        element = seed[(slice(None),) * kept + (0,) * (seed.ndim - kept)]
-        total = total + append_axes(element.astype(like.dtype), len(like.shape))
+        kept_axes = (slice(None),) * kept
+        first_of_others = (0,) * (seed.ndim - kept)
+        element = seed[kept_axes + first_of_others].astype(like.dtype)
+        total = total + append_axes(element, len(like.shape))
     return jnp.broadcast_to(total, (length, *like.shape))

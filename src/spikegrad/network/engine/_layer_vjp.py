@@ -239,7 +239,8 @@ class LayerVjp(NamedTuple):
         # u, and both results of ``encode``: (batch, neurons).
         if self.encoded is None:
             return u
-        residual = self.storage.write(self.call("encode", u), self._at_rest)
+        encoded = self.call("encode", u)
+        residual = self.storage.write(encoded, self._at_rest)
         # A step depends only on the sign of the distance, and every storage preserves signs. Graded
         # and stochastic spikes depend on its value, so the stored value may have to move until the
         # backward pass fires these spikes too.
@@ -247,10 +248,12 @@ class LayerVjp(NamedTuple):
             return residual
         # Equal keys make both calls draw the same random numbers, so a difference comes from
         # rounding only.
-        spikes = self.fire(u, mask)[1]
-        return self.storage.settle(
-            residual, lambda code: self.outputs(code, mask.number) == spikes
-        )
+        _, spikes = self.fire(u, mask)
+
+        def fires_alike(residual: PyTree) -> jax.Array:
+            return self.outputs(residual, mask.number) == spikes
+
+        return self.storage.settle(residual, fires_alike)
 
     def load(self, residual: PyTree) -> State:
         """Restore the pre-spike state from its residual."""
@@ -263,7 +266,9 @@ class LayerVjp(NamedTuple):
 
     def outputs(self, residual: PyTree, number: jax.Array | None) -> jax.Array:
         """Return the outputs of a step from its residual."""
-        return self.fire(self.load(residual), Masks(number=number))[1]
+        pre_spike = self.load(residual)
+        _, out = self.fire(pre_spike, Masks(number=number))
+        return out
 
     @property
     def is_rebuilt_exactly(self) -> bool:
@@ -282,14 +287,14 @@ class LayerVjp(NamedTuple):
         """Add the gradients of the hoisted weights, and return the cotangents of their reads."""
         # All arrays are (chunk, batch, ...), by label. One product per weight sums over steps and
         # examples. The first product also passes the bias, which may change its dtype.
-        first = jax.vmap(self._first, axis_size=len(cts[DRIVE]))(reads)
-        bias, ct_first = pullback(
-            self._over_chunk("bias"), cts[DRIVE], self.arrays["bias"], first
-        )
+        ct = cts[DRIVE]
+        first = jax.vmap(self._first, axis_size=len(ct))(reads)
+        add_bias = self._over_chunk("bias")
+        bias, ct_first = pullback(add_bias, ct, self.arrays["bias"], first)
         # All products outside of loops are terms of one sum, so each gets the cotangent of the sum.
         # A hoisted product within a loop was a separate argument of the steps, so ``cts`` has its
         # cotangent.
-        cts = cts | dict.fromkeys(self.outside, cts[DRIVE])
+        cts = cts | dict.fromkeys(self.outside, ct)
         cts |= dict.fromkeys(self.outside[:1], ct_first)
         grads = grads | {"bias": plus(grads["bias"], bias)}
         return self.backward_products(grads, reads, cts)
@@ -302,12 +307,14 @@ class LayerVjp(NamedTuple):
         ct_reads = {}
         # x: (chunk, batch, inputs). ct: (chunk, batch, neurons).
         for label, x in reads.items():
-            ct, arrays = cts[label], self.arrays[label]
+            ct = cts[label]
+            arrays = self.arrays[label]
             call = self._over_chunk(label)
             if label in self.matrices:
                 # The gradient of a matrix is added in place. XLA removes the product for the
                 # cotangent of the reads if the caller does not use it.
-                (ct_reads[label],) = pullback(functools.partial(call, arrays), ct, x)
+                multiply = functools.partial(call, arrays)
+                (ct_reads[label],) = pullback(multiply, ct, x)
                 (grad,) = grads[label]
                 grads[label] = [_add_product(grad, x, ct, low_memory=self.low_memory)]
             else:
@@ -328,19 +335,22 @@ def _add_product(
     # residuals, so one part is enough. Parts have equal numbers of rows.
     parts = 1
     if low_memory and grad.size >= _LARGE:
-        parts = math.gcd(len(grad), 4 if grad.size >= 4 * _LARGE else 2)
+        most = 4 if grad.size >= 4 * _LARGE else 2
+        parts = math.gcd(len(grad), most)
     if parts == 1:
+        x = x.astype(grad.dtype)
+        ct = ct.astype(grad.dtype)
         # (chunk, batch, inputs) and (chunk, batch, neurons) -> (inputs, neurons)
-        x, ct = x.astype(grad.dtype), ct.astype(grad.dtype)
         return grad + contract_leading(x, ct, like=grad)
     rows = len(grad) // parts
 
     # Each iteration updates some rows of the gradient, (inputs, neurons), from as many inputs.
     def add(i: jax.Array, grad: jax.Array) -> jax.Array:
-        block = jax.lax.dynamic_slice_in_dim(grad, i * rows, rows)
-        inputs = jax.lax.dynamic_slice_in_dim(x, i * rows, rows, axis=-1)
+        first = i * rows
+        block = jax.lax.dynamic_slice_in_dim(grad, first, rows)
+        inputs = jax.lax.dynamic_slice_in_dim(x, first, rows, axis=-1)
         block = _add_product(block, inputs, ct, low_memory=False)
-        return jax.lax.dynamic_update_slice_in_dim(grad, block, i * rows, axis=0)
+        return jax.lax.dynamic_update_slice_in_dim(grad, block, first, axis=0)
 
     return jax.lax.fori_loop(0, parts, add, grad)
 
@@ -372,7 +382,8 @@ def trace_layer(
         # The arrays become arguments, because the custom derivative of the loop gives gradients
         # only to arguments.
         equations = as_equations(function, *example)
-        calls[name], arrays[name] = equations.call, equations.arrays
+        calls[name] = equations.call
+        arrays[name] = equations.arrays
         convolutional.append(has_convolution(equations.jaxpr))
 
     for (label, *_), weight in graph.connections(name):
@@ -390,7 +401,8 @@ def trace_layer(
     }
     outside = tuple(label for label in products if label not in looped)
     # (batch, neurons), in the dtype of the complete sum.
-    current = jax.eval_shape(functools.partial(sum_of, layer, looped=looped), products)
+    total = functools.partial(sum_of, layer, looped=looped)
+    current = jax.eval_shape(total, products)
     # The bias is added to the first product. Without an edge outside loops, zeros replace it. The
     # order of the sum is then equal in all modes.
     first_product = next(iter(products.values()))
@@ -405,10 +417,11 @@ def trace_layer(
         lambda first: plus_bias(layer, first).astype(current.dtype),
         first_product,
     )
-    add("integrate", method(cell, "integrate"), v, current)
+    integrate = method(cell, "integrate")
+    add("integrate", integrate, v, current)
     # The loop carries the last pre-spike state, so it needs a first value. No step reads it
     # (``Masks.started``).
-    u = jax.lax.stop_gradient(method(cell, "integrate")(v, zeros_like(current)))
+    u = jax.lax.stop_gradient(integrate(v, zeros_like(current)))
     number = graph.numbers[name]
     keys = None
     if key is not None and cell.draws:
@@ -419,13 +432,15 @@ def trace_layer(
     add("fire", functools.partial(fire, cell), u, keys)
     encoded = None
     if plan.storage.encodes and says_how_to_encode(cell):
-        add("encode", method(cell, "encode"), u)
-        encoded = jax.eval_shape(method(cell, "encode"), u)
+        encode = method(cell, "encode")
+        add("encode", encode, u)
+        encoded = jax.eval_shape(encode, u)
         add("decode", method(cell, "decode"), *encoded)
-        if encoded[0] is not None:
-            # A cell without a threshold has no distance, and the storage needs no distance at rest.
+        distance, remainder = encoded
+        # A cell without a threshold has no distance, and the storage needs no distance at rest.
+        if distance is not None:
             at_rest = distance_at_rest(cell, encoded, current.shape)
-            add("at_rest", at_rest, encoded[1])
+            add("at_rest", at_rest, remainder)
     # These modes trade time for memory. A captured graph of a GPU contains no loop.
     saves_memory = (
         plan.storage.encodes
@@ -470,11 +485,14 @@ def trace_all(
     examples = examples_of(next(iter(outputs.values())))
     # A layer may read the last output of a later layer, so all of them are known before the loop
     # below.
-    outputs = {**outputs, **{name: out for name, (_, out) in states.items()}}
+    last_outputs = {name: out for name, (_, out) in states.items()}
+    outputs = outputs | last_outputs
 
     # Examples of all reads, (batch, ...). Only their shapes and dtypes matter.
     def read(source: Name, lag: int) -> jax.Array:
-        return pasts[source][-lag] if lag and source in pasts else outputs[source]
+        if lag and source in pasts:
+            return pasts[source][-lag]
+        return outputs[source]
 
     for name, node in graph.nodes.items():
         reads = reads_of(graph.edges[name], read)

@@ -106,9 +106,9 @@ def run(
     """
     # Traced on the first step, because all steps have equal shapes: (steps, batch, features) ->
     # (batch, features).
-    traced, arrays, pre_spike = trace_all(
-        graph, {name: x[0] for name, x in inputs.items()}, *starts, key, plan
-    )
+    first_step = {name: x[0] for name, x in inputs.items()}
+    states, pasts = starts
+    traced, arrays, pre_spike = trace_all(graph, first_step, states, pasts, key, plan)
     work = _work_of(traced, arrays, pre_spike)
     # In ``shard_map`` the inputs differ between devices. The weights get their type, because the
     # gradients are in the carry of the backward scan, and a scan must not change the types of its
@@ -118,34 +118,30 @@ def run(
     # segment.
     # The states after one part start the next. Their derivatives pass between the parts as
     # those of ordinary arrays.
+    parts = schedule(len(masks.started), plan.backward, plan.device, work)
     results: list[LoopResults] = []
-    for part in schedule(len(masks.started), plan.backward, plan.device, work):
+    for part in parts:
         part_masks = masks.part(part.start, part.start + part.steps)
+        groups = graph.components(part.chunk)
         # Both passes get the arrays as arguments. The loop does not have the graph, because JAX
         # keeps the backward pass, and functions of the graph may refer to tracers of the caller.
-        loop_of = functools.partial(
-            PartLoop, plan, part, graph.components(part.chunk), graph.edges, traced
-        )
+        loop_of = functools.partial(PartLoop, plan, part, groups, graph.edges, traced)
         arguments = LoopArguments(arrays, inputs, pre_spike, starts, part_masks)
         results.append(run_part(plan, loop_of, arguments))
         starts = results[-1].ends
-    # ``Partial`` is a pytree, so a stage inside ``jax.checkpoint`` can return it.
-    recomputes = {
-        name: Partial(
-            functools.partial(_recompute_outputs, layer, plan.device),
-            arrays[name],
-            [result.residuals[name] for result in results],
-        )
-        for name, layer in traced.items()
-        if name in results[0].residuals
-        and isinstance(layer, LayerVjp)
-        and layer.is_rebuilt_exactly
-    }
+    recomputes = {}
+    for name, layer in traced.items():
+        if not isinstance(layer, LayerVjp) or name not in results[0].residuals:
+            continue
+        if layer.is_rebuilt_exactly:
+            recompute = functools.partial(_recompute_outputs, layer, plan.device)
+            residuals = [result.residuals[name] for result in results]
+            # ``Partial`` is a pytree, so a stage inside ``jax.checkpoint`` can return it.
+            recomputes[name] = Partial(recompute, arrays[name], residuals)
     # (steps of one part, batch, neurons) -> (steps, batch, neurons)
-    recorded = jax.tree.map(
-        lambda *a: jnp.concatenate(a), *(result.recorded for result in results)
-    )
-    return starts, recorded, recomputes
+    recorded = [result.recorded for result in results]
+    outputs = jax.tree.map(lambda *by_part: jnp.concatenate(by_part), *recorded)
+    return starts, outputs, recomputes
 
 
 def _work_of(
@@ -155,17 +151,21 @@ def _work_of(
 ) -> Work:
     """Return the work of a step, from sizes only, so it is fixed when the program is traced."""
 
-    def size(tree: PyTree) -> int:
+    def size_of_leaf(leaf: jax.Array) -> int:
         # An exported program may have a symbolic number of examples, which counts as one.
-        shapes = (leaf.shape for leaf in jax.tree.leaves(tree))
-        return sum(math.prod(n for n in s if isinstance(n, int)) for s in shapes)
+        return math.prod(n for n in leaf.shape if isinstance(n, int))
+
+    def size(tree: PyTree) -> int:
+        return sum(map(size_of_leaf, jax.tree.leaves(tree)))
 
     # A chunk reads the weights of its products once instead of once per step. For convolutions it
     # only adds arrays of (chunk, batch, neurons), which a single step keeps in the cache.
     at_once = [arrays[name] for name, node in traced.items() if not node.per_step]
     weights = size(at_once)
-    convolves = len(at_once) < len(traced) and weights <= size(states)
-    return Work(len(states), convolves, weights, size(states))
+    neurons = size(states)
+    has_convolution = len(at_once) < len(traced)
+    convolves = has_convolution and weights <= neurons
+    return Work(len(states), convolves, weights, neurons)
 
 
 def _recompute_outputs(
@@ -192,7 +192,8 @@ def _recompute_outputs(
         # chunk: (chunk, batch, neurons) per iteration, stacked to (chunks, chunk, batch, neurons)
         # and merged.
         shape = jax.tree.leaves(part)[0].shape[:2]
-        numbers = start + jnp.arange(math.prod(shape)).reshape(shape)
+        steps = math.prod(shape)
+        numbers = start + jnp.arange(steps).reshape(shape)
         first = jax.tree.map(lambda a: a[0], part)
         _, chunks = late_scan(
             chunk,
@@ -201,7 +202,7 @@ def _recompute_outputs(
             ready=first if device.allocates_early else None,
         )
         outs.append(merge_leading(chunks))
-        start += math.prod(shape)
+        start += steps
     return tree_keep(masks.active, jnp.concatenate(outs))
 
 
@@ -217,7 +218,8 @@ def run_part(
     @jax.custom_vjp
     def loop(arguments: LoopArguments) -> LoopResults:
         part_loop = loop_of(arguments)
-        return forward_of_part(part_loop, stores=part_loop.returns_residuals)[0]
+        results, _ = forward_of_part(part_loop, stores=part_loop.returns_residuals)
+        return results
 
     def loop_forward(arguments: LoopArguments) -> tuple[LoopResults, tuple]:
         results, residuals = forward_of_part(loop_of(arguments), stores=True)
@@ -233,7 +235,8 @@ def run_part(
             )
         arguments, residuals = saved
         # Integers have cotangents of type float0, which ``inexact`` replaces by None.
-        return (backward_of_part(loop_of(arguments), residuals, inexact(ct_results)),)
+        ct_results = inexact(ct_results)
+        return (backward_of_part(loop_of(arguments), residuals, ct_results),)
 
     loop.defvjp(loop_forward, loop_backward)
     return loop(arguments)
@@ -246,7 +249,8 @@ def forward_of_part(loop: PartLoop, *, stores: bool) -> tuple[LoopResults, PyTre
     neurons)``. With segments they are the pre-spike states and the pasts after each segment,
     ``(segments, batch, neurons)`` and ``(segments, depth, batch, neurons)``, unrounded.
     """
-    arguments, part = loop.arguments, loop.part
+    arguments = loop.arguments
+    part = loop.part
     carry = ForwardCarry(arguments.pre_spike, *arguments.starts)
     if part.has_segments:
         # They are stored after a segment, where they are computed. To store the carry, XLA
@@ -257,26 +261,28 @@ def forward_of_part(loop: PartLoop, *, stores: bool) -> tuple[LoopResults, PyTre
             carry, recorded, _ = loop.forward(first, carry, stores=False)
             return carry, (recorded, (carry.pre_spike, carry.pasts))
 
+        first_steps = np.arange(0, part.steps, part.segment)
         ends, (recorded, residuals) = late_scan(
             segment,
             carry,
-            np.arange(0, part.steps, part.segment),
+            first_steps,
             ready=loop.first_chunk(loop.inputs, part.start),
         )
         # (segments, chunks, chunk, batch, neurons) -> (all chunks, chunk, batch, neurons)
         recorded = jax.tree.map(merge_leading, recorded)
     else:
         ends, recorded, residuals = loop.forward(0, carry, stores=stores)
-    # recorded: (chunks, chunk, batch, neurons) -> (steps, batch, neurons). The residuals keep
-    # the axis of chunks, because the backward pass reads them by chunk.
-    states_and_pasts, recorded = _batched_alike(
-        ((ends.states, ends.pasts), jax.tree.map(merge_leading, recorded)),
-        # No step reads the first pre-spike states, so no output depends on them.
-        arguments._replace(pre_spike={}),
-    )
+    # (chunks, chunk, batch, neurons) -> (steps, batch, neurons). The residuals keep the axis of
+    # chunks, because the backward pass reads them by chunk.
+    recorded = jax.tree.map(merge_leading, recorded)
+    # No step reads the first pre-spike states, so no output depends on them.
+    used = arguments._replace(pre_spike={})
+    states_and_pasts = ends.states, ends.pasts
+    states_and_pasts, recorded = _batched_alike((states_and_pasts, recorded), used)
     if loop.plan.staged:
         # The checkpoint of a stage saves the arrays with this name, and recomputes all others.
-        residuals = jax.tree.map(lambda a: checkpoint_name(a, RESIDUALS), residuals)
+        name_residual = functools.partial(checkpoint_name, name=RESIDUALS)
+        residuals = jax.tree.map(name_residual, residuals)
     returned = residuals if loop.returns_residuals else {}
     return LoopResults(states_and_pasts, recorded, returned), residuals
 
@@ -289,30 +295,33 @@ def backward_of_part(
     None is a zero cotangent. The cotangent of the residuals among the results is zero, because
     a later stage gives recomputed outputs the derivative of the outputs.
     """
-    arguments, inputs = loop.arguments, loop.inputs
+    arguments = loop.arguments
+    inputs = loop.inputs
     # The gradients of each part start at zero, because JAX adds the cotangents of both parts.
     zeros = jax.tree.map(zeros_like, inexact(arguments.arrays))
-    after = Cotangents(*ct_results.ends, match_varying_axes(zeros, like=inputs))
+    zeros = match_varying_axes(zeros, like=inputs)
+    after = Cotangents(*ct_results.ends, zeros)
     if loop.part.has_segments:
         before, ct_inputs = backward_of_segments(
             loop, residuals, after, ct_results.recorded
         )
     else:
-        pasts = arguments.starts[1]
+        _, pasts = arguments.starts
         segment = Segment(0, arguments.pre_spike, pasts, residuals)
         before, ct_inputs = backward(loop, segment, after, ct_results.recorded)
+    # Inputs of integers have no cotangent.
+    ct_sequences: dict[Name, jax.Array | None] = dict.fromkeys(inputs)
     # The loop takes the complete inputs, because a slice would be a copy. So the cotangent has
     # their shape (steps, batch, features), with zeros outside of this part.
-    ct_inputs = {
-        name: jax.lax.dynamic_update_slice_in_dim(
-            zeros_like(inputs[name]), merge_leading(ct), loop.part.start, 0
+    for name, ct in ct_inputs.items():
+        zeros = zeros_like(inputs[name])
+        ct_sequences[name] = jax.lax.dynamic_update_slice_in_dim(
+            zeros, merge_leading(ct), loop.part.start, 0
         )
-        for name, ct in ct_inputs.items()
-    }
     # Masks are bools and integers, and no step reads the first pre-spike state.
     return arguments._replace(
         arrays=before.grads,
-        inputs={name: ct_inputs.get(name) for name in inputs},
+        inputs=ct_sequences,
         pre_spike=None,
         starts=(before.states, before.pasts),
         masks=None,
@@ -331,7 +340,8 @@ def backward_of_segments(
     ...)``.
     """
     part = loop.part
-    start = loop.arguments.pre_spike, loop.arguments.starts[1]
+    _, pasts_at_start = loop.arguments.starts
+    start = loop.arguments.pre_spike, pasts_at_start
 
     # Each segment starts from the pre-spike states and pasts after the previous one. Firing
     # them again gives the states, so the residuals do not contain these (Griewank and Walther
@@ -353,9 +363,10 @@ def backward_of_segments(
         return (number - 1, before), ct_inputs
 
     segments = part.steps // part.segment
+    last_segment = jnp.asarray(segments - 1)
     (_, before), ct_inputs = late_scan(
         body,
-        (jnp.asarray(segments - 1), after),
+        (last_segment, after),
         None,
         ready=loop.first_chunk(ct_recorded),
         length=segments,
@@ -380,10 +391,12 @@ def _batched_alike(outputs: PyTree, inputs: PyTree) -> PyTree:
     tags = [jnp.any(leaf != leaf) for leaf in leaves]  # noqa: PLR0124
     tag = functools.reduce(jnp.logical_or, tags)
     nowhere = jnp.zeros((), bool)  # XLA removes the select and the tag
-    return jax.tree.map(
-        lambda out: jnp.where(nowhere, spread_as(tag.astype(out.dtype), out), out),
-        outputs,
-    )
+
+    def tagged(out: jax.Array) -> jax.Array:
+        tags = spread_as(tag.astype(out.dtype), out)
+        return jnp.where(nowhere, tags, out)
+
+    return jax.tree.map(tagged, outputs)
 
 
 def _first_order_only(mode: str, tree: PyTree) -> PyTree:

@@ -124,7 +124,8 @@ class Backward:
             if length is None:
                 continue
             # NumPy's integers too, which a computed length is.
-            if not (isinstance(length, numbers.Integral) and int(length) > 0):
+            is_count = isinstance(length, numbers.Integral) and int(length) > 0
+            if not is_count:
                 raise ValueError(
                     f"Backward: {name} must be an integer >= 1, got {length!r}"
                 )

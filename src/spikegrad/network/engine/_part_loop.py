@@ -60,9 +60,10 @@ class Sources(NamedTuple):
         """Return the outputs ``lag`` steps before each step, ``(chunk, batch, neurons)``."""
         if lag == 0:
             return self.outputs(source)
+        chunk = len(self.masks.started)
         # Outputs at least a chunk old are in the past. They do not need the outputs of the chunk,
         # whose steps may not have run yet.
-        recent = None if lag >= len(self.masks.started) else self.outputs(source)
+        recent = None if lag >= chunk else self.outputs(source)
         return self.view(self.past(source), recent, lag)
 
     def view(self, past: jax.Array, outputs: jax.Array | None, lag: int) -> jax.Array:
@@ -71,8 +72,9 @@ class Sources(NamedTuple):
         The backward pass transposes it. ``outputs`` may be None if ``lag`` is at least a chunk.
         """
         chunk = len(self.masks.started)
+        read = lagged(past, outputs, lag, chunk, self.places)
         # Reads across the start of a window of truncated backpropagation have no derivative.
-        return young(self.masks, lag, lagged(past, outputs, lag, chunk, self.places))
+        return young(self.masks, lag, read)
 
 
 class Segment(NamedTuple):
@@ -145,11 +147,13 @@ class PartLoop:
         nodes = self.nodes.items()
         self.layers = {n: node for n, node in nodes if isinstance(node, LayerVjp)}
         self.joins = {n: node for n, node in nodes if isinstance(node, JoinVjp)}
-        chunk = self.part.chunk
-        unroll = self.plan.unroll_of_chunk(chunk, len(self.layers))
+        unroll = self.plan.unroll_of_chunk(self.part.chunk, len(self.layers))
         self.components = [
             Component(
-                select(self.nodes, names), select(self.edges, names), chunk, unroll
+                nodes=select(self.nodes, names),
+                edges=select(self.edges, names),
+                chunk=self.part.chunk,
+                unroll=unroll,
             )
             for names in self.groups
         ]
@@ -183,8 +187,10 @@ class PartLoop:
         """Return the state of a layer before a step, from the pre-spike state one step earlier."""
         # The number of the last active step. Without one, it is unused.
         number = self.masks.number
-        last = None if number is None else number[jnp.maximum(step - 1, 0)]
-        return self.fire(name, pre_spike, self.masks.started[step], last)
+        if number is not None:
+            previous = jnp.maximum(step - 1, 0)
+            number = number[previous]
+        return self.fire(name, pre_spike, self.masks.started[step], number)
 
     def fire(
         self,
@@ -237,10 +243,11 @@ class PartLoop:
                     for name, depth in component.depths.items()
                 }
                 layers = component.layers
+                before = ForwardCarry(
+                    select(pre_spike, layers), select(carry.states, layers), newest
+                )
                 results = component.forward(
-                    ForwardCarry(
-                        select(pre_spike, layers), select(carry.states, layers), newest
-                    ),
+                    before,
                     component.arguments(sources.reads),
                     masks=masks,
                     stores=stores,
@@ -261,9 +268,8 @@ class PartLoop:
 
         # The scan runs over the first steps of the chunks, (chunks,), and stacks the results of
         # each chunk: (chunk, batch, neurons) -> (chunks, chunk, batch, neurons).
-        starts = first + self.part.chunk * jnp.arange(
-            self.part.segment // self.part.chunk
-        )
+        chunks = self.part.segment // self.part.chunk
+        starts = first + self.part.chunk * jnp.arange(chunks)
         carry, (recorded, residuals) = late_scan(
             chunk,
             carry,

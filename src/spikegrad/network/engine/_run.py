@@ -41,13 +41,14 @@ def run_sequence(
     """
     inputs, states, mask, key = arrays
     steps = len(next(iter(inputs.values())))
-    masks = match_varying_axes(
-        make_masks(steps, mask, plan.backward.truncate), like=inputs
-    )
+    masks = make_masks(steps, mask, plan.backward.truncate)
+    masks = match_varying_axes(masks, like=inputs)
     ran, outputs = run_stages(graph, inputs, states, masks, key, plan)
     ends = as_entries(graph, (ran.states, ran.pasts))
     # Statistics are for the caller. The next call reads the past of such a join, if it has one.
     for name, statistics in ran.statistics.items():
-        entry = (ran.pasts[name], statistics) if name in ran.pasts else statistics
+        entry = statistics
+        if name in ran.pasts:
+            entry = ran.pasts[name], statistics
         ends |= {name: entry}
     return ends, outputs

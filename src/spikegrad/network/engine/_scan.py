@@ -38,7 +38,8 @@ def run(
     """
     # The number of examples comes from the first step, ``(batch, features)``, because keys are
     # drawn per example.
-    nodes = nodes_of(graph, key, examples_of(next(iter(inputs.values()))[0]))
+    first_step = next(iter(inputs.values()))[0]
+    nodes = nodes_of(graph, key, examples_of(first_step))
     length = len(masks.started)
     # All examples share the number of the step, because spikes of masked steps are discarded.
     masks = masks._replace(number=jnp.arange(length))
@@ -46,9 +47,11 @@ def run(
     def step(carry, now):
         x, mask = now
         states, pasts = carry
-        # No product is hoisted, hence the empty dict: JAX differentiates the complete step.
-        new = graph_step(nodes, states, pasts, x, {}, mask)
-        return (new.states, new.pasts), select(new.outputs, plan.outputs)
+        # No product is hoisted: JAX differentiates the complete step.
+        new = graph_step(nodes, states, pasts, x, hoisted={}, mask=mask)
+        after = new.states, new.pasts
+        return after, select(new.outputs, plan.outputs)
 
     unroll = min(plan.backward.unroll or plan.device.unroll, length)
-    return *jax.lax.scan(step, starts, (inputs, masks), unroll=unroll), {}
+    ends, outputs = jax.lax.scan(step, starts, (inputs, masks), unroll=unroll)
+    return ends, outputs, {}

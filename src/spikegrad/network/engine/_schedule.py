@@ -77,8 +77,10 @@ def schedule(
     [Part(start=0, steps=8, segment=8, chunk=4),
     Part(start=8, steps=3, segment=3, chunk=3)]
     """
-    encodes, recompute = backward.row.storage.encodes, backward.row.recompute
-    chunk, segment = backward.chunk, backward.segment
+    encodes = backward.row.storage.encodes
+    recompute = backward.row.recompute
+    chunk = backward.chunk
+    segment = backward.segment
     saves = encodes or recompute
     work = work or Work()
     # ``near`` is the length of a chunk that suits the device. A divisor near it is chosen.
@@ -86,17 +88,19 @@ def schedule(
     near = min(device.length_of_chunk(saves, work), most)
     if saves and segment is None and device.captures_chunks:
         # A chunk of all steps would recompute nothing, and keep its states in full precision.
-        near = min(near, max(1, round(math.sqrt(steps))))
+        root = max(1, round(math.sqrt(steps)))
+        near = min(near, root)
+    longest_near = min(most, 2 * near)
     if chunk is None and segment is not None:
-        chunk = _divisor(segment, near, least=1, most=min(most, 2 * near))
+        chunk = _divisor(segment, near, least=1, most=longest_near)
     elif chunk is None:
-        near = _divisor(steps, near, least=-(-near // 2), most=min(most, 2 * near))
+        near = _divisor(steps, near, least=_half(near), most=longest_near)
         chunk = min(near, steps)
     if recompute and segment is None:
         # About the square root of the number of steps: one state is stored per segment and all
         # states of one segment at a time, and their sum is least there.
         near = max(1, round(math.sqrt(steps) / chunk))
-        chunks = _divisor(steps // chunk, near, least=-(-near // 2), most=2 * near)
+        chunks = _divisor(steps // chunk, near, least=_half(near), most=2 * near)
         segment = chunk * chunks
     # A scan needs equal chunks. The remaining steps become a part with a scan of its own.
     remaining = steps % (segment or chunk)
@@ -107,16 +111,23 @@ def schedule(
     if remaining:
         # The largest chunk that divides the remaining steps. 1 always does.
         longest = min(2 * chunk, max(chunk, most))
-        last_chunk = max(d for d in range(1, longest + 1) if remaining % d == 0)
+        divisors = [d for d in range(1, longest + 1) if remaining % d == 0]
+        last_chunk = divisors[-1]
         parts.append(Part(divisible, remaining, remaining, last_chunk))
     return parts
 
 
+def _half(n: int) -> int:
+    """Return half of a number, rounded up."""
+    return -(-n // 2)
+
+
 def _divisor(n: int, near: int, *, least: int, most: int) -> int:
     """Return the divisor of n nearest to ``near`` within these bounds, or ``near`` without one."""
-    return min(
-        (d for d in range(least, most + 1) if n % d == 0),
-        # Nearest as a ratio: 5 and 20 are equally far from 10.
-        key=lambda d: abs(math.log(d / near)),
-        default=near,
-    )
+    divisors = [d for d in range(least, most + 1) if n % d == 0]
+
+    # As a ratio: 5 and 20 are equally far from 10.
+    def distance(divisor: int) -> float:
+        return abs(math.log(divisor / near))
+
+    return min(divisors, key=distance, default=near)

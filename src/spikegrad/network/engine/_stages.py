@@ -66,7 +66,7 @@ def stages_of(graph: Graph) -> list[NetworkStage]:
         name: [edge.source for edge in edges] for name, edges in graph.edges.items()
     }
     # Components come sources first, so every source outside of the group has its number
-    # already. A join over time starts a new stage, hence the increase by one.
+    # already. A join over time starts a new stage.
     number = dict.fromkeys(graph.inputs, 0)
     for group in graph.components():
         over_time = [name for name in group if is_over_time(graph.nodes[name])]
@@ -78,8 +78,10 @@ def stages_of(graph: Graph) -> list[NetworkStage]:
                 "each step by itself"
             )
         read = [s for name in group for s in sources[name] if s in number]
-        before = max(number[source] for source in read)
-        number |= dict.fromkeys(group, before + 1 if over_time else before)
+        stage_number = max(number[source] for source in read)
+        if over_time:
+            stage_number += 1
+        number |= dict.fromkeys(group, stage_number)
     stages = []
     for n in range(max(number.values()) + 1):
         members = [name for name in graph.nodes if number[name] == n]
@@ -120,23 +122,18 @@ def run_stages(
     values = dict(inputs)
     recomputes: dict[Name, Callable] = {}
     # The sources that each stage reads.
-    read = [
-        {
-            edge.source
-            for name in (*stage.over_time, *stage.graph.nodes)
-            for edge in graph.edges[name]
-        }
-        for stage in stages
-    ]
+    read = []
+    for stage in stages:
+        nodes = *stage.over_time, *stage.graph.nodes
+        read.append({edge.source for name in nodes for edge in graph.edges[name]})
     for n, stage in enumerate(stages):
         # A loop returns only outputs that a later stage or the caller reads. All others would
         # occupy ``(steps, batch, neurons)`` each.
-        needed = {*plan.outputs}.union(*read[n + 1 :])
+        read_later = read[n + 1 :]
+        needed = {*plan.outputs}.union(*read_later)
         activities = itertools.chain(*map(activity_names, stage.graph.nodes))
-        stage_plan = plan._replace(
-            outputs=tuple(name for name in activities if name in needed),
-            staged=staged,
-        )
+        returned = tuple(name for name in activities if name in needed)
+        stage_plan = plan._replace(outputs=returned, staged=staged)
         names = read[n].union(stage.graph.inputs)
         # In the order of ``values``. The order of a set differs between Python processes.
         sources = {name: out for name, out in values.items() if name in names}
@@ -181,9 +178,9 @@ def _run_stage(
     for name, out in sources.items():
         # The backward pass stores only sources that residuals do not determine.
         rebuilt = _recomputed(graph, recomputes, masks, name)
-        values[name] = (
-            out if rebuilt is None else with_derivative_of(out, value=rebuilt)
-        )
+        if rebuilt is not None:
+            out = with_derivative_of(out, value=rebuilt)
+        values[name] = out
     for name in stage.over_time:
         join = graph.nodes[name]
         sequences = [values[source] for source in join.of]
@@ -202,8 +199,10 @@ def _run_stage(
     # Stages need different numbers of past outputs of a source. Only the longest past is a state of
     # the network.
     depths = graph.depths
-    pasts = {n: past for n, past in pasts.items() if len(past) == depths.get(n)}
-    return StageResults(states, pasts, statistics), outputs | outs, functions
+    longest = {
+        name: past for name, past in pasts.items() if len(past) == depths.get(name)
+    }
+    return StageResults(states, longest, statistics), outputs | outs, functions
 
 
 def _recomputed(
@@ -236,7 +235,8 @@ def over_time(
     lead = sequences[0].shape[:-1][:2]
     if active is not None:
         # A mask for all examples is (steps,). The join always gets (steps, batch).
-        options = {"mask": jnp.broadcast_to(append_axes(active, len(lead)), lead)}
+        mask = append_axes(active, len(lead))
+        options = {"mask": jnp.broadcast_to(mask, lead)}
         sequences = with_finite_padding(active, sequences)
         if not takes(join.function, len(sequences), **options):
             raise TypeError(
@@ -245,11 +245,8 @@ def over_time(
             )
     result = join.function(*sequences, **options)
     out, statistics = result if isinstance(result, tuple) else (result, None)
-    if (
-        not isinstance(out, jax.Array)
-        or not is_float(out)
-        or out.shape[: len(lead)] != lead
-    ):
+    is_one_array = isinstance(out, jax.Array) and is_float(out)
+    if not is_one_array or out.shape[: len(lead)] != lead:
         raise TypeError(
             f"Network: join {name!r}: a function over time must return an array of floats with the "
             f"leading axes steps and examples, {lead}, or a pair of it and statistics, got "

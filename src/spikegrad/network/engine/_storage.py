@@ -44,7 +44,7 @@ from typing import ClassVar, TypeAlias
 
 import jax
 import jax.numpy as jnp
-from jax.typing import DTypeLike
+from jax.typing import ArrayLike, DTypeLike
 
 from ..._checks import compute_dtype
 from ..._compat import depends, shard_as
@@ -76,16 +76,16 @@ def distance_at_rest(cell: Cell, encoded: PyTree, shape: tuple[int, ...]) -> AtR
     def at_rest(remainder):
         # The distance passed to ``decode`` is arbitrary, because the arrays that depend on it are
         # replaced below.
-        u = cell.decode(jnp.zeros(distance.shape, distance.dtype), remainder)
+        zeros = jnp.zeros(distance.shape, distance.dtype)
+        u = cell.decode(zeros, remainder)
         resting = cell.initial_state(shape, distance.dtype)
 
-        u = jax.tree.map(
-            lambda a, initial, varies: jnp.asarray(initial, a.dtype) if varies else a,
-            u,
-            resting,
-            of_distance,
-        )
-        return shard_as(jnp.asarray(cell.encode(u)[0]), distance)
+        def replaced(part: jax.Array, initial: ArrayLike, varies: bool) -> jax.Array:
+            return jnp.asarray(initial, part.dtype) if varies else part
+
+        u = jax.tree.map(replaced, u, resting, of_distance)
+        resting_distance, _ = cell.encode(u)
+        return shard_as(jnp.asarray(resting_distance), distance)
 
     return at_rest
 
@@ -147,11 +147,12 @@ class Storage:
                 read_resting = at_rest(jax.tree.map(_rounded, remainder))
                 # Rounding an adaptation can shift the distance at rest by more than the neuron is
                 # away from rest.
-                near = jnp.abs(distance - resting) <= jnp.abs(read_resting - resting)
+                away = jnp.abs(distance - resting)
+                shift = jnp.abs(read_resting - resting)
+                is_near = away <= shift
                 # Replace the distance only if the sign is unchanged, because the sign is the spike.
-                distance = jnp.where(
-                    near & ((resting < 0) == (read_resting < 0)), read_resting, distance
-                )
+                keeps_sign = (resting < 0) == (read_resting < 0)
+                distance = jnp.where(is_near & keeps_sign, read_resting, distance)
                 # This factor makes the distance at rest a power of two, which all formats store
                 # exactly.
                 factor = _factor(read_resting)
@@ -159,7 +160,8 @@ class Storage:
                 # distance does not.
                 scaled = distance.astype(factor.dtype) / factor
                 tiny = jnp.asarray(-BFLOAT16.tiny, scaled.dtype)
-                distance = jnp.where((distance < 0) & (scaled > tiny), tiny, scaled)
+                would_fire = (distance < 0) & (scaled > tiny)
+                distance = jnp.where(would_fire, tiny, scaled)
             distance = self.pack(distance)
         return distance, jax.tree.map(_to_half, remainder)
 
@@ -170,9 +172,12 @@ class Storage:
 
         ``like`` has the shapes and dtypes of that result.
         """
-        (packed, remainder), (distance_like, remainder_like) = residual, like
+        packed, stored_remainder = residual
+        distance_like, remainder_like = like
         remainder = jax.tree.map(
-            lambda k, a: _from_half(k, a.dtype), remainder, remainder_like
+            lambda stored, like: _from_half(stored, like.dtype),
+            stored_remainder,
+            remainder_like,
         )
         if packed is None:
             return None, remainder
@@ -218,11 +223,11 @@ class Storage:
         code = codes.astype(jnp.int32)
         # size: the code of the magnitude, without the sign bit.
         size = code % self.sign
-        moved = jnp.clip(
-            jnp.where(code < self.sign, size, -size) + by, -self.largest, self.largest
-        )
+        number = jnp.where(code < self.sign, size, -size)
+        moved = jnp.clip(number + by, -self.largest, self.largest)
         moved = jnp.where(moved < 0, self.sign - moved, moved)
-        return jnp.where(size > self.largest, code, moved).astype(codes.dtype)
+        is_not_finite = size > self.largest
+        return jnp.where(is_not_finite, code, moved).astype(codes.dtype)
 
 
 def _factor(at_rest: jax.Array) -> jax.Array:
@@ -234,10 +239,10 @@ def _factor(at_rest: jax.Array) -> jax.Array:
     # The factor jumps at the square root of two. Few thresholds are close to it, so both passes
     # compute equal factors even if compilers round differently. The bit mask keeps only the
     # exponent of a float32, which is a power of two.
-    power = _float(_bits((size * 2**0.5).astype(jnp.float32)) & jnp.uint32(0x7F800000))
-    return jnp.where(
-        (power > 0) & (power < jnp.inf), size / power.astype(size.dtype), 1
-    )
+    bits = _bits((size * 2**0.5).astype(jnp.float32))
+    power = _float(bits & jnp.uint32(0x7F800000))
+    is_normal = (power > 0) & (power < jnp.inf)
+    return jnp.where(is_normal, size / power.astype(size.dtype), 1)
 
 
 def _rounded(x: jax.Array) -> jax.Array:
@@ -256,10 +261,11 @@ def _to_half(x: jax.Array) -> jax.Array:
     # Round to the nearest number, but never from below zero to zero, because the sign may be the
     # spike.
     tiny = jnp.asarray(-BFLOAT16.tiny, x.dtype)
-    x = jnp.where((x < 0) & (x > tiny), tiny, x)
+    would_fire = (x < 0) & (x > tiny)
+    half = jnp.where(would_fire, tiny, x).astype(jnp.bfloat16)
     # Stored as an integer. For processors without bfloat16 arithmetic, compilers would add a
     # float32 copy.
-    return jax.lax.bitcast_convert_type(x.astype(jnp.bfloat16), jnp.uint16)
+    return jax.lax.bitcast_convert_type(half, jnp.uint16)
 
 
 def _from_half(stored: jax.Array, dtype: DTypeLike) -> jax.Array:
@@ -313,28 +319,30 @@ class EightBit(Storage):
         # because devices may shard the examples.
         size = jnp.abs(x.astype(jnp.float32))
         # Infinity and NaN have their own codes and must not set the unit.
+        finite = jnp.where(size < jnp.inf, size, 0)
         over = tuple(range(1, x.ndim)) if x.ndim > 1 else None
-        largest = jnp.max(
-            jnp.where(size < jnp.inf, size, 0), axis=over, keepdims=True, initial=0
-        )
+        largest = jnp.max(finite, axis=over, keepdims=True, initial=0)
         # To the next power of two, with mantissa 0.
         up = _bits(largest / _LARGEST) + jnp.uint32(0x7FFFFF)
         # From 1 to 253, so the unit and its inverse, with exponent 254 minus this one, are normal
         # float32 numbers.
         exponent = jnp.clip(up >> 23, 1, 253)
-        # By the inverse of the unit.
-        scaled = size * _float((jnp.uint32(254) - exponent) << 23)
+        inverse_unit = _float((jnp.uint32(254) - exponent) << 23)
+        scaled = size * inverse_unit
         # The exponent and 3 bits of the mantissa. Adding half of the last bit first rounds to the
         # nearest code.
-        code = (
-            (_bits(jnp.maximum(scaled, 1)) + jnp.uint32(1 << (_SHIFT - 1))) >> _SHIFT
-        ) - jnp.uint32(_ONE)
+        half_of_last_bit = jnp.uint32(1 << (_SHIFT - 1))
+        bits = _bits(jnp.maximum(scaled, 1)) + half_of_last_bit
+        code = (bits >> _SHIFT) - jnp.uint32(_ONE)
         # Smaller magnitudes are between 0 and 9/8, the least nonzero magnitude. 9/16 is the middle.
-        code = jnp.where(code == 0, (scaled > 9 / 16).astype(jnp.uint32), code)
-        code = jnp.where((x < 0) & (code == 0), 1, code)  # zero would fire
-        code = jnp.where(
-            size == jnp.inf, _INFINITY, jnp.where(jnp.isnan(size), _NAN, code)
-        )
+        is_small = code == 0
+        small_code = (scaled > 9 / 16).astype(jnp.uint32)
+        code = jnp.where(is_small, small_code, code)
+        would_fire = (x < 0) & (code == 0)
+        code = jnp.where(would_fire, 1, code)
+        is_infinite = size == jnp.inf
+        code = jnp.where(jnp.isnan(size), _NAN, code)
+        code = jnp.where(is_infinite, _INFINITY, code)
         # The sign is bit 7. A NaN and a distance of -0 have sign 0, because neither is less than
         # zero.
         sign = (x < 0).astype(jnp.uint32) << 7
@@ -347,15 +355,16 @@ class EightBit(Storage):
         code = byte & jnp.uint32(127)
         # The product of the code as a float32 and its unit is exact, because the unit is a power of
         # two.
-        size = _float((code + jnp.uint32(_ONE)) << _SHIFT) * _float(exponent << 23)
-        size = jnp.where(
-            code == 0,
-            0,
-            jnp.where(
-                code < _INFINITY, size, jnp.where(code == _NAN, jnp.nan, jnp.inf)
-            ),
-        )
-        return jnp.where(byte >> 7 > 0, -size, size).astype(dtype)
+        size = _float((code + jnp.uint32(_ONE)) << _SHIFT)
+        unit = _float(exponent << 23)
+        size = size * unit
+        is_zero = code == 0
+        is_finite = code < _INFINITY
+        other = jnp.where(code == _NAN, jnp.nan, jnp.inf)
+        size = jnp.where(is_finite, size, other)
+        size = jnp.where(is_zero, 0, size)
+        is_negative = byte >> 7 > 0
+        return jnp.where(is_negative, -size, size).astype(dtype)
 
 
 EXACT = Storage()
