@@ -97,7 +97,8 @@ class AdaptWidths:
         key: jax.Array | None = None,
         each_epoch: bool = False,
     ) -> None:
-        self.static, self.each_epoch = static, each_epoch
+        self.static = static
+        self.each_epoch = each_epoch
         self.match = partial(
             match_widths, inputs=inputs, ratio=ratio, keep=keep, mask=mask, key=key
         )
@@ -117,7 +118,8 @@ def _trainable(before: PyTree, new: Network) -> PyTree:
     olds, structure = jax.tree.flatten(before, is_leaf=_is_none)
     news, other = jax.tree.flatten(new, is_leaf=_is_none)
     # ``match_widths`` returns all other arrays as they are.
-    stays = [old is None or leaf is old for old, leaf in zip(olds, news, strict=False)]
+    pairs = zip(olds, news, strict=False)
+    stays = [old is None or new_leaf is old for old, new_leaf in pairs]
     if structure != other or all(stays):
         raise ValueError(
             "AdaptWidths: trainable contains no widths. Call match_widths before partition"

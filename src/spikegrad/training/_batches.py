@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -58,7 +59,9 @@ class ShuffledBatches:
             raise ValueError(
                 f"ShuffledBatches: size must be 1 to {self.count} (all examples), got {size}"
             )
-        self.examples, self.size, self.seed = examples, size, seed
+        self.examples = examples
+        self.size = size
+        self.seed = seed
 
     def __len__(self) -> int:
         """Return the number of batches in an epoch."""
@@ -70,9 +73,10 @@ class ShuffledBatches:
         # uninterrupted one without the draws of earlier epochs.
         rng = np.random.default_rng((self.seed, epoch))
         # Examples after the last full batch are left out.
-        order = rng.permutation(self.count)[: len(self) * self.size]
+        used = len(self) * self.size
+        order = rng.permutation(self.count)[:used]
         for rows in order.reshape(-1, self.size):
-            yield jax.tree.map(lambda array, rows=rows: array[rows], self.examples)
+            yield jax.tree.map(operator.itemgetter(rows), self.examples)
 
 
 def with_device_data(loss: Callable, examples: PyTree) -> Callable:
@@ -128,4 +132,5 @@ def with_device_data(loss: Callable, examples: PyTree) -> Callable:
 
     # Arguments of a Partial are arguments of the compiled program. Arrays in a closure would be
     # constants of it, copied at each compilation.
-    return jax.tree_util.Partial(of_rows, jax.tree.map(jnp.asarray, examples))
+    on_device = jax.tree.map(jnp.asarray, examples)
+    return jax.tree_util.Partial(of_rows, on_device)

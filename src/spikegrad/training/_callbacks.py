@@ -75,7 +75,10 @@ class JsonLines:
         resume: bool = False,
         of: Record | None = None,
     ) -> None:
-        self.path, self.more, self.resume, self.of = Path(path), more, resume, of or {}
+        self.path = Path(path)
+        self.more = more
+        self.resume = resume
+        self.of = of or {}
         self._is_begun = False
 
     def __call__(self, report: Report) -> None:
@@ -141,9 +144,9 @@ class TensorBoard:
         with needed("TensorBoard", "tensorboardX", "tensorboard"):
             from tensorboardX import SummaryWriter  # noqa: PLC0415
         self.more = more
-        self._writer = (
-            SummaryWriter(os.fspath(folder)) if jax.process_index() == 0 else None
-        )
+        self._writer = None
+        if jax.process_index() == 0:
+            self._writer = SummaryWriter(os.fspath(folder))
 
     def __call__(self, report: Report) -> None:
         """Write a point for each number of each metric. The numbers of an array have names such as

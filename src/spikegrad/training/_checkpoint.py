@@ -98,7 +98,9 @@ class Checkpoints:
         extra: Record | None = None,
     ) -> None:
         Domain(integer=True, at_least=1).check("Checkpoints", "keep", keep)
-        self.folder, self.minutes, self.keep = Path(folder), minutes, keep
+        self.folder = Path(folder)
+        self.minutes = minutes
+        self.keep = keep
         self.extra = {} if extra is None else extra
         # The step of the last state that was saved or restored.
         self._last_step: int | None = None
@@ -113,7 +115,8 @@ class Checkpoints:
         # All processes agree on the end of an epoch without asking each other.
         due = report.epoch_ended
         if self.minutes is not None:  # the clocks of processes differ
-            due = agreed(time.monotonic() >= self._when + 60 * self.minutes)
+            next_time = self._when + 60 * self.minutes
+            due = agreed(time.monotonic() >= next_time)
         if due:
             self.save(report.state)
 
@@ -144,7 +147,8 @@ class Checkpoints:
         path = self.folder / f"step-{state.step:09}.npz"
         if jax.process_index() == 0:
             self._write(path, state)
-        self._last_step, self._when = state.step, time.monotonic()
+        self._last_step = state.step
+        self._when = time.monotonic()
 
     def restore(self, start: State) -> State:
         """Return the newest state in the folder, or ``start`` if the folder has no checkpoints.
@@ -165,7 +169,7 @@ class Checkpoints:
         paths = from_first(self.all)  # other processes may see other files
         if not paths:
             return start
-        path, named = paths[-1], _named(start)
+        path = paths[-1]
         try:
             arrays, about = from_first(lambda: _read(path))
         except Exception as error:  # a damaged file can fail in any way
@@ -174,11 +178,13 @@ class Checkpoints:
                 "the previous one"
             ) from error
         _compare(path, about, _about(start, {}))
-        leaves = [_like(arrays[name], leaf) for name, leaf in named.items()]
+        leaves = [_like(arrays[name], leaf) for name, leaf in _named(start).items()]
         # The structure comes from ``start``, because files contain arrays only. Classes and
         # functions are not saved.
-        parts = jax.tree.unflatten(jax.tree.structure(_parts(start)), leaves)
-        if not np.array_equal(unwrap_key(parts["key"]), unwrap_key(start.key)):
+        structure = jax.tree.structure(_parts(start))
+        parts = jax.tree.unflatten(structure, leaves)
+        saved_key = unwrap_key(parts["key"])
+        if not np.array_equal(saved_key, unwrap_key(start.key)):
             raise CheckpointError(
                 f"{path} has another key: it was saved by training with another seed"
             )
@@ -208,10 +214,9 @@ class Checkpoints:
             array = np.asarray(unwrap_key(leaf))
             # NumPy writes dtypes that it does not know, such as bfloat16, without their names.
             arrays[name] = array.view(_plain(array.dtype))
-        about = json.dumps(
-            _about(state, self.extra), default=lambda x: np.asarray(x).tolist()
-        )
-        arrays[_ABOUT] = np.asarray(about)
+        about = _about(state, self.extra)
+        text = json.dumps(about, default=lambda x: np.asarray(x).tolist())
+        arrays[_ABOUT] = np.asarray(text)
         # Old checkpoints are removed only after the new one is on the disk.
         write_atomically(path, lambda stream: np.savez(stream, **arrays))
         for old in self.all()[: -self.keep]:
@@ -263,7 +268,8 @@ def _compare(path: Path, saved: Record, expected: Record) -> None:
             f"{path} must be in format {FORMAT}, got {saved.get('format')}"
         )
     for name in saved["types"] | expected["types"]:
-        before, now = saved["types"].get(name), expected["types"].get(name)
+        before = saved["types"].get(name)
+        now = expected["types"].get(name)
         if before != now:
             raise CheckpointError(
                 f"{path}: {name} must be {now or 'absent'}, got {before or 'nothing'}. Resume "
@@ -279,5 +285,5 @@ def _plain(dtype: np.dtype) -> np.dtype:
 def _like(array: np.ndarray, leaf: jax.Array) -> jax.Array:
     """Return a saved array as a JAX array with the dtype and the sharding of ``leaf``."""
     numbers = unwrap_key(leaf)
-    placed = spread_like(jnp.asarray(array.view(numbers.dtype)), numbers)
-    return wrap_like(placed, leaf)
+    saved = jnp.asarray(array.view(numbers.dtype))
+    return wrap_like(spread_like(saved, numbers), leaf)

@@ -191,7 +191,9 @@ def forward(rule: Rule, step: Arguments) -> Forward:
         network = combine(trainable, static)
         nodes = _learning_nodes(rule, network, step, zeros)
         masks = Masks(step.active)
-        after = graph_step(nodes, step.states, step.pasts, step.inputs, {}, masks)
+        after = graph_step(
+            nodes, step.states, step.pasts, step.inputs, hoisted={}, mask=masks
+        )
         outputs: PyTree = {name: after.outputs[name] for name in graph.outputs}
         if isinstance(rule.network.outputs, str | None):
             outputs = outputs[graph.outputs[0]]
@@ -202,7 +204,9 @@ def forward(rule: Rule, step: Arguments) -> Forward:
     argument = 0 if rule.name == "local" else 1
     differentiate = jax.value_and_grad(run, argument, has_aux=True)
     (value, (outputs, after)), gradients = differentiate(trainable, zeros)
-    layers = {} if rule.name == "local" else _layer_steps(rule, step, after.outputs)
+    layers = {}
+    if rule.name != "local":
+        layers = _layer_steps(rule, step, after.outputs)
     return Forward(value, outputs, after.states, after.pasts, layers, gradients)
 
 
@@ -243,7 +247,8 @@ def shares(
 
     ``signals`` are ``(batch, neurons)``. Those of masked examples are zero, like their outputs.
     """
-    graph, filters = rule.network.graph, rule.filters()
+    graph = rule.network.graph
+    filters = rule.filters()
     by_layer = {}
     for name, (_, factor) in moved.items():
         if rule.name == "ottt":
@@ -257,10 +262,12 @@ def shares(
             # The signal above has passed the readout in this step. The memory of the readout is
             # added: its state from earlier steps, without a new input.
             nothing = jnp.zeros_like(jax.tree.leaves(trace)[0])
-            memory = _integrated(graph.layers[readout].cell, trace, nothing).output
+            readout_cell = graph.layers[readout].cell
+            memory = _integrated(readout_cell, trace, nothing).output
             matrix = jnp.asarray(filters[readout][name], share.dtype)
+            readout_signal = signals[readout].astype(share.dtype)
             # dL_t/dy W^T: (batch, readouts) and (neurons, readouts) -> (batch, neurons)
-            signal = signals[readout].astype(share.dtype) @ matrix.T
+            signal = readout_signal @ matrix.T
             share += signal[:, None] * memory
         by_layer[name] = share.sum(0)
     return by_layer
@@ -279,7 +286,8 @@ def gradients_of(network: Network, by_layer: dict[str, jax.Array]) -> PyTree:
 
     # The rows are a linear function of matrices and biases, and any function of other parameters,
     # such as a bounded decay or a rounded weight. Its transpose brings each share to its array.
-    (gradients,) = jax.vjp(rows, trainable)[1](by_layer)
+    _, transpose = jax.vjp(rows, trainable)
+    (gradients,) = transpose(by_layer)
     return gradients
 
 
@@ -298,14 +306,14 @@ def _layer_steps(
     nodes: PyTree = nodes_of(graph, step.key, _examples(step))
     layers = {}
     for name in graph.layers:
-        _, _, name_of_current = activity_names(name)
-        current = outputs[name_of_current]
+        current = outputs[activity_names(name).current]
         # The bias reads 1. Without a bias, its row is computed in vain.
         ones = jnp.ones((len(current), 1), current.dtype)
         reads = [read.astype(current.dtype) for read in outputs[_rows_of(name)]]
+        state, _ = step.states[name]
         cell_steps, _ = nodes[name]
         layers[name] = LayerStep(
-            state=step.states[name][0],
+            state=state,
             current=current,
             rows=jnp.concatenate([*reads, ones], -1),
             keys=cell_steps.keys(None),
@@ -339,10 +347,11 @@ def _learning_nodes(
     Before each layer is a node with the reads of its matrices, because its traces need them.
     """
     nodes: dict[str, PyTree] = {}
+    fed_back = rule.fed_back
     plain = nodes_of(network.graph, step.key, _examples(step))
     for name, (node, edges) in plain.items():
         # A layer with feedback gets its signal only through the feedback.
-        edges = [Constant(*e) if e.source in rule.fed_back else e for e in edges]
+        edges = [Constant(*e) if e.source in fed_back else e for e in edges]
         if isinstance(node, CellSteps):
             feedback = rule.feedback.get(name, {})
             edges += [Edge(_feedback_from(source), source, (0,)) for source in feedback]
@@ -435,8 +444,9 @@ def _next_eligibility(
     and ds_t/dw alike. For a parameter ``p`` of the cell, the last term is the partial derivative
     dv_t/dp.
     """
+    arrays = arrays_of(cell)
     # Counters, as of a neuron that rests, are integers and have no derivative.
-    arrays, floats = arrays_of(cell), inexact(step.state)
+    floats = inexact(step.state)
 
     # The step of the network once more, only for its derivative.
     def move(
@@ -450,12 +460,15 @@ def _next_eligibility(
     def by_row(of_arrays: PyTree, of_state: PyTree, row: jax.Array) -> tuple:
         # (batch,) -> (batch, neurons): a source is equal for all neurons.
         of_current = jnp.broadcast_to(row[:, None], step.current.shape)
+        values = arrays, floats, step.current
         tangents = of_arrays, of_state, of_current
-        return jax.jvp(move, (arrays, floats, step.current), tangents)[1]
+        _, derivatives = jax.jvp(move, values, tangents)
+        return derivatives
 
     leaves, tree = jax.tree.flatten(arrays)
     # The rows of the arrays follow those of the weights. No source acts on them.
-    rows = jnp.pad(step.rows, ((0, 0), (0, len(leaves))))
+    rows_after = (0, len(leaves))
+    rows = jnp.pad(step.rows, ((0, 0), rows_after))
     count = rows.shape[1]
     first = count - len(leaves)
     # dp/dp = 1 in the row of p, and 0 in all others: (rows, *shape of p)
@@ -465,7 +478,8 @@ def _next_eligibility(
         tangents.append(jnp.multiply.outer(is_row, jnp.ones_like(leaf)))
     of_arrays = tree.unflatten(tangents)
     # The axis of the rows: 0 of the arrays, 1 of the traces, of the reads, and of the results.
-    return jax.vmap(by_row, (0, 1, 1), 1)(of_arrays, before, rows)
+    by_rows = jax.vmap(by_row, in_axes=(0, 1, 1), out_axes=1)
+    return by_rows(of_arrays, before, rows)
 
 
 class Integrated(NamedTuple):
@@ -488,7 +502,8 @@ def _integrated(cell: Cell, state: PyTree, current: jax.Array) -> Integrated:
         return cell.fire(cell.integrate(state, current))
 
     at_rest = jax.tree.map(jnp.zeros_like, (state, current))
-    return Integrated(*jax.jvp(step, at_rest, (state, current))[1])
+    _, derivatives = jax.jvp(step, at_rest, (state, current))
+    return Integrated(*derivatives)
 
 
 def start_traces(
@@ -568,8 +583,9 @@ def _rows(network: Network, name: str, like: jax.Array) -> jax.Array:
     # zeros.
     bias = jnp.zeros(()) if layer.bias is None else jnp.asarray(layer.bias)
     single = [bias, *jax.tree.leaves(arrays_of(layer.cell))]
+    shape_of_row = 1, like.shape[1]
     rows = [c.matrix for c in learned_matrices_of(network, name)]
-    rows += [jnp.broadcast_to(x, (1, like.shape[1])) for x in single]
+    rows += [jnp.broadcast_to(array, shape_of_row) for array in single]
     return jnp.concatenate([row.astype(like.dtype) for row in rows])
 
 
@@ -580,12 +596,13 @@ def check_elementwise(name: str, cell: Cell, like: jax.Array) -> None:
     """
     # Numbers replace the arrays of the cell, because those may be tracers.
     cell = combine(_halves(arrays_of(cell)), cell)
-    values, derivatives = _step_from_first_neuron(
-        cell, np.zeros(like.shape, like.dtype)
-    )
-    pairs = zip(jax.tree.leaves(values), jax.tree.leaves(derivatives), strict=True)
-    for value, derivative in pairs:
-        if value.shape != like.shape or np.isnan(derivative)[:, 1:].any():
+    zeros = np.zeros(like.shape, like.dtype)
+    values, derivatives = _step_from_first_neuron(cell, zeros)
+    values = jax.tree.leaves(values)
+    derivatives = jax.tree.leaves(derivatives)
+    for value, derivative in zip(values, derivatives, strict=True):
+        is_dependent = np.isnan(derivative)
+        if value.shape != like.shape or is_dependent[:, 1:].any():
             raise TypeError(
                 f"Online: layer {name!r}: rule 'eprop' needs elementwise integrate and fire, "
                 f"and {type(cell).__name__} mixes neurons. Pass rule='local'"
@@ -603,15 +620,18 @@ def _step_from_first_neuron(cell: Cell, like: np.ndarray) -> tuple[PyTree, PyTre
     keys = jax.random.split(jax.random.key(0), len(like))
 
     def move(real: PyTree, current: jax.Array) -> tuple[PyTree, jax.Array]:
-        state, out = fire_cell(cell, cell.integrate(merge(real, v), current), keys)
+        u = cell.integrate(merge(real, v), current)
+        state, out = fire_cell(cell, u, keys)
         return inexact(state), out
 
     def first_is_nan(x: np.ndarray) -> np.ndarray:
-        return np.where(np.arange(x.shape[1]) == 0, np.nan, 0 * x)
+        is_first = np.arange(x.shape[1]) == 0
+        return np.where(is_first, np.nan, 0 * x)
 
     # NaN times 0 is NaN, so no dependence hides behind a derivative of 0.
     values = _halves((inexact(v), like))
-    return jax.jvp(move, values, jax.tree.map(first_is_nan, values))
+    directions = jax.tree.map(first_is_nan, values)
+    return jax.jvp(move, values, directions)
 
 
 def _halves(tree: PyTree) -> PyTree:

@@ -191,11 +191,12 @@ def run(
             f"fit: callbacks must be a sequence, got {brief(callbacks)}. Pass a list of functions"
         )
     epochs = 1 if epochs is None and steps is None else epochs
-    last_epoch, last_step = epochs or math.inf, steps or math.inf
+    last_epoch = epochs or math.inf
+    last_step = steps or math.inf
     began = time.perf_counter() - state.seconds  # for display
-    # ``good`` is the last state whose loss was finite, for callbacks and errors after a
-    # divergence.
-    good, stopped = state, False
+    # The last state whose loss was finite, for callbacks and errors after a divergence.
+    good = state
+    stopped = False
     while not stopped and state.epoch < last_epoch and state.step < last_step:
         if source.once and state.epoch:
             warnings.warn(
@@ -211,9 +212,7 @@ def run(
             raise ValueError(f"fit: batches is empty in epoch {state.epoch + 1}")
         # An earlier fit ended by ``steps`` with the last batch of the epoch.
         if group is None:
-            state = dataclasses.replace(
-                state, epoch=state.epoch + 1, batches=0, sums={}
-            )
+            state = _in_next_epoch(state)
         while group is not None and not stopped:
             # The call returns before the device has finished. ``values_of`` below waits for it.
             result = call(state, group)
@@ -227,11 +226,11 @@ def run(
                 # training.
                 _end(callbacks, good)
                 raise DivergedError(_diverged(state, values["loss"]), good)
+            used = state.batches + len(group)
             # A group of another shape also ends a call. Only the end of the source ends the epoch.
-            epoch_ended = following is None and source.has_ended(
-                state.batches + len(group)
-            )
-            total = min(last_step, last_epoch * (source.length or math.inf))
+            epoch_ended = following is None and source.has_ended(used)
+            length = source.length or math.inf
+            total = min(last_step, last_epoch * length)
             report = _report(state, result, values, epoch_ended, began, total)
             report, stop = _call_all(callbacks, report)
             state = report.state
@@ -239,6 +238,11 @@ def run(
             group = following
     _end(callbacks, state)
     return state
+
+
+def _in_next_epoch(state: State) -> State:
+    """Return the state at the start of the next epoch."""
+    return dataclasses.replace(state, epoch=state.epoch + 1, batches=0, sums={})
 
 
 def _end(callbacks: Sequence[Callback], state: State) -> None:
@@ -358,8 +362,9 @@ def _report(
     sums = {}
     for metric, tree in values.items():
         for name, rows in _named(metric, tree):
+            before = state.sums.get(name, 0.0)
             # rows: one for each update of the call.
-            sums[name] = state.sums.get(name, 0.0) + rows.sum(0)
+            sums[name] = before + rows.sum(0)
     batches = state.batches + result.updates
     step = state.step + result.updates
 
@@ -371,22 +376,25 @@ def _report(
         state,
         **result.learned._asdict(),
         step=step,
-        epoch=state.epoch + 1 if epoch_ended else state.epoch,
-        batches=0 if epoch_ended else batches,
-        sums={} if epoch_ended else sums,
+        batches=batches,
+        sums=sums,
         seconds=time.perf_counter() - began,
     )
+    if epoch_ended:
+        after = _in_next_epoch(after)
+    metrics = {
+        metric: jax.tree.map(lambda rows: rows.mean(0), tree)
+        for metric, tree in values.items()
+    }
+    epoch_metrics = {
+        metric: mean_of_epoch(metric, tree) for metric, tree in values.items()
+    }
     return Report(
         state=after,
         epoch=state.epoch + 1,
         epoch_ended=epoch_ended,
-        metrics={
-            metric: jax.tree.map(lambda rows: rows.mean(0), tree)
-            for metric, tree in values.items()
-        },
-        epoch_metrics={
-            metric: mean_of_epoch(metric, tree) for metric, tree in values.items()
-        },
+        metrics=metrics,
+        epoch_metrics=epoch_metrics,
         updates=result.updates,
         total=None if total == math.inf else int(total),
     )

@@ -167,12 +167,14 @@ class Online(Struct):
             raise ValueError(f"Online: rule must be one of {RULES}, got {self.rule!r}")
         object.__setattr__(self, "feedback", dict(self.feedback or {}))
         self._check_names()
-        filtering = {name for name, layers in self._traced.filters().items() if layers}
+        filters = self._traced.filters()
+        filtering = {readout for readout, layers in filters.items() if layers}
         # Here and not in the first step, because a step runs in a compiled program, far from the
         # line that chose the rule.
         for name, node in self.network.graph.nodes.items():
             if isinstance(node, Join):
-                kind, reason = "join", self._obstacle_of_join(node)
+                kind = "join"
+                reason = self._obstacle_of_join(node)
             else:
                 kind = "layer"
                 reason = self._obstacle_of_layer(name, node, name in filtering)
@@ -189,7 +191,9 @@ class Online(Struct):
                     f"{brief(matrices)}"
                 )
             # A readout reads the outputs of this step, so its layers come before it in the step.
-            below = order[: order.index(readout)] if readout in order else []
+            below = []
+            if readout in order:
+                below = order[: order.index(readout)]
             for name in matrices:
                 if name not in below:
                     raise ValueError(
@@ -244,9 +248,9 @@ class Online(Struct):
 
     def _obstacle_of_cell(self, layer: Layer) -> str | None:
         """Return the reason why ``"ottt"`` has no leak for its traces, or None."""
-        cell, arrays = type(layer.cell).__name__, _array_names(layer.cell)
         if self.rule != "ottt":
             return None
+        cell = type(layer.cell).__name__
         # The trace of a source is one for all neurons, so it leaks by one decay, and the decay gets
         # no gradient.
         if linear_response(layer.cell) is None:
@@ -254,6 +258,7 @@ class Online(Struct):
                 f"rule 'ottt' needs a linear response, which {cell} does not declare. Pass "
                 "rule='eprop'"
             )
+        arrays = _array_names(layer.cell)
         if arrays:
             return (
                 f"rule 'ottt' needs numbers as parameters of {cell}, got arrays as "
@@ -298,15 +303,20 @@ class Online(Struct):
                 )
             if self.rule == "eprop":
                 check_elementwise(name, layer.cell, like)
-            readouts = [readout for readout, by in filters.items() if name in by]
+            readouts = [r for r, layers in filters.items() if name in layers]
             traces[name] = start_traces(self._traced, name, state, readouts)
         return Carry(entries, traces)
 
     def _check_feedback(self, states: Mapping[str, Any]) -> None:
         """Raise if a matrix of the feedback does not fit the neurons of its layers."""
+
+        def neurons(name: str) -> int:
+            _, out = states[name]
+            return out.shape[-1]
+
         for readout, matrices in self.feedback.items():
             for name, matrix in matrices.items():
-                sizes = tuple(states[layer][1].shape[-1] for layer in (name, readout))
+                sizes = neurons(name), neurons(readout)
                 if jnp.shape(matrix) != sizes:
                     raise ValueError(
                         f"Online: feedback[{readout!r}][{name!r}] must be of shape {sizes}, the "
@@ -405,15 +415,17 @@ class Online(Struct):
         def step(before: tuple, now: tuple) -> tuple[tuple, None]:
             carry, sums = before
             carry, new = terms(carry, now)
-            return (carry, jax.tree.map(jnp.add, sums, new)), None
+            sums = jax.tree.map(jnp.add, sums, new)
+            return (carry, sums), None
 
-        steps = len(jax.tree.leaves(inputs)[0])
-        xs = jax.tree.map(jnp.asarray, (inputs, targets, mask, jnp.arange(steps)))
+        numbers = jnp.arange(len(jax.tree.leaves(inputs)[0]))
+        xs = jax.tree.map(jnp.asarray, (inputs, targets, mask, numbers))
         # The carry of the scan has the sums, so it needs their shapes before the first step.
         first = jax.tree.map(lambda x: x[0], xs)
         _, shapes = jax.eval_shape(terms, carry, first)
         zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-        (after, (gradients, value)), _ = jax.lax.scan(step, (carry, zeros), xs)
+        (after, sums), _ = jax.lax.scan(step, (carry, zeros), xs)
+        gradients, value = sums
         return after, value, gradients
 
     def loss(
@@ -466,7 +478,8 @@ class Online(Struct):
 
         def zero(x: jax.Array, gradient: jax.Array) -> jax.Array:
             # <x - stop(x), g> is zero, and its derivative by x is g.
-            return jnp.vdot(x - stop_gradient(x), gradient).astype(value.dtype)
+            nothing = x - stop_gradient(x)
+            return jnp.vdot(nothing, gradient).astype(value.dtype)
 
         zeros = jax.tree.map(zero, trainable, gradients)
         return sum(jax.tree.leaves(zeros), value)
@@ -503,13 +516,14 @@ class Online(Struct):
 
         def through_time(trainable: PyTree) -> jax.Array:
             network = combine(trainable, static)
-            outputs = network(inputs, mask=mask, key=key)[1]
+            _, outputs = network(inputs, mask=mask, key=key)
             return jax.vmap(loss)(outputs, targets).sum()
 
         _, _, gradients = self._from_rest(inputs, targets, loss, mask=mask, key=key)
+        exact = jax.grad(through_time)(trainable)
         # Both as one vector, so large arrays count most.
         a, _ = ravel_pytree(gradients)
-        b, _ = ravel_pytree(jax.grad(through_time)(trainable))
+        b, _ = ravel_pytree(exact)
         return a @ b / jnp.linalg.norm(a) / jnp.linalg.norm(b)
 
     def cost(self, inputs: Any, *, key: jax.Array | None = None) -> OnlineCost:
@@ -530,13 +544,20 @@ class Online(Struct):
             The numbers of bytes. Compiled programs need more memory for temporary arrays.
         """
         trainable, static = split_trainable(self.network)
+
+        def first_step(inputs: Any) -> Any:
+            return jax.tree.map(lambda x: x[0], inputs)
+
         # The shapes of one step, also from shapes of a sequence.
-        first = jax.eval_shape(partial(jax.tree.map, lambda x: x[0]), inputs)
-        traces = jax.tree.leaves(jax.eval_shape(self.start, first).traces)
+        first = jax.eval_shape(first_step, inputs)
+        start = jax.eval_shape(self.start, first)
+        traces = jax.tree.leaves(start.traces)
         size = sum(leaf.size * leaf.dtype.itemsize for leaf in traces)
 
         def run(trainable: PyTree, inputs: Any, mode: str) -> Any:
-            return combine(trainable, static)(inputs, key=key, backward=mode)[1]
+            network = combine(trainable, static)
+            _, outputs = network(inputs, key=key, backward=mode)
+            return outputs
 
         residuals = {
             mode: residual_report(partial(run, mode=mode), trainable, inputs).bytes
@@ -544,14 +565,16 @@ class Online(Struct):
         }
         steps = len(jax.tree.leaves(inputs)[0])
         # Residuals grow with the steps, so equal bytes are at size / (residuals of one step).
-        return OnlineCost(size, residuals, round(steps * size / residuals["exact"]))
+        crossover = round(steps * size / residuals["exact"])
+        return OnlineCost(size, residuals, crossover)
 
     def _from_rest(
         self, inputs: Any, *arguments: Any, **options: Any
     ) -> tuple[Carry, jax.Array, PyTree]:
         """Run a sequence from rest, as :meth:`scan`."""
         first = jax.tree.map(lambda x: jnp.asarray(x)[0], inputs)
-        return self.scan(self.start(first), inputs, *arguments, **options)
+        at_rest = self.start(first)
+        return self.scan(at_rest, inputs, *arguments, **options)
 
     def _step(
         self,
@@ -563,7 +586,8 @@ class Online(Struct):
         key: Any,
     ) -> OnlineStep:
         """Run one step, as :meth:`step`, and return its loss too."""
-        graph, rule = self.network.graph, self._traced
+        graph = self.network.graph
+        rule = self._traced
         states, pasts = as_states_and_pasts(graph, carry.states)
         self._check_feedback(states)
         active = jax.tree.map(jnp.asarray, active)
@@ -577,29 +601,29 @@ class Online(Struct):
             key=None if key is None else as_key("Online", key),
         )
         ran = forward(rule, step)
-        traces, gradients = carry.traces, ran.gradients
+        traces = carry.traces
+        gradients = ran.gradients
         if self.rule != "local":
             # Rows first and arrays at the end, because a trace belongs to a row.
             moved = next_traces(rule, carry.traces, ran.layers)
-            of_rows = shares(rule, carry.traces, moved, ran.gradients)
+            signals = ran.gradients
+            of_rows = shares(rule, carry.traces, moved, signals)
             gradients = gradients_of(self.network, of_rows)
             traces = hold(active, moved, carry.traces)
         # This step runs the graph without a call of the network, so ``fit`` learns of it here.
         sequence = jax.tree.map(lambda x: jnp.asarray(x)[None], inputs)  # of one step
         report_call(self.network, sequence, key)
-        after = Carry(as_entries(graph, (ran.states, ran.pasts)), traces)
+        entries = as_entries(graph, (ran.states, ran.pasts))
+        after = Carry(entries, traces)
         return OnlineStep(after, ran.outputs, ran.value, gradients)
 
 
 def _differs_between_neurons(cell: Cell) -> bool:
     """Return True if a cell has a parameter with a value for each neuron."""
-    # Cells of integers have tuples.
     values = [*jax.tree.leaves(cell), *vars(cell).values()]
-    return any(
-        np.size(value) > 1
-        for value in values
-        if is_array(value) or isinstance(value, tuple)
-    )
+    # Cells of integers have tuples.
+    parameters = [v for v in values if is_array(v) or isinstance(v, tuple)]
+    return any(np.size(value) > 1 for value in parameters)
 
 
 def _array_names(tree: PyTree) -> list[str]:

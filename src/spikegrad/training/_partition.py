@@ -84,7 +84,9 @@ def partition(
         tree, is_leaf=lambda part: isinstance(part, StaticFunction)
     )
     for path, leaf in with_functions:
-        if callable(leaf) and not is_array(leaf) and _Search().finds_arrays(leaf):
+        if not callable(leaf) or is_array(leaf):
+            continue
+        if _Search().finds_arrays(leaf):
             function = leaf.function if isinstance(leaf, StaticFunction) else leaf
             with contextlib.suppress(TypeError):  # a class may forbid weak references
                 reported.add(function)
@@ -93,9 +95,11 @@ def partition(
                 f"not trained. {FIX_OF_HIDDEN}",
                 stacklevel=2,
             )
-    return split_by_path(
-        tree, lambda path, leaf: is_float_array(leaf) and filter(name_of(path), leaf)
-    )
+
+    def is_trained(path: tuple, leaf: PyTree) -> bool:
+        return is_float_array(leaf) and filter(name_of(path), leaf)
+
+    return split_by_path(tree, is_trained)
 
 
 def split_trainable(tree: PyTree) -> tuple[PyTree, PyTree]:

@@ -61,10 +61,8 @@ def distributed(
     >>> with distributed():  # doctest: +SKIP
     ...     print(jax.process_index(), jax.process_count(), jax.devices())
     """
-    if (
-        "heartbeat_timeout_seconds"
-        in inspect.signature(jax.distributed.initialize).parameters
-    ):
+    accepted = inspect.signature(jax.distributed.initialize).parameters
+    if "heartbeat_timeout_seconds" in accepted:
         options = {"heartbeat_timeout_seconds": _HEARTBEAT} | options
     jax.distributed.initialize(
         coordinator_address, num_processes, process_id, **options

@@ -29,7 +29,8 @@ def _placed(sharding: NamedSharding, leaf: PyTree) -> jax.Array:
     array = np.asarray(leaf)
     array = array.astype(jnp.result_type(array), copy=False)  # as jit does
     # Scalars lack axes.
-    sharding = NamedSharding(sharding.mesh, PartitionSpec(*sharding.spec[: array.ndim]))
+    spec = PartitionSpec(*sharding.spec[: array.ndim])
+    sharding = NamedSharding(sharding.mesh, spec)
     # The callback gets the index of each shard of this process, so no process transfers the parts
     # of others.
     try:
@@ -69,7 +70,8 @@ def replicated(tree: PyTree, mesh: Mesh, part: str) -> PyTree:
         array = np.asarray(unwrap_key(leaf))
         # Hashes are enough to compare, and parameters may have gigabytes.
         if jax.process_count() > 1 and np.ptp(gathered(_hash(array))):
-            name = "/".join(filter(None, (part, name_of(path))))
+            names = filter(None, (part, name_of(path)))
+            name = "/".join(names)
             raise ValueError(
                 f"fit: {name} differs between processes. Start all processes from one seed"
             )
@@ -82,7 +84,8 @@ def replicated(tree: PyTree, mesh: Mesh, part: str) -> PyTree:
 def _hash(array: np.ndarray) -> int:
     # Four bytes, because the processes exchange integers of 32 bits.
     about = hashlib.blake2b(f"{array.dtype} {array.shape} ".encode(), digest_size=4)
-    about.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+    numbers = np.ascontiguousarray(array).reshape(-1)
+    about.update(numbers.view(np.uint8).data)
     return int.from_bytes(about.digest(), "little", signed=True)
 
 
@@ -97,8 +100,6 @@ def unwrap_key(leaf: jax.Array) -> jax.Array:
 
 def wrap_like(numbers: jax.Array, leaf: jax.Array) -> jax.Array:
     """Return the numbers, as a key if ``leaf`` is a key."""
-    return (
-        jax.random.wrap_key_data(numbers, impl=jax.random.key_impl(leaf))
-        if _is_key(leaf)
-        else numbers
-    )
+    if not _is_key(leaf):
+        return numbers
+    return jax.random.wrap_key_data(numbers, impl=jax.random.key_impl(leaf))

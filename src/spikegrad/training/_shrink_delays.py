@@ -81,7 +81,9 @@ class ShrinkDelays:
             raise ValueError(
                 f"ShrinkDelays: start, end and updates must be > 0, got {start}, {end}, {updates}"
             )
-        self._start, self._end, self._updates = start, end, updates
+        self._start = start
+        self._end = end
+        self._updates = updates
 
     def __call__(self, now: Report) -> State:
         """Return the state with new widths."""
@@ -95,10 +97,9 @@ class ShrinkDelays:
             if not _has_width(leaf):
                 return leaf
             changed += 1
+            fields = vars(leaf) | {"width": jnp.full_like(leaf.width, width)}
             # Not checked again, because parameters that are not trained may be None.
-            return new_unchecked(
-                DelayKernel, {**vars(leaf), "width": jnp.full_like(leaf.width, width)}
-            )
+            return new_unchecked(DelayKernel, fields)
 
         trainable = jax.tree.map(narrowed, now.state.trainable, is_leaf=_has_width)
         if not changed:

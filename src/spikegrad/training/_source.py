@@ -18,7 +18,8 @@ class Source:
     """The ``batches`` of ``fit``, an iterable or a function of the epoch, in groups."""
 
     def __init__(self, batches: PyTree, batch_sharding: PyTree = None) -> None:
-        self.batches, self.sharding = batches, batch_sharding
+        self.batches = batches
+        self.sharding = batch_sharding
         self.length: int | None = len(batches) if hasattr(batches, "__len__") else None
         # An iterator is its own iterator, so a second loop over it would continue instead of
         # starting again.
@@ -28,16 +29,14 @@ class Source:
 
     def groups(self, state: State, steps: int | None, size: int) -> Iterator[list]:
         """Read the remaining batches of the epoch, at most up to ``steps``."""
-        epoch: PyTree = (
-            self.batches(state.epoch) if callable(self.batches) else self.batches
-        )
+        epoch: PyTree = self.batches
+        if callable(self.batches):
+            epoch = self.batches(state.epoch)
         self.last = None if steps is None else state.batches + steps - state.step
         # A resumed epoch skips the batches that it has used. The order of batches depends only on
         # the epoch.
-        return _grouped(
-            map(self._arrays, itertools.islice(iter(epoch), state.batches, self.last)),
-            size,
-        )
+        remaining = itertools.islice(iter(epoch), state.batches, self.last)
+        return _grouped(map(self._arrays, remaining), size)
 
     def _arrays(self, batch: PyTree) -> PyTree:
         if self.sharding is not None:
@@ -47,8 +46,9 @@ class Source:
         def leaf(x):
             if isinstance(x, jax.Array):
                 return x
+            array = np.asarray(x)
             # The copy starts now, and the device goes on with the present call.
-            return jax.device_put(np.asarray(x)) if ahead else np.asarray(x)
+            return jax.device_put(array) if ahead else array
 
         return jax.tree.map(leaf, batch)
 

@@ -113,8 +113,8 @@ def _as_arrays(tree: PyTree) -> PyTree:
     """Convert leaves to arrays with a type that an update keeps."""
 
     def leaf(x):
-        # Keys lack it.
-        keeps_type = isinstance(x, jax.Array) and not getattr(x, "weak_type", False)
+        is_weak = getattr(x, "weak_type", False)  # keys lack it
+        keeps_type = isinstance(x, jax.Array) and not is_weak
         return x if keeps_type else jnp.asarray(x, jnp.result_type(x))
 
     return jax.tree.map(leaf, tree)

@@ -190,7 +190,8 @@ def sweep(
         return ended.is_set() or bool(stop())
 
     def train(setting: Setting, seed: int, programs: _Programs) -> Record | None:
-        key, diverged = jax.random.key(seed), None
+        key = jax.random.key(seed)
+        diverged = None
         means: Record = {"loss": np.nan}
 
         def note(now: Report) -> bool:
@@ -201,13 +202,14 @@ def sweep(
         check_trainable(trainable)
         state = State.create(trainable, _optimizer_of(optimizer, setting), key)
         try:
-            call, source = programs.call(setting), Source(batches(seed))
-            state = run(
-                call, state, source, epochs, steps, [note, *callbacks(setting, seed)]
-            )
+            call = programs.call(setting)
+            source = Source(batches(seed))
+            notified = [note, *callbacks(setting, seed)]
+            state = run(call, state, source, epochs, steps, notified)
         # A diverged run is a result too: its last finite state is scored.
         except DivergedError as error:
-            state, diverged = error.state, str(error)
+            state = error.state
+            diverged = str(error)
         if is_stopped():
             return None
         seconds = round(state.seconds, 3)
@@ -237,8 +239,9 @@ def sweep(
             missing.append([(*seeded, programs) for seeded in group])
         # The programs take turns, so that runs of one do not wait while it compiles.
         turns = itertools.chain.from_iterable(itertools.zip_longest(*missing))
+        arguments = filter(None, turns)
         default = processors() if jax.default_backend() == "cpu" else 1
-        for result in _in_threads(train, filter(None, turns), jobs or default, ended):
+        for result in _in_threads(train, arguments, jobs or default, ended):
             if result is None:  # the sweep was stopped
                 break
             line = _line(result)
@@ -286,7 +289,8 @@ class _Programs:
         updates_per_call: int,
         score: Score,
     ) -> None:
-        self.loss, self.score = loss, _first_alone(score)
+        self.loss = loss
+        self.score = _first_alone(score)
         arrays, static = self._apart(setting)
 
         def problem(arrays: PyTree) -> tuple[Callable, optax.GradientTransformation]:
@@ -298,21 +302,26 @@ class _Programs:
             return loss_of_setting, _optimizer_of(optimizer, setting)
 
         first = compiled(problem, arrays, updates_per_call)
-        self.first = dataclasses.replace(first, advance=_first_alone(first.advance))
+        advance = _first_alone(first.advance)
+        self.first = dataclasses.replace(first, advance=advance)
 
     def call(self, setting: Setting) -> Call:
-        return dataclasses.replace(self.first, bound=self._apart(setting)[0])
+        bound, _ = self._apart(setting)
+        return dataclasses.replace(self.first, bound=bound)
 
     def _apart(self, setting: Setting) -> tuple[PyTree, PyTree]:
+        def traced(leaf: PyTree) -> PyTree:
+            return jnp.asarray(leaf) if _is_number(leaf) else leaf
+
         # Numbers of records become leaves, so they are arguments of the program too.
         leaves = lifted(dict(setting))
-        traced = jax.tree.map(lambda x: jnp.asarray(x) if _is_number(x) else x, leaves)
-        return arrays_apart((self.loss, traced))
+        return arrays_apart((self.loss, jax.tree.map(traced, leaves)))
 
 
 def _first_alone(function: Callable) -> Callable:
     """Delay other calls until the first call, which compiles, has returned."""
-    first, returned = threading.Lock(), threading.Event()
+    first = threading.Lock()
+    returned = threading.Event()
 
     def call(*arguments: PyTree) -> PyTree:
         # One thread gets the lock, and never releases it.
@@ -341,7 +350,8 @@ def _constants(setting: Setting) -> tuple:
     """Return a setting without its floating-point numbers, as a dict key."""
     leaves, structure = jax.tree.flatten(lifted(dict(setting)))
     # with the type, because 1 == True
-    return structure, tuple(None if _is_number(x) else (type(x), x) for x in leaves)
+    constants = [None if _is_number(leaf) else (type(leaf), leaf) for leaf in leaves]
+    return structure, tuple(constants)
 
 
 class SeededSetting(NamedTuple):
@@ -355,9 +365,10 @@ def _runs(
     settings: Iterable[Setting], seeds: Iterable[int]
 ) -> dict[str, SeededSetting]:
     """Return setting and seed of each run by name: all settings with the first seed come first."""
+    numbers = map(operator.index, seeds)
     return {
         _name({**setting, "seed": seed}): SeededSetting(setting, seed)
-        for seed, setting in itertools.product(map(operator.index, seeds), settings)
+        for seed, setting in itertools.product(numbers, settings)
     }
 
 
@@ -372,8 +383,12 @@ def _name(run: Setting) -> str:
 
 def _read(path: Path, resume: bool, runs: dict[str, SeededSetting]) -> Record:
     """Return the results in a file by the names of their runs."""
-    names = {*next(iter(runs.values())).setting, "seed"}
-    rows = resumed(path, "sweep", resume, lambda row: True)
-    # runs of other settings stay in the file
-    rows = [row for row in rows if names <= row.keys()]
-    return {_name({name: row[name] for name in names}): row for row in rows}
+    first = next(iter(runs.values()))
+    names = {*first.setting, "seed"}
+    results = {}
+    for row in resumed(path, "sweep", resume, lambda row: True):
+        # runs of other settings stay in the file
+        if names <= row.keys():
+            run_of_row = {name: row[name] for name in names}
+            results[_name(run_of_row)] = row
+    return results

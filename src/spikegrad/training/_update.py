@@ -94,19 +94,20 @@ class Call:
         # The next power of two, so groups of unknown lengths need few programs: at most one for
         # each power up to ``size``.
         power = 1 << (len(group) - 1).bit_length()
-        self.room.batches = min(self.size, max(self.room.batches, power))
+        needed = max(self.room.batches, power)
+        self.room.batches = min(self.size, needed)
         # Unused places repeat the last batch, so that a short group needs no program of its own.
-        filled = group + [group[-1]] * (self.room.batches - len(group))
-        result = self.advance(
-            CallArguments(
-                self.bound,
-                Learned(state.trainable, state.optimizer_state),
-                state.key,
-                np.uint32(state.step),
-                filled,
-                len(group),
-            )
+        unused = self.room.batches - len(group)
+        filled = group + [group[-1]] * unused
+        arguments = CallArguments(
+            bound=self.bound,
+            learned=Learned(state.trainable, state.optimizer_state),
+            key=state.key,
+            step=np.uint32(state.step),
+            batches=filled,
+            updates=len(group),
         )
+        result = self.advance(arguments)
         # As a number that needs no transfer.
         return result._replace(updates=len(group))
 
@@ -124,7 +125,8 @@ def compiled(
     On a mesh the state keeps its sharding, and the metrics are on all devices. If the ``length`` of
     an epoch is known, the program takes up to an epoch and is compiled once.
     """
-    size = size if length is None else min(size, max(1, length))
+    if length is not None:
+        size = min(size, max(1, length))
     shardings = None
     if mesh is not None and state is not None:
         bound = replicated(bound, mesh, "loss")
@@ -138,9 +140,8 @@ def compiled(
     # The watch notes the calls of networks while JAX traces the loss, once for each program.
     updates = _Updates(problem, NetworkWatch())
     # A loop of one turn would trace the loss twice.
-    advance = jax.jit(
-        updates.single if size == 1 else updates.loop, out_shardings=shardings
-    )
+    function = updates.single if size == 1 else updates.loop
+    advance = jax.jit(function, out_shardings=shardings)
 
     def on_mesh(arguments: CallArguments) -> Result:
         with of_mesh(mesh):
@@ -160,7 +161,7 @@ class _Updates(NamedTuple):
         self, bound: PyTree, trainable: PyTree, batch: PyTree, key: jax.Array
     ) -> Value:
         """Return the loss and the metrics."""
-        loss = self.problem(bound)[0]
+        loss, _ = self.problem(bound)
         try:
             with self.watch.watching():
                 result = loss(trainable, batch, key)
@@ -182,22 +183,24 @@ class _Updates(NamedTuple):
         i: jax.typing.ArrayLike,
     ) -> tuple[Learned, dict[str, PyTree]]:
         """Make update ``i`` of a call. Return the changed arrays and the metrics."""
-        # From the number of the update in the run, so a key does not depend on how updates are
-        # grouped into calls.
-        key = jax.random.fold_in(arguments.key, arguments.step + jnp.uint32(i))
+        # The number of the update in the run, so a key does not depend on how updates are grouped
+        # into calls.
+        number = arguments.step + jnp.uint32(i)
+        key = jax.random.fold_in(arguments.key, number)
 
         def value_of(trainable: PyTree) -> Value:
             return self.evaluate(arguments.bound, trainable, batch, key)
 
         differentiate = jax.value_and_grad(value_of, has_aux=True)
         (value, metrics), gradient = differentiate(learned.trainable)
-        # Some optimizers evaluate the loss elsewhere, such as line searches.
+        _, optimizer = self.problem(arguments.bound)
         change, optimizer_state = updates_of(
-            self.problem(arguments.bound)[1],
+            optimizer,
             gradient,
             learned.optimizer_state,
             learned.trainable,
             value,
+            # Some optimizers evaluate the loss elsewhere, such as line searches.
             lambda trainable: value_of(trainable)[0],
         )
         with jax.numpy_dtype_promotion("standard"):  # optax promotes
@@ -210,7 +213,8 @@ class _Updates(NamedTuple):
             arguments, arguments.learned, arguments.batches[0], 0
         )
         rows = jax.tree.map(lambda x: jnp.asarray(x)[None], metrics)
-        return Result(learned, rows, _all_finite(learned.trainable), arguments.updates)
+        finite = _all_finite(learned.trainable)
+        return Result(learned, rows, finite, arguments.updates)
 
     def loop(self, arguments: CallArguments) -> Result:
         """Make the updates. The program has room for more batches."""
@@ -219,9 +223,11 @@ class _Updates(NamedTuple):
 
         def turn(i: jax.Array, carry: tuple[Learned, PyTree]) -> tuple[Learned, PyTree]:
             learned, rows = carry
-            batch = jax.tree.map(
-                lambda x: jax.lax.dynamic_index_in_dim(x, i, keepdims=False), stacked
-            )
+
+            def batch_of_turn(batches: jax.Array) -> jax.Array:
+                return jax.lax.dynamic_index_in_dim(batches, i, keepdims=False)
+
+            batch = jax.tree.map(batch_of_turn, stacked)
             learned, metrics = self.update(arguments, learned, batch, i)
 
             def with_row(rows: jax.Array, metric: jax.Array) -> jax.Array:
@@ -238,8 +244,9 @@ class _Updates(NamedTuple):
             arguments.batches[0],
             arguments.key,
         )
+        count = len(arguments.batches)
         rows = jax.tree.map(
-            lambda m: jnp.zeros((len(arguments.batches), *m.shape), m.dtype),
+            lambda metric: jnp.zeros((count, *metric.shape), metric.dtype),
             {"loss": value, **metrics},
         )
         # The number of updates is traced, so a shorter group runs the same program. The loop
@@ -247,7 +254,8 @@ class _Updates(NamedTuple):
         learned, rows = jax.lax.fori_loop(
             0, arguments.updates, turn, (arguments.learned, rows)
         )
-        return Result(learned, rows, _all_finite(learned.trainable), arguments.updates)
+        finite = _all_finite(learned.trainable)
+        return Result(learned, rows, finite, arguments.updates)
 
 
 def arrays_apart(tree: PyTree) -> tuple[PyTree, PyTree]:
@@ -270,18 +278,21 @@ def _checked(result: object) -> Value:
         raise ValueError(
             "fit: a metric cannot be named 'loss', the name of the loss. Rename it"
         )
-    return value, jax.tree.map(lambda x: jax.lax.stop_gradient(jnp.asarray(x)), metrics)
+
+    def constant(metric: jax.typing.ArrayLike) -> jax.Array:
+        return jax.lax.stop_gradient(jnp.asarray(metric))
+
+    return value, jax.tree.map(constant, metrics)
 
 
 def _order_of(batch: PyTree) -> str:
     """Return a hint if integer labels of a batch fit the first axis of its inputs, or nothing."""
     leaves = jax.tree.leaves(batch)
-    inputs = next((x.shape for x in leaves if x.ndim > 2), None)
+    inputs = next((leaf.shape for leaf in leaves if leaf.ndim > 2), None)
     if inputs is None:
         return ""
-    labels = [
-        y.shape for y in leaves if y.ndim == 1 and jnp.issubdtype(y.dtype, jnp.integer)
-    ]
+    vectors = [leaf for leaf in leaves if leaf.ndim == 1]
+    labels = [v.shape for v in vectors if jnp.issubdtype(v.dtype, jnp.integer)]
     return "".join(
         order_of_axes("inputs", inputs, "labels", shape, at=1) for shape in labels
     )
@@ -289,8 +300,8 @@ def _order_of(batch: PyTree) -> str:
 
 def _all_finite(tree: PyTree) -> jax.Array:
     """Return a scalar: True if no parameter is NaN or infinite."""
-    leaves = jax.tree.leaves(tree)
-    return functools.reduce(jnp.logical_and, [jnp.isfinite(x).all() for x in leaves])
+    are_finite = [jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]
+    return functools.reduce(jnp.logical_and, are_finite)
 
 
 def values_of(result: Result) -> tuple[dict[str, PyTree], bool]:
@@ -302,9 +313,11 @@ def values_of(result: Result) -> tuple[dict[str, PyTree], bool]:
     metrics, finite = jax.device_get((result.metrics, result.finite))
     # JAX sorts names, and reports begin with the loss.
     metrics = {"loss": metrics.pop("loss"), **metrics}
+
     # In float64, because an epoch sums thousands of these values.
-    values = {
-        name: jax.tree.map(lambda x: np.asarray(x[: result.updates], np.float64), rows)
-        for name, rows in metrics.items()
-    }
-    return values, bool(finite) and bool(np.isfinite(values["loss"]).all())
+    def used(rows: np.ndarray) -> np.ndarray:
+        return np.asarray(rows[: result.updates], np.float64)
+
+    values = {name: jax.tree.map(used, rows) for name, rows in metrics.items()}
+    has_finite_loss = np.isfinite(values["loss"]).all()
+    return values, bool(finite and has_finite_loss)
