@@ -162,7 +162,7 @@ def diagnose(
         if not (train and loss is not None and optimizer is not None):
             reason = "pass loss= and optimizer= to see if the network learns"
             return _diagnosis(study, _estimated(study), f"not trained: {reason}")
-        if reason := _doubt(study.network):
+        if reason := _doubt(study):
             return _diagnosis(study, _estimated(study), f"not trained: {reason}")
         result = search(study)
         return _diagnosis(study, result, verdict(study, result), study.initial)
@@ -180,13 +180,14 @@ def _study_of(problem: Problem, budget: Budget, say: Callable[[str], object]) ->
     return Study(network, budget, say)
 
 
-def _doubt(network: Observed) -> str:
-    """Return the reason against a loss that is not positive for constant outputs, or no text."""
-    if not network.first.constant <= 0:  # also NaN
-        return ""
-    if not network.attainable.is_bounded:
+def _doubt(study: Study) -> str:
+    """Return the reason against a loss that no training should lower, or no text."""
+    attainable = study.network.attainable
+    is_positive = not study.network.first.constant <= 0  # also if it is NaN
+    # A likelihood with a learned scale has no limit either, and networks learn it.
+    if not (attainable.is_bounded or (is_positive and study.initial.learned >= LEARNS)):
         return "the loss falls without limit as outputs grow, so check its sign"
-    if not network.attainable.has_room:
+    if not (attainable.has_room or is_positive):
         return "no outputs lower the loss, so check it"
     return ""
 
@@ -264,21 +265,19 @@ def _advice(study: Study, result: SearchResult) -> str:
             f"the budget of {study.budget.seconds:g} seconds ended before all changes were "
             f"tried{tried}: pass a larger budget or fewer examples"
         )
+    causes = "labels, loss, mask, dropout and the order of the data"
     # Not "no change", because the accepted ones do help.
     if result.repaired is not None:
         return (
             f"no other change adds to it{tried}: check what is left of the loss outside of the "
-            "network, as labels, loss, mask, dropout and the order of the data"
+            f"network, as {causes}"
         )
     if study.learns_in_part:
         return (
             f"it learns this part, also of other examples, and no change adds enough{tried}: the "
             "rest may be noise of the targets"
         )
-    return (
-        f"no change lets it learn{tried}: check what is outside of the network, as labels, "
-        "loss, mask, dropout and the order of the data"
-    )
+    return f"no change lets it learn{tried}: check what is outside of the network, as {causes}"
 
 
 def _obstacles(study: Study) -> Iterator[Issue]:

@@ -7,6 +7,7 @@ constant outputs, on the same examples. Outputs that are spikes stay between non
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -29,14 +30,15 @@ HALF = 0.5
 the logarithm of an error. Its fall near the best outputs says nothing of what is learned, so half
 of the way counts."""
 FALLING = 0.5
-"""A loss without a bound falls by this part again if outputs move ten times as far."""
+"""A loss without a bound falls by more than this part of its last fall if outputs move ten times as
+far again."""
 
 
 class Attainable(NamedTuple):
     """The outputs that the loss asks for."""
 
     constant: float
-    """The loss of constant outputs."""
+    """The loss of constant outputs, those of the network or the means of the best outputs."""
     loss: float
     """The loss of outputs near the best ones."""
     outputs: PyTree
@@ -59,16 +61,25 @@ class Attainable(NamedTuple):
 class _Moved(NamedTuple):
     """The losses of outputs that were moved along the gradient."""
 
+    best: PyTree
+    """The best outputs."""
     constant: jax.Array
-    """The loss of constant outputs, from which they move."""
+    """The loss of constant outputs, from which the way to the best outputs is measured."""
+    half: jax.Array
+    """The loss on half of this way."""
+    near: jax.Array
+    """The loss near the best outputs."""
+
+
+class _Chosen(NamedTuple):
+    """The way to the best outputs, and the losses of all sizes."""
+
+    way: _Moved
+    """The one of the size with the smallest loss near its best outputs."""
     losses: jax.Array
     """The loss near the best outputs for each of ``SIZES``, ``(sizes,)``."""
-    half: jax.Array
-    """The loss on half of the way to the best outputs, for the chosen size."""
-    best: PyTree
-    """The best outputs for the chosen size."""
-    chosen: jax.Array
-    """The index of the size with the smallest loss."""
+    index: jax.Array
+    """The index of the chosen size."""
 
 
 def attainable_loss(problem: Problem, report: NetworkReport) -> Attainable:
@@ -84,8 +95,8 @@ def attainable_loss(problem: Problem, report: NetworkReport) -> Attainable:
         return by_name if is_dict else next(iter(by_name.values()))
 
     @jax.jit
-    def moved(outputs: PyTree) -> _Moved:
-        constant, start = constant_loss(loss, outputs)
+    def moved(outputs: PyTree) -> _Chosen:
+        start_loss, start = constant_loss(loss, outputs)
 
         def step(n: int, now: tuple[PyTree, jax.Array]) -> tuple[PyTree, jax.Array]:
             outputs, size = now
@@ -103,31 +114,39 @@ def attainable_loss(problem: Problem, report: NetworkReport) -> Attainable:
             outputs = jax.tree.map(moved_output, outputs, gradient, arranged(boxes))
             return outputs, size
 
-        def losses_of(size: jax.Array) -> tuple[jax.Array, jax.Array, PyTree]:
-            """Return the losses after most and half of the way to the best outputs, and these."""
+        def way_of(size: jax.Array) -> _Moved:
+            """Return the best outputs that steps of this size reach, and the losses on the way."""
             best, _ = jax.lax.fori_loop(0, STEPS, step, (start, size))
-            near, half = (loss(between(start, best, part)) for part in (NEAR, HALF))
-            return near, half, best
+            # From constant outputs that are as good as the start or better. A part of the way to a
+            # mean far from the start would count what constant outputs can do.
+            mean_loss, mean = constant_loss(loss, best)
+            is_better = mean_loss < start_loss
+            first = jax.tree.map(functools.partial(jnp.where, is_better), mean, start)
+            half, near = (loss(between(first, best, part)) for part in (HALF, NEAR))
+            return _Moved(best, jnp.minimum(mean_loss, start_loss), half, near)
 
-        losses, halves, best = jax.lax.map(losses_of, jnp.asarray(SIZES, jnp.float32))
-        losses = jnp.where(jnp.isfinite(losses), losses, jnp.inf)
-        chosen = jnp.argmin(losses)
-        chosen_best = jax.tree.map(lambda o: o[chosen], best)
-        return _Moved(constant, losses, halves[chosen], chosen_best, chosen)
+        ways = jax.lax.map(way_of, jnp.asarray(SIZES, jnp.float32))
+        losses = jnp.where(jnp.isfinite(ways.near), ways.near, jnp.inf)
+        index = jnp.argmin(losses)
+        way = jax.tree.map(lambda leaf: leaf[index], ways)
+        return _Chosen(way, losses, index)
 
     outputs = arranged(named)
     run = moved.lower(outputs).compile(compiler_options=FAST_COMPILATION)
-    found: _Moved = jax.device_get(run(outputs))
-    constant, losses = float(found.constant), found.losses.astype(np.float64)
-    attained = float(losses[found.chosen])
-    fall_to_half, fall_to_best = constant - found.half, constant - attained
+    found: _Chosen = jax.device_get(run(outputs))
+    constant, half = float(found.way.constant), float(found.way.half)
+    losses = found.losses.astype(np.float64)
+    attained = float(losses[found.index])
+    fall_to_half, fall_to_best = constant - half, constant - attained
     if LITTLE * abs(constant) < fall_to_half < HALF * fall_to_best:
-        attained = float(found.half)
-    # The largest size lowers a bounded loss no further, or much less than all smaller ones did.
-    fall, last_fall = constant - losses[-2], losses[-2] - losses[-1]
-    is_lowest_before = found.chosen < len(SIZES) - 1
-    is_bounded = is_lowest_before or last_fall <= FALLING * max(fall, 0.0)
-    return Attainable(constant, attained, found.best, bool(is_bounded))
+        attained = half
+    # The largest size lowers a bounded loss hardly further, or much less than the size before.
+    # Equal falls are those of a logarithm.
+    fall, last_fall = losses[-3:-1] - losses[-2:]
+    little = LITTLE * abs(constant - losses[-1])
+    is_lowest_before = found.index < len(SIZES) - 1
+    is_bounded = is_lowest_before or last_fall <= max(FALLING * fall, little)
+    return Attainable(constant, attained, found.way.best, bool(is_bounded))
 
 
 def _range_of(layer: LayerReport | None, output: np.ndarray) -> tuple[float, float]:
