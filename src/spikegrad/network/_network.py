@@ -535,7 +535,8 @@ def _call(
     key = checked_key(key)
     states = {} if states is None else checked_entries(graph, states)
     mask = checked_mask(mask, x)
-    backward = backward if isinstance(backward, Backward) else Backward(backward)
+    if not isinstance(backward, Backward):
+        backward = Backward(backward)
     if backward.row.cuts:
         check_coupled(graph, mask, backward.mode)
     plan = Plan(backward, outputs, this_device())

@@ -106,7 +106,8 @@ class Rule(NamedTuple):
                 # A layer with feedback gets no signal through the weights.
                 if reads_layer and edge.source not in self.fed_back:
                     direct[edge.source] = matrix
-            filters[readout] = {**direct, **self.feedback.get(readout, {})}
+            feedback = self.feedback.get(readout, {})
+            filters[readout] = {**direct, **feedback}
         return filters
 
 

@@ -160,10 +160,12 @@ class _Search:
             self.module = self.module or function.__globals__
             if function.__globals__ is self.module:
                 parts += [self.module.get(name) for name in _globals_of(codes)]
-        return any(
-            is_float_array(leaf) or (callable(leaf) and self.finds_arrays(leaf))
-            for leaf in jax.tree.leaves(parts)
-        )
+        for leaf in jax.tree.leaves(parts):
+            if is_float_array(leaf):
+                return True
+            if callable(leaf) and self.finds_arrays(leaf):
+                return True
+        return False
 
 
 def _codes_in(code: types.CodeType) -> Iterator[types.CodeType]:

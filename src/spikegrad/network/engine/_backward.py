@@ -219,12 +219,11 @@ class ChunkCotangents:
             if stepped and not layer.per_step:
                 currents[name] = jax.vmap(layer.current)(hoisted[name], reads(stepped))
         # The caller may differentiate states and currents too, hence all names of the activity.
-        cts = {
-            activity: _total(self.ct_outputs[activity])
-            for name in component.nodes
-            for activity in activity_names(name)
-            if self.ct_outputs[activity]
-        }
+        cts = {}
+        for name in component.nodes:
+            for activity in activity_names(name):
+                if self.ct_outputs[activity]:
+                    cts[activity] = _total(self.ct_outputs[activity])
         # States before each step, (chunk, batch, neurons), and pasts, (chunk, depth, batch,
         # neurons).
         states = {name: rebuilt.states_before(name) for name in layers}

@@ -77,8 +77,8 @@ def stages_of(graph: Graph) -> list[NetworkStage]:
                 f"on its outputs through {', '.join(others)}; normalize the inputs of the loop, or "
                 "each step by itself"
             )
-        read = [s for name in group for s in sources[name] if s in number]
-        stage_number = max(number[source] for source in read)
+        read = {source for name in group for source in sources[name]}
+        stage_number = max(number[source] for source in read if source in number)
         if over_time:
             stage_number += 1
         number |= dict.fromkeys(group, stage_number)

@@ -174,6 +174,7 @@ def _widened(surrogate: Surrogate, width: float, keep: str) -> Surrogate:
     curve = Stretched(curve, jnp.asarray(factor, dtype))
     if keep == "area":
         # A curve that is f times as wide has f times the area.
-        scale = np.asarray(1.0 if scale is None else scale) * before / factor
-        scale = jnp.asarray(scale, dtype)
+        if scale is None:
+            scale = 1.0
+        scale = jnp.asarray(np.asarray(scale) * before / factor, dtype)
     return with_curve(surrogate, curve if scale is None else Scaled(scale, curve))

@@ -125,7 +125,8 @@ def _evaluate(
     node = graph.nodes[name]
     edges = graph.edges[name]
     # A read without a delay must be known, but a delayed read of a loop may follow in a later turn.
-    if any(edge.lags == (0,) and edge.source not in outs for edge in edges):
+    read_in_step = {edge.source for edge in edges if edge.lags == (0,)}
+    if not read_in_step <= outs.keys():
         return None
     if isinstance(node, Join):
         sources = [outs[edge.source] for edge in edges]
