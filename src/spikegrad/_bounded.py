@@ -143,18 +143,24 @@ def bounded(value: Any, low: float = -math.inf, high: float = math.inf) -> Any:
     return _bounded(value, low, high, "bounded", "value")
 
 
+def _check_within(
+    values: np.ndarray, low: float, high: float, owner: str, name: str
+) -> None:
+    is_within = (low < values) & (values < high)
+    if np.all(is_within):
+        return
+    above = f"> {low:g}" if low > -math.inf else ""
+    below = f"< {high:g}" if high < math.inf else ""
+    bounds = " and ".join(filter(None, (above, below))) or "finite"
+    raise ValueError(f"{owner}: {name} must be {bounds} to be bounded, got {values!s}")
+
+
 def _bounded(value: Any, low: float, high: float, owner: str, name: str) -> Bounded:
     if not low < high:
         raise ValueError(f"{owner}: low must be below high, got {low:g} and {high:g}")
     x = real_array(as_real(owner, name, value), owner, name)
-    is_known = not isinstance(x, Tracer)
-    if is_known and not np.all((low < np.asarray(x)) & (np.asarray(x) < high)):
-        above = f"> {low:g}" if low > -math.inf else ""
-        below = f"< {high:g}" if high < math.inf else ""
-        bounds = " and ".join(filter(None, (above, below))) or "finite"
-        raise ValueError(
-            f"{owner}: {name} must be {bounds} to be bounded, got {np.asarray(x)!s}"
-        )
+    if not isinstance(x, Tracer):
+        _check_within(np.asarray(x), low, high, owner, name)
     if math.isinf(low) and math.isinf(high):
         return Bounded(x)
     if math.isinf(high):

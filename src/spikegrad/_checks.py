@@ -94,12 +94,14 @@ def broadcasts(shape: tuple[int, ...], target: tuple[int, ...]) -> bool:
     padded = (1,) * (len(target) - len(shape)) + shape
     if len(padded) != len(target):
         return False
-    return all(n in (1, m) for n, m in zip(padded, target, strict=True))
+    pairs = zip(padded, target, strict=True)
+    return all(size in (1, wanted) for size, wanted in pairs)
 
 
 def append_axes(x: jax.Array, ndim: int) -> jax.Array:
     """Append axes of length 1 up to a number of axes."""
-    return x.reshape(x.shape + (1,) * (ndim - x.ndim))
+    trailing = (1,) * (ndim - x.ndim)
+    return x.reshape(x.shape + trailing)
 
 
 def order_of_axes(
@@ -142,7 +144,8 @@ def takes(function: Callable, count: int, **options: object) -> bool:
 
 def compute_dtype(dtype: DTypeLike) -> DTypeLike:
     """Return the dtype of computations for an ``x`` of this dtype: float32 for half precision."""
-    return dtype if jnp.finfo(dtype).bits >= 32 else jnp.dtype(jnp.float32)
+    is_half = jnp.finfo(dtype).bits < 32
+    return jnp.dtype(jnp.float32) if is_half else dtype
 
 
 def checked_shape(owner: str, value: Any) -> tuple[int, ...]:

@@ -38,7 +38,9 @@ def vary(tree: T, axes: frozenset[str]) -> T:
     lax: Any = jax.lax  # has pvary or, in later versions, pcast
 
     def leaf(x):
-        missing = tuple(axes - varying_axes(x)) if isinstance(x, jax.Array) else ()
+        if not isinstance(x, jax.Array):
+            return x
+        missing = tuple(axes - varying_axes(x))
         if not missing:
             return x
         if hasattr(lax, "pcast"):
@@ -79,7 +81,8 @@ def shard_as(x: jax.Array, like: jax.Array | jax.ShapeDtypeStruct) -> jax.Array:
     """
     sharding = explicit_sharding(like)
     common = min(x.ndim, len(like.shape))
-    if sharding is None or x.shape[:common] != like.shape[:common]:
+    has_equal_axes = x.shape[:common] == like.shape[:common]
+    if sharding is None or not has_equal_axes:
         return x
     # Axes that only ``x`` has are not sharded.
     unsharded = [None] * x.ndim
@@ -304,7 +307,8 @@ def evaluated(function: Callable) -> Callable:
     @functools.wraps(function)
     def run(*args):
         core: Any = jax.core
-        is_traced = any(isinstance(x, core.Tracer) for x in jax.tree.leaves(args))
+        leaves = jax.tree.leaves(args)
+        is_traced = any(isinstance(leaf, core.Tracer) for leaf in leaves)
         with nullcontext() if is_traced else core.eval_context():
             return function(*args)
 

@@ -20,7 +20,8 @@ def gathered(*values: int) -> np.ndarray:
         return row[None]
     from jax.experimental import multihost_utils  # noqa: PLC0415  (rarely needed)
 
-    return np.asarray(multihost_utils.process_allgather(row)).reshape(-1, len(row))
+    rows = np.asarray(multihost_utils.process_allgather(row))
+    return rows.reshape(-1, len(row))
 
 
 def agreed(wish: bool) -> bool:

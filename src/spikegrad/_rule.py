@@ -61,7 +61,8 @@ def spike(x: ArrayLike, slope: ArrayLike) -> jax.Array:
     x = real_array(x, "spike")
     slope = real_array(slope, "spike", "slope")
     # A narrower slope keeps its dtype, because it is the residual that JAX stores.
-    dtype = slope.dtype if slope.dtype.itemsize < x.dtype.itemsize else x.dtype
+    is_narrow = slope.dtype.itemsize < x.dtype.itemsize
+    dtype = slope.dtype if is_narrow else x.dtype
     slope = broadcast_checked(slope, dtype, x.shape, "spike", "slope")
     return _spike(x, jnp.broadcast_to(slope, x.shape))
 
@@ -69,7 +70,8 @@ def spike(x: ArrayLike, slope: ArrayLike) -> jax.Array:
 def derivative(function: Callable[[jax.Array], jax.Array], x: jax.Array) -> jax.Array:
     """Return the derivative of an elementwise function at each entry of ``x``."""
     # Forward mode gives all of them at once, because an output depends on one entry only.
-    _, slope = jax.jvp(function, (x,), (jnp.ones_like(x),))
+    ones = jnp.ones_like(x)
+    _, slope = jax.jvp(function, (x,), (ones,))
     return slope
 
 

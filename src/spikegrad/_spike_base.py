@@ -51,7 +51,8 @@ class SpikeType(Struct):
         arguments = [*self._values().values()]
         # Without defaults at the end. Arrays are no defaults.
         for field in reversed(dataclasses.fields(self)):  # type: ignore[arg-type]
-            if is_array(arguments[-1]) or arguments[-1] != field.default:
+            last = arguments[-1]
+            if is_array(last) or last != field.default:
                 break
             arguments.pop()
         texts = [curve, *map(expression_of, arguments)]

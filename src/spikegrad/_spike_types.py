@@ -144,7 +144,8 @@ class Stochastic(SpikeType, pure=True):
                 "field and passes the key of fire(u, key=None) to it"
             )
         # At least float32: rounding the probability to half precision would bias the mean.
-        probability = curve.surrogate_fun(x.astype(compute_dtype(x.dtype)))
+        wide = x.astype(compute_dtype(x.dtype))
+        probability = curve.surrogate_fun(wide)
         # A probability of 0 never fires and one of 1 always does, because numbers are in [0, 1).
         fires = _uniform(key, probability) < probability
         return fires.astype(x.dtype)
@@ -241,7 +242,8 @@ class MultiSpike(SpikeType, pure=True):
             )
         wide = x.astype(compute_dtype(x.dtype))
         theta = self._distance(wide)
-        count = jnp.clip(jnp.floor(wide / theta) + 1, 0, self.n)
+        estimate = jnp.floor(wide / theta) + 1
+        count = jnp.clip(estimate, 0, self.n)
         # Compilers round a quotient differently, so the multiples decide and the quotient is only
         # an estimate.
         too_low = (count < self.n) & (wide >= count * theta)
@@ -310,10 +312,12 @@ class MultiSpike(SpikeType, pure=True):
     def _nearest(self, x, theta):
         """Return the number of the nearest threshold, a constant for the derivative."""
         nearest = jnp.floor(x / theta + 0.5)
-        return jax.lax.stop_gradient(jnp.clip(nearest, 0, self.n - 1))
+        nearest = jnp.clip(nearest, 0, self.n - 1)
+        return jax.lax.stop_gradient(nearest)
 
     def in_units_of(self, threshold: Real, x: jax.Array) -> SpikeType:
-        return MultiSpike(self.n, _scaled_threshold(self, threshold, x), self.slopes)
+        scaled = _scaled_threshold(self, threshold, x)
+        return MultiSpike(self.n, scaled, self.slopes)
 
 
 def multi_spike(

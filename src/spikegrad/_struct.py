@@ -486,7 +486,8 @@ def _register(cls: type[Struct]) -> None:
         known = (*constants, *static)
         free = [name for name in names if name not in constants]
         # The types of the constants come first.
-        values = dict(zip(known, others[len(constants) :], strict=True))
+        stored = others[len(constants) :]
+        values = dict(zip(known, stored, strict=True))
         values |= zip(free, leaves, strict=True)
         return new_unchecked(cls, values, constants)
 

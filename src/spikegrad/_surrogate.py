@@ -516,7 +516,8 @@ def slope_of(curve: Surrogate, x: jax.Array) -> jax.Array:
 
 def smooth_step_of(curve: Surrogate, x: jax.Array) -> _SmoothStep:
     if isinstance(curve, Composition):
-        return curve._broadcast_to(x.dtype, x.shape)._smooth_step(x)
+        curve = curve._broadcast_to(x.dtype, x.shape)
+        return curve._smooth_step(x)
     # A curve with a custom __init__ is a leaf and may contain arrays.
     has_numbers_only = all(
         not isinstance(leaf, Struct) and jnp.ndim(leaf) == 0
@@ -618,7 +619,8 @@ def composed(
 ) -> Surrogate:
     """Build a curve from the curves of surrogates, and give it their settings, which must be
     equal."""
-    composition = build(*(curve_of(owner, surrogate) for surrogate in surrogates))
+    curves = [curve_of(owner, surrogate) for surrogate in surrogates]
+    composition = build(*curves)
     # With the curve replaced, two surrogates are equal if and only if their settings are.
     first, *others = (with_curve(surrogate, composition) for surrogate in surrogates)
     if any(other != first for other in others):
@@ -634,7 +636,11 @@ def composed(
 
 def spike_types(tree: object) -> list[SpikeType]:
     """List the spike types of the surrogates in a pytree, such as a cell, except for the step."""
-    leaves = jax.tree.leaves(tree, is_leaf=lambda x: isinstance(x, _Configured))
+
+    def is_configured(value: object) -> bool:
+        return isinstance(value, _Configured)
+
+    leaves = jax.tree.leaves(tree, is_leaf=is_configured)
     kinds = [settings_of(leaf).forward for leaf in leaves]
     return [kind for kind in kinds if not kind.is_step]
 

@@ -319,13 +319,15 @@ class Rearrangement(Operation, pure=True):
         # The equation moves the places as it moves the numbers.
         size = math.prod(value.shape)
         before = np.arange(size).reshape(value.shape)
-        (moved,) = bind(equation, [jnp.asarray(before), *operands[1:]])
+        _, *others = operands
+        (moved,) = bind(equation, [jnp.asarray(before), *others])
         places = np.asarray(moved)
         if places.size > size:
             raise ValueError(f"{equation.primitive.name} to another number of values")
         order = places.ravel()
         is_same = np.array_equal(order, before.ravel())
-        return cls(None if is_same else tuple(order.tolist()), places.shape)
+        numbers = None if is_same else tuple(order.tolist())
+        return cls(numbers, places.shape)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         if self.order is None:

@@ -291,7 +291,8 @@ def potential_error(
     targets = _targets("potential_error", x, labels, correct, incorrect)
     # targets: (examples, classes), the same at each step.
     squares = jnp.where(valid, (x - targets[None]) ** 2, 0)
-    return (squares.sum(0) / _count(valid, x)).mean()
+    means = squares.sum(0) / _count(valid, x)
+    return means.mean()
 
 
 def first_spike_time(spikes: ArrayLike, mask: ArrayLike | None = None) -> jax.Array:
@@ -432,7 +433,8 @@ def van_rossum(
 
     zeros = jnp.zeros_like(x[0])
     steps = x - y, jnp.broadcast_to(valid, x.shape)
-    (end, area), _ = jax.lax.scan(step, (zeros, zeros), steps)
+    carry, _ = jax.lax.scan(step, (zeros, zeros), steps)
+    end, area = carry
     # A step of length 1 after a value h has the integral tau h^2 (1 - decay^2) / 2.
     within = -jnp.expm1(-2 / tau) * area / 2
     after_the_end = decay**2 * end**2 / 2
@@ -456,10 +458,12 @@ def over_time(
     valid = jnp.ones(len(x), bool) if mask is None else jnp.asarray(mask)
     if valid.dtype != bool:
         raise TypeError(f"{owner}: mask must be boolean, got {valid.dtype}")
-    if valid.shape not in (x.shape[:1], x.shape[:2]):
+    of_steps = x.shape[:1]
+    of_examples = x.shape[:2]
+    if valid.shape not in (of_steps, of_examples):
         hint = order_of_axes(name, x.shape, "masks", valid.shape)
         raise ValueError(
-            f"{owner}: mask must be {x.shape[:1]} or {x.shape[:2]}, got {valid.shape}{hint}"
+            f"{owner}: mask must be {of_steps} or {of_examples}, got {valid.shape}{hint}"
         )
     # (steps,) or (steps, examples) -> the number of axes of x.
     valid = append_axes(valid, x.ndim)
@@ -470,13 +474,15 @@ def over_time(
 
 def _count(valid: jax.Array, x: jax.Array) -> jax.Array:
     """Return the number of valid steps, at least 1."""
-    return jnp.maximum(valid.sum(0), 1).astype(x.dtype)
+    count = jnp.maximum(valid.sum(0), 1)
+    return count.astype(x.dtype)
 
 
 def _last(valid: jax.Array) -> jax.Array:
     """Return the last valid step."""
     # argmax finds the first True, so the steps are reversed.
-    return len(valid) - 1 - jnp.flip(valid, 0).argmax(0)
+    from_the_end = jnp.flip(valid, 0).argmax(0)
+    return len(valid) - 1 - from_the_end
 
 
 def _at(x: jax.Array, step: jax.Array, valid: jax.Array) -> jax.Array:

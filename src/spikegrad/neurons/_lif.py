@@ -154,7 +154,8 @@ class LIF(Spiking, pure=True):
 
     def _after(self, s: jax.Array, *u: jax.Array) -> State:
         # With a delayed reset the state stays as it fired, and integrate resets it.
-        return u[0] if self.delay_reset else self._reset(u[0], s)
+        v = u[0]
+        return v if self.delay_reset else self._reset(v, s)
 
     def _reset(
         self, u: jax.Array, s: jax.Array, threshold: Real | None = None
@@ -340,7 +341,9 @@ class MultiSynapticLIF(SynapticLIF, pure=True):
             )
         # The shape of a current is (batch, neurons, receptors), and the potential has no
         # receptors.
-        return jnp.zeros(shape[:-1], dtype), jnp.zeros(shape, dtype)
+        potential = jnp.zeros(shape[:-1], dtype)
+        currents = jnp.zeros(shape, dtype)
+        return potential, currents
 
     def integrate(self, v: State, current: jax.Array) -> State:
         v, i = v
@@ -360,7 +363,8 @@ class MultiSynapticLIF(SynapticLIF, pure=True):
         cell, _ = self._in_shape_of(v)
         # i: (batch, neurons, receptors), v: (batch, neurons). ``super()._before`` would apply the
         # synapse of ``SynapticLIF`` a second time.
-        return LIF._before(cell, i.sum(-1), v), i
+        u = LIF._before(cell, i.sum(-1), v)
+        return u, i
 
     def _broadcast_to(
         self, dtype: DTypeLike, shape: tuple[int, ...], target: str = "x"

@@ -275,7 +275,9 @@ class AdEx(_ResetToValue, pure=True):
 
     def _after(self, s: jax.Array, *u: jax.Array) -> State:
         v, a, i = u
-        return self._to_value(v, s), a + self.adaptation * s, i
+        v = self._to_value(v, s)
+        a = a + self.adaptation * s
+        return v, a, i
 
 
 class Izhikevich(_ResetToValue, pure=True):

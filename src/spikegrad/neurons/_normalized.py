@@ -168,7 +168,8 @@ class MPBN(LIF, pure=True):
         self, u: jax.Array, key: jax.Array | None = None, mask: jax.Array | None = None
     ) -> tuple[jax.Array, jax.Array]:
         cell = self._broadcast_to(u.dtype, u.shape, "v")
-        s = cell._spike(self.normalized(u, mask), cell.threshold, key)
+        normalized = self.normalized(u, mask)
+        s = cell._spike(normalized, cell.threshold, key)
         # The reset acts on the potential itself. Only the spike depends on the normalized
         # potential.
         return cell._reset(u, s), s

@@ -97,7 +97,8 @@ class Refractory(Cell, pure=True):
         # The potential comes first.
         (u, *others), structure = jax.tree.flatten(after)
         is_resting = left > 0
-        u = jnp.where(is_resting, jax.tree.leaves(v)[0], u)
+        before = jax.tree.leaves(v)[0]
+        u = jnp.where(is_resting, before, u)
         return structure.unflatten([u, *others]), left
 
     def fire(
@@ -107,10 +108,14 @@ class Refractory(Cell, pure=True):
         # A resting neuron neither fires nor resets nor adapts, so the surrogate itself is silent.
         # ``dataclasses.replace`` would make the surrogate static, but it holds a traced array.
         cell = copy.copy(self.cell)
-        object.__setattr__(cell, "surrogate", _Resting(self.cell.surrogate, left))
-        options = {"key": key, "mask": mask}
-        # A custom ``fire`` may take neither.
-        options = {name: x for name, x in options.items() if x is not None}
+        resting = _Resting(self.cell.surrogate, left)
+        object.__setattr__(cell, "surrogate", resting)
+        # A custom ``fire`` may take neither of these options.
+        options = {}
+        if key is not None:
+            options["key"] = key
+        if mask is not None:
+            options["mask"] = mask
         v, s = cell.fire(u, **options)
         # ``left`` is unsigned, so it is raised to 1 before the subtraction.
         fewer = jnp.maximum(left, 1) - 1

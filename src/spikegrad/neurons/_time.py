@@ -152,8 +152,11 @@ def unroll(
         initial_state = cell.initial_state if isinstance(cell, Cell) else jnp.zeros
         # Also for 0 steps.
         now = jax.eval_shape(lambda currents: currents.sum(0), currents)
-        initial = initial_state(now.shape, now.dtype)
-        v = jax.tree.map(lambda leaf: shard_as(jnp.asarray(leaf), now), initial)
+
+        def sharded(leaf: ArrayLike) -> jax.Array:
+            return shard_as(jnp.asarray(leaf), now)
+
+        v = jax.tree.map(sharded, initial_state(now.shape, now.dtype))
         v = match_varying_axes(v, like=currents)
     # The steps are the first axis of the currents, so the state has the shape of the others.
     start = as_state(cell, v, currents.shape[1:], "unroll")
@@ -181,12 +184,15 @@ def unroll(
 def _check_start(cell: Cell, start: State, currents: jax.Array) -> None:
     """Raise if the currents of a step do not broadcast to a state."""
 
+    def shapes_of(state: State) -> list[tuple[int, ...]]:
+        return [tuple(leaf.shape) for leaf in jax.tree.leaves(state)]
+
     def initial_state(currents: jax.Array) -> State:
         return cell.initial_state(currents.shape[1:], currents.dtype)
 
     at_rest = jax.eval_shape(initial_state, currents)
-    shapes = [tuple(leaf.shape) for leaf in jax.tree.leaves(start)]
-    needed = [tuple(leaf.shape) for leaf in jax.tree.leaves(at_rest)]
+    shapes = shapes_of(start)
+    needed = shapes_of(at_rest)
     if not all(map(broadcasts, needed, shapes)):
         raise ValueError(
             f"unroll: v must have the shapes {needed} for currents of shape {currents.shape}, got "

@@ -333,7 +333,8 @@ def cost_report(
                 rows.append(CostRow(name, label, cost))
             except NotLinearError as error:
                 rows.append(CostRow(name, label, None, str(error)))
-        words = sum(map(size_of_example, jax.tree.leaves(states[name][0])))
+        arrays_of_state = jax.tree.leaves(states[name][0])
+        words = sum(map(size_of_example, arrays_of_state))
         # Every neuron is updated in every valid step, whether it gets an input or not.
         updates = values[name].size // examples * steps
         # A state is read and written in each step.

@@ -121,7 +121,8 @@ def energy_of(
             "energy: prices are missing. Pass an EnergyPrices or the name of a preset: "
             f"{', '.join(PRESETS)}"
         )
-    spiking = tuple(_spiking(_prices(each), cost, examples) for each in prices)
+    all_prices = [_prices(each) for each in prices]
+    spiking = tuple(_spiking(each, cost, examples) for each in all_prices)
     dense_prices = _prices(dense)
     # A dense network multiplies in every connection, whatever its inputs are.
     macs = cost.connections * passes

@@ -194,7 +194,8 @@ def _operations(weight: Weight, edge: Edge, value: jax.Array) -> _Counts:
     # A step is one of accumulates only if all of its values are spikes.
     is_spike = np.isin(reads, (-1, 0, 1))
     is_spiking = is_spike.reshape(steps, -1).all(1)
-    total = np.broadcast_to(fan_out, reads.shape).sum(dtype=np.int64)
+    connections = np.broadcast_to(fan_out, reads.shape)
+    total = connections.sum(dtype=np.int64)
     return _Counts(
         multiplied=int(per_step[~is_spiking].sum()),
         added=int(per_step[is_spiking].sum()),

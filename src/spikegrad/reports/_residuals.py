@@ -85,10 +85,14 @@ def residual_report(fun: Callable, *args: PyTree) -> ResidualReport:
     """
 
     def backward(first, *others):
-        out, pullback = jax.vjp(lambda first: fun(first, *others), first)
+        def of_first(first):
+            return fun(first, *others)
+
+        out, pullback = jax.vjp(of_first, first)
         return pullback, out
 
-    closed, (pullback, out) = jax.make_jaxpr(backward, return_shape=True)(*args)
+    trace = jax.make_jaxpr(backward, return_shape=True)
+    closed, (pullback, out) = trace(*args)
     jaxpr: Any = closed.jaxpr
     # The leaves of the pullback are the residuals. Some of them may not be read, and XLA does not
     # keep those.

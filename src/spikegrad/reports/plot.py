@@ -139,10 +139,12 @@ def _around(surrogates: tuple[Surrogate, ...]) -> np.ndarray:
     x = np.linspace(-4, 4, 2001)
 
     def narrow(surrogate: Surrogate) -> bool:
-        slope = np.abs(np.asarray(surrogate.surrogate_grad(np.float32(x))))
+        slope = np.asarray(surrogate.surrogate_grad(np.float32(x)))
+        size = np.abs(slope)
         # Beyond the inner eighth, the slope is below a tenth of its peak.
-        outside = slope[np.abs(x) > x[-1] / 8]
-        return bool((outside < slope.max() / 10).all())
+        is_outside = np.abs(x) > x[-1] / 8
+        is_small = size < size.max() / 10
+        return bool(is_small[is_outside].all())
 
     # The bound ends the loop for slopes of zero.
     while x[-1] > 1e-3 and all(narrow(s) for s in surrogates):

@@ -11,7 +11,6 @@ Polynomials in float32 replace functions of JAX that are slower on CPUs: ``jnp.s
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -43,7 +42,9 @@ def shortcut(
     when: jax.Array, special: Callable[[], jax.Array], general: Callable[[], jax.Array]
 ) -> jax.Array:
     """Use a faster formula for some values of a parameter, if it is one number for all elements."""
-    return general() if when.ndim else jax.lax.cond(when, special, general)
+    if when.ndim:
+        return general()
+    return jax.lax.cond(when, special, general)
 
 
 def split(a: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -104,7 +105,10 @@ _LN2_LOW = -2.1219444005469057e-4
 def _polynomial(x: jax.Array, coefficients: Sequence[float]) -> jax.Array:
     """Evaluate a polynomial in float32, the highest power first."""
     first, *others = coefficients
-    return functools.reduce(lambda p, c: p * x + c, others, jnp.float32(first))
+    total = jnp.float32(first)
+    for coefficient in others:
+        total = total * x + coefficient
+    return total
 
 
 def _bits(a: jax.Array) -> jax.Array:
@@ -309,7 +313,9 @@ cos_turn.defjvps(lambda dt, y, t: -2 * math.pi * sin_turn(t) * dt)
 
 def _to_quarter(t: jax.Array) -> jax.Array:
     # The sine of half a turn minus an angle is the sine of the angle.
-    return jnp.where(jnp.abs(t) > 0.25, jnp.copysign(0.5, t) - t, t)
+    is_beyond = jnp.abs(t) > 0.25
+    mirrored = jnp.copysign(0.5, t) - t
+    return jnp.where(is_beyond, mirrored, t)
 
 
 def _sin_quarter(t: jax.Array) -> jax.Array:

@@ -245,7 +245,8 @@ def _peak(look: Callable, x: np.ndarray, slope: np.ndarray) -> tuple[float, floa
         # A corner or a jump on a landmark: no point beside it is larger.
         is_largest = abs(g[j]) <= abs(slope[i]) * (1 + 1e-15)
         if is_largest and x[i] in (0.0, points[j]):
-            return _clean(x[i]), float(sign * abs(slope).max())
+            height = abs(slope).max()
+            return _clean(x[i]), float(sign * height)
         rises = sign * second[:-1] > 0
         falls_after = sign * second[1:] <= 0
         maxima = np.flatnonzero(rises & falls_after)
@@ -256,8 +257,9 @@ def _peak(look: Callable, x: np.ndarray, slope: np.ndarray) -> tuple[float, floa
         high = points[min(j + 2, _BLOCK - 1)]
     # The interval is a few bits wide now.
     points = np.array([low, (low + high) / 2, high])
-    g = look(points)[0]
-    return _clean(points[1]), float(sign * abs(g).max())
+    g, *_ = look(points)
+    height = abs(g).max()
+    return _clean(points[1]), float(sign * height)
 
 
 def _reach(look: Callable, at: float, side: int, peak: float) -> float:

@@ -221,10 +221,13 @@ def _make(name: str, args: tuple[Any, ...], parameters: dict[str, Any]) -> Surro
             raise ValueError(f"unknown surrogate {brief(name)}: the slope {known}")
         near = difflib.get_close_matches(snake_case(name), _classes, n=1)
         raise _unknown(name, near, names())
-    # These two belong to ``rescaled``. No surrogate has a parameter of these names.
-    size = {key: parameters[key] for key in ("peak", "half_width") if key in parameters}
-    parameters = {key: value for key, value in parameters.items() if key not in size}
-    surrogate = _called(cls, cls.__name__, args, parameters)
+    size: dict[str, Any] = {}
+    of_shape: dict[str, Any] = {}
+    for key, value in parameters.items():
+        # These two belong to ``rescaled``. No surrogate has a parameter of these names.
+        chosen = size if key in ("peak", "half_width") else of_shape
+        chosen[key] = value
+    surrogate = _called(cls, cls.__name__, args, of_shape)
     return rescaled(surrogate, **size) if size else surrogate
 
 

@@ -248,7 +248,8 @@ class OneSidedInvSquare(Surrogate, pure=True):
         return jnp.where(x < 0, below, 0.5 + x)
 
     def surrogate_grad(self, x):
-        return inverse_square(self.alpha, jnp.where(x < 0, x, 0))
+        below = jnp.where(x < 0, x, 0)
+        return inverse_square(self.alpha, below)
 
 
 class OneSidedExp(Surrogate, pure=True):
@@ -294,11 +295,13 @@ class OneSidedExp(Surrogate, pure=True):
     alpha: Real = parameter(default=1.0, above=0)
 
     def surrogate_fun(self, x):
-        below = rise_of_exp(self.alpha, jnp.where(x < 0, x, 0))
-        return jnp.where(x < 0, below, 0.5 + x)
+        below = jnp.where(x < 0, x, 0)
+        rise = rise_of_exp(self.alpha, below)
+        return jnp.where(x < 0, rise, 0.5 + x)
 
     def surrogate_grad(self, x):
-        return exp(self.alpha * jnp.where(x < 0, x, 0))
+        below = jnp.where(x < 0, x, 0)
+        return exp(self.alpha * below)
 
 
 class EscapeExp(Surrogate, pure=True):

@@ -147,7 +147,8 @@ class PeriodicExp(Surrogate, pure=True):
         of_half = expm1_over(-self.beta * half)
         of_part = expm1_over(-self.beta * jnp.abs(r))
         area = (above - r) * of_half + r * of_part
-        return jnp.where(x < 0, rise_of_exp(self.alpha, x - above), 0.5 + area)
+        rise = rise_of_exp(self.alpha, x - above)
+        return jnp.where(x < 0, rise, 0.5 + area)
 
     def surrogate_grad(self, x):
         # Above the threshold, the distance from the nearest multiple of the period counts.

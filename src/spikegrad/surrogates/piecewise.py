@@ -208,7 +208,9 @@ class PiecewiseLeakyRelu(Surrogate, pure=True):
         return self._slope(jnp.abs(x))
 
     def _slope(self, a):
-        return jnp.where(a <= self.w, 1 / (2 * self.w), self.c)
+        inside = a <= self.w
+        height = 1 / (2 * self.w)
+        return jnp.where(inside, height, self.c)
 
 
 piecewise_leaky_relu = functional(PiecewiseLeakyRelu)

@@ -166,7 +166,8 @@ class Arctan(Surrogate, pure=True):
     def surrogate_fun(self, x):
         w = math.pi / 2 * self.alpha * jnp.abs(x)
         # 1/2 - arctan(w)/pi is arctan(1/w)/pi, without a difference of equal numbers far away.
-        return from_tail(x, jnp.arctan2(jnp.ones_like(w), w) / math.pi)
+        angle = jnp.arctan2(jnp.ones_like(w), w)
+        return from_tail(x, angle / math.pi)
 
     def surrogate_grad(self, x):
         return self.alpha / 2 * cauchy(math.pi / 2 * self.alpha * x)
@@ -366,7 +367,8 @@ class PowerTail(Surrogate, pure=True):
         far_log = jnp.log(steepness) + jnp.log(jnp.where(far, a, 1))
         near_log = log1p(steepness * jnp.where(far, 0, a))
         log = jnp.where(far, far_log, near_log)
-        return from_tail(x, exp((1 - self.q) * log) / 2)
+        power = exp((1 - self.q) * log)
+        return from_tail(x, power / 2)
 
     def surrogate_grad(self, x):
         t = 2 / (self.q - 1) * jnp.abs(x)

@@ -96,7 +96,8 @@ def check_cell(
     True
     """
     shape = (features,) if isinstance(features, int) else tuple(features)
-    return report_of(Cell, cell, lambda: _laws(cell, shape, drive, steps), raises)
+    laws = partial(_laws, cell, shape, drive, steps)
+    return report_of(Cell, cell, laws, raises)
 
 
 _BATCH = 3
@@ -171,7 +172,8 @@ def _types(cell: Cell, features: tuple[int, ...]) -> CheckResult:
             return broken(f"in {dtype} the state {before} becomes {after}")
         # An output has the first axes of the currents or of the state, examples and neurons at
         # least.
-        shapes = [shape, *(leaf.shape for leaf in jax.tree.leaves(v))]
+        of_state = [leaf.shape for leaf in jax.tree.leaves(v)]
+        shapes = [shape, *of_state]
         rank = max(2, out.ndim)
         has_shape = any(out.shape == known[:rank] for known in shapes)
         has_dtype = out.dtype == _output_dtype(v, dtype)
@@ -264,7 +266,8 @@ def _response(cell: Cell, trajectory: _Trajectory) -> CheckResult:
     zero = jnp.zeros_like(currents[0])
     _, expected = jax.lax.scan(leak, (zero, zero), currents)
     # The first array of a state is the potential.
-    return compare(jax.tree.leaves(quiet.u)[0], expected, 1e-12)
+    potential = jax.tree.leaves(quiet.u)[0]
+    return compare(potential, expected, 1e-12)
 
 
 # --- encode and decode ----------------------------------------------------------------------------
@@ -280,7 +283,8 @@ def _encoded(cell: Cell, trajectory: _Trajectory) -> PyTree:
 
 
 def _inverse(cell: Cell, trajectory: _Trajectory) -> CheckResult:
-    return compare(cell.decode(*_encoded(cell, trajectory)), trajectory.u, 1e-13)
+    distance, rest = _encoded(cell, trajectory)
+    return compare(cell.decode(distance, rest), trajectory.u, 1e-13)
 
 
 def _sign(cell: Cell, trajectory: _Trajectory) -> CheckResult:

@@ -172,7 +172,8 @@ def compare(
     """
     worst = CheckResult("", 0.0, limit, note=note)
     expected, structure = jax.tree.flatten(expected)
-    for a, b in zip(structure.flatten_up_to(got), expected, strict=True):
+    pairs = zip(structure.flatten_up_to(got), expected, strict=True)
+    for a, b in pairs:
         a = _real(a)
         b = _real(b)
         unit = peak_of(b) if scale is None else scale

@@ -98,7 +98,8 @@ def check_surrogate(
     ...     print(str(error).partition(", limit")[0])
     Logistic(alpha=4.0): the slope is the derivative of the smooth step: error 3
     """
-    return report_of(Surrogate, surrogate, lambda: _laws(surrogate, scale), raises)
+    laws = partial(_laws, surrogate, scale)
+    return report_of(Surrogate, surrogate, laws, raises)
 
 
 def _forward(f: Curve) -> Curve:
@@ -251,7 +252,8 @@ def _types(c: _Curves) -> CheckResult:
 def _step(c: _Curves) -> CheckResult:
     if spike_types(c.surrogate):
         raise NotApplicable("it has another spike type")
-    return compare(c.values["spike"], c.points >= 0, 0.0, at=c.at)
+    step = c.points >= 0
+    return compare(c.values["spike"], step, 0.0, at=c.at)
 
 
 def _derivative(c: _Curves) -> CheckResult:
@@ -332,9 +334,8 @@ def _accurate(c: _Curves) -> CheckResult:
     """Compare with float64 at the same numbers. Errors far below the peak do not matter."""
     exact = c.values["slope"]
     scale = np.abs(exact) + peak_of(exact) / 100
-    return compare(
-        c.values["in float32"], exact, 1e-4, at=c.at, scale=scale, note="relative"
-    )
+    rounded = c.values["in float32"]
+    return compare(rounded, exact, 1e-4, at=c.at, scale=scale, note="relative")
 
 
 def _transforms(c: _Curves) -> CheckResult:
