@@ -100,6 +100,7 @@ def broadcasts(shape: tuple[int, ...], target: tuple[int, ...]) -> bool:
 
 def append_axes(x: jax.Array, ndim: int) -> jax.Array:
     """Append axes of length 1 up to a number of axes."""
+    # Such as (steps, examples) -> (steps, examples, 1).
     trailing = (1,) * (ndim - x.ndim)
     return x.reshape(x.shape + trailing)
 

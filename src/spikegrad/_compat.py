@@ -142,6 +142,7 @@ def contract_leading(a: jax.Array, b: jax.Array, like: jax.Array) -> jax.Array:
         a = a.reshape(-1, a.shape[-1])
         b = b.reshape(-1, b.shape[-1])
         leading = (0,)
+    # (rows, inputs) and (rows, outputs) -> (inputs, outputs)
     summed_axes = leading, leading
     batch_axes = (), ()
     return jax.lax.dot_general(a, b, (summed_axes, batch_axes), **options)

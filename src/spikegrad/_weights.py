@@ -322,6 +322,7 @@ class Rearrangement(Operation, pure=True):
         _, *others = operands
         (moved,) = bind(equation, [jnp.asarray(before), *others])
         places = np.asarray(moved)
+        # A broadcast repeats numbers.
         if places.size > size:
             raise ValueError(f"{equation.primitive.name} to another number of values")
         order = places.ravel()

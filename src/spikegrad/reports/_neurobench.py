@@ -231,6 +231,7 @@ def _changed_potentials(
     names = [name for name, layer in layers.items() if _fires(layer)]
 
     def potentials(states: PyTree) -> list[jax.Array]:
+        # The first array of a state is the potential.
         return [jax.tree.leaves(states[name][0])[0] for name in names]
 
     def step(states: PyTree, now: PyTree) -> tuple[PyTree, Any]:

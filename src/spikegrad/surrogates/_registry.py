@@ -24,7 +24,7 @@ _classes: dict[str, type[Surrogate]] = {
     for name, value in vars(family).items()
     if inspect.isclass(value)
     and issubclass(value, Surrogate)
-    and value.__module__ == family.__name__
+    and value.__module__ == family.__name__  # not only imported there
 }
 
 _INVERSE_SQUARE = (
@@ -143,6 +143,7 @@ def get(spec: str, **parameters: object) -> Surrogate:
     """
     try:
         node = ast.parse(spec.strip(), mode="eval").body
+        # Keywords belong to a plain name, because an expression states its own parameters.
         if parameters:
             return _make(_dotted(node), (), parameters)
         return _read(node)
@@ -157,6 +158,7 @@ class _Malformed(Exception):  # noqa: N818
     """The string does not describe a surrogate."""
 
 
+# Functions that a string may call with a surrogate as their first argument.
 _operations: dict[str, Callable[..., Surrogate]] = {
     function.__name__: function
     for function in (
@@ -204,6 +206,7 @@ def _dotted(node: ast.expr) -> str:
 
 
 def _number(node: ast.expr) -> Any:
+    # It reads signs and lists of numbers too, and runs no code.
     try:
         return ast.literal_eval(node)
     except (ValueError, TypeError):
@@ -213,6 +216,7 @@ def _number(node: ast.expr) -> Any:
 def _make(name: str, args: tuple[Any, ...], parameters: dict[str, Any]) -> Surrogate:
     if "." in name:
         return _called(_preset(name), name, args, parameters)
+    # The name of the class is accepted too: ``SoftSign`` for ``soft_sign``.
     cls = _classes.get(name) or _classes.get(snake_case(name))
     # A slope that is known under another name gets the name here as an answer.
     if cls is None:

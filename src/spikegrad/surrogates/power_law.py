@@ -468,6 +468,7 @@ class CappedInverse(Surrogate, pure=True):
     def surrogate_fun(self, x):
         level = self._level(x)
         distance = jnp.where(level, 1, jnp.abs(x))
+        # 1 + ln(alpha |x|), as a sum of logarithms, because the product may overflow.
         tail = 1 + (jnp.log(self.alpha) + jnp.log(distance))
         line = self.alpha * jnp.where(level, x, 0)
         return 0.5 + jnp.where(level, line, odd(x, tail))

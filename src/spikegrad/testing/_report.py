@@ -186,7 +186,7 @@ def compare(
         errors = np.where(np.isnan(errors), np.inf, errors)
         if errors.size and errors.max() > worst.error:
             index = np.unravel_index(np.argmax(errors), errors.shape)
-            first = index[:1]
+            first = index[:1]  # ``at`` has a number for each index of the first axis
             place = "" if at is None else f"x = {at[first][()]:.6g}"
             worst = worst._replace(error=float(errors.max()), at=place)
     return worst
@@ -204,6 +204,7 @@ def _real(values: ArrayLike) -> np.ndarray:
 def peak_of(values: ArrayLike) -> float:
     """Return the largest finite magnitude, or 1 without one."""
     sizes = np.abs(np.asarray(values, np.float64))
+    # An infinite unit would turn all errors into 0.
     finite = sizes[np.isfinite(sizes)]
     return float(max(finite, default=0.0)) or 1.0
 
@@ -213,6 +214,7 @@ def trainable(
 ) -> tuple[dict[str, jax.Array], Callable[[PyTree], PyTree]]:
     """Return all parameters by name, and a function that rebuilds the subject from such arrays."""
     paths, tree = jax.tree_util.tree_flatten_with_path(as_arrays(subject))
+    # A path begins with a dot: ``.alpha``.
     leaves = {jax.tree_util.keystr(path)[1:]: leaf for path, leaf in paths}
     floats = {
         name: leaf.astype(jnp.float64)
