@@ -154,7 +154,7 @@ def checked_shape(owner: str, value: Any) -> tuple[int, ...]:
     try:
         shape = tuple(operator.index(size) for size in value)
     except TypeError:
-        shape = ()
+        shape = ()  # refused below, by one message for all wrong values
     if not shape or min(shape) < 1:
         fix = f". Write ({value},)" if isinstance(value, int) else ""
         raise ValueError(f"{owner} must be integers above 0, got {brief(value)}{fix}")

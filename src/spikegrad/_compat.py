@@ -38,6 +38,7 @@ def vary(tree: T, axes: frozenset[str]) -> T:
     lax: Any = jax.lax  # has pvary or, in later versions, pcast
 
     def leaf(x):
+        # Other leaves have no mesh axes.
         if not isinstance(x, jax.Array):
             return x
         missing = tuple(axes - varying_axes(x))

@@ -57,6 +57,7 @@ def functional(
             )
         return cls(*args, **kwargs)(x)
 
+    # The signature of the class with ``x`` first, for editors and ``help``.
     signature = inspect.signature(cls)
     x = inspect.Parameter(
         "x", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=ArrayLike

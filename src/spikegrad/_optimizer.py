@@ -46,6 +46,7 @@ def updates_of(
     takes_any = any(
         parameter.kind is parameter.VAR_KEYWORD for parameter in accepted.values()
     )
+    # Optimizers without ``**extra_args`` take only the arguments that they name.
     if not takes_any:
         names = offered.keys() & accepted.keys()
         offered = {name: offered[name] for name in names}

@@ -226,6 +226,7 @@ def voltage_bound(
         )
     potential, *_ = jax.tree.leaves(potentials)
     u, valid = over_time("voltage_bound", "potentials", potential, mask)
+    # Penalties of all potentials, (steps, examples, neurons...).
     beyond = jnp.zeros_like(u)
     if low is not None:
         beyond += _above(low - u, power, "voltage_bound")

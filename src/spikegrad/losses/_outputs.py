@@ -157,6 +157,7 @@ def count_error(
     """
     x, _ = over_time("count_error", "spikes", spikes, mask)
     targets = _targets("count_error", x, labels, correct, incorrect)
+    # Masked spikes are 0, so they do not count.
     counts = x.sum(0)
     return ((counts - targets) ** 2).mean()
 
@@ -419,6 +420,7 @@ def van_rossum(
     tau = broadcast_checked(
         tau, x.dtype, x.shape[1:], "van_rossum", "tau", "spikes of one step"
     )
+    # One time constant may hold for all neurons: (examples, neurons...).
     decay = jnp.broadcast_to(jnp.exp(-1 / tau), x.shape[1:])
 
     def step(carry: Pair, now: Pair) -> tuple[Pair, None]:
@@ -512,6 +514,7 @@ def _targets(
         raise ValueError(
             f"{owner}: labels must be integers of shape {(examples,)}, got {got}{hint}"
         )
+    # Traced labels have no values yet.
     is_known = not isinstance(labels, Tracer)
     if is_known and not np.isin(labels, np.arange(classes)).all():
         raise ValueError(

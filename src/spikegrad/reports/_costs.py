@@ -112,6 +112,7 @@ class CostReport(NamedTuple):
     @property
     def layers(self) -> dict[Name, Cost]:
         """The sum of the counts of the rows of each layer, by its name."""
+        # The rows of a layer follow each other.
         by_layer = itertools.groupby(self.rows, operator.attrgetter("layer"))
         return {name: _sum(row.cost for row in rows) for name, rows in by_layer}
 
@@ -206,6 +207,7 @@ def _cells(layer: str, part: str, cost: Cost | None) -> tuple[str, ...]:
         cost.state_words,
     )
     cells = [f"{count:,}" for count in counts]
+    # Neurons have updates and no operations, and connections have no updates.
     if part == "neurons":
         cells[:6] = [""] * 6
     elif part:  # the total has all columns

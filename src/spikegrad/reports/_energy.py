@@ -156,7 +156,7 @@ def _spiking(prices: EnergyPrices, cost: Any, examples: int) -> EnergyRange:
                 f"multiplications, got {prices.name!r}. Encode the inputs as spikes, or pass "
                 "EnergyPrices"
             )
-        multiplication = 0.0
+        multiplication = 0.0  # nothing is multiplied
     # Without a price, an update is a multiply-add for each number of the state, which is read and
     # written.
     update = (

@@ -167,7 +167,7 @@ def neurobench(
 def _share_of_zeros(arrays: Sequence[Any]) -> float:
     zeros = sum(int((array == 0).sum()) for array in arrays)
     size = sum(array.size for array in arrays)
-    return zeros / max(1, size)
+    return zeros / max(1, size)  # 0 without any array
 
 
 class _Counts(NamedTuple):

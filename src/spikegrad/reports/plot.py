@@ -66,7 +66,7 @@ def plot(
     # Two columns if the names are short.
     longest = max(len(_named(surrogate)) for surrogate in surrogates)
     columns = 2 if longest < 45 else 1
-    rows = -(-len(surrogates) // columns)
+    rows = -(-len(surrogates) // columns)  # rounded up
     height = 2.6 + 0.19 * rows
     figure = Figure(figsize=figsize or (7, height), layout="constrained")
     left, right = figure.subplots(1, 2)
