@@ -296,6 +296,7 @@ def _macros(program: Program, prefix: str) -> Iterable[str]:
         cell = layer.cell
         neurons = layer.bias.size
         yield f"#define {prefix}_SIZE_{name} {neurons}"
+        # A join has outputs, but no numbers in the state.
         if cell is None:
             continue
         yield f"#define {prefix}_POTENTIAL_{name} {first}"
@@ -304,6 +305,7 @@ def _macros(program: Program, prefix: str) -> Iterable[str]:
             unit = np.asarray(cell.unit)
             if unit.ndim:
                 unit = np.broadcast_to(unit, layer.bias.shape).ravel()
+            # A macro of several lines needs a backslash at the end of each line but the last.
             value = braces(unit.tolist()).replace("\n", "\\\n")
             yield f"#define {prefix}_UNIT_{name} {value}"
         first += neurons * len(cell.state_names)
@@ -315,6 +317,7 @@ def _identifiers(names: Iterable[str]) -> dict[str, str]:
     for name in names:
         identifier = re.sub(r"[^A-Z0-9_]", "_", name.upper())
         number = 2
+        # Names that differ only in case or punctuation are one macro.
         while identifier in identifiers.values():
             # Without the digits that it ends with, which may be the number before.
             identifier = f"{identifier.rstrip('0123456789')}{number}"
@@ -331,6 +334,7 @@ def _test_values(network: Network, examples: Any, inputs: str) -> dict[str, Any]
     graph = network.graph
     form = text.INPUTS[inputs]
     arrays = by_name(graph.inputs, examples)
+    # The replay refuses inputs that are not integers, so the conversion to int64 below is exact.
     _, replayed = replay(network, examples)
     outputs = by_name(graph.outputs, replayed)
     steps, count = np.shape(arrays[graph.inputs[0]])[:2]
@@ -342,6 +346,7 @@ def _test_values(network: Network, examples: Any, inputs: str) -> dict[str, Any]
     flat = np.zeros(1, int)  # C has no empty arrays
     if firsts[-1] > 0:
         flat = np.concatenate(elements).astype(np.int64)
+    # One array for each output, (steps * examples, neurons), in the order of the program.
     expected = [
         _rows_of_steps(_in_integers(network.layers[name], output))
         for name, output in outputs.items()
@@ -375,8 +380,10 @@ def _elements(
             f"{rows[is_outside][0]}. Use inputs='int32'"
         )
     if form.has_count:
+        # Inputs are 0 or 1 here, so the numbers of the ones are all events.
         return [np.flatnonzero(row) for row in rows]
     if form.per_element > 1:
+        # The zeros that fill the last byte are no inputs, so the program ignores them.
         return [*np.packbits(rows.astype(bool), axis=1, bitorder="little")]
     return [*rows]
 

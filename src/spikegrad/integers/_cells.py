@@ -67,6 +67,7 @@ def as_array(value: Any) -> np.ndarray:
 
 
 def _are_integers(array: np.ndarray, least: int, most: int) -> bool:
+    # A NaN differs from itself, so it is no integer here.
     allowed = np.clip(np.rint(array), least, most)
     return bool((array == allowed).all())
 
@@ -131,6 +132,7 @@ class IntegerCell(Cell, pure=True):
                     f"{type(self).__name__}: {name} must be an integer from {least} to {most}, or "
                     f"an array of them that broadcasts to the neurons, got {brief(value)}"
                 )
+            # Tuples have a hash, which JAX needs for the static parts of a pytree.
             object.__setattr__(self, name, nested(array.astype(int)))
         if self.unit is not None:
             unit = static_positive(type(self).__name__, "unit", self.unit)
@@ -184,8 +186,10 @@ class IntegerCell(Cell, pure=True):
         r = jax.lax.stop_gradient(s) if self.detach_reset else s  # nothing for integers
         if self.reset == "none":
             return v
+        # Also for "late_value". The caller chooses the step and the threshold.
         if self.reset.endswith("value"):
             return v * (1 - r)
+        # "subtract", "baseline" and "late_subtract" differ only in step and threshold.
         return v - r * threshold
 
     def linear_response(self) -> LinearResponse:
@@ -395,6 +399,7 @@ class FixedLIF(IntegerCell, pure=True):
         if not self.refractory:
             return state
         # The steps left are counted in the smallest unsigned type, which has no derivative.
+        # They are the last part of the state.
         *others, _ = state
         count_type = np.min_scalar_type(self.refractory)
         return *others, jnp.zeros(shape, count_type)
@@ -458,6 +463,7 @@ class FixedLIF(IntegerCell, pure=True):
         s = fired(v, threshold, 1, self.unit, self.surrogate)
         x = scaled(v, self.decay, self.fraction, self.rounding)
         if self.reset == "late_value":
+            # The reset comes after the current, which is lost too, as in LIF with delay_reset.
             return self._after(self._kept(x, current), s, threshold)
         # After a spike, x is not negative. So it has its width also without the threshold.
         return self._kept(self._after(x, s, threshold), current)
@@ -570,6 +576,7 @@ class Loihi(IntegerCell, pure=True):
     du: Any = wiring()
     dv: Any = wiring()
     vth: Any = wiring()
+    # 13 bits with a sign, shifted by up to 7 bits.
     bias: int = parameter(default=0, integer=True, at_least=-(2**19), at_most=2**19)
     unit: Any = wiring(None)
 
@@ -581,6 +588,7 @@ class Loihi(IntegerCell, pure=True):
     @property
     def threshold(self) -> Any:
         """The smallest potential that spikes."""
+        # The chip spikes above 64 * vth. A cell here spikes at its threshold, hence the 1.
         return None if self.vth is None else 64 * np.asarray(self.vth) + 1
 
     def integrate(self, v: State, current: Number) -> State:
@@ -590,6 +598,8 @@ class Loihi(IntegerCell, pure=True):
         i = scaled(i, current_leak, 12, "zero")
         # The chip wraps the current and saturates the potential.
         i = wrapped(i, 64 * current, 24)
+        # Symmetric as in PyLifModelBitAcc: -2**23 of two's complement is no potential.
+        # A bias may lift the sum above 2**24, where float32 rounds. The clip hides this.
         most = 2**23 - 1
         return clipped(v + i + self.bias, -most, most), i
 

@@ -37,6 +37,7 @@ class _Dense(NamedTuple):
 
     def spread(self, parameter: Any) -> np.ndarray:
         """Return a parameter with one number for each neuron."""
+        # A copy, because a broadcast array is a read-only view with one number.
         return np.broadcast_to(np.asarray(parameter), (self.neurons,)).copy()
 
 
@@ -131,6 +132,7 @@ def to_netx(network: Network, path: str | Path) -> None:
                 for key, value in record.items():
                     # Its reader takes texts as arrays of one.
                     is_text = key in ("type", "neuron/type")
+                    # h5py cannot write NumPy's Unicode texts. The longest word has 9 bytes.
                     data = np.array([value], "S10") if is_text else value
                     file[f"layer/{n}/{key}"] = data
 
@@ -242,6 +244,7 @@ def to_xylo(network: Network) -> dict[str, Any]:
             raise ValueError(
                 f"to_xylo: {name} must be from -128 to 127, got {weight.min()} to {weight.max()}"
             )
+    # Rockpool's names of hidden neurons have no suffix here, but those of the biases do.
     parameters = {
         f"{name}{suffix}": layer.spread(getattr(layer.cell, name))
         for name in ("dash_mem", "dash_syn", "threshold")

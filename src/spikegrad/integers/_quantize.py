@@ -374,6 +374,7 @@ def _check_spikes(owner: str, cell: Any, target: IntegerCell) -> Callable:
 
 def _reset_of(cell: Any) -> str:
     """Return the name of the reset of a real cell in an integer cell."""
+    # Without a reset, delay_reset has no effect.
     is_late = cell.delay_reset and cell.reset != "none"
     return f"late_{cell.reset}" if is_late else cell.reset
 
@@ -411,6 +412,7 @@ def _with_operations(
                 )
             factors[name] = reading.factor
             nodes[name] = Join(reading.function, node.of)
+    # After all joins, because a delayed edge may read a join that comes later in a step.
     for name, layer in network.graph.layers.items():
         owner = f"quantize: layer {name!r} on {chip}"
         edges = network.graph.edges[name]
@@ -627,6 +629,8 @@ def _with_decays(target: IntegerCell, response: LinearResponse) -> IntegerCell:
     """Return the target with the decays of a real cell, rounded."""
 
     def rounded(leak: np.ndarray) -> np.ndarray:
+        # Loihi has no potential with a decay of 0, and no current with a decay of 1.
+        # These become its fastest and its slowest decay.
         return np.clip(np.rint(leak), 0, target.most_leak)
 
     decay = np.asarray(response.decay)
@@ -640,6 +644,7 @@ def _threshold_settings(
     cell: IntegerCell, threshold: np.ndarray | None, scales: Scale
 ) -> dict[str, Any]:
     if threshold is not None:
+        # FixedLIF and Xylo spike at their threshold, so with 0 they would spike at rest.
         threshold = np.maximum(np.rint(threshold * scales), 1)
     *_, name = cell.integer_names
     return {name: threshold, "unit": scales * cell.state_scale}
@@ -660,6 +665,7 @@ def _room(
         largest = np.maximum(largest, threshold)
     # The threshold of Loihi has no bits for a part of a weight.
     widest = cell.limits[1] // cell.state_scale
+    # The states of a silent readout are 0, and any scale fits them.
     with np.errstate(divide="ignore"):
         return np.broadcast_to(np.minimum(widest / largest, most), shape)
 
@@ -818,6 +824,7 @@ def _dequantized(layer: Layer) -> Layer:
 
 def _unit_of(layer: Layer) -> np.ndarray:
     """Return the integer of a state that stands for 1, one number or one for each channel."""
+    # Any weight, because all weights of a neuron have one scale.
     weight = next(iter(layer.weights.values()))
     (first,) = jax.tree.leaves(weight, is_leaf=_is_fixed)
     scale = np.float64(first.scale)
@@ -876,6 +883,7 @@ def _row(
     weights = jax.tree.leaves(after.weights, is_leaf=_is_fixed)
     integers = np.concatenate([w.integers.ravel() for w in weights])
     values = np.concatenate([np.ravel(w.value) for w in weights])
+    # Weight by weight, because the scales of a weight have its number of axes.
     errors = [w.integers / np.asarray(w.scale) - w.value for w in weights]
     error = np.linalg.norm(np.concatenate([np.ravel(x) for x in errors]))
     size = max(np.linalg.norm(values), 1e-300)  # a layer of zeros has no error

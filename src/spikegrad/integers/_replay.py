@@ -46,6 +46,7 @@ class IntegerEdge(NamedTuple):
     @property
     def neurons(self) -> Shape:
         """The shape of the neurons that it drives."""
+        # The operations have no rule for shapes without JAX, so a run on zeros shows it.
         zeros = np.zeros((1, *self.shape), np.int64)
         return self.run(zeros).shape[1:]
 
@@ -93,6 +94,7 @@ def integer_layers(owner: str, network: Network) -> list[IntegerLayer]:
 
 def is_readout(cell: object) -> bool:
     """Return True for an integer cell that never fires."""
+    # The cell of a join is None, which has no threshold and is no readout.
     return getattr(cell, "threshold", 1) is None
 
 
@@ -247,6 +249,7 @@ def whole_inputs(owner: str, inputs: Any, mask: Any = None) -> np.ndarray:
     """Return the inputs of valid steps as int64, or raise if float32 has not these integers."""
     array = np.asarray(inputs)
     if mask is not None:  # padding may be NaN
+        # (steps, batch, ...) becomes (valid steps of all examples, ...).
         array = array[np.asarray(mask, bool)]
     if (number := _first_refused(array)) is not None:
         raise ValueError(
@@ -336,6 +339,7 @@ def replay(network: Network, inputs: Any) -> tuple[dict[str, Any], Any]:
     }
     for step in range(len(first)):
         for layer in layers:
+            # Layers are in the order of a step, so an edge without a delay finds its outputs.
             name = layer.name
             # Outputs before the first step are zeros.
             reads = [
@@ -343,6 +347,7 @@ def replay(network: Network, inputs: Any) -> tuple[dict[str, Any], Any]:
                 for edge in layer.edges
                 if edge.lag <= step
             ]
+            # All edges may be delayed, and then the first steps have no current but the bias.
             current = np.broadcast_to(layer.bias, (batch, *layer.bias.shape))
             current = sum((edge.run(x) for edge, x in reads), current)
             where = f"replay: layer {name!r}, step {step}:"
@@ -352,6 +357,7 @@ def replay(network: Network, inputs: Any) -> tuple[dict[str, Any], Any]:
                 history[name].append(current)
                 continue
             u = layer.cell.integrate(states[name], current)
+            # With overflow="error" a potential may not fit, and the reset in fire could hide it.
             _check_state(where, u, *layer.cell.limits)
             states[name], out = layer.cell.fire(u)
             history[name].append(out)

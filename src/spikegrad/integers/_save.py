@@ -108,6 +108,7 @@ def save(network: Network, path: str | Path) -> None:
         "outputs": network.outputs,
         "layers": [_node_record(name, x) for name, x in network.layers.items()],
     }
+    # Python would write NaN and Infinity, which JSON does not have.
     data = json.dumps(record, allow_nan=False).encode()
     write_atomically(Path(path), lambda stream: stream.write(data))
 
@@ -215,6 +216,7 @@ def _operation_record(operation: Operation) -> Record:
 
 
 def _array_record(array: Any) -> Record:
+    # Integers that a user wrote by hand have no scale.
     if not isinstance(array, Fixed):
         return {"integers": np.asarray(array).astype(int).tolist()}
     numbers = {name: getattr(array, name) for name in _FIXED}
@@ -322,6 +324,7 @@ def _parsed(data: bytes) -> _Entry:
         value = json.loads(
             data, parse_constant=refuse_constant, object_pairs_hook=_without_repeats
         )
+    # Python raises a RecursionError for lists that are nested too deeply.
     except (ValueError, RecursionError) as error:
         raise ValueError(
             f"it must be JSON of spikegrad.integers.save: {error}"
@@ -351,6 +354,7 @@ def _network(entry: _Entry) -> Network:
             name.refuse("a name of its own")
         layers[name.value] = node
     outputs = None
+    # None stands for the last entry, the default of Network.
     if top["outputs"].value is not None:
         outputs = top["outputs"].names()
     network = Network(layers, top["inputs"].names(), outputs)
@@ -360,6 +364,7 @@ def _network(entry: _Entry) -> Network:
 
 def _node(entry: _Entry) -> tuple[_Entry, Layer | Join]:
     """Return the entry of a name, and a layer or a join."""
+    # A layer has its sources in its weights, so only a join has this field.
     if entry.has("of"):
         fields = entry.fields("name", "of", "function")
         node: Layer | Join = _join(fields)
@@ -416,6 +421,7 @@ def _cell(entry: _Entry) -> Any:
 def _cell_value(name: str, entry: _Entry) -> Any:
     """Return a number, a name or a flag, or the numbers of neurons or channels."""
     if isinstance(entry.value, list):
+        # (neurons,), or (channels, rows, columns) with lengths of 1.
         return entry.scale() if name == "unit" else entry.array(1, 3)
     if not isinstance(entry.value, str | int | float | None):
         entry.refuse("a number, a text or a list of integers")
