@@ -200,6 +200,7 @@ def train(
             # Also with --quiet, as the reason of the error.
             for line in watch.issues(error.state.trainable):
                 click.echo(line, err=True)
+            # At most the default, because a tenth of a very large rate may diverge again.
             lr = min(options.lr / 10, LEARNING_RATE)
             text = f"training diverged: {error}. Use a smaller learning rate, such as --lr {lr:g}"
             raise click.ClickException(text) from None
@@ -208,6 +209,7 @@ def train(
         run.save_parameters(params)
         run.save_record(results=results)
         try:
+            # ``stop`` asks all processes, so each of them must call it equally often.
             if record["baseline"] and not stop():
                 rectified = network.without_spikes()
                 _, results["ReLU"] = learn(rectified, rectified.init(key))
@@ -224,6 +226,7 @@ def train(
             shutil.rmtree(run.folder / trainer.CHECKPOINTS)
     if target:
         # The run is saved, so Ctrl-C may end the conversion immediately.
+        # Fewer epochs than before, because the integers start from trained weights.
         epochs = max(1, options.epochs // 3)
         quantizing.convert(run.folder, target, bits, epochs)
     return 0

@@ -65,6 +65,7 @@ def examine(
         some.network,
         some.inputs,
         loss,
+        # The rate of the first updates of a run. Its schedule falls from this rate.
         optimizer=optax.adam(lr),
         train=train,
         progress=tables.note if train else None,
@@ -73,6 +74,7 @@ def examine(
     )
     # The command standardizes real recordings and scales images of packages, so only the values of
     # a file can be changed.
+    # All sequences of a source have one dtype, so the first one decides.
     is_real = source.sequence(0).dtype.kind == "f"
     is_standardized = network.encoding == NO_ENCODING and is_real
     can_scale = source.name.endswith(".npz") and not is_standardized
@@ -108,6 +110,7 @@ def _at_the_command(move: Move, lr: float) -> Move:
     """Return a change with the text for a user of the command."""
     # train has an optimizer of its own, and an option for its learning rate only.
     if isinstance(move, ReplaceOptimizer):
+        # The value of this move is a learning rate. The value of ScaleRate is a factor of it.
         return PassRate(move.place, move.value / lr, move.value)
     if isinstance(move, ScaleRate):
         return PassRate(move.place, move.value, lr * move.value)
@@ -173,6 +176,7 @@ def command(run: Path, data: str | None, initial: bool, output: Path | None) -> 
     network = saved.network
     params = saved.params
     scored, labelled = sources.load_to_score(data, saved.options, saved.data)
+    # Without labels ``y`` is 0 for all examples, and the loss would pull the network to class 0.
     if not labelled:
         raise DataError(f"{scored.name} must have labels, because the loss needs them")
     if initial:

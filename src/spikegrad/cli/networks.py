@@ -129,6 +129,7 @@ class SpikingNetwork:
             # The current is constant, so one product serves all time steps.
             first, *others = params
             current = self.images(x) @ jnp.asarray(first.weight)
+            # Bound by Partial, the current is a leaf of the network, as weights are.
             weight = jax.tree_util.Partial(lambda current, _: current, current)
             params = (dataclasses.replace(first, weight=weight), *others)
             # (steps, n): the values are never read, but a network takes its number of steps from
@@ -141,6 +142,7 @@ class SpikingNetwork:
             parts=("output",),
             mask=mask,
             backward=self.mode,
+            # Another key than for the encoding, so both draw independent numbers.
             key=jax.random.fold_in(key, 1),
         )
         # The readout does not spike.
@@ -255,6 +257,7 @@ class SpikingNetwork:
 def sample(source: Sequences) -> Any:
     """Return up to ``SAMPLE`` examples, evenly from the first to the last."""
     count = len(source)
+    # Not the first ones, because examples are often sorted by class.
     places = np.linspace(0, count - 1, min(count, SAMPLE))
     return source.subset(places.astype(int))
 

@@ -62,6 +62,7 @@ def numbers(kind: type, example: str) -> Callable[[str], tuple]:
         # All that fails has one message: no number, a factor of 1, a range that does not end.
         with suppress(ValueError, ArithmeticError):
             values = tuple(kind(x) for item in text.split(",") for x in _range(item))
+            # NaN fails both comparisons.
             if values and all(0 < value < math.inf for value in values):
                 return values
         raise click.BadParameter(f"{text!r}: pass numbers above 0, such as {example}")
@@ -75,10 +76,12 @@ def _range(item: str) -> list[float]:
     first, *rest = map(float, parts)
     if not rest:
         return [first]
+    # Another number of parts is a ValueError, which the parser reports.
     last, factor = rest
     # Rounded, so the last value is included in spite of errors.
     exact_steps = math.log(last / first) / math.log(factor)
     steps = int(round(exact_steps, 9))
+    # With 12 digits, the second value of 0.1:0.9:x3 is 0.3 and not 0.30000000000000004.
     return [float(f"{first * factor**i:.12g}") for i in range(steps + 1)]
 
 
@@ -94,6 +97,7 @@ class Command(click.Command):
     """A command whose help has its options in sections."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        # A copy, because click removes the words that it parses from ``args``.
         words = [*args]
         ctx.allow_extra_args = True  # the message of click has no fix
         extra = super().parse_args(ctx, args)
@@ -153,6 +157,7 @@ def options_of_class(cls: type) -> list[click.Parameter]:
 class Options:
     """Everything that determines a run. Its record has the name ``file``."""
 
+    # Without an annotation it is no field, so it is no option either.
     file = "run.json"
 
     data: str = option(
@@ -232,6 +237,7 @@ class Options:
     )
     seed: int = option(
         "Seed of the split, the weights and the order.",
+        # Without its 64-bit mode JAX takes a seed modulo 2**32, so a larger one repeats weights.
         click.IntRange(0, 2**32 - 1),
         default=0,
     )
@@ -261,6 +267,7 @@ class Options:
             surrogate=get(self.surrogate),
             reset=self.reset,
             detach_reset=self.detach_reset,
+            # Without --taus the cell has its defaults. One more value than names is the readout's.
             **dict(zip(names, decays, strict=False)),
         )
         readout_decay = decays[-1] if len(decays) > len(names) else cell.decay

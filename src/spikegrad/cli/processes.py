@@ -65,6 +65,7 @@ def options(function: Callable[..., int]) -> Callable[..., int]:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
             # All processes have the same results.
             tables.OUT.quiet = jax.process_index() > 0
+            # Process 0 stays quiet with --quiet.
             tables.NOTES.quiet |= tables.OUT.quiet
             return function(**values)
 

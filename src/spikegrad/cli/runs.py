@@ -30,6 +30,7 @@ from . import sources, tables
 from .networks import Params, SpikingNetwork
 from .options import Options, options_of, refuse
 
+# A higher number for each change of the record, so older folders get a message of one line.
 FORMAT = 7
 PARAMETERS = "parameters.npz"
 FIGURE = "figure.png"
@@ -41,6 +42,7 @@ def describe(split: Split) -> Record:
     record = {name: getattr(split, name) for name in names}
     for name, part in (("training", split.train), ("test", split.test)):
         record |= {name: len(part), f"{name}_sha256": sources.sha256(part)}
+    # With lists instead of tuples it equals the record that a resumed run reads from JSON.
     return jsonable(record)
 
 
@@ -128,6 +130,7 @@ def begin(
         # A kill in the first epoch leaves a run that can be resumed.
         run.save_record()
         return run, split
+    # ``more`` has options of ``train`` that are in the record too, such as --baseline.
     recorded = {field.name for field in dataclasses.fields(kind)} | more.keys()
     refuse(
         context,
@@ -176,6 +179,7 @@ def claim(output: Path | None) -> Path:
     # Microseconds, because a loop in a shell starts several runs in a second.
     folder = output or Path(datetime.now().strftime("runs/%Y%m%d-%H%M%S-%f"))
     try:
+        # One call that tests and creates, so no other process can claim the folder in between.
         folder.mkdir(parents=True)
     except FileExistsError:
         raise DataError(f"{folder} exists. Choose a new output folder") from None

@@ -63,6 +63,7 @@ def form_of(source: str) -> Form:
     name, _, path = source.partition(":")
     for form in FORMS:
         takes_path = ":" in form.written
+        # "shd" without a path is unknown here, and the message proposes the form "shd:PATH".
         if form.name == name and takes_path == bool(path):
             return form
     if source.endswith((".csv", ".tsv")):
@@ -191,6 +192,7 @@ def load_to_score(
 
 def sha256(source: Sequences) -> str:
     """Return a hash of examples: dtype, shape, values, labels and masks."""
+    # Arrays of other dtypes or shapes may have equal bytes.
     form = source.sequence(0).dtype, source.steps, source.shape
     digest = hashlib.sha256(f"{form}".encode())
     for example in source:  # one by one, because they may be read from files
@@ -203,6 +205,7 @@ def _path(source: str) -> str:
     if source.endswith(".npz"):
         return source
     _, _, path = source.partition(":")
+    # Generated data has no path, and its reader ignores this one.
     return path or source
 
 

@@ -20,6 +20,7 @@ from rich.table import Table
 from .._files import Record, write_atomically
 
 if TYPE_CHECKING:
+    # Only for the type checker, because that module imports this one.
     from .tasks import Task
 
 # Brackets of shapes and surrogates are text, not markup.
@@ -112,6 +113,7 @@ def progress() -> Iterator[Callable[[str, int, int], None]]:
     is_bar = NOTES.is_terminal
     columns = "{task.description}", BarColumn(bar_width=16), TimeRemainingColumn()
     with Progress(*columns, console=NOTES, disable=not is_bar) as bar:
+        # Without a total the bar pulses, because the time of the compilation is unknown.
         task = bar.add_task("compiling", total=None)
 
         def show(line: str, completed: int, total: int) -> None:
@@ -143,6 +145,7 @@ def table(title: str, headings: Iterable[str], caption: str | None = None) -> Ta
     )
     for heading in headings:
         # The first column has names, the others numbers.
+        # Rich would cut a long word at an ellipsis. With "fold" it continues on the next line.
         justify = "right" if lines.columns else "left"
         lines.add_column(heading, justify=justify, overflow="fold")
     return lines
@@ -246,4 +249,5 @@ def sweep(
 
 def save_figure(figure: Figure, path: Path) -> None:
     """Write a figure atomically, in the format of its path."""
+    # A stream has no ending, so without the format Matplotlib would write a PNG.
     write_atomically(path, partial(figure.savefig, dpi=150, format=path.suffix[1:]))

@@ -75,6 +75,7 @@ class Classes:
 
     def arrays(self, predictions: np.ndarray) -> Record:
         """Return the arrays of a file of predictions, the examples first."""
+        # The dtype of the labels of a data set.
         classes = predictions.argmax(1).astype(np.int32)
         return {"y_pred": classes, "logits": predictions}
 
@@ -107,6 +108,7 @@ class Values:
         y = split.train.y
         # A network that ignores its inputs predicts the mean of the targets.
         mean = np.broadcast_to(y.mean((0, 1)), y.shape)
+        # sMAPE is in percent, and a metric is a fraction.
         guess = float(smape(mean, y)) / 100
         if metric < LEARNED * guess:
             return ""
