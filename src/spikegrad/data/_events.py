@@ -110,6 +110,7 @@ class Binning:
         """Return the number of time steps of a recording."""
         if self.steps is not None:
             return self.steps
+        # A recording without events has one step.
         last = _floor(np.max(events.times, initial=0.0) / self.step_us)
         return int(last) + 1
 
@@ -158,6 +159,7 @@ class Binning:
         inside = (step >= 0) & (step < steps)
         units = units[inside]
         if self.pool > 1:
+            # (axes, events), so pools of shape (axes, 1) divide all events at once.
             axes = np.array(np.unravel_index(units, tuple(shape)))
             pooled = axes // self._pools(shape)[:, None]
             units = np.ravel_multi_index(pooled, channels)
@@ -286,6 +288,7 @@ class Recordings(Labelled):
         """
         augmented = copy.copy(self)
         seeds = np.atleast_1d(seed).tolist()
+        # A partial can be pickled for worker processes, unlike a closure.
         augmented._read = functools.partial(
             _changed, self._read, function, self.shape, seeds
         )

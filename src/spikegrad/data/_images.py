@@ -82,6 +82,7 @@ def load(source: str | os.PathLike, seed: int = 0) -> Split:
     first, second, test_from = _split(name, seed)
     # By the range of the training set, as the scale is a part of the model.
     x, _ = first
+    # As floats of Python, because the difference of two numbers in int8 may overflow.
     low = float(x.min())
     high = float(x.max())
     if low == high:
@@ -135,6 +136,7 @@ def _images(
         scaled = np.subtract(x, low, dtype=np.float64)
         scaled /= high - low
         x = scaled.astype(np.float32)
+    # (n, 1, ...): one time step for each image.
     return Sequences(name, x[:, None], y, class_names=class_names)
 
 

@@ -70,6 +70,8 @@ def read_npz(path: str | os.PathLike, *, label: int | None = None) -> Sequences:
     name = str(path)
     # One label for all, for a file that is only scored.
     y = arrays["y"] if "y" in arrays else np.full(x.shape[:1], label)
+    # The steps of the array and not of its longest sequence, so files of one shape are alike.
+    # An array with too few axes gets the message of ``Sequences``.
     steps = x.shape[1] if x.ndim > 1 else None
     sequences = Sequences(name, x, y, lengths=arrays.get("lengths"), steps=steps)
     # One by one, because values after the end of a sequence may be NaN.

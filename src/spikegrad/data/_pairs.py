@@ -85,6 +85,7 @@ def read_pairs(
     # An axis of size 1 has no information. Tonic's polarity of SHD is 1, not 0.
     fields = {field: count for field, count in fields.items() if count > 1}
     read = functools.partial(_events_of, source, name, fields)
+    # A sensor with a single unit keeps one axis.
     shape = tuple(fields.values()) or (1,)
     return Recordings(name, shape, y, read, class_names=class_names)
 
@@ -111,5 +112,6 @@ def _events_of(source: Any, name: str, fields: dict[str, int], number: int) -> E
                 f"{name}: recording {number} must have {field} from 0 to {count - 1}, got "
                 f"{axis.min()} to {axis.max()}; check sensor_size"
             )
+        # The index in C order: each later field changes faster.
         units = units * count + axis
     return Events(times, units)

@@ -17,6 +17,7 @@ MOST_TERMS = 1000
 def _spectrum(name: str, alpha: float) -> tuple[np.ndarray, np.ndarray]:
     """Return frequency and amplitude of each term."""
     # Later terms have an amplitude k^-alpha below the precision.
+    # An exponent above 1 would give more than MOST_TERMS, and overflow for a small alpha.
     needed = math.ceil(PRECISION ** -min(1 / alpha, 1))
     k = np.arange(min(needed, MOST_TERMS), dtype=np.float64)
     amplitude = (k + 1) ** -alpha

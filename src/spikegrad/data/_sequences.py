@@ -260,6 +260,7 @@ class Sequences(Labelled):
             lengths = [len(array) for array in x]
         self.lengths = as_array(self.name, "lengths", lengths, "ui", self.y.shape[:1])
         self.steps = int(self.lengths.max()) if steps is None else steps
+        # ``steps`` may exceed the array, because padding fills the rest. A length may not.
         most = min(self.steps, x.shape[1]) if is_array else self.steps
         is_outside = (self.lengths < 1) | (self.lengths > most)
         for number in np.flatnonzero(is_outside):
@@ -642,4 +643,5 @@ def standardized(source: Sequences, mean: np.ndarray, std: np.ndarray) -> Sequen
 
 
 def _scaled(x: np.ndarray, mean: np.ndarray, std: np.ndarray) -> np.ndarray:
+    # In the float64 of the moments, so values are rounded once.
     return ((x - mean) / std).astype(np.float32)

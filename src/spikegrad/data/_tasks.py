@@ -101,6 +101,7 @@ def _yin_yang_class(x: float, y: float) -> int:
     left = math.hypot(x - 0.5 * _RADIUS, y - _RADIUS)
     if right < _DOT or left < _DOT:
         return 2
+    # The cases of the published program. Here the first one holds only on the edge of a dot.
     is_yin = (
         right <= _DOT
         or _DOT < left <= _RADIUS / 2
@@ -258,10 +259,12 @@ def cue_accumulation(
     for cue in range(cues):
         start = cue * (_GAP + _CUE) + _GAP
         end = start + _CUE
+        # (samples, steps of the cue): each example has the group of its own side.
         probability[examples, start:end, sides[:, cue]] = rate
     # Groups 0 and 1 are the sides, 2 the recall, 3 the noise.
     probability[:, -_RECALL:, 2] = rate
     probability[:, :, 3] = rate / 4
+    # In float32, because 500 examples of the default size need 180 MB already.
     draws = rng.random((samples, steps, 4, units), np.float32)
     spikes = draws < probability[..., None]
     is_right = 2 * sides.sum(1) > cues  # the side of more cues
@@ -297,6 +300,7 @@ def _bits(path: str, steps: int, seed: int) -> tuple[Sequences, Sequences]:
 
 
 def _cues(path: str, steps: int, seed: int) -> tuple[Sequences, Sequences]:
+    # The task defines its number of steps, so ``steps`` has no effect.
     train = cue_accumulation(seed=2 * seed)
     test = cue_accumulation(200, seed=2 * seed + 1)
     return train, test

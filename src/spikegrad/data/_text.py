@@ -58,6 +58,7 @@ def read_ts(path: str | os.PathLike, *, steps: int | None = None) -> Sequences:
     ([[3.0, 0.0], [2.0, 1.0]], ('up', 'down'))
     """
     header, rows = _header_and_rows(lines_of(Path(path)))
+    # The first word is true or false, and the names of the classes follow.
     _, *names = header.get("classlabel", ["false"])
     if not names:
         raise DataError(
@@ -72,6 +73,7 @@ def read_ts(path: str | os.PathLike, *, steps: int | None = None) -> Sequences:
             # A missing value is a question mark, which is no number.
             *channels, label = line.split(":")
             values = [np.array(channel.split(","), np.float64) for channel in channels]
+            # (steps, channels). Channels of different lengths raise an error here.
             sequence = np.stack(values, 1).astype(np.float32)
             x.append(sequence)
             y.append(names.index(label.strip()))
