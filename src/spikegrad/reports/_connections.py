@@ -52,6 +52,7 @@ def check_linear(function: Callable, *inputs: jax.ShapeDtypeStruct) -> None:
 
     with in_double_precision():
         arrays = (jax.ShapeDtypeStruct(x.shape, jnp.float64) for x in inputs)
+        # The rules raise while they are traced, so no number is computed.
         jax.eval_shape(raise_if_nonlinear, *arrays)
 
 
@@ -168,6 +169,7 @@ def _same(equation: Equation, operands: list, signals: list[_Signal]) -> list[_S
 
 def _sum(equation: Equation, operands: list, signals: list[_Signal]) -> list[_Signal]:
     """Sums and differences. Counts add up in both."""
+    # Constants among the operands are biases, which have no path from the input.
     total = sum(signal.value for signal in signals)
     # ``sub`` too: a count of paths has no sign.
     total = jnp.broadcast_to(total, equation.outvars[0].aval.shape)
@@ -182,6 +184,7 @@ def _scaled(
     (signal,) = signals
     factor = operands[1] if operands[0] is signal else operands[0]
     # A scale of each value adds no product, because it can be folded into the kernel.
+    # The factor is its pattern too, so a mask of zeros removes paths from the effective number.
     return [_Signal(signal.value * factor, signal.products)]
 
 
@@ -192,6 +195,7 @@ def _product(
     (signal,) = signals
     # The kernel is a pattern of ones and zeros, so the product counts paths.
     values = [x.value if x is signal else x for x in operands]
+    # The equation may add in float32, in which numbers of paths above 2**24 are rounded.
     outputs = bind(equation, values, preferred_element_type=np.dtype(np.float64))
     return [_Signal(out, signal.products + 1) for out in outputs]
 

@@ -112,7 +112,7 @@ class CostReport(NamedTuple):
     @property
     def layers(self) -> dict[Name, Cost]:
         """The sum of the counts of the rows of each layer, by its name."""
-        # The rows of a layer follow each other.
+        # groupby joins neighbors only. The rows of a layer follow each other.
         by_layer = itertools.groupby(self.rows, operator.attrgetter("layer"))
         return {name: _sum(row.cost for row in rows) for name, rows in by_layer}
 
@@ -188,6 +188,7 @@ class CostReport(NamedTuple):
 
 def _sum(costs: Iterable[Cost | None]) -> Cost:
     return jax.tree.map(
+        # ``Cost()`` has zeros, so the sum of no costs is defined too.
         lambda *counts: sum(counts),
         Cost(),
         *(cost for cost in costs if cost is not None),
@@ -373,9 +374,11 @@ def _counts(edge: Edge, x: jax.Array, mask: jax.Array | None) -> jax.Array:
 
 def _kinds(x: jax.Array, mask: jax.Array | None) -> jax.Array:
     """Count spikes, graded and real values over the steps, ``(3, batch, ...)``."""
+    # jnp.round does not accept booleans, such as spikes of a data set.
     if not is_inexact(x):
         x = x.astype(jnp.int32)
     is_spike = abs(x) == 1
+    # Infinity equals its rounded value, but counts as a real number.
     is_integer = (jnp.round(x) == x) & jnp.isfinite(x)
     is_graded = is_integer & ~is_spike & (x != 0)
     kinds = jnp.stack([is_spike, is_graded, ~is_integer])

@@ -129,6 +129,7 @@ def neurobench(
     """
     graph = network.graph
     x = named_inputs(network.inputs, inputs)
+    # ``x`` is a dict also for one input, so the network must read its inputs by name.
     network = dataclasses.replace(network, inputs=graph.inputs)
     # Not only those of weights, because a user who cites the footprint means all of the network.
     if hidden := hidden_arrays(network, x, key=key):
@@ -167,7 +168,8 @@ def neurobench(
 def _share_of_zeros(arrays: Sequence[Any]) -> float:
     zeros = sum(int((array == 0).sum()) for array in arrays)
     size = sum(array.size for array in arrays)
-    return zeros / max(1, size)  # 0 without any array
+    # A network of readouts has no outputs that fire.
+    return zeros / max(1, size)
 
 
 class _Counts(NamedTuple):
@@ -231,11 +233,12 @@ def _changed_potentials(
     names = [name for name, layer in layers.items() if _fires(layer)]
 
     def potentials(states: PyTree) -> list[jax.Array]:
-        # The first array of a state is the potential.
+        # A layer has a pair, its state and its outputs. A state starts with the potential.
         return [jax.tree.leaves(states[name][0])[0] for name in names]
 
     def step(states: PyTree, now: PyTree) -> tuple[PyTree, Any]:
         number, values = now
+        # The key of this step in ``observe``, so both runs have the same spikes.
         drawn = None if key is None else jax.random.fold_in(key, number)
         after, _ = network.step(states, values, key=drawn)
         pairs = zip(potentials(states), potentials(after), strict=True)
@@ -248,5 +251,6 @@ def _changed_potentials(
     _, changed = jax.lax.scan(step, rest, (jnp.arange(steps), x))
     # As the harness does, the first step counts all potentials.
     first = sum(potential.size for potential in potentials(rest))
+    # The number of a step fits into int32, and their sum may not.
     later = np.asarray(changed[1:]).sum(dtype=np.int64)
     return first + int(later)

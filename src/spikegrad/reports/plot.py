@@ -508,6 +508,7 @@ def graph(network: Network, *, figsize: tuple[float, float] | None = None) -> Fi
     # The nodes are in the order of a step, so the columns of all sources are known.
     columns = dict.fromkeys(wires.inputs, 0)
     for name, edges in wires.edges.items():
+        # A delayed edge may lead back to an earlier node, so it does not set the column.
         before = [columns[edge.source] for edge in edges if 0 in edge.lags]
         columns[name] = 1 + max(before, default=0)
     rows: dict[int, list[str]] = {}
@@ -566,6 +567,7 @@ def _connect(axes: Axes, start: Text, end: Text, lags: list[int]) -> None:
     # A line to the next column is straight. Other lines bend around the nodes in between, and lines
     # to the left pass below them.
     height = 0.0 if is_to_next and is_now else 0.3 + 0.08 * length
+    # The middle of an arc3 curve is rad * length / 2 from the straight line.
     rad = -2 * height / length
     arrow = {
         "arrowstyle": "-|>",
