@@ -250,6 +250,7 @@ def _threshold(
     largest = float(values.max())
     share = 100 if percentile is None else percentile
     activation = float(np.percentile(values, share))
+    # NaN activations fail both comparisons.
     if not 0 < activation < np.inf:
         raise ValueError(
             f"{owner} must have finite activations above 0 at percentile {share}. Pass other "

@@ -338,6 +338,7 @@ class _Reader:
         # A layer that only reads itself has these weights as its input weights.
         recurrent = None
         if name in weights and len(weights) > 1:
+            # A recurrent weight without ``Delayed`` has a delay of one step.
             recurrent = _combined(weights.pop(name), plain=1)
         combined = {source: _combined(lags) for source, lags in weights.items()}
         # One source keeps its plain form.

@@ -274,6 +274,7 @@ class _Writer(_Nodes):
                 # The array in the function has its channels last, and ``places`` says where each
                 # number is in NIR's array.
                 places = np.moveaxis(places, 0, -1)
+            # Functions are traced for one example, with an axis of length 1 in front.
             self.signals[name] = Signal(shape, places[None], jnp.result_type(float))
 
         # The trace of a function may take a second.

@@ -45,6 +45,7 @@ class CheckResult(NamedTuple):
     at: str = ""
     note: str = ""
 
+    # The field ``property`` hides the decorator of this name in the class.
     @builtins.property
     def passed(self) -> bool:
         """True if the property holds."""
@@ -129,6 +130,7 @@ def report_of(
         )
     results = []
     # Rounding in float32 would hide mistakes.
+    # A user may have turned rank promotion into an error, and the checks need it.
     with in_double_precision(), jax.numpy_rank_promotion("allow"):
         for text, law in laws():
             result = _result(law)
@@ -148,6 +150,7 @@ def _result(law: Callable[[], CheckResult]) -> CheckResult:
         return CheckResult("", None, note=str(reason))
     except Exception as error:  # a user's method may raise any error
         message = f"{type(error).__name__}: {error}"
+        # Messages of JAX have many lines, and a report has one for each property.
         return broken(message.partition("\n")[0])
 
 
@@ -172,6 +175,7 @@ def compare(
     """
     worst = CheckResult("", 0.0, limit, note=note)
     expected, structure = jax.tree.flatten(expected)
+    # It raises for another structure, which the report shows as a broken property.
     pairs = zip(structure.flatten_up_to(got), expected, strict=True)
     for a, b in pairs:
         a = _real(a)
@@ -183,6 +187,7 @@ def compare(
             is_equal = (a == b) | are_nan
             difference = np.abs(a - b) / unit
             errors = np.where(is_equal, 0, difference)
+        # No comparison with NaN is true, so a NaN error would not be found below.
         errors = np.where(np.isnan(errors), np.inf, errors)
         if errors.size and errors.max() > worst.error:
             index = np.unravel_index(np.argmax(errors), errors.shape)

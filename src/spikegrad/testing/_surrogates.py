@@ -179,6 +179,7 @@ class _Curves:
         s = self.surrogate
 
         def changed(values: jax.Array) -> jax.Array:
+            # A parameter of 0 changes too.
             return values + 0.01 * jnp.maximum(jnp.abs(values), 1e-3)
 
         # A slope that ignores one of the parameters is wrong by about 1% with other values.
