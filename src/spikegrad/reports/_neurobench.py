@@ -168,7 +168,7 @@ def neurobench(
 def _share_of_zeros(arrays: Sequence[Any]) -> float:
     zeros = sum(int((array == 0).sum()) for array in arrays)
     size = sum(array.size for array in arrays)
-    # A network of readouts has no outputs that fire.
+    # 0 without any array: a network of readouts has no outputs that fire.
     return zeros / max(1, size)
 
 

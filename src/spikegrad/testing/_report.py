@@ -175,7 +175,7 @@ def compare(
     """
     worst = CheckResult("", 0.0, limit, note=note)
     expected, structure = jax.tree.flatten(expected)
-    # It raises for another structure, which the report shows as a broken property.
+    # flatten_up_to raises for another structure, which the report shows as a broken property.
     pairs = zip(structure.flatten_up_to(got), expected, strict=True)
     for a, b in pairs:
         a = _real(a)
