@@ -78,8 +78,8 @@ class _Chosen(NamedTuple):
     """The one of the size with the smallest loss near its best outputs."""
     losses: jax.Array
     """The loss near the best outputs for each of ``SIZES``, ``(sizes,)``."""
-    index: jax.Array
-    """The index of the chosen size."""
+    number: jax.Array
+    """The number of this size in ``SIZES``."""
 
 
 def attainable_loss(problem: Problem, report: NetworkReport) -> Attainable:
@@ -127,16 +127,16 @@ def attainable_loss(problem: Problem, report: NetworkReport) -> Attainable:
 
         ways = jax.lax.map(way_of, jnp.asarray(SIZES, jnp.float32))
         losses = jnp.where(jnp.isfinite(ways.near), ways.near, jnp.inf)
-        index = jnp.argmin(losses)
-        way = jax.tree.map(lambda leaf: leaf[index], ways)
-        return _Chosen(way, losses, index)
+        number = jnp.argmin(losses)
+        way = jax.tree.map(lambda leaf: leaf[number], ways)
+        return _Chosen(way, losses, number)
 
     outputs = arranged(named)
     run = moved.lower(outputs).compile(compiler_options=FAST_COMPILATION)
     found: _Chosen = jax.device_get(run(outputs))
     constant, half = float(found.way.constant), float(found.way.half)
     losses = found.losses.astype(np.float64)
-    attained = float(losses[found.index])
+    attained = float(losses[found.number])
     fall_to_half, fall_to_best = constant - half, constant - attained
     if LITTLE * abs(constant) < fall_to_half < HALF * fall_to_best:
         attained = half
@@ -144,7 +144,7 @@ def attainable_loss(problem: Problem, report: NetworkReport) -> Attainable:
     # Equal falls are those of a logarithm.
     fall, last_fall = losses[-3:-1] - losses[-2:]
     little = LITTLE * abs(constant - losses[-1])
-    is_lowest_before = found.index < len(SIZES) - 1
+    is_lowest_before = found.number < len(SIZES) - 1
     is_bounded = is_lowest_before or last_fall <= max(FALLING * fall, little)
     return Attainable(constant, attained, found.way.best, bool(is_bounded))
 
