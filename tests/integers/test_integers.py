@@ -624,6 +624,14 @@ def test_networks_and_parameters_that_are_refused(message):
     assert_raises(REFUSED[message], message)
 
 
+def test_a_refractory_period_may_be_longer_than_a_state_is_wide():
+    cell = FixedLIF(4096, 3, bits=4, refractory=20)
+    network = Network([Layer(fixed(jnp.ones((1, 1)), scale=1.0), cell)])
+    spikes = replay(network, np.ones((30, 1, 1), int))[1]
+    # The potential counts 3 inputs, rests for 20 steps, and counts again.
+    assert np.flatnonzero(spikes).tolist() == [2, 25]
+
+
 def test_replay_raises_where_a_state_leaves_its_width():
     cell = FixedLIF(256, 100, fraction=8, bits=8, overflow="error", reset="none")
     network = Network({"hidden": Layer(fixed(jnp.full((2, 1), 30.0), scale=1.0), cell)})

@@ -170,6 +170,10 @@ class IntegerCell(Cell, pure=True):
         """Return the range and the step of the integers of a weight with this number of bits."""
         return signed(bits, 2 ** max(0, self.weight_span - bits))
 
+    def parts_of(self, state: State) -> dict[str, Number]:
+        """Return the arrays of a state by their names."""
+        return dict(zip(self.state_names, jax.tree.leaves(state), strict=True))
+
     def fire(self, u: State, key: Any = None) -> tuple[State, Number]:
         # A state is the potential, or a tuple that starts with it.
         v, *others = jax.tree.leaves(u)
@@ -403,10 +407,6 @@ class FixedLIF(IntegerCell, pure=True):
         *others, _ = state
         count_type = np.min_scalar_type(self.refractory)
         return *others, jnp.zeros(shape, count_type)
-
-    def parts_of(self, state: State) -> dict[str, Number]:
-        """Return the arrays of a state by their names."""
-        return dict(zip(self.state_names, jax.tree.leaves(state), strict=True))
 
     def integrate(self, v: State, current: Number) -> State:
         parts = self.parts_of(v)

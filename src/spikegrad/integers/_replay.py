@@ -358,7 +358,7 @@ def replay(network: Network, inputs: Any) -> tuple[dict[str, Any], Any]:
                 continue
             u = layer.cell.integrate(states[name], current)
             # With overflow="error" a potential may not fit, and the reset in fire could hide it.
-            _check_state(where, u, *layer.cell.limits)
+            _check_state(where, layer.cell, u)
             states[name], out = layer.cell.fire(u)
             history[name].append(out)
     outputs = network.graph.outputs
@@ -422,8 +422,12 @@ def _check_sums(where: str, reads: Iterable[Read], bias: np.ndarray) -> None:
         )
 
 
-def _check_state(where: str, state: Any, low: int, high: int) -> None:
-    values = np.asarray(state)  # of two arrays too
+def _check_state(where: str, cell: IntegerCell, state: Any) -> None:
+    low, high = cell.limits
+    parts = cell.parts_of(state)
+    # The counter of a refractory period has a type of its own, whatever the bits of the cell.
+    parts.pop("steps left", None)
+    values = np.stack([*parts.values()])
     outside = values[(values < low) | (values > high)]
     if outside.size:
         raise OverflowError(
