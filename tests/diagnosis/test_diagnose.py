@@ -422,6 +422,7 @@ KERNELS = Network(
     [
         (stack(cell=NUMBERS, threshold=30.0), "silent", "1"),
         (stack(first=FIRST - 2), "silent", "0"),
+        (stack(second=jnp.zeros((HIDDEN, HIDDEN))), "silent", "1"),
         (stack(surrogate=PiecewiseQuadratic(300.0)), "out of reach", "1"),
         (stack(surrogate=shifted(Sigmoid(4.0), 30.0)), "out of reach", "1"),
         # A bias in a function, as a leaf or hidden, which its matrix hides from other moves.
@@ -976,6 +977,8 @@ LOSSES = {
     ),
     "negative": (lambda out: ((out.mean(0) - CLASS) ** 2).mean() - 2, -2.0, False),
     "cosine": (lambda out: -cosine(out).mean(), -1.0, False),
+    # Its gradient is 0 while the outputs of all examples are equal.
+    "between examples": (lambda out: -jnp.tanh(out.mean(0).var(0).sum()), -1.0, False),
     "mean squares": (lambda out: ((out.mean(0) - CLASS) ** 2).mean(), 0.0, False),
 }
 

@@ -116,7 +116,11 @@ def attainable_loss(problem: Problem, report: NetworkReport) -> Attainable:
 
         def way_of(size: jax.Array) -> _Moved:
             """Return the best outputs that steps of this size reach, and the losses on the way."""
-            best, _ = jax.lax.fori_loop(0, STEPS, step, (start, size))
+            # Of the size of the last step. A loss that compares examples may have no gradient
+            # while all of them have equal outputs.
+            noise = functools.partial(_with_noise, size=size / STEPS)
+            apart = jax.tree.map(noise, start)
+            best, _ = jax.lax.fori_loop(0, STEPS, step, (apart, size))
             # From constant outputs that are as good as the start or better. A part of the way to a
             # mean far from the start would count what constant outputs can do.
             mean_loss, mean = constant_loss(loss, best)
@@ -147,6 +151,11 @@ def attainable_loss(problem: Problem, report: NetworkReport) -> Attainable:
     is_lowest_before = found.number < len(SIZES) - 1
     is_bounded = is_lowest_before or last_fall <= max(FALLING * fall, little)
     return Attainable(constant, attained, found.way.best, bool(is_bounded))
+
+
+def _with_noise(output: jax.Array, size: jax.Array) -> jax.Array:
+    noise = size * jax.random.normal(jax.random.key(0), output.shape)
+    return output + noise.astype(output.dtype)
 
 
 def _range_of(layer: LayerReport | None, output: np.ndarray) -> tuple[float, float]:

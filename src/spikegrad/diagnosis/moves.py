@@ -206,6 +206,30 @@ class Center(Move):
         return f"{self.part}=jax.tree.map(lambda w: w - {mean}, layer.{self.part})"
 
 
+class DrawWeights(Move):
+    """Draw the matrices of weights that are all 0, with this standard deviation, the value."""
+
+    def change(self, layer: Layer) -> Layer:
+        def drawn(w: jax.Array) -> jax.Array:
+            if not (is_real_array(w) and w.ndim > 1):
+                return w
+            normal = jax.random.normal(jax.random.key(0), w.shape)
+            return w + (self.value * normal).astype(w.dtype)
+
+        weight = jax.tree.map(drawn, layer.weight)
+        return dataclasses.replace(layer, weight=weight)
+
+    @property
+    def text(self) -> str:
+        return f"draw its weights, with a standard deviation of {number(self.value)}"
+
+    @property
+    def argument(self) -> str:
+        normal = "jax.random.normal(jax.random.key(0), w.shape)"
+        drawn = f"lambda w: (w.ndim > 1) * {number(self.value)} * {normal} + w"
+        return f"weight=jax.tree.map({drawn}, layer.weight)"
+
+
 @dataclasses.dataclass(frozen=True)
 class AddBias(Move):
     """Add the value to the bias, against the current of a function for inputs of zero.
@@ -546,6 +570,9 @@ def neutral_moves(network: Network, inputs: Mapping[str, jax.Array]) -> Iterator
             name, (np.zeros(shape, np.float32), np.ones(shape, np.float32))
         )
     for name, layer in network.graph.layers.items():
+        # Before the scale of these weights, which would have nothing to scale.
+        if has_zeros_alone(layer.weight):
+            yield DrawWeights(name, 0.0)
         for part in PARTS:
             weight = getattr(layer, part)
             # A function with its arrays in a closure can only be scaled as a whole.
@@ -634,6 +661,15 @@ def is_function(weight: object) -> bool:
 def has_arrays(weight: PyTree) -> bool:
     """Return True for a weight with arrays to scale. A function may hide them in its closure."""
     return any(map(is_real_array, jax.tree.leaves(weight)))
+
+
+def has_zeros_alone(weight: PyTree) -> bool:
+    """Return True for a weight with matrices that are all 0, as before they are drawn."""
+    leaves = jax.tree.leaves(weight, is_leaf=is_kernel)
+    matrices = [a for a in leaves if is_real_array(a) and a.ndim > 1]
+    # In NumPy, because JAX would compile each operation.
+    are_zero = not any(np.asarray(a).any() for a in matrices)
+    return bool(matrices) and are_zero and not any(map(is_kernel, leaves))
 
 
 def map_weights(change: Callable[[Any], Any], weight: PyTree) -> PyTree:

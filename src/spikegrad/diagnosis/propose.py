@@ -28,6 +28,7 @@ from .moves import (
     AddBias,
     CellMove,
     Center,
+    DrawWeights,
     FitSlope,
     Move,
     Moves,
@@ -160,8 +161,8 @@ def propose(
     ]
     for name, node in network.problem.network.graph.nodes.items():
         if name not in hopeless:
-            blocked = tuple(_blocked(network, proposal.report, name, node))
-            proposal = proposal._replace(issues=proposal.issues + blocked)
+            blocked = tuple(_blocked(network, proposal, name, node))
+            proposal = _extended(network, proposal, blocked)
             if isinstance(node, Layer):
                 proposal = _brought_in_reach(network, proposal, name, node)
                 proposal = _mended(network, proposal, name, node)
@@ -447,9 +448,10 @@ def state_of(layer: LayerReport) -> tuple[str, str]:
 
 
 def _blocked(
-    network: Observed, report: NetworkReport, name: str, node: Layer | Join
+    network: Observed, proposal: Proposal, name: str, node: Layer | Join
 ) -> Iterator[Issue]:
     """Yield a node that passes nothing on, although its sources do."""
+    report = proposal.report
     outputs = {**report.outputs, **network.problem.inputs}
     edges = network.problem.network.graph.edges[name]
     below = {edge.source for edge in edges} - {name}
@@ -457,12 +459,25 @@ def _blocked(
         return
     if not isinstance(node, Join):
         if report.layers[name].drive == 0:
-            yield Issue("silent", name, "its currents are 0, as its weights are")
+            fixes = _drawn(network, proposal, name)
+            yield Issue("silent", name, "its currents are 0, as its weights are", fixes)
     elif not outputs[name].any():
         evidence = "the outputs of this join are 0, and those of its sources are not"
         yield Issue("silent", name, evidence)
     elif not report.joins[name]:
         yield Issue("vanishes", name, "the derivative of this join is 0")
+
+
+def _drawn(network: Observed, proposal: Proposal, name: str) -> tuple[DrawWeights, ...]:
+    """Return the move that draws weights of 0, if there are such, at the scale of the threshold."""
+    draw = DrawWeights(name, 1.0)
+    if draw.slot not in network.slots:
+        return ()
+    drive = network.measure(proposal.moves | by_slot([draw])).layers[name].drive
+    # The potential without spikes is linear in the weights. Nonlinear cells may have no such
+    # measure, or one of NaN.
+    is_known = drive and math.isfinite(drive)
+    return (dataclasses.replace(draw, value=rounded(1 / drive if is_known else 1.0)),)
 
 
 def _brought_in_reach(

@@ -210,7 +210,8 @@ class Study:
         # left may be noise, which larger rates learn by heart.
         enough = min(LEARNS, FASTER * initial.learned)
         least = enough if self.learns_in_part else initial.learned - LITTLE
-        adds = outcome.score >= initial.score + MUCH and not outcome.is_by_heart
+        # Less than this of other examples is learned by heart.
+        adds = outcome.score >= initial.score + MUCH and outcome.learned >= MUCH
         return adds and outcome.learned >= least
 
     def learns(self, moves: Moves) -> bool:
