@@ -476,8 +476,8 @@ def _drawn(network: Observed, proposal: Proposal, name: str) -> tuple[DrawWeight
     drive = network.measure(proposal.moves | by_slot([draw])).layers[name].drive
     # The potential without spikes is linear in the weights. Nonlinear cells may have no such
     # measure, or one of NaN.
-    is_known = drive and math.isfinite(drive)
-    return (dataclasses.replace(draw, value=rounded(1 / drive if is_known else 1.0)),)
+    deviation = 1 / drive if drive and math.isfinite(drive) else 1.0
+    return (dataclasses.replace(draw, value=rounded(deviation)),)
 
 
 def _brought_in_reach(
