@@ -1005,16 +1005,40 @@ def test_attainable_loss_is_that_of_the_best_outputs():
 
 
 @pytest.mark.slow
+def test_outputs_that_saturate_the_loss_hide_no_better_ones():
+    # Class 0 for all examples is better than no class, and the softmax has no gradient there.
+    weight = jnp.full((UNITS, 2), 1e4) * jnp.array([1, -1])
+
+    def reward(out):
+        return -(jax.nn.softmax(out.mean(0)) * (CLASS + jnp.array([0.2, 0]))).sum(-1).mean()
+
+    network = Network([Layer(weight, READOUT.cell)])
+    problem = trial.Problem(network, {"input": jnp.asarray(INPUTS)}, reward, None, None, None)
+    attainable = attainable_loss(problem, measures.measuring(problem, {})({}))
+    assert attainable.has_room
+    assert attainable.floor == pytest.approx(-1.1, abs=0.02)
+
+
+@pytest.mark.slow
 def test_half_of_the_way_counts_for_the_logarithm_of_an_error():
     def loss(out):
         return jnp.log(((out.mean(0) - CLASS) ** 2).mean() + 1e-3)
 
     network = Network([Layer(FIRST[:, :2], READOUT.cell)])
     problem = trial.Problem(network, {"input": jnp.asarray(INPUTS)}, loss, None, None, None)
-    attainable = attainable_loss(problem, measures.measuring(problem, {})({}))
+    report = measures.measuring(problem, {})({})
+    attainable = attainable_loss(problem, report)
     # Half of the errors is a quarter of their squares.
     squares = np.exp(attainable.constant) - 1e-3
     assert attainable.floor == pytest.approx(np.log(squares / 4 + 1e-3), rel=1e-3)
+
+    # A floor near 0 is none of 0, because perfect outputs are far below it.
+    def near_zero(out):
+        return loss(out) - attainable.floor + 0.01
+
+    assert attainable_loss(problem._replace(loss=near_zero), report).floor == pytest.approx(
+        0.01, abs=1e-4
+    )
 
 
 @pytest.mark.every

@@ -41,6 +41,8 @@ class Attainable(NamedTuple):
     """The loss of constant outputs, those of the network or the means of the best outputs."""
     loss: float
     """The loss of outputs near the best ones."""
+    near: float
+    """The same, also for the logarithm of an error, of which ``loss`` is that of half the way."""
     outputs: PyTree
     """The best outputs, in the structure that the loss takes, each ``(steps, examples, ...)``."""
     is_bounded: bool
@@ -54,7 +56,8 @@ class Attainable(NamedTuple):
     @property
     def floor(self) -> float:
         """The loss of perfect outputs: 0 unless the loss stays above it, or goes below."""
-        is_zero = abs(self.loss) <= LITTLE * abs(self.constant)
+        # Half of the way to a loss below 0 may end near 0.
+        is_zero = abs(self.near) <= LITTLE * abs(self.constant)
         return self.loss if self.is_bounded and self.has_room and not is_zero else 0.0
 
 
@@ -97,6 +100,8 @@ def attainable_loss(problem: Problem, report: NetworkReport) -> Attainable:
     @jax.jit
     def moved(outputs: PyTree) -> _Chosen:
         start_loss, start = constant_loss(loss, outputs)
+        # Means of outputs that are too large may saturate a bounded loss.
+        zeros = jax.tree.map(jnp.zeros_like, start)
 
         def step(n: int, now: tuple[PyTree, jax.Array]) -> tuple[PyTree, jax.Array]:
             outputs, size = now
@@ -116,11 +121,19 @@ def attainable_loss(problem: Problem, report: NetworkReport) -> Attainable:
 
         def way_of(size: jax.Array) -> _Moved:
             """Return the best outputs that steps of this size reach, and the losses on the way."""
+
+            def reached(start: PyTree) -> PyTree:
+                return jax.lax.fori_loop(0, STEPS, step, (start, size))[0]
+
             # Of the size of the last step. A loss that compares examples may have no gradient
             # while all of them have equal outputs.
             noise = functools.partial(_with_noise, size=size / STEPS)
-            apart = jax.tree.map(noise, start)
-            best, _ = jax.lax.fori_loop(0, STEPS, step, (apart, size))
+            starts = jax.tree.map(noise, start), jax.tree.map(noise, zeros)
+            # (2, steps, examples, ...)
+            stacked = jax.tree.map(lambda *o: jnp.stack(o), *starts)
+            bests = jax.lax.map(reached, stacked)
+            better = jnp.nanargmin(jax.lax.map(loss, bests))
+            best = jax.tree.map(lambda o: o[better], bests)
             # From constant outputs that are as good as the start or better. A part of the way to a
             # mean far from the start would count what constant outputs can do.
             mean_loss, mean = constant_loss(loss, best)
@@ -140,8 +153,8 @@ def attainable_loss(problem: Problem, report: NetworkReport) -> Attainable:
     found: _Chosen = jax.device_get(run(outputs))
     constant, half = float(found.way.constant), float(found.way.half)
     losses = found.losses.astype(np.float64)
-    attained = float(losses[found.number])
-    fall_to_half, fall_to_best = constant - half, constant - attained
+    near = attained = float(losses[found.number])
+    fall_to_half, fall_to_best = constant - half, constant - near
     if LITTLE * abs(constant) < fall_to_half < HALF * fall_to_best:
         attained = half
     # The largest size lowers a bounded loss hardly further, or much less than the size before.
@@ -150,7 +163,7 @@ def attainable_loss(problem: Problem, report: NetworkReport) -> Attainable:
     little = LITTLE * abs(constant - losses[-1])
     is_lowest_before = found.number < len(SIZES) - 1
     is_bounded = is_lowest_before or last_fall <= max(FALLING * fall, little)
-    return Attainable(constant, attained, found.way.best, bool(is_bounded))
+    return Attainable(constant, attained, near, found.way.best, bool(is_bounded))
 
 
 def _with_noise(output: jax.Array, size: jax.Array) -> jax.Array:
