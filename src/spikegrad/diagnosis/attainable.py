@@ -134,13 +134,11 @@ def attainable_loss(problem: Problem, report: NetworkReport) -> Attainable:
             bests = jax.lax.map(reached, stacked)
             better = jnp.nanargmin(jax.lax.map(loss, bests))
             best = jax.tree.map(lambda o: o[better], bests)
-            # From constant outputs that are as good as the start or better. A part of the way to a
-            # mean far from the start would count what constant outputs can do.
-            mean_loss, mean = constant_loss(loss, best)
-            is_better = mean_loss < start_loss
-            first = jax.tree.map(functools.partial(jnp.where, is_better), mean, start)
+            # From constant outputs of this size. A part of the way to a mean far from the start
+            # would count what constant outputs can do.
+            first_loss, first = constant_loss(loss, best)
             half, near = (loss(between(first, best, part)) for part in (HALF, NEAR))
-            return _Moved(best, jnp.minimum(mean_loss, start_loss), half, near)
+            return _Moved(best, jnp.minimum(first_loss, start_loss), half, near)
 
         ways = jax.lax.map(way_of, jnp.asarray(SIZES, jnp.float32))
         losses = jnp.where(jnp.isfinite(ways.near), ways.near, jnp.inf)
