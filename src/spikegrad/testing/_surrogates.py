@@ -307,7 +307,7 @@ def _continuous(c: _Curves) -> CheckResult:
     excess = np.maximum(np.abs(rise - integral) - unknown, 0)
     starts = c.at[c.near][:-1:2]
     peak = peak_of(smooth_step)
-    return compare(excess, np.zeros_like(excess), 1e-6, at=starts, scale=peak)
+    return compare(excess, 0 * excess, 1e-6, at=starts, scale=peak)
 
 
 def _parameters_matter(c: _Curves) -> CheckResult:
