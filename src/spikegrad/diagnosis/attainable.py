@@ -67,7 +67,8 @@ class _Moved(NamedTuple):
     best: PyTree
     """The best outputs."""
     constant: jax.Array
-    """The loss of constant outputs, from which the way to the best outputs is measured."""
+    """The loss of constant outputs: of those where the way to the best outputs begins, or of those
+    of the network if it is lower."""
     half: jax.Array
     """The loss on half of this way."""
     near: jax.Array

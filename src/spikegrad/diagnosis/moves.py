@@ -577,10 +577,7 @@ def neutral_moves(network: Network, inputs: Mapping[str, jax.Array]) -> Iterator
             weight = getattr(layer, part)
             # A function with its arrays in a closure can only be scaled as a whole.
             if has_arrays(weight):
-                has_kernel = any(
-                    map(is_kernel, jax.tree.leaves(weight, is_leaf=is_kernel))
-                )
-                scale = ScaleKernels if has_kernel else ScalePart
+                scale = ScaleKernels if has_kernels(weight) else ScalePart
                 yield scale(name, 1.0, part)
                 yield Center(name, 0.0, part)
             elif callable(weight):
@@ -665,11 +662,17 @@ def has_arrays(weight: PyTree) -> bool:
 
 def has_zeros_alone(weight: PyTree) -> bool:
     """Return True for a weight with matrices that are all 0, as before they are drawn."""
-    leaves = jax.tree.leaves(weight, is_leaf=is_kernel)
-    matrices = [a for a in leaves if is_real_array(a) and a.ndim > 1]
+    if has_kernels(weight):
+        return False
+    matrices = [a for a in jax.tree.leaves(weight) if is_real_array(a) and a.ndim > 1]
     # In NumPy, because JAX would compile each operation.
     are_zero = not any(np.asarray(a).any() for a in matrices)
-    return bool(matrices) and are_zero and not any(map(is_kernel, leaves))
+    return bool(matrices) and are_zero
+
+
+def has_kernels(weight: PyTree) -> bool:
+    """Return True for a weight with learned delays."""
+    return any(map(is_kernel, jax.tree.leaves(weight, is_leaf=is_kernel)))
 
 
 def map_weights(change: Callable[[Any], Any], weight: PyTree) -> PyTree:

@@ -129,9 +129,10 @@ class Study:
         """A loss that asks for outputs with a mean far above their spread."""
         network = self.network.problem.network
         [*names] = network.graph.outputs
-        targets = self.network.attainable.outputs
+        attainable = self.network.attainable
+        targets = attainable.outputs
         # Several outputs are a dict for the loss.
-        if isinstance(targets, dict) or not self.network.attainable.is_bounded:
+        if isinstance(targets, dict) or not attainable.is_bounded:
             return ()
         outputs = np.float32(self.network.first.outputs[names[0]])
         # targets: (steps, examples, ...), and a number for each output in the lines below.
@@ -140,8 +141,8 @@ class Study:
         is_shifted = (abs(means) > SHIFTED_TARGETS * usual) & (usual > 0)
         # Outputs for classes that no example has are far from 0 too, and their means add little.
         constant = self.network.first.constant
-        fall = constant - self.network.attainable.constant
-        room = constant - self.network.attainable.loss
+        fall = constant - attainable.constant
+        room = constant - attainable.loss
         if not (is_shifted.any() and fall >= LEARNS * room):
             return ()
         evidence = (
