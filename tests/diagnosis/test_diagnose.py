@@ -386,6 +386,27 @@ def test_readout_that_is_too_large_is_scaled(joins, offset):
     assert loss(outputs_of(report.repaired, X)) < 1.5 * loss(jnp.zeros((STEPS, EXAMPLES, 2)))
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("factor", [3e3, 1e6], ids=["little gradient", "no gradient"])
+def test_readout_that_saturates_a_bounded_loss_is_scaled(factor):
+    def reward(out):
+        chances = jax.nn.softmax(out.mean(0))
+        return -chances[jnp.arange(EXAMPLES), jnp.arange(EXAMPLES) % 2].mean()
+
+    network = stack()
+    last = dataclasses.replace(READOUT, weight=factor * OUT)
+    network = dataclasses.replace(network, layers=network.layers | {"2": last})
+    report = diagnose(network, X, reward, train=False)
+    assert names(report.issues) == [("too large", "2")]
+    assert "saturate" in report.issues[0].description
+
+    def gradient(out):
+        return abs(jax.grad(reward)(out)).sum()
+
+    least = gradient(jnp.zeros((STEPS, EXAMPLES, 2))) / 30
+    assert gradient(outputs_of(network, X)) < least <= gradient(outputs_of(report.repaired, X))
+
+
 def test_memory_shorter_than_the_task_is_lengthened():
     inputs = X * (np.arange(STEPS)[:, None, None] < 3)
 
@@ -1191,6 +1212,14 @@ def test_array_hidden_in_a_function_is_named_before_any_layer():
     assert "jax.tree_util.Partial" in str(report)
     # The network has no optimizer here, so nothing is to be trained.
     assert issues(network)[:1] != [("not trained", "hidden")]
+
+
+def test_network_that_hides_all_of_its_arrays_has_an_issue_for_each():
+    functions = (lambda x: x @ FIRST), (lambda x: x @ OUT)
+    network = Network([Layer(functions[0], NUMBERS), Layer(functions[1], READOUT.cell)])
+    report = diagnose(network, X, loss, optimizer=optax.adam(1e-2))
+    assert names(report.issues) == [("not trained", "0"), ("not trained", "1")]
+    assert report.verdict.startswith("not trained")
 
 
 def one_issue(network, inputs=X, loss=loss, **options):

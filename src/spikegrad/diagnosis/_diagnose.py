@@ -94,8 +94,8 @@ def diagnose(
     Raises
     ------
     TypeError, ValueError
-        If ``network`` is not a network, or has no array to train. Also in the cases of a call of
-        the network.
+        If ``network`` is not a network, or has no array. Also in the cases of a call of the
+        network.
 
     Notes
     -----
@@ -142,8 +142,6 @@ def diagnose(
             f"diagnose: loss must be a function of the outputs, got {brief(loss)}. Pass "
             "lambda outputs: loss(outputs, labels)"
         )
-    if optimizer is not None and not any(map(is_real_array, jax.tree.leaves(network))):
-        raise ValueError(f"diagnose: network {NOTHING_TO_TRAIN}")
     clock = Budget(budget)
     say = progress or (lambda stage: None)
     mask = None if mask is None else np.asarray(mask)
@@ -281,13 +279,22 @@ def _advice(study: Study, result: SearchResult) -> str:
 
 
 def _obstacles(study: Study) -> Iterator[Issue]:
-    """Yield a mask without a step, and NaN and infinite numbers. None of them can be trained."""
-    first, mask = study.network.first, study.network.problem.mask
+    """Yield what no training can mend: arrays that are all hidden, a mask without a step, and NaN
+    and infinite numbers.
+    """
+    problem, first = study.network.problem, study.network.first
+    is_trainable = any(map(is_real_array, jax.tree.leaves(problem.network)))
+    if problem.optimizer is not None and not is_trainable:
+        if not study.untrained:
+            raise ValueError(f"diagnose: network {NOTHING_TO_TRAIN}")
+        yield from study.untrained
+        return
+    mask = problem.mask
     kind, place, fixes = "not finite", None, ()
     # Gradients are also infinite if the loss is, so arrays tell more.
     arrays = [name for name in first.not_finite if "gradient" not in name]
     joins = [name for name, size in first.joins.items() if not np.isfinite(size)]
-    graph = study.network.problem.network.graph
+    graph = problem.network.graph
     if mask is not None and not mask.any():
         kind = "silent"
         text = "the mask leaves no step of any example. True marks a valid step"
@@ -319,7 +326,12 @@ def _obstacles(study: Study) -> Iterator[Issue]:
             "its outputs are the first that are NaN or infinite, or lead to such a loss"
         )
         place, *_ = *nodes, *graph.outputs
-        fixes = shrunk(study.network, study.changes.moves, place, math.inf)
+        fixes = shrunk(
+            study.network,
+            study.changes.moves,
+            place,
+            lambda report: report.loss < math.inf,
+        )
     elif not np.isfinite(first.reads).all():
         text = (
             "the gradient of the loss in the outputs is NaN or infinite, as of a square root at 0, "

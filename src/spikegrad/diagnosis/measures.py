@@ -51,6 +51,9 @@ BANDS = {
     "ascent": (-1.0, 0.1),
     # Part of the weights that an update without gradients removes: most of them in 100 updates.
     "decay": (0.0, 0.01),
+    # Gradient of the loss in the outputs, over that at outputs of 0. Outputs that are far too large
+    # for a loss with a bound, such as the probability of a class, saturate it.
+    "response": (1 / 30, math.inf),
 }
 """The range of each measure. Outside of it, a layer may fail to learn."""
 STRONG_DRIVE = 3.0
@@ -167,6 +170,8 @@ class NetworkReport(NamedTuple):
     """Part of the weights that an update without gradients removes."""
     reads: np.ndarray
     """Size of the gradient of the loss in the outputs of each step."""
+    response: float
+    """The size of this gradient, over that at outputs of 0. NaN if both are 0."""
 
     @property
     def is_finite(self) -> bool:
@@ -212,6 +217,8 @@ class Observation(NamedTuple):
     inputs: Mapping[str, jax.Array]
     reads: Any
     """Size of the gradient of the loss in the outputs of each step, ``(steps,)``."""
+    reads_of_zeros: Any
+    """The same for outputs of 0."""
     decay: PyTree | None
     """The update for a gradient of zero. None without an optimizer."""
     update: PyTree | None
@@ -297,6 +304,7 @@ def _observed(
     # In two parts, so that the gradient in the outputs is seen on the way.
     out, pullback, activity = jax.vjp(outputs_of, trainable, has_aux=True)
     value, read = jax.value_and_grad(loss)(out)
+    read_of_zeros = jax.grad(loss)(jax.tree.map(jnp.zeros_like, out))
     (gradient,) = pullback(read)
     decay, update = None, None
     if (optimizer := problem.optimizer) is not None:
@@ -344,17 +352,20 @@ def _observed(
         trainable,
         gradient,
         inputs,
-        # Several outputs add up, as do the examples and neurons of each.
-        sum(
-            (
-                abs(jnp.float32(r)).reshape(len(r), -1).sum(1)
-                for r in jax.tree.leaves(read)
-            ),
-            jnp.zeros(()),
-        ),
+        _sizes_of_steps(read),
+        _sizes_of_steps(read_of_zeros),
         decay,
         update,
     )
+
+
+def _sizes_of_steps(read: PyTree) -> jax.Array:
+    """Return the size of a gradient in the outputs of each step, ``(steps,)``."""
+    # Several outputs add up, as do the examples and neurons of each.
+    sizes = [
+        abs(jnp.float32(r)).reshape(len(r), -1).sum(1) for r in jax.tree.leaves(read)
+    ]
+    return sum(sizes, jnp.zeros(()))
 
 
 def derivative_of(join: Join, sources: list[jax.Array], problem: Problem) -> jax.Array:
@@ -488,6 +499,8 @@ def _report(problem: Problem, moves: Moves, observation: Observation) -> Network
         for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
         if not np.isfinite(np.float32(leaf)).all()
     ]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        response = observation.reads.sum() / observation.reads_of_zeros.sum()
     return NetworkReport(
         layers,
         observation.outputs,
@@ -500,6 +513,7 @@ def _report(problem: Problem, moves: Moves, observation: Observation) -> Network
         ascent,
         _norm(observation.decay) / (_norm(observation.weights) or 1.0),
         observation.reads,
+        float(response),
     )
 
 

@@ -47,7 +47,7 @@ from .moves import (
     rounded,
 )
 from .report import Issue
-from .trial import LITTLE, Problem
+from .trial import LEARNS, LITTLE, Problem
 
 UNUSUAL = 5.0
 """A parameter is unusual if it is this factor from its default, or has the other sign."""
@@ -298,8 +298,10 @@ def _idle(network: Observed) -> Iterator[Issue]:
 def _deaf(network: Observed) -> Iterator[Issue]:
     """Yield a loss without a gradient, which comes before all else."""
     first, outputs = network.first, network.problem.network.graph.outputs
-    # Not for outputs of NaN or zeros, whose gradient says nothing.
-    if not first.reads.any() and any(abs(first.outputs[n]).max() > 0 for n in outputs):
+    # Not for outputs of NaN or zeros, whose gradient says nothing, and not for outputs that
+    # saturate the loss, which has a gradient at others.
+    is_deaf = not first.reads.any() and math.isnan(first.response)
+    if is_deaf and any(abs(first.outputs[n]).max() > 0 for n in outputs):
         evidence = (
             "the gradient of the loss in the outputs is 0, as with an argmax in it"
         )
@@ -684,24 +686,45 @@ def fitted_slope(layer: LayerReport) -> FitSlope:
 
 def _readout(network: Observed, proposal: Proposal) -> Iterator[Issue]:
     """Yield a readout that is too large at the start."""
-    first, constant = proposal.report.loss, proposal.report.constant
+    if network.problem.loss is None:
+        return
+    if evidence := excess_of(network, proposal.report):
+        # Also readouts below a join that is the output.
+        for name, layer in proposal.report.layers.items():
+            if not layer.fires:
+                # Halfway, so the next diagnosis finds nothing.
+                fixes = shrunk(
+                    network,
+                    proposal.moves,
+                    name,
+                    lambda report: not excess_of(network, report, TOO_LARGE / 2),
+                )
+                yield Issue("too large", name, evidence, fixes)
+
+
+def excess_of(
+    network: Observed, report: NetworkReport, too_large: float = TOO_LARGE
+) -> str:
+    """Return the evidence of outputs that are too large for the loss, or an empty string."""
+    first, constant = report.loss, report.constant
+    is_saturated = outside("response", report.response) < 0
     # The lowest loss has a program of its own, which few networks need.
-    if network.problem.loss is None or first <= constant:
-        return
+    if first <= constant and not is_saturated:
+        return ""
     lowest = network.attainable.floor
-    if not 0 < TOO_LARGE * (constant - lowest) < first - lowest:
-        return
-    ratio = (first - lowest) / (constant - lowest)
-    evidence = f"the first loss is {ratio:.2g} times that of constants"
-    if lowest:
-        evidence += f", both from the lowest loss of {lowest:.3g} on"
-    # Halfway, so the next diagnosis finds nothing.
-    largest = lowest + (constant - lowest) * TOO_LARGE / 2
-    # Also readouts below a join that is the output.
-    for name, layer in proposal.report.layers.items():
-        if not layer.fires:
-            fixes = shrunk(network, proposal.moves, name, largest)
-            yield Issue("too large", name, evidence, fixes)
+    if 0 < too_large * (constant - lowest) < first - lowest:
+        ratio = (first - lowest) / (constant - lowest)
+        evidence = f"the first loss is {ratio:.2g} times that of constants"
+        if lowest:
+            evidence += f", both from the lowest loss of {lowest:.3g} on"
+        return evidence
+    # The gradient is small near the lowest loss too, where nothing is wrong.
+    if is_saturated and first - lowest > (1 - LEARNS) * (constant - lowest):
+        return (
+            "the outputs saturate the loss, whose gradient in them is "
+            f"{report.response:.2g} times that at outputs of 0"
+        )
+    return ""
 
 
 def tamed(network: Observed) -> Iterator[Issue]:
@@ -719,11 +742,14 @@ def tamed(network: Observed) -> Iterator[Issue]:
 
 
 def shrunk(
-    network: Observed, moves: Moves, name: str, largest: float
+    network: Observed,
+    moves: Moves,
+    name: str,
+    is_small: Callable[[NetworkReport], bool],
 ) -> tuple[Move, ...]:
-    """Return moves of a layer to a tenth, a hundredth, ..., with a loss below ``largest``."""
+    """Return moves of a layer to a tenth, a hundredth, ..., the first with small outputs."""
     for factor in SMALLER:
         smaller = scales(network.slots, name, factor, "recurrent")
-        if network.measure(moves | by_slot(smaller)).loss < largest:
+        if is_small(network.measure(moves | by_slot(smaller))):
             return smaller
     return ()
