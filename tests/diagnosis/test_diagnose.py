@@ -500,6 +500,23 @@ def test_current_that_a_function_adds_is_taken_back(bias, is_hidden):
 
 
 @pytest.mark.slow
+def test_shift_of_a_join_below_a_layer_without_weights_is_taken_back():
+    mask = np.arange(STEPS) < 15
+    network = Network(
+        {
+            "shifted": Join(lambda x: x @ FIRST - 25.0, "input"),
+            "hidden": Layer(None, NUMBERS),
+            "out": Layer(OUT, READOUT.cell),
+        }
+    )
+    report = diagnose(network, X, loss, mask=mask, train=False)
+    assert names(report.issues)[0] == ("silent", "hidden")
+    mean = (X[:15] @ FIRST - 25.0).mean((0, 1))
+    np.testing.assert_allclose(report.repaired.layers["hidden"].bias, -mean, rtol=1e-4)
+    assert issues(report.repaired, mask=mask) == []
+
+
+@pytest.mark.slow
 def test_number_that_puts_the_slope_out_of_reach_is_set_before_the_layers_above():
     # The synapse adds up to ten inputs, so some neurons reach a threshold of 50.
     cell = SynapticLIF(0.9, synaptic_decay=0.9, threshold=50.0, surrogate=Sigmoid(4.0))

@@ -15,7 +15,7 @@ from jax.typing import ArrayLike
 from .._compat import called, equations
 from .._optimizer import updates_of
 from .._pytree import PyTree, is_array, is_real_array, merge, name_of, split
-from ..network import Activity, Join, Layer, Network, tree_where
+from ..network import Activity, Join, Layer, Network, is_unchanged, tree_where
 from ..neurons import Cell, State, quiet_cell, surrogate_of
 from ..surrogates import measure
 from .moves import Moves, apply_moves, has_arrays, has_width, is_function
@@ -135,7 +135,8 @@ class LayerReport:
     """Some values of the potential minus the threshold, which the figure shows."""
     surrogate: Any = dataclasses.field(default=None, repr=False)
     current: np.ndarray | None = dataclasses.field(default=None, repr=False)
-    """The current for inputs of zero, of the shape of the neurons, if the weight is a function."""
+    """The constant part of the current, of the shape of the neurons, if the weight is a function.
+    """
 
 
 class Derivatives(NamedTuple):
@@ -209,7 +210,7 @@ class Observation(NamedTuple):
     """The size of the derivative of each join."""
     functions: dict[str, list[Derivatives]]
     currents: dict[str, Any]
-    """The current of each layer for inputs of zero, ``(neurons...)``."""
+    """The constant part of the current of each layer, ``(neurons...)``."""
     weights: PyTree
     """The trainable arrays of the network, and None for its other leaves."""
     gradient: PyTree
@@ -321,6 +322,7 @@ def _observed(
     graph = merge(trainable, static).graph
     outputs = {name: activity[name].output for name in graph.nodes}
     sources = {**outputs, **inputs}
+    layers = problem.network.graph.layers
     active = None if problem.mask is None else problem.valid
     return Observation(
         value,
@@ -346,7 +348,12 @@ def _observed(
             for name, layer in graph.layers.items()
         },
         {
-            name: constant_current(layer, sources[graph.edges[name][0].source])
+            name: constant_current(
+                layer,
+                sources[graph.edges[name][0].source],
+                # A move may wrap the weight.
+                problem.valid if is_unchanged(layers[name].weight) else None,
+            )
             for name, layer in graph.layers.items()
         },
         trainable,
@@ -389,14 +396,23 @@ def _has_own_arrays(weight: object) -> bool:
     return is_function(weight) and has_arrays(weight)
 
 
-def constant_current(layer: Layer, source: jax.Array) -> jax.Array | None:
+def constant_current(
+    layer: Layer, source: jax.Array, valid: np.ndarray | None
+) -> jax.Array | None:
     """Return the current of a function and a bias for inputs of zero, ``(neurons...)``.
 
-    ``source`` has its inputs, ``(steps, examples, ...)``. None for a matrix, and for integers.
+    ``source`` has its inputs, ``(steps, examples, ...)``. With the valid steps, ``(steps,
+    examples)``, return the current for the mean of its inputs. None for a matrix, and for integers.
     """
     is_number = jnp.issubdtype(source.dtype, jnp.floating)
     if not (is_function(layer.weight) and is_number):
         return None
+    if valid is not None:
+        # Without weights, only the source can shift the current, such as a normalization with a
+        # bias. So its mean counts.
+        is_valid = valid.reshape(valid.shape + (1,) * (source.ndim - 2))
+        mean = jnp.float32(source).mean((0, 1), keepdims=True, where=is_valid)
+        return jnp.float32(layer.drive(mean[0])[0])
     # All examples, because a function may have an array for each of them.
     return jnp.float32(layer.drive(jnp.zeros_like(source[0]))[0])
 

@@ -232,7 +232,7 @@ class DrawWeights(Move):
 
 @dataclasses.dataclass(frozen=True)
 class AddBias(Move):
-    """Add the value to the bias, against the current of a function for inputs of zero.
+    """Add the value to the bias, against the constant part of the current of a function.
 
     A bias inside of a function may be hidden, or cannot be told from other vectors in it.
     """
@@ -244,7 +244,7 @@ class AddBias(Move):
     @property
     def text(self) -> str:
         size = number(np.mean(self.value))
-        return f"add {size} to its bias, against its current for inputs of zero"
+        return f"add {size} to its bias, against the constant part of its current"
 
     @property
     def argument(self) -> str:

@@ -11,7 +11,7 @@ build a network, such as ``Network`` and ``Layer``, are in :mod:`spikegrad`.
 True
 """
 
-from ._layer import Layer, unchanged as unchanged
+from ._layer import Layer, is_unchanged as is_unchanged
 from ._network import Network
 from .engine._modes import MODES, Backward
 from .graph._connections import (

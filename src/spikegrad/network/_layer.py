@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike, DTypeLike
 
-from .._pytree import as_static
+from .._pytree import StaticFunction, as_static
 from .._struct import Real, Struct, parameter, wiring
 from ..neurons import Cell
 from .graph._connections import (
@@ -315,6 +315,11 @@ class Layer(Struct):
 def unchanged(x: jax.Array) -> jax.Array:
     """Return the output of a source as the current of a layer without a weight."""
     return x
+
+
+def is_unchanged(weight: Weight) -> bool:
+    """Return True for the weight of a layer that was made without one."""
+    return isinstance(weight, StaticFunction) and weight.function is unchanged
 
 
 def _as_weight(weight: Weight) -> Weight:

@@ -21,10 +21,10 @@ from ..network import (
     Name,
     Network,
     Weight,
+    is_unchanged,
     lagged_sequence,
     matrix_of,
     named_inputs,
-    unchanged,
     weights_of,
 )
 from ._connections import NotLinearError, connections_of
@@ -432,7 +432,7 @@ def connections_of_weight(
 
     Both broadcast to ``like``.
     """
-    if getattr(weight, "function", None) is unchanged:
+    if is_unchanged(weight):
         # A layer without a weight adds its inputs to the potential, as part of the update.
         none = np.zeros(like.shape, np.int64)
         return none, none
