@@ -1058,6 +1058,28 @@ def test_outputs_that_saturate_the_loss_hide_no_better_ones():
 
 
 @pytest.mark.slow
+def test_half_of_the_fall_counts_for_a_likelihood_of_angles():
+    """Von Mises: log I0(k) - k cos(angle), which right angles lower as -log(2 pi k) / 2."""
+    angles = np.where(CLASSES[:, None], [np.cos(2.5), np.sin(2.5)], [np.cos(0.3), np.sin(0.3)])
+
+    def likelihood(out):
+        mean = out.mean(0)
+        size = jnp.sqrt((mean**2).sum(-1) + 1e-12)
+        return (jnp.log(jax.scipy.special.i0e(size)) + size - (angles * mean).sum(-1)).mean()
+
+    network = Network([Layer(FIRST[:, :2], READOUT.cell)])
+    attainable = []
+    for loss in (likelihood, lambda out: -likelihood(out)):
+        problem = trial.Problem(network, {"input": jnp.asarray(INPUTS)}, loss, None, None, None)
+        attainable.append(attainable_loss(problem, measures.measuring(problem, {})({})))
+    sizes = np.linalg.norm(attainable[0].outputs.mean(0), axis=-1)
+    best = -np.log(2 * np.pi * sizes).mean() / 2
+    assert attainable[0].floor == pytest.approx(best / 2, rel=0.05)
+    # With the wrong sign, outputs that ignore the inputs lower it too.
+    assert [a.is_bounded for a in attainable] == [True, False]
+
+
+@pytest.mark.slow
 def test_half_of_the_way_counts_for_the_logarithm_of_an_error():
     def loss(out):
         return jnp.log(((out.mean(0) - CLASS) ** 2).mean() + 1e-3)

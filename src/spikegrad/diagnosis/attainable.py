@@ -32,6 +32,9 @@ of the way counts."""
 FALLING = 0.5
 """A loss without a bound falls by more than this part of its last fall if outputs move ten times as
 far again."""
+LOGARITHM = 3.0
+"""A logarithm falls by less than this number of its last fall then. Its falls are equal, and those
+of a linear loss grow tenfold."""
 
 
 class Attainable(NamedTuple):
@@ -73,6 +76,8 @@ class _Moved(NamedTuple):
     """The loss on half of this way."""
     near: jax.Array
     """The loss near the best outputs."""
+    shared: jax.Array
+    """The loss of the best outputs that are equal for all examples."""
 
 
 class _Chosen(NamedTuple):
@@ -82,6 +87,8 @@ class _Chosen(NamedTuple):
     """The one of the size with the smallest loss near its best outputs."""
     losses: jax.Array
     """The loss near the best outputs for each of ``SIZES``, ``(sizes,)``."""
+    shared: jax.Array
+    """The same of outputs that are equal for all examples."""
     number: jax.Array
     """The number of this size in ``SIZES``."""
 
@@ -104,8 +111,10 @@ def attainable_loss(problem: Problem, report: NetworkReport) -> Attainable:
         # Means of outputs that are too large may saturate a bounded loss.
         zeros = jax.tree.map(jnp.zeros_like, start)
 
-        def step(n: int, now: tuple[PyTree, jax.Array]) -> tuple[PyTree, jax.Array]:
-            outputs, size = now
+        def step(
+            n: int, now: tuple[PyTree, jax.Array, jax.Array]
+        ) -> tuple[PyTree, jax.Array, jax.Array]:
+            outputs, size, is_shared = now
             gradient = jax.grad(loss)(outputs)
             # The sign, because gradients of saturated outputs are tiny, and steps that shrink, so
             # that the last ones are as precise as the first ones are wide.
@@ -114,55 +123,78 @@ def attainable_loss(problem: Problem, report: NetworkReport) -> Attainable:
             def moved_output(
                 output: jax.Array, gradient: jax.Array, box: tuple[float, float]
             ) -> jax.Array:
-                change = length * jnp.sign(jnp.nan_to_num(gradient))
+                gradient = jnp.nan_to_num(gradient)
+                # (steps, examples, ...)
+                mean = gradient.mean(1, keepdims=True)
+                change = length * jnp.sign(jnp.where(is_shared, mean, gradient))
                 return jnp.clip(output - change, *box).astype(output.dtype)
 
             outputs = jax.tree.map(moved_output, outputs, gradient, arranged(boxes))
-            return outputs, size
+            return outputs, size, is_shared
 
         def way_of(size: jax.Array) -> _Moved:
             """Return the best outputs that steps of this size reach, and the losses on the way."""
 
-            def reached(start: PyTree) -> PyTree:
-                return jax.lax.fori_loop(0, STEPS, step, (start, size))[0]
+            def reached(way: tuple[PyTree, jax.Array]) -> PyTree:
+                start, is_shared = way
+                return jax.lax.fori_loop(0, STEPS, step, (start, size, is_shared))[0]
 
             # Of the size of the last step. A loss that compares examples may have no gradient
             # while all of them have equal outputs.
             noise = functools.partial(_with_noise, size=size / STEPS)
-            starts = jax.tree.map(noise, start), jax.tree.map(noise, zeros)
-            # (2, steps, examples, ...)
+            starts = jax.tree.map(noise, start), jax.tree.map(noise, zeros), start
+            # (3, steps, examples, ...)
             stacked = jax.tree.map(lambda *o: jnp.stack(o), *starts)
-            bests = jax.lax.map(reached, stacked)
-            better = jnp.nanargmin(jax.lax.map(loss, bests))
+            bests = jax.lax.map(reached, (stacked, jnp.arange(3) == 2))
+            *free, shared = jax.lax.map(loss, bests)
+            better = jnp.nanargmin(jnp.stack(free))
             best = jax.tree.map(lambda o: o[better], bests)
             # From constant outputs of this size. A part of the way to a mean far from the start
             # would count what constant outputs can do.
             first_loss, first = constant_loss(loss, best)
             half, near = (loss(between(first, best, part)) for part in (HALF, NEAR))
-            return _Moved(best, jnp.minimum(first_loss, start_loss), half, near)
+            return _Moved(best, jnp.minimum(first_loss, start_loss), half, near, shared)
 
         ways = jax.lax.map(way_of, jnp.asarray(SIZES, jnp.float32))
         losses = jnp.where(jnp.isfinite(ways.near), ways.near, jnp.inf)
         number = jnp.argmin(losses)
         way = jax.tree.map(lambda leaf: leaf[number], ways)
-        return _Chosen(way, losses, number)
+        return _Chosen(way, losses, ways.shared, number)
 
     outputs = arranged(named)
     run = moved.lower(outputs).compile(compiler_options=FAST_COMPILATION)
     found: _Chosen = jax.device_get(run(outputs))
+    return _judged(found)
+
+
+def _judged(found: _Chosen) -> Attainable:
+    """Return what the losses on the way to the best outputs tell. They are NumPy arrays now."""
     constant, half = float(found.way.constant), float(found.way.half)
-    losses = found.losses.astype(np.float64)
-    near = attained = float(losses[found.number])
+    losses = np.asarray(found.losses, np.float64)
+    shared = np.asarray(found.shared, np.float64)
+    number = int(found.number)
+    near = attained = float(losses[number])
     fall_to_half, fall_to_best = constant - half, constant - near
     if LITTLE * abs(constant) < fall_to_half < HALF * fall_to_best:
         attained = half
-    # The largest size lowers a bounded loss hardly further, or much less than the size before.
-    # Equal falls are those of a logarithm.
+    little = LITTLE * abs(constant - float(losses[-1]))
+    is_bounded = number < len(SIZES) - 1 or _ends(losses, FALLING, little)
+    # Right outputs that grow lower some likelihoods, as that of an angle, as a logarithm. Wrong
+    # signs let constant outputs do so too.
+    if not is_bounded and _ends(losses, LOGARITHM, little):
+        is_bounded = _ends(shared, FALLING, little)
+        attained = constant - HALF * fall_to_best
+    return Attainable(constant, attained, near, found.way.best, is_bounded)
+
+
+def _ends(losses: np.ndarray, part: float, little: float) -> bool:
+    """Return True if the largest size lowers a loss hardly further, or less than ``part`` of the
+    size before.
+
+    ``losses`` are those of all ``SIZES``, ``(sizes,)``.
+    """
     fall, last_fall = losses[-3:-1] - losses[-2:]
-    little = LITTLE * abs(constant - losses[-1])
-    is_lowest_before = found.number < len(SIZES) - 1
-    is_bounded = is_lowest_before or last_fall <= max(FALLING * fall, little)
-    return Attainable(constant, attained, near, found.way.best, bool(is_bounded))
+    return bool(last_fall <= max(part * fall, little))
 
 
 def _with_noise(output: jax.Array, size: jax.Array) -> jax.Array:
