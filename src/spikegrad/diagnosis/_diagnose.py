@@ -279,7 +279,7 @@ def _advice(study: Study, result: SearchResult) -> str:
 
 
 def _obstacles(study: Study) -> Iterator[Issue]:
-    """Yield what no training can mend: arrays that are all hidden, a mask without a step, and NaN
+    """Yield the faults that prevent a training: no visible array, a mask without a step, and NaN
     and infinite numbers.
     """
     problem, first = study.network.problem, study.network.first

@@ -33,8 +33,8 @@ FALLING = 0.5
 """A loss without a bound falls by more than this part of its last fall if outputs move ten times as
 far again."""
 LOGARITHM = 3.0
-"""A logarithm falls by less than this number of its last fall then. Its falls are equal, and those
-of a linear loss grow tenfold."""
+"""If outputs move ten times as far again, a logarithm falls by an equal amount, and a linear loss
+by ten times as much. A loss that falls by less than this number of its last fall is a logarithm."""
 
 
 class Attainable(NamedTuple):
@@ -70,8 +70,8 @@ class _Moved(NamedTuple):
     best: PyTree
     """The best outputs."""
     constant: jax.Array
-    """The loss of constant outputs: of those where the way to the best outputs begins, or of those
-    of the network if it is lower."""
+    """The lower loss of two constant outputs: the start of this way, and the constants of the
+    network."""
     half: jax.Array
     """The loss on half of this way."""
     near: jax.Array
@@ -88,7 +88,7 @@ class _Chosen(NamedTuple):
     losses: jax.Array
     """The loss near the best outputs for each of ``SIZES``, ``(sizes,)``."""
     shared: jax.Array
-    """The same of outputs that are equal for all examples."""
+    """The loss of the best outputs that are equal for all examples, ``(sizes,)``."""
     number: jax.Array
     """The number of this size in ``SIZES``."""
 
@@ -142,12 +142,15 @@ def attainable_loss(problem: Problem, report: NetworkReport) -> Attainable:
             # Of the size of the last step. A loss that compares examples may have no gradient
             # while all of them have equal outputs.
             noise = functools.partial(_with_noise, size=size / STEPS)
+            # The last start moves equally for all examples.
             starts = jax.tree.map(noise, start), jax.tree.map(noise, zeros), start
+            is_shared = jnp.array([False, False, True])
             # (3, steps, examples, ...)
             stacked = jax.tree.map(lambda *o: jnp.stack(o), *starts)
-            bests = jax.lax.map(reached, (stacked, jnp.arange(3) == 2))
-            *free, shared = jax.lax.map(loss, bests)
-            better = jnp.nanargmin(jnp.stack(free))
+            bests = jax.lax.map(reached, (stacked, is_shared))
+            best_losses = jax.lax.map(loss, bests)
+            shared = best_losses[-1]
+            better = jnp.nanargmin(best_losses[:-1])
             best = jax.tree.map(lambda o: o[better], bests)
             # From constant outputs of this size. A part of the way to a mean far from the start
             # would count what constant outputs can do.
@@ -168,7 +171,7 @@ def attainable_loss(problem: Problem, report: NetworkReport) -> Attainable:
 
 
 def _judged(found: _Chosen) -> Attainable:
-    """Return what the losses on the way to the best outputs tell. They are NumPy arrays now."""
+    """Return the attainable loss. The losses of ``found`` are NumPy arrays."""
     constant, half = float(found.way.constant), float(found.way.half)
     losses = np.asarray(found.losses, np.float64)
     shared = np.asarray(found.shared, np.float64)
@@ -179,8 +182,8 @@ def _judged(found: _Chosen) -> Attainable:
         attained = half
     little = LITTLE * abs(constant - float(losses[-1]))
     is_bounded = number < len(SIZES) - 1 or _ends(losses, FALLING, little)
-    # Right outputs that grow lower some likelihoods, as that of an angle, as a logarithm. Wrong
-    # signs let constant outputs do so too.
+    # Some likelihoods, such as the likelihood of an angle, fall as a logarithm while right outputs
+    # grow. A loss with the wrong sign also falls if outputs ignore the inputs.
     if not is_bounded and _ends(losses, LOGARITHM, little):
         is_bounded = _ends(shared, FALLING, little)
         attained = constant - HALF * fall_to_best
@@ -188,10 +191,10 @@ def _judged(found: _Chosen) -> Attainable:
 
 
 def _ends(losses: np.ndarray, part: float, little: float) -> bool:
-    """Return True if the largest size lowers a loss hardly further, or less than ``part`` of the
-    size before.
+    """Return True if the loss stops falling: the largest size of steps lowers it by at most
+    ``little``, or by at most ``part`` of its last fall.
 
-    ``losses`` are those of all ``SIZES``, ``(sizes,)``.
+    ``losses`` has a loss for each of ``SIZES``, ``(sizes,)``.
     """
     fall, last_fall = losses[-3:-1] - losses[-2:]
     return bool(last_fall <= max(part * fall, little))

@@ -219,7 +219,7 @@ class Observation(NamedTuple):
     reads: Any
     """Size of the gradient of the loss in the outputs of each step, ``(steps,)``."""
     reads_of_zeros: Any
-    """The same for outputs of 0."""
+    """Size of the gradient at outputs of 0, ``(steps,)``."""
     decay: PyTree | None
     """The update for a gradient of zero. None without an optimizer."""
     update: PyTree | None

@@ -298,8 +298,8 @@ def _idle(network: Observed) -> Iterator[Issue]:
 def _deaf(network: Observed) -> Iterator[Issue]:
     """Yield a loss without a gradient, which comes before all else."""
     first, outputs = network.first, network.problem.network.graph.outputs
-    # Not for outputs of NaN or zeros, whose gradient says nothing, and not for outputs that
-    # saturate the loss, which has a gradient at others.
+    # Outputs of NaN or zeros have no useful gradient. If outputs saturate the loss, it has a
+    # gradient at outputs of 0.
     is_deaf = not first.reads.any() and math.isnan(first.response)
     if is_deaf and any(abs(first.outputs[n]).max() > 0 for n in outputs):
         evidence = (
@@ -708,7 +708,7 @@ def excess_of(
     """Return the evidence of outputs that are too large for the loss, or an empty string."""
     first, constant = report.loss, report.constant
     is_saturated = outside("response", report.response) < 0
-    # The lowest loss has a program of its own, which few networks need.
+    # The lowest loss needs another program, so most networks end here.
     if first <= constant and not is_saturated:
         return ""
     lowest = network.attainable.floor
@@ -718,7 +718,7 @@ def excess_of(
         if lowest:
             evidence += f", both from the lowest loss of {lowest:.3g} on"
         return evidence
-    # The gradient is small near the lowest loss too, where nothing is wrong.
+    # The gradient is also small near the lowest loss. Then nothing is wrong.
     if is_saturated and first - lowest > (1 - LEARNS) * (constant - lowest):
         return (
             "the outputs saturate the loss, whose gradient in them is "
@@ -747,7 +747,7 @@ def shrunk(
     name: str,
     is_small: Callable[[NetworkReport], bool],
 ) -> tuple[Move, ...]:
-    """Return moves of a layer to a tenth, a hundredth, ..., the first with small outputs."""
+    """Return the moves that scale a layer by the first factor with small outputs, or none."""
     for factor in SMALLER:
         smaller = scales(network.slots, name, factor, "recurrent")
         if is_small(network.measure(moves | by_slot(smaller))):

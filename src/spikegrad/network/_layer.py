@@ -318,7 +318,7 @@ def unchanged(x: jax.Array) -> jax.Array:
 
 
 def is_unchanged(weight: Weight) -> bool:
-    """Return True for the weight of a layer that was made without one."""
+    """Return True if a layer was made without a weight."""
     return isinstance(weight, StaticFunction) and weight.function is unchanged
 
 
