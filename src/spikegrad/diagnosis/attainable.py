@@ -8,6 +8,7 @@ constant outputs, on the same examples. Outputs that are spikes stay between non
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -16,10 +17,13 @@ import numpy as np
 
 from .._pytree import PyTree
 from .measures import FAST_COMPILATION, LayerReport, NetworkReport
-from .trial import LITTLE, Problem, between, constant_loss
+from .trial import LITTLE, Constant, Loss, Problem, better_constant, between, lower
 
 SIZES = (1e-3, 1e-2, 1e-1, 1.0, 1e1, 1e2, 1e3)
 """Sizes of the first step of outputs, because their unit is unknown. The smallest loss counts."""
+CONSTANT_SIZES = (*SIZES, 1e4, 1e5)
+"""Those of constant outputs, because targets such as prices are far from 0. Outputs of examples
+start from the best constants. Larger ones are rounded too much in float32."""
 STEPS = 60
 """Steps of outputs. They add up to thirty times the first one, and end at a sixtieth of it."""
 NEAR = 0.9
@@ -41,7 +45,9 @@ class Attainable(NamedTuple):
     """The outputs that the loss asks for."""
 
     constant: float
-    """The loss of constant outputs, those of the network or the means of the best outputs."""
+    """The loss of the best constant outputs."""
+    constant_outputs: PyTree
+    """These outputs, each ``(steps, 1, ...)``."""
     loss: float
     """The loss of outputs near the best ones."""
     near: float
@@ -69,15 +75,12 @@ class _Moved(NamedTuple):
 
     best: PyTree
     """The best outputs."""
-    constant: jax.Array
-    """The lower loss of two constant outputs: the start of this way, and the constants of the
-    network."""
+    start: jax.Array
+    """The loss of constant outputs of the size of the best ones."""
     half: jax.Array
-    """The loss on half of this way."""
+    """The loss halfway from these constants to the best outputs."""
     near: jax.Array
     """The loss near the best outputs."""
-    shared: jax.Array
-    """The loss of the best outputs that are equal for all examples."""
 
 
 class _Chosen(NamedTuple):
@@ -88,9 +91,13 @@ class _Chosen(NamedTuple):
     losses: jax.Array
     """The loss near the best outputs for each of ``SIZES``, ``(sizes,)``."""
     shared: jax.Array
-    """The loss of the best outputs that are equal for all examples, ``(sizes,)``."""
+    """The loss of the best constant outputs for each size, ``(sizes,)``."""
     number: jax.Array
     """The number of this size in ``SIZES``."""
+    constant: Constant
+    """The best constant outputs."""
+    first: Constant
+    """The better one of zeros and the means of the network."""
 
 
 def attainable_loss(problem: Problem, report: NetworkReport) -> Attainable:
@@ -105,64 +112,37 @@ def attainable_loss(problem: Problem, report: NetworkReport) -> Attainable:
     def arranged(by_name: dict[str, PyTree]) -> PyTree:
         return by_name if is_dict else next(iter(by_name.values()))
 
+    reach = functools.partial(_reached, loss, arranged(boxes))
+
     @jax.jit
     def moved(outputs: PyTree) -> _Chosen:
-        start_loss, start = constant_loss(loss, outputs)
+        first = better_constant(loss, outputs)
+        constant, shared = _best_constant(loss, reach, first)
         # Means of outputs that are too large may saturate a bounded loss.
-        zeros = jax.tree.map(jnp.zeros_like, start)
-
-        def step(
-            n: int, now: tuple[PyTree, jax.Array, jax.Array]
-        ) -> tuple[PyTree, jax.Array, jax.Array]:
-            outputs, size, is_shared = now
-            gradient = jax.grad(loss)(outputs)
-            # The sign, because gradients of saturated outputs are tiny, and steps that shrink, so
-            # that the last ones are as precise as the first ones are wide.
-            length = size * (1 - n / STEPS)
-
-            def moved_output(
-                output: jax.Array, gradient: jax.Array, box: tuple[float, float]
-            ) -> jax.Array:
-                gradient = jnp.nan_to_num(gradient)
-                # (steps, examples, ...)
-                mean = gradient.mean(1, keepdims=True)
-                change = length * jnp.sign(jnp.where(is_shared, mean, gradient))
-                return jnp.clip(output - change, *box).astype(output.dtype)
-
-            outputs = jax.tree.map(moved_output, outputs, gradient, arranged(boxes))
-            return outputs, size, is_shared
+        zeros = jax.tree.map(jnp.zeros_like, first.outputs)
 
         def way_of(size: jax.Array) -> _Moved:
             """Return the best outputs that steps of this size reach, and the losses on the way."""
-
-            def reached(way: tuple[PyTree, jax.Array]) -> PyTree:
-                start, is_shared = way
-                return jax.lax.fori_loop(0, STEPS, step, (start, size, is_shared))[0]
-
             # Of the size of the last step. A loss that compares examples may have no gradient
             # while all of them have equal outputs.
             noise = functools.partial(_with_noise, size=size / STEPS)
-            # The last start moves equally for all examples.
-            starts = jax.tree.map(noise, start), jax.tree.map(noise, zeros), start
-            is_shared = jnp.array([False, False, True])
-            # (3, steps, examples, ...)
+            starts = jax.tree.map(noise, constant.outputs), jax.tree.map(noise, zeros)
+            # (2, steps, examples, ...)
             stacked = jax.tree.map(lambda *o: jnp.stack(o), *starts)
-            bests = jax.lax.map(reached, (stacked, is_shared))
-            best_losses = jax.lax.map(loss, bests)
-            shared = best_losses[-1]
-            better = jnp.nanargmin(best_losses[:-1])
-            best = jax.tree.map(lambda o: o[better], bests)
+            bests = jax.lax.map(lambda start: reach(start, size, False), stacked)
+            number = jnp.nanargmin(jax.lax.map(loss, bests))
+            best = jax.tree.map(lambda o: o[number], bests)
             # From constant outputs of this size. A part of the way to a mean far from the start
             # would count what constant outputs can do.
-            first_loss, first = constant_loss(loss, best)
-            half, near = (loss(between(first, best, part)) for part in (HALF, NEAR))
-            return _Moved(best, jnp.minimum(first_loss, start_loss), half, near, shared)
+            start_loss, start = better_constant(loss, best)
+            half, near = (loss(between(start, best, part)) for part in (HALF, NEAR))
+            return _Moved(best, start_loss, half, near)
 
         ways = jax.lax.map(way_of, jnp.asarray(SIZES, jnp.float32))
         losses = jnp.where(jnp.isfinite(ways.near), ways.near, jnp.inf)
         number = jnp.argmin(losses)
         way = jax.tree.map(lambda leaf: leaf[number], ways)
-        return _Chosen(way, losses, ways.shared, number)
+        return _Chosen(way, losses, shared, number, constant, first)
 
     outputs = arranged(named)
     run = moved.lower(outputs).compile(compiler_options=FAST_COMPILATION)
@@ -170,15 +150,73 @@ def attainable_loss(problem: Problem, report: NetworkReport) -> Attainable:
     return _judged(found)
 
 
+def _reached(
+    loss: Loss, boxes: PyTree, start: PyTree, size: jax.Array, is_shared: bool
+) -> PyTree:
+    """Return outputs after all steps of this size from the start.
+
+    They are as good as steps of this size can make them. If ``is_shared``, all examples and steps
+    of time move equally.
+    """
+
+    def step(n: int, outputs: PyTree) -> PyTree:
+        gradient = jax.grad(loss)(outputs)
+        # The sign, because gradients of saturated outputs are tiny, and steps that shrink, so that
+        # the last ones are as precise as the first ones are wide.
+        length = size * (1 - n / STEPS)
+
+        def moved(
+            output: jax.Array, gradient: jax.Array, box: tuple[float, float]
+        ) -> jax.Array:
+            gradient = jnp.nan_to_num(gradient)  # (steps, examples, ...)
+            if is_shared:
+                gradient = gradient.mean((0, 1), keepdims=True)
+            change = length * jnp.sign(gradient)
+            return jnp.clip(output - change, *box).astype(output.dtype)
+
+        return jax.tree.map(moved, outputs, gradient, boxes)
+
+    return jax.lax.fori_loop(0, STEPS, step, start)
+
+
+def _best_constant(
+    loss: Loss, reach: Callable[[PyTree, jax.Array, bool], PyTree], first: Constant
+) -> tuple[Constant, jax.Array]:
+    """Return the best constant outputs, and the losses of constants for each size of steps.
+
+    ``first`` are constants of the network.
+    """
+    sizes = jnp.asarray(CONSTANT_SIZES, jnp.float32)
+
+    def constant_of(start: PyTree, size: jax.Array) -> Constant:
+        outputs = reach(start, size, True)
+        return Constant(loss(outputs), outputs)
+
+    # Equal over time too, because steps may tell examples apart, such as those of other lengths.
+    start = jax.tree.map(_over_time, first.outputs)
+    shared = jax.lax.map(functools.partial(constant_of, start), sizes)
+    number = jnp.nanargmin(shared.loss)
+    found = jax.tree.map(lambda leaf: leaf[number], shared)
+
+    def refined(constant: Constant, size: jax.Array) -> tuple[Constant, None]:
+        better = lower(constant, constant_of(constant.outputs, size))
+        choose = functools.partial(jnp.where, size < sizes[number])
+        return jax.tree.map(choose, better, constant), None
+
+    # Smaller steps make the constants precise.
+    found, _ = jax.lax.scan(refined, found, sizes[::-1])
+    return lower(first, found), shared.loss
+
+
 def _judged(found: _Chosen) -> Attainable:
     """Return the attainable loss. The losses of ``found`` are NumPy arrays."""
-    constant, half = float(found.way.constant), float(found.way.half)
+    constant = float(found.constant.loss)
+    start, half = float(found.way.start), float(found.way.half)
     losses = np.asarray(found.losses, np.float64)
     shared = np.asarray(found.shared, np.float64)
     number = int(found.number)
     near = attained = float(losses[number])
-    fall_to_half, fall_to_best = constant - half, constant - near
-    if LITTLE * abs(constant) < fall_to_half < HALF * fall_to_best:
+    if LITTLE * abs(start) < start - half < HALF * (start - near):
         attained = half
     little = LITTLE * abs(constant - float(losses[-1]))
     is_bounded = number < len(SIZES) - 1 or _ends(losses, FALLING, little)
@@ -186,8 +224,12 @@ def _judged(found: _Chosen) -> Attainable:
     # grow. A loss with the wrong sign also falls if outputs ignore the inputs.
     if not is_bounded and _ends(losses, LOGARITHM, little):
         is_bounded = _ends(shared, FALLING, little)
-        attained = constant - HALF * fall_to_best
-    return Attainable(constant, attained, near, found.way.best, is_bounded)
+        attained = constant - HALF * (constant - near)
+    # Constants of a loss without a bound mean nothing.
+    outputs = (found.constant if is_bounded else found.first).outputs
+    # (steps, 1, ...)
+    outputs = jax.tree.map(lambda output: output[:, :1], outputs)
+    return Attainable(constant, outputs, attained, near, found.way.best, is_bounded)
 
 
 def _ends(losses: np.ndarray, part: float, little: float) -> bool:
@@ -198,6 +240,11 @@ def _ends(losses: np.ndarray, part: float, little: float) -> bool:
     """
     fall, last_fall = losses[-3:-1] - losses[-2:]
     return bool(last_fall <= max(part * fall, little))
+
+
+def _over_time(output: jax.Array) -> jax.Array:
+    """Return the mean over the steps, at each step."""
+    return jnp.broadcast_to(output.mean(0), output.shape)
 
 
 def _with_noise(output: jax.Array, size: jax.Array) -> jax.Array:

@@ -19,7 +19,7 @@ from ..network import Activity, Join, Layer, Network, is_unchanged, tree_where
 from ..neurons import Cell, State, quiet_cell, surrogate_of
 from ..surrogates import measure
 from .moves import Moves, apply_moves, has_arrays, has_width, is_function
-from .trial import Problem, compiled, constant_loss
+from .trial import Problem, better_constant, compiled
 
 BANDS = {
     # Distance from rest to the threshold.
@@ -326,7 +326,7 @@ def _observed(
     active = None if problem.mask is None else problem.valid
     return Observation(
         value,
-        constant_loss(loss, out)[0],
+        better_constant(loss, out).loss,
         {
             name: observe_layer(layer.cell, activity[name], active)
             for name, layer in graph.layers.items()

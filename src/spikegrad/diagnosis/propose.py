@@ -146,6 +146,7 @@ def propose(
             *_deaf(network),
             *inspect_inputs(network.problem),
             *_idle(network),
+            *equal_inputs(network),
             *_cut_off(network),
             *_alike(network),
             *memories(network, lasting),
@@ -285,14 +286,19 @@ def _idle(network: Observed) -> Iterator[Issue]:
     differ = _differences(problem)
     last = np.flatnonzero(first.reads).max(initial=-1)
     is_late = differ[: last + 1].sum() <= HARDLY * differ.sum()
-    if last >= 0 and examples.size > 1 and not differ.any():
-        yield Issue("vanishes", None, "the inputs of all examples are equal")
-    elif last >= 0 and is_late and examples.size > 1:
+    if last >= 0 and is_late and examples.size > 1 and differ.any():
         evidence = (
             f"the loss reads no outputs after step {last}, when the inputs have hardly "
             "differed between examples"
         )
         yield Issue("vanishes", None, evidence)
+
+
+def equal_inputs(network: Observed) -> Iterator[Issue]:
+    """Yield inputs that are equal for all examples of a loss."""
+    problem, reads = network.problem, network.first.reads
+    if reads.any() and problem.valid.shape[1] > 1 and not _differences(problem).any():
+        yield Issue("vanishes", None, "the inputs of all examples are equal")
 
 
 def _deaf(network: Observed) -> Iterator[Issue]:

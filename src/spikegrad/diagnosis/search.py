@@ -28,7 +28,7 @@ from .moves import (
     moves_of,
     rounded,
 )
-from .propose import Observed, Proposal, memories, propose
+from .propose import Observed, Proposal, equal_inputs, memories, propose
 from .report import Issue
 from .trial import LEARNS, LITTLE, MUCH, RATE, UPDATES, Budget, Outcome, Trials, rate_of
 
@@ -75,7 +75,10 @@ class Study:
     @functools.cached_property
     def trials(self) -> Trials:
         """The short trainings."""
-        problem = self.network.problem._replace(floor=self.network.attainable.floor)
+        attainable = self.network.attainable
+        problem = self.network.problem._replace(
+            floor=attainable.floor, constant=attainable.constant_outputs
+        )
         return Trials(problem, self.network.slots, self.budget)
 
     @functools.cached_property
@@ -151,6 +154,11 @@ class Study:
         )
         move = ShiftOutput(names[0], np.where(is_shifted, means, 0).astype(np.float32))
         return (Issue("unscaled", None, evidence, (move,)),)
+
+    @functools.cached_property
+    def has_equal_inputs(self) -> bool:
+        """True if the inputs tell no example from another, so no change helps."""
+        return any(equal_inputs(self.network))
 
     @functools.cached_property
     def changes(self) -> Proposal:
@@ -303,6 +311,14 @@ def _not_trained(study: Study, best: Candidate) -> bool:
     return is_open and best.outcome.trained < LEARNS
 
 
+def _not_learned_with_adam(study: Study, best: Candidate) -> bool:
+    moves = moves_of(best.issues).values()
+    is_replaced = any(isinstance(move, ReplaceOptimizer) for move in moves)
+    # Another rate of Adam may learn more of other examples.
+    is_open = is_replaced and best.outcome.learned < LEARNS
+    return is_open or _not_trained(study, best)
+
+
 def _changes(study: Study) -> Iterator[tuple[Issue, ...]]:
     yield *study.changes.issues, *study.shifted_targets
 
@@ -389,7 +405,7 @@ STAGES = (
     # Other slopes change the size of the gradients, so the nearest rates are tried with them.
     SearchStage("other slopes", _below(LEARNS), _slopes, RATES[:3]),
     SearchStage("float32", _not_trained, _wider_dtypes, None),
-    SearchStage("Adam", _not_trained, _other_optimizers, None),
+    SearchStage("Adam", _not_learned_with_adam, _other_optimizers, None),
 )
 """The stages of a search, in their order."""
 
@@ -418,6 +434,9 @@ def search(study: Study) -> SearchResult:
     if study.initial.learned >= LEARNS:
         return SearchResult((), None)
     best = Candidate((), study.initial, study.initial.score)
+    # What a network learns from equal inputs is no understanding of them.
+    if study.has_equal_inputs:
+        return accepted(study, best)
     tried: dict[str, None] = {}
     for stage in STAGES:
         if not stage.when(study, best):

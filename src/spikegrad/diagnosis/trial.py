@@ -63,6 +63,8 @@ class Problem(NamedTuple):
     """The valid steps, ``(steps, examples)`` or ``(steps,)``."""
     floor: float = 0.0
     """The loss of perfect outputs."""
+    constant: PyTree = None
+    """The best constant outputs, each ``(steps, 1, ...)``."""
     symbols: frozenset[str] = frozenset()
     """The names of integer inputs that are no numbers, such as the indices of words."""
 
@@ -140,8 +142,16 @@ def with_moves(problem: Problem, moves: Iterable[Move]) -> Problem:
     return problem
 
 
-def constant_loss(loss: Loss, outputs: PyTree) -> tuple[jax.Array, PyTree]:
-    """Return the lower loss of two constant outputs, zeros and means of examples, and the outputs.
+class Constant(NamedTuple):
+    """Constant outputs: equal for all examples, so they ignore the inputs."""
+
+    loss: jax.Array
+    outputs: PyTree
+    """Each ``(steps, examples, ...)``."""
+
+
+def better_constant(loss: Loss, outputs: PyTree) -> Constant:
+    """Return the better one of two constants, zeros and the means of the examples.
 
     Means may be far from any sensible output, but zeros may be.
     """
@@ -155,7 +165,13 @@ def constant_loss(loss: Loss, outputs: PyTree) -> tuple[jax.Array, PyTree]:
     means = jax.tree.map(mean_of_examples, outputs)
     is_better = loss(means) < loss(zeros)
     constant = jax.tree.map(functools.partial(jnp.where, is_better), means, zeros)
-    return loss(constant), constant
+    return Constant(loss(constant), constant)
+
+
+def lower(first: Constant, second: Constant) -> Constant:
+    """Return the constant with the lower loss, and the first one if the second is NaN."""
+    choose = functools.partial(jnp.where, second.loss < first.loss)
+    return jax.tree.map(choose, second, first)
 
 
 def between(first: PyTree, last: PyTree, part: ArrayLike) -> PyTree:
@@ -383,7 +399,9 @@ def _train(
     out = outputs_of(trainable, problem.key)
     # The reference is a network that ignores its inputs. Removing a part of this loss needs
     # information from them. All of it is what perfect outputs remove.
-    before, constant = constant_loss(loss, out)
+    own = better_constant(loss, out)
+    best = jax.tree.map(_like, problem.constant, out)
+    before, constant = lower(own, Constant(loss(best), best))
 
     def removed(outputs: PyTree, chosen: jax.Array) -> jax.Array:
         """Return the part of the loss that the chosen examples remove with these outputs."""
@@ -396,9 +414,14 @@ def _train(
 
     def parts(certainty: jax.Array) -> jax.Array:
         """Return the parts removed by less sure outputs of used and of held-out examples."""
-        less_sure = between(constant, out, certainty)
+        less_sure = between(own.outputs, out, certainty)
         both = jnp.stack([~held, held])  # (2, examples)
         return jax.lax.map(functools.partial(removed, less_sure), both)
 
     # (certainties, 2) -> (2,)
     return jax.lax.map(parts, jnp.asarray(CAUTION)).max(0)
+
+
+def _like(constant: np.ndarray, output: jax.Array) -> jax.Array:
+    """Return outputs ``(steps, 1, ...)`` for all examples."""
+    return jnp.broadcast_to(constant, output.shape).astype(output.dtype)
