@@ -99,10 +99,10 @@ def diagnose(
 
     Notes
     -----
-    ``diagnose`` compares losses with two numbers: 0% is the loss of constant outputs, which ignore
-    the inputs, and 100% is the lowest possible loss. A network has no issue if 60 updates reduce
-    the loss by 60% or more, also for the examples that are not used for training. With fewer than
-    30 examples, all are used for training.
+    ``diagnose`` compares losses with two numbers: 0% is the loss of the best constant outputs,
+    which ignore the inputs, and 100% is the lowest possible loss. A network has no issue if 60
+    updates reduce the loss by 60% or more, also for the examples that are not used for training.
+    With fewer than 30 examples, all are used for training.
 
     A network may need more than 60 updates. If it learns in 240 updates, it has an issue only if
     fixes make it learn in 60 updates, or at least twice as fast.

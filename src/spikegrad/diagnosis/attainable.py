@@ -1,8 +1,9 @@
-"""The loss that outputs can attain, against which learning is judged.
+"""The two losses between which learning is judged.
 
-Many losses cannot reach 0: a softmax over rates of spikes, smoothed or soft labels, a likelihood
-with a constant. Others go below 0. So outputs are moved freely along the gradient of the loss, from
-constant outputs, on the same examples. Outputs that are spikes stay between none and one.
+The upper one is that of the best constant outputs, which ignore the inputs. The lower one is the
+loss that outputs can attain. Many losses cannot reach 0: a softmax over rates of spikes, smoothed
+or soft labels, a likelihood with a constant. Others go below 0. So outputs are moved freely along
+the gradient of the loss, on the same examples. Outputs that are spikes stay between none and one.
 """
 
 from __future__ import annotations
@@ -76,7 +77,7 @@ class _Moved(NamedTuple):
     best: PyTree
     """The best outputs."""
     start: jax.Array
-    """The loss of constant outputs of the size of the best ones."""
+    """The loss of the constant outputs from which the way starts."""
     half: jax.Array
     """The loss halfway from these constants to the best outputs."""
     near: jax.Array
@@ -132,11 +133,19 @@ def attainable_loss(problem: Problem, report: NetworkReport) -> Attainable:
             bests = jax.lax.map(lambda start: reach(start, size, False), stacked)
             number = jnp.nanargmin(jax.lax.map(loss, bests))
             best = jax.tree.map(lambda o: o[number], bests)
-            # From constant outputs of this size. A part of the way to a mean far from the start
-            # would count what constant outputs can do.
-            start_loss, start = better_constant(loss, best)
-            half, near = (loss(between(start, best, part)) for part in (HALF, NEAR))
-            return _Moved(best, start_loss, half, near)
+            # From the best constants, because the way to them needs no inputs, or from constants
+            # of this size, because the best ones may saturate a bounded loss.
+            first_way, second_way = (
+                _Moved(
+                    best,
+                    first.loss,
+                    loss(between(first.outputs, best, HALF)),
+                    loss(between(first.outputs, best, NEAR)),
+                )
+                for first in (constant, better_constant(loss, best))
+            )
+            choose = functools.partial(jnp.where, second_way.half < first_way.half)
+            return jax.tree.map(choose, second_way, first_way)
 
         ways = jax.lax.map(way_of, jnp.asarray(SIZES, jnp.float32))
         losses = jnp.where(jnp.isfinite(ways.near), ways.near, jnp.inf)
@@ -199,11 +208,9 @@ def _best_constant(
     found = jax.tree.map(lambda leaf: leaf[number], shared)
 
     def refined(constant: Constant, size: jax.Array) -> tuple[Constant, None]:
-        better = lower(constant, constant_of(constant.outputs, size))
-        choose = functools.partial(jnp.where, size < sizes[number])
-        return jax.tree.map(choose, better, constant), None
+        return lower(constant, constant_of(constant.outputs, size)), None
 
-    # Smaller steps make the constants precise.
+    # The smaller steps make the constants precise.
     found, _ = jax.lax.scan(refined, found, sizes[::-1])
     return lower(first, found), shared.loss
 

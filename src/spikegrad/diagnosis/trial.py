@@ -93,8 +93,8 @@ class Problem(NamedTuple):
 class Outcome:
     """The result of a short training of a diagnosis: how far the loss fell.
 
-    Each number is a part of the way between two losses. 0 is the loss of constant outputs, which
-    ignore the inputs. 1 is the lowest possible loss, which is 0 for most losses.
+    Each number is a part of the way between two losses. 0 is the loss of the best constant
+    outputs, which ignore the inputs. 1 is the lowest possible loss, which is 0 for most losses.
     """
 
     learned: float
