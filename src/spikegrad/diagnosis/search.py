@@ -503,8 +503,13 @@ def pruned(study: Study, best: Candidate) -> Candidate:
         if issue.kind == "silent" and not is_free:
             continue
         outcome = study.trials(moves)
-        # A readout that is too large slows the learning and does not prevent it.
-        is_slower = issue.kind == "too large" and outcome.learned >= LEARNS
+        # A readout that is too large slows the learning and does not prevent it, unless its outputs
+        # are so sure that they are worse than constants for other examples.
+        is_slower = (
+            issue.kind == "too large"
+            and outcome.learned >= LEARNS
+            and outcome.plain >= 0
+        )
         # A network that learns, slowly, needs no other learning rate.
         is_needless = issue.place is None and study.learns(moves)
         is_equal = outcome.score >= best.outcome.score - LITTLE

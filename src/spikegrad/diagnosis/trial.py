@@ -103,6 +103,9 @@ class Outcome:
     """The part for the examples that the updates use."""
     held_out: float
     """The part for the examples that the updates do not use."""
+    plain: float
+    """The same with the outputs as they are, and not with less sure ones. Below 0, they are worse
+    than constants."""
 
     @property
     def score(self) -> float:
@@ -275,7 +278,7 @@ class Trials:
         self.problem, self.slots, self.budget = problem, slots, budget
         self.durations = Durations()
         # By the moves that are no arguments of a program.
-        self.programs: dict[frozenset, Callable[..., PyTree]] = {}
+        self.programs: dict[frozenset, Callable[..., Removed]] = {}
         # By all moves and the number of updates.
         self.outcomes: dict[tuple[frozenset, int], Outcome] = {}
         examples = problem.valid.shape[1]
@@ -336,10 +339,19 @@ class Trials:
         # The loss of perfect outputs is an estimate, which a network may reach and pass.
         most = 1.0 if self.problem.floor else math.inf
         trained, held_out = (
-            min(max(float(np.nan_to_num(x)), 0.0), most) for x in parts
+            min(max(float(np.nan_to_num(x)), 0.0), most)
+            for x in (parts.trained, parts.held_out)
         )
         learned = min(trained, held_out) if self.is_split else trained
-        return Outcome(learned, trained, held_out)
+        return Outcome(learned, trained, held_out, float(np.nan_to_num(parts.plain)))
+
+
+class Removed(NamedTuple):
+    """The parts of the loss that a training removes, as in :class:`Outcome`."""
+
+    trained: jax.Array
+    held_out: jax.Array
+    plain: jax.Array
 
 
 def _train(
@@ -350,9 +362,8 @@ def _train(
     held: jax.Array,
     rate: jax.Array,
     updates: int,
-) -> jax.Array:
-    """Return the parts of the loss that training removes, ``(2,)``: of the examples that the
-    updates use, and of the held-out ones.
+) -> Removed:
+    """Train the network, and return the parts of the loss that this removes.
 
     ``held`` is True for the held-out examples, ``(examples,)``.
     """
@@ -418,8 +429,9 @@ def _train(
         both = jnp.stack([~held, held])  # (2, examples)
         return jax.lax.map(functools.partial(removed, less_sure), both)
 
-    # (certainties, 2) -> (2,)
-    return jax.lax.map(parts, jnp.asarray(CAUTION)).max(0)
+    # (certainties,). The first certainty is 1.
+    used_parts, held_parts = jax.lax.map(parts, jnp.asarray(CAUTION)).T
+    return Removed(used_parts.max(), held_parts.max(), held_parts[0])
 
 
 def _like(constant: np.ndarray, output: jax.Array) -> jax.Array:
