@@ -45,8 +45,9 @@ RATES = (1.0, 0.1, 10.0, 0.01, 100.0, 0.001, 1000.0)
 """Factors of the learning rate to try, the smallest change first."""
 NEAR_RATES = (3.0, 1 / 3.0)
 """Factors of a measured learning rate. A first update tells the rate up to half a decade."""
-ADAM = (1e-3, 1e-2, 1e-1)
-"""Learning rates of Adam as a last resort."""
+ADAM = (1e-2, 1e-3, 1e-1)
+"""Learning rates of Adam as a last resort. The first one learns most in the updates of a short
+training, and another one must add more than noise."""
 SHIFTED_TARGETS = 10.0
 """Outputs that a loss asks for are shifted if their mean is this number of their spreads, so that
 almost all of the loss is the mean."""
@@ -268,7 +269,7 @@ class SearchStage(NamedTuple):
     accepts: Callable[[Outcome], bool] = lambda outcome: True
     """If False, a trial is not a candidate, however much it adds."""
     margin: float = 0.0
-    """A trial that adds this much less is still better."""
+    """A trial that adds this much less is still better. If negative, it must add more."""
 
     def attempts(self, study: Study) -> Iterator[tuple[Issue, ...]]:
         """Yield the issues of each trial at each learning rate."""
@@ -311,12 +312,11 @@ def _not_trained(study: Study, best: Candidate) -> bool:
     return is_open and best.outcome.trained < LEARNS
 
 
-def _not_learned_with_adam(study: Study, best: Candidate) -> bool:
+def _not_trained_or_with_adam(study: Study, best: Candidate) -> bool:
     moves = moves_of(best.issues).values()
+    # Another rate of Adam may learn more.
     is_replaced = any(isinstance(move, ReplaceOptimizer) for move in moves)
-    # Another rate of Adam may learn more of other examples.
-    is_open = is_replaced and best.outcome.learned < LEARNS
-    return is_open or _not_trained(study, best)
+    return is_replaced or _not_trained(study, best)
 
 
 def _changes(study: Study) -> Iterator[tuple[Issue, ...]]:
@@ -405,7 +405,14 @@ STAGES = (
     # Other slopes change the size of the gradients, so the nearest rates are tried with them.
     SearchStage("other slopes", _below(LEARNS), _slopes, RATES[:3]),
     SearchStage("float32", _not_trained, _wider_dtypes, None),
-    SearchStage("Adam", _not_learned_with_adam, _other_optimizers, None),
+    # All of its rates are tried.
+    SearchStage(
+        "Adam",
+        _not_trained_or_with_adam,
+        _other_optimizers,
+        None,
+        margin=-LITTLE,
+    ),
 )
 """The stages of a search, in their order."""
 
