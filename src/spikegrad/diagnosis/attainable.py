@@ -1,9 +1,10 @@
 """The two losses between which learning is judged.
 
-The upper one is that of the best constant outputs, which ignore the inputs. The lower one is the
-loss that outputs can attain. Many losses cannot reach 0: a softmax over rates of spikes, smoothed
-or soft labels, a likelihood with a constant. Others go below 0. So outputs are moved freely along
-the gradient of the loss, on the same examples. Outputs that are spikes stay between none and one.
+The upper one is the loss of the best constant outputs, which ignore the inputs. The lower one is
+the loss that outputs can attain. Many losses cannot reach 0: a softmax over rates of spikes,
+smoothed or soft labels, a likelihood with a constant. Others go below 0. So outputs are moved
+freely along the gradient of the loss, on the same examples. Outputs that are spikes stay between
+none and one.
 """
 
 from __future__ import annotations
@@ -23,8 +24,9 @@ from .trial import LITTLE, Constant, Loss, Problem, better_constant, between, lo
 SIZES = (1e-3, 1e-2, 1e-1, 1.0, 1e1, 1e2, 1e3)
 """Sizes of the first step of outputs, because their unit is unknown. The smallest loss counts."""
 CONSTANT_SIZES = (*SIZES, 1e4, 1e5)
-"""Those of constant outputs, because targets such as prices are far from 0. Outputs of examples
-start from the best constants. Larger ones are rounded too much in float32."""
+"""Sizes of the first step of constant outputs, because targets such as prices are far from 0. The
+outputs of examples start from the best constants, so they need no larger sizes. Float32 rounds
+likelihoods of such large outputs too much."""
 STEPS = 60
 """Steps of outputs. They add up to thirty times the first one, and end at a sixtieth of it."""
 NEAR = 0.9

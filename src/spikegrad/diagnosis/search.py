@@ -158,7 +158,7 @@ class Study:
 
     @functools.cached_property
     def has_equal_inputs(self) -> bool:
-        """True if the inputs tell no example from another, so no change helps."""
+        """True if the inputs of all examples are equal."""
         return any(equal_inputs(self.network))
 
     @functools.cached_property
@@ -441,7 +441,7 @@ def search(study: Study) -> SearchResult:
     if study.initial.learned >= LEARNS:
         return SearchResult((), None)
     best = Candidate((), study.initial, study.initial.score)
-    # What a network learns from equal inputs is no understanding of them.
+    # Equal inputs tell no example from another, so no change can help.
     if study.has_equal_inputs:
         return accepted(study, best)
     tried: dict[str, None] = {}
@@ -510,8 +510,8 @@ def pruned(study: Study, best: Candidate) -> Candidate:
         if issue.kind == "silent" and not is_free:
             continue
         outcome = study.trials(moves)
-        # A readout that is too large slows the learning and does not prevent it, unless its outputs
-        # are so sure that they are worse than constants for other examples.
+        # A readout that is too large only slows the learning, unless constants have a lower loss
+        # for other examples than its outputs.
         is_slower = (
             issue.kind == "too large"
             and outcome.learned >= LEARNS

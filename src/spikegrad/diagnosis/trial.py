@@ -104,8 +104,8 @@ class Outcome:
     held_out: float
     """The part for the examples that the updates do not use."""
     plain: float
-    """The same with the outputs as they are, and not with less sure ones. Below 0, they are worse
-    than constants."""
+    """The part for these examples with the outputs of the network, without making them less sure.
+    It is below 0 if constants have a lower loss."""
 
     @property
     def score(self) -> float:
@@ -166,9 +166,7 @@ def better_constant(loss: Loss, outputs: PyTree) -> Constant:
 
     zeros = jax.tree.map(jnp.zeros_like, outputs)
     means = jax.tree.map(mean_of_examples, outputs)
-    is_better = loss(means) < loss(zeros)
-    constant = jax.tree.map(functools.partial(jnp.where, is_better), means, zeros)
-    return Constant(loss(constant), constant)
+    return lower(Constant(loss(zeros), zeros), Constant(loss(means), means))
 
 
 def lower(first: Constant, second: Constant) -> Constant:
@@ -363,7 +361,7 @@ def _train(
     rate: jax.Array,
     updates: int,
 ) -> Removed:
-    """Train the network, and return the parts of the loss that this removes.
+    """Train the network, and return the parts of the loss that the training removes.
 
     ``held`` is True for the held-out examples, ``(examples,)``.
     """
