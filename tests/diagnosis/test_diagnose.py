@@ -44,6 +44,7 @@ from spikegrad.diagnosis.moves import (
     ScalePart,
     ScaleRate,
     ShiftOutput,
+    moves_of,
     neutral_moves,
     present_number,
 )
@@ -792,11 +793,31 @@ def test_change_is_an_issue_if_a_slow_network_then_learns_twice_as_much(learned,
         is_slow=True,
         learns_in_part=True,
         untrained=(),
+        silent=(issue,),
         trials=SimpleNamespace(allows=lambda moves: True),
     )
     study.helps = functools.partial(Study.helps, study)
     found = accepted(study, Candidate((issue,), repaired, 0.0))
     assert len(found.issues) == count
+
+
+@pytest.mark.parametrize(("learned", "places"), [(0.3, ["1", None]), (0.7, [None])])
+def test_a_silent_layer_stays_an_issue_beside_a_rate_that_helps_in_part(learned, places):
+    initial, repaired = (trial.Outcome(n, n, n, n) for n in (0.0, learned))
+    silent = Issue("silent", "1", "", (ScalePart("1", 10.0, "weight"),))
+    rate = Issue("stalls", None, "", (ScaleRate(None, 10.0),))
+    study = SimpleNamespace(
+        initial=initial,
+        learns_in_part=False,
+        untrained=(),
+        silent=(silent,),
+        trials=SimpleNamespace(allows=lambda moves: True),
+    )
+    study.helps = functools.partial(Study.helps, study)
+    found = accepted(study, Candidate((rate,), repaired, 0.0))
+    assert [issue.place for issue in found.issues] == places
+    # The fix of the silent layer does not help.
+    assert moves_of(found.issues) == moves_of([rate])
 
 
 # Its outputs may be worse than constants for other examples, although less sure ones are not.

@@ -167,6 +167,11 @@ class Study:
         return propose(self.network)
 
     @functools.cached_property
+    def silent(self) -> tuple[Issue, ...]:
+        """The layers that never fire."""
+        return tuple(issue for issue in self.changes.issues if issue.kind == "silent")
+
+    @functools.cached_property
     def memories(self) -> tuple[Issue, ...]:
         """The changes if the first inputs count until the end."""
         # A measured fault tells more than a memory that is tried anyway, and its consequences.
@@ -471,9 +476,12 @@ def accepted(study: Study, best: Candidate) -> SearchResult:
     initial, outcome = study.initial, best.outcome
     if study.helps(outcome):
         best = pruned(study, best)
-        # Arrays that are not trained may be what the changes make up for in part.
-        untrained = study.untrained if best.outcome.trained < LEARNS else ()
-        return SearchResult((*untrained, *best.issues), best.outcome)
+        # Changes that help in part may make up for another fault: arrays that are not trained, or a
+        # layer that never fires, as larger rates do.
+        others = ()
+        if best.outcome.trained < LEARNS:
+            others = *study.untrained, *_silent_still(study, best)
+        return SearchResult((*others, *best.issues), best.outcome)
     if study.is_slow:
         return SearchResult((), None)
     if initial.trained < LEARNS and not outcome.is_by_heart:
@@ -486,14 +494,23 @@ def accepted(study: Study, best: Candidate) -> SearchResult:
         )
     # Changes that help only the examples of the updates are not believed. A layer that never fires
     # is worth a word, although the layers above it learn.
-    silent = tuple(issue for issue in study.changes.issues if issue.kind == "silent")
-    repaired = None
+    silent, repaired = study.silent, None
     if moves := moves_of(silent):
         if not study.trials.allows(moves):
             silent = ()
         elif (repaired := study.trials(moves)).score < initial.score - MUCH:
             silent, repaired = (), None
     return SearchResult(silent, repaired, is_by_heart=outcome.is_by_heart)
+
+
+def _silent_still(study: Study, best: Candidate) -> tuple[Issue, ...]:
+    """Return the layers that never fire and that the candidate does not change."""
+    changed = {issue.place for issue in best.issues}
+    return tuple(
+        dataclasses.replace(issue, fixes=())
+        for issue in study.silent
+        if issue.place not in changed
+    )
 
 
 def pruned(study: Study, best: Candidate) -> Candidate:
