@@ -389,6 +389,32 @@ def test_readout_that_is_too_large_is_scaled(joins, offset):
 
 
 @pytest.mark.slow
+def test_readout_is_too_large_although_less_sure_outputs_learn():
+    rng = np.random.default_rng(2)
+    labels = np.arange(60) % 2
+    rates = np.where((np.arange(UNITS) < 5) == labels[:, None], 0.32, 0.08)
+    inputs = (rng.random((STEPS, 60, UNITS)) < rates).astype(np.float32)
+    weight = rng.normal(size=(UNITS, HIDDEN)) * 3 / UNITS**0.5
+    readout = 60 * rng.normal(size=(HIDDEN, 2)) / HIDDEN**0.5
+    network = Network(
+        [
+            Layer(jnp.float32(weight), LIF(0.9)),
+            Layer(jnp.float32(readout), LeakyReadout(0.9)),
+        ]
+    )
+
+    def errors(out):
+        scores = optax.softmax_cross_entropy_with_integer_labels(out[-1], jnp.asarray(labels))
+        return scores.mean()
+
+    report = diagnose(network, inputs, errors, optimizer=optax.adam(1e-2))
+    assert report.outcome.learned > 0.6
+    assert report.outcome.plain < -1
+    assert names(report.issues) == [("too large", "1")]
+    assert report.outcome_repaired.plain > 0.9
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("factor", [3e3, 1e6], ids=["little gradient", "no gradient"])
 def test_readout_that_saturates_a_bounded_loss_is_scaled(factor):
     def reward(out):

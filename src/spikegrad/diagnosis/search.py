@@ -345,7 +345,7 @@ def _longer_memories(study: Study) -> Iterator[tuple[Issue, ...]]:
 
 
 def _learns(outcome: Outcome) -> bool:
-    return outcome.learned >= LEARNS
+    return outcome.learns
 
 
 def _slopes(study: Study) -> Iterator[tuple[Issue, ...]]:
@@ -443,7 +443,7 @@ def search(study: Study) -> SearchResult:
     """Train the network, and with changes if it does not learn."""
     study.say("training")
     # No measure counts against a network that learns: unusual numbers are no fault by themselves.
-    if study.initial.learned >= LEARNS:
+    if study.initial.learns:
         return SearchResult((), None)
     best = Candidate((), study.initial, study.initial.score)
     # Equal inputs tell no example from another, so no change can help.
@@ -529,11 +529,7 @@ def pruned(study: Study, best: Candidate) -> Candidate:
         outcome = study.trials(moves)
         # A readout that is too large only slows the learning, unless constants have a lower loss
         # for other examples than its outputs.
-        is_slower = (
-            issue.kind == "too large"
-            and outcome.learned >= LEARNS
-            and outcome.plain >= 0
-        )
+        is_slower = issue.kind == "too large" and outcome.learns
         # A network that learns, slowly, needs no other learning rate.
         is_needless = issue.place is None and study.learns(moves)
         is_equal = outcome.score >= best.outcome.score - LITTLE

@@ -117,6 +117,11 @@ class Outcome:
         return (self.trained + self.held_out) / 2
 
     @property
+    def learns(self) -> bool:
+        """True if a network learns, and its outputs are better than constants for all examples."""
+        return self.learned >= LEARNS and self.plain >= 0
+
+    @property
     def is_by_heart(self) -> bool:
         """True if a network learns the examples that the updates use, and no others."""
         return self.trained >= LEARNS and self.learned < MUCH
