@@ -431,8 +431,9 @@ def test_readout_that_saturates_a_bounded_loss_is_scaled(factor):
     def gradient(out):
         return abs(jax.grad(reward)(out)).sum()
 
-    least = gradient(jnp.zeros((STEPS, EXAMPLES, 2))) / 30
-    assert gradient(outputs_of(network, X)) < least <= gradient(outputs_of(report.repaired, X))
+    usual = gradient(jnp.zeros((STEPS, EXAMPLES, 2)))
+    assert gradient(outputs_of(network, X)) < usual / 30
+    assert gradient(outputs_of(report.repaired, X)) >= usual / 2
 
 
 def test_memory_shorter_than_the_task_is_lengthened():

@@ -57,7 +57,7 @@ from a third of its spread on, because many inputs add it up."""
 STEP, SPIKING_STEP = 10.0, 3.0
 """Factors of weights if the measures do not tell the factor. Spikes show the effect of a smaller
 one."""
-SMALLER = (0.1, 0.01, 1e-3, 1e-4, 1e-5, 1e-6)
+SMALLER = (0.1, 0.01, 1e-3, 1e-4, 1e-5, 1e-6, 1e-7, 1e-8)
 """Factors of weights that are too large."""
 HUGE, SMALLEST = 1e15, 1.2e-38
 """Weights that are larger overflow float32 in products of a few layers. The second number is the
@@ -65,6 +65,10 @@ smallest factor against it."""
 TOO_LARGE = 3.0
 """The first loss over that of constant outputs, from which on a readout is too large. Both are
 measured from the lowest loss on. Other scales learn more slowly and do not fail."""
+FREE = 0.5
+"""A readout whose outputs saturate the loss is scaled until the gradient in its outputs is this
+part of that at outputs of 0. With less, outputs that grow in the first updates saturate it again
+before they differ between examples."""
 WIDEST = 2.0
 """Slopes are fitted to the spread of the potential up to this number of thresholds, because wider
 ones are less specific."""
@@ -694,18 +698,24 @@ def _readout(network: Observed, proposal: Proposal) -> Iterator[Issue]:
     """Yield a readout that is too large at the start."""
     if network.problem.loss is None:
         return
+    least = FREE if _is_saturated(proposal.report) else 0.0
+
+    def is_usual(report: NetworkReport) -> bool:
+        # Halfway, so the next diagnosis finds nothing.
+        is_small = not excess_of(network, report, TOO_LARGE / 2)
+        return is_small and not report.response < least  # also if it is NaN
+
     if evidence := excess_of(network, proposal.report):
         # Also readouts below a join that is the output.
         for name, layer in proposal.report.layers.items():
             if not layer.fires:
-                # Halfway, so the next diagnosis finds nothing.
-                fixes = shrunk(
-                    network,
-                    proposal.moves,
-                    name,
-                    lambda report: not excess_of(network, report, TOO_LARGE / 2),
-                )
+                fixes = shrunk(network, proposal.moves, name, is_usual)
                 yield Issue("too large", name, evidence, fixes)
+
+
+def _is_saturated(report: NetworkReport) -> bool:
+    """Return True if the loss has almost no gradient in the outputs."""
+    return outside("response", report.response) < 0
 
 
 def excess_of(
@@ -713,7 +723,7 @@ def excess_of(
 ) -> str:
     """Return the evidence of outputs that are too large for the loss, or an empty string."""
     first, constant = report.loss, report.constant
-    is_saturated = outside("response", report.response) < 0
+    is_saturated = _is_saturated(report)
     # The lowest loss needs another program, so most networks end here.
     if first <= constant and not is_saturated:
         return ""
