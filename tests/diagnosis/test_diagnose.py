@@ -1264,10 +1264,13 @@ def test_training_that_would_exceed_the_budget_does_not_start(monkeypatch):
 
     monkeypatch.setattr(trial, "compiled", slow)
     monkeypatch.setattr(trial.time, "monotonic", lambda: now[0])
+    # Nothing to learn from, and one spike, because equal inputs would end the search.
+    inputs = 0 * INPUTS
+    inputs[0, 0, 0] = 1
     # 20 seconds and 6 for each training of one program, and as many again for an optimizer.
     for budget, spent in ((30, 26), (33, 32), (1000, None)):
         now[0] = 0.0
-        report = trained(HEALTHY, 0 * INPUTS, NOISE, budget=budget)
+        report = trained(HEALTHY, inputs, NOISE, budget=budget)
         assert ("the budget of" in report.verdict) == (spent is not None)
         assert now[0] == pytest.approx(spent) if spent else 33 < now[0] < budget
 
