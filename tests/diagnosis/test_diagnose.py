@@ -36,7 +36,7 @@ from spikegrad import (
     shifted,
 )
 from spikegrad.diagnosis import _diagnose, measures, trial
-from spikegrad.diagnosis._diagnose import _advice
+from spikegrad.diagnosis._diagnose import _advice, _doubt
 from spikegrad.diagnosis.attainable import attainable_loss
 from spikegrad.diagnosis.measures import observe_layer
 from spikegrad.diagnosis.moves import (
@@ -1058,6 +1058,20 @@ def test_loss_with_the_wrong_sign_is_doubted(wrong):
         report.verdict
         == "not trained: the loss falls without limit as outputs grow, so check its sign"
     )
+
+
+# A likelihood with a learned scale falls without limit. With the wrong sign, losses are below 0.
+@pytest.mark.parametrize(
+    ("constant", "learned", "is_doubted"),
+    [(2.0, 0.7, False), (2.0, 0.5, True), (-2.0, 0.7, True)],
+)
+def test_loss_without_a_limit_is_not_doubted_if_the_network_learns(constant, learned, is_doubted):
+    attainable = SimpleNamespace(is_bounded=False, has_room=True)
+    study = SimpleNamespace(
+        network=SimpleNamespace(attainable=attainable, first=SimpleNamespace(constant=constant)),
+        initial=trial.Outcome(learned, learned, learned, learned),
+    )
+    assert ("check its sign" in _doubt(study)) == is_doubted
 
 
 def probabilities(out):
