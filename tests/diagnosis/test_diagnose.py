@@ -389,13 +389,15 @@ def test_readout_that_is_too_large_is_scaled(joins, offset):
 
 
 @pytest.mark.slow
-def test_readout_is_too_large_although_less_sure_outputs_learn():
+# With the smaller one, the first loss is usual, so no measure asks for another scale.
+@pytest.mark.parametrize(("size", "found"), [(60, [("too large", "1")]), (40, [])])
+def test_outputs_are_too_sure_although_less_sure_ones_learn(size, found):
     rng = np.random.default_rng(2)
     labels = np.arange(60) % 2
     rates = np.where((np.arange(UNITS) < 5) == labels[:, None], 0.32, 0.08)
     inputs = (rng.random((STEPS, 60, UNITS)) < rates).astype(np.float32)
     weight = rng.normal(size=(UNITS, HIDDEN)) * 3 / UNITS**0.5
-    readout = 60 * rng.normal(size=(HIDDEN, 2)) / HIDDEN**0.5
+    readout = size * rng.normal(size=(HIDDEN, 2)) / HIDDEN**0.5
     network = Network(
         [
             Layer(jnp.float32(weight), LIF(0.9)),
@@ -409,9 +411,9 @@ def test_readout_is_too_large_although_less_sure_outputs_learn():
 
     report = diagnose(network, inputs, errors, optimizer=optax.adam(1e-2))
     assert report.outcome.learned > 0.6
-    assert report.outcome.plain < -1
-    assert names(report.issues) == [("too large", "1")]
-    assert report.outcome_repaired.plain > 0.9
+    assert report.outcome.plain < -0.5
+    assert names(report.issues) == found
+    assert ("its outputs are too sure for other examples" in report.verdict) == (found == [])
 
 
 @pytest.mark.slow

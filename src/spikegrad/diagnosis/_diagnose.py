@@ -252,6 +252,11 @@ def verdict(study: Study, result: SearchResult) -> str:
             )
         else:
             texts.append(f"{later}: check the inputs and labels, or pass more examples")
+    if last.learned >= LEARNS and not last.learns:
+        texts.append(
+            "its outputs are too sure for other examples, where constants have a lower loss: pass "
+            "more examples"
+        )
     return "; ".join(texts)
 
 
