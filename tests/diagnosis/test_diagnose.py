@@ -849,6 +849,22 @@ def test_a_silent_layer_stays_an_issue_beside_a_rate_that_helps_in_part(learned,
     assert moves_of(found.issues) == moves_of([rate])
 
 
+@pytest.mark.parametrize(
+    ("learned", "plain", "count"), [(0.4, 0.4, 0), (0.2, 0.2, 1), (0.4, -1, 1)]
+)
+def test_readout_that_only_slows_a_network_is_no_issue(learned, plain, count):
+    readout = Issue("too large", "2", "", (ScalePart("2", 0.1, "weight"),))
+    study = SimpleNamespace(
+        initial=trial.Outcome(learned, learned, learned, plain),
+        is_slow=True,
+        learns_in_part=True,
+        trials=SimpleNamespace(allows=lambda moves: True),
+    )
+    study.helps = functools.partial(Study.helps, study)
+    best = Candidate((readout,), trial.Outcome(0.9, 0.9, 0.9, 0.9), 0.9)
+    assert len(accepted(study, best).issues) == count
+
+
 # Its outputs may be worse than constants for other examples, although less sure ones are not.
 @pytest.mark.parametrize(
     ("learned", "plain", "count"), [(0.7, 0.7, 1), (0.5, 0.5, 2), (0.7, -3, 2)]

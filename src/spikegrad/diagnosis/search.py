@@ -481,7 +481,11 @@ def accepted(study: Study, best: Candidate) -> SearchResult:
         others = ()
         if best.outcome.trained < LEARNS:
             others = *study.untrained, *_silent_still(study, best)
-        return SearchResult((*others, *best.issues), best.outcome)
+        # A readout that is too large only slows a network that learns a part, unless constants have
+        # a lower loss for other examples than its outputs.
+        is_too_large = [issue.kind for issue in best.issues] == ["too large"]
+        if not (is_too_large and initial.is_partial and initial.plain >= 0):
+            return SearchResult((*others, *best.issues), best.outcome)
     if study.is_slow:
         return SearchResult((), None)
     if initial.trained < LEARNS and not outcome.is_by_heart:
