@@ -813,19 +813,25 @@ def test_network_that_learns_slowly_has_no_issue():
     assert "it learns, slowly: 240 updates remove " in report.verdict
 
 
+def study_after(initial, learns_in_part=True, silent=()):
+    """A study with this outcome without changes, of a network that learns in more updates."""
+    study = SimpleNamespace(
+        initial=initial,
+        is_slow=True,
+        learns_in_part=learns_in_part,
+        untrained=(),
+        silent=silent,
+        trials=SimpleNamespace(allows=lambda moves: True),
+    )
+    study.helps = functools.partial(Study.helps, study)
+    return study
+
+
 @pytest.mark.parametrize(("learned", "count"), [(0.5, 1), (0.3, 0)])
 def test_change_is_an_issue_if_a_slow_network_then_learns_twice_as_much(learned, count):
     initial, repaired = (trial.Outcome(n, n, n, n) for n in (0.2, learned))
     issue = Issue("silent", "3", "", (ScaleRate(None, 2.0),))
-    study = SimpleNamespace(
-        initial=initial,
-        is_slow=True,
-        learns_in_part=True,
-        untrained=(),
-        silent=(issue,),
-        trials=SimpleNamespace(allows=lambda moves: True),
-    )
-    study.helps = functools.partial(Study.helps, study)
+    study = study_after(initial, silent=(issue,))
     found = accepted(study, Candidate((issue,), repaired, 0.0))
     assert len(found.issues) == count
 
@@ -835,14 +841,7 @@ def test_a_silent_layer_stays_an_issue_beside_a_rate_that_helps_in_part(learned,
     initial, repaired = (trial.Outcome(n, n, n, n) for n in (0.0, learned))
     silent = Issue("silent", "1", "", (ScalePart("1", 10.0, "weight"),))
     rate = Issue("stalls", None, "", (ScaleRate(None, 10.0),))
-    study = SimpleNamespace(
-        initial=initial,
-        learns_in_part=False,
-        untrained=(),
-        silent=(silent,),
-        trials=SimpleNamespace(allows=lambda moves: True),
-    )
-    study.helps = functools.partial(Study.helps, study)
+    study = study_after(initial, learns_in_part=False, silent=(silent,))
     found = accepted(study, Candidate((rate,), repaired, 0.0))
     assert [issue.place for issue in found.issues] == places
     # The fix of the silent layer does not help.
@@ -854,13 +853,7 @@ def test_a_silent_layer_stays_an_issue_beside_a_rate_that_helps_in_part(learned,
 )
 def test_readout_that_only_slows_a_network_is_no_issue(learned, plain, count):
     readout = Issue("too large", "2", "", (ScalePart("2", 0.1, "weight"),))
-    study = SimpleNamespace(
-        initial=trial.Outcome(learned, learned, learned, plain),
-        is_slow=True,
-        learns_in_part=True,
-        trials=SimpleNamespace(allows=lambda moves: True),
-    )
-    study.helps = functools.partial(Study.helps, study)
+    study = study_after(trial.Outcome(learned, learned, learned, plain))
     best = Candidate((readout,), trial.Outcome(0.9, 0.9, 0.9, 0.9), 0.9)
     assert len(accepted(study, best).issues) == count
 

@@ -252,7 +252,7 @@ def verdict(study: Study, result: SearchResult) -> str:
             )
         else:
             texts.append(f"{later}: check the inputs and labels, or pass more examples")
-    if last.learned >= LEARNS and not last.learns:
+    if last.learned >= LEARNS and last.is_too_sure:
         texts.append(
             "its outputs are too sure for other examples, where constants have a lower loss: pass "
             "more examples"

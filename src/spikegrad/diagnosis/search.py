@@ -476,15 +476,14 @@ def accepted(study: Study, best: Candidate) -> SearchResult:
     initial, outcome = study.initial, best.outcome
     if study.helps(outcome):
         best = pruned(study, best)
-        # Changes that help in part may make up for another fault: arrays that are not trained, or a
-        # layer that never fires, as larger rates do.
-        others = ()
-        if best.outcome.trained < LEARNS:
-            others = *study.untrained, *_silent_still(study, best)
-        # A readout that is too large only slows a network that learns a part, unless constants have
-        # a lower loss for other examples than its outputs.
+        # A readout that is too large only slows a network that learns a part.
         is_too_large = [issue.kind for issue in best.issues] == ["too large"]
-        if not (is_too_large and initial.is_partial and initial.plain >= 0):
+        if not (is_too_large and initial.is_partial and not initial.is_too_sure):
+            # Changes that help in part may make up for another fault: arrays that are not trained,
+            # or a layer that never fires, as larger rates do.
+            others = ()
+            if best.outcome.trained < LEARNS:
+                others = *study.untrained, *_silent_still(study, best)
             return SearchResult((*others, *best.issues), best.outcome)
     if study.is_slow:
         return SearchResult((), None)
@@ -531,8 +530,7 @@ def pruned(study: Study, best: Candidate) -> Candidate:
         if issue.kind == "silent" and not is_free:
             continue
         outcome = study.trials(moves)
-        # A readout that is too large only slows the learning, unless constants have a lower loss
-        # for other examples than its outputs.
+        # A readout that is too large only slows the learning, unless the outputs are too sure.
         is_slower = issue.kind == "too large" and outcome.learns
         # A network that learns, slowly, needs no other learning rate.
         is_needless = issue.place is None and study.learns(moves)

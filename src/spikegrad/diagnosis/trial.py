@@ -117,9 +117,14 @@ class Outcome:
         return (self.trained + self.held_out) / 2
 
     @property
+    def is_too_sure(self) -> bool:
+        """True if constants have a lower loss for other examples than the outputs."""
+        return self.plain < 0
+
+    @property
     def learns(self) -> bool:
-        """True if a network learns, and its outputs are better than constants for all examples."""
-        return self.learned >= LEARNS and self.plain >= 0
+        """True if a network learns, and its outputs are not too sure."""
+        return self.learned >= LEARNS and not self.is_too_sure
 
     @property
     def is_by_heart(self) -> bool:
