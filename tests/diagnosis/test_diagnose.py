@@ -1071,6 +1071,22 @@ def test_loss_with_the_wrong_sign_is_doubted(wrong):
     )
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("labels", "is_learned"), [(CLASSES, True), (NOISE, False)])
+def test_loss_that_is_nan_for_constants_is_learned(labels, is_learned):
+    """Minus the correlation with the class, which divides by the spread over examples."""
+    targets = jax.nn.standardize(jnp.float32(labels))
+
+    def correlation(out):
+        # (examples,)
+        return -(jax.nn.standardize(out.mean(0)[:, 0], epsilon=0) * targets).mean()
+
+    network = Network([Layer(FIRST, CELL), READOUT])
+    report = diagnose(network, INPUTS, correlation, optimizer=optax.adam(1e-2))
+    assert report.verdict.endswith("it learns") == is_learned
+    assert (report.outcome.learned > 0.6) == is_learned
+
+
 # A likelihood with a learned scale falls without limit. With the wrong sign, losses are below 0.
 @pytest.mark.parametrize(
     ("constant", "learned", "is_doubted"),
@@ -1150,6 +1166,10 @@ PRICES = np.float32(4e5 + RANDOM.normal(size=len(CLASSES)))
 QUANTILE = 0.9
 
 
+def norm(x):
+    return jnp.sqrt((x**2).sum(-1))
+
+
 def pinball(error, maximum):
     return maximum(QUANTILE * error, (QUANTILE - 1) * error)
 
@@ -1169,6 +1189,11 @@ def pinball(error, maximum):
             pinball(np.subtract.outer(COUNTS, COUNTS), np.maximum).mean(0).min(),
         ),
         (lambda out: ((out[-1, :, 0] - PRICES) ** 2).mean(), PRICES.astype(float).var()),
+        # NaN at outputs of 0. The best direction is between those of both classes.
+        (
+            lambda out: 1 - ((CLASS * mean(out)).sum(-1) / norm(mean(out))).mean(),
+            1 - np.sqrt(0.5),
+        ),
         # Outputs of the last step of examples that are as long as their class says. Constants are
         # equal over time, and may not use it.
         (

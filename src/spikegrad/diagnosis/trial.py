@@ -166,7 +166,9 @@ class Constant(NamedTuple):
 def better_constant(loss: Loss, outputs: PyTree) -> Constant:
     """Return the better one of two constants, zeros and the means of the examples.
 
-    Means may be far from any sensible output, but zeros may be.
+    Means may be far from any sensible output, but zeros may be. A loss that compares examples, such
+    as a correlation, is NaN for all constants. Then it returns the outputs in another order of the
+    examples, which ignore the inputs too.
     """
 
     def mean_of_examples(output: jax.Array) -> jax.Array:
@@ -174,15 +176,21 @@ def better_constant(loss: Loss, outputs: PyTree) -> Constant:
         mean = output.mean(1, keepdims=True)
         return jnp.broadcast_to(mean, output.shape)
 
+    def of_other_examples(output: jax.Array) -> jax.Array:
+        return jax.random.permutation(jax.random.key(0), output, 1)
+
     zeros = jax.tree.map(jnp.zeros_like, outputs)
     means = jax.tree.map(mean_of_examples, outputs)
-    return lower(Constant(loss(zeros), zeros), Constant(loss(means), means))
+    found = lower(Constant(loss(zeros), zeros), Constant(loss(means), means))
+    others = jax.tree.map(of_other_examples, outputs)
+    choose = functools.partial(jnp.where, jnp.isnan(found.loss))
+    return jax.tree.map(choose, Constant(loss(others), others), found)
 
 
 def lower(first: Constant, second: Constant) -> Constant:
-    """Return the constant with the lower loss, and the first one if the second is NaN."""
-    choose = functools.partial(jnp.where, second.loss < first.loss)
-    return jax.tree.map(choose, second, first)
+    """Return the constant with the lower loss. A loss of NaN is the highest."""
+    is_lower = (second.loss < first.loss) | jnp.isnan(first.loss)
+    return jax.tree.map(functools.partial(jnp.where, is_lower), second, first)
 
 
 def between(first: PyTree, last: PyTree, part: ArrayLike) -> PyTree:
