@@ -1087,6 +1087,35 @@ def test_loss_that_is_nan_for_constants_is_learned(labels, is_learned):
     assert (report.outcome.learned > 0.6) == is_learned
 
 
+def ranking(out, labels):
+    """Each example of class 1 should have a larger output than each one of class 0."""
+    score = out.mean(0)[:, 0]
+    return jax.nn.softplus(score[labels == 0] - score[labels == 1][:, None]).mean()
+
+
+def contrast(out, labels):
+    """Supervised contrastive loss (Khosla et al. 2020): directions are like those of the class."""
+    direction = mean(out) / norm(mean(out))[:, None]
+    itself = jnp.eye(len(labels), dtype=bool)
+    scores = jax.nn.log_softmax(direction @ direction.T / 0.1, where=~itself)
+    is_same = (labels[:, None] == labels) & ~itself
+    return -jnp.mean(scores, where=is_same)
+
+
+def probability(out, labels):
+    """Minus the logarithm of a mean, and no mean of logarithms."""
+    return -jnp.log(jax.nn.softmax(out.mean(0))[jnp.arange(len(labels)), labels].mean())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("compare", [ranking, contrast, probability])
+@pytest.mark.parametrize(("labels", "is_learned"), few([(CLASSES, True), (NOISE, False)]))
+def test_loss_that_compares_examples_is_learned(compare, labels, is_learned):
+    network = Network([Layer(FIRST, CELL), READOUT])
+    report = diagnose(network, INPUTS, lambda out: compare(out, labels), optimizer=optax.adam(1e-2))
+    assert ("it learns" in report.verdict.split("; ")) == is_learned
+
+
 # A likelihood with a learned scale falls without limit. With the wrong sign, losses are below 0.
 @pytest.mark.parametrize(
     ("constant", "learned", "is_doubted"),

@@ -20,7 +20,6 @@ from .report import Diagnosis, Issue
 from .search import LONGER, SearchResult, Study, other_rate, search
 from .trial import (
     LEARNS,
-    MUCH,
     RATE,
     UPDATES,
     Budget,
@@ -237,8 +236,6 @@ def verdict(study: Study, result: SearchResult) -> str:
         )
     elif last.trained < LEARNS and not study.learns(moves_of(result.issues)):
         texts.append(_advice(study, result))
-    elif last.learned > 1 + MUCH:
-        texts.append("more than all of it: check the labels and the loss")
     elif repaired is None and longer is None:
         texts.append("it learns")
     elif repaired is None and longer is not None:

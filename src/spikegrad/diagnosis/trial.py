@@ -352,11 +352,11 @@ class Trials:
         self.durations.update = max(
             self.durations.update, (time.monotonic() - start) / updates
         )
-        # The loss of perfect outputs is an estimate, which a network may reach and pass.
-        most = 1.0 if self.problem.floor else math.inf
+        # The loss of perfect outputs is an estimate, which a network may reach and pass. And a part
+        # of the examples may have more than its share of the loss.
         trained, held_out = (
-            min(max(float(np.nan_to_num(x)), 0.0), most)
-            for x in (parts.trained, parts.held_out)
+            float(np.clip(np.nan_to_num(part), 0.0, 1.0))
+            for part in (parts.trained, parts.held_out)
         )
         learned = min(trained, held_out) if self.is_split else trained
         return Outcome(learned, trained, held_out, float(np.nan_to_num(parts.plain)))
@@ -430,24 +430,30 @@ def _train(
     best = jax.tree.map(_like, problem.constant, out)
     before, constant = lower(own, Constant(loss(best), best))
 
-    def removed(outputs: PyTree, chosen: jax.Array) -> jax.Array:
-        """Return the part of the loss that the chosen examples remove with these outputs."""
-        after = loss(choose(chosen, outputs, constant))
-        floor = problem.floor
-        part = (before - after) / (before - floor) if floor else 1 - after / before
-        # A loss is a mean over examples, so examples with constant outputs remove nothing. Dividing
-        # by the share gives the part for the others.
-        return part / chosen.mean()
+    def removed(outputs: PyTree) -> jax.Array:
+        """Return the parts of the loss that the used and the held-out examples remove with these
+        outputs, ``(2,)``.
+        """
+        of_used = loss(choose(held, constant, outputs))
+        of_held = loss(choose(held, outputs, constant))
+        of_all = loss(outputs)
+        # A loss may compare examples, such as a ranking. So each half of a fall is that beside
+        # constant outputs of the other examples, and beside their own outputs. For a mean over
+        # examples, both are equal.
+        used_fall = (before - of_used) / 2 + (of_held - of_all) / 2
+        held_fall = (before - of_held) / 2 + (of_used - of_all) / 2
+        falls = jnp.stack([used_fall, held_fall])
+        shares = jnp.stack([(~held).mean(), held.mean()])
+        # Dividing by the share gives the part for these examples alone.
+        return falls / (before - problem.floor) / shares
 
     def parts(certainty: jax.Array) -> jax.Array:
-        """Return the parts removed by less sure outputs of used and of held-out examples."""
-        less_sure = between(own.outputs, out, certainty)
-        both = jnp.stack([~held, held])  # (2, examples)
-        return jax.lax.map(functools.partial(removed, less_sure), both)
+        """Return the parts removed by less sure outputs."""
+        return removed(between(own.outputs, out, certainty))
 
     # (certainties,). The first certainty is 1.
     used_parts, held_parts = jax.lax.map(parts, jnp.asarray(CAUTION)).T
-    return Removed(used_parts.max(), held_parts.max(), held_parts[0])
+    return Removed(jnp.nanmax(used_parts), jnp.nanmax(held_parts), held_parts[0])
 
 
 def _like(constant: np.ndarray, output: jax.Array) -> jax.Array:
