@@ -475,6 +475,7 @@ KERNELS = Network(
         (stack(cell=NUMBERS, threshold=30.0), "silent", "1"),
         (stack(first=FIRST - 2), "silent", "0"),
         (stack(second=jnp.zeros((HIDDEN, HIDDEN))), "silent", "1"),
+        (stack(first=jnp.full((UNITS, HIDDEN), 0.5)), "alike", "0"),
         (stack(surrogate=PiecewiseQuadratic(300.0)), "out of reach", "1"),
         (stack(surrogate=shifted(Sigmoid(4.0), 30.0)), "out of reach", "1"),
         # A bias in a function, as a leaf or hidden, which its matrix hides from other moves.

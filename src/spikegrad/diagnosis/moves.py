@@ -207,7 +207,10 @@ class Center(Move):
 
 
 class DrawWeights(Move):
-    """Draw the matrices of weights that are all 0, with this standard deviation, the value."""
+    """Add random numbers to the matrices of weights, with this standard deviation, the value.
+
+    It is for neurons with equal weights, such as weights of 0.
+    """
 
     def change(self, layer: Layer) -> Layer:
         def drawn(w: jax.Array) -> jax.Array:
@@ -221,7 +224,9 @@ class DrawWeights(Move):
 
     @property
     def text(self) -> str:
-        return f"draw its weights, with a standard deviation of {number(self.value)}"
+        return (
+            f"add random numbers with a spread of {number(self.value)} to its weights"
+        )
 
     @property
     def argument(self) -> str:
@@ -570,8 +575,8 @@ def neutral_moves(network: Network, inputs: Mapping[str, jax.Array]) -> Iterator
             name, (np.zeros(shape, np.float32), np.ones(shape, np.float32))
         )
     for name, layer in network.graph.layers.items():
-        # Before the scale of these weights, which would have nothing to scale.
-        if has_zeros_alone(layer.weight):
+        # Before the scale of these weights. Weights of 0 would have nothing to scale.
+        if has_equal_neurons(layer.weight):
             yield DrawWeights(name, 0.0)
         for part in PARTS:
             weight = getattr(layer, part)
@@ -660,14 +665,25 @@ def has_arrays(weight: PyTree) -> bool:
     return any(map(is_real_array, jax.tree.leaves(weight)))
 
 
-def has_zeros_alone(weight: PyTree) -> bool:
-    """Return True for a weight with matrices that are all 0, as before they are drawn."""
-    if has_kernels(weight):
-        return False
-    matrices = [a for a in jax.tree.leaves(weight) if is_real_array(a) and a.ndim > 1]
+def matrices_of(weights: PyTree) -> list[np.ndarray]:
+    """Return the matrices and kernels of weights, with the neurons last."""
     # In NumPy, because JAX would compile each operation.
-    are_zero = not any(np.asarray(a).any() for a in matrices)
-    return bool(matrices) and are_zero
+    leaves = jax.tree.leaves(weights)
+    return [np.asarray(a) for a in leaves if is_real_array(a) and a.ndim > 1]
+
+
+def has_equal_neurons(weights: PyTree) -> bool:
+    """Return True for weights of which all neurons have equal numbers, as before they are drawn.
+
+    One neuron alone counts if its weights are 0.
+    """
+    if has_kernels(weights):
+        return False
+    matrices = matrices_of(weights)
+    varies = [
+        (w != w[..., :1]).any() or (w.shape[-1] == 1 and w.any()) for w in matrices
+    ]
+    return bool(matrices) and not any(varies)
 
 
 def has_kernels(weight: PyTree) -> bool:

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from .._pytree import is_array, is_real_array
+from .._pytree import is_real_array
 from .._struct import domain
 from ..network import Join, Layer, is_kernel
 from ..neurons import Cell, Refractory, parameters_of
@@ -39,8 +39,11 @@ from .moves import (
     ShortenRest,
     Standardize,
     by_slot,
+    has_equal_neurons,
     has_mean,
     has_width,
+    is_function,
+    matrices_of,
     moves_of,
     numbers_of,
     present_number,
@@ -346,15 +349,19 @@ def _cut_off(network: Observed) -> Iterator[Issue]:
 def _alike(network: Observed) -> Iterator[Issue]:
     """Yield layers of neurons with equal weights, which get equal updates."""
     for name, layer in network.problem.network.graph.layers.items():
-        # In NumPy, because JAX would compile each operation.
-        arrays = map(np.asarray, filter(is_array, layer.weights.values()))
-        # w: (inputs, neurons). Matrices of zeros and of one neuron are not a symptom.
-        matrices = [w for w in arrays if w.ndim == 2 and w[:, 1:].any()]
-        # The range over the neurons of each input.
-        varies = [np.ptp(w, 1).any() for w in matrices]
-        if varies and not any(varies):
+        # A function may have matrices that are no weights.
+        if is_function(layer.weight):
+            continue
+        # Weights of 0 are usual for a readout, and silence other layers, so they are no symptom. The
+        # sum of random numbers over all inputs should be as large as that of the equal weights.
+        sizes = [
+            abs(w).mean(dtype=np.float64) * math.sqrt(w.size / w.shape[-1])
+            for w in matrices_of(layer.weight)
+        ]
+        if any(sizes) and has_equal_neurons((layer.weight, layer.recurrent)):
             evidence = "its neurons have equal weights, and equal updates"
-            yield Issue("alike", name, evidence)
+            draw = DrawWeights(name, rounded(max(sizes)))
+            yield Issue("alike", name, evidence, (draw,))
 
 
 # --- memory --------------------------------------------------------------------------------------
