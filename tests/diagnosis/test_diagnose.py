@@ -374,6 +374,29 @@ def test_array_of_thresholds_is_set():
 
 
 @pytest.mark.slow
+def test_numbers_that_cover_a_range_are_left():
+    # Their mean is far above the default of 1.
+    network = stack(1e-4 * FIRST, cell=LIF(0.9, jnp.linspace(1.0, 60.0, HIDDEN), Sigmoid(4.0)))
+    issue, *_ = diagnose(network, X, loss, train=False).issues
+    assert (issue.kind, issue.place) == ("silent", "0")
+    assert [type(fix) for fix in issue.fixes] == [ScalePart]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("factors", [(1, 1e3), (1e3, 1), (1e3, 1e3)])
+def test_the_one_of_two_readouts_that_is_too_large_is_scaled(factors):
+    readouts = {
+        name: Layer(factor * OUT, READOUT.cell, of="0")
+        for name, factor in zip("ab", factors, strict=True)
+    }
+    network = Network({"0": Layer(FIRST, CELL), **readouts}, outputs=("a", "b"))
+    report = diagnose(network, X, lambda out: loss(out["a"]) + loss(out["b"]), train=False)
+    expected = [name for name, factor in zip("ab", factors, strict=True) if factor > 1]
+    assert names(report.issues) == [("too large", name) for name in expected]
+    assert all(issue.fixes for issue in report.issues)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("offset", [0, -5], ids=["from 0 on", "below 0"])
 @pytest.mark.parametrize(
     "joins", [{}, {"whole": Join(lambda out: out, "2")}], ids=["output", "below a join"]
@@ -850,7 +873,8 @@ def test_a_silent_layer_stays_an_issue_beside_a_rate_that_helps_in_part(learned,
 
 
 @pytest.mark.parametrize(
-    ("learned", "plain", "count"), [(0.4, 0.4, 0), (0.2, 0.2, 1), (0.4, -1, 1)]
+    ("learned", "plain", "count"),
+    [(0.5, 0.5, 0), (0.4, 0.4, 1), (0.2, 0.2, 1), (0.5, -1, 1)],
 )
 def test_readout_that_only_slows_a_network_is_no_issue(learned, plain, count):
     readout = Issue("too large", "2", "", (ScalePart("2", 0.1, "weight"),))
@@ -1001,6 +1025,33 @@ def test_adam_tries_all_of_its_rates():
     assert stage.when(study, Candidate((adam,), learned, 0.0))
     # None is tried after other changes with which the network learns.
     assert not stage.when(study, Candidate((), learned, 0.0))
+
+
+def test_single_changes_are_tried_if_all_together_do_not_help():
+    *_, stage = (stage for stage in STAGES if stage.name == "single changes")
+    scale, slope = (
+        Issue("silent", "1", "", (ScalePart("1", 3.0, "weight"),)),
+        Issue("out of reach", "1", "", (ScalePart("1", 0.1, "bias"),)),
+    )
+    hopeless = Issue("vanishes", "1", "")
+    changes = SimpleNamespace(issues=(scale, hopeless, slope))
+    assert [*stage.trials(SimpleNamespace(changes=changes))] == [(scale,), (slope,)]
+
+
+def test_moves_of_one_issue_are_left_out_too():
+    threshold, scale = ScalePart("1", 0.1, "bias"), ScalePart("1", 3.0, "weight")
+    issue = Issue("saturated", "1", "", (threshold, scale))
+
+    def train(moves):
+        # The scale does harm, and the other change is needed.
+        learned = 0.0 if threshold.slot not in moves else 0.6 if scale.slot in moves else 0.9
+        return trial.Outcome(learned, learned, learned, learned)
+
+    train.allows = lambda moves: True
+    study = SimpleNamespace(trials=train, rate=(), learns=lambda moves: False)
+    best = pruned(study, Candidate((issue,), train(moves_of([issue])), 0.6))
+    assert [i.fixes for i in best.issues] == [(threshold,)]
+    assert best.outcome.learned == 0.9
 
 
 @pytest.mark.slow

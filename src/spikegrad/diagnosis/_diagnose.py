@@ -328,12 +328,13 @@ def _obstacles(study: Study) -> Iterator[Issue]:
             "its outputs are the first that are NaN or infinite, or lead to such a loss"
         )
         place, *_ = *nodes, *graph.outputs
-        fixes = shrunk(
+        smaller = shrunk(
             study.network,
             study.changes.moves,
-            place,
+            [place],
             lambda report: report.loss < math.inf,
         )
+        fixes = smaller.get(place, ())
     elif not np.isfinite(first.reads).all():
         text = (
             "the gradient of the loss in the outputs is NaN or infinite, as of a square root at 0, "

@@ -352,8 +352,8 @@ def _alike(network: Observed) -> Iterator[Issue]:
         # A function may have matrices that are no weights.
         if is_function(layer.weight):
             continue
-        # Weights of 0 are usual for a readout, and silence other layers, so they are no symptom. The
-        # sum of random numbers over all inputs should be as large as that of the equal weights.
+        # Weights of 0 are usual for a readout, and silence other layers, so they are no symptom.
+        # The sum of random numbers over the inputs should be as large as that of equal weights.
         sizes = [
             abs(w).mean(dtype=np.float64) * math.sqrt(w.size / w.shape[-1])
             for w in matrices_of(layer.weight)
@@ -620,10 +620,12 @@ def _unusual_numbers(place: str, cell: Cell) -> Iterator[Move]:
         # and 0.999 differ by a factor of 100 in time.
         if not isinstance(default, float) or domain(field).at_most is not None:
             continue
-        value = float(np.mean(present.number))
-        ratio = value / (default or 1.0)
-        if value and not 1 / UNUSUAL < ratio < UNUSUAL:
-            size = abs(math.log(abs(ratio)))
+        # Numbers that differ between neurons, such as frequencies, are meant to cover a range. So
+        # one that is usual is enough.
+        ratios = np.asarray(present.number, np.float32) / (default or 1.0)
+        is_usual = (ratios == 0) | ((ratios > 1 / UNUSUAL) & (ratios < UNUSUAL))
+        if not is_usual.any():
+            size = abs(math.log(abs(ratios.mean())))
             numbers.append((-size, present.with_number(default)))
     for _, move in sorted(numbers, key=operator.itemgetter(0)):
         yield move
@@ -714,10 +716,12 @@ def _readout(network: Observed, proposal: Proposal) -> Iterator[Issue]:
 
     if evidence := excess_of(network, proposal.report):
         # Also readouts below a join that is the output.
-        for name, layer in proposal.report.layers.items():
-            if not layer.fires:
-                fixes = shrunk(network, proposal.moves, name, is_usual)
-                yield Issue("too large", name, evidence, fixes)
+        names = [
+            name for name, layer in proposal.report.layers.items() if not layer.fires
+        ]
+        smaller = shrunk(network, proposal.moves, names, is_usual)
+        for name in smaller or names:
+            yield Issue("too large", name, evidence, smaller.get(name, ()))
 
 
 def _is_saturated(report: NetworkReport) -> bool:
@@ -767,12 +771,26 @@ def tamed(network: Observed) -> Iterator[Issue]:
 def shrunk(
     network: Observed,
     moves: Moves,
-    name: str,
+    names: list[str],
     is_small: Callable[[NetworkReport], bool],
-) -> tuple[Move, ...]:
-    """Return the moves that scale a layer by the first factor with small outputs, or none."""
+) -> dict[str, tuple[Move, ...]]:
+    """Return the moves of layers by the first factor with small outputs.
+
+    Of several layers, the one that needs the smallest change and then has the lowest loss is the
+    cause. If one alone is not enough, all are scaled.
+    """
     for factor in SMALLER:
-        smaller = scales(network.slots, name, factor, "recurrent")
-        if is_small(network.measure(moves | by_slot(smaller))):
+        smaller = {
+            name: scales(network.slots, name, factor, "recurrent") for name in names
+        }
+        reports = {
+            name: network.measure(moves | by_slot(fixes))
+            for name, fixes in smaller.items()
+        }
+        if alone := [name for name in names if is_small(reports[name])]:
+            cause = min(alone, key=lambda name: reports[name].loss)
+            return {cause: smaller[cause]}
+        together = (move for fixes in smaller.values() for move in fixes)
+        if is_small(network.measure(moves | by_slot(together))):
             return smaller
-    return ()
+    return {}

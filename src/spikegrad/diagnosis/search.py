@@ -328,6 +328,13 @@ def _changes(study: Study) -> Iterator[tuple[Issue, ...]]:
     yield *study.changes.issues, *study.shifted_targets
 
 
+def _single_changes(study: Study) -> Iterator[tuple[Issue, ...]]:
+    issues = [issue for issue in study.changes.issues if issue.fixes]
+    if len(issues) > 1:
+        for issue in issues:
+            yield (issue,)
+
+
 def _memories(study: Study) -> Iterator[tuple[Issue, ...]]:
     yield study.memories
 
@@ -403,6 +410,8 @@ STAGES = (
     ),
     # A large enough rate may make up for what a memory forgets, so memories come first.
     SearchStage("other memories", _below(LEARNS), _memories),
+    # The consequences of a fault may ask for changes that do harm once it is mended.
+    SearchStage("single changes", _below(LEARNS), _single_changes),
     SearchStage("other learning rates", _near, _changes, NEAR_RATES),
     SearchStage("other learning rates", _below(NEARLY), _changes, RATES),
     # The network may need another learning rate only.
@@ -476,9 +485,12 @@ def accepted(study: Study, best: Candidate) -> SearchResult:
     initial, outcome = study.initial, best.outcome
     if study.helps(outcome):
         best = pruned(study, best)
-        # A readout that is too large only slows a network that learns a part.
+        # A readout that is too large only slows a network that learns a part, unless the network
+        # learns much faster without it.
         is_too_large = [issue.kind for issue in best.issues] == ["too large"]
-        if not (is_too_large and initial.is_partial and not initial.is_too_sure):
+        is_slower = best.outcome.learned < FASTER * initial.learned
+        is_sound = initial.is_partial and not initial.is_too_sure
+        if not (is_too_large and is_slower and is_sound):
             # Changes that help in part may make up for another fault: arrays that are not trained,
             # or a layer that never fires, as larger rates do.
             others = ()
@@ -537,6 +549,25 @@ def pruned(study: Study, best: Candidate) -> Candidate:
         is_equal = outcome.score >= best.outcome.score - LITTLE
         if is_equal or is_slower or is_needless:
             best = best._replace(issues=others, outcome=outcome)
+    for issue in best.issues:
+        # Moves of several layers are one change, such as a longer memory.
+        if len({move.place for move in issue.fixes}) == 1:
+            best = _with_fewer_moves(study, best, issue)
+    return best
+
+
+def _with_fewer_moves(study: Study, best: Candidate, issue: Issue) -> Candidate:
+    """Leave out moves of one issue without which the network learns as much, the last first."""
+    for move in reversed(issue.fixes):
+        fixes = tuple(other for other in issue.fixes if other is not move)
+        shorter = dataclasses.replace(issue, fixes=fixes)
+        issues = tuple(shorter if i is issue else i for i in best.issues)
+        if not (fixes and study.trials.allows(moves_of(issues))):
+            continue
+        outcome = study.trials(moves_of(issues))
+        if outcome.score >= best.outcome.score - LITTLE:
+            best = best._replace(issues=issues, outcome=outcome)
+            issue = shorter
     return best
 
 
