@@ -376,10 +376,15 @@ def test_array_of_thresholds_is_set():
 @pytest.mark.slow
 def test_numbers_that_cover_a_range_are_left():
     # Their mean is far above the default of 1.
-    network = stack(1e-4 * FIRST, cell=LIF(0.9, jnp.linspace(1.0, 60.0, HIDDEN), Sigmoid(4.0)))
+    thresholds = jnp.linspace(1.0, 60.0, HIDDEN)
+    network = stack(1e-4 * FIRST, cell=LIF(0.9, thresholds, Sigmoid(4.0)))
     issue, *_ = diagnose(network, X, loss, train=False).issues
     assert (issue.kind, issue.place) == ("silent", "0")
     assert [type(fix) for fix in issue.fixes] == [ScalePart]
+    # None is usual, although their mean is 0.
+    network = stack(threshold=jnp.where(jnp.arange(HIDDEN) < HIDDEN // 2, -20.0, 20.0))
+    *_, issue = diagnose(network, X, loss, train=False).issues
+    assert [fix.text for fix in issue.fixes] == ["set its threshold to 1"]
 
 
 @pytest.mark.slow

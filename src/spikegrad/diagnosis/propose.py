@@ -625,7 +625,7 @@ def _unusual_numbers(place: str, cell: Cell) -> Iterator[Move]:
         ratios = np.asarray(present.number, np.float32) / (default or 1.0)
         is_usual = (ratios == 0) | ((ratios > 1 / UNUSUAL) & (ratios < UNUSUAL))
         if not is_usual.any():
-            size = abs(math.log(abs(ratios.mean())))
+            size = float(abs(np.log(abs(ratios))).mean())
             numbers.append((-size, present.with_number(default)))
     for _, move in sorted(numbers, key=operator.itemgetter(0)):
         yield move
@@ -790,7 +790,7 @@ def shrunk(
         if alone := [name for name in names if is_small(reports[name])]:
             cause = min(alone, key=lambda name: reports[name].loss)
             return {cause: smaller[cause]}
-        together = (move for fixes in smaller.values() for move in fixes)
-        if is_small(network.measure(moves | by_slot(together))):
+        together = by_slot(move for fixes in smaller.values() for move in fixes)
+        if len(names) > 1 and is_small(network.measure(moves | together)):
             return smaller
     return {}
