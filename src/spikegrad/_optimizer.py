@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -42,13 +43,70 @@ def updates_of(
         "obj_fn": loss,
         "grad_fn": lambda trainable, _: jax.grad(loss)(trainable),
     }
+    with jax.numpy_dtype_promotion("standard"):  # optax promotes
+        return optimizer.update(
+            gradient, state, trainable, **_accepted(optimizer, offered)
+        )
+
+
+def _accepted(
+    optimizer: GradientTransformation, offered: dict[str, Any]
+) -> dict[str, Any]:
+    """Return the arguments that the optimizer takes. Without ``**extra_args``, it names them."""
     accepted = inspect.signature(optimizer.update).parameters
     takes_any = any(
         parameter.kind is parameter.VAR_KEYWORD for parameter in accepted.values()
     )
-    # Optimizers without ``**extra_args`` take only the arguments that they name.
-    if not takes_any:
-        names = offered.keys() & accepted.keys()
-        offered = {name: offered[name] for name in names}
-    with jax.numpy_dtype_promotion("standard"):  # optax promotes
-        return optimizer.update(gradient, state, trainable, **offered)
+    names = offered.keys() if takes_any else offered.keys() & accepted.keys()
+    return {name: offered[name] for name in names}
+
+
+def in_structure(
+    optimizer: GradientTransformation, structure: Any
+) -> GradientTransformation:
+    """Return the optimizer for parameters in other containers than those of a tree structure.
+
+    Masks and labels of users have the structure of their network. A change of the network may add a
+    node, in which no parameter is. Parameters of another number stay as they are.
+    """
+    import optax  # noqa: PLC0415  (optax is an extra)
+
+    def passed(tree: PyTree) -> PyTree:
+        leaves = jax.tree.leaves(tree)
+        return (
+            structure.unflatten(leaves) if len(leaves) == structure.num_leaves else tree
+        )
+
+    def init(params: PyTree) -> PyTree:
+        return optimizer.init(passed(params))
+
+    def update(
+        updates: PyTree, state: PyTree, params: PyTree = None, **offered: Any
+    ) -> tuple[PyTree, PyTree]:
+        own = jax.tree.structure(updates)
+
+        def converted(value: Any) -> Any:
+            # A tree of parameters first, because a network can be called.
+            if jax.tree.structure(value) == own:
+                return passed(value)
+            if not callable(value):
+                return value
+
+            # A line search calls functions of parameters, and reads their signatures.
+            @functools.wraps(value)
+            def function(tree: PyTree, *rest: Any, **options: Any) -> Any:
+                restored = own.unflatten(jax.tree.leaves(tree))
+                return converted(value(restored, *rest, **options))
+
+            return function
+
+        extra = {
+            name: converted(value)
+            for name, value in _accepted(optimizer, offered).items()
+        }
+        changes, state = optimizer.update(
+            passed(updates), state, passed(params), **extra
+        )
+        return own.unflatten(jax.tree.leaves(changes)), state
+
+    return optax.GradientTransformationExtraArgs(init, update)

@@ -53,6 +53,7 @@ from spikegrad.diagnosis.search import STAGES, Candidate, SearchResult, Study, a
 from spikegrad.diagnosis.trial import RATE
 from spikegrad.network import Activity, DelayKernel, hidden_arrays
 from spikegrad.neurons import QIF, RF, Refractory, Relu, SymplecticAdLIF
+from spikegrad.training import partition
 
 # JAX as users have it: optax promotes.
 pytestmark = [pytest.mark.usefixtures("default_promotion"), pytest.mark.ci]
@@ -740,6 +741,20 @@ def test_numbers_that_are_not_finite_are_named():
 
 
 @pytest.mark.slow
+def test_potentials_of_nan_are_no_fault_of_the_slope():
+    network = Network(
+        {
+            "0": Layer(FIRST, CELL),
+            "divided": Join(lambda s: s / s.sum(-1, keepdims=True), of="0"),
+            "1": Layer(SECOND, CELL),
+            "2": READOUT,
+        }
+    )
+    report = diagnose(network, X, loss, train=False)
+    assert names(report.issues) == [("not finite", "divided")]
+
+
+@pytest.mark.slow
 def test_gradient_of_the_loss_that_is_nan_is_no_fault_of_a_layer():
     def root(out):  # finite, and its derivative is 0 times infinity
         return loss(out) + jnp.sqrt(((out - out) ** 2).sum())
@@ -840,6 +855,34 @@ def test_network_that_learns_slowly_has_no_issue():
     assert 0.1 < report.outcome.learned < 0.6
     assert report.issues == ()
     assert "it learns, slowly: 240 updates remove " in report.verdict
+
+
+@pytest.mark.slow
+def test_labels_of_an_optimizer_fit_although_a_change_adds_a_node():
+    """The standardization of inputs is a node, which the labels of a user do not have."""
+    network = Network([Layer(FIRST, NUMBERS), READOUT])
+    labels = jax.tree_util.tree_map_with_path(
+        lambda path, _: "readout" if "'1'" in str(path) else "others", network
+    )
+    rates = {"readout": optax.sgd(0.1, momentum=0.9), "others": optax.adam(1e-2)}
+    optimizer = optax.partition(rates, lambda _: labels)
+    report = trained(network, 1e-3 * INPUTS, optimizer=optimizer)
+    assert [fix.text for fix in report.issues[0].fixes] == [
+        "standardize the inputs 'input' by their means and sizes"
+    ]
+    assert report.outcome_repaired.learned > 0.6
+    # The optimizer of the report fits the repaired network.
+    parameters, _ = partition(report.repaired)
+    state = report.optimizer.init(parameters)
+    updates, _ = report.optimizer.update(parameters, state, parameters)
+    np.testing.assert_allclose(updates.layers["1"].weight, -0.1 * OUT, rtol=1e-6)
+
+
+@pytest.mark.slow
+def test_line_search_runs_although_a_change_adds_a_node():
+    network = Network([Layer(FIRST, NUMBERS), READOUT])
+    report = trained(network, optimizer=optax.lbfgs())
+    assert report.outcome.learned > 0.6
 
 
 def study_after(initial, learns_in_part=True, silent=()):
@@ -1041,6 +1084,24 @@ def test_single_changes_are_tried_if_all_together_do_not_help():
     hopeless = Issue("vanishes", "1", "")
     changes = SimpleNamespace(issues=(scale, hopeless, slope))
     assert [*stage.trials(SimpleNamespace(changes=changes))] == [(scale,), (slope,)]
+
+
+@pytest.mark.parametrize(
+    ("place", "learned", "count"),
+    [("1", 0.1, 1), ("0", 0.1, 0), ("1", 0.9, 0)],
+    ids=["cause", "an issue below", "only slow"],
+)
+def test_shorter_memory_is_tried_if_it_may_be_the_cause(place, learned, count):
+    """Of the middle one of three layers. It explains no issue below, and may slow a network."""
+    *_, stage = (stage for stage in STAGES if stage.name == "shorter memories")
+    memory, other = Issue("saturated", "1", ""), Issue("saturated", place, "")
+    study = SimpleNamespace(
+        memories_alone=(memory, Issue("forgets", "0", "")),
+        network=SimpleNamespace(first=SimpleNamespace(layers=dict.fromkeys("012"))),
+        changes=SimpleNamespace(issues=(memory, other)),
+        trials=lambda moves, updates: trial.Outcome(learned, learned, learned, learned),
+    )
+    assert [*stage.trials(study)] == [(memory,)] * count
 
 
 def test_moves_of_one_issue_are_left_out_too():

@@ -11,7 +11,8 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from .._checks import brief
-from .._pytree import NOTHING_TO_TRAIN, PyTree, is_real_array
+from .._optimizer import in_structure
+from .._pytree import NOTHING_TO_TRAIN, PyTree, is_real_array, split
 from ..network import Network, named_inputs
 from .measures import measuring
 from .moves import ScaleRate, by_slot, moves_of, neutral_moves
@@ -144,6 +145,9 @@ def diagnose(
     clock = Budget(budget)
     say = progress or (lambda stage: None)
     mask = None if mask is None else np.asarray(mask)
+    if optimizer is not None:
+        parameters, _ = split(network, is_real_array)
+        optimizer = in_structure(optimizer, jax.tree.structure(parameters))
     problem = Problem(
         network, named_inputs(network.inputs, inputs), loss, optimizer, key, mask
     )

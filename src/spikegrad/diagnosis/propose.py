@@ -660,7 +660,9 @@ def _fits(network: Observed, moves: Moves) -> bool:
 def _slopes(report: NetworkReport, all_slopes: bool) -> Iterator[Issue]:
     """Yield slopes that miss the potentials, or are too steep or flat."""
     for name, layer in report.layers.items():
-        if layer.reach is not None and math.isnan(layer.reach):
+        is_nan = layer.reach is not None and math.isnan(layer.reach)
+        # Potentials of NaN are no fault of the slope.
+        if is_nan and _has_potentials(layer):
             slope = ReplaceSlope(name, fitted_slope(layer).value)
             evidence = "its slope is NaN at some of its potentials"
             yield Issue("not finite", name, evidence, (slope,))
@@ -677,7 +679,7 @@ def slope_state_of(layer: LayerReport, all_slopes: bool = False) -> tuple[str, s
     """
     steep = outside("steepness", layer.steepness)
     is_missed = outside("reach", layer.reach) < 0
-    if not (layer.distance and (is_missed or steep or all_slopes)):
+    if not (_has_potentials(layer) and (is_missed or steep or all_slopes)):
         return "", ""
     kind = "explodes" if steep > 0 else "vanishes"
     kind = kind if steep and not is_missed else "out of reach"
@@ -685,6 +687,11 @@ def slope_state_of(layer: LayerReport, all_slopes: bool = False) -> tuple[str, s
         f"its mean slope is {layer.reach:.2g} times its peak, which is {layer.steepness:.2g} over "
         "the threshold"
     )
+
+
+def _has_potentials(layer: LayerReport) -> bool:
+    """Return True for a layer with a threshold and finite potentials."""
+    return layer.distance is not None and all(map(math.isfinite, layer.distance))
 
 
 def fitted_slope(layer: LayerReport) -> FitSlope:

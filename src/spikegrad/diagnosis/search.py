@@ -341,7 +341,14 @@ def _memories(study: Study) -> Iterator[tuple[Issue, ...]]:
 
 def _shorter_memories(study: Study) -> Iterator[tuple[Issue, ...]]:
     long = tuple(issue for issue in study.memories_alone if issue.kind != "forgets")
-    if long:
+    if not long:
+        return
+    # It changes its layer and those above, so it does not explain an issue below.
+    [*layers] = study.network.first.layers
+    below = layers[: min(layers.index(issue.place) for issue in long)]
+    is_cause = not any(issue.place in below for issue in study.changes.issues)
+    # It may only slow a sound network, and is then no fault.
+    if is_cause and study.trials({}, LONGER * UPDATES).learned < LATER:
         yield long
 
 
