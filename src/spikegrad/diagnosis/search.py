@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
@@ -344,8 +345,9 @@ def _shorter_memories(study: Study) -> Iterator[tuple[Issue, ...]]:
     if not long:
         return
     # It changes its layer and those above, so it does not explain an issue below.
-    [*layers] = study.network.first.layers
-    below = layers[: min(layers.index(issue.place) for issue in long)]
+    places = {issue.place for issue in long}
+    layers = study.network.first.layers
+    below = [*itertools.takewhile(lambda name: name not in places, layers)]
     is_cause = not any(issue.place in below for issue in study.changes.issues)
     # It may only slow a sound network, and is then no fault.
     if is_cause and study.trials({}, LONGER * UPDATES).learned < LATER:
