@@ -64,10 +64,11 @@ def _accepted(
 def in_structure(
     optimizer: GradientTransformation, structure: Any
 ) -> GradientTransformation:
-    """Return the optimizer for parameters in other containers than those of a tree structure.
+    """Return the optimizer for parameters of a changed network.
 
-    Masks and labels of users have the structure of their network. A change of the network may add a
-    node, in which no parameter is. Parameters of another number stay as they are.
+    Masks and labels of users have the structure of their own network. A change of the network may
+    add a node without parameters. The optimizer gets its parameters in the given structure, unless
+    their number is different.
     """
     import optax  # noqa: PLC0415  (optax is an extra)
 

@@ -1095,11 +1095,16 @@ def test_shorter_memory_is_tried_if_it_may_be_the_cause(place, learned, count):
     """Of the middle one of three layers. It explains no issue below, and may slow a network."""
     *_, stage = (stage for stage in STAGES if stage.name == "shorter memories")
     memory, other = Issue("saturated", "1", ""), Issue("saturated", place, "")
+
+    def train(moves, updates):
+        return trial.Outcome(learned, learned, learned, learned)
+
+    train.allows = lambda moves, updates: True
     study = SimpleNamespace(
         memories_alone=(memory, Issue("forgets", "0", "")),
         network=SimpleNamespace(first=SimpleNamespace(layers=dict.fromkeys("012"))),
         changes=SimpleNamespace(issues=(memory, other)),
-        trials=lambda moves, updates: trial.Outcome(learned, learned, learned, learned),
+        trials=train,
     )
     assert [*stage.trials(study)] == [(memory,)] * count
 

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._pytree import PyTree
+from ..network import tree_where
 from .measures import FAST_COMPILATION, LayerReport, NetworkReport
 from .trial import LITTLE, Constant, Loss, Problem, better_constant, between, lower
 
@@ -146,8 +147,7 @@ def attainable_loss(problem: Problem, report: NetworkReport) -> Attainable:
                 )
                 for first in (constant, better_constant(loss, best))
             )
-            choose = functools.partial(jnp.where, second_way.half < first_way.half)
-            return jax.tree.map(choose, second_way, first_way)
+            return tree_where(second_way.half < first_way.half, second_way, first_way)
 
         ways = jax.lax.map(way_of, jnp.asarray(SIZES, jnp.float32))
         losses = jnp.where(jnp.isfinite(ways.near), ways.near, jnp.inf)

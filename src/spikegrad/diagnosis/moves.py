@@ -673,9 +673,9 @@ def matrices_of(weights: PyTree) -> list[np.ndarray]:
 
 
 def has_equal_neurons(weights: PyTree) -> bool:
-    """Return True for weights of which all neurons have equal numbers, as before they are drawn.
+    """Return True if all neurons have equal weights, as before they are drawn.
 
-    One neuron alone counts if its weights are 0.
+    A single neuron counts if its weights are 0.
     """
     if has_kernels(weights):
         return False

@@ -349,11 +349,11 @@ def _cut_off(network: Observed) -> Iterator[Issue]:
 def _alike(network: Observed) -> Iterator[Issue]:
     """Yield layers of neurons with equal weights, which get equal updates."""
     for name, layer in network.problem.network.graph.layers.items():
-        # A function may have matrices that are no weights.
+        # The matrices of a function may have another meaning.
         if is_function(layer.weight):
             continue
-        # Weights of 0 are usual for a readout, and silence other layers, so they are no symptom.
-        # The sum of random numbers over the inputs should be as large as that of equal weights.
+        # Weights of 0 are usual for a readout, and other layers are then silent. The sum of random
+        # numbers over the inputs should be as large as the sum of the equal weights.
         sizes = [
             abs(w).mean(dtype=np.float64) * math.sqrt(w.size / w.shape[-1])
             for w in matrices_of(layer.weight)
@@ -661,7 +661,7 @@ def _slopes(report: NetworkReport, all_slopes: bool) -> Iterator[Issue]:
     """Yield slopes that miss the potentials, or are too steep or flat."""
     for name, layer in report.layers.items():
         is_nan = layer.reach is not None and math.isnan(layer.reach)
-        # Potentials of NaN are no fault of the slope.
+        # The slope does not cause potentials of NaN.
         if is_nan and _has_potentials(layer):
             slope = ReplaceSlope(name, fitted_slope(layer).value)
             evidence = "its slope is NaN at some of its potentials"
@@ -783,8 +783,8 @@ def shrunk(
 ) -> dict[str, tuple[Move, ...]]:
     """Return the moves of layers by the first factor with small outputs.
 
-    Of several layers, the one that needs the smallest change and then has the lowest loss is the
-    cause. If one alone is not enough, all are scaled.
+    The layer with the smallest change is the cause, and of equal changes the one with the lowest
+    loss. If no single layer is enough, all are scaled.
     """
     for factor in SMALLER:
         smaller = {

@@ -349,8 +349,12 @@ def _shorter_memories(study: Study) -> Iterator[tuple[Issue, ...]]:
     layers = study.network.first.layers
     below = [*itertools.takewhile(lambda name: name not in places, layers)]
     is_cause = not any(issue.place in below for issue in study.changes.issues)
-    # It may only slow a sound network, and is then no fault.
-    if is_cause and study.trials({}, LONGER * UPDATES).learned < LATER:
+    if not is_cause:
+        return
+    # A long memory may only slow a sound network. The budget may be too small to see this.
+    updates = LONGER * UPDATES
+    is_known = study.trials.allows({}, updates)
+    if not (is_known and study.trials({}, updates).learned >= LATER):
         yield long
 
 
@@ -419,7 +423,7 @@ STAGES = (
     ),
     # A large enough rate may make up for what a memory forgets, so memories come first.
     SearchStage("other memories", _below(LEARNS), _memories),
-    # The consequences of a fault may ask for changes that do harm once it is mended.
+    # A fault has consequences, and a change against one may do harm after the fault is mended.
     SearchStage("single changes", _below(LEARNS), _single_changes),
     SearchStage("other learning rates", _near, _changes, NEAR_RATES),
     SearchStage("other learning rates", _below(NEARLY), _changes, RATES),
@@ -497,9 +501,9 @@ def accepted(study: Study, best: Candidate) -> SearchResult:
         # A readout that is too large only slows a network that learns a part, unless the network
         # learns much faster without it.
         is_too_large = [issue.kind for issue in best.issues] == ["too large"]
-        is_slower = best.outcome.learned < FASTER * initial.learned
+        adds_little = best.outcome.learned < FASTER * initial.learned
         is_sound = initial.is_partial and not initial.is_too_sure
-        if not (is_too_large and is_slower and is_sound):
+        if not (is_too_large and adds_little and is_sound):
             # Changes that help in part may make up for another fault: arrays that are not trained,
             # or a layer that never fires, as larger rates do.
             others = ()

@@ -18,7 +18,7 @@ from jax.typing import ArrayLike
 from .._compat import used_inputs
 from .._optimizer import updates_of
 from .._pytree import PyTree, is_array, merge, split
-from ..network import Network
+from ..network import Network, tree_where
 from .moves import Move, Moves, ScaleRate, apply_moves, keys_of
 
 if TYPE_CHECKING:
@@ -183,14 +183,13 @@ def better_constant(loss: Loss, outputs: PyTree) -> Constant:
     means = jax.tree.map(mean_of_examples, outputs)
     found = lower(Constant(loss(zeros), zeros), Constant(loss(means), means))
     others = jax.tree.map(of_other_examples, outputs)
-    choose = functools.partial(jnp.where, jnp.isnan(found.loss))
-    return jax.tree.map(choose, Constant(loss(others), others), found)
+    return tree_where(jnp.isnan(found.loss), Constant(loss(others), others), found)
 
 
 def lower(first: Constant, second: Constant) -> Constant:
     """Return the constant with the lower loss. A loss of NaN is the highest."""
     is_lower = (second.loss < first.loss) | jnp.isnan(first.loss)
-    return jax.tree.map(functools.partial(jnp.where, is_lower), second, first)
+    return tree_where(is_lower, second, first)
 
 
 def between(first: PyTree, last: PyTree, part: ArrayLike) -> PyTree:
@@ -430,26 +429,23 @@ def _train(
     best = jax.tree.map(_like, problem.constant, out)
     before, constant = lower(own, Constant(loss(best), best))
 
-    def removed(outputs: PyTree) -> jax.Array:
-        """Return the parts of the loss that the used and the held-out examples remove with these
-        outputs, ``(2,)``.
+    def parts(certainty: jax.Array) -> jax.Array:
+        """Return the parts that less sure outputs of used and of held-out examples remove,
+        ``(2,)``.
         """
+        outputs = between(own.outputs, out, certainty)
         of_used = loss(choose(held, constant, outputs))
         of_held = loss(choose(held, outputs, constant))
         of_all = loss(outputs)
-        # A loss may compare examples, such as a ranking. So each half of a fall is that beside
-        # constant outputs of the other examples, and beside their own outputs. For a mean over
-        # examples, both are equal.
+        # A loss may compare examples, such as a ranking. So a fall is the mean of two: with
+        # constant outputs of the other examples, and with the outputs of the network. They are
+        # equal for a mean over examples.
         used_fall = (before - of_used) / 2 + (of_held - of_all) / 2
         held_fall = (before - of_held) / 2 + (of_used - of_all) / 2
         falls = jnp.stack([used_fall, held_fall])
         shares = jnp.stack([(~held).mean(), held.mean()])
-        # Dividing by the share gives the part for these examples alone.
+        # Dividing by the share gives the part for these examples.
         return falls / (before - problem.floor) / shares
-
-    def parts(certainty: jax.Array) -> jax.Array:
-        """Return the parts removed by less sure outputs."""
-        return removed(between(own.outputs, out, certainty))
 
     # (certainties,). The first certainty is 1.
     used_parts, held_parts = jax.lax.map(parts, jnp.asarray(CAUTION)).T
