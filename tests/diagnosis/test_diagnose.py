@@ -1429,6 +1429,87 @@ def test_learning_is_judged_against_the_attainable_loss(name):
     assert "no change lets it learn" not in report.verdict
 
 
+@pytest.mark.slow
+def test_gate_that_a_bias_closes_gets_its_fix():
+    layers = {
+        "context": Layer(matrix(4, 1.0, UNITS), READOUT.cell, bias=jnp.full(HIDDEN, -300.0)),
+        "hidden": Layer(FIRST, NUMBERS, of="input"),
+        "gate": Join(lambda c, s: jax.nn.sigmoid(c) * s, of=("context", "hidden")),
+        "out": READOUT,
+    }
+    [issue] = diagnose(Network(layers), X, loss, train=False).issues
+    assert (issue.kind, issue.place) == ("silent", "gate")
+    assert [(move.place, move.text) for move in issue.fixes] == [
+        ("context", "subtract the mean from its bias")
+    ]
+
+
+def direction(out):
+    """Its gradient is NaN at outputs of 0."""
+    out = out.mean(0)
+    return -((CLASS * out).sum(-1) / jnp.sqrt((out**2).sum(-1))).mean()
+
+
+def similarity(out):
+    """Its gradient is 0 at outputs of 0."""
+    out = out.mean(0)
+    return ((out @ out.T - CLASS @ CLASS.T) ** 2).mean()
+
+
+@pytest.mark.every
+@pytest.mark.parametrize("loss", [direction, similarity])
+def test_zeros_without_a_gradient_are_drawn(loss):
+    layers = HEALTHY.layers | {"2": Layer(0 * OUT, READOUT.cell)}
+    network = dataclasses.replace(HEALTHY, layers=layers)
+    report = diagnose(network, INPUTS, loss, optimizer=optax.adam(1e-2))
+    assert names(report.issues)[0] == ("vanishes", "2")
+    assert report.outcome_repaired.learned > 0.6
+
+
+@pytest.mark.every
+def test_zeros_of_a_readout_are_usual():
+    network = dataclasses.replace(
+        HEALTHY, layers=HEALTHY.layers | {"2": Layer(0 * OUT, READOUT.cell)}
+    )
+    assert trained(network).issues == ()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("source", ["input", "1"])
+def test_weights_of_one_source_are_scaled(source):
+    weight = {"input": FIRST, "1": Delayed(matrix(5, 1.0), 1)}
+    huge = weight | {source: jax.tree.map(lambda w: 300 * w, weight[source])}
+    layers = {"0": Layer(huge, NUMBERS), "1": Layer(SECOND, NUMBERS), "2": READOUT}
+    report, issue = one_issue(Network(layers))
+    assert (issue.kind, issue.place) == ("saturated", "0")
+    [move] = issue.fixes
+    assert move.text.startswith(f"scale its weights of '{source}' by")
+    # The statements do what the move does.
+    names = {"network": Network(layers), "jax": jax, "dataclasses": dataclasses}
+    exec(move.code, names)
+    wanted = ravel_pytree(report.repaired)[0]
+    np.testing.assert_allclose(ravel_pytree(names["network"])[0], wanted, rtol=1e-5)
+
+
+@pytest.mark.every
+def test_issue_without_whose_fix_least_is_learned_comes_first():
+    # The readout comes first in a list from the inputs to the outputs, and only slows the learning.
+    network = dataclasses.replace(
+        HEALTHY, layers=HEALTHY.layers | {"2": Layer(20 * OUT, READOUT.cell)}
+    )
+    report = trained(network, optimizer=optax.adam(1e-7))
+    assert names(report.issues)[0] == ("stalls", None)
+
+
+@pytest.mark.every
+def test_decay_that_only_a_large_rate_makes_large_is_no_issue():
+    report = trained(HEALTHY, optimizer=optax.adamw(1e3, weight_decay=1e-3))
+    assert names(report.issues) == [("overshoots", None)]
+    # Here the decay itself is too large.
+    report = trained(HEALTHY, optimizer=optax.adamw(1e-2, weight_decay=100.0))
+    assert names(report.issues)[0] == ("shrinks", None)
+
+
 @pytest.mark.every
 def test_small_weights_are_named_although_a_larger_rate_makes_up_for_them():
     report = trained(stack(matrix(1, 3e-4, UNITS), cell=NUMBERS), optimizer=optax.adam(1e-4))

@@ -14,9 +14,8 @@ from .._checks import brief
 from .._optimizer import in_structure
 from .._pytree import NOTHING_TO_TRAIN, PyTree, is_real_array, split
 from ..network import Network, named_inputs
-from .measures import measuring
-from .moves import ScaleRate, by_slot, moves_of, neutral_moves
-from .propose import Observed, shrunk, tamed
+from .moves import ScaleRate, moves_of
+from .propose import observe, shrunk, tamed
 from .report import Diagnosis, Issue
 from .search import LONGER, SearchResult, Study, other_rate, search
 from .trial import (
@@ -27,7 +26,6 @@ from .trial import (
     Loss,
     Outcome,
     Problem,
-    symbols_of,
     with_moves,
 )
 
@@ -155,7 +153,7 @@ def diagnose(
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         # The measurement and one training run whatever the budget is.
         say("measuring")
-        study = _study_of(problem, clock, say)
+        study = Study(observe(problem), clock, say)
         if issues := tuple(_obstacles(study)):
             return _diagnosis(
                 study, SearchResult(issues, None), "not trained: mend this first"
@@ -167,18 +165,6 @@ def diagnose(
             return _diagnosis(study, _estimated(study), f"not trained: {reason}")
         result = search(study)
         return _diagnosis(study, result, verdict(study, result), study.initial)
-
-
-def _study_of(problem: Problem, budget: Budget, say: Callable[[str], object]) -> Study:
-    """Measure the network."""
-    problem = problem._replace(symbols=symbols_of(problem))
-    # All moves with their neutral values are arguments of one program, so trying other values does
-    # not compile.
-    numbers = {n: x for n, x in problem.inputs.items() if n not in problem.symbols}
-    slots = by_slot(neutral_moves(problem.network, numbers))
-    measure = measuring(problem, slots)
-    network = Observed(problem, slots, measure, measure({}))
-    return Study(network, budget, say)
 
 
 def _doubt(study: Study) -> str:
@@ -313,7 +299,8 @@ def _obstacles(study: Study) -> Iterator[Issue]:
         return
     elif arrays:
         place, text = _place_of(arrays[0]), f"{arrays[0]} has NaN or infinite numbers"
-    elif not np.isfinite(first.constant):
+    # Outputs of 0 may have such a loss, as a cosine has, and changes mend it.
+    elif not (np.isfinite(first.constant) or study.changes.report.is_finite):
         text = (
             "the loss of constant outputs is NaN or infinite, so check labels and loss"
         )

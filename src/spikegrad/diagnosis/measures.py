@@ -474,14 +474,18 @@ def _report(problem: Problem, moves: Moves, observation: Observation) -> Network
 
     def ratios(tree: PyTree | None) -> dict[str, float]:
         """Return the size of the arrays of each layer, over that of its weights."""
+        if tree is None:
+            return {}
         sizes = {
-            name: _norm(observation.weights.layers[name])
+            name: (_norm(tree.layers[name]), _norm(observation.weights.layers[name]))
             for name in network.graph.layers
+            if any(map(is_real_array, jax.tree.leaves(network.layers[name])))
         }
+        # Over weights of 0, only a size of 0 or NaN says something.
         return {
-            name: _norm(tree.layers[name]) / size
-            for name, size in sizes.items()
-            if tree is not None and size
+            name: size / (weights or 1.0)
+            for name, (size, weights) in sizes.items()
+            if weights or not size > 0
         }
 
     gradients, updates = ratios(observation.gradient), ratios(observation.update)

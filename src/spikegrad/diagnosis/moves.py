@@ -180,6 +180,29 @@ class ScaleOutput(ScalePart):
 
 
 @dataclasses.dataclass(frozen=True)
+class ScaleEntry(Move):
+    """Scale the weights of one source of a layer that has several."""
+
+    source: str
+
+    def change(self, layer: Layer) -> Layer:
+        # Standardized inputs have another name.
+        names = self.source, standardized(self.source)
+        (source,) = [name for name in names if name in layer.weight]
+        changed = with_factor(layer.weight[source], self.value)
+        return dataclasses.replace(layer, weight=layer.weight | {source: changed})
+
+    @property
+    def text(self) -> str:
+        return f"scale its weights of {self.source!r} by {number(self.value)}"
+
+    @property
+    def argument(self) -> str:
+        scaled = f"jax.tree.map(lambda w: {number(self.value)} * w, layer.weight[{self.source!r}])"
+        return f"weight=layer.weight | {{{self.source!r}: {scaled}}}"
+
+
+@dataclasses.dataclass(frozen=True)
 class Center(Move):
     """Subtract the mean from the matrices and kernels of a weight, or from the bias."""
 
@@ -359,6 +382,11 @@ class SetBounded(SetParameter):
         return f"{self.parameter}=bounded({self._expression}, {self.low}, {self.high})"
 
 
+def standardized(name: str) -> str:
+    """Return the name of the join that standardizes these inputs."""
+    return f"{name} standardized"
+
+
 class Standardize(Move):
     """Subtract a shift from each channel of the inputs and divide by a scale: ``value`` has both.
 
@@ -367,7 +395,7 @@ class Standardize(Move):
     """
 
     def apply(self, network: Network) -> Network:
-        name = f"{self.place} standardized"
+        name = standardized(self.place)
 
         def standardize(x: jax.Array) -> jax.Array:
             shift, scale = constants(self.value)
@@ -587,6 +615,11 @@ def neutral_moves(network: Network, inputs: Mapping[str, jax.Array]) -> Iterator
                 yield Center(name, 0.0, part)
             elif callable(weight):
                 yield ScaleOutput(name, 1.0, part)
+        if isinstance(layer.weight, Mapping) and len(layer.weight) > 1:
+            for source, weight in layer.weight.items():
+                # The text of the move scales arrays that are no delays.
+                if has_arrays(weight) and not has_kernels(weight):
+                    yield ScaleEntry(name, 1.0, source)
         if is_function(layer.weight):
             yield AddBias(name, 0.0)
         surrogate = surrogate_of(layer.cell)

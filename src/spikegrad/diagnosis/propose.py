@@ -22,7 +22,7 @@ from ..network import Join, Layer, is_kernel
 from ..neurons import Cell, Refractory, parameters_of
 from ..surrogates import Sigmoid, measure
 from .attainable import Attainable, attainable_loss
-from .measures import BANDS, LayerReport, NetworkReport, outside
+from .measures import BANDS, LayerReport, NetworkReport, measuring, outside
 from .moves import (
     PARTS,
     AddBias,
@@ -33,6 +33,7 @@ from .moves import (
     Move,
     Moves,
     ReplaceSlope,
+    ScaleEntry,
     ScalePart,
     SetParameter,
     ShortenDelays,
@@ -45,12 +46,13 @@ from .moves import (
     is_function,
     matrices_of,
     moves_of,
+    neutral_moves,
     numbers_of,
     present_number,
     rounded,
 )
 from .report import Issue
-from .trial import LEARNS, LITTLE, Problem
+from .trial import LEARNS, LITTLE, Problem, symbols_of
 
 UNUSUAL = 5.0
 """A parameter is unusual if it is this factor from its default, or has the other sign."""
@@ -127,6 +129,17 @@ class Observed:
     def attainable(self) -> Attainable:
         """The loss that perfect outputs attain."""
         return attainable_loss(self.problem, self.first)
+
+
+def observe(problem: Problem) -> Observed:
+    """Measure a network."""
+    problem = problem._replace(symbols=symbols_of(problem))
+    # All moves with their neutral values are arguments of one program, so trying other values does
+    # not compile.
+    numbers = {n: x for n, x in problem.inputs.items() if n not in problem.symbols}
+    slots = by_slot(neutral_moves(problem.network, numbers))
+    measure = measuring(problem, slots)
+    return Observed(problem, slots, measure, measure({}))
 
 
 class Proposal(NamedTuple):
@@ -477,26 +490,62 @@ def _blocked(
     if not all(outputs[source].any() for source in below):
         return
     if not isinstance(node, Join):
-        if report.layers[name].drive == 0:
-            fixes = _drawn(network, proposal, name)
+        layer = report.layers[name]
+        if layer.drive == 0:
+            fixes = _drawn(network, proposal, name, node)
             yield Issue("silent", name, "its currents are 0, as its weights are", fixes)
+        # Weights of 0 are usual for a readout, but not below a normalization, for example.
+        elif _is_stuck(layer) and not outputs[name].any():
+            evidence = "its outputs are 0, and the gradient of its weights is 0 or NaN"
+            fixes = _drawn(network, proposal, name, node)
+            yield Issue("vanishes", name, evidence, fixes)
     elif not outputs[name].any():
         evidence = "the outputs of this join are 0, and those of its sources are not"
-        yield Issue("silent", name, evidence)
+        fixes = _opened(network, proposal, name, below)
+        yield Issue("silent", name, evidence, fixes)
     elif not report.joins[name]:
         yield Issue("vanishes", name, "the derivative of this join is 0")
 
 
-def _drawn(network: Observed, proposal: Proposal, name: str) -> tuple[DrawWeights, ...]:
+def _is_stuck(layer: LayerReport) -> bool:
+    """Return True for a readout with a gradient of 0 or NaN."""
+    has_gradient = layer.gradient is None or layer.gradient > 0
+    return layer.rate is None and not has_gradient
+
+
+def _drawn(
+    network: Observed, proposal: Proposal, name: str, layer: Layer
+) -> tuple[DrawWeights, ...]:
     """Return the move that draws weights of 0, if there are such, at the scale of the threshold."""
     draw = DrawWeights(name, 1.0)
     if draw.slot not in network.slots:
         return ()
     drive = network.measure(proposal.moves | by_slot([draw])).layers[name].drive
-    # The potential without spikes is linear in the weights. Nonlinear cells may have no such
-    # measure, or one of NaN.
-    deviation = 1 / drive if drive and math.isfinite(drive) else 1.0
-    return (dataclasses.replace(draw, value=rounded(deviation)),)
+    if drive and math.isfinite(drive):
+        # The potential without spikes is linear in the weights.
+        return (dataclasses.replace(draw, value=rounded(1 / drive)),)
+    # Nonlinear cells and readouts have no such measure. The sum over the inputs is then about as
+    # large as one of them.
+    inputs = max(w.size / w.shape[-1] for w in matrices_of(layer.weight))
+    return (dataclasses.replace(draw, value=rounded(1 / math.sqrt(inputs))),)
+
+
+def _opened(
+    network: Observed, proposal: Proposal, name: str, below: Iterable[str]
+) -> tuple[Move, ...]:
+    """Return the move of one layer below a join with which the outputs of the join are not 0.
+
+    The join may have a gate that the bias of this layer closes.
+    """
+    layers = network.problem.network.graph.layers
+    for source in below:
+        if source not in layers:
+            continue
+        for move in _specific(layers[source], proposal.report.layers[source]):
+            moves = proposal.moves | by_slot([move])
+            if _fits(network, moves) and network.measure(moves).outputs[name].any():
+                return (move,)
+    return ()
 
 
 def _brought_in_reach(
@@ -512,10 +561,7 @@ def _brought_in_reach(
     # Activity outside of its band has other moves too.
     if not kind or state_of(before)[0]:
         return proposal
-    for move in (
-        *_unusual_numbers(name, parameters_of(layer.cell)),
-        *_shifts(layer, before),
-    ):
+    for move in _specific(layer, before):
         moves = proposal.moves | by_slot([move])
         if _fits(network, moves):
             report = network.measure(moves)
@@ -530,6 +576,12 @@ def _mended(network: Observed, proposal: Proposal, name: str, layer: Layer) -> P
     kind, evidence = state_of(proposal.report.layers[name])
     if not kind or proposal.report.layers[name].drive == 0:
         return proposal
+    for move in _entries(proposal.report.layers[name], network.slots):
+        moves = proposal.moves | by_slot([move])
+        report = network.measure(moves)
+        if not state_of(report.layers[name])[0]:
+            issue = Issue(kind, name, evidence, (move,))
+            return Proposal((*proposal.issues, issue), moves, report)
     # The moves of one layer are one issue, because two of them may help only together.
     fixes: Moves = {}
     tried: set[Move] = set()
@@ -563,12 +615,19 @@ def _mended(network: Observed, proposal: Proposal, name: str, layer: Layer) -> P
     return Proposal((*proposal.issues, issue), moves, report)
 
 
+def _entries(report: LayerReport, slots: Moves) -> Iterator[Move]:
+    """Yield the scales of the weights of single sources, if their sum is too large."""
+    if report.drive is not None and outside("drive", report.drive) > 0:
+        factor = rounded(1 / report.drive)
+        for slot in slots:
+            if slot.place == report.place and isinstance(slot, ScaleEntry):
+                yield dataclasses.replace(slot, value=factor)
+
+
 def activity_moves(layer: Layer, report: LayerReport, slots: Moves) -> Iterator[Move]:
     """Yield moves against too few or too many spikes, the most specific first."""
     place = report.place
-    # One wrong number of a cell explains more than a scale of all weights.
-    yield from _unusual_numbers(place, parameters_of(layer.cell))
-    yield from _shifts(layer, report)
+    yield from _specific(layer, report)
     if report.feedback is not None and outside("feedback", report.feedback) > 0:
         yield from scales(slots, place, FADING / report.feedback, "weight", "bias")
     if report.drive == 0:
@@ -585,13 +644,21 @@ def activity_moves(layer: Layer, report: LayerReport, slots: Moves) -> Iterator[
     yield from scales(slots, place, factor, "recurrent", "bias")
 
 
+def _specific(layer: Layer, report: LayerReport) -> Iterator[Move]:
+    """Yield moves of one number or mean, which explain more than a scale of all weights."""
+    yield from _unusual_numbers(report.place, parameters_of(layer.cell))
+    yield from _shifts(layer, report)
+
+
 def _shifts(layer: Layer, report: LayerReport) -> Iterator[Move]:
     """Yield moves against the mean of the potential, of the current, the weights and the bias."""
     # A distance of 0 from rest to the threshold would count any current.
     size = abs(report.scale or 1.0)
     current = report.current
     # It acts on the potential itself, as a bias, so it is compared with the threshold.
-    if report.offset and current is not None and abs(current).mean() > size:
+    # A cell without a threshold, such as Relu, has no offset to measure.
+    is_off = report.offset is None or report.offset != 0
+    if is_off and current is not None and abs(current).mean() > size:
         yield AddBias(report.place, -current)
     for part in PARTS:
         leaves = jax.tree.leaves(getattr(layer, part), is_leaf=is_kernel)
@@ -606,8 +673,7 @@ def _shifts(layer: Layer, report: LayerReport) -> Iterator[Move]:
             # The mean of such biases would only move the silent neurons into saturation.
             largest = max(float(abs(a).max()) for a in arrays)
             yield ScalePart(report.place, rounded(QUIET_BIAS * size / largest), part)
-        # A cell without a threshold, such as Relu, has no offset to measure.
-        elif is_shifted and (report.offset is None or report.offset):
+        elif is_shifted and is_off:
             yield Center(report.place, 1.0, part)
 
 

@@ -29,9 +29,20 @@ from .moves import (
     moves_of,
     rounded,
 )
-from .propose import Observed, Proposal, equal_inputs, memories, propose
+from .propose import Observed, Proposal, equal_inputs, memories, observe, propose
 from .report import Issue
-from .trial import LEARNS, LITTLE, MUCH, RATE, UPDATES, Budget, Outcome, Trials, rate_of
+from .trial import (
+    LEARNS,
+    LITTLE,
+    MUCH,
+    RATE,
+    UPDATES,
+    Budget,
+    Outcome,
+    Trials,
+    rate_of,
+    with_moves,
+)
 
 LATER, LONGER = 0.75, 4
 """Neither has a slow network that removes this part in this number of times the updates. It must be
@@ -252,11 +263,15 @@ class Study:
         # much as another change, so small changes win. The factor that is measured costs nothing.
         measured = moves_of(self.rate).values()
         ratio = rate_of([*moves.values(), *measured]) / rate_of(measured)
-        is_last = any(
-            isinstance(move, (ReplaceOptimizer, WidenDtype)) for move in moves.values()
-        )
-        price = 1.0 if is_last else abs(np.log10(abs(ratio)))
+        price = 1.0 if _has_last_resort(moves) else abs(np.log10(abs(ratio)))
         return Candidate(tuple(issues), outcome, outcome.score - MUCH * price)
+
+
+def _has_last_resort(moves: Moves) -> bool:
+    """Return True if moves replace the optimizer or the dtype."""
+    return any(
+        isinstance(move, (ReplaceOptimizer, WidenDtype)) for move in moves.values()
+    )
 
 
 # --- stages --------------------------------------------------------------------------------------
@@ -497,7 +512,7 @@ def accepted(study: Study, best: Candidate) -> SearchResult:
     """Keep changes that add enough, and all issues of a network that does not learn."""
     initial, outcome = study.initial, best.outcome
     if study.helps(outcome):
-        best = pruned(study, best)
+        best = in_order(study, without_consequences(study, pruned(study, best)))
         # A readout that is too large only slows a network that learns a part, unless the network
         # learns much faster without it.
         is_too_large = [issue.kind for issue in best.issues] == ["too large"]
@@ -582,6 +597,42 @@ def _with_fewer_moves(study: Study, best: Candidate, issue: Issue) -> Candidate:
             best = best._replace(issues=issues, outcome=outcome)
             issue = shorter
     return best
+
+
+def without_consequences(study: Study, best: Candidate) -> Candidate:
+    """Leave out issues without a fix that the fixes of the others mend."""
+    moves = moves_of(best.issues)
+    # Another optimizer mends whatever is wrong with it, such as its decay, which is the cause.
+    if (
+        not moves
+        or all(issue.fixes for issue in best.issues)
+        or _has_last_resort(moves)
+    ):
+        return best
+    repaired = propose(observe(with_moves(study.network.problem, moves.values())))
+    left = {(issue.kind, issue.place) for issue in repaired.issues}
+    issues = tuple(
+        issue
+        for issue in best.issues
+        if issue.fixes or (issue.kind, issue.place) in left
+    )
+    return best._replace(issues=issues)
+
+
+def in_order(study: Study, best: Candidate) -> Candidate:
+    """Sort the issues: those come first without whose fixes the network learns least."""
+
+    def learned_without(issue: Issue) -> float:
+        moves = moves_of(other for other in best.issues if other is not issue)
+        # Other changes, such as a larger rate, may make up for a silent layer, which comes first.
+        is_known = issue.fixes and issue.kind != "silent" and study.trials.allows(moves)
+        score = study.trials(moves).score if is_known else 0.0
+        # Issues that are all needed stay in the order from the inputs to the outputs.
+        return score if score >= study.initial.score + MUCH else 0.0
+
+    if len(best.issues) == 1:
+        return best
+    return best._replace(issues=tuple(sorted(best.issues, key=learned_without)))
 
 
 def other_rate(report: NetworkReport, factor: float = 1.0) -> Iterator[Issue]:
