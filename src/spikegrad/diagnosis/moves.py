@@ -259,6 +259,38 @@ class DrawWeights(Move):
 
 
 @dataclasses.dataclass(frozen=True)
+class ReplaceNaN(Move):
+    """Replace NaN and infinite numbers of ``weight``, ``recurrent`` or ``bias`` by random numbers
+    with this standard deviation, the value.
+    """
+
+    part: str
+
+    def change(self, layer: Layer) -> Layer:
+        def replaced(w: jax.Array) -> jax.Array:
+            if not is_real_array(w):
+                return w
+            drawn = self.value * jax.random.normal(jax.random.key(0), w.shape)
+            return jnp.where(jnp.isfinite(w), w, drawn.astype(w.dtype))
+
+        changed = jax.tree.map(replaced, getattr(layer, self.part))
+        return dataclasses.replace(layer, **{self.part: changed})
+
+    @property
+    def text(self) -> str:
+        return (
+            f"replace NaN and infinite numbers of its {PARTS[self.part]} by random ones with a "
+            f"spread of {number(self.value)}, or load an earlier checkpoint"
+        )
+
+    @property
+    def argument(self) -> str:
+        drawn = f"{number(self.value)} * jax.random.normal(jax.random.key(0), w.shape)"
+        change = f"lambda w: jax.numpy.where(jax.numpy.isfinite(w), w, {drawn})"
+        return f"{self.part}=jax.tree.map({change}, layer.{self.part})"
+
+
+@dataclasses.dataclass(frozen=True)
 class AddBias(Move):
     """Add the value to the bias, against the constant part of the current of a function.
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from .._pytree import is_real_array
 from .._struct import domain
-from ..network import Join, Layer, is_kernel
+from ..network import Join, Layer, Network, is_kernel
 from ..neurons import Cell, Refractory, parameters_of
 from ..surrogates import Sigmoid, measure
 from .attainable import Attainable, attainable_loss
@@ -32,6 +32,7 @@ from .moves import (
     FitSlope,
     Move,
     Moves,
+    ReplaceNaN,
     ReplaceSlope,
     ScaleEntry,
     ScalePart,
@@ -825,6 +826,20 @@ def excess_of(
             f"{report.response:.2g} times that at outputs of 0"
         )
     return ""
+
+
+def finite(network: Network, place: str | None) -> Iterator[Move]:
+    """Yield moves that replace NaN and infinite numbers of the weights of a layer."""
+    layer = network.graph.layers.get(place or "")
+    for part in PARTS if layer else ():
+        arrays = [*filter(is_real_array, jax.tree.leaves(getattr(layer, part)))]
+        values = np.concatenate([np.float32(a).ravel() for a in arrays] or [[]])
+        usual = values[np.isfinite(values)]
+        if usual.size < values.size:
+            # Without usual numbers, the spread is that for this number of inputs.
+            inputs = max(a.size / np.atleast_1d(a).shape[-1] for a in arrays)
+            spread = usual.std() if usual.any() else 1 / math.sqrt(inputs)
+            yield ReplaceNaN(place, rounded(spread), part)
 
 
 def tamed(network: Observed) -> Iterator[Issue]:

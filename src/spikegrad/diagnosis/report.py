@@ -79,7 +79,9 @@ class Diagnosis:
     order in which the network computes them.
     """
     issues: tuple[Issue, ...]
-    """The problems of the network, from the inputs to the outputs. Empty if the network learns."""
+    """The problems of the network. Empty if it learns. First those without whose fixes it learns
+    least, and equal ones from the inputs to the outputs.
+    """
     verdict: str
     """A text: the parts of the loss that short trainings removed, and the things to check if no
     change helped.
