@@ -467,7 +467,8 @@ def state_of(layer: LayerReport) -> tuple[str, str]:
     name = next((name for name, side in sides.items() if side), None)
     if name is None:
         return "", ""
-    is_low = sides[name] < 0 and name != "scale"
+    # A mean far below the threshold silences neurons, however large the spread around it is.
+    is_low = (sides[name] < 0 or sides["offset"] < 0) and name != "scale"
     # A few neurons that always fire spread the potential, although most neurons are silent.
     is_sparse = layer.firing is not None and layer.firing <= FEW_FIRE
     is_low = is_low or (is_sparse and name != "scale")
@@ -833,13 +834,10 @@ def finite(network: Network, place: str | None) -> Iterator[Move]:
     layer = network.graph.layers.get(place or "")
     for part in PARTS if layer else ():
         arrays = [*filter(is_real_array, jax.tree.leaves(getattr(layer, part)))]
-        values = np.concatenate([np.float32(a).ravel() for a in arrays] or [[]])
-        usual = values[np.isfinite(values)]
-        if usual.size < values.size:
-            # Without usual numbers, the spread is that for this number of inputs.
+        if not all(np.isfinite(np.float32(a)).all() for a in arrays):
+            # The usual spread for this number of inputs.
             inputs = max(a.size / np.atleast_1d(a).shape[-1] for a in arrays)
-            spread = usual.std() if usual.any() else 1 / math.sqrt(inputs)
-            yield ReplaceNaN(place, rounded(spread), part)
+            yield ReplaceNaN(place, rounded(1 / math.sqrt(inputs)), part)
 
 
 def tamed(network: Observed) -> Iterator[Issue]:

@@ -50,6 +50,8 @@ more, because a network with a fault may learn a little too."""
 FASTER = 2.0
 """A slow network also has an issue if changes let the usual updates learn this number of times as
 much. A deep network may take more updates, and a silent layer in it many more."""
+SPEED = "too large", "stalls", "overshoots", "optimizer"
+"""The kinds of issues that slow the learning down."""
 NEARLY = 0.95
 """Other learning rates are tried with changes up to this part of the loss, because the measured
 rate is only the nearest half decade."""
@@ -351,6 +353,13 @@ def _single_changes(study: Study) -> Iterator[tuple[Issue, ...]]:
             yield (issue,)
 
 
+def _rate_alone(study: Study) -> Iterator[tuple[Issue, ...]]:
+    kinds = {issue.kind for issue in study.changes.issues}
+    rate = tuple(other_rate(study.network.first))
+    if kinds == {"too large"} and rate:
+        yield rate
+
+
 def _memories(study: Study) -> Iterator[tuple[Issue, ...]]:
     yield study.memories
 
@@ -422,6 +431,9 @@ STAGES = (
     # All changes at once. With two faults, the mending of one alone may not help, so single trials
     # would reject both. ``pruned`` removes the needless ones.
     SearchStage("all changes", _always, _changes),
+    # Smaller weights of a readout make up for a rate that is too small, and the other way around.
+    # The rate is the cause if it is measured without them and enough alone.
+    SearchStage("all changes", _always, _rate_alone, None, _learns, LITTLE),
     # A memory that is too long makes outputs large, updates too, and layers fire at all steps. So
     # its consequences may be proposed and help, although it is the one cause.
     SearchStage("shorter memories", _always, _shorter_memories, None, _learns, MUCH),
@@ -513,12 +525,12 @@ def accepted(study: Study, best: Candidate) -> SearchResult:
     initial, outcome = study.initial, best.outcome
     if study.helps(outcome):
         best = in_order(study, without_consequences(study, pruned(study, best)))
-        # A readout that is too large only slows a network that learns a part, unless the network
-        # learns much faster without it.
-        is_too_large = [issue.kind for issue in best.issues] == ["too large"]
-        adds_little = best.outcome.learned < FASTER * initial.learned
+        # A smaller readout, another rate and Adam change how fast a network learns. One that learns
+        # a part is sound, unless it learns much faster with them.
+        is_speed = all(issue.kind in SPEED for issue in best.issues if issue.fixes)
+        adds_little = best.outcome.score < FASTER * initial.score
         is_sound = initial.is_partial and not initial.is_too_sure
-        if not (is_too_large and adds_little and is_sound):
+        if not (is_speed and adds_little and is_sound):
             # Changes that help in part may make up for another fault: arrays that are not trained,
             # or a layer that never fires, as larger rates do.
             others = ()
