@@ -48,6 +48,7 @@ from spikegrad.diagnosis.moves import (
     neutral_moves,
     present_number,
 )
+from spikegrad.diagnosis.propose import state_of
 from spikegrad.diagnosis.report import Issue
 from spikegrad.diagnosis.search import STAGES, Candidate, SearchResult, Study, accepted, pruned
 from spikegrad.diagnosis.trial import RATE
@@ -889,6 +890,7 @@ def study_after(initial, learns_in_part=True, silent=()):
     """A study with this outcome without changes, of a network that learns in more updates."""
     study = SimpleNamespace(
         initial=initial,
+        is_sound=initial.is_partial and not initial.is_too_sure,
         is_slow=True,
         learns_in_part=learns_in_part,
         untrained=(),
@@ -920,15 +922,19 @@ def test_a_silent_layer_stays_an_issue_beside_a_rate_that_helps_in_part(learned,
     assert moves_of(found.issues) == moves_of([rate])
 
 
+@pytest.mark.parametrize("kind", ["too large", "stalls", "optimizer"])
 @pytest.mark.parametrize(
     ("learned", "plain", "count"),
     [(0.5, 0.5, 0), (0.4, 0.4, 1), (0.2, 0.2, 1), (0.5, -1, 1)],
 )
-def test_readout_that_only_slows_a_network_is_no_issue(learned, plain, count):
-    readout = Issue("too large", "2", "", (ScalePart("2", 0.1, "weight"),))
+def test_fault_that_only_slows_a_network_is_no_issue(kind, learned, plain, count):
+    slow = Issue(kind, "2", "", (ScalePart("2", 0.1, "weight"),))
     study = study_after(trial.Outcome(learned, learned, learned, plain))
-    best = Candidate((readout,), trial.Outcome(0.9, 0.9, 0.9, 0.9), 0.9)
+    best = Candidate((slow,), trial.Outcome(0.9, 0.9, 0.9, 0.9), 0.9)
     assert len(accepted(study, best).issues) == count
+    # A silent layer does more than that.
+    best = best._replace(issues=(dataclasses.replace(slow, kind="silent"),))
+    assert len(accepted(study, best).issues) == 1
 
 
 # Its outputs may be worse than constants for other examples, although less sure ones are not.
@@ -1063,6 +1069,18 @@ def test_network_that_cannot_learn_is_never_fine():
     ]
     # No training with changes, because nothing can be learned from equal inputs.
     assert "no change lets it learn: check what is outside of the network" in report.verdict
+
+
+def test_no_other_rate_is_tried_for_a_part_at_a_usual_rate():
+    rate = Issue("stalls", None, "", (ScaleRate(None, 1e4),))
+    report = SimpleNamespace(ascent=None, update=1e-2)
+    for issues, count in (((), 1), ((rate,), 7)):
+        study = SimpleNamespace(
+            is_slow=False, is_sound=True, rate=issues, changes=SimpleNamespace(report=report)
+        )
+        study.is_only_slow = Study.is_only_slow.fget(study)
+        stage = [stage for stage in STAGES if stage.name == "other learning rates"][-1]
+        assert len([*stage.attempts(study)]) == count
 
 
 def test_adam_tries_all_of_its_rates():
@@ -1528,6 +1546,26 @@ def test_issue_without_whose_fix_least_is_learned_comes_first():
     )
     report = trained(network, optimizer=optax.adam(1e-7))
     assert names(report.issues)[0] == ("stalls", None)
+
+
+@pytest.mark.every
+def test_rate_that_is_enough_alone_is_the_cause():
+    """The gradient of an angle is small for large outputs, so the readout seems too large."""
+
+    def angle(out):
+        out = out.mean(0)
+        return -((CLASS * out).sum(-1) / jnp.sqrt((out**2).sum(-1) + 1e-6)).mean()
+
+    report = diagnose(HEALTHY, INPUTS, angle, optimizer=optax.adam(1e-7))
+    assert names(report.issues) == [("stalls", None)]
+    assert report.outcome_repaired.learned > 0.8
+
+
+def test_neurons_that_a_negative_mean_silences_are_silent():
+    layer = measures.LayerReport("0", 10, True, rate=0.2, firing=0.5, drive=11.0, offset=-1.2)
+    assert state_of(layer)[0] == "silent"
+    assert state_of(dataclasses.replace(layer, offset=1.2))[0] == "saturated"
+    assert state_of(dataclasses.replace(layer, offset=0.0))[0] == "saturated"
 
 
 @pytest.mark.every

@@ -213,6 +213,18 @@ class Study:
         """True if the network learns, in more updates. An issue must make it learn in the usual."""
         return self.learns({})
 
+    @property
+    def is_sound(self) -> bool:
+        """True if the network learns a part, and its outputs are not too sure."""
+        return self.initial.is_partial and not self.initial.is_too_sure
+
+    @property
+    def is_only_slow(self) -> bool:
+        """True if no other rate and optimizer is tried: the network learns in more updates, or a
+        part at a usual rate.
+        """
+        return self.is_slow or (self.is_sound and not self.rate)
+
     @functools.cached_property
     def longer(self) -> Outcome | None:
         """The outcome of a longer training without changes, or None if it needs none."""
@@ -298,7 +310,7 @@ class SearchStage(NamedTuple):
         """Yield the issues of each trial at each learning rate."""
         report = study.changes.report
         for issues in self.trials(study):
-            if self.rates is None or study.is_slow:
+            if self.rates is None or study.is_only_slow:
                 yield issues
                 continue
             for factor in self.rates:
@@ -412,6 +424,8 @@ def _wider_dtypes(study: Study) -> Iterator[tuple[Issue, ...]]:
 
 
 def _other_optimizers(study: Study) -> Iterator[tuple[Issue, ...]]:
+    if study.is_only_slow:
+        return
     kind = "optimizer"
     evidence = "no other change helps, and a plain optimizer does"
     if study.frozen:
@@ -529,8 +543,7 @@ def accepted(study: Study, best: Candidate) -> SearchResult:
         # a part is sound, unless it learns much faster with them.
         is_speed = all(issue.kind in SPEED for issue in best.issues if issue.fixes)
         adds_little = best.outcome.score < FASTER * initial.score
-        is_sound = initial.is_partial and not initial.is_too_sure
-        if not (is_speed and adds_little and is_sound):
+        if not (is_speed and adds_little and study.is_sound):
             # Changes that help in part may make up for another fault: arrays that are not trained,
             # or a layer that never fires, as larger rates do.
             others = ()
