@@ -832,7 +832,10 @@ def excess_of(
 def finite(network: Network, place: str | None) -> Iterator[Move]:
     """Yield moves that replace NaN and infinite numbers of the weights of a layer."""
     layer = network.graph.layers.get(place or "")
-    for part in PARTS if layer else ():
+    # Inputs have no fix.
+    if layer is None:
+        return
+    for part in PARTS:
         arrays = [*filter(is_real_array, jax.tree.leaves(getattr(layer, part)))]
         if not all(np.isfinite(np.float32(a)).all() for a in arrays):
             # The usual spread for this number of inputs.
