@@ -53,7 +53,7 @@ from spikegrad.diagnosis.report import Issue
 from spikegrad.diagnosis.search import STAGES, Candidate, SearchResult, Study, accepted, pruned
 from spikegrad.diagnosis.trial import RATE
 from spikegrad.network import Activity, DelayKernel, hidden_arrays
-from spikegrad.neurons import QIF, RF, Refractory, Relu, SymplecticAdLIF
+from spikegrad.neurons import QIF, RF, Izhikevich, Refractory, Relu, SymplecticAdLIF
 from spikegrad.training import partition
 
 # JAX as users have it: optax promotes.
@@ -174,6 +174,20 @@ def test_gradient_and_update_are_relative_to_the_weights():
     assert report.loss == pytest.approx(float(value), rel=1e-5)
 
 
+@pytest.mark.slow
+def test_weights_of_named_inputs_are_trained():
+    inputs = {"a": X, "b": 1 - X}
+    layers = {"0": Layer({"a": FIRST, "b": SECOND[:UNITS]}, CELL), "1": READOUT}
+    network = Network(layers, inputs=("a", "b"))
+    # A mask of the optimizer has the names of the arrays.
+    optimizer = optax.masked(optax.sgd(0.5), jax.tree.map(lambda _: True, partition(network)[0]))
+    layer = diagnose(network, inputs, loss, optimizer=optimizer, train=False).layers["0"]
+    gradient = jax.grad(lambda network: loss(network(inputs, backward="scan")[1]))(network)
+    g, w = (np.linalg.norm(ravel_pytree(n.layers["0"])[0]) for n in (gradient, network))
+    assert layer.gradient == pytest.approx(g / w, rel=1e-3)
+    assert layer.update == pytest.approx(0.5 * g / w, rel=1e-3)
+
+
 @pytest.mark.parametrize(
     ("network", "kind", "place"),
     [
@@ -204,7 +218,7 @@ def test_gradient_and_update_are_relative_to_the_weights():
             "1",
             marks=pytest.mark.slow,
         ),
-        (stack(second=Layer(SECOND, AdaptiveLIF(0.9, adaptation=40.0))), "saturated", "1"),
+        (stack(second=Layer(SECOND, AdaptiveLIF(0.9, adaptation=40.0))), "silent", "1"),
         (stack(first=jnp.full((UNITS, HIDDEN), 0.5)), "alike", "0"),
     ],
 )
@@ -1538,6 +1552,26 @@ def test_weights_of_one_source_are_scaled(source):
     np.testing.assert_allclose(ravel_pytree(names["network"])[0], wanted, rtol=1e-5)
 
 
+@pytest.mark.slow
+def test_weights_of_the_weakest_source_are_scaled():
+    """Neurons that wait for spikes of two sources are silent if one is too weak."""
+    weight = {"a": 0.003 * FIRST, "b": FIRST}
+    layers = {"0": Layer(weight, LIF(0.9, threshold=12.0)), "1": READOUT}
+    inputs = {"a": X, "b": X}
+    issue = diagnose(Network(layers, inputs=("a", "b")), inputs, loss, train=False).issues[0]
+    assert (issue.kind, issue.place) == ("silent", "0")
+    assert [fix.text for fix in issue.fixes] == ["scale its weights of 'a' by 3.3e+02"]
+
+
+@pytest.mark.slow
+def test_bias_is_found_although_the_potential_without_spikes_overflows():
+    network = Network([Layer(10 * FIRST, Izhikevich(), bias=jnp.full(HIDDEN, 800.0)), READOUT])
+    first = diagnose(network, X, loss, train=False).issues[0]
+    assert (first.kind, first.place) == ("saturated", "0")
+    assert [fix.text for fix in first.fixes] == ["subtract the mean from its bias"]
+    assert "nan" not in first.description
+
+
 @pytest.mark.every
 def test_issue_without_whose_fix_least_is_learned_comes_first():
     # The readout comes first in a list from the inputs to the outputs, and only slows the learning.
@@ -1749,9 +1783,15 @@ def test_function_without_a_derivative_is_named_before_its_consequences():
 
 
 @pytest.mark.slow
-def test_loss_without_a_gradient_comes_before_unscaled_inputs():
-    report = diagnose(stack(), 1000 * X, lambda out: (out.argmax(-1) * 1.0).mean(), train=False)
-    assert names(report.issues) == [("vanishes", None), ("unscaled", "0")]
+def test_loss_without_a_gradient_prevents_a_training():
+    """Its outputs may have a lower loss than constants, although nothing learns."""
+
+    def score(out):
+        return (out.argmax(-1) * 1.0).mean()
+
+    report = diagnose(stack(), 1000 * X, score, optimizer=optax.adam(1e-2))
+    assert names(report.issues) == [("vanishes", None)]
+    assert report.outcome is None
 
 
 @pytest.mark.slow

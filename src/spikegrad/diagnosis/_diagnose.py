@@ -295,8 +295,8 @@ def _advice(study: Study, result: SearchResult) -> str:
 
 
 def _obstacles(study: Study) -> Iterator[Issue]:
-    """Yield the faults that prevent a training: no visible array, a mask without a step, and NaN
-    and infinite numbers.
+    """Yield the faults that prevent a training: no visible array, a loss without a gradient, a mask
+    without a step, and NaN and infinite numbers.
     """
     problem, first = study.network.problem, study.network.first
     is_trainable = any(map(is_real_array, jax.tree.leaves(problem.network)))
@@ -305,25 +305,38 @@ def _obstacles(study: Study) -> Iterator[Issue]:
             raise ValueError(f"diagnose: network {NOTHING_TO_TRAIN}")
         yield from study.untrained
         return
-    mask = problem.mask
-    kind, place, fixes = "not finite", None, ()
+    # Outputs of NaN or zeros have no useful gradient. If outputs saturate the loss, it has a
+    # gradient at outputs of 0.
+    is_flat = not first.reads.any() and math.isnan(first.response)
+    if problem.mask is not None and not problem.mask.any():
+        text = "the mask leaves no step of any example. True marks a valid step"
+        yield Issue("silent", None, text)
+    elif is_flat and any(
+        abs(first.outputs[name]).max() > 0 for name in problem.network.graph.outputs
+    ):
+        text = "the gradient of the loss in the outputs is 0, as with an argmax in it"
+        yield Issue("vanishes", None, text)
+    else:
+        yield from _not_finite(study)
+
+
+def _not_finite(study: Study) -> Iterator[Issue]:
+    """Yield NaN and infinite numbers."""
+    first, graph = study.network.first, study.network.problem.network.graph
+    place, fixes = None, ()
     # Gradients are also infinite if the loss is, so arrays tell more.
     arrays = [name for name in first.not_finite if "gradient" not in name]
     joins = [name for name, size in first.joins.items() if not np.isfinite(size)]
-    graph = problem.network.graph
-    if mask is not None and not mask.any():
-        kind = "silent"
-        text = "the mask leaves no step of any example. True marks a valid step"
     # NaN inputs behind a mask do no harm.
-    elif np.isfinite(first.loss) and len(arrays) == len(first.not_finite):
+    if np.isfinite(first.loss) and len(arrays) == len(first.not_finite):
         return
     # Before others, because a mean of such weights overflows too.
-    elif huge := [*tamed(study.network)]:
+    if huge := [*tamed(study.network)]:
         yield from huge
         return
-    elif arrays:
+    if arrays:
         place, text = _place_of(arrays[0]), f"{arrays[0]} has NaN or infinite numbers"
-        fixes = tuple(finite(problem.network, place))
+        fixes = tuple(finite(study.network.problem.network, place))
     # Outputs of 0 may have such a loss, as a cosine has, and changes mend it.
     elif not (np.isfinite(first.constant) or study.changes.report.is_finite):
         text = (
@@ -362,7 +375,7 @@ def _obstacles(study: Study) -> Iterator[Issue]:
         # Gradients flow from the outputs, so the last layer with NaN is the cause.
         name = first.not_finite[-1]
         place, text = _place_of(name), f"{name} has NaN or infinite numbers"
-    yield Issue(kind, place, text, fixes)
+    yield Issue("not finite", place, text, fixes)
 
 
 def _may_mend(study: Study) -> bool:

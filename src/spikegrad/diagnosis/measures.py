@@ -583,8 +583,8 @@ def _activity_of(
     return {
         "drive": spread / size,
         # A mean that is nearer to rest than the threshold neither silences neurons nor makes them
-        # fire.
-        "offset": center / (spread or 1e-30) if abs(center) > size else 0.0,
+        # fire. It is NaN if the potential overflows without resets.
+        "offset": 0.0 if abs(center) <= size else center / (spread or 1e-30),
         # A tiny spread without spikes is a fault of its own, and its ratio would be noise.
         "recoil": deviation / spread if spread > WEAK_DRIVE * size else None,
         "reach": abs(slope).mean() / (peak or 1.0),

@@ -426,18 +426,18 @@ class Standardize(Move):
     through the inputs.
     """
 
+    def standardize(self, x: jax.Array) -> jax.Array:
+        """Return these inputs with the change."""
+        shift, scale = constants(self.value)
+        # Integer inputs would be truncated after the division.
+        dtype = x.dtype if jnp.issubdtype(x.dtype, jnp.floating) else jnp.float32
+        return ((x.astype(jnp.float32) - shift) / scale).astype(dtype)
+
     def apply(self, network: Network) -> Network:
         name = standardized(self.place)
-
-        def standardize(x: jax.Array) -> jax.Array:
-            shift, scale = constants(self.value)
-            # Integer inputs would be truncated after the division.
-            dtype = x.dtype if jnp.issubdtype(x.dtype, jnp.floating) else jnp.float32
-            return ((x.astype(jnp.float32) - shift) / scale).astype(dtype)
-
         # A join, because any kind of weight may read it. Its numbers are in the closure, where no
         # optimizer trains them.
-        join = Join(standardize, of=(self.place,))
+        join = Join(self.standardize, of=(self.place,))
 
         def renamed(names: Iterable[str]) -> tuple[str, ...]:
             return tuple(name if n == self.place else n for n in names)

@@ -164,7 +164,6 @@ def propose(
         network,
         Proposal((), {}, network.first),
         [
-            *_deaf(network),
             *inspect_inputs(network.problem),
             *_idle(network),
             *equal_inputs(network),
@@ -322,19 +321,6 @@ def equal_inputs(network: Observed) -> Iterator[Issue]:
         yield Issue("vanishes", None, "the inputs of all examples are equal")
 
 
-def _deaf(network: Observed) -> Iterator[Issue]:
-    """Yield a loss without a gradient, which comes before all else."""
-    first, outputs = network.first, network.problem.network.graph.outputs
-    # Outputs of NaN or zeros have no useful gradient. If outputs saturate the loss, it has a
-    # gradient at outputs of 0.
-    is_deaf = not first.reads.any() and math.isnan(first.response)
-    if is_deaf and any(abs(first.outputs[n]).max() > 0 for n in outputs):
-        evidence = (
-            "the gradient of the loss in the outputs is 0, as with an argmax in it"
-        )
-        yield Issue("vanishes", None, evidence)
-
-
 def _cut_off(network: Observed) -> Iterator[Issue]:
     """Yield functions without a derivative, and neurons that rest until the end."""
     for name, derivatives in network.first.functions.items():
@@ -471,14 +457,23 @@ def state_of(layer: LayerReport) -> tuple[str, str]:
     is_low = (sides[name] < 0 or sides["offset"] < 0) and name != "scale"
     # A few neurons that always fire spread the potential, although most neurons are silent.
     is_sparse = layer.firing is not None and layer.firing <= FEW_FIRE
-    is_low = is_low or (is_sparse and name != "scale")
+    # Spikes that lower the potential silence the neurons afterwards, as an adaptation does.
+    is_lowered = name == "recoil" and _is_lowered(layer)
+    is_low = is_low or is_lowered or (is_sparse and name != "scale")
     return "silent" if is_low else "saturated", "; ".join(
         TEXTS[name].format(value)
         for name, value in values.items()
         if sides[name]
-        or (name == "drive" and value is not None)
+        or (name == "drive" and value is not None and not math.isnan(value))
         or (name == "firing" and is_sparse)
     )
+
+
+def _is_lowered(layer: LayerReport) -> bool:
+    """Return True if the potential with spikes is below that at rest."""
+    assert layer.distance is not None
+    mean, spread = layer.distance
+    return mean + (layer.scale or 0.0) < -spread / SHIFTED
 
 
 def _blocked(
@@ -578,7 +573,7 @@ def _mended(network: Observed, proposal: Proposal, name: str, layer: Layer) -> P
     kind, evidence = state_of(proposal.report.layers[name])
     if not kind or proposal.report.layers[name].drive == 0:
         return proposal
-    for move in _entries(proposal.report.layers[name], network.slots):
+    for move in _entries(network, proposal, name):
         moves = proposal.moves | by_slot([move])
         report = network.measure(moves)
         if not state_of(report.layers[name])[0]:
@@ -617,13 +612,32 @@ def _mended(network: Observed, proposal: Proposal, name: str, layer: Layer) -> P
     return Proposal((*proposal.issues, issue), moves, report)
 
 
-def _entries(report: LayerReport, slots: Moves) -> Iterator[Move]:
-    """Yield the scales of the weights of single sources, if their sum is too large."""
-    if report.drive is not None and outside("drive", report.drive) > 0:
-        factor = rounded(1 / report.drive)
+def _entries(network: Observed, proposal: Proposal, name: str) -> Iterator[Move]:
+    """Yield the scales of the weights of single sources that are far larger or smaller than those
+    of the others.
+    """
+    layer = proposal.report.layers[name]
+    slots = [
+        slot
+        for slot in network.slots
+        if slot.place == name and isinstance(slot, ScaleEntry)
+    ]
+    if layer.drive is None or not slots:
+        return
+    if outside("drive", layer.drive) > 0:
         for slot in slots:
-            if slot.place == report.place and isinstance(slot, ScaleEntry):
-                yield dataclasses.replace(slot, value=factor)
+            yield dataclasses.replace(slot, value=rounded(1 / layer.drive))
+    elif state_of(layer)[0] == "silent":
+        drives = {}
+        for slot in slots:
+            others = [dataclasses.replace(o, value=0.0) for o in slots if o is not slot]
+            report = network.measure(proposal.moves | by_slot(others))
+            drives[slot] = report.layers[name].drive or 0.0
+        # The neurons may need coincident spikes of several sources.
+        weakest = min(slots, key=drives.__getitem__)
+        if 0 < STEP * drives[weakest] < max(drives.values()):
+            factor = max(drives.values()) / drives[weakest]
+            yield dataclasses.replace(weakest, value=rounded(factor))
 
 
 def activity_moves(layer: Layer, report: LayerReport, slots: Moves) -> Iterator[Move]:

@@ -19,7 +19,7 @@ from .._compat import used_inputs
 from .._optimizer import updates_of
 from .._pytree import PyTree, is_array, merge, split
 from ..network import Network, tree_where
-from .moves import Move, Moves, ScaleRate, apply_moves, keys_of
+from .moves import Move, Moves, ScaleRate, Standardize, apply_moves, keys_of
 
 if TYPE_CHECKING:
     from optax import GradientTransformation
@@ -218,7 +218,13 @@ def compiled(
             slot: dataclasses.replace(slot, value=value)
             for slot, value in zip(neutral, values, strict=True)
         }
-        return function(problem, merge(arrays, others), inputs, moves, *arguments)
+        # Here and not by joins, which would rename the sources of weights. The optimizer knows the
+        # arrays by these names.
+        changed = dict(inputs)
+        for slot in neutral:
+            if isinstance(slot, Standardize):
+                changed[slot.place] = moves.pop(slot).standardize(inputs[slot.place])
+        return function(problem, merge(arrays, others), changed, moves, *arguments)
 
     def call(moves: Moves, *arguments: ArrayLike) -> PyTree:
         # Every slot gets a value, in one order, so all calls have one structure and one program.
