@@ -221,9 +221,10 @@ def compiled(
         # Here and not by joins, which would rename the sources of weights. The optimizer knows the
         # arrays by these names.
         changed = dict(inputs)
-        for slot in neutral:
-            if isinstance(slot, Standardize):
-                changed[slot.place] = moves.pop(slot).standardize(inputs[slot.place])
+        for slot, move in [*moves.items()]:
+            if isinstance(move, Standardize):
+                changed[slot.place] = move.standardize(inputs[slot.place])
+                del moves[slot]
         return function(problem, merge(arrays, others), changed, moves, *arguments)
 
     def call(moves: Moves, *arguments: ArrayLike) -> PyTree:
