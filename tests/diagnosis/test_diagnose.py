@@ -900,11 +900,12 @@ def test_line_search_runs_although_a_change_adds_a_node():
     assert report.outcome.learned > 0.6
 
 
-def study_after(initial, learns_in_part=True, silent=()):
+def study_after(initial, learns_in_part=True, silent=(), is_stuck=False):
     """A study with this outcome without changes, of a network that learns in more updates."""
     study = SimpleNamespace(
         initial=initial,
         is_sound=initial.is_partial and not initial.is_too_sure,
+        is_stuck=is_stuck,
         is_slow=True,
         learns_in_part=learns_in_part,
         untrained=(),
@@ -949,6 +950,16 @@ def test_fault_that_only_slows_a_network_is_no_issue(kind, learned, plain, count
     # A silent layer does more than that.
     best = best._replace(issues=(dataclasses.replace(slow, kind="silent"),))
     assert len(accepted(study, best).issues) == 1
+
+
+@pytest.mark.parametrize(("learned", "count"), [(0.8, 1), (0.7, 0)])
+def test_fault_that_more_updates_do_not_mend_is_an_issue(learned, count):
+    """Outputs that saturate the value of a policy learn a half, and then no more."""
+    readout = Issue("too large", "2", "", (ScalePart("2", 0.1, "weight"),))
+    initial, repaired = (trial.Outcome(n, n, n, n) for n in (0.5, learned))
+    study = study_after(initial, is_stuck=True)
+    found = accepted(study, Candidate((readout,), repaired, learned))
+    assert len(found.issues) == count
 
 
 # Its outputs may be worse than constants for other examples, although less sure ones are not.
@@ -1561,6 +1572,24 @@ def test_weights_of_the_weakest_source_are_scaled():
     issue = diagnose(Network(layers, inputs=("a", "b")), inputs, loss, train=False).issues[0]
     assert (issue.kind, issue.place) == ("silent", "0")
     assert [fix.text for fix in issue.fixes] == ["scale its weights of 'a' by 3.3e+02"]
+
+
+@pytest.mark.slow
+def test_number_keeps_its_bounds_that_exclude_the_default():
+    far = bounded(jnp.full(HIDDEN, 200.0), 100.0, 1000.0)
+    issue = diagnose(stack(threshold=far), X, loss, train=False).issues[0]
+    assert (issue.kind, issue.place) == ("silent", "1")
+    assert [fix.text.split(" by ")[0] for fix in issue.fixes] == ["scale its weights"]
+
+
+@pytest.mark.slow
+def test_inputs_that_are_equal_for_all_examples_are_named():
+    """Other inputs differ, and the layer of the equal ones learns nothing of an example."""
+    inputs = {"a": X, "b": jnp.broadcast_to(X[:, :1], X.shape)}
+    layers = {"0": Layer({"a": FIRST, "b": SECOND[:UNITS]}, CELL), "1": READOUT}
+    [issue] = diagnose(Network(layers, inputs=("a", "b")), inputs, loss, train=False).issues
+    assert (issue.kind, issue.place) == ("vanishes", None)
+    assert "the inputs 'b' of all examples are equal" in issue.description
 
 
 @pytest.mark.slow

@@ -262,7 +262,10 @@ def verdict(study: Study, result: SearchResult) -> str:
                 "the targets. Check the inputs and labels, or pass more examples"
             )
         else:
-            texts.append(f"{later}: check the inputs and labels, or pass more examples")
+            texts.append(
+                f"{later}: it learns, and other examples less. Check the inputs and labels, or "
+                "pass more examples"
+            )
     if last.learned >= LEARNS and last.is_too_sure:
         texts.append(
             "its outputs are too sure for other examples, where constants have a lower loss: pass "

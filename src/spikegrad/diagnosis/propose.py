@@ -16,6 +16,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
+from .._bounded import Bounded
 from .._pytree import is_real_array
 from .._struct import domain
 from ..network import Join, Layer, Network, is_kernel
@@ -221,6 +222,7 @@ def _left_over(network: Observed, proposal: Proposal) -> tuple[Issue, ...]:
             Issue("vanishes", name, "the gradient of its weights is 0")
             for name in lost[-1:]
         ]
+        issues += _equal_sources(network)
     return tuple(issues)
 
 
@@ -319,6 +321,16 @@ def equal_inputs(network: Observed) -> Iterator[Issue]:
     problem, reads = network.problem, network.first.reads
     if reads.any() and problem.valid.shape[1] > 1 and not _differences(problem).any():
         yield Issue("vanishes", None, "the inputs of all examples are equal")
+
+
+def _equal_sources(network: Observed) -> Iterator[Issue]:
+    """Yield inputs that are equal for all examples, beside others that are not."""
+    problem = network.problem
+    for name, x in problem.inputs.items():
+        differ = _differences(problem._replace(inputs={name: x}))
+        if problem.valid.shape[1] > 1 and not differ.any():
+            evidence = f"the inputs {name!r} of all examples are equal"
+            yield Issue("vanishes", None, evidence)
 
 
 def _cut_off(network: Observed) -> Iterator[Issue]:
@@ -701,6 +713,10 @@ def _unusual_numbers(place: str, cell: Cell) -> Iterator[Move]:
         # Decay factors have an upper bound of 1. Their ratio to a default says nothing, since 0.9
         # and 0.999 differ by a factor of 100 in time.
         if not isinstance(default, float) or domain(field).at_most is not None:
+            continue
+        # The bounds of a number may exclude its default.
+        value = getattr(cell, field.name)
+        if isinstance(value, Bounded) and not value.low < default < value.high:
             continue
         # Numbers that differ between neurons, such as frequencies, are meant to cover a range. So
         # one that is usual is enough.

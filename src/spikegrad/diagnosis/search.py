@@ -21,6 +21,7 @@ from .._pytree import FIX_OF_HIDDEN, is_real_array
 from ..network import hidden_arrays
 from .measures import NetworkReport, outside
 from .moves import (
+    Move,
     Moves,
     ReplaceOptimizer,
     ScaleRate,
@@ -219,6 +220,12 @@ class Study:
         return self.initial.is_partial and not self.initial.is_too_sure
 
     @property
+    def is_stuck(self) -> bool:
+        """True if more updates do not add to what the network learns."""
+        longer = self.longer
+        return longer is not None and longer.score < self.initial.score + LITTLE
+
+    @property
     def is_only_slow(self) -> bool:
         """True if no other rate and optimizer is tried: the network learns in more updates, or a
         part at a usual rate.
@@ -269,15 +276,28 @@ class Study:
             return None
         return self.trials(moves, updates)
 
+    @property
+    def _measured_rate(self) -> tuple[Move, ...]:
+        return tuple(moves_of(self.rate).values())
+
+    @functools.cached_property
+    def _measured_rate_alone(self) -> tuple[Move, ...]:
+        return tuple(moves_of(other_rate(self.network.first)).values())
+
     def candidate(self, issues: Iterable[Issue]) -> Candidate:
         """Train with the moves of these issues."""
         moves = moves_of(issues)
         outcome = self.trials(moves)
         # A change of the optimizer must be worth it: a decade of the learning rate must add as
         # much as another change, so small changes win. The factor that is measured costs nothing.
-        measured = moves_of(self.rate).values()
-        ratio = rate_of([*moves.values(), *measured]) / rate_of(measured)
-        price = 1.0 if _has_last_resort(moves) else abs(np.log10(abs(ratio)))
+        # It is measured with the changes, and without them for a rate alone.
+        price = 1.0
+        if not _has_last_resort(moves):
+            factors = [
+                rate_of([*moves.values(), *measured]) / rate_of(measured)
+                for measured in (self._measured_rate, self._measured_rate_alone)
+            ]
+            price = min(abs(np.log10(abs(factor))) for factor in factors)
         return Candidate(tuple(issues), outcome, outcome.score - MUCH * price)
 
 
@@ -543,7 +563,10 @@ def accepted(study: Study, best: Candidate) -> SearchResult:
         # a part is sound, unless it learns much faster with them.
         is_speed = all(issue.kind in SPEED for issue in best.issues if issue.fixes)
         adds_little = best.outcome.score < FASTER * initial.score
-        if not (is_speed and adds_little and study.is_sound):
+        is_speed = is_speed and adds_little and study.is_sound
+        # More updates help a network that is only slow.
+        is_mended = study.is_stuck and best.outcome.learned >= LATER
+        if is_mended or not is_speed:
             # Changes that help in part may make up for another fault: arrays that are not trained,
             # or a layer that never fires, as larger rates do.
             others = ()
