@@ -562,6 +562,23 @@ def test_factor_of_weights_leaves_learned_delays():
 
 
 @pytest.mark.slow
+def test_mean_of_weights_is_subtracted_beside_learned_delays():
+    kernel = DelayKernel(-30 * abs(FIRST), bounded(DELAYS, 0, 4), 5)
+    network = Network([Layer(Window(kernel), CELL), READOUT])
+    report = diagnose(network, X, loss, train=False)
+    issue = report.issues[0]
+    assert (issue.kind, issue.place) == ("silent", "0")
+    assert issue.fixes[0].text == "subtract the mean from its weights"
+    scope = {"network": network, "dataclasses": dataclasses, "jax": jax, "DelayKernel": DelayKernel}
+    exec(report.code, scope)
+    for repaired in (report.repaired, scope["network"]):
+        changed = repaired.layers["0"].weight.weight
+        np.testing.assert_array_equal(changed.delay.raw, kernel.delay.raw)
+        assert abs(changed.weight.mean()) < 1e-3 * changed.weight.std()
+        assert issues(repaired) == []
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("bias", few([-10.0, 10.0], -10.0))
 @pytest.mark.parametrize("is_hidden", few([True, False], False))
 def test_current_that_a_function_adds_is_taken_back(bias, is_hidden):
@@ -981,6 +998,25 @@ def test_readout_is_an_issue_if_the_network_does_not_learn_with_it(learned, plai
     assert names(pruned(study, best).issues) == names((readout, rate)[-count:])
 
 
+@pytest.mark.parametrize(("faster", "count"), [(0.9, 2), (0.7, 1)])
+def test_pruning_leaves_what_a_slow_network_learns_in_more_updates(faster, count):
+    """The network with the slope learns slowly. It needs the rate to learn twice as fast."""
+    rate = Issue("stalls", None, "", (ScaleRate(None, 10.0),))
+    slope = Issue("out of reach", "1", "", (ScalePart("1", 0.1, "weight"),))
+
+    def train(moves):
+        has_slope = slope.fixes[0].slot in moves
+        learned = faster if has_slope and RATE in moves else 0.4
+        return trial.Outcome(learned, learned, learned, learned)
+
+    train.allows = lambda moves: True
+    study = SimpleNamespace(
+        trials=train, rate=(), learns=lambda moves: slope.fixes[0].slot in moves
+    )
+    best = pruned(study, Candidate((slope, rate), train(moves_of([slope, rate])), faster))
+    assert names(best.issues) == names((slope, rate)[:count])
+
+
 @pytest.mark.slow
 def test_change_is_an_issue_if_a_network_then_learns_in_a_quarter_of_the_updates():
     layer = Layer(SECOND, NUMBERS, bias=jnp.full(HIDDEN, -4.0))
@@ -1118,6 +1154,14 @@ def test_adam_tries_all_of_its_rates():
     assert not stage.when(study, Candidate((), learned, 0.0))
 
 
+@pytest.mark.parametrize(("learned", "count"), [(0.7, 1), (0.97, 0)])
+def test_other_slopes_of_a_network_that_learns_must_add_much(learned, count):
+    study = SimpleNamespace(is_slow=False, initial=trial.Outcome(0.0, 0.0, 0.0, 0.0))
+    best = Candidate((), trial.Outcome(learned, learned, learned, learned), learned)
+    stages = [stage for stage in STAGES if stage.name == "other slopes" and stage.when(study, best)]
+    assert [stage.margin for stage in stages] == [-0.1] * count
+
+
 def test_single_changes_are_tried_if_all_together_do_not_help():
     *_, stage = (stage for stage in STAGES if stage.name == "single changes")
     scale, slope = (
@@ -1131,8 +1175,8 @@ def test_single_changes_are_tried_if_all_together_do_not_help():
 
 @pytest.mark.parametrize(
     ("place", "learned", "count"),
-    [("1", 0.1, 1), ("0", 0.1, 0), ("1", 0.9, 0)],
-    ids=["cause", "an issue below", "only slow"],
+    [("2", 0.1, 1), ("0", 0.1, 0), ("2", 0.9, 0), ("1", 0.9, 1)],
+    ids=["cause", "an issue below", "only slow", "an issue of its layer"],
 )
 def test_shorter_memory_is_tried_if_it_may_be_the_cause(place, learned, count):
     """Of the middle one of three layers. It explains no issue below, and may slow a network."""
@@ -1146,7 +1190,7 @@ def test_shorter_memory_is_tried_if_it_may_be_the_cause(place, learned, count):
     study = SimpleNamespace(
         memories_alone=(memory, Issue("forgets", "0", "")),
         network=SimpleNamespace(first=SimpleNamespace(layers=dict.fromkeys("012"))),
-        changes=SimpleNamespace(issues=(memory, other)),
+        changes=SimpleNamespace(issues=(other,)),
         trials=train,
     )
     assert [*stage.trials(study)] == [(memory,)] * count

@@ -229,6 +229,25 @@ class Center(Move):
         return f"{self.part}=jax.tree.map(lambda w: w - {mean}, layer.{self.part})"
 
 
+class CenterKernels(Center):
+    """Subtract the mean from the weights of learned delays, and not from the delays."""
+
+    @property
+    def argument(self) -> str:
+        return (
+            f"{self.part}=jax.tree.map("
+            "lambda w: dataclasses.replace(w, weight=w.weight - w.weight.mean()) "
+            f"if isinstance(w, DelayKernel) else w - (w.ndim > 1) * w.mean(), layer.{self.part}, "
+            "is_leaf=lambda w: isinstance(w, DelayKernel))"
+        )
+
+
+def centering(place: str, weights: PyTree, part: str, value: float) -> Center:
+    """Return the move that subtracts ``value`` times the mean from the weights of a part."""
+    center = CenterKernels if has_kernels(weights) else Center
+    return center(place, value, part)
+
+
 class DrawWeights(Move):
     """Add random numbers to the matrices of weights, with this standard deviation, the value.
 
@@ -360,6 +379,10 @@ class SetParameter(CellMove):
         """The number, or the array of numbers."""
         return self.value
 
+    def allows(self, number: float) -> bool:
+        """Return False if the bounds of the parameter exclude this number."""
+        return True
+
     def with_number(self, number: float) -> SetParameter:
         """Return the move to one number, in the shape of the present one."""
         return dataclasses.replace(self, value=number + 0 * self.value)
@@ -394,6 +417,9 @@ class SetBounded(SetParameter):
     @property
     def number(self) -> ArrayLike:
         return np.asarray(Bounded(self.value, self.low, self.high).value)
+
+    def allows(self, number: float) -> bool:
+        return self.low < number < self.high
 
     def with_number(self, number: float) -> SetBounded:
         # Not in terms of the present number, which may be infinite where it is saturated.
@@ -644,7 +670,7 @@ def neutral_moves(network: Network, inputs: Mapping[str, jax.Array]) -> Iterator
             if has_arrays(weight):
                 scale = ScaleKernels if has_kernels(weight) else ScalePart
                 yield scale(name, 1.0, part)
-                yield Center(name, 0.0, part)
+                yield centering(name, weight, part, 0.0)
             elif callable(weight):
                 yield ScaleOutput(name, 1.0, part)
         if isinstance(layer.weight, Mapping) and len(layer.weight) > 1:

@@ -16,7 +16,6 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from .._bounded import Bounded
 from .._pytree import is_real_array
 from .._struct import domain
 from ..network import Join, Layer, Network, is_kernel
@@ -28,7 +27,6 @@ from .moves import (
     PARTS,
     AddBias,
     CellMove,
-    Center,
     DrawWeights,
     FitSlope,
     Move,
@@ -42,6 +40,7 @@ from .moves import (
     ShortenRest,
     Standardize,
     by_slot,
+    centering,
     has_equal_neurons,
     has_mean,
     has_width,
@@ -222,7 +221,11 @@ def _left_over(network: Observed, proposal: Proposal) -> tuple[Issue, ...]:
             Issue("vanishes", name, "the gradient of its weights is 0")
             for name in lost[-1:]
         ]
-        issues += _equal_sources(network)
+        issues += [
+            Issue("vanishes", None, f"the inputs {name!r} of all examples are equal")
+            for name in network.problem.inputs
+            if _are_equal(network.problem, name)
+        ]
     return tuple(issues)
 
 
@@ -318,19 +321,17 @@ def _idle(network: Observed) -> Iterator[Issue]:
 
 def equal_inputs(network: Observed) -> Iterator[Issue]:
     """Yield inputs that are equal for all examples of a loss."""
-    problem, reads = network.problem, network.first.reads
-    if reads.any() and problem.valid.shape[1] > 1 and not _differences(problem).any():
+    if network.first.reads.any() and _are_equal(
+        network.problem, *network.problem.inputs
+    ):
         yield Issue("vanishes", None, "the inputs of all examples are equal")
 
 
-def _equal_sources(network: Observed) -> Iterator[Issue]:
-    """Yield inputs that are equal for all examples, beside others that are not."""
-    problem = network.problem
-    for name, x in problem.inputs.items():
-        differ = _differences(problem._replace(inputs={name: x}))
-        if problem.valid.shape[1] > 1 and not differ.any():
-            evidence = f"the inputs {name!r} of all examples are equal"
-            yield Issue("vanishes", None, evidence)
+def _are_equal(problem: Problem, *names: str) -> bool:
+    """Return True if the inputs of these names are equal for all examples."""
+    chosen = {name: problem.inputs[name] for name in names}
+    differ = _differences(problem._replace(inputs=chosen))
+    return problem.valid.shape[1] > 1 and not differ.any()
 
 
 def _cut_off(network: Observed) -> Iterator[Issue]:
@@ -613,11 +614,15 @@ def _mended(network: Observed, proposal: Proposal, name: str, layer: Layer) -> P
             move = dataclasses.replace(move, value=rounded(move.value * value))
         tried.add(move.slot)
         changed = network.measure(moves | by_slot([move]))
-        # A number that only moves the drive farther from its target is no cause.
+        # A number that only moves the drive farther from its target is no cause. A threshold below
+        # the rest is one, whatever the drive is.
         after = changed.layers[name].drive or 1.0
         farther = abs(math.log(after)) > abs(math.log(now.drive or 1.0)) + LITTLE
         is_worse = outside("drive", after) and farther
-        if not (is_worse and isinstance(move, SetParameter)):
+        is_mended = outside("scale", now.scale) != outside(
+            "scale", changed.layers[name].scale
+        )
+        if is_mended or not (is_worse and isinstance(move, SetParameter)):
             fixes[move.slot] = move
             moves, report = moves | by_slot([move]), changed
     issue = Issue(kind, name, evidence, tuple(fixes.values()))
@@ -689,7 +694,10 @@ def _shifts(layer: Layer, report: LayerReport) -> Iterator[Move]:
     if is_off and current is not None and abs(current).mean() > size:
         yield AddBias(report.place, -current)
     for part in PARTS:
-        leaves = jax.tree.leaves(getattr(layer, part), is_leaf=is_kernel)
+        weights = getattr(layer, part)
+        leaves = jax.tree.leaves(weights, is_leaf=is_kernel)
+        # Delays are no weights.
+        leaves = [leaf.weight if is_kernel(leaf) else leaf for leaf in leaves]
         arrays = [np.float32(leaf) for leaf in leaves if has_mean(part, leaf)]
         # A bias acts on the potential itself, so it is compared with the threshold. The mean of a
         # matrix or a kernel matters relative to its spread.
@@ -702,7 +710,7 @@ def _shifts(layer: Layer, report: LayerReport) -> Iterator[Move]:
             largest = max(float(abs(a).max()) for a in arrays)
             yield ScalePart(report.place, rounded(QUIET_BIAS * size / largest), part)
         elif is_shifted and is_off:
-            yield Center(report.place, 1.0, part)
+            yield centering(report.place, weights, part, 1.0)
 
 
 def _unusual_numbers(place: str, cell: Cell) -> Iterator[Move]:
@@ -714,9 +722,7 @@ def _unusual_numbers(place: str, cell: Cell) -> Iterator[Move]:
         # and 0.999 differ by a factor of 100 in time.
         if not isinstance(default, float) or domain(field).at_most is not None:
             continue
-        # The bounds of a number may exclude its default.
-        value = getattr(cell, field.name)
-        if isinstance(value, Bounded) and not value.low < default < value.high:
+        if not present.allows(default):
             continue
         # Numbers that differ between neurons, such as frequencies, are meant to cover a range. So
         # one that is usual is enough.

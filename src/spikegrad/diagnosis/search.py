@@ -21,7 +21,6 @@ from .._pytree import FIX_OF_HIDDEN, is_real_array
 from ..network import hidden_arrays
 from .measures import NetworkReport, outside
 from .moves import (
-    Move,
     Moves,
     ReplaceOptimizer,
     ScaleRate,
@@ -276,29 +275,25 @@ class Study:
             return None
         return self.trials(moves, updates)
 
-    @property
-    def _measured_rate(self) -> tuple[Move, ...]:
-        return tuple(moves_of(self.rate).values())
-
     @functools.cached_property
-    def _measured_rate_alone(self) -> tuple[Move, ...]:
-        return tuple(moves_of(other_rate(self.network.first)).values())
+    def measured_rates(self) -> tuple[float, float]:
+        """The factors of the learning rate that are measured with the changes and without them."""
+        alone = other_rate(self.network.first)
+        return rate_of(moves_of(self.rate).values()), rate_of(moves_of(alone).values())
 
     def candidate(self, issues: Iterable[Issue]) -> Candidate:
         """Train with the moves of these issues."""
         moves = moves_of(issues)
         outcome = self.trials(moves)
         # A change of the optimizer must be worth it: a decade of the learning rate must add as
-        # much as another change, so small changes win. The factor that is measured costs nothing.
-        # It is measured with the changes, and without them for a rate alone.
-        price = 1.0
-        if not _has_last_resort(moves):
-            factors = [
-                rate_of([*moves.values(), *measured]) / rate_of(measured)
-                for measured in (self._measured_rate, self._measured_rate_alone)
-            ]
-            price = min(abs(np.log10(abs(factor))) for factor in factors)
-        return Candidate(tuple(issues), outcome, outcome.score - MUCH * price)
+        # much as another change, so small changes win. A factor that is measured costs nothing.
+        decades = 0.0
+        if _has_last_resort(moves):
+            decades = 1.0
+        elif RATE in moves:
+            factors = [moves[RATE].value / measured for measured in self.measured_rates]
+            decades = min(abs(math.log10(abs(factor))) for factor in factors)
+        return Candidate(tuple(issues), outcome, outcome.score - MUCH * decades)
 
 
 def _has_last_resort(moves: Moves) -> bool:
@@ -404,13 +399,14 @@ def _shorter_memories(study: Study) -> Iterator[tuple[Issue, ...]]:
     places = {issue.place for issue in long}
     layers = study.network.first.layers
     below = [*itertools.takewhile(lambda name: name not in places, layers)]
-    is_cause = not any(issue.place in below for issue in study.changes.issues)
-    if not is_cause:
+    measured = {issue.place for issue in study.changes.issues}
+    if not measured.isdisjoint(below):
         return
     # A long memory may only slow a sound network. The budget may be too small to see this.
     updates = LONGER * UPDATES
     is_known = study.trials.allows({}, updates)
-    if not (is_known and study.trials({}, updates).learned >= LATER):
+    is_slow = is_known and study.trials({}, updates).learned >= LATER
+    if not is_slow or not measured.isdisjoint(places):
         yield long
 
 
@@ -492,6 +488,8 @@ STAGES = (
     SearchStage("other learning rates", _below(LEARNS), _nothing, RATES),
     # Other slopes change the size of the gradients, so the nearest rates are tried with them.
     SearchStage("other slopes", _below(LEARNS), _slopes, RATES[:3]),
+    # Neurons may be out of reach for a part of the examples only.
+    SearchStage("other slopes", _below(NEARLY), _slopes, margin=-MUCH),
     SearchStage("float32", _not_trained, _wider_dtypes, None),
     # All of its rates are tried.
     SearchStage(
@@ -562,11 +560,10 @@ def accepted(study: Study, best: Candidate) -> SearchResult:
         # A smaller readout, another rate and Adam change how fast a network learns. One that learns
         # a part is sound, unless it learns much faster with them.
         is_speed = all(issue.kind in SPEED for issue in best.issues if issue.fixes)
-        adds_little = best.outcome.score < FASTER * initial.score
-        is_speed = is_speed and adds_little and study.is_sound
+        is_faster = best.outcome.score >= FASTER * initial.score
         # More updates help a network that is only slow.
         is_mended = study.is_stuck and best.outcome.learned >= LATER
-        if is_mended or not is_speed:
+        if not (is_speed and study.is_sound) or is_faster or is_mended:
             # Changes that help in part may make up for another fault: arrays that are not trained,
             # or a layer that never fires, as larger rates do.
             others = ()
@@ -620,9 +617,13 @@ def pruned(study: Study, best: Candidate) -> Candidate:
         outcome = study.trials(moves)
         # A readout that is too large only slows the learning, unless the outputs are too sure.
         is_slower = issue.kind == "too large" and outcome.learns
-        # A network that learns, slowly, needs no other learning rate.
-        is_needless = issue.place is None and study.learns(moves)
-        is_equal = outcome.score >= best.outcome.score - LITTLE
+        # A network that learns, slowly, needs no other learning rate, unless it is much faster.
+        is_faster = best.outcome.learned >= FASTER * outcome.learned
+        is_needless = issue.place is None and study.learns(moves) and not is_faster
+        # Nor may it lose what more updates learn, once its rate is left out.
+        is_equal = outcome.score >= best.outcome.score - LITTLE and (
+            study.learns(moves) or not study.learns(moves_of(best.issues))
+        )
         if is_equal or is_slower or is_needless:
             best = best._replace(issues=others, outcome=outcome)
     for issue in best.issues:
