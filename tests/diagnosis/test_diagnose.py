@@ -1017,6 +1017,18 @@ def test_pruning_leaves_what_a_slow_network_learns_in_more_updates(faster, count
     assert names(best.issues) == names((slope, rate)[:count])
 
 
+def test_factor_of_the_rate_may_exceed_the_range_of_float16():
+    rate = ScaleRate(None, 1e6)
+    scope = {"optimizer": optax.sgd(1e-6), "optax": optax, "np": np}
+    exec(rate.code, scope)
+    weight = jnp.ones(3, jnp.float16)
+    for optimizer in (rate.change_optimizer(optax.sgd(1e-6)), scope["optimizer"]):
+        updates, _ = optimizer.update(weight / 2, optimizer.init(weight))
+        changed = optax.apply_updates(weight, updates)
+        assert changed.dtype == jnp.float16
+        np.testing.assert_allclose(changed, 0.5, rtol=0.1)
+
+
 @pytest.mark.slow
 def test_change_is_an_issue_if_a_network_then_learns_in_a_quarter_of_the_updates():
     layer = Layer(SECOND, NUMBERS, bias=jnp.full(HIDDEN, -4.0))
@@ -1454,6 +1466,21 @@ def test_constants_of_a_loss_are_the_best_ones(loss, constant):
     assert attainable.constant_outputs.shape == (len(INPUTS), 1, 2)
     outputs = jnp.broadcast_to(attainable.constant_outputs, (len(INPUTS), len(CLASSES), 2))
     assert float(loss(outputs)) == pytest.approx(constant, rel=1e-3)
+
+
+@pytest.mark.slow
+def test_rounding_of_a_cross_entropy_is_no_constant_with_a_low_loss():
+    """In float32, the logarithm of the sum of exponentials of logits of 1e8 is 1e8."""
+    classes = np.eye(3, dtype=np.float32)[np.arange(len(CLASSES)) % 3]
+
+    def entropy(out):
+        logits = 30 * out.mean(0)
+        return (jax.nn.logsumexp(logits, -1) - (classes * logits).sum(-1)).mean()
+
+    network = Network([Layer(matrix(3, 1.0, UNITS, 3), READOUT.cell)])
+    problem = trial.Problem(network, {"input": jnp.asarray(INPUTS)}, entropy, None, None, None)
+    attainable = attainable_loss(problem, measures.measuring(problem, {})({}))
+    assert attainable.constant == pytest.approx(np.log(3), rel=1e-3)
 
 
 @pytest.mark.slow

@@ -44,6 +44,10 @@ LOGARITHM = 3.0
 """If outputs move ten times as far again, a logarithm falls by an equal amount, and a linear loss
 by ten times as much. A loss that falls by less than this number of its last fall is a logarithm."""
 
+ROUNDING = 1e-6
+"""A loss that rises if outputs change by this part is due to rounding in float32, whose numbers
+have a precision of 1e-7."""
+
 
 class Attainable(NamedTuple):
     """The outputs that the loss asks for."""
@@ -201,7 +205,10 @@ def _best_constant(
 
     def constant_of(start: PyTree, size: jax.Array) -> Constant:
         outputs = reach(start, size, True)
-        return Constant(loss(outputs), outputs)
+        # Float32 rounds the logarithm of a sum of exponentials of large logits, so their
+        # cross-entropy may be 0. Logits that differ by a few last bits show a higher loss.
+        noisy = jax.tree.map(_with_other_bits, outputs)
+        return Constant(jnp.maximum(loss(outputs), loss(noisy)), outputs)
 
     # Equal over time too, because steps may tell examples apart, such as those of other lengths.
     start = jax.tree.map(_over_time, first.outputs)
@@ -214,7 +221,7 @@ def _best_constant(
 
     # The smaller steps make the constants precise.
     found, _ = jax.lax.scan(refined, found, sizes[::-1])
-    return lower(first, found), shared.loss
+    return lower(first, found._replace(loss=loss(found.outputs))), shared.loss
 
 
 def _judged(found: _Chosen) -> Attainable:
@@ -254,6 +261,13 @@ def _ends(losses: np.ndarray, part: float, little: float) -> bool:
 def _over_time(output: jax.Array) -> jax.Array:
     """Return the mean over the steps, at each step."""
     return jnp.broadcast_to(output.mean(0), output.shape)
+
+
+def _with_other_bits(output: jax.Array) -> jax.Array:
+    """Return outputs that differ in their last bits, equally at each step."""
+    # Noise that differs between steps would vanish in the rounding of a sum over them.
+    noise = jax.random.normal(jax.random.key(0), output[:1].shape)
+    return (output * (1 + ROUNDING * noise)).astype(output.dtype)
 
 
 def _with_noise(output: jax.Array, size: jax.Array) -> jax.Array:

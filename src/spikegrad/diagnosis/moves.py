@@ -600,7 +600,8 @@ class ScaleRate(Move):
         import optax  # noqa: PLC0415  (an extra)
 
         # After the optimizer, since Adam would normalize a scaled gradient back.
-        return optax.chain(optimizer, optax.scale(self.value))
+        # In float32, because the factor may be out of the range of float16.
+        return optax.chain(optimizer, optax.scale(np.float32(self.value)))
 
     @property
     def text(self) -> str:
@@ -608,7 +609,8 @@ class ScaleRate(Move):
 
     @property
     def code(self) -> str:
-        return f"optimizer = optax.chain(optimizer, optax.scale({number(self.value)}))"
+        factor = f"np.float32({number(self.value)})"
+        return f"optimizer = optax.chain(optimizer, optax.scale({factor}))"
 
 
 class ReplaceOptimizer(ScaleRate):
