@@ -35,8 +35,8 @@ NEAR = 0.9
 without a bound at the exact outputs, which no network reaches."""
 HALF = 0.5
 """A loss that falls less on the first half of the way to the best outputs than on the second is
-the logarithm of an error. Its fall near the best outputs says nothing of what is learned, so half
-of the way counts."""
+the logarithm of an error. Its fall near the best outputs does not measure learning, so half of the
+way counts."""
 FALLING = 0.5
 """A loss without a bound falls by more than this part of its last fall if outputs move ten times as
 far again."""
@@ -45,8 +45,8 @@ LOGARITHM = 3.0
 by ten times as much. A loss that falls by less than this number of its last fall is a logarithm."""
 
 ROUNDING = 1e-6
-"""A loss that rises if outputs change by this part is due to rounding in float32, whose numbers
-have a precision of 1e-7."""
+"""A low loss is due to rounding in float32 if it rises when outputs change by this part, ten times
+the precision of float32."""
 
 
 class Attainable(NamedTuple):
@@ -84,7 +84,7 @@ class _Moved(NamedTuple):
     best: PyTree
     """The best outputs."""
     start: jax.Array
-    """The loss of the constant outputs from which the way starts."""
+    """The loss of the constant outputs at the start of the way."""
     half: jax.Array
     """The loss halfway from these constants to the best outputs."""
     near: jax.Array
@@ -210,7 +210,7 @@ def _best_constant(
         noisy = jax.tree.map(_with_other_bits, outputs)
         return Constant(jnp.maximum(loss(outputs), loss(noisy)), outputs)
 
-    # Equal over time too, because steps may tell examples apart, such as those of other lengths.
+    # Equal over time too, because the number of steps may differ between examples.
     start = jax.tree.map(_over_time, first.outputs)
     shared = jax.lax.map(functools.partial(constant_of, start), sizes)
     number = jnp.nanargmin(shared.loss)
@@ -276,7 +276,7 @@ def _with_noise(output: jax.Array, size: jax.Array) -> jax.Array:
 
 
 def _range_of(layer: LayerReport | None, output: np.ndarray) -> tuple[float, float]:
-    """Return the range of an output: that of its spikes, or no limits."""
+    """Return the range of an output: the range of its spikes, or no limits."""
     # A join passes spikes on if all of its outputs look so.
     looks_so = layer is None and output.any() and bool(np.isin(output, (0, 1)).all())
     is_spikes = looks_so or (layer is not None and layer.rate is not None)

@@ -1,4 +1,4 @@
-"""The search: stages of short trainings with proposed moves, of which the best are kept.
+"""The search: stages of short trainings with proposed moves. It keeps the best moves.
 
 A stage is a row of :data:`STAGES`. Each of its trials is a set of issues, tried at each of its
 learning rates. A :class:`Candidate` is one of them with its outcome, and the best one is pruned in
@@ -45,8 +45,8 @@ from .trial import (
 )
 
 LATER, LONGER = 0.75, 4
-"""Neither has a slow network that removes this part in this number of times the updates. It must be
-more, because a network with a fault may learn a little too."""
+"""A slow network has no issue if it removes this part in so many times the updates. The part is
+larger than ``LEARNS``, because a network with a fault may learn a little too."""
 FASTER = 2.0
 """A slow network also has an issue if changes let the usual updates learn this number of times as
 much. A deep network may take more updates, and a silent layer in it many more."""
@@ -70,7 +70,7 @@ USUAL_UPDATE = 0.03
 
 
 class Candidate(NamedTuple):
-    """Issues whose moves were tried."""
+    """Issues with the outcome of their moves."""
 
     issues: tuple[Issue, ...]
     outcome: Outcome
@@ -188,7 +188,7 @@ class Study:
     @functools.cached_property
     def memories(self) -> tuple[Issue, ...]:
         """The changes if the first inputs count until the end."""
-        # A measured fault tells more than a memory that is tried anyway, and its consequences.
+        # A measured fault explains more than a memory that is tried anyway, and its consequences.
         measured = {issue.kind for issue in self.changes.issues}
         lasting = propose(self.network, lasting=True).issues
         return tuple(sorted(lasting, key=lambda issue: issue.kind not in measured))
@@ -220,7 +220,7 @@ class Study:
 
     @property
     def is_stuck(self) -> bool:
-        """True if more updates do not add to what the network learns."""
+        """True if the network learns no more in more updates."""
         longer = self.longer
         return longer is not None and longer.score < self.initial.score + LITTLE
 
@@ -251,10 +251,10 @@ class Study:
         return any(outcome is not None and outcome.is_partial for outcome in outcomes)
 
     def helps(self, outcome: Outcome) -> bool:
-        """Return True if changes with this outcome add enough, and not only by heart."""
+        """Return True if changes with this outcome add enough for other examples too."""
         initial = self.initial
-        # At least as fast as networks are that learn, or much faster than without changes. What is
-        # left may be noise, which larger rates learn by heart.
+        # At least as fast as a network that learns, or much faster than without changes. The rest
+        # of the loss may be noise, and larger rates learn it by heart.
         enough = min(LEARNS, FASTER * initial.learned)
         least = enough if self.learns_in_part else initial.learned - LITTLE
         # Less than this of other examples is learned by heart.
@@ -315,7 +315,7 @@ class SearchStage(NamedTuple):
     trials: Callable[[Study], Iterator[tuple[Issue, ...]]]
     """Yields the issues of each trial."""
     rates: tuple[float, ...] | None = (1.0,)
-    """Factors of the learning rate that the measures propose. None keeps that of the optimizer."""
+    """Factors of the proposed learning rate. None keeps the rate of the optimizer."""
     accepts: Callable[[Outcome], bool] = lambda outcome: True
     """If False, a trial is not a candidate, however much it adds."""
     margin: float = 0.0
@@ -347,7 +347,7 @@ def _below(enough: float) -> Callable[[Study, Candidate], bool]:
     def when(study: Study, best: Candidate) -> bool:
         if study.is_slow or study.initial.trained >= LEARNS:
             return False
-        # A rate may learn by heart what a longer memory understands.
+        # A rate may learn the examples by heart, and a longer memory understand them.
         return best.outcome.trained < enough or best.outcome.is_by_heart
 
     return when
@@ -469,8 +469,8 @@ STAGES = (
     SearchStage("shorter memories", _always, _shorter_memories, None, _learns, MUCH),
     # A memory that is too short may be the one fault of unusual layers that learn.
     SearchStage("other memories", _below(LEARNS), _longer_memories, None, _learns),
-    # Noise after a cue may be learned by heart, and hides how long the cue must last. Memories
-    # that no measure asked for must make the network learn.
+    # Noise after a cue may be learned by heart, and it hides the length of the needed memory.
+    # Memories without a measured fault must make the network learn.
     SearchStage(
         "other memories",
         _is_learned_by_heart,
@@ -478,7 +478,7 @@ STAGES = (
         None,
         _learns,
     ),
-    # A large enough rate may make up for what a memory forgets, so memories come first.
+    # A large enough rate may make up for a short memory, so memories come first.
     SearchStage("other memories", _below(LEARNS), _memories),
     # A fault has consequences, and a change against one may do harm after the fault is mended.
     SearchStage("single changes", _below(LEARNS), _single_changes),
@@ -523,11 +523,11 @@ class SearchResult(NamedTuple):
 def search(study: Study) -> SearchResult:
     """Train the network, and with changes if it does not learn."""
     study.say("training")
-    # No measure counts against a network that learns: unusual numbers are no fault by themselves.
+    # A network that learns has no issue, although its numbers may be unusual.
     if study.initial.learns:
         return SearchResult((), None)
     best = Candidate((), study.initial, study.initial.score)
-    # Equal inputs tell no example from another, so no change can help.
+    # No change can help if all examples have equal inputs.
     if study.has_equal_inputs:
         return accepted(study, best)
     tried: dict[str, None] = {}
@@ -620,7 +620,7 @@ def pruned(study: Study, best: Candidate) -> Candidate:
         # A network that learns, slowly, needs no other learning rate, unless it is much faster.
         is_faster = best.outcome.learned >= FASTER * outcome.learned
         is_needless = issue.place is None and study.learns(moves) and not is_faster
-        # Nor may it lose what more updates learn, once its rate is left out.
+        # Once the rate is left out, the network must still learn in more updates.
         is_equal = outcome.score >= best.outcome.score - LITTLE and (
             study.learns(moves) or not study.learns(moves_of(best.issues))
         )

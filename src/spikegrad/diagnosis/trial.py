@@ -34,7 +34,7 @@ CAUTION = (1.0, 0.3, 0.1)
 """Right outputs may be too sure for examples that the updates do not use, so the best of these
 parts of the distances from constant outputs counts."""
 LITTLE = 0.03
-"""The noise of what is learned, as a part of the loss."""
+"""The noise of an outcome, as a part of the loss."""
 MUCH = 0.1
 """Changes must add this part, which is more than the noise of few examples. A network that removes
 less for other examples learns by heart."""
@@ -66,7 +66,7 @@ class Problem(NamedTuple):
     constant: PyTree = None
     """The best constant outputs, each ``(steps, 1, ...)``."""
     symbols: frozenset[str] = frozenset()
-    """The names of integer inputs that are no numbers, such as the indices of words."""
+    """The names of integer inputs with a meaning of their own, such as the indices of words."""
 
     @property
     def options(self) -> dict[str, Any]:
@@ -218,8 +218,8 @@ def compiled(
             slot: dataclasses.replace(slot, value=value)
             for slot, value in zip(neutral, values, strict=True)
         }
-        # Here and not by joins, which would rename the sources of weights. The optimizer knows the
-        # arrays by these names.
+        # A join would rename the sources of weights, and the optimizer uses their names for its
+        # state.
         changed = dict(inputs)
         for slot, move in [*moves.items()]:
             if isinstance(move, Standardize):
@@ -261,7 +261,7 @@ def _is_number(problem: Problem, name: str) -> bool:
             program = jax.make_jaxpr(tangent_of)(x, x)
     except (TypeError, IndexError, Warning):
         return False
-    # The tangent of a comparison, as in one_hot, does not depend on that of the input.
+    # The tangent of a comparison, as in one_hot, does not depend on the tangent of the input.
     return used_inputs(program)[1]
 
 
@@ -280,7 +280,7 @@ class Budget:
 
 @dataclasses.dataclass
 class Durations:
-    """The longest times so far, from which the time of the next training is estimated."""
+    """The longest times so far, to estimate the time of the next training."""
 
     compilation: float = 0.0
     """Seconds to compile one program."""
@@ -419,9 +419,8 @@ def _train(
         )
 
         def moved(w: jax.Array, change: jax.Array) -> jax.Array:
-            # The rate multiplies the update and not the optimizer, so it can be an argument of the
-            # program. In float32, because half precision would round small updates before they are
-            # scaled.
+            # The rate multiplies the update, so it can be an argument of the program. In float32,
+            # because half precision would round small updates before they are scaled.
             scaled = rate * change.astype(jnp.float32)
             return w + scaled.astype(w.dtype)
 
@@ -431,7 +430,7 @@ def _train(
     trainable, _ = jax.lax.fori_loop(0, updates, update, start)
     out = outputs_of(trainable, problem.key)
     # The reference is a network that ignores its inputs. Removing a part of this loss needs
-    # information from them. All of it is what perfect outputs remove.
+    # information from them. Perfect outputs remove all of it.
     own = better_constant(loss, out)
     best = jax.tree.map(_like, problem.constant, out)
     before, constant = lower(own, Constant(loss(best), best))
