@@ -40,6 +40,7 @@ from spikegrad.diagnosis._diagnose import _advice, _doubt
 from spikegrad.diagnosis.attainable import attainable_loss
 from spikegrad.diagnosis.measures import observe_layer
 from spikegrad.diagnosis.moves import (
+    FitSlope,
     ReplaceOptimizer,
     ScalePart,
     ScaleRate,
@@ -1172,6 +1173,16 @@ def test_other_slopes_of_a_network_that_learns_must_add_much(learned, count):
     best = Candidate((), trial.Outcome(learned, learned, learned, learned), learned)
     stages = [stage for stage in STAGES if stage.name == "other slopes" and stage.when(study, best)]
     assert [stage.margin for stage in stages] == [-0.1] * count
+
+
+def test_slopes_are_also_tried_at_three_widths():
+    *_, stage = (stage for stage in STAGES if stage.name == "other slopes")
+    silent = Issue("silent", "1", "", (ScalePart("1", 3.0, "weight"),))
+    slope = Issue("out of reach", "1", "", (FitSlope("1", (0.5, 0.4)),))
+    fitted, wider = stage.trials(SimpleNamespace(slopes=(silent, slope)))
+    assert fitted == (silent, slope)
+    assert names(wider) == names(fitted)
+    assert [issue.fixes for issue in wider] == [silent.fixes, (FitSlope("1", (0.5, 1.2)),)]
 
 
 def test_single_changes_are_tried_if_all_together_do_not_help():

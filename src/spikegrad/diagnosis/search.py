@@ -21,6 +21,8 @@ from .._pytree import FIX_OF_HIDDEN, is_real_array
 from ..network import hidden_arrays
 from .measures import NetworkReport, outside
 from .moves import (
+    FitSlope,
+    Move,
     Moves,
     ReplaceOptimizer,
     ScaleRate,
@@ -65,6 +67,9 @@ training, and another one must add more than noise."""
 SHIFTED_TARGETS = 10.0
 """Outputs that a loss asks for are shifted if their mean is this number of their spreads, so that
 almost all of the loss is the mean."""
+WIDER = 3.0
+"""Slopes are also tried at this number of their widths. An output neuron that should fire first for
+a class, but has never fired, may be farther from the threshold than its potential varies."""
 USUAL_UPDATE = 0.03
 """The first update over the weights at usual learning rates, such as Adam at 1e-3 to 1e-2."""
 
@@ -424,6 +429,21 @@ def _slopes(study: Study) -> Iterator[tuple[Issue, ...]]:
     yield study.slopes
 
 
+def _wider_slopes(study: Study) -> Iterator[tuple[Issue, ...]]:
+    yield study.slopes
+
+    def wider(move: Move) -> Move:
+        if not isinstance(move, FitSlope):
+            return move
+        peak, half_width = move.value
+        return dataclasses.replace(move, value=(peak, rounded(WIDER * half_width)))
+
+    yield tuple(
+        dataclasses.replace(issue, fixes=tuple(map(wider, issue.fixes)))
+        for issue in study.slopes
+    )
+
+
 def _nothing(study: Study) -> Iterator[tuple[Issue, ...]]:
     yield ()
 
@@ -489,7 +509,7 @@ STAGES = (
     # Other slopes change the size of the gradients, so the nearest rates are tried with them.
     SearchStage("other slopes", _below(LEARNS), _slopes, RATES[:3]),
     # Neurons may be out of reach for a part of the examples only.
-    SearchStage("other slopes", _below(NEARLY), _slopes, margin=-MUCH),
+    SearchStage("other slopes", _below(NEARLY), _wider_slopes, margin=-MUCH),
     SearchStage("float32", _not_trained, _wider_dtypes, None),
     # All of its rates are tried.
     SearchStage(
