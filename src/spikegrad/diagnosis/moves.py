@@ -156,18 +156,22 @@ class ScalePart(Move):
         return f"{self.part}=jax.tree.map({change}, layer.{self.part})"
 
 
+def _kernel_code(part: str, weight: str, other: str) -> str:
+    """Return the code that changes the weight of each learned delay, and all other arrays."""
+    return (
+        f"{part}=jax.tree.map(lambda w: dataclasses.replace(w, weight={weight}) "
+        f"if isinstance(w, DelayKernel) else {other}, layer.{part}, "
+        "is_leaf=lambda w: isinstance(w, DelayKernel))"
+    )
+
+
 class ScaleKernels(ScalePart):
     """Scale the weights of learned delays, and not the delays."""
 
     @property
     def argument(self) -> str:
         factor = number(self.value)
-        return (
-            f"{self.part}=jax.tree.map("
-            f"lambda w: dataclasses.replace(w, weight={factor} * w.weight) "
-            f"if isinstance(w, DelayKernel) else {factor} * w, layer.{self.part}, "
-            "is_leaf=lambda w: isinstance(w, DelayKernel))"
-        )
+        return _kernel_code(self.part, f"{factor} * w.weight", f"{factor} * w")
 
 
 class ScaleOutput(ScalePart):
@@ -234,12 +238,8 @@ class CenterKernels(Center):
 
     @property
     def argument(self) -> str:
-        return (
-            f"{self.part}=jax.tree.map("
-            "lambda w: dataclasses.replace(w, weight=w.weight - w.weight.mean()) "
-            f"if isinstance(w, DelayKernel) else w - (w.ndim > 1) * w.mean(), layer.{self.part}, "
-            "is_leaf=lambda w: isinstance(w, DelayKernel))"
-        )
+        centered = "w.weight - w.weight.mean()", "w - (w.ndim > 1) * w.mean()"
+        return _kernel_code(self.part, *centered)
 
 
 def centering(place: str, weights: PyTree, part: str, value: float) -> Center:
