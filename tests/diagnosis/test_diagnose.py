@@ -1133,6 +1133,15 @@ def test_first_update_that_is_infinite_is_named_and_cured():
     assert report.outcome_repaired.learned > 0.6
 
 
+@pytest.mark.every
+def test_rate_is_found_once_weights_of_half_precision_are_wider():
+    network = jax.tree.map(lambda a: a.astype(jnp.float16), HEALTHY)
+    report = trained(network, optimizer=optax.adam(1e-5))
+    assert names(report.issues) == [("overshoots", None), ("stalls", None)]
+    assert report.outcome.learned < 0.1
+    assert report.outcome_repaired.learned > 0.6
+
+
 @pytest.mark.slow
 def test_network_that_cannot_learn_is_never_fine():
     report = trained(HEALTHY, 0 * INPUTS, NOISE)
@@ -1944,6 +1953,26 @@ def test_delay_above_the_length_is_shortened():
     assert (issue.kind, issue.place) == ("silent", "1")
     assert "delay of 50 steps is longer" in issue.description
     assert report.repaired.layers["1"].weight.delay == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("delays", [DELAYS[:1], DELAYS])
+def test_learned_delays_behind_the_sequence_are_drawn_again(delays):
+    """Delays in milliseconds, although a step has ten."""
+    kernel = DelayKernel(FIRST, bounded(60 + delays, 50, 70), 71)
+    network = Network([Layer(Window(kernel), CELL), READOUT])
+    issue = diagnose(network, X, loss, train=False).issues[0]
+    assert (issue.kind, issue.place) == ("silent", "0")
+    assert "learned delays of 60" in issue.description
+    [move] = issue.fixes
+    scope = {"network": network, "dataclasses": dataclasses, "jax": jax}
+    scope |= {"DelayKernel": DelayKernel, "bounded": bounded}
+    exec(move.code, scope)
+    for repaired in (move.apply(network), scope["network"]):
+        drawn = repaired.layers["0"].weight.weight.delay.value
+        assert drawn.shape == delays.shape
+        assert 1 <= drawn.min() < drawn.max() <= STEPS // 2
+        assert issues(repaired) == []
 
 
 def test_weights_that_overflow_products_are_scaled():

@@ -21,7 +21,16 @@ from .._bounded import Bounded, bounded
 from .._pytree import PyTree, is_real_array, split_by_path
 from .._struct import by_value, domain
 from .._surrogate import Surrogate, with_curve
-from ..network import Delayed, Join, Layer, Network, Window, is_kernel
+from ..network import (
+    Delayed,
+    DelayKernel,
+    Join,
+    Layer,
+    Network,
+    Window,
+    is_kernel,
+    map_kernels,
+)
 from ..neurons import (
     Cell,
     parameters_of,
@@ -156,10 +165,10 @@ class ScalePart(Move):
         return f"{self.part}=jax.tree.map({change}, layer.{self.part})"
 
 
-def _kernel_code(part: str, weight: str, other: str) -> str:
-    """Return the code that changes the weight of each learned delay, and all other arrays."""
+def _kernel_code(part: str, change: str, other: str) -> str:
+    """Return the code that changes an argument of each ``DelayKernel``, and all other arrays."""
     return (
-        f"{part}=jax.tree.map(lambda w: dataclasses.replace(w, weight={weight}) "
+        f"{part}=jax.tree.map(lambda w: dataclasses.replace(w, {change}) "
         f"if isinstance(w, DelayKernel) else {other}, layer.{part}, "
         "is_leaf=lambda w: isinstance(w, DelayKernel))"
     )
@@ -171,7 +180,8 @@ class ScaleKernels(ScalePart):
     @property
     def argument(self) -> str:
         factor = number(self.value)
-        return _kernel_code(self.part, f"{factor} * w.weight", f"{factor} * w")
+        scaled = f"weight={factor} * w.weight"
+        return _kernel_code(self.part, scaled, f"{factor} * w")
 
 
 class ScaleOutput(ScalePart):
@@ -238,13 +248,13 @@ class CenterKernels(Center):
 
     @property
     def argument(self) -> str:
-        centered = "w.weight - w.weight.mean()", "w - (w.ndim > 1) * w.mean()"
-        return _kernel_code(self.part, *centered)
+        centered = "weight=w.weight - w.weight.mean()"
+        return _kernel_code(self.part, centered, "w - (w.ndim > 1) * w.mean()")
 
 
 def centering(place: str, weights: PyTree, part: str, value: float) -> Center:
     """Return the move that subtracts ``value`` times the mean from the weights of a part."""
-    center = CenterKernels if has_kernels(weights) else Center
+    center = CenterKernels if kernels_of(weights) else Center
     return center(place, value, part)
 
 
@@ -539,6 +549,32 @@ class ShortenDelays(Move):
         return f"weight=dataclasses.replace(layer.weight, delay={self.value})"
 
 
+class DrawDelays(Move):
+    """Draw learned delays again, between one step and the value."""
+
+    def change(self, layer: Layer) -> Layer:
+        def drawn(kernel: DelayKernel) -> DelayKernel:
+            shape = jnp.asarray(kernel.delay).shape
+            delays = jax.random.uniform(
+                jax.random.key(0), shape, minval=1.0, maxval=self.value
+            )
+            delay = bounded(delays, 0, kernel.length - 1)
+            return dataclasses.replace(kernel, delay=delay)
+
+        return dataclasses.replace(layer, weight=map_kernels(drawn, layer.weight))
+
+    @property
+    def text(self) -> str:
+        return f"draw its learned delays again, between 1 and {self.value} steps"
+
+    @property
+    def argument(self) -> str:
+        numbers = "jax.random.key(0), jax.numpy.asarray(w.delay).shape"
+        drawn = f"jax.random.uniform({numbers}, minval=1.0, maxval={self.value})"
+        delay = f"delay=bounded({drawn}, 0, w.length - 1)"
+        return _kernel_code("weight", delay, "w")
+
+
 class ShortenRest(CellMove):
     """Set the refractory period of a :class:`~spikegrad.neurons.Refractory` cell."""
 
@@ -670,7 +706,7 @@ def neutral_moves(network: Network, inputs: Mapping[str, jax.Array]) -> Iterator
             weight = getattr(layer, part)
             # A function with its arrays in a closure can only be scaled as a whole.
             if has_arrays(weight):
-                scale = ScaleKernels if has_kernels(weight) else ScalePart
+                scale = ScaleKernels if kernels_of(weight) else ScalePart
                 yield scale(name, 1.0, part)
                 yield centering(name, weight, part, 0.0)
             elif callable(weight):
@@ -678,7 +714,7 @@ def neutral_moves(network: Network, inputs: Mapping[str, jax.Array]) -> Iterator
         if isinstance(layer.weight, Mapping) and len(layer.weight) > 1:
             for source, weight in layer.weight.items():
                 # The text of the move scales arrays that are no delays.
-                if has_arrays(weight) and not has_kernels(weight):
+                if has_arrays(weight) and not kernels_of(weight):
                     yield ScaleEntry(name, 1.0, source)
         if is_function(layer.weight):
             yield AddBias(name, 0.0)
@@ -770,7 +806,7 @@ def has_equal_neurons(weights: PyTree) -> bool:
 
     A single neuron counts if its weights are 0.
     """
-    if has_kernels(weights):
+    if kernels_of(weights):
         return False
     matrices = matrices_of(weights)
     varies = [
@@ -779,9 +815,9 @@ def has_equal_neurons(weights: PyTree) -> bool:
     return bool(matrices) and not any(varies)
 
 
-def has_kernels(weight: PyTree) -> bool:
-    """Return True for a weight with learned delays."""
-    return any(map(is_kernel, jax.tree.leaves(weight, is_leaf=is_kernel)))
+def kernels_of(weight: PyTree) -> list[DelayKernel]:
+    """Return the learned delays of a weight."""
+    return [*filter(is_kernel, jax.tree.leaves(weight, is_leaf=is_kernel))]
 
 
 def map_weights(change: Callable[[Any], Any], weight: PyTree) -> PyTree:

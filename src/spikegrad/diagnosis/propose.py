@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from .._pytree import is_real_array
@@ -27,6 +28,7 @@ from .moves import (
     PARTS,
     AddBias,
     CellMove,
+    DrawDelays,
     DrawWeights,
     FitSlope,
     Move,
@@ -45,6 +47,7 @@ from .moves import (
     has_mean,
     has_width,
     is_function,
+    kernels_of,
     matrices_of,
     moves_of,
     neutral_moves,
@@ -308,6 +311,15 @@ def _idle(network: Observed) -> Iterator[Issue]:
             if isinstance(graph.nodes[name], Layer):
                 fixes = (ShortenDelays(name, 1, steps),)
             yield Issue("silent", name, evidence, fixes)
+        elif delays := _learned_delays(graph.nodes[name]):
+            left = steps - lag
+            if min(delays) >= left:
+                evidence = (
+                    f"its learned delays of {min(delays):.3g} to {max(delays):.3g} steps are "
+                    f"longer than the sequence, which has {steps}"
+                )
+                fix = DrawDelays(name, max(left // 2, 2))
+                yield Issue("silent", name, evidence, (fix,))
     differ = _differences(problem)
     last = np.flatnonzero(first.reads).max(initial=-1)
     is_late = differ[: last + 1].sum() <= HARDLY * differ.sum()
@@ -317,6 +329,13 @@ def _idle(network: Observed) -> Iterator[Issue]:
             "differed between examples"
         )
         yield Issue("vanishes", None, evidence)
+
+
+def _learned_delays(node: Layer | Join) -> list[float]:
+    """Return the learned delays of a layer in steps."""
+    kernels = kernels_of(node.weight) if isinstance(node, Layer) else []
+    arrays = [jnp.asarray(kernel.delay) for kernel in kernels]
+    return [delay for array in arrays for delay in np.ravel(array).tolist()]
 
 
 def equal_inputs(network: Observed) -> Iterator[Issue]:

@@ -510,7 +510,7 @@ STAGES = (
     SearchStage("other slopes", _below(LEARNS), _slopes, RATES[:3]),
     # Neurons may be out of reach for a part of the examples only.
     SearchStage("other slopes", _below(NEARLY), _wider_slopes, margin=-MUCH),
-    SearchStage("float32", _not_trained, _wider_dtypes, None),
+    SearchStage("float32", _not_trained, _wider_dtypes, RATES),
     # All of its rates are tried.
     SearchStage(
         "Adam",
