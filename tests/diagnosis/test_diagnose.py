@@ -2050,7 +2050,7 @@ def test_mean_of_targets_far_above_their_spread_is_added_to_the_outputs(power, m
     )
     report = diagnose(network, INPUTS, errors, optimizer=optax.adam(1e-2))
     assert names(report.issues) == [("unscaled", None)]
-    evidence = f"outputs with a mean of {means[0]:.3g} and a spread of"
+    evidence = f"outputs '2' with a mean of {means[0]:.3g} and a spread of"
     assert evidence in report.issues[0].description
     assert report.outcome_repaired.learned > 0.6 > report.outcome.learned
     scope = {"dataclasses": dataclasses, "jax": jax, "np": np, "network": network, "Join": Join}
@@ -2060,6 +2060,24 @@ def test_mean_of_targets_far_above_their_spread_is_added_to_the_outputs(power, m
         np.testing.assert_allclose(outputs.mean((0, 1)), means, atol=3)
         # Constants are meant, so nobody is warned of them.
         assert hidden_arrays(repaired, INPUTS) == []
+
+
+@pytest.mark.every
+def test_mean_of_targets_of_one_of_several_outputs_is_named():
+    """No join can shift it, because the loss reads the outputs by their names."""
+    readout = Layer(0.1 * OUT, READOUT.cell, of="1")
+    layers = HEALTHY.layers | {"far": readout, "near": readout}
+    network = dataclasses.replace(HEALTHY, layers=layers, outputs=("far", "near"))
+    targets = np.float32(CLASS - CLASS.mean(0))
+
+    def errors(out):
+        far, near = out["far"].mean(0), out["near"].mean(0)
+        return ((far - targets - 200) ** 2).mean() + ((near - targets) ** 2).mean()
+
+    report = diagnose(network, INPUTS, errors, optimizer=optax.adam(1e-2))
+    assert names(report.issues)[0] == ("unscaled", None)
+    assert "outputs 'far' with a mean of 200 and a spread of" in report.issues[0].description
+    assert report.issues[0].fixes == ()
 
 
 def test_inputs_that_no_layer_reads_are_named():

@@ -150,30 +150,40 @@ class Study:
     @functools.cached_property
     def shifted_targets(self) -> tuple[Issue, ...]:
         """A loss that asks for outputs with a mean far above their spread."""
-        network = self.network.problem.network
-        [*names] = network.graph.outputs
         attainable = self.network.attainable
-        targets = attainable.outputs
-        # Several outputs are a dict for the loss.
-        if isinstance(targets, dict) or not attainable.is_bounded:
-            return ()
-        outputs = np.float32(self.network.first.outputs[names[0]])
-        # targets: (steps, examples, ...), and a number for each output in the lines below.
-        means, spreads = targets.mean((0, 1)), targets.std(1).mean(0)
-        usual = np.maximum(spreads, outputs.std((0, 1)))
-        is_shifted = (abs(means) > SHIFTED_TARGETS * usual) & (usual > 0)
-        # Outputs for classes that no example has are far from 0 too, and their means add little.
         constant = self.network.first.constant
         fall = constant - attainable.constant
         room = constant - attainable.loss
-        if not (is_shifted.any() and fall >= LEARNS * room):
+        # Outputs for classes that no example has are far from 0 too, and their means add little.
+        if not (attainable.is_bounded and fall >= LEARNS * room):
             return ()
-        evidence = (
-            f"the loss asks for outputs with a mean of {means[is_shifted].mean():.3g} and a spread "
-            f"of {spreads[is_shifted].mean():.2g} over examples"
+        targets, names = attainable.outputs, self.network.problem.network.graph.outputs
+        # The loss gets the output alone, or a dict of several.
+        by_name = targets if isinstance(targets, dict) else {names[0]: targets}
+        return tuple(
+            issue
+            for name, target in by_name.items()
+            if (issue := self._shifted_target(name, target))
         )
-        move = ShiftOutput(names[0], np.where(is_shifted, means, 0).astype(np.float32))
-        return (Issue("unscaled", None, evidence, (move,)),)
+
+    def _shifted_target(self, name: str, targets: np.ndarray) -> Issue | None:
+        """Return the issue of one output. Its ``targets`` are ``(steps, examples, ...)``."""
+        outputs = np.float32(self.network.first.outputs[name])
+        # A number for each output in the lines below.
+        means, spreads = targets.mean((0, 1)), targets.std(1).mean(0)
+        usual = np.maximum(spreads, outputs.std((0, 1)))
+        is_shifted = (abs(means) > SHIFTED_TARGETS * usual) & (usual > 0)
+        if not is_shifted.any():
+            return None
+        evidence = (
+            f"the loss asks for outputs {name!r} with a mean of {means[is_shifted].mean():.3g} and "
+            f"a spread of {spreads[is_shifted].mean():.2g} over examples"
+        )
+        # A join would change the name of one of several outputs, which the loss reads.
+        has_fix = isinstance(self.network.problem.network.outputs, str | None)
+        shift = np.where(is_shifted, means, 0).astype(np.float32)
+        fixes = (ShiftOutput(name, shift),) if has_fix else ()
+        return Issue("unscaled", None, evidence, fixes)
 
     @functools.cached_property
     def has_equal_inputs(self) -> bool:
