@@ -1938,12 +1938,21 @@ def test_rest_does_not_hide_a_bias():
 
 
 def test_bias_of_a_neuron_that_diverges_without_spikes_is_subtracted():
-    """QIF neurons leave every range without spikes, so no drive tells of the bias."""
+    """The square of a potential far below rest makes QIF neurons fire."""
     layer = Layer(FIRST, QIF(), bias=jnp.full(HIDDEN, -60.0))
     network = Network([layer, READOUT])
     report, issue = one_issue(network)
-    assert (issue.kind, issue.place) == ("out of reach", "0")
+    assert (issue.kind, issue.place) == ("saturated", "0")
     assert abs(report.repaired.layers["0"].bias).max() < 1e-5
+
+
+def test_weights_of_a_neuron_that_diverges_without_spikes_are_scaled():
+    network = Network([Layer(300 * FIRST, QIF()), READOUT])
+    issue = diagnose(network, X, loss, train=False).issues[0]
+    assert (issue.kind, issue.place) == ("saturated", "0")
+    [move] = issue.fixes
+    assert 1 / 3000 < move.value < 1 / 30
+    assert issues(move.apply(network)) == []
 
 
 @pytest.mark.slow

@@ -85,7 +85,8 @@ class LayerReport:
 
     ``Diagnosis.layers`` has one for each layer. The *distance* is the threshold minus the potential
     at rest, 1 for the default neuron. The *potential without spikes* is computed without resets and
-    adaptation, so it depends on the inputs only. A value is None if it could not be measured.
+    adaptation, so it depends on the inputs only. If it diverges, as that of a QIF neuron, the
+    potential with spikes replaces it. A value is None if it could not be measured.
     """
 
     place: str
@@ -569,6 +570,9 @@ def _activity_of(
     )
     peak = measure(surrogate).peak if has_width(surrogate) else abs(slope).max()
     rest = np.asarray(potentials.rest).astype(np.float64)
+    # Cells such as QIF diverge without resets. Their potential with spikes shows the inputs too.
+    if not np.isfinite(quiet).all():
+        quiet = distance.copy()
     quiet -= rest[0]
     scale, center, spread = -rest.mean(), quiet.mean(), quiet.std()
     # A distance of 0 from rest to the threshold would divide by 0.
@@ -583,7 +587,7 @@ def _activity_of(
     return {
         "drive": spread / size,
         # A mean that is nearer to rest than the threshold neither silences neurons nor makes them
-        # fire. It is NaN if the potential overflows without resets.
+        # fire.
         "offset": 0.0 if abs(center) <= size else center / (spread or 1e-30),
         # A tiny spread without spikes is a fault of its own, and its ratio would be noise.
         "recoil": deviation / spread if spread > WEAK_DRIVE * size else None,
