@@ -999,16 +999,21 @@ def test_readout_is_an_issue_if_the_network_does_not_learn_with_it(learned, plai
     assert names(pruned(study, best).issues) == names((readout, rate)[-count:])
 
 
-@pytest.mark.parametrize(("faster", "count"), [(0.9, 2), (0.7, 1)])
-def test_pruning_leaves_what_a_slow_network_learns_in_more_updates(faster, count):
-    """The network with the slope learns slowly. It needs the rate to learn twice as fast."""
+@pytest.mark.parametrize(
+    ("faster", "plain", "count"), [(0.9, 0.4, 2), (0.7, 0.4, 1), (0.7, -3.0, 2)]
+)
+def test_pruning_leaves_what_a_slow_network_learns_in_more_updates(faster, plain, count):
+    """The network with the slope learns slowly. It needs the rate to learn twice as fast, or to be
+    less sure.
+    """
     rate = Issue("stalls", None, "", (ScaleRate(None, 10.0),))
     slope = Issue("out of reach", "1", "", (ScalePart("1", 0.1, "weight"),))
 
     def train(moves):
         has_slope = slope.fixes[0].slot in moves
-        learned = faster if has_slope and RATE in moves else 0.4
-        return trial.Outcome(learned, learned, learned, learned)
+        if has_slope and RATE in moves:
+            return trial.Outcome(faster, faster, faster, faster)
+        return trial.Outcome(0.4, 0.4, 0.4, plain)
 
     train.allows = lambda moves: True
     study = SimpleNamespace(

@@ -647,9 +647,12 @@ def pruned(study: Study, best: Candidate) -> Candidate:
         outcome = study.trials(moves)
         # A readout that is too large only slows the learning, unless the outputs are too sure.
         is_slower = issue.kind == "too large" and outcome.learns
-        # A network that learns, slowly, needs no other learning rate, unless it is much faster.
+        # A network that learns, slowly, needs no other learning rate, unless it is much faster, or
+        # makes outputs less sure.
         is_faster = best.outcome.learned >= FASTER * outcome.learned
-        is_needless = issue.place is None and study.learns(moves) and not is_faster
+        is_surer = outcome.is_too_sure and not best.outcome.is_too_sure
+        is_open = is_faster or is_surer
+        is_needless = issue.place is None and study.learns(moves) and not is_open
         # Once the rate is left out, the network must still learn in more updates.
         is_equal = outcome.score >= best.outcome.score - LITTLE and (
             study.learns(moves) or not study.learns(moves_of(best.issues))
