@@ -1147,6 +1147,14 @@ def test_rate_is_found_once_weights_of_half_precision_are_wider():
     assert report.outcome_repaired.learned > 0.6
 
 
+@pytest.mark.every
+def test_adam_is_tried_with_float32_because_float16_has_no_epsilon_for_it():
+    network = jax.tree.map(lambda a: a.astype(jnp.float16), HEALTHY)
+    report = trained(network, optimizer=optax.adamw(1e-2, weight_decay=100.0))
+    assert names(report.issues) == [("overshoots", None), ("optimizer", None)]
+    assert report.outcome_repaired.learned > 0.6
+
+
 @pytest.mark.slow
 def test_network_that_cannot_learn_is_never_fine():
     report = trained(HEALTHY, 0 * INPUTS, NOISE)

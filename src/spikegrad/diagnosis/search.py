@@ -186,6 +186,17 @@ class Study:
         return Issue("unscaled", None, evidence, fixes)
 
     @functools.cached_property
+    def half_precision(self) -> tuple[Issue, ...]:
+        """The issue of weights of half precision."""
+        arrays = filter(is_real_array, jax.tree.leaves(self.network.problem.network))
+        if all(array.dtype.itemsize >= 4 for array in arrays):
+            return ()
+        is_finite = math.isfinite(self.network.first.update)
+        kind = "stalls" if is_finite else "overshoots"
+        evidence = "half precision rounds updates away, or makes them infinite"
+        return (Issue(kind, None, evidence, (WidenDtype(None, "float32"),)),)
+
+    @functools.cached_property
     def has_equal_inputs(self) -> bool:
         """True if the inputs of all examples are equal."""
         return any(equal_inputs(self.network))
@@ -459,14 +470,9 @@ def _nothing(study: Study) -> Iterator[tuple[Issue, ...]]:
 
 
 def _wider_dtypes(study: Study) -> Iterator[tuple[Issue, ...]]:
-    arrays = filter(is_real_array, jax.tree.leaves(study.network.problem.network))
-    if any(array.dtype.itemsize < 4 for array in arrays):
-        is_finite = math.isfinite(study.network.first.update)
-        kind = "stalls" if is_finite else "overshoots"
-        evidence = "half precision rounds updates away, or makes them infinite"
-        issue = Issue(kind, None, evidence, (WidenDtype(None, "float32"),))
-        yield *study.changes.issues, issue
-        yield (issue,)
+    if study.half_precision:
+        yield *study.changes.issues, *study.half_precision
+        yield study.half_precision
 
 
 def _other_optimizers(study: Study) -> Iterator[tuple[Issue, ...]]:
@@ -483,8 +489,9 @@ def _other_optimizers(study: Study) -> Iterator[tuple[Issue, ...]]:
         )
     for rate in ADAM:
         issue = Issue(kind, None, evidence, (ReplaceOptimizer(None, rate),))
-        yield *study.changes.issues, issue
-        yield (issue,)
+        # The epsilon of Adam is 0 in float16.
+        yield *study.changes.issues, *study.half_precision, issue
+        yield *study.half_precision, issue
 
 
 STAGES = (
