@@ -934,6 +934,30 @@ def study_after(initial, learns_in_part=True, silent=(), is_stuck=False):
     return study
 
 
+@pytest.mark.parametrize(
+    ("kind", "before", "after", "expected"),
+    [
+        ("saturated", 0.65, 0.9, True),
+        ("saturated", 0.65, 0.8, False),
+        ("saturated", 0.8, 1.0, False),
+        ("too large", 0.65, 0.9, False),
+    ],
+)
+def test_network_that_learns_is_held_back_by_a_fault_that_leaves_twice_the_loss(
+    kind, before, after, expected
+):
+    initial, repaired = (trial.Outcome(n, n, n, n) for n in (before, after))
+    issue = Issue(kind, "1", "", (ScalePart("1", 0.1, "weight"),))
+
+    def train(moves):
+        return repaired
+
+    train.allows = lambda moves: True
+    changes = SimpleNamespace(issues=(issue,))
+    study = SimpleNamespace(initial=initial, changes=changes, trials=train)
+    assert Study.is_held_back.func(study) == expected
+
+
 @pytest.mark.parametrize(("learned", "count"), [(0.5, 1), (0.3, 0)])
 def test_change_is_an_issue_if_a_slow_network_then_learns_twice_as_much(learned, count):
     initial, repaired = (trial.Outcome(n, n, n, n) for n in (0.2, learned))

@@ -49,6 +49,9 @@ from .trial import (
 LATER, LONGER = 0.75, 4
 """A slow network has no issue if it removes this part in so many times the updates. The part is
 larger than ``LEARNS``, because a network with a fault may learn a little too."""
+REST = 0.5
+"""A network that learns, but less than ``LATER``, has an issue if the fixes of measured faults
+leave less than this part of the rest of its loss."""
 FASTER = 2.0
 """A slow network also has an issue if changes let the usual updates learn this number of times as
 much. A deep network may take more updates, and a silent layer in it many more."""
@@ -243,6 +246,19 @@ class Study:
     def is_sound(self) -> bool:
         """True if the network learns a part, and its outputs are not too sure."""
         return self.initial.is_partial and not self.initial.is_too_sure
+
+    @functools.cached_property
+    def is_held_back(self) -> bool:
+        """True if measured faults leave a rest of the loss of a network that learns."""
+        initial = self.initial
+        if initial.learned >= LATER:
+            return False
+        # Other rates and smaller readouts let most networks learn faster.
+        faults = [i for i in self.changes.issues if i.kind not in SPEED]
+        moves = moves_of(faults)
+        if not (moves and self.trials.allows(moves)):
+            return False
+        return 1 - self.trials(moves).score < REST * (1 - initial.score)
 
     @property
     def is_stuck(self) -> bool:
@@ -561,7 +577,7 @@ def search(study: Study) -> SearchResult:
     """Train the network, and with changes if it does not learn."""
     study.say("training")
     # A network that learns has no issue, although its numbers may be unusual.
-    if study.initial.learns:
+    if study.initial.learns and not study.is_held_back:
         return SearchResult((), None)
     best = Candidate((), study.initial, study.initial.score)
     # No change can help if all examples have equal inputs.
