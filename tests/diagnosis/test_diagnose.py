@@ -1180,6 +1180,19 @@ def test_adam_is_tried_with_float32_because_float16_has_no_epsilon_for_it():
 
 
 @pytest.mark.slow
+def test_loss_of_equal_outputs_without_a_gradient_does_not_hide_their_cause():
+    """The squared distance of two embeddings has no gradient while all neurons fire."""
+    layers = {"0": HEALTHY.layers["0"], "1": Layer(SECOND, NUMBERS, bias=50.0 + jnp.zeros(HIDDEN))}
+
+    def distances(out):
+        first, second = jnp.split(out.mean(0), 2)
+        return -((first - second) ** 2).mean()
+
+    report = diagnose(Network(layers), INPUTS, distances, optimizer=optax.adam(1e-2), budget=0)
+    assert names(report.issues)[0] == ("saturated", "1")
+
+
+@pytest.mark.slow
 def test_network_that_cannot_learn_is_never_fine():
     report = trained(HEALTHY, 0 * INPUTS, NOISE)
     assert report.outcome.learned < 0.2

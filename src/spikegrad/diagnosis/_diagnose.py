@@ -311,6 +311,8 @@ def _obstacles(study: Study) -> Iterator[Issue]:
     # Outputs of NaN or zeros have no useful gradient. If outputs saturate the loss, it has a
     # gradient at outputs of 0.
     is_flat = not first.reads.any() and math.isnan(first.response)
+    # Equal outputs of all examples may have such a loss, as a ranking has, and changes mend it.
+    is_flat = is_flat and not study.changes.report.reads.any()
     if problem.mask is not None and not problem.mask.any():
         text = "the mask leaves no step of any example. True marks a valid step"
         yield Issue("silent", None, text)
