@@ -418,6 +418,14 @@ def test_the_one_of_two_readouts_that_is_too_large_is_scaled(factors):
     assert all(issue.fixes for issue in report.issues)
 
 
+def test_layer_without_spikes_below_a_layer_with_spikes_is_no_readout():
+    """If it is ten times smaller, the spikes are silent, and so are the outputs."""
+    layers = [Layer(FIRST, Relu()), Layer(0.3 * SECOND, CELL), Layer(1e4 * OUT, READOUT.cell)]
+    report = diagnose(Network(layers), X, loss, train=False)
+    assert names(report.issues) == [("too large", "2")]
+    assert [type(fix) for fix in report.issues[0].fixes] == [ScalePart]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("offset", [0, -5], ids=["from 0 on", "below 0"])
 @pytest.mark.parametrize(

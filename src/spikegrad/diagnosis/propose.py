@@ -845,13 +845,27 @@ def _readout(network: Observed, proposal: Proposal) -> Iterator[Issue]:
         return is_small and not report.response < least  # also if it is NaN
 
     if evidence := excess_of(network, proposal.report):
-        # Also readouts below a join that is the output.
-        names = [
-            name for name, layer in proposal.report.layers.items() if not layer.fires
-        ]
+        names = _readouts(network.problem.network, proposal.report)
         smaller = shrunk(network, proposal.moves, names, is_usual)
         for name in smaller or names:
             yield Issue("too large", name, evidence, smaller.get(name, ()))
+
+
+def _readouts(network: Network, report: NetworkReport) -> list[str]:
+    """Return the layers that reach an output without a spike on the way.
+
+    A smaller layer below spikes makes outputs small too, once it silences them.
+    """
+    graph = network.graph
+    reached, waiting = set(), [*graph.outputs]
+    while waiting:
+        name = waiting.pop()
+        if name in graph.nodes and name not in reached:
+            layer = report.layers.get(name)
+            if layer is None or not layer.fires:
+                reached.add(name)
+                waiting += [edge.source for edge in graph.edges[name]]
+    return [name for name in report.layers if name in reached]
 
 
 def _is_saturated(report: NetworkReport) -> bool:
