@@ -695,6 +695,25 @@ def test_custom_and_wrapped_cells_are_measured_at_their_surrogate(cell):
     assert report.layers["1"].scale == pytest.approx(1)
 
 
+class FailingSpikes(TwoCompartments):
+    """Its spikes fail at random, with a key of the network, without which it cannot fire."""
+
+    draws = True
+
+    def fire(self, u, key=None):
+        v, spikes = super().fire(u)
+        keys = jnp.broadcast_to(key, u[0].shape[:1])
+        kept = jax.vmap(lambda key, s: jax.random.bernoulli(key, 0.9, s.shape))(keys, spikes)
+        return v, spikes * kept
+
+
+def test_cell_that_draws_in_fire_is_measured_at_its_surrogate():
+    network = stack(second=Layer(matrix(2, 3e-3), FailingSpikes()))
+    report = diagnose(network, X, loss, train=False, key=jax.random.key(0))
+    assert names(report.issues) == [("silent", "1")]
+    assert report.layers["1"].scale == pytest.approx(1)
+
+
 class HiddenSurrogate(Cell):
     """A custom cell that makes its surrogate in ``fire``, at a potential in millivolts."""
 

@@ -48,7 +48,9 @@ class QuietCell(NamedTuple):
         self.recorder.x = None
         try:
             mask = None if active is None else jnp.asarray(active)
-            v, _ = fire_cell(self.cell, u, active=mask)
+            # The argument does not depend on the key of a cell that draws.
+            key = jax.random.key(0) if self.cell.draws else None
+            v, _ = fire_cell(self.cell, u, key, mask)
         except (TypeError, NotImplementedError):
             # The cell derives another surrogate from it, such as a stretched one.
             return u, None
